@@ -1,0 +1,66 @@
+# Needs Python >= 3.11 and make; every target sets up what it needs.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+READY := .venv/.ready
+TOOL := $(BIN)/tinydistilbert
+# Nothing is looked up in the hub; HF_HUB_OFFLINE=0 on the command line of make allows it.
+HF_HUB_OFFLINE ?= 1
+OFFLINE := HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)
+# Each test worker has one thread: together they have the cores, and sums are made in the same order everywhere.
+PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
+# An adapted teacher beside the data, taken where it exists.
+TEACHER ?= $(DATA)/../models/minilm-l6-mlm
+ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" --adapt.tokens 0)
+
+.PHONY: help install replicate real test test-slow test-gpu check format clean folder
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(READY) ## Make .venv with the pinned versions (every other target does so by itself).
+
+replicate: $(READY) ## Run the whole job on the embedded default, offline: distil, fine-tune, score, time, report.
+	$(OFFLINE) $(TOOL) replicate quickstart --output runs/quickstart
+
+real: folder $(READY) ## Run the job on real data: make real DATA=FOLDER (wikitext2/, glue/, imdb/, squad/) [TEACHER=FOLDER].
+	$(OFFLINE) $(TOOL) replicate minilm --data "$(DATA)" --output runs/minilm $(ADAPTED)
+
+test: $(READY) ## Run the tests, those that take minutes or need a GPU excepted.
+	$(PYTEST) $(WORKERS) -m "not slow and not gpu"
+
+test-slow: $(READY) ## Run the tests that take minutes.
+	$(PYTEST) -m "slow and not gpu"
+
+test-gpu: $(READY) ## Run the tests that need a CUDA device.
+	$(PYTEST) -m gpu
+
+check: $(READY) ## Check format, lint, types and the direction of imports.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Format the code and mend what the linter can mend.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove .venv and the caches; runs/ stays.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+folder:
+	$(if $(shell test -d "$(DATA)" && echo yes),@:,$(error make real: expected DATA=FOLDER with wikitext2/, glue/, imdb/ and squad/, found "$(DATA)"; name a folder that exists))
+
+$(READY): pyproject.toml constraints.txt
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "installing into .venv with $$("$$python" --version) (a few minutes, once)"; \
+			"$$python" -m venv .venv && \
+			$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,dev]' && \
+			touch $@; exit $$?; \
+		fi; \
+	done; \
+	echo "make: expected Python >= 3.11 with venv, found none on the PATH; install it (Debian, Ubuntu: apt install python3-venv) or give PYTHON=/path/to/python" >&2; exit 2

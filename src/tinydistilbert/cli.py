@@ -1,0 +1,246 @@
+"""The command table: parse, call, print. The only module that prints results and exits.
+
+Flags are the recipe's own keys (`--objective.kl 5`), read by the same checks as a TOML file, so a mistake gets the same
+answer in both. torch and transformers are imported inside the chosen command, to keep `--help` quick.
+"""
+
+import dataclasses
+import difflib
+import os
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import __version__, recipe
+from tinydistilbert.errors import UserError
+
+STAGE_COMMANDS = {
+    "prepare": "text → token blocks",
+    "adapt": "… → teacher, moved to the text if the recipe says so",
+    "distill": "… → student, and the control without distillation",
+    "finetune": "… → task models of teacher, student and control",
+    "evaluate": "… → scores with intervals",
+    "benchmark": "… → size and latency",
+    "report": "… → tables, page, model card",
+    "replicate": "all of them: distil, fine-tune, score, time, report",
+}
+OTHER_COMMANDS = {
+    "recipes": "list the presets; `recipes NAME` prints one, to copy and change",
+    "tasks": "list the tasks",
+}
+COMMON = {
+    "--output FOLDER": "the run folder (default: runs/NAME of the recipe)",
+    "--seed N": "seed of everything that is drawn (default: the recipe's)",
+    "--device NAME": "auto, cpu, cuda or mps",
+    "--data FOLDER": "data sets on disk instead of from the hub",
+    "--dry-run": "tell what would be done, with memory, disk and time estimated, and write nothing",
+}
+EXIT_USER_ERROR, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 the user's mistake, 130 stopped (the same command goes on)."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        _dispatch(arguments)
+    except UserError as error:
+        sys.exit(_fail(f"error: {error}", EXIT_USER_ERROR))
+    except KeyboardInterrupt:
+        sys.exit(_fail("stopped; the same command goes on from what is finished", EXIT_INTERRUPTED))
+    except ArithmeticError as error:
+        sys.exit(_fail(f"error: {error}", EXIT_FAILED))
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(message + "\n")
+    return code
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    if arguments[0] == "--version":
+        print(f"tinydistilbert {__version__}")
+        return
+    command, rest = arguments[0], arguments[1:]
+    known = {**STAGE_COMMANDS, **OTHER_COMMANDS}
+    if command not in known:
+        near = difflib.get_close_matches(command, known, n=1)
+        cure = f"did you mean {near[0]!r}?" if near else "see tinydistilbert --help"
+        raise UserError("command line", expected=f"one of {', '.join(known)}", found=repr(command), cure=cure)
+    if "-h" in rest or "--help" in rest:
+        print(_command_help(command))
+    elif command == "recipes":
+        _recipes(rest)
+    elif command == "tasks":
+        _tasks()
+    else:
+        _stages(command, rest)
+
+
+def _overview() -> str:
+    rows = {**STAGE_COMMANDS, **OTHER_COMMANDS}
+    lines = [
+        "tinydistilbert: a teacher, a text and tasks in; a small fast student out, with the evidence.",
+        "",
+        "  tinydistilbert COMMAND RECIPE [--section.key VALUE …] [--output FOLDER] [--dry-run]",
+        "",
+        "Each stage command runs the recipe's stages up to itself and skips what is finished:",
+        *(f"  {name:10} {text}" for name, text in rows.items()),
+        "",
+        "  tinydistilbert replicate quickstart        the whole job, offline, in minutes",
+        "  tinydistilbert COMMAND --help              every setting with its default",
+    ]
+    return "\n".join(lines)
+
+
+def _command_help(command: str) -> str:
+    if command in OTHER_COMMANDS:
+        return f"tinydistilbert {command}: {OTHER_COMMANDS[command]}"
+    lines = [f"tinydistilbert {command} RECIPE [options]: {STAGE_COMMANDS[command]}", ""]
+    lines += ["RECIPE: a preset (see `tinydistilbert recipes`) or a TOML file.", ""]
+    lines += [f"  {flag:18} {text}" for flag, text in COMMON.items()]
+    lines += ["", "Every setting of the recipe, with its default:"]
+    return "\n".join([*lines, *_settings(recipe.Recipe(), "")])
+
+
+def _settings(section: Any, prefix: str) -> Iterator[str]:
+    described = section.__pydantic_fields__
+    nested = []
+    for item in dataclasses.fields(section):
+        value = getattr(section, item.name)
+        if dataclasses.is_dataclass(value):
+            nested.append((item.name, value))
+            continue
+        shown = (
+            "" if value is None else f" (default: {' '.join(map(str, value)) if isinstance(value, tuple) else value})"
+        )
+        text = " ".join((described[item.name].description or "").split())
+        yield f"  --{prefix}{item.name}{shown}" + (f"\n      {text}" if text else "")
+    for name, value in nested:
+        heading = (type(value).__doc__ or "").split("\n", 1)[0]
+        yield f"\n{prefix}{name}: {heading}"
+        yield from _settings(value, f"{prefix}{name}.")
+
+
+def _recipes(rest: list[str]) -> None:
+    presets = recipe.presets()
+    if not rest:
+        for name, text in presets.items():
+            print(f"{name:12} {text.splitlines()[0].lstrip('# ')}")
+        return
+    if rest[0] not in presets:
+        recipe.load(rest[0])  # says which preset was meant; a path to a file is no preset, and is refused below
+        raise UserError("recipes", expected=f"one of {', '.join(presets)}", found=repr(rest[0]), cure="name a preset")
+    print(presets[rest[0]], end="")
+
+
+def _tasks() -> None:
+    from tinydistilbert.tasks import TASKS
+
+    for task in TASKS.values():
+        print(f"{task.name:14} {task.kind:15} {', '.join(task.metrics)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    recipe: recipe.Recipe
+    output: Path
+    dry_run: bool
+
+
+def parse(rest: list[str]) -> _Request:
+    """What follows the command: a recipe, and flags that are `--output`, `--dry-run` or a key of the recipe.
+
+    A value is read as TOML (`3`, `0.5`, `true`, `["cola", "rte"]`), or else as a plain string; several values after one
+    flag, or commas between them, make a list.
+
+    Raises:
+        UserError: no recipe, an unknown flag (with the nearest known one), a missing or wrong value.
+    """
+    name, output, dry_run = None, None, False
+    overrides: dict[str, Any] = {}
+    index = 0
+    while index < len(rest):
+        word = rest[index]
+        if not word.startswith("--"):
+            if name is not None:
+                raise UserError(
+                    "command line", expected="one recipe", found=f"{name!r} and {word!r}", cure="delete one"
+                )
+            name, index = word, index + 1
+            continue
+        flag, equals, inline = word[2:].partition("=")
+        values = [inline] if equals else []
+        index += 1
+        if flag == "dry-run":
+            dry_run = True
+            continue
+        while not equals and index < len(rest) and not rest[index].startswith("--"):
+            values.append(rest[index])
+            index += 1
+        if not values:
+            raise UserError(f"--{flag}", expected="a value", found="none", cure="write it after the flag")
+        if flag == "output":
+            output = Path(values[0])
+        else:
+            _put(overrides, flag.replace("-", "_") if flag.count(".") < 2 else flag, values)
+    if name is None:
+        raise UserError("command line", expected="a recipe", found="none", cure="for example: tinydistilbert replicate quickstart")  # fmt: skip
+    base = recipe.load(name)
+    merged = recipe.from_dict(recipe.merge(recipe.to_dict(base), overrides), "command line") if overrides else base
+    return _Request(merged, output or Path("runs") / merged.name, dry_run)
+
+
+def _put(overrides: dict[str, Any], flag: str, values: list[str]) -> None:
+    *path, key = flag.split(".")
+    place = overrides
+    for part in path:
+        place = place.setdefault(part, {})
+    split = [item for value in values for item in (value.split(",") if not value.startswith("[") else [value])]
+    read = [_value(item) for item in split]
+    place[key] = read[0] if len(read) == 1 else read
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _stages(command: str, rest: list[str]) -> None:
+    request = parse(rest)
+    until = "report" if command == "replicate" else command
+    if request.dry_run:
+        from tinydistilbert.plan import plan
+
+        print(plan(request.recipe, request.output, until=until))
+        return
+    from rich.console import Console
+
+    from tinydistilbert.pipeline import run
+    from tinydistilbert.report.tables import console_tables, to_rich
+    from tinydistilbert.training import Interrupted
+
+    shown = f"tinydistilbert {command} {' '.join(rest)}"
+    try:
+        run(request.recipe, request.output, until=until, tell=lambda line: print(line, flush=True), command=shown)
+    except Interrupted as stop:
+        sys.exit(_fail(str(stop), EXIT_INTERRUPTED))
+    if until in ("evaluate", "benchmark", "report"):
+        console = Console()
+        for table in console_tables(request.output):
+            console.print(to_rich(table))
+    if until == "report":
+        print(f"report: {request.output / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

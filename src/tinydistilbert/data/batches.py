@@ -1,0 +1,59 @@
+"""The order of examples: every batch is a pure function of a seed and a number, and no sampler has a state to lose."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from tinydistilbert.data.randomness import generator
+
+GROUPED_BATCHES = 50
+"""Batches that are sorted by length together: enough that batches hardly pad, few enough that they stay well mixed."""
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(examples: int, seed: int, epoch: int) -> Int64[np.ndarray, " examples"]:
+    """A permutation of all examples; kept, for consecutive steps of a large corpus read from the same one."""
+    order = generator("epoch order", seed, epoch).permutation(examples)
+    order.flags.writeable = False
+    return order
+
+
+def indices_at(step: int, examples: int, batch_size: int, seed: int) -> Int64[np.ndarray, " batch_size"]:
+    """The examples of batch number `step`, from 0, in an endless stream of shuffled epochs.
+
+    The stream runs through all examples in a random order, then through all of them in another, and so on; a batch may
+    lie across the border of two epochs, or be larger than an epoch.
+    """
+    assert examples > 0 and step >= 0, (examples, step)
+    parts = []
+    start, end = step * batch_size, (step + 1) * batch_size
+    while start < end:
+        epoch, offset = divmod(start, examples)
+        parts.append(_epoch_order(examples, seed, epoch)[offset : offset + end - start])
+        start += len(parts[-1])
+    return np.concatenate(parts)
+
+
+def length_grouped(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[Int64[np.ndarray, " batch"]]:
+    """One epoch of batches whose examples are of like length, so that little of a batch is padding.
+
+    All examples are shuffled; each run of `GROUPED_BATCHES` batches of them is sorted by length and cut into batches;
+    the batches are shuffled. Every example occurs exactly once, and only one batch may be smaller than `batch_size`.
+
+    Args:
+        lengths: length of each example in tokens.
+        batch_size: examples in a batch.
+        seed: the run's seed.
+        epoch: number of the epoch; another number gives other batches.
+    """
+    random = generator("length-grouped order", seed, epoch)
+    size = np.asarray(lengths)
+    order = random.permutation(len(size))
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), GROUPED_BATCHES * batch_size):
+        group = order[start : start + GROUPED_BATCHES * batch_size]
+        group = group[np.argsort(size[group], kind="stable")]
+        batches += [group[first : first + batch_size] for first in range(0, len(group), batch_size)]
+    return [batches[index] for index in random.permutation(len(batches))]

@@ -1,0 +1,249 @@
+"""From documents to token blocks: rows of equal length on disk, memory-mapped when they are read."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt16, UInt32
+from transformers import PreTrainedTokenizerFast
+
+from tinydistilbert import fsio
+from tinydistilbert.data.sources import Source, open_source
+from tinydistilbert.data.wikitext import UNKNOWN
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import Corpus
+
+FORMAT = 1
+"""Enters the key of a folder: raise it whenever the same source and settings would give other blocks than before."""
+SPLITS = ("train", "validation")
+CHARACTERS_AT_ONCE = 1_000_000
+"""Text that is tokenised in one parallel call; bounds the memory, whatever the size of the corpus."""
+
+
+@dataclass(frozen=True)
+class TokenBlocks:
+    """The blocks of a prepared corpus and what is needed to mask and pad them."""
+
+    train: UInt16[np.ndarray, "blocks block_size"] | UInt32[np.ndarray, "blocks block_size"]
+    """Memory-mapped, like `validation`."""
+    validation: UInt16[np.ndarray, "blocks block_size"] | UInt32[np.ndarray, "blocks block_size"]
+    pad_token_id: int
+    special_ids: tuple[int, ...]
+    """All special tokens, the one for unknown words among them."""
+    mask_token_id: int
+    vocab_size: int
+    """Tokens that the tokenizer knows."""
+    fingerprint: str
+    """Of the source's content."""
+    folder: Path
+    manifest: dict[str, Any]
+
+
+@dataclass
+class _Counts:
+    """What the manifest tells of a split. `tokens` are the text's own, before anything is added or cut off."""
+
+    documents: int = 0
+    tokens: int = 0
+    blocks: int = 0
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 of how the tokenizer turns text into tokens.
+
+    Truncation and padding are left out: they are settings of the last call that are kept in the tokenizer.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["truncation"] = content["padding"] = None
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, data: str | None) -> Path:
+    """The folder of token blocks of a corpus: `cache/tokens-<key>`, made if it is not there.
+
+    With `packing = "documents"` each document is followed by [SEP], and the stream of all tokens is cut into pieces of
+    `block_size` - 2, each wrapped as [CLS] … [SEP]; the last, incomplete piece of a split is dropped, so nothing is
+    padded. With `packing = "lines"` each line is wrapped, cut and padded by itself.
+
+    Args:
+        corpus: the recipe's section.
+        tokenizer: the teacher's.
+        cache: folder that prepared corpora are kept in. The key is a hash of source, settings and tokenizer.
+        data: folder with `wikitext2/`; None for the hub.
+
+    Raises:
+        UserError: the source is wrong (see `open_source`), a split is shorter than a block, the tokenizer lacks a
+            special token, or a folder of that name is there and unfinished.
+    """
+    special_tokens = _special_tokens(tokenizer)
+    source = open_source(corpus, data)
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "source": source.name,
+        "fingerprint": source.fingerprint,
+        "settings": dataclasses.asdict(corpus),
+        "tokenizer_hash": tokenizer_hash(tokenizer),
+        "vocab_size": len(tokenizer),
+        "special_tokens": special_tokens,
+        "special_ids": sorted(tokenizer.all_special_ids),
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache / f"tokens-{key}"
+    if not fsio.is_finished(folder):
+        cache.mkdir(parents=True, exist_ok=True)
+        # A name of its own for each process: two that prepare the same corpus do not write into one file.
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache) as scratch:
+            made = Path(scratch) / folder.name
+            facts["splits"] = {}  # filled below, and written with the other facts when the folder is closed
+            with fsio.unfinished(made, **facts) as partial:
+                for split in SPLITS:
+                    facts["splits"][split] = _write_split(partial / f"{split}.npy", source, split, corpus, tokenizer)
+            _move(made, folder)
+    return folder
+
+
+def load_blocks(folder: Path) -> TokenBlocks:
+    """The blocks in a folder that `prepare` returned; they are mapped into memory, not read.
+
+    Raises:
+        UserError: the folder is unfinished, or a file in it is not what the manifest says; the cure is to delete it.
+    """
+    manifest = fsio.read_manifest(folder)
+    train, validation = (np.load(folder / f"{split}.npy", mmap_mode="r", allow_pickle=False) for split in SPLITS)
+    return TokenBlocks(
+        train=train,
+        validation=validation,
+        pad_token_id=manifest["special_tokens"]["pad"],
+        special_ids=tuple(manifest["special_ids"]),
+        mask_token_id=manifest["special_tokens"]["mask"],
+        vocab_size=manifest["vocab_size"],
+        fingerprint=manifest["fingerprint"],
+        folder=folder,
+        manifest=manifest,
+    )
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    tokens = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask")}
+    missing = [name for name, token in tokens.items() if token is None]
+    if missing:
+        found, cure = f"none for {', '.join(missing)}", "use the tokenizer of a masked language model"
+        raise UserError(f"tokenizer {tokenizer.name_or_path}", expected="special tokens", found=found, cure=cure)
+    return tokens
+
+
+def _move(made: Path, folder: Path) -> None:
+    """Rename a finished folder; if another process has finished the same one meanwhile, that one is as good."""
+    with suppress(OSError):
+        made.rename(folder)
+    if not fsio.is_finished(folder):
+        cure = f"delete {folder} and run the command again"
+        raise UserError(str(folder), expected="a finished folder or none", found="another one", cure=cure)
+    fsio.sync_folder(folder.parent)
+
+
+def _write_split(
+    path: Path, source: Source, split: str, corpus: Corpus, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, int]:
+    """Tokenise one split of a source into a `.npy` file, a part at a time."""
+    counts = _Counts()
+    documents = source.train() if split == "train" else source.validation()
+    cut = _packed if corpus.packing == "documents" else _by_line
+    blocks = cut(_tokenize(documents, tokenizer, counts), corpus.block_size, tokenizer)
+    dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+    counts.blocks = _write_rows(path, blocks, corpus.block_size, dtype)
+    if not counts.blocks:
+        where, expected = (
+            f"corpus.source {source.name}, {split} split",
+            f"text for a block of {corpus.block_size} tokens",
+        )
+        found = f"{counts.tokens} tokens in {counts.documents} documents"
+        cure = "give more text, a larger corpus.validation_share or a smaller corpus.block_size"
+        raise UserError(where, expected=expected, found=found, cure=cure)
+    return dataclasses.asdict(counts)
+
+
+def _write_rows(path: Path, parts: Iterable[np.ndarray], width: int, dtype: np.dtype[Any]) -> int:
+    """Write rows as they come into one `.npy` file, whose header is mended at the end, and return their number."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+    rows = 0
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {**header, "shape": (0, width)})
+        start = stream.tell()
+        for part in parts:
+            stream.write(part.astype(dtype).tobytes())
+            rows += len(part)
+        stream.seek(0)
+        np.lib.format.write_array_header_1_0(stream, {**header, "shape": (rows, width)})
+        assert stream.tell() == start, "NumPy leaves room in the header for the first dimension to grow"
+    return rows
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Runs of documents of about `CHARACTERS_AT_ONCE` together."""
+    batch: list[str] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document) + 1
+        if characters >= CHARACTERS_AT_ONCE:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _tokenize(
+    documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, counts: _Counts
+) -> Iterator[list[list[int]]]:
+    """Token ids of runs of documents, without special tokens around them, in parallel over the documents of a run."""
+    for batch in _batches(documents):
+        if tokenizer.unk_token is not None:
+            batch = [document.replace(UNKNOWN, tokenizer.unk_token) for document in batch]
+        ids = tokenizer(
+            batch,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # no warning that an article is longer than the model's input: it is cut into blocks
+        )["input_ids"]
+        counts.documents += len(batch)
+        counts.tokens += sum(map(len, ids))
+        yield ids
+
+
+def _packed(
+    batches: Iterable[list[list[int]]], block_size: int, tokenizer: PreTrainedTokenizerFast
+) -> Iterator[Int64[np.ndarray, "blocks block_size"]]:
+    """Blocks of the stream of all documents."""
+    length = block_size - 2
+    rest: list[int] = []
+    for batch in batches:
+        followed = ((*ids, tokenizer.sep_token_id) for ids in batch if ids)
+        stream = np.fromiter(itertools.chain(rest, *followed), dtype=np.int64)
+        whole = len(stream) // length
+        blocks = np.empty((whole, block_size), dtype=np.int64)
+        blocks[:, 0], blocks[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
+        blocks[:, 1:-1] = stream[: whole * length].reshape(whole, length)
+        rest = stream[whole * length :].tolist()
+        yield blocks
+
+
+def _by_line(
+    batches: Iterable[list[list[int]]], block_size: int, tokenizer: PreTrainedTokenizerFast
+) -> Iterator[Int64[np.ndarray, "blocks block_size"]]:
+    """One block for each document, cut and padded."""
+    for batch in batches:
+        blocks = np.full((len(batch), block_size), tokenizer.pad_token_id, dtype=np.int64)
+        for block, ids in zip(blocks, batch, strict=True):
+            kept = ids[: block_size - 2]
+            block[: len(kept) + 2] = (tokenizer.cls_token_id, *kept, tokenizer.sep_token_id)
+        yield blocks

@@ -1,0 +1,126 @@
+"""Text out of local files: which files of a folder are which split, and the records in them, read one after another."""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinydistilbert import fsio
+from tinydistilbert.errors import UserError
+
+TEXT = (".txt", ".raw", ".tokens")
+JSONL = (".jsonl", ".ndjson")
+PARQUET = (".parquet",)
+SUFFIXES = (*TEXT, *JSONL, *PARQUET)
+PARQUET_ROWS = 256
+"""Rows in memory at a time."""
+
+_SPLITS = {
+    "train": re.compile(r"(?<![a-z])train(?:ing)?(?![a-z])"),
+    "validation": re.compile(r"(?<![a-z])(?:validation|valid|val|dev)(?![a-z])"),
+}
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
+    """Training and validation files at `path`, a file or a folder, told by `train` and `validation` in their names.
+
+    Where no name tells of training, all files are for training. Without a validation file the second list is empty.
+
+    Raises:
+        UserError: no file that could be read, or none with anything in it.
+    """
+    candidates = [path] if path.is_file() else sorted(path.rglob("*"))
+    files = [file for file in candidates if file.suffix.lower() in SUFFIXES and file.is_file()]
+    if not any(file.stat().st_size for file in files):
+        expected = f"text in files that end in {', '.join(SUFFIXES)}"
+        found = "only empty ones" if files else "no such file"
+        cure = "point corpus.source at a text, JSONL or Parquet file or a folder of them"
+        raise UserError(f"corpus.source {path}", expected=expected, found=found, cure=cure)
+    if path.is_file():
+        return files, []
+    names = {file: file.relative_to(path).as_posix().lower() for file in files}
+    train, validation = ([file for file in files if words.search(names[file])] for words in _SPLITS.values())
+    return (train, validation) if train else (files, [])
+
+
+def fingerprint(*splits: Sequence[Path]) -> str:
+    """SHA-256 over the contents of the files of each split, whatever the files are called."""
+    return hashlib.sha256("\n".join(" ".join(map(fsio.sha256, files)) for files in splits).encode()).hexdigest()
+
+
+def has_rows(path: Path) -> bool:
+    """Whether a record of this file is a row of its own (JSONL, Parquet), not a line of a running text."""
+    return path.suffix.lower() not in TEXT
+
+
+def records(path: Path, column: str) -> Iterator[str]:
+    """The lines of a text file, or the `column` of every row of a JSONL or Parquet file; a null is an empty text.
+
+    Raises:
+        UserError: not UTF-8, JSON or Parquet, no such column, or a value in it that is no text; the line is named.
+    """
+    suffix = path.suffix.lower()
+    if suffix in PARQUET:
+        return _parquet_rows(path, column)
+    return _jsonl_rows(path, column) if suffix in JSONL else (line for _, line in _lines(path))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                found = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
+                cure = "save the file as UTF-8"
+                raise UserError(f"{path}:{number}", expected="UTF-8", found=found, cure=cure) from None
+            yield number, text.rstrip("\r\n")
+
+
+def _no_column(where: str, column: str, found: str) -> UserError:
+    return UserError(where, expected=f"a column {column!r} of texts", found=found, cure="set corpus.text_column")
+
+
+def _jsonl_rows(path: Path, column: str) -> Iterator[str]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        where, cure = f"{path}:{number}", "write one JSON object a line"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            found = f"{error.msg} at column {error.colno}"
+            raise UserError(where, expected="a JSON object", found=found, cure=cure) from None
+        if not isinstance(row, dict):
+            raise UserError(where, expected="a JSON object", found=type(row).__name__, cure=cure)
+        if column not in row:
+            raise _no_column(where, column, ", ".join(row) or "no key")
+        if not isinstance(row[column], str | None):
+            raise _no_column(where, column, f"{type(row[column]).__name__} in it")
+        text = row[column] or ""
+        if _LONE_SURROGATE.search(text):  # JSON can spell what no tokenizer can read
+            raise _no_column(where, column, "half a surrogate pair in it")
+        yield text
+
+
+def _parquet_rows(path: Path, column: str) -> Iterator[str]:
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = {field.name: field.type for field in file.schema_arrow}
+            if column not in columns:
+                raise _no_column(str(path), column, ", ".join(columns))
+            kind = columns[column]
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+                raise _no_column(str(path), column, f"{kind} in it")
+            batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=[column])
+            for text in itertools.chain.from_iterable(batch.column(0).to_pylist() for batch in batches):
+                yield text or ""
+    except pa.ArrowException as error:
+        found = str(error).splitlines()[0]
+        raise UserError(str(path), expected="a Parquet file", found=found, cure="write the file again") from None

@@ -1,0 +1,61 @@
+"""Text out of data sets that the `datasets` library reads: from the hub, or a folder that `save_to_disk` wrote."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinydistilbert.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+LOCAL_CURE = "or name a local file or folder (text, JSONL, Parquet), or `python-docs`, as corpus.source"
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `folder` was written by `save_to_disk` of the `datasets` library."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def load(name: str, config: str | None) -> "dict[str, Dataset]":
+    """The splits of a data set on the hub (or in its local cache) or of a saved folder; `train` is among them.
+
+    Raises:
+        UserError: it cannot be had: offline, unknown, of a configuration it does not have, or without a train split.
+    """
+    import datasets  # a second of imports that other sources do not need
+
+    where = f"corpus.source {name}"
+    cure = f"check the name, corpus.config and the network, {LOCAL_CURE}"
+    try:
+        loaded = datasets.load_from_disk(name) if is_saved(Path(name)) else datasets.load_dataset(name, config)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        found = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(where, expected="a data set on the hub", found=found, cure=cure) from None
+    splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
+    if "train" not in splits:
+        found, cure = ", ".join(splits), f"name another, {LOCAL_CURE}"
+        raise UserError(where, expected="a split called train", found=found, cure=cure)
+    return splits
+
+
+def records(dataset: "Dataset", name: str, column: str) -> Iterator[str]:
+    """The texts of one column, read from disk in batches; a null is an empty text.
+
+    Raises:
+        UserError: there is no such column, or it does not hold texts.
+    """
+    feature = dataset.features.get(column)
+    if getattr(feature, "dtype", None) not in ("string", "large_string"):
+        found = ", ".join(dataset.column_names) if feature is None else f"{feature} in it"
+        expected = f"a column {column!r} of texts"
+        raise UserError(f"corpus.source {name}", expected=expected, found=found, cure="set corpus.text_column")
+    for batch in dataset.select_columns([column]).iter(batch_size=1000):
+        yield from (text or "" for text in batch[column])
+
+
+def fingerprint(splits: "dict[str, Dataset]") -> str:
+    """SHA-256 over the fingerprints that `datasets` gives the splits; a new revision of the data changes them."""
+    lines = [f"{split} {dataset._fingerprint}" for split, dataset in sorted(splits.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,145 @@
+"""The corpus that every machine has: the Python manual and the prose in the standard library, cleaned to sentences.
+
+Nothing of the library is imported or run: its source files are read and parsed. What is taken are docstrings and
+comment blocks; what is kept of them are paragraphs of English, one a line. A document is one topic of the manual or one
+module.
+"""
+
+import ast
+import functools
+import inspect
+import re
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from pydoc_data import topics as manual
+
+Document = tuple[str, str]
+"""Name and text, one paragraph a line."""
+
+# Tests, programs, installed packages, tables of characters; and the manual's own file, which is read as topics.
+SKIPPED_FOLDERS = frozenset({
+    "test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "__phello__", "encodings", "pydoc_data",
+    "site-packages", "dist-packages", "__pycache__",
+})  # fmt: skip
+MIN_WORDS = 8
+MIN_LETTERS = 0.85
+MIN_PLAIN_WORDS = 0.75
+# A sentence of English has some of these; a list of names, a signature or a line of code seldom has.
+FUNCTION_WORDS = frozenset({
+    "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "if", "in", "is", "it", "not", "of", "on", "or",
+    "that", "the", "this", "to", "was", "when", "which", "with",
+})  # fmt: skip
+MIN_FUNCTION_WORDS = 0.15
+
+_BULLET = re.compile(r"(?:[-*•+]|\(?\d{1,2}[.)]|\[\d+\])\s+")
+_ROLE = re.compile(r":[a-z:]+:`~?([^`]+)`")
+_MARKS = re.compile(r"``|`_{0,2}|\*\*|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)|\[\d+\]_")
+_SPLIT_WORD = re.compile(r"(?<=[A-Za-z])- (?!(?:and|or|to)\b)(?=[a-z])")
+_SENTENCES = re.compile(r".*[.!?][\"')\]”’]*(?=\s|$)")
+_PLAIN_WORD = re.compile(r"[(\[\"'“\u2018]*[A-Za-z][a-z]*(?:['’-][A-Za-z]?[a-z]*)*[)\]\"'”’]*[.,;:!?]*[)\]\"'”’]*")
+_COMMENT = re.compile(r"[ \t]*#+ ?(?P<text>.*)")
+
+
+def _segments(text: str) -> Iterator[str]:
+    """Cut a text at blank lines, bullets and changes of indentation, and join the lines of each part.
+
+    A signature above its indented description, or a code block below its paragraph, so becomes a part of its own.
+    """
+    lines: list[str] = []
+    indent: int | None = None  # None: the next line sets it, as the one after a bullet does
+    for line in text.expandtabs().splitlines():
+        content = line.strip()
+        bullet = _BULLET.match(content)
+        own_indent = len(line) - len(line.lstrip())
+        if lines and (not content or bullet or (indent is not None and own_indent != indent)):
+            yield " ".join(lines)
+            lines = []
+        if content:
+            lines.append(content[bullet.end() :] if bullet else content)
+            indent = None if bullet else own_indent
+    if lines:
+        yield " ".join(lines)
+
+
+def _without_markup(paragraph: str) -> str:
+    plain = _MARKS.sub("", _ROLE.sub(r"\1", paragraph))
+    return _SPLIT_WORD.sub("-", " ".join(plain.split()))
+
+
+def is_prose(paragraph: str) -> bool:
+    """Whether a paragraph reads as English: mostly letters and plain words, with function words among them."""
+    words = paragraph.split()
+    if len(words) < MIN_WORDS or ">>>" in paragraph or "::" in paragraph:
+        return False
+    characters = "".join(words)
+    letters = sum(map(str.isalpha, characters)) / len(characters)
+    plain = sum(_PLAIN_WORD.fullmatch(word) is not None for word in words) / len(words)
+    function_words = sum(word.strip("().,;:").lower() in FUNCTION_WORDS for word in words) / len(words)
+    return letters >= MIN_LETTERS and plain >= MIN_PLAIN_WORDS and function_words >= MIN_FUNCTION_WORDS
+
+
+def paragraphs(text: str) -> Iterator[str]:
+    """The paragraphs of prose in a docstring or manual page, each on one line and ended by its last whole sentence.
+
+    Markup, headings, tables, code, signatures and what introduces them ("For example:") are dropped.
+    """
+    for segment in _segments(text):
+        whole_sentences = _SENTENCES.match(_without_markup(segment))
+        if whole_sentences and is_prose(whole_sentences[0]):
+            yield whole_sentences[0]
+
+
+def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    nodes: list[ast.stmt | ast.Module] = [tree]
+    while nodes:
+        node = nodes.pop()
+        nodes += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield node.body[0].lineno, text
+
+
+def _comments(source: str) -> Iterator[tuple[int, str]]:
+    """Blocks of lines that hold nothing but a comment, with the number of their last line."""
+    block: list[str] = []
+    for number, line in enumerate([*source.splitlines(), ""]):
+        comment = _COMMENT.fullmatch(line)
+        if comment:
+            block.append(comment["text"])
+        elif block:
+            yield number, inspect.cleandoc("\n".join(block))
+            block = []
+
+
+def _module_text(path: Path) -> str:
+    """Docstrings and comments of a source file in their order there."""
+    source = path.read_text(encoding="utf-8", errors="replace")
+    parts = sorted([*_docstrings(ast.parse(source)), *_comments(source)])
+    return "\n\n".join(text for _, text in parts)
+
+
+def _pages(library: Path) -> Iterator[Document]:
+    for name, text in sorted(manual.topics.items()):
+        yield f"topic {name}", text
+    for path in sorted(library.rglob("*.py")):
+        relative = path.relative_to(library)
+        if SKIPPED_FOLDERS.isdisjoint(relative.parts) and not relative.parts[0].startswith("config-"):
+            yield f"module {relative.as_posix()}", _module_text(path)
+
+
+def clean(pages: Iterable[Document]) -> Iterator[Document]:
+    """The prose of each page; a paragraph that an earlier page had is dropped, and so is a page with nothing left."""
+    seen: set[str] = set()
+    for name, text in pages:
+        new = [p for p in dict.fromkeys(paragraphs(text)) if p not in seen]
+        seen.update(new)
+        if new:
+            yield name, "\n".join(new)
+
+
+@functools.cache
+def documents() -> tuple[Document, ...]:
+    """All documents of the running interpreter's library, in a fixed order. Takes some seconds, once a process."""
+    return tuple(clean(_pages(Path(sysconfig.get_path("stdlib")))))

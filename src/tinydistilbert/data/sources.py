@@ -1,0 +1,165 @@
+"""Where a corpus comes from: one `Source` of documents, whether it is local, in the Python library or on the hub."""
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tinydistilbert.data import files, hub, python_docs, wikitext
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import PYTHON_DOCS, Corpus
+
+WIKITEXT2 = "wikitext2"
+WIKITEXT2_ON_HUB = ("Salesforce/wikitext", "wikitext-2-raw-v1")
+LINES_TO_LOOK_AT = 1000
+"""Lines from the start of a text by which its layout is told."""
+
+Packing = Literal["documents", "lines"]
+Documents = Callable[[], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Documents of a corpus, read anew and one after another at each call of `train` and `validation`.
+
+    A document is the text of an article, one paragraph a line. With `packing = "lines"` each line is a document of its
+    own, as it stands; a blank one is empty.
+    """
+
+    name: str
+    fingerprint: str
+    """SHA-256 of the content, or of what names the revision of a hub data set."""
+    train: Documents
+    validation: Documents
+
+
+def open_source(corpus: Corpus, data: str | None) -> Source:
+    """The source that `corpus` names; nothing but its fingerprint is read yet.
+
+    Args:
+        corpus: the recipe's section.
+        data: folder with `wikitext2/`, from which the source `wikitext2` is then read instead of from the hub.
+
+    Raises:
+        UserError: no such file, no file of a known kind, nothing in it, or a hub data set that cannot be had. What is
+            wrong inside a file is told when the documents are read.
+    """
+    source = _open(corpus, data)
+    if corpus.max_train_documents:
+        whole = source.train
+        return replace(source, train=lambda: itertools.islice(whole(), corpus.max_train_documents))
+    return source
+
+
+def _open(corpus: Corpus, data: str | None) -> Source:
+    if corpus.source == PYTHON_DOCS:
+        return _python_docs(corpus)
+    if corpus.source == WIKITEXT2:
+        if data is None:
+            name, config = WIKITEXT2_ON_HUB
+            return _from_hub(replace(corpus, source=name, config=config))
+        return _from_files(corpus, Path(data) / WIKITEXT2)
+    path = Path(corpus.source).expanduser()
+    if path.is_dir() and hub.is_saved(path):
+        return _from_hub(replace(corpus, source=str(path)))
+    if path.exists() or _must_be_path(corpus.source):
+        return _from_files(corpus, path)
+    return _from_hub(corpus)
+
+
+def _must_be_path(source: str) -> bool:
+    """Whether a name cannot be a hub's `owner/name`, so that a slip in a path is not looked for on the network."""
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.lower().endswith(files.SUFFIXES)
+
+
+def is_held_out(name: str, share: float) -> bool:
+    """Whether what is called `name` lies in the validation split: told by its hash, whatever else is in the corpus."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def _python_docs(corpus: Corpus) -> Source:
+    documents = python_docs.documents()
+
+    def select(held_out: bool) -> Iterator[str]:
+        chosen = (text for name, text in documents if is_held_out(name, corpus.validation_share) == held_out)
+        return _raw_lines(chosen) if corpus.packing == "lines" else chosen
+
+    content = "\0".join(part for document in documents for part in document)
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    return Source(PYTHON_DOCS, fingerprint, lambda: select(held_out=False), lambda: select(held_out=True))
+
+
+def _from_files(corpus: Corpus, path: Path) -> Source:
+    if not path.exists():
+        cure = "correct corpus.source or --data"
+        raise UserError(f"corpus.source {corpus.source}", expected="a file or folder", found=f"no {path}", cure=cure)
+    train, validation = files.find_splits(path)
+
+    def read(paths: Sequence[Path]) -> Iterator[str]:
+        for file in paths:
+            texts = files.records(file, corpus.text_column)
+            yield from to_documents(texts, has_rows=files.has_rows(file), packing=corpus.packing)
+
+    own_validation = functools.partial(read, validation) if validation else None
+    fingerprint = files.fingerprint(train, validation)
+    return _with_validation(corpus, fingerprint, functools.partial(read, train), own_validation)
+
+
+def _from_hub(corpus: Corpus) -> Source:
+    splits = hub.load(corpus.source, corpus.config)
+
+    def read(split: str) -> Iterator[str]:
+        texts = hub.records(splits[split], corpus.source, corpus.text_column)
+        return to_documents(texts, has_rows=True, packing=corpus.packing)
+
+    own_validation = functools.partial(read, "validation") if "validation" in splits else None
+    return _with_validation(corpus, hub.fingerprint(splits), functools.partial(read, "train"), own_validation)
+
+
+def _with_validation(corpus: Corpus, fingerprint: str, train: Documents, validation: Documents | None) -> Source:
+    """A source with the validation split it has, or with a share of the training documents, chosen by their content."""
+    if validation is not None:
+        return Source(corpus.source, fingerprint, train, validation)
+    if corpus.packing == "lines":  # each line would be held out or not by itself, and an article's lines would part
+        expected, cure = 'a validation split for packing = "lines"', 'add one, or set packing = "documents"'
+        raise UserError(f"corpus.source {corpus.source}", expected=expected, found="none", cure=cure)
+
+    def select(held_out: bool) -> Iterator[str]:
+        return (text for text in train() if is_held_out(text, corpus.validation_share) == held_out)
+
+    return Source(corpus.source, fingerprint, lambda: select(held_out=False), lambda: select(held_out=True))
+
+
+def _raw_lines(records: Iterable[str]) -> Iterator[str]:
+    """The lines of all records; a record's line break at its end begins no further line."""
+    return (line.strip() for record in records for line in record.removesuffix("\n").split("\n"))
+
+
+def _paragraph_groups(lines: Iterable[str]) -> Iterator[str]:
+    """Runs of lines between blank ones."""
+    for is_text, run in itertools.groupby(lines, key=lambda line: bool(line.strip())):
+        if is_text:
+            yield "\n".join(line.strip() for line in run)
+
+
+def to_documents(records: Iterable[str], *, has_rows: bool, packing: Packing) -> Iterator[str]:
+    """Documents out of lines or rows.
+
+    WikiText is told by its titles, in lines and in rows, and cut into articles. Other rows are one document each; other
+    lines are cut at blank ones.
+    """
+    if packing == "lines":
+        return _raw_lines(records)
+    stream = iter(records)
+    head = list(itertools.islice(stream, LINES_TO_LOOK_AT))
+    stream = itertools.chain(head, stream)
+    if wikitext.is_wikitext(list(_raw_lines(head))):
+        return wikitext.articles(_raw_lines(stream), tokenized=wikitext.is_tokenized(head))
+    if has_rows:
+        rows = ("\n".join(_paragraph_groups(row.split("\n"))) for row in stream)
+        return (row for row in rows if row)
+    return _paragraph_groups(stream)

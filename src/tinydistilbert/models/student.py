@@ -1,0 +1,131 @@
+"""The student: cut from the teacher's layers, with embeddings, token types and masked-LM head carried over."""
+
+import copy
+import re
+
+import torch
+from torch import Tensor
+from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedModel
+
+from tinydistilbert import recipe
+from tinydistilbert.errors import UserError
+
+_LAYER = re.compile(r"(.*\blayer\.)(\d+)(\..*)")
+
+# BERT's names of a layer's parts, and DistilBERT's.
+_LAYER_PARTS = {
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+_OTHER_PARTS = {
+    "bert.embeddings.word_embeddings": "distilbert.embeddings.word_embeddings",
+    "bert.embeddings.position_embeddings": "distilbert.embeddings.position_embeddings",
+    "bert.embeddings.LayerNorm": "distilbert.embeddings.LayerNorm",
+    "cls.predictions.transform.dense": "vocab_transform",
+    "cls.predictions.transform.LayerNorm": "vocab_layer_norm",
+    "cls.predictions.decoder": "vocab_projector",
+}
+
+
+def layer_map(student: recipe.Student, depth: int) -> tuple[int, ...]:
+    """The teacher layers that the student's layers are copied from, lowest first.
+
+    `authors` spreads them evenly from the first to the last layer, which for 12 -> 6 is exactly the 0, 2, 4, 7, 9, 11 of
+    the DistilBERT authors; `even` takes every other one from the first; `first` and `last` take neighbours.
+
+    Args:
+        student: its `layers` and `num_hidden_layers` are read.
+        depth: layers of the teacher.
+
+    Raises:
+        UserError: more layers than the teacher has, or one that it does not have.
+    """
+    if not isinstance(student.layers, str):
+        bad = [layer for layer in student.layers if layer >= depth]
+        if bad or not student.layers or len(set(student.layers)) != len(student.layers):
+            expected = f"different layers among 0 to {depth - 1}"
+            raise UserError(
+                "student.layers", expected=expected, found=str(list(student.layers)), cure="change the list"
+            )
+        return student.layers
+    size = student.num_hidden_layers or max(depth // 2, 1)
+    if size > depth:
+        raise UserError(
+            "student.num_hidden_layers", expected=f"at most the teacher's {depth}", found=str(size), cure="lower it"
+        )
+    if student.layers == "first":
+        return tuple(range(size))
+    if student.layers == "last":
+        return tuple(range(depth - size, depth))
+    if student.layers == "even":
+        return tuple(index * depth // size for index in range(size))
+    return tuple(round(index * (depth - 1) / max(size - 1, 1)) for index in range(size))
+
+
+def _as_distilbert(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """BERT's weights under DistilBERT's names, token type 0 folded into the positions, pooler left out."""
+    renamed = {}
+    for key, value in weights.items():
+        name, _, kind = key.rpartition(".")
+        if match := _LAYER.fullmatch(name):
+            renamed[f"distilbert.transformer.layer.{match[2]}.{_LAYER_PARTS[match[3][1:]]}.{kind}"] = value
+        elif name in _OTHER_PARTS:
+            renamed[f"{_OTHER_PARTS[name]}.{kind}"] = value
+    token_type = weights["bert.embeddings.token_type_embeddings.weight"][0]
+    renamed["distilbert.embeddings.position_embeddings.weight"] = (
+        weights["bert.embeddings.position_embeddings.weight"] + token_type
+    )
+    return renamed
+
+
+def _distilbert_config(teacher: PreTrainedModel, layers: int) -> DistilBertConfig:
+    config = teacher.config
+    if config.model_type != "bert" or config.layer_norm_eps != 1e-12 or config.hidden_act != "gelu":
+        found = f"{config.model_type}, {config.hidden_act}, layer_norm_eps {config.layer_norm_eps}"
+        cure = 'set student.architecture = "same"'
+        raise UserError("student.architecture", expected="a BERT teacher with gelu and layer_norm_eps 1e-12 for distilbert", found=found, cure=cure)  # fmt: skip
+    return DistilBertConfig(
+        vocab_size=config.vocab_size, max_position_embeddings=config.max_position_embeddings, n_layers=layers,
+        n_heads=config.num_attention_heads, dim=config.hidden_size, hidden_dim=config.intermediate_size,
+        dropout=config.hidden_dropout_prob, attention_dropout=config.attention_probs_dropout_prob,
+        initializer_range=config.initializer_range, pad_token_id=config.pad_token_id,
+    )  # fmt: skip
+
+
+def cut_student(teacher: PreTrainedModel, student: recipe.Student, *, seed: int) -> PreTrainedModel:
+    """A new masked-LM model of the chosen teacher layers; with all layers its logits equal the teacher's exactly.
+
+    Args:
+        teacher: masked-LM model of the BERT, DistilBERT or RoBERTa family.
+        student: which layers, which architecture, copied or random weights.
+        seed: of the random weights.
+
+    Raises:
+        UserError: the layers do not exist, or the architecture cannot be made from this teacher.
+    """
+    layers = layer_map(student, teacher.config.num_hidden_layers)
+    torch.manual_seed(seed)
+    as_distilbert = student.architecture == "distilbert" and teacher.config.model_type != "distilbert"
+    if as_distilbert:
+        model: PreTrainedModel = DistilBertForMaskedLM(_distilbert_config(teacher, len(layers)))
+    else:
+        config = copy.deepcopy(teacher.config)
+        config.num_hidden_layers = len(layers)
+        model = type(teacher)(config)
+    if student.initialization == "random":
+        return model
+    weights = teacher.state_dict()
+    if as_distilbert:
+        weights = _as_distilbert(weights)
+    kept = {}
+    for key in model.state_dict():
+        match = _LAYER.fullmatch(key)
+        kept[key] = weights[f"{match[1]}{layers[int(match[2])]}{match[3]}" if match else key].clone()
+    model.load_state_dict(kept, strict=True)
+    return model

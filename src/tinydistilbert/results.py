@@ -1,0 +1,114 @@
+"""A measurement: one number with everything that is needed to believe it, and where it is kept."""
+
+import dataclasses
+import datetime
+import functools
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import fsio
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
+
+
+def _cpu() -> dict[str, Any]:
+    info: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            info.setdefault(name.strip(), value.strip())
+    except OSError:
+        pass
+    flags = set(info.get("flags", "").split())
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    return {"cpu": info.get("model name", platform.processor()), "instruction_sets": [f for f in wanted if f in flags]}
+
+
+def _git_commit() -> str:
+    """Commit of the checkout this code runs from, with `+` behind it when there are uncommitted changes; empty outside one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    run = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, timeout=10, check=False)
+    try:
+        commit = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        return commit + ("+" if run(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
+    except OSError:
+        return ""
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """The machine and the software that numbers of this process are made on."""
+    libraries = {name: metadata.version(name) for name in LIBRARIES}
+    return {
+        "commit": _git_commit(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        **_cpu(),
+        **libraries,
+    }
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number. What every number needs is a field; what only some need (p50, threads, warnings …) is in `details`."""
+
+    model: str
+    """Row of the tables: `teacher`, `student`, `control`, `bert-base`, `distilbert` …; with `(D)` behind it after a second distillation."""
+    task: str
+    """Name in `TASKS`, or `pretraining`, `size`, `latency`."""
+    metric: str
+    """`accuracy`, `f1`, `kl`, `parameters`, `seconds_per_pass` … as in the field; shares lie in 0..1, correlations in -1..1."""
+    value: float
+    split: str = ""
+    higher_is_better: bool = True
+    examples: int = 0
+    """Examples that the value was computed from."""
+    examples_total: int = 0
+    """Examples of the whole split; more than `examples` means a subset, and every table marks it."""
+    train_examples: int = 0
+    train_examples_total: int = 0
+    seed: int = 0
+    seconds: float = 0.0
+    """Wall-clock seconds of the work behind the value."""
+    recipe: str = ""
+    recipe_hash: str = ""
+    data_fingerprint: str = ""
+    date: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    environment: dict[str, Any] = field(default_factory=environment)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether the value rests on a part of the split only."""
+        return 0 < self.examples < self.examples_total
+
+    @property
+    def is_trained_on_subset(self) -> bool:
+        """Whether the model was trained on a part of the task's train split only."""
+        return 0 < self.train_examples < self.train_examples_total
+
+
+def to_line(measurement: Measurement) -> str:
+    """The measurement as one line of JSON, without the line break."""
+    return json.dumps(dataclasses.asdict(measurement), ensure_ascii=False, allow_nan=False)
+
+
+def write(path: Path, measurements: Iterable[Measurement]) -> None:
+    """Replace the file at `path` by one line a measurement."""
+    fsio.write_text(path, "".join(to_line(m) + "\n" for m in measurements))
+
+
+def read(path: Path) -> list[Measurement]:
+    """The measurements in a JSON-lines file, in its order."""
+    with path.open(encoding="utf-8") as stream:
+        return [Measurement(**json.loads(line)) for line in stream if line.strip()]

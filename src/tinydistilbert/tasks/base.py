@@ -1,0 +1,85 @@
+"""What a task is, and the examples of one split of it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["classification", "regression", "span"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of `TASKS`: where the examples are, which head they need, and how predictions are scored."""
+
+    name: str
+    title: str
+    """The name that tables print."""
+    family: Literal["glue", "imdb", "squad", "probe"]
+    kind: Kind
+    text: str
+    """Column of the first text; of the question in span tasks."""
+    text_pair: str | None
+    """Column of the second text, if there is one; of the context in span tasks."""
+    labels: tuple[str, ...]
+    """Names of the classes 0, 1, …; empty for regression and span."""
+    metrics: tuple[str, ...]
+    headline: str
+    """The metric that stands for the task in tables and means."""
+    folder: str = ""
+    """Folder of the split files below the data folder."""
+    hub: tuple[str, str | None] = ("", None)
+    """Name and configuration of the data set on the Hugging Face hub."""
+    train: str = "train"
+    evaluation: tuple[str, ...] = ("validation",)
+    """Splits that are reported; the first is the one in the tables."""
+    max_length: int = 128
+    """Longest input in tokens."""
+    doc_stride: int = 0
+    """Tokens that two neighbouring windows of a long context share (span tasks only)."""
+    official: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Rows of the published splits, so that a file with a part of one is known for what it is."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of one split, by column.
+
+    Columns of classification and regression: `idx` (row in the split), `text`, `text_pair` (if the task has one) and
+    `label`; of span tasks: `id`, `question`, `context` and `answers` ({"text": [...], "answer_start": [...]}).
+    """
+
+    task: Task
+    split: str
+    columns: dict[str, list[Any]]
+    total: int
+    """Rows of the whole split; more than `len(self)` means a sample, or a file that holds a part of the split."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the content."""
+        digest = hashlib.sha256()
+        for name in sorted(self.columns):
+            digest.update(json.dumps([name, self.columns[name]], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+def choose(total: int, limit: int, seed: int, *, group: int = 1) -> NDArray[np.int64]:
+    """Rows of a seeded sample without replacement, in their own order; all rows when `limit` is 0 or not below `total`.
+
+    With `group` = g, whole groups of g neighbouring rows are drawn, which keeps labels balanced that alternate.
+    """
+    if limit == 0 or limit >= total:
+        return np.arange(total)
+    groups = -(-limit // group)
+    chosen = np.random.default_rng(seed).choice(-(-total // group), groups, replace=False)
+    rows = (np.sort(chosen)[:, None] * group + np.arange(group)).ravel()
+    return rows[rows < total][:limit].astype(np.int64)

@@ -1,0 +1,47 @@
+"""Predictions of a task model, without padding beyond the longest input of a batch."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tinydistilbert.tasks.encoding import Features, collate, uses_token_types
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+Logits = NDArray[np.float32] | list[NDArray[np.float32]]
+
+
+def predict(
+    model: nn.Module, features: Features, *, pad_token_id: int, device: torch.device, token_budget: int = 8192
+) -> Logits:
+    """Logits of every feature, in the order of `features`; the model is left in evaluation mode.
+
+    Inputs are sorted by length and cut into batches of at most `token_budget` tokens, padding included; one input that
+    is longer makes a batch of its own. The result does not depend on the budget, but for rounding.
+
+    Returns:
+        Classification (n, classes); regression (n, 1); span: for each feature (length, 2), start and end logits.
+    """
+    model.to(device).eval()
+    span = features.offsets is not None
+    found: list[NDArray[np.float32] | None] = [None] * len(features)
+    with torch.inference_mode():
+        for indices in _batches(features.lengths, token_budget):
+            batch = collate(features, indices, pad_token_id, token_types=uses_token_types(model))
+            output = model(**{name: batch[name].to(device) for name in INPUTS if name in batch})
+            logits = torch.stack((output.start_logits, output.end_logits), dim=-1) if span else output.logits
+            for index, row in zip(indices, logits.float().cpu().numpy(), strict=True):
+                found[index] = row[: features.lengths[index]].copy() if span else row
+    rows = [row for row in found if row is not None]
+    assert len(rows) == len(features), "every feature is in exactly one batch"
+    return rows if span else np.stack(rows)
+
+
+def _batches(lengths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:
+    order = np.argsort(-lengths, kind="stable")
+    batches, begin = [], 0
+    while begin < len(order):
+        size = max(1, token_budget // int(lengths[order[begin]]))  # the first of a batch is its longest
+        batches.append(order[begin : begin + size])
+        begin += size
+    return batches

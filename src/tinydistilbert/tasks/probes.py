@@ -1,0 +1,243 @@
+"""Labelled tasks made out of any text, so that every kind of head can be trained and scored without a data set.
+
+`acceptability` (like CoLA): is this a sentence, or have words of it been moved? `adjacency` (a pair task like QNLI):
+does the second sentence follow the first? `cloze-qa` (like SQuAD; after Lewis et al. 2019, arXiv 1906.04980): a
+sentence in which a phrase is replaced by a question word, to be answered from the passage around it. What is made
+depends on the documents and the seed only. Scores compare models with each other; they say nothing about the data sets
+named here.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from random import Random
+from typing import Any, TypeVar
+
+from tinydistilbert.tasks.base import Task
+
+TASKS = (
+    Task(
+        "acceptability", "Acceptability", "probe", "classification", "text", None, ("unacceptable", "acceptable"),
+        ("matthews_correlation", "accuracy"), "matthews_correlation",
+    ),
+    Task(
+        "adjacency", "Adjacency", "probe", "classification", "text", "text_pair", ("not_adjacent", "adjacent"),
+        ("accuracy",), "accuracy",
+    ),
+    Task(
+        "cloze-qa", "Cloze QA", "probe", "span", "question", "context", (), ("exact_match", "f1"), "f1",
+        max_length=384, doc_stride=128,
+    ),
+)  # fmt: skip
+
+TRAIN_CAP, EVALUATION_CAP = 20_000, 2_000
+"""Most examples that a split is made of, however long the text is."""
+PER_DOCUMENT = 40
+"""Most examples from one document, so that no long one rules."""
+CONTEXT_CHARACTERS = 800
+"""Paragraphs are added to the passage of a cloze question while it stays below this."""
+MIN_QUESTION_WORDS, QUESTION_WORDS = 5, 10
+"""Fewest words that a question needs beside the question word, and most that are kept on each side of it."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence and where it stands in its document."""
+
+    text: str
+    paragraph: int
+    start: int
+    """First character in the paragraph."""
+    first: bool
+    """Whether it begins the paragraph."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example, and the sentence that it rests on."""
+
+    key: str
+    values: dict[str, Any]
+
+
+Item = TypeVar("Item")
+Candidate = tuple[str, tuple[dict[str, Any], ...]]
+"""The sentence that an example rests on, and the example with each label."""
+
+BOUNDARY = re.compile(r"[.!?][\"”’')\]]*\s+(?=[\"“'(\[]?[A-Z0-9])")
+ABBREVIATION = re.compile(
+    r"\b(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Prof|Gen|Col|Lt|Sgt|Rev|Jr|Sr|No|vs|cf|ca|etc|Fig|Vol|e\.g|i\.e)\.$"
+)
+WORD = re.compile(r"[A-Za-z][a-z]*(?:['’-][A-Za-z]?[a-z]+)*")
+WORDS_IN_SENTENCE = range(6, 41)
+MIN_PLAIN_WORDS = 0.7
+
+
+def split_sentences(paragraph: str) -> list[tuple[int, str]]:
+    """First character and text of each sentence: cut after . ! ? before a capital or digit, but not in "Dr. Who"."""
+    begin, found = 0, []
+    for match in BOUNDARY.finditer(paragraph):
+        if not ABBREVIATION.search(paragraph[begin : match.start() + 1]):
+            found.append((begin, paragraph[begin : match.end()].rstrip()))
+            begin = match.end()
+    return [*found, (begin, paragraph[begin:].rstrip())]
+
+
+def is_usable(sentence: str) -> bool:
+    """Whether a piece of text reads as a sentence of 6 to 40 words: a capital, an end mark, and mostly plain words."""
+    words = sentence.split()
+    if len(words) not in WORDS_IN_SENTENCE or not sentence[0].isupper() or sentence[-1] not in ".!?":
+        return False
+    return sum(WORD.fullmatch(word.strip(".,;:!?\"'()")) is not None for word in words) >= MIN_PLAIN_WORDS * len(words)
+
+
+def _paragraphs(document: str) -> list[str]:
+    return [stripped for line in document.split("\n") if (stripped := line.strip())]
+
+
+def _sentences(paragraphs: list[str]) -> list[Sentence]:
+    return [
+        Sentence(text, number, start, start == 0)
+        for number, paragraph in enumerate(paragraphs)
+        for start, text in split_sentences(paragraph)
+        if is_usable(text)
+    ]
+
+
+def _shuffled(items: list[Item], random: Random) -> list[Item]:
+    return random.sample(items, len(items))
+
+
+def _acceptability(paragraphs: list[str], random: Random) -> Iterator[Candidate]:
+    for sentence in _shuffled(_sentences(paragraphs), random):
+        moved = move_words(sentence.text, random)
+        if moved is not None:
+            yield sentence.text, ({"text": moved}, {"text": sentence.text})
+
+
+def move_words(sentence: str, random: Random) -> str | None:
+    """The sentence with one or two words moved by at least two places; None where too few words can be.
+
+    First and last word and words with punctuation stay, so that neither capitals nor commas give the change away.
+    """
+    words = sentence.split()
+    movable = [i for i in range(1, len(words) - 1) if WORD.fullmatch(words[i]) and words[i].islower()]
+    pairs = [(i, j) for i in movable for j in movable if abs(i - j) >= 2]
+    if not pairs:
+        return None
+    for source, target in random.sample(pairs, min(len(pairs), 1 if len(words) < 12 else 2)):
+        words.insert(target, words.pop(source))
+    moved = " ".join(words)
+    return None if moved == " ".join(sentence.split()) else moved
+
+
+def _adjacency(paragraphs: list[str], random: Random) -> Iterator[Candidate]:
+    sentences = _sentences(paragraphs)
+    # A sentence that begins a paragraph never follows another, so it is not offered as the wrong second one either.
+    followers = [i for i, sentence in enumerate(sentences) if not sentence.first]
+    for i, (one, two) in _shuffled(list(enumerate(pairwise(sentences))), random):
+        gap = paragraphs[one.paragraph][one.start + len(one.text) : two.start]
+        if one.paragraph != two.paragraph or gap.strip():
+            continue
+        others = [j for j in followers if abs(j - i) >= 2]
+        if others:
+            other = sentences[random.choice(others)].text
+            if other not in (one.text, two.text):
+                yield one.text, ({"text": one.text, "text_pair": other}, {"text": one.text, "text_pair": two.text})
+
+
+FUNCTION_WORD = (
+    "(?:a|about|after|also|although|among|an|and|any|are|around|as|at|be|because|been|before|being|between|both|but|by|can|"
+    "could|did|do|does|during|each|for|from|had|has|have|he|her|his|if|in|into|is|it|its|may|might|must|no|nor|not|of|on|"
+    "only|or|over|she|should|since|so|some|such|than|that|the|their|them|then|there|these|they|this|those|through|to|under|"
+    "until|up|upon|was|were|what|when|where|whether|which|while|who|whom|whose|will|with|within|without|would|you|your)"
+)
+CONTENT_WORD = rf"(?!{FUNCTION_WORD}\b)[a-z]+(?:-[a-z]+)*"
+PHRASES = {
+    "which number": re.compile(r"(?<![\w.,-])\d+(?:[.,]\d+)*(?![\w-])"),
+    "which name": re.compile(r"(?<=[a-z,] )[A-Z][\w’'-]*[a-z](?: (?:(?:of|de|von|van) )?[A-Z][\w’'-]*[a-z]){0,3}\b"),
+    "what": re.compile(rf"\b(?:the|an?) {CONTENT_WORD}(?: {CONTENT_WORD}){{0,2}}(?=[,.;:?!)]| {FUNCTION_WORD}\b)"),
+}
+"""Question word and the phrases that it stands for: numbers, names, and an article with one to three words."""
+
+
+def _cloze_qa(paragraphs: list[str], random: Random) -> Iterator[Candidate]:
+    for sentence in _shuffled(_sentences(paragraphs), random):
+        phrases = {word: list(pattern.finditer(sentence.text)) for word, pattern in PHRASES.items()}
+        words = [word for word, found in phrases.items() if found]
+        if not words:
+            continue
+        word = random.choice(words)
+        phrase = random.choice(phrases[word])
+        question = make_question(sentence.text, phrase.start(), phrase.end(), word, random)
+        if question is None or phrase.group().lower() in question.lower():
+            continue
+        context, start = _context(paragraphs, sentence.paragraph, random)
+        answers = {"text": [phrase.group()], "answer_start": [start + sentence.start + phrase.start()]}
+        yield sentence.text, ({"question": question, "context": context, "answers": answers},)
+
+
+def make_question(sentence: str, start: int, end: int, question_word: str, random: Random) -> str | None:
+    """The sentence with `sentence[start:end]` replaced by the question word, cut by chance; None if little is left."""
+    before, after = sentence[:start].split(), sentence[end:].rstrip(" .!?\"'”’)").split()
+    before = before[-random.randint(MIN_QUESTION_WORDS, QUESTION_WORDS) :]
+    after = after[: random.randint(MIN_QUESTION_WORDS, QUESTION_WORDS)]
+    if len(before) + len(after) < MIN_QUESTION_WORDS:
+        return None
+    joined = " ".join([*before, question_word, *after]).rstrip(" ,;:")
+    return re.sub(r" ([,;:.])", r"\1", joined) + "?"
+
+
+def _context(paragraphs: list[str], number: int, random: Random) -> tuple[str, int]:
+    """The paragraph with up to one neighbour on each side, and the first character of the paragraph in it."""
+    context, start = paragraphs[number], 0
+    for neighbour in random.sample((number - 1, number + 1), 2):
+        inside = 0 <= neighbour < len(paragraphs)
+        if inside and len(context) + 1 + len(paragraphs[neighbour]) <= CONTEXT_CHARACTERS:
+            if neighbour < number:
+                context, start = f"{paragraphs[neighbour]} {context}", len(paragraphs[neighbour]) + 1
+            else:
+                context = f"{context} {paragraphs[neighbour]}"
+    return context, start
+
+
+# Candidates come in random order and one by one, so that no more are made than are taken.
+MAKERS: dict[str, Callable[[list[str], Random], Iterator[Candidate]]] = {
+    "acceptability": _acceptability,
+    "adjacency": _adjacency,
+    "cloze-qa": _cloze_qa,
+}
+
+
+def make(
+    task: Task, documents: Iterable[str], *, seed: int, cap: int, exclude: Collection[str] = frozenset()
+) -> list[Row]:
+    """At most `cap` examples, with labels in turn; sentences in `exclude` and those that come twice are left out."""
+    rows: list[Row] = []
+    used = set(exclude)
+    for document in documents:
+        # Seeded by the document, so that its examples do not depend on those before it.
+        random = Random(f"{seed} {task.name} {hashlib.sha256(document.encode()).hexdigest()}")
+        room = min(PER_DOCUMENT, cap - len(rows))
+        for key, variants in MAKERS[task.name](_paragraphs(document), random):
+            if room == 0:
+                break
+            if key not in used:
+                used.add(key)
+                label = len(rows) % len(variants)
+                rows.append(Row(key, {**variants[label], "label": label}))
+                room -= 1
+        if len(rows) == cap:
+            break
+    return rows
+
+
+def columns(made: list[Row], rows: list[int]) -> dict[str, list[Any]]:
+    """The columns of `Examples` for the chosen rows; `idx` or `id` is the number among all that were made."""
+    chosen = [made[row].values for row in rows]
+    if "question" in chosen[0]:
+        content = {name: [values[name] for values in chosen] for name in ("question", "context", "answers")}
+        return {"id": [f"cloze-{row:05d}" for row in rows], **content}
+    return {"idx": rows, **{name: [values[name] for values in chosen] for name in chosen[0]}}

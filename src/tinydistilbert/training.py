@@ -1,0 +1,256 @@
+"""The one training loop: accumulate, clip, schedule, precision, distribution, log, validate, checkpoint, resume.
+
+What is trained is described by `Work`. Every number of it is a pure function of the step, so a resumed training does the
+same as one that was never interrupted, and no sampler or random state exists that could be lost.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from tinydistilbert import checkpoint, recipe
+from tinydistilbert.errors import UserError
+from tinydistilbert.progress import Progress
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to train on and towards."""
+
+    steps: int
+    micro_batches: Callable[[int], list[Batch]]
+    """The micro-batches of one optimiser step, on the CPU: a pure function of the step."""
+    terms: Callable[[nn.Module, Batch], Mapping[str, Tensor]]
+    """Each loss term's mean over the positions or examples of one micro-batch."""
+    counts: Callable[[Batch], Mapping[str, int]]
+    """Over how many positions or examples each of those means was taken."""
+    weights: Mapping[str, float]
+    tokens: Callable[[Batch], int]
+    """Useful tokens (no padding) in a micro-batch."""
+    validate: Callable[[], dict[str, float]] | None = None
+    validate_after: frozenset[int] = field(default_factory=frozenset)
+    """Numbers of finished steps after which to validate."""
+
+
+class Interrupted(Exception):
+    """The user or the system asked to stop; a checkpoint was saved."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss or a gradient became infinite or not a number; nothing was updated with it."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        found = str(error).split("\n", 1)[0][:120]
+        raise UserError("--device", expected="auto, cpu, cuda or mps, and present", found=f"{name!r} ({found})", cure="use --device auto") from None  # fmt: skip
+    return device
+
+
+def precision(device: torch.device) -> str:
+    """`bf16` on GPUs that have it; never on CPUs, where it is several times slower than single precision."""
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def learning_rate_factor(step: int, steps: int, warmup_ratio: float) -> float:
+    """Share of the peak learning rate at `step` (from 0): linear warm-up from just above 0, then linear decay towards 0."""
+    warmup = round(steps * warmup_ratio)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return (steps - step) / (steps - warmup)
+
+
+def step_seed(seed: int, *numbers: int) -> int:
+    """A 63-bit seed that depends on all of its arguments (for dropout: seed, step, micro-batch)."""
+    digest = hashlib.blake2b(",".join(map(str, (seed, *numbers))).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def make_optimizer(model: nn.Module, settings: recipe.Optimization) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay on matrices only, not on biases and normalisation weights (as in BERT's own recipe)."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
+    others = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.adam_epsilon, fused=True)
+
+
+class _Terms(nn.Module):
+    """The model as a function from a micro-batch to its loss terms: what a distributed wrapper can wrap."""
+
+    def __init__(self, model: nn.Module, terms: Callable[[nn.Module, Batch], Mapping[str, Tensor]]) -> None:
+        super().__init__()
+        self.model = model
+        self._terms = terms
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return dict(self._terms(self.model, batch))
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying in mid-step; a second one takes effect at once."""
+    requests: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        requests.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever owns it handles signals
+        yield requests
+        return
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _shares(micro_batches: list[Batch], work: Work) -> list[dict[str, float]]:
+    """Each micro-batch's share of each term's positions, so that 8 x 1 accumulated is 1 x 8 exactly."""
+    counts = [work.counts(batch) for batch in micro_batches]
+    totals = {name: sum(count[name] for count in counts) for name in work.weights}
+    return [{name: count[name] / totals[name] for name in work.weights} for count in counts]
+
+
+def train(
+    model: nn.Module,
+    work: Work,
+    settings: recipe.Optimization,
+    *,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    label: str,
+    checkpoint_minutes: float,
+) -> float:
+    """Train `model` in place; returns the wall-clock seconds that it took, those before an interruption included.
+
+    `folder` gets `log.jsonl` (one line a step, one a validation; no clock in it, so that equal runs have equal logs) and,
+    until the end, `checkpoints/`. When checkpoints are there, the training goes on from the newest whole one.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
+        NonFiniteLoss: a loss or gradient is not finite; the step, the term and the micro-batch are named.
+    """
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision(device))
+    ranks, rank = accelerator.num_processes, accelerator.process_index
+    if settings.gradient_accumulation_steps % ranks:
+        found = f"{settings.gradient_accumulation_steps} for {ranks} processes"
+        raise UserError("gradient_accumulation_steps", expected="a multiple of the number of processes", found=found, cure="change it")  # fmt: skip
+    model.to(device).train()
+    optimizer = make_optimizer(model, settings)
+    state = checkpoint.load(folder / "checkpoints", model, optimizer) or checkpoint.State(0, 0, 0, 0.0)
+    module = accelerator.prepare(_Terms(model, work.terms))
+    log = _open_log(folder / "log.jsonl", state.log_bytes) if accelerator.is_main_process else None
+    progress = Progress(label, work.steps, done=state.step)
+    begun = last_save = time.monotonic()
+    tokens = state.tokens
+
+    def save(step: int) -> None:
+        if log is not None:
+            log.flush()
+            os.fsync(log.fileno())
+            length = os.fstat(log.fileno()).st_size
+            now = checkpoint.State(step, tokens, length, state.seconds + time.monotonic() - begun)
+            checkpoint.save(folder / "checkpoints", model, optimizer, now)
+
+    with _stop_requests() as stop, log if log is not None else nullcontext():
+        for step in range(state.step, work.steps):
+            micro_batches = work.micro_batches(step)
+            shares = _shares(micro_batches, work)
+            mine = range(rank, len(micro_batches), ranks)
+            sums = {name: torch.zeros((), device=device) for name in work.weights}
+            for index in mine:
+                torch.manual_seed(step_seed(seed, step, index))
+                batch = {k: v.to(device, non_blocking=True) for k, v in micro_batches[index].items()}
+                with nullcontext() if index == mine[-1] else accelerator.no_sync(module):
+                    terms = module(batch)
+                    weighted = {k: terms[k].float() * shares[index][k] for k in work.weights}
+                    accelerator.backward(sum(work.weights[k] * v for k, v in weighted.items()) * ranks)
+                for name, value in weighted.items():
+                    sums[name] += value.detach()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm or float("inf"))
+            if not torch.isfinite(norm):
+                raise _diagnose(sums, step)
+            factor = learning_rate_factor(step, work.steps, settings.warmup_ratio)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            tokens += sum(work.tokens(batch) for batch in micro_batches)
+            if log is not None:
+                values = {
+                    name: float(accelerator.reduce(value)) if ranks > 1 else float(value)
+                    for name, value in sums.items()
+                }
+                _log_step(log, step + 1, values, work.weights, settings.learning_rate * factor, tokens)
+                if progress.wants(step + 1):
+                    progress.show(step + 1, tokens - state.tokens, values)
+            if work.validate and step + 1 in work.validate_after:
+                if log is not None:
+                    model.eval()
+                    log.write(json.dumps({"step": step + 1, "validation": work.validate()}) + "\n")
+                    model.train()
+                accelerator.wait_for_everyone()
+            if stop:
+                save(step + 1)
+                raise Interrupted(
+                    f"{label}: stopped after step {step + 1} of {work.steps}; the same command goes on from there"
+                )
+            if time.monotonic() - last_save > checkpoint_minutes * 60 and step + 1 < work.steps:
+                save(step + 1)
+                last_save = time.monotonic()
+    model.eval()
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return state.seconds + time.monotonic() - begun
+
+
+def _open_log(path: Path, length: int) -> Any:
+    """The log, cut to the length that it had at the checkpoint: lines after it belong to steps that are done again."""
+    path.touch()
+    os.truncate(path, length)
+    return path.open("a", encoding="utf-8")
+
+
+def _log_step(
+    log: Any, step: int, terms: dict[str, float], weights: Mapping[str, float], learning_rate: float, tokens: int
+) -> None:
+    loss = sum(weights[name] * value for name, value in terms.items())
+    line = {"step": step, "loss": loss, **terms, "learning_rate": learning_rate, "tokens": tokens}
+    log.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}) + "\n")
+
+
+def _diagnose(sums: dict[str, Tensor], step: int) -> NonFiniteLoss:
+    bad = [name for name, value in sums.items() if not torch.isfinite(value)]
+    what = f"the term {', '.join(bad)}" if bad else "the gradient"
+    cure = "lower the learning rate, or look at the data of this step"
+    return NonFiniteLoss(f"step {step + 1}: expected finite numbers, found {what} infinite or not a number; {cure}")

@@ -1,0 +1,50 @@
+"""What several test files need: a tiny real tokenizer, the folder with real data, and no way to the network."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+
+TEXT = """The student learns from the teacher, and the teacher learned from a large corpus of text. A small model
+answers quickly. A large model answers slowly, but it knows more words. Paris is the capital of France; it lies on the
+river Seine. In 1889 the tower was built by the engineer Gustave Eiffel for the world fair, and many people came to see
+it. Some cats like milk, and some dogs like bones. She walked to the old house near the lake, opened the door, and sat
+down to read a book."""
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer of 232 pieces, trained here, with BERT's special tokens as ids 0 to 4."""
+    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    raw.normalizer = normalizers.BertNormalizer(lowercase=True)
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    raw.train_from_iterator(
+        [TEXT], trainers.WordPieceTrainer(vocab_size=400, special_tokens=SPECIAL, show_progress=False)
+    )
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return BertTokenizerFast(tokenizer_object=raw, model_max_length=512)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder with the real data sets, or a skip that says what is missing."""
+    folder = Path(os.environ.get("TINYDISTILBERT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not (folder / "glue").is_dir():
+        pytest.skip(
+            f"no real data at {folder}: set TINYDISTILBERT_DATA to a folder with wikitext2/, glue/, imdb/, squad/"
+        )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Token blocks of tests go to a temporary cache, never to the user's."""
+    monkeypatch.setenv("TINYDISTILBERT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -1,0 +1,50 @@
+"""The model card: a header the hub reads, and only what was measured."""
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+from tinydistilbert import recipe
+from tinydistilbert.report.card import model_card, write_card
+from tinydistilbert.results import Measurement
+
+SIZES = [
+    Measurement(model, "size", "parameters", millions * 1e6, details={"megabytes_fp32": 4 * millions})
+    for model, millions in (("teacher", 20.0), ("student", 15.0))
+]
+
+
+def test_the_header_is_read_by_the_hub_library(tmp_path: Path) -> None:
+    settings = recipe.from_toml('name = "mine"\n[teacher]\nmodel = "bert-base-uncased"\n', "test")
+    card = ModelCard.load(write_card(tmp_path / "student", SIZES, settings))
+    assert card.data.pipeline_tag == "fill-mask"
+    assert card.data.library_name == "transformers"
+    assert card.data.base_model == "bert-base-uncased"
+    assert card.data.datasets == ["Salesforce/wikitext"]
+    assert "# student" in card.text
+
+
+def test_places_on_this_machine_are_not_named_in_the_header(tmp_path: Path) -> None:
+    settings = recipe.from_toml(f'[teacher]\nmodel = "{tmp_path}"\n[corpus]\nsource = "python-docs"\n', "test")
+    header = model_card(SIZES, settings, name="mine").split("---")[1]
+    assert "base_model" not in header and "datasets" not in header
+
+
+def test_the_offline_teacher_is_named_by_its_origin() -> None:
+    settings = recipe.from_toml('[teacher]\nmodel = "offline"\n', "test")
+    assert ModelCard(model_card([], settings, name="mine")).data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def test_it_holds_measured_tables_only() -> None:
+    text = model_card(SIZES, recipe.Recipe(), name="mine")
+    assert "has 75 % of its parameters" in text
+    assert "**Table 3. Size and speed.**" in text and "| Student | 15.0 M | 60 |" in text
+    assert "Table 1" not in text
+    assert "Nothing was measured" in model_card([], recipe.Recipe(), name="mine")
+
+
+def test_it_tells_the_objective_and_the_layers() -> None:
+    settings = recipe.from_toml("[objective]\ncosine = 0\n[student]\nlayers = [0, 5]\n", "test")
+    text = model_card([], settings, name="mine")
+    assert "Objective: kl 5, mlm 2; temperature 2" in text
+    assert "Layers copied: 0, 5;" in text

@@ -1,0 +1,163 @@
+"""Token blocks: what is in them, and the folder they are kept in."""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tinydistilbert.data import corpus as corpus_module
+from tinydistilbert.data.corpus import load_blocks, prepare, tokenizer_hash
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import Corpus
+
+TRAIN = ["The student learns from the teacher.", "Some cats like milk.\nSome dogs like bones.", "She sat down to read."]
+VALIDATION = ["Paris is the capital of France; it lies on the river Seine."]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    (folder / "train.txt").write_text("\n\n".join(TRAIN))
+    (folder / "validation.txt").write_text("\n\n".join(VALIDATION))
+    return Corpus(source=str(folder), block_size=8)
+
+
+def stream(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> list[int]:
+    ids = []
+    for document in documents:
+        ids += [*tokenizer.convert_tokens_to_ids(tokenizer.tokenize(document)), tokenizer.sep_token_id]
+    return ids
+
+
+def test_documents_are_packed_without_padding(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    blocks = load_blocks(prepare(corpus, tokenizer, tmp_path, None))
+    for rows, documents in ((blocks.train, TRAIN), (blocks.validation, VALIDATION)):
+        expected = stream(tokenizer, documents)
+        assert len(rows) == len(expected) // 6 > 0
+        assert rows[:, 1:-1].ravel().tolist() == expected[: 6 * len(rows)], "only the incomplete last piece is missing"
+        assert set(rows[:, 0]) == {tokenizer.cls_token_id} and set(rows[:, -1]) == {tokenizer.sep_token_id}
+        assert isinstance(rows, np.memmap) and rows.dtype == np.uint16
+    counts = blocks.manifest["splits"]["train"]
+    assert counts == {"documents": 3, "tokens": len(stream(tokenizer, TRAIN)) - 3, "blocks": len(blocks.train)}
+    assert (blocks.vocab_size, blocks.mask_token_id, blocks.pad_token_id) == (len(tokenizer), 4, 0)
+    assert blocks.special_ids == (0, 1, 2, 3, 4)
+
+
+def test_lines_are_wrapped_cut_and_padded(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    lines = ["the old house", "", "= a book =", "it lies on the river and many people came to see it"]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.txt").write_text("".join(f" {line} \n" for line in lines))
+    corpus = Corpus(source=str(tmp_path), packing="lines", block_size=9)
+    rows = load_blocks(prepare(corpus, tokenizer, tmp_path / "cache", None)).train
+    expected = tokenizer(lines, truncation=True, max_length=9, padding="max_length")["input_ids"]
+    assert rows.tolist() == expected
+
+
+def test_blocks_do_not_depend_on_how_much_is_tokenised_at_once(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_blocks(prepare(corpus, tokenizer, tmp_path / "whole", None))
+    monkeypatch.setattr(corpus_module, "CHARACTERS_AT_ONCE", 1)
+    parts = load_blocks(prepare(corpus, tokenizer, tmp_path / "parts", None))
+    assert whole.manifest == parts.manifest, "files' hashes among it"
+
+
+def test_the_mark_of_unknown_words_becomes_the_tokenizers(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.txt").write_text("the <unk>, a <unk>; <unk>. house")
+    corpus = Corpus(source=str(tmp_path), block_size=9)
+    rows = load_blocks(prepare(corpus, tokenizer, tmp_path / "cache", None)).train
+    assert tokenizer.convert_ids_to_tokens(rows[0])[1:7] == ["the", "[UNK]", ",", "a", "[UNK]", ";"]
+
+
+def test_a_prepared_corpus_is_not_prepared_again(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = prepare(corpus, tokenizer, tmp_path / "cache", None)
+    before = (folder / "manifest.json").stat()
+    tokenizer("a call that sets truncation", truncation=True, max_length=4, padding="max_length")
+    assert prepare(corpus, tokenizer, tmp_path / "cache", None) == folder
+    assert (folder / "manifest.json").stat() == before
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name], "nothing temporary is left"
+
+
+def test_the_key_tells_settings_content_and_tokenizer_apart(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    other_tokenizer = copy.deepcopy(tokenizer)
+    other_tokenizer.add_tokens(["seine"])
+    assert tokenizer_hash(other_tokenizer) != tokenizer_hash(tokenizer)
+    folders = [
+        prepare(corpus, tokenizer, tmp_path, None),
+        prepare(replace(corpus, block_size=9), tokenizer, tmp_path, None),
+        prepare(replace(corpus, max_train_documents=2), tokenizer, tmp_path, None),
+        prepare(corpus, other_tokenizer, tmp_path, None),
+    ]
+    (Path(corpus.source) / "train.txt").write_text("\n\n".join(TRAIN[::-1]))
+    assert len({*folders, prepare(corpus, tokenizer, tmp_path, None)}) == 5
+
+
+def test_two_at_once_give_one_sound_folder(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        tokenizers = [copy.deepcopy(tokenizer) for _ in range(4)]
+        folders = set(pool.map(lambda own: prepare(corpus, own, tmp_path / "cache", None), tokenizers))
+    assert len(folders) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(load_blocks(folders.pop()).train)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_split_shorter_than_a_block_is_refused(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, split: str
+) -> None:
+    (Path(corpus.source) / f"{split}.txt").write_text("A book.\n")
+    with pytest.raises(
+        UserError, match=f"{split} split: expected text for a block of 8 tokens, found . tokens in 1 docu"
+    ):
+        prepare(corpus, tokenizer, tmp_path / "cache", None)
+    assert not list((tmp_path / "cache").iterdir()), "nothing is written"
+
+
+def test_a_changed_folder_is_refused(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    folder = prepare(corpus, tokenizer, tmp_path, None)
+    content = bytearray((folder / "train.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "train.npy").write_bytes(content)
+    with pytest.raises(UserError, match=rf"train\.npy: .* delete {folder}"):
+        load_blocks(folder)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UserError, match=f"delete {folder}"):
+        prepare(corpus, tokenizer, tmp_path, None)
+
+
+def word_tokenizer(size: int, **special: str) -> PreTrainedTokenizerFast:
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4}
+    vocabulary |= {f"w{number}": number for number in range(5, size)}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", **special)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.uint32)])
+def test_ids_take_the_room_that_the_vocabulary_needs(tmp_path: Path, size: int, dtype: type) -> None:
+    """Also with special tokens named as RoBERTa names them."""
+    text = f"w{size - 1} w7 <unk> w8 w9"
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.txt").write_text(text)
+    own = word_tokenizer(size, cls_token="<s>", sep_token="</s>", mask_token="<mask>")
+    blocks = load_blocks(prepare(Corpus(source=str(tmp_path), block_size=8), own, tmp_path / "cache", None))
+    assert blocks.train.dtype == dtype
+    assert blocks.train.tolist() == [[0, size - 1, 7, 3, 8, 9, 2, 2]]
+
+
+def test_a_tokenizer_without_a_mask_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    own = word_tokenizer(10, cls_token="<s>", sep_token="</s>")
+    with pytest.raises(UserError, match="none for mask"):
+        prepare(corpus, own, tmp_path, None)

@@ -1,0 +1,168 @@
+"""Tasks made from text: balanced, repeatable, split by document, and with answers where they say they are."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import Corpus
+from tinydistilbert.tasks import TASKS, load_examples, probes
+
+NOUNS = [
+    "river", "teacher", "model", "engineer", "tower", "market",
+    "garden", "painter", "captain", "winter", "island", "letter",
+]  # fmt: skip
+VERBS = ["crossed", "described", "followed", "admired", "measured", "remembered"]
+PLACES = ["Paris", "London", "Vienna", "Oslo", "Cairo", "Lima"]
+
+
+def document(seed: int) -> str:
+    """Six paragraphs of four sentences that no other seed has."""
+    choose = random.Random(seed)
+
+    def sentence(number: int) -> str:
+        one, two, three = choose.sample(NOUNS, 3)
+        end = f"in {choose.choice(PLACES)} with {seed * 100 + number} people and the old {three}"
+        return f"The {one} slowly {choose.choice(VERBS)} the quiet {two} {end}."
+
+    return "\n".join(" ".join(sentence(4 * p + s) for s in range(4)) for p in range(6))
+
+
+DOCUMENTS = [document(seed) for seed in range(1, 9)]
+PROBES = pytest.mark.parametrize("name", ["acceptability", "adjacency", "cloze-qa"])
+
+
+@pytest.mark.parametrize(
+    ("paragraph", "sentences"),
+    [
+        ("One came. Two left!  Three?", ["One came.", "Two left!", "Three?"]),
+        ("Dr. Who met J. Smith. He ran.", ["Dr. Who met J. Smith.", "He ran."]),
+        ("It cost 3.5 dollars, i.e. little. So be it.", ["It cost 3.5 dollars, i.e. little.", "So be it."]),
+        ('He said "Go." Then he went.', ['He said "Go."', "Then he went."]),
+        ("No end mark", ["No end mark"]),
+    ],
+)
+def test_sentences_are_cut_where_a_reader_would(paragraph: str, sentences: list[str]) -> None:
+    found = probes.split_sentences(paragraph)
+    assert [text for _, text in found] == sentences
+    assert all(paragraph[start : start + len(text)] == text for start, text in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "usable"),
+    [
+        ("The teacher gave the book to a student.", True),
+        ("the teacher gave the book to a student.", False),
+        ("The teacher gave the book to a student", False),
+        ("Too short.", False),
+        ("X = f(y) + g_2(z) ** 0x1F if a[i] else None.", False),
+    ],
+)
+def test_only_prose_is_used(text: str, usable: bool) -> None:
+    assert probes.is_usable(text) is usable
+
+
+@PROBES
+def test_the_same_documents_and_seed_give_the_same_examples_and_another_seed_others(name: str) -> None:
+    task = TASKS[name]
+    one = probes.make(task, DOCUMENTS, seed=0, cap=1000)
+    assert one == probes.make(task, iter(DOCUMENTS), seed=0, cap=1000)
+    assert one != probes.make(task, DOCUMENTS, seed=1, cap=1000)
+    assert one[:10] == probes.make(task, DOCUMENTS, seed=0, cap=10)
+    keys = [row.key for row in one]
+    assert len(keys) > 50 and len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("name", ["acceptability", "adjacency"])
+@pytest.mark.parametrize("limit", [0, 30, 31])
+def test_labels_are_balanced_in_the_whole_and_in_a_sample(name: str, limit: int, tmp_path: Path) -> None:
+    labels = load_examples(
+        TASKS[name], "train", data=None, corpus=Corpus(source=str(corpus(tmp_path))), limit=limit, seed=0
+    ).columns["label"]
+    assert limit in (0, len(labels))
+    assert abs(labels.count(0) - labels.count(1)) <= 1
+
+
+def test_an_unacceptable_sentence_has_the_words_of_a_real_one_in_another_order() -> None:
+    for row in probes.make(TASKS["acceptability"], DOCUMENTS, seed=0, cap=1000):
+        text = row.values["text"]
+        assert (text == row.key) == (row.values["label"] == 1)
+        assert sorted(text.split()) == sorted(row.key.split())
+        assert text.split()[0] == row.key.split()[0] and text.split()[-1] == row.key.split()[-1]
+
+
+def test_second_sentences_follow_or_come_from_elsewhere_in_the_same_document() -> None:
+    for row in probes.make(TASKS["adjacency"], DOCUMENTS, seed=0, cap=1000):
+        one, two = row.values["text"], row.values["text_pair"]
+        (home,) = [text for text in DOCUMENTS if one in text]
+        assert two in home
+        assert (f"{one} {two}" in home) == (row.values["label"] == 1)
+        assert f"{two} {one}" not in home
+        assert f"\n{two}" not in home, "a sentence that begins a paragraph would give the label away"
+
+
+def test_answers_are_in_the_context_and_not_in_the_question() -> None:
+    kinds = set()
+    for row in probes.make(TASKS["cloze-qa"], DOCUMENTS, seed=0, cap=1000):
+        question, context, answers = (row.values[key] for key in ("question", "context", "answers"))
+        (answer,), (start,) = answers["text"], answers["answer_start"]
+        assert context[start : start + len(answer)] == answer
+        assert row.key in context and len(context) <= probes.CONTEXT_CHARACTERS
+        assert answer.lower() not in question.lower()
+        word = next(word for word in probes.PHRASES if f" {word}" in f" {question}")
+        kinds.add(word)
+        stem = question.removesuffix("?")
+        before, _, after = stem.partition(word)
+        assert before.strip() in row.key and after.strip() in row.key
+    assert kinds == set(probes.PHRASES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence", "phrases"),
+    [
+        ("which number", "In 1889 it cost 1,500.50 francs, 3 times x86 or 4-fold.", ["1889", "1,500.50", "3"]),
+        ("which name", "The tower of Gustave Eiffel stands in Paris, near the Ecole of War.",
+         ["Gustave Eiffel", "Paris", "Ecole of War"]),
+        ("what", "He saw the old stone bridge, a dog and the end of it.", ["the old stone bridge", "a dog", "the end"]),
+    ],
+)  # fmt: skip
+def test_phrases_that_can_be_asked_for(kind: str, sentence: str, phrases: list[str]) -> None:
+    assert [match.group() for match in probes.PHRASES[kind].finditer(sentence)] == phrases
+
+
+def corpus(folder: Path) -> Path:
+    """A text file of documents that the source reads as articles."""
+    path = folder / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS), encoding="utf-8")
+    return path
+
+
+@PROBES
+def test_train_and_validation_come_from_different_documents(name: str, tmp_path: Path) -> None:
+    settings = Corpus(source=str(corpus(tmp_path)), validation_share=0.3)
+    task = TASKS[name]
+
+    def homes(split: str) -> set[int]:
+        columns = load_examples(task, split, data=None, corpus=settings, limit=0, seed=0).columns
+        texts = columns["context"] if name == "cloze-qa" else columns["text"]
+        words = [set(text.split()) for text in texts]  # moved words are still the document's
+        numbers = [next(int(word) // 100 for word in text if word.isdigit()) for text in words]
+        return set(numbers)
+
+    assert homes("train") and homes("validation")
+    assert not homes("train") & homes("validation")
+
+
+def test_a_sentence_of_the_train_documents_is_not_asked_again() -> None:
+    task = TASKS["acceptability"]
+    train = {row.key for row in probes.make(task, DOCUMENTS, seed=0, cap=1000)}
+    assert probes.make(task, DOCUMENTS, seed=0, cap=1000, exclude=train) == []
+
+
+def test_lines_without_sentences_are_a_users_error(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join(f"word{i}" for i in range(200)), encoding="utf-8")
+    with pytest.raises(UserError, match=r"adjacency from .*expected documents of several sentences"):
+        load_examples(TASKS["adjacency"], "train", data=None, corpus=Corpus(source=str(path)), limit=0, seed=0)

@@ -1,0 +1,277 @@
+"""Documents out of WikiText, local files, the Python library and the hub."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinydistilbert.data import python_docs
+from tinydistilbert.data.sources import Source, is_held_out, open_source
+from tinydistilbert.data.wikitext import articles, detokenize
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import Corpus
+
+WIKI = """
+ = First <unk> =
+
+ The role @-@ playing game sold 1 @,@ 500 copies .
+
+ = = Section = =
+
+ It is a sequel .
+ Key : Pld
+ = Played , W =
+ Wins .
+
+ = Second =
+
+ Another article .
+"""
+FIRST = "The role-playing game sold 1,500 copies.\nIt is a sequel.\nKey: Pld\n= Played, W =\nWins."
+
+
+def read(source: Source) -> tuple[list[str], list[str]]:
+    return list(source.train()), list(source.validation())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        ("a length of 5 @.@ 7 metres", "a length of 5.7 metres"),
+        ("a real @-@ time game", "a real-time game"),
+        ("paid $ 750 @,@ 000 , or £ 9 .", "paid $750,000, or £9."),
+        ("Snow Patrol 's song", "Snow Patrol's song"),
+        ("I don 't , we 've and O 'Brien 'll", "I don't, we've and O'Brien'll"),
+        ('the " Nameless " , a unit', 'the "Nameless", a unit'),
+        ('" One , " he said , " two . "', '"One," he said, "two."'),
+        ("lit ( the [ last ] one ) ; so", "lit (the [last] one); so"),
+        ("the boys ' club", "the boys' club"),
+        ("called a ' dictator ' .", "called a 'dictator'."),
+        ("Livin ' the Dream", "Livin' the Dream"),
+        ("it doesn ’ t say “ yes ”", "it doesn’t say “yes”"),
+        ("won 4 – 1 in 1902 – 03 – a record", "won 4–1 in 1902–03 – a record"),
+        ("Genesis 25 : 13 : the # 2 at 150 km / h , 9 %", "Genesis 25:13: the #2 at 150 km/h, 9%"),
+        ("a <unk> @-@ <unk> ( <unk> )", "a <unk>-<unk> (<unk>)"),
+        ("", ""),
+    ],
+)
+def test_tokens_become_text(tokens: str, text: str) -> None:
+    assert detokenize(f" {tokens} ") == text
+
+
+@given(st.lists(st.text(alphabet="abcXYZ019é", min_size=1), min_size=1))
+def test_plain_words_stay_as_they_are(words: list[str]) -> None:
+    assert detokenize(" ".join(words)) == " ".join(words)
+
+
+def test_articles_are_cut_at_titles_only() -> None:
+    assert list(articles(WIKI.split("\n"), tokenized=True)) == [FIRST, "Another article."]
+
+
+@pytest.mark.parametrize("name", ["train.txt", "wiki.train.raw"])
+def test_wikitext_is_told_by_its_titles(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(WIKI)
+    (tmp_path / name.replace("train", "valid")).write_text("\n = Held out = \n\n Kept apart . \n")
+    source = open_source(Corpus(source=str(tmp_path)), None)
+    assert read(source) == ([FIRST, "Another article."], ["Kept apart."])
+
+
+def test_wikitext_that_is_text_already_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text('\n = A = \n\nHe said, "well , yes", and left.\n\n')
+    (tmp_path / "dev.txt").write_text("\n = B = \n\nA text.\n")
+    assert read(open_source(Corpus(source=str(tmp_path)), None)) == (['He said, "well , yes", and left.'], ["A text."])
+
+
+def test_lines_are_kept_as_they_stand(tmp_path: Path) -> None:
+    folder = tmp_path / "wikitext2"
+    folder.mkdir()
+    (folder / "train.txt").write_text(" \n = Title = \n \n A role @-@ playing game . \n")
+    (folder / "validation.txt").write_text("one\n")
+    source = open_source(Corpus(packing="lines"), str(tmp_path))
+    assert read(source) == (["", "= Title =", "", "A role @-@ playing game ."], ["one"])
+
+
+def test_lines_without_a_validation_split_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    with pytest.raises(UserError, match="validation split"):
+        open_source(Corpus(source=str(tmp_path), packing="lines"), None)
+
+
+TEXTS = ["One text.", "Two\nparagraphs.", "Ünïcode — and more."]
+
+
+def write_txt(folder: Path) -> None:
+    (folder / "a.txt").write_bytes("\ufeff\r\n".encode() + "\r\n\r\n\n".join(TEXTS).encode())
+
+
+def write_jsonl(folder: Path) -> None:
+    rows = datasets.Dataset.from_dict({"text": [*TEXTS[:2], None, TEXTS[2], "\n \n"]})
+    rows.to_json(folder / "a.jsonl", force_ascii=False)
+
+
+def write_parquet(folder: Path) -> None:
+    pq.write_table(pa.table({"title": [1, 2, 3], "text": TEXTS}), folder / "a.parquet", row_group_size=1)
+
+
+@pytest.mark.parametrize("write", [write_txt, write_jsonl, write_parquet])
+def test_a_local_file_gives_its_documents(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    write(tmp_path)
+    source = open_source(Corpus(source=str(next(tmp_path.iterdir()))), None)
+    train, validation = read(source)
+    assert sorted(train + validation) == sorted(TEXTS)
+    assert read(source) == (train, validation), "documents can be read twice"
+
+
+def test_a_saved_dataset_gives_its_documents(tmp_path: Path) -> None:
+    rows = {"train": TEXTS, "validation": ["apart"]}
+    saved = datasets.DatasetDict({split: datasets.Dataset.from_dict({"text": texts}) for split, texts in rows.items()})
+    saved.save_to_disk(tmp_path / "saved")
+    assert read(open_source(Corpus(source=str(tmp_path / "saved")), None)) == (TEXTS, ["apart"])
+
+
+def test_wikitext_on_the_hub_has_a_line_in_each_row(tmp_path: Path) -> None:
+    rows = [line if line == "" else f"{line}\n" for line in WIKI.split("\n")]
+    saved = datasets.Dataset.from_dict({"text": rows})
+    datasets.DatasetDict({"train": saved, "validation": saved}).save_to_disk(tmp_path / "saved")
+    corpus = Corpus(source=str(tmp_path / "saved"))
+    assert read(open_source(corpus, None))[0] == [FIRST, "Another article."]
+    assert len(list(open_source(replace(corpus, packing="lines"), None).train())) == len(rows)
+
+
+def test_documents_are_held_out_once_each_and_always_the_same(tmp_path: Path) -> None:
+    texts = [f"document {number}" for number in range(400)]
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    (tmp_path / "b.txt").write_text("\n\n".join(reversed(texts)))
+    corpora = [Corpus(source=str(tmp_path / name), validation_share=0.25) for name in ("a.txt", "b.txt")]
+    (train, validation), backwards = (read(open_source(corpus, None)) for corpus in corpora)
+    assert sorted(train + validation) == sorted(texts)
+    assert not set(train) & set(validation)
+    assert 65 <= len(validation) <= 135  # 4 standard deviations around 100
+    assert (sorted(train), sorted(validation)) == tuple(map(sorted, backwards)), "order and neighbours do not matter"
+
+
+@given(st.text(), st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_share_holds_out_the_same_and_more(name: str, one: float, other: float) -> None:
+    assert is_held_out(name, min(one, other)) <= is_held_out(name, max(one, other))
+
+
+def test_training_documents_can_be_limited(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a\n\nb\n\nc")
+    (tmp_path / "dev.txt").write_text("d\n\ne")
+    source = open_source(Corpus(source=str(tmp_path), max_train_documents=2), None)
+    assert read(source) == (["a", "b"], ["d", "e"])
+
+
+def test_words_that_only_begin_like_a_split_name_none(tmp_path: Path) -> None:
+    (tmp_path / "trains.txt").write_text("a")
+    (tmp_path / "developer.txt").write_text("b")
+    train, validation = read(open_source(Corpus(source=str(tmp_path)), None))
+    assert sorted(train + validation) == ["a", "b"]
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("same")
+    (tmp_path / "b.txt").write_text("same")
+    (tmp_path / "c.txt").write_text("other")
+    a, b, c = (open_source(Corpus(source=str(tmp_path / f"{name}.txt")), None).fingerprint for name in "abc")
+    assert a == b != c
+
+
+def test_documents_are_read_one_after_another(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "good"}\n' * 2000 + "broken\n")
+    (tmp_path / "valid.jsonl").write_text('{"text": "apart"}\n')
+    documents = open_source(Corpus(source=str(tmp_path)), None).train()
+    assert next(documents) == "good"
+    with pytest.raises(UserError, match=r"train\.jsonl:2001: expected a JSON object"):
+        list(documents)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", "only empty ones"),
+        ("a.csv", b"text\n1\n", r"files that end in \.txt"),
+        ("a.txt", b"good\n\xc3\xa9 \xff\n", r"a\.txt:2: expected UTF-8, found byte 0xff at column 4"),
+        ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"a\.jsonl:2: expected a column 'text' of texts, found body"),
+        ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl:1: .* found int in it"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', r"a\.jsonl:1: .* found half a surrogate pair"),
+        ("a.jsonl", b'["text"]\n', r"a\.jsonl:1: expected a JSON object, found list"),
+        ("a.parquet", b"not parquet at all", r"a\.parquet: expected a Parquet file"),
+    ],
+)
+def test_a_wrong_file_is_told_with_its_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read(open_source(Corpus(source=str(tmp_path / name)), None))
+
+
+@pytest.mark.parametrize(("column", "message"), [("body", "found title, text"), ("title", "found int64 in it")])
+def test_a_wrong_parquet_column_is_told(tmp_path: Path, column: str, message: str) -> None:
+    write_parquet(tmp_path)
+    with pytest.raises(UserError, match=message):
+        read(open_source(Corpus(source=str(tmp_path / "a.parquet"), text_column=column), None))
+
+
+@pytest.mark.parametrize("source", ["./no/such/file", "missing.parquet", "wikitext2"])
+def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path: Path, source: str) -> None:
+    with pytest.raises(UserError, match="a file or folder"):
+        open_source(Corpus(source=source), str(tmp_path))
+
+
+@pytest.mark.parametrize("source", ["wikitext2", "no-owner/no-such-set"])
+def test_without_network_a_hub_name_tells_the_local_ways(source: str) -> None:
+    with pytest.raises(UserError, match="name a local file or folder") as raised:
+        open_source(Corpus(source=source), None)
+    assert "python-docs" in str(raised.value)
+
+
+PAGE = """
+A Heading
+*********
+
+The :class:`Parser` reads ``text`` from a *file* and returns a quote-
+delimited list of the lines that were in it. For example:
+
+   >>> Parser("a file with the name of it").read(is_it=True)
+   ['a', 'file', 'with', 'the', 'name', 'of', 'it']
+
+Parser.read(self, size=-1, *, the, a, of)
+    Read the whole of the file, which has to be open for reading.
+
+    - the first item is a sentence that goes
+      on in the line below.
+    - no sentence
+
+    stmt ::= "with" ( "(" with_stmt_contents ","? ")" | with_stmt_contents )
+"""
+
+
+def test_a_page_is_cleaned_to_its_sentences() -> None:
+    assert list(python_docs.paragraphs(PAGE)) == [
+        "The Parser reads text from a file and returns a quote-delimited list of the lines that were in it.",
+        "Read the whole of the file, which has to be open for reading.",
+        "the first item is a sentence that goes on in the line below.",
+    ]
+
+
+def test_a_paragraph_is_kept_once_in_all_pages() -> None:
+    one, two = (f"This is the {word} paragraph of a page in the manual." for word in ("first", "second"))
+    pages = [("a", f"{one}\n\n{one}"), ("b", f"{two}\n\n{one}"), ("c", one)]
+    assert list(python_docs.clean(pages)) == [("a", one), ("b", two)]
+
+
+def test_the_python_library_is_a_corpus() -> None:
+    corpus = Corpus(source="python-docs")
+    train, validation = read(open_source(corpus, None))
+    words = sum(len(text.split()) for text in train + validation)
+    assert words > 200_000  # 283,325 with CPython 3.11.7
+    assert validation and not set("\n".join(train).split("\n")) & set("\n".join(validation).split("\n"))
+    assert 0.01 < sum(map(len, validation)) / sum(map(len, train)) < 0.2
+    lines = open_source(Corpus(source="python-docs", packing="lines"), None)
+    assert "\n".join(lines.train()) == "\n".join(train)

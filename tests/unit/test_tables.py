@@ -1,0 +1,238 @@
+"""The tables: values, marks and means worked out by hand, and published figures that agree with themselves."""
+
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tinydistilbert.names import GLUE_NAMES
+from tinydistilbert.report import published, scores, tables
+from tinydistilbert.report.cells import Cell, Row, Table, to_markdown, to_rich
+from tinydistilbert.report.speed import speed_table
+from tinydistilbert.results import Measurement
+from tinydistilbert.tasks import TASKS
+
+
+def score(model: str, name: str, value: float, *, metric: str = "", seed: int = 0, **more: Any) -> Measurement:
+    task = TASKS[name]
+    return Measurement(model, name, metric or task.headline, value, task.evaluation[0], seed=seed, **more)
+
+
+def latency(model: str, protocol: str, seconds: float, **details: Any) -> Measurement:
+    common = {"p50_ms": 1.0, "p90_ms": 2.0, "spread": 1.0, "noisy": False, "estimated": False, "synthetic": False}
+    common |= {"backend": "torch eager", "inputs": "STS-B validation", "gpu": "", "device": "cpu", "protocol": protocol}
+    return Measurement(model, "latency", "seconds_per_pass", seconds, "validation", False, details=common | details)
+
+
+def line(table: Table, name: str) -> dict[str, Cell]:
+    """The cells of the row called `name`, by heading."""
+    (row,) = [row for row in table.rows if row.cells[0].text == name]
+    return dict(zip(table.columns, row.cells, strict=True))
+
+
+NINE = {name: 0.1 * (i + 1) for i, name in enumerate(GLUE_NAMES)}
+
+
+def test_published_scores_average_to_the_printed_ones() -> None:
+    for row in published.GLUE_ROWS:
+        assert row.score == pytest.approx(published.mean_over(row, GLUE_NAMES), abs=0.06), row.name
+    printed = sum(published.BERT_BASE.glue.values()) / 9
+    assert printed == pytest.approx(79.7, abs=0.05), "the printed MNLI does not give the printed mean: that is the note"
+
+
+def test_the_score_is_the_plain_mean_of_nine() -> None:
+    table = tables.glue_table([score("student", name, value) for name, value in NINE.items()])
+    assert table.columns[:2] == ("Model", "Score") and "Mean" not in "".join(table.columns)
+    assert line(table, "Student")["Score"].text == "50.0"
+    assert line(table, "Student")["MNLI"].text == "20.0"
+
+
+def test_with_fewer_tasks_the_score_stays_empty_and_every_row_has_the_mean_of_those() -> None:
+    measured = [
+        score(m, n, v)
+        for m, k in (("teacher", 1.0), ("student", 0.5))
+        for n, v in (("cola", 0.4 * k), ("mnli", 0.8 * k))
+    ]
+    measured.append(score("teacher", "rte", 0.9))
+    table = tables.glue_table(measured)
+    assert table.columns[1:3] == ("Score", "Mean of 2")
+    assert line(table, "Student")["Score"].text == line(table, "Teacher")["Score"].text == "–"
+    assert line(table, "Teacher")["Mean of 2"].text == "60.0", "RTE is not among the student's tasks"
+    assert line(table, "Student")["Mean of 2"].text == "30.0"
+    assert line(table, "DistilBERT")["Mean of 2"].text == f"{(51.3 + 82.2) / 2:.1f}"
+    assert line(table, "BERT-base")["Mean of 2"].text == f"{(56.3 + 84.7) / 2:.1f}", "with the corrected MNLI"
+    assert line(table, "BERT-base")["MNLI"] == Cell("86.7", "‡")
+    assert any("CoLA, MNLI" in note for note in table.notes)
+
+
+def test_retention_is_the_share_of_the_teachers_score() -> None:
+    measured = [score("teacher", "sst2", 0.9), score("student", "sst2", 0.81), score("control", "sst2", 0.6)]
+    measured += [score("teacher", "cola", -0.02), score("student", "cola", 0.1)]
+    table = tables.glue_table(measured)
+    kept = line(table, "Student, % of teacher")
+    assert kept["SST-2"].text == "90.0" and kept["SST-2"].share == pytest.approx(0.9)
+    assert kept["CoLA"].text == "–", "nothing to keep of a correlation below zero"
+    assert line(table, "Control, % of teacher")["SST-2"].text == "66.7"
+
+
+def test_subsets_and_warnings_are_marked_and_explained() -> None:
+    warned = {"majority": 0.8, "warnings": ["0.700 is not above the 0.800 of the majority class alone"]}
+    measured = [
+        score(
+            "student",
+            "sst2",
+            0.7,
+            examples=100,
+            examples_total=872,
+            train_examples=2000,
+            train_examples_total=67349,
+            details=warned,
+        ),
+        score("teacher", "sst2", 0.9, examples=872, examples_total=872),
+    ]
+    table = tables.glue_table(measured)
+    assert line(table, "Student")["SST-2"].marks == "*†⚠"
+    assert line(table, "Student")["Mean of 1"].marks == "*†⚠"
+    assert line(table, "Teacher")["SST-2"].marks == ""
+    assert line(table, "Always the same answer")["SST-2"].text == "80.0"
+    notes = "\n".join(table.notes)
+    assert (
+        "SST-2 100 of 872" in notes and "SST-2 2,000 of 67,349" in notes and "⚠ Student, SST-2: 0.700 is not" in notes
+    )
+
+
+def test_several_seeds_give_median_and_range() -> None:
+    values = {0: 0.50, 1: 0.60, 2: 0.52}
+    table = tables.glue_table([score("student", "rte", value, seed=seed) for seed, value in values.items()])
+    assert line(table, "Student")["RTE"] == Cell("52.0", detail="50.0–60.0")
+    assert any("Medians over 3 seeds" in note for note in table.notes)
+
+
+def test_a_number_measured_again_replaces_the_old_one() -> None:
+    found = scores.collect([score("student", "rte", 0.5), score("student", "rte", 0.7)])
+    (only,) = found.values()
+    assert only.value == 0.7 and only.range is None
+
+
+def test_downstream_has_the_second_distillation_as_a_row_of_its_own() -> None:
+    measured = [score("teacher", "squad", 0.8, metric="f1"), score("student (D)", "squad", 0.6, metric="f1")]
+    measured += [score("student (D)", "squad", 0.5, metric="exact_match"), score("teacher", "imdb", 0.9)]
+    table = tables.downstream_table(measured)
+    assert [cell.text for cell in line(table, "Student (D)").values()] == ["Student (D)", "–", "50.0", "60.0"]
+    assert line(table, "Student (D), % of teacher")["SQuAD F1"].text == "75.0"
+    assert [cell.text for cell in line(table, "TinyDistilBERT (D)").values()][2:] == ["10.98", "19.62"]
+
+
+def test_probes_show_only_what_was_run() -> None:
+    table = tables.probe_table([score("student", "adjacency", 0.75), score("student", "cloze-qa", 0.5)])
+    assert table.columns == ("Model", "Mean of 2", "Adjacency, accuracy", "Cloze QA, exact match", "Cloze QA, F1")
+    assert line(table, "Student")["Mean of 2"].text == "62.5"
+    assert not tables.probe_table([]).is_measured
+
+
+def test_pretraining_prints_nats_not_points() -> None:
+    measured = [
+        Measurement("student", "pretraining", metric, value, "validation", False, 8, 9)
+        for metric, value in (("perplexity", 1234.5), ("kl", 0.25))
+    ]
+    table = tables.pretraining_table(measured)
+    assert table.columns == ("Model", "KL to teacher, nats", "Perplexity")
+    assert [cell.text for cell in line(table, "Student").values()] == ["Student", "0.250", "1,234"]
+    assert "On 8 of 9 held-out blocks." in table.notes
+
+
+def test_variants_hold_every_metric_split_and_interval() -> None:
+    details = {"interval": [0.6, 0.8], "majority": 0.66}
+    measured = [
+        score("student", "mrpc", 0.7, metric="f1", examples=408, examples_total=408, details=details),
+        score("student", "mrpc", 0.75, examples=408, examples_total=408),
+        Measurement("student", "mnli", "accuracy", 0.6, "validation_mismatched", examples=10, examples_total=9832),
+    ]
+    table = tables.variants_table(measured)
+    texts = {(row.cells[0].text, row.cells[2].text): [cell.text for cell in row.cells] for row in table.rows}
+    assert set(texts) == {("MRPC", "F1"), ("MRPC", "mean of F1 and accuracy ★"), ("MNLI", "accuracy")}
+    assert texts["MRPC", "F1"][3:] == ["Student", "70.0", "60.0 to 80.0", "66.0", "1", "408 of 408", "–"]
+
+
+def test_speed_puts_published_and_measured_side_by_side() -> None:
+    measured = [
+        Measurement(model, "size", "parameters", count, details={"megabytes_fp32": 4 * count / 1e6})
+        for model, count in (("bert-base", 109_482_240), ("student", 16.6e6))
+    ]
+    measured += [
+        latency("bert-base", "true-length", 200.0, weights="random"),
+        latency("student", "true-length", 25.0, noisy=True, spread=1.2),
+    ]
+    table = speed_table(measured)
+    bert = line(table, "BERT-base")
+    assert (bert["Parameters"].text, bert["Paper, s"].text, bert["TinyDistilBERT, s"].text) == (
+        "109.5 M",
+        "668",
+        "423.6",
+    )
+    assert bert["Paper, s"].printed
+    student = line(table, "Student")["One core, true length, s"]
+    assert student == Cell("25.0", "⚠", "8.00×")
+    elmo = line(table, "ELMo")
+    assert elmo["Paper, s"].text == "895" and elmo["One core, true length, s"].text == "–"
+    assert [row.kind for row in table.rows if row.cells[0].text == "ELMo"] == ["published"]
+    notes = "\n".join(table.notes)
+    assert "Student true-length 20 %" in notes and "ELMo's figures are published" in notes and "random weights" in notes
+
+
+def test_speed_has_a_column_for_the_gpu_where_there_is_one() -> None:
+    table = speed_table(
+        [latency("student", "true-length", 2.0), latency("student", "true-length", 1.0, device="cuda", gpu="G")]
+    )
+    assert "GPU, true length, s" in table.columns
+    assert line(table, "Student")["GPU, true length, s"].text == "1.00"
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        tables.glue_table,
+        tables.downstream_table,
+        tables.probe_table,
+        tables.pretraining_table,
+        tables.variants_table,
+        speed_table,
+    ],
+)
+def test_nothing_measured_gives_published_rows_only(build: Any) -> None:
+    table = build([])
+    assert not table.is_measured
+    assert {row.kind for row in table.rows} <= {"published"}
+    assert all(len(row.cells) == len(table.columns) for row in table.rows)
+
+
+def test_markdown_has_as_many_cells_in_every_line_and_escapes_bars() -> None:
+    table = Table(
+        "t",
+        "Title",
+        "Caption.",
+        ("Model", "A"),
+        (Row("measured", (Cell("a|b"), Cell("1.0", "*", "0.9–1.1"))),),
+        ("* note.",),
+    )
+    text = to_markdown(table)
+    lines = [part for part in text.splitlines() if part.startswith("|")]
+    assert lines == ["| Model | A |", "| :-- | --: |", "| a\\|b | 1.0* (0.9–1.1) |"]
+    assert "* note." in text
+
+
+def test_the_terminal_shows_every_cell_and_reads_no_markup() -> None:
+    table = Table(
+        "t",
+        "Title",
+        "Caption.",
+        ("Model", "A"),
+        (Row("measured", (Cell("[red]x[/red]"), Cell("1.0", "*"))),),
+        ("note",),
+    )
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(to_rich(table))
+    shown = stream.getvalue()
+    assert "[red]x[/red]" in shown and re.search(r"1\.0\*", shown) and "note" in shown
