@@ -1,4 +1,4 @@
-"""Size and latency: what is counted, what is fed in which order, and what the numbers are called; never how long it took."""
+"""Size and latency: what is counted, what is fed in which order, what numbers are called; never how long it took."""
 
 import json
 import os
@@ -21,12 +21,17 @@ from tinydistilbert.models.loading import save_model
 from tinydistilbert.recipe import Benchmark, Recipe
 
 BERT = BertConfig.from_dict(
-    dict(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-         max_position_embeddings=128, num_labels=1)
+    {
+        "vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "max_position_embeddings": 128, "num_labels": 1,
+    }
 )  # fmt: skip
 DISTILBERT = DistilBertConfig.from_dict(
-    dict(vocab_size=50, dim=8, n_layers=1, n_heads=2, hidden_dim=16, max_position_embeddings=128, num_labels=1)
-)
+    {
+        "vocab_size": 50, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "max_position_embeddings": 128,
+        "num_labels": 1,
+    }
+)  # fmt: skip
 TINY = {
     "bert-base": lambda: BertForSequenceClassification(BERT),
     "distilbert": lambda: DistilBertForSequenceClassification(DISTILBERT),
@@ -107,7 +112,7 @@ def test_every_round_goes_through_every_model_the_first_in_turn(tokenizer: PreTr
     # One pass to warm up (a slice of one pair has no second) and one that is timed.
     order = [("bert-base", 11, True), ("distilbert", 11, False), ("distilbert", 12, False), ("bert-base", 12, True)]
     assert seen == [one for one in order for _ in range(2)]
-    assert {name: [len(part) for part in parts] for name, parts in seconds.items()} == dict.fromkeys(models, [1, 1])
+    assert {name: [len(part) for part in parts] for name, parts in seconds.items()} == {name: [1, 1] for name in models}
     seen.clear()
     benchmark.time_models(models, inputs, [[first]], 128, pad_token_id=0)
     assert {width for _, width, _ in seen} == {128}
@@ -115,7 +120,8 @@ def test_every_round_goes_through_every_model_the_first_in_turn(tokenizer: PreTr
 
 def test_synthetic_lengths_are_like_those_of_sts_b() -> None:
     features = benchmark.synthetic_features(1000, seed=0)
-    assert len(features) == 1500 and 10 <= features.lengths.min() and features.lengths.max() <= 128
+    assert len(features) == 1500
+    assert features.lengths.min() >= 10 and features.lengths.max() <= 128
     assert 29 < features.lengths.mean() < 33
     assert max(int(ids.max()) for ids in features.input_ids) < 1000
 

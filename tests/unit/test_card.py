@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from tinydistilbert import recipe
+from tinydistilbert import fsio, recipe, results
 from tinydistilbert.report.card import model_card, write_card
 from tinydistilbert.results import Measurement
 
@@ -16,12 +16,16 @@ SIZES = [
 
 def test_the_header_is_read_by_the_hub_library(tmp_path: Path) -> None:
     settings = recipe.from_toml('name = "mine"\n[teacher]\nmodel = "bert-base-uncased"\n', "test")
-    card = ModelCard.load(write_card(tmp_path / "student", SIZES, settings))
+    fsio.write_text(tmp_path / "recipe.toml", recipe.to_toml(settings))
+    results.write(tmp_path / "results.jsonl", SIZES)
+    path = write_card(tmp_path)
+    assert path == tmp_path / "student" / "README.md"
+    card = ModelCard.load(path)
     assert card.data.pipeline_tag == "fill-mask"
     assert card.data.library_name == "transformers"
     assert card.data.base_model == "bert-base-uncased"
     assert card.data.datasets == ["Salesforce/wikitext"]
-    assert "# student" in card.text
+    assert f"# {tmp_path.name}/student" in card.text
 
 
 def test_places_on_this_machine_are_not_named_in_the_header(tmp_path: Path) -> None:

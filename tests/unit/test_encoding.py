@@ -61,6 +61,7 @@ HARD = [
     ("which?", "she likes 😀", "😀"),
     ("which?", "caf\u00e9 😀 na\u00efve", "na\u00efve"),
     ("how many?", "about 1,500 people", "1,500"),
+    ("when?", "it was built (1889) in Paris", "1889"),
     ("whose?", "  it is the teacher's  ", "the teacher"),
     ("who? " * 200, " ".join(WORDS * 20) + " the end", "the end"),
     ("x" * 3000, "Paris is the capital", "capital"),

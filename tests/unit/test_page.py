@@ -12,7 +12,8 @@ import pytest
 from tinydistilbert import fsio, recipe, results
 from tinydistilbert.errors import UserError
 from tinydistilbert.names import GLUE_NAMES, PROBE_NAMES
-from tinydistilbert.report.page import console_tables, write_report
+from tinydistilbert.report.page import write_report
+from tinydistilbert.report.tables import console_tables
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS
 
@@ -240,6 +241,12 @@ def test_the_headline_is_computed_from_the_measurements(glue_page: str) -> None:
     assert f"keeps {100 * student / teacher:.1f} % of the teacher’s score (mean of 9 GLUE tasks)" in glue_page
     assert f"answers {27.0 / 13.9:.2f} times as fast" in glue_page
     assert "medians over at least 3 trainings" in glue_page
+
+
+def test_the_command_is_shown_as_it_was_given(probe_run: Path) -> None:
+    shown = "tinydistilbert replicate mine.toml --seed 3 --output <here>"
+    html = write_report(probe_run, command=shown).read_text(encoding="utf-8")
+    assert "<dd>tinydistilbert replicate mine.toml --seed 3 --output &lt;here&gt;</dd>" in html
 
 
 def test_the_same_run_gives_the_same_bytes(probe_run: Path) -> None:

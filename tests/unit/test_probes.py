@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,8 @@ def test_second_sentences_follow_or_come_from_elsewhere_in_the_same_document() -
         assert (f"{one} {two}" in home) == (row.values["label"] == 1)
         assert f"{two} {one}" not in home
         assert f"\n{two}" not in home, "a sentence that begins a paragraph would give the label away"
+        same_paragraph = any(one in paragraph and two in paragraph for paragraph in home.split("\n"))
+        assert same_paragraph == (row.values["label"] == 1)
 
 
 def test_answers_are_in_the_context_and_not_in_the_question() -> None:
@@ -132,10 +135,10 @@ def test_phrases_that_can_be_asked_for(kind: str, sentence: str, phrases: list[s
     assert [match.group() for match in probes.PHRASES[kind].finditer(sentence)] == phrases
 
 
-def corpus(folder: Path) -> Path:
+def corpus(folder: Path, documents: Sequence[str] = DOCUMENTS) -> Path:
     """A text file of documents that the source reads as articles."""
     path = folder / "corpus.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS), encoding="utf-8")
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
     return path
 
 
@@ -155,14 +158,20 @@ def test_train_and_validation_come_from_different_documents(name: str, tmp_path:
     assert not homes("train") & homes("validation")
 
 
-def test_a_sentence_of_the_train_documents_is_not_asked_again() -> None:
-    task = TASKS["acceptability"]
-    train = {row.key for row in probes.make(task, DOCUMENTS, seed=0, cap=1000)}
-    assert probes.make(task, DOCUMENTS, seed=0, cap=1000, exclude=train) == []
+def test_a_sentence_that_train_documents_have_too_is_not_asked_in_validation(tmp_path: Path) -> None:
+    shared = "This very long sentence stands in the middle of every document."
+    documents = [f"{document(seed)}\n{shared}" for seed in range(20)]
+    source = Corpus(source=str(corpus(tmp_path, documents)), validation_share=0.5)
+
+    def occurrences(split: str) -> int:
+        columns = load_examples(TASKS["acceptability"], split, data=None, corpus=source, limit=0, seed=0).columns
+        return sum(sorted(text.split()) == sorted(shared.split()) for text in columns["text"])
+
+    assert (occurrences("train"), occurrences("validation")) == (1, 0)
 
 
 def test_lines_without_sentences_are_a_users_error(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_text("\n".join(f"word{i}" for i in range(200)), encoding="utf-8")
-    with pytest.raises(UserError, match=r"adjacency from .*expected documents of several sentences"):
+    with pytest.raises(UserError, match=r"adjacency \(train\) from .*expected documents of several sentences"):
         load_examples(TASKS["adjacency"], "train", data=None, corpus=Corpus(source=str(path)), limit=0, seed=0)

@@ -89,10 +89,14 @@ def test_a_file_with_a_part_of_the_official_split_is_known_as_a_part(tmp_path: P
     assert (len(examples), examples.total) == (2, 40_430)
 
 
-def test_sampled_groups_stay_together() -> None:
-    rows = choose(100, 20, 3, group=2)
+def test_sampled_pairs_stay_together() -> None:
+    rows = choose(101, 20, 3, pairs=True)
     assert len(rows) == 20 and (rows[1::2] == rows[::2] + 1).all() and (rows[::2] % 2 == 0).all()
-    assert len(choose(7, 5, 0, group=2)) in (4, 5)  # the last group may be a half one
+    for total in range(2, 12):
+        for limit in range(1, total):
+            for pairs in (True, False):
+                rows = choose(total, limit, 0, pairs=pairs)
+                assert len(rows) == limit == len(set(rows.tolist())) and rows.max() < total
     np.testing.assert_array_equal(choose(5, 0, 0), np.arange(5))
 
 

@@ -10,6 +10,7 @@ from tinydistilbert import __version__, fsio
 from tinydistilbert.recipe import OFFLINE_TEACHER, PYTHON_DOCS, Recipe, recipe_hash
 from tinydistilbert.report import tables
 from tinydistilbert.report.cells import to_markdown
+from tinydistilbert.report.folder import read_run
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.summary import summarize
 from tinydistilbert.results import Measurement
@@ -84,8 +85,13 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
     return "\n".join(parts)
 
 
-def write_card(folder: Path, measurements: Sequence[Measurement], recipe: Recipe, *, name: str = "") -> Path:
-    """Write the card as README.md into a student folder and return its path; `name` is the folder's unless given."""
-    path = folder / "README.md"
-    fsio.write_text(path, model_card(measurements, recipe, name=name or folder.name))
+def write_card(run: Path) -> Path:
+    """Write the card of a run's student as `student/README.md` and return its path.
+
+    Raises:
+        UserError: `run` is not a run folder.
+    """
+    settings, measurements = read_run(run)
+    path = run / "student" / "README.md"
+    fsio.write_text(path, model_card(measurements, settings, name=f"{run.resolve().name}/student"))
     return path

@@ -51,14 +51,20 @@ class Table:
         return any(row.kind == "measured" for row in self.rows)
 
 
+def as_printed(value: float | None) -> str:
+    """A published figure with the one or two decimals that its source prints."""
+    return NOTHING if value is None else f"{value:.2f}".removesuffix("0")
+
+
 def to_rich(table: Table) -> RichTable:
     """The table for a terminal, the notes as its caption."""
     rich = RichTable(
         title=table.title, caption="\n".join((table.caption, *table.notes)), box=box.SIMPLE_HEAD, pad_edge=False,
+        padding=(0, 1, 0, 0),
         title_justify="left", caption_justify="left", title_style="bold", caption_style="dim",
     )  # fmt: skip
     for index, heading in enumerate(table.columns):
-        rich.add_column(Text(heading), justify="right" if index else "left", no_wrap=index > 0)
+        rich.add_column(Text(heading), justify="right" if index else "left", overflow="fold")
     styles = {"published": "dim", "baseline": "dim", "measured": "bold", "derived": "cyan"}
     for row, following in zip(table.rows, (*table.rows[1:], None), strict=True):
         texts = [Text(c.text + c.marks + (f"\n{c.detail}" if c.detail else "")) for c in row.cells]

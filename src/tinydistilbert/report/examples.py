@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinydistilbert.metrics import squad_scores
 from tinydistilbert.report.scores import TITLES
 from tinydistilbert.tasks import TASKS
 
@@ -76,13 +77,24 @@ def _around(text: str, answer: str) -> tuple[str, str, str]:
         return (text if len(text) <= LONGEST else text[:LONGEST].rstrip() + " …"), "", ""
     end = at + len(answer)
     first, last = max(0, at - LONGEST // 2), min(len(text), end + LONGEST // 2)
+    if first:  # begin and end at a word
+        first = min(at, text.find(" ", first) + 1)
+    if last < len(text):
+        last = max(end, text.rfind(" ", 0, last))
     return ("… " * (first > 0) + text[first:at]), answer, (text[end:last] + " …" * (last < len(text)))
 
 
+def _is_right(task: str, sample: dict[str, Any]) -> bool | None:
+    if TASKS[task].kind == "regression":
+        return None
+    if TASKS[task].kind == "span":
+        return bool(squad_scores([sample["prediction"]], [sample["gold"]])["exact_match"][0])
+    return bool(sample["prediction"] == sample["gold"])
+
+
 def _example(task: str, rows: dict[str, dict[str, Any]]) -> Example:
-    sample, kind = next(iter(rows.values())), TASKS[task].kind
+    sample = next(iter(rows.values()))
     gold = sample["gold"]
-    accepted = {_words(g).strip().lower() for g in (gold if isinstance(gold, (list, tuple)) else [gold])}
     first_gold = str(gold[0]) if isinstance(gold, (list, tuple)) and gold else _words(gold)
     texts = []
     for key, heading in (
@@ -97,7 +109,7 @@ def _example(task: str, rows: dict[str, dict[str, Any]]) -> Example:
         Answer(
             TITLES[SLUGS[slug]],
             _words(row["prediction"]) or "(no answer)",
-            None if kind == "regression" else _words(row["prediction"]).strip().lower() in accepted,
+            _is_right(task, row),
         )
         for slug, row in rows.items()
     )

@@ -1,6 +1,5 @@
 """The report of a run: one HTML file that needs nothing else, no network and no script."""
 
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -10,13 +9,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tinydistilbert import __version__, fsio, recipe, results
-from tinydistilbert.errors import UserError
 from tinydistilbert.names import GLUE_NAMES, PROBE_NAMES
 from tinydistilbert.recipe import Recipe
 from tinydistilbert.report import figures, scores, summary, tables
-from tinydistilbert.report.cells import Table
 from tinydistilbert.report.examples import read_examples
-from tinydistilbert.report.speed import speed_table
+from tinydistilbert.report.folder import read_log, read_run
 from tinydistilbert.results import Measurement
 
 NOTEBOOK_FAULTS = (
@@ -26,46 +23,6 @@ NOTEBOOK_FAULTS = (
     "the cosine looks at [CLS] only",
     "micro-batches of 16 and 256 accumulation steps leave 27 optimiser steps in all",
 )
-
-
-def _read_run(run: Path) -> tuple[Recipe, list[Measurement]]:
-    """The recipe and the measurements of a run folder.
-
-    Raises:
-        UserError: one of the two files is not there, or is damaged.
-    """
-    for name in ("recipe.toml", "results.jsonl"):
-        if not (run / name).is_file():
-            cure = "give the folder that `tinydistilbert replicate` wrote"
-            raise UserError(str(run), expected=f"a run folder with {name}", found="none", cure=cure)
-    try:
-        return recipe.load(str(run / "recipe.toml")), results.read(run / "results.jsonl")
-    except (ValueError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        cure = "run `tinydistilbert replicate` again; it writes the file anew"
-        raise UserError(str(run / "results.jsonl"), expected="measurements", found=str(error), cure=cure) from None
-
-
-def _tables(measurements: Sequence[Measurement]) -> list[Table]:
-    probes = tables.probe_table(measurements)
-    paper = [tables.glue_table(measurements), tables.downstream_table(measurements), speed_table(measurements)]
-    return [*([probes] if probes.is_measured else []), *paper, tables.pretraining_table(measurements)]
-
-
-def console_tables(run: Path) -> list[Table]:
-    """The tables in which the run measured something, for the terminal.
-
-    Raises:
-        UserError: `run` is not a run folder.
-    """
-    return [table for table in _tables(_read_run(run)[1]) if table.is_measured]
-
-
-def _log(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _figure(svg: str | None, caption: str) -> list[dict[str, Any]]:
@@ -91,15 +48,19 @@ def _score_figures(measurements: Sequence[Measurement], told: summary.Summary) -
 
 def _curves(run: Path) -> list[dict[str, Any]]:
     held_out = "Thin: training; thick: held-out text."
-    student = figures.loss_curves(_log(run / "student" / "log.jsonl"), "Distillation: terms of the loss over the steps")
-    teacher = figures.loss_curves(_log(run / "teacher" / "log.jsonl"), "Adaptation of the teacher: loss over the steps")
+    student = figures.loss_curves(
+        read_log(run / "student" / "log.jsonl"), "Distillation: terms of the loss over the steps"
+    )
+    teacher = figures.loss_curves(
+        read_log(run / "teacher" / "log.jsonl"), "Adaptation of the teacher: loss over the steps"
+    )
     return [
         *_figure(student, f"Distillation of the student, term by term. {held_out}"),
         *_figure(teacher, f"Adaptation of the teacher to this text. {held_out}"),
     ]
 
 
-def _facts(run: Path, settings: Recipe, measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
+def _facts(command: str, settings: Recipe, measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
     """What the numbers were made with, as (name, value)."""
     last = measurements[-1].environment if measurements else {}
     dates = sorted(m.date for m in measurements)
@@ -111,7 +72,7 @@ def _facts(run: Path, settings: Recipe, measurements: Sequence[Measurement]) -> 
     fingerprints = sorted({m.data_fingerprint[:12] for m in measurements if m.data_fingerprint})
     facts = [
         ("Recipe", f"{settings.name} ({recipe.recipe_hash(settings)})"),
-        ("Command", f"tinydistilbert replicate {settings.name} --output {run.name}"),
+        ("Command", command),
         ("Teacher", settings.teacher.model + (f"@{settings.teacher.revision}" if settings.teacher.revision else "")),
         ("Text", settings.corpus.source),
         ("Made", " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else ""),
@@ -123,20 +84,24 @@ def _facts(run: Path, settings: Recipe, measurements: Sequence[Measurement]) -> 
     return [(name, value) for name, value in facts if value]
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, *, command: str = "") -> Path:
     """Write `report.html` into the run folder and return its path.
+
+    Args:
+        run: the folder that `replicate` filled.
+        command: the command line that gives the same again; by default told from the recipe's name.
 
     Raises:
         UserError: `run` is not a run folder.
     """
-    settings, measurements = _read_run(run)
+    settings, measurements = read_run(run)
     told = summary.summarize(measurements)
     environment = Environment(
         loader=PackageLoader("tinydistilbert.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     style = (resources.files("tinydistilbert.report") / "templates" / "page.css").read_text(encoding="utf-8")
-    every = _tables(measurements)
+    every = tables.all_tables(measurements)
     html = environment.get_template("page.html").render(
         style=Markup(style),  # our own file
         name=settings.name,
@@ -149,7 +114,7 @@ def write_report(run: Path) -> Path:
         curves=_curves(run),
         kinds=read_examples(run),
         faults=NOTEBOOK_FAULTS if settings.objective.reduction == "notebook" else (),
-        facts=_facts(run, settings, measurements),
+        facts=_facts(command or f"tinydistilbert replicate {settings.name}", settings, measurements),
         recipe_toml=(run / "recipe.toml").read_text(encoding="utf-8"),
     )
     path = run / "report.html"

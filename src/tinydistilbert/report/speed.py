@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tinydistilbert.report import published
-from tinydistilbert.report.cells import NOTHING, Cell, Row, Table
+from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, as_printed
 from tinydistilbert.report.published import Published
 from tinydistilbert.report.scores import SUBSET, TITLES, WARNING
 from tinydistilbert.results import Measurement
@@ -23,8 +23,8 @@ def _percent(spread: float) -> str:
     return f"{100 * (spread - 1):.0f} %"
 
 
-def _seconds(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+def _seconds(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
 def _seconds_cell(m: Measurement | None, reference: Measurement | None) -> Cell:
@@ -59,23 +59,25 @@ def speed_table(measurements: Sequence[Measurement]) -> Table:
             else Cell(f"{printed.parameters_millions:.0f} M" if printed else NOTHING),
             Cell(f"{size.details['megabytes_fp32']:.0f}" if size else NOTHING),
             Cell(f"{printed.seconds:.0f}" if printed and printed.seconds else NOTHING, printed=True),
-            Cell(_seconds(printed.seconds_replication if printed else None), printed=True),
+            Cell(as_printed(printed.seconds_replication if printed else None), printed=True),
         ]
         cells += [_seconds_cell(seconds.get((model, *timing)), seconds.get((reference, *timing))) for timing in timings]
         exact = seconds.get((model, "cpu", "true-length"))
-        cells.append(Cell(f"{exact.details['p50_ms']:.1f} / {exact.details['p90_ms']:.1f}" if exact else NOTHING))
+        cells.append(Cell(f"{exact.details['p50_ms']:.1f}/{exact.details['p90_ms']:.1f}" if exact else NOTHING))
         body.append(Row("measured" if model in others else "published", (Cell(title), *cells)))
-    names = {"padded-128": "padded to 128", "true-length": "true length"}
-    headings = [f"{'GPU' if device == 'cuda' else 'One core'}, {names.get(p, p)}, s" for device, p in timings]
+    names = {"padded-128": "padded, s", "true-length": "true length, s"}
+    headings = [
+        f"GPU, {names[protocol]}" if device == "cuda" else names[protocol].capitalize() for device, protocol in timings
+    ]
     caption = (
         "Parameters of the encoder without task head, and seconds of a full pass over the 1,500 pairs of STS-B "
-        "validation at batch 1 on one core."
+        "validation at batch 1 on one core: padded to 128 tokens, as the replication did, and at true length."
     )
     if seconds:
         caption += (
             f" Small: times as fast as {'BERT-base' if reference == 'bert-base' else 'the teacher'} in that column."
         )
-    columns = ("Model", "Parameters", "fp32, MB", "Paper, s", "TinyDistilBERT, s", *headings, "p50 / p90, ms")
+    columns = ("Model", "Parameters", "fp32, MB", "Paper, s", "Replication, s", *headings, "p50/p90, ms")
     return Table(
         "speed", "Table 3. Size and speed", caption, columns, tuple(body), tuple(_speed_notes(list(seconds.values())))
     )
@@ -91,7 +93,7 @@ def _speed_notes(timed: Sequence[Measurement]) -> list[str]:
     noisy = [m for m in timed if m.details["noisy"]]
     if noisy:
         rows = ", ".join(f"{_title(m.model)} {m.details['protocol']} {_percent(m.details['spread'])}" for m in noisy)
-        notes.append(f"{WARNING} the machine was busy; from round to round differ: {rows}.")
+        notes.append(f"{WARNING} the rounds differ by more than 10 %, so read these times with care: {rows}.")
     if timed:
         first = timed[0]
         gpus = dict.fromkeys(m.details["gpu"] for m in timed if m.details.get("gpu"))

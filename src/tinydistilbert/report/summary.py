@@ -79,7 +79,7 @@ def summarize(measurements: Sequence[Measurement]) -> Summary:
     if control is not None and student is not None:
         gain = 100 * (student - control)
         detail = f"student {100 * student:.1f}, the same cut without distillation {100 * control:.1f}, {basis}"
-        figures.append(BigFigure(f"{gain:+.1f}".replace("-", "−"), "points won by distilling", detail))
+        figures.append(BigFigure(f"{gain:+.1f}".replace("-", "−"), "points from distilling", detail))
     verdict = "The student " + (", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)) + "."
     if not parts:
         verdict = "This run has not yet measured teacher and student side by side."
@@ -112,7 +112,7 @@ def _sure_of_scores(found: Scores, names: Sequence[str]) -> list[str]:
     parts = [title for title, _, student in pairs if student.middle.is_trained_on_subset]
     if parts:
         told.append(
-            f"Fine-tuned on a part of the train split (†), and so below what the whole would give: {', '.join(parts)}."
+            f"Fine-tuned on a part of the train split (†), the whole would probably give more: {', '.join(parts)}."
         )
     alike = [title for title, teacher, student in pairs if _overlap(teacher.interval, student.interval)]
     if alike:

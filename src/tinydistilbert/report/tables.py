@@ -3,12 +3,16 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tinydistilbert.names import GLUE_NAMES, PROBE_NAMES
 from tinydistilbert.report import published, scores
-from tinydistilbert.report.cells import NOTHING, Cell, Row, Table
+from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, as_printed
+from tinydistilbert.report.cells import to_rich as to_rich  # whoever asks for the tables prints them
+from tinydistilbert.report.folder import read_run
 from tinydistilbert.report.published import Published
 from tinydistilbert.report.scores import ROWS, SUBSET, TITLES, TRAINED_ON_SUBSET, WARNING, Score, Scores
+from tinydistilbert.report.speed import speed_table
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Task
@@ -43,12 +47,12 @@ class Mean:
     printed: Callable[[Published], float | None] = lambda row: None
 
 
+def _one_decimal(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1f}"
+
+
 def _points(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.1f}"
-
-
-def _printed(value: float | None, digits: int = 1) -> Cell:
-    return Cell(NOTHING if value is None else f"{value:.{digits}f}")
+    return _one_decimal(None if value is None else 100 * value)
 
 
 def _score_cell(score: Score | None) -> Cell:
@@ -101,53 +105,61 @@ def _retention_row(name: str, own: Sequence[float | None], teacher: Sequence[flo
     return Row("derived", (Cell(f"{name}, % of teacher"), *cells))
 
 
+def _published_row(row: Published, means: Sequence[Mean], columns: Sequence[Column]) -> Row:
+    mark = MARK_REPLACED if row is published.BERT_BASE and means else ""
+    averages = [Cell(_one_decimal(mean.printed(row))) for mean in means]
+    own = [Cell(as_printed(c.printed(row)), mark if c.task.name == "mnli" else "") for c in columns]
+    return Row("published", (Cell(row.name), *averages, *own))
+
+
+def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column]) -> Row:
+    """A mean carries the marks of every score in it."""
+    averages = []
+    for mean in means:
+        value = scores.mean(found, model, mean.tasks)
+        parts = [scores.of_task(found, model, TASKS[name]) for name in mean.tasks]
+        marks = "" if value is None else _merged([score.marks for score in parts if score is not None])
+        averages.append(Cell(_points(value), marks))
+    own = [_score_cell(scores.of_task(found, model, column.task, column.metric)) for column in columns]
+    return Row("measured", (Cell(TITLES[model]), *averages, *own))
+
+
+def _majority_row(used: Sequence[tuple[str, Column, Score]], means: Sequence[Mean], columns: Sequence[Column]) -> Row:
+    majority = {(c.task.name, c.metric): s.majority for _, c, s in used if s.majority is not None}
+    values: list[float | None] = []
+    for mean in means:
+        keys = [(name, TASKS[name].headline) for name in mean.tasks]
+        values.append(statistics.fmean(majority[key] for key in keys) if all(key in majority for key in keys) else None)
+    values += [majority.get((column.task.name, column.metric)) for column in columns]
+    return Row("baseline", (Cell("Always the same answer"), *(Cell(_points(value)) for value in values)))
+
+
 def _score_rows(
     found: Scores, means: Sequence[Mean], columns: Sequence[Column], rows: Sequence[Published]
 ) -> tuple[tuple[Row, ...], list[str]]:
     """Published rows, the majority class, measured rows and retention; and the footnotes of the measured cells."""
-    body = []
-    for row in rows:
-        mark = MARK_REPLACED if row is published.BERT_BASE and means else ""
-        cells = [_printed(mean.printed(row)) for mean in means]
-        for column in columns:
-            cell = _printed(column.printed(row), 2 if column.task.family != "glue" else 1)
-            cells.append(Cell(cell.text, mark if column.task.name == "mnli" else ""))
-        body.append(Row("published", (Cell(row.name), *cells)))
-
-    used: list[tuple[str, Column, Score]] = []
-    values: dict[str, list[float | None]] = {}
-    measured = []
-    for model in ROWS:
-        own = [scores.of_task(found, model, column.task, column.metric) for column in columns]
-        if not any(own):
-            continue
-        used += [(model, column, score) for column, score in zip(columns, own, strict=True) if score]
-        averages = [scores.mean(found, model, mean.tasks) for mean in means]
-        headlines = {mean.title: [scores.of_task(found, model, TASKS[name]) for name in mean.tasks] for mean in means}
-        mean_cells = [
-            Cell(
-                _points(average), _merged([s.marks for s in headlines[mean.title] if s]) if average is not None else ""
-            )
-            for mean, average in zip(means, averages, strict=True)
-        ]
-        values[model] = [*averages, *(score.value if score else None for score in own)]
-        measured.append(Row("measured", (Cell(TITLES[model]), *mean_cells, *map(_score_cell, own))))
-
+    used = [
+        (model, column, score)
+        for model in ROWS
+        for column in columns
+        if (score := scores.of_task(found, model, column.task, column.metric)) is not None
+    ]
+    body = [_published_row(row, means, columns) for row in rows]
     if used:
-        majority = {(c.task.name, c.metric): s.majority for _, c, s in reversed(used)}
-        by_column = [majority.get((column.task.name, column.metric)) for column in columns]
-        averages = []
-        for mean in means:
-            parts = [majority.get((name, TASKS[name].headline)) for name in mean.tasks]
-            known = [part for part in parts if part is not None]
-            averages.append(statistics.fmean(known) if known and len(known) == len(parts) else None)
-        cells = [Cell(_points(value)) for value in (*averages, *by_column)]
-        body.append(Row("baseline", (Cell("Always the same answer"), *cells)))
-    body += measured
-    if "teacher" in values:
-        body += [
-            _retention_row(TITLES[model], own, values["teacher"]) for model, own in values.items() if model != "teacher"
+        body.append(_majority_row(used, means, columns))
+    models = list(dict.fromkeys(model for model, _, _ in used))
+    body += [_measured_row(found, model, means, columns) for model in models]
+
+    by_place = {(model, column.title): score.value for model, column, score in used}
+    values = {
+        model: [
+            *(scores.mean(found, model, mean.tasks) for mean in means),
+            *(by_place.get((model, column.title)) for column in columns),
         ]
+        for model in models
+    }
+    if teacher := values.pop("teacher", None):
+        body += [_retention_row(TITLES[model], own, teacher) for model, own in values.items()]
     return tuple(body), _footnotes(used)
 
 
@@ -179,8 +191,8 @@ def glue_table(measurements: Sequence[Measurement]) -> Table:
     rows, marks = _score_rows(found, means, columns, published.GLUE_ROWS)
     sources = (
         f"{MARK_REPLACED} {published.BERT_MNLI_NOTE}",
-        f"Published: {published.PAPER}; {published.REPLICATION}. TinyDistilBERT prints means of five runs; "
-        "the row below it holds the medians of its run table.",
+        f"Published: {published.PAPER}; {published.REPLICATION}. TinyDistilBERT prints means of five runs, "
+        "which average 54.8; the medians of its run table, in the row below, give the printed 54.9.",
     )
     caption = (
         "Development sets, in points. CoLA: Matthews correlation; MNLI: matched accuracy; MRPC and QQP: mean of F1 and "
@@ -296,3 +308,19 @@ def _variant_row(task: Task, split: str, metric: str, model: str, score: Score) 
         str(len(score.runs)), f"{m.examples:,} of {m.examples_total:,}", trained,
     )  # fmt: skip
     return Row("measured", tuple(_score_cell(score) if text is None else Cell(text) for text in texts))
+
+
+def all_tables(measurements: Sequence[Measurement]) -> list[Table]:
+    """The tables of the report in its order; the probes only where they were run."""
+    probes = probe_table(measurements)
+    paper = [glue_table(measurements), downstream_table(measurements), speed_table(measurements)]
+    return [*([probes] if probes.is_measured else []), *paper, pretraining_table(measurements)]
+
+
+def console_tables(run: Path) -> list[Table]:
+    """The tables in which the run measured something, for the terminal.
+
+    Raises:
+        UserError: `run` is not a run folder.
+    """
+    return [table for table in all_tables(read_run(run)[1]) if table.is_measured]

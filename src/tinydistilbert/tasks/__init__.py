@@ -52,8 +52,8 @@ def load_examples(task: Task, split: str, *, data: str | None, corpus: Corpus, l
         made = probes.make(task, source.validation(), seed=seed, cap=probes.EVALUATION_CAP, exclude=used)
     if not made:
         raise UserError(
-            f"{task.name} from {source.name}", expected="documents of several sentences", found="none to make it from",
-            cure="give corpus.source a text with paragraphs of prose",
+            f"{task.name} ({split}) from {source.name}", expected="documents of several sentences",
+            found="none to make it from", cure="give corpus.source a text with paragraphs of prose",
         )  # fmt: skip
-    rows = choose(len(made), limit, seed, group=2)
+    rows = choose(len(made), limit, seed, pairs=True)
     return Examples(task, split, probes.columns(made, rows.tolist()), len(made))

@@ -72,14 +72,14 @@ class Examples:
         return digest.hexdigest()
 
 
-def choose(total: int, limit: int, seed: int, *, group: int = 1) -> NDArray[np.int64]:
+def choose(total: int, limit: int, seed: int, *, pairs: bool = False) -> NDArray[np.int64]:
     """Rows of a seeded sample without replacement, in their own order; all rows when `limit` is 0 or not below `total`.
 
-    With `group` = g, whole groups of g neighbouring rows are drawn, which keeps labels balanced that alternate.
+    With `pairs`, rows 0 and 1, 2 and 3 … are drawn together, which keeps two labels balanced that alternate.
     """
     if limit == 0 or limit >= total:
         return np.arange(total)
-    groups = -(-limit // group)
-    chosen = np.random.default_rng(seed).choice(-(-total // group), groups, replace=False)
-    rows = (np.sort(chosen)[:, None] * group + np.arange(group)).ravel()
-    return rows[rows < total][:limit].astype(np.int64)
+    group = 2 if pairs else 1
+    groups = np.random.default_rng(seed).choice(total // group, -(-limit // group), replace=False)
+    rows: NDArray[np.int64] = (np.sort(groups)[:, None] * group + np.arange(group)).ravel()
+    return rows[:limit]

@@ -1,10 +1,10 @@
 """Labelled tasks made out of any text, so that every kind of head can be trained and scored without a data set.
 
 `acceptability` (like CoLA): is this a sentence, or have words of it been moved? `adjacency` (a pair task like QNLI):
-does the second sentence follow the first? `cloze-qa` (like SQuAD; after Lewis et al. 2019, arXiv 1906.04980): a
-sentence in which a phrase is replaced by a question word, to be answered from the passage around it. What is made
-depends on the documents and the seed only. Scores compare models with each other; they say nothing about the data sets
-named here.
+does the second sentence follow the first, or is it from another paragraph? `cloze-qa` (like SQuAD; after Lewis et al.
+2019, arXiv 1906.04980): a sentence in which a phrase is replaced by a question word, to be answered from the passage
+around it. What is made depends on the documents and the seed only. Scores compare models with each other; they say
+nothing about the data sets named here.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ TRAIN_CAP, EVALUATION_CAP = 20_000, 2_000
 """Most examples that a split is made of, however long the text is."""
 PER_DOCUMENT = 40
 """Most examples from one document, so that no long one rules."""
-CONTEXT_CHARACTERS = 800
-"""Paragraphs are added to the passage of a cloze question while it stays below this."""
+CONTEXT_CHARACTERS = 500
+"""Neighbours are added to the paragraph of a cloze question while the passage stays below this: short is fast."""
 MIN_QUESTION_WORDS, QUESTION_WORDS = 5, 10
 """Fewest words that a question needs beside the question word, and most that are kept on each side of it."""
 
@@ -136,14 +136,14 @@ def move_words(sentence: str, random: Random) -> str | None:
 def _adjacency(paragraphs: list[str], random: Random) -> Iterator[Candidate]:
     sentences = _sentences(paragraphs)
     # A sentence that begins a paragraph never follows another, so it is not offered as the wrong second one either.
-    followers = [i for i, sentence in enumerate(sentences) if not sentence.first]
-    for i, (one, two) in _shuffled(list(enumerate(pairwise(sentences))), random):
+    followers = [sentence for sentence in sentences if not sentence.first]
+    for one, two in _shuffled(list(pairwise(sentences)), random):
         gap = paragraphs[one.paragraph][one.start + len(one.text) : two.start]
         if one.paragraph != two.paragraph or gap.strip():
             continue
-        others = [j for j in followers if abs(j - i) >= 2]
+        others = [sentence for sentence in followers if sentence.paragraph != one.paragraph]
         if others:
-            other = sentences[random.choice(others)].text
+            other = random.choice(others).text
             if other not in (one.text, two.text):
                 yield one.text, ({"text": one.text, "text_pair": other}, {"text": one.text, "text_pair": two.text})
 

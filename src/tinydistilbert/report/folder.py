@@ -1,0 +1,36 @@
+"""Reading a run folder: recipe, measurements and logs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import recipe, results
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import Recipe
+from tinydistilbert.results import Measurement
+
+
+def read_run(run: Path) -> tuple[Recipe, list[Measurement]]:
+    """The recipe and the measurements of a run folder.
+
+    Raises:
+        UserError: one of the two files is not there, or is damaged.
+    """
+    for name in ("recipe.toml", "results.jsonl"):
+        if not (run / name).is_file():
+            cure = "give the folder that `tinydistilbert replicate` wrote"
+            raise UserError(str(run), expected=f"a run folder with {name}", found="none", cure=cure)
+    try:
+        return recipe.load(str(run / "recipe.toml")), results.read(run / "results.jsonl")
+    except (ValueError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        cure = "run `tinydistilbert replicate` again; it writes the file anew"
+        raise UserError(str(run / "results.jsonl"), expected="measurements", found=str(error), cure=cure) from None
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl; none when it is not there."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

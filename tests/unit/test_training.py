@@ -1,0 +1,140 @@
+"""The loop: accumulation, schedule, resumption, refusal of non-finite numbers. On a model of a few weights."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tinydistilbert import checkpoint, recipe
+from tinydistilbert.errors import UserError
+from tinydistilbert.training import Batch, Interrupted, NonFiniteLoss, Work, learning_rate_factor, make_optimizer, train
+
+CPU = torch.device("cpu")
+DATA = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.layers = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Dropout(0.2), nn.Linear(8, 1))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.layers(rows)
+
+
+def work(steps: int, sizes: list[int], *, spoil: int | None = None, stop_at: int | None = None) -> Work:
+    """Regression on rows of `DATA`; a step reads 8 rows, in micro-batches of `sizes`."""
+    assert sum(sizes) == 8
+
+    def micro_batches(step: int) -> list[Batch]:
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        rows = DATA[[(step * 8 + i) % 64 for i in range(8)]]
+        if step == spoil:
+            rows = rows * float("nan")
+        return [{"rows": part} for part in rows.split(sizes)]
+
+    def terms(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"fit": (model(batch["rows"]).squeeze(-1) - batch["rows"].sum(-1)).square().mean()}
+
+    return Work(
+        steps=steps, micro_batches=micro_batches, terms=terms, weights={"fit": 2.0},
+        counts=lambda batch: {"fit": len(batch["rows"])}, tokens=lambda batch: len(batch["rows"]),
+        validate=lambda: {"always": 1.0}, validate_after=frozenset({steps // 2, steps}),
+    )  # fmt: skip
+
+
+def run(folder: Path, what: Work, *, dropout: float = 0.2, minutes: float = 1e-9, accumulation: int = 1) -> Net:
+    model = Net()
+    model.layers[2].p = dropout
+    settings = recipe.Optimization(learning_rate=0.05, weight_decay=0.1, gradient_accumulation_steps=accumulation)
+    folder.mkdir(exist_ok=True)
+    train(model, what, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=minutes)
+    return model
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_it_learns_and_logs_every_step(tmp_path: Path) -> None:
+    run(tmp_path, work(40, [8]), dropout=0.0)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 41))
+    assert steps[-1]["loss"] < steps[0]["loss"] / 3
+    assert steps[0]["loss"] == pytest.approx(2 * steps[0]["fit"], rel=1e-4)
+    assert steps[-1]["tokens"] == 320
+    assert [line["step"] for line in lines if "validation" in line] == [20, 40]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("sizes", [[1] * 8, [4, 4], [5, 3], [7, 1]])
+def test_accumulated_micro_batches_equal_one_batch(tmp_path: Path, sizes: list[int]) -> None:
+    whole, parts = (run(tmp_path / str(len(s)), work(10, s), dropout=0.0) for s in ([8], sizes))
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_stopped_and_resumed_is_never_interrupted(tmp_path: Path) -> None:
+    uninterrupted = run(tmp_path / "a", work(30, [4, 4]))
+    with pytest.raises(Interrupted, match="after step 12 of 30"):
+        run(tmp_path / "b", work(30, [4, 4], stop_at=11), minutes=60)
+    with (tmp_path / "b" / "log.jsonl").open("a") as log:
+        log.write('{"step": 13, "loss": "of a life that ended before its checkpoint"}\n')
+    assert same(uninterrupted, run(tmp_path / "b", work(30, [4, 4])))
+    assert (tmp_path / "a" / "log.jsonl").read_bytes() == (tmp_path / "b" / "log.jsonl").read_bytes()
+
+
+def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uninterrupted = run(tmp_path / "a", work(20, [8]))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", work(20, [8], stop_at=9))  # a checkpoint after each step: 9 and 10 are kept
+    kept = sorted((tmp_path / "b" / "checkpoints").iterdir())
+    assert [path.name for path in kept] == ["step-00000009", "step-00000010"]
+    weights = kept[1] / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    assert same(uninterrupted, run(tmp_path / "b", work(20, [8])))
+    assert "skipping checkpoint step-00000010" in capsys.readouterr().err
+
+
+def test_with_only_damaged_checkpoints_it_does_not_start_from_zero(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path, work(20, [8], stop_at=9))
+    for path in (tmp_path / "checkpoints").glob("*/state.json"):
+        path.write_text("{}")
+    with pytest.raises(UserError, match="2 damaged ones"):
+        run(tmp_path, work(20, [8]))
+
+
+def test_nan_stops_before_the_update_and_names_step_and_term(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLoss, match="step 4: .* the term fit"):
+        run(tmp_path, work(10, [4, 4], spoil=3))
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_schedule_by_hand() -> None:
+    factors = [learning_rate_factor(step, 10, 0.2) for step in range(10)]
+    assert factors == pytest.approx([1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+
+
+def test_weight_decay_is_on_matrices_only() -> None:
+    optimizer = make_optimizer(Net(), recipe.Optimization(weight_decay=0.1))
+    shapes = {group["weight_decay"]: sorted(p.dim() for p in group["params"]) for group in optimizer.param_groups}
+    assert shapes == {0.1: [2, 2], 0.0: [1, 1, 1, 1]}
+
+
+def test_no_more_checkpoints_than_needed(tmp_path: Path) -> None:
+    model = Net()
+    optimizer = make_optimizer(model, recipe.Optimization())
+    assert checkpoint.load(tmp_path, model, optimizer) is None
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, model, optimizer, checkpoint.State(step, 0, 0, 0.0))
+    assert len(list(tmp_path.iterdir())) == checkpoint.KEPT
