@@ -169,7 +169,7 @@ def evaluate(
         UserError: the split of the tables is missing, or its content is wrong.
     """
     tokenizer = load_tokenizer(model_folder)
-    model = load_model(model_folder, task.kind, labels=task.labels)
+    model = load_model(model_folder, task.kind, labels=task.labels, require_head=True)
     present = [split for split in task.evaluation if has_split(task, split, recipe.data)]
     missing = [split for split in task.evaluation if split not in present]
     measurements: list[Measurement] = []

@@ -143,7 +143,9 @@ def _teacher_logits(
     if tokenizer_hash(load_tokenizer(teacher)) != tokenizer_hash(tokenizer):
         cure = "fine-tune a teacher that shares the student's tokenizer"
         raise UserError(str(teacher), expected="the student's tokenizer", found="another one", cure=cure)
-    logits = predict(load_model(teacher, task.kind), features, pad_token_id=tokenizer.pad_token_id, device=device)
+    logits = predict(
+        load_model(teacher, task.kind, require_head=True), features, pad_token_id=tokenizer.pad_token_id, device=device
+    )
     return list(logits)
 
 

@@ -52,14 +52,16 @@ def _where(name: str | Path, revision: str | None) -> str:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """No bars and no reports by transformers: what they would tell is checked here and told in one line."""
-    verbosity = logging.get_verbosity()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if bars:
+        logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
 
 
 def load_config(name: str | Path, revision: str | None = None) -> PretrainedConfig:
@@ -140,6 +142,7 @@ def load_model(
     *,
     revision: str | None = None,
     labels: tuple[str, ...] = (),
+    require_head: bool = False,
 ) -> PreTrainedModel:
     """The model in `name` in single precision with the wanted head; every weight must be accounted for.
 
@@ -151,6 +154,7 @@ def load_model(
         head: `regression` is a classification head with one output.
         revision: commit of a hub model.
         labels: names of the classes, in the order of their ids; they travel in the model's config.
+        require_head: whether a new head would be an error, because the model is meant to be a trained one.
 
     Raises:
         UserError: no such model, no safetensors file, or weights that are missing, unexpected or of another shape.
@@ -173,7 +177,7 @@ def load_model(
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         cure = "check the folder; weights must be in model.safetensors"
         raise UserError(where, expected="a complete safetensors model", found=str(error).strip().split("\n")[-1][:200], cure=cure) from None  # fmt: skip
-    allowed_missing = [_HEADS[new_head], _HEADS["pooler"]] if head != "masked-lm" else []
+    allowed_missing = [] if require_head or head == "masked-lm" else [_HEADS[new_head], _HEADS["pooler"]]
     missing = _unaccounted(info["missing_keys"], allowed_missing)
     unexpected = _unaccounted(info["unexpected_keys"], [p for key, p in _HEADS.items() if key != new_head])
     mismatched = [str(key) for key in info["mismatched_keys"]]
