@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def folder() -> Path:
-    """The cache folder: `$TINYDISTILBERT_CACHE`, else `$XDG_CACHE_HOME/tinydistilbert`, else `~/.cache/tinydistilbert`."""
+    """`$TINYDISTILBERT_CACHE`, else `$XDG_CACHE_HOME/tinydistilbert`, else `~/.cache/tinydistilbert`."""
     if own := os.environ.get("TINYDISTILBERT_CACHE"):
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

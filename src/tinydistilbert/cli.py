@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import __version__, recipe
+from tinydistilbert import __version__, recipe, recipe_file
 from tinydistilbert.errors import UserError
 
 STAGE_COMMANDS = {
@@ -130,13 +130,13 @@ def _settings(section: Any, prefix: str) -> Iterator[str]:
 
 
 def _recipes(rest: list[str]) -> None:
-    presets = recipe.presets()
+    presets = recipe_file.presets()
     if not rest:
         for name, text in presets.items():
             print(f"{name:12} {text.splitlines()[0].lstrip('# ')}")
         return
     if rest[0] not in presets:
-        recipe.load(rest[0])  # says which preset was meant; a path to a file is no preset, and is refused below
+        recipe_file.load(rest[0])  # says which preset was meant; a path to a file is no preset, and is refused below
         raise UserError("recipes", expected=f"one of {', '.join(presets)}", found=repr(rest[0]), cure="name a preset")
     print(presets[rest[0]], end="")
 
@@ -192,10 +192,12 @@ def parse(rest: list[str]) -> _Request:
         else:
             _put(overrides, flag.replace("-", "_") if flag.count(".") < 2 else flag, values)
     if name is None:
-        raise UserError("command line", expected="a recipe", found="none", cure="for example: tinydistilbert replicate quickstart")  # fmt: skip
-    base = recipe.load(name)
-    merged = recipe.from_dict(recipe.merge(recipe.to_dict(base), overrides), "command line") if overrides else base
-    return _Request(merged, output or Path("runs") / merged.name, dry_run)
+        cure = "for example: tinydistilbert replicate quickstart"
+        raise UserError("command line", expected="a recipe", found="none", cure=cure)
+    base = recipe_file.load(name)
+    merged = recipe_file.merge(recipe.to_dict(base), overrides)
+    chosen = recipe_file.from_dict(merged, "command line") if overrides else base
+    return _Request(chosen, output or Path("runs") / chosen.name, dry_run)
 
 
 def _put(overrides: dict[str, Any], flag: str, values: list[str]) -> None:

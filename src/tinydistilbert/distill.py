@@ -15,7 +15,7 @@ from tinydistilbert.recipe import Recipe
 
 
 def distill_steps(recipe: Recipe, train_blocks: int) -> int:
-    """Optimiser steps of the distillation: as many as the epochs need, or `recipe.distill.max_steps` if that is less."""
+    """Optimiser steps of the distillation: as many as the epochs need, at most `recipe.distill.max_steps`."""
     optimization = recipe.distill.optimization
     blocks_per_step = optimization.batch_size * optimization.gradient_accumulation_steps
     steps = math.ceil(recipe.distill.epochs * train_blocks / blocks_per_step)

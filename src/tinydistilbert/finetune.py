@@ -1,4 +1,4 @@
-"""finetune: encoder + task → task model; and with a fine-tuned teacher of the same task, the second distillation "(D)"."""
+"""finetune: encoder + task → task model; with a fine-tuned teacher of the task, the second distillation "(D)"."""
 
 import math
 from collections.abc import Mapping

@@ -68,7 +68,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def write_manifest(folder: Path, **facts: Any) -> None:
-    """Close `folder`: flush each file in it, then write `manifest.json` with every size and hash, and `facts` beside them."""
+    """Close `folder`: flush each file, then write `manifest.json` with every size and hash, and `facts` beside them."""
     files = {}
     for path in _files(folder):
         with path.open("rb") as stream:

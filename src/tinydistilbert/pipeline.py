@@ -21,7 +21,8 @@ from tinydistilbert.models.loading import load_model, load_tokenizer
 from tinydistilbert.models.student import layer_map
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
 from tinydistilbert.progress import duration
-from tinydistilbert.recipe import Recipe, from_toml, to_dict, to_toml
+from tinydistilbert.recipe import Recipe, to_dict
+from tinydistilbert.recipe_file import from_toml, to_toml
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.page import write_report
 from tinydistilbert.tasks import TASKS, load_examples
@@ -95,7 +96,8 @@ class Run:
         """Take the output folder for this recipe, after everything that can be checked beforehand was checked.
 
         Raises:
-            UserError: the folder belongs to another recipe or to something else, or an input is wrong; nothing was written.
+            UserError: the folder belongs to another recipe or to something else, or an input is wrong; then nothing
+                was written.
         """
         path = self.output / RECIPE
         if path.is_file():

@@ -42,7 +42,7 @@ class PretrainingLoss:
         return {"kl": masked if self.objective.kl_positions == "masked" else counted, "mlm": masked, "cosine": counted}
 
     def terms(self, student: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """The unweighted terms; logits over the vocabulary are computed at the positions that a term reads, no others."""
+        """The unweighted terms; vocabulary logits are computed at the positions that a term reads, no others."""
         weights, objective = self.weights, self.objective
         mask = batch.get("attention_mask")
         student_hidden = hidden_states(student, batch["input_ids"], mask)
@@ -184,6 +184,6 @@ def pretraining_measurements(
             recipe_hash=recipe.recipe_hash(settings),
             data_fingerprint=blocks.fingerprint,
             details=dict(details),
-        )  # fmt: skip
+        )
         for metric, value in losses_of_row.items()
     ]

@@ -32,7 +32,7 @@ def _cpu() -> dict[str, Any]:
 
 
 def _git_commit() -> str:
-    """Commit of the checkout this code runs from, with `+` behind it when there are uncommitted changes; empty outside one."""
+    """Commit of the checkout this code runs from, with `+` when there are uncommitted changes; empty outside one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
@@ -60,14 +60,14 @@ def environment() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number. What every number needs is a field; what only some need (p50, threads, warnings …) is in `details`."""
+    """One number. What every number needs is a field; what only some need (p50, threads, warnings) is in `details`."""
 
     model: str
-    """Row of the tables: `teacher`, `student`, `control`, `bert-base`, `distilbert` …; with `(D)` behind it after a second distillation."""
+    """Row of the tables: `teacher`, `student`, `student (D)` after a second distillation, `control`, `bert-base` …"""
     task: str
     """Name in `TASKS`, or `pretraining`, `size`, `latency`."""
     metric: str
-    """`accuracy`, `f1`, `kl`, `parameters`, `seconds_per_pass` … as in the field; shares lie in 0..1, correlations in -1..1."""
+    """`accuracy`, `f1`, `kl`, `parameters`, `seconds_per_pass` …; shares lie in 0..1, correlations in -1..1."""
     value: float
     split: str = ""
     higher_is_better: bool = True

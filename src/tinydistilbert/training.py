@@ -1,7 +1,7 @@
 """The one training loop: accumulate, clip, schedule, precision, distribution, log, validate, checkpoint, resume.
 
-What is trained is described by `Work`. Every number of it is a pure function of the step, so a resumed training does the
-same as one that was never interrupted, and no sampler or random state exists that could be lost.
+What is trained is described by `Work`. Every number of it is a pure function of the step, so a resumed training does
+the same as one that was never interrupted, and no sampler or random state exists that could be lost.
 """
 
 import hashlib
@@ -69,7 +69,8 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         found = str(error).split("\n", 1)[0][:120]
-        raise UserError("--device", expected="auto, cpu, cuda or mps, and present", found=f"{name!r} ({found})", cure="use --device auto") from None  # fmt: skip
+        expected = "auto, cpu, cuda or mps, and present"
+        raise UserError("--device", expected=expected, found=f"{name!r} ({found})", cure="use --device auto") from None
     return device
 
 
@@ -79,7 +80,7 @@ def precision(device: torch.device) -> str:
 
 
 def learning_rate_factor(step: int, steps: int, warmup_ratio: float) -> float:
-    """Share of the peak learning rate at `step` (from 0): linear warm-up from just above 0, then linear decay towards 0."""
+    """Share of the peak learning rate at `step` (from 0): linear warm-up from just above 0, then linear decay."""
     warmup = round(steps * warmup_ratio)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -154,8 +155,8 @@ def train(
 ) -> float:
     """Train `model` in place; returns the wall-clock seconds that it took, those before an interruption included.
 
-    `folder` gets `log.jsonl` (one line a step, one a validation; no clock in it, so that equal runs have equal logs) and,
-    until the end, `checkpoints/`. When checkpoints are there, the training goes on from the newest whole one.
+    `folder` gets `log.jsonl` (a line each step and each validation; no clock in it, so that equal runs have equal logs)
+    and, until the end, `checkpoints/`. When checkpoints are there, the training goes on from the newest whole one.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
@@ -165,7 +166,8 @@ def train(
     ranks, rank = accelerator.num_processes, accelerator.process_index
     if settings.gradient_accumulation_steps % ranks:
         found = f"{settings.gradient_accumulation_steps} for {ranks} processes"
-        raise UserError("gradient_accumulation_steps", expected="a multiple of the number of processes", found=found, cure="change it")  # fmt: skip
+        expected = "a multiple of the number of processes"
+        raise UserError("gradient_accumulation_steps", expected=expected, found=found, cure="change it")
     model.to(device).train()
     optimizer = make_optimizer(model, settings)
     state = checkpoint.load(folder / "checkpoints", model, optimizer) or checkpoint.State(0, 0, 0, 0.0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from tinydistilbert import fsio, recipe, results
+from tinydistilbert import fsio, recipe, recipe_file, results
 from tinydistilbert.report.card import model_card, write_card
 from tinydistilbert.results import Measurement
 
@@ -15,8 +15,8 @@ SIZES = [
 
 
 def test_the_header_is_read_by_the_hub_library(tmp_path: Path) -> None:
-    settings = recipe.from_toml('name = "mine"\n[teacher]\nmodel = "bert-base-uncased"\n', "test")
-    fsio.write_text(tmp_path / "recipe.toml", recipe.to_toml(settings))
+    settings = recipe_file.from_toml('name = "mine"\n[teacher]\nmodel = "bert-base-uncased"\n', "test")
+    fsio.write_text(tmp_path / "recipe.toml", recipe_file.to_toml(settings))
     results.write(tmp_path / "results.jsonl", SIZES)
     path = write_card(tmp_path)
     assert path == tmp_path / "student" / "README.md"
@@ -29,13 +29,13 @@ def test_the_header_is_read_by_the_hub_library(tmp_path: Path) -> None:
 
 
 def test_places_on_this_machine_are_not_named_in_the_header(tmp_path: Path) -> None:
-    settings = recipe.from_toml(f'[teacher]\nmodel = "{tmp_path}"\n[corpus]\nsource = "python-docs"\n', "test")
+    settings = recipe_file.from_toml(f'[teacher]\nmodel = "{tmp_path}"\n[corpus]\nsource = "python-docs"\n', "test")
     header = model_card(SIZES, settings, name="mine").split("---")[1]
     assert "base_model" not in header and "datasets" not in header
 
 
 def test_the_offline_teacher_is_named_by_its_origin() -> None:
-    settings = recipe.from_toml('[teacher]\nmodel = "offline"\n', "test")
+    settings = recipe_file.from_toml('[teacher]\nmodel = "offline"\n', "test")
     assert ModelCard(model_card([], settings, name="mine")).data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -48,7 +48,7 @@ def test_it_holds_measured_tables_only() -> None:
 
 
 def test_it_tells_the_objective_and_the_layers() -> None:
-    settings = recipe.from_toml("[objective]\ncosine = 0\n[student]\nlayers = [0, 5]\n", "test")
+    settings = recipe_file.from_toml("[objective]\ncosine = 0\n[student]\nlayers = [0, 5]\n", "test")
     text = model_card([], settings, name="mine")
     assert "Objective: kl 5, mlm 2; temperature 2" in text
     assert "Layers copied: 0, 5;" in text

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tinydistilbert import recipe
+from tinydistilbert import recipe, recipe_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -74,7 +74,7 @@ def test_commands_exist():
 def test_presets_and_flags_exist():
     for page, line in commands():
         command, *words = line.split()[1:]
-        known = {*recipe.presets(), "RECIPE"}
+        known = {*recipe_file.presets(), "RECIPE"}
         assert not words or words[0].endswith(".toml") or command == "tasks" or words[0] in known, (page, line)
         flags = {word for word in words if word.startswith("--")}
         assert flags <= OPTIONS | {f"--{key}" for key in DEFAULTS}, (page, line)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tinydistilbert import fsio, recipe, results
+from tinydistilbert import fsio, recipe_file, results
 from tinydistilbert.errors import UserError
 from tinydistilbert.names import GLUE_NAMES, PROBE_NAMES
 from tinydistilbert.report.page import write_report
@@ -128,7 +128,7 @@ def samples(slug: str, *, graded: bool) -> list[list[dict[str, Any]]]:
 
 def make_run(folder: Path, names: Iterable[str], *, seeds: int = 1, toml: str = 'name = "made-up"\n') -> Path:
     """A run folder as `replicate` leaves it, with made-up numbers."""
-    fsio.write_text(folder / "recipe.toml", recipe.to_toml(recipe.from_toml(toml, "test")))
+    fsio.write_text(folder / "recipe.toml", recipe_file.to_toml(recipe_file.from_toml(toml, "test")))
     measured = scored(names, KEPT, seeds) + timed() + pretrained()
     results.write(folder / "results.jsonl", measured)
     curve = [

@@ -4,30 +4,30 @@ import dataclasses
 
 import pytest
 
-from tinydistilbert import recipe
+from tinydistilbert import recipe, recipe_file
 from tinydistilbert.errors import UserError
 
 
-@pytest.mark.parametrize("name", list(recipe.presets()))
+@pytest.mark.parametrize("name", list(recipe_file.presets()))
 def test_every_preset_loads_and_survives_being_shown(name: str) -> None:
-    loaded = recipe.load(name)
+    loaded = recipe_file.load(name)
     assert loaded.name == name
-    assert recipe.from_toml(recipe.to_toml(loaded), "shown") == loaded
-    assert recipe.presets()[name].startswith("# ")
+    assert recipe_file.from_toml(recipe_file.to_toml(loaded), "shown") == loaded
+    assert recipe_file.presets()[name].startswith("# ")
 
 
 def test_the_presets_are_all_there() -> None:
-    assert {"quickstart", "minilm", "seed", "distilbert"} <= set(recipe.presets())
+    assert {"quickstart", "minilm", "seed", "distilbert"} <= set(recipe_file.presets())
 
 
 def test_the_seed_takes_its_27_steps() -> None:
-    distill = recipe.load("seed").distill
+    distill = recipe_file.load("seed").distill
     blocks_per_step = distill.optimization.batch_size * distill.optimization.gradient_accumulation_steps
     assert -(-36_718 * distill.epochs // blocks_per_step) == 27
 
 
 def test_a_part_of_a_section_keeps_the_defaults_of_that_section() -> None:
-    changed = recipe.from_toml("[finetune.optimization]\nlearning_rate = 1e-4", "here").finetune.optimization
+    changed = recipe_file.from_toml("[finetune.optimization]\nlearning_rate = 1e-4", "here").finetune.optimization
     assert changed == dataclasses.replace(recipe.Finetune().optimization, learning_rate=1e-4)
 
 
@@ -52,7 +52,7 @@ def test_a_part_of_a_section_keeps_the_defaults_of_that_section() -> None:
 )
 def test_mistakes_are_told_in_one_line(text: str, parts: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        recipe.from_toml(text, "mine.toml")
+        recipe_file.from_toml(text, "mine.toml")
     message = str(caught.value)
     assert message.startswith("mine.toml") and "\n" not in message
     for part in (*parts, "expected", "found"):
@@ -61,16 +61,16 @@ def test_mistakes_are_told_in_one_line(text: str, parts: list[str]) -> None:
 
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'quickstart'"):
-        recipe.load("quikstart")
+        recipe_file.load("quikstart")
 
 
 def test_the_hash_names_the_content_and_not_the_place() -> None:
-    base = recipe.load("quickstart")
+    base = recipe_file.load("quickstart")
     assert recipe.recipe_hash(base) == recipe.recipe_hash(dataclasses.replace(base, data="/elsewhere", device="cpu"))
     assert recipe.recipe_hash(base) != recipe.recipe_hash(dataclasses.replace(base, seed=1))
 
 
 def test_settings_of_a_task_are_the_sections_with_its_override() -> None:
-    section = recipe.from_toml("[finetune.override.cola]\nepochs = 9\nlearning_rate = 1e-3", "here").finetune
+    section = recipe_file.from_toml("[finetune.override.cola]\nepochs = 9\nlearning_rate = 1e-3", "here").finetune
     assert section.settings("cola").epochs == 9 and section.settings("cola").optimization.learning_rate == 1e-3
     assert section.settings("rte") == section.settings("sst2") == dataclasses.replace(section, override={})

@@ -37,7 +37,7 @@ class MaskedBatches:
         return self.batch_size * self.gradient_accumulation_steps
 
     def __call__(self, step: int) -> list[dict[str, Tensor]]:
-        """The micro-batches of `step`; masks are drawn for all of them at once, so accumulation does not change them."""
+        """The micro-batches of `step`; masks are drawn for all at once, so accumulation does not change them."""
         chosen = indices_at(step, len(self.blocks.train), self.blocks_per_step, self.seed)
         original = self.blocks.train[chosen].astype(np.int64)
         return _masked(original, self.blocks, self.masking, self.batch_size, self.seed, step)

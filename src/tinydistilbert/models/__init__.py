@@ -1,0 +1,1 @@
+"""Teachers, students, and how their weights are read and written."""

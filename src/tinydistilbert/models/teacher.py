@@ -107,7 +107,8 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     rows, pieces = vocabulary_size(model), len(tokenizer)
     if not pieces <= rows < pieces + 128:
         found = f"{pieces} pieces for {rows} embedding rows"
-        raise UserError(where, expected="a tokenizer that matches the model", found=found, cure="put the model's own tokenizer beside it")  # fmt: skip
+        cure = "put the model's own tokenizer beside it"
+        raise UserError(where, expected="a tokenizer that matches the model", found=found, cure=cure)
 
 
 def describe(name: str) -> str:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import recipe, results
+from tinydistilbert import recipe_file, results
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import Recipe
 from tinydistilbert.results import Measurement
@@ -21,7 +21,7 @@ def read_run(run: Path) -> tuple[Recipe, list[Measurement]]:
             cure = "give the folder that `tinydistilbert replicate` wrote"
             raise UserError(str(run), expected=f"a run folder with {name}", found="none", cure=cure)
     try:
-        return recipe.load(str(run / "recipe.toml")), results.read(run / "results.jsonl")
+        return recipe_file.load(str(run / "recipe.toml")), results.read(run / "results.jsonl")
     except (ValueError, TypeError) as error:
         if isinstance(error, UserError):
             raise
