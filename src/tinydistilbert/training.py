@@ -240,7 +240,7 @@ def _open_log(path: Path, length: int) -> Any:
     """The log, cut to the length that it had at the checkpoint: lines after it belong to steps that are done again."""
     path.touch()
     os.truncate(path, length)
-    return path.open("a", encoding="utf-8")
+    return path.open("a", buffering=1, encoding="utf-8")  # line by line, for who watches it
 
 
 def _log_step(

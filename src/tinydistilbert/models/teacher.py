@@ -88,9 +88,8 @@ def load_teacher(teacher: recipe.Teacher) -> LoadedTeacher:
         tokenizer = load_tokenizer(folder)
         loaded = LoadedTeacher(with_new_head(load_file(folder / "model.safetensors"), config), tokenizer, False)
     else:
-        tokenizer = load_tokenizer(teacher.model, teacher.revision)
         model = load_model(teacher.model, "masked-lm", revision=teacher.revision)
-        loaded = LoadedTeacher(model, tokenizer, True)
+        loaded = LoadedTeacher(model, load_tokenizer(teacher.model, teacher.revision), True)
     check_tokenizer(loaded.model, loaded.tokenizer, teacher.model)
     loaded.model.eval()
     return loaded

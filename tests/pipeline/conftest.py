@@ -1,0 +1,86 @@
+"""A whole experiment in seconds: a tiny teacher, a made-up corpus, and a recipe for them."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from tinydistilbert.models.loading import save_model
+
+WHO = ["The student", "A teacher", "The old engineer", "Some cats", "Many people", "The small dog", "Gustave Eiffel"]
+DID = ["walked to", "came to see", "answered", "opened", "learned from", "built", "liked"]
+WHAT = [
+    "the old house",
+    "a large tower",
+    "the river Seine",
+    "the open door",
+    "a small model",
+    "the world fair",
+    "a book",
+]
+WHEN = ["near the lake", "in 1889", "in Paris", "quickly", "with the teacher", "before the fair", "in a large house"]
+
+
+def sentence(draw: random.Random) -> str:
+    """One of many thousand different sentences in words that the test tokenizer knows."""
+    first = f"{draw.choice(WHO)} {draw.choice(DID)} {draw.choice(WHAT)} {draw.choice(WHEN)}"
+    return f"{first}, and {draw.choice(WHO).lower()} {draw.choice(DID)} {draw.choice(WHAT)} {draw.choice(WHEN)}."
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a train and a validation file; documents of six paragraphs of three sentences."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(0)
+    for name, documents in (("train", 40), ("validation", 12)):
+        texts = ["\n".join(" ".join(sentence(draw) for _ in range(3)) for _ in range(6)) for _ in range(documents)]
+        (folder / f"{name}.txt").write_text("\n\n".join(texts))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A folder with a BERT of four narrow layers and random weights."""
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_attention_heads=4, intermediate_size=64, num_hidden_layers=4,
+        max_position_embeddings=512, initializer_range=0.2,
+    )  # fmt: skip
+    save_model(BertForMaskedLM(config), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe_text(corpus: Path, teacher: Path) -> str:
+    """The recipe as TOML."""
+    return f"""
+name = "tiny"
+[teacher]
+model = "{teacher}"
+[corpus]
+source = "{corpus}"
+block_size = 32
+[adapt]
+tokens = 2_000
+[student]
+architecture = "distilbert"
+[distill]
+max_steps = 40
+[validation]
+times = 2
+blocks = 16
+[finetune]
+tasks = ["acceptability", "adjacency", "cloze-qa"]
+models = ["teacher", "student", "control"]
+epochs = 1
+train_examples = 40
+validation_examples = 30
+[benchmark]
+models = ["teacher", "student"]
+examples = 4
+padded_examples = 4
+rounds = 2
+"""

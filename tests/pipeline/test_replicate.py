@@ -1,0 +1,202 @@
+"""The whole way from a recipe to a report, as a user goes it: by the command line."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForMaskedLM, pipeline
+
+from tinydistilbert import fsio, results
+from tinydistilbert.cli import main
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run the command line in this process; gives exit code, standard output and standard error."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()  # what the test itself printed before
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, recipe_text: str) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(recipe_text)
+    return path
+
+
+def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, tmp_path: Path, call: Call) -> None:
+    run = tmp_path / "run"
+    code, out, err = call("replicate", recipe_file, "--output", run)
+    assert code == 0, err
+    for title in ("Probes", "Table 3", "Masked language model", "report:"):
+        assert title in out
+    assert "<h1" in (run / "report.html").read_text()
+
+    student = AutoModelForMaskedLM.from_pretrained(run / "student")
+    assert student.config.model_type == "distilbert" and student.config.n_layers == 2
+    assert pipeline("fill-mask", model=str(run / "student"))("The student [MASK] the old house.")
+    assert (run / "student" / "README.md").read_text().startswith("---")
+
+    measured = results.read(run / "results.jsonl")
+    assert {(m.model, m.task) for m in measured} >= {
+        ("teacher", "pretraining"), ("student", "pretraining"), ("control", "pretraining"),
+        ("student (D)", "cloze-qa"), ("teacher", "adjacency"), ("control", "acceptability"), ("student", "latency"),
+    }  # fmt: skip
+    values = {(m.model, m.metric): m.value for m in measured if m.task == "pretraining"}
+    assert values["student", "kl"] < values["control", "kl"]
+    assert values["teacher", "mlm"] < next(m for m in measured if m.metric == "mlm").details["mlm_before"]
+    assert all(m.recipe_hash == measured[0].recipe_hash and m.environment["torch"] for m in measured)
+    for folder in ("teacher", "student", "control", "benchmark", "tasks/cloze-qa/student-d/seed-0/scores"):
+        fsio.read_manifest(run / folder)
+    assert list(run.rglob("*.partial")) == []
+
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    lines = (run / "results.jsonl").read_text()
+    code, out, _ = call("replicate", recipe_file, "--output", run)
+    assert code == 0 and out.count("finished before, skipped") == 3 + 2 * 10 + 1
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    assert lines == (run / "results.jsonl").read_text()
+
+    code, _, err = call("replicate", recipe_file, "--output", run, "--objective.kl", "3")
+    assert code == 2 and "objective.kl = 5.0 (here 3.0)" in err
+
+
+def test_interrupted_and_run_again_it_ends_the_same(recipe_file: Path, tmp_path: Path, call: Call) -> None:
+    command = [sys.executable, "-m", "tinydistilbert.cli", "distill", str(recipe_file), "--distill.max_steps", "400"]
+    weights = []
+    for name, interrupt in (("whole", False), ("stopped", True)):
+        run = tmp_path / name
+        if interrupt:
+            process = subprocess.Popen([*command, "--output", str(run)], stderr=subprocess.PIPE, text=True)
+            log = run / "student.partial" / "log.jsonl"
+            deadline = time.monotonic() + 120
+            while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=120)
+            assert process.returncode == 130, err
+            assert "the same command goes on from there" in err
+            assert list((run / "student.partial" / "checkpoints").glob("step-*"))
+        code, out, err = call(*command[3:], "--output", run)
+        assert code == 0, err
+        assert ("finished before, skipped" in out) == interrupt
+        weights.append(
+            (fsio.sha256(run / "student" / "model.safetensors"), (run / "student" / "log.jsonl").read_bytes())
+        )
+    assert weights[0] == weights[1]
+
+
+def test_help_is_there_for_every_command_and_loads_no_torch(call: Call) -> None:
+    _, overview, _ = call("--help")
+    for command in (
+        "prepare",
+        "adapt",
+        "distill",
+        "finetune",
+        "evaluate",
+        "benchmark",
+        "report",
+        "replicate",
+        "recipes",
+        "tasks",
+    ):
+        code, out, _ = call(command, "--help")
+        assert code == 0 and command in out and command in overview
+        if command not in ("recipes", "tasks"):
+            assert "--objective.temperature (default: 2.0)" in out and "--dry-run" in out
+    loaded = (
+        "import sys; from tinydistilbert import cli; cli.main(['distill', '--help']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_recipes_lists_and_prints(call: Call) -> None:
+    _, out, _ = call("recipes")
+    assert [line.split()[0] for line in out.splitlines()] == ["distilbert", "minilm", "quickstart", "seed"]
+    assert 'name = "quickstart"' in call("recipes", "quickstart")[1]
+    assert call("recipes", "quickstrat")[0] == 2
+    assert "cola" in call("tasks")[1]
+
+
+def small_glue(folder: Path, labels: list[int]) -> Path:
+    """A data folder with nothing but a CoLA of a few rows."""
+    target = folder / "data" / "glue" / "cola"
+    target.mkdir(parents=True)
+    rows = [{"sentence": f"the student walked {i}", "label": label, "idx": i} for i, label in enumerate(labels)]
+    for split in ("train", "validation"):
+        (target / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "data"
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (["--corpus.source", "/nowhere.txt"], ["/nowhere.txt"]),
+        (["--corpus.source", "{empty}"], ["empty"]),
+        (["--finetune.tasks", "colla"], ["'colla'", "did you mean 'cola'"]),
+        (["--objectiv.kl", "3"], ["objectiv", "did you mean 'objective'"]),
+        (["--objective.kl", "much"], ["objective.kl", "'much'"]),
+        (["--objective.kl"], ["--objective.kl", "a value"]),
+        (["--teacher.model", "/nowhere"], ["/nowhere", "no such folder"]),
+        (["--teacher.model", "{mismatched}"], ["232 pieces", "tokenizer"]),
+        (["--student.layers", "0,9"], ["student.layers", "0 to 3"]),
+        (["--data", "/nowhere"], ["/nowhere"]),
+        (["--data", "{labels}", "--finetune.tasks", "cola"], ["label", "7"]),
+        (["--data", "{data}", "--finetune.tasks", "rte"], ["rte"]),
+        (["--device", "gpu"], ["--device", "'gpu'"]),
+        (["--output", "{other}"], ["--output", "other files"]),
+    ],
+)
+def test_bad_input_is_told_in_one_line_and_nothing_is_written(
+    change: list[str], parts: list[str], recipe_file: Path, tmp_path: Path, teacher: Path, call: Call
+) -> None:
+    places = {
+        "empty": tmp_path / "empty.txt",
+        "mismatched": tmp_path / "mismatched",
+        "labels": small_glue(tmp_path / "bad", [0, 1, 7]),
+        "data": small_glue(tmp_path / "good", [0, 1, 1]),
+        "other": tmp_path / "other",
+    }
+    places["empty"].touch()
+    places["other"].mkdir()
+    (places["other"] / "thesis.tex").touch()
+    mismatched_teacher(teacher, places["mismatched"])
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["replicate", str(recipe_file), "--output", str(tmp_path / "run")]
+    code, out, err = call(*arguments, *(word.format(**places) for word in change))
+    lines = err.strip().splitlines()
+    assert code == 2 and len(lines) == 1 and lines[0].startswith("error: "), (out, err)
+    for part in parts:
+        assert part in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def mismatched_teacher(source: Path, target: Path) -> None:
+    """A copy of the teacher with more embeddings than its tokenizer has pieces."""
+    import torch
+    from transformers import BertForMaskedLM
+
+    torch.manual_seed(0)
+    config = BertForMaskedLM.config_class.from_pretrained(source)
+    config.vocab_size = 1000
+    BertForMaskedLM(config).save_pretrained(target)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (target / name).write_bytes((source / name).read_bytes())
