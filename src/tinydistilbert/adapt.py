@@ -23,6 +23,17 @@ def adapt_steps(recipe: Recipe) -> int:
     return math.ceil(recipe.adapt.tokens / (blocks_per_step * recipe.corpus.block_size))
 
 
+def check_head(recipe: Recipe, teacher: LoadedTeacher) -> None:
+    """Refuse a teacher whose masked-LM head is new and would stay untrained.
+
+    Raises:
+        UserError: the teacher has no trained masked-LM head and `recipe.adapt.tokens` is 0.
+    """
+    if not (recipe.adapt.tokens or teacher.has_trained_head):
+        cure = "set adapt.tokens (3,000,000 gave 3.55 nats on WikiText-2), or give a teacher with a masked-LM head"
+        raise UserError("adapt.tokens", expected="a budget to train the teacher's new head", found="0", cure=cure)
+
+
 def adapt(recipe: Recipe, teacher: LoadedTeacher, blocks: TokenBlocks, output: Path, device: torch.device) -> None:
     """Make the finished teacher folder `output`: model, tokenizer, validation loss, and the log of the training if any.
 
@@ -34,9 +45,7 @@ def adapt(recipe: Recipe, teacher: LoadedTeacher, blocks: TokenBlocks, output: P
         UserError: the teacher has no trained masked-LM head and `recipe.adapt.tokens` is 0.
         Interrupted: the user asked to stop; the same call goes on from a checkpoint.
     """
-    if not (recipe.adapt.tokens or teacher.has_trained_head):
-        cure = "set adapt.tokens (3,000,000 gave 3.55 nats on WikiText-2), or give a teacher with a masked-LM head"
-        raise UserError("adapt.tokens", expected="a budget to train the teacher's new head", found="0", cure=cure)
+    check_head(recipe, teacher)
     loss = PretrainingLoss(MASKED_LM_ONLY)
     with fsio.unfinished(output) as folder:
         model = teacher.model.to(device)

@@ -57,6 +57,17 @@ class _TaskLoss:
         return {"hard": F.cross_entropy(output.logits, batch["labels"])}
 
 
+def _batches_per_epoch(recipe: Recipe, task_name: str, features: int) -> int:
+    return math.ceil(features / recipe.finetune.settings(task_name).optimization.batch_size)
+
+
+def finetune_steps(recipe: Recipe, task_name: str, features: int) -> int:
+    """Optimiser steps of a fine-tuning on `features` inputs (in span tasks: windows) for the epochs of the recipe."""
+    settings = recipe.finetune.settings(task_name)
+    batches = settings.epochs * _batches_per_epoch(recipe, task_name, features)
+    return math.ceil(batches / settings.optimization.gradient_accumulation_steps)
+
+
 def finetune(
     recipe: Recipe,
     task_name: str,
@@ -101,8 +112,8 @@ def finetune(
     token_types, pad = uses_token_types(model), tokenizer.pad_token_id
 
     accumulation = optimization.gradient_accumulation_steps
-    batches_per_epoch = math.ceil(len(features) / optimization.batch_size)
-    steps = math.ceil(settings.epochs * batches_per_epoch / accumulation)
+    batches_per_epoch = _batches_per_epoch(recipe, task_name, len(features))
+    steps = finetune_steps(recipe, task_name, len(features))
 
     @lru_cache(maxsize=2)
     def epoch_batches(epoch: int) -> list[NDArray[np.int64]]:

@@ -99,17 +99,28 @@ class Run:
             UserError: the folder belongs to another recipe or to something else, or an input is wrong; then nothing
                 was written.
         """
+        if self.is_begun():
+            return
+        self.check_data_folder()
+        self.check_inputs()
+        fsio.write_text(self.output / RECIPE, to_toml(self.recipe))
+
+    def is_begun(self) -> bool:
+        """Whether the output folder holds a run of this recipe; if not, it is new or empty.
+
+        Raises:
+            UserError: it belongs to another recipe or to something else.
+        """
         path = self.output / RECIPE
         if path.is_file():
             self._compare(from_toml(path.read_text(encoding="utf-8"), str(path)))
-            return
+            return True
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             cure = "give another --output"
             raise UserError(
                 f"--output {self.output}", expected="a new or empty folder, or a run", found="other files", cure=cure
             )
-        self.check_inputs()
-        fsio.write_text(path, to_toml(self.recipe))
+        return False
 
     def _compare(self, there: Recipe) -> None:
         ours, theirs = dict(_flat(to_dict(self.recipe))), dict(_flat(to_dict(there)))
@@ -119,6 +130,16 @@ class Run:
                 cure = "give another --output, or delete the folder"
                 raise UserError(f"--output {self.output}", expected="a run of this recipe", found=found, cure=cure)
 
+    def check_data_folder(self) -> None:
+        """Refuse a data folder that is not there.
+
+        Raises:
+            UserError: it is not.
+        """
+        data = self.recipe.data
+        if data is not None and not Path(data).is_dir():
+            raise UserError(f"--data {data}", expected="a folder", found="none", cure="name an existing folder")
+
     def check_inputs(self) -> None:
         """Load whatever can be wrong: teacher, layers, corpus, and the labels of every task.
 
@@ -126,8 +147,6 @@ class Run:
             UserError: one of them is.
         """
         recipe = self.recipe
-        if recipe.data is not None and not Path(recipe.data).is_dir():
-            raise UserError(f"--data {recipe.data}", expected="a folder", found="none", cure="name an existing folder")
         layer_map(recipe.student, self.original_teacher.model.config.num_hidden_layers)
         for name in recipe.finetune.tasks:
             task = TASKS[name]

@@ -1,4 +1,4 @@
-"""The objective on masked blocks, compared with the formulas worked out here position by position in double precision."""
+"""The objective on masked blocks, compared with the formulas worked out here, position by position, in double."""
 
 import dataclasses
 
@@ -92,7 +92,7 @@ def test_no_gradient_reaches_the_teacher() -> None:
 
 
 def test_the_notebooks_loss_is_reproduced_with_its_faults() -> None:
-    # TinyDistilBERT: KL summed over all positions, padding too, over the batch only; cosine of [CLS]; weights 1 : 1 : 1.
+    # KL summed over all positions, padding too, divided by the batch only; cosine of [CLS]; weights 1 : 1 : 1.
     student, teacher, what = model(1), model(2), batch(padded=True)
     objective = dataclasses.replace(recipe_objective_of_the_seed(), temperature=2.0)
     found = PretrainingLoss(objective, teacher).terms(student, what)

@@ -83,20 +83,9 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
         UserError: the source is wrong (see `open_source`), a split is shorter than a block, the tokenizer lacks a
             special token, or a folder of that name is there and unfinished.
     """
-    special_tokens = _special_tokens(tokenizer)
     source = open_source(corpus, data)
-    facts: dict[str, Any] = {
-        "format": FORMAT,
-        "source": source.name,
-        "fingerprint": source.fingerprint,
-        "settings": dataclasses.asdict(corpus),
-        "tokenizer_hash": tokenizer_hash(tokenizer),
-        "vocab_size": len(tokenizer),
-        "special_tokens": special_tokens,
-        "special_ids": sorted(tokenizer.all_special_ids),
-    }
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache / f"tokens-{key}"
+    facts = _facts(corpus, tokenizer, source)
+    folder = _folder(cache, facts)
     if not fsio.is_finished(folder):
         cache.mkdir(parents=True, exist_ok=True)
         # A name of its own for each process: two that prepare the same corpus do not write into one file.
@@ -108,6 +97,36 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
                     facts["splits"][split] = _write_split(partial / f"{split}.npy", source, split, corpus, tokenizer)
             _move(made, folder)
     return folder
+
+
+def prepared_splits(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, source: Source, cache: Path
+) -> dict[str, dict[str, int]] | None:
+    """Documents, tokens and blocks of each split as `prepare` counted them; None if it has not made the folder yet."""
+    folder = _folder(cache, _facts(corpus, tokenizer, source))
+    if not fsio.is_finished(folder):
+        return None
+    splits: dict[str, dict[str, int]] = fsio.read_manifest(folder, verify=False)["splits"]
+    return splits
+
+
+def _facts(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, source: Source) -> dict[str, Any]:
+    """All that the blocks depend on."""
+    return {
+        "format": FORMAT,
+        "source": source.name,
+        "fingerprint": source.fingerprint,
+        "settings": dataclasses.asdict(corpus),
+        "tokenizer_hash": tokenizer_hash(tokenizer),
+        "vocab_size": len(tokenizer),
+        "special_tokens": _special_tokens(tokenizer),
+        "special_ids": sorted(tokenizer.all_special_ids),
+    }
+
+
+def _folder(cache: Path, facts: dict[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return cache / f"tokens-{key}"
 
 
 def load_blocks(folder: Path) -> TokenBlocks:

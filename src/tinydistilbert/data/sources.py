@@ -62,12 +62,19 @@ def _open(corpus: Corpus, data: str | None) -> Source:
             name, config = WIKITEXT2_ON_HUB
             return _from_hub(replace(corpus, source=name, config=config))
         return _from_files(corpus, Path(data) / WIKITEXT2)
+    if is_on_hub(corpus, data):
+        return _from_hub(corpus)
     path = Path(corpus.source).expanduser()
     if path.is_dir() and hub.is_saved(path):
         return _from_hub(replace(corpus, source=str(path)))
-    if path.exists() or _must_be_path(corpus.source):
-        return _from_files(corpus, path)
-    return _from_hub(corpus)
+    return _from_files(corpus, path)
+
+
+def is_on_hub(corpus: Corpus, data: str | None) -> bool:
+    """Whether `open_source` would look for the corpus on the hub."""
+    if corpus.source in (PYTHON_DOCS, WIKITEXT2):
+        return corpus.source == WIKITEXT2 and data is None
+    return not (Path(corpus.source).expanduser().exists() or _must_be_path(corpus.source))
 
 
 def _must_be_path(source: str) -> bool:

@@ -1,7 +1,7 @@
 """Labelled tasks made out of any text, so that every kind of head can be trained and scored without a data set.
 
 `acceptability` (like CoLA): is this a sentence, or have words of it been moved? `adjacency` (a pair task like QNLI):
-does the second sentence follow the first, or is it from another paragraph? `cloze-qa` (like SQuAD; after Lewis et al.
+does the second sentence follow the first, or is it from another text? `cloze-qa` (like SQuAD; after Lewis et al.
 2019, arXiv 1906.04980): a sentence in which a phrase is replaced by a question word, to be answered from the passage
 around it. What is made depends on the documents and the seed only. Scores compare models with each other; they say
 nothing about the data sets named here.
@@ -110,7 +110,7 @@ def _shuffled(items: list[Item], random: Random) -> list[Item]:
     return random.sample(items, len(items))
 
 
-def _acceptability(paragraphs: list[str], random: Random) -> Iterator[Candidate]:
+def _acceptability(paragraphs: list[str], _elsewhere: list[str], random: Random) -> Iterator[Candidate]:
     for sentence in _shuffled(_sentences(paragraphs), random):
         moved = move_words(sentence.text, random)
         if moved is not None:
@@ -133,19 +133,16 @@ def move_words(sentence: str, random: Random) -> str | None:
     return None if moved == " ".join(sentence.split()) else moved
 
 
-def _adjacency(paragraphs: list[str], random: Random) -> Iterator[Candidate]:
-    sentences = _sentences(paragraphs)
+def _adjacency(paragraphs: list[str], elsewhere: list[str], random: Random) -> Iterator[Candidate]:
     # A sentence that begins a paragraph never follows another, so it is not offered as the wrong second one either.
-    followers = [sentence for sentence in sentences if not sentence.first]
-    for one, two in _shuffled(list(pairwise(sentences)), random):
+    others = [sentence.text for sentence in _sentences(elsewhere) if not sentence.first]
+    if not others:
+        return
+    for one, two in _shuffled(list(pairwise(_sentences(paragraphs))), random):
         gap = paragraphs[one.paragraph][one.start + len(one.text) : two.start]
-        if one.paragraph != two.paragraph or gap.strip():
-            continue
-        others = [sentence for sentence in followers if sentence.paragraph != one.paragraph]
-        if others:
-            other = random.choice(others).text
-            if other not in (one.text, two.text):
-                yield one.text, ({"text": one.text, "text_pair": other}, {"text": one.text, "text_pair": two.text})
+        other = random.choice(others)
+        if one.paragraph == two.paragraph and not gap.strip() and other not in (one.text, two.text):
+            yield one.text, ({"text": one.text, "text_pair": other}, {"text": one.text, "text_pair": two.text})
 
 
 FUNCTION_WORD = (
@@ -163,7 +160,7 @@ PHRASES = {
 """Question word and the phrases that it stands for: numbers, names, and an article with one to three words."""
 
 
-def _cloze_qa(paragraphs: list[str], random: Random) -> Iterator[Candidate]:
+def _cloze_qa(paragraphs: list[str], _elsewhere: list[str], random: Random) -> Iterator[Candidate]:
     for sentence in _shuffled(_sentences(paragraphs), random):
         phrases = {word: list(pattern.finditer(sentence.text)) for word, pattern in PHRASES.items()}
         words = [word for word, found in phrases.items() if found]
@@ -204,7 +201,7 @@ def _context(paragraphs: list[str], number: int, random: Random) -> tuple[str, i
 
 
 # Candidates come in random order and one by one, so that no more are made than are taken.
-MAKERS: dict[str, Callable[[list[str], Random], Iterator[Candidate]]] = {
+MAKERS: dict[str, Callable[[list[str], list[str], Random], Iterator[Candidate]]] = {
     "acceptability": _acceptability,
     "adjacency": _adjacency,
     "cloze-qa": _cloze_qa,
@@ -217,11 +214,13 @@ def make(
     """At most `cap` examples, with labels in turn; sentences in `exclude` and those that come twice are left out."""
     rows: list[Row] = []
     used = set(exclude)
+    elsewhere: list[str] = []  # the paragraphs of the document before
     for document in documents:
-        # Seeded by the document, so that its examples do not depend on those before it.
+        # Seeded by the document, so that its draws do not depend on how many came before it.
         random = Random(f"{seed} {task.name} {hashlib.sha256(document.encode()).hexdigest()}")
         room = min(PER_DOCUMENT, cap - len(rows))
-        for key, variants in MAKERS[task.name](_paragraphs(document), random):
+        paragraphs = _paragraphs(document)
+        for key, variants in MAKERS[task.name](paragraphs, elsewhere, random):
             if room == 0:
                 break
             if key not in used:
@@ -229,6 +228,7 @@ def make(
                 label = len(rows) % len(variants)
                 rows.append(Row(key, {**variants[label], "label": label}))
                 room -= 1
+        elsewhere = paragraphs
         if len(rows) == cap:
             break
     return rows

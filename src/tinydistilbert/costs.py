@@ -1,0 +1,149 @@
+"""What work costs: operations, memory and disk of a model told from its shape, and how fast this machine is.
+
+Good for telling minutes from hours before a run, not for comparing machines.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from tinydistilbert.models.heads import parameter_count, vocabulary_size
+from tinydistilbert.training import precision
+
+EFFICIENCY = 0.58
+"""Share of the matrix-multiply rate that training reaches. From a finished quickstart (2 cores without hyper-threading,
+2 x 165 GFLOP/s; its training.json and measurements.jsonl): fine-tuning the teacher on 14,036, 29,121 and 61,366 tokens
+took 6.6, 11.7 and 23.1 s, which is 190 GFLOP/s beside 1.9 s for 38 updates of AdamW. With both, the ten fine-tunings, the
+adaptation and the distillation of that run are met within 15 %. On GPUs it was not measured."""
+FORWARD_AND_BACKWARD = 3
+"""A backward pass multiplies each matrix twice, once for the gradient of its input and once for its own."""
+BYTES_PER_UPDATE = 48
+"""Memory traffic of one parameter in one step: gradient written, its norm taken, gradient scaled (4 x 4 bytes), AdamW (7 x
+4), and the first touch of a new gradient (4)."""
+TRAINING_BYTES = 16
+"""Of a parameter: weight, gradient and AdamW's two moments, in single precision."""
+CHECKPOINT_BYTES = 12
+"""Of a parameter: weight and AdamW's two moments."""
+PROCESS_BYTES = 900_000_000
+"""Python, torch and transformers once they have computed something, with data and the allocator's reserve."""
+PROBE_SIZE, PROBE_SIZE_GPU, PROBE_SECONDS = 768, 4096, 0.15
+"""Width of the square matrices that are multiplied to measure a rate, and for how long; small enough for one core's cache."""
+COPIED = 16_000_000
+"""Numbers that are copied to measure the memory: 64 MB, more than caches hold."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of a model, as far as costs depend on it."""
+
+    parameters: int
+    """Tied ones once, with the masked-LM head."""
+    matrices: int
+    """Weights in the matrices of the encoder's layers: each is one multiplication and one addition a token."""
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Size":
+        """The size of a masked-LM or task model; it may be on the meta device, without any weights."""
+        encoder: nn.Module = model.base_model
+        linear = [m for name, m in encoder.named_modules() if isinstance(m, nn.Linear) and "pooler" not in name]
+        config = model.config
+        return cls(
+            parameter_count(model), sum(m.weight.numel() for m in linear), config.num_hidden_layers,
+            config.hidden_size, config.num_attention_heads, vocabulary_size(model),
+        )  # fmt: skip
+
+    def forward(self, tokens: float, length: float) -> float:
+        """Operations of the encoder over `tokens` tokens in inputs of `length`: its matrices, and attention's two products."""
+        return tokens * (2 * self.matrices + 4 * length * self.width * self.layers)
+
+    def vocabulary_head(self, positions: float) -> float:
+        """Operations of the masked-LM head at so many positions: its transform, and the product with the vocabulary."""
+        return 2 * positions * self.width * (self.width + self.vocabulary)
+
+    def training_memory(self, tokens: int, length: int, positions: float) -> float:
+        """Bytes while a micro-batch of `tokens` is trained on, with the vocabulary's logits at `positions`.
+
+        A layer keeps about 22 vectors of the model's width a token for the backward pass (4 projections, attention's
+        output, 2 x 4 in the feed-forward part, residuals and normalisations) and attention's scores twice; logits exist
+        about five times (student, teacher, two softmaxes, gradient).
+        """
+        kept = tokens * self.layers * (22 * self.width + 2 * self.heads * length)
+        return TRAINING_BYTES * self.parameters + 4 * (kept + 5 * positions * self.vocabulary)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Measured rates."""
+
+    device: str
+    threads: int
+    operations: float
+    """Floating-point operations a second in multiplications of matrices on the device; on a CPU: one core's rate times
+    `threads`, because another program that is busy just now would spoil a measurement on all of them."""
+    one_core: float
+    """The same on one core of the CPU."""
+    traffic: float
+    """Bytes a second that are read and written in the device's memory."""
+
+    def seconds(self, operations: float, *, traffic: float = 0.0) -> float:
+        """Time of a training or a prediction of so many operations and so many bytes of memory traffic."""
+        return operations / (EFFICIENCY * self.operations) + traffic / self.traffic
+
+    def seconds_on_one_core(self, operations: float) -> float:
+        """Time of a prediction of so many operations on one core."""
+        return operations / (EFFICIENCY * self.one_core)
+
+
+def measure(device: torch.device) -> Machine:
+    """The rates of this machine, in about half a second."""
+    threads = torch.get_num_threads()
+    cpu = torch.device("cpu")
+    torch.set_num_threads(1)
+    try:
+        one_core, copying = _multiply(cpu, PROBE_SIZE, torch.float32), _copy(cpu)
+    finally:
+        torch.set_num_threads(threads)
+    if device.type == "cpu":
+        # Two cores are enough to keep the memory of most machines busy.
+        return Machine("cpu", threads, one_core * threads, one_core, copying * min(threads, 2))
+    dtype = torch.bfloat16 if precision(device) == "bf16" else torch.float32
+    return Machine(device.type, threads, _multiply(device, PROBE_SIZE_GPU, dtype), one_core, _copy(device))
+
+
+def _multiply(device: torch.device, size: int, dtype: torch.dtype) -> float:
+    left, right = torch.ones(2, size, size, device=device, dtype=dtype)
+    return 2 * size**3 / _least_seconds(lambda: left @ right, device)
+
+
+def _copy(device: torch.device) -> float:
+    source = torch.zeros(COPIED, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _least_seconds(lambda: target.copy_(source), device)
+
+
+def _least_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The shortest of several times: whatever made the others longer was not the work."""
+    work()
+    least, end = float("inf"), time.perf_counter() + PROBE_SECONDS
+    while least == float("inf") or time.perf_counter() < end:
+        _wait(device)
+        begin = time.perf_counter()
+        work()
+        _wait(device)
+        least = min(least, time.perf_counter() - begin)
+    return least
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

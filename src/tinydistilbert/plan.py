@@ -1,0 +1,487 @@
+"""What a run would do, and about what it would cost: `--dry-run`. Nothing is written, not even into the token cache.
+
+Steps come from the functions that the stages use, the checks from `pipeline.Run`; only the sizes of what is not there yet
+are estimated. Data sets on the hub are not fetched: their published sizes stand in.
+"""
+
+import itertools
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from tinydistilbert import cache, checkpoint, costs, fsio
+from tinydistilbert.adapt import adapt_steps, check_head
+from tinydistilbert.benchmark import ARCHITECTURES, PADDED_LENGTH, PAIRS, WARM_UP
+from tinydistilbert.costs import Machine, Size
+from tinydistilbert.data.corpus import prepared_splits
+from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
+from tinydistilbert.distill import distill_steps
+from tinydistilbert.finetune import finetune_steps
+from tinydistilbert.models.loading import load_config, load_tokenizer
+from tinydistilbert.models.student import cut_student
+from tinydistilbert.pipeline import STAGES, Job, Run, jobs
+from tinydistilbert.progress import duration
+from tinydistilbert.recipe import OFFLINE_TEACHER, Optimization, Recipe
+from tinydistilbert.tasks import TASKS, has_split, load_examples
+from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.encoding import encode
+
+TYPICAL_LENGTHS = {
+    "cola": 11, "mnli": 38, "mrpc": 53, "qnli": 49, "qqp": 31, "rte": 67, "sst2": 13, "stsb": 28, "wnli": 37,
+    "imdb": 276, "squad": 173,
+}  # fmt: skip
+"""Mean tokens of an input, of 1,000 training examples in BERT's uncased vocabulary, for tasks that are on the hub."""
+WIKITEXT2_TOKENS = {"train": (2_137_010, 36_718), "validation": (215_376, 3_760)}
+"""Tokens in BERT's uncased vocabulary, and lines, of the splits of WikiText-2, for when it is on the hub."""
+PAIR_LENGTH = 31
+"""Mean tokens of an STS-B pair, on which latency is timed."""
+SAMPLE, SAMPLE_WORDS = 200, 20_000
+"""Task examples that are tokenised to tell their mean length; words of the corpus, to tell how many tokens they are."""
+SECONDS_A_FOLDER = 1.0
+"""Loading, tokenising, saving and hashing around each training or evaluation; 0.7 to 1.4 s in a quickstart on 2 cores."""
+SECONDS_OF_REPORT = 5.0
+TOKENIZER_BYTES = 750_000
+"""`tokenizer.json` of 30,000 pieces."""
+SCORES_BYTES_PER_EXAMPLE = 100
+MOST_FINETUNE_ROWS = 12
+"""With more, the rows of one task are told in one line."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the plan: a stage, or a part of it."""
+
+    stage: str
+    state: str
+    what: str
+    seconds: float | None = 0.0
+    """Left to compute; None = unknown."""
+    disk: float = 0.0
+    """Bytes still to be written, to stay."""
+    passing: float = 0.0
+    """Bytes of checkpoints that are there while it trains."""
+    memory: float = 0.0
+    """Bytes at its peak, beside those of the bare process."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """The token blocks of the corpus, counted or estimated."""
+
+    train: int
+    validation: int
+    useful: float
+    """Share of the positions in train blocks that are not padding."""
+    state: str
+    what: str
+    seconds: float
+    disk: float
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """How much there is of a task."""
+
+    examples: int
+    features: int
+    """Inputs made of the train examples; in span tasks, windows."""
+    length: float
+    """Mean tokens of a train input."""
+    evaluation_examples: int
+    """In all evaluation splits together."""
+    evaluation_length: float
+
+
+class Planner:
+    """The estimates for one recipe in one folder; what several lines need is found once."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.recipe = run, run.recipe
+
+    @cached_property
+    def machine(self) -> Machine:
+        """Measured when the first time is asked for."""
+        return costs.measure(self.run.device)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The teacher's."""
+        if self._teacher_is_here:
+            return self.run.original_teacher.tokenizer
+        return load_tokenizer(self.recipe.teacher.model, self.recipe.teacher.revision)
+
+    @cached_property
+    def _teacher_is_here(self) -> bool:
+        return self.recipe.teacher.model == OFFLINE_TEACHER or Path(self.recipe.teacher.model).exists()
+
+    @cached_property
+    def _models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
+        """Teacher and student without weights, on torch's meta device; of a teacher on the hub only the config is read."""
+        named = self.recipe.teacher
+        if self._teacher_is_here:
+            config = self.run.original_teacher.model.config
+        else:
+            config = load_config(named.model, named.revision)
+        with torch.device("meta"):
+            teacher = AutoModelForMaskedLM.from_config(config)
+            return teacher, cut_student(teacher, self.recipe.student, seed=self.recipe.seed)
+
+    @cached_property
+    def teacher(self) -> Size:
+        """The size of the teacher."""
+        return Size.of(self._models[0])
+
+    @cached_property
+    def student(self) -> Size:
+        """The size of the student, and of the control."""
+        return Size.of(self._models[1])
+
+    @cached_property
+    def text(self) -> Text | None:
+        """The corpus; None when it is on the hub and nothing is known of it."""
+        corpus, size = self.recipe.corpus, self.recipe.corpus.block_size
+        if is_on_hub(corpus, self.recipe.data):
+            if corpus.source != WIKITEXT2 or corpus.max_train_documents:
+                return None
+            return self._text(dict(WIKITEXT2_TOKENS), 0.0, "hub data set, published size: ")
+        source = open_source(corpus, self.recipe.data)
+        splits = prepared_splits(corpus, self.tokenizer, source, cache.folder())
+        if splits is not None:
+            train, validation = splits["train"]["blocks"], splits["validation"]["blocks"]
+            useful = min(splits["train"]["tokens"] / (train * size), 1.0)
+            what = f"{train:,} + {validation:,} blocks of {size} tokens in the cache"
+            return Text(train, validation, useful, "finished", what, 0.0, 0.0)
+        sample = list(itertools.islice(source.train(), 1))
+        sample, words = [], 0
+        for document in source.train():
+            sample.append(document)
+            words += len(document.split())
+            if words >= SAMPLE_WORDS:
+                break
+        begin = time.perf_counter()
+        encoded = self.tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"] if sample else []
+        taken, tokens = time.perf_counter() - begin, sum(map(len, encoded))
+        per_word = tokens / max(words, 1)
+        counts = {}
+        for split, documents in (("train", source.train()), ("validation", source.validation())):
+            sizes = [len(document.split()) for document in documents]
+            counts[split] = round(sum(sizes) * per_word), len(sizes)
+        return self._text(counts, taken / max(tokens, 1), "about ")
+
+    def _text(self, counts: dict[str, tuple[int, int]], seconds_per_token: float, prefix: str) -> Text:
+        """Blocks of so many tokens in so many documents (or lines) a split."""
+        size = self.recipe.corpus.block_size
+        packed = self.recipe.corpus.packing == "documents"
+        train, validation = (
+            (tokens + documents) // (size - 2) if packed else documents for tokens, documents in counts.values()
+        )
+        tokens = sum(tokens for tokens, _ in counts.values())
+        useful = 1.0 if packed else min((counts["train"][0] / max(train, 1) + 2) / size, 1.0)
+        what = f"{prefix}{tokens:,} tokens, {train:,} + {validation:,} blocks of {size}"
+        disk = (train + validation) * size * (2 if len(self.tokenizer) <= 2**16 else 4)
+        return Text(train, validation, useful, "to do", what, tokens * seconds_per_token, disk)
+
+    def task(self, name: str) -> TaskSize | None:
+        """How much there is of a task, every label of it checked as a run would; None when that is unknown."""
+        task, settings = TASKS[name], self.recipe.finetune.settings(name)
+        splits = [split for split in task.evaluation if has_split(task, split, self.recipe.data)]
+        longest = self.recipe.finetune.max_length(name, task.max_length)
+        if task.family == "probe" and is_on_hub(self.recipe.corpus, self.recipe.data):
+            return None
+        if task.family != "probe" and self.recipe.data is None:
+            count = _limited(task.official[task.train], settings.train_examples)
+            scored = sum(_limited(task.official[split], settings.validation_examples) for split in splits)
+            length = min(TYPICAL_LENGTHS[name], longest)
+            return TaskSize(count, count, length, scored, length)
+        parts = []
+        for split in (task.train, task.evaluation[0]):
+            examples = load_examples(
+                task, split, data=self.recipe.data, corpus=self.recipe.corpus, limit=0, seed=self.recipe.seed
+            )
+            features = encode(_sample(examples), self.tokenizer, longest)
+            windows = len(features) / min(len(examples), SAMPLE)
+            parts.append((len(examples), windows, float(features.lengths.mean())))
+        (train, windows, length), (scored, more, scored_length) = parts
+        count = _limited(train, settings.train_examples)
+        scored = _limited(scored, settings.validation_examples) * len(splits)
+        return TaskSize(count, round(count * windows), length, scored, scored_length * more)
+
+    def lines(self, stage: str) -> Iterator[Line]:
+        """The lines of a stage."""
+        if stage == "finetune":
+            yield from self._finetune()
+        elif stage == "distill":
+            if "control" in self.recipe.finetune.models:
+                yield self._pretraining("control", "distill (control)", self.student, None, 0)
+            yield self._distill()
+        else:
+            yield getattr(self, f"_{stage}")()
+
+    def _prepare(self) -> Line:
+        text = self.text
+        if text is None:
+            return Line("prepare", "to do", "hub data set: unknown until prepared", None)
+        return Line("prepare", text.state, text.what, text.seconds, text.disk)
+
+    def _adapt(self) -> Line:
+        if self._teacher_is_here and not fsio.is_finished(self.run.output / "teacher"):
+            check_head(self.recipe, self.run.original_teacher)
+        return self._pretraining(
+            "teacher", "adapt", self.teacher, self.recipe.adapt.optimization, adapt_steps(self.recipe)
+        )
+
+    def _distill(self) -> Line:
+        steps = distill_steps(self.recipe, self.text.train) if self.text else None
+        return self._pretraining("student", "distill", self.student, self.recipe.distill.optimization, steps)
+
+    def _pretraining(
+        self, folder: str, title: str, model: Size, optimization: Optimization | None, steps: int | None
+    ) -> Line:
+        """A training on token blocks of so many steps (None = unknown), and what is measured on validation blocks."""
+        state, done = _state(self.run.output / folder)
+        size, recipe = self.recipe.corpus.block_size, self.recipe
+        teacher = None if folder == "teacher" else self.teacher
+        disk = 0 if state == "finished" else 4 * model.parameters + TOKENIZER_BYTES
+        if steps is None or (self.text is None and state != "finished"):
+            return Line(title, state, "unknown until the corpus is prepared", None, disk)
+        validation = _limited(self.text.validation if self.text else 0, recipe.validation.blocks) * size
+        once = sum(m.forward(validation, size) + m.vocabulary_head(validation * recipe.masking.rate) for m in (model, teacher) if m)  # fmt: skip
+        if not steps or optimization is None:
+            what = "the cut alone" if folder == "control" else "the teacher as it is"
+            seconds = 0.0 if state == "finished" else self.machine.seconds(once) + SECONDS_A_FOLDER
+            return Line(title, state, what, seconds, disk)
+        blocks = optimization.batch_size * optimization.gradient_accumulation_steps
+        tokens = blocks * size
+        what = f"{steps:,} steps × {blocks} blocks, {steps * tokens:,} tokens"
+        if state == "finished":
+            return Line(title, state, what)
+        useful = self.text.useful if self.text else 1.0
+        positions, taught = self._positions(useful, with_teacher=teacher is not None)
+        operations = costs.FORWARD_AND_BACKWARD * (
+            model.forward(tokens, size) + model.vocabulary_head(tokens * positions)
+        )
+        memory = model.training_memory(optimization.batch_size * size, size, optimization.batch_size * size * positions)
+        if teacher is not None:
+            operations += teacher.forward(tokens, size) + teacher.vocabulary_head(tokens * taught)
+            memory += 4 * teacher.parameters
+        times = recipe.validation.times + (1 if teacher else 2)  # at the end, and of a teacher also before
+        seconds = self._training_seconds(model, operations * (steps - done), steps - done) + self.machine.seconds(
+            times * once
+        )
+        return Line(title, state, what, seconds, disk, self._checkpoints(model, seconds), memory)
+
+    def _positions(self, useful: float, *, with_teacher: bool) -> tuple[float, float]:
+        """Shares of the positions at which the student's and the teacher's logits are computed."""
+        objective, masked = self.recipe.objective, useful * self.recipe.masking.rate
+        if not with_teacher:
+            return masked, 0.0
+        if objective.reduction == "notebook":
+            return 1.0, 1.0
+        if objective.kl:
+            share = useful if objective.kl_positions == "all" else masked
+            return share, share
+        return (masked if objective.mlm else 0.0), 0.0
+
+    def _training_seconds(self, model: Size, operations: float, steps: int) -> float:
+        traffic = steps * model.parameters * costs.BYTES_PER_UPDATE
+        return self.machine.seconds(operations, traffic=traffic) + SECONDS_A_FOLDER
+
+    def _checkpoints(self, model: Size, seconds: float) -> float:
+        """Bytes of those that are kept, and of one being written."""
+        if seconds < self.recipe.checkpoint_minutes * 60:
+            return 0.0
+        return (checkpoint.KEPT + 1) * costs.CHECKPOINT_BYTES * model.parameters
+
+    def _finetune(self) -> Iterator[Line]:
+        groups: dict[tuple[str, str], list[Job]] = {}
+        for job in jobs(self.recipe):
+            groups.setdefault((job.task, job.row), []).append(job)
+        if len(groups) <= MOST_FINETUNE_ROWS:
+            for (task, row), members in groups.items():
+                yield self._jobs_line(f"finetune {row}, {TASKS[task].title}", members)
+            return
+        for task, keys in itertools.groupby(groups, key=lambda key: key[0]):
+            yield self._jobs_line(f"finetune {TASKS[task].title}", [job for key in keys for job in groups[key]])
+
+    def _jobs_line(self, title: str, members: Sequence[Job]) -> Line:
+        """Fine-tunings on one task as one line."""
+        states = {job: _state(self.run.output / job.folder / "model") for job in members}
+        left = [job for job in members if states[job][0] != "finished"]
+        state = _together([state for state, _ in states.values()])
+        models = f"{len(members)} models × " if len(members) > 1 else ""
+        if not left:
+            return Line(title, state, f"{len(members)} model{'s' if len(members) > 1 else ''}")
+        name = members[0].task
+        size = self._task_sizes.get(name)
+        disk = sum(4 * self._size(job).parameters + TOKENIZER_BYTES for job in left)
+        if size is None:
+            return Line(title, state, models + "unknown until the corpus is prepared", None, disk)
+        settings = self.recipe.finetune.settings(name)
+        steps = finetune_steps(self.recipe, name, size.features)
+        seconds = passing = memory = 0.0
+        longest = self.recipe.finetune.max_length(name, TASKS[name].max_length)
+        for job in left:
+            model, tokens = self._size(job), size.features * size.length
+            share = 1 - states[job][1] / steps
+            operations = costs.FORWARD_AND_BACKWARD * model.forward(tokens, size.length) * settings.epochs * share
+            taught = self.teacher.forward(tokens, size.length) if job.is_second_distillation else 0.0
+            spent = self._training_seconds(model, operations + taught, steps - states[job][1])
+            batch = settings.optimization.batch_size * longest
+            seconds, passing = seconds + spent, max(passing, self._checkpoints(model, spent))
+            memory = max(memory, model.training_memory(batch, longest, 0))
+        what = f"{models}{steps:,} steps × {settings.optimization.batch_size}, {size.examples:,} examples"
+        return Line(title, state, f"{what} of {size.length:.0f} tokens", seconds, disk, passing, memory)
+
+    def _size(self, job: Job) -> Size:
+        return self.teacher if job.encoder == "teacher" else self.student
+
+    @cached_property
+    def _task_sizes(self) -> dict[str, TaskSize | None]:
+        """Of every task with something left to do."""
+        unfinished = [job for job in jobs(self.recipe) if not fsio.is_finished(self.run.output / job.folder / "scores")]
+        return {name: self.task(name) for name in dict.fromkeys(job.task for job in unfinished)}
+
+    def _evaluate(self) -> Line:
+        states = {job: _state(self.run.output / job.folder / "scores")[0] for job in jobs(self.recipe)}
+        if not states:
+            return Line("evaluate", "nothing to do", "no tasks")
+        left = [job for job, state in states.items() if state != "finished"]
+        sizes = {job: self._task_sizes[job.task] for job in left}
+        what = f"{len(states)} models on {len(self.recipe.finetune.tasks)} tasks"
+        seconds: float | None = 0.0
+        disk = 0.0
+        for job, size in sizes.items():
+            if size is None or seconds is None:
+                seconds = None
+                continue
+            operations = self._size(job).forward(
+                size.evaluation_examples * size.evaluation_length, size.evaluation_length
+            )
+            seconds += self.machine.seconds(operations) + SECONDS_A_FOLDER
+            disk += size.evaluation_examples * SCORES_BYTES_PER_EXAMPLE
+        return Line("evaluate", _together(list(states.values())), what, seconds, disk)
+
+    def _benchmark(self) -> Line:
+        settings = self.recipe.benchmark
+        padded, free = (_limited(PAIRS, count) for count in (settings.padded_examples, settings.examples))
+        what = f"{len(settings.models)} models, {padded:,} padded pairs + {free:,} of true length"
+        state, _ = _state(self.run.output / "benchmark")
+        if state == "finished":
+            return Line("benchmark", state, what)
+        warm_up = WARM_UP * settings.rounds
+        operations, disk = 0.0, 0.0
+        for name in settings.models:
+            if name in ARCHITECTURES:
+                with torch.device("meta"):
+                    model = Size.of(ARCHITECTURES[name]())
+            else:
+                model = self.teacher if name == "teacher" else self.student
+            for pairs, length in ((padded, PADDED_LENGTH), (free, PAIR_LENGTH)):
+                operations += model.forward((pairs + warm_up) * length, length)
+                disk += 10 * pairs
+        seconds = self.machine.seconds_on_one_core(operations) + SECONDS_A_FOLDER * len(settings.models)
+        return Line("benchmark", state, what, seconds, disk)
+
+    def _report(self) -> Line:
+        return Line("report", "always anew", "report.html, model card", SECONDS_OF_REPORT, 2e6)
+
+
+def _limited(count: int, limit: int) -> int:
+    return min(count, limit) if limit else count
+
+
+def _sample(examples: Examples) -> Examples:
+    """At most `SAMPLE` of the examples, spread evenly."""
+    step = -(-len(examples) // SAMPLE)
+    return replace(examples, columns={name: values[::step] for name, values in examples.columns.items()})
+
+
+def _state(folder: Path) -> tuple[str, int]:
+    """What a real run would find at `folder`, in words, and the step that it would go on from."""
+    if fsio.is_finished(folder):
+        return "finished", 0
+    step = checkpoint.newest_step(folder.with_name(folder.name + ".partial") / "checkpoints")
+    return (f"goes on from step {step:,}" if step else "to do"), step
+
+
+def _together(states: Sequence[str]) -> str:
+    """The state of several folders as one."""
+    finished = states.count("finished")
+    begun = next((state for state in states if state.startswith("goes on")), None)
+    if len(set(states)) == 1:
+        return states[0]
+    return ", ".join(([f"{finished} of {len(states)} finished"] if finished else []) + ([begun] if begun else []))
+
+
+def plan(recipe: Recipe, output: Path, *, until: str) -> str:
+    """What `run` with the same arguments would do, as a table in plain text; nothing is written.
+
+    Args:
+        recipe: what would be done.
+        output: the run folder; what is finished in it counts as done.
+        until: the last stage, a name in `STAGES`.
+
+    Raises:
+        UserError: an input is wrong or the folder belongs to something else: the same as of the run.
+    """
+    run = Run(recipe, output, tell=lambda _: None, command="")
+    if not run.is_begun():
+        run.check_data_folder()
+    planner = Planner(run)
+    lines = [line for stage in STAGES[: STAGES.index(until) + 1] for line in planner.lines(stage)]
+    return "\n".join([*_table(lines), "", *_totals(lines, planner, output)])
+
+
+def _table(lines: Sequence[Line]) -> list[str]:
+    cells = [("stage", "state", "what", "time", "disk")]
+    for line in lines:
+        seconds = "unknown" if line.seconds is None else duration(line.seconds) if line.seconds else "-"
+        cells.append((line.stage, line.state, line.what, seconds, size_in_words(line.disk) if line.disk else "-"))
+    widths = [max(len(row[column]) for row in cells) for column in range(5)]
+    return [
+        "  ".join(
+            text.ljust(width) if column < 3 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+
+
+def _totals(lines: Sequence[Line], planner: Planner, output: Path) -> list[str]:
+    seconds = sum(line.seconds or 0 for line in lines)
+    passing = max(line.passing for line in lines)
+    disk = sum(line.disk for line in lines)
+    there = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    unknown = any(line.seconds is None for line in lines)
+    checkpoints = f", and {size_in_words(passing)} of checkpoints for a while" if passing else ""
+    totals = [
+        f"time left:   {'more than ' if unknown else 'about '}{duration(seconds)}",
+        f"disk:        about {size_in_words(disk)}{checkpoints}; {size_in_words(free)} free at {there}",
+        f"peak memory: about {size_in_words(costs.PROCESS_BYTES + max(line.memory for line in lines))}",
+    ]
+    if disk + passing > free:
+        totals.append(
+            f"warning: {size_in_words(disk + passing)} do not fit into the {size_in_words(free)} free at {there}"
+        )
+    machine = planner.machine
+    on = f"{machine.threads} threads" if machine.device == "cpu" else machine.device
+    totals.append(
+        f"Estimates, good to about 40 %: {costs.EFFICIENCY:.0%} of the {machine.operations / 1e9:,.0f} GFLOP/s that "
+        f"multiplying matrices reached just now ({on}). Nothing was written."
+    )
+    return totals
+
+
+def size_in_words(count: float) -> str:
+    """Bytes as people say them, in powers of 1,000."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+    return f"{count:.0f} B"
