@@ -61,7 +61,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def newest_step(folder: Path) -> int:
-    """Step of the newest checkpoint in `folder`, told by its name; 0 when there is none. Nothing is read or verified."""
+    """Step of the newest checkpoint in `folder`, told by its name, not verified; 0 when there is none."""
     whole = [path for path in _newest_first(folder) if fsio.is_finished(path)]
     return int(whole[0].name.removeprefix("step-")) if whole else 0
 

@@ -17,13 +17,12 @@ from tinydistilbert.training import precision
 EFFICIENCY = 0.58
 """Share of the matrix-multiply rate that training reaches. From a finished quickstart (2 cores without hyper-threading,
 2 x 165 GFLOP/s; its training.json and measurements.jsonl): fine-tuning the teacher on 14,036, 29,121 and 61,366 tokens
-took 6.6, 11.7 and 23.1 s, which is 190 GFLOP/s beside 1.9 s for 38 updates of AdamW. With both, the ten fine-tunings, the
-adaptation and the distillation of that run are met within 15 %. On GPUs it was not measured."""
+took 6.6, 11.7 and 23.1 s, which is 190 GFLOP/s beside 1.9 s for 38 updates of AdamW. On GPUs it was not measured."""
 FORWARD_AND_BACKWARD = 3
 """A backward pass multiplies each matrix twice, once for the gradient of its input and once for its own."""
 BYTES_PER_UPDATE = 48
-"""Memory traffic of one parameter in one step: gradient written, its norm taken, gradient scaled (4 x 4 bytes), AdamW (7 x
-4), and the first touch of a new gradient (4)."""
+"""Memory traffic of one parameter in one step: a new gradient touched and written, its norm taken, gradient scaled
+(5 x 4 bytes), AdamW (7 x 4)."""
 TRAINING_BYTES = 16
 """Of a parameter: weight, gradient and AdamW's two moments, in single precision."""
 CHECKPOINT_BYTES = 12
@@ -31,7 +30,7 @@ CHECKPOINT_BYTES = 12
 PROCESS_BYTES = 900_000_000
 """Python, torch and transformers once they have computed something, with data and the allocator's reserve."""
 PROBE_SIZE, PROBE_SIZE_GPU, PROBE_SECONDS = 768, 4096, 0.15
-"""Width of the square matrices that are multiplied to measure a rate, and for how long; small enough for one core's cache."""
+"""Width of the square matrices that are multiplied to measure a rate, and for how long."""
 COPIED = 16_000_000
 """Numbers that are copied to measure the memory: 64 MB, more than caches hold."""
 
@@ -46,7 +45,6 @@ class Size:
     """Weights in the matrices of the encoder's layers: each is one multiplication and one addition a token."""
     layers: int
     width: int
-    heads: int
     vocabulary: int
 
     @classmethod
@@ -57,25 +55,25 @@ class Size:
         config = model.config
         return cls(
             parameter_count(model), sum(m.weight.numel() for m in linear), config.num_hidden_layers,
-            config.hidden_size, config.num_attention_heads, vocabulary_size(model),
+            config.hidden_size, vocabulary_size(model),
         )  # fmt: skip
 
     def forward(self, tokens: float, length: float) -> float:
-        """Operations of the encoder over `tokens` tokens in inputs of `length`: its matrices, and attention's two products."""
+        """Operations of the encoder over `tokens` tokens in inputs of `length`: matrices, and attention's two products."""
         return tokens * (2 * self.matrices + 4 * length * self.width * self.layers)
 
     def vocabulary_head(self, positions: float) -> float:
         """Operations of the masked-LM head at so many positions: its transform, and the product with the vocabulary."""
         return 2 * positions * self.width * (self.width + self.vocabulary)
 
-    def training_memory(self, tokens: int, length: int, positions: float) -> float:
+    def training_memory(self, tokens: int, positions: float) -> float:
         """Bytes while a micro-batch of `tokens` is trained on, with the vocabulary's logits at `positions`.
 
-        A layer keeps about 22 vectors of the model's width a token for the backward pass (4 projections, attention's
-        output, 2 x 4 in the feed-forward part, residuals and normalisations) and attention's scores twice; logits exist
-        about five times (student, teacher, two softmaxes, gradient).
+        A layer keeps about 22 vectors of the model's width a token for the backward pass: 4 projections, attention's
+        output, 2 x 4 in the feed-forward part, residuals and normalisations. Logits exist about five times: student,
+        teacher, two softmaxes, gradient.
         """
-        kept = tokens * self.layers * (22 * self.width + 2 * self.heads * length)
+        kept = tokens * self.layers * 22 * self.width
         return TRAINING_BYTES * self.parameters + 4 * (kept + 5 * positions * self.vocabulary)
 
 

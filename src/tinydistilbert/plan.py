@@ -1,26 +1,23 @@
 """What a run would do, and about what it would cost: `--dry-run`. Nothing is written, not even into the token cache.
 
-Steps come from the functions that the stages use, the checks from `pipeline.Run`; only the sizes of what is not there yet
-are estimated. Data sets on the hub are not fetched: their published sizes stand in.
+Steps come from the functions that the stages use, the checks from `pipeline.Run`; only the sizes of what is not there
+yet are estimated.
 """
 
 import itertools
 import shutil
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from tinydistilbert import cache, checkpoint, costs, fsio
+from tinydistilbert import checkpoint, costs, fsio
 from tinydistilbert.adapt import adapt_steps, check_head
 from tinydistilbert.benchmark import ARCHITECTURES, PADDED_LENGTH, PAIRS, WARM_UP
 from tinydistilbert.costs import Machine, Size
-from tinydistilbert.data.corpus import prepared_splits
-from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
 from tinydistilbert.distill import distill_steps
 from tinydistilbert.finetune import finetune_steps
 from tinydistilbert.models.loading import load_config, load_tokenizer
@@ -28,23 +25,13 @@ from tinydistilbert.models.student import cut_student
 from tinydistilbert.pipeline import STAGES, Job, Run, jobs
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe import OFFLINE_TEACHER, Optimization, Recipe
-from tinydistilbert.tasks import TASKS, has_split, load_examples
-from tinydistilbert.tasks.base import Examples
-from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.sizes import TaskSize, TextSize, limited, task_size, text_size
+from tinydistilbert.tasks import TASKS
 
-TYPICAL_LENGTHS = {
-    "cola": 11, "mnli": 38, "mrpc": 53, "qnli": 49, "qqp": 31, "rte": 67, "sst2": 13, "stsb": 28, "wnli": 37,
-    "imdb": 276, "squad": 173,
-}  # fmt: skip
-"""Mean tokens of an input, of 1,000 training examples in BERT's uncased vocabulary, for tasks that are on the hub."""
-WIKITEXT2_TOKENS = {"train": (2_137_010, 36_718), "validation": (215_376, 3_760)}
-"""Tokens in BERT's uncased vocabulary, and lines, of the splits of WikiText-2, for when it is on the hub."""
 PAIR_LENGTH = 31
 """Mean tokens of an STS-B pair, on which latency is timed."""
-SAMPLE, SAMPLE_WORDS = 200, 20_000
-"""Task examples that are tokenised to tell their mean length; words of the corpus, to tell how many tokens they are."""
 SECONDS_A_FOLDER = 1.0
-"""Loading, tokenising, saving and hashing around each training or evaluation; 0.7 to 1.4 s in a quickstart on 2 cores."""
+"""Loading, tokenising, saving and hashing around a training or an evaluation; 0.7 to 1.4 s in a quickstart on 2 cores."""
 SECONDS_OF_REPORT = 5.0
 TOKENIZER_BYTES = 750_000
 """`tokenizer.json` of 30,000 pieces."""
@@ -68,34 +55,6 @@ class Line:
     """Bytes of checkpoints that are there while it trains."""
     memory: float = 0.0
     """Bytes at its peak, beside those of the bare process."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """The token blocks of the corpus, counted or estimated."""
-
-    train: int
-    validation: int
-    useful: float
-    """Share of the positions in train blocks that are not padding."""
-    state: str
-    what: str
-    seconds: float
-    disk: float
-
-
-@dataclass(frozen=True)
-class TaskSize:
-    """How much there is of a task."""
-
-    examples: int
-    features: int
-    """Inputs made of the train examples; in span tasks, windows."""
-    length: float
-    """Mean tokens of a train input."""
-    evaluation_examples: int
-    """In all evaluation splits together."""
-    evaluation_length: float
 
 
 class Planner:
@@ -122,7 +81,7 @@ class Planner:
 
     @cached_property
     def _models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
-        """Teacher and student without weights, on torch's meta device; of a teacher on the hub only the config is read."""
+        """Teacher and student on the meta device, without weights: of a teacher on the hub only the config is read."""
         named = self.recipe.teacher
         if self._teacher_is_here:
             config = self.run.original_teacher.model.config
@@ -143,74 +102,9 @@ class Planner:
         return Size.of(self._models[1])
 
     @cached_property
-    def text(self) -> Text | None:
+    def text(self) -> TextSize | None:
         """The corpus; None when it is on the hub and nothing is known of it."""
-        corpus, size = self.recipe.corpus, self.recipe.corpus.block_size
-        if is_on_hub(corpus, self.recipe.data):
-            if corpus.source != WIKITEXT2 or corpus.max_train_documents:
-                return None
-            return self._text(dict(WIKITEXT2_TOKENS), 0.0, "hub data set, published size: ")
-        source = open_source(corpus, self.recipe.data)
-        splits = prepared_splits(corpus, self.tokenizer, source, cache.folder())
-        if splits is not None:
-            train, validation = splits["train"]["blocks"], splits["validation"]["blocks"]
-            useful = min(splits["train"]["tokens"] / (train * size), 1.0)
-            what = f"{train:,} + {validation:,} blocks of {size} tokens in the cache"
-            return Text(train, validation, useful, "finished", what, 0.0, 0.0)
-        sample = list(itertools.islice(source.train(), 1))
-        sample, words = [], 0
-        for document in source.train():
-            sample.append(document)
-            words += len(document.split())
-            if words >= SAMPLE_WORDS:
-                break
-        begin = time.perf_counter()
-        encoded = self.tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"] if sample else []
-        taken, tokens = time.perf_counter() - begin, sum(map(len, encoded))
-        per_word = tokens / max(words, 1)
-        counts = {}
-        for split, documents in (("train", source.train()), ("validation", source.validation())):
-            sizes = [len(document.split()) for document in documents]
-            counts[split] = round(sum(sizes) * per_word), len(sizes)
-        return self._text(counts, taken / max(tokens, 1), "about ")
-
-    def _text(self, counts: dict[str, tuple[int, int]], seconds_per_token: float, prefix: str) -> Text:
-        """Blocks of so many tokens in so many documents (or lines) a split."""
-        size = self.recipe.corpus.block_size
-        packed = self.recipe.corpus.packing == "documents"
-        train, validation = (
-            (tokens + documents) // (size - 2) if packed else documents for tokens, documents in counts.values()
-        )
-        tokens = sum(tokens for tokens, _ in counts.values())
-        useful = 1.0 if packed else min((counts["train"][0] / max(train, 1) + 2) / size, 1.0)
-        what = f"{prefix}{tokens:,} tokens, {train:,} + {validation:,} blocks of {size}"
-        disk = (train + validation) * size * (2 if len(self.tokenizer) <= 2**16 else 4)
-        return Text(train, validation, useful, "to do", what, tokens * seconds_per_token, disk)
-
-    def task(self, name: str) -> TaskSize | None:
-        """How much there is of a task, every label of it checked as a run would; None when that is unknown."""
-        task, settings = TASKS[name], self.recipe.finetune.settings(name)
-        splits = [split for split in task.evaluation if has_split(task, split, self.recipe.data)]
-        longest = self.recipe.finetune.max_length(name, task.max_length)
-        if task.family == "probe" and is_on_hub(self.recipe.corpus, self.recipe.data):
-            return None
-        if task.family != "probe" and self.recipe.data is None:
-            count = _limited(task.official[task.train], settings.train_examples)
-            scored = sum(_limited(task.official[split], settings.validation_examples) for split in splits)
-            length = min(TYPICAL_LENGTHS[name], longest)
-            return TaskSize(count, count, length, scored, length)
-        parts = []
-        for split in (task.train, task.evaluation[0]):
-            examples = load_examples(
-                task, split, data=self.recipe.data, corpus=self.recipe.corpus, limit=0, seed=self.recipe.seed
-            )
-            features = encode(_sample(examples), self.tokenizer, longest)
-            windows = len(features) / min(len(examples), SAMPLE)
-            parts.append((len(examples), windows, float(features.lengths.mean())))
-        (train, windows, length), (scored, more, scored_length) = parts
-        count = _limited(train, settings.train_examples)
-        scored = _limited(scored, settings.validation_examples) * len(splits)
-        return TaskSize(count, round(count * windows), length, scored, scored_length * more)
+        return text_size(self.recipe, self.tokenizer)
 
     def lines(self, stage: str) -> Iterator[Line]:
         """The lines of a stage."""
@@ -226,8 +120,11 @@ class Planner:
     def _prepare(self) -> Line:
         text = self.text
         if text is None:
-            return Line("prepare", "to do", "hub data set: unknown until prepared", None)
-        return Line("prepare", text.state, text.what, text.seconds, text.disk)
+            return Line("prepare", "to do", "data set on the hub: unknown until prepared", None)
+        how = "" if text.is_prepared else "about "
+        size = self.recipe.corpus.block_size
+        what = f"{how}{text.train:,} + {text.validation:,} blocks of {size}, {how}{text.tokens:,} tokens"
+        return Line("prepare", "finished" if text.is_prepared else "to do", what, text.seconds, text.disk)
 
     def _adapt(self) -> Line:
         if self._teacher_is_here and not fsio.is_finished(self.run.output / "teacher"):
@@ -250,8 +147,9 @@ class Planner:
         disk = 0 if state == "finished" else 4 * model.parameters + TOKENIZER_BYTES
         if steps is None or (self.text is None and state != "finished"):
             return Line(title, state, "unknown until the corpus is prepared", None, disk)
-        validation = _limited(self.text.validation if self.text else 0, recipe.validation.blocks) * size
-        once = sum(m.forward(validation, size) + m.vocabulary_head(validation * recipe.masking.rate) for m in (model, teacher) if m)  # fmt: skip
+        validation = limited(self.text.validation if self.text else 0, recipe.validation.blocks) * size
+        measured = [m for m in (model, teacher) if m]
+        once = sum(m.forward(validation, size) + m.vocabulary_head(validation * recipe.masking.rate) for m in measured)
         if not steps or optimization is None:
             what = "the cut alone" if folder == "control" else "the teacher as it is"
             seconds = 0.0 if state == "finished" else self.machine.seconds(once) + SECONDS_A_FOLDER
@@ -266,7 +164,8 @@ class Planner:
         operations = costs.FORWARD_AND_BACKWARD * (
             model.forward(tokens, size) + model.vocabulary_head(tokens * positions)
         )
-        memory = model.training_memory(optimization.batch_size * size, size, optimization.batch_size * size * positions)
+        batch = optimization.batch_size * size
+        memory = model.training_memory(batch, batch * positions)
         if teacher is not None:
             operations += teacher.forward(tokens, size) + teacher.vocabulary_head(tokens * taught)
             memory += 4 * teacher.parameters
@@ -325,16 +224,14 @@ class Planner:
         settings = self.recipe.finetune.settings(name)
         steps = finetune_steps(self.recipe, name, size.features)
         seconds = passing = memory = 0.0
-        longest = self.recipe.finetune.max_length(name, TASKS[name].max_length)
         for job in left:
             model, tokens = self._size(job), size.features * size.length
             share = 1 - states[job][1] / steps
             operations = costs.FORWARD_AND_BACKWARD * model.forward(tokens, size.length) * settings.epochs * share
             taught = self.teacher.forward(tokens, size.length) if job.is_second_distillation else 0.0
             spent = self._training_seconds(model, operations + taught, steps - states[job][1])
-            batch = settings.optimization.batch_size * longest
             seconds, passing = seconds + spent, max(passing, self._checkpoints(model, spent))
-            memory = max(memory, model.training_memory(batch, longest, 0))
+            memory = max(memory, model.training_memory(settings.optimization.batch_size * size.longest, 0))
         what = f"{models}{steps:,} steps × {settings.optimization.batch_size}, {size.examples:,} examples"
         return Line(title, state, f"{what} of {size.length:.0f} tokens", seconds, disk, passing, memory)
 
@@ -345,7 +242,9 @@ class Planner:
     def _task_sizes(self) -> dict[str, TaskSize | None]:
         """Of every task with something left to do."""
         unfinished = [job for job in jobs(self.recipe) if not fsio.is_finished(self.run.output / job.folder / "scores")]
-        return {name: self.task(name) for name in dict.fromkeys(job.task for job in unfinished)}
+        return {
+            name: task_size(self.recipe, name, self.tokenizer) for name in dict.fromkeys(job.task for job in unfinished)
+        }
 
     def _evaluate(self) -> Line:
         states = {job: _state(self.run.output / job.folder / "scores")[0] for job in jobs(self.recipe)}
@@ -360,16 +259,15 @@ class Planner:
             if size is None or seconds is None:
                 seconds = None
                 continue
-            operations = self._size(job).forward(
-                size.evaluation_examples * size.evaluation_length, size.evaluation_length
-            )
+            length = size.evaluation_tokens / size.evaluation_examples
+            operations = self._size(job).forward(size.evaluation_tokens, length)
             seconds += self.machine.seconds(operations) + SECONDS_A_FOLDER
             disk += size.evaluation_examples * SCORES_BYTES_PER_EXAMPLE
         return Line("evaluate", _together(list(states.values())), what, seconds, disk)
 
     def _benchmark(self) -> Line:
         settings = self.recipe.benchmark
-        padded, free = (_limited(PAIRS, count) for count in (settings.padded_examples, settings.examples))
+        padded, free = (limited(PAIRS, count) for count in (settings.padded_examples, settings.examples))
         what = f"{len(settings.models)} models, {padded:,} padded pairs + {free:,} of true length"
         state, _ = _state(self.run.output / "benchmark")
         if state == "finished":
@@ -390,16 +288,6 @@ class Planner:
 
     def _report(self) -> Line:
         return Line("report", "always anew", "report.html, model card", SECONDS_OF_REPORT, 2e6)
-
-
-def _limited(count: int, limit: int) -> int:
-    return min(count, limit) if limit else count
-
-
-def _sample(examples: Examples) -> Examples:
-    """At most `SAMPLE` of the examples, spread evenly."""
-    step = -(-len(examples) // SAMPLE)
-    return replace(examples, columns={name: values[::step] for name, values in examples.columns.items()})
 
 
 def _state(folder: Path) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""The one training loop: accumulate, clip, schedule, precision, distribution, log, validate, checkpoint, resume.
+"""The one training loop: accumulate, clip, schedule, precision, log, validate, checkpoint, resume.
 
 What is trained is described by `Work`. Every number of it is a pure function of the step, so a resumed training does
 the same as one that was never interrupted, and no sampler or random state exists that could be lost.
@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -102,18 +102,6 @@ def make_optimizer(model: nn.Module, settings: recipe.Optimization) -> torch.opt
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.adam_epsilon, fused=True)
 
 
-class _Terms(nn.Module):
-    """The model as a function from a micro-batch to its loss terms: what a distributed wrapper can wrap."""
-
-    def __init__(self, model: nn.Module, terms: Callable[[nn.Module, Batch], Mapping[str, Tensor]]) -> None:
-        super().__init__()
-        self.model = model
-        self._terms = terms
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return dict(self._terms(self.model, batch))
-
-
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying in mid-step; a second one takes effect at once."""
@@ -163,71 +151,60 @@ def train(
         NonFiniteLoss: a loss or gradient is not finite; the step, the term and the micro-batch are named.
     """
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision(device))
-    ranks, rank = accelerator.num_processes, accelerator.process_index
-    if settings.gradient_accumulation_steps % ranks:
-        found = f"{settings.gradient_accumulation_steps} for {ranks} processes"
-        expected = "a multiple of the number of processes"
-        raise UserError("gradient_accumulation_steps", expected=expected, found=found, cure="change it")
+    if accelerator.num_processes > 1:
+        found = f"{accelerator.num_processes}, started by a launcher"
+        raise UserError(
+            "command line", expected="one process", found=found, cure="start the command without a launcher"
+        )
     model.to(device).train()
     optimizer = make_optimizer(model, settings)
     state = checkpoint.load(folder / "checkpoints", model, optimizer) or checkpoint.State(0, 0, 0, 0.0)
-    module = accelerator.prepare(_Terms(model, work.terms))
-    log = _open_log(folder / "log.jsonl", state.log_bytes) if accelerator.is_main_process else None
+    log = _open_log(folder / "log.jsonl", state.log_bytes)
     progress = Progress(label, work.steps, done=state.step)
     begun = last_save = time.monotonic()
     tokens = state.tokens
 
     def save(step: int) -> None:
-        if log is not None:
-            log.flush()
-            os.fsync(log.fileno())
-            length = os.fstat(log.fileno()).st_size
-            now = checkpoint.State(step, tokens, length, state.seconds + time.monotonic() - begun)
-            checkpoint.save(folder / "checkpoints", model, optimizer, now)
+        log.flush()
+        os.fsync(log.fileno())
+        length = os.fstat(log.fileno()).st_size
+        now = checkpoint.State(step, tokens, length, state.seconds + time.monotonic() - begun)
+        checkpoint.save(folder / "checkpoints", model, optimizer, now)
 
-    with _stop_requests() as stop, log if log is not None else nullcontext():
+    with _stop_requests() as stop, log:
         for step in range(state.step, work.steps):
             micro_batches = work.micro_batches(step)
-            shares = _shares(micro_batches, work)
-            mine = range(rank, len(micro_batches), ranks)
             sums = {name: torch.zeros((), device=device) for name in work.weights}
-            for index in mine:
+            for index, (cpu_batch, share) in enumerate(zip(micro_batches, _shares(micro_batches, work), strict=True)):
                 torch.manual_seed(step_seed(seed, step, index))
-                batch = {k: v.to(device, non_blocking=True) for k, v in micro_batches[index].items()}
-                with nullcontext() if index == mine[-1] else accelerator.no_sync(module):
-                    terms = module(batch)
-                    weighted = {k: terms[k].float() * shares[index][k] for k in work.weights}
-                    accelerator.backward(sum(work.weights[k] * v for k, v in weighted.items()) * ranks)
-                for name, value in weighted.items():
-                    sums[name] += value.detach()
+                batch = {name: value.to(device, non_blocking=True) for name, value in cpu_batch.items()}
+                with accelerator.autocast():
+                    terms = work.terms(model, batch)
+                parts = {name: terms[name].float() * share[name] for name in work.weights}
+                accelerator.backward(sum(work.weights[name] * part for name, part in parts.items()))
+                for name, part in parts.items():
+                    sums[name] += part.detach()
             norm = nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm or float("inf"))
             if not torch.isfinite(norm):
                 raise _diagnose(sums, step)
-            factor = learning_rate_factor(step, work.steps, settings.warmup_ratio)
+            rate = settings.learning_rate * learning_rate_factor(step, work.steps, settings.warmup_ratio)
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * factor
+                group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             tokens += sum(work.tokens(batch) for batch in micro_batches)
-            if log is not None:
-                values = {
-                    name: float(accelerator.reduce(value)) if ranks > 1 else float(value)
-                    for name, value in sums.items()
-                }
-                _log_step(log, step + 1, values, work.weights, settings.learning_rate * factor, tokens)
-                if progress.wants(step + 1):
-                    progress.show(step + 1, tokens - state.tokens, values)
+            values = {name: float(value) for name, value in sums.items()}
+            _log_step(log, step + 1, values, work.weights, rate, tokens)
+            if progress.wants(step + 1):
+                progress.show(step + 1, tokens - state.tokens, values)
             if work.validate and step + 1 in work.validate_after:
-                if log is not None:
-                    model.eval()
-                    log.write(json.dumps({"step": step + 1, "validation": work.validate()}) + "\n")
-                    model.train()
-                accelerator.wait_for_everyone()
+                model.eval()
+                log.write(json.dumps({"step": step + 1, "validation": work.validate()}) + "\n")
+                model.train()
             if stop:
                 save(step + 1)
-                raise Interrupted(
-                    f"{label}: stopped after step {step + 1} of {work.steps}; the same command goes on from there"
-                )
+                done = f"{label}: stopped after step {step + 1} of {work.steps}"
+                raise Interrupted(f"{done}; the same command goes on from there")
             if time.monotonic() - last_save > checkpoint_minutes * 60 and step + 1 < work.steps:
                 save(step + 1)
                 last_save = time.monotonic()
