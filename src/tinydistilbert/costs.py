@@ -59,7 +59,7 @@ class Size:
         )  # fmt: skip
 
     def forward(self, tokens: float, length: float) -> float:
-        """Operations of the encoder over `tokens` tokens in inputs of `length`: matrices, and attention's two products."""
+        """Operations of the encoder over `tokens` tokens in inputs of `length`: matrices and attention's products."""
         return tokens * (2 * self.matrices + 4 * length * self.width * self.layers)
 
     def vocabulary_head(self, positions: float) -> float:

@@ -31,7 +31,7 @@ from tinydistilbert.tasks import TASKS
 PAIR_LENGTH = 31
 """Mean tokens of an STS-B pair, on which latency is timed."""
 SECONDS_A_FOLDER = 1.0
-"""Loading, tokenising, saving and hashing around a training or an evaluation; 0.7 to 1.4 s in a quickstart on 2 cores."""
+"""Loading, tokenising, saving, hashing around a training or an evaluation; 0.7 to 1.4 s in a quickstart on 2 cores."""
 SECONDS_OF_REPORT = 5.0
 TOKENIZER_BYTES = 750_000
 """`tokenizer.json` of 30,000 pieces."""

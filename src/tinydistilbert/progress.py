@@ -48,3 +48,11 @@ class Progress:
         else:
             sys.stderr.write(text + "\n")
         sys.stderr.flush()
+
+    def note(self, step: int, what: str, numbers: Mapping[str, float]) -> None:
+        """Print a line that stays, such as the losses on validation text after `step` steps."""
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        sys.stderr.write(
+            ("\r\033[K" if self.terminal else "") + f"{self.label}: step {step}/{self.steps}  {what}: {shown}\n"
+        )
+        sys.stderr.flush()

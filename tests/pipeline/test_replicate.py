@@ -200,3 +200,42 @@ def mismatched_teacher(source: Path, target: Path) -> None:
     BertForMaskedLM(config).save_pretrained(target)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (target / name).write_bytes((source / name).read_bytes())
+
+
+def test_the_way_of_the_seed_runs_with_its_padding_and_its_number_of_steps(
+    recipe_file: Path, tmp_path: Path, corpus: Path, call: Call
+) -> None:
+    changes = [
+        "--corpus.packing",
+        "lines",
+        "--student.initialization",
+        "random",
+        "--student.architecture",
+        "same",
+        "--student.layers",
+        "first",
+        "--objective.kl",
+        "1",
+        "--objective.mlm",
+        "1",
+        "--objective.reduction",
+        "notebook",
+        "--distill.max_steps",
+        "0",
+        "--distill.epochs",
+        "1.5",
+        "--distill.optimization.batch_size",
+        "4",
+        "--distill.optimization.gradient_accumulation_steps",
+        "16",
+        "--distill.optimization.max_grad_norm",
+        "0",
+    ]
+    code, _, err = call("distill", recipe_file, *changes, "--output", tmp_path / "run")
+    assert code == 0, err
+    log = [json.loads(line) for line in (tmp_path / "run" / "student" / "log.jsonl").read_text().splitlines()]
+    lines = (corpus / "train.txt").read_text().count("\n") + 1
+    assert max(line["step"] for line in log) == -(-lines * 3 // (2 * 4 * 16))
+    steps, validations = ([line for line in log if key in line] for key in ("loss", "validation"))
+    assert steps[-1]["kl"] > 10 * validations[-1]["validation"]["kl"], "the notebook's KL is a sum over the positions"
+    assert steps[0]["tokens"] < 4 * 16 * 32, "padding is not counted as tokens"

@@ -62,7 +62,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def test_it_learns_and_logs_every_step(tmp_path: Path) -> None:
+def test_it_learns_and_logs_every_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, work(40, [8]), dropout=0.0)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
@@ -72,6 +72,12 @@ def test_it_learns_and_logs_every_step(tmp_path: Path) -> None:
     assert steps[-1]["tokens"] == 320
     assert [line["step"] for line in lines if "validation" in line] == [20, 40]
     assert not (tmp_path / "checkpoints").exists()
+    told = (
+        capsys.readouterr().err.splitlines()
+    )  # not a terminal: no rewritten lines, one for each validation, one at the end
+    assert told[0] == "fit: step 20/40  validation: always 1"
+    assert told[-2].startswith("fit: step 40/40  ") and "tokens/s  fit " in told[-2] and "done in" in told[-2]
+    assert len(told) == 3 and not any("\r" in line for line in told)
 
 
 @pytest.mark.parametrize("sizes", [[1] * 8, [4, 4], [5, 3], [7, 1]])

@@ -1,0 +1,196 @@
+"""The dry run: the steps that the stages log, what is finished and what is left, the errors of a run, nothing written."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from tinydistilbert import cache, fsio, pipeline, plan, recipe_file
+from tinydistilbert.costs import BYTES_PER_UPDATE, Machine, Size
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.loading import save_model
+from tinydistilbert.recipe import Recipe
+from tinydistilbert.sizes import task_size, text_size
+
+CONFIG = BertConfig(
+    vocab_size=232, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, pad_token_id=0
+)
+SENTENCES = ("The student learns from the teacher.", "Paris is the capital of France.", "Some cats like milk.")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Recipe:
+    """Two layers to one on a few sentences, and a task of 21 sentences."""
+    torch.manual_seed(0)
+    save_model(BertForMaskedLM(CONFIG), tokenizer, tmp_path / "model")
+    (tmp_path / "text").mkdir()
+    for split, repeats in (("train", 40), ("validation", 8)):
+        (tmp_path / "text" / f"{split}.txt").write_text("\n\n".join(SENTENCES * repeats))
+        rows = [{"sentence": SENTENCES[i % 3], "label": i % 2} for i in range(21)]
+        task = tmp_path / "data" / "glue" / "cola" / f"{split}.jsonl"
+        task.parent.mkdir(parents=True, exist_ok=True)
+        task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content = {
+        "name": "tiny", "device": "cpu", "data": str(tmp_path / "data"), "teacher": {"model": str(tmp_path / "model")},
+        "corpus": {"source": str(tmp_path / "text"), "block_size": 16},
+        "adapt": {"tokens": 200, "optimization": {"batch_size": 4}},
+        "distill": {"epochs": 1.5, "optimization": {"batch_size": 4, "gradient_accumulation_steps": 2}},
+        "validation": {"times": 1, "blocks": 2},
+        "finetune": {"tasks": ["cola"], "epochs": 1.5, "optimization": {"batch_size": 4}},
+        "benchmark": {"models": ["teacher", "student"], "examples": 2, "padded_examples": 2},
+    }  # fmt: skip
+    return recipe_file.from_dict(content, "test")
+
+
+def rows(text: str) -> dict[str, str]:
+    """The lines of the table by stage."""
+    return {line.split("  ")[0]: line for line in text.split("\n\n")[0].splitlines()[1:]}
+
+
+def told_steps(line: str) -> int:
+    found = re.search(r"([\d,]+) steps", line)
+    assert found is not None, line
+    return int(found[1].replace(",", ""))
+
+
+def tree(*folders: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of everything in the folders."""
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns) for folder in folders for path in folder.rglob("*")
+    }
+
+
+def partial_checkpoint(folder: Path, step: int) -> None:
+    path = folder.with_name(folder.name + ".partial") / "checkpoints" / f"step-{step:08d}"
+    fsio.write_json(path / fsio.MANIFEST, {"files": {}})
+
+
+def test_steps_and_blocks_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    pipeline.run(recipe, output, until="finetune", tell=lambda _: None)
+    # The stages are told as if none of them was made, on the blocks that are in the cache now.
+    told = rows(plan.plan(recipe, tmp_path / "other", until="finetune"))
+    assert told["prepare"].split()[1] == "finished"
+    folders = {
+        "adapt": "teacher", "distill": "student", "finetune teacher, CoLA": "tasks/cola/teacher/seed-0/model",
+        "finetune student, CoLA": "tasks/cola/student/seed-0/model",
+    }  # fmt: skip
+    for stage, folder in folders.items():
+        lines = [json.loads(line) for line in (output / folder / "log.jsonl").read_text().splitlines()]
+        assert told_steps(told[stage]) == max(line["step"] for line in lines), stage
+    assert all("finished" in line for line in rows(plan.plan(recipe, output, until="finetune")).values())
+
+
+def test_what_is_left_is_told_by_the_folders(recipe: Recipe, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    fsio.write_text(output / pipeline.RECIPE, recipe_file.to_toml(recipe))
+    (output / "teacher").mkdir()
+    fsio.write_json(output / "teacher" / fsio.MANIFEST, {"files": {}})
+    partial_checkpoint(output / "student", 2)
+    partial_checkpoint(output / "student", 3)
+    told = rows(plan.plan(recipe, output, until="report"))
+    assert "finished" in told["adapt"] and told["adapt"].rstrip().endswith("-")
+    assert "goes on from step 3" in told["distill"]
+    for stage in ("finetune teacher, CoLA", "evaluate", "benchmark"):
+        assert "to do" in told[stage]
+    assert "always anew" in told["report"]
+
+
+def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
+    three = recipe_file.from_dict(
+        recipe_file.merge(recipe_file.to_dict(recipe), {"finetune": {"seeds": [0, 1, 2]}}), ""
+    )
+    output = tmp_path / "run"
+    fsio.write_text(output / pipeline.RECIPE, recipe_file.to_toml(three))
+    fsio.write_json(output / "tasks/cola/teacher/seed-0/model" / fsio.MANIFEST, {"files": {}})
+    partial_checkpoint(output / "tasks/cola/teacher/seed-1/model", 5)
+    told = rows(plan.plan(three, output, until="finetune"))
+    assert "1 of 3 finished, goes on from step 5" in told["finetune teacher, CoLA"]
+    assert "3 models × 8 steps × 4, 21 examples" in told["finetune student, CoLA"]
+
+
+def test_stages_after_the_command_are_not_told(recipe: Recipe, tmp_path: Path) -> None:
+    assert list(rows(plan.plan(recipe, tmp_path / "run", until="adapt"))) == ["prepare", "adapt"]
+
+
+def test_nothing_is_written(recipe: Recipe, tmp_path: Path) -> None:
+    before = tree(tmp_path), tree(cache.folder())
+    plan.plan(recipe, tmp_path / "new" / "run", until="report")
+    assert (tree(tmp_path), tree(cache.folder())) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
+    def changed(**changes: object) -> Recipe:
+        return recipe_file.from_dict(recipe_file.merge(recipe_file.to_dict(recipe), changes), "test")
+
+    output = tmp_path / "run"
+    fsio.write_text(output / pipeline.RECIPE, recipe_file.to_toml(recipe))
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "letter.txt").write_text("dear")
+    cola = tmp_path / "data" / "glue" / "cola"
+    cases = [
+        (changed(seed=7), output, "seed = 0"),
+        (recipe, tmp_path / "occupied", "other files"),
+        (changed(device="abacus"), tmp_path / "new", "abacus"),
+        (changed(data=str(tmp_path / "nowhere")), tmp_path / "new", "nowhere"),
+        (changed(corpus={"source": str(tmp_path / "no.txt")}), tmp_path / "new", "no.txt"),
+        (changed(teacher={"model": str(tmp_path / "no-model")}), tmp_path / "new", "no-model"),
+        (changed(student={"layers": [5]}), tmp_path / "new", "student.layers"),
+    ]
+    (cola / "train.jsonl").rename(cola / "kept")
+    cases.append((recipe, tmp_path / "new", "cola"))
+    for wrong, folder, told in cases:
+        if wrong is recipe and folder == tmp_path / "new":
+            assert not (cola / "train.jsonl").exists()
+        with pytest.raises(UserError) as of_plan:
+            plan.plan(wrong, folder, until="report")
+        with pytest.raises(UserError) as of_run:
+            pipeline.run(wrong, folder, until="report", tell=lambda _: None)
+        assert str(of_plan.value) == str(of_run.value) and told in str(of_plan.value)
+
+
+def test_a_corpus_is_estimated_near_what_it_is(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+    estimated = text_size(recipe, tokenizer)
+    pipeline.run(recipe, Path(recipe.corpus.source).parent / "run", until="prepare", tell=lambda _: None)
+    counted = text_size(recipe, tokenizer)
+    assert estimated is not None and counted is not None
+    assert counted.is_prepared and counted.disk == 0
+    assert estimated.train == pytest.approx(counted.train, abs=1)
+    assert estimated.validation == pytest.approx(counted.validation, abs=1)
+    assert not estimated.is_prepared or estimated == counted
+
+
+def test_data_on_the_hub_have_their_published_sizes(tokenizer: PreTrainedTokenizerFast) -> None:
+    content = {"finetune": {"override": {"cola": {"train_examples": 100}}, "tasks": ["cola", "mnli", "cloze-qa"]}}
+    recipe = recipe_file.from_dict(content, "test")
+    cola, mnli = task_size(recipe, "cola", tokenizer), task_size(recipe, "mnli", tokenizer)
+    assert cola is not None and (cola.examples, cola.evaluation_examples) == (100, 1043)
+    assert mnli is not None and mnli.evaluation_examples == 9815 + 9832
+    assert task_size(recipe, "cloze-qa", tokenizer) is None
+    other = recipe_file.from_dict({"corpus": {"source": "somebody/something"}}, "test")
+    assert text_size(other, tokenizer) is None
+
+
+def test_operations_of_a_layer_worked_out_by_hand() -> None:
+    with torch.device("meta"):
+        size = Size.of(BertForMaskedLM(CONFIG))
+    # A layer: query, key, value and output of 32 x 32, and a feed-forward part of 32 x 48 and 48 x 32.
+    assert size.matrices == 2 * (4 * 32 * 32 + 2 * 32 * 48)
+    # 10 tokens: two operations a weight; scores and their use cost 2 x 2 x length x width a token and layer.
+    assert size.forward(10, 10) == 10 * (2 * size.matrices + 4 * 10 * 32 * 2)
+    assert size.vocabulary_head(3) == 3 * 2 * (32 * 32 + 32 * 232)
+    assert size.parameters == sum(p.numel() for p in BertForMaskedLM(CONFIG).parameters())
+
+
+def test_half_the_rate_is_twice_the_time() -> None:
+    fast, slow = (Machine("cpu", 1, rate, rate, rate) for rate in (2e9, 1e9))
+    assert slow.seconds(1e9, traffic=BYTES_PER_UPDATE) == pytest.approx(2 * fast.seconds(1e9, traffic=BYTES_PER_UPDATE))
+
+
+@pytest.mark.parametrize(("count", "words"), [(12, "12 B"), (70_300_000, "70 MB"), (1_234_000_000, "1.2 GB")])
+def test_bytes_are_told_as_people_say_them(count: float, words: str) -> None:
+    assert plan.size_in_words(count) == words
