@@ -63,6 +63,14 @@ class Planner:
     def __init__(self, run: Run) -> None:
         self.run, self.recipe = run, run.recipe
 
+    def check_inputs(self) -> None:
+        """Look at whatever a run checks before its first stage, in the same order; what is found here is kept.
+
+        Raises:
+            UserError: something is wrong.
+        """
+        _ = self._models, self._task_sizes, self.text
+
     @cached_property
     def machine(self) -> Machine:
         """Measured when the first time is asked for."""
@@ -319,9 +327,10 @@ def plan(recipe: Recipe, output: Path, *, until: str) -> str:
         UserError: an input is wrong or the folder belongs to something else: the same as of the run.
     """
     run = Run(recipe, output, tell=lambda _: None, command="")
+    planner = Planner(run)
     if not run.is_begun():
         run.check_data_folder()
-    planner = Planner(run)
+        planner.check_inputs()
     lines = [line for stage in STAGES[: STAGES.index(until) + 1] for line in planner.lines(stage)]
     return "\n".join([*_table(lines), "", *_totals(lines, planner, output)])
 

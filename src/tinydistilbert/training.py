@@ -199,10 +199,10 @@ def train(
                 progress.show(step + 1, tokens - state.tokens, values)
             if work.validate and step + 1 in work.validate_after:
                 model.eval()
-                found = work.validate()
+                measured = work.validate()
                 model.train()
-                log.write(json.dumps({"step": step + 1, "validation": found}) + "\n")
-                progress.note(step + 1, "validation", found)
+                log.write(json.dumps({"step": step + 1, "validation": measured}) + "\n")
+                progress.note(step + 1, "validation", measured)
             if stop:
                 save(step + 1)
                 done = f"{label}: stopped after step {step + 1} of {work.steps}"

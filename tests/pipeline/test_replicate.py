@@ -205,33 +205,15 @@ def mismatched_teacher(source: Path, target: Path) -> None:
 def test_the_way_of_the_seed_runs_with_its_padding_and_its_number_of_steps(
     recipe_file: Path, tmp_path: Path, corpus: Path, call: Call
 ) -> None:
-    changes = [
-        "--corpus.packing",
-        "lines",
-        "--student.initialization",
-        "random",
-        "--student.architecture",
-        "same",
-        "--student.layers",
-        "first",
-        "--objective.kl",
-        "1",
-        "--objective.mlm",
-        "1",
-        "--objective.reduction",
-        "notebook",
-        "--distill.max_steps",
-        "0",
-        "--distill.epochs",
-        "1.5",
-        "--distill.optimization.batch_size",
-        "4",
-        "--distill.optimization.gradient_accumulation_steps",
-        "16",
-        "--distill.optimization.max_grad_norm",
-        "0",
-    ]
-    code, _, err = call("distill", recipe_file, *changes, "--output", tmp_path / "run")
+    changes = {
+        "corpus.packing": "lines", "student.initialization": "random", "student.architecture": "same",
+        "student.layers": "first", "objective.kl": "1", "objective.mlm": "1", "objective.reduction": "notebook",
+        "distill.max_steps": "0", "distill.epochs": "1.5", "distill.optimization.batch_size": "4",
+        "distill.optimization.gradient_accumulation_steps": "16", "distill.optimization.max_grad_norm": "0",
+    }  # fmt: skip
+    code, _, err = call(
+        "distill", recipe_file, *(f"--{k}={v}" for k, v in changes.items()), "--output", tmp_path / "run"
+    )
     assert code == 0, err
     log = [json.loads(line) for line in (tmp_path / "run" / "student" / "log.jsonl").read_text().splitlines()]
     lines = (corpus / "train.txt").read_text().count("\n") + 1

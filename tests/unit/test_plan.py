@@ -1,4 +1,4 @@
-"""The dry run: the steps that the stages log, what is finished and what is left, the errors of a run, nothing written."""
+"""The dry run: the steps that stages log, what is finished and what is left, the errors of a run, nothing written."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from tinydistilbert import cache, fsio, pipeline, plan, recipe_file
 from tinydistilbert.costs import BYTES_PER_UPDATE, Machine, Size
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.loading import save_model
+from tinydistilbert.models.loading import load_tokenizer, save_model
 from tinydistilbert.recipe import Recipe
 from tinydistilbert.sizes import task_size, text_size
 
@@ -123,6 +123,16 @@ def test_nothing_is_written(recipe: Recipe, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def same_error(wrong: Recipe, folder: Path, told: str) -> None:
+    """Each of the two refuses, in the same words; of a new folder, whatever the command."""
+    for until in ("report", "prepare"):
+        with pytest.raises(UserError) as of_plan:
+            plan.plan(wrong, folder, until=until)
+        with pytest.raises(UserError) as of_run:
+            pipeline.run(wrong, folder, until=until, tell=lambda _: None)
+        assert str(of_plan.value) == str(of_run.value) and told in str(of_plan.value)
+
+
 def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
     def changed(**changes: object) -> Recipe:
         return recipe_file.from_dict(recipe_file.merge(recipe_file.to_dict(recipe), changes), "test")
@@ -131,7 +141,6 @@ def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
     fsio.write_text(output / pipeline.RECIPE, recipe_file.to_toml(recipe))
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "letter.txt").write_text("dear")
-    cola = tmp_path / "data" / "glue" / "cola"
     cases = [
         (changed(seed=7), output, "seed = 0"),
         (recipe, tmp_path / "occupied", "other files"),
@@ -141,19 +150,15 @@ def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
         (changed(teacher={"model": str(tmp_path / "no-model")}), tmp_path / "new", "no-model"),
         (changed(student={"layers": [5]}), tmp_path / "new", "student.layers"),
     ]
-    (cola / "train.jsonl").rename(cola / "kept")
-    cases.append((recipe, tmp_path / "new", "cola"))
     for wrong, folder, told in cases:
-        if wrong is recipe and folder == tmp_path / "new":
-            assert not (cola / "train.jsonl").exists()
-        with pytest.raises(UserError) as of_plan:
-            plan.plan(wrong, folder, until="report")
-        with pytest.raises(UserError) as of_run:
-            pipeline.run(wrong, folder, until="report", tell=lambda _: None)
-        assert str(of_plan.value) == str(of_run.value) and told in str(of_plan.value)
+        same_error(wrong, folder, told)
+    (tmp_path / "data" / "glue" / "cola" / "train.jsonl").unlink()
+    same_error(recipe, tmp_path / "new", "cola")
+    assert not (tmp_path / "new").exists()
 
 
-def test_a_corpus_is_estimated_near_what_it_is(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_corpus_is_estimated_near_what_it_is(recipe: Recipe) -> None:
+    tokenizer = load_tokenizer(recipe.teacher.model)
     estimated = text_size(recipe, tokenizer)
     pipeline.run(recipe, Path(recipe.corpus.source).parent / "run", until="prepare", tell=lambda _: None)
     counted = text_size(recipe, tokenizer)
@@ -161,7 +166,7 @@ def test_a_corpus_is_estimated_near_what_it_is(recipe: Recipe, tokenizer: PreTra
     assert counted.is_prepared and counted.disk == 0
     assert estimated.train == pytest.approx(counted.train, abs=1)
     assert estimated.validation == pytest.approx(counted.validation, abs=1)
-    assert not estimated.is_prepared or estimated == counted
+    assert not estimated.is_prepared
 
 
 def test_data_on_the_hub_have_their_published_sizes(tokenizer: PreTrainedTokenizerFast) -> None:
