@@ -28,6 +28,7 @@ from transformers import (
 
 from tinydistilbert import fsio, results
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import load_model
 from tinydistilbert.recipe import Benchmark, Recipe, recipe_hash
 from tinydistilbert.results import Measurement
@@ -65,12 +66,6 @@ class Inputs:
     """What they are, in words."""
     synthetic: bool
     fingerprint: str
-
-
-def count_parameters(model: PreTrainedModel) -> int:
-    """Parameters of the encoder without its task head, tied tensors once, as published counts do (110 M, 66 M)."""
-    encoder: nn.Module = model.base_model
-    return sum(parameter.numel() for parameter in encoder.parameters())  # parameters() yields a shared tensor once
 
 
 def synthetic_features(vocab_size: int, seed: int) -> Features:
@@ -200,7 +195,8 @@ def summarize(rounds: Sequence[Sequence[float]], total: int) -> dict[str, Any]:
 
 
 def _size(name: str, model: PreTrainedModel) -> Measurement:
-    count = count_parameters(model)
+    count = parameter_count(model.base_model)
+    # As published counts are made (110 M, 66 M).
     details = {"megabytes_fp32": count * 4 / 1e6, "counted": "encoder without task head, tied tensors once"}
     return Measurement(name, "size", "parameters", count, higher_is_better=False, details=details)
 

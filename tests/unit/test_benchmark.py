@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from tinydistilbert import benchmark, fsio, results
+from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.recipe import Benchmark, Recipe
 
@@ -40,14 +41,14 @@ TINY = {
 
 def test_parameters_are_those_of_the_encoder() -> None:
     # Embeddings (50 + 128 + 2) x 8 and a norm of 16; a layer of 4 x 72 + 16 + 144 + 136 + 16; a pooler of 72.
-    assert benchmark.count_parameters(TINY["bert-base"]()) == 1456 + 600 + 72
+    assert parameter_count(TINY["bert-base"]().base_model) == 1456 + 600 + 72
     # Without token types and pooler.
-    assert benchmark.count_parameters(TINY["distilbert"]()) == 1440 + 600
+    assert parameter_count(TINY["distilbert"]().base_model) == 1440 + 600
 
 
 def test_the_default_architectures_have_the_published_sizes() -> None:
     with torch.device("meta"):
-        counts = {name: benchmark.count_parameters(build()) for name, build in benchmark.ARCHITECTURES.items()}
+        counts = {name: parameter_count(build().base_model) for name, build in benchmark.ARCHITECTURES.items()}
     assert counts == {"bert-base": 109_482_240, "distilbert": 66_362_880}
 
 

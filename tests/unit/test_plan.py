@@ -109,7 +109,7 @@ def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
     partial_checkpoint(output / "tasks/cola/teacher/seed-1/model", 5)
     told = rows(plan.plan(three, output, until="finetune"))
     assert "1 of 3 finished, goes on from step 5" in told["finetune teacher, CoLA"]
-    assert "3 models × 8 steps × 4, 21 examples" in told["finetune student, CoLA"]
+    assert "3 models × 9 steps × 4, 21 examples" in told["finetune student, CoLA"]
 
 
 def test_stages_after_the_command_are_not_told(recipe: Recipe, tmp_path: Path) -> None:

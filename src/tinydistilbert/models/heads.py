@@ -34,7 +34,7 @@ def vocabulary_logits(
 
 def parameter_count(module: nn.Module) -> int:
     """Number of parameters, tied ones counted once."""
-    return sum(parameter.numel() for parameter in {id(p): p for p in module.parameters()}.values())
+    return sum(parameter.numel() for parameter in module.parameters())  # parameters() yields a shared tensor once
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:

