@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tinydistilbert import cache, fsio, results
-from tinydistilbert.adapt import adapt
+from tinydistilbert.adapt import adapt, check_head
 from tinydistilbert.benchmark import benchmark
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.distill import distill
@@ -18,7 +18,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluate import evaluate
 from tinydistilbert.finetune import TRAINING_FACTS, finetune
 from tinydistilbert.models.loading import load_model, load_tokenizer
-from tinydistilbert.models.student import layer_map
+from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe import Recipe, to_dict
@@ -147,7 +147,8 @@ class Run:
             UserError: one of them is.
         """
         recipe = self.recipe
-        layer_map(recipe.student, self.original_teacher.model.config.num_hidden_layers)
+        check_head(recipe, self.original_teacher)
+        cut_student(self.original_teacher.model, recipe.student, seed=recipe.seed)
         for name in recipe.finetune.tasks:
             task = TASKS[name]
             for split in (task.train, task.evaluation[0]):

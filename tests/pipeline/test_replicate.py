@@ -158,6 +158,7 @@ def small_glue(folder: Path, labels: list[int]) -> Path:
         (["--teacher.model", "/nowhere"], ["/nowhere", "no such folder"]),
         (["--teacher.model", "{mismatched}"], ["232 pieces", "tokenizer"]),
         (["--student.layers", "0,9"], ["student.layers", "0 to 3"]),
+        (["--teacher.model", "offline", "--adapt.tokens", "0"], ["adapt.tokens", "new head"]),
         (["--data", "/nowhere"], ["/nowhere"]),
         (["--data", "{labels}", "--finetune.tasks", "cola"], ["label", "7"]),
         (["--data", "{data}", "--finetune.tasks", "rte"], ["rte"]),
