@@ -1,7 +1,7 @@
 """Checkpoints of a training: folders of plain files, made whole or not at all, verified before use.
 
 A batch and its dropout are pure functions of (seed, step), and so is the learning rate; what must be kept is only the
-weights, AdamW's moments, the number of the step, and how long the log was.
+weights, AdamW's moments, and a few counts: steps, tokens, seconds, and how long the log was.
 """
 
 import json

@@ -89,7 +89,7 @@ def finetune(
         encoder: folder of teacher, student or control.
         output: folder to make; beside the model it holds `log.jsonl` and `training.json`.
         row: name of the model in tables and progress lines.
-        seed: of the head's weights, the order of the examples, a sample of them, and dropout.
+        seed: of the head's weights, the order of the examples, and dropout; a sample of them is `recipe.seed`'s.
         device: where to compute.
         task_teacher: folder of a teacher fine-tuned on the same span task: its softened start and end distributions are
             learned beside the labels (Sanh et al. 2019, section 3: "a second step of distillation").

@@ -1,7 +1,8 @@
-"""The terms of the objective: pure functions on tensors, each a mean over the counted positions.
+"""The terms of the objective: pure functions on tensors.
 
-The caller gathers the counted positions first (no padding, or only the masked ones), so a loss never sees padding and
-cannot depend on it. The temperature's factor T² keeps the size of the gradient independent of T (Hinton et al. 2015).
+`kl`, `mlm` and `cosine` are means over the counted positions. The caller gathers those first (no padding, or only the
+masked ones), so they never see padding and cannot depend on it. The temperature's factor T² keeps the size of the
+gradient about the same for every T (Hinton et al. 2015).
 """
 
 import torch
@@ -22,7 +23,7 @@ def kl(
 ) -> Float[Tensor, ""]:
     """T² · KL(teacher ‖ student) of the tempered softmaxes, in nats, mean over the positions.
 
-    The soft-target loss of Hinton et al. (2015) and DistilBERT's L_ce (up to the teacher's constant entropy).
+    The soft-target loss of Hinton et al. (2015) and DistilBERT's L_ce (up to T² and the teacher's constant entropy).
 
     Raises:
         ValueError: there is no position.

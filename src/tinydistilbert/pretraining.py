@@ -88,7 +88,7 @@ def validation_losses(
     limit: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """What the model is worth on held-out text, at the same masked positions for every model and every run.
+    """What the model is worth on held-out text; equal `batch_size` and `limit` give the same masked positions.
 
     Returns:
         `mlm` (cross-entropy in nats), `perplexity` (its exponential), and with a teacher `kl` (teacher ‖ model in nats,

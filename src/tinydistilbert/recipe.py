@@ -100,7 +100,7 @@ class Student:
     layers: Literal["authors", "even", "first", "last"] | tuple[Amount, ...] = "authors"
     """Teacher layers to copy: `authors` = 0, 2, 4, 7, 9, 11 of 12, spread alike over another depth; or a list."""
     num_hidden_layers: Amount = 0
-    """Layers of the student for `even`, `first` and `last`; 0 = half of the teacher's."""
+    """Layers of the student where `layers` is not a list; 0 = half of the teacher's."""
     architecture: Literal["same", "distilbert"] = "same"
     """`same` as the teacher's family, or DistilBERT's (from BERT: token types folded into positions, no pooler)."""
     initialization: Literal["teacher", "random"] = "teacher"
@@ -231,7 +231,7 @@ class Recipe:
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
     data: str | None = None
-    """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/` in Parquet or text; without it they come from the hub."""
+    """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`; without it they come from the hub."""
     checkpoint_minutes: Positive = 5.0
     """Minutes between checkpoints in every training stage."""
     teacher: Teacher = Teacher()

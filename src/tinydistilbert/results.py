@@ -74,7 +74,7 @@ class Measurement:
     examples: int = 0
     """Examples that the value was computed from."""
     examples_total: int = 0
-    """Examples of the whole split; more than `examples` means a subset, and every table marks it."""
+    """Examples of the whole split; more than `examples` means a subset, which tables mark or note."""
     train_examples: int = 0
     train_examples_total: int = 0
     seed: int = 0

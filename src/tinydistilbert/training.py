@@ -75,7 +75,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def precision(device: torch.device) -> str:
-    """`bf16` on GPUs that have it; never on CPUs, where it is several times slower than single precision."""
+    """`bf16` on GPUs that have it; never on CPUs, where without AMX it is several times slower than fp32."""
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
@@ -148,7 +148,8 @@ def train(
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
-        NonFiniteLoss: a loss or gradient is not finite; the step, the term and the micro-batch are named.
+        UserError: a launcher started several processes.
+        NonFiniteLoss: a loss or gradient is not finite; the step and the term are named.
     """
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision(device))
     if accelerator.num_processes > 1:

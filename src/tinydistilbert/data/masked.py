@@ -13,7 +13,7 @@ from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masking import mask_tokens
 
 VALIDATION_SEED = 1
-"""Validation always sees the same masks, whatever the seed of the run, so that runs can be compared."""
+"""Of the masks of validation, whatever the seed of the run, so that runs can be compared."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class MaskedBatches:
 def validation_batches(
     blocks: TokenBlocks, masking: recipe.Masking, batch_size: int, limit: int
 ) -> Iterator[dict[str, Tensor]]:
-    """The first `limit` validation blocks (0 = all) with masks that never change."""
+    """The first `limit` validation blocks (0 = all), with masks that depend on the blocks and `batch_size` only."""
     count = min(limit or len(blocks.validation), len(blocks.validation))
     for start in range(0, count, batch_size):
         original = blocks.validation[start : min(start + batch_size, count)].astype(np.int64)

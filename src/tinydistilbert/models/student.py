@@ -37,7 +37,8 @@ def layer_map(student: recipe.Student, depth: int) -> tuple[int, ...]:
     """The teacher layers that the student's layers are copied from, lowest first.
 
     `authors` spreads them evenly from the first to the last layer, which for 12 -> 6 is exactly the choice of the
-    DistilBERT authors, 0, 2, 4, 7, 9, 11; `even` takes every other one from the first; `first` and `last` neighbours.
+    DistilBERT authors, 0, 2, 4, 7, 9, 11; `even` takes every other one from the first
+    (of 12 -> 6: 0, 2, 4, 6, 8, 10); `first` and `last` neighbours.
 
     Args:
         student: its `layers` and `num_hidden_layers` are read.

@@ -55,7 +55,8 @@ def wheel_folder() -> Path:
 def with_new_head(encoder: dict[str, torch.Tensor], config: BertConfig) -> BertForMaskedLM:
     """A masked-LM model around a bare BERT encoder: transform = identity, decoder tied to the embeddings, bias zero.
 
-    Starting from the identity, the logits are already the similarity of the last hidden state to each embedding.
+    Starting from the identity, the logits already compare the last hidden state, after GELU and LayerNorm, with each
+    embedding.
 
     Args:
         encoder: tensors named as in `BertModel`; a pooler and position buffers among them are left out.

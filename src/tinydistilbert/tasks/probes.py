@@ -1,7 +1,7 @@
-"""Labelled tasks made out of any text, so that every kind of head can be trained and scored without a data set.
+"""Labelled tasks made out of any text: a sentence task, a pair task and a span task that need no data set.
 
 `acceptability` (like CoLA): is this a sentence, or have words of it been moved? `adjacency` (a pair task like QNLI):
-does the second sentence follow the first, or is it from another text? `cloze-qa` (like SQuAD; after Lewis et al.
+does the second sentence follow the first, or is it from the document before? `cloze-qa` (like SQuAD; after Lewis et al.
 2019, arXiv 1906.04980): a sentence in which a phrase is replaced by a question word, to be answered from the passage
 around it. What is made depends on the documents and the seed only. Scores compare models with each other; they say
 nothing about the data sets named here.
