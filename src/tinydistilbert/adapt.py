@@ -51,8 +51,7 @@ def adapt(recipe: Recipe, teacher: LoadedTeacher, blocks: TokenBlocks, output: P
         model = teacher.model.to(device)
 
         def measure() -> dict[str, float]:
-            size, limit = recipe.adapt.optimization.batch_size, recipe.validation.blocks
-            return validation_losses(model, None, blocks, recipe.masking, batch_size=size, limit=limit, device=device)
+            return validation_losses(model, None, blocks, recipe.masking, limit=recipe.validation.blocks, device=device)
 
         before = measure()
         seconds = 0.0

@@ -7,14 +7,15 @@ answer in both. torch and transformers are imported inside the chosen command, t
 import dataclasses
 import difflib
 import os
+import shlex
+import signal
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tinydistilbert import __version__, recipe, recipe_file
-from tinydistilbert.errors import UserError
+from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
 
 STAGE_COMMANDS = {
     "prepare": "text → token blocks",
@@ -32,7 +33,7 @@ OTHER_COMMANDS = {
 }
 COMMON = {
     "--output FOLDER": "the run folder (default: runs/NAME of the recipe)",
-    "--seed N": "seed of everything that is drawn (default: the recipe's)",
+    "--seed N": "seed of samples, masks and the student; fine-tunings have finetune.seeds",
     "--device NAME": "auto, cpu, cuda or mps",
     "--data FOLDER": "data sets on disk instead of from the hub",
     "--dry-run": "tell what would be done, with memory, disk and time estimated, and write nothing",
@@ -46,14 +47,19 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     arguments = sys.argv[1:] if argv is None else argv
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
     try:
         _dispatch(arguments)
     except UserError as error:
         sys.exit(_fail(f"error: {error}", EXIT_USER_ERROR))
+    except NonFiniteLoss as error:
+        sys.exit(_fail(f"error: {error}", EXIT_FAILED))
+    except Interrupted as stop:
+        sys.exit(_fail(str(stop), EXIT_INTERRUPTED))
     except KeyboardInterrupt:
         sys.exit(_fail("stopped; the same command goes on from what is finished", EXIT_INTERRUPTED))
-    except ArithmeticError as error:
-        sys.exit(_fail(f"error: {error}", EXIT_FAILED))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, code: int) -> int:
@@ -158,8 +164,7 @@ class _Request:
 def parse(rest: list[str]) -> _Request:
     """What follows the command: a recipe, and flags that are `--output`, `--dry-run` or a key of the recipe.
 
-    A value is read as TOML (`3`, `0.5`, `true`, `["cola", "rte"]`), or else as a plain string; several values after one
-    flag, or commas between them, make a list.
+    A value is read as its key's type wants it; several values after one flag, or commas between them, make a list.
 
     Raises:
         UserError: no recipe, an unknown flag (with the nearest known one), a missing or wrong value.
@@ -205,16 +210,8 @@ def _put(overrides: dict[str, Any], flag: str, values: list[str]) -> None:
     place = overrides
     for part in path:
         place = place.setdefault(part, {})
-    split = [item for value in values for item in (value.split(",") if not value.startswith("[") else [value])]
-    read = [_value(item) for item in split]
-    place[key] = read[0] if len(read) == 1 else read
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text
+    split = [item.strip() for value in values for item in value.strip("[]").split(",")]
+    place[key] = split[0] if len(split) == 1 else [item for item in split if item]
 
 
 def _stages(command: str, rest: list[str]) -> None:
@@ -229,19 +226,16 @@ def _stages(command: str, rest: list[str]) -> None:
 
     from tinydistilbert.pipeline import run
     from tinydistilbert.report.tables import console_tables, to_rich
-    from tinydistilbert.training import Interrupted
 
-    shown = f"tinydistilbert {command} {' '.join(rest)}"
-    try:
-        run(request.recipe, request.output, until=until, tell=lambda line: print(line, flush=True), command=shown)
-    except Interrupted as stop:
-        sys.exit(_fail(str(stop), EXIT_INTERRUPTED))
+    shown = shlex.join(["tinydistilbert", command, *rest])
+    run(request.recipe, request.output, until=until, tell=lambda line: print(line, flush=True), command=shown)
     if until in ("evaluate", "benchmark", "report"):
-        console = Console()
+        # Where the output is a file or a pipe there is no width to keep to; the widest table needs about 110 columns.
+        console = Console() if sys.stdout.isatty() else Console(width=120)
         for table in console_tables(request.output):
             console.print(to_rich(table))
     if until == "report":
-        print(f"report: {request.output / 'report.html'}")
+        print(f"The page: {request.output / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def distill(
         student.eval()
         values = validation_losses(
             student, teacher.model, blocks, recipe.masking,
-            batch_size=recipe.distill.optimization.batch_size, limit=recipe.validation.blocks, device=device,
+            limit=recipe.validation.blocks, device=device,
         )  # fmt: skip
         save_model(student, teacher.tokenizer, folder)
         row = "control" if control else "student"

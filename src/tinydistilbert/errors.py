@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend; the command line prints it in one line and exits with 2."""
+"""What stops a command in a foreseen way; the command line prints each in one line, with an exit code of its own."""
 
 
 class UserError(ValueError):
@@ -14,3 +14,11 @@ class UserError(ValueError):
     def __init__(self, where: str, *, expected: str, found: str, cure: str) -> None:
         self.where, self.expected, self.found, self.cure = where, expected, found, cure
         super().__init__(f"{where}: expected {expected}, found {found}; {cure}".replace("\n", " "))
+
+
+class Interrupted(Exception):
+    """The user or the system asked to stop; a checkpoint was saved, and the same command goes on from it."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss or a gradient became infinite or not a number; nothing was updated with it."""

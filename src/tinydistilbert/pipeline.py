@@ -3,11 +3,14 @@
 Every command is this: `distill` runs the stages up to distill, `replicate` runs them all.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from transformers import PretrainedConfig
 
 from tinydistilbert import cache, fsio, results
 from tinydistilbert.adapt import adapt, check_head
@@ -17,7 +20,7 @@ from tinydistilbert.distill import distill
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluate import evaluate
 from tinydistilbert.finetune import TRAINING_FACTS, finetune
-from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.loading import check_length, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
 from tinydistilbert.progress import duration
@@ -30,6 +33,8 @@ from tinydistilbert.training import choose_device
 
 STAGES = ("prepare", "adapt", "distill", "finetune", "evaluate", "benchmark", "report")
 RECIPE, RESULTS = "recipe.toml", "results.jsonl"
+INPUTS = "inputs.json"
+"""Fingerprint of the text that the run was begun with: a changed text is another experiment."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,10 @@ class Run:
 
     def __init__(self, recipe: Recipe, output: Path, *, tell: Callable[[str], None], command: str) -> None:
         self.recipe, self.output, self.tell, self.command = recipe, output, tell, command
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if processes > 1:
+            cure = "start the command without a launcher"
+            raise UserError("command line", expected="one process", found=f"{processes}, by a launcher", cure=cure)
         self.device = choose_device(recipe.device)
 
     @cached_property
@@ -92,7 +101,7 @@ class Run:
         tokenizer = self.original_teacher.tokenizer
         return load_blocks(prepare(self.recipe.corpus, tokenizer, cache.folder(), self.recipe.data))
 
-    def claim(self) -> None:
+    def claim(self, until: str) -> None:
         """Take the output folder for this recipe, after everything that can be checked beforehand was checked.
 
         Raises:
@@ -102,7 +111,7 @@ class Run:
         if self.is_begun():
             return
         self.check_data_folder()
-        self.check_inputs()
+        self.check_inputs(until)
         fsio.write_text(self.output / RECIPE, to_toml(self.recipe))
 
     def is_begun(self) -> bool:
@@ -140,8 +149,8 @@ class Run:
         if data is not None and not Path(data).is_dir():
             raise UserError(f"--data {data}", expected="a folder", found="none", cure="name an existing folder")
 
-    def check_inputs(self) -> None:
-        """Load whatever can be wrong: teacher, layers, corpus, and the labels of every task.
+    def check_inputs(self, until: str) -> None:
+        """Load whatever can be wrong in the stages up to `until`: teacher, cut, corpus, lengths, labels of every task.
 
         Raises:
             UserError: one of them is.
@@ -149,11 +158,29 @@ class Run:
         recipe = self.recipe
         check_head(recipe, self.original_teacher)
         cut_student(self.original_teacher.model, recipe.student, seed=recipe.seed)
-        for name in recipe.finetune.tasks:
+        self.check_lengths(self.original_teacher.model.config, until)
+        for name in self.tasks(until):
             task = TASKS[name]
             for split in (task.train, task.evaluation[0]):
                 load_examples(task, split, data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed)
         assert len(self.blocks.train)
+
+    def tasks(self, until: str) -> tuple[str, ...]:
+        """The tasks that the stages up to `until` read."""
+        return self.recipe.finetune.tasks if STAGES.index(until) >= STAGES.index("finetune") else ()
+
+    def check_lengths(self, teacher: PretrainedConfig, until: str) -> None:
+        """Compare every length of the recipe with the teacher's position embeddings.
+
+        Raises:
+            UserError: one is longer.
+        """
+        longest = longest_input(teacher)
+        check_length("corpus.block_size", self.recipe.corpus.block_size, longest)
+        for name in self.tasks(until):
+            check_length(
+                f"max_length of {name}", self.recipe.finetune.max_length(name, TASKS[name].max_length), longest
+            )
 
     def stage(self, folder: str, title: str, make: Callable[[Path], None]) -> None:
         """Make one folder of the run, unless it is finished."""
@@ -178,6 +205,13 @@ class Run:
 
     def prepare(self) -> None:
         """Stage prepare: text → token blocks in the cache."""
+        path, here = self.output / INPUTS, {"corpus": self.blocks.fingerprint}
+        there = fsio.read_json(path) if path.is_file() else here
+        if there != here:
+            expected = f"the text that it was begun with, sha256 {there['corpus'][:12]}…"
+            found, cure = f"sha256 {here['corpus'][:12]}…", "give another --output, or bring the old text back"
+            raise UserError(f"--output {self.output}", expected=expected, found=found, cure=cure)
+        fsio.write_json(path, here)
         train, validation = len(self.blocks.train), len(self.blocks.validation)
         size = self.recipe.corpus.block_size
         self.tell(f"prepare: {train:,} + {validation:,} blocks of {size} tokens in {self.blocks.folder}")
@@ -241,7 +275,8 @@ class Run:
         """Stage report: tables, page and model card; always made anew, for it costs seconds."""
         self.gather()
         write_card(self.output)
-        self.tell(f"report: {write_report(self.output, command=self.command)}")
+        write_report(self.output, command=self.command)
+        self.tell("report: written")
 
 
 def _flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
@@ -267,6 +302,6 @@ def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None]
         Interrupted: the user asked to stop; the same call goes on.
     """
     work = Run(recipe, output, tell=tell, command=command)
-    work.claim()
+    work.claim(until)
     for name in STAGES[: STAGES.index(until) + 1]:
         getattr(work, name)()

@@ -63,13 +63,14 @@ class Planner:
     def __init__(self, run: Run) -> None:
         self.run, self.recipe = run, run.recipe
 
-    def check_inputs(self) -> None:
-        """Look at whatever a run checks before its first stage, in the same order; what is found here is kept.
+    def check_inputs(self, until: str) -> None:
+        """Look at whatever a run up to `until` checks before its first stage, in the same order; what is found is kept.
 
         Raises:
             UserError: something is wrong.
         """
-        _ = self._models, self._task_sizes, self.text
+        self.run.check_lengths(self._models[0].config, until)
+        _ = self._task_sizes if self.run.tasks(until) else None, self.text
 
     @cached_property
     def machine(self) -> Machine:
@@ -330,7 +331,7 @@ def plan(recipe: Recipe, output: Path, *, until: str) -> str:
     planner = Planner(run)
     if not run.is_begun():
         run.check_data_folder()
-        planner.check_inputs()
+        planner.check_inputs(until)
     lines = [line for stage in STAGES[: STAGES.index(until) + 1] for line in planner.lines(stage)]
     return "\n".join([*_table(lines), "", *_totals(lines, planner, output)])
 

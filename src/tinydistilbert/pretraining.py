@@ -46,36 +46,47 @@ class PretrainingLoss:
         weights, objective = self.weights, self.objective
         mask = batch.get("attention_mask")
         student_hidden = hidden_states(student, batch["input_ids"], mask)
-        flat_hidden = student_hidden.flatten(0, 1)
-        labels = batch["labels"].flatten()[batch["masked"]]
-        terms: dict[str, Tensor] = {}
-        teacher_hidden = torch.empty(0)
+        teacher_hidden = torch.empty(0, 0, 0)  # of no teacher: no term that reads it has weight
         if self.teacher is not None:
             with torch.no_grad():
                 teacher_hidden = hidden_states(self.teacher, batch["input_ids"], mask)
-        if objective.reduction == "notebook" and self.teacher is not None:
-            student_logits = vocabulary_logits(student, student_hidden)
-            with torch.no_grad():
-                teacher_logits = vocabulary_logits(self.teacher, teacher_hidden)
-            terms["kl"] = losses.notebook_kl(student_logits, teacher_logits, objective.temperature)
-            terms["mlm"] = losses.mlm(student_logits.flatten(0, 1)[batch["masked"]], labels)
-            terms["cosine"] = losses.cosine(student_hidden[:, 0], teacher_hidden[:, 0])
-            return terms
+            if objective.reduction == "notebook":
+                return self._notebook_terms(student, student_hidden, teacher_hidden, batch)
+        flat_student, flat_teacher = student_hidden.flatten(0, 1), teacher_hidden.flatten(0, 1)
+        labels = batch["labels"].flatten()[batch["masked"]]
+        nothing = student_hidden.sum() * 0  # of a micro-batch of blank lines, in which no token is masked: it counts 0
+        terms: dict[str, Tensor] = {}
         if "kl" in weights or "mlm" in weights:
             everywhere = "kl" in weights and objective.kl_positions == "all"
             positions = batch["counted"] if everywhere else batch["masked"]
-            student_logits = vocabulary_logits(student, flat_hidden[positions])
+            student_logits = vocabulary_logits(student, flat_student[positions])
             if "kl" in weights and self.teacher is not None:
                 with torch.no_grad():
-                    teacher_logits = vocabulary_logits(self.teacher, teacher_hidden.flatten(0, 1)[positions])
-                terms["kl"] = losses.kl(student_logits, teacher_logits, objective.temperature)
+                    teacher_logits = vocabulary_logits(self.teacher, flat_teacher[positions])
+                kl = losses.kl(student_logits, teacher_logits, objective.temperature) if len(positions) else nothing
+                terms["kl"] = kl
             if "mlm" in weights:
                 at_masked = torch.searchsorted(positions, batch["masked"]) if everywhere else slice(None)
-                terms["mlm"] = losses.mlm(student_logits[at_masked], labels)
+                terms["mlm"] = losses.mlm(student_logits[at_masked], labels) if len(labels) else nothing
         if "cosine" in weights:
-            counted = batch["counted"]
-            terms["cosine"] = losses.cosine(flat_hidden[counted], teacher_hidden.flatten(0, 1)[counted])
+            terms["cosine"] = losses.cosine(flat_student[batch["counted"]], flat_teacher[batch["counted"]])
         return terms
+
+    def _notebook_terms(
+        self, student: PreTrainedModel, student_hidden: Tensor, teacher_hidden: Tensor, batch: Batch
+    ) -> dict[str, Tensor]:
+        """TinyDistilBERT's terms: logits and KL at every position, padding too; the cosine of [CLS] alone."""
+        assert self.teacher is not None
+        student_logits = vocabulary_logits(student, student_hidden)
+        with torch.no_grad():
+            teacher_logits = vocabulary_logits(self.teacher, teacher_hidden)
+        at_masked = student_logits.flatten(0, 1)[batch["masked"]]
+        labels = batch["labels"].flatten()[batch["masked"]]
+        return {
+            "kl": losses.notebook_kl(student_logits, teacher_logits, self.objective.temperature),
+            "mlm": losses.mlm(at_masked, labels) if len(labels) else student_hidden.sum() * 0,
+            "cosine": losses.cosine(student_hidden[:, 0], teacher_hidden[:, 0]),
+        }
 
 
 def validation_losses(
@@ -84,11 +95,10 @@ def validation_losses(
     blocks: TokenBlocks,
     masking: recipe.Masking,
     *,
-    batch_size: int,
     limit: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """What the model is worth on held-out text; equal `batch_size` and `limit` give the same masked positions.
+    """What the model is worth on held-out text; equal blocks and `limit` give the same masked positions.
 
     Returns:
         `mlm` (cross-entropy in nats), `perplexity` (its exponential), and with a teacher `kl` (teacher ‖ model in nats,
@@ -97,7 +107,7 @@ def validation_losses(
     sums = {"mlm": 0.0, "kl": 0.0, "cosine": 0.0}
     masked = counted = 0
     with torch.inference_mode():
-        for cpu_batch in validation_batches(blocks, masking, batch_size, limit):
+        for cpu_batch in validation_batches(blocks, masking, limit):
             batch = {name: value.to(device) for name, value in cpu_batch.items()}
             mask, here = batch.get("attention_mask"), len(batch["masked"])
             hidden = hidden_states(model, batch["input_ids"], mask).flatten(0, 1)
@@ -143,7 +153,7 @@ def pretrain(
     def validate() -> dict[str, float]:
         return validation_losses(
             model, loss.teacher, blocks, settings.masking,
-            batch_size=optimization.batch_size, limit=settings.validation.blocks, device=device,
+            limit=settings.validation.blocks, device=device,
         )  # fmt: skip
 
     times = settings.validation.times

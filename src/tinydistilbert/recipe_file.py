@@ -91,7 +91,8 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
 
 def _explain(error: ValidationError, where: str) -> UserError:
     first = error.errors()[0]
-    location = tuple(part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or "-" in part)))
+    # Of the parts of a location, pydantic's own ("tuple[…]", "constrained-int") are no keys of ours.
+    location = tuple(p for p in first["loc"] if p in TASK_NAMES or not (isinstance(p, str) and ("[" in p or "-" in p)))
     key = ".".join(str(part) for part in location)
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _keys_at(location[:-1])

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tinydistilbert import checkpoint, recipe
-from tinydistilbert.errors import UserError
+from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
 from tinydistilbert.progress import Progress
 
 Batch = dict[str, Tensor]
@@ -45,14 +45,6 @@ class Work:
     validate: Callable[[], dict[str, float]] | None = None
     validate_after: frozenset[int] = field(default_factory=frozenset)
     """Numbers of finished steps after which to validate."""
-
-
-class Interrupted(Exception):
-    """The user or the system asked to stop; a checkpoint was saved."""
-
-
-class NonFiniteLoss(ArithmeticError):
-    """A loss or a gradient became infinite or not a number; nothing was updated with it."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -127,7 +119,7 @@ def _shares(micro_batches: list[Batch], work: Work) -> list[dict[str, float]]:
     """Each micro-batch's share of each term's positions, so that 8 x 1 accumulated is 1 x 8 exactly."""
     counts = [work.counts(batch) for batch in micro_batches]
     totals = {name: sum(count[name] for count in counts) for name in work.weights}
-    return [{name: count[name] / totals[name] for name in work.weights} for count in counts]
+    return [{name: count[name] / max(totals[name], 1) for name in work.weights} for count in counts]
 
 
 def train(
@@ -152,11 +144,6 @@ def train(
         NonFiniteLoss: a loss or gradient is not finite; the step and the term are named.
     """
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision(device))
-    if accelerator.num_processes > 1:
-        found = f"{accelerator.num_processes}, started by a launcher"
-        raise UserError(
-            "command line", expected="one process", found=found, cure="start the command without a launcher"
-        )
     model.to(device).train()
     optimizer = make_optimizer(model, settings)
     state = checkpoint.load(folder / "checkpoints", model, optimizer) or checkpoint.State(0, 0, 0, 0.0)

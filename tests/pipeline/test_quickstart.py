@@ -20,4 +20,3 @@ def test_the_quickstart_distils_and_its_students_learn(tmp_path: Path) -> None:
     for row in ("teacher", "student", "student (D)", "control"):
         answered = scores[row, "cloze-qa", "f1"]
         assert answered.value > 2 * answered.details["majority"]
-    assert ()

@@ -1,6 +1,7 @@
 """The whole way from a recipe to a report, as a user goes it: by the command line."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
     run = tmp_path / "run"
     code, out, err = call("replicate", recipe_file, "--output", run)
     assert code == 0, err
-    for title in ("Probes", "Table 3", "Masked language model", "report:"):
+    for title in ("Probes", "Table 3", "Masked language model", "The page:"):
         assert title in out
     assert "<h1" in (run / "report.html").read_text()
 
@@ -162,6 +163,9 @@ def small_glue(folder: Path, labels: list[int]) -> Path:
         (["--data", "/nowhere"], ["/nowhere"]),
         (["--data", "{labels}", "--finetune.tasks", "cola"], ["label", "7"]),
         (["--data", "{data}", "--finetune.tasks", "rte"], ["rte"]),
+        (["--corpus.block_size", "600"], ["corpus.block_size", "512 positions"]),
+        (["--finetune.override.cloze-qa.max_length", "513"], ["cloze-qa", "512 positions"]),
+        (["--finetune.override.cloze-qa.epoch", "3"], ["finetune.override.cloze-qa.epoch", "did you mean 'epochs'"]),
         (["--device", "gpu"], ["--device", "'gpu'"]),
         (["--output", "{other}"], ["--output", "other files"]),
     ],
@@ -201,6 +205,24 @@ def mismatched_teacher(source: Path, target: Path) -> None:
     BertForMaskedLM(config).save_pretrained(target)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (target / name).write_bytes((source / name).read_bytes())
+
+
+def test_a_changed_text_is_another_experiment(
+    recipe_file: Path, recipe_text: str, corpus: Path, tmp_path: Path, call: Call
+) -> None:
+    own = tmp_path / "corpus"
+    shutil.copytree(corpus, own)
+    recipe_file.write_text(recipe_text.replace(str(corpus), str(own)))
+    assert call("prepare", recipe_file, "--output", tmp_path / "run")[0] == 0
+    (own / "train.txt").write_text((own / "train.txt").read_text() + "\n\nOne more text.")
+    code, _, err = call("prepare", recipe_file, "--output", tmp_path / "run")
+    assert code == 2 and "the text that it was begun with" in err
+
+
+def test_a_launcher_is_refused(recipe_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = call("replicate", recipe_file, "--output", tmp_path / "run")
+    assert code == 2 and "expected one process" in err and not (tmp_path / "run").exists()
 
 
 def test_the_way_of_the_seed_runs_with_its_padding_and_its_number_of_steps(

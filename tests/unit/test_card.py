@@ -51,4 +51,4 @@ def test_it_tells_the_objective_and_the_layers() -> None:
     settings = recipe_file.from_toml("[objective]\ncosine = 0\n[student]\nlayers = [0, 5]\n", "test")
     text = model_card([], settings, name="mine")
     assert "Objective: kl 5, mlm 2; temperature 2" in text
-    assert "Layers copied: 0, 5;" in text
+    assert "Layers copied from it: 0, 5." in text

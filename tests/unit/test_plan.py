@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -123,9 +124,9 @@ def test_nothing_is_written(recipe: Recipe, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def same_error(wrong: Recipe, folder: Path, told: str) -> None:
-    """Each of the two refuses, in the same words; of a new folder, whatever the command."""
-    for until in ("report", "prepare"):
+def same_error(wrong: Recipe, folder: Path, told: str, stages: Sequence[str] = ("report", "prepare")) -> None:
+    """Each of the two refuses, in the same words."""
+    for until in stages:
         with pytest.raises(UserError) as of_plan:
             plan.plan(wrong, folder, until=until)
         with pytest.raises(UserError) as of_run:
@@ -149,11 +150,12 @@ def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
         (changed(corpus={"source": str(tmp_path / "no.txt")}), tmp_path / "new", "no.txt"),
         (changed(teacher={"model": str(tmp_path / "no-model")}), tmp_path / "new", "no-model"),
         (changed(student={"layers": [5]}), tmp_path / "new", "student.layers"),
+        (changed(corpus={"block_size": 5000}), tmp_path / "new", "corpus.block_size"),
     ]
     for wrong, folder, told in cases:
         same_error(wrong, folder, told)
     (tmp_path / "data" / "glue" / "cola" / "train.jsonl").unlink()
-    same_error(recipe, tmp_path / "new", "cola")
+    same_error(recipe, tmp_path / "new", "cola", stages=["report", "finetune"])
     assert not (tmp_path / "new").exists()
 
 

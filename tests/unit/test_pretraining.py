@@ -113,3 +113,17 @@ def recipe_objective_of_the_seed() -> recipe.Objective:
     from tinydistilbert.recipe_file import load
 
     return load("seed").objective
+
+
+@pytest.mark.parametrize("reduction", ["mean", "notebook"])
+@pytest.mark.parametrize("where", ["all", "masked"])
+def test_blank_lines_alone_count_nothing(reduction: str, where: str) -> None:
+    # With packing = "lines" a micro-batch may hold nothing but [CLS] [SEP]: no token can be masked in it.
+    what = batch(padded=False)
+    blank = {"input_ids": what["input_ids"][:, :2], "labels": what["labels"][:, :2].clone().fill_(-100)}
+    blank |= {"masked": torch.empty(0, dtype=torch.long), "counted": torch.arange(6)}
+    student = model(1)
+    loss = PretrainingLoss(recipe.Objective(kl_positions=where, reduction=reduction), model(2))
+    terms = loss.terms(student, blank)
+    assert float(terms["mlm"].detach()) == 0 and all(torch.isfinite(value) for value in terms.values())
+    sum(terms.values()).backward()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tinydistilbert import checkpoint, recipe
-from tinydistilbert.errors import UserError
-from tinydistilbert.training import Batch, Interrupted, NonFiniteLoss, Work, learning_rate_factor, make_optimizer, train
+from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
+from tinydistilbert.training import Batch, Work, learning_rate_factor, make_optimizer, train
 
 CPU = torch.device("cpu")
 DATA = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))

@@ -12,6 +12,8 @@ from tinydistilbert.data.batches import indices_at
 from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masking import mask_tokens
 
+VALIDATION_BATCH = 16
+"""Blocks whose masks are drawn together on validation text, whatever the batches of the training are."""
 VALIDATION_SEED = 1
 """Of the masks of validation, whatever the seed of the run, so that runs can be compared."""
 
@@ -43,14 +45,12 @@ class MaskedBatches:
         return _masked(original, self.blocks, self.masking, self.batch_size, self.seed, step)
 
 
-def validation_batches(
-    blocks: TokenBlocks, masking: recipe.Masking, batch_size: int, limit: int
-) -> Iterator[dict[str, Tensor]]:
-    """The first `limit` validation blocks (0 = all), with masks that depend on the blocks and `batch_size` only."""
+def validation_batches(blocks: TokenBlocks, masking: recipe.Masking, limit: int) -> Iterator[dict[str, Tensor]]:
+    """The first `limit` validation blocks (0 = all), with masks that depend on the blocks only."""
     count = min(limit or len(blocks.validation), len(blocks.validation))
-    for start in range(0, count, batch_size):
-        original = blocks.validation[start : min(start + batch_size, count)].astype(np.int64)
-        yield from _masked(original, blocks, masking, batch_size, VALIDATION_SEED, start)
+    for start in range(0, count, VALIDATION_BATCH):
+        original = blocks.validation[start : min(start + VALIDATION_BATCH, count)].astype(np.int64)
+        yield from _masked(original, blocks, masking, VALIDATION_BATCH, VALIDATION_SEED, start)
 
 
 def _masked(

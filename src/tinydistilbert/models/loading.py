@@ -188,7 +188,7 @@ def load_model(
             cure = (
                 "use a complete model of that kind"
                 if head != "masked-lm"
-                else "give the model a masked-LM head with `adapt`"
+                else "use the masked-LM checkpoint of that model (only the teacher 'offline' gets a new head)"
             )
             raise UserError(where, expected=f"every weight of a {head} {config.model_type}", found=found, cure=cure)
     return model
@@ -196,6 +196,24 @@ def load_model(
 
 def _unaccounted(keys: set[str] | list[str], patterns: list[re.Pattern[str]]) -> list[str]:
     return sorted(key for key in keys if not any(pattern.match(key) for pattern in patterns))
+
+
+def longest_input(config: PretrainedConfig) -> int:
+    """Tokens that the position embeddings reach; RoBERTa numbers positions from its padding id + 1 on."""
+    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
+    return int(config.max_position_embeddings) - offset
+
+
+def check_length(where: str, length: int, longest: int) -> None:
+    """Refuse inputs that are longer than a model's position embeddings.
+
+    Raises:
+        UserError: they are.
+    """
+    if length > longest:
+        raise UserError(
+            where, expected=f"at most the teacher's {longest} positions", found=str(length), cure="lower it"
+        )
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -30,7 +30,6 @@ def _hub_name(name: str, known: dict[str, str | None]) -> str | None:
 def _header(recipe: Recipe) -> str:
     corpus = _hub_name(recipe.corpus.source, {"wikitext2": "Salesforce/wikitext", PYTHON_DOCS: None})
     data = ModelCardData(
-        language="en",
         library_name="transformers",
         pipeline_tag="fill-mask",
         tags=["distillation", "tinydistilbert", "fill-mask"],
@@ -54,6 +53,8 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
     )
     layers = recipe.student.layers
     cut = f"`{layers}`" if isinstance(layers, str) else ", ".join(map(str, layers))
+    random = recipe.student.initialization == "random"
+    start = "The student began with random weights" if random else f"Layers copied from it: {cut}"
     measured = [
         table
         for table in (
@@ -65,15 +66,15 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         )
         if table.is_measured
     ]
-    student, corpus = recipe.student, recipe.corpus
+    corpus = recipe.corpus
     parts = [
         _header(recipe),
         f"# {name}\n",
         summarize(measurements).verdict + "\n" if measurements else "Nothing was measured on this model yet.\n",
-        "A masked language model for English, distilled with TinyDistilBERT. Load it from its folder or hub name:\n",
-        f'```python\nfrom transformers import pipeline\n\npipeline("fill-mask", model="{name}")\n```\n',
+        "A masked language model, distilled with TinyDistilBERT. Load it from the folder that holds this file:\n",
+        '```python\nfrom transformers import pipeline\n\npipeline("fill-mask", model="path/to/folder")\n```\n',
         "## How it was made\n",
-        f"- Teacher: `{recipe.teacher.model}`. Layers copied: {cut}; start: `{student.initialization}`.",
+        f"- Teacher: `{recipe.teacher.model}`. {start}.",
         f"- Text: `{corpus.source}` in blocks of {corpus.block_size} tokens, {100 * recipe.masking.rate:g} % masked.",
         f"- Objective: {weights}; temperature {objective.temperature:g}; KL at {objective.kl_positions} positions.",
         f"- Recipe `{recipe.name}`, {recipe_hash(recipe)}; seed {recipe.seed}; tinydistilbert {__version__}.\n",

@@ -16,13 +16,21 @@ from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.folder import read_log, read_run
 from tinydistilbert.results import Measurement
 
-NOTEBOOK_FAULTS = (
-    "the student starts from random weights although the teacher’s would fit",
-    "lines are padded to 128 tokens, blank lines are kept, and what is longer is cut off",
-    "the KL is summed over all positions, padding too, and divided by the batch only, which drowns the other two terms",
-    "the cosine looks at [CLS] only",
-    "micro-batches of 16 and 256 accumulation steps leave 27 optimiser steps in all",
-)
+
+def _faults(settings: Recipe) -> tuple[str, ...]:
+    """What a recipe with the notebook's losses keeps of TinyDistilBERT's faults, in words."""
+    if settings.objective.reduction != "notebook":
+        return ()
+    optimization, size = settings.distill.optimization, settings.corpus.block_size
+    accumulated = optimization.gradient_accumulation_steps
+    kept = {
+        "the KL is summed over all positions, padding too, and divided by the batch only": settings.objective.kl > 0,
+        "the cosine looks at [CLS] only": settings.objective.cosine > 0,
+        "the student starts from random weights": settings.student.initialization == "random",
+        f"lines are padded to {size} tokens, blanks kept, the rest cut off": settings.corpus.packing == "lines",
+        f"{accumulated} micro-batches of {optimization.batch_size} make one of few optimiser steps": accumulated > 16,
+    }
+    return tuple(fault for fault, is_kept in kept.items() if is_kept)
 
 
 def _figure(svg: str | None, caption: str) -> list[dict[str, Any]]:
@@ -113,7 +121,7 @@ def write_report(run: Path, *, command: str = "") -> Path:
         pretraining=tables.pretraining_table(measurements),
         curves=_curves(run),
         kinds=read_examples(run),
-        faults=NOTEBOOK_FAULTS if settings.objective.reduction == "notebook" else (),
+        faults=_faults(settings),
         facts=_facts(command or f"tinydistilbert replicate {settings.name}", settings, measurements),
         recipe_toml=(run / "recipe.toml").read_text(encoding="utf-8"),
     )

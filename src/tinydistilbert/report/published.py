@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from tinydistilbert.names import GLUE_NAMES
 
-PAPER = "Sanh et al. 2019, DistilBERT, arXiv:1910.01108v4, Tables 1 to 3 (development sets, medians of five runs)"
+PAPER = "Sanh et al. 2019, DistilBERT, arXiv:1910.01108v4, Tables 1 to 3 (GLUE: medians of five runs)"
 REPLICATION = "TinyDistilBERT, github.com/Solomon-Lee/distillBert_4782: its report and its run table (results/*.tsv)"
 BERT_MNLI_NOTE = (
     "BERT-base's MNLI is printed as 86.7 in the paper, but its nine scores then average 79.7, not the printed 79.5; "
