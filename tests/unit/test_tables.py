@@ -240,3 +240,9 @@ def test_the_terminal_shows_every_cell_and_reads_no_markup() -> None:
     Console(file=stream, width=100).print(to_rich(table))
     shown = stream.getvalue()
     assert "[red]x[/red]" in shown and re.search(r"1\.0\*", shown) and "note" in shown
+
+
+def test_a_split_that_the_data_lacks_is_named() -> None:
+    lacking = score("teacher", "mnli", 0.6, details={"missing": ["validation_mismatched"]})
+    (note,) = [note for note in tables.glue_table([lacking]).notes if "mismatched" in note]
+    assert note == "MNLI: no validation_mismatched in the data, so not scored."

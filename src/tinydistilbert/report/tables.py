@@ -174,6 +174,14 @@ def _glue_column(task: Task) -> Column:
     return Column(task.title, task, task.headline, lambda row: row.glue.get(task.name))
 
 
+def _missing_splits(measurements: Sequence[Measurement]) -> list[str]:
+    """A note for each task that has a split which the data folder lacks, such as MNLI's mismatched one."""
+    lacking = {m.task: m.details["missing"] for m in measurements if m.details.get("missing")}
+    return [
+        f"{TASKS[task].title}: no {', '.join(splits)} in the data, so not scored." for task, splits in lacking.items()
+    ]
+
+
 def glue_table(measurements: Sequence[Measurement]) -> Table:
     """Table 1: the nine GLUE tasks. With fewer than nine measured, a second mean is over just those."""
     found = scores.collect(measurements)
@@ -187,6 +195,7 @@ def glue_table(measurements: Sequence[Measurement]) -> Table:
             f"Score needs all nine tasks. “Mean of {len(shared)}” is taken in every row, published ones too, "
             f"over the tasks that this run scored: {titles}."
         )
+    notes += _missing_splits(measurements)
     columns = [_glue_column(TASKS[name]) for name in GLUE_NAMES]
     rows, marks = _score_rows(found, means, columns, published.GLUE_ROWS)
     sources = (
