@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from transformers import PretrainedConfig
@@ -235,7 +235,7 @@ class Run:
         """Stage finetune: every row of the tables on every task."""
         for job in jobs(self.recipe):
             title = f"finetune {job.row} on {TASKS[job.task].title}, seed {job.seed}"
-            self.stage(f"{job.folder}/model", title, lambda path, job=job: self._finetune(job, path))  # type: ignore[misc]
+            self.stage(f"{job.folder}/model", title, partial(self._finetune, job))
 
     def _finetune(self, job: Job, path: Path) -> None:
         task_teacher = None
@@ -250,7 +250,7 @@ class Run:
         """Stage evaluate: the scores of every fine-tuned model."""
         for job in jobs(self.recipe):
             title = f"evaluate {job.row} on {TASKS[job.task].title}, seed {job.seed}"
-            self.stage(f"{job.folder}/scores", title, lambda path, job=job: self._evaluate(job, path))  # type: ignore[misc]
+            self.stage(f"{job.folder}/scores", title, partial(self._evaluate, job))
 
     def _evaluate(self, job: Job, path: Path) -> None:
         model = self.output / job.folder / "model"
