@@ -30,7 +30,7 @@ def check_head(recipe: Recipe, teacher: LoadedTeacher) -> None:
         UserError: the teacher has no trained masked-LM head and `recipe.adapt.tokens` is 0.
     """
     if not (recipe.adapt.tokens or teacher.has_trained_head):
-        cure = "set adapt.tokens (3,000,000 gave 3.55 nats on WikiText-2), or give a teacher with a masked-LM head"
+        cure = "set adapt.tokens (the preset minilm has 3,000,000), or give a teacher with a masked-LM head"
         raise UserError("adapt.tokens", expected="a budget to train the teacher's new head", found="0", cure=cure)
 
 
@@ -38,8 +38,7 @@ def adapt(recipe: Recipe, teacher: LoadedTeacher, blocks: TokenBlocks, output: P
     """Make the finished teacher folder `output`: model, tokenizer, validation loss, and the log of the training if any.
 
     With `recipe.adapt.tokens`, the whole encoder and its masked-LM head are trained on the corpus first (Gururangan et
-    al. 2020). All of it, because a new head on a frozen encoder stalls near 6.6 nats on WikiText-2 with the offline
-    teacher, where training everything reaches 3.6.
+    al. 2020). All of it, because a new head on a frozen encoder stalls (docs/decisions/0006).
 
     Raises:
         UserError: the teacher has no trained masked-LM head and `recipe.adapt.tokens` is 0.
@@ -60,7 +59,7 @@ def adapt(recipe: Recipe, teacher: LoadedTeacher, blocks: TokenBlocks, output: P
                 model, loss, blocks, recipe, recipe.adapt.optimization, steps=adapt_steps(recipe), folder=folder,
                 device=device, label="adapt teacher",
             )  # fmt: skip
-        after = measure()
+        after = measure() if recipe.adapt.tokens else before
         save_model(model, teacher.tokenizer, folder)
         rows = pretraining_measurements("teacher", after, recipe, blocks, seconds, mlm_before=before["mlm"])
         results.write(folder / "measurements.jsonl", rows)
