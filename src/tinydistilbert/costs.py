@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tinydistilbert.models.heads import parameter_count, vocabulary_size
-from tinydistilbert.training import precision
+from tinydistilbert.training import chosen_precision
 
 EFFICIENCY = 0.58
 """Share of the matrix-multiply rate that training reaches. From a finished quickstart (2 cores without hyper-threading,
@@ -112,7 +112,7 @@ def measure(device: torch.device) -> Machine:
     if device.type == "cpu":
         # Two cores are enough to keep the memory of most machines busy.
         return Machine("cpu", threads, one_core * threads, one_core, copying * min(threads, 2))
-    dtype = torch.bfloat16 if precision(device) == "bf16" else torch.float32
+    dtype = torch.bfloat16 if chosen_precision(device) == "bf16" else torch.float32
     return Machine(device.type, threads, _multiply(device, PROBE_SIZE_GPU, dtype), one_core, _copy(device))
 
 

@@ -23,7 +23,7 @@ from tinydistilbert.tasks import TASKS, load_examples
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.encoding import Features, collate, encode, uses_token_types
 from tinydistilbert.tasks.inference import predict
-from tinydistilbert.training import Batch, Work, step_seed, train
+from tinydistilbert.training import Batch, Work, shares_of, step_seed, train, weighted
 
 TRAINING_FACTS = "training.json"
 """In a finished model folder: how many examples of how many it was trained on, in how many steps and seconds."""
@@ -130,8 +130,9 @@ def finetune(
     loss = _TaskLoss(task, settings.distillation_temperature, settings.distillation_weight if task_teacher else 0.0)
     with fsio.unfinished(output) as folder:
         work = Work(
-            steps=steps, micro_batches=micro_batches, terms=loss.terms, weights=loss.weights,
-            counts=lambda batch: dict.fromkeys(loss.weights, len(batch["input_ids"])),
+            steps=steps, micro_batches=micro_batches, weights=lambda _: loss.weights,
+            shares=lambda parts: shares_of([dict.fromkeys(loss.weights, len(part["input_ids"])) for part in parts]),
+            loss=lambda model, batch, scales, _: weighted(loss.terms(model, batch), scales),
             tokens=lambda batch: int(batch["attention_mask"].sum()),
         )  # fmt: skip
         seconds = train(

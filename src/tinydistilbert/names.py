@@ -3,3 +3,6 @@
 GLUE_NAMES = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 PROBE_NAMES = ("acceptability", "adjacency", "cloze-qa")
 TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", *PROBE_NAMES)
+
+TERMS = ("kl", "mlm", "cosine", "relation", "attention", "hidden")
+"""Loss terms of the objective, in the order of tables and logs."""

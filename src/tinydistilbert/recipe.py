@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
@@ -25,6 +26,34 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[int, Field(ge=0)]
+
+Duration = Annotated[str, Field(pattern=r"^((\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?)$")]
+"""`20m`, `1h30m`, `90s`; empty = none."""
+Ramp = NotNegative | tuple[NotNegative, NotNegative]
+"""A number, or two: the value at the first step and at the last, changing evenly between them."""
+PositiveRamp = Positive | tuple[Positive, Positive]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+RateRamp = Rate | tuple[Rate, Rate]
+
+
+def ramp_at(value: float | tuple[float, float], step: int, steps: int) -> float:
+    """Value of a `Ramp` at `step` (from 0) of `steps`."""
+    if not isinstance(value, tuple):
+        return value
+    start, end = value
+    return start + (end - start) * step / max(steps - 1, 1)
+
+
+def highest(value: float | tuple[float, float]) -> float:
+    """The largest value that a `Ramp` takes; 0 says that what it weighs is never used."""
+    return max(value) if isinstance(value, tuple) else value
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds of a `Duration`; of the empty one 0."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([hms])", duration))
+
 
 OFFLINE_TEACHER = "offline"
 PYTHON_DOCS = "python-docs"
@@ -58,6 +87,8 @@ class Corpus:
     """Tokens in a block, [CLS] and [SEP] among them."""
     max_train_documents: Amount = 0
     """Use only the first so many training documents; 0 = all."""
+    attention: Literal["block", "documents"] = "block"
+    """`documents`: tokens attend only within their own document; `block`: across all of their block."""
 
 
 @section
@@ -66,10 +97,14 @@ class Optimization:
 
     learning_rate: Positive = 5e-4
     weight_decay: NotNegative = 0.0
+    decayed: Literal["matrices", "all"] = "matrices"
+    """`all`: biases and normalisation weights decay too, as where all parameters are given to AdamW in one group."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
     adam_epsilon: Positive = 1e-6
     warmup_ratio: Share = 0.05
+    warmup_start: Literal["above zero", "zero"] = "above zero"
+    """`zero`: as transformers' linear schedule, whose first step therefore changes nothing."""
     max_grad_norm: NotNegative = 5.0
     """Gradients are scaled down to this norm; 0 = never."""
     batch_size: Count = 8
@@ -104,21 +139,42 @@ class Student:
     architecture: Literal["same", "distilbert"] = "same"
     """`same` as the teacher's family, or DistilBERT's (from BERT: token types folded into positions, no pooler)."""
     initialization: Literal["teacher", "random"] = "teacher"
+    hidden_size: Amount = 0
+    """Width of the student; 0 = the teacher's. A multiple of the size of its attention heads, which stays."""
+    intermediate_size: Amount = 0
+    """Width of the feed-forward layers; 0 = in proportion to `hidden_size`."""
+    width_reduction: Literal["slice", "svd"] = "slice"
+    """How a narrower student gets its embeddings: the teacher's strongest dimensions, or a projection by SVD."""
 
 
 @section
 class Objective:
     """The weighted sum that the student minimises; terms as defined in docs/reference/objective.md."""
 
-    kl: NotNegative = 5.0
+    kl: Ramp = 5.0
     """Weight of the soft targets (Sanh et al. 2019, L_ce; weights 5/2/1 are the authors' published command)."""
-    mlm: NotNegative = 2.0
+    mlm: Ramp = 2.0
     """Weight of the masked-LM cross-entropy."""
-    cosine: NotNegative = 1.0
+    cosine: Ramp = 1.0
     """Weight of 1 - cos of the last hidden states."""
-    temperature: Positive = 2.0
-    kl_positions: Literal["all", "masked"] = "all"
-    """Where the KL is taken: at every token (the authors' default) or at masked ones (2 to 3 times faster)."""
+    relation: Ramp = 0.0
+    """Weight of the self-attention relations Q-Q, K-K and V-V (MiniLMv2, Wang et al. 2021)."""
+    attention: Ramp = 0.0
+    """Weight of the squared difference of attention scores before the softmax (TinyBERT, Jiao et al. 2020)."""
+    hidden: Ramp = 0.0
+    """Weight of the squared difference of hidden states (TinyBERT); a learned projection joins different widths."""
+    temperature: PositiveRamp = 2.0
+    kl_positions: Literal["all", "masked", "sampled"] = "all"
+    """Where the KL is taken: at every token (the authors' default), at masked ones, or at those and some of the rest."""
+    kl_sampled_share: Rate = 0.15
+    """Share of the tokens that are not masked at which `sampled` takes the KL."""
+    relation_heads: Amount = 0
+    """Heads that Q, K and V are cut into for `relation`, whatever the models have; 0 = as many as the teacher has."""
+    relation_layer: int = -1
+    """Teacher layer whose relations the student's last layer learns; negative counts from the last, -1."""
+    matched_layers: Literal["uniform", "copied"] | tuple[Amount, ...] = "uniform"
+    """Teacher layers that `attention` and `hidden` compare with: the last of each run of layers that a student layer
+    stands for (TinyBERT), those that it was copied from, or a list."""
     reduction: Literal["mean", "notebook"] = "mean"
     """`notebook` keeps TinyDistilBERT's faults: KL summed over positions, divided by the batch; cosine on [CLS]."""
 
@@ -127,11 +183,16 @@ class Objective:
 class Masking:
     """Dynamic masking (Devlin et al. 2019): another mask each time a block is seen."""
 
-    rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    rate: RateRamp = 0.15
+    """Chance of each token to be chosen; two numbers = from the first step to the last. Validation always has 0.15."""
     mask_share: Share = 0.8
     """Of the chosen tokens, the share that becomes [MASK]."""
     random_share: Share = 0.1
-    """Of the chosen tokens, the share that becomes a random token; the rest stays as it is."""
+    """Of the chosen tokens, the share that becomes a random token; the rest stays as it is. 1 and 0: pure [MASK]."""
+    whole_words: bool = False
+    """Choose words, not word pieces (BERT's later release)."""
+    smoothing: NotNegative = 0.0
+    """Choose rare tokens more often, in proportion to count^-smoothing (DistilBERT's authors: 0.7); 0 = all alike."""
 
 
 @section
@@ -145,12 +206,29 @@ class Validation:
 
 
 @section
+class TeacherCache:
+    """What the teacher says, computed once and reused over epochs."""
+
+    kind: Literal["none", "hidden", "top-k"] = "none"
+    """`hidden`: last hidden states in half precision, which give the logits; `top-k`: the likeliest tokens alone."""
+    views: Count = 4
+    """Maskings of the corpus that are kept; epochs take them in turn."""
+    top_k: Count = 64
+    """Tokens kept at each position by `top-k`; the rest of the probability is one number."""
+
+
+@section
 class Distill:
     """Pretraining distillation."""
 
     epochs: Positive = 3.0
     max_steps: Amount = 0
     """Stop after so many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need."""
+    time_budget: Duration = ""
+    """`20m`, `1h30m`: as many steps as fit into it at the measured speed, whatever `epochs` says; empty = no budget."""
+    compile: bool = False
+    """Compile teacher and student with torch.compile (a minute of warm-up; falls back where it fails)."""
+    cache: TeacherCache = TeacherCache()
     optimization: Optimization = Optimization()
 
 
@@ -180,6 +258,8 @@ class Finetune:
     """Train on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
     validation_examples: Amount = 0
     """Score on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
+    score_on: Literal["validation", "train"] = "validation"
+    """`train`: score on `validation_examples` of the train split that are not trained on; for choosing settings."""
     second_distillation: bool = True
     """For each span task: fine-tune the student once more with the fine-tuned teacher's soft targets, "(D)"."""
     distillation_temperature: Positive = 2.0
@@ -223,6 +303,18 @@ class Benchmark:
 
 
 @section
+class Ablate:
+    """The same experiment over and over, each time with one thing changed (`tinydistilbert ablate`)."""
+
+    table4: bool = True
+    """The paper's Table 4: without KL, without cosine, without masked LM, and from random weights."""
+    seeds: tuple[Amount, ...] = (0,)
+    """Each row is distilled once with each of them."""
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """More rows: a name, and what it changes: `"rate 30 %" = { masking.rate = 0.3 }`."""
+
+
+@section
 class Recipe:
     """A whole experiment."""
 
@@ -230,6 +322,8 @@ class Recipe:
     seed: Amount = 0
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products while training; `auto`: bf16 on GPUs that have it, fp32 elsewhere."""
     data: str | None = None
     """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`; without it they come from the hub."""
     checkpoint_minutes: Positive = 5.0
@@ -244,6 +338,7 @@ class Recipe:
     distill: Distill = field(default_factory=Distill)
     finetune: Finetune = field(default_factory=Finetune)
     benchmark: Benchmark = Benchmark()
+    ablate: Ablate = field(default_factory=Ablate)
 
 
 ADAPTER = TypeAdapter(Recipe)

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.names import TASK_NAMES
-from tinydistilbert.recipe import ADAPTER, Finetune, Recipe, TaskSettings, to_dict
+from tinydistilbert.names import TASK_NAMES, TERMS
+from tinydistilbert.recipe import ADAPTER, Finetune, Recipe, TaskSettings, highest, to_dict
 
 
 def _toml_value(value: Any) -> str:
@@ -123,9 +123,8 @@ def check(recipe: Recipe, where: str) -> Recipe:
         raise UserError(
             f"{where}, key masking", expected="mask_share + random_share <= 1", found=found, cure="lower one"
         )
-    weights = recipe.objective
-    if weights.kl + weights.mlm + weights.cosine == 0:
-        cure = "give kl, mlm or cosine a weight"
+    if not any(highest(getattr(recipe.objective, term)) for term in TERMS):
+        cure = f"give one of {', '.join(TERMS)} a weight"
         raise UserError(f"{where}, key objective", expected="a term with weight", found="only zeros", cure=cure)
     if recipe.student.num_hidden_layers and not isinstance(recipe.student.layers, str):
         raise UserError(

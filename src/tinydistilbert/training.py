@@ -35,16 +35,33 @@ class Work:
     steps: int
     micro_batches: Callable[[int], list[Batch]]
     """The micro-batches of one optimiser step, on the CPU: a pure function of the step."""
-    terms: Callable[[nn.Module, Batch], Mapping[str, Tensor]]
-    """Each loss term's mean over the positions or examples of one micro-batch."""
-    counts: Callable[[Batch], Mapping[str, int]]
-    """Over how many positions or examples each of those means was taken."""
-    weights: Mapping[str, float]
+    shares: Callable[[list[Batch]], list[dict[str, float]]]
+    """For each micro-batch of a step, how much of each term's mean over the whole step is its own."""
+    weights: Callable[[int], Mapping[str, float]]
+    """The weight of each term at a step; the names are the same at all."""
+    loss: Callable[[nn.Module, Batch, Mapping[str, float], int], tuple[Tensor, Mapping[str, Tensor]]]
+    """Of model, micro-batch, what each term counts in it (weight times share) and step: the sum to derive, and each
+    term's plain mean over the micro-batch, detached."""
     tokens: Callable[[Batch], int]
     """Useful tokens (no padding) in a micro-batch."""
     validate: Callable[[], dict[str, float]] | None = None
     validate_after: frozenset[int] = field(default_factory=frozenset)
     """Numbers of finished steps after which to validate."""
+
+
+def shares_of(counts: list[dict[str, int]]) -> list[dict[str, float]]:
+    """Shares in proportion to how many positions or examples each term's mean was taken over.
+
+    With them 8 x 1 accumulated is 1 x 8 exactly, though micro-batches have different numbers of masked tokens.
+    """
+    totals = {name: max(sum(count[name] for count in counts), 1) for name in counts[0]}
+    return [{name: count[name] / totals[name] for name in count} for count in counts]
+
+
+def weighted(terms: Mapping[str, Tensor], scales: Mapping[str, float]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """What `Work.loss` returns, from plain means that can be derived."""
+    total = torch.stack([scales[name] * value.float() for name, value in terms.items()]).sum()
+    return total, {name: value.detach() for name, value in terms.items()}
 
 
 def choose_device(name: str) -> torch.device:
@@ -66,16 +83,21 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def precision(device: torch.device) -> str:
-    """`bf16` on GPUs that have it; never on CPUs, where without AMX it is several times slower than fp32."""
+def chosen_precision(device: torch.device, wanted: str = "auto") -> str:
+    """`bf16` or `no`. By itself bf16 only on GPUs that have it: on CPUs without AMX it is several times slower than fp32."""
+    if wanted != "auto":
+        return "bf16" if wanted == "bf16" else "no"
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
-def learning_rate_factor(step: int, steps: int, warmup_ratio: float) -> float:
-    """Share of the peak learning rate at `step` (from 0): linear warm-up from just above 0, then linear decay."""
-    warmup = round(steps * warmup_ratio)
+def learning_rate_factor(step: int, steps: int, warmup_ratio: float, *, from_zero: bool = False) -> float:
+    """Share of the peak learning rate at `step` (from 0): linear warm-up from just above 0, then linear decay.
+
+    `from_zero` gives transformers' `get_linear_schedule_with_warmup`: 0 at the first step, and the peak after it later.
+    """
+    warmup = int(steps * warmup_ratio)
     if step < warmup:
-        return (step + 1) / (warmup + 1)
+        return step / warmup if from_zero else (step + 1) / (warmup + 1)
     return (steps - step) / (steps - warmup)
 
 
@@ -87,8 +109,9 @@ def step_seed(seed: int, *numbers: int) -> int:
 
 def make_optimizer(model: nn.Module, settings: recipe.Optimization) -> torch.optim.AdamW:
     """Fused AdamW; weight decay on matrices only, not on biases and normalisation weights (as in BERT's own recipe)."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
+    decays_all = settings.decayed == "all"
+    matrices = [p for p in model.parameters() if p.requires_grad and (p.dim() >= 2 or decays_all)]
+    others = [p for p in model.parameters() if p.requires_grad and not (p.dim() >= 2 or decays_all)]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     betas = (settings.adam_beta1, settings.adam_beta2)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.adam_epsilon, fused=True)
@@ -115,13 +138,6 @@ def _stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _shares(micro_batches: list[Batch], work: Work) -> list[dict[str, float]]:
-    """Each micro-batch's share of each term's positions, so that 8 x 1 accumulated is 1 x 8 exactly."""
-    counts = [work.counts(batch) for batch in micro_batches]
-    totals = {name: sum(count[name] for count in counts) for name in work.weights}
-    return [{name: count[name] / max(totals[name], 1) for name in work.weights} for count in counts]
-
-
 def train(
     model: nn.Module,
     work: Work,
@@ -132,6 +148,7 @@ def train(
     device: torch.device,
     label: str,
     checkpoint_minutes: float,
+    precision: str = "auto",
 ) -> float:
     """Train `model` in place; returns the wall-clock seconds that it took, those before an interruption included.
 
@@ -143,7 +160,7 @@ def train(
         UserError: a launcher started several processes.
         NonFiniteLoss: a loss or gradient is not finite; the step and the term are named.
     """
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision(device))
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=chosen_precision(device, precision))
     model.to(device).train()
     optimizer = make_optimizer(model, settings)
     state = checkpoint.load(folder / "checkpoints", model, optimizer) or checkpoint.State(0, 0, 0, 0.0)
@@ -161,28 +178,30 @@ def train(
 
     with _stop_requests() as stop, log:
         for step in range(state.step, work.steps):
-            micro_batches = work.micro_batches(step)
-            sums = {name: torch.zeros((), device=device) for name in work.weights}
-            for index, (cpu_batch, share) in enumerate(zip(micro_batches, _shares(micro_batches, work), strict=True)):
+            micro_batches, weights = work.micro_batches(step), work.weights(step)
+            sums = {name: torch.zeros((), device=device) for name in weights}
+            for index, (cpu_batch, share) in enumerate(zip(micro_batches, work.shares(micro_batches), strict=True)):
                 torch.manual_seed(step_seed(seed, step, index))
                 batch = {name: value.to(device, non_blocking=True) for name, value in cpu_batch.items()}
+                scales = {name: weight * share[name] for name, weight in weights.items()}
                 with accelerator.autocast():
-                    terms = work.terms(model, batch)
-                parts = {name: terms[name].float() * share[name] for name in work.weights}
-                accelerator.backward(sum(work.weights[name] * part for name, part in parts.items()))
-                for name, part in parts.items():
-                    sums[name] += part.detach()
+                    loss, terms = work.loss(model, batch, scales, step)
+                accelerator.backward(loss)
+                for name, value in terms.items():
+                    sums[name] += value.float() * share[name]
             norm = nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm or float("inf"))
             if not torch.isfinite(norm):
                 raise _diagnose(sums, step)
-            rate = settings.learning_rate * learning_rate_factor(step, work.steps, settings.warmup_ratio)
+            rate = settings.learning_rate * learning_rate_factor(
+                step, work.steps, settings.warmup_ratio, from_zero=settings.warmup_start == "zero"
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             tokens += sum(work.tokens(batch) for batch in micro_batches)
             values = {name: float(value) for name, value in sums.items()}
-            _log_step(log, step + 1, values, work.weights, rate, tokens)
+            _log_step(log, step + 1, values, weights, rate, tokens)
             if progress.wants(step + 1):
                 progress.show(step + 1, tokens - state.tokens, values)
             if work.validate and step + 1 in work.validate_after:
