@@ -7,13 +7,15 @@ import torch
 
 from tinydistilbert import fsio, results
 from tinydistilbert.data.corpus import TokenBlocks
+from tinydistilbert.data.masked import MaskedBatches
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.teacher import LoadedTeacher
-from tinydistilbert.pretraining import PretrainingLoss, pretrain, pretraining_measurements, validation_losses
+from tinydistilbert.objective import PretrainingLoss
+from tinydistilbert.pretraining import pretrain, pretraining_measurements, validation_losses
 from tinydistilbert.recipe import Objective, Recipe
 
-MASKED_LM_ONLY = Objective(kl=0, mlm=1, cosine=0)
+MASKED_LM_ONLY = Objective(kl=0, mlm=1, cosine=0, kl_positions="masked")
 
 
 def adapt_steps(recipe: Recipe) -> int:
@@ -45,20 +47,21 @@ def adapt(recipe: Recipe, teacher: LoadedTeacher, blocks: TokenBlocks, output: P
         Interrupted: the user asked to stop; the same call goes on from a checkpoint.
     """
     check_head(recipe, teacher)
-    loss = PretrainingLoss(MASKED_LM_ONLY)
+    steps, optimization = adapt_steps(recipe), recipe.adapt.optimization
+    loss = PretrainingLoss(MASKED_LM_ONLY, steps=steps)
     with fsio.unfinished(output) as folder:
         model = teacher.model.to(device)
 
         def measure() -> dict[str, float]:
-            return validation_losses(model, None, blocks, recipe.masking, limit=recipe.validation.blocks, device=device)
+            return validation_losses(model, None, blocks, recipe, device)
 
         before = measure()
         seconds = 0.0
         if recipe.adapt.tokens:
+            batches = MaskedBatches.of(recipe, optimization, blocks, steps=steps, epochs_end_steps=False)
             seconds = pretrain(
-                model, loss, blocks, recipe, recipe.adapt.optimization, steps=adapt_steps(recipe), folder=folder,
-                device=device, label="adapt teacher",
-            )  # fmt: skip
+                model, loss, batches, blocks, recipe, optimization, folder=folder, device=device, label="adapt teacher"
+            )
         after = measure() if recipe.adapt.tokens else before
         save_model(model, teacher.tokenizer, folder)
         rows = pretraining_measurements("teacher", after, recipe, blocks, seconds, mlm_before=before["mlm"])

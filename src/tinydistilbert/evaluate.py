@@ -19,7 +19,7 @@ from tinydistilbert import fsio, metrics, results
 from tinydistilbert.models.loading import load_model, load_tokenizer
 from tinydistilbert.recipe import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
-from tinydistilbert.tasks import has_split, load_examples
+from tinydistilbert.tasks import HELD_OUT, has_split, held_out_of_train, load_examples
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, encode
 from tinydistilbert.tasks.inference import Logits, predict
@@ -148,7 +148,7 @@ def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
     train_examples: tuple[int, int], seconds_training: float,
 ) -> None:  # fmt: skip
-    """Score a task model on every split of its task that there is.
+    """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
     Writes the finished folder `output`: `predictions-<split>.parquet`, `samples.jsonl` and `measurements.jsonl`. The
     sample of the split, the resamples and the shown examples depend on `recipe.seed`, so that every row and seed of a
@@ -170,16 +170,18 @@ def evaluate(
     """
     tokenizer = load_tokenizer(model_folder)
     model = load_model(model_folder, task.kind, labels=task.labels, require_head=True)
-    present = [split for split in task.evaluation if has_split(task, split, recipe.data)]
-    missing = [split for split in task.evaluation if split not in present]
+    wanted = (HELD_OUT,) if recipe.finetune.score_on == "train" else task.evaluation
+    present = [split for split in wanted if split == HELD_OUT or has_split(task, split, recipe.data)]
+    missing = [split for split in wanted if split not in present]
     measurements: list[Measurement] = []
     shown: list[dict[str, Any]] = []
     with fsio.unfinished(output, task=task.name, row=row, seed=seed) as folder:
-        for split in present or task.evaluation[:1]:  # with none there, loading the first says what is missing
+        for split in present or wanted[:1]:  # with none there, loading the first says what is missing
             begin = time.perf_counter()
             examples = load_examples(
                 task, split, data=recipe.data, corpus=recipe.corpus, seed=recipe.seed,
                 limit=recipe.finetune.settings(task.name).validation_examples,
+                held_out=held_out_of_train(recipe.finetune, task.name),
             )  # fmt: skip
             features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
@@ -200,9 +202,13 @@ def evaluate(
                 for metric, (value, details) in scores.items()
             ]  # fmt: skip
             shown += samples(examples, predictions, seed=recipe.seed)
-            _write_table(folder / f"predictions-{split}.parquet", predictions_table(examples, predictions))
+            _write_table(folder / f"predictions-{_slug(split)}.parquet", predictions_table(examples, predictions))
         _write_lines(folder / "samples.jsonl", shown)
         results.write(folder / "measurements.jsonl", measurements)
+
+
+def _slug(split: str) -> str:
+    return "train-held-out" if split == HELD_OUT else split
 
 
 def _pad_token_id(tokenizer: Any) -> int:

@@ -19,7 +19,7 @@ from tinydistilbert.data.corpus import tokenizer_hash
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model, set_dropout
 from tinydistilbert.recipe import Recipe
-from tinydistilbert.tasks import TASKS, load_examples
+from tinydistilbert.tasks import TASKS, held_out_of_train, load_examples
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.encoding import Features, collate, encode, uses_token_types
 from tinydistilbert.tasks.inference import predict
@@ -81,7 +81,8 @@ def finetune(
 ) -> None:
     """Make the finished folder `output`: the encoder with the task's head, trained on the task's train split.
 
-    Batches hold examples of like length and are padded to their own longest. Nothing of the validation split is read.
+    Batches hold examples of like length and are padded to their own longest. Nothing that is scored is read:
+    neither the validation split nor, with `score_on = "train"`, what is held out of the train split.
 
     Args:
         recipe: its section finetune, with the task's override, is read.
@@ -102,8 +103,9 @@ def finetune(
     optimization = settings.optimization
     tokenizer = load_tokenizer(encoder)
     examples = load_examples(
-        task, task.train, data=recipe.data, corpus=recipe.corpus, limit=settings.train_examples, seed=recipe.seed
-    )
+        task, task.train, data=recipe.data, corpus=recipe.corpus, limit=settings.train_examples, seed=recipe.seed,
+        held_out=held_out_of_train(recipe.finetune, task_name),
+    )  # fmt: skip
     features = encode(examples, tokenizer, recipe.finetune.max_length(task_name, task.max_length))
     soft = _teacher_logits(task, task_teacher, features, tokenizer, device) if task_teacher else None
     torch.manual_seed(step_seed(seed))  # of the new head

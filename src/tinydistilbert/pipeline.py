@@ -21,6 +21,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluate import evaluate
 from tinydistilbert.finetune import TRAINING_FACTS, finetune
 from tinydistilbert.models.loading import check_length, load_model, load_tokenizer, longest_input
+from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
 from tinydistilbert.progress import duration
@@ -74,8 +75,10 @@ def jobs(recipe: Recipe) -> Iterator[Job]:
 class Run:
     """One recipe in one folder."""
 
-    def __init__(self, recipe: Recipe, output: Path, *, tell: Callable[[str], None], command: str) -> None:
-        self.recipe, self.output, self.tell, self.command = recipe, output, tell, command
+    def __init__(
+        self, recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None], command: str = ""
+    ) -> None:
+        self.recipe, self.output, self.until, self.tell, self.command = recipe, output, until, tell, command
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if processes > 1:
             cure = "start the command without a launcher"
@@ -101,7 +104,7 @@ class Run:
         tokenizer = self.original_teacher.tokenizer
         return load_blocks(prepare(self.recipe.corpus, tokenizer, cache.folder(), self.recipe.data))
 
-    def claim(self, until: str) -> None:
+    def claim(self) -> None:
         """Take the output folder for this recipe, after everything that can be checked beforehand was checked.
 
         Raises:
@@ -111,7 +114,7 @@ class Run:
         if self.is_begun():
             return
         self.check_data_folder()
-        self.check_inputs(until)
+        self.check_inputs()
         fsio.write_text(self.output / RECIPE, to_toml(self.recipe))
 
     def is_begun(self) -> bool:
@@ -149,27 +152,28 @@ class Run:
         if data is not None and not Path(data).is_dir():
             raise UserError(f"--data {data}", expected="a folder", found="none", cure="name an existing folder")
 
-    def check_inputs(self, until: str) -> None:
-        """Load whatever can be wrong in the stages up to `until`: teacher, cut, corpus, lengths, labels of every task.
+    def check_inputs(self) -> None:
+        """Load whatever can be wrong in the stages up to the last: teacher, cut, corpus, lengths, labels of every task.
 
         Raises:
             UserError: one of them is.
         """
         recipe = self.recipe
         check_head(recipe, self.original_teacher)
-        cut_student(self.original_teacher.model, recipe.student, seed=recipe.seed)
-        self.check_lengths(self.original_teacher.model.config, until)
-        for name in self.tasks(until):
+        student = cut_student(self.original_teacher.model, recipe.student, seed=recipe.seed)
+        match_layers(recipe, self.original_teacher.model.config, student.config)
+        self.check_lengths(self.original_teacher.model.config)
+        for name in self.tasks():
             task = TASKS[name]
             for split in (task.train, task.evaluation[0]):
                 load_examples(task, split, data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed)
         assert len(self.blocks.train)
 
-    def tasks(self, until: str) -> tuple[str, ...]:
-        """The tasks that the stages up to `until` read."""
-        return self.recipe.finetune.tasks if STAGES.index(until) >= STAGES.index("finetune") else ()
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the stages up to the last read."""
+        return self.recipe.finetune.tasks if STAGES.index(self.until) >= STAGES.index("finetune") else ()
 
-    def check_lengths(self, teacher: PretrainedConfig, until: str) -> None:
+    def check_lengths(self, teacher: PretrainedConfig) -> None:
         """Compare every length of the recipe with the teacher's position embeddings.
 
         Raises:
@@ -177,7 +181,7 @@ class Run:
         """
         longest = longest_input(teacher)
         check_length("corpus.block_size", self.recipe.corpus.block_size, longest)
-        for name in self.tasks(until):
+        for name in self.tasks():
             check_length(
                 f"max_length of {name}", self.recipe.finetune.max_length(name, TASKS[name].max_length), longest
             )
@@ -226,10 +230,15 @@ class Run:
         """Stage distill: the student, and the control if a table wants it."""
         if "control" in self.recipe.finetune.models:
             self.stage("control", "distill (control)", lambda path: self._distill(path, control=True))
-        self.stage("student", "distill", lambda path: self._distill(path, control=False))
+        if self.needs_student():
+            self.stage("student", "distill", lambda path: self._distill(path, control=False))
+
+    def needs_student(self) -> bool:
+        """Whether anything up to the last stage reads the student; fine-tuning teacher and control alone does not."""
+        return self.until not in ("finetune", "evaluate") or "student" in self.recipe.finetune.models
 
     def _distill(self, path: Path, *, control: bool) -> None:
-        distill(self.recipe, self.teacher, self.blocks, path, self.device, control=control)
+        distill(self.recipe, self.teacher, self.blocks, path, self.device, control=control, tell=self.tell)
 
     def finetune(self) -> None:
         """Stage finetune: every row of the tables on every task."""
@@ -301,7 +310,7 @@ def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None]
         UserError: an input is wrong; when it was found before the first stage, nothing was written.
         Interrupted: the user asked to stop; the same call goes on.
     """
-    work = Run(recipe, output, tell=tell, command=command)
-    work.claim(until)
+    work = Run(recipe, output, until=until, tell=tell, command=command)
+    work.claim()
     for name in STAGES[: STAGES.index(until) + 1]:
         getattr(work, name)()

@@ -18,13 +18,15 @@ from tinydistilbert import checkpoint, costs, fsio
 from tinydistilbert.adapt import adapt_steps, check_head
 from tinydistilbert.benchmark import ARCHITECTURES, PADDED_LENGTH, PAIRS, WARM_UP
 from tinydistilbert.costs import Machine, Size
+from tinydistilbert.data.masked import VALIDATION_RATE
 from tinydistilbert.distill import distill_steps
 from tinydistilbert.finetune import finetune_steps
 from tinydistilbert.models.loading import load_config, load_tokenizer
+from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.pipeline import STAGES, Job, Run, jobs
 from tinydistilbert.progress import duration
-from tinydistilbert.recipe import OFFLINE_TEACHER, Optimization, Recipe
+from tinydistilbert.recipe import OFFLINE_TEACHER, Optimization, Recipe, highest, seconds_of
 from tinydistilbert.sizes import TaskSize, TextSize, limited, task_size, text_size
 from tinydistilbert.tasks import TASKS
 
@@ -63,14 +65,15 @@ class Planner:
     def __init__(self, run: Run) -> None:
         self.run, self.recipe = run, run.recipe
 
-    def check_inputs(self, until: str) -> None:
-        """Look at whatever a run up to `until` checks before its first stage, in the same order; what is found is kept.
+    def check_inputs(self) -> None:
+        """Look at whatever a run checks before its first stage, in the same order; what is found is kept.
 
         Raises:
             UserError: something is wrong.
         """
-        self.run.check_lengths(self._models[0].config, until)
-        _ = self._task_sizes if self.run.tasks(until) else None, self.text
+        match_layers(self.recipe, self._models[0].config, self._models[1].config)
+        self.run.check_lengths(self._models[0].config)
+        _ = self._task_sizes if self.run.tasks() else None, self.text
 
     @cached_property
     def machine(self) -> Machine:
@@ -122,7 +125,8 @@ class Planner:
         elif stage == "distill":
             if "control" in self.recipe.finetune.models:
                 yield self._pretraining("control", "distill (control)", self.student, None, 0)
-            yield self._distill()
+            if self.run.needs_student():
+                yield self._distill()
         else:
             yield getattr(self, f"_{stage}")()
 
@@ -143,6 +147,11 @@ class Planner:
         )
 
     def _distill(self) -> Line:
+        if budget := self.recipe.distill.time_budget:
+            state, _ = _state(self.run.output / "student")
+            seconds = 0.0 if state == "finished" else seconds_of(budget)
+            what = f"as many steps as fit into {budget}"
+            return Line("distill", state, what, seconds, 4 * self.student.parameters + TOKENIZER_BYTES)
         steps = distill_steps(self.recipe, self.text.train) if self.text else None
         return self._pretraining("student", "distill", self.student, self.recipe.distill.optimization, steps)
 
@@ -158,7 +167,7 @@ class Planner:
             return Line(title, state, "unknown until the corpus is prepared", None, disk)
         validation = limited(self.text.validation if self.text else 0, recipe.validation.blocks) * size
         measured = [m for m in (model, teacher) if m]
-        once = sum(m.forward(validation, size) + m.vocabulary_head(validation * recipe.masking.rate) for m in measured)
+        once = sum(m.forward(validation, size) + m.vocabulary_head(validation * VALIDATION_RATE) for m in measured)
         if not steps or optimization is None:
             what = "the cut alone" if folder == "control" else "the teacher as it is"
             seconds = 0.0 if state == "finished" else self.machine.seconds(once) + SECONDS_A_FOLDER
@@ -186,15 +195,16 @@ class Planner:
 
     def _positions(self, useful: float, *, with_teacher: bool) -> tuple[float, float]:
         """Shares of the positions at which the student's and the teacher's logits are computed."""
-        objective, masked = self.recipe.objective, useful * self.recipe.masking.rate
+        objective, masked = self.recipe.objective, useful * highest(self.recipe.masking.rate)
         if not with_teacher:
             return masked, 0.0
         if objective.reduction == "notebook":
             return 1.0, 1.0
-        if objective.kl:
-            share = useful if objective.kl_positions == "all" else masked
+        if highest(objective.kl):
+            sampled = masked + (useful - masked) * objective.kl_sampled_share
+            share = {"all": useful, "masked": masked, "sampled": sampled}[objective.kl_positions]
             return share, share
-        return (masked if objective.mlm else 0.0), 0.0
+        return (masked if highest(objective.mlm) else 0.0), 0.0
 
     def _training_seconds(self, model: Size, operations: float, steps: int) -> float:
         traffic = steps * model.parameters * costs.BYTES_PER_UPDATE
@@ -327,11 +337,11 @@ def plan(recipe: Recipe, output: Path, *, until: str) -> str:
     Raises:
         UserError: an input is wrong or the folder belongs to something else: the same as of the run.
     """
-    run = Run(recipe, output, tell=lambda _: None, command="")
+    run = Run(recipe, output, until=until, tell=lambda _: None)
     planner = Planner(run)
     if not run.is_begun():
         run.check_data_folder()
-        planner.check_inputs(until)
+        planner.check_inputs()
     lines = [line for stage in STAGES[: STAGES.index(until) + 1] for line in planner.lines(stage)]
     return "\n".join([*_table(lines), "", *_totals(lines, planner, output)])
 

@@ -3,17 +3,19 @@
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.names import TASK_NAMES, TERMS
-from tinydistilbert.recipe import ADAPTER, Finetune, Recipe, TaskSettings, highest, to_dict
+from tinydistilbert.recipe import ADAPTER, Duration, Recipe, highest, to_dict
 
 
 def _toml_value(value: Any) -> str:
@@ -30,9 +32,8 @@ def _toml_lines(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Itera
         yield f"{key} = {_toml_value(value)}"
     for key, value in content.items():
         if isinstance(value, dict):
-            yield from _toml_lines(
-                value, (*path, key if key.replace("-", "").replace("_", "").isalnum() else json.dumps(key))
-            )
+            bare = re.fullmatch("[A-Za-z0-9_-]+", key)
+            yield from _toml_lines(value, (*path, key if bare else json.dumps(key, ensure_ascii=False)))
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -41,15 +42,35 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, section by section; one word where a list is expected is a list of it."""
+    """`base` with `changes` laid over it, section by section; any other value, a list too, is replaced as a whole."""
     merged = dict(base)
     for key, value in changes.items():
         there = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(there, Mapping):
-            merged[key] = merge(there, value)
-        else:
-            merged[key] = [value] if isinstance(there, list) and not isinstance(value, list) else value
+        merged[key] = merge(there, value) if isinstance(value, Mapping) and isinstance(there, Mapping) else value
     return merged
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
+
+
+def _with_lists(kind: Any, content: Any) -> Any:
+    """`content` of a section, where one value stands for a list of it: `tasks = "cola"`, `layers = 3`."""
+    if not isinstance(content, Mapping):
+        return content
+    filled = dict(content)
+    for item in dataclasses.fields(kind):
+        value, wanted = filled.get(item.name), _members(item.type)
+        if dataclasses.is_dataclass(item.type):
+            filled |= {item.name: _with_lists(item.type, value)} if item.name in filled else {}
+        elif isinstance(value, str | int) and any(map(_is_list, wanted)):
+            # Beside a list of numbers, words have a meaning of their own.
+            filled[item.name] = [value] if len(wanted) == 1 or str(value).isdecimal() else value
+    return filled
 
 
 def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
@@ -62,7 +83,7 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
         UserError: an unknown key (with the nearest known one), a value of another type or out of its range.
     """
     try:
-        recipe = ADAPTER.validate_python(merge(to_dict(Recipe()), content))
+        recipe = ADAPTER.validate_python(_with_lists(Recipe, merge(to_dict(Recipe()), content)))
     except ValidationError as error:
         raise _explain(error, where) from None
     return check(recipe, where)
@@ -77,64 +98,168 @@ def from_toml(text: str, where: str) -> Recipe:
     return from_dict(content, where)
 
 
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
+def _key_of(location: Iterable[Any]) -> tuple[list[str], Any]:
+    """The recipe's keys in one of pydantic's locations, which names members of unions too, and the type found there."""
+    keys: list[str] = []
     kind: Any = Recipe
-    for name in location:
-        if kind is Finetune and name == "override":
-            kind = dict
-        elif kind is dict:
-            kind = TaskSettings
-        else:
-            kind = next((f.type for f in dataclasses.fields(kind) if f.name == name), None)
-    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    for part in location:
+        if dataclasses.is_dataclass(kind):
+            keys.append(str(part))
+            kind = next((item.type for item in dataclasses.fields(kind) if item.name == part), None)
+        elif get_origin(kind) is dict:
+            keys.append(str(part))
+            kind = get_args(kind)[1]
+        elif isinstance(part, int) and len(_members(kind)) == 1:  # a place in a list
+            keys.append(str(part))
+    return keys, kind
+
+
+def _bounds(number: Any) -> str:
+    """The limits of an annotated number, in signs."""
+    limits = [limit for info in getattr(number, "__metadata__", ()) for limit in info.metadata]
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return " and ".join(
+        f"{sign} {getattr(limit, name)}" for limit in limits for name, sign in signs.items() if hasattr(limit, name)
+    )
+
+
+def _expected(kind: Any, message: str) -> str:
+    """What a key of type `kind` takes, for an error; pydantic's own `message` where that says it well."""
+    if kind == Duration:
+        return "a duration such as 20m, 1h30m or 90s"
+    if get_origin(kind) is dict or dataclasses.is_dataclass(kind):
+        return "a table of keys"
+    one, *others = _members(kind)
+    if not others or others == [type(None)]:
+        return message.removeprefix("Input should be ")
+    if get_origin(one) is Literal:
+        words = ", ".join(map(repr, get_args(one)))
+        return f"{words} or a list of whole numbers {_bounds(get_args(others[0])[0])}"
+    return f"a number {_bounds(one)} or two of them (start, end)"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
 
 
 def _explain(error: ValidationError, where: str) -> UserError:
     first = error.errors()[0]
-    # Of the parts of a location, pydantic's own ("tuple[…]", "constrained-int") are no keys of ours.
-    location = tuple(p for p in first["loc"] if p in TASK_NAMES or not (isinstance(p, str) and ("[" in p or "-" in p)))
-    key = ".".join(str(part) for part in location)
+    keys, kind = _key_of(first["loc"])
+    key = ".".join(keys)
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = _keys_at(location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
-        cure = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
-        return UserError(f"{where}, key {key}", expected="a known key", found=repr(location[-1]), cure=cure)
-    message = first["msg"].removeprefix("Input should be ")
-    return UserError(f"{where}, key {key}", expected=message, found=repr(first["input"]), cure="change the value")
+        _, section = _key_of(first["loc"][:-1])
+        cure = _nearest(keys[-1], [item.name for item in dataclasses.fields(section)])
+        return UserError(f"{where}, key {key}", expected="a known key", found=repr(keys[-1]), cure=cure)
+    expected = _expected(kind, first["msg"])
+    return UserError(f"{where}, key {key}", expected=expected, found=repr(first["input"]), cure="change the value")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Conflict:
+    key: str
+    expected: str
+    found: str
+    cure: str
 
 
 def check(recipe: Recipe, where: str) -> Recipe:
     """Return `recipe` if its settings go together.
 
     Raises:
-        UserError: an unknown task, or settings that exclude each other.
+        UserError: an unknown task, settings that exclude each other, or a row of an ablation that is no such recipe.
     """
-    for key, names in (
-        ("finetune.tasks", recipe.finetune.tasks),
-        ("finetune.override", tuple(recipe.finetune.override)),
+    for conflict in (*_conflicts(recipe), *_conflicts_of_distillation(recipe), *_conflicts_of_rows(recipe)):
+        raise UserError(
+            f"{where}, key {conflict.key}", expected=conflict.expected, found=conflict.found, cure=conflict.cure
+        )
+    for name, changes in recipe.ablate.rows.items():
+        alone = to_dict(dataclasses.replace(recipe, ablate=dataclasses.replace(recipe.ablate, rows={})))
+        from_dict(merge(alone, changes), f"{where}, row {name!r} of ablate.rows")
+    return recipe
+
+
+def _conflicts(recipe: Recipe) -> Iterator[_Conflict]:
+    tasks, overridden = recipe.finetune.tasks, tuple(recipe.finetune.override)
+    for key, names in (("finetune.tasks", tasks), ("finetune.override", overridden)):
+        for name in (name for name in names if name not in TASK_NAMES):
+            yield _Conflict(key, "a known task", repr(name), _nearest(name, TASK_NAMES))
+    if recipe.finetune.tasks and not recipe.finetune.models:
+        yield _Conflict("finetune.models", "at least one model", "none", 'add "student"')
+    for key, layers in (
+        ("student.layers", recipe.student.layers),
+        ("objective.matched_layers", recipe.objective.matched_layers),
     ):
-        for name in names:
-            if name not in TASK_NAMES:
-                near = difflib.get_close_matches(name, TASK_NAMES, n=1)
-                cure = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(TASK_NAMES)}"
-                raise UserError(f"{where}, key {key}", expected="a known task", found=repr(name), cure=cure)
+        if not layers:
+            yield _Conflict(key, "at least one layer", "[]", "name a layer")
+    if recipe.student.num_hidden_layers and not isinstance(recipe.student.layers, str):
+        yield _Conflict("student", "layers as a list or num_hidden_layers", "both", "delete one")
     if recipe.masking.mask_share + recipe.masking.random_share > 1:
         found = f"{recipe.masking.mask_share} + {recipe.masking.random_share}"
-        raise UserError(
-            f"{where}, key masking", expected="mask_share + random_share <= 1", found=found, cure="lower one"
-        )
-    if not any(highest(getattr(recipe.objective, term)) for term in TERMS):
-        cure = f"give one of {', '.join(TERMS)} a weight"
-        raise UserError(f"{where}, key objective", expected="a term with weight", found="only zeros", cure=cure)
-    if recipe.student.num_hidden_layers and not isinstance(recipe.student.layers, str):
-        raise UserError(
-            f"{where}, key student", expected="layers as a list or num_hidden_layers", found="both", cure="delete one"
-        )
-    if recipe.finetune.tasks and not recipe.finetune.models:
-        raise UserError(
-            f"{where}, key finetune.models", expected="at least one model", found="none", cure='add "student"'
-        )
-    return recipe
+        yield _Conflict("masking", "mask_share + random_share <= 1", found, "lower one")
+
+
+def _conflicts_of_distillation(recipe: Recipe) -> Iterator[_Conflict]:
+    objective, cache = recipe.objective, recipe.distill.cache.kind
+    weighted = [term for term in TERMS if highest(getattr(objective, term))]
+    if not weighted:
+        yield _Conflict("objective", "a term with weight", "only zeros", f"give one of {', '.join(TERMS)} a weight")
+    inner = [term for term in weighted if term in ("relation", "attention", "hidden")]
+    if objective.reduction == "notebook":
+        changing = [key for key in ("temperature", *TERMS) if isinstance(getattr(objective, key), tuple)]
+        mend = 'or reduction = "mean"'
+        if inner:
+            expected = "with reduction = 'notebook' weights of kl, mlm and cosine alone"
+            yield _Conflict("objective.reduction", expected, f"a weight of {inner[0]}", f"set {inner[0]} to 0, {mend}")
+        if objective.kl_positions != "all":
+            expected = "kl_positions = 'all' with reduction = 'notebook'"
+            yield _Conflict("objective.kl_positions", expected, repr(objective.kl_positions), f"delete it, {mend}")
+        if changing:
+            expected = f"one number for {changing[0]} with reduction = 'notebook'"
+            found = str(list(getattr(objective, changing[0])))
+            yield _Conflict(f"objective.{changing[0]}", expected, found, f"write one number, {mend}")
+        if cache != "none":
+            expected = "no cache with reduction = 'notebook'"
+            yield _Conflict("distill.cache.kind", expected, repr(cache), f"delete it, {mend}")
+    if cache != "none":
+        mend = 'or distill.cache.kind = "none"'
+        if inner:
+            expected = "terms that read the teacher's last hidden states or logits alone, which a cache holds"
+            yield _Conflict("distill.cache.kind", expected, f"a weight of {inner[0]}", f"set it to 0, {mend}")
+        if isinstance(recipe.masking.rate, tuple):
+            expected = "one masking.rate for all views of a cache"
+            yield _Conflict("masking.rate", expected, str(list(recipe.masking.rate)), f"write one number, {mend}")
+    if cache == "top-k":
+        if "cosine" in weighted:
+            expected = "no weight of cosine: a cache of kind 'top-k' holds no hidden states"
+            cure = 'set it to 0, or distill.cache.kind = "hidden"'
+            yield _Conflict("objective.cosine", expected, str(objective.cosine), cure)
+        if isinstance(objective.temperature, tuple):
+            expected = "one temperature: a cache of kind 'top-k' holds probabilities at it"
+            cure = 'write one number, or distill.cache.kind = "hidden"'
+            yield _Conflict("objective.temperature", expected, str(list(objective.temperature)), cure)
+    if recipe.distill.time_budget and recipe.distill.max_steps:
+        yield _Conflict("distill", "time_budget or max_steps", "both", "delete one")
+
+
+def _conflicts_of_rows(recipe: Recipe) -> Iterator[_Conflict]:
+    seen: dict[str, str] = {}
+    for name, changes in recipe.ablate.rows.items():
+        plain = " ".join(name.lower().split())
+        if not plain:
+            yield _Conflict("ablate.rows", "a name for each row", repr(name), "name the row after what it changes")
+        if plain in seen:
+            yield _Conflict("ablate.rows", "rows of different names", f"{seen[plain]!r} and {name!r}", "rename one")
+        seen[plain] = name
+        for key in ("ablate", "name", "seed"):
+            if key in changes:
+                found = f"{key!r} in row {name!r}"
+                cure = "use ablate.seeds" if key == "seed" else "delete it"
+                yield _Conflict("ablate.rows", "rows that change the experiment", found, cure)
+        if not changes:
+            cure = "write what it changes, such as { masking.rate = 0.3 }"
+            yield _Conflict("ablate.rows", "a change in each row", f"none in row {name!r}", cure)
 
 
 def presets() -> dict[str, str]:

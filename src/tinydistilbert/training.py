@@ -27,6 +27,9 @@ from tinydistilbert.progress import Progress
 
 Batch = dict[str, Tensor]
 
+LOOK_EVERY = 10
+"""Steps after which the host reads what a GPU has computed; to read it after each would stop the GPU each time."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -84,7 +87,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def chosen_precision(device: torch.device, wanted: str = "auto") -> str:
-    """`bf16` or `no`. By itself bf16 only on GPUs that have it: on CPUs without AMX it is several times slower than fp32."""
+    """`bf16` or `no`; by itself bf16 on GPUs that have it alone: CPUs without AMX are several times slower with it."""
     if wanted != "auto":
         return "bf16" if wanted == "bf16" else "no"
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
@@ -176,13 +179,23 @@ def train(
         now = checkpoint.State(step, tokens, length, state.seconds + time.monotonic() - begun)
         checkpoint.save(folder / "checkpoints", model, optimizer, now)
 
+    pending: list[_Step] = []
+
+    def look() -> None:
+        """Read the numbers of the steps that are not yet looked at, and log them."""
+        for item in pending:
+            _log_step(log, item)
+            if progress.wants(item.step + 1):
+                progress.show(item.step + 1, item.tokens - state.tokens, item.values())
+        pending.clear()
+
     with _stop_requests() as stop, log:
         for step in range(state.step, work.steps):
             micro_batches, weights = work.micro_batches(step), work.weights(step)
             sums = {name: torch.zeros((), device=device) for name in weights}
             for index, (cpu_batch, share) in enumerate(zip(micro_batches, work.shares(micro_batches), strict=True)):
                 torch.manual_seed(step_seed(seed, step, index))
-                batch = {name: value.to(device, non_blocking=True) for name, value in cpu_batch.items()}
+                batch = {name: _moved(value, device) for name, value in cpu_batch.items()}
                 scales = {name: weight * share[name] for name, weight in weights.items()}
                 with accelerator.autocast():
                     loss, terms = work.loss(model, batch, scales, step)
@@ -190,36 +203,61 @@ def train(
                 for name, value in terms.items():
                     sums[name] += value.float() * share[name]
             norm = nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm or float("inf"))
-            if not torch.isfinite(norm):
-                raise _diagnose(sums, step)
             rate = settings.learning_rate * learning_rate_factor(
                 step, work.steps, settings.warmup_ratio, from_zero=settings.warmup_start == "zero"
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            # The fused update leaves everything as it is where this is 1, so nobody has to wait for the answer.
+            optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             tokens += sum(work.tokens(batch) for batch in micro_batches)
-            values = {name: float(value) for name, value in sums.items()}
-            _log_step(log, step + 1, values, weights, rate, tokens)
-            if progress.wants(step + 1):
-                progress.show(step + 1, tokens - state.tokens, values)
-            if work.validate and step + 1 in work.validate_after:
+            pending.append(_Step(step, sums, norm, weights, rate, tokens))
+            is_checked = work.validate is not None and step + 1 in work.validate_after
+            is_due = time.monotonic() - last_save > checkpoint_minutes * 60 and step + 1 < work.steps
+            if device.type == "cpu" or len(pending) == LOOK_EVERY or is_checked or is_due or stop:
+                look()
+            if is_checked:
+                assert work.validate is not None
                 model.eval()
                 measured = work.validate()
                 model.train()
                 log.write(json.dumps({"step": step + 1, "validation": measured}) + "\n")
                 progress.note(step + 1, "validation", measured)
             if stop:
+                look()
                 save(step + 1)
                 done = f"{label}: stopped after step {step + 1} of {work.steps}"
                 raise Interrupted(f"{done}; the same command goes on from there")
-            if time.monotonic() - last_save > checkpoint_minutes * 60 and step + 1 < work.steps:
+            if is_due:
                 save(step + 1)
                 last_save = time.monotonic()
+        look()
     model.eval()
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return state.seconds + time.monotonic() - begun
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step whose numbers may still lie on the device."""
+
+    step: int
+    sums: dict[str, Tensor]
+    norm: Tensor
+    weights: Mapping[str, float]
+    learning_rate: float
+    tokens: int
+
+    def values(self) -> dict[str, float]:
+        """The mean of each term; on a GPU this waits for it."""
+        return {name: float(value) for name, value in self.sums.items()}
+
+
+def _moved(value: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; towards a GPU from pinned memory, so that the copy holds nothing up."""
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
 
 
 def _open_log(path: Path, length: int) -> Any:
@@ -229,11 +267,19 @@ def _open_log(path: Path, length: int) -> Any:
     return path.open("a", buffering=1, encoding="utf-8")  # line by line, for who watches it
 
 
-def _log_step(
-    log: Any, step: int, terms: dict[str, float], weights: Mapping[str, float], learning_rate: float, tokens: int
-) -> None:
-    loss = sum(weights[name] * value for name, value in terms.items())
-    line = {"step": step, "loss": loss, **terms, "learning_rate": learning_rate, "tokens": tokens}
+def _log_step(log: Any, item: _Step) -> None:
+    """Write the line of a step.
+
+    Raises:
+        NonFiniteLoss: its gradient was not finite; then it has changed nothing.
+    """
+    if not torch.isfinite(item.norm):
+        raise _diagnose(item.sums, item.step)
+    terms = item.values()
+    loss = sum(item.weights[name] * value for name, value in terms.items())
+    line = {
+        "step": item.step + 1, "loss": loss, **terms, "learning_rate": item.learning_rate, "tokens": item.tokens,
+    }  # fmt: skip
     log.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}) + "\n")
 
 

@@ -5,10 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinydistilbert.data import batches
-from tinydistilbert.data.batches import indices_at, length_grouped
+from tinydistilbert.data.batches import epoch_part, length_grouped, stream_part
 
 counts = st.integers(1, 40)
 seeds = st.integers(0, 2**33)
+
+
+def indices_at(step: int, examples: int, batch_size: int, seed: int) -> np.ndarray:
+    return stream_part(step, examples, batch_size, seed)[0]
 
 
 def stream(examples: int, batch_size: int, seed: int, length: int) -> list[int]:
@@ -47,6 +51,23 @@ def test_the_caller_may_change_a_batch() -> None:
     expected = first.copy()
     first[:] = 0
     assert (indices_at(0, 10, 4, 0) == expected).all()
+
+
+@given(step=st.integers(0, 50), examples=counts, batch_size=counts, seed=seeds)
+def test_each_index_comes_with_its_epoch(step: int, examples: int, batch_size: int, seed: int) -> None:
+    indices, epochs = stream_part(step, examples, batch_size, seed)
+    assert epochs.tolist() == [place // examples for place in range(step * batch_size, (step + 1) * batch_size)]
+    for epoch in set(epochs.tolist()):
+        here = indices[epochs == epoch].tolist()
+        order = epoch_part(0, epoch, examples, examples, seed).tolist()
+        assert here == [index for index in order if index in here], "in the order of their epoch"
+
+
+@given(examples=counts, batch_size=counts, seed=seeds, epoch=st.integers(0, 5))
+def test_parts_of_an_epoch_hold_every_example_once(examples: int, batch_size: int, seed: int, epoch: int) -> None:
+    parts = [epoch_part(part, epoch, examples, batch_size, seed) for part in range(-(-examples // batch_size))]
+    assert np.concatenate(parts).tolist() == indices_at(epoch, examples, examples, seed).tolist()
+    assert all(len(part) == batch_size for part in parts[:-1]) and 0 < len(parts[-1]) <= batch_size
 
 
 @given(lengths=st.lists(st.integers(1, 512), max_size=300), batch_size=st.integers(1, 7), seed=seeds, epoch=counts)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.data import corpus as corpus_module
 from tinydistilbert.data.corpus import load_blocks, prepare, tokenizer_hash
+from tinydistilbert.data.words import continues_word
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import Corpus
 
@@ -103,6 +104,69 @@ def test_the_key_tells_settings_content_and_tokenizer_apart(
     ]
     (Path(corpus.source) / "train.txt").write_text("\n\n".join(TRAIN[::-1]))
     assert len({*folders, prepare(corpus, tokenizer, tmp_path, None)}) == 5
+
+
+def test_how_tokens_attend_is_no_matter_of_the_blocks(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = prepare(corpus, tokenizer, tmp_path, None)
+    assert prepare(replace(corpus, attention="documents"), tokenizer, tmp_path, None) == folder
+
+
+def test_the_tokens_of_the_training_blocks_are_counted(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    blocks = load_blocks(prepare(corpus, tokenizer, tmp_path, None))
+    expected = [int((blocks.train == token).sum()) for token in range(len(tokenizer))]
+    assert blocks.token_counts.tolist() == expected and sum(expected) == blocks.train.size
+    assert blocks.sep_token_id == tokenizer.sep_token_id
+    assert (blocks.continues_word == continues_word(tokenizer)).all()
+
+
+def test_later_pieces_of_wordpiece_are_marked(tokenizer: PreTrainedTokenizerFast) -> None:
+    vocabulary = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    assert continues_word(tokenizer).tolist() == [token.startswith("##") for token in vocabulary]
+    assert continues_word(tokenizer).any()
+
+
+TEXT = ["the student learns, the teacher teaches; students learn"] * 5
+OWN = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+def test_with_byte_level_bpe_tokens_without_a_space_before_them_go_on_with_a_word() -> None:
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    raw.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=60, special_tokens=OWN, show_progress=False))
+    raw.add_tokens([AddedToken("|||MAIL|||", normalized=False)])
+    own = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", cls_token="<s>", sep_token="</s>", unk_token="<unk>", mask_token="<mask>"
+    )
+    continues = continues_word(own)
+    ids = own(" students |||MAIL|||, learn", add_special_tokens=False)["input_ids"]
+    text = "".join(("" if continues[i] else "|") + own.convert_ids_to_tokens(i) for i in ids)
+    assert text == "|Ġstudents|Ġ||||MAIL|||,|Ġlearn"
+    assert not continues[own.convert_tokens_to_ids(OWN)].any()
+
+
+def test_with_sentencepiece_tokens_without_its_mark_go_on_with_a_word() -> None:
+    raw = Tokenizer(models.Unigram())
+    raw.pre_tokenizer = pre_tokenizers.Metaspace()
+    raw.train_from_iterator(
+        TEXT, trainers.UnigramTrainer(vocab_size=40, special_tokens=OWN, unk_token="<unk>", show_progress=False)
+    )
+    own = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", cls_token="<s>", sep_token="</s>", unk_token="<unk>", mask_token="<mask>"
+    )
+    continues = continues_word(own)
+    ids = own("students, learn the", add_special_tokens=False)["input_ids"]
+    text = "".join(("" if continues[i] else "|") + own.convert_ids_to_tokens(i) for i in ids)
+    assert text == "|▁students,|▁learn|▁the" and len(ids) > 3
+
+
+def test_a_vocabulary_of_words_has_no_later_pieces() -> None:
+    assert not continues_word(word_tokenizer(20, cls_token="<s>", sep_token="</s>", mask_token="<mask>")).any()
 
 
 def test_two_at_once_give_one_sound_folder(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """The recipe: presets load, mistakes are told in one line with the cure, what is shown can be read again."""
 
 import dataclasses
+import tomllib
 
 import pytest
 
-from tinydistilbert import recipe, recipe_file
+from tinydistilbert import cli, recipe, recipe_file
 from tinydistilbert.errors import UserError
 
 
@@ -37,15 +38,27 @@ def test_a_part_of_a_section_keeps_the_defaults_of_that_section() -> None:
         ("objectiv.kl = 3", ["key objectiv", "did you mean 'objective'"]),
         ("[objective]\ntemprature = 2", ["key objective.temprature", "did you mean 'temperature'"]),
         ("[objective]\ntemperature = 'hot'", ["key objective.temperature", "'hot'"]),
-        ("[objective]\ntemperature = 0", ["key objective.temperature", "greater than 0"]),
+        ("[objective]\ntemperature = 0", ["key objective.temperature", "a number > 0 or two of them (start, end)"]),
+        ("objective.kl = 'x'", ["key objective.kl:", "a number >= 0 or two of them (start, end)", "'x'"]),
+        ("objective.kl = [5, -1]", ["key objective.kl:", "a number >= 0 or two of them (start, end)", "[5, -1]"]),
+        ("objective.kl = [1, 2, 3]", ["key objective.kl:", "a number >= 0 or two of them (start, end)", "[1, 2, 3]"]),
+        ("objective.matched_layers = [0, -1]", ["'uniform', 'copied' or a list of whole numbers >= 0", "[0, -1]"]),
+        ("objective.matched_layers = []", ["key objective.matched_layers", "at least one layer"]),
         ("[objective]\nkl = 0\nmlm = 0\ncosine = 0", ["only zeros"]),
         ("[masking]\nmask_share = 0.8\nrandom_share = 0.3", ["mask_share + random_share <= 1"]),
-        ("[masking]\nrate = 1.5", ["key masking.rate", "less than 1"]),
+        ("[masking]\nrate = 1.5", ["key masking.rate", "a number > 0 and < 1 or two"]),
         ("[student]\nlayers = 'odd'", ["key student.layers", "'authors'"]),
+        ("[student]\nlayers = []", ["key student.layers", "at least one layer"]),
         ("[student]\nlayers = [0, 1]\nnum_hidden_layers = 2", ["found both"]),
         ("[finetune]\ntasks = ['colla']", ["'colla'", "did you mean 'cola'"]),
         ("[finetune.override.cola]\nepoch = 3", ["finetune.override.cola.epoch", "did you mean 'epochs'"]),
         ("[finetune.override.collar]\nepochs = 3", ["'collar'", "did you mean 'cola'"]),
+        ("finetune.override = 3", ["key finetune.override:", "a table of keys"]),
+        ("distill.time_budget = '20x'", ["key distill.time_budget", "a duration such as 20m, 1h30m or 90s", "'20x'"]),
+        ("distill.time_budget = 20", ["key distill.time_budget", "a duration such as 20m, 1h30m or 90s", "20"]),
+        ("[distill]\ntime_budget = '20m'\nmax_steps = 5", ["key distill", "time_budget or max_steps", "found both"]),
+        ("distill.cache.kind = 'topk'", ["key distill.cache.kind", "'top-k'"]),
+        ("distill.cache.kinds = 'top-k'", ["key distill.cache.kinds", "did you mean 'kind'"]),
         ("seed = -1", ["key seed", "greater than or equal to 0"]),
         ("x =", ["mine.toml", "TOML"]),
     ],
@@ -57,6 +70,147 @@ def test_mistakes_are_told_in_one_line(text: str, parts: list[str]) -> None:
     assert message.startswith("mine.toml") and "\n" not in message
     for part in (*parts, "expected", "found"):
         assert part in message
+
+
+NOTEBOOK = "objective.reduction = 'notebook'\n"
+HIDDEN = "distill.cache.kind = 'hidden'\n"
+TOP_K = "distill.cache.kind = 'top-k'\nobjective.cosine = 0\n"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "refused", "parts"),
+    [
+        *((NOTEBOOK, f"objective.{term} = 1", [f"a weight of {term}"]) for term in ("relation", "attention", "hidden")),
+        (NOTEBOOK, "objective.kl_positions = 'masked'", ["kl_positions = 'all'", "'masked'"]),
+        (NOTEBOOK, "objective.kl_positions = 'sampled'", ["kl_positions = 'all'", "'sampled'"]),
+        (NOTEBOOK, "objective.kl = [5, 1]", ["key objective.kl:", "one number", "[5.0, 1.0]"]),
+        (NOTEBOOK, "objective.temperature = [2, 1]", ["key objective.temperature:", "one number", "[2.0, 1.0]"]),
+        (NOTEBOOK, HIDDEN, ["key distill.cache.kind", "'hidden'"]),
+        *((HIDDEN, f"objective.{term} = 1", [f"a weight of {term}"]) for term in ("relation", "attention", "hidden")),
+        (HIDDEN, "masking.rate = [0.5, 0.15]", ["key masking.rate", "[0.5, 0.15]"]),
+        (TOP_K, "masking.rate = [0.5, 0.15]", ["key masking.rate", "[0.5, 0.15]"]),
+        (TOP_K, "objective.relation = 1", ["a weight of relation"]),
+        (TOP_K, "objective.temperature = [4, 1]", ["key objective.temperature", "[4.0, 1.0]"]),
+        ("distill.cache.kind = 'top-k'\nobjective.cosine = 0", "objective.cosine = [1, 0]", ["key objective.cosine"]),
+    ],
+)
+def test_what_does_not_go_together_is_refused_and_each_part_alone_is_not(
+    allowed: str, refused: str, parts: list[str]
+) -> None:
+    recipe_file.from_toml(allowed, "one")
+    recipe_file.from_toml(refused, "other")
+    together = recipe_file.merge(tomllib.loads(allowed), tomllib.loads(refused))
+    with pytest.raises(UserError) as caught:
+        recipe_file.from_dict(together, "mine.toml")
+    message = str(caught.value)
+    assert message.startswith("mine.toml, key ") and "\n" not in message
+    for part in (*parts, "expected", "found"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HIDDEN + "objective.kl_positions = 'sampled'\nobjective.kl = [5, 1]\nobjective.temperature = [4, 1]",
+        TOP_K + "objective.kl_positions = 'sampled'\nobjective.kl = [5, 1]",
+        "[masking]\nsmoothing = 0.7\nwhole_words = true",
+        "[objective]\nmatched_layers = [0, 3]",
+        "[distill]\ntime_budget = '1h30m'\nepochs = 9",
+    ],
+)
+def test_what_does_go_together_is_taken(text: str) -> None:
+    loaded = recipe_file.from_toml(text, "here")
+    assert recipe_file.from_toml(recipe_file.to_toml(loaded), "shown") == loaded
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        ("'30 %' = { masking.rat = 0.3 }", ["row '30 %' of ablate.rows, key masking.rat", "did you mean 'rate'"]),
+        ("'30 %' = { masking.rate = 3 }", ["row '30 %' of ablate.rows, key masking.rate", "< 1"]),
+        ("hot = { objective = { kl = 0, mlm = 0, cosine = 0 } }", ["row 'hot' of ablate.rows", "only zeros"]),
+        ("hot = { objective.reduction = 'notebook', objective.kl_positions = 'masked' }", ["row 'hot'", "'masked'"]),
+        ("hot = 3", ["key ablate.rows.hot", "a table of keys"]),
+        ("hot = {}", ["a change in each row", "none in row 'hot'"]),
+        ("'' = { seed = 1 }", ["a name for each row"]),
+        ("' ' = { masking.rate = 0.3 }", ["a name for each row"]),
+        ("'Hot' = { masking.rate = 0.3 }\n'hot ' = { masking.rate = 0.4 }", ["different names", "'Hot' and 'hot '"]),
+        ("hot = { seed = 3 }", ["'seed' in row 'hot'", "use ablate.seeds"]),
+        ("hot = { ablate.table4 = false }", ["'ablate' in row 'hot'"]),
+    ],
+)
+def test_a_wrong_row_of_an_ablation_is_named(rows: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        recipe_file.from_toml(f"[ablate.rows]\n{rows}", "mine.toml")
+    message = str(caught.value)
+    assert message.startswith("mine.toml") and "\n" not in message
+    for part in (*parts, "expected", "found"):
+        assert part in message
+
+
+def test_a_row_is_checked_against_the_recipe_that_it_changes() -> None:
+    # Neither the recipe nor the row is wrong; together they are.
+    row = "ablate.rows.relations.objective.relation = 1"
+    recipe_file.from_toml(row, "here")
+    with pytest.raises(UserError, match=r"row 'relations' of ablate\.rows, key distill\.cache\.kind"):
+        recipe_file.from_toml(f"{row}\n{HIDDEN}", "here")
+
+
+def test_rows_of_any_name_survive_being_shown() -> None:
+    changes = {"masking": {"rate": [0.5, 0.15]}, "student": {"layers": [0, 2]}, "corpus": {"source": 'a "b" \\ c'}}
+    rows = {"rate 30 %": changes, "größer": changes, 'say "x" \\': changes, "😀": changes, "a.b": changes}
+    loaded = recipe_file.from_dict({"ablate": {"rows": rows}}, "here")
+    assert recipe_file.from_toml(recipe_file.to_toml(loaded), "shown") == loaded
+    assert loaded.ablate.rows == rows
+
+
+def test_changes_replace_lists_and_go_into_tables() -> None:
+    base = {"a": {"b": [1, 2], "c": 3}, "d": [4], "e": {"f": 1}}
+    changes = {"a": {"b": 5}, "d": [6, 7], "e": 8}
+    assert recipe_file.merge(base, changes) == {"a": {"b": 5, "c": 3}, "d": [6, 7], "e": 8}
+
+
+def test_one_value_is_a_list_where_only_a_list_can_be_meant() -> None:
+    base = recipe_file.from_toml(
+        "[student]\nlayers = [0, 2]\n[masking]\nrate = [0.5, 0.2]\n[objective]\nmatched_layers = [1, 3]", "here"
+    )
+    # As the command line gives them: as text, laid over settings that are lists.
+    changes = {
+        "student": {"layers": "even"}, "masking": {"rate": "0.3"}, "objective": {"matched_layers": "1"},
+        "finetune": {"tasks": "cola", "seeds": "3"},
+    }  # fmt: skip
+    changed = recipe_file.from_dict(recipe_file.merge(recipe.to_dict(base), changes), "here")
+    assert changed.student.layers == "even" and changed.masking.rate == 0.3
+    assert changed.objective.matched_layers == (1,)
+    assert changed.finetune.tasks == ("cola",) and changed.finetune.seeds == (3,)
+
+
+def test_mistakes_leave_with_exit_code_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["distill", "quickstart", "--distill.time_budget", "20x", "--dry-run"])
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2 and told.count("\n") == 1
+    assert "key distill.time_budget: expected a duration such as 20m" in told
+
+
+@pytest.mark.parametrize(
+    ("value", "values"),
+    [(3.0, [3, 3, 3, 3, 3]), ((0.0, 1.0), [0, 0.25, 0.5, 0.75, 1]), ((0.5, 0.1), [0.5, 0.4, 0.3, 0.2, 0.1])],
+)
+def test_ramps_go_evenly_from_the_first_step_to_the_last(
+    value: float | tuple[float, float], values: list[float]
+) -> None:
+    assert [recipe.ramp_at(value, step, 5) for step in range(5)] == pytest.approx(values)
+    assert recipe.ramp_at(value, 0, 1) == values[0]
+    assert recipe.highest(value) == max(values)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("20m", 1200), ("1h30m", 5400), ("90s", 90), ("1.5h", 5400), ("", 0)])
+def test_durations_by_hand(text: str, seconds: int) -> None:
+    assert (
+        recipe.seconds_of(recipe_file.from_toml(f"distill.time_budget = '{text}'", "here").distill.time_budget)
+        == seconds
+    )
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:

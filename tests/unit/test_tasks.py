@@ -12,8 +12,8 @@ import pytest
 from tinydistilbert.errors import UserError
 from tinydistilbert.metrics import METRICS
 from tinydistilbert.names import GLUE_NAMES
-from tinydistilbert.recipe import Corpus
-from tinydistilbert.tasks import TASKS, Examples, has_split, load_examples
+from tinydistilbert.recipe import Corpus, Finetune, TaskSettings
+from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, has_split, held_out_of_train, load_examples
 from tinydistilbert.tasks.base import choose
 
 
@@ -177,3 +177,80 @@ def test_without_network_and_data_the_cure_is_the_data_folder(monkeypatch: pytes
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(UserError, match=r"nyu-mll/glue: .*give --data FOLDER with glue/rte/train.parquet"):
         load_examples(TASKS["rte"], "train", data=None, corpus=Corpus(), limit=0, seed=0)
+
+
+def held_out(
+    task: str, split: str, data: str | None, count: int = 0, *, corpus: Corpus | None = None, **sample: int
+) -> Examples:
+    given = {"limit": 0, "seed": 0, **sample}
+    return load_examples(TASKS[task], split, data=data, corpus=corpus or Corpus(), held_out=count, **given)
+
+
+def test_what_is_held_out_of_train_is_never_trained_on(tmp_path: Path) -> None:
+    data = write(tmp_path, "rte", "train", rte(300))
+    scored, rest = held_out("rte", HELD_OUT, data, 40), held_out("rte", "train", data, 40)
+    assert (len(scored), len(rest)) == (40, 260)
+    assert set(scored.columns["idx"]) | set(rest.columns["idx"]) == set(range(300))
+    assert scored.columns["text"] == [f"one {row}" for row in scored.columns["idx"]]
+    assert (scored.split, scored.total, rest.split, rest.total) == (HELD_OUT, 40, "train", 2490)
+    sample = held_out("rte", "train", data, 40, limit=100)
+    assert len(sample) == 100 and not set(sample.columns["idx"]) & set(scored.columns["idx"])
+
+
+def test_the_held_out_examples_are_the_same_for_every_seed_and_not_the_first(tmp_path: Path) -> None:
+    data = write(tmp_path, "rte", "train", rte(300))
+    one, two = (held_out("rte", HELD_OUT, data, 40, seed=seed, limit=5) for seed in (1, 2))
+    assert one.columns == two.columns and len(one) == 40
+    assert one.columns["idx"] != list(range(40)) and one.fingerprint == two.fingerprint
+    trained = [held_out("rte", "train", data, 40, seed=seed, limit=50).columns["idx"] for seed in (1, 2)]
+    assert trained[0] != trained[1]
+
+
+def test_a_tenth_is_held_out_by_default_and_never_everything(tmp_path: Path) -> None:
+    data = write(tmp_path, "rte", "train", rte(30))
+    assert [len(held_out("rte", split, data)) for split in (HELD_OUT, "train")] == [3, 27]
+    for count in (30, 31):
+        with pytest.raises(UserError, match=r"validation_examples of rte: expected fewer than the 30 .* found 3"):
+            held_out("rte", HELD_OUT, data, count)
+
+
+def test_a_repeated_example_is_not_trained_on_when_its_twin_is_scored(tmp_path: Path) -> None:
+    data = write(tmp_path, "rte", "train", [*rte(50), *rte(50)])
+    scored, rest = held_out("rte", HELD_OUT, data, 20), held_out("rte", "train", data, 20)
+    assert len(scored) == 20 and not set(scored.columns["text"]) & set(rest.columns["text"])
+    assert len(rest) == 100 - 2 * len(set(scored.columns["text"]))
+
+
+def test_other_splits_do_not_change_when_train_examples_are_held_out(tmp_path: Path) -> None:
+    data = write(tmp_path, "rte", "validation", rte(20))
+    assert held_out("rte", "validation", data, 5).columns == load("rte", "validation", data).columns
+
+
+def test_probes_are_held_out_in_pairs_the_same_for_every_seed(tmp_path: Path) -> None:
+    word = ("old", "small", "tall", "grey", "green", "young", "quiet", "proud")
+    documents = [
+        "\n".join(
+            " ".join(f"The {word[(d + s) % 8]} tower number {d} stood near house {p} on day {s}." for s in range(4))
+            for p in range(6)
+        )
+        for d in range(12)
+    ]
+    (tmp_path / "text.txt").write_text("\n\n".join(documents))
+    corpus = Corpus(source=str(tmp_path / "text.txt"))
+    parts = {
+        (split, seed): held_out("adjacency", split, None, 10, corpus=corpus, seed=seed)
+        for split in (HELD_OUT, "train")
+        for seed in (0, 5)
+    }
+    assert parts[HELD_OUT, 0].columns == parts[HELD_OUT, 5].columns
+    scored, rest = parts[HELD_OUT, 0], parts["train", 5]
+    assert scored.columns["label"] == [0, 1] * 5
+    assert not set(scored.columns["idx"]) & set(rest.columns["idx"])
+    assert len(scored) + len(rest) == rest.total and rest.columns["label"][:8] == [0, 1] * 4
+
+
+def test_settings_say_how_many_are_held_out() -> None:
+    override = {"rte": TaskSettings(validation_examples=7)}
+    settings = Finetune(score_on="train", validation_examples=9, override=override)
+    assert [held_out_of_train(settings, name) for name in ("rte", "cola")] == [7, 9]
+    assert held_out_of_train(Finetune(validation_examples=9), "rte") is None

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ from torch import Tensor, nn
 
 from tinydistilbert import checkpoint, recipe
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
-from tinydistilbert.training import Batch, Work, learning_rate_factor, make_optimizer, train
+from tinydistilbert.training import (
+    Batch,
+    Work,
+    chosen_precision,
+    learning_rate_factor,
+    make_optimizer,
+    shares_of,
+    train,
+    weighted,
+)
 
 CPU = torch.device("cpu")
 DATA = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
@@ -27,7 +37,14 @@ class Net(nn.Module):
         return self.layers(rows)
 
 
-def work(steps: int, sizes: list[int], *, spoil: int | None = None, stop_at: int | None = None) -> Work:
+def work(
+    steps: int,
+    sizes: list[int],
+    *,
+    spoil: int | None = None,
+    stop_at: int | None = None,
+    weights: Callable[[int], Mapping[str, float]] = lambda step: {"fit": 2.0},
+) -> Work:
     """Regression on rows of `DATA`; a step reads 8 rows, in micro-batches of `sizes`."""
     assert sum(sizes) == 8
 
@@ -39,12 +56,17 @@ def work(steps: int, sizes: list[int], *, spoil: int | None = None, stop_at: int
             rows = rows * float("nan")
         return [{"rows": part} for part in rows.split(sizes)]
 
-    def terms(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"fit": (model(batch["rows"]).squeeze(-1) - batch["rows"].sum(-1)).square().mean()}
+    def loss(
+        model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        predicted = model(batch["rows"]).squeeze(-1)
+        terms = {"fit": (predicted - batch["rows"].sum(-1)).square().mean(), "size": predicted.square().mean()}
+        return weighted({name: terms[name] for name in scales}, scales)
 
     return Work(
-        steps=steps, micro_batches=micro_batches, terms=terms, weights={"fit": 2.0},
-        counts=lambda batch: {"fit": len(batch["rows"])}, tokens=lambda batch: len(batch["rows"]),
+        steps=steps, micro_batches=micro_batches, loss=loss, weights=weights,
+        shares=lambda batches: shares_of([dict.fromkeys(("fit", "size"), len(batch["rows"])) for batch in batches]),
+        tokens=lambda batch: len(batch["rows"]),
         validate=lambda: {"always": 1.0}, validate_after=frozenset({steps // 2, steps}),
     )  # fmt: skip
 
@@ -126,15 +148,103 @@ def test_nan_stops_before_the_update_and_names_step_and_term(tmp_path: Path) -> 
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
 
 
+def test_weights_may_change_from_step_to_step(tmp_path: Path) -> None:
+    # All of the weight on one term first, all on the other in the end; each is logged as its plain mean.
+    def weights(step: int) -> dict[str, float]:
+        return {"fit": 1 - step / 3, "size": step / 3}
+
+    run(tmp_path, work(4, [5, 3], weights=weights), dropout=0.0)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "loss" in line]
+    for step, line in enumerate(lines):
+        assert line["loss"] == pytest.approx((1 - step / 3) * line["fit"] + step / 3 * line["size"], rel=1e-4)
+    assert lines[0]["loss"] == lines[0]["fit"] and lines[3]["loss"] == lines[3]["size"]
+
+
+def test_a_term_whose_weight_is_zero_at_a_step_moves_nothing_then(tmp_path: Path) -> None:
+    only = run(tmp_path / "a", work(5, [8], weights=lambda step: {"fit": 1.0}), dropout=0.0)
+    beside = run(tmp_path / "b", work(5, [8], weights=lambda step: {"fit": 1.0, "size": 0.0}), dropout=0.0)
+    assert same(only, beside)
+
+
+def test_changing_weights_survive_an_interruption(tmp_path: Path) -> None:
+    def weights(step: int) -> dict[str, float]:
+        return {"fit": 1.0, "size": recipe.ramp_at((0.0, 2.0), step, 20)}
+
+    uninterrupted = run(tmp_path / "a", work(20, [4, 4], weights=weights))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", work(20, [4, 4], weights=weights, stop_at=11), minutes=60)
+    assert same(uninterrupted, run(tmp_path / "b", work(20, [4, 4], weights=weights)))
+    assert (tmp_path / "a" / "log.jsonl").read_bytes() == (tmp_path / "b" / "log.jsonl").read_bytes()
+
+
+def test_shares_by_hand() -> None:
+    found = shares_of([{"kl": 6, "mlm": 1}, {"kl": 2, "mlm": 3}, {"kl": 0, "mlm": 0}])
+    assert found == [{"kl": 0.75, "mlm": 0.25}, {"kl": 0.25, "mlm": 0.75}, {"kl": 0, "mlm": 0}]
+    assert shares_of([{"mlm": 0}, {"mlm": 0}]) == [{"mlm": 0}, {"mlm": 0}]  # blank lines: nothing counts
+
+
+def test_weighted_terms_by_hand() -> None:
+    term = torch.tensor(3.0, requires_grad=True)
+    total, means = weighted({"fit": term, "size": torch.tensor(5.0)}, {"fit": 0.5, "size": 2.0})
+    total.backward()
+    assert total.item() == 11.5 and term.grad is not None and term.grad.item() == 0.5
+    assert {name: value.item() for name, value in means.items()} == {"fit": 3.0, "size": 5.0}
+    assert not any(value.requires_grad for value in means.values())
+
+
 def test_schedule_by_hand() -> None:
     factors = [learning_rate_factor(step, 10, 0.2) for step in range(10)]
     assert factors == pytest.approx([1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
 
 
-def test_weight_decay_is_on_matrices_only() -> None:
-    optimizer = make_optimizer(Net(), recipe.Optimization(weight_decay=0.1))
-    shapes = {group["weight_decay"]: sorted(p.dim() for p in group["params"]) for group in optimizer.param_groups}
-    assert shapes == {0.1: [2, 2], 0.0: [1, 1, 1, 1]}
+def test_schedule_from_zero_by_hand() -> None:
+    factors = [learning_rate_factor(step, 10, 0.2, from_zero=True) for step in range(10)]
+    assert factors == pytest.approx([0, 1 / 2, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+
+
+@pytest.mark.parametrize("from_zero", [False, True])
+def test_the_steps_of_warm_up_are_rounded_down(from_zero: bool) -> None:
+    # 0.19 · 10 is one step of warm-up, and 0.09 · 10 is none.
+    assert learning_rate_factor(1, 10, 0.19, from_zero=from_zero) == 1
+    assert learning_rate_factor(0, 10, 0.09, from_zero=from_zero) == 1
+
+
+def test_a_schedule_from_zero_changes_nothing_in_its_first_step(tmp_path: Path) -> None:
+    logged = {}
+    for start in ("zero", "above zero"):
+        model, settings = Net(), recipe.Optimization(learning_rate=0.05, warmup_ratio=0.5, warmup_start=start)
+        (tmp_path / start).mkdir()
+        train(
+            model, work(4, [8]), settings, seed=3, folder=tmp_path / start, device=CPU, label="fit",
+            checkpoint_minutes=60,
+        )  # fmt: skip
+        lines = [json.loads(line) for line in (tmp_path / start / "log.jsonl").read_text().splitlines()]
+        logged[start] = [line["learning_rate"] for line in lines if "loss" in line]
+    assert logged["zero"] == pytest.approx([0, 0.025, 0.05, 0.025])
+    assert logged["above zero"] == pytest.approx([0.05 / 3, 0.1 / 3, 0.05, 0.025], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("decayed", "shapes"), [("matrices", {0.1: [2, 2], 0.0: [1, 1, 1, 1]}), ("all", {0.1: [1, 1, 1, 1, 2, 2], 0.0: []})]
+)
+def test_weight_decay_is_on_matrices_only_or_on_all_parameters(decayed: str, shapes: dict[float, list[int]]) -> None:
+    optimizer = make_optimizer(Net(), recipe.Optimization(weight_decay=0.1, decayed=decayed))
+    found = {group["weight_decay"]: sorted(p.dim() for p in group["params"]) for group in optimizer.param_groups}
+    assert found == shapes
+
+
+def test_parameters_without_a_gradient_are_not_decayed() -> None:
+    model = Net()
+    model.layers[0].requires_grad_(False)
+    for decayed in ("matrices", "all"):
+        optimizer = make_optimizer(model, recipe.Optimization(weight_decay=0.1, decayed=decayed))
+        given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        assert given == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+
+
+def test_precision_is_what_is_asked_for_and_single_on_a_cpu_by_itself() -> None:
+    assert [chosen_precision(CPU, wanted) for wanted in ("auto", "fp32", "bf16")] == ["no", "no", "bf16"]
 
 
 def test_no_more_checkpoints_than_needed(tmp_path: Path) -> None:

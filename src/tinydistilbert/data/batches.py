@@ -20,20 +20,33 @@ def _epoch_order(examples: int, seed: int, epoch: int) -> Int64[np.ndarray, " ex
     return order
 
 
-def indices_at(step: int, examples: int, batch_size: int, seed: int) -> Int64[np.ndarray, " batch_size"]:
-    """The examples of batch number `step`, from 0, in an endless stream of shuffled epochs.
+def stream_part(
+    step: int, examples: int, batch_size: int, seed: int
+) -> tuple[Int64[np.ndarray, " batch_size"], Int64[np.ndarray, " batch_size"]]:
+    """The examples of batch number `step`, from 0, in an endless stream of shuffled epochs, and the epoch of each.
 
     The stream runs through all examples in a random order, then through all of them in another, and so on; a batch may
     lie across the border of two epochs, or be larger than an epoch.
     """
     assert examples > 0 and step >= 0, (examples, step)
-    parts = []
+    parts, epochs = [], []
     start, end = step * batch_size, (step + 1) * batch_size
     while start < end:
         epoch, offset = divmod(start, examples)
         parts.append(_epoch_order(examples, seed, epoch)[offset : offset + end - start])
+        epochs.append(np.full(len(parts[-1]), epoch))
         start += len(parts[-1])
-    return np.concatenate(parts)
+    return np.concatenate(parts), np.concatenate(epochs)
+
+
+def epoch_part(part: int, epoch: int, examples: int, batch_size: int, seed: int) -> Int64[np.ndarray, " batch"]:
+    """The examples of batch number `part`, from 0, of one epoch; its last batch has those that are left.
+
+    The order of an epoch is that of `stream_part`.
+    """
+    order = _epoch_order(examples, seed, epoch)[part * batch_size : (part + 1) * batch_size]
+    assert len(order), (part, examples, batch_size)
+    return order.copy()
 
 
 def length_grouped(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[Int64[np.ndarray, " batch"]]:

@@ -12,30 +12,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt16, UInt32
+from jaxtyping import Bool, Int64, UInt16, UInt32
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import fsio
+from tinydistilbert.data.rows import RowFile
 from tinydistilbert.data.sources import Source, open_source
 from tinydistilbert.data.wikitext import UNKNOWN
+from tinydistilbert.data.words import continues_word
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import Corpus
 
-FORMAT = 1
+FORMAT = 2
 """Enters the key of a folder: raise it whenever the same source and settings would give other blocks than before."""
 SPLITS = ("train", "validation")
 CHARACTERS_AT_ONCE = 1_000_000
 """Text that is tokenised in one parallel call; bounds the memory, whatever the size of the corpus."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenBlocks:
-    """The blocks of a prepared corpus and what is needed to mask and pad them."""
+    """The blocks of a prepared corpus and what is needed to mask and pad them; all arrays are memory-mapped."""
 
     train: UInt16[np.ndarray, "blocks block_size"] | UInt32[np.ndarray, "blocks block_size"]
-    """Memory-mapped, like `validation`."""
     validation: UInt16[np.ndarray, "blocks block_size"] | UInt32[np.ndarray, "blocks block_size"]
+    token_counts: Int64[np.ndarray, " vocabulary"]
+    """How often each token occurs in the training blocks."""
+    continues_word: Bool[np.ndarray, " vocabulary"]
+    """The tokens that are later pieces of a word."""
     pad_token_id: int
+    sep_token_id: int
+    """Ends a document, and a block."""
     special_ids: tuple[int, ...]
     """All special tokens, the one for unknown words among them."""
     mask_token_id: int
@@ -94,7 +101,8 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
             facts["splits"] = {}  # filled below, and written with the other facts when the folder is closed
             with fsio.unfinished(made, **facts) as partial:
                 for split in SPLITS:
-                    facts["splits"][split] = _write_split(partial / f"{split}.npy", source, split, corpus, tokenizer)
+                    facts["splits"][split] = _write_split(partial, source, split, corpus, tokenizer)
+                np.save(partial / "continues_word.npy", continues_word(tokenizer), allow_pickle=False)
             _move(made, folder)
     return folder
 
@@ -111,12 +119,14 @@ def prepared_splits(
 
 
 def _facts(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, source: Source) -> dict[str, Any]:
-    """All that the blocks depend on."""
+    """All that the blocks depend on; how tokens attend to each other is no matter of theirs."""
+    settings = dataclasses.asdict(corpus)
+    del settings["attention"]
     return {
         "format": FORMAT,
         "source": source.name,
         "fingerprint": source.fingerprint,
-        "settings": dataclasses.asdict(corpus),
+        "settings": settings,
         "tokenizer_hash": tokenizer_hash(tokenizer),
         "vocab_size": len(tokenizer),
         "special_tokens": _special_tokens(tokenizer),
@@ -136,11 +146,14 @@ def load_blocks(folder: Path) -> TokenBlocks:
         UserError: the folder is unfinished, or a file in it is not what the manifest says; the cure is to delete it.
     """
     manifest = fsio.read_manifest(folder)
-    train, validation = (np.load(folder / f"{split}.npy", mmap_mode="r", allow_pickle=False) for split in SPLITS)
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in (*SPLITS, "token_counts", "continues_word")
+    }
     return TokenBlocks(
-        train=train,
-        validation=validation,
+        **arrays,
         pad_token_id=manifest["special_tokens"]["pad"],
+        sep_token_id=manifest["special_tokens"]["sep"],
         special_ids=tuple(manifest["special_ids"]),
         mask_token_id=manifest["special_tokens"]["mask"],
         vocab_size=manifest["vocab_size"],
@@ -170,15 +183,19 @@ def _move(made: Path, folder: Path) -> None:
 
 
 def _write_split(
-    path: Path, source: Source, split: str, corpus: Corpus, tokenizer: PreTrainedTokenizerFast
+    folder: Path, source: Source, split: str, corpus: Corpus, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, int]:
-    """Tokenise one split of a source into a `.npy` file, a part at a time."""
+    """Tokenise one split of a source into `<split>.npy`, a part at a time; of the training split, count the tokens."""
     counts = _Counts()
     documents = source.train() if split == "train" else source.validation()
     cut = _packed if corpus.packing == "documents" else _by_line
-    blocks = cut(_tokenize(documents, tokenizer, counts), corpus.block_size, tokenizer)
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
-    counts.blocks = _write_rows(path, blocks, corpus.block_size, dtype)
+    token_counts = np.zeros(len(tokenizer), dtype=np.int64)
+    with RowFile(folder / f"{split}.npy", (corpus.block_size,), dtype) as rows:
+        for blocks in cut(_tokenize(documents, tokenizer, counts), corpus.block_size, tokenizer):
+            rows.append(blocks)
+            token_counts += np.bincount(blocks.ravel(), minlength=len(tokenizer))
+    counts.blocks = rows.rows
     if not counts.blocks:
         where, expected = (
             f"corpus.source {source.name}, {split} split",
@@ -187,23 +204,9 @@ def _write_split(
         found = f"{counts.tokens} tokens in {counts.documents} documents"
         cure = "give more text, a larger corpus.validation_share or a smaller corpus.block_size"
         raise UserError(where, expected=expected, found=found, cure=cure)
+    if split == "train":
+        np.save(folder / "token_counts.npy", token_counts, allow_pickle=False)
     return dataclasses.asdict(counts)
-
-
-def _write_rows(path: Path, parts: Iterable[np.ndarray], width: int, dtype: np.dtype[Any]) -> int:
-    """Write rows as they come into one `.npy` file, whose header is mended at the end, and return their number."""
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-    rows = 0
-    with path.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, {**header, "shape": (0, width)})
-        start = stream.tell()
-        for part in parts:
-            stream.write(part.astype(dtype).tobytes())
-            rows += len(part)
-        stream.seek(0)
-        np.lib.format.write_array_header_1_0(stream, {**header, "shape": (rows, width)})
-        assert stream.tell() == start, "NumPy leaves room in the header for the first dimension to grow"
-    return rows
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:

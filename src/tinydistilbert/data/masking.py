@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Float, Int64
 
 from tinydistilbert.data.randomness import generator
 from tinydistilbert.recipe import Masking
@@ -16,6 +16,8 @@ def mask_tokens(
     input_ids: Int64[np.ndarray, "batch length"],
     masking: Masking,
     *,
+    chance: float | Float[np.ndarray, " vocabulary"],
+    continues_word: Bool[np.ndarray, " vocabulary"] | None = None,
     special_ids: Sequence[int],
     mask_token_id: int,
     vocab_size: int,
@@ -24,13 +26,20 @@ def mask_tokens(
 ) -> tuple[Int64[np.ndarray, "batch length"], Int64[np.ndarray, "batch length"]]:
     """Choose tokens to be guessed, and hide most of them: a pure function of its arguments.
 
-    Each token that is not special is chosen with probability `masking.rate`; in a row where that chooses none, one of
-    them is taken all the same. Of the chosen, `mask_share` become [MASK], `random_share` a token drawn evenly from all
-    that are not special, and the rest stay as they are (80/10/10 in Devlin et al. 2019, section 3.1).
+    Each token that is not special is chosen with its `chance`; in a row where that chooses none, the one that came
+    nearest is taken all the same. Of the chosen, `mask_share` become [MASK], `random_share` a token drawn evenly from
+    all that are not special, and the rest stay as they are (80/10/10 in Devlin et al. 2019, section 3.1).
+
+    With whole words, a word is chosen with the mean of its pieces' chances and then with all its pieces, so the
+    expected number of chosen tokens is the same; what becomes of each piece is drawn for itself, as in the whole-word
+    release of BERT. A piece after a special token begins a word: that is the end of one that the block's border cut, or
+    the first word of a text, which some tokenizers do not mark.
 
     Args:
         input_ids: whole tokens; the array is not changed.
-        masking: rate and shares.
+        masking: shares of what becomes of the chosen. The rate is not read: it may change from step to step.
+        chance: of each token to be chosen: the rate, or what `token_chances` made of it.
+        continues_word: for whole words: the tokens that belong to the word of the token before them.
         special_ids: tokens that are neither chosen nor drawn: [CLS], [SEP], [PAD], [UNK], [MASK].
         mask_token_id: the token that hides another.
         vocab_size: number of tokens; every id is below it.
@@ -44,10 +53,16 @@ def mask_tokens(
     is_special = np.zeros(vocab_size, dtype=bool)
     is_special[list(special_ids)] = True
     ordinary_ids = np.flatnonzero(~is_special)
+    special = is_special[input_ids]
 
-    scores = np.where(is_special[input_ids], np.inf, random.random(input_ids.shape))
-    # Every row with a finite score loses its lowest one: that changes only rows in which no score is below the rate.
-    chosen = (scores < masking.rate) | ((scores == scores.min(axis=1, keepdims=True)) & np.isfinite(scores))
+    draws = random.random(input_ids.shape)
+    chances = chance if isinstance(chance, float) else chance[input_ids]
+    if continues_word is not None:
+        draws, chances = _by_word(draws, chances, special, continues_word[input_ids])
+    draws = np.where(special, np.inf, draws)
+    # Every row with a finite score loses its lowest one: that changes only rows in which no draw is below its chance.
+    scores = draws / chances
+    chosen = (draws < chances) | ((scores == scores.min(axis=1, keepdims=True)) & np.isfinite(scores))
     fate = random.random(input_ids.shape)
     replacements = ordinary_ids[random.integers(len(ordinary_ids), size=input_ids.shape)]
 
@@ -57,3 +72,52 @@ def mask_tokens(
     masked_ids[becomes_mask] = mask_token_id
     masked_ids[becomes_random] = replacements[becomes_random]
     return masked_ids, np.where(chosen, input_ids, IGNORED)
+
+
+def _by_word(
+    draws: Float[np.ndarray, "batch length"],
+    chances: float | Float[np.ndarray, "batch length"],
+    special: Bool[np.ndarray, "batch length"],
+    continues: Bool[np.ndarray, "batch length"],
+) -> tuple[Float[np.ndarray, "batch length"], float | Float[np.ndarray, "batch length"]]:
+    """Draws and chances that are the same for all pieces of a word: the first piece's draw, the mean of the chances."""
+    begins = special | ~continues
+    begins[:, 0] = True
+    begins[:, 1:] |= special[:, :-1]
+    word = np.cumsum(begins.ravel()) - 1
+    draws = draws.ravel()[np.flatnonzero(begins)][word].reshape(draws.shape)
+    if isinstance(chances, float):
+        return draws, chances
+    means = np.bincount(word, weights=chances.ravel()) / np.bincount(word)
+    return draws, means[word].reshape(chances.shape)
+
+
+def token_chances(
+    token_counts: Int64[np.ndarray, " vocabulary"], rate: float, smoothing: float, special_ids: Sequence[int]
+) -> Float[np.ndarray, " vocabulary"]:
+    """The chance of each token to be chosen where rare ones are to be guessed more often than frequent ones.
+
+    min(1, scale · max(count, 1)^-smoothing), with the one scale for which `rate` of all tokens of the counted corpus
+    are chosen in expectation. The weights are those of DistilBERT's authors (their `mlm_smoothing`, 0.7), who draw a
+    fixed number of tokens from each batch with them; here the chance of a token does not depend on its neighbours.
+
+    Args:
+        token_counts: how often each token occurs in the training corpus.
+        rate: share of its tokens to be chosen, below 1.
+        smoothing: 0 gives every token the same chance.
+        special_ids: tokens that are never chosen, whose counts therefore do not matter.
+    """
+    counts = token_counts.astype(np.float64)
+    weights = np.maximum(counts, 1.0) ** -smoothing
+    counts[list(special_ids)] = 0.0
+    if not counts.any():
+        return np.full(len(counts), rate)
+    order = np.argsort(-weights, kind="stable")
+    ordered_counts, ordered_weights = counts[order], weights[order]
+    # scale[k] is right if the k tokens of the highest weights are chosen always: the first that needs no more of them.
+    always = np.cumsum(ordered_counts) - ordered_counts
+    others = np.cumsum((ordered_counts * ordered_weights)[::-1])[::-1]
+    with np.errstate(divide="ignore"):
+        scale = (rate * counts.sum() - always) / others
+    scale_found = scale[np.argmax(scale * ordered_weights <= 1.0)]
+    return np.minimum(1.0, scale_found * weights)

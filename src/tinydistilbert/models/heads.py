@@ -1,35 +1,127 @@
-"""What distillation needs of a masked-LM model of any family: last hidden states, and logits at chosen positions.
+"""What distillation needs of a masked-LM model of any family: hidden states, attention inputs, logits at positions.
 
 Logits over the whole vocabulary are the costliest part of a small model (36 % of DistilBERT's arithmetic), so they are
 computed only where a loss reads them: the caller gathers hidden states first and applies the head to those.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tinydistilbert.models.capture import QueryKeyValue, capturing
+
+__all__ = [
+    "QueryKeyValue",
+    "Seen",
+    "encode",
+    "hidden_states",
+    "parameter_count",
+    "vocabulary_input",
+    "vocabulary_logits",
+    "vocabulary_matrix",
+    "vocabulary_size",
+]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one forward pass of an encoder gave."""
+
+    last: Float[Tensor, "batch length hidden"]
+    """Last hidden states: what the masked-LM head reads."""
+    layers: dict[int, Float[Tensor, "batch length hidden"]]
+    """Outputs of the layers that were asked for; 0 = the first layer."""
+    attention: dict[int, QueryKeyValue]
+    """Queries, keys and values of the layers that were asked for."""
+
+
+def encode(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "batch length"],
+    attention_mask: Int[Tensor, "batch length"] | Bool[Tensor, "batch 1 length length"] | None,
+    *,
+    layers: Sequence[int] = (),
+    attention: Sequence[int] = (),
+) -> Seen:
+    """Run the encoder and take what is asked for from its inside, with gradients.
+
+    Args:
+        model: masked-LM model of one of the known families.
+        input_ids: tokens.
+        attention_mask: 0 at padding; or for each query the keys that it may look at; None = everything is seen.
+        layers: layers whose outputs are wanted, from 0.
+        attention: layers whose queries, keys and values are wanted, from 0.
+    """
+    mask = _mask_for(model, attention_mask)
+    with capturing(model, layers, attention) as captured:
+        last: Tensor = model.base_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+    assert captured.layers.keys() == set(layers), "layers were not seen: hooks do not run in this model"
+    assert captured.attention.keys() == set(attention), "attention was not seen: hooks do not run in this model"
+    return Seen(last, captured.layers, captured.attention)
+
+
+def _mask_for(model: PreTrainedModel, mask: Tensor | None) -> Tensor | dict[str, Tensor] | None:
+    """The mask as the family's layers take it: for each query, the keys that it may look at.
+
+    Transformers hands a mask of four dimensions on as it is. From one of two it makes the same, but first asks whether
+    anything is padding at all, for which a GPU would have to be waited for; and ModernBERT's window of local attention
+    has to be cut out of the mask here.
+    """
+    if mask is None:
+        return None
+    assert model.config._attn_implementation == "sdpa", "a mask of booleans is only for scaled_dot_product_attention"
+    if mask.dim() == 2:
+        mask = mask.bool()[:, None, None].expand(-1, 1, mask.shape[1], -1)
+    if model.config.model_type != "modernbert":
+        return mask
+    positions = torch.arange(mask.shape[-1], device=mask.device)
+    within = (positions[:, None] - positions).abs() <= model.config.sliding_window
+    return {"full_attention": mask, "sliding_attention": mask & within}
+
 
 def hidden_states(
-    model: PreTrainedModel, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"] | None
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "batch length"],
+    attention_mask: Int[Tensor, "batch length"] | Bool[Tensor, "batch 1 length length"] | None,
 ) -> Float[Tensor, "batch length hidden"]:
     """Last hidden states of the encoder; `attention_mask=None` says that nothing is padding."""
-    output: Tensor = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-    return output
+    return encode(model, input_ids, attention_mask).last
+
+
+def vocabulary_input(
+    model: PreTrainedModel, hidden: Float[Tensor, "positions hidden"]
+) -> Float[Tensor, "positions hidden"]:
+    """The masked-LM head without its last matrix: what the vocabulary matrix is multiplied with."""
+    family, whole = model.config.model_type, cast("Any", model)
+    if family == "bert":
+        return cast("Tensor", whole.cls.predictions.transform(hidden))
+    if family == "distilbert":
+        return cast("Tensor", whole.vocab_layer_norm(whole.activation(whole.vocab_transform(hidden))))
+    if family == "modernbert":
+        return cast("Tensor", whole.head(hidden))
+    return cast("Tensor", whole.lm_head.layer_norm(F.gelu(whole.lm_head.dense(hidden))))
+
+
+def vocabulary_matrix(
+    model: PreTrainedModel,
+) -> tuple[Float[Tensor, "vocabulary hidden"], Float[Tensor, "vocabulary"] | None]:
+    """Weight and bias of the head's last matrix; the weight is the word embedding where the two are tied."""
+    decoder = model.get_output_embeddings()
+    assert isinstance(decoder, nn.Linear)
+    return decoder.weight, decoder.bias
 
 
 def vocabulary_logits(
     model: PreTrainedModel, hidden: Float[Tensor, "positions hidden"]
 ) -> Float[Tensor, "positions vocabulary"]:
-    """The masked-LM head of BERT, DistilBERT or RoBERTa applied to gathered hidden states."""
-    family, head = model.config.model_type, cast("Any", model)
-    if family == "distilbert":
-        return cast(
-            "Tensor", head.vocab_projector(head.vocab_layer_norm(head.activation(head.vocab_transform(hidden))))
-        )
-    return cast("Tensor", head.cls(hidden) if family == "bert" else head.lm_head(hidden))
+    """The whole masked-LM head applied to gathered hidden states."""
+    return F.linear(vocabulary_input(model, hidden), *vocabulary_matrix(model))
 
 
 def parameter_count(module: nn.Module) -> int:

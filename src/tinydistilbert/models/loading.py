@@ -22,23 +22,25 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
 from transformers.utils import logging
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.heads import vocabulary_size
 
 Head = Literal["masked-lm", "classification", "regression", "span"]
 
-FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta")
+FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
 _CLASSES = {
     "masked-lm": AutoModelForMaskedLM,
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
     "span": AutoModelForQuestionAnswering,
 }
-_HEADS = {
-    "masked-lm": re.compile(r"(cls\.predictions|vocab_(transform|layer_norm|projector)|lm_head)\."),
-    "sequence": re.compile(r"(pre_)?classifier\."),
-    "span": re.compile(r"qa_outputs\."),
+_HEADS = {  # ModernBERT's `head` is in front of every one of its heads, and its span head is called `classifier` too
+    "masked-lm": re.compile(r"(cls\.predictions|vocab_(transform|layer_norm|projector)|lm_head|head|decoder)\."),
+    "sequence": re.compile(r"((pre_)?classifier|head)\."),
+    "span": re.compile(r"(qa_outputs|classifier|head)\."),
     "pooler": re.compile(r"(\w+\.)?pooler\."),
     "next sentence": re.compile(r"cls\.seq_relationship\."),
     "buffer": re.compile(r"(.*\.)?position_ids$"),
@@ -130,10 +132,15 @@ def set_dropout(model: nn.Module, dropout: float | None, attention_dropout: floa
 
     The model's config stays as it is, so that a saved student has its family's usual dropout when it is trained next.
     """
-    for name, module in model.named_modules():
+    for name, module in list(model.named_modules()):
         if isinstance(module, nn.Dropout):
             wanted = attention_dropout if _ATTENTION_DROPOUT.match(name) else dropout
             module.p = module.p if wanted is None else wanted
+        elif isinstance(module, ModernBertAttention):  # the one is a number there, and the other left out where it is 0
+            if attention_dropout is not None:
+                module.attention_dropout = attention_dropout
+            if dropout is not None:
+                module.out_drop = nn.Dropout(dropout).train(module.training)
 
 
 def load_model(
@@ -165,6 +172,8 @@ def load_model(
     if head == "regression":
         config.num_labels = 1
         config.problem_type = "regression"
+    elif head == "span":
+        config.num_labels = 2  # start and end, whatever classes an earlier head of that folder had
     elif labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
@@ -202,6 +211,18 @@ def longest_input(config: PretrainedConfig) -> int:
     """Tokens that the position embeddings reach; RoBERTa numbers positions from its padding id + 1 on."""
     offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
     return int(config.max_position_embeddings) - offset
+
+
+def check_same_vocabulary(teacher: PreTrainedModel, student: PreTrainedModel, where: str) -> None:
+    """Refuse a student whose logits are about other tokens than its teacher's.
+
+    Raises:
+        UserError: their vocabularies differ in size.
+    """
+    rows, wanted = vocabulary_size(student), vocabulary_size(teacher)
+    if rows != wanted:
+        cure = "take teacher and student with one tokenizer"
+        raise UserError(where, expected=f"the teacher's {wanted} tokens", found=str(rows), cure=cure)
 
 
 def check_length(where: str, length: int, longest: int) -> None:

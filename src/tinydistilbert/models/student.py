@@ -5,12 +5,13 @@ import re
 
 import torch
 from torch import Tensor
-from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedModel
+from transformers import DistilBertConfig, DistilBertForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from tinydistilbert import recipe
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.narrow import Widths, narrowed, student_widths
 
-_LAYER = re.compile(r"(.*\blayer\.)(\d+)(\..*)")
+_LAYER = re.compile(r"(.*\blayers?\.)(\d+)(\..*)")
 
 # BERT's names of a layer's parts, and DistilBERT's.
 _LAYER_PARTS = {
@@ -88,7 +89,8 @@ def _as_distilbert(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _distilbert_config(teacher: PreTrainedModel, layers: int) -> DistilBertConfig:
     config = teacher.config
     if config.model_type != "bert" or config.layer_norm_eps != 1e-12 or config.hidden_act != "gelu":
-        found = f"{config.model_type}, {config.hidden_act}, layer_norm_eps {config.layer_norm_eps}"
+        norms = getattr(config, "layer_norm_eps", None)
+        found = f"{config.model_type}, {getattr(config, 'hidden_act', None)}, layer_norm_eps {norms}"
         cure = 'set student.architecture = "same"'
         expected = "a BERT teacher with gelu and layer_norm_eps 1e-12 for distilbert"
         raise UserError("student.architecture", expected=expected, found=found, cure=cure)
@@ -100,34 +102,56 @@ def _distilbert_config(teacher: PreTrainedModel, layers: int) -> DistilBertConfi
     )  # fmt: skip
 
 
+def _same_config(teacher: PreTrainedModel, layers: tuple[int, ...]) -> PretrainedConfig:
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = len(layers)
+    if config.model_type == "modernbert":  # of each layer, whether its attention is local
+        config.layer_types = [teacher.config.layer_types[layer] for layer in layers]
+    return config
+
+
+def _widths(config: PretrainedConfig) -> Widths:
+    rows = config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
+    return Widths(config.hidden_size, config.num_attention_heads, rows)
+
+
+def _set_widths(config: PretrainedConfig, widths: Widths) -> None:
+    config.hidden_size, config.num_attention_heads = widths.hidden, widths.heads
+    setattr(config, "hidden_dim" if config.model_type == "distilbert" else "intermediate_size", widths.rows)
+
+
 def cut_student(teacher: PreTrainedModel, student: recipe.Student, *, seed: int) -> PreTrainedModel:
     """A new masked-LM model of the chosen teacher layers; with all layers its logits equal the teacher's exactly.
 
     Args:
-        teacher: masked-LM model of the BERT, DistilBERT or RoBERTa family.
-        student: which layers, which architecture, copied or random weights.
+        teacher: masked-LM model of one of the known families; on the meta device the student has no weights either.
+        student: which layers, which architecture, how wide, copied or random weights.
         seed: of the random weights.
 
     Raises:
-        UserError: the layers do not exist, or the architecture cannot be made from this teacher.
+        UserError: the layers do not exist, or the architecture or the widths cannot be made from this teacher.
     """
     layers = layer_map(student, teacher.config.num_hidden_layers)
-    torch.manual_seed(seed)
     as_distilbert = student.architecture == "distilbert" and teacher.config.model_type != "distilbert"
-    if as_distilbert:
-        model: PreTrainedModel = DistilBertForMaskedLM(_distilbert_config(teacher, len(layers)))
-    else:
-        config = copy.deepcopy(teacher.config)
-        config.num_hidden_layers = len(layers)
-        model = type(teacher)(config)
+    config = _distilbert_config(teacher, len(layers)) if as_distilbert else _same_config(teacher, layers)
+    wide = _widths(config)
+    narrow = student_widths(wide, student)
+    _set_widths(config, narrow)
+    torch.manual_seed(seed)
+    model: PreTrainedModel = DistilBertForMaskedLM(config) if as_distilbert else type(teacher)(config)
     if student.initialization == "random":
         return model
+    if config.model_type == "modernbert" and layers[0] != 0:
+        expected = "a list that begins with layer 0, the only one that ModernBERT has without a norm before attention"
+        raise UserError("student.layers", expected=expected, found=str(list(layers)), cure="change it")
     weights = teacher.state_dict()
     if as_distilbert:
         weights = _as_distilbert(weights)
     kept = {}
     for key in model.state_dict():
         match = _LAYER.fullmatch(key)
-        kept[key] = weights[f"{match[1]}{layers[int(match[2])]}{match[3]}" if match else key].clone()
-    model.load_state_dict(kept, strict=True)
+        kept[key] = weights[f"{match[1]}{layers[int(match[2])]}{match[3]}" if match else key]
+    if narrow != wide:
+        kept = narrowed(kept, wide, narrow, student.width_reduction)
+    model.load_state_dict(kept, strict=True)  # copies, so that nothing is shared with the teacher
     return model

@@ -7,7 +7,8 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from tinydistilbert import __version__, fsio
-from tinydistilbert.recipe import OFFLINE_TEACHER, PYTHON_DOCS, Recipe, recipe_hash
+from tinydistilbert.names import TERMS
+from tinydistilbert.recipe import OFFLINE_TEACHER, PYTHON_DOCS, Recipe, highest, recipe_hash
 from tinydistilbert.report import tables
 from tinydistilbert.report.cells import to_markdown
 from tinydistilbert.report.folder import read_run
@@ -25,6 +26,12 @@ def _hub_name(name: str, known: dict[str, str | None]) -> str | None:
     if name in known:
         return known[name]
     return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
+
+
+def _number(value: float | tuple[float, float], scale: float = 1) -> str:
+    """A setting that may change from the first step to the last."""
+    ends = value if isinstance(value, tuple) else (value,)
+    return " → ".join(f"{scale * end:g}" for end in ends)
 
 
 def _header(recipe: Recipe) -> str:
@@ -49,7 +56,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
     """
     objective = recipe.objective
     weights = ", ".join(
-        f"{term} {getattr(objective, term):g}" for term in ("kl", "mlm", "cosine") if getattr(objective, term)
+        f"{term} {_number(getattr(objective, term))}" for term in TERMS if highest(getattr(objective, term))
     )
     layers = recipe.student.layers
     cut = f"`{layers}`" if isinstance(layers, str) else ", ".join(map(str, layers))
@@ -66,7 +73,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         )
         if table.is_measured
     ]
-    corpus = recipe.corpus
+    corpus, masked, temperature = recipe.corpus, _number(recipe.masking.rate, 100), _number(objective.temperature)
     parts = [
         _header(recipe),
         f"# {name}\n",
@@ -75,8 +82,8 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         '```python\nfrom transformers import pipeline\n\npipeline("fill-mask", model="path/to/folder")\n```\n',
         "## How it was made\n",
         f"- Teacher: `{recipe.teacher.model}`. {start}.",
-        f"- Text: `{corpus.source}` in blocks of {corpus.block_size} tokens, {100 * recipe.masking.rate:g} % masked.",
-        f"- Objective: {weights}; temperature {objective.temperature:g}; KL at {objective.kl_positions} positions.",
+        f"- Text: `{corpus.source}` in blocks of {corpus.block_size} tokens, {masked} % masked.",
+        f"- Objective: {weights}; temperature {temperature}; KL at {objective.kl_positions} positions.",
         f"- Recipe `{recipe.name}`, {recipe_hash(recipe)}; seed {recipe.seed}; tinydistilbert {__version__}.\n",
         *(["## Measured\n", *(to_markdown(table) for table in measured)] if measured else []),
         "## Limits\n",

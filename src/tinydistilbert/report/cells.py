@@ -56,6 +56,11 @@ def as_printed(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.2f}".removesuffix("0")
 
 
+def points(value: float | None) -> str:
+    """A share or a correlation in points, with one decimal."""
+    return NOTHING if value is None else f"{100 * value:.1f}"
+
+
 def to_rich(table: Table) -> RichTable:
     """The table for a terminal, the notes as its caption."""
     rich = RichTable(

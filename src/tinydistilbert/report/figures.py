@@ -2,14 +2,18 @@
 
 import io
 import re
+import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
+from tinydistilbert.names import TERMS
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.scores import TITLES, Scores
 from tinydistilbert.tasks import TASKS
@@ -17,7 +21,14 @@ from tinydistilbert.tasks import TASKS
 # Colours stand for variables of the page's style sheet, which has a value for light and one for dark.
 INK, GRID = "#000001", "#000002"
 SERIES = {"teacher": "#000011", "student": "#000012", "student (D)": "#000012", "control": "#000013"}
-TERMS = {"kl": "#000021", "mlm": "#000022", "cosine": "#000023", "loss": "#000024"}
+TERM_COLOURS = {
+    "kl": "#000021", "mlm": "#000022", "cosine": "#000023", "relation": "#000024", "attention": "#000021",
+    "hidden": "#000022", "loss": "#000024",
+}  # fmt: skip
+TERM_TITLES = {
+    "kl": "KL, nats", "mlm": "Masked LM, nats", "cosine": "1 − cosine", "relation": "Relations, nats",
+    "attention": "Attention", "hidden": "Hidden", "loss": "Loss",
+}  # fmt: skip
 _VARIABLES = {
     INK: "var(--ink-2)", GRID: "var(--line)", "#000011": "var(--teacher)", "#000012": "var(--student)",
     "#000013": "var(--control)", "#000021": "var(--series-1)", "#000022": "var(--series-2)",
@@ -53,10 +64,13 @@ def _svg(figure: Figure, label: str) -> str:
     return head + text[text.index(">") + 1 :].strip()
 
 
-def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+def _figure(height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, three in a row; `height` is that of one row."""
+    columns = min(panels, 3)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(WIDTH, rows * height), layout="constrained")
     figure.patch.set_alpha(0)
-    axes = [figure.add_subplot(1, columns, index + 1) for index in range(columns)]
+    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(panels)]
     for axis in axes:
         axis.patch.set_alpha(0)
     return figure, axes
@@ -69,24 +83,21 @@ def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
     """
     train = [line for line in log if "validation" not in line]
     held_out = [(line["step"], line["validation"]) for line in log if "validation" in line]
-    known = {"kl": "KL, nats", "mlm": "Masked LM, nats", "cosine": "1 − cosine", "loss": "Loss"}
     present = {name for line in train for name in line} | {name for _, values in held_out for name in values}
-    terms = [name for name in ("kl", "mlm", "cosine") if name in present] or [
-        name for name in ("loss",) if name in present
-    ]
+    terms = [name for name in TERMS if name in present] or [name for name in ("loss",) if name in present]
     if not terms:
         return None
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(2.4, len(terms))
         for axis, name in zip(axes, terms, strict=True):
-            colour = TERMS[name]
+            colour = TERM_COLOURS[name]
             points = [(line["step"], line[name]) for line in train if line.get(name) is not None]
             checked = [(step, values[name]) for step, values in held_out if values.get(name) is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), color=colour, linewidth=0.8, alpha=0.55)
             if checked:
                 axis.plot(*zip(*checked, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3.5)
-            axis.set_title(known[name], fontsize=9, loc="left")
+            axis.set_title(TERM_TITLES[name], fontsize=9, loc="left")
             axis.set_xlabel("step")
             axis.locator_params(axis="x", nbins=3)
             axis.locator_params(axis="y", nbins=5)
@@ -125,6 +136,60 @@ def task_scores(found: Scores, names: Sequence[str]) -> str | None:
         axis.set_xlabel("points")
         figure.legend(loc="outside upper left", ncols=5, fontsize=8, columnspacing=0.9, handletextpad=0.3, borderpad=0)
         return _svg(figure, "Scores of teacher, student and control by task, in points")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one row of an ablation came to; of every number one value a seed, none where it was not measured."""
+
+    name: str
+    change: Sequence[float]
+    """Of the task mean against the baseline, in points."""
+    published: float | None
+    """The same in the paper."""
+    kl: Sequence[float]
+    """To the teacher on held-out text, in nats."""
+
+
+def effects(rows: Sequence[Effect]) -> str | None:
+    """A line for each row of an ablation: change of the task mean on the left, KL on the right; None without numbers.
+
+    A point is the median over seeds, the line through it their range; a square is the published change.
+    """
+    rows = [row for row in rows if row.change or row.kl]
+    if not rows:
+        return None
+    has_change = any(row.change for row in rows)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(1.0 + 0.24 * len(rows), 2 if has_change else 1)
+        if has_change:
+            axes[0].axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+            known = [(row.published, y) for y, row in enumerate(rows) if row.published is not None]
+            if known:
+                x, y = zip(*known, strict=True)
+                axes[0].scatter(x, y, marker="s", s=26, color=SERIES["control"], label="Published")
+            _spreads(axes[0], [row.change for row in rows])
+            axes[0].set_xlabel("change of the task mean, points")
+        _spreads(axes[-1], [row.kl for row in rows])
+        axes[-1].set_xlabel("KL to teacher, nats (log)")
+        axes[-1].set_xscale("log")
+        axes[-1].xaxis.set_major_locator(MaxNLocator(4))
+        axes[-1].xaxis.set_minor_locator(NullLocator())
+        axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        for index, axis in enumerate(axes):
+            axis.set_yticks(range(len(rows)), [row.name for row in rows] if index == 0 else [""] * len(rows))
+            axis.set_ylim(len(rows) - 0.5, -0.5)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
+        return _svg(figure, "Change of the task mean and KL to the teacher, row by row")
+
+
+def _spreads(axis: Axes, values: Sequence[Sequence[float]]) -> None:
+    """A point at the median of each row's values, and a line over their range."""
+    known = [(y, sorted(own)) for y, own in enumerate(values) if own]
+    for y, own in known:
+        axis.plot([own[0], own[-1]], [y, y], color=SERIES["student"], linewidth=1.2, alpha=0.6)
+    x = [statistics.median(own) for _, own in known]
+    axis.scatter(x, [y for y, _ in known], s=30, color=SERIES["student"], zorder=3, label="Ours")
 
 
 def _majority(found: Scores, name: str) -> float | None:

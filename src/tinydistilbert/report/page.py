@@ -24,8 +24,11 @@ def _faults(settings: Recipe) -> tuple[str, ...]:
     optimization, size = settings.distill.optimization, settings.corpus.block_size
     accumulated = optimization.gradient_accumulation_steps
     kept = {
-        "the KL is summed over all positions, padding too, and divided by the batch only": settings.objective.kl > 0,
-        "the cosine looks at [CLS] only": settings.objective.cosine > 0,
+        "the KL is summed over all positions, padding too, and divided by the batch only": recipe.highest(
+            settings.objective.kl
+        )
+        > 0,
+        "the cosine looks at [CLS] only": recipe.highest(settings.objective.cosine) > 0,
         "the student starts from random weights": settings.student.initialization == "random",
         f"lines are padded to {size} tokens, blanks kept, the rest cut off": settings.corpus.packing == "lines",
         f"{accumulated} micro-batches of {optimization.batch_size} make one of few optimiser steps": accumulated > 16,
@@ -33,7 +36,8 @@ def _faults(settings: Recipe) -> tuple[str, ...]:
     return tuple(fault for fault, is_kept in kept.items() if is_kept)
 
 
-def _figure(svg: str | None, caption: str) -> list[dict[str, Any]]:
+def figure(svg: str | None, caption: str) -> list[dict[str, Any]]:
+    """A drawing with the words below it, for the templates; an empty list for no drawing."""
     return [{"svg": Markup(svg), "caption": caption}] if svg else []  # drawn by figures.py, words escaped there
 
 
@@ -45,12 +49,12 @@ def _score_figures(measurements: Sequence[Measurement], told: summary.Summary) -
     caption = (
         "Teacher, student and control by task. The line is what was lost; the stroke, always giving the same answer."
     )
-    drawn = _figure(figures.task_scores(found, names), caption)
+    drawn = figure(figures.task_scores(found, names), caption)
     if told.kept is not None and told.faster is not None:
         caption = (
             f"What was kept ({told.basis}) against what was won. Squares: published, on GLUE and their own machines."
         )
-        drawn += _figure(figures.trade(told.kept, told.faster), caption)
+        drawn += figure(figures.trade(told.kept, told.faster), caption)
     return drawn
 
 
@@ -63,12 +67,12 @@ def _curves(run: Path) -> list[dict[str, Any]]:
         read_log(run / "teacher" / "log.jsonl"), "Adaptation of the teacher: loss over the steps"
     )
     return [
-        *_figure(student, f"Distillation of the student, term by term. {held_out}"),
-        *_figure(teacher, f"Adaptation of the teacher to this text. {held_out}"),
+        *figure(student, f"Distillation of the student, term by term. {held_out}"),
+        *figure(teacher, f"Adaptation of the teacher to this text. {held_out}"),
     ]
 
 
-def _facts(command: str, settings: Recipe, measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
+def facts(command: str, settings: Recipe, measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
     """What the numbers were made with, as (name, value)."""
     last = measurements[-1].environment if measurements else {}
     dates = sorted(m.date for m in measurements)
@@ -78,7 +82,7 @@ def _facts(command: str, settings: Recipe, measurements: Sequence[Measurement]) 
         for machine in (m.environment for m in measurements)
     )
     fingerprints = sorted({m.data_fingerprint[:12] for m in measurements if m.data_fingerprint})
-    facts = [
+    found = [
         ("Recipe", f"{settings.name} ({recipe.recipe_hash(settings)})"),
         ("Command", command),
         ("Teacher", settings.teacher.model + (f"@{settings.teacher.revision}" if settings.teacher.revision else "")),
@@ -89,7 +93,17 @@ def _facts(command: str, settings: Recipe, measurements: Sequence[Measurement]) 
         ("Software", f"tinydistilbert {__version__}, {versions}"),
         ("Data, SHA-256", ", ".join(fingerprints)),
     ]
-    return [(name, value) for name, value in facts if value]
+    return [(name, value) for name, value in found if value]
+
+
+def render(template: str, **content: Any) -> str:
+    """A page from one of the templates, in the common style."""
+    environment = Environment(
+        loader=PackageLoader("tinydistilbert.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    style = (resources.files("tinydistilbert.report") / "templates" / "page.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(style=Markup(style), **content)  # the style is our own file
 
 
 def write_report(run: Path, *, command: str = "") -> Path:
@@ -104,14 +118,9 @@ def write_report(run: Path, *, command: str = "") -> Path:
     """
     settings, measurements = read_run(run)
     told = summary.summarize(measurements)
-    environment = Environment(
-        loader=PackageLoader("tinydistilbert.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    style = (resources.files("tinydistilbert.report") / "templates" / "page.css").read_text(encoding="utf-8")
     every = tables.all_tables(measurements)
-    html = environment.get_template("page.html").render(
-        style=Markup(style),  # our own file
+    html = render(
+        "page.html",
         name=settings.name,
         summary=told,
         score_figures=_score_figures(measurements, told),
@@ -122,7 +131,7 @@ def write_report(run: Path, *, command: str = "") -> Path:
         curves=_curves(run),
         kinds=read_examples(run),
         faults=_faults(settings),
-        facts=_facts(command or f"tinydistilbert replicate {settings.name}", settings, measurements),
+        facts=facts(command or f"tinydistilbert replicate {settings.name}", settings, measurements),
         recipe_toml=(run / "recipe.toml").read_text(encoding="utf-8"),
     )
     path = run / "report.html"

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinydistilbert.results import Measurement
-from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks import HELD_OUT, TASKS
 from tinydistilbert.tasks.base import Task
 
-SUBSET, TRAINED_ON_SUBSET, WARNING = "*", "†", "⚠"
+SUBSET, TRAINED_ON_SUBSET, FROM_TRAIN, WARNING = MARKS = ("*", "†", "§", "⚠")
 ROWS = ("teacher", "student", "student (D)", "control")
 """Measured rows in the order of the tables."""
 TITLES = {
@@ -59,10 +59,11 @@ class Score:
 
     @property
     def marks(self) -> str:
-        """`*` scored on a subset, `†` trained on a subset, `⚠` a guard warned."""
+        """`*` scored on a subset, `†` trained on one, `§` scored on a part of the train split, `⚠` a guard warned."""
         scored = any(run.is_subset for run in self.runs)
         trained = any(run.is_trained_on_subset for run in self.runs)
-        return SUBSET * scored + TRAINED_ON_SUBSET * trained + WARNING * bool(self.warnings)
+        held_out = any(run.split == HELD_OUT for run in self.runs)
+        return SUBSET * scored + TRAINED_ON_SUBSET * trained + FROM_TRAIN * held_out + WARNING * bool(self.warnings)
 
 
 Scores = Mapping[tuple[str, str, str, str], Score]
@@ -78,8 +79,12 @@ def collect(measurements: Iterable[Measurement]) -> Scores:
 
 
 def of_task(scores: Scores, model: str, task: Task, metric: str = "") -> Score | None:
-    """The score of a model on the first evaluation split of a task, by the task's headline metric or another one."""
-    return scores.get((model, task.name, task.evaluation[0], metric or task.headline))
+    """The score of a model on the first evaluation split of a task, by the task's headline metric or another one.
+
+    Where the recipe scores on what it held out of the train split, that, and it is marked.
+    """
+    splits = (task.evaluation[0], HELD_OUT)
+    return next((s for split in splits if (s := scores.get((model, task.name, split, metric or task.headline)))), None)
 
 
 def tasks_scored(scores: Scores, names: Sequence[str], models: Sequence[str] = ()) -> tuple[str, ...]:
@@ -98,3 +103,36 @@ def mean(scores: Scores, model: str, names: Sequence[str]) -> float | None:
 def retention(student: float | None, teacher: float | None) -> float | None:
     """Student's score as a share of the teacher's; None where there is nothing to keep (a teacher at or below zero)."""
     return student / teacher if student is not None and teacher is not None and teacher > 0 else None
+
+
+def merged_marks(marks: Iterable[str]) -> str:
+    """The marks of several scores as those of one."""
+    every = "".join(marks)
+    return "".join(mark for mark in MARKS if mark in every)
+
+
+def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
+    """One sentence a mark, with the counts and the warnings behind it, of (whose score, title of the task, score)."""
+    scored: dict[str, None] = {}
+    trained: dict[str, None] = {}
+    held_out: dict[str, None] = {}
+    warned: dict[str, None] = {}
+    for whose, title, score in found:
+        m = score.middle
+        if m.is_subset:
+            scored[f"{title} {m.examples:,} of {m.examples_total:,}"] = None
+        if m.is_trained_on_subset:
+            trained[f"{title} {m.train_examples:,} of {m.train_examples_total:,}"] = None
+        if m.split == HELD_OUT:
+            held_out[f"{title} {m.examples:,}"] = None
+        if score.warnings:
+            count = sum(bool(run.details.get("warnings")) for run in score.runs)
+            seeds = f" ({count} of {len(score.runs)} seeds)" if len(score.runs) > 1 else ""
+            warned[f"{whose}{seeds}: {score.warnings[0]}"] = None
+    told = {
+        f"{SUBSET} scored on a part of the split, in examples": scored,
+        f"{TRAINED_ON_SUBSET} fine-tuned on a part of the train split, in examples": trained,
+        f"{FROM_TRAIN} scored on examples of the train split that were not trained on": held_out,
+    }
+    notes = [f"{mark}: {', '.join(counts)}." for mark, counts in told.items() if counts]
+    return notes + [f"{WARNING} {warning.rstrip('.')}." for warning in warned]

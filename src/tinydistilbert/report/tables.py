@@ -7,14 +7,14 @@ from pathlib import Path
 
 from tinydistilbert.names import GLUE_NAMES, PROBE_NAMES
 from tinydistilbert.report import published, scores
-from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, as_printed
+from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, as_printed, points
 from tinydistilbert.report.cells import to_rich as to_rich  # whoever asks for the tables prints them
 from tinydistilbert.report.folder import read_run
 from tinydistilbert.report.published import Published
-from tinydistilbert.report.scores import ROWS, SUBSET, TITLES, TRAINED_ON_SUBSET, WARNING, Score, Scores
+from tinydistilbert.report.scores import ROWS, TITLES, Score, Scores
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.results import Measurement
-from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks import HELD_OUT, TASKS
 from tinydistilbert.tasks.base import Task
 
 MARK_REPLACED = "‡"
@@ -51,42 +51,18 @@ def _one_decimal(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.1f}"
 
 
-def _points(value: float | None) -> str:
-    return _one_decimal(None if value is None else 100 * value)
-
-
-def _score_cell(score: Score | None) -> Cell:
+def score_cell(score: Score | None) -> Cell:
+    """Median, marks and, of several seeds, the range."""
     if score is None:
         return Cell(NOTHING)
-    detail = f"{_points(score.range[0])}–{_points(score.range[1])}" if score.range else ""
-    return Cell(_points(score.value), score.marks, detail)
-
-
-def _merged(marks: Sequence[str]) -> str:
-    return "".join(mark for mark in (SUBSET, TRAINED_ON_SUBSET, WARNING) if any(mark in text for text in marks))
+    detail = f"{points(score.range[0])}–{points(score.range[1])}" if score.range else ""
+    return Cell(points(score.value), score.marks, detail)
 
 
 def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
     """One sentence a mark, with the counts and the warnings behind it."""
-    scored: dict[str, None] = {}
-    trained: dict[str, None] = {}
-    warned: dict[str, None] = {}
-    for model, column, score in used:
-        m, title = score.middle, column.task.title
-        if m.is_subset:
-            scored[f"{title} {m.examples:,} of {m.examples_total:,}"] = None
-        if m.is_trained_on_subset:
-            trained[f"{title} {m.train_examples:,} of {m.train_examples_total:,}"] = None
-        if score.warnings:
-            count = sum(bool(run.details.get("warnings")) for run in score.runs)
-            seeds = f" ({count} of {len(score.runs)} seeds)" if len(score.runs) > 1 else ""
-            warned[f"{TITLES[model]}, {title}{seeds}: {score.warnings[0]}"] = None
-    notes = []
-    if scored:
-        notes.append(f"{SUBSET} scored on a part of the split, in examples: {', '.join(scored)}.")
-    if trained:
-        notes.append(f"{TRAINED_ON_SUBSET} fine-tuned on a part of the train split, in examples: {', '.join(trained)}.")
-    notes += [f"{WARNING} {warning.rstrip('.')}." for warning in warned]
+    found = [(f"{TITLES[model]}, {column.task.title}", column.task.title, score) for model, column, score in used]
+    notes = scores.notes_on_marks(found)
     repeats = {len(score.runs) for _, _, score in used}
     if repeats - {1}:
         notes.append(
@@ -118,9 +94,9 @@ def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Seq
     for mean in means:
         value = scores.mean(found, model, mean.tasks)
         parts = [scores.of_task(found, model, TASKS[name]) for name in mean.tasks]
-        marks = "" if value is None else _merged([score.marks for score in parts if score is not None])
-        averages.append(Cell(_points(value), marks))
-    own = [_score_cell(scores.of_task(found, model, column.task, column.metric)) for column in columns]
+        marks = "" if value is None else scores.merged_marks([score.marks for score in parts if score is not None])
+        averages.append(Cell(points(value), marks))
+    own = [score_cell(scores.of_task(found, model, column.task, column.metric)) for column in columns]
     return Row("measured", (Cell(TITLES[model]), *averages, *own))
 
 
@@ -131,7 +107,7 @@ def _majority_row(used: Sequence[tuple[str, Column, Score]], means: Sequence[Mea
         keys = [(name, TASKS[name].headline) for name in mean.tasks]
         values.append(statistics.fmean(majority[key] for key in keys) if all(key in majority for key in keys) else None)
     values += [majority.get((column.task.name, column.metric)) for column in columns]
-    return Row("baseline", (Cell("Always the same answer"), *(Cell(_points(value)) for value in values)))
+    return Row("baseline", (Cell("Always the same answer"), *(Cell(points(value)) for value in values)))
 
 
 def _score_rows(
@@ -310,14 +286,14 @@ def variants_table(measurements: Sequence[Measurement]) -> Table:
 
 def _variant_row(task: Task, split: str, metric: str, model: str, score: Score) -> Row:
     m, name = score.middle, METRICS.get(metric, metric.replace("_", " "))
-    is_headline = metric == task.headline and split == task.evaluation[0]
-    interval = f"{_points(score.interval[0])} to {_points(score.interval[1])}" if score.interval else NOTHING
+    is_headline = metric == task.headline and split in (task.evaluation[0], HELD_OUT)
+    interval = f"{points(score.interval[0])} to {points(score.interval[1])}" if score.interval else NOTHING
     trained = f"{m.train_examples:,} of {m.train_examples_total:,}" if m.train_examples_total else NOTHING
     texts = (
-        task.title, split, name + " ★" * is_headline, TITLES[model], None, interval, _points(score.majority),
+        task.title, split, name + " ★" * is_headline, TITLES[model], None, interval, points(score.majority),
         str(len(score.runs)), f"{m.examples:,} of {m.examples_total:,}", trained,
     )  # fmt: skip
-    return Row("measured", tuple(_score_cell(score) if text is None else Cell(text) for text in texts))
+    return Row("measured", tuple(score_cell(score) if text is None else Cell(text) for text in texts))
 
 
 def all_tables(measurements: Sequence[Measurement]) -> list[Table]:

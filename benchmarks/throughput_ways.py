@@ -1,0 +1,281 @@
+"""The ways of distilling that distill_throughput.py measures, each in a process of its own that takes turns."""
+
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from dataclasses import dataclass, replace
+from functools import partial
+from io import StringIO
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+import common
+import numpy as np
+import reference_ways as theirs
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
+
+from tinydistilbert import recipe
+from tinydistilbert.costs import FORWARD_AND_BACKWARD, Size
+from tinydistilbert.data.corpus import load_blocks
+from tinydistilbert.data.masked import MaskedBatches, useful_tokens
+from tinydistilbert.models.student import cut_student
+from tinydistilbert.objective import Learner, PretrainingLoss
+from tinydistilbert.pretraining import pretrain
+from tinydistilbert.teacher_cache import make_cache
+
+THEIRS = ("notebook", "authors_all", "authors_masked")
+OURS = {
+    "ours_all": recipe.Objective(kl_positions="all"),
+    "ours_masked": recipe.Objective(kl_positions="masked"),
+    "ours_cached": recipe.Objective(kl_positions="masked"),
+    "ours_no_dropout": recipe.Objective(kl_positions="masked"),
+}
+NOTEBOOK = recipe.Objective(kl=1, mlm=1, cosine=1, reduction="notebook")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a process needs to measure one way of a pair."""
+
+    pair: str
+    teacher: Path | None
+    blocks: Path
+    cached_blocks: Path
+    rows: np.ndarray
+    """The notebook's lines."""
+    sequences: list[list[int]]
+    """The authors' sequences."""
+    vocabulary: theirs.Vocabulary
+    batch_size: int
+    positions: int
+    """In the authors' micro-batch."""
+    threads: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one way did in its turn."""
+
+    tokens: float
+    """Useful ones: not padding."""
+    operations: float
+    """Useful ones, see `useful_operations`; of the others' ways they are not counted."""
+    seconds: float
+    peak_mib: float
+
+    @property
+    def speed(self) -> float:
+        """Useful tokens a second."""
+        return self.tokens / self.seconds
+
+
+class Finished(Exception):
+    """The parent has no more turns for this process."""
+
+
+class Channel(Protocol):
+    """The part of a connection that `Clock` uses."""
+
+    def send(self, message: object) -> None:
+        """Hand over what was measured."""
+
+    def recv(self) -> Any:
+        """Wait for an order: the seconds of the next turn, or None to end."""
+
+
+class Clock:
+    """Stops a training between two steps until it is this way's turn, and measures the turns."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.begun: float | None = None
+        self.seconds = self.tokens = self.operations = 0.0
+
+    def between_steps(self) -> None:
+        """To be called before every step: ends a turn that was long enough, and waits for the next.
+
+        Raises:
+            Finished: there is none.
+        """
+        now = time.perf_counter()
+        if self.begun is not None and now - self.begun < self.seconds:
+            return
+        done = None
+        if self.begun is not None:
+            done = Sample(self.tokens, self.operations, now - self.begun, common.peak_mib())
+        self.channel.send(done)
+        order = self.channel.recv()
+        if order is None:
+            raise Finished
+        self.seconds, self.tokens, self.operations = order, 0.0, 0.0
+        common.restart_peak()
+        self.begun = time.perf_counter()
+
+    def count(self, tokens: float, operations: float = 0.0) -> None:
+        """Add what the coming step does to the turn."""
+        self.tokens += tokens
+        self.operations += operations
+
+
+def useful_operations(
+    student: Size, teacher: Size, tokens: float, length: float, positions: float, *, cached: bool
+) -> float:
+    """Floating-point operations that a distillation step cannot do without; a multiplication and an addition are two.
+
+    Of the student: the matrices of its layers, the two products of attention, and the masked-LM head at the positions of
+    the KL; each three times, forward and for two gradients. Of the teacher: the same once, and its layers not at all
+    where they are read from a cache. Nothing for embeddings, softmax, GELU, normalisation, dropout and the optimiser.
+    """
+    learned = FORWARD_AND_BACKWARD * (student.forward(tokens, length) + student.vocabulary_head(positions))
+    told = teacher.vocabulary_head(positions) + (0.0 if cached else teacher.forward(tokens, length))
+    return learned + told
+
+
+def models(pair: str, teacher: Path | None) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Student and teacher of a pair: the same weights in every process."""
+    torch.manual_seed(0)
+    if pair == "bert-base":
+        large: PreTrainedModel = BertForMaskedLM(BertConfig())
+        return cut_student(large, recipe.Student(architecture="distilbert"), seed=0), large.eval()
+    large = common.open_teacher(teacher).model
+    return cut_student(large, recipe.Student(), seed=0), large.eval()
+
+
+def measure_theirs(way: str, setup: Setup, clock: Clock) -> None:
+    """Take micro-steps of the notebook's or the authors' way until the clock has enough."""
+    student, teacher = models(setup.pair, setup.teacher)
+    student.train()
+    teacher.requires_grad_(False)
+    if way == "notebook":
+        batches: Iterator[tuple[theirs.Batch, float]] = theirs.notebook_batches(setup.rows, setup.vocabulary, 0)
+        step: Callable[[theirs.Batch], object] = partial(theirs.notebook_micro_step, student, teacher)
+    else:
+        only_masked = way == "authors_masked"
+        batches = theirs.authors_batches(setup.sequences, setup.positions, setup.vocabulary, 0)
+        step = partial(theirs.authors_micro_step, student, teacher, only_masked=only_masked)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-7)
+    step({name: value[:2] for name, value in next(batches)[0].items()})
+    optimizer.step()  # their memory holds its state; its time is left out
+    while True:
+        batch, tokens = next(batches)
+        clock.between_steps()
+        clock.count(tokens)
+        step(batch)
+
+
+def settings_for(way: str, batch_size: int) -> recipe.Recipe:
+    """The recipe of one of our ways: the defaults, but for where the KL is taken, and dropout in the extra row."""
+    dropout = 0.0 if way == "ours_no_dropout" else None
+    optimization = recipe.Optimization(batch_size=batch_size, dropout=dropout, attention_dropout=dropout)
+    kind = "hidden" if way == "ours_cached" else "none"
+    return recipe.Recipe(
+        objective=OURS[way], checkpoint_minutes=1e6,
+        distill=recipe.Distill(optimization=optimization, cache=recipe.TeacherCache(kind=kind, views=1)),
+    )  # fmt: skip
+
+
+def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
+    """Train with the library until the clock has enough; the first step, of two blocks, is not measured."""
+    student, teacher = models(setup.pair, setup.teacher)
+    sizes = Size.of(student), Size.of(teacher)
+    cached, steps = way == "ours_cached", 10**6
+    settings = settings_for(way, setup.batch_size)
+    blocks = load_blocks(setup.cached_blocks if cached else setup.blocks)
+    optimization = settings.distill.optimization
+
+    def masked_batches(batch_size: int) -> MaskedBatches:
+        sized = replace(optimization, batch_size=batch_size)
+        return MaskedBatches.of(settings, sized, blocks, steps=steps, epochs_end_steps=False)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        batches: Callable[[int], list[dict[str, Tensor]]] = masked_batches(setup.batch_size)
+        if cached:
+            teacher.requires_grad_(False)
+            made_cache = make_cache(teacher, blocks, settings, Path(scratch), torch.device("cpu"), lambda line: None)
+            batches = made_cache.micro_batches
+
+        def next_batches(step: int) -> list[dict[str, Tensor]]:
+            if step == 0:
+                return masked_batches(2)(0)
+            clock.between_steps()
+            made = batches(step)
+            for batch in made:
+                tokens = useful_tokens(batch)
+                operations = useful_operations(
+                    *sizes, tokens, batch["input_ids"].shape[1], len(batch["soft"]), cached=cached
+                )
+                clock.count(tokens, operations)
+            return made
+
+        loss = PretrainingLoss(settings.objective, teacher, steps=steps)
+        pretrain(
+            student, loss, next_batches, blocks, settings, optimization, folder=Path(scratch),
+            device=torch.device("cpu"), label=way,
+        )  # fmt: skip
+
+
+def serve(way: str, setup: Setup, connection: Connection) -> None:
+    """Measure one way for the process at the other end; what goes wrong is sent to it as a text."""
+    try:
+        torch.set_num_threads(setup.threads)
+        with redirect_stderr(StringIO()):  # the progress line of the training
+            (measure_ours if way in OURS else measure_theirs)(way, setup, Clock(connection))
+    except Finished:
+        pass
+    except Exception:
+        connection.send(traceback.format_exc())
+
+
+def compare(setup: Setup, connection: Connection) -> None:
+    """Send the relative differences of `differences` to the process at the other end."""
+    try:
+        torch.set_num_threads(setup.threads)
+        connection.send(differences(*models(setup.pair, setup.teacher), setup))
+    except Exception:
+        connection.send(traceback.format_exc())
+
+
+def differences(student: PreTrainedModel, teacher: PreTrainedModel, setup: Setup) -> dict[str, float]:
+    """Relative difference of our loss from each of the others' on the same batch, without dropout."""
+    student.eval()
+    blocks, found = load_blocks(setup.blocks), {}
+    for way, other in (("ours_all", "authors_all"), ("ours_masked", "authors_masked")):
+        settings = settings_for(way, 2)
+        batches = MaskedBatches.of(settings, settings.distill.optimization, blocks, steps=1, epochs_end_steps=False)
+        (batch,) = batches(0)
+        alike = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
+        with torch.no_grad():
+            terms = theirs.authors_terms(student, teacher, alike, only_masked=other == "authors_masked")
+        found[other] = _difference(our_loss(student, teacher, settings.objective, batch), theirs.authors_loss(terms))
+    is_text = setup.rows != setup.vocabulary.pad
+    longest = np.argsort(-is_text.sum(1), kind="stable")[[0, len(is_text) // 2]]  # one full line, one with padding
+    lines = theirs.masked_batch(setup.rows[longest], setup.vocabulary, np.random.default_rng(0))
+    with torch.no_grad():
+        wanted = theirs.notebook_loss(student, teacher, lines)
+    found["notebook"] = _difference(our_loss(student, teacher, NOTEBOOK, with_positions(lines)), wanted)
+    return found
+
+
+def with_positions(batch: theirs.Batch) -> theirs.Batch:
+    """One of the others' batches with the flat positions that our objective reads."""
+    counted = torch.nonzero(batch["attention_mask"].flatten()).flatten()
+    masked = torch.nonzero(batch["labels"].flatten() != theirs.IGNORED).flatten()
+    return {**batch, "masked": masked, "counted": counted, "soft": counted}
+
+
+def our_loss(
+    student: PreTrainedModel, teacher: PreTrainedModel, objective: recipe.Objective, batch: theirs.Batch
+) -> Tensor:
+    """The library's weighted sum for one batch that is a whole step."""
+    loss = PretrainingLoss(objective, teacher)
+    total, _ = loss.loss(Learner(student, teacher), batch, loss.weights(0), 0)
+    return total.detach()
+
+
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    return abs(float(found) - float(wanted)) / abs(float(wanted))

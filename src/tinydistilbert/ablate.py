@@ -1,0 +1,346 @@
+"""ablate: the same experiment over and over, each time with one thing changed, to see which choices pay.
+
+`base/` holds what all rows share: the teacher, and as references the scores of the teacher and of the cut that was not
+distilled. `rows/NAME/seed-N/` is an ordinary run folder of the recipe with a row's settings, made by `pipeline.run`;
+a finished one is never entered again, so what only its scoring needed is deleted.
+"""
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import fsio, pipeline, results
+from tinydistilbert.distill import distill_steps
+from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.pipeline import Run, jobs
+from tinydistilbert.plan import Planner
+from tinydistilbert.progress import duration
+from tinydistilbert.recipe import Ablate, Adapt, Recipe, Teacher, to_dict
+from tinydistilbert.recipe_file import from_dict, merge, to_toml
+from tinydistilbert.report import published
+from tinydistilbert.report.ablation import (
+    BASELINE,
+    FINETUNE_SEED,
+    REFERENCES,
+    Ablation,
+    Variation,
+    flat,
+    write_ablation,
+)
+from tinydistilbert.report.cells import Table
+from tinydistilbert.report.folder import read_log
+from tinydistilbert.results import Measurement
+
+RECIPE, RESULTS = "ablation.toml", "results.jsonl"
+TABLE_4 = (
+    Variation("without KL", {"objective": {"kl": 0.0}}, published.TABLE_4["kl"]),
+    Variation("without cosine", {"objective": {"cosine": 0.0}}, published.TABLE_4["cosine"]),
+    Variation("without masked LM", {"objective": {"mlm": 0.0}}, published.TABLE_4["mlm"]),
+    Variation("random initialisation", {"student": {"initialization": "random"}}, published.TABLE_4["random"]),
+)
+CHANGEABLE = ("student", "objective", "masking", "distill", "corpus.attention", "precision")
+"""What a row may change: how the student is made. Text, teacher, tasks and measuring are what rows are compared by."""
+SCORED_ON = "tasks are scored on examples held out of their train splits: settings must not be chosen on reported ones"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of the ablation: a row with a seed, or the references (`variation` is None)."""
+
+    variation: Variation | None
+    seed: int
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        """What the console calls it."""
+        return f"{self.variation.name}, seed {self.seed}" if self.variation else "references"
+
+    @property
+    def until(self) -> str:
+        """The last stage."""
+        return "evaluate" if self.recipe.finetune.tasks or self.variation is None else "distill"
+
+    @property
+    def parts(self) -> dict[str, Path]:
+        """The folders that make it finished, by name of the model or task; each holds `measurements.jsonl`."""
+        models = ("student",) if self.variation else tuple(REFERENCES)
+        scored = {f"{job.row} {job.task} {job.seed}": f"{job.folder}/scores" for job in jobs(self.recipe)}
+        return {name: self.folder / part for name, part in {**dict(zip(models, models, strict=True)), **scored}.items()}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do in it."""
+        return all(map(fsio.is_finished, self.parts.values()))
+
+    def run(self, tell: Callable[[str], None]) -> Run:
+        """The run in its folder."""
+        return Run(self.recipe, self.folder, until=self.until, tell=tell)
+
+    def measured(self) -> list[Measurement]:
+        """What it measured, under the name of its row; `seed` is that of the distillation."""
+        found = []
+        log = read_log(self.folder / "student" / "log.jsonl")
+        tokens = max((line["tokens"] for line in log if "tokens" in line), default=0)
+        for part in self.parts.values():
+            for m in results.read(part / "measurements.jsonl"):
+                own: dict[str, Any] = {"tokens": tokens} if m.task == "pretraining" else {FINETUNE_SEED: m.seed}
+                name = self.variation.name if self.variation else m.model
+                found.append(dataclasses.replace(m, model=name, seed=self.seed, details={**m.details, **own}))
+        return found
+
+    def free(self) -> None:
+        """Delete what was needed only until the scores were there; `is_finished` does not ask for it."""
+        for model in self.folder.glob("tasks/*/*/seed-*/model"):
+            shutil.rmtree(model)
+        if self.variation:
+            shutil.rmtree(self.folder / "teacher", ignore_errors=True)
+
+
+def slug(name: str) -> str:
+    """The name of a row as that of a folder: small letters and digits, all else as hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def variations(recipe: Recipe) -> tuple[Variation, ...]:
+    """The rows of the recipe's ablation: the baseline, the paper's Table 4, its own.
+
+    A row of Table 4 that would change nothing (a term that has no weight anyhow) is left out.
+
+    Raises:
+        UserError: a row of the recipe has no usable name, the name of another one, changes nothing, or changes
+            something by which rows are compared.
+    """
+    paper = TABLE_4 if recipe.ablate.table4 else ()
+    plain = dataclasses.replace(recipe, ablate=Ablate())
+    found = [Variation(BASELINE, {}), *(row for row in paper if _changed(plain, row) != plain)]
+    taken = {slug(row.name): row.name for row in (*found, *paper)} | {name: name for name in REFERENCES}
+    for name, changes in recipe.ablate.rows.items():
+        row, where = Variation(name, changes), f"row {name!r} of ablate.rows"
+        if not slug(name) or slug(name) in taken:
+            other = f"the folder name of {taken[slug(name)]!r}" if slug(name) else "no letter or digit in it"
+            raise UserError(where, expected="a name of its own", found=other, cure="rename it")
+        for key, _ in flat(changes):
+            if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
+                cure = "make another ablation of it"
+                raise UserError(where, expected=f"changes of {', '.join(CHANGEABLE)}", found=key, cure=cure)
+        if _changed(plain, row) == plain:
+            raise UserError(where, expected="a change", found=f"the recipe's own {row.words}", cure="delete the row")
+        taken[slug(name)] = name
+        found.append(row)
+    return tuple(found)
+
+
+def _changed(recipe: Recipe, row: Variation) -> Recipe:
+    return from_dict(merge(to_dict(recipe), row.changes), f"row {row.name!r}")
+
+
+def _plain(recipe: Recipe, row: str, models: tuple[Any, ...]) -> Recipe:
+    """The recipe of one run: scored on held-out examples of train, one fine-tuning a model and seed."""
+    finetune = dataclasses.replace(recipe.finetune, models=models, second_distillation=False, score_on="train")
+    # The rows of the ablation are left out, so that adding one does not make another recipe of the finished ones.
+    return dataclasses.replace(recipe, name=f"{recipe.name}/{row}", finetune=finetune, ablate=Ablate())
+
+
+class Study:
+    """The runs of one ablation in one folder."""
+
+    def __init__(self, recipe: Recipe, output: Path, *, tell: Callable[[str], None]) -> None:
+        self.recipe, self.output, self.tell = recipe, output, tell
+        self.variations = variations(recipe)
+        self.references = Trial(
+            None, recipe.seed, _plain(recipe, "references", tuple(REFERENCES)), self.output / "base"
+        )
+        self.trials = tuple(self._trials())
+        self.failures: dict[str, str] = {}
+
+    def _trials(self) -> Iterator[Trial]:
+        """Every row with the first seed, then with the next, so that what there is can be compared early."""
+        for seed in self.recipe.ablate.seeds:
+            for row in self.variations:
+                plain = dataclasses.replace(_plain(self.recipe, row.name, ("student",)), seed=seed)
+                if self.recipe.adapt.tokens:  # once for all rows, in base/
+                    teacher = Teacher(model=str((self.output / "base" / "teacher").resolve()))
+                    adapt = Adapt(tokens=0, optimization=plain.adapt.optimization)
+                    plain = dataclasses.replace(plain, teacher=teacher, adapt=adapt)
+                folder = self.output / "rows" / slug(row.name) / f"seed-{seed}"
+                yield Trial(row, seed, _changed(plain, row), folder)
+
+    def check(self) -> None:
+        """Look at whatever can be wrong in any run, before the first one.
+
+        Raises:
+            UserError: the folder belongs to something else, a run in it to another recipe, or an input is wrong; of a
+                row it begins with its name.
+        """
+        self.check_folder()
+        run = self.references.run(self.tell)
+        run.check_data_folder()
+        if not run.is_begun():
+            run.check_inputs()
+        for trial in self.first_of_each():
+            if not fsio.is_finished(trial.folder / "student"):
+                own = self.before_adapting(trial)
+                own.original_teacher = run.original_teacher
+                if trial.recipe.corpus == self.recipe.corpus:
+                    own.blocks = run.blocks
+                with _naming(trial):
+                    own.check_inputs()
+
+    def check_folder(self) -> None:
+        """Refuse a folder with something else in it, and runs of other recipes.
+
+        Raises:
+            UserError: there are some.
+        """
+        there = self.output
+        if there.exists() and not (there / RECIPE).is_file() and (not there.is_dir() or any(there.iterdir())):
+            expected, cure = "a new or empty folder, or an ablation", "give another --output"
+            raise UserError(f"--output {there}", expected=expected, found="other files", cure=cure)
+        for trial in (self.references, *self.trials):
+            trial.run(self.tell).is_begun()
+
+    def first_of_each(self) -> tuple[Trial, ...]:
+        """One trial of each row: its seeds differ in nothing that can be wrong."""
+        return self.trials[: len(self.variations)]
+
+    def before_adapting(self, trial: Trial) -> Run:
+        """A trial's run with the teacher as it comes, for the adapted one may not be there yet."""
+        recipe = dataclasses.replace(trial.recipe, teacher=self.recipe.teacher, adapt=self.recipe.adapt)
+        return Run(recipe, trial.folder, until="distill", tell=self.tell)
+
+    def run(self, command: str) -> Table:
+        """Do what is not done yet; table and page are written anew after every row."""
+        fsio.write_text(self.output / RECIPE, to_toml(self.recipe))
+        for trial in (self.references, *self.trials):
+            if trial.is_finished:
+                trial.free()
+                self.tell(f"{trial.title}: finished before, skipped")
+                continue
+            self._run(trial)
+            if trial.is_finished:
+                trial.free()
+                self.publish(command)
+        return self.publish(command)
+
+    def _run(self, trial: Trial) -> None:
+        def tell(line: str) -> None:
+            self.tell(f"{trial.title}: {line}")
+
+        try:
+            with _naming(trial):
+                pipeline.run(trial.recipe, trial.folder, until=trial.until, tell=tell)
+        except NonFiniteLoss as error:
+            if trial.variation is None:
+                raise
+            # What a row breaks is a finding about that row, and no reason to keep the others waiting.
+            self.failures[trial.title] = str(error)
+            tell(f"failed, {error}")
+
+    def publish(self, command: str) -> Table:
+        """Write results, table and page of what is finished so far."""
+        finished = [trial for trial in (self.references, *self.trials) if trial.is_finished]
+        measurements = [m for trial in finished for m in trial.measured()]
+        results.write(self.output / RESULTS, measurements)
+        ablation = Ablation(self.recipe, self.variations, measurements, self.failures)
+        return write_ablation(self.output, ablation, command=command)
+
+
+class _naming:  # noqa: N801  (used as a function)
+    """Context in which the user's mistakes are told with the name of the row."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UserError) and self.trial.variation:
+            where = f"row {self.trial.variation.name!r}, {error.where}"
+            raise UserError(where, expected=error.expected, found=error.found, cure=error.cure) from None
+
+
+def ablate(
+    recipe: Recipe, output: Path, *, tell: Callable[[str], None], command: str = ""
+) -> tuple[Table, Mapping[str, str]]:
+    """Run every row of the recipe's ablation that is not finished in the folder `output`.
+
+    Args:
+        recipe: the baseline, and in its section ablate the rows and seeds.
+        output: folder of the ablation; made if missing, continued if it is one of this recipe.
+        tell: called with a line for each stage of each row.
+        command: the command line that the report shows as the way to get the same again.
+
+    Returns:
+        The table, and of the rows that failed with a loss that is not finite, why.
+
+    Raises:
+        UserError: an input is wrong; when it was found before the first run, nothing was written.
+        Interrupted: the user asked to stop; the same call goes on.
+        NonFiniteLoss: adapting the teacher, or fine-tuning a reference.
+    """
+    study = Study(recipe, output, tell=tell)
+    if not all(trial.is_finished for trial in (study.references, *study.trials)):
+        study.check()
+    else:
+        study.check_folder()
+    if recipe.finetune.tasks:
+        tell(f"ablate: {SCORED_ON}")
+    return study.run(command), study.failures
+
+
+def plan_ablation(recipe: Recipe, output: Path) -> str:
+    """What `ablate` with the same arguments would do, and about how long it would take; nothing is written.
+
+    Fine-tuning and scoring are taken to last as long in every row as in the baseline.
+
+    Raises:
+        UserError: an input is wrong: the same as of the run.
+    """
+    study = Study(recipe, output, tell=lambda _: None)
+    study.check_folder()
+    shared = Planner(study.references.run(study.tell))
+    shared.run.check_data_folder()
+    shared.check_inputs()
+    scoring = 0.0
+    first = study.first_of_each()[0]
+    if recipe.finetune.tasks:
+        planner = Planner(
+            Run(study.before_adapting(first).recipe, output / "unused", until="evaluate", tell=study.tell)
+        )
+        planner.machine, planner.text = shared.machine, shared.text
+        scoring = _seconds(planner, "finetune", "evaluate")
+    cells = [("row", "what it changes", "steps", "seeds left", "time")]
+    left = _seconds(shared, "adapt", "distill", "finetune", "evaluate")
+    cells.append(("references", "teacher and control, fine-tuned once", "–", "–", duration(left)))
+    for trial in study.first_of_each():
+        assert trial.variation
+        planner = Planner(study.before_adapting(trial))
+        planner.machine = shared.machine
+        if trial.recipe.corpus == recipe.corpus:
+            planner.text = shared.text
+        with _naming(trial):
+            planner.check_inputs()
+        same = [other for other in study.trials if other.variation == trial.variation]
+        waiting = sum(not other.is_finished for other in same)
+        seconds = waiting * (_seconds(planner, "distill") + scoring) if waiting else 0.0
+        left += seconds
+        budget = trial.recipe.distill.time_budget
+        steps = budget or (f"{distill_steps(trial.recipe, planner.text.train):,}" if planner.text else "unknown")
+        cells.append(
+            (trial.variation.name, trial.variation.words, steps, f"{waiting} of {len(same)}", duration(seconds))
+        )
+    widths = [max(len(row[column]) for row in cells) for column in range(5)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    total = f"time left: about {duration(left)}; good to about 40 %. Nothing was written."
+    return "\n".join([*lines, "", *([f"{SCORED_ON}."] if recipe.finetune.tasks else []), total])
+
+
+def _seconds(planner: Planner, *stages: str) -> float:
+    return sum(line.seconds or 0.0 for stage in stages for line in planner.lines(stage))

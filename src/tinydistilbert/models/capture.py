@@ -1,0 +1,99 @@
+"""Taking layer outputs, queries, keys and values out of a running model, by hooks that are gone afterwards.
+
+Attention itself stays the fast one: its weights are never asked for, and what it multiplies is read before it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
+
+
+@dataclass(frozen=True)
+class QueryKeyValue:
+    """What one layer's attention multiplies; in ModernBERT after the rotation by position."""
+
+    query: Float[Tensor, "batch heads length size"]
+    key: Float[Tensor, "batch heads length size"]
+    value: Float[Tensor, "batch heads length size"]
+    scaling: float
+    """Factor of query · key before the softmax: 1 / sqrt(size)."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What `capturing` has taken so far, by layer."""
+
+    layers: dict[int, Tensor] = field(default_factory=dict)
+    attention: dict[int, QueryKeyValue] = field(default_factory=dict)
+
+
+def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The layers of the encoder, lowest first."""
+    base = cast("Any", model.base_model)
+    family = model.config.model_type
+    if family == "modernbert":
+        return cast("nn.ModuleList", base.layers)
+    return cast("nn.ModuleList", (base.transformer if family == "distilbert" else base.encoder).layer)
+
+
+@contextmanager
+def capturing(model: PreTrainedModel, layers: Sequence[int], attention: Sequence[int]) -> Iterator[Captured]:
+    """Take the outputs and the attention inputs of some layers from the next forward pass of `model`.
+
+    Gradients flow through what is taken. Calls may be nested; with no layers asked for, nothing is hooked.
+    """
+    captured = Captured()
+    if not layers and not attention:
+        yield captured
+        return
+    blocks = encoder_layers(model)
+    with ExitStack() as hooks:
+        for index in layers:
+            hooks.enter_context(blocks[index].register_forward_hook(_keep(captured.layers, index)))
+        take = _take_rotated if model.config.model_type == "modernbert" else _take_projected
+        for index in attention:
+            take(cast("Any", blocks[index]), captured.attention, index, hooks)
+        yield captured
+
+
+def _keep(into: dict[Any, Any], key: object) -> Callable[..., None]:
+    def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        into[key] = output
+
+    return hook
+
+
+def _take_projected(layer: Any, into: dict[int, QueryKeyValue], index: int, hooks: ExitStack) -> None:
+    """Query, key and value are the outputs of three linear layers (BERT, DistilBERT, RoBERTa)."""
+    attention = layer.attention if hasattr(layer.attention, "q_lin") else layer.attention.self
+    names = ("q_lin", "k_lin", "v_lin") if hasattr(attention, "q_lin") else ("query", "key", "value")
+    projected: dict[str, Tensor] = {}
+
+    def assemble(module: Any, _inputs: object, _output: object) -> None:
+        size = module.attention_head_size
+        query, key, value = (projected[name].unflatten(-1, (-1, size)).transpose(1, 2) for name in names)
+        into[index] = QueryKeyValue(query, key, value, module.scaling)
+
+    for name in names:
+        hooks.enter_context(getattr(attention, name).register_forward_hook(_keep(projected, name)))
+    hooks.enter_context(attention.register_forward_hook(assemble))
+
+
+def _take_rotated(layer: Any, into: dict[int, QueryKeyValue], index: int, hooks: ExitStack) -> None:
+    """One linear layer makes all three, and queries and keys are then turned by their positions (ModernBERT)."""
+    projected: dict[str, Tensor] = {}
+
+    def assemble(module: Any, _inputs: object, keywords: dict[str, Any], _output: object) -> None:
+        parts = projected["Wqkv"].unflatten(-1, (3, -1, module.head_dim)).unbind(dim=-3)
+        query, key, value = (part.transpose(1, 2) for part in parts)
+        query, key = apply_rotary_pos_emb(query, key, *keywords["position_embeddings"])
+        into[index] = QueryKeyValue(query, key, value, module.head_dim**-0.5)
+
+    hooks.enter_context(layer.attn.Wqkv.register_forward_hook(_keep(projected, "Wqkv")))
+    hooks.enter_context(layer.attn.register_forward_hook(assemble, with_kwargs=True))

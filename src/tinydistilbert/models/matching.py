@@ -1,0 +1,58 @@
+"""Which layers of teacher and student the terms on hidden states and attention compare."""
+
+from dataclasses import dataclass
+
+from transformers import PretrainedConfig
+
+from tinydistilbert import recipe
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.student import layer_map
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Layers that are compared, all counted from 0."""
+
+    student_layers: tuple[int, ...] = ()
+    """Every layer of the student, lowest first."""
+    teacher_layers: tuple[int, ...] = ()
+    """For each of them a layer of the teacher."""
+    relation_layer: int = 0
+    """The teacher's layer whose relations the student's last one learns."""
+
+
+def match_layers(settings: recipe.Recipe, teacher: PretrainedConfig, student: PretrainedConfig) -> Matches:
+    """The layers that the recipe's objective compares, after everything about them was checked.
+
+    Raises:
+        UserError: a layer does not exist, a list has another length than the student, or heads do not divide.
+    """
+    objective, depth = settings.objective, teacher.num_hidden_layers
+    copied = layer_map(settings.student, depth)
+    size = len(copied)
+    if objective.matched_layers == "uniform":
+        matched = tuple((index + 1) * depth // size - 1 for index in range(size))
+    else:
+        matched = copied if objective.matched_layers == "copied" else objective.matched_layers
+    if len(matched) != size or any(layer >= depth for layer in matched):
+        expected = f"{size} layers among 0 to {depth - 1}, one for each layer of the student"
+        raise UserError("objective.matched_layers", expected=expected, found=str(list(matched)), cure="change the list")
+    if not -depth <= objective.relation_layer < depth:
+        expected, found = f"a layer of the teacher, 0 to {depth - 1} or -{depth} to -1", str(objective.relation_layer)
+        raise UserError("objective.relation_layer", expected=expected, found=found, cure="change it")
+    _check_heads(objective, teacher, student)
+    return Matches(tuple(range(size)), matched, objective.relation_layer % depth)
+
+
+def _check_heads(objective: recipe.Objective, teacher: PretrainedConfig, student: PretrainedConfig) -> None:
+    if recipe.highest(objective.relation):
+        heads = objective.relation_heads or teacher.num_attention_heads
+        for name, width in (("teacher", teacher.hidden_size), ("student", student.hidden_size)):
+            if width % heads:
+                expected = f"a number that divides the {name}'s width of {width}"
+                cure = "set another objective.relation_heads"
+                raise UserError("objective.relation_heads", expected=expected, found=str(heads), cure=cure)
+    if recipe.highest(objective.attention) and teacher.num_attention_heads != student.num_attention_heads:
+        expected = f"a student with the teacher's {teacher.num_attention_heads} attention heads"
+        cure = "use objective.relation, which has no need of that"
+        raise UserError("objective.attention", expected=expected, found=str(student.num_attention_heads), cure=cure)

@@ -1,0 +1,185 @@
+"""Narrower weights: fewer attention heads and feed-forward rows in each layer, and fewer dimensions between the layers.
+
+Heads and rows are chosen layer by layer, by the norm of what they write. The dimensions in which embeddings, layers and
+head speak to each other (the residual stream) are reduced alike everywhere, by one basis with orthonormal columns: unit
+vectors where the strongest dimensions are kept as they are (`slice`), directions of the word embeddings where all are
+projected (`svd`). What the two are worth is measured in docs/decisions/0010-narrower-students.md.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tinydistilbert import recipe
+from tinydistilbert.errors import UserError
+
+ROUNDED_TO = 8
+"""An `intermediate_size` in proportion is a multiple of this, for the sake of matrix kernels."""
+
+# Parts of the models by what they do, in the names of BERT, RoBERTa, DistilBERT and ModernBERT.
+_PARTS = {
+    "words": r"word_embeddings|tok_embeddings",
+    "other embeddings": r"position_embeddings|token_type_embeddings",
+    "value": r"value|v_lin",
+    "query or key": r"query|key|q_lin|k_lin",
+    "query, key and value": r"Wqkv",
+    "attention output": r"attention\.output\.dense|out_lin|attn\.Wo",
+    "rows": r"intermediate\.dense|lin1",
+    "gated rows": r"Wi",
+    "output": r"output\.dense|lin2|mlp\.Wo",
+    "transform": r"transform\.dense|vocab_transform|lm_head\.dense|head\.dense",
+    "decoder": r"decoder|vocab_projector|cls\.predictions|lm_head",
+    "norm": r"LayerNorm|\w*layer_norm|norm|\w+_norm",
+}
+_PATTERNS = {part: re.compile(rf"(?:.*\.)?(?:{names})") for part, names in _PARTS.items()}
+_AXES = {
+    "words": ("all", "hidden"),
+    "other embeddings": ("all", "hidden"),
+    "value": ("heads", "hidden"),
+    "query or key": ("heads", "hidden"),
+    "query, key and value": ("heads thrice", "hidden"),
+    "attention output": ("hidden", "heads"),
+    "rows": ("rows", "hidden"),
+    "gated rows": ("rows twice", "hidden"),
+    "output": ("hidden", "rows"),
+    "transform": ("hidden", "hidden"),
+    "decoder": ("all", "hidden"),
+    "norm": ("hidden",),
+}
+"""What the axes of a part's weight stand for, outputs first; its bias has the first of them."""
+_KEY = re.compile(r"((?:.*\blayers?\.\d+\.)?)(.*)\.(weight|bias)")
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The widths of an encoder."""
+
+    hidden: int
+    heads: int
+    rows: int
+    """`intermediate_size`: rows of the first feed-forward matrix."""
+
+    @property
+    def head_size(self) -> int:
+        """Dimensions of one attention head."""
+        return self.hidden // self.heads
+
+
+def student_widths(teacher: Widths, student: recipe.Student) -> Widths:
+    """The widths that the recipe asks for; attention heads keep the teacher's size, so there are fewer of them.
+
+    Raises:
+        UserError: wider than the teacher, or not a whole number of heads.
+    """
+    hidden = student.hidden_size or teacher.hidden
+    if hidden > teacher.hidden or hidden % teacher.head_size:
+        expected = f"a multiple of {teacher.head_size}, the size of the teacher's heads, up to its {teacher.hidden}"
+        raise UserError("student.hidden_size", expected=expected, found=str(hidden), cure="change it")
+    rows = student.intermediate_size
+    if not rows:
+        in_proportion = round(teacher.rows * hidden / teacher.hidden / ROUNDED_TO) * ROUNDED_TO
+        rows = teacher.rows if hidden == teacher.hidden else min(max(in_proportion, ROUNDED_TO), teacher.rows)
+    if rows > teacher.rows:
+        expected = f"at most the teacher's {teacher.rows}"
+        raise UserError("student.intermediate_size", expected=expected, found=str(rows), cure="lower it")
+    return Widths(hidden, hidden // teacher.head_size, rows)
+
+
+def narrowed(weights: dict[str, Tensor], wide: Widths, narrow: Widths, reduction: str) -> dict[str, Tensor]:
+    """The weights of a masked-LM model in other widths.
+
+    Args:
+        weights: state dictionary of a model of any known family.
+        wide: the widths that it has.
+        narrow: the widths to make; where one is the same, nothing changes along it.
+        reduction: `slice` or `svd`: how the hidden dimensions are reduced.
+    """
+    parts = {key: _part(key) for key in weights}
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, (layer, part, kind) in parts.items():
+        if kind == "weight":
+            layers.setdefault(layer, {})[part] = weights[key]
+    basis = None if narrow.hidden == wide.hidden else _BASES[reduction](weights, parts, narrow.hidden)
+    kept = {layer: _kept(matrices, wide, narrow) for layer, matrices in layers.items() if layer}
+    made = {}
+    for key, value in weights.items():
+        layer, part, kind = parts[key]
+        made[key] = value
+        if part == "norm" and kind == "weight":
+            made[key] = value if basis is None else _gain(value, basis)
+            continue
+        for axis, name in enumerate(_AXES[part][: value.dim()]):
+            if name == "hidden":
+                made[key] = made[key] if basis is None else _projected(made[key], basis, axis)
+            elif name != "all":
+                made[key] = made[key].index_select(axis, kept[layer][name])
+    return made
+
+
+def _part(key: str) -> tuple[str, str, str]:
+    """The layer that a tensor belongs to ("" = none), the part, and `weight` or `bias`."""
+    match = _KEY.fullmatch(key)
+    assert match, key
+    layer, name, kind = match.groups()
+    return layer, next(part for part, pattern in _PATTERNS.items() if pattern.fullmatch(name)), kind
+
+
+def _strongest(scores: Float[Tensor, "candidates"], count: int) -> Int[Tensor, "count"]:
+    """Places of the highest scores, in their old order."""
+    return scores.topk(count).indices.sort().values
+
+
+def _kept(layer: dict[str, Tensor], wide: Widths, narrow: Widths) -> dict[str, Tensor]:
+    """Indices to keep along the axes of one layer, by the axes' names.
+
+    A head counts by the Frobenius norm of its output matrix times its value matrix, a row by the norm of its outputs
+    times that of its inputs (and its gate): the size of what each can write. Queries and keys say where a head looks,
+    not how much it writes, so they do not enter.
+    """
+    value = layer["value"] if "value" in layer else layer["query, key and value"].chunk(3)[2]
+    values = value.unflatten(0, (wide.heads, -1))
+    outputs = layer["attention output"].unflatten(1, (wide.heads, -1)).transpose(0, 1)
+    squared = (outputs.mT @ outputs) * (values @ values.mT)  # ||OV||² = trace(OᵀO VVᵀ), without making OV
+    heads = _strongest(squared.sum((1, 2)), narrow.heads)
+    dimensions = (heads[:, None] * wide.head_size + torch.arange(wide.head_size)).flatten()
+
+    inputs = [layer["rows"]] if "rows" in layer else list(layer["gated rows"].chunk(2))
+    scores = layer["output"].norm(dim=0)
+    for matrix in inputs:
+        scores = scores * matrix.norm(dim=1)
+    rows = _strongest(scores, narrow.rows)
+    return {
+        "heads": dimensions,
+        "heads thrice": torch.cat([dimensions + third * wide.hidden for third in range(3)]),
+        "rows": rows,
+        "rows twice": torch.cat([rows, rows + wide.rows]),
+    }
+
+
+def _projected(value: Tensor, basis: Float[Tensor, "wide narrow"], axis: int) -> Tensor:
+    return torch.movedim(torch.tensordot(value, basis, dims=([axis], [0])), -1, axis)
+
+
+def _gain(weight: Float[Tensor, "wide"], basis: Float[Tensor, "wide narrow"]) -> Float[Tensor, "narrow"]:
+    """The diagonal of LayerNorm's gain in the new basis, where as a whole it is no longer diagonal."""
+    return weight @ basis.square()
+
+
+def _strongest_dimensions(weights, parts, count):
+    scores = 0
+    for key, (layer, part, kind) in parts.items():
+        if part == "words":
+            scores = weights[key].norm(dim=0)
+    kept = _strongest(scores, count)
+    return torch.zeros(len(scores), count).index_put((kept, torch.arange(count)), torch.ones(()))
+
+
+def _principal_directions(weights, parts, count):
+    words = next(weights[key] for key, (_, part, kind) in parts.items() if part == "words")
+    return torch.linalg.svd(words, full_matrices=False).Vh[:count].T
+
+
+_BASES = {"slice": _strongest_dimensions, "svd": _principal_directions}

@@ -1,0 +1,257 @@
+"""The ablation as a table, a figure and a page: what each change is worth beside the recipe as it is."""
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import fsio
+from tinydistilbert.recipe import Recipe
+from tinydistilbert.recipe_file import to_toml
+from tinydistilbert.report import published, scores
+from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, points, to_markdown
+from tinydistilbert.report.figures import Effect, effects
+from tinydistilbert.report.page import facts, figure, render
+from tinydistilbert.report.scores import Score
+from tinydistilbert.report.tables import score_cell
+from tinydistilbert.results import Measurement
+from tinydistilbert.tasks import TASKS
+
+BASELINE = "baseline"
+REFERENCES = {"teacher": "the teacher itself", "control": "the baseline's cut, not distilled"}
+"""Rows beside which the others stand; they are fine-tuned once."""
+FINETUNE_SEED = "finetune_seed"
+"""Key in a measurement's details: `seed` is that of the distillation here."""
+TABLE_FILE, PAGE_FILE = "ablation.md", "report.html"
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One row: the recipe with these settings changed."""
+
+    name: str
+    changes: Mapping[str, Any]
+    """Sections and keys as in the recipe; none for the baseline."""
+    published: float | None = None
+    """Change of the score in the paper's Table 4, in points."""
+
+    @property
+    def words(self) -> str:
+        """The changes as one would write them: `objective.kl = 0`."""
+        return ", ".join(f"{key} = {_words(value)}" for key, value in flat(self.changes)) or "the recipe as it is"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Everything that table, figure and page are made of."""
+
+    recipe: Recipe
+    variations: Sequence[Variation]
+    """The baseline first."""
+    measurements: Sequence[Measurement]
+    """`model` is the row, `seed` the distillation's; that of the fine-tuning is in `details`."""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Of rows that could not be finished, why."""
+
+    def numbers(self, row: str) -> "Numbers":
+        """What was measured of a row."""
+        return Numbers(tuple(m for m in self.measurements if m.model == row), self.recipe.finetune.tasks)
+
+    def change(self, row: str) -> list[float]:
+        """Task mean less that of the baseline, one value for each pair of seeds that both have, in order of size.
+
+        References were fine-tuned once, not once for each distillation: they are compared by the seed of the
+        fine-tuning alone.
+        """
+        baseline, own = self.numbers(BASELINE).means, self.numbers(row).means
+        if row in REFERENCES:
+            once = {tuned: value for (_, tuned), value in own.items()}
+            own = {(seed, tuned): once[tuned] for seed, tuned in baseline if tuned in once}
+        return sorted(value - baseline[key] for key, value in own.items() if key in baseline)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What was measured of one row."""
+
+    measurements: tuple[Measurement, ...]
+    tasks: tuple[str, ...]
+
+    def score(self, task: str) -> Score | None:
+        """The headline score of a task over all seeds."""
+        runs = self._of(task, TASKS[task].headline)
+        return Score(tuple(sorted(runs, key=lambda m: m.value))) if runs else None
+
+    @property
+    def means(self) -> dict[tuple[int, int], float]:
+        """Mean of the headline scores by the seeds of distillation and fine-tuning, where no task is missing."""
+        by_seeds: dict[tuple[int, int], list[float]] = {}
+        for task in self.tasks:
+            if score := self.score(task):
+                for m in score.runs:
+                    by_seeds.setdefault((m.seed, m.details[FINETUNE_SEED]), []).append(m.value)
+        return {key: statistics.fmean(own) for key, own in by_seeds.items() if len(own) == len(self.tasks)}
+
+    def pretraining(self, metric: str) -> list[float]:
+        """KL or masked-LM loss on held-out text, one value a seed, in order of size."""
+        return sorted(m.value for m in self._of("pretraining", metric))
+
+    def work(self, fact: str) -> float | None:
+        """Median over seeds of `steps`, `tokens` or `seconds` of the distillation."""
+        runs = self._of("pretraining", "mlm")
+        found = [m.seconds if fact == "seconds" else m.details.get(fact) for m in runs]
+        known = [float(value) for value in found if value is not None]
+        return statistics.median(known) if known else None
+
+    def _of(self, task: str, metric: str) -> list[Measurement]:
+        return [m for m in self.measurements if m.task == task and m.metric == metric]
+
+
+def flat(changes: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of nested sections as (dotted key, value)."""
+    for key, value in changes.items():
+        name = f"{path}.{key}" if path else key
+        if isinstance(value, Mapping):
+            yield from flat(value, name)
+        else:
+            yield name, value
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _change_words(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _spread_cell(values: Sequence[float], words: Any) -> Cell:
+    if not values:
+        return Cell(NOTHING)
+    ends = [words(min(values)), words(max(values))]
+    return Cell(words(statistics.median(values)), detail=f"{ends[0]} to {ends[1]}" if len(values) > 1 else "")
+
+
+def _amount(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value:,.0f}"
+
+
+def ablation_table(ablation: Ablation) -> Table:
+    """A line for each row; what is not finished yet is shown as a dash."""
+    tasks = ablation.recipe.finetune.tasks
+    titles = [TASKS[name].title for name in tasks]
+    headings = ["Row", "Published Δ", *([f"Mean of {len(tasks)}", "Δ", *titles] if tasks else [])]
+    headings += ["KL", "Masked LM", "Steps", "Tokens", "Minutes"]
+    references = [Variation(name, {}) for name in REFERENCES if ablation.numbers(name).measurements]
+    rows = [_row(ablation, variation) for variation in (*references, *ablation.variations)]
+    caption = "Δ: change against the row “baseline”. KL to the teacher and masked-LM loss, on held-out text, in nats."
+    if tasks:
+        caption += " Scores in points, on examples held out of the train splits, because settings are chosen by them."
+    return Table("ablation", f"Ablation of {ablation.recipe.name}", caption, tuple(headings), rows, _notes(ablation))
+
+
+def _row(ablation: Ablation, variation: Variation) -> Row:
+    name, tasks = variation.name, ablation.recipe.finetune.tasks
+    numbers = ablation.numbers(name)
+    own = [numbers.score(task) for task in tasks]
+    kl, mlm = numbers.pretraining("kl"), numbers.pretraining("mlm")
+    seconds = numbers.work("seconds")
+    is_reference = name in REFERENCES
+    cells = [Cell(name, detail=REFERENCES.get(name) or variation.words)]
+    cells.append(Cell(NOTHING if variation.published is None else _change_words(variation.published / 100)))
+    if tasks:
+        mean = _spread_cell(list(numbers.means.values()), points)
+        marks = scores.merged_marks(score.marks for score in own if score)
+        cells.append(Cell(mean.text, marks if numbers.means else "", mean.detail))
+        cells.append(Cell(NOTHING) if name == BASELINE else _spread_cell(ablation.change(name), _change_words))
+        cells += [score_cell(score) for score in own]
+    cells += [_spread_cell(kl, "{:.3f}".format), _spread_cell(mlm, "{:.3f}".format)]
+    if is_reference:
+        cells += [Cell(NOTHING)] * 3
+    else:
+        minutes = NOTHING if seconds is None else f"{seconds / 60:.1f}"
+        cells += [Cell(_amount(numbers.work("steps"))), Cell(_amount(numbers.work("tokens"))), Cell(minutes)]
+    return Row("baseline" if is_reference else "measured" if name == BASELINE else "derived", tuple(cells))
+
+
+def _notes(ablation: Ablation) -> tuple[str, ...]:
+    tasks = ablation.recipe.finetune.tasks
+    found = [
+        (f"{row}, {TASKS[task].title}", TASKS[task].title, score)
+        for row in (*REFERENCES, *(variation.name for variation in ablation.variations))
+        for task in tasks
+        if (score := ablation.numbers(row).score(task)) is not None
+    ]
+    notes = scores.notes_on_marks(found)
+    seeds, tuned = ablation.recipe.ablate.seeds, ablation.recipe.finetune.seeds if tasks else (0,)
+    if len(seeds) * len(tuned) > 1:
+        notes.append(
+            f"Medians over {len(seeds)} seed{'s' * (len(seeds) > 1)} of the distillation"
+            + (f" × {len(tuned)} of the fine-tuning" if len(tuned) > 1 else "")
+            + "; below, in small, lowest and highest. Δ is taken seed by seed."
+        )
+    else:
+        notes.append("One seed: no spread between trainings is known, so small differences say nothing.")
+    missing = [v.name for v in ablation.variations if not ablation.numbers(v.name).measurements]
+    notes += [f"{name}: failed, {why}." for name, why in ablation.failures.items()]
+    waiting = [name for name in missing if name not in ablation.failures]
+    if waiting:
+        notes.append(f"Not finished yet: {', '.join(waiting)}.")
+    if any(v.published is not None for v in ablation.variations):
+        notes.append(f"Published Δ: {published.ABLATION}. Other tasks, splits and sizes than here: compare the order.")
+    return tuple(notes)
+
+
+def findings(ablation: Ablation) -> list[str]:
+    """The rows with the lowest KL and with the highest task mean, in a sentence each; none without a baseline."""
+    baseline = ablation.numbers(BASELINE).pretraining("kl")
+    rows = [v.name for v in ablation.variations if ablation.numbers(v.name).measurements]
+    told = []
+    kls = {row: statistics.median(kl) for row in rows if (kl := ablation.numbers(row).pretraining("kl"))}
+    if baseline and kls:
+        best = min(kls, key=lambda row: kls[row])
+        told.append(f"Lowest KL: {best}, {kls[best]:.3f} nats; the baseline has {statistics.median(baseline):.3f}.")
+    changes = {row: change for row in rows if row != BASELINE and (change := ablation.change(row))}
+    if changes:
+        best = max(changes, key=lambda row: statistics.median(changes[row]))
+        middle = statistics.median(changes[best])
+        spread = f", over the seeds {_change_words(changes[best][0])} to {_change_words(changes[best][-1])}"
+        told.append(
+            f"Highest task mean beside the baseline: {best}, {_change_words(middle)} points"
+            f"{spread if len(changes[best]) > 1 else ', with one seed'}."
+        )
+    return told
+
+
+def write_ablation(output: Path, ablation: Ablation, *, command: str) -> Table:
+    """Write `ablation.md` and `report.html` into `output`, and return the table.
+
+    Args:
+        output: folder of the ablation.
+        ablation: what was done and measured so far.
+        command: the command line that gives the same again.
+    """
+    table = ablation_table(ablation)
+    rows = [
+        Effect(
+            name, [100 * value for value in ablation.change(name)] if name != BASELINE else [],
+            next((v.published for v in ablation.variations if v.name == name), None),
+            ablation.numbers(name).pretraining("kl"),
+        )
+        for name in (*REFERENCES, *(v.name for v in ablation.variations))
+    ]  # fmt: skip
+    caption = "Change of the task mean against the baseline, and KL to the teacher. Squares: published, on GLUE."
+    finished = sum(bool(ablation.numbers(v.name).measurements) for v in ablation.variations)
+    html = render(
+        "ablation.html", name=ablation.recipe.name, table=table, figures=figure(effects(rows), caption),
+        verdict=f"What each choice is worth: {finished} of {len(ablation.variations)} rows measured",
+        findings=findings(ablation), facts=facts(command, ablation.recipe, ablation.measurements),
+        has_tasks=bool(ablation.recipe.finetune.tasks), recipe_toml=to_toml(ablation.recipe),
+    )  # fmt: skip
+    fsio.write_text(output / TABLE_FILE, to_markdown(table))
+    fsio.write_text(output / PAGE_FILE, html)
+    return table

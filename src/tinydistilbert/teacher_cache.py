@@ -1,0 +1,343 @@
+"""The teacher's cache: what the frozen teacher says about a few maskings of the training text, stored once.
+
+A *view* is the whole training part with one mask. Epochs take the views in turn: epoch e reads view e % views. Each
+view is a finished folder of its own with memory-mapped arrays, so a build that was killed goes on after the last
+finished one, and a recipe with more views adds to those that are there.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tinydistilbert import fsio
+from tinydistilbert.data.corpus import TokenBlocks
+from tinydistilbert.data.masked import Drawn, MaskedBatches, micro_batches
+from tinydistilbert.data.masking import IGNORED
+from tinydistilbert.data.rows import RowFile
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.heads import hidden_states, vocabulary_logits, vocabulary_size
+from tinydistilbert.progress import Progress
+from tinydistilbert.recipe import Recipe, highest
+from tinydistilbert.training import chosen_precision
+
+FORMAT = 1
+"""Raise it whenever the same teacher, text and settings would be stored otherwise."""
+BLOCKS_AT_ONCE = 16
+"""Blocks in one pass of the teacher, whose masks are drawn together."""
+POSITIONS_AT_ONCE = 512
+"""Positions whose logits exist at a time: 62 MB in BERT's vocabulary."""
+SPARE = 0.05
+"""Share of the disk space asked for that is for what cannot be known before: manifests, and how many tokens are masked."""
+
+MASKED, SOFT = 1, 2
+"""Bits of `marks`: the token is to be guessed; the KL is taken here."""
+View = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """The micro-batches of a training whose teacher has already spoken."""
+
+    batches: MaskedBatches
+    """Which blocks each step reads: the same in the same order as without a cache."""
+    views: tuple[View, ...]
+    """Memory-mapped arrays of each view."""
+
+    def micro_batches(self, step: int) -> list[dict[str, Tensor]]:
+        """Those of `step`, as `MaskedBatches` makes them, with what the teacher said.
+
+        That is `teacher_hidden` [batch length hidden] in half precision, or `teacher_top_ids` and
+        `teacher_top_log_probabilities` [soft k]: natural logarithms at the recipe's temperature, falling, in the order
+        of `soft`; what is missing to a sum of 1 is the rest of the vocabulary.
+        """
+        batches = self.batches
+        indices, epochs = batches.chosen(step)
+        views = [self.views[epoch % len(self.views)] for epoch in epochs]
+        original = batches.blocks.train[indices].astype(np.int64)
+        marks = _gather(views, "marks", indices)
+        masked_ids = _gather(views, "input_ids", indices).astype(np.int64)
+        drawn = Drawn(masked_ids, np.where(marks & MASKED, original, IGNORED), (marks & SOFT) > 0)
+        made = micro_batches(original, drawn, batches.blocks, batches.batch_size, batches.attention)
+        for number, batch in enumerate(made):
+            part = slice(number * batches.batch_size, (number + 1) * batches.batch_size)
+            if "hidden" in self.views[0]:
+                batch["teacher_hidden"] = torch.from_numpy(_gather(views[part], "hidden", indices[part]))
+            else:
+                batch |= _told_at(batch["soft"].numpy(), views[part], indices[part])
+        return made
+
+
+def _gather(views: list[View], name: str, indices: Int64[np.ndarray, " batch"]) -> np.ndarray:
+    """The blocks of those numbers, each from its view."""
+    return np.stack([view[name][index] for view, index in zip(views, indices, strict=True)])
+
+
+def _told_at(
+    soft: Int64[np.ndarray, " positions"], views: list[View], indices: Int64[np.ndarray, " batch"]
+) -> dict[str, Tensor]:
+    """The likeliest tokens at the flat positions `soft` of a micro-batch; stored are a block's in rising order."""
+    ids, log_probabilities = [], []
+    for view, index in zip(views, indices, strict=True):
+        here = slice(view["top_starts"][index], view["top_starts"][index + 1])
+        ids.append(view["top_ids"][here])
+        log_probabilities.append(view["top_log_probabilities"][here])
+    order = np.argsort(np.argsort(soft))
+    return {
+        "teacher_top_ids": torch.from_numpy(np.concatenate(ids)[order].astype(np.int64)),
+        "teacher_top_log_probabilities": torch.from_numpy(np.concatenate(log_probabilities)[order]),
+    }
+
+
+def make_cache(
+    teacher: PreTrainedModel,
+    blocks: TokenBlocks,
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device,
+    tell: Callable[[str], None],
+) -> TeacherCache:
+    """The cache `folder/teacher-<key>`, with the views that `recipe.distill.cache` asks for; missing ones are made.
+
+    Args:
+        teacher: already on `device` and not training.
+        blocks: the training part is what it speaks about.
+        recipe: `recipe_file` has refused the settings that do not go with a cache.
+        folder: of all caches.
+        device: where the teacher computes.
+        tell: called with a line that says how large the cache is, before anything is written, and where.
+
+    Raises:
+        UserError: the disk has no room for it, or the folder holds what another teacher said, or said of something else.
+    """
+    settings = recipe.distill.cache
+    assert settings.kind != "none"
+    precision = "bf16" if device.type == "cuda" and chosen_precision(device, recipe.precision) == "bf16" else "fp32"
+    facts = _facts(teacher, blocks, recipe, precision)
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    place = folder / f"teacher-{key}"
+    whole = cache_bytes(
+        len(blocks.train), blocks.train.shape[1], teacher.config.hidden_size, vocabulary_size(teacher), recipe
+    )
+    size = f"{settings.views} views of {len(blocks.train):,} blocks, {whole / 1e9:,.2f} GB, in {place}"
+    missing = _missing(place, settings.views)
+    if missing:
+        _refuse_full_disk(folder, whole * len(missing) // settings.views)
+    tell(f"teacher cache: {size}; {len(missing) or 'none'} to be made")
+    batches = MaskedBatches.of(recipe, recipe.distill.optimization, blocks, steps=1, epochs_end_steps=False)
+    if missing:
+        with _alone(place):
+            for number in _missing(place, settings.views):  # another process may have made some of them meanwhile
+                _make_view(place, number, teacher, batches, recipe, facts, device)
+    return TeacherCache(batches, tuple(_open_view(place, number, facts) for number in range(settings.views)))
+
+
+def cache_bytes(blocks: int, length: int, hidden_size: int, vocab_size: int, recipe: Recipe) -> int:
+    """Bytes of all views of the cache that a recipe asks for; of `top-k` as many positions as are expected.
+
+    Args:
+        blocks: of the training part.
+        length: tokens in a block.
+        hidden_size: of the teacher.
+        vocab_size: of the teacher.
+        recipe: its sections distill.cache, masking and objective are read.
+    """
+    settings, objective, rate = recipe.distill.cache, recipe.objective, highest(recipe.masking.rate)
+    id_bytes = _id_type(vocab_size).itemsize
+    tokens = blocks * length
+    size = tokens * (id_bytes + 1)
+    if settings.kind == "hidden":
+        size += tokens * hidden_size * 2
+    else:
+        shares = {"all": 1.0, "masked": rate, "sampled": rate + (1 - rate) * objective.kl_sampled_share}
+        positions = int(tokens * shares[objective.kl_positions])
+        size += positions * min(settings.top_k, vocab_size) * (id_bytes + 4) + 8 * (blocks + 1)
+    return size * settings.views
+
+
+def _id_type(vocab_size: int) -> np.dtype[Any]:
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """SHA-256 of all weights, in the order of the model's `state_dict`, with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _facts(teacher: PreTrainedModel, blocks: TokenBlocks, recipe: Recipe, precision: str) -> dict[str, Any]:
+    """All that a view depends on beside its number. How many views there are is no matter of each of them."""
+    cache, objective = recipe.distill.cache, recipe.objective
+    tokens = json.dumps(blocks.manifest, sort_keys=True)
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "teacher": weights_hash(teacher),
+        "tokens": hashlib.sha256(tokens.encode()).hexdigest(),
+        "masking": dataclasses.asdict(recipe.masking),
+        "seed": recipe.seed,
+        "kind": cache.kind,
+        "kl_positions": objective.kl_positions,
+        "attention": recipe.corpus.attention,
+        "precision": precision,
+    }
+    if objective.kl_positions == "sampled":
+        facts["kl_sampled_share"] = objective.kl_sampled_share
+    if cache.kind == "top-k":
+        facts |= {"top_k": cache.top_k, "temperature": objective.temperature}
+    return facts
+
+
+def _missing(place: Path, views: int) -> list[int]:
+    """The numbers of the views that are not finished."""
+    return [number for number in range(views) if not fsio.is_finished(_view_folder(place, number))]
+
+
+def _view_folder(place: Path, number: int) -> Path:
+    return place / f"view-{number}"
+
+
+def _refuse_full_disk(folder: Path, size: int) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    needed, free = int(size * (1 + SPARE)), shutil.disk_usage(there).free
+    if needed > free:
+        expected, found = f"{needed / 1e9:,.2f} GB free for the teacher's cache", f"{free / 1e9:,.2f} GB"
+        cure = "free some, point TINYDISTILBERT_CACHE at another disk, or lower distill.cache.views"
+        raise UserError(str(folder), expected=expected, found=found, cure=cure)
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Wait until no other process makes views in `place`; a process that dies lets go of it."""
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / ".lock").open("w") as stream:
+        if sys.platform != "win32":  # which has no such lock
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _make_view(
+    place: Path,
+    number: int,
+    teacher: PreTrainedModel,
+    batches: MaskedBatches,
+    recipe: Recipe,
+    facts: dict[str, Any],
+    device: torch.device,
+) -> None:
+    """Write one view, a few blocks at a time."""
+    blocks, settings = batches.blocks, recipe.distill.cache
+    rows, length = blocks.train.shape
+    passes = -(-rows // BLOCKS_AT_ONCE)
+    vocab_size = vocabulary_size(teacher)
+    top_k, id_type = min(settings.top_k, vocab_size), _id_type(vocab_size)
+    kinds: dict[str, tuple[tuple[int, ...], Any]] = {"input_ids": ((length,), id_type), "marks": ((length,), np.uint8)}
+    if settings.kind == "hidden":
+        kinds["hidden"] = ((length, teacher.config.hidden_size), np.float16)
+    else:
+        kinds |= {
+            "top_starts": ((), np.int64), "top_ids": ((top_k,), id_type), "top_log_probabilities": ((top_k,), np.float32),
+        }  # fmt: skip
+    rate, temperature = highest(recipe.masking.rate), highest(recipe.objective.temperature)
+    progress, tokens = Progress(f"teacher cache, view {number + 1} of {settings.views}", passes), 0
+    with (
+        fsio.unfinished(_view_folder(place, number), **facts, view=number) as partial,
+        contextlib.ExitStack() as stack,
+        torch.inference_mode(),
+    ):
+        files = {name: stack.enter_context(_row_file(partial, name, *kind)) for name, kind in kinds.items()}
+        starts = 0
+        for done in range(passes):
+            original = blocks.train[done * BLOCKS_AT_ONCE : (done + 1) * BLOCKS_AT_ONCE].astype(np.int64)
+            drawn = batches.draw(original, rate=rate, number=number * passes + done)
+            (batch,) = micro_batches(original, drawn, blocks, BLOCKS_AT_ONCE, batches.attention)
+            with torch.autocast("cuda", torch.bfloat16, enabled=facts["precision"] == "bf16"):
+                mask = batch.get("attention_mask")
+                hidden = hidden_states(
+                    teacher, batch["input_ids"].to(device), None if mask is None else mask.to(device)
+                )
+                if settings.kind == "hidden":
+                    files["hidden"].append(_half(hidden))
+                else:
+                    soft = np.flatnonzero(drawn.soft)
+                    ids, logs = _likeliest(
+                        teacher, hidden.flatten(0, 1)[torch.from_numpy(soft).to(device)], temperature, top_k
+                    )
+                    files["top_ids"].append(ids)
+                    files["top_log_probabilities"].append(logs)
+                    ends = starts + np.cumsum(drawn.soft.sum(axis=1))
+                    files["top_starts"].append(np.concatenate([[0], ends]) if done == 0 else ends)
+                    starts = int(ends[-1])
+            files["input_ids"].append(drawn.input_ids)
+            files["marks"].append(np.where(drawn.labels != IGNORED, MASKED, 0) | np.where(drawn.soft, SOFT, 0))
+            tokens += len(batch["counted"])
+            if progress.wants(done + 1):
+                progress.show(done + 1, tokens, {})
+        stack.close()  # finished files, before they are hashed
+
+
+def _row_file(folder: Path, name: str, row_shape: tuple[int, ...], dtype: Any) -> RowFile:
+    return RowFile(folder / f"{name}.npy", row_shape, np.dtype(dtype))
+
+
+def _half(hidden: Float[Tensor, "batch length hidden"]) -> np.ndarray:
+    half = hidden.half()
+    if not torch.isfinite(half).all():
+        found, cure = f"{float(hidden.abs().max()):.3g}", 'set distill.cache.kind = "top-k" or "none"'
+        raise UserError("distill.cache.kind", expected="hidden states below 65504", found=found, cure=cure)
+    array: np.ndarray = half.cpu().numpy()
+    return array
+
+
+def _likeliest(
+    teacher: PreTrainedModel, hidden: Float[Tensor, "positions hidden"], temperature: float, top_k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and log-probabilities of the `top_k` likeliest tokens at each position, the likeliest first."""
+    ids, logs = [], []
+    for part in hidden.split(POSITIONS_AT_ONCE):
+        logits = vocabulary_logits(teacher, part).float() / temperature
+        top = logits.topk(top_k)
+        ids.append(top.indices.cpu())
+        logs.append((top.values - logits.logsumexp(-1, keepdim=True)).cpu())
+    return torch.cat(ids).numpy(), torch.cat(logs).numpy()
+
+
+def _open_view(place: Path, number: int, facts: dict[str, Any]) -> View:
+    """The arrays of a finished view, when its manifest says that it is what it should be.
+
+    The files' sizes are compared with the manifest and their contents are not: they may be larger than the memory.
+    """
+    folder = _view_folder(place, number)
+    manifest = fsio.read_manifest(folder, verify=False)
+    cure = f"delete {place} and run the command again"
+    wrong = [name for name, value in {**facts, "view": number}.items() if manifest.get(name) != value]
+    if "teacher" in wrong:
+        expected, found = f"what the teacher {facts['teacher'][:12]} said", f"{manifest.get('teacher')}"[:12]
+        raise UserError(str(folder), expected=expected, found=f"a cache of another teacher, {found}", cure=cure)
+    if wrong:
+        found = f"{wrong[0]} = {manifest.get(wrong[0])!r}"
+        raise UserError(
+            str(folder), expected=f"a cache of {wrong[0]} = {facts.get(wrong[0], number)!r}", found=found, cure=cure
+        )
+    for name, written in manifest["files"].items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else 0
+        if size != written["bytes"]:
+            raise UserError(str(path), expected=f"{written['bytes']:,} bytes", found=f"{size:,}", cure=cure)
+    return {Path(name).stem: np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in manifest["files"]}

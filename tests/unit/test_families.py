@@ -1,0 +1,208 @@
+"""Every family: cut without loss, loaded with every head, and its own ways of positions, dropout and layers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+)
+
+from tinydistilbert import recipe
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.loading import FAMILIES, load_model, longest_input, save_model, set_dropout
+from tinydistilbert.models.student import cut_student
+
+SIZES = {
+    "vocab_size": 232, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 4,
+    "pad_token_id": 0,
+}  # fmt: skip
+
+
+def bert() -> PreTrainedModel:
+    return BertForMaskedLM(BertConfig(**SIZES))
+
+
+def distilbert() -> PreTrainedModel:
+    return DistilBertForMaskedLM(DistilBertConfig(vocab_size=232, n_layers=4, dim=32, n_heads=4, hidden_dim=48))
+
+
+def roberta() -> PreTrainedModel:
+    return RobertaForMaskedLM(RobertaConfig(**SIZES))
+
+
+def xlm_roberta() -> PreTrainedModel:
+    return XLMRobertaForMaskedLM(XLMRobertaConfig(**SIZES))
+
+
+def modernbert() -> PreTrainedModel:
+    """Layers 0 and 3 see everything, 1 and 2 three positions to each side."""
+    special = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    return ModernBertForMaskedLM(ModernBertConfig(**SIZES, **special, local_attention=6))
+
+
+MODELS = {
+    "bert": bert,
+    "distilbert": distilbert,
+    "roberta": roberta,
+    "xlm-roberta": xlm_roberta,
+    "modernbert": modernbert,
+}
+EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
+
+
+def scrambled(family: str) -> PreTrainedModel:
+    """Every weight its own random number, so that a forgotten one shows (fresh biases are all zero)."""
+    model = MODELS[family]().eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return model
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, *, padded: bool) -> Tensor:
+    """Logits at the positions that are not padding."""
+    ids = torch.randint(5, 232, (3, 17), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[1, 10:], ids[1, 10:] = 0, 0
+    return model(input_ids=ids, attention_mask=mask).logits[mask.bool()]
+
+
+def test_every_family_is_tested() -> None:
+    assert MODELS.keys() == set(FAMILIES)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@EVERY_FAMILY
+def test_cutting_all_layers_gives_the_teachers_exact_logits(family, padded) -> None:
+    teacher = scrambled(family)
+    student = cut_student(teacher, recipe.Student(layers=(0, 1, 2, 3)), seed=0).eval()
+    assert torch.equal(logits(student, padded=padded), logits(teacher, padded=padded))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_bert_as_distilbert_too_up_to_the_order_of_one_addition(padded) -> None:
+    # BERT adds word + token type + position in this order; with the type folded into the position it is another order.
+    teacher = scrambled("bert").double()
+    student = cut_student(teacher, recipe.Student(layers=(0, 1, 2, 3), architecture="distilbert"), seed=0).eval()
+    ours, theirs = logits(student.double(), padded=padded), logits(teacher, padded=padded)
+    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8)
+
+
+@EVERY_FAMILY
+def test_a_cut_student_is_read_by_plain_transformers_with_the_same_logits(
+    family, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    student = cut_student(scrambled(family), recipe.Student(layers=(0, 3)), seed=0).eval()
+    save_model(student, tokenizer, tmp_path)
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    assert type(loaded) is type(student)
+    assert torch.equal(logits(loaded, padded=True), logits(student, padded=True))
+
+
+@EVERY_FAMILY
+def test_a_student_can_be_planned_without_any_weights(family) -> None:
+    with torch.device("meta"):
+        teacher = MODELS[family]()
+        for settings in (
+            recipe.Student(),
+            recipe.Student(hidden_size=16),
+            recipe.Student(hidden_size=16, width_reduction="svd"),
+        ):
+            student = cut_student(teacher, settings, seed=0)
+            assert all(parameter.is_meta for parameter in student.parameters())
+
+
+def test_modernberts_local_layers_stay_local() -> None:
+    student = cut_student(scrambled("modernbert"), recipe.Student(layers=(0, 2, 3)), seed=0)
+    assert student.config.layer_types == ["full_attention", "sliding_attention", "full_attention"]
+    assert [layer.attn.sliding_window for layer in student.model.layers] == [None, 4, None]
+
+
+@pytest.mark.parametrize("layers", ["last", (1, 2), (2, 0)])
+def test_modernberts_first_layer_has_to_stay_the_first(layers) -> None:
+    with pytest.raises(UserError, match=r"student\.layers: expected a list that begins with layer 0"):
+        cut_student(scrambled("modernbert"), recipe.Student(layers=layers), seed=0)
+    cut_student(scrambled("modernbert"), recipe.Student(layers=layers, initialization="random"), seed=0)
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "modernbert"])
+def test_only_bert_becomes_distilbert(family) -> None:
+    with pytest.raises(UserError, match=r"student\.architecture"):
+        cut_student(scrambled(family), recipe.Student(architecture="distilbert"), seed=0)
+
+
+@pytest.mark.parametrize("head", ["masked-lm", "classification", "regression", "span"])
+@EVERY_FAMILY
+def test_every_head_loads_over_a_masked_lm_folder(family, head, tmp_path, tokenizer) -> None:
+    saved = scrambled(family)
+    save_model(saved, tokenizer, tmp_path / "saved")
+    labels = ("no", "yes", "maybe") if head == "classification" else ()
+    model = load_model(tmp_path / "saved", head, labels=labels).eval()
+    theirs = saved.base_model.state_dict()
+    ours = {key: value for key, value in model.base_model.state_dict().items() if not key.startswith("pooler.")}
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    output = model(input_ids=torch.randint(5, 232, (2, 9)))
+    if head == "span":
+        assert output.start_logits.shape == output.end_logits.shape == (2, 9)
+    else:
+        assert output.logits.shape == {"masked-lm": (2, 9, 232), "classification": (2, 3), "regression": (2, 1)}[head]
+    save_model(model, tokenizer, tmp_path / "task")
+    again = load_model(tmp_path / "task", head, labels=labels, require_head=True)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("head", ["classification", "span"])
+def test_modernbert_keeps_its_pretrained_head_under_a_new_classifier(head, tmp_path, tokenizer) -> None:
+    saved = scrambled("modernbert")
+    save_model(saved, tokenizer, tmp_path)
+    assert torch.equal(load_model(tmp_path, head).head.dense.weight, saved.head.dense.weight)
+
+
+@EVERY_FAMILY
+def test_the_trained_head_that_was_asked_for_has_to_be_there(family, tmp_path, tokenizer) -> None:
+    save_model(MODELS[family](), tokenizer, tmp_path)
+    with pytest.raises(UserError, match="missing"):
+        load_model(tmp_path, "classification", require_head=True)
+
+
+def test_the_longest_input_is_what_the_model_can_take() -> None:
+    for family in ("bert", "distilbert", "roberta", "xlm-roberta"):
+        model = scrambled(family)
+        longest = longest_input(model.config)
+        assert longest == (511 if "roberta" in family else 512)
+        model(input_ids=torch.full((1, longest), 7))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, longest + 1), 7))
+    assert longest_input(modernbert().config) == 8192
+
+
+@EVERY_FAMILY
+def test_dropout_of_either_kind_is_set_and_acts_in_training_only(family) -> None:
+    model = scrambled(family)
+    plain = logits(model, padded=False)
+    for dropout, attention_dropout in ((0.5, 0.0), (0.0, 0.5)):
+        set_dropout(model, dropout, attention_dropout)
+        assert torch.equal(logits(model, padded=False), plain)
+        assert not torch.allclose(logits(model.train(), padded=False), plain)
+        model.eval()
+    set_dropout(model, 0.0, 0.0)
+    torch.testing.assert_close(logits(model.train(), padded=False), plain)
+    set_dropout(model, None, None)
+    torch.testing.assert_close(logits(model, padded=False), plain)

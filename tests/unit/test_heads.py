@@ -1,0 +1,202 @@
+"""What is taken from inside a model is what the model computes with, in every family, and nothing stays behind."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+)
+
+from tinydistilbert.models.capture import QueryKeyValue, encoder_layers
+from tinydistilbert.models.heads import (
+    encode,
+    hidden_states,
+    vocabulary_input,
+    vocabulary_logits,
+    vocabulary_matrix,
+)
+
+SIZES = {
+    "vocab_size": 99, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 4,
+    "pad_token_id": 0,
+}  # fmt: skip
+
+
+def bert() -> PreTrainedModel:
+    return BertForMaskedLM(BertConfig(**SIZES))
+
+
+def distilbert() -> PreTrainedModel:
+    return DistilBertForMaskedLM(DistilBertConfig(vocab_size=99, n_layers=4, dim=32, n_heads=4, hidden_dim=48))
+
+
+def roberta() -> PreTrainedModel:
+    return RobertaForMaskedLM(RobertaConfig(**SIZES))
+
+
+def xlm_roberta() -> PreTrainedModel:
+    return XLMRobertaForMaskedLM(XLMRobertaConfig(**SIZES))
+
+
+def modernbert() -> PreTrainedModel:
+    """Layers 0 and 3 see everything, 1 and 2 three positions to each side."""
+    special = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    return ModernBertForMaskedLM(ModernBertConfig(**SIZES, **special, local_attention=6))
+
+
+FAMILIES = [bert, distilbert, roberta, xlm_roberta, modernbert]
+EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
+
+
+def scrambled(family) -> PreTrainedModel:
+    model = family().eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return model
+
+
+def tokens(length: int = 11) -> Tensor:
+    return torch.randint(5, 99, (2, length), generator=torch.Generator().manual_seed(0))
+
+
+def hook_count(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def output_of_attention(model: PreTrainedModel, ids: Tensor, layer: int) -> Tensor:
+    """Mixed values of one layer before its output matrix, caught at that matrix."""
+    block, caught = encoder_layers(model)[layer], []
+    if model.config.model_type == "distilbert":
+        matrix = block.attention.out_lin
+    elif model.config.model_type == "modernbert":
+        matrix = block.attn.Wo
+    else:
+        matrix = block.attention.output.dense
+    handle = matrix.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    model.base_model(input_ids=ids)
+    handle.remove()
+    return caught[0]
+
+
+def attended(taken: QueryKeyValue, seen: Tensor | None) -> Tensor:
+    """Attention worked from its definition."""
+    scores = taken.query @ taken.key.transpose(2, 3) * taken.scaling
+    if seen is not None:
+        scores = scores.masked_fill(~seen, float("-inf"))
+    return (scores.softmax(-1) @ taken.value).transpose(1, 2).flatten(2)
+
+
+@EVERY_FAMILY
+@torch.no_grad()
+def test_attention_worked_from_queries_keys_and_values_is_the_models_own(family) -> None:
+    model, ids = scrambled(family), tokens()
+    taken = encode(model, ids, None, attention=(0, 2)).attention
+    positions = torch.arange(11)
+    window = (positions[:, None] - positions).abs() <= 3
+    for layer in (0, 2):
+        assert taken[layer].query.shape == (2, 4, 11, 8)
+        assert taken[layer].scaling == pytest.approx(8**-0.5)
+        seen = window if family is modernbert and layer == 2 else None
+        torch.testing.assert_close(attended(taken[layer], seen), output_of_attention(model, ids, layer))
+
+
+@EVERY_FAMILY
+@torch.no_grad()
+def test_layer_outputs_are_the_hidden_states_that_transformers_tells(family) -> None:
+    model, ids = scrambled(family), tokens()
+    seen = encode(model, ids, None, layers=(0, 2))
+    theirs = model.base_model(input_ids=ids, output_hidden_states=True).hidden_states
+    assert set(seen.layers) == {0, 2} and not seen.attention
+    assert torch.equal(seen.layers[0], theirs[1]) and torch.equal(seen.layers[2], theirs[3])
+
+
+@EVERY_FAMILY
+def test_asking_changes_no_result_and_leaves_no_hooks_and_no_settings_behind(family) -> None:
+    model, ids = scrambled(family), tokens()
+    plain, settings = hidden_states(model, ids, None), model.config.to_json_string()
+    seen = encode(model, ids, None, layers=(1,), attention=(3,))
+    assert torch.equal(seen.last, plain)
+    assert hook_count(model) == 0 and model.config.to_json_string() == settings
+    assert model.config._attn_implementation == "sdpa"
+    with pytest.raises(IndexError):
+        encode(model, torch.full((1, 4), 99), None, layers=(1,), attention=(1,))
+    assert hook_count(model) == 0
+
+
+@EVERY_FAMILY
+def test_gradients_flow_through_what_is_taken(family) -> None:
+    model = scrambled(family)
+    seen = encode(model, tokens(), None, layers=(1,), attention=(2,))
+    taken = seen.attention[2]
+    (taken.query.sum() + taken.key.sum() + taken.value.sum() + seen.layers[1].square().sum()).backward()
+    embedding = model.get_input_embeddings().weight
+    assert embedding.grad is not None and embedding.grad.abs().sum() > 0
+
+
+def test_teacher_and_student_may_be_asked_one_within_the_other() -> None:
+    teacher, student, ids = scrambled(bert), scrambled(distilbert), tokens()
+    inner = []
+    handle = student.base_model.embeddings.register_forward_hook(
+        lambda *_: inner.append(encode(teacher, ids, None, layers=(0,)))
+    )
+    outer = encode(student, ids, None, layers=(0,), attention=(0,))
+    handle.remove()
+    assert torch.equal(outer.layers[0], encode(student, ids, None, layers=(0,)).layers[0])
+    assert torch.equal(inner[0].layers[0], encode(teacher, ids, None, layers=(0,)).layers[0])
+
+
+@EVERY_FAMILY
+@torch.no_grad()
+def test_padding_does_not_reach_what_is_taken(family) -> None:
+    model, ids = scrambled(family), tokens()
+    padded = torch.cat([ids, torch.zeros(2, 3, dtype=torch.long)], 1)
+    mask = (torch.arange(14) < 11).long().expand(2, 14)
+    ours = encode(model, padded, mask, layers=(3,), attention=(3,))
+    alone = encode(model, ids, None, layers=(3,), attention=(3,))
+    torch.testing.assert_close(ours.last[:, :11], alone.last)
+    torch.testing.assert_close(ours.layers[3][:, :11], alone.layers[3])
+    torch.testing.assert_close(ours.attention[3].key[:, :, :11], alone.attention[3].key)
+
+
+@EVERY_FAMILY
+@torch.no_grad()
+def test_with_a_mask_of_documents_a_change_in_one_document_leaves_the_other_as_it_was(family) -> None:
+    model, ids = scrambled(family), tokens(16)
+    document = torch.arange(16).ge(7).long()
+    together = document[:, None].eq(document)[None, None].expand(2, 1, 16, 16)
+    changed = ids.clone()
+    changed[:, 7:] = 98
+    first, second = (encode(model, each, together).last for each in (ids, changed))
+    torch.testing.assert_close(first[:, :7], second[:, :7])
+    assert not torch.allclose(encode(model, ids, None).last[:, :7], encode(model, changed, None).last[:, :7])
+
+
+@torch.no_grad()
+def test_a_mask_of_one_document_keeps_modernberts_window() -> None:
+    model, ids = scrambled(modernbert), tokens(16)
+    everything = torch.ones(2, 1, 16, 16, dtype=torch.bool)
+    torch.testing.assert_close(encode(model, ids, everything).last, encode(model, ids, None).last)
+
+
+@EVERY_FAMILY
+@torch.no_grad()
+def test_the_vocabulary_head_in_two_parts_is_the_models_own(family) -> None:
+    model, ids = scrambled(family), tokens()
+    whole = model(input_ids=ids).logits.flatten(0, 1)
+    hidden = hidden_states(model, ids, None).flatten(0, 1)
+    weight, bias = vocabulary_matrix(model)
+    assert weight is model.get_input_embeddings().weight and bias is not None
+    torch.testing.assert_close(vocabulary_input(model, hidden) @ weight.T + bias, whole)
+    torch.testing.assert_close(vocabulary_logits(model, hidden[[3, 11]]), whole[[3, 11]])
