@@ -9,6 +9,7 @@ import dataclasses
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,6 @@ class Trial:
         scored = {f"{job.row} {job.task} {job.seed}": f"{job.folder}/scores" for job in jobs(self.recipe)}
         return {name: self.folder / part for name, part in {**dict(zip(models, models, strict=True)), **scored}.items()}
 
-    @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do in it."""
         return all(map(fsio.is_finished, self.parts.values()))
@@ -185,7 +185,7 @@ class Study:
             run.check_inputs()
         for trial in self.first_of_each():
             if not fsio.is_finished(trial.folder / "student"):
-                own = self.before_adapting(trial)
+                own = Run(self.before_adapting(trial), trial.folder, until="distill", tell=self.tell)
                 own.original_teacher = run.original_teacher
                 if trial.recipe.corpus == self.recipe.corpus:
                     own.blocks = run.blocks
@@ -209,21 +209,20 @@ class Study:
         """One trial of each row: its seeds differ in nothing that can be wrong."""
         return self.trials[: len(self.variations)]
 
-    def before_adapting(self, trial: Trial) -> Run:
-        """A trial's run with the teacher as it comes, for the adapted one may not be there yet."""
-        recipe = dataclasses.replace(trial.recipe, teacher=self.recipe.teacher, adapt=self.recipe.adapt)
-        return Run(recipe, trial.folder, until="distill", tell=self.tell)
+    def before_adapting(self, trial: Trial) -> Recipe:
+        """A trial's recipe with the teacher as it comes, for the adapted one may not be there yet."""
+        return dataclasses.replace(trial.recipe, teacher=self.recipe.teacher, adapt=self.recipe.adapt)
 
     def run(self, command: str) -> Table:
         """Do what is not done yet; table and page are written anew after every row."""
         fsio.write_text(self.output / RECIPE, to_toml(self.recipe))
         for trial in (self.references, *self.trials):
-            if trial.is_finished:
+            if trial.is_finished():
                 trial.free()
                 self.tell(f"{trial.title}: finished before, skipped")
                 continue
             self._run(trial)
-            if trial.is_finished:
+            if trial.is_finished():
                 trial.free()
                 self.publish(command)
         return self.publish(command)
@@ -239,31 +238,28 @@ class Study:
             if trial.variation is None:
                 raise
             # What a row breaks is a finding about that row, and no reason to keep the others waiting.
-            self.failures[trial.title] = str(error)
+            self.failures[trial.variation.name] = f"seed {trial.seed}: {error}"
             tell(f"failed, {error}")
 
     def publish(self, command: str) -> Table:
         """Write results, table and page of what is finished so far."""
-        finished = [trial for trial in (self.references, *self.trials) if trial.is_finished]
+        finished = [trial for trial in (self.references, *self.trials) if trial.is_finished()]
         measurements = [m for trial in finished for m in trial.measured()]
         results.write(self.output / RESULTS, measurements)
         ablation = Ablation(self.recipe, self.variations, measurements, self.failures)
         return write_ablation(self.output, ablation, command=command)
 
 
-class _naming:  # noqa: N801  (used as a function)
-    """Context in which the user's mistakes are told with the name of the row."""
-
-    def __init__(self, trial: Trial) -> None:
-        self.trial = trial
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, UserError) and self.trial.variation:
-            where = f"row {self.trial.variation.name!r}, {error.where}"
-            raise UserError(where, expected=error.expected, found=error.found, cure=error.cure) from None
+@contextmanager
+def _naming(trial: Trial) -> Iterator[None]:
+    """Tell the user's mistakes with the name of the row."""
+    try:
+        yield
+    except UserError as error:
+        if trial.variation is None:
+            raise
+        where = f"row {trial.variation.name!r}, {error.where}"
+        raise UserError(where, expected=error.expected, found=error.found, cure=error.cure) from None
 
 
 def ablate(
@@ -286,7 +282,7 @@ def ablate(
         NonFiniteLoss: adapting the teacher, or fine-tuning a reference.
     """
     study = Study(recipe, output, tell=tell)
-    if not all(trial.is_finished for trial in (study.references, *study.trials)):
+    if not all(trial.is_finished() for trial in (study.references, *study.trials)):
         study.check()
     else:
         study.check_folder()
@@ -308,38 +304,37 @@ def plan_ablation(recipe: Recipe, output: Path) -> str:
     shared = Planner(study.references.run(study.tell))
     shared.run.check_data_folder()
     shared.check_inputs()
-    scoring = 0.0
-    first = study.first_of_each()[0]
-    if recipe.finetune.tasks:
-        planner = Planner(
-            Run(study.before_adapting(first).recipe, output / "unused", until="evaluate", tell=study.tell)
-        )
-        planner.machine, planner.text = shared.machine, shared.text
-        scoring = _seconds(planner, "finetune", "evaluate")
-    cells = [("row", "what it changes", "steps", "seeds left", "time")]
+
+    def planner(trial: Trial, until: str) -> Planner:
+        """For a trial from its beginning, with what the rows have in common found once."""
+        made = Planner(Run(study.before_adapting(trial), output / "rows", until=until, tell=study.tell))
+        made.machine = shared.machine
+        if trial.recipe.corpus == recipe.corpus:
+            made.text = shared.text
+        return made
+
+    scoring = _seconds(planner(study.trials[0], "evaluate"), "finetune", "evaluate")
     left = _seconds(shared, "adapt", "distill", "finetune", "evaluate")
+    cells = [("row", "what it changes", "steps", "seeds left", "time")]
     cells.append(("references", "teacher and control, fine-tuned once", "–", "–", duration(left)))
     for trial in study.first_of_each():
-        assert trial.variation
-        planner = Planner(study.before_adapting(trial))
-        planner.machine = shared.machine
-        if trial.recipe.corpus == recipe.corpus:
-            planner.text = shared.text
+        assert trial.variation, "the references are no trial"
+        own = planner(trial, "distill")
         with _naming(trial):
-            planner.check_inputs()
-        same = [other for other in study.trials if other.variation == trial.variation]
-        waiting = sum(not other.is_finished for other in same)
-        seconds = waiting * (_seconds(planner, "distill") + scoring) if waiting else 0.0
+            own.check_inputs()
+        seeds = [other for other in study.trials if other.variation == trial.variation]
+        waiting = sum(not other.is_finished() for other in seeds)
+        seconds = waiting * (_seconds(own, "distill") + scoring)
         left += seconds
         budget = trial.recipe.distill.time_budget
-        steps = budget or (f"{distill_steps(trial.recipe, planner.text.train):,}" if planner.text else "unknown")
-        cells.append(
-            (trial.variation.name, trial.variation.words, steps, f"{waiting} of {len(same)}", duration(seconds))
-        )
+        steps = budget or (f"{distill_steps(trial.recipe, own.text.train):,}" if own.text else "unknown")
+        of_all = f"{waiting} of {len(seeds)}"
+        cells.append((trial.variation.name, trial.variation.words, steps, of_all, duration(seconds)))
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    total = f"time left: about {duration(left)}; good to about 40 %. Nothing was written."
-    return "\n".join([*lines, "", *([f"{SCORED_ON}."] if recipe.finetune.tasks else []), total])
+    notes = [f"{SCORED_ON}."] if recipe.finetune.tasks else []
+    notes.append(f"time left: about {duration(left)}; an estimate, good to about 40 %. Nothing was written.")
+    return "\n".join([*lines, "", *notes])
 
 
 def _seconds(planner: Planner, *stages: str) -> float:

@@ -10,12 +10,15 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinydistilbert import __version__, recipe, recipe_file
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
+
+if TYPE_CHECKING:
+    from tinydistilbert.report.cells import Table
 
 STAGE_COMMANDS = {
     "prepare": "text → token blocks",
@@ -27,6 +30,7 @@ STAGE_COMMANDS = {
     "report": "… → tables, page, model card",
     "replicate": "all of them: distil, fine-tune, score, time, report",
 }
+STUDY_COMMANDS = {"ablate": "the recipe over and over, one thing changed each time: Table 4, and ablate.rows"}
 OTHER_COMMANDS = {
     "recipes": "list the presets; `recipes NAME` prints one, to copy and change",
     "tasks": "list the tasks",
@@ -37,7 +41,10 @@ COMMON = {
     "--device NAME": "auto, cpu, cuda or mps",
     "--data FOLDER": "data sets on disk instead of from the hub",
     "--dry-run": "tell what would be done, with memory, disk and time estimated, and write nothing",
+    "--time-budget 20m": "short for --distill.time_budget: as many steps of distillation as fit into it",
 }
+SHORT = {"time-budget": "distill.time_budget"}
+"""Flags that stand for a key of the recipe."""
 EXIT_USER_ERROR, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 
 
@@ -75,7 +82,7 @@ def _dispatch(arguments: list[str]) -> None:
         print(f"tinydistilbert {__version__}")
         return
     command, rest = arguments[0], arguments[1:]
-    known = {**STAGE_COMMANDS, **OTHER_COMMANDS}
+    known = {**STAGE_COMMANDS, **STUDY_COMMANDS, **OTHER_COMMANDS}
     if command not in known:
         near = difflib.get_close_matches(command, known, n=1)
         cure = f"did you mean {near[0]!r}?" if near else "see tinydistilbert --help"
@@ -86,19 +93,22 @@ def _dispatch(arguments: list[str]) -> None:
         _recipes(rest)
     elif command == "tasks":
         _tasks()
+    elif command in STUDY_COMMANDS:
+        _ablate(rest)
     else:
         _stages(command, rest)
 
 
 def _overview() -> str:
-    rows = {**STAGE_COMMANDS, **OTHER_COMMANDS}
     lines = [
         "tinydistilbert: a teacher, a text and tasks in; a small fast student out, with the evidence.",
         "",
         "  tinydistilbert COMMAND RECIPE [--section.key VALUE …] [--output FOLDER] [--dry-run]",
         "",
         "Each stage command runs the recipe's stages up to itself and skips what is finished:",
-        *(f"  {name:10} {text}" for name, text in rows.items()),
+        *(f"  {name:10} {text}" for name, text in STAGE_COMMANDS.items()),
+        "",
+        *(f"  {name:10} {text}" for name, text in {**STUDY_COMMANDS, **OTHER_COMMANDS}.items()),
         "",
         "  tinydistilbert replicate quickstart        the whole job, offline, in minutes",
         "  tinydistilbert COMMAND --help              every setting with its default",
@@ -109,7 +119,7 @@ def _overview() -> str:
 def _command_help(command: str) -> str:
     if command in OTHER_COMMANDS:
         return f"tinydistilbert {command}: {OTHER_COMMANDS[command]}"
-    lines = [f"tinydistilbert {command} RECIPE [options]: {STAGE_COMMANDS[command]}", ""]
+    lines = [f"tinydistilbert {command} RECIPE [options]: {(STAGE_COMMANDS | STUDY_COMMANDS)[command]}", ""]
     lines += ["RECIPE: a preset (see `tinydistilbert recipes`) or a TOML file.", ""]
     lines += [f"  {flag:18} {text}" for flag, text in COMMON.items()]
     lines += ["", "Every setting of the recipe, with its default:"]
@@ -195,6 +205,7 @@ def parse(rest: list[str]) -> _Request:
         if flag == "output":
             output = Path(values[0])
         else:
+            flag = SHORT.get(flag, flag)
             _put(overrides, flag.replace("-", "_") if flag.count(".") < 2 else flag, values)
     if name is None:
         cure = "for example: tinydistilbert replicate quickstart"
@@ -222,20 +233,41 @@ def _stages(command: str, rest: list[str]) -> None:
 
         print(plan(request.recipe, request.output, until=until))
         return
-    from rich.console import Console
-
     from tinydistilbert.pipeline import run
-    from tinydistilbert.report.tables import console_tables, to_rich
+    from tinydistilbert.report.tables import console_tables
 
     shown = shlex.join(["tinydistilbert", command, *rest])
     run(request.recipe, request.output, until=until, tell=lambda line: print(line, flush=True), command=shown)
     if until in ("evaluate", "benchmark", "report"):
-        # Where the output is a file or a pipe there is no width to keep to; the widest table needs about 110 columns.
-        console = Console() if sys.stdout.isatty() else Console(width=120)
-        for table in console_tables(request.output):
-            console.print(to_rich(table))
+        _print(console_tables(request.output))
     if until == "report":
         print(f"The page: {request.output / 'report.html'}")
+
+
+def _ablate(rest: list[str]) -> None:
+    request = parse(rest)
+    from tinydistilbert.ablate import ablate, plan_ablation
+
+    if request.dry_run:
+        print(plan_ablation(request.recipe, request.output))
+        return
+    shown = shlex.join(["tinydistilbert", "ablate", *rest])
+    table, failures = ablate(request.recipe, request.output, tell=lambda line: print(line, flush=True), command=shown)
+    _print([table])
+    print(f"The page: {request.output / 'report.html'}")
+    if failures:
+        raise NonFiniteLoss("; ".join(f"row {name!r}, {why}" for name, why in failures.items()))
+
+
+def _print(tables: Iterable["Table"]) -> None:
+    from rich.console import Console
+
+    from tinydistilbert.report.cells import to_rich
+
+    # Where the output is a file or a pipe there is no width to keep to; the widest tables need about 150 columns.
+    console = Console() if sys.stdout.isatty() else Console(width=150)
+    for table in tables:
+        console.print(to_rich(table))
 
 
 if __name__ == "__main__":

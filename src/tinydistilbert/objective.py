@@ -25,8 +25,9 @@ class Learner(nn.Module):
     def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel | None = None) -> None:
         super().__init__()
         self.student = student
-        widths = (student.config.hidden_size, teacher.config.hidden_size) if teacher is not None else (0, 0)
-        self.projection = nn.Linear(*widths, bias=False) if widths[0] != widths[1] else nn.Identity()
+        own = student.config.hidden_size
+        told = own if teacher is None else teacher.config.hidden_size
+        self.projection = nn.Identity() if own == told else nn.Linear(own, told, bias=False)
 
 
 NO_MATCHES = Matches()

@@ -170,13 +170,16 @@ def check(recipe: Recipe, where: str) -> Recipe:
     Raises:
         UserError: an unknown task, settings that exclude each other, or a row of an ablation that is no such recipe.
     """
-    for conflict in (*_conflicts(recipe), *_conflicts_of_distillation(recipe), *_conflicts_of_rows(recipe)):
+    for conflict in (*_conflicts(recipe), *_conflicts_of_distillation(recipe)):
         raise UserError(
             f"{where}, key {conflict.key}", expected=conflict.expected, found=conflict.found, cure=conflict.cure
         )
+    plain = to_dict(dataclasses.replace(recipe, ablate=dataclasses.replace(recipe.ablate, rows={})))
     for name, changes in recipe.ablate.rows.items():
-        alone = to_dict(dataclasses.replace(recipe, ablate=dataclasses.replace(recipe.ablate, rows={})))
-        from_dict(merge(alone, changes), f"{where}, row {name!r} of ablate.rows")
+        row = f"{where}, row {name!r} of ablate.rows"
+        if not changes:  # nor could it be shown: TOML made from it has no line for it
+            raise UserError(row, expected="a change", found="none", cure="write one, such as { masking.rate = 0.3 }")
+        from_dict(merge(plain, changes), row)
     return recipe
 
 
@@ -187,12 +190,14 @@ def _conflicts(recipe: Recipe) -> Iterator[_Conflict]:
             yield _Conflict(key, "a known task", repr(name), _nearest(name, TASK_NAMES))
     if recipe.finetune.tasks and not recipe.finetune.models:
         yield _Conflict("finetune.models", "at least one model", "none", 'add "student"')
-    for key, layers in (
-        ("student.layers", recipe.student.layers),
-        ("objective.matched_layers", recipe.objective.matched_layers),
-    ):
-        if not layers:
+    layers, matched = recipe.student.layers, recipe.objective.matched_layers
+    for key, named in (("student.layers", layers), ("objective.matched_layers", matched)):
+        if not named:
             yield _Conflict(key, "at least one layer", "[]", "name a layer")
+    depth = recipe.student.num_hidden_layers if isinstance(layers, str) else len(layers)
+    if depth and not isinstance(matched, str) and len(matched) != depth:
+        expected = f"{depth} layers, one for each of the student's"
+        yield _Conflict("objective.matched_layers", expected, str(list(matched)), "change the list")
     if recipe.student.num_hidden_layers and not isinstance(recipe.student.layers, str):
         yield _Conflict("student", "layers as a list or num_hidden_layers", "both", "delete one")
     if recipe.masking.mask_share + recipe.masking.random_share > 1:
@@ -241,25 +246,6 @@ def _conflicts_of_distillation(recipe: Recipe) -> Iterator[_Conflict]:
             yield _Conflict("objective.temperature", expected, str(list(objective.temperature)), cure)
     if recipe.distill.time_budget and recipe.distill.max_steps:
         yield _Conflict("distill", "time_budget or max_steps", "both", "delete one")
-
-
-def _conflicts_of_rows(recipe: Recipe) -> Iterator[_Conflict]:
-    seen: dict[str, str] = {}
-    for name, changes in recipe.ablate.rows.items():
-        plain = " ".join(name.lower().split())
-        if not plain:
-            yield _Conflict("ablate.rows", "a name for each row", repr(name), "name the row after what it changes")
-        if plain in seen:
-            yield _Conflict("ablate.rows", "rows of different names", f"{seen[plain]!r} and {name!r}", "rename one")
-        seen[plain] = name
-        for key in ("ablate", "name", "seed"):
-            if key in changes:
-                found = f"{key!r} in row {name!r}"
-                cure = "use ablate.seeds" if key == "seed" else "delete it"
-                yield _Conflict("ablate.rows", "rows that change the experiment", found, cure)
-        if not changes:
-            cure = "write what it changes, such as { masking.rate = 0.3 }"
-            yield _Conflict("ablate.rows", "a change in each row", f"none in row {name!r}", cure)
 
 
 def presets() -> dict[str, str]:

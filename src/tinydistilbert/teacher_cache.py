@@ -40,7 +40,7 @@ BLOCKS_AT_ONCE = 16
 POSITIONS_AT_ONCE = 512
 """Positions whose logits exist at a time: 62 MB in BERT's vocabulary."""
 SPARE = 0.05
-"""Share of the disk space asked for that is for what cannot be known before: manifests, and how many tokens are masked."""
+"""Room on the disk beside the size told, as a share of it: for manifests, and because masks are drawn by chance."""
 
 MASKED, SOFT = 1, 2
 """Bits of `marks`: the token is to be guessed; the KL is taken here."""
@@ -120,10 +120,10 @@ def make_cache(
         tell: called with a line that says how large the cache is, before anything is written, and where.
 
     Raises:
-        UserError: the disk has no room for it, or the folder holds what another teacher said, or said of something else.
+        UserError: the disk has no room for it, or the folder holds what another teacher said, or of something else.
     """
     settings = recipe.distill.cache
-    assert settings.kind != "none"
+    assert settings.kind != "none" and not teacher.training
     precision = "bf16" if device.type == "cuda" and chosen_precision(device, recipe.precision) == "bf16" else "fp32"
     facts = _facts(teacher, blocks, recipe, precision)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -267,7 +267,7 @@ def _make_view(
             original = blocks.train[done * BLOCKS_AT_ONCE : (done + 1) * BLOCKS_AT_ONCE].astype(np.int64)
             drawn = batches.draw(original, rate=rate, number=number * passes + done)
             (batch,) = micro_batches(original, drawn, blocks, BLOCKS_AT_ONCE, batches.attention)
-            with torch.autocast("cuda", torch.bfloat16, enabled=facts["precision"] == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=facts["precision"] == "bf16"):
                 mask = batch.get("attention_mask")
                 hidden = hidden_states(
                     teacher, batch["input_ids"].to(device), None if mask is None else mask.to(device)
@@ -310,7 +310,7 @@ def _likeliest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids and log-probabilities of the `top_k` likeliest tokens at each position, the likeliest first."""
     ids, logs = [], []
-    for part in hidden.split(POSITIONS_AT_ONCE):
+    for part in torch.split(hidden, POSITIONS_AT_ONCE):
         logits = vocabulary_logits(teacher, part).float() / temperature
         top = logits.topk(top_k)
         ids.append(top.indices.cpu())

@@ -63,7 +63,10 @@ def shares_of(counts: list[dict[str, int]]) -> list[dict[str, float]]:
 
 def weighted(terms: Mapping[str, Tensor], scales: Mapping[str, float]) -> tuple[Tensor, Mapping[str, Tensor]]:
     """What `Work.loss` returns, from plain means that can be derived."""
-    total = torch.stack([scales[name] * value.float() for name, value in terms.items()]).sum()
+    total = sum(
+        (scales[name] * value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in terms.items()),
+        torch.zeros(()),
+    )
     return total, {name: value.detach() for name, value in terms.items()}
 
 

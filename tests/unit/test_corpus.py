@@ -141,7 +141,12 @@ def test_with_byte_level_bpe_tokens_without_a_space_before_them_go_on_with_a_wor
     raw.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=60, special_tokens=OWN, show_progress=False))
     raw.add_tokens([AddedToken("|||MAIL|||", normalized=False)])
     own = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", cls_token="<s>", sep_token="</s>", unk_token="<unk>", mask_token="<mask>"
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
     )
     continues = continues_word(own)
     ids = own(" students |||MAIL|||, learn", add_special_tokens=False)["input_ids"]
@@ -157,7 +162,12 @@ def test_with_sentencepiece_tokens_without_its_mark_go_on_with_a_word() -> None:
         TEXT, trainers.UnigramTrainer(vocab_size=40, special_tokens=OWN, unk_token="<unk>", show_progress=False)
     )
     own = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", cls_token="<s>", sep_token="</s>", unk_token="<unk>", mask_token="<mask>"
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
     )
     continues = continues_word(own)
     ids = own("students, learn the", add_special_tokens=False)["input_ids"]

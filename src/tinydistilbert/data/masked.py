@@ -199,7 +199,7 @@ def document_mask(
     """
     is_end = input_ids == sep_token_id
     document = np.cumsum(is_end, axis=1) - is_end
-    visible = (document[:, :, None] == document[:, None, :]) & counted[:, None, :]
+    visible: np.ndarray = (document[:, :, None] == document[:, None, :]) & counted[:, None, :]
     visible |= np.eye(input_ids.shape[1], dtype=bool)
     return visible[:, None]
 

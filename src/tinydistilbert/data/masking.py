@@ -120,4 +120,5 @@ def token_chances(
     with np.errstate(divide="ignore"):
         scale = (rate * counts.sum() - always) / others
     scale_found = scale[np.argmax(scale * ordered_weights <= 1.0)]
-    return np.minimum(1.0, scale_found * weights)
+    chances: np.ndarray = np.minimum(1.0, scale_found * weights)
+    return chances

@@ -69,6 +69,11 @@ def _keep(into: dict[Any, Any], key: object) -> Callable[..., None]:
     return hook
 
 
+def _split(projected: Float[Tensor, "batch length width"], size: int) -> Float[Tensor, "batch heads length size"]:
+    """Cut into heads."""
+    return projected.view(*projected.shape[:-1], -1, size).transpose(1, 2)
+
+
 def _take_projected(layer: Any, into: dict[int, QueryKeyValue], index: int, hooks: ExitStack) -> None:
     """Query, key and value are the outputs of three linear layers (BERT, DistilBERT, RoBERTa)."""
     attention = layer.attention if hasattr(layer.attention, "q_lin") else layer.attention.self
@@ -77,7 +82,7 @@ def _take_projected(layer: Any, into: dict[int, QueryKeyValue], index: int, hook
 
     def assemble(module: Any, _inputs: object, _output: object) -> None:
         size = module.attention_head_size
-        query, key, value = (projected[name].unflatten(-1, (-1, size)).transpose(1, 2) for name in names)
+        query, key, value = (_split(projected[name], size) for name in names)
         into[index] = QueryKeyValue(query, key, value, module.scaling)
 
     for name in names:
@@ -90,8 +95,7 @@ def _take_rotated(layer: Any, into: dict[int, QueryKeyValue], index: int, hooks:
     projected: dict[str, Tensor] = {}
 
     def assemble(module: Any, _inputs: object, keywords: dict[str, Any], _output: object) -> None:
-        parts = projected["Wqkv"].unflatten(-1, (3, -1, module.head_dim)).unbind(dim=-3)
-        query, key, value = (part.transpose(1, 2) for part in parts)
+        query, key, value = (_split(part, module.head_dim) for part in projected["Wqkv"].chunk(3, dim=-1))
         query, key = apply_rotary_pos_emb(query, key, *keywords["position_embeddings"])
         into[index] = QueryKeyValue(query, key, value, module.head_dim**-0.5)
 

@@ -102,7 +102,7 @@ def narrowed(weights: dict[str, Tensor], wide: Widths, narrow: Widths, reduction
     for key, (layer, part, kind) in parts.items():
         if kind == "weight":
             layers.setdefault(layer, {})[part] = weights[key]
-    basis = None if narrow.hidden == wide.hidden else _BASES[reduction](weights, parts, narrow.hidden)
+    basis = None if narrow.hidden == wide.hidden else _BASES[reduction](weights, narrow.hidden)
     kept = {layer: _kept(matrices, wide, narrow) for layer, matrices in layers.items() if layer}
     made = {}
     for key, value in weights.items():
@@ -128,8 +128,8 @@ def _part(key: str) -> tuple[str, str, str]:
 
 
 def _strongest(scores: Float[Tensor, "candidates"], count: int) -> Int[Tensor, "count"]:
-    """Places of the highest scores, in their old order."""
-    return scores.topk(count).indices.sort().values
+    """Places of the highest scores, the first of equal ones, in their old order."""
+    return scores.argsort(descending=True, stable=True)[:count].sort().values
 
 
 def _kept(layer: dict[str, Tensor], wide: Widths, narrow: Widths) -> dict[str, Tensor]:
@@ -140,16 +140,16 @@ def _kept(layer: dict[str, Tensor], wide: Widths, narrow: Widths) -> dict[str, T
     not how much it writes, so they do not enter.
     """
     value = layer["value"] if "value" in layer else layer["query, key and value"].chunk(3)[2]
-    values = value.unflatten(0, (wide.heads, -1))
-    outputs = layer["attention output"].unflatten(1, (wide.heads, -1)).transpose(0, 1)
+    values = value.view(wide.heads, wide.head_size, -1)
+    outputs = layer["attention output"].view(-1, wide.heads, wide.head_size).transpose(0, 1)
     squared = (outputs.mT @ outputs) * (values @ values.mT)  # ||OV||² = trace(OᵀO VVᵀ), without making OV
     heads = _strongest(squared.sum((1, 2)), narrow.heads)
     dimensions = (heads[:, None] * wide.head_size + torch.arange(wide.head_size)).flatten()
 
     inputs = [layer["rows"]] if "rows" in layer else list(layer["gated rows"].chunk(2))
-    scores = layer["output"].norm(dim=0)
+    scores = torch.linalg.vector_norm(layer["output"], dim=0)
     for matrix in inputs:
-        scores = scores * matrix.norm(dim=1)
+        scores = scores * torch.linalg.vector_norm(matrix, dim=1)
     rows = _strongest(scores, narrow.rows)
     return {
         "heads": dimensions,
@@ -168,17 +168,16 @@ def _gain(weight: Float[Tensor, "wide"], basis: Float[Tensor, "wide narrow"]) ->
     return weight @ basis.square()
 
 
-def _strongest_dimensions(weights, parts, count):
-    scores = 0
-    for key, (layer, part, kind) in parts.items():
-        if part == "words":
-            scores = weights[key].norm(dim=0)
-    kept = _strongest(scores, count)
-    return torch.zeros(len(scores), count).index_put((kept, torch.arange(count)), torch.ones(()))
+def _strongest_dimensions(weights: dict[str, Tensor], count: int) -> Float[Tensor, "wide count"]:
+    """Unit vectors of the dimensions to which the LayerNorms give the largest gains, each LayerNorm counting alike."""
+    gains = [value for key, value in weights.items() if _part(key)[1:] == ("norm", "weight")]
+    scores = torch.stack([gain.square() / gain.square().sum() for gain in gains]).sum(0)
+    return torch.eye(len(scores), dtype=scores.dtype, device=scores.device)[:, _strongest(scores, count)]
 
 
-def _principal_directions(weights, parts, count):
-    words = next(weights[key] for key, (_, part, kind) in parts.items() if part == "words")
+def _principal_directions(weights: dict[str, Tensor], count: int) -> Float[Tensor, "wide count"]:
+    """The right singular vectors of the word embeddings with the largest singular values."""
+    words = next(value for key, value in weights.items() if _part(key)[1] == "words")
     return torch.linalg.svd(words, full_matrices=False).Vh[:count].T
 
 

@@ -120,6 +120,8 @@ def flat(changes: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -151,7 +153,9 @@ def ablation_table(ablation: Ablation) -> Table:
     caption = "Δ: change against the row “baseline”. KL to the teacher and masked-LM loss, on held-out text, in nats."
     if tasks:
         caption += " Scores in points, on examples held out of the train splits, because settings are chosen by them."
-    return Table("ablation", f"Ablation of {ablation.recipe.name}", caption, tuple(headings), rows, _notes(ablation))
+    return Table(
+        "ablation", f"Ablation of {ablation.recipe.name}", caption, tuple(headings), tuple(rows), _notes(ablation)
+    )
 
 
 def _row(ablation: Ablation, variation: Variation) -> Row:
@@ -196,11 +200,11 @@ def _notes(ablation: Ablation) -> tuple[str, ...]:
         )
     else:
         notes.append("One seed: no spread between trainings is known, so small differences say nothing.")
-    missing = [v.name for v in ablation.variations if not ablation.numbers(v.name).measurements]
     notes += [f"{name}: failed, {why}." for name, why in ablation.failures.items()]
-    waiting = [name for name in missing if name not in ablation.failures]
+    done = {v.name: {m.seed for m in ablation.numbers(v.name).measurements} for v in ablation.variations}
+    waiting = [name for name, own in done.items() if len(own) < len(seeds) and name not in ablation.failures]
     if waiting:
-        notes.append(f"Not finished yet: {', '.join(waiting)}.")
+        notes.append(f"Not finished yet, or not with every seed: {', '.join(waiting)}.")
     if any(v.published is not None for v in ablation.variations):
         notes.append(f"Published Δ: {published.ABLATION}. Other tasks, splits and sizes than here: compare the order.")
     return tuple(notes)

@@ -8,7 +8,6 @@ from pathlib import Path
 from tinydistilbert.names import GLUE_NAMES, PROBE_NAMES
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, as_printed, points
-from tinydistilbert.report.cells import to_rich as to_rich  # whoever asks for the tables prints them
 from tinydistilbert.report.folder import read_run
 from tinydistilbert.report.published import Published
 from tinydistilbert.report.scores import ROWS, TITLES, Score, Scores

@@ -1,0 +1,250 @@
+"""The benchmarks' own arithmetic, and that the ways which are compared minimise the same."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from tinydistilbert import losses
+from tinydistilbert.costs import Size
+from tinydistilbert.models.loading import save_model
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+NAMES = ("common", "reference_ways", "throughput_ways", "distill_throughput")
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[dict[str, ModuleType]]:
+    """The scripts as modules; they import each other by name, as they do when one of them is run."""
+    found: dict[str, ModuleType] = {}
+    for name in NAMES:
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        found[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(found[name])
+    yield found
+    for name in NAMES:
+        del sys.modules[name]
+
+
+def model(seed: int, vocabulary: int = 232, layers: int = 2) -> BertForMaskedLM:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=vocabulary, hidden_size=32, num_attention_heads=2, intermediate_size=48, num_hidden_layers=layers,
+        max_position_embeddings=128, initializer_range=0.2,
+    )  # fmt: skip
+    return BertForMaskedLM(config).eval()
+
+
+def vocabulary(scripts: dict[str, ModuleType]) -> object:
+    return scripts["reference_ways"].Vocabulary(size=232, cls=2, sep=3, pad=0, mask=4, special=(0, 1, 2, 3, 4))
+
+
+def lines_batch(scripts: dict[str, ModuleType]) -> dict[str, torch.Tensor]:
+    """Three rows of text, the second with three positions of padding."""
+    rows = np.arange(5, 29).reshape(3, 8)
+    rows[:, 0], rows[:, -1] = 2, 3
+    rows[1, 4:] = [3, 0, 0, 0]
+    batch = scripts["reference_ways"].masked_batch(rows, vocabulary(scripts), np.random.default_rng(5))
+    assert (batch["labels"] != -100).any()
+    return batch
+
+
+def test_the_notebooks_rows_keep_blank_lines_and_cut_long_ones(scripts: dict[str, ModuleType]) -> None:
+    rows = scripts["reference_ways"].notebook_rows([[], [7, 8], list(range(5, 205))], vocabulary(scripts))
+    assert rows.shape == (3, 128)
+    assert rows[0, :3].tolist() == [2, 3, 0] and not rows[0, 2:].any()
+    assert rows[1, :5].tolist() == [2, 7, 8, 3, 0]
+    assert rows[2].tolist() == [2, *range(5, 131), 3]
+
+
+def test_the_notebooks_tokens_are_the_mean_of_the_text(scripts: dict[str, ModuleType]) -> None:
+    ways = scripts["reference_ways"]
+    rows = ways.notebook_rows([[], [7] * 6] * 20, vocabulary(scripts))  # 2 and 8 tokens, [CLS] and [SEP] among them
+    batch, tokens = next(ways.notebook_batches(rows, vocabulary(scripts), 0))
+    assert batch["input_ids"].shape == (16, 128)
+    assert tokens == 16 * 5
+
+
+def test_the_authors_sequences_are_cut_wrapped_and_never_very_short(scripts: dict[str, ModuleType]) -> None:
+    made = scripts["reference_ways"].authors_sequences([[7] * 9, [8] * 10, [9] * 30], 16, vocabulary(scripts))
+    assert made == [[2, *[8] * 10, 3], [2, *[9] * 14, 3], [2, *[9] * 14, 3]]  # 9 + 2 is too short, and so is the rest
+
+
+def test_the_authors_batches_have_one_length_bin_and_as_many_positions_as_asked_for(
+    scripts: dict[str, ModuleType],
+) -> None:
+    ways, random = scripts["reference_ways"], np.random.default_rng(0)
+    lengths = [*range(12, 129)] * 40
+    batches = ways.grouped_by_length(lengths, 512, random)
+    assert len({index for batch in batches for index in batch}) == sum(map(len, batches))
+    for batch in batches:
+        found = [lengths[index] for index in batch]
+        assert len({(length - 3) // 4 for length in found}) == 1
+        assert 512 - 128 < len(found) * max(found) <= 512
+    useful = sum(lengths[index] for batch in batches for index in batch)
+    assert useful > 0.95 * sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
+    with pytest.raises(ValueError, match="give more text"):
+        ways.grouped_by_length([20], 512, random)
+
+
+def test_the_notebooks_loss_is_its_formula(scripts: dict[str, ModuleType]) -> None:
+    student, teacher, batch = model(1), model(2), lines_batch(scripts)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        found = scripts["reference_ways"].notebook_loss(student, teacher, batch)
+        s, t = (m(**inputs, output_hidden_states=True) for m in (student, teacher))
+    kl = losses.notebook_kl(s.logits, t.logits, 2.0)
+    mlm = F.cross_entropy(s.logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=-100)
+    cosine = 1 - F.cosine_similarity(s.hidden_states[-1][:, 0], t.hidden_states[-1][:, 0]).mean()
+    assert float(found) == pytest.approx(float(kl + mlm + cosine), rel=1e-5)
+
+
+@pytest.mark.parametrize("only_masked", [False, True])
+def test_the_authors_loss_is_ours(scripts: dict[str, ModuleType], only_masked: bool) -> None:
+    student, teacher, batch = model(1), model(2), lines_batch(scripts)
+    ways, theirs = scripts["throughput_ways"], scripts["reference_ways"]
+    with torch.no_grad():
+        terms = theirs.authors_terms(student, teacher, batch, only_masked=only_masked)
+    with_positions = ways.with_positions(batch)
+    if only_masked:
+        with_positions["soft"] = with_positions["masked"]
+    objective = ways.OURS["ours_masked" if only_masked else "ours_all"]
+    found = ways.our_loss(student, teacher, objective, with_positions)
+    assert float(found) == pytest.approx(float(theirs.authors_loss(terms)), rel=1e-5)
+
+
+def test_micro_steps_add_up_gradients_and_read_the_loss_and_its_terms(scripts: dict[str, ModuleType]) -> None:
+    theirs = scripts["reference_ways"]
+    student, teacher, batch = model(1), model(2), lines_batch(scripts)
+    read = theirs.authors_micro_step(student, teacher, batch, only_masked=False)
+    once = student.get_input_embeddings().weight.grad.clone()
+    theirs.authors_micro_step(student, teacher, batch, only_masked=False)
+    assert torch.allclose(student.get_input_embeddings().weight.grad, 2 * once)
+    assert read[0] == pytest.approx(5 * read[1] + 2 * read[2] + read[3], rel=1e-5)
+    theirs.notebook_micro_step(student, teacher, batch)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_useful_operations_are_counted_by_hand(scripts: dict[str, ModuleType]) -> None:
+    student, teacher = Size(0, 10, 2, 4, 8), Size(0, 20, 4, 4, 8)
+    # 6 tokens in inputs of 3: matrices 2 x 10 a token, attention 4 x 3 x 4 x 2; head at 2 positions 2 x 4 x (4 + 8).
+    layers, head, teacher_layers = 6 * (20 + 96), 2 * 96, 6 * (40 + 192)
+    count = scripts["throughput_ways"].useful_operations
+    assert count(student, teacher, 6, 3, 2, cached=False) == 3 * (layers + head) + teacher_layers + head
+    assert count(student, teacher, 6, 3, 2, cached=True) == 3 * (layers + head) + head
+
+
+class Orders:
+    """The end of a connection that has so many turns to give."""
+
+    def __init__(self, turns: int) -> None:
+        self.left, self.heard = [0.0] * turns, []
+
+    def send(self, message: object) -> None:
+        self.heard.append(message)
+
+    def recv(self) -> float | None:
+        return self.left.pop() if self.left else None
+
+
+def test_the_clock_counts_each_turn_by_itself_and_ends_when_there_are_no_more(scripts: dict[str, ModuleType]) -> None:
+    ways, orders = scripts["throughput_ways"], Orders(2)
+    clock = ways.Clock(orders)
+    clock.between_steps()
+    clock.count(7, 100)
+    clock.between_steps()
+    clock.count(5)
+    with pytest.raises(ways.Finished):
+        clock.between_steps()
+    ready, first, second = orders.heard
+    assert ready is None
+    assert (first.tokens, first.operations, second.tokens, second.operations) == (7, 100, 5, 0)
+    assert first.seconds > 0 and first.peak_mib > 1
+
+
+def test_the_clock_goes_on_until_the_turn_is_long_enough(scripts: dict[str, ModuleType]) -> None:
+    orders = Orders(1)
+    orders.left = [3600.0]
+    clock = scripts["throughput_ways"].Clock(orders)
+    clock.between_steps()
+    clock.between_steps()
+    assert orders.heard == [None]
+
+
+def sample(scripts: dict[str, ModuleType], speed: float, operations: float = 0.0) -> object:
+    return scripts["throughput_ways"].Sample(tokens=speed * 2, operations=operations * 2, seconds=2.0, peak_mib=100.0)
+
+
+def test_ratios_are_medians_over_rounds_that_both_ways_have(scripts: dict[str, ModuleType]) -> None:
+    script = scripts["distill_throughput"]
+    samples = {
+        "ours_all": {0: sample(scripts, 20), 1: sample(scripts, 30), 2: sample(scripts, 60)},
+        "notebook": {0: sample(scripts, 10), 2: sample(scripts, 10)},
+        "authors_all": {0: sample(scripts, 10), 1: sample(scripts, 10), 2: sample(scripts, 10)},
+        "ours_masked": {0: sample(scripts, 90, 3e9), 1: sample(scripts, 90, 6e9)},
+    }
+    assert script.summary(samples, [5e9, 9e9, 7e9]) == {
+        "notebook": 4.0, "authors_all": 3.0, "authors_masked": None, "cached_masked": None,
+        "peak_share": round(4.5 / 7, 3),
+    }  # fmt: skip
+
+
+class Recorded:
+    """A process whose turns cost nothing."""
+
+    def __init__(self, way: str, order: list[str], speed: object) -> None:
+        self.way, self.order, self.speed = way, order, speed
+
+    def take(self, seconds: float) -> object:
+        self.order.append(self.way)
+        return self.speed
+
+
+def test_ways_alternate_and_the_first_round_is_whole_after_the_deadline(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, order = scripts["distill_throughput"], []
+    monkeypatch.setattr(script, "matrix_rate", lambda: 1e9)
+    turns = [Recorded(way, order, sample(scripts, 1)) for way in "abc"]
+    samples, rates = script.alternate(turns, 2, 0.0, float("inf"))
+    assert order == ["a", "b", "c", "b", "c", "a"] and rates == [1e9] * 6
+    order.clear()
+    samples, _ = script.alternate(turns, 2, 0.0, deadline=0.0)
+    assert order == ["a", "b", "c"] and {way: len(found) for way, found in samples.items()} == dict.fromkeys("abc", 1)
+
+
+def test_a_run_ends_with_the_ratios_and_appends_its_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    data, teacher = tmp_path / "data", tmp_path / "teacher"
+    (data / "wikitext2").mkdir(parents=True)
+    sentences = [f"the student learns from {n} models , and a large model answers slowly ." for n in range(12)]
+    paragraphs = "".join(f" {' '.join(sentences[k % 5 :])} \n \n" for k in range(60))
+    for split in ("train", "validation"):
+        (data / "wikitext2" / f"{split}.txt").write_text(f" = Paris = \n \n{paragraphs} = Models = \n \n{paragraphs}")
+    save_model(model(0, len(tokenizer)), tokenizer, teacher)
+    command = [
+        sys.executable, BENCHMARKS / "distill_throughput.py", "--pair", "offline", "--teacher", teacher, "--data", data,
+        "--rounds", "2", "--seconds", "0", "--batch-size", "2", "--threads", "1", "--output", tmp_path / "rows.jsonl",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert list(last) == ["offline"]
+    assert list(last["offline"]) == ["notebook", "authors_all", "authors_masked", "cached_masked", "peak_share"]
+    assert all(value > 0 for value in last["offline"].values())
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row.get("way") for row in rows] == [
+        "notebook", "authors_all", "authors_masked", "ours_all", "ours_masked", "ours_cached", "ours_no_dropout", None
+    ]  # fmt: skip
+    assert all(row["rounds"] == 2 and row["peak_mib"] > 1 and row["environment"]["torch"] for row in rows[:-1])
