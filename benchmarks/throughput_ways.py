@@ -262,10 +262,12 @@ def differences(student: PreTrainedModel, teacher: PreTrainedModel, setup: Setup
 
 
 def with_positions(batch: theirs.Batch) -> theirs.Batch:
-    """One of the others' batches with the flat positions that our objective reads."""
+    """One of the others' batches with the flat positions that our objective reads; KL everywhere."""
     counted = torch.nonzero(batch["attention_mask"].flatten()).flatten()
-    masked = torch.nonzero(batch["labels"].flatten() != theirs.IGNORED).flatten()
-    return {**batch, "masked": masked, "counted": counted, "soft": counted}
+    is_masked = batch["labels"].flatten() != theirs.IGNORED
+    masked = torch.nonzero(is_masked).flatten()
+    soft = torch.cat([masked, counted[~is_masked[counted]]])
+    return {**batch, "masked": masked, "counted": counted, "soft": soft}
 
 
 def our_loss(

@@ -206,6 +206,7 @@ def _visible(batch: Batch) -> Bool[Tensor, "batch length length"]:
     mask, rows = batch.get("attention_mask"), batch["input_ids"]
     if mask is None:
         return torch.ones((), dtype=torch.bool, device=rows.device).expand(len(rows), rows.shape[1], rows.shape[1])
-    if mask.dim() == 4:
-        return mask[:, 0]
+    if mask.dim() == 4:  # there each position may look at itself, padding too, which counts nowhere
+        counted = torch.zeros(rows.numel(), dtype=torch.bool, device=rows.device).index_fill_(0, batch["counted"], True)
+        return mask[:, 0] & counted.view(rows.shape)[:, :, None]
     return mask.bool()[:, :, None] & mask.bool()[:, None, :]

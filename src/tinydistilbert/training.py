@@ -27,8 +27,8 @@ from tinydistilbert.progress import Progress
 
 Batch = dict[str, Tensor]
 
-LOOK_EVERY = 10
-"""Steps after which the host reads what a GPU has computed; to read it after each would stop the GPU each time."""
+LOOK_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
+"""Steps after which the host reads what was computed; to ask a GPU after each one would stop it each time."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def train(
             pending.append(_Step(step, sums, norm, weights, rate, tokens))
             is_checked = work.validate is not None and step + 1 in work.validate_after
             is_due = time.monotonic() - last_save > checkpoint_minutes * 60 and step + 1 < work.steps
-            if device.type == "cpu" or len(pending) == LOOK_EVERY or is_checked or is_due or stop:
+            if len(pending) == LOOK_EVERY[device.type] or is_checked or is_due or stop:
                 look()
             if is_checked:
                 assert work.validate is not None

@@ -1,5 +1,6 @@
 """What differs on a GPU: precision and devices. The numbers must agree with the CPU's as far as bfloat16 goes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tinydistilbert import recipe
-from tinydistilbert.training import Batch, Work, choose_device, precision, train
+from tinydistilbert.training import Batch, Work, choose_device, chosen_precision, shares_of, train, weighted
+from tinydistilbert.vocabulary_loss import TeacherHead, vocabulary_loss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -18,12 +20,14 @@ def fit(folder: Path, device: torch.device) -> list[Tensor]:
     model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 1))
     rows = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
 
-    def terms(net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"fit": (net(batch["rows"]).float().squeeze(-1) - batch["rows"].sum(-1)).square().mean()}
+    def loss(net: nn.Module, batch: Batch, scales: Mapping[str, float], _: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        fitted = (net(batch["rows"]).float().squeeze(-1) - batch["rows"].sum(-1)).square().mean()
+        return weighted({"fit": fitted}, scales)
 
     work = Work(
-        steps=20, micro_batches=lambda step: [{"rows": part} for part in rows.split(16)], terms=terms,
-        counts=lambda batch: {"fit": len(batch["rows"])}, weights={"fit": 1.0}, tokens=lambda batch: len(batch["rows"]),
+        steps=20, micro_batches=lambda step: [{"rows": part} for part in rows.split(16)], loss=loss,
+        shares=lambda parts: shares_of([{"fit": len(part["rows"])} for part in parts]), weights=lambda _: {"fit": 1.0},
+        tokens=lambda batch: len(batch["rows"]),
     )  # fmt: skip
     folder.mkdir()
     train(
@@ -35,10 +39,27 @@ def fit(folder: Path, device: torch.device) -> list[Tensor]:
 
 def test_auto_takes_the_gpu() -> None:
     assert choose_device("auto").type == "cuda"
-    assert precision(torch.device("cpu")) == "no"
+    assert chosen_precision(torch.device("cpu")) == "no"
 
 
 def test_training_on_the_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
     on_gpu, on_cpu = (fit(tmp_path / name, torch.device(name)) for name in ("cuda", "cpu"))
     for ours, theirs in zip(on_gpu, on_cpu, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.05)
+
+
+def test_the_vocabulary_losses_agree_with_the_cpu() -> None:
+    random = torch.Generator().manual_seed(0)
+    inputs, weight, told = (torch.randn(*shape, generator=random) for shape in ((600, 32), (3000, 32), (600, 48)))
+    teacher_weight, labels = torch.randn(3000, 48, generator=random), torch.randint(3000, (90,), generator=random)
+    found = {}
+    for name in ("cpu", "cuda"):
+        own = [tensor.to(name).requires_grad_() for tensor in (inputs, weight)]
+        total, terms = vocabulary_loss(
+            *own, None, TeacherHead(told.to(name), teacher_weight.to(name), None), labels.to(name), temperature=2.0,
+            scales={"kl": 5.0, "mlm": 2.0},
+        )  # fmt: skip
+        gradients = torch.autograd.grad(total, own)
+        found[name] = [value.detach().cpu() for value in (*terms.values(), *gradients)]
+    for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -1,12 +1,14 @@
 """A whole experiment in seconds: a tiny teacher, a made-up corpus, and a recipe for them."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from tinydistilbert.cli import main
 from tinydistilbert.models.loading import save_model
 
 WHO = ["The student", "A teacher", "The old engineer", "Some cats", "Many people", "The small dog", "Gustave Eiffel"]
@@ -84,3 +86,27 @@ examples = 4
 padded_examples = 4
 rounds = 2
 """
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; gives exit code, standard output and standard error."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()  # what the test itself printed before
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, recipe_text: str) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(recipe_text)
+    return path

@@ -13,33 +13,8 @@ import pytest
 from transformers import AutoModelForMaskedLM, pipeline
 
 from tinydistilbert import fsio, results
-from tinydistilbert.cli import main
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command line in this process; gives exit code, standard output and standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()  # what the test itself printed before
-        try:
-            main([str(argument) for argument in arguments])
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def recipe_file(tmp_path: Path, recipe_text: str) -> Path:
-    path = tmp_path / "tiny.toml"
-    path.write_text(recipe_text)
-    return path
 
 
 def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, tmp_path: Path, call: Call) -> None:

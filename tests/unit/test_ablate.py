@@ -86,7 +86,7 @@ def test_the_table_has_medians_ranges_and_changes_worked_by_hand() -> None:
         "Masked LM": "3.100 (3.000 to 3.200)", "Steps": "160", "Tokens": "2.60 M", "Minutes": "2.0",
     }  # fmt: skip
     without = cells(table, "without KL")
-    assert without["Row"] == "without KL (objective.kl = 0)" and without["Published Δ"] == "−3.0"
+    assert without["Row"] == "without KL (objective.kl = 0)" and without["Published Δ"] == "−2.96"
     assert without["Mean of 2"] == "69.0 (67.0 to 71.0)" and without["Δ"] == "−2.0 (−3.0 to −1.0)"
     assert without["KL"] == "1.650 (1.500 to 1.800)"
     # The teacher was fine-tuned once: 80 against 70 and 72.
@@ -133,8 +133,13 @@ def test_without_tasks_the_table_has_the_losses_alone() -> None:
 
 def test_findings_name_the_best_rows() -> None:
     lowest, highest = findings(study())
-    assert lowest == "Lowest KL: baseline, 1.100 nats; the baseline has 1.100."
-    assert highest == ("Highest task mean beside the baseline: without KL, −2.0 points, over the seeds −3.0 to −1.0.")
+    assert lowest == "Lowest KL: baseline, 1.100 nats."
+    told = "No row has a higher task mean than the baseline; the next: without KL, −2.0 points"
+    assert highest == f"{told}, over the seeds −3.0 to −1.0."
+    better = [*pretrained("hot", 0, 0.9), scored("hot", "rte", 0, 0.65), scored("hot", "stsb", 0, 0.80)]
+    lowest, highest = findings(dataclasses.replace(study(), measurements=[*study().measurements, *better]))
+    assert lowest == "Lowest KL: hot, 0.900 nats; the baseline has 1.100."
+    assert highest == "Highest task mean: hot, +2.5 points, with one seed."
     assert findings(Ablation(recipe(), ROWS, [])) == []
 
 
@@ -154,7 +159,7 @@ def test_page_and_markdown_hold_every_row_and_escape_its_name(tmp_path: Path) ->
     assert not re.search(r'(src|href)="(?!#)', page), "nothing is fetched"
     text = (tmp_path / "ablation.md").read_text()
     assert all(row.cells[0].text in text for row in table.rows)
-    assert text.count("\n| ") == 1 + len(table.rows)
+    assert text.count("\n| ") == 2 + len(table.rows)
 
 
 def test_the_figure_places_changes_published_ones_and_kl() -> None:
@@ -198,7 +203,8 @@ def test_slugs_are_folder_names() -> None:
 
 
 def test_every_run_differs_from_the_recipe_by_its_row_alone(tmp_path: Path) -> None:
-    text = 'name = "x"\n[adapt]\ntokens = 1000\n[finetune]\ntasks = ["rte"]\nmodels = ["teacher", "control"]\n[ablate]\nseeds = [4, 5]'
+    text = 'name = "x"\nadapt.tokens = 1000\n[finetune]\ntasks = ["rte"]\nmodels = ["teacher", "control"]\n'
+    text += "[ablate]\nseeds = [4, 5]"
     settings = recipe(text + '\nrows = { "hot" = { objective.temperature = 4.0 } }')
     made = Study(settings, tmp_path / "study", tell=print)
     assert [(t.variation.name if t.variation else "", t.seed) for t in made.trials][:2] == [

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.data import corpus as corpus_module
+from tinydistilbert.data import sources
 from tinydistilbert.data.corpus import load_blocks, prepare, tokenizer_hash
 from tinydistilbert.data.words import continues_word
 from tinydistilbert.errors import UserError
@@ -69,6 +70,29 @@ def test_blocks_do_not_depend_on_how_much_is_tokenised_at_once(
     monkeypatch.setattr(corpus_module, "CHARACTERS_AT_ONCE", 1)
     parts = load_blocks(prepare(corpus, tokenizer, tmp_path / "parts", None))
     assert whole.manifest == parts.manifest, "files' hashes among it"
+
+
+def test_a_long_text_without_blank_lines_is_cut_at_the_ends_of_lines(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in memory at a time then has a bound."""
+    monkeypatch.setattr(sources, "LONGEST_DOCUMENT", 30)
+    (Path(corpus.source) / "train.txt").write_text("The old house.\nA book near the lake.\nParis.\n\nSome cats.")
+    blocks = load_blocks(prepare(corpus, tokenizer, tmp_path, None))
+    assert blocks.manifest["splits"]["train"]["documents"] == 3
+    expected = stream(tokenizer, ["The old house.\nA book near the lake.", "Paris.", "Some cats."])
+    assert blocks.train[:, 1:-1].ravel().tolist() == expected[: 6 * len(blocks.train)]
+
+
+def test_a_long_row_stays_one_document(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "LONGEST_DOCUMENT", 5)
+    for split in ("train", "validation"):
+        (Path(corpus.source) / f"{split}.txt").unlink()
+        (Path(corpus.source) / f"{split}.jsonl").write_text('{"text": "The old house.\\n\\nA book."}\n')
+    blocks = load_blocks(prepare(corpus, tokenizer, tmp_path, None))
+    assert blocks.manifest["splits"]["train"]["documents"] == 1
 
 
 def test_the_mark_of_unknown_words_becomes_the_tokenizers(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

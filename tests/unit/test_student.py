@@ -1,4 +1,4 @@
-"""The cut: which layers, that nothing is lost, and what cannot be cut."""
+"""The cut: which layers, how wide, what is kept of a wider teacher, and what cannot be cut."""
 
 from pathlib import Path
 
@@ -10,16 +10,15 @@ from transformers import (
     BertForMaskedLM,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaForMaskedLM,
     pipeline,
 )
 
 from tinydistilbert import recipe
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.heads import hidden_states, vocabulary_logits
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.student import cut_student, layer_map
 
@@ -30,12 +29,13 @@ def bert() -> PreTrainedModel:
     return BertForMaskedLM(BertConfig(vocab_size=232, **SMALL)).eval()
 
 
-def roberta() -> PreTrainedModel:
-    return RobertaForMaskedLM(RobertaConfig(vocab_size=232, pad_token_id=0, **SMALL)).eval()
-
-
 def distilbert() -> PreTrainedModel:
     return DistilBertForMaskedLM(DistilBertConfig(vocab_size=232, n_layers=4, dim=32, n_heads=4, hidden_dim=48)).eval()
+
+
+def modernbert() -> PreTrainedModel:
+    special = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
+    return ModernBertForMaskedLM(ModernBertConfig(vocab_size=232, **SMALL, **special)).eval()
 
 
 def scramble(model: PreTrainedModel) -> PreTrainedModel:
@@ -45,42 +45,6 @@ def scramble(model: PreTrainedModel) -> PreTrainedModel:
         for parameter in model.parameters():
             parameter.normal_(std=0.3)
     return model
-
-
-def logits_of_both(family, architecture, dtype):
-    """Logits of a teacher and of the student cut from all of its layers, at the positions that are not padding."""
-    teacher = scramble(family()).to(dtype)
-    student = (
-        cut_student(teacher, recipe.Student(layers=(0, 1, 2, 3), architecture=architecture), seed=0).to(dtype).eval()
-    )
-    ids = torch.randint(5, 232, (3, 17), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones_like(ids)
-    mask[1, 10:] = 0
-    with torch.no_grad():
-        return tuple(model(input_ids=ids, attention_mask=mask).logits[mask.bool()] for model in (teacher, student))
-
-
-@pytest.mark.parametrize("family", [bert, roberta, distilbert])
-def test_cutting_all_layers_gives_the_teachers_exact_logits(family) -> None:
-    theirs, ours = logits_of_both(family, "same", torch.float32)
-    assert torch.equal(ours, theirs)
-
-
-def test_as_distilbert_too_up_to_the_order_of_one_addition() -> None:
-    # BERT adds word + token type + position in this order; with the type folded into the position it is another order.
-    theirs, ours = logits_of_both(bert, "distilbert", torch.float64)
-    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8)
-
-
-@pytest.mark.parametrize("family", [bert, roberta, distilbert])
-def test_logits_at_chosen_positions_equal_the_models_own(family) -> None:
-    model = scramble(family())
-    ids = torch.randint(5, 232, (2, 9), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        hidden = hidden_states(model, ids, None).flatten(0, 1)
-        torch.testing.assert_close(
-            vocabulary_logits(model, hidden[[3, 11]]), model(input_ids=ids).logits.flatten(0, 1)[[3, 11]]
-        )
 
 
 def test_the_cut_takes_the_chosen_layers_and_leaves_the_teacher_alone() -> None:
@@ -128,11 +92,6 @@ def test_a_random_student_shares_nothing_and_depends_on_the_seed() -> None:
     assert not torch.equal(one.state_dict()[name], teacher.state_dict()[name])
 
 
-def test_roberta_does_not_become_distilbert() -> None:
-    with pytest.raises(UserError, match="architecture"):
-        cut_student(roberta(), recipe.Student(architecture="distilbert"), seed=0)
-
-
 def test_plain_transformers_reads_the_student(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     student = cut_student(bert(), recipe.Student(architecture="distilbert"), seed=0).eval()
     save_model(student, tokenizer, tmp_path)
@@ -141,3 +100,163 @@ def test_plain_transformers_reads_the_student(tmp_path: Path, tokenizer: PreTrai
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in student.state_dict().items())
     answers = pipeline("fill-mask", model=str(tmp_path))("Paris is the [MASK] of France.")
     assert len(answers) == 5 and all(answer["token_str"] for answer in answers)
+
+
+@pytest.mark.parametrize("reduction", ["slice", "svd"])
+def test_the_teachers_own_width_is_the_plain_cut(reduction) -> None:
+    teacher = scramble(bert())
+    plain = cut_student(teacher, recipe.Student(), seed=0).state_dict()
+    settings = recipe.Student(hidden_size=32, intermediate_size=48, width_reduction=reduction)
+    same = cut_student(teacher, settings, seed=0).state_dict()
+    assert plain.keys() == same.keys() and all(torch.equal(value, same[key]) for key, value in plain.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "hidden", "heads", "rows"),
+    [
+        (recipe.Student(hidden_size=16), 16, 2, 24),
+        (
+            recipe.Student(hidden_size=24),
+            24,
+            3,
+            32,
+        ),  # 36 in proportion, halfway between two multiples of 8: the even one
+        (recipe.Student(hidden_size=8, intermediate_size=48), 8, 1, 48),
+        (recipe.Student(intermediate_size=20), 32, 4, 20),
+        (recipe.Student(hidden_size=16, initialization="random"), 16, 2, 24),
+        (recipe.Student(hidden_size=16, width_reduction="svd", architecture="distilbert"), 16, 2, 24),
+    ],
+)
+def test_a_narrower_student_keeps_the_size_of_the_heads(settings, hidden, heads, rows) -> None:
+    student = cut_student(scramble(bert()), settings, seed=0).eval()
+    assert (student.config.hidden_size, student.config.num_attention_heads) == (hidden, heads)
+    assert student.get_input_embeddings().weight.shape == (232, hidden)
+    assert any(name.endswith(("intermediate.dense", "lin1")) and module.weight.shape == (rows, hidden)
+               for name, module in student.named_modules())  # fmt: skip
+    assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
+    assert student(input_ids=torch.randint(5, 232, (2, 9))).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "message"),
+    [
+        (recipe.Student(hidden_size=40), "hidden_size", "up to its 32, found 40"),
+        (recipe.Student(hidden_size=20), "hidden_size", "a multiple of 8, the size of the teacher's heads"),
+        (recipe.Student(hidden_size=4), "hidden_size", "found 4"),
+        (recipe.Student(intermediate_size=49), "intermediate_size", "at most the teacher's 48"),
+    ],
+)
+def test_widths_that_cannot_be_cut_are_refused(settings, key, message) -> None:
+    with pytest.raises(UserError, match=rf"student\.{key}: .*{message}"):
+        cut_student(bert(), settings, seed=0)
+
+
+def widened(small: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A BERT of twice the width that computes what the small one does, and whose second halves add nothing.
+
+    Hidden states appear twice, [x, x], so that every LayerNorm sees the same mean and variance; what reads them reads
+    the first copy. Half of the heads and of the rows write nothing.
+    """
+    wide = {}
+    for key, value in small.items():
+        if "embeddings" in key and "LayerNorm" not in key:  # [all, hidden]
+            wide[key] = torch.cat([value, value], 1)
+        elif "LayerNorm" in key:
+            wide[key] = torch.cat([value, value])
+        elif key == "cls.predictions.decoder.weight":
+            wide[key] = torch.cat([value, value], 1)
+        elif key.startswith("cls.predictions") and "transform" not in key:
+            wide[key] = value
+        elif key.endswith("bias"):
+            wide[key] = torch.cat([value, value])
+        else:
+            outputs = 2 if "output.dense" in key or "transform" in key else 1
+            dead = torch.zeros_like(value)
+            first, second = torch.cat([value, dead], 1), torch.cat([value * (outputs - 1), dead], 1)
+            if outputs == 1:  # queries, keys, values and rows: new ones, of heads and rows that are not read
+                second = torch.cat([torch.randn_like(value), dead], 1)
+            wide[key] = torch.cat([first, second])
+    return wide
+
+
+def test_what_adds_nothing_is_what_is_left_out() -> None:
+    halves = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 4}
+    small = scramble(BertForMaskedLM(BertConfig(vocab_size=232, **halves)).eval())
+    with torch.no_grad():
+        for name, value in small.named_parameters():
+            if name.endswith("LayerNorm.weight"):
+                value.fill_(1.5)  # all dimensions are alike, so the first ones are kept
+    teacher = bert()
+    teacher.load_state_dict(widened(small.state_dict()), strict=True)
+    ids = torch.randint(5, 232, (2, 9))
+    with torch.no_grad():
+        theirs = teacher.base_model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(theirs[..., :16], small.base_model(input_ids=ids).last_hidden_state)
+    student = cut_student(teacher, recipe.Student(layers=(0, 1, 2, 3), hidden_size=16), seed=0)
+    assert all(torch.equal(value, small.state_dict()[key]) for key, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize("family", [bert, distilbert, modernbert])
+def test_rows_that_write_nothing_are_left_out_without_a_change(family) -> None:
+    teacher = scramble(family())
+    dead = torch.randperm(48, generator=torch.Generator().manual_seed(0))[:16]
+    with torch.no_grad():
+        for name, module in teacher.named_modules():
+            if name.endswith(("mlp.Wo", "lin2")) or (name.endswith("output.dense") and "attention" not in name):
+                module.weight[:, dead] = 0
+        student = cut_student(teacher, recipe.Student(layers=(0, 1, 2, 3), intermediate_size=32), seed=0).eval()
+        ids = torch.randint(5, 232, (2, 9))
+        torch.testing.assert_close(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
+
+
+def test_slices_keep_the_dimensions_with_the_largest_gains_everywhere() -> None:
+    teacher = scramble(bert())
+    kept = torch.tensor([1, 2, 3, 5, 8, 13, 21, 30])
+    with torch.no_grad():
+        for name, value in teacher.named_parameters():
+            if name.endswith("LayerNorm.weight"):
+                value.fill_(-0.5)
+                value[kept] = -2.0  # a large gain is one, whatever its sign
+    student = cut_student(teacher, recipe.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    for key in ("bert.embeddings.position_embeddings.weight", "cls.predictions.decoder.weight"):
+        assert torch.equal(ours[key], theirs[key][:, kept])
+    key = "cls.predictions.transform.dense.weight"
+    assert torch.equal(ours[key], theirs[key][kept][:, kept])
+    assert torch.equal(ours["cls.predictions.transform.LayerNorm.weight"], torch.full((8,), -2.0))
+
+
+def test_of_the_heads_those_that_can_write_most_are_kept() -> None:
+    teacher = scramble(bert())
+    with torch.no_grad():
+        teacher.bert.encoder.layer[0].attention.self.value.weight[16:24] *= 100
+        teacher.bert.encoder.layer[0].attention.self.query.weight[:8] *= (
+            100  # looks sharply, writes no more than others
+        )
+    student = cut_student(teacher, recipe.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
+    ours = student.state_dict()["bert.encoder.layer.0.attention.self.value.bias"]
+    assert torch.equal(ours, teacher.state_dict()["bert.encoder.layer.0.attention.self.value.bias"][16:24])
+
+
+def test_svd_keeps_the_products_of_embeddings_as_well_as_so_many_dimensions_can() -> None:
+    teacher = scramble(bert())
+    student = cut_student(teacher, recipe.Student(hidden_size=16, width_reduction="svd"), seed=0)
+    theirs, ours = (model.get_input_embeddings().weight.detach().double() for model in (teacher, student))
+    values, vectors = torch.linalg.eigh(theirs @ theirs.T)  # Eckart and Young: the best of rank 16
+    best = vectors[:, -16:] * values[-16:] @ vectors[:, -16:].T
+    torch.testing.assert_close(ours @ ours.T, best, rtol=1e-4, atol=1e-4)
+
+
+def test_svd_loses_nothing_of_what_is_read_from_embeddings_of_that_rank() -> None:
+    teacher = scramble(bert())
+    with torch.no_grad():
+        words = teacher.get_input_embeddings().weight
+        words.copy_(words[:, :16] @ torch.randn(16, 32))
+    settings = recipe.Student(layers="first", hidden_size=16, intermediate_size=48, width_reduction="svd")
+    student = cut_student(teacher, settings, seed=0)
+    with torch.no_grad():
+        ours, theirs = (
+            model.bert.encoder.layer[0].intermediate.dense(model.get_input_embeddings().weight)
+            for model in (student, teacher)
+        )
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tinydistilbert import checkpoint, recipe
+from tinydistilbert import checkpoint, recipe, training
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
 from tinydistilbert.training import (
     Batch,
@@ -146,6 +146,36 @@ def test_nan_stops_before_the_update_and_names_step_and_term(tmp_path: Path) -> 
     with pytest.raises(NonFiniteLoss, match=r"step 4: .* the term fit"):
         run(tmp_path, work(10, [4, 4], spoil=3))
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_numbers_that_are_read_late_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a GPU, which is asked every few steps only.
+    at_once, late = tmp_path / "at-once", tmp_path / "late"
+    run(at_once, work(7, [8]))
+    monkeypatch.setitem(training.LOOK_EVERY, "cpu", 4)
+    run(late, work(7, [8]))
+    assert (late / "log.jsonl").read_bytes() == (at_once / "log.jsonl").read_bytes()
+
+
+def test_nan_that_is_noticed_late_has_changed_nothing_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(training.LOOK_EVERY, "cpu", 100)
+    with pytest.raises(NonFiniteLoss, match="step 4"):
+        run(tmp_path / "run", work(8, [8], spoil=3))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+
+
+def test_an_update_with_a_gradient_that_is_not_finite_is_left_out_by_the_optimizer() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = make_optimizer(model, recipe.Optimization(learning_rate=1.0, weight_decay=0.5))
+    before = model.weight.detach().clone()
+    for found, changes in ((1.0, False), (0.0, True)):
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.found_inf = torch.tensor(found)
+        optimizer.step()
+        assert bool((model.weight != before).any()) is changes
 
 
 def test_weights_may_change_from_step_to_step(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ WIKITEXT2 = "wikitext2"
 WIKITEXT2_ON_HUB = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 LINES_TO_LOOK_AT = 1000
 """Lines from the start of a text by which its layout is told."""
+LONGEST_DOCUMENT = 200_000
+"""Characters after which a running text without a blank line is cut at the end of a line. A whole document is tokenised
+at once, which takes 150 bytes of memory a character: of a text of 50 MB in one piece it would be 7 GB."""
 
 Packing = Literal["documents", "lines"]
 Documents = Callable[[], Iterator[str]]
@@ -147,17 +150,23 @@ def _raw_lines(records: Iterable[str]) -> Iterator[str]:
 
 
 def _paragraph_groups(lines: Iterable[str]) -> Iterator[str]:
-    """Runs of lines between blank ones."""
-    for is_text, run in itertools.groupby(lines, key=lambda line: bool(line.strip())):
-        if is_text:
-            yield "\n".join(line.strip() for line in run)
+    """Runs of lines between blank ones; a run of more than `LONGEST_DOCUMENT` characters is cut into several."""
+    run: list[str] = []
+    characters = 0
+    for line in itertools.chain(map(str.strip, lines), [""]):
+        if line:
+            run.append(line)
+            characters += len(line)
+        if run and (not line or characters >= LONGEST_DOCUMENT):
+            yield "\n".join(run)
+            run, characters = [], 0
 
 
 def to_documents(records: Iterable[str], *, has_rows: bool, packing: Packing) -> Iterator[str]:
     """Documents out of lines or rows.
 
     WikiText is told by its titles, in lines and in rows, and cut into articles. Other rows are one document each; other
-    lines are cut at blank ones.
+    lines are cut at blank ones, or where there are none for long.
     """
     if packing == "lines":
         return _raw_lines(records)

@@ -178,7 +178,9 @@ def _strongest_dimensions(weights: dict[str, Tensor], count: int) -> Float[Tenso
 def _principal_directions(weights: dict[str, Tensor], count: int) -> Float[Tensor, "wide count"]:
     """The right singular vectors of the word embeddings with the largest singular values."""
     words = next(value for key, value in weights.items() if _part(key)[1] == "words")
-    return torch.linalg.svd(words, full_matrices=False).Vh[:count].T
+    _, _, directions = torch.linalg.svd(words, full_matrices=False)
+    chosen: Tensor = directions[:count].T
+    return chosen
 
 
 _BASES = {"slice": _strongest_dimensions, "svd": _principal_directions}

@@ -94,9 +94,15 @@ class Numbers:
                     by_seeds.setdefault((m.seed, m.details[FINETUNE_SEED]), []).append(m.value)
         return {key: statistics.fmean(own) for key, own in by_seeds.items() if len(own) == len(self.tasks)}
 
-    def pretraining(self, metric: str) -> list[float]:
-        """KL or masked-LM loss on held-out text, one value a seed, in order of size."""
-        return sorted(m.value for m in self._of("pretraining", metric))
+    @property
+    def kl(self) -> list[float]:
+        """KL to the teacher on held-out text, in nats, one value a seed, in order of size."""
+        return sorted(m.value for m in self._of("pretraining", "kl"))
+
+    @property
+    def mlm(self) -> list[float]:
+        """Masked-LM loss on held-out text, as `kl`."""
+        return sorted(m.value for m in self._of("pretraining", "mlm"))
 
     def work(self, fact: str) -> float | None:
         """Median over seeds of `steps`, `tokens` or `seconds` of the distillation."""
@@ -125,8 +131,12 @@ def _words(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def _signed(value: float, decimals: int) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "−")
+
+
 def _change_words(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
+    return _signed(100 * value, 1)
 
 
 def _spread_cell(values: Sequence[float], words: Any) -> Cell:
@@ -153,27 +163,24 @@ def ablation_table(ablation: Ablation) -> Table:
     caption = "Δ: change against the row “baseline”. KL to the teacher and masked-LM loss, on held-out text, in nats."
     if tasks:
         caption += " Scores in points, on examples held out of the train splits, because settings are chosen by them."
-    return Table(
-        "ablation", f"Ablation of {ablation.recipe.name}", caption, tuple(headings), tuple(rows), _notes(ablation)
-    )
+    return Table("ablation", "What each change is worth", caption, tuple(headings), tuple(rows), _notes(ablation))
 
 
 def _row(ablation: Ablation, variation: Variation) -> Row:
     name, tasks = variation.name, ablation.recipe.finetune.tasks
     numbers = ablation.numbers(name)
     own = [numbers.score(task) for task in tasks]
-    kl, mlm = numbers.pretraining("kl"), numbers.pretraining("mlm")
     seconds = numbers.work("seconds")
     is_reference = name in REFERENCES
     cells = [Cell(name, detail=REFERENCES.get(name) or variation.words)]
-    cells.append(Cell(NOTHING if variation.published is None else _change_words(variation.published / 100)))
+    cells.append(Cell(NOTHING if variation.published is None else _signed(variation.published, 2)))
     if tasks:
         mean = _spread_cell(list(numbers.means.values()), points)
         marks = scores.merged_marks(score.marks for score in own if score)
         cells.append(Cell(mean.text, marks if numbers.means else "", mean.detail))
         cells.append(Cell(NOTHING) if name == BASELINE else _spread_cell(ablation.change(name), _change_words))
         cells += [score_cell(score) for score in own]
-    cells += [_spread_cell(kl, "{:.3f}".format), _spread_cell(mlm, "{:.3f}".format)]
+    cells += [_spread_cell(numbers.kl, "{:.3f}".format), _spread_cell(numbers.mlm, "{:.3f}".format)]
     if is_reference:
         cells += [Cell(NOTHING)] * 3
     else:
@@ -211,23 +218,22 @@ def _notes(ablation: Ablation) -> tuple[str, ...]:
 
 
 def findings(ablation: Ablation) -> list[str]:
-    """The rows with the lowest KL and with the highest task mean, in a sentence each; none without a baseline."""
-    baseline = ablation.numbers(BASELINE).pretraining("kl")
-    rows = [v.name for v in ablation.variations if ablation.numbers(v.name).measurements]
+    """Which row has the lowest KL and which the highest task mean, a sentence each; what is not there is left out."""
     told = []
-    kls = {row: statistics.median(kl) for row in rows if (kl := ablation.numbers(row).pretraining("kl"))}
-    if baseline and kls:
+    kls = {v.name: statistics.median(kl) for v in ablation.variations if (kl := ablation.numbers(v.name).kl)}
+    if BASELINE in kls:
         best = min(kls, key=lambda row: kls[row])
-        told.append(f"Lowest KL: {best}, {kls[best]:.3f} nats; the baseline has {statistics.median(baseline):.3f}.")
-    changes = {row: change for row in rows if row != BASELINE and (change := ablation.change(row))}
+        beside = "" if best == BASELINE else f"; the baseline has {kls[BASELINE]:.3f}"
+        told.append(f"Lowest KL: {best}, {kls[best]:.3f} nats{beside}.")
+    rows = [v.name for v in ablation.variations if v.name != BASELINE]
+    changes = {row: change for row in rows if (change := ablation.change(row))}
     if changes:
         best = max(changes, key=lambda row: statistics.median(changes[row]))
-        middle = statistics.median(changes[best])
-        spread = f", over the seeds {_change_words(changes[best][0])} to {_change_words(changes[best][-1])}"
-        told.append(
-            f"Highest task mean beside the baseline: {best}, {_change_words(middle)} points"
-            f"{spread if len(changes[best]) > 1 else ', with one seed'}."
-        )
+        lowest, middle, highest = changes[best][0], statistics.median(changes[best]), changes[best][-1]
+        several = f", over the seeds {_change_words(lowest)} to {_change_words(highest)}"
+        spread = several if len(changes[best]) > 1 else ", with one seed"
+        opening = "Highest task mean" if middle > 0 else "No row has a higher task mean than the baseline; the next"
+        told.append(f"{opening}: {best}, {_change_words(middle)} points{spread}.")
     return told
 
 
@@ -244,7 +250,7 @@ def write_ablation(output: Path, ablation: Ablation, *, command: str) -> Table:
         Effect(
             name, [100 * value for value in ablation.change(name)] if name != BASELINE else [],
             next((v.published for v in ablation.variations if v.name == name), None),
-            ablation.numbers(name).pretraining("kl"),
+            ablation.numbers(name).kl,
         )
         for name in (*REFERENCES, *(v.name for v in ablation.variations))
     ]  # fmt: skip

@@ -1,0 +1,54 @@
+"""Time budgets, and the allocator; the distillation itself runs in tests/pipeline."""
+
+import sys
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from tinydistilbert import allocator, distill, recipe
+from tinydistilbert.recipe import ramp_at, seconds_of
+
+
+@pytest.mark.parametrize(
+    ("budget", "step", "validation", "steps"),
+    [(60.0, 2.0, 10.0, 25), (60.0, 2.0, 60.0, 0), (10.0, 2.0, 11.0, 0), (7.9, 2.0, 0.0, 3)],
+)
+def test_steps_that_fit_into_a_budget(budget: float, step: float, validation: float, steps: int) -> None:
+    assert distill.fit_steps(budget, step, validation) == steps
+
+
+def test_durations_and_ramps_by_hand() -> None:
+    assert [seconds_of(text) for text in ("20m", "1h30m", "90s", "1.5h", "")] == [1200, 5400, 90, 5400, 0]
+    assert [ramp_at((0.3, 0.15), step, 4) for step in range(4)] == pytest.approx([0.3, 0.25, 0.2, 0.15])
+    assert ramp_at(2.0, 3, 4) == 2.0 and ramp_at((5.0, 1.0), 0, 1) == 5.0
+
+
+def test_steps_of_a_recipe() -> None:
+    optimization = recipe.Optimization(batch_size=4, gradient_accumulation_steps=2)
+    stages = recipe.Distill(epochs=2, optimization=optimization)
+    assert distill.distill_steps(recipe.Recipe(distill=stages), 100) == 25
+    notebook = recipe.Recipe(distill=stages, objective=recipe.Objective(reduction="notebook"))
+    assert distill.distill_steps(notebook, 100) == 26  # 13 an epoch, the last of which has half of the blocks
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has these settings")
+def test_freed_memory_is_kept_where_glibc_can() -> None:
+    libc = pytest.importorskip("ctypes").CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        pytest.skip("another C library")
+    assert allocator.keep_freed_memory() is True
+
+
+def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert allocator.keep_freed_memory() is False
+
+
+def test_compiled_encoders_keep_their_weights_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = BertConfig(vocab_size=30, hidden_size=8, num_attention_heads=1, intermediate_size=8, num_hidden_layers=1)
+    model = BertForMaskedLM(config)
+    names, compiled = list(model.state_dict()), []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    distill.compile_encoders(model)
+    assert compiled == [model.base_model] and list(model.state_dict()) == names
