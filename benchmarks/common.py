@@ -2,16 +2,24 @@
 
 import datetime
 import json
+import multiprocessing
 import resource
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tinydistilbert import results
+from tinydistilbert.data.masked import useful_tokens
 from tinydistilbert.models.teacher import LoadedTeacher, load_teacher
 from tinydistilbert.recipe import OFFLINE_TEACHER, PYTHON_DOCS, Corpus, Teacher
 
@@ -20,6 +28,7 @@ DEFAULT_DATA = ROOT.parent / "shared" / "data"
 DEFAULT_TEACHER = ROOT.parent / "shared" / "models" / "minilm-l6-mlm"
 RESULTS = Path(__file__).resolve().parent / "results"
 MIB = 2**20
+T = TypeVar("T")
 
 
 def open_corpus(data: Path, **settings: Any) -> tuple[Corpus, str | None]:
@@ -66,6 +75,78 @@ def _status(name: str) -> float | None:
     except OSError:
         return None
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+class AnonymousPeak:
+    """Looks at the anonymous memory of this process now and then, inside a `with`; `mib` is the most that was seen."""
+
+    def __init__(self, interval: float = 0.02) -> None:
+        self.interval, self.mib = interval, 0.0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._end.is_set():
+            self.mib = max(self.mib, anonymous_mib() or 0.0)
+            self._end.wait(self.interval)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        self.mib = max(self.mib, anonymous_mib() or 0.0)
+
+
+class StepTimes:
+    """The micro-batches of a training, with the moment at which each step asked for its own."""
+
+    def __init__(self, batches: Callable[[int], list[dict[str, Tensor]]]) -> None:
+        self.batches = batches
+        self.begun: list[float] = []
+        self.tokens: list[int] = []
+
+    def __call__(self, step: int) -> list[dict[str, Tensor]]:
+        """Those of `step`."""
+        self.begun.append(time.perf_counter())
+        made = self.batches(step)
+        self.tokens.append(sum(map(useful_tokens, made)))
+        return made
+
+    def measured(self, skip: int = 2) -> tuple[int, float]:
+        """Useful tokens and seconds of the steps after the first `skip`, which are slow; of the last the end is unseen."""
+        return sum(self.tokens[skip:-1]), self.begun[-1] - self.begun[skip]
+
+
+def in_fresh_process(threads: int, work: Callable[..., T], *arguments: Any) -> T:
+    """What `work` returns in a process of its own, with the allocator and the peak memory of a program just started.
+
+    Raises:
+        SystemExit: it failed; with what it said.
+    """
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_answer, args=(there, threads, work, arguments))
+    process.start()
+    there.close()
+    try:
+        succeeded, answer = here.recv()
+    except EOFError:
+        succeeded, answer = False, "the process died, perhaps of too little memory"
+    process.join()
+    if not succeeded:
+        raise SystemExit(f"{work.__name__}: {answer}")
+    found: T = answer
+    return found
+
+
+def _answer(connection: Connection, threads: int, work: Callable[..., object], arguments: Sequence[Any]) -> None:
+    torch.set_num_threads(threads)
+    try:
+        connection.send((True, work(*arguments)))
+    except Exception:
+        connection.send((False, traceback.format_exc()))
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

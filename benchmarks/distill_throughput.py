@@ -21,7 +21,7 @@ import common
 import reference_ways
 import throughput_ways
 import torch
-from throughput_ways import OURS, THEIRS, Sample, Setup
+from throughput_ways import OURS, PAIRS, THEIRS, Sample, Setup
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import cache
@@ -30,7 +30,6 @@ from tinydistilbert.data.sources import open_source
 from tinydistilbert.data.wikitext import UNKNOWN
 from tinydistilbert.recipe import Corpus
 
-PAIRS = ("bert-base", "offline")
 WAYS = (*THEIRS, *OURS)
 RATIOS = {
     "notebook": ("ours_all", "notebook"),

@@ -28,6 +28,7 @@ from tinydistilbert.objective import Learner, PretrainingLoss
 from tinydistilbert.pretraining import pretrain
 from tinydistilbert.teacher_cache import make_cache
 
+PAIRS = ("bert-base", "offline")
 THEIRS = ("notebook", "authors_all", "authors_masked")
 OURS = {
     "ours_all": recipe.Objective(kl_positions="all"),

@@ -29,7 +29,7 @@ from tinydistilbert.recipe import Recipe, to_dict
 from tinydistilbert.recipe_file import from_toml, to_toml
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.page import write_report
-from tinydistilbert.tasks import TASKS, load_examples
+from tinydistilbert.tasks import HELD_OUT, TASKS, held_out_of_train, load_examples
 from tinydistilbert.training import choose_device
 
 STAGES = ("prepare", "adapt", "distill", "finetune", "evaluate", "benchmark", "report")
@@ -165,8 +165,11 @@ class Run:
         self.check_lengths(self.original_teacher.model.config)
         for name in self.tasks():
             task = TASKS[name]
-            for split in (task.train, task.evaluation[0]):
-                load_examples(task, split, data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed)
+            for split in (task.train, HELD_OUT if recipe.finetune.score_on == "train" else task.evaluation[0]):
+                load_examples(
+                    task, split, data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed,
+                    held_out=held_out_of_train(recipe.finetune, name),
+                )  # fmt: skip
         assert len(self.blocks.train)
 
     def tasks(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ yet are estimated.
 import itertools
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from tinydistilbert.progress import duration
 from tinydistilbert.recipe import OFFLINE_TEACHER, Optimization, Recipe, highest, seconds_of
 from tinydistilbert.sizes import TaskSize, TextSize, limited, task_size, text_size
 from tinydistilbert.tasks import TASKS
+from tinydistilbert.teacher_cache import cache_bytes
 
 PAIR_LENGTH = 31
 """Mean tokens of an STS-B pair, on which latency is timed."""
@@ -153,7 +154,15 @@ class Planner:
             what = f"as many steps as fit into {budget}"
             return Line("distill", state, what, seconds, 4 * self.student.parameters + TOKENIZER_BYTES)
         steps = distill_steps(self.recipe, self.text.train) if self.text else None
-        return self._pretraining("student", "distill", self.student, self.recipe.distill.optimization, steps)
+        line = self._pretraining("student", "distill", self.student, self.recipe.distill.optimization, steps)
+        settings = self.recipe.distill.cache
+        if settings.kind == "none" or self.text is None or line.state == "finished":
+            return line
+        size, width = self.recipe.corpus.block_size, self._models[0].config.hidden_size
+        disk = cache_bytes(self.text.train, size, width, self.teacher.vocabulary, self.recipe)
+        what = f"{line.what}; teacher cached in {settings.views} views, if they are not there yet"
+        passes = self.machine.seconds(settings.views * self.teacher.forward(self.text.train * size, size))
+        return replace(line, what=what, disk=line.disk + disk, seconds=(line.seconds or 0.0) + passes)
 
     def _pretraining(
         self, folder: str, title: str, model: Size, optimization: Optimization | None, steps: int | None
@@ -185,7 +194,8 @@ class Planner:
         batch = optimization.batch_size * size
         memory = model.training_memory(batch, batch * positions)
         if teacher is not None:
-            operations += teacher.forward(tokens, size) + teacher.vocabulary_head(tokens * taught)
+            is_live = recipe.distill.cache.kind == "none"
+            operations += is_live * teacher.forward(tokens, size) + teacher.vocabulary_head(tokens * taught)
             memory += 4 * teacher.parameters
         times = recipe.validation.times + (1 if teacher else 2)  # at the end, and of a teacher also before
         seconds = self._training_seconds(model, operations * (steps - done), steps - done) + self.machine.seconds(

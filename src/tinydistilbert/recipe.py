@@ -165,7 +165,7 @@ class Objective:
     """Weight of the squared difference of hidden states (TinyBERT); a learned projection joins different widths."""
     temperature: PositiveRamp = 2.0
     kl_positions: Literal["all", "masked", "sampled"] = "all"
-    """Where the KL is taken: at every token (the authors' default), at masked ones, or at those and some of the rest."""
+    """Where the KL is taken: at every token (the authors' default), at masked ones, or at those and some others."""
     kl_sampled_share: Rate = 0.15
     """Share of the tokens that are not masked at which `sampled` takes the KL."""
     relation_heads: Amount = 0

@@ -13,7 +13,7 @@ from tinydistilbert import cache
 from tinydistilbert.data.corpus import prepared_splits
 from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
 from tinydistilbert.recipe import Recipe
-from tinydistilbert.tasks import TASKS, has_split, load_examples
+from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, TASKS, has_split, held_out_of_train, load_examples
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import encode
 
@@ -132,18 +132,23 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
         UserError: a split is missing or wrong, as a run would say.
     """
     task, settings = TASKS[name], recipe.finetune.settings(name)
-    splits = [split for split in task.evaluation if has_split(task, split, recipe.data)]
+    is_held_out = settings.score_on == "train"
+    splits = [HELD_OUT] if is_held_out else [split for split in task.evaluation if has_split(task, split, recipe.data)]
     max_length = recipe.finetune.max_length(name, task.max_length)
     if task.family == "probe" and is_on_hub(recipe.corpus, recipe.data):
         return None
     if task.family != "probe" and recipe.data is None:
         count = limited(task.official[task.train], settings.train_examples)
-        scored = sum(limited(task.official[split], settings.validation_examples) for split in splits)
+        official = dict(task.official) | {HELD_OUT: round(HELD_OUT_SHARE * task.official[task.train])}
+        scored = sum(limited(official[split], settings.validation_examples) for split in splits)
         length = min(TYPICAL_LENGTHS[name], max_length)
         return TaskSize(count, count, length, max_length, scored, scored * length)
     totals, windows, lengths, longest = [], [], [], 0
-    for split in (task.train, task.evaluation[0]):
-        examples = load_examples(task, split, data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed)
+    for split in (task.train, splits[0]):
+        examples = load_examples(
+            task, split, data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed,
+            held_out=held_out_of_train(recipe.finetune, name),
+        )  # fmt: skip
         sample = _sample(examples)
         features = encode(sample, tokenizer, max_length)
         totals.append(len(examples))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -91,7 +91,7 @@ def _told_at(
     """The likeliest tokens at the flat positions `soft` of a micro-batch; stored are a block's in rising order."""
     ids, log_probabilities = [], []
     for view, index in zip(views, indices, strict=True):
-        here = slice(view["top_starts"][index], view["top_starts"][index + 1])
+        here = slice(view["top_ends"][index - 1] if index else 0, view["top_ends"][index])
         ids.append(view["top_ids"][here])
         log_probabilities.append(view["top_log_probabilities"][here])
     order = np.argsort(np.argsort(soft))
@@ -163,7 +163,7 @@ def cache_bytes(blocks: int, length: int, hidden_size: int, vocab_size: int, rec
     else:
         shares = {"all": 1.0, "masked": rate, "sampled": rate + (1 - rate) * objective.kl_sampled_share}
         positions = int(tokens * shares[objective.kl_positions])
-        size += positions * min(settings.top_k, vocab_size) * (id_bytes + 4) + 8 * (blocks + 1)
+        size += positions * min(settings.top_k, vocab_size) * (id_bytes + 4) + 8 * blocks
     return size * settings.views
 
 
@@ -242,58 +242,55 @@ def _make_view(
     device: torch.device,
 ) -> None:
     """Write one view, a few blocks at a time."""
-    blocks, settings = batches.blocks, recipe.distill.cache
-    rows, length = blocks.train.shape
-    passes = -(-rows // BLOCKS_AT_ONCE)
-    vocab_size = vocabulary_size(teacher)
-    top_k, id_type = min(settings.top_k, vocab_size), _id_type(vocab_size)
-    kinds: dict[str, tuple[tuple[int, ...], Any]] = {"input_ids": ((length,), id_type), "marks": ((length,), np.uint8)}
-    if settings.kind == "hidden":
-        kinds["hidden"] = ((length, teacher.config.hidden_size), np.float16)
-    else:
-        kinds |= {
-            "top_starts": ((), np.int64), "top_ids": ((top_k,), id_type), "top_log_probabilities": ((top_k,), np.float32),
-        }  # fmt: skip
-    rate, temperature = highest(recipe.masking.rate), highest(recipe.objective.temperature)
-    progress, tokens = Progress(f"teacher cache, view {number + 1} of {settings.views}", passes), 0
+    train, views = batches.blocks.train, recipe.distill.cache.views
+    passes = -(-len(train) // BLOCKS_AT_ONCE)
+    rate, id_type = highest(recipe.masking.rate), _id_type(vocabulary_size(teacher))
+    progress, tokens, spoken = Progress(f"teacher cache, view {number + 1} of {views}", passes), 0, 0
+    files: dict[str, RowFile] = {}
     with (
         fsio.unfinished(_view_folder(place, number), **facts, view=number) as partial,
-        contextlib.ExitStack() as stack,
+        contextlib.ExitStack() as stack,  # closes the files before the folder is closed
         torch.inference_mode(),
     ):
-        files = {name: stack.enter_context(_row_file(partial, name, *kind)) for name, kind in kinds.items()}
-        starts = 0
         for done in range(passes):
-            original = blocks.train[done * BLOCKS_AT_ONCE : (done + 1) * BLOCKS_AT_ONCE].astype(np.int64)
+            original = train[done * BLOCKS_AT_ONCE : (done + 1) * BLOCKS_AT_ONCE].astype(np.int64)
             drawn = batches.draw(original, rate=rate, number=number * passes + done)
-            (batch,) = micro_batches(original, drawn, blocks, BLOCKS_AT_ONCE, batches.attention)
+            (batch,) = micro_batches(original, drawn, batches.blocks, BLOCKS_AT_ONCE, batches.attention)
             with torch.autocast(device.type, torch.bfloat16, enabled=facts["precision"] == "bf16"):
-                mask = batch.get("attention_mask")
-                hidden = hidden_states(
-                    teacher, batch["input_ids"].to(device), None if mask is None else mask.to(device)
-                )
-                if settings.kind == "hidden":
-                    files["hidden"].append(_half(hidden))
-                else:
-                    soft = np.flatnonzero(drawn.soft)
-                    ids, logs = _likeliest(
-                        teacher, hidden.flatten(0, 1)[torch.from_numpy(soft).to(device)], temperature, top_k
-                    )
-                    files["top_ids"].append(ids)
-                    files["top_log_probabilities"].append(logs)
-                    ends = starts + np.cumsum(drawn.soft.sum(axis=1))
-                    files["top_starts"].append(np.concatenate([[0], ends]) if done == 0 else ends)
-                    starts = int(ends[-1])
-            files["input_ids"].append(drawn.input_ids)
-            files["marks"].append(np.where(drawn.labels != IGNORED, MASKED, 0) | np.where(drawn.soft, SOFT, 0))
+                parts = _said(teacher, batch, drawn.soft, recipe, device)
+            parts["input_ids"] = drawn.input_ids.astype(id_type)
+            marks = np.where(drawn.labels != IGNORED, MASKED, 0) | np.where(drawn.soft, SOFT, 0)
+            parts["marks"] = marks.astype(np.uint8)
+            if "top_ids" in parts:
+                parts["top_ends"] = spoken + np.cumsum(drawn.soft.sum(axis=1))
+                spoken += len(parts["top_ids"])
+            for name, part in parts.items():
+                if name not in files:
+                    file = RowFile(partial / f"{name}.npy", part.shape[1:], part.dtype)
+                    files[name] = stack.enter_context(file)
+                files[name].append(part)
             tokens += len(batch["counted"])
             if progress.wants(done + 1):
                 progress.show(done + 1, tokens, {})
-        stack.close()  # finished files, before they are hashed
 
 
-def _row_file(folder: Path, name: str, row_shape: tuple[int, ...], dtype: Any) -> RowFile:
-    return RowFile(folder / f"{name}.npy", row_shape, np.dtype(dtype))
+def _said(
+    teacher: PreTrainedModel,
+    batch: dict[str, Tensor],
+    soft: Bool[np.ndarray, "batch length"],
+    recipe: Recipe,
+    device: torch.device,
+) -> dict[str, np.ndarray]:
+    """What is kept of one pass of the teacher; at the positions `soft` in rising order."""
+    mask = batch.get("attention_mask")
+    hidden = hidden_states(teacher, batch["input_ids"].to(device), None if mask is None else mask.to(device))
+    if recipe.distill.cache.kind == "hidden":
+        return {"hidden": _half(hidden)}
+    positions = torch.from_numpy(np.flatnonzero(soft)).to(device)
+    vocab_size = vocabulary_size(teacher)
+    top_k, temperature = min(recipe.distill.cache.top_k, vocab_size), highest(recipe.objective.temperature)
+    ids, log_probabilities = _likeliest(teacher, hidden.flatten(0, 1)[positions], temperature, top_k)
+    return {"top_ids": ids.astype(_id_type(vocab_size)), "top_log_probabilities": log_probabilities}
 
 
 def _half(hidden: Float[Tensor, "batch length hidden"]) -> np.ndarray:

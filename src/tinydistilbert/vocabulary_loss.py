@@ -71,7 +71,8 @@ def vocabulary_loss(
     assert "kl" not in scales or teacher is not None
     if ("kl" in scales and not len(inputs)) or ("mlm" in scales and not len(labels)):
         raise ValueError("a loss needs at least one counted position")
-    total, kl, mlm = _VocabularyLoss.apply(inputs, weight, bias, teacher, labels, temperature, scales)
+    apply: Any = _VocabularyLoss.apply
+    total, kl, mlm = apply(inputs, weight, bias, teacher, labels, temperature, scales)
     return total, {name: value for name, value in (("kl", kl), ("mlm", mlm)) if name in scales}
 
 
@@ -98,7 +99,7 @@ class _VocabularyLoss(torch.autograd.Function):
         return total, kl, mlm
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_inputs, d_weight, d_bias = ctx.saved_tensors
         outer = grads[0]
         if outer.device.type != "cpu" or float(outer) != 1.0:  # a GPU is not asked, for the answer would stop it

@@ -27,6 +27,8 @@ def recipe_file(tmp_path: Path, recipe_text: str) -> Path:
     tasks = 'tasks = ["acceptability", "adjacency", "cloze-qa"]'
     assert tasks in recipe_text
     text = recipe_text.replace(tasks, 'tasks = ["adjacency"]').replace("max_steps = 40", "max_steps = 6")
+    assert "train_examples = 40\n" in text
+    text = text.replace("train_examples = 40\n", "")
     path = tmp_path / "tiny.toml"
     path.write_text(text + ROWS)
     return path
@@ -67,6 +69,11 @@ def test_rows_run_once_are_skipped_afterwards_and_added_ones_alone_are_run(
     scored = [m for m in measured if m.task == "adjacency"]
     assert {m.split for m in scored} == {"train (held out)"} and {m.details["finetune_seed"] for m in scored} == {0}
     assert len({m.data_fingerprint for m in scored}) == 1, "every row and seed is scored on the same examples"
+    assert {m.examples for m in scored} == {30}
+    assert all(m.train_examples == m.train_examples_total - 30 for m in scored), (
+        "the held-out examples are not trained on"
+    )
+    assert len(list(output.rglob("predictions-train-held-out.parquet"))) == 2 + 2 * 2
     for row in ("baseline", "rate 30 %"):
         assert sorted(m.seed for m in of(measured, row, "kl")) == [0, 3]
         assert {m.details["steps"] for m in of(measured, row, "kl")} == {6}

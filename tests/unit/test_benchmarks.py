@@ -20,7 +20,7 @@ from tinydistilbert.costs import Size
 from tinydistilbert.models.loading import save_model
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("common", "reference_ways", "throughput_ways", "distill_throughput")
+NAMES = ("common", "reference_ways", "throughput_ways", "distill_throughput", "corpus_scaling", "cache_payoff")
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +222,70 @@ def test_ways_alternate_and_the_first_round_is_whole_after_the_deadline(
     order.clear()
     samples, _ = script.alternate(turns, 2, 0.0, deadline=0.0)
     assert order == ["a", "b", "c"] and {way: len(found) for way, found in samples.items()} == dict.fromkeys("abc", 1)
+
+
+def test_step_times_leave_out_the_first_steps_and_the_last(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common, now = scripts["common"], iter([0.0, 10.0, 11.0, 13.0, 16.0])
+    monkeypatch.setattr(common.time, "perf_counter", lambda: next(now))
+    times = common.StepTimes(lambda step: [{"counted": torch.arange(step + 1)}, {"counted": torch.arange(100)}])
+    for step in range(5):
+        assert len(times(step)) == 2
+    assert times.measured() == (103 + 104, 5.0)  # of steps 2 and 3, which begin at 11 and end at 16
+
+
+def test_a_cache_pays_after_as_many_epochs_as_save_what_it_cost(scripts: dict[str, ModuleType]) -> None:
+    break_even = scripts["cache_payoff"].break_even
+    assert break_even(30.0, 20.0, 5.0) == 2.0
+    assert break_even(30.0, 5.0, 5.0) is None
+    assert break_even(30.0, float("nan"), 5.0) is None
+
+
+def test_caches_are_compared_with_a_live_teacher_of_the_same_objective(scripts: dict[str, ModuleType]) -> None:
+    script = scripts["cache_payoff"]
+    assert {way: script.live_way(way) for way in script.WAYS} == {
+        "live": "live", "hidden, 1 view": "live", "hidden, 4 views": "live", "live, no cosine": "live, no cosine",
+        "top-k, 1 view": "live, no cosine", "top-k, 4 views": "live, no cosine",
+    }  # fmt: skip
+
+
+def test_a_repeated_text_is_as_long_as_asked_for_and_repeats_no_paragraph(
+    scripts: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    path = tmp_path / "text.txt"
+    scripts["corpus_scaling"].write_text(path, ["one two\nthree", "four"], 60)
+    assert path.read_text().split("\n\n")[:4] == ["one two\nthree", "four", "one two (1)\nthree (1)", "four (1)"]
+    assert len(path.read_text().replace("\n\n", "")) == 60
+
+
+def test_a_table_has_aligned_columns(scripts: dict[str, ModuleType]) -> None:
+    assert scripts["common"].table(("way", "n"), [("a", "10")]) == "| way | n  |\n| --- | -- |\n| a   | 10 |"
+
+
+def test_the_peak_is_counted_anew_and_anonymous_memory_is_seen(scripts: dict[str, ModuleType]) -> None:
+    common = scripts["common"]
+    if common.anonymous_mib() is None:
+        pytest.skip("no /proc here")
+    with common.AnonymousPeak(interval=0.001) as seen:
+        before = common.anonymous_mib()
+        large = torch.ones(64 * 2**18)  # 64 MiB
+        while seen.mib < before + 48:
+            pass
+    assert seen.mib < before + 128
+    common.restart_peak()
+    peak = common.peak_mib()
+    del large
+    assert peak > 64
+
+
+def test_work_in_a_fresh_process_gives_its_answer_or_ends_the_program(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    assert scripts["common"].in_fresh_process(1, abs, -3) == 3
+    with pytest.raises(SystemExit, match="ZeroDivisionError"):
+        scripts["common"].in_fresh_process(1, divmod, 1, 0)
 
 
 def test_a_run_ends_with_the_ratios_and_appends_its_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -238,6 +238,21 @@ def test_of_the_heads_those_that_can_write_most_are_kept() -> None:
     assert torch.equal(ours, teacher.state_dict()["bert.encoder.layer.0.attention.self.value.bias"][16:24])
 
 
+def test_a_head_of_modernbert_keeps_its_queries_keys_and_values_together() -> None:
+    teacher, kept = scramble(modernbert()), torch.arange(3, 11)
+    with torch.no_grad():
+        teacher.model.layers[0].attn.Wqkv.weight[64 + 16 : 64 + 24] *= 100  # the values of head 2
+        for name, value in teacher.named_parameters():
+            if "norm" in name:
+                value.fill_(1.0)
+                value[kept] = 2.0
+    student = cut_student(teacher, recipe.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
+    theirs = teacher.model.layers[0].attn
+    rows = [*range(16, 24), *range(32 + 16, 32 + 24), *range(64 + 16, 64 + 24)]
+    assert torch.equal(student.model.layers[0].attn.Wqkv.weight, theirs.Wqkv.weight[rows][:, kept])
+    assert torch.equal(student.model.layers[0].attn.Wo.weight, theirs.Wo.weight[kept][:, 16:24])
+
+
 def test_svd_keeps_the_products_of_embeddings_as_well_as_so_many_dimensions_can() -> None:
     teacher = scramble(bert())
     student = cut_student(teacher, recipe.Student(hidden_size=16, width_reduction="svd"), seed=0)

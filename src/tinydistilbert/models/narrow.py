@@ -144,7 +144,7 @@ def _kept(layer: dict[str, Tensor], wide: Widths, narrow: Widths) -> dict[str, T
     outputs = layer["attention output"].view(-1, wide.heads, wide.head_size).transpose(0, 1)
     squared = (outputs.mT @ outputs) * (values @ values.mT)  # ||OV||² = trace(OᵀO VVᵀ), without making OV
     heads = _strongest(squared.sum((1, 2)), narrow.heads)
-    dimensions = (heads[:, None] * wide.head_size + torch.arange(wide.head_size)).flatten()
+    dimensions = (heads[:, None] * wide.head_size + torch.arange(wide.head_size, device=heads.device)).flatten()
 
     inputs = [layer["rows"]] if "rows" in layer else list(layer["gated rows"].chunk(2))
     scores = torch.linalg.vector_norm(layer["output"], dim=0)
