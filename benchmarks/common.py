@@ -116,7 +116,7 @@ class StepTimes:
         return made
 
     def measured(self, skip: int = 2) -> tuple[int, float]:
-        """Useful tokens and seconds of the steps after the first `skip`, which are slow; of the last the end is unseen."""
+        """Useful tokens and seconds of the steps from number `skip` on; the last is left out, for its end is unseen."""
         return sum(self.tokens[skip:-1]), self.begun[-1] - self.begun[skip]
 
 

@@ -61,7 +61,7 @@ def authors_sequences(paragraphs: Iterable[Sequence[int]], length: int, vocabula
 def grouped_by_length(lengths: Sequence[int], positions: int, random: np.random.Generator) -> list[list[int]]:
     """Batches of sequences from one length bin each, as many as fill `positions`; in random order, no incomplete ones.
 
-    The authors take 5 sequences a batch whatever their length; batches as large as ours are faster, so they get those.
+    The authors take 5 sequences a batch, whatever their length; here they get batches as large as ours.
 
     Raises:
         ValueError: there is not one full batch.
