@@ -15,7 +15,7 @@ WORKERS := -n auto --maxprocesses 4 --dist loadfile
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
 ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" --adapt.tokens 0)
 
-.PHONY: help install replicate real test test-slow test-gpu check format clean folder
+.PHONY: help install replicate real ablation bench test test-slow test-gpu check format clean folder
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,12 @@ replicate: $(READY) ## Run the whole job on the embedded default, offline: disti
 
 real: folder $(READY) ## Run the job on real data: make real DATA=FOLDER (wikitext2/, glue/, imdb/, squad/) [TEACHER=FOLDER].
 	$(OFFLINE) $(TOOL) replicate minilm --data "$(DATA)" --output runs/minilm $(ADAPTED)
+
+ablation: folder $(READY) ## Run the ablation on real data, hours on two cores: make ablation DATA=FOLDER [TEACHER=FOLDER].
+	$(OFFLINE) $(TOOL) ablate ablation --data "$(DATA)" --output runs/ablation $(ADAPTED)
+
+bench: folder $(READY) ## Measure a distillation step against other ways on a machine that is idle: make bench DATA=FOLDER.
+	$(OFFLINE) $(BIN)/python benchmarks/distill_throughput.py --data "$(DATA)"
 
 test: $(READY) ## Run the tests, those that take minutes or need a GPU excepted.
 	$(PYTEST) $(WORKERS) -m "not slow and not gpu"
@@ -52,7 +58,7 @@ clean: ## Remove .venv and the caches; runs/ stays.
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 folder:
-	$(if $(shell test -d "$(DATA)" && echo yes),@:,$(error make real: expected DATA=FOLDER with wikitext2/, glue/, imdb/ and squad/, found "$(DATA)"; name a folder that exists))
+	$(if $(shell test -d "$(DATA)" && echo yes),@:,$(error make $@: expected DATA=FOLDER with wikitext2/, glue/, imdb/ and squad/, found "$(DATA)"; name a folder that exists))
 
 $(READY): pyproject.toml constraints.txt
 	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \

@@ -1,7 +1,9 @@
-"""Write the tables of the committed real run into README.md: `python results/readme.py`. A test compares the two."""
+"""Write the tables of what is committed into README.md: `python results/readme.py`. A test compares the two."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tinydistilbert import fsio, results
 from tinydistilbert.report.cells import Table, to_markdown
@@ -11,25 +13,81 @@ from tinydistilbert.results import Measurement
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "results" / "minilm"
-BEGIN, END = "<!-- results -->\n", "<!-- end of results -->\n"
+THROUGHPUT = ROOT / "benchmarks" / "results" / "distill_throughput.jsonl"
+WAYS = {
+    "notebook": ("TinyDistilBERT’s notebook", "everywhere, padding too", "ours_all"),
+    "authors_all": ("DistilBERT’s authors", "every token", "ours_all"),
+    "ours_all": ("ours", "every token", ""),
+    "authors_masked": ("DistilBERT’s authors", "masked tokens", "ours_masked"),
+    "ours_masked": ("ours", "masked tokens", ""),
+    "ours_cached": ("ours, teacher cached", "masked tokens", ""),
+}
+"""Ways of the benchmark: who, where the KL is taken, and our way that theirs is compared with."""
+PAIRS = {"bert-base": "BERT-base → 6 layers", "offline": "offline teacher → 3 layers"}
 
 
 def tables(measurements: Sequence[Measurement]) -> list[Table]:
-    """The tables that the README shows."""
+    """The tables of the real run that the README shows."""
     return [make(measurements) for make in (glue_table, downstream_table, speed_table, pretraining_table)]
 
 
-def section(run: Path) -> str:
-    """The part of the README between its two marks."""
-    return "\n" + "\n".join(to_markdown(table) for table in tables(results.read(run / "results.jsonl"))) + "\n"
+def run_section() -> str:
+    """The tables of the real run."""
+    return "\n".join(to_markdown(table) for table in tables(results.read(RUN / "results.jsonl")))
+
+
+def throughput_section() -> str:
+    """The last whole measurement of each pair."""
+    lines = [json.loads(line) for line in THROUGHPUT.read_text(encoding="utf-8").splitlines()]
+    last: dict[tuple[str, str], dict[str, Any]] = {
+        (line["pair"], line.get("way", "ratios")): line for line in lines if not line["quick"]
+    }
+    head = "".join(f" {title}, tokens/s | peak MiB |" for title in PAIRS.values())
+    shown = [f"| way | KL |{head}", "| :-- | :-- |" + " --: | --: |" * len(PAIRS)]
+    for way, (who, where, _) in WAYS.items():
+        cells = [last[pair, way] for pair in PAIRS]
+        shown.append(
+            f"| {who} | {where} |"
+            + "".join(f" {cell['tokens_per_second']:,.0f} | {cell['peak_mib']:,.0f} |" for cell in cells)
+        )
+    names = {
+        "notebook": "the notebook’s way",
+        "authors_all": "the authors’, every token",
+        "authors_masked": "the authors’, masked tokens",
+        "cached_masked": "the authors’, masked tokens, with our teacher cached",
+    }
+    for name, title in names.items():
+        ratios = "".join(f" {last[pair, 'ratios'][name]:.2f} × | |" for pair in PAIRS)
+        shown.append(f"| **ours against** {title} | |{ratios}")
+    facts = last["bert-base", "ratios"]
+    machine = facts["environment"]
+    shares = ", ".join(f"{100 * last[pair, 'ratios']['peak_share']:.0f} % ({title})" for pair, title in PAIRS.items())
+    shown += [
+        "",
+        f"Share of the machine’s matrix-multiply rate ({facts['matrix_rate'] / 1e9:,.0f} GFLOP/s) that useful "
+        f"arithmetic reaches, KL at masked tokens: {shares}. {machine['cpu']}, {facts['threads']} threads, torch "
+        f"{machine['torch']}; "
+        f"medians of {last['bert-base', 'ours_masked']['rounds']} rounds in turns; dropout 0.1 in all.",
+    ]
+    return "\n".join(shown) + "\n"
+
+
+SECTIONS = {"results": run_section, "throughput": throughput_section}
+"""What stands between `<!-- NAME -->` and `<!-- end of NAME -->` in the README."""
+
+
+def written(text: str) -> str:
+    """The README with all sections as they are now."""
+    for name, make in SECTIONS.items():
+        before, rest = text.split(f"<!-- {name} -->\n")
+        _, after = rest.split(f"<!-- end of {name} -->\n")
+        text = f"{before}<!-- {name} -->\n\n{make()}\n<!-- end of {name} -->\n{after}"
+    return text
 
 
 def main() -> None:
-    """Replace that part."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    fsio.write_text(ROOT / "README.md", before + BEGIN + section(RUN) + END + after)
+    """Replace the sections."""
+    fsio.write_text(ROOT / "README.md", written((ROOT / "README.md").read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from tinydistilbert.recipe_file import from_toml, to_toml
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.page import write_report
 from tinydistilbert.tasks import HELD_OUT, TASKS, held_out_of_train, load_examples
-from tinydistilbert.training import choose_device
+from tinydistilbert.training import choose_device, chosen_precision
 
 STAGES = ("prepare", "adapt", "distill", "finetune", "evaluate", "benchmark", "report")
 RECIPE, RESULTS = "recipe.toml", "results.jsonl"
@@ -84,6 +84,7 @@ class Run:
             cure = "start the command without a launcher"
             raise UserError("command line", expected="one process", found=f"{processes}, by a launcher", cure=cure)
         self.device = choose_device(recipe.device)
+        chosen_precision(self.device, recipe.precision)
 
     @cached_property
     def original_teacher(self) -> LoadedTeacher:

@@ -11,6 +11,7 @@ from tinydistilbert import losses, recipe
 from tinydistilbert.allocator import keep_freed_memory
 from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked import useful_tokens, validation_batches
+from tinydistilbert.models.dropout import quick_dropout
 from tinydistilbert.models.heads import hidden_states, vocabulary_logits
 from tinydistilbert.models.loading import set_dropout
 from tinydistilbert.objective import Learner, PretrainingLoss
@@ -95,10 +96,11 @@ def pretrain(
         tokens=useful_tokens, validate=lambda: validation_losses(model, loss.teacher, blocks, settings, device),
         validate_after=frozenset(math.ceil(loss.steps * k / times) for k in range(1, times + 1)),
     )  # fmt: skip
-    return train(
-        learner, work, optimization, seed=settings.seed, folder=folder, device=device, label=label,
-        checkpoint_minutes=settings.checkpoint_minutes, precision=settings.precision,
-    )  # fmt: skip
+    with quick_dropout(model):
+        return train(
+            learner, work, optimization, seed=settings.seed, folder=folder, device=device, label=label,
+            checkpoint_minutes=settings.checkpoint_minutes, precision=settings.precision,
+        )  # fmt: skip
 
 
 def learner_for(

@@ -90,10 +90,19 @@ def choose_device(name: str) -> torch.device:
 
 
 def chosen_precision(device: torch.device, wanted: str = "auto") -> str:
-    """`bf16` or `no`; by itself bf16 on GPUs that have it alone: CPUs without AMX are several times slower with it."""
-    if wanted != "auto":
-        return "bf16" if wanted == "bf16" else "no"
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    """`bf16` or `no`; by itself bf16 on GPUs that have it, and never on a CPU.
+
+    Raises:
+        UserError: bf16 is asked for on a device that computes it several times slower than fp32.
+    """
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bf16 = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    if wanted == "bf16" and not has_bf16:
+        expected, found = "a device that multiplies in bf16", f"{device.type} without units for it"
+        raise UserError("precision", expected=expected, found=found, cure="leave it at auto, or set fp32")
+    return "bf16" if wanted == "bf16" or (wanted == "auto" and has_bf16 and device.type == "cuda") else "no"
 
 
 def learning_rate_factor(step: int, steps: int, warmup_ratio: float, *, from_zero: bool = False) -> float:

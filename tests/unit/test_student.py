@@ -173,8 +173,8 @@ def widened(small: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             outputs = 2 if "output.dense" in key or "transform" in key else 1
             dead = torch.zeros_like(value)
             first, second = torch.cat([value, dead], 1), torch.cat([value * (outputs - 1), dead], 1)
-            if outputs == 1:  # queries, keys, values and rows: new ones, of heads and rows that are not read
-                second = torch.cat([torch.randn_like(value), dead], 1)
+            if outputs == 1:  # queries, keys, values and rows: new ones, weak, of heads and rows that are not read
+                second = torch.cat([0.01 * torch.randn_like(value), dead], 1)
             wide[key] = torch.cat([first, second])
     return wide
 
@@ -226,22 +226,21 @@ def test_slices_keep_the_dimensions_with_the_largest_gains_everywhere() -> None:
     assert torch.equal(ours["cls.predictions.transform.LayerNorm.weight"], torch.full((8,), -2.0))
 
 
-def test_of_the_heads_those_that_can_write_most_are_kept() -> None:
+def test_of_the_heads_those_that_can_look_most_sharply_are_kept() -> None:
     teacher = scramble(bert())
+    attention = teacher.bert.encoder.layer[0].attention.self
     with torch.no_grad():
-        teacher.bert.encoder.layer[0].attention.self.value.weight[16:24] *= 100
-        teacher.bert.encoder.layer[0].attention.self.query.weight[:8] *= (
-            100  # looks sharply, writes no more than others
-        )
+        attention.query.weight[:8] *= 10
+        attention.key.weight[16:24] *= 20
+        attention.value.weight[24:] *= 100  # writes much, wherever it looks
     student = cut_student(teacher, recipe.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
-    ours = student.state_dict()["bert.encoder.layer.0.attention.self.value.bias"]
-    assert torch.equal(ours, teacher.state_dict()["bert.encoder.layer.0.attention.self.value.bias"][16:24])
+    assert torch.equal(student.bert.encoder.layer[0].attention.self.value.bias, attention.value.bias[16:24])
 
 
 def test_a_head_of_modernbert_keeps_its_queries_keys_and_values_together() -> None:
     teacher, kept = scramble(modernbert()), torch.arange(3, 11)
     with torch.no_grad():
-        teacher.model.layers[0].attn.Wqkv.weight[64 + 16 : 64 + 24] *= 100  # the values of head 2
+        teacher.model.layers[0].attn.Wqkv.weight[32 + 16 : 32 + 24] *= 100  # the keys of head 2
         for name, value in teacher.named_parameters():
             if "norm" in name:
                 value.fill_(1.0)

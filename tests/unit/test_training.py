@@ -273,8 +273,17 @@ def test_parameters_without_a_gradient_are_not_decayed() -> None:
         assert given == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
 
 
-def test_precision_is_what_is_asked_for_and_single_on_a_cpu_by_itself() -> None:
-    assert [chosen_precision(CPU, wanted) for wanted in ("auto", "fp32", "bf16")] == ["no", "no", "bf16"]
+@pytest.mark.parametrize("has_units", [False, True])
+def test_a_cpu_computes_in_bf16_only_where_it_can_and_is_told_to(
+    has_units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_units)
+    assert [chosen_precision(CPU, wanted) for wanted in ("auto", "fp32")] == ["no", "no"]
+    if has_units:
+        assert chosen_precision(CPU, "bf16") == "bf16"
+    else:
+        with pytest.raises(UserError, match="precision: expected a device that multiplies in bf16"):
+            chosen_precision(CPU, "bf16")
 
 
 def test_no_more_checkpoints_than_needed(tmp_path: Path) -> None:

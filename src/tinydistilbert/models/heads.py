@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tinydistilbert.models.capture import QueryKeyValue, capturing
+from tinydistilbert.models.dropout import ATTENTION as QUICK
 
 __all__ = [
     "QueryKeyValue",
@@ -75,7 +76,7 @@ def _mask_for(model: PreTrainedModel, mask: Tensor | None) -> Tensor | dict[str,
     """
     if mask is None:
         return None
-    assert model.config._attn_implementation == "sdpa", "a mask of booleans is only for scaled_dot_product_attention"
+    assert model.config._attn_implementation in ("sdpa", QUICK), "a mask of booleans is for sdpa only"
     if mask.dim() == 2:
         mask = mask.bool()[:, None, None].expand(-1, 1, mask.shape[1], -1)
     if model.config.model_type != "modernbert":

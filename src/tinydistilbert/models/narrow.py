@@ -1,9 +1,9 @@
 """Narrower weights: fewer attention heads and feed-forward rows in each layer, and fewer dimensions between the layers.
 
-Heads and rows are chosen layer by layer, by the norm of what they write. The dimensions in which embeddings, layers and
-head speak to each other (the residual stream) are reduced alike everywhere, by one basis with orthonormal columns: unit
-vectors where the strongest dimensions are kept as they are (`slice`), directions of the word embeddings where all are
-projected (`svd`). What the two are worth is measured in docs/decisions/0010-narrower-students.md.
+Heads and rows are chosen layer by layer, by norm: how sharply a head can look, how much a row can write. The dimensions
+in which embeddings, layers and head speak to each other (the residual stream) are reduced alike everywhere, by one
+basis with orthonormal columns: unit vectors where the strongest dimensions are kept as they are (`slice`), directions
+of the word embeddings where all are projected (`svd`). Measured in docs/decisions/0010-narrower-students.md.
 """
 
 import re
@@ -23,8 +23,9 @@ ROUNDED_TO = 8
 _PARTS = {
     "words": r"word_embeddings|tok_embeddings",
     "other embeddings": r"position_embeddings|token_type_embeddings",
+    "query": r"query|q_lin",
+    "key": r"key|k_lin",
     "value": r"value|v_lin",
-    "query or key": r"query|key|q_lin|k_lin",
     "query, key and value": r"Wqkv",
     "attention output": r"attention\.output\.dense|out_lin|attn\.Wo",
     "rows": r"intermediate\.dense|lin1",
@@ -38,8 +39,9 @@ _PATTERNS = {part: re.compile(rf"(?:.*\.)?(?:{names})") for part, names in _PART
 _AXES = {
     "words": ("all", "hidden"),
     "other embeddings": ("all", "hidden"),
+    "query": ("heads", "hidden"),
+    "key": ("heads", "hidden"),
     "value": ("heads", "hidden"),
-    "query or key": ("heads", "hidden"),
     "query, key and value": ("heads thrice", "hidden"),
     "attention output": ("hidden", "heads"),
     "rows": ("rows", "hidden"),
@@ -135,14 +137,16 @@ def _strongest(scores: Float[Tensor, "candidates"], count: int) -> Int[Tensor, "
 def _kept(layer: dict[str, Tensor], wide: Widths, narrow: Widths) -> dict[str, Tensor]:
     """Indices to keep along the axes of one layer, by the axes' names.
 
-    A head counts by the Frobenius norm of its output matrix times its value matrix, a row by the norm of its outputs
-    times that of its inputs (and its gate): the size of what each can write. Queries and keys say where a head looks,
-    not how much it writes, so they do not enter.
+    A head counts by the Frobenius norm of its QᵀK, which says how sharply it can look; a row by the norm of its outputs
+    times that of its inputs (and its gate), the size of what it can write. What a head writes does not enter: large
+    values go with a diffuse look, and heads that were chosen by them recovered least in training.
     """
-    value = layer["value"] if "value" in layer else layer["query, key and value"].chunk(3)[2]
-    values = value.view(wide.heads, wide.head_size, -1)
-    outputs = layer["attention output"].view(-1, wide.heads, wide.head_size).transpose(0, 1)
-    squared = (outputs.mT @ outputs) * (values @ values.mT)  # ||OV||² = trace(OᵀO VVᵀ), without making OV
+    if "query" in layer:
+        query, key = layer["query"], layer["key"]
+    else:
+        query, key, _ = layer["query, key and value"].chunk(3)
+    queries, keys = (matrix.view(wide.heads, wide.head_size, -1) for matrix in (query, key))
+    squared = (queries @ queries.mT) * (keys @ keys.mT)  # ||QᵀK||² = trace(QQᵀ KKᵀ), without making QᵀK
     heads = _strongest(squared.sum((1, 2)), narrow.heads)
     dimensions = (heads[:, None] * wide.head_size + torch.arange(wide.head_size, device=heads.device)).flatten()
 
