@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -91,7 +90,7 @@ class _VocabularyLoss(torch.autograd.Function):
         device = inputs.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
         with torch.autocast(device, enabled=False):
-            work = _Work(inputs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), teacher, labels)
+            work = _Work(inputs.to(dtype), weight.to(dtype), bias, teacher, labels)
             kl, mlm = work.run(temperature, scales)
         ctx.save_for_backward(work.d_inputs, work.d_weight, work.d_bias)
         ctx.mark_non_differentiable(kl, mlm)
@@ -134,11 +133,13 @@ class _Work:
         for start in range(0, positions, CHUNK):
             chunk = slice(start, min(start + CHUNK, positions))
             inputs = self.inputs[chunk]
-            logits = F.linear(inputs, self.weight, self.bias).to(self.exact)
+            logits = (inputs @ self.weight.t()).to(self.exact)  # the bias is added below, where a part is in the cache
             told = self._told(chunk, temperature) if "kl" in scales else None
             for first in range(0, len(inputs), rows):
                 part = slice(first, min(first + rows, len(inputs)))
                 masked = min(max(len(self.labels) - start - first, 0), part.stop - first) if "mlm" in scales else 0
+                if self.bias is not None:
+                    logits[part] += self.bias
                 at_masked = None
                 if masked:
                     labels = self.labels[start + first : start + first + masked, None]
@@ -165,26 +166,26 @@ class _Work:
         if isinstance(self.teacher, TeacherTop):
             return _ToldTop(self.teacher.ids[chunk], self.teacher.log_probabilities[chunk].to(self.exact))
         assert self.teacher is not None
-        dtype, bias = self.inputs.dtype, self.teacher.bias
-        logits = F.linear(
-            self.teacher.inputs[chunk].to(dtype),
-            self.teacher.weight.to(dtype),
-            None if bias is None else bias.to(dtype),
-        )
-        return _Told(logits.to(self.exact).div_(temperature))
+        dtype = self.inputs.dtype
+        logits = self.teacher.inputs[chunk].to(dtype) @ self.teacher.weight.to(dtype).t()
+        return _Told(logits.to(self.exact), self.teacher.bias)
 
 
 @dataclass
 class _Told:
-    """The teacher's tempered logits in a chunk; they are overwritten while they are read."""
+    """The teacher's logits in a chunk, without their bias; they are overwritten while they are read."""
 
-    tempered: Tensor
+    logits: Tensor
+    bias: Tensor | None
 
     def learn(self, logits: Tensor, part: slice, temperature: float, scale: float) -> Tensor:
         """The sum of the KL over `part`; the student's `logits` become `scale` x its gradient (without T's factor)."""
         student = torch.log_softmax(logits / temperature, dim=-1)
-        difference = torch.log_softmax(self.tempered[part], dim=-1)
-        teacher = torch.exp(difference, out=self.tempered[part])
+        told = self.logits[part]
+        if self.bias is not None:
+            told += self.bias
+        difference = torch.log_softmax(told.div_(temperature), dim=-1)
+        teacher = torch.exp(difference, out=told)
         difference -= student
         value = torch.dot(teacher.reshape(-1), difference.reshape(-1))
         torch.exp(student, out=logits)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
-from tinydistilbert.models.dropout import ATTENTION, dropout, quick_dropout
+from tinydistilbert.models.dropout import ATTENTION, drop, quick_dropout
 from tinydistilbert.models.heads import encode
 
 SIZES = {"vocab_size": 40, "max_position_embeddings": 32}
@@ -22,7 +22,7 @@ MODELS = {
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 def test_the_share_of_zeros_and_the_mean_are_right(probability: float) -> None:
     torch.manual_seed(0)
-    values = dropout(torch.ones(1001, 1003), probability)
+    values = drop(torch.ones(1001, 1003), probability)
     zeros = float((values == 0).float().mean())
     assert zeros == pytest.approx(probability, abs=0.002)  # 6 standard deviations at 0.5: 0.003
     assert float(values.mean()) == pytest.approx(1, abs=0.02)
@@ -31,7 +31,7 @@ def test_the_share_of_zeros_and_the_mean_are_right(probability: float) -> None:
 
 def test_neighbours_are_dropped_independently() -> None:
     torch.manual_seed(0)
-    kept = (dropout(torch.ones(400_000), 0.5) > 0).float()
+    kept = (drop(torch.ones(400_000), 0.5) > 0).float()
     for distance in (1, 2, 3, 4, 8):
         together = float((kept[distance:] * kept[:-distance]).mean())
         assert together == pytest.approx(0.25, abs=0.005)
@@ -40,7 +40,7 @@ def test_neighbours_are_dropped_independently() -> None:
 def test_the_gradient_goes_where_the_values_went() -> None:
     torch.manual_seed(0)
     values = torch.randn(7, 9, requires_grad=True)
-    left = dropout(values, 0.3)
+    left = drop(values, 0.3)
     left.backward(torch.full_like(values, 2.0))
     torch.testing.assert_close(values.grad * values.detach() / 2, left.detach())
 
@@ -48,14 +48,14 @@ def test_the_gradient_goes_where_the_values_went() -> None:
 def test_a_seed_gives_the_same_again() -> None:
     def draw(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return dropout(torch.ones(50), 0.4)
+        return drop(torch.ones(50), 0.4)
 
     assert draw(1).equal(draw(1)) and not draw(1).equal(draw(2))
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_nothing_and_all(probability: float) -> None:
-    assert float(dropout(torch.ones(10), probability).sum()) == 10 * (1 - probability)
+    assert float(drop(torch.ones(10), probability).sum()) == 10 * (1 - probability)
 
 
 @pytest.mark.parametrize("family", MODELS)

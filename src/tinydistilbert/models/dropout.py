@@ -37,7 +37,7 @@ class _Dropped(torch.autograd.Function):
         return (grads[0] * kept).mul_(ctx.factor), None
 
 
-def dropout(values: Float[Tensor, "*shape"], probability: float) -> Float[Tensor, "*shape"]:
+def drop(values: Float[Tensor, "*shape"], probability: float) -> Float[Tensor, "*shape"]:
     """Each element is 0 with that probability, and else larger, so that the mean stays; torch's generator decides."""
     if values.device.type != "cpu" or not 0 < probability < 1:
         return F.dropout(values, probability)
@@ -47,11 +47,11 @@ def dropout(values: Float[Tensor, "*shape"], probability: float) -> Float[Tensor
 
 
 class QuickDropout(nn.Dropout):
-    """`nn.Dropout` by `dropout`."""
+    """`nn.Dropout` by `drop`."""
 
     def forward(self, values: Tensor) -> Tensor:
         """What is left of the values; all of them in evaluation mode."""
-        return dropout(values, self.p) if self.training else values
+        return drop(values, self.p) if self.training else values
 
 
 def _attention(
@@ -60,29 +60,25 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout_probability: float = 0.0,
+    dropout: float = 0.0,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Transformers' sdpa attention, but for attention weights that are dropped on a CPU."""
-    if not dropout_probability or query.device.type != "cpu":
+    if not dropout or query.device.type != "cpu":
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         found: tuple[Tensor, None] = sdpa(
-            module, query, key, value, attention_mask, dropout=dropout_probability, scaling=scaling, **kwargs
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return found
     scores = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = dropout(scores.softmax(dim=-1), dropout_probability)
+    weights = drop(scores.softmax(dim=-1), dropout)
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
-def _by_keyword(module: nn.Module, *inputs: Any, dropout: float = 0.0, **kwargs: Any) -> tuple[Tensor, None]:
-    return _attention(module, *inputs, dropout_probability=dropout, **kwargs)
-
-
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _by_keyword)
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
 ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
 
 
