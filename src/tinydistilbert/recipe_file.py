@@ -244,6 +244,9 @@ def _conflicts_of_distillation(recipe: Recipe) -> Iterator[_Conflict]:
             expected = "one temperature: a cache of kind 'top-k' holds probabilities at it"
             cure = 'write one number, or distill.cache.kind = "hidden"'
             yield _Conflict("objective.temperature", expected, str(list(objective.temperature)), cure)
+    if recipe.distill.compile and inner:
+        expected = "no terms that look into the layers, which compiled code does not show"
+        yield _Conflict("distill.compile", expected, f"a weight of {inner[0]}", "set one of them off")
     if recipe.distill.time_budget and recipe.distill.max_steps:
         yield _Conflict("distill", "time_budget or max_steps", "both", "delete one")
 

@@ -89,6 +89,7 @@ TOP_K = "distill.cache.kind = 'top-k'\nobjective.cosine = 0\n"
         (NOTEBOOK, "objective.temperature = [2, 1]", ["key objective.temperature:", "one number", "[2.0, 1.0]"]),
         (NOTEBOOK, HIDDEN, ["key distill.cache.kind", "'hidden'"]),
         *((HIDDEN, f"objective.{term} = 1", [f"a weight of {term}"]) for term in ("relation", "attention", "hidden")),
+        ("distill.compile = true", "objective.hidden = 1", ["key distill.compile", "a weight of hidden"]),
         (HIDDEN, "masking.rate = [0.5, 0.15]", ["key masking.rate", "[0.5, 0.15]"]),
         (TOP_K, "masking.rate = [0.5, 0.15]", ["key masking.rate", "[0.5, 0.15]"]),
         (TOP_K, "objective.relation = 1", ["a weight of relation"]),
