@@ -14,7 +14,7 @@ from tinydistilbert import recipe, recipe_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-OPTIONS = {"--output", "--seed", "--device", "--data", "--dry-run", "--help"}
+OPTIONS = {"--output", "--seed", "--device", "--data", "--dry-run", "--help", "--time-budget"}
 
 
 def settings(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
