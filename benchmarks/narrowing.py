@@ -1,10 +1,12 @@
 """What a narrower student starts from and where it is after some steps, by what is kept of the teacher.
 
 The figures of docs/decisions/0010. Students of the teacher's layers 0, 2 and 5 are cut in each way and trained for the
-same steps; masked-LM loss and KL to the teacher, in nats, at masked positions of validation blocks from all of its text.
+same steps. Masked-LM loss and KL to the teacher in nats, at masked positions of blocks from all of the validation text.
 """
 
 import argparse
+import itertools
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,25 +37,25 @@ OPTIMIZATION = recipe.Optimization(learning_rate=5e-4, batch_size=8, attention_d
 CPU = torch.device("cpu")
 
 
-def looking(layer: Weights, wide: Widths) -> Float[Tensor, "heads"]:
+def looking(layer: Weights, wide: Widths) -> Float[Tensor, " heads"]:
     """How sharply each head can look: the Frobenius norm of QᵀK. `layer`: its matrices in the names of `narrow`."""
     query, key = (layer[name].view(wide.heads, wide.head_size, -1) for name in ("query", "key"))
     return torch.linalg.matrix_norm(query.mT @ key)
 
 
-def writing(layer: Weights, wide: Widths) -> Float[Tensor, "heads"]:
+def writing(layer: Weights, wide: Widths) -> Float[Tensor, " heads"]:
     """How much each head can write: the Frobenius norm of OV."""
     value = layer["value"].view(wide.heads, wide.head_size, -1)
     output = layer["attention output"].view(-1, wide.heads, wide.head_size).movedim(1, 0)
     return torch.linalg.matrix_norm(output @ value)
 
 
-def feeding(layer: Weights) -> Float[Tensor, "rows"]:
+def feeding(layer: Weights) -> Float[Tensor, " rows"]:
     """How much each feed-forward row can write: the norm of its inputs times that of its outputs."""
     return torch.linalg.vector_norm(layer["rows"], dim=1) * torch.linalg.vector_norm(layer["output"], dim=0)
 
 
-def word_norms(weights: Weights) -> Float[Tensor, "hidden"]:
+def word_norms(weights: Weights) -> Float[Tensor, " hidden"]:
     """Norms of the columns of the word embeddings."""
     words = next(value for key, value in weights.items() if narrow._part(key)[1] == "words")
     return torch.linalg.vector_norm(words, dim=0)
@@ -82,11 +84,10 @@ WAYS = {
     "dimensions: random": Way(
         dimensions=lambda weights, random: torch.rand(len(word_norms(weights)), generator=random)
     ),
-    "rows: random": Way(rows=lambda _, wide, random: torch.rand(wide.rows, generator=random)),
     "rows: weakest": Way(rows=lambda layer, _, __: -feeding(layer)),
 }
-"""`slice` is the default: heads by QᵀK, dimensions by the LayerNorms' gains, rows by `feeding`; the others of its kind
-change one of the three."""
+"""`slice` is the default: heads by `looking`, dimensions by the LayerNorms' gains, rows by `feeding`; those below
+`full width` change one of the three."""
 ALL_SEEDS = ("slice", "svd")
 """The ways that are tried with every seed; the others have the first."""
 
@@ -143,7 +144,7 @@ def run(way: str, width: int, seed: int, steps: int, teacher: PreTrainedModel, b
             model, loss, batches, blocks, settings, OPTIMIZATION, folder=Path(folder), device=CPU,
             label=f"{way}, {model.config.hidden_size}, seed {seed}",
         )  # fmt: skip
-    trained = validation_losses(model.eval(), teacher, blocks, settings, CPU)
+        trained = json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])["validation"]
     both = [{name: losses[name] for name in ("mlm", "kl")} for losses in (cut, trained)]
     return Run(way, model.config.hidden_size, seed, steps, *both)
 
@@ -208,23 +209,19 @@ def main() -> None:
     stride = max(len(blocks.validation) // chosen.validation_blocks, 1)
     blocks = replace(blocks, validation=blocks.validation[::stride][: chosen.validation_blocks])
     settings = recipe.Recipe(validation=recipe.Validation(blocks=0))
-    facts = {
-        "teacher": validation_losses(teacher, None, blocks, settings, CPU)["mlm"],
-        "correlation of QK and OV": correlations(teacher),
-    }
-    print(
-        f"masked-LM loss of the teacher {facts['teacher']:.2f}; correlation of the norms of QᵀK and OV over the heads"
-    )
-    print(f"of each of its layers: {facts['correlation of QK and OV']}")
-    runs = [
-        run(way, width, seed, chosen.steps, teacher, blocks)
-        for way in chosen.ways
-        for width in (chosen.widths if "hidden_size" not in WAYS[way].settings else [0])
-        for seed in (chosen.seeds if way in ALL_SEEDS else chosen.seeds[:1])
-    ]
-    print(shown(runs))
     shared = {"benchmark": "narrowing", "documents": chosen.documents, "validation_blocks": len(blocks.validation)}
-    common.append(chosen.output, [{**shared, **facts}, *({**shared, **asdict(found)} for found in runs)])
+    loss, related = validation_losses(teacher, None, blocks, settings, CPU)["mlm"], correlations(teacher)
+    print(f"masked-LM loss of the teacher {loss:.2f}; correlation of the norms of QᵀK and OV over the heads of each of")
+    print(f"its layers: {related}")
+    common.append(chosen.output, [{**shared, "teacher": loss, "correlation of QK and OV": related}])
+    runs: list[Run] = []
+    for way in chosen.ways:
+        widths = [0] if "hidden_size" in WAYS[way].settings else chosen.widths
+        seeds = chosen.seeds if way in ALL_SEEDS else chosen.seeds[:1]
+        for width, seed in itertools.product(widths, seeds):
+            runs.append(run(way, width, seed, chosen.steps, teacher, blocks))
+            common.append(chosen.output, [{**shared, **asdict(runs[-1])}])
+    print(shown(runs))
 
 
 if __name__ == "__main__":

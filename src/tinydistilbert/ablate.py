@@ -17,10 +17,11 @@ from typing import Any
 from tinydistilbert import fsio, pipeline, results
 from tinydistilbert.distill import distill_steps
 from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.names import TERMS
 from tinydistilbert.pipeline import Run, jobs
 from tinydistilbert.plan import Planner
 from tinydistilbert.progress import duration
-from tinydistilbert.recipe import Ablate, Adapt, Recipe, Teacher, to_dict
+from tinydistilbert.recipe import Ablate, Adapt, Recipe, Teacher, highest, to_dict
 from tinydistilbert.recipe_file import from_dict, merge, to_toml
 from tinydistilbert.report import published
 from tinydistilbert.report.ablation import (
@@ -43,7 +44,7 @@ TABLE_4 = (
     Variation("without masked LM", {"objective": {"mlm": 0.0}}, published.TABLE_4["mlm"]),
     Variation("random initialisation", {"student": {"initialization": "random"}}, published.TABLE_4["random"]),
 )
-CHANGEABLE = ("student", "objective", "masking", "distill", "corpus.attention", "precision")
+CHANGEABLE = ("student", "objective", "masking", "distill", "precision")
 """What a row may change: how the student is made. Text, teacher, tasks and measuring are what rows are compared by."""
 SCORED_ON = "tasks are scored on examples held out of their train splits: settings must not be chosen on reported ones"
 
@@ -110,13 +111,16 @@ def slug(name: str) -> str:
 def variations(recipe: Recipe) -> tuple[Variation, ...]:
     """The rows of the recipe's ablation: the baseline, the paper's Table 4, its own.
 
-    A row of Table 4 that would change nothing (a term that has no weight anyhow) is left out.
+    A row of Table 4 that would change nothing (a term that has no weight anyhow) is left out, and so is one that would
+    leave no term.
 
     Raises:
         UserError: a row of the recipe has no usable name, the name of another one, changes nothing, or changes
             something by which rows are compared.
     """
-    paper = TABLE_4 if recipe.ablate.table4 else ()
+    weighted = [term for term in TERMS if highest(getattr(recipe.objective, term))]
+    alone = {"objective": {weighted[0]: 0.0}} if len(weighted) == 1 else None
+    paper = [row for row in TABLE_4 if row.changes != alone] if recipe.ablate.table4 else []
     plain = dataclasses.replace(recipe, ablate=Ablate())
     found = [Variation(BASELINE, {}), *(row for row in paper if _changed(plain, row) != plain)]
     taken = {slug(row.name): row.name for row in (*found, *paper)} | {name: name for name in REFERENCES}
@@ -238,7 +242,8 @@ class Study:
             if trial.variation is None:
                 raise
             # What a row breaks is a finding about that row, and no reason to keep the others waiting.
-            self.failures[trial.variation.name] = f"seed {trial.seed}: {error}"
+            before = [self.failures[trial.variation.name]] if trial.variation.name in self.failures else []
+            self.failures[trial.variation.name] = "; ".join([*before, f"seed {trial.seed}: {error}"])
             tell(f"failed, {error}")
 
     def publish(self, command: str) -> Table:

@@ -143,6 +143,8 @@ class _Training:
             return steps
         budget, begun = seconds_of(self.recipe.distill.time_budget), time.monotonic()
         twin = copy.deepcopy(student)
+        if self.recipe.distill.compile:  # which a copy forgets
+            compile_encoders(twin)
         self._probe(twin, 1)  # the first step pays for what happens once
         step = self._probe(twin, 1)
         count = max(2, min(PROBE_STEPS, int(PROBE_SHARE * budget / step)))

@@ -30,6 +30,7 @@ from tinydistilbert.recipe_file import from_toml, to_toml
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.page import write_report
 from tinydistilbert.tasks import HELD_OUT, TASKS, held_out_of_train, load_examples
+from tinydistilbert.teacher_cache import check_room, views_to_make
 from tinydistilbert.training import choose_device, chosen_precision
 
 STAGES = ("prepare", "adapt", "distill", "finetune", "evaluate", "benchmark", "report")
@@ -172,6 +173,22 @@ class Run:
                     held_out=held_out_of_train(recipe.finetune, name),
                 )  # fmt: skip
         assert len(self.blocks.train)
+        self.check_cache()
+
+    def check_cache(self) -> None:
+        """Make sure that what the teacher says finds room on the disk; an adapted teacher says all of it anew.
+
+        Raises:
+            UserError: it does not.
+        """
+        settings, teacher = self.recipe.distill.cache, self.original_teacher.model
+        if settings.kind == "none" or STAGES.index(self.until) < STAGES.index("distill"):
+            return
+        if self.recipe.adapt.tokens:
+            views = settings.views
+        else:
+            views = views_to_make(teacher, self.blocks, self.recipe, cache.folder(), self.device)
+        check_room(teacher, self.blocks, self.recipe, cache.folder(), views=views)
 
     def tasks(self) -> tuple[str, ...]:
         """The tasks that the stages up to the last read."""

@@ -148,13 +148,11 @@ class Planner:
         )
 
     def _distill(self) -> Line:
-        if budget := self.recipe.distill.time_budget:
-            state, _ = _state(self.run.output / "student")
-            seconds = 0.0 if state == "finished" else seconds_of(budget)
-            what = f"as many steps as fit into {budget}"
-            return Line("distill", state, what, seconds, 4 * self.student.parameters + TOKENIZER_BYTES)
+        budget = self.recipe.distill.time_budget
         steps = distill_steps(self.recipe, self.text.train) if self.text else None
         line = self._pretraining("student", "distill", self.student, self.recipe.distill.optimization, steps)
+        if budget and line.state != "finished":
+            line = replace(line, what=f"as many steps as fit into {budget}", seconds=seconds_of(budget))
         settings = self.recipe.distill.cache
         if settings.kind == "none" or self.text is None or line.state == "finished":
             return line

@@ -16,7 +16,7 @@ from tinydistilbert.models.heads import hidden_states, vocabulary_logits
 from tinydistilbert.models.loading import set_dropout
 from tinydistilbert.objective import Learner, PretrainingLoss
 from tinydistilbert.results import Measurement
-from tinydistilbert.training import Batch, Work, train
+from tinydistilbert.training import Batch, Work, step_seed, train
 
 
 def validation_losses(
@@ -89,6 +89,7 @@ def pretrain(
     """
     if device.type == "cpu":
         keep_freed_memory()
+    torch.manual_seed(step_seed(settings.seed, -1))  # of the projection, whatever was drawn before it
     learner = learner_for(model, loss, optimization, device)
     times = settings.validation.times
     work = Work(

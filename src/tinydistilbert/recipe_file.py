@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.names import TASK_NAMES, TERMS
-from tinydistilbert.recipe import ADAPTER, Duration, Recipe, highest, to_dict
+from tinydistilbert.recipe import ADAPTER, Duration, Recipe, highest, seconds_of, to_dict
 
 
 def _toml_value(value: Any) -> str:
@@ -188,6 +188,9 @@ def _conflicts(recipe: Recipe) -> Iterator[_Conflict]:
     for key, names in (("finetune.tasks", tasks), ("finetune.override", overridden)):
         for name in (name for name in names if name not in TASK_NAMES):
             yield _Conflict(key, "a known task", repr(name), _nearest(name, TASK_NAMES))
+    for key, seeds in (("finetune.seeds", recipe.finetune.seeds), ("ablate.seeds", recipe.ablate.seeds)):
+        if not seeds or len(set(seeds)) < len(seeds):
+            yield _Conflict(key, "at least one seed, each once", str(list(seeds)), "change the list")
     if recipe.finetune.tasks and not recipe.finetune.models:
         yield _Conflict("finetune.models", "at least one model", "none", 'add "student"')
     layers, matched = recipe.student.layers, recipe.objective.matched_layers
@@ -247,6 +250,9 @@ def _conflicts_of_distillation(recipe: Recipe) -> Iterator[_Conflict]:
     if recipe.distill.compile and inner:
         expected = "no terms that look into the layers, which compiled code does not show"
         yield _Conflict("distill.compile", expected, f"a weight of {inner[0]}", "set one of them off")
+    if recipe.distill.time_budget and not seconds_of(recipe.distill.time_budget):
+        cure = "give some, such as 20m"
+        yield _Conflict("distill.time_budget", "more than no time", repr(recipe.distill.time_budget), cure)
     if recipe.distill.time_budget and recipe.distill.max_steps:
         yield _Conflict("distill", "time_budget or max_steps", "both", "delete one")
 

@@ -124,17 +124,11 @@ def make_cache(
     """
     settings = recipe.distill.cache
     assert settings.kind != "none" and not teacher.training
-    precision = "bf16" if device.type == "cuda" and chosen_precision(device, recipe.precision) == "bf16" else "fp32"
-    facts = _facts(teacher, blocks, recipe, precision)
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    place = folder / f"teacher-{key}"
-    whole = cache_bytes(
-        len(blocks.train), blocks.train.shape[1], teacher.config.hidden_size, vocabulary_size(teacher), recipe
-    )
-    size = f"{settings.views} views of {len(blocks.train):,} blocks, {whole / 1e9:,.2f} GB, in {place}"
+    facts = _facts(teacher, blocks, recipe, _precision(device, recipe))
+    place = _place(folder, facts)
     missing = _missing(place, settings.views)
-    if missing:
-        _refuse_full_disk(folder, whole * len(missing) // settings.views)
+    whole = check_room(teacher, blocks, recipe, folder, views=len(missing))
+    size = f"{settings.views} views of {len(blocks.train):,} blocks, {whole / 1e9:,.2f} GB, in {place}"
     tell(f"teacher cache: {size}; {len(missing) or 'none'} to be made")
     batches = MaskedBatches.of(recipe, recipe.distill.optimization, blocks, steps=1, epochs_end_steps=False)
     if missing:
@@ -142,6 +136,38 @@ def make_cache(
             for number in _missing(place, settings.views):  # another process may have made some of them meanwhile
                 _make_view(place, number, teacher, batches, recipe, facts, device)
     return TeacherCache(batches, tuple(_open_view(place, number, facts) for number in range(settings.views)))
+
+
+def check_room(teacher: PreTrainedModel, blocks: TokenBlocks, recipe: Recipe, folder: Path, *, views: int) -> int:
+    """Bytes of all views of the cache, after it was made sure that `views` of them, still to be made, fit on the disk.
+
+    Raises:
+        UserError: they do not.
+    """
+    whole = cache_bytes(
+        len(blocks.train), blocks.train.shape[1], teacher.config.hidden_size, vocabulary_size(teacher), recipe
+    )
+    if views:
+        _refuse_full_disk(folder, whole * views // recipe.distill.cache.views)
+    return whole
+
+
+def views_to_make(
+    teacher: PreTrainedModel, blocks: TokenBlocks, recipe: Recipe, folder: Path, device: torch.device
+) -> int:
+    """How many views `make_cache` would have to make for this teacher."""
+    place = _place(folder, _facts(teacher, blocks, recipe, _precision(device, recipe)))
+    return len(_missing(place, recipe.distill.cache.views))
+
+
+def _precision(device: torch.device, recipe: Recipe) -> str:
+    is_bf16 = device.type == "cuda" and chosen_precision(device, recipe.precision) == "bf16"
+    return "bf16" if is_bf16 else "fp32"
+
+
+def _place(folder: Path, facts: dict[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"teacher-{key}"
 
 
 def cache_bytes(blocks: int, length: int, hidden_size: int, vocab_size: int, recipe: Recipe) -> int:

@@ -205,10 +205,11 @@ class _ToldTop:
         ids, told = self.ids[part], self.log_probabilities[part]
         student = torch.log_softmax(logits / temperature, dim=-1)
         known, teacher = student.gather(1, ids), told.exp()
+        torch.exp(student, out=logits)
+        logits.scatter_(1, ids, 0.0)  # the rest is summed up, for 1 - the known ones cancels where they have nearly all
         rest_teacher = (1 - teacher.sum(1, keepdim=True)).clamp_(min=0)
-        rest_student = (1 - known.exp().sum(1, keepdim=True)).clamp_(min=TINY)
+        rest_student = logits.sum(1, keepdim=True).clamp_(min=TINY)
         value = (teacher * (told - known)).sum()
         value += (rest_teacher * (rest_teacher.clamp(min=TINY).log() - rest_student.log())).sum()
-        torch.exp(student, out=logits)
         logits.mul_(1 - rest_teacher / rest_student).scatter_(1, ids, known.exp() - teacher).mul_(scale)
         return value

@@ -1,6 +1,7 @@
 """The distillation engine by the command line: terms, masking, caches, budgets, narrow students."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,32 @@ def test_a_time_budget_fits_the_schedule_and_is_kept(recipe_file: Path, tmp_path
     (student / "manifest.json").unlink()
     assert call("distill", recipe_file, *flags(more), "--time-budget", "3s", "--output", run)[0] == 0
     assert len(steps(run)) == 3, "a resumed run keeps the number of steps that it began with"
+
+
+def test_a_resumed_budget_gives_a_narrow_student_the_same_weights(
+    recipe_file: Path, tmp_path: Path, call: Call
+) -> None:
+    # Measuring the speed draws random numbers, which a resumed run does not; the projection must not depend on them.
+    run = tmp_path / "run"
+    more = {"adapt.tokens": "0", "distill.max_steps": "0", "validation.blocks": "2", "student.hidden_size": "16"}
+    command = ["distill", recipe_file, *flags(more), "--time-budget", "3s", "--output", run]
+    assert call(*command)[0] == 0
+    told = fsio.read_json(run / "student" / "schedule.json")
+    (run / "student").rename(tmp_path / "first")
+    (run / "student.partial").mkdir()
+    fsio.write_json(run / "student.partial" / "schedule.json", told)
+    assert call(*command)[0] == 0
+    first, again = (folder / "model.safetensors" for folder in (tmp_path / "first", run / "student"))
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_anything_is_made(
+    recipe_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    code, _, err = call("distill", recipe_file, "--distill.cache.kind=hidden", "--output", tmp_path / "run")
+    assert code == 2 and "free for the teacher's cache" in err and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_budget_without_time_for_a_step_is_refused(recipe_file: Path, tmp_path: Path, call: Call) -> None:

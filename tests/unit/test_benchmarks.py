@@ -17,10 +17,20 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tinydistilbert import losses
 from tinydistilbert.costs import Size
+from tinydistilbert.models import narrow
 from tinydistilbert.models.loading import save_model
+from tinydistilbert.models.narrow import Widths
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("common", "reference_ways", "throughput_ways", "distill_throughput", "corpus_scaling", "cache_payoff")
+NAMES = (
+    "common",
+    "reference_ways",
+    "throughput_ways",
+    "distill_throughput",
+    "corpus_scaling",
+    "cache_payoff",
+    "narrowing",
+)
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +258,66 @@ def test_caches_are_compared_with_a_live_teacher_of_the_same_objective(scripts: 
         "live": "live", "hidden, 1 view": "live", "hidden, 4 views": "live", "live, no cosine": "live, no cosine",
         "top-k, 1 view": "live, no cosine", "top-k, 4 views": "live, no cosine",
     }  # fmt: skip
+
+
+def layer_of(wide: Widths) -> dict[str, torch.Tensor]:
+    """Random matrices of one layer, in the names of `narrow`."""
+    torch.manual_seed(3)
+    shapes = {
+        "query": (8, 8),
+        "key": (8, 8),
+        "value": (8, 8),
+        "attention output": (8, 8),
+        "rows": (6, 8),
+        "output": (8, 6),
+    }
+    assert (wide.hidden, wide.rows) == (8, 6)
+    return {name: torch.randn(*shape) for name, shape in shapes.items()}
+
+
+def test_heads_are_scored_by_the_norms_of_their_own_products(scripts: dict[str, ModuleType]) -> None:
+    script, wide = scripts["narrowing"], Widths(hidden=8, heads=4, rows=6)
+    layer = layer_of(wide)
+    looks, writes = script.looking(layer, wide), script.writing(layer, wide)
+    for head in range(4):
+        own = slice(2 * head, 2 * head + 2)
+        assert looks[head] == pytest.approx(float((layer["query"][own].T @ layer["key"][own]).norm()), rel=1e-5)
+        written = layer["attention output"][:, own] @ layer["value"][own]
+        assert writes[head] == pytest.approx(float(written.norm()), rel=1e-5)
+
+
+def test_another_choice_changes_its_axis_only_and_only_inside_the_with(scripts: dict[str, ModuleType]) -> None:
+    script, wide, thin = scripts["narrowing"], Widths(hidden=8, heads=4, rows=6), Widths(hidden=4, heads=2, rows=3)
+    layer = layer_of(wide)
+    ordinary = narrow._kept(layer, wide, thin)
+    best = sorted(script.looking(layer, wide).topk(2).indices.tolist())
+    assert ordinary["heads"].tolist() == [place for head in best for place in (2 * head, 2 * head + 1)]
+    with script.choosing(script.WAYS["heads: the first"], 0):
+        first = narrow._kept(layer, wide, thin)
+    assert first["heads"].tolist() == [0, 1, 2, 3] and torch.equal(first["rows"], ordinary["rows"])
+    with script.choosing(script.WAYS["rows: weakest"], 0):
+        weakest = narrow._kept(layer, wide, thin)
+    assert not set(weakest["rows"].tolist()) & set(ordinary["rows"].tolist())
+    assert torch.equal(weakest["heads"], ordinary["heads"])
+    assert all(map(torch.equal, narrow._kept(layer, wide, thin).values(), ordinary.values()))
+
+
+def test_dimensions_can_be_those_of_the_largest_embeddings(scripts: dict[str, ModuleType]) -> None:
+    words = torch.tensor([[0.0, 3.0, -1.0, 2.0], [0.0, 1.0, 1.0, 2.0]])
+    weights = {"bert.embeddings.word_embeddings.weight": words, "bert.embeddings.LayerNorm.weight": torch.arange(4.0)}
+    assert (words @ narrow._BASES["slice"](weights, 2)).tolist() == words[:, 2:].tolist()
+    script = scripts["narrowing"]
+    with script.choosing(script.WAYS["dimensions: embedding norm"], 0):
+        basis = narrow._BASES["slice"](weights, 2)
+    assert (words @ basis).tolist() == words[:, [1, 3]].tolist()
+
+
+def test_narrow_students_are_shown_as_means_over_their_seeds(scripts: dict[str, ModuleType]) -> None:
+    script = scripts["narrowing"]
+    runs = [script.Run("slice", 192, seed, 60, {"mlm": 7.0, "kl": 3.0}, {"mlm": 5.0 + seed, "kl": 1.0 + seed})
+            for seed in (0, 1)]  # fmt: skip
+    cells = [cell.strip() for cell in script.shown(runs).splitlines()[-1].split("|")[1:-1]]
+    assert cells == ["slice", "192", "7.00 / 3.00", "5.50 / 1.50", "2", "1.000 to 2.000", "1.000"]
 
 
 def test_a_repeated_text_is_as_long_as_asked_for_and_repeats_no_paragraph(

@@ -178,6 +178,13 @@ def test_attention_by_hand() -> None:
     assert losses.attention(teacher, teacher, visible).item() == 0
 
 
+def test_more_heads_with_the_same_scores_change_nothing_in_attention() -> None:
+    student, teacher = (QueryKey(*(random_vectors(2, 1, 4, 6, seed=s + i) for i in (0, 1)), 0.5) for s in (0, 2))
+    doubled = [QueryKey(m.query.repeat(1, 2, 1, 1), m.key.repeat(1, 2, 1, 1), 0.5) for m in (student, teacher)]
+    visible = torch.ones(2, 4, 4).bool()
+    torch.testing.assert_close(losses.attention(*doubled, visible), losses.attention(student, teacher, visible))
+
+
 def relation_of(student: QueryKey, teacher: QueryKey, visible: Tensor) -> Tensor:
     return losses.relation(student.query, teacher.query, 2, visible)
 

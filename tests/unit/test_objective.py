@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
-from tinydistilbert import recipe
+from tinydistilbert import losses, recipe
 from tinydistilbert.data.masked import useful_tokens
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.heads import encode
 from tinydistilbert.models.matching import Matches, match_layers
 from tinydistilbert.names import TERMS
 from tinydistilbert.objective import Learner, PretrainingLoss
@@ -145,6 +146,45 @@ def test_hidden_states_are_compared_at_the_matched_layers() -> None:
     counted = what["attention_mask"].bool()
     crossed = [(s[own + 1][counted] - t[other + 1][counted]).square().mean() for own, other in ((0, 1), (1, 0))]
     assert found == pytest.approx(float(sum(crossed)) / 2, rel=1e-9)
+
+
+def test_relations_are_the_mean_of_those_of_queries_keys_and_values() -> None:
+    student, teacher, what = model(1), model(2), batch(padded=True)
+    only = recipe.Objective(kl=0, mlm=0, cosine=0, relation=1, relation_heads=4)
+    found = one(PretrainingLoss(only, teacher, Matches((0, 1), (0, 1), 0)), student, what)["relation"]
+    mask = what["attention_mask"]
+    ours, told = (
+        encode(m, what["input_ids"], mask, attention=(i,)).attention[i] for m, i in ((student, 1), (teacher, 0))
+    )
+    visible = mask.bool()[:, :, None] & mask.bool()[:, None, :]
+    parts = [losses.relation(getattr(ours, k), getattr(told, k), 4, visible) for k in ("query", "key", "value")]
+    assert found == pytest.approx(float(torch.stack(parts).mean().detach()), rel=1e-9)
+    assert len({round(float(part.detach()), 6) for part in parts}) == 3
+
+
+def test_padding_counts_nowhere_where_documents_are_kept_apart() -> None:
+    # There each position may look at itself, padding too, so that no row of the mask is empty.
+    student, teacher = model(1), model(2)
+    loss = PretrainingLoss(recipe.Objective(relation=1, attention=1, hidden=1), teacher, Matches((0, 1), (0, 1), 1))
+    found = []
+    for extra in (0, 3):
+        what = batch(padded=True)
+        length = 8 + extra
+        wide = torch.full((3, length), PAD)
+        wide[:, :8] = what["input_ids"]
+        labels = torch.full((3, length), -100)
+        labels[:, :8] = what["labels"]
+        counted = torch.zeros(3, length, dtype=torch.bool)
+        counted[:, :8] = what["attention_mask"].bool()
+        masked, everywhere = labels.flatten().ne(-100).nonzero()[:, 0], counted.flatten().nonzero()[:, 0]
+        others = everywhere[~torch.isin(everywhere, masked)]
+        document = torch.arange(length) // 3  # [CLS] and two more, and so on
+        apart = (document[:, None] == document) & counted[:, None, :] | torch.eye(length, dtype=torch.bool)
+        made = {"input_ids": wide, "labels": labels, "masked": masked, "counted": everywhere}
+        made |= {"soft": torch.cat([masked, others]), "attention_mask": apart[:, None]}
+        found.append((one(loss, student, made), loss._counts(made)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
+    assert found[0][1] == found[1][1]
 
 
 def test_weights_and_temperature_follow_their_ramps() -> None:

@@ -1,5 +1,6 @@
 """The loop: accumulation, schedule, resumption, refusal of non-finite numbers. On a model of a few weights."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -146,6 +147,16 @@ def test_nan_stops_before_the_update_and_names_step_and_term(tmp_path: Path) -> 
     with pytest.raises(NonFiniteLoss, match=r"step 4: .* the term fit"):
         run(tmp_path, work(10, [4, 4], spoil=3))
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_each_step_drops_others(tmp_path: Path) -> None:
+    what = work(4, [8])
+    same_rows = dataclasses.replace(what, micro_batches=lambda _: what.micro_batches(0))
+    settings = recipe.Optimization(learning_rate=1e-30)
+    tmp_path.joinpath("run").mkdir()
+    train(Net(), same_rows, settings, seed=3, folder=tmp_path / "run", device=CPU, label="fit", checkpoint_minutes=60)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len({line["fit"] for line in lines if "fit" in line}) == 4
 
 
 def test_numbers_that_are_read_late_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

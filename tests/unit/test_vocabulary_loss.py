@@ -107,6 +107,22 @@ def test_gradient_of_the_likeliest_tokens_is_that_of_its_value() -> None:
         torch.testing.assert_close(own, other)
 
 
+def test_single_precision_is_enough_where_the_student_is_sure_of_one_token() -> None:
+    # Then the rest of its probability is tiny, and 1 - the others would be nothing but rounding.
+    student, teacher, _ = made()
+    told = torch.log_softmax(F.linear(teacher.inputs, teacher.weight, teacher.bias) / 2.5, -1).topk(4)
+    with torch.no_grad():
+        student[2][int(told.indices[0, 0])] += 80.0
+    nothing = torch.empty(0, dtype=torch.long)
+    exact, _ = chunked(student, TeacherTop(told.indices, told.values), nothing, {"kl": 1.0})
+    expected = torch.autograd.grad(exact, student)
+    single = [tensor.detach().float().requires_grad_() for tensor in student]
+    total, _ = chunked(single, TeacherTop(told.indices, told.values.float()), nothing, {"kl": 1.0})
+    assert float(total.detach()) == pytest.approx(float(exact.detach()), rel=1e-4)
+    for own, other in zip(torch.autograd.grad(total, single), expected, strict=True):
+        assert (own - other).norm() < 1e-3 * other.norm()
+
+
 def test_in_bfloat16_the_products_are_rounded_and_the_sums_are_not() -> None:
     student, teacher, labels = made()
     student = [tensor.detach().float().requires_grad_() for tensor in student]
