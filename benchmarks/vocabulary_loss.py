@@ -67,9 +67,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--size", choices=SIZES, action="append", help="only this one (repeatable)")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for (size, (positions, width)), keep in itertools.product(SIZES.items(), (False, True)):
+    for size, keep in itertools.product(options.size or SIZES, (False, True)):
+        positions, width = SIZES[size]
         found = common.in_fresh_process(options.threads, measure, positions, width, keep, options.rounds)
         rows += [
             {"size": size, "positions": positions, "width": width, "memory": "kept" if keep else "fresh", "way": way,

@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
 
     A training step on a CPU allocates and frees the same hundreds of megabytes again and again. By default glibc asks
     the system for each large block and gives it back, and the system clears every page of it: the losses over BERT's
-    vocabulary at 307 positions took 538 ms so, and 337 ms with memory that is kept (docs/decisions/0011).
+    vocabulary at 307 positions took 341 ms so, and 187 ms with memory that is kept (docs/decisions/0011).
     """
     if not sys.platform.startswith("linux"):
         return False
