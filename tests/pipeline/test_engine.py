@@ -51,7 +51,7 @@ def test_objectives_and_students(
     code, _, err = call("distill", recipe_file, *flags(more), "--output", run)
     assert code == 0, err
     log = steps(run)
-    for name in terms:
+    for name in terms - {"mlm"}:  # the words of the text are not what a random teacher says
         first, last = (sum(line[name] for line in part) for part in (log[:5], log[-5:]))
         assert last < first, name
     assert {"kl", "mlm", "cosine", "relation", "attention", "hidden"} & log[0].keys() == terms
