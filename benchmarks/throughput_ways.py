@@ -23,8 +23,9 @@ from tinydistilbert import recipe
 from tinydistilbert.costs import FORWARD_AND_BACKWARD, Size
 from tinydistilbert.data.corpus import load_blocks
 from tinydistilbert.data.masked import MaskedBatches, useful_tokens
+from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.student import cut_student
-from tinydistilbert.objective import Learner, PretrainingLoss
+from tinydistilbert.objective import PretrainingLoss
 from tinydistilbert.pretraining import pretrain
 from tinydistilbert.teacher_cache import make_cache
 

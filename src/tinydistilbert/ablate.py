@@ -17,12 +17,14 @@ from typing import Any
 from tinydistilbert import fsio, pipeline, results
 from tinydistilbert.distill import distill_steps
 from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.estimates import Planner
+from tinydistilbert.jobs import jobs
 from tinydistilbert.names import TERMS
-from tinydistilbert.pipeline import Run, jobs
-from tinydistilbert.plan import Planner
+from tinydistilbert.pipeline import Run
 from tinydistilbert.progress import duration
-from tinydistilbert.recipe import Ablate, Adapt, Recipe, Teacher, highest, to_dict
+from tinydistilbert.recipe import Ablate, Adapt, Recipe, Teacher, to_dict
 from tinydistilbert.recipe_file import from_dict, merge, to_toml
+from tinydistilbert.recipe_types import highest
 from tinydistilbert.report import published
 from tinydistilbert.report.ablation import (
     BASELINE,
@@ -146,7 +148,8 @@ def _changed(recipe: Recipe, row: Variation) -> Recipe:
 
 def _plain(recipe: Recipe, row: str, models: tuple[Any, ...]) -> Recipe:
     """The recipe of one run: scored on held-out examples of train, one fine-tuning a model and seed."""
-    finetune = dataclasses.replace(recipe.finetune, models=models, second_distillation=False, score_on="train")
+    alone = dataclasses.replace(recipe.finetune.distillation, tasks="none")
+    finetune = dataclasses.replace(recipe.finetune, distillation=alone, models=models, score_on="train", select="fixed")
     # The rows of the ablation are left out, so that adding one does not make another recipe of the finished ones.
     return dataclasses.replace(recipe, name=f"{recipe.name}/{row}", finetune=finetune, ablate=Ablate())
 

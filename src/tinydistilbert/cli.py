@@ -6,6 +6,7 @@ answer in both. torch and transformers are imported inside the chosen command, t
 
 import dataclasses
 import difflib
+import functools
 import os
 import shlex
 import signal
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinydistilbert import __version__, recipe, recipe_file
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
+from tinydistilbert.flags import parse, words
 
 if TYPE_CHECKING:
     from tinydistilbert.report.cells import Table
@@ -31,6 +33,7 @@ STAGE_COMMANDS = {
     "replicate": "all of them: distil, fine-tune, score, time, report",
 }
 STUDY_COMMANDS = {"ablate": "the recipe over and over, one thing changed each time: Table 4, and ablate.rows"}
+COMPARE_COMMAND = {"compare": "two runs, or the rows of one: differences with their tests, and the examples"}
 OTHER_COMMANDS = {
     "recipes": "list the presets; `recipes NAME` prints one, to copy and change",
     "tasks": "list the tasks",
@@ -43,8 +46,18 @@ COMMON = {
     "--dry-run": "tell what would be done, with memory, disk and time estimated, and write nothing",
     "--time-budget 20m": "short for --distill.time_budget: as many steps of distillation as fit into it",
 }
-SHORT = {"time-budget": "distill.time_budget"}
-"""Flags that stand for a key of the recipe."""
+OF_TASKS = {
+    "--model NAME": "a folder or hub name: fine-tune this model; no recipe is needed then",
+    "--task NAME …": "the tasks (short for --finetune.tasks)",
+    "--teacher FOLDER …": "fine-tuned models of the task to learn from beside the labels",
+    "--select HOW": "what chooses the epoch: fixed, heldout or published",
+    "--seeds N …": "also --epochs, --learning-rate, --batch-size: short for keys of finetune",
+    "--data FILE": "with the next ones: the train examples of your own task (CSV, TSV, JSONL, Parquet, hub name)",
+    "--validation FILE": "what is scored",
+    "--text COLUMN": "also --text-pair COLUMN, --label COLUMN",
+    "--kind KIND": "classification, regression or span",
+}
+"""Flags that only the commands which fine-tune explain."""
 EXIT_USER_ERROR, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 
 
@@ -82,7 +95,7 @@ def _dispatch(arguments: list[str]) -> None:
         print(f"tinydistilbert {__version__}")
         return
     command, rest = arguments[0], arguments[1:]
-    known = {**STAGE_COMMANDS, **STUDY_COMMANDS, **OTHER_COMMANDS}
+    known = {**STAGE_COMMANDS, **STUDY_COMMANDS, **COMPARE_COMMAND, **OTHER_COMMANDS}
     if command not in known:
         near = difflib.get_close_matches(command, known, n=1)
         cure = f"did you mean {near[0]!r}?" if near else "see tinydistilbert --help"
@@ -95,8 +108,19 @@ def _dispatch(arguments: list[str]) -> None:
         _tasks()
     elif command in STUDY_COMMANDS:
         _ablate(rest)
+    elif command in COMPARE_COMMAND:
+        _compare(rest)
     else:
         _stages(command, rest)
+
+
+COMPARE_HELP = """tinydistilbert compare RUN [RUN] [--output FOLDER]: differences with their tests.
+
+RUN: a run folder, or one row of it, `runs/a:student`, `runs/a:student (D)`.
+With one run, its rows are compared with its teacher; with two, each row with the other run's row of that name.
+
+  --output FOLDER    also write a page, and the examples that one gets right and the other wrong
+"""
 
 
 def _overview() -> str:
@@ -108,7 +132,7 @@ def _overview() -> str:
         "Each stage command runs the recipe's stages up to itself and skips what is finished:",
         *(f"  {name:10} {text}" for name, text in STAGE_COMMANDS.items()),
         "",
-        *(f"  {name:10} {text}" for name, text in {**STUDY_COMMANDS, **OTHER_COMMANDS}.items()),
+        *(f"  {name:10} {text}" for name, text in {**STUDY_COMMANDS, **COMPARE_COMMAND, **OTHER_COMMANDS}.items()),
         "",
         "  tinydistilbert replicate quickstart        the whole job, offline, in minutes",
         "  tinydistilbert COMMAND --help              every setting with its default",
@@ -119,9 +143,13 @@ def _overview() -> str:
 def _command_help(command: str) -> str:
     if command in OTHER_COMMANDS:
         return f"tinydistilbert {command}: {OTHER_COMMANDS[command]}"
+    if command in COMPARE_COMMAND:
+        return COMPARE_HELP
     lines = [f"tinydistilbert {command} RECIPE [options]: {(STAGE_COMMANDS | STUDY_COMMANDS)[command]}", ""]
     lines += ["RECIPE: a preset (see `tinydistilbert recipes`) or a TOML file.", ""]
     lines += [f"  {flag:18} {text}" for flag, text in COMMON.items()]
+    if command in ("finetune", "evaluate", "replicate"):
+        lines += ["", "Tasks, and a model of your own:", *(f"  {flag:18} {text}" for flag, text in OF_TASKS.items())]
     lines += ["", "Every setting of the recipe, with its default:"]
     return "\n".join([*lines, *_settings(recipe.Recipe(), "")])
 
@@ -164,70 +192,11 @@ def _tasks() -> None:
         print(f"{task.name:14} {task.kind:15} {', '.join(task.metrics)}")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    recipe: recipe.Recipe
-    output: Path
-    dry_run: bool
-
-
-def parse(rest: list[str]) -> _Request:
-    """What follows the command: a recipe, and flags that are `--output`, `--dry-run` or a key of the recipe.
-
-    A value is read as its key's type wants it; several values after one flag, or commas between them, make a list.
-
-    Raises:
-        UserError: no recipe, an unknown flag (with the nearest known one), a missing or wrong value.
-    """
-    name, output, dry_run = None, None, False
-    overrides: dict[str, Any] = {}
-    index = 0
-    while index < len(rest):
-        word = rest[index]
-        if not word.startswith("--"):
-            if name is not None:
-                raise UserError(
-                    "command line", expected="one recipe", found=f"{name!r} and {word!r}", cure="delete one"
-                )
-            name, index = word, index + 1
-            continue
-        flag, equals, inline = word[2:].partition("=")
-        values = [inline] if equals else []
-        index += 1
-        if flag == "dry-run":
-            dry_run = True
-            continue
-        while not equals and index < len(rest) and not rest[index].startswith("--"):
-            values.append(rest[index])
-            index += 1
-        if not values:
-            raise UserError(f"--{flag}", expected="a value", found="none", cure="write it after the flag")
-        if flag == "output":
-            output = Path(values[0])
-        else:
-            flag = SHORT.get(flag, flag)
-            _put(overrides, flag.replace("-", "_") if flag.count(".") < 2 else flag, values)
-    if name is None:
-        cure = "for example: tinydistilbert replicate quickstart"
-        raise UserError("command line", expected="a recipe", found="none", cure=cure)
-    base = recipe_file.load(name)
-    merged = recipe_file.merge(recipe.to_dict(base), overrides)
-    chosen = recipe_file.from_dict(merged, "command line") if overrides else base
-    return _Request(chosen, output or Path("runs") / chosen.name, dry_run)
-
-
-def _put(overrides: dict[str, Any], flag: str, values: list[str]) -> None:
-    *path, key = flag.split(".")
-    place = overrides
-    for part in path:
-        place = place.setdefault(part, {})
-    split = [item.strip() for value in values for item in value.strip("[]").split(",")]
-    place[key] = split[0] if len(split) == 1 else [item for item in split if item]
-
-
 def _stages(command: str, rest: list[str]) -> None:
     request = parse(rest)
-    until = "report" if command == "replicate" else command
+    # A given model has no further stage that its user would call: its scores are wanted at once.
+    is_whole = command == "replicate" or (command == "finetune" and request.recipe.finetune.model)
+    until = "report" if is_whole else command
     if request.dry_run:
         from tinydistilbert.plan import plan
 
@@ -237,11 +206,38 @@ def _stages(command: str, rest: list[str]) -> None:
     from tinydistilbert.report.tables import console_tables
 
     shown = shlex.join(["tinydistilbert", command, *rest])
-    run(request.recipe, request.output, until=until, tell=lambda line: print(line, flush=True), command=shown)
+    tell = functools.partial(print, flush=True)
+    failures = run(request.recipe, request.output, until=until, tell=tell, command=shown)
     if until in ("evaluate", "benchmark", "report"):
         _print(console_tables(request.output))
     if until == "report":
         print(f"The page: {request.output / 'report.html'}")
+    if failures:
+        raise NonFiniteLoss("; ".join(failures))
+
+
+def _compare(rest: list[str]) -> None:
+    operands, output = [], None
+    for flag, values in words(rest):
+        if flag == "output":
+            output = Path(values[0])
+        elif flag:
+            raise UserError(f"--{flag}", expected="--output", found=f"--{flag}", cure="delete it")
+        else:
+            operands += values
+    if not 1 <= len(operands) <= 2:
+        cure = "for example: tinydistilbert compare runs/a runs/b"
+        raise UserError("compare", expected="one or two runs", found=str(len(operands)), cure=cure)
+    from tinydistilbert.report.compare import compare, operand
+    from tinydistilbert.report.comparison import PAGE_FILE, comparison_table, write_comparison
+
+    found = compare(*map(operand, operands))
+    if output is None:
+        _print([comparison_table(found)])
+        print("With --output FOLDER also the examples that one side alone gets right.")
+        return
+    _print([write_comparison(output, found, command=shlex.join(["tinydistilbert", "compare", *rest]))])
+    print(f"The page: {output / PAGE_FILE}")
 
 
 def _ablate(rest: list[str]) -> None:

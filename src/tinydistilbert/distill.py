@@ -22,7 +22,8 @@ from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.objective import PretrainingLoss
 from tinydistilbert.pretraining import pretrain, pretraining_measurements, validation_losses
-from tinydistilbert.recipe import Recipe, seconds_of
+from tinydistilbert.recipe import Recipe
+from tinydistilbert.recipe_types import seconds_of
 from tinydistilbert.teacher_cache import make_cache
 from tinydistilbert.training import Batch
 

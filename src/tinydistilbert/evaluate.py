@@ -2,9 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,106 +10,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import torch
-from numpy.typing import NDArray
-from scipy.special import softmax
 
-from tinydistilbert import fsio, metrics, results
-from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert import fsio, results
+from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.recipe import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
-from tinydistilbert.tasks import HELD_OUT, has_split, held_out_of_train, load_examples
+from tinydistilbert.scoring import Predictions, read_predictions, score
+from tinydistilbert.task_targets import check_classes
+from tinydistilbert.tasks import HELD_OUT, has_split
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.encoding import Features, encode
-from tinydistilbert.tasks.inference import Logits, predict
-from tinydistilbert.tasks.squad import best_answers
+from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.tasks.inference import predict
+from tinydistilbert.tasks.wanted import wanted_examples
 
 SAMPLES = 8
 """Examples that are shown with their predictions."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions on one split, in the order of its examples."""
-
-    values: NDArray[Any]
-    """(n,) classes, scores or answer texts."""
-    words: list[Any]
-    """The same as a reader sees them: class names, scores, answer texts."""
-    gold: list[Any]
-    """The labels as a reader sees them; for each span example the list of its answers."""
-    extra: dict[str, list[Any]]
-    """Further columns of the predictions file: logits and probabilities, or the best answers as JSON."""
-
-
-def read_predictions(examples: Examples, features: Features, logits: Logits) -> Predictions:
-    """What the logits say, aligned with the examples by `features.example`."""
-    assert len(logits) == len(features), "one row of logits a feature"
-    if examples.task.kind == "span":
-        return _read_answers(examples, features, list(logits))
-    rows = np.stack(list(logits))
-    assert np.array_equal(features.example, np.arange(len(examples))), "one feature an example, in order"
-    labels, names = examples.columns["label"], examples.task.labels
-    if examples.task.kind == "regression":
-        scores = rows[:, 0].astype(np.float64)
-        return Predictions(scores, scores.tolist(), labels, {})
-    classes = np.where(np.isnan(rows).any(-1), metrics.NO_CLASS, rows.argmax(-1))
-    words = [names[i] if i != metrics.NO_CLASS else "" for i in classes]
-    extra = {"logits": rows.tolist(), "probabilities": softmax(rows.astype(np.float64), axis=-1).tolist()}
-    return Predictions(classes, words, [names[i] for i in labels], extra)
-
-
-def _read_answers(examples: Examples, features: Features, logits: list[NDArray[np.float32]]) -> Predictions:
-    assert features.offsets is not None, "span features have offsets"
-    windows: list[list[int]] = [[] for _ in range(len(examples))]
-    for window, example in enumerate(features.example):
-        windows[example].append(window)
-    texts, best = [], []
-    for context, own in zip(examples.columns["context"], windows, strict=True):
-        answers = best_answers([logits[i] for i in own], [features.offsets[i] for i in own], context)
-        texts.append(answers[0].text)
-        finite = [{"text": a.text, "score": round(a.score, 4)} for a in answers if np.isfinite(a.score)]
-        best.append(json.dumps(finite, ensure_ascii=False))
-    gold = [answer["text"] for answer in examples.columns["answers"]]
-    return Predictions(np.array(texts), texts, gold, {"best": best})
-
-
-def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[str, tuple[float, dict[str, Any]]]:
-    """For each metric of the task its value, and `interval`, `majority` and `warnings` to judge it by."""
-    statistics, majority = _statistics(examples, predictions)
-    everything = np.arange(len(examples))
-    intervals = metrics.bootstrap(statistics, len(examples), seed=seed)
-    scores: dict[str, tuple[float, dict[str, Any]]] = {}
-    for name, statistic in statistics.items():
-        value = float(statistic(everything))
-        warnings = metrics.guards(predictions.values, examples=len(examples), value=value, majority=majority[name])
-        details = {"interval": list(intervals[name]), "majority": majority[name], "warnings": warnings}
-        scores[name] = value, details
-    return scores
-
-
-def _statistics(examples: Examples, predictions: Predictions) -> tuple[dict[str, metrics.Statistic], dict[str, float]]:
-    """The task's metrics as functions of the examples that are counted, and the majority class's score in each."""
-    names = examples.task.metrics
-    if examples.task.kind == "span":
-        each = metrics.squad_scores(predictions.words, predictions.gold)
-        most = [metrics.majority_answer(predictions.gold)] * len(examples)
-        majority = {name: float(values.mean()) for name, values in metrics.squad_scores(most, predictions.gold).items()}
-        return {name: partial(_mean_at, each[name]) for name in names}, majority
-    # Small integers, because a bootstrap looks at every example a thousand times.
-    dtype = np.float64 if examples.task.kind == "regression" else np.int16
-    labels, guesses = np.array(examples.columns["label"], dtype=dtype), predictions.values.astype(dtype)
-    majority = {name: metrics.majority_score(name, labels) for name in names}
-    return {name: partial(_metric_at, name, labels, guesses) for name in names}, majority
-
-
-def _mean_at(values: NDArray[np.float64], indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.asarray(values[indices].mean(-1))
-
-
-def _metric_at(
-    name: str, labels: NDArray[Any], predictions: NDArray[Any], indices: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    return metrics.METRICS[name](labels[indices], predictions[indices])
 
 
 def predictions_table(examples: Examples, predictions: Predictions) -> pa.Table:
@@ -146,7 +59,7 @@ def _finite(value: Any) -> Any:
 
 def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
-    train_examples: tuple[int, int], seconds_training: float,
+    training: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
@@ -162,8 +75,7 @@ def evaluate(
         recipe: gives the data and the sizes.
         output: folder to write.
         device: to predict on.
-        train_examples: how many examples the model was fine-tuned on, and how many the train split has.
-        seconds_training: wall-clock seconds of the fine-tuning.
+        training: what `finetune` wrote into `training.json`; nothing for a model from elsewhere.
 
     Raises:
         UserError: the split of the tables is missing, or its content is wrong.
@@ -178,26 +90,28 @@ def evaluate(
     with fsio.unfinished(output, task=task.name, row=row, seed=seed) as folder:
         for split in present or wanted[:1]:  # with none there, loading the first says what is missing
             begin = time.perf_counter()
-            examples = load_examples(
-                task, split, data=recipe.data, corpus=recipe.corpus, seed=recipe.seed,
-                limit=recipe.finetune.settings(task.name).validation_examples,
-                held_out=held_out_of_train(recipe.finetune, task.name),
-            )  # fmt: skip
+            limit = recipe.finetune.settings(task.name).validation_examples
+            examples = wanted_examples(recipe, task, split, limit=limit)
             features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
+            order = check_classes(model_folder, load_config(model_folder), examples.task)
+            if order is not None:  # of a model from elsewhere, which numbers the classes in its own way
+                logits = np.stack(list(logits))[:, order]
             predictions = read_predictions(examples, features, logits)
             scores = score(examples, predictions, seed=recipe.seed)
             seconds = time.perf_counter() - begin
-            common: dict[str, Any] = {"device": str(device), "seconds_training": seconds_training}
+            common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
+            common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
             if missing:
                 common["missing"] = missing
             measurements += [
                 Measurement(
                     model=row, task=task.name, metric=metric, value=value, split=split, examples=len(examples),
-                    examples_total=examples.total, train_examples=train_examples[0],
-                    train_examples_total=train_examples[1], seed=seed, seconds=round(seconds_training + seconds, 3),
+                    examples_total=examples.total, train_examples=training.get("train_examples", 0),
+                    train_examples_total=training.get("train_examples_total", 0), seed=seed,
+                    seconds=round(common["seconds_training"] + seconds, 3),
                     recipe=recipe.name, recipe_hash=recipe_hash(recipe), data_fingerprint=examples.fingerprint,
-                    details={**details, **common},
+                    details={**details, **common, "warnings": [*trained_badly(training), *details["warnings"]]},
                 )
                 for metric, (value, details) in scores.items()
             ]  # fmt: skip
@@ -205,6 +119,19 @@ def evaluate(
             _write_table(folder / f"predictions-{_slug(split)}.parquet", predictions_table(examples, predictions))
         _write_lines(folder / "samples.jsonl", shown)
         results.write(folder / "measurements.jsonl", measurements)
+
+
+def trained_badly(training: Mapping[str, Any]) -> list[str]:
+    """What the training itself says against a score, one sentence each."""
+    warnings = []
+    if "failed" in training:
+        warnings.append(f"the training failed at {training['failed']}")
+    loss, without = training.get("loss"), training.get("loss_without_learning")
+    if loss is not None and without is not None and loss >= without:
+        warnings.append(
+            f"the head never learned: its training loss ended at {loss:.3f}, the labels alone give {without:.3f}"
+        )
+    return warnings
 
 
 def _slug(split: str) -> str:

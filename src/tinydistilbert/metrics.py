@@ -1,20 +1,24 @@
-"""Metrics, their intervals and the warnings about them: pure functions on arrays.
+"""Metrics, their intervals and tests, and the warnings about them: pure functions on arrays.
 
 Each metric works along the last axis, so that the same definition gives the value and, over a stack of resamples, its
-bootstrap interval. Shares lie in 0..1, correlations in -1..1.
+bootstrap interval. Shares lie in 0..1, correlations in -1..1. `counts` says how often each example occurs, once for
+each resample (…, n); without them each occurs once.
 """
 
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 Array = NDArray[Any]
+Metric = Callable[..., NDArray[np.float64]]
+"""From labels, predictions and, if wanted, counts to the value of each resample."""
 Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 """From indices of examples (…, n) to the metric on these examples (…)."""
 
@@ -22,23 +26,42 @@ NO_CLASS = -1
 """Prediction of a classifier whose logits are not numbers; never right."""
 
 
-def accuracy(labels: Array, predictions: Array) -> NDArray[np.float64]:
+def _sum(values: Array, counts: Array | None) -> Array:
+    return np.asarray(values.sum(-1) if counts is None else np.einsum("...n,...n", values, counts))
+
+
+def _mean(values: Array, counts: Array | None) -> Array:
+    return np.asarray(values.mean(-1) if counts is None else _sum(values, counts) / counts.sum(-1))
+
+
+def accuracy(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
     """Share of the examples (…, n) whose predicted class is the label."""
-    return np.asarray((labels == predictions).mean(-1))
+    return _mean(labels == predictions, counts)
 
 
-def f1(labels: Array, predictions: Array) -> NDArray[np.float64]:
+def f1(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
     """Harmonic mean of precision and recall of class 1, over (…, n) examples; 0 where class 1 is nowhere."""
-    right = ((labels == 1) & (predictions == 1)).sum(-1)
-    return _ratio(2.0 * right, (labels == 1).sum(-1) + (predictions == 1).sum(-1))
+    return _ratio(*_f1_of(1, labels, predictions, counts))
 
 
-def f1_accuracy_mean(labels: Array, predictions: Array) -> NDArray[np.float64]:
+def _f1_of(label: Any, labels: Array, predictions: Array, counts: Array | None) -> tuple[Array, Array]:
+    """Numerator and denominator of the F1 of one class; the denominator is 0 where the class is nowhere."""
+    gold, guess = labels == label, predictions == label
+    return 2.0 * _sum(gold & guess, counts), _sum(gold, counts) + _sum(guess, counts)
+
+
+def f1_accuracy_mean(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
     """Mean of accuracy and F1."""
-    return (accuracy(labels, predictions) + f1(labels, predictions)) / 2
+    return (accuracy(labels, predictions, counts) + f1(labels, predictions, counts)) / 2
 
 
-def matthews_correlation(labels: Array, predictions: Array) -> NDArray[np.float64]:
+def macro_f1(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
+    """Plain mean of the F1 of each class that occurs among the labels or the predictions of (…, n) examples."""
+    each = [_f1_of(label, labels, predictions, counts) for label in np.union1d(labels, predictions)]
+    return _ratio(np.sum([_ratio(*parts) for parts in each], axis=0), np.sum([below > 0 for _, below in each], axis=0))
+
+
+def matthews_correlation(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
     """Correlation of the two class indicators over (…, n) examples; 0 where one of them is constant.
 
     Matthews 1975 for two classes, Gorodkin 2004 for more.
@@ -48,27 +71,44 @@ def matthews_correlation(labels: Array, predictions: Array) -> NDArray[np.float6
     guess = [predictions == c for c in classes]
 
     def covariance(one: list[Array], two: list[Array]) -> Array:
-        each = [(x & y).mean(-1) - x.mean(-1) * y.mean(-1) for x, y in zip(one, two, strict=True)]
+        each = [_mean(x & y, counts) - _mean(x, counts) * _mean(y, counts) for x, y in zip(one, two, strict=True)]
         return np.asarray(np.sum(each, axis=0))
 
     return _ratio(covariance(gold, guess), np.sqrt(covariance(gold, gold) * covariance(guess, guess)))
 
 
-def pearson(labels: Array, predictions: Array) -> NDArray[np.float64]:
+def pearson(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
     """Pearson's correlation over (…, n) examples; 0 where it is undefined: a constant, or a NaN among them."""
-    x = labels - labels.mean(-1, keepdims=True)
-    y = predictions - predictions.mean(-1, keepdims=True)
-    return _ratio((x * y).sum(-1), np.sqrt((x * x).sum(-1) * (y * y).sum(-1)))
+    x = labels - _mean(labels, counts)[..., None]
+    y = predictions - _mean(predictions, counts)[..., None]
+    return _ratio(_sum(x * y, counts), np.sqrt(_sum(x * x, counts) * _sum(y * y, counts)))
 
 
-def spearman(labels: Array, predictions: Array) -> NDArray[np.float64]:
+def spearman(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
     """Pearson's correlation of the ranks, ties at their mean rank."""
-    return pearson(rankdata(labels, axis=-1), rankdata(predictions, axis=-1))
+    return pearson(_ranks(labels, counts), _ranks(predictions, counts), counts)
 
 
-def pearson_spearman_mean(labels: Array, predictions: Array) -> NDArray[np.float64]:
+def _ranks(values: Array, counts: Array | None) -> Array:
+    """Rank from 1 of each value (…, n), ties at their mean; with `counts`, of values (n,) that occur so often."""
+    if counts is None:
+        return np.asarray(rankdata(values, axis=-1))
+    distinct, place = np.unique(values, return_inverse=True)
+    by_value = np.argsort(place, kind="stable")
+    first = np.searchsorted(place[by_value], np.arange(len(distinct)))
+    tied = np.add.reduceat(counts[..., by_value], first, axis=-1)
+    ranks = np.cumsum(tied, axis=-1) - (tied - 1) / 2
+    return np.asarray(np.where(np.isnan(values), np.nan, ranks[..., place]))
+
+
+def pearson_spearman_mean(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
     """Mean of both correlations."""
-    return (pearson(labels, predictions) + spearman(labels, predictions)) / 2
+    return (pearson(labels, predictions, counts) + spearman(labels, predictions, counts)) / 2
+
+
+def mean_score(labels: Array, scores: Array, counts: Array | None = None) -> NDArray[np.float64]:
+    """Mean of scores that each example has by itself, as an answer has from `squad_scores`; labels do not matter."""
+    return _mean(scores, counts)
 
 
 def _ratio(above: Array, below: Array) -> NDArray[np.float64]:
@@ -78,9 +118,15 @@ def _ratio(above: Array, below: Array) -> NDArray[np.float64]:
     return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=defined))
 
 
-METRICS: dict[str, Callable[[Array, Array], NDArray[np.float64]]] = {
-    metric.__name__: metric
-    for metric in (accuracy, f1, f1_accuracy_mean, matthews_correlation, pearson, spearman, pearson_spearman_mean)
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "f1_accuracy_mean": f1_accuracy_mean,
+    "macro_f1": macro_f1,
+    "matthews_correlation": matthews_correlation,
+    "pearson": pearson,
+    "spearman": spearman,
+    "pearson_spearman_mean": pearson_spearman_mean,
 }
 """Metrics of labels and predictions; a span task's are the means of `squad_scores`."""
 
@@ -133,6 +179,84 @@ def bootstrap(
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
+@dataclass(frozen=True)
+class Paired:
+    """Two sides on the same examples, each side's value the median over its seeds."""
+
+    first: float
+    second: float
+    interval: tuple[float, float]
+    """95 % percentile interval of `difference` over resamples of the examples."""
+    p: float
+    """Two-sided: how often a resample's difference does not have the sign of most of them, doubled."""
+
+    @property
+    def difference(self) -> float:
+        """First less second."""
+        return self.first - self.second
+
+
+def paired_bootstrap(
+    metric: Metric, labels: Array, first: Array, second: Array, *, seed: int, resamples: int = 10_000
+) -> Paired:
+    """How sure it is that two sides differ on other examples of this kind (Efron and Tibshirani 1993).
+
+    A resample draws examples with replacement, the same ones for every seed of both sides. Examples with equal labels
+    and predictions are drawn as one kind with its multinomial count, which is the same draw in less time.
+
+    Args:
+        metric: of labels, predictions and counts.
+        labels: (n,).
+        first: (seeds, n) predictions of one side.
+        second: (seeds, n) predictions of the other; the number of seeds may be another.
+        seed: of the draws.
+        resamples: how many draws; fewer, but never under 1000, where more would take longer than some seconds.
+    """
+    kinds, sizes = np.unique(np.column_stack([labels, *first, *second]), axis=0, return_counts=True)
+    gold, *predictions = np.ascontiguousarray(kinds.T)
+
+    def values(counts: Array) -> Array:
+        each = [metric(gold, own, counts) for own in predictions]
+        return np.stack([np.median(each[: len(first)], axis=0), np.median(each[len(first) :], axis=0)])
+
+    random = np.random.default_rng(seed)
+    resamples = min(resamples, max(1000, 60_000_000 // len(kinds)))
+    rows = max(1, 1_000_000 // len(kinds))  # resamples at a time, to bound memory
+    drawn = []
+    for begin in range(0, resamples, rows):
+        counts = random.multinomial(len(labels), sizes / len(labels), size=min(rows, resamples - begin))
+        one, other = values(counts.astype(np.float64))
+        drawn.append(np.round(one - other, 12))  # equal sides stay equal, whatever the order of a sum
+    differences = np.concatenate(drawn)
+    low, high = np.percentile(differences, (2.5, 97.5))
+    tail = 1 + min((differences <= 0).sum(), (differences >= 0).sum())
+    (here,), (there,) = values(sizes[None].astype(np.float64))
+    return Paired(float(here), float(there), (float(low), float(high)), min(1.0, float(2 * tail / (1 + resamples))))
+
+
+def mcnemar(first_right: Array, second_right: Array) -> float:
+    """Exact two-sided p of McNemar's test (1947), from which of the examples (n,) each side has right.
+
+    Without a difference, an example that one side alone has right belongs to either side with chance one half.
+    """
+    first_only, second_only = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
+    if first_only + second_only == 0:
+        return 1.0
+    return float(binomtest(first_only, first_only + second_only).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values in their order, raised so that any of them falls below 0.05 by chance in at most one of 20 tables.
+
+    (The step-down method of Holm 1979; true whatever the comparisons have to do with one another, at any level.)
+    """
+    order = np.argsort(p_values)
+    raised = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * np.arange(len(order), 0, -1)))
+    adjusted = np.empty(len(order))
+    adjusted[order] = raised
+    return [float(p) for p in adjusted]
+
+
 def majority_predictions(labels: Array) -> Array:
     """What a model without eyes would always say: the most frequent label, or the mean of labels that are floats."""
     if np.issubdtype(labels.dtype, np.floating):
@@ -151,7 +275,9 @@ def majority_answer(answers: Sequence[Sequence[str]]) -> str:
     return Counter(normalize_answer(gold[0]) for gold in answers).most_common(1)[0][0]
 
 
-def guards(predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float) -> list[str]:
+def guards(
+    predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float, ids: Sequence[Any] = ()
+) -> list[str]:
     """What makes a value not worth believing, one sentence each; empty when nothing does.
 
     Args:
@@ -159,11 +285,14 @@ def guards(predictions: Sequence[Any] | Array, *, examples: int, value: float, m
         examples: how many predictions there should be.
         value: the metric's value.
         majority: the same metric for the majority class alone.
+        ids: names of the predicted examples, if they are to be checked.
     """
     found = np.asarray(predictions)
     warnings = []
     if len(found) != examples:
         warnings.append(f"{len(found)} predictions for {examples} examples")
+    if doubled := len(ids) - len(set(ids)):
+        warnings.append(f"{doubled} of {len(ids)} predictions are of an example that has one already")
     broken = 0
     if np.issubdtype(found.dtype, np.floating):
         broken = int(np.isnan(found).sum())

@@ -12,23 +12,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tinydistilbert import losses, recipe
+from tinydistilbert.layer_terms import INNER, attention_layers, layer_terms
 from tinydistilbert.models.heads import Seen, encode, vocabulary_input, vocabulary_logits, vocabulary_matrix
+from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.matching import Matches
 from tinydistilbert.names import TERMS
+from tinydistilbert.recipe_types import highest, ramp_at
 from tinydistilbert.training import Batch, shares_of, weighted
 from tinydistilbert.vocabulary_loss import TeacherHead, TeacherTop, vocabulary_loss
-
-
-class Learner(nn.Module):
-    """What is trained: the student, and where it is narrower than its teacher a projection, which is dropped then."""
-
-    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel | None = None) -> None:
-        super().__init__()
-        self.student = student
-        own = student.config.hidden_size
-        told = own if teacher is None else teacher.config.hidden_size
-        self.projection = nn.Identity() if own == told else nn.Linear(own, told, bias=False)
-
 
 NO_MATCHES = Matches()
 
@@ -50,11 +41,11 @@ class PretrainingLoss:
     def terms(self) -> tuple[str, ...]:
         """The terms that count at any step."""
         names = TERMS if self.teacher is not None else ("mlm",)
-        return tuple(name for name in names if recipe.highest(getattr(self.objective, name)) > 0)
+        return tuple(name for name in names if highest(getattr(self.objective, name)) > 0)
 
     def weights(self, step: int) -> dict[str, float]:
         """The weight of each term at a step."""
-        return {name: recipe.ramp_at(getattr(self.objective, name), step, self.steps) for name in self.terms}
+        return {name: ramp_at(getattr(self.objective, name), step, self.steps) for name in self.terms}
 
     def shares(self, micro_batches: list[Batch]) -> list[dict[str, float]]:
         """How much of each term's mean over the step is each micro-batch's own."""
@@ -76,10 +67,10 @@ class PretrainingLoss:
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The scaled sum of the terms, and each term's mean; logits are computed only where a term reads them."""
         assert isinstance(learner, Learner)
-        mask = batch.get("attention_mask")
+        mask, own = batch.get("attention_mask"), self.matches.student_layers
         student = encode(
             learner.student, batch["input_ids"], mask,
-            layers=self.matches.student_layers if "hidden" in scales else (), attention=self._attention_layers(scales),
+            layers=own if "hidden" in scales else (), attention=attention_layers(scales, own, own[-1:]),
         )  # fmt: skip
         teacher = self._teacher(batch, scales)
         if self.objective.reduction == "notebook":
@@ -91,61 +82,34 @@ class PretrainingLoss:
             inner, found = inner + outer, {**at_words, **found}
         return inner, found
 
-    def _attention_layers(self, scales: Mapping[str, float]) -> tuple[int, ...]:
-        """Layers of the student of which Q, K and V are compared."""
-        last = self.matches.student_layers[-1:] if "relation" in scales else ()
-        return tuple(sorted({*last, *(self.matches.student_layers if "attention" in scales else ())}))
-
     def _teacher(self, batch: Batch, scales: Mapping[str, float]) -> Seen:
         """What the teacher says of the batch: computed, or read from the cache that the batch comes from."""
         if "teacher_hidden" in batch:
             return Seen(batch["teacher_hidden"].to(torch.get_default_dtype()), {}, {})
         if self.teacher is None or "teacher_top_ids" in batch or scales.keys() <= {"mlm"}:
             return Seen(torch.empty(0, 0, 0), {}, {})  # no term reads it
-        related = (self.matches.relation_layer,) if "relation" in scales else ()
         with torch.no_grad():
             return encode(
                 self.teacher, batch["input_ids"], batch.get("attention_mask"),
                 layers=self.matches.teacher_layers if "hidden" in scales else (),
-                attention=tuple(sorted({*related, *(self.matches.teacher_layers if "attention" in scales else ())})),
+                attention=attention_layers(scales, self.matches.teacher_layers, (self.matches.relation_layer,)),
             )  # fmt: skip
 
     def _layer_terms(
         self, learner: Learner, student: Seen, teacher: Seen, batch: Batch, scales: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """The terms on hidden states and attention."""
-        counted, pairs = (
-            batch["counted"],
-            list(zip(self.matches.student_layers, self.matches.teacher_layers, strict=True)),
-        )
+        counted = batch["counted"]
         terms: dict[str, Tensor] = {}
         if "cosine" in scales:
             terms["cosine"] = losses.cosine(
                 learner.projection(student.last.flatten(0, 1)[counted]), teacher.last.flatten(0, 1)[counted]
             )
-        if "relation" in scales:
-            ours, told = (
-                student.attention[self.matches.student_layers[-1]],
-                teacher.attention[self.matches.relation_layer],
-            )
-            heads, visible = self.objective.relation_heads or told.query.shape[1], _visible(batch)
-            kinds = ((ours.query, told.query), (ours.key, told.key), (ours.value, told.value))
-            terms["relation"] = torch.stack([losses.relation(a, b, heads, visible) for a, b in kinds]).mean()
-        if "attention" in scales:
-            visible = _visible(batch)
-            scores = [
-                losses.attention(student.attention[own], teacher.attention[other], visible) for own, other in pairs
-            ]
-            terms["attention"] = torch.stack(scores).mean()
-        if "hidden" in scales:
-            differences = [
-                losses.hidden(
-                    learner.projection(student.layers[own].flatten(0, 1)[counted]),
-                    teacher.layers[other].flatten(0, 1)[counted],
-                )
-                for own, other in pairs
-            ]
-            terms["hidden"] = torch.stack(differences).mean()
+        if inner := INNER & scales.keys():
+            terms |= layer_terms(
+                inner, student, teacher, self.matches, visible=lambda: _visible(batch), counted=counted,
+                relation_heads=self.objective.relation_heads, projection=learner.projection,
+            )  # fmt: skip
         return terms
 
     def _vocabulary(
@@ -178,7 +142,7 @@ class PretrainingLoss:
                 told = TeacherHead(seen, *vocabulary_matrix(self.teacher))
         total, found = vocabulary_loss(
             vocabulary_input(student, student_last.flatten(0, 1)[positions]), *vocabulary_matrix(student), told, labels,
-            temperature=recipe.ramp_at(self.objective.temperature, step, self.steps), scales=wanted,
+            temperature=ramp_at(self.objective.temperature, step, self.steps), scales=wanted,
         )  # fmt: skip
         return total, {**found, **nothing}
 
@@ -192,7 +156,7 @@ class PretrainingLoss:
             teacher_logits = vocabulary_logits(self.teacher, teacher_hidden)
         at_masked = student_logits.flatten(0, 1)[batch["masked"]]
         labels = batch["labels"].flatten()[batch["masked"]]
-        temperature = recipe.highest(self.objective.temperature)
+        temperature = highest(self.objective.temperature)
         terms = {
             "kl": losses.notebook_kl(student_logits, teacher_logits, temperature),
             "mlm": losses.mlm(at_masked, labels) if len(labels) else student_hidden.sum() * 0,

@@ -6,7 +6,6 @@ Every command is this: `distill` runs the stages up to distill, `replicate` runs
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -14,13 +13,15 @@ from transformers import PretrainedConfig
 
 from tinydistilbert import cache, fsio, results
 from tinydistilbert.adapt import adapt, check_head
+from tinydistilbert.augment import augment
 from tinydistilbert.benchmark import benchmark
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.distill import distill
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluate import evaluate
 from tinydistilbert.finetune import TRAINING_FACTS, finetune
-from tinydistilbert.models.loading import check_length, load_model, load_tokenizer, longest_input
+from tinydistilbert.jobs import Job, jobs
+from tinydistilbert.models.loading import check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
@@ -29,48 +30,21 @@ from tinydistilbert.recipe import Recipe, to_dict
 from tinydistilbert.recipe_file import from_toml, to_toml
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.page import write_report
-from tinydistilbert.tasks import HELD_OUT, TASKS, held_out_of_train, load_examples
+from tinydistilbert.task_targets import check_classes, make_targets
+from tinydistilbert.task_training import Lesson, training_examples
+from tinydistilbert.tasks import HELD_OUT, tasks_of
+from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.unlabelled import read_unlabelled, write_examples
+from tinydistilbert.tasks.wanted import wanted_examples
 from tinydistilbert.teacher_cache import check_room, views_to_make
 from tinydistilbert.training import choose_device, chosen_precision
 
 STAGES = ("prepare", "adapt", "distill", "finetune", "evaluate", "benchmark", "report")
+STAGES_OF_GIVEN = ("finetune", "evaluate", "report")
 RECIPE, RESULTS = "recipe.toml", "results.jsonl"
+AUGMENTED = "examples.parquet"
 INPUTS = "inputs.json"
 """Fingerprint of the text that the run was begun with: a changed text is another experiment."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One fine-tuning: a row of the tables, on one task, with one seed."""
-
-    task: str
-    row: str
-    """Row of the tables: `teacher`, `student`, `control`, or `student (D)`."""
-    encoder: str
-    """Folder in the run that the fine-tuning starts from."""
-    seed: int
-
-    @property
-    def folder(self) -> str:
-        """Its folder in the run."""
-        slug = self.row.replace(" (D)", "-d")
-        return f"tasks/{self.task}/{slug}/seed-{self.seed}"
-
-    @property
-    def is_second_distillation(self) -> bool:
-        """Whether a fine-tuned teacher is learned from beside the labels."""
-        return self.row.endswith("(D)")
-
-
-def jobs(recipe: Recipe) -> Iterator[Job]:
-    """Every fine-tuning of the recipe, in the order in which they run; a (D) comes after the teacher it learns from."""
-    for task in recipe.finetune.tasks:
-        for seed in recipe.finetune.seeds:
-            for row in recipe.finetune.models:
-                yield Job(task, row, row, seed)
-            both = {"teacher", "student"} <= set(recipe.finetune.models)
-            if recipe.finetune.second_distillation and both and TASKS[task].kind == "span":
-                yield Job(task, "student (D)", "student", seed)
 
 
 class Run:
@@ -86,6 +60,13 @@ class Run:
             raise UserError("command line", expected="one process", found=f"{processes}, by a launcher", cure=cure)
         self.device = choose_device(recipe.device)
         chosen_precision(self.device, recipe.precision)
+        self.failures: list[str] = []
+        self.known = tasks_of(recipe.finetune)
+
+    def stages(self) -> tuple[str, ...]:
+        """The stages up to the last that this recipe has: a given model needs no text and no student."""
+        wanted = STAGES[: STAGES.index(self.until) + 1]
+        return tuple(s for s in wanted if s in STAGES_OF_GIVEN) if self.recipe.finetune.model else wanted
 
     @cached_property
     def original_teacher(self) -> LoadedTeacher:
@@ -161,19 +142,36 @@ class Run:
             UserError: one of them is.
         """
         recipe = self.recipe
+        if recipe.finetune.model:
+            load_tokenizer(recipe.finetune.model)
+            self.check_lengths(load_config(recipe.finetune.model))
+            self.check_tasks()
+            return
         check_head(recipe, self.original_teacher)
         student = cut_student(self.original_teacher.model, recipe.student, seed=recipe.seed)
         match_layers(recipe, self.original_teacher.model.config, student.config)
         self.check_lengths(self.original_teacher.model.config)
-        for name in self.tasks():
-            task = TASKS[name]
-            for split in (task.train, HELD_OUT if recipe.finetune.score_on == "train" else task.evaluation[0]):
-                load_examples(
-                    task, split, data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed,
-                    held_out=held_out_of_train(recipe.finetune, name),
-                )  # fmt: skip
+        self.check_tasks()
         assert len(self.blocks.train)
         self.check_cache()
+
+    def check_tasks(self) -> None:
+        """Load whatever the tasks read: the splits, further texts, and the given teachers' configurations.
+
+        Raises:
+            UserError: one of them is wrong.
+        """
+        recipe = self.recipe
+        for name in self.tasks():
+            task = self.known[name]
+            scored = HELD_OUT if recipe.finetune.score_on == "train" else task.evaluation[0]
+            found = [wanted_examples(recipe, task, split) for split in (task.train, scored)]
+            more = recipe.finetune.distillation.unlabelled
+            if more and any(job.is_second_distillation for job in jobs(recipe)):
+                read_unlabelled(Path(more), found[0].task)
+            teachers = recipe.finetune.distillation.teachers
+            for teacher in teachers if isinstance(teachers, tuple) else ():
+                check_classes(Path(teacher), load_config(teacher), found[0].task)
 
     def check_cache(self) -> None:
         """Make sure that what the teacher says finds room on the disk; an adapted teacher says all of it anew.
@@ -201,11 +199,11 @@ class Run:
             UserError: one is longer.
         """
         longest = longest_input(teacher)
-        check_length("corpus.block_size", self.recipe.corpus.block_size, longest)
+        if not self.recipe.finetune.model:
+            check_length("corpus.block_size", self.recipe.corpus.block_size, longest)
         for name in self.tasks():
-            check_length(
-                f"max_length of {name}", self.recipe.finetune.max_length(name, TASKS[name].max_length), longest
-            )
+            longest_wanted = self.recipe.finetune.max_length(name, self.known[name].max_length)
+            check_length(f"max_length of {name}", longest_wanted, longest)
 
     def stage(self, folder: str, title: str, make: Callable[[Path], None]) -> None:
         """Make one folder of the run, unless it is finished."""
@@ -264,30 +262,74 @@ class Run:
     def finetune(self) -> None:
         """Stage finetune: every row of the tables on every task."""
         for job in jobs(self.recipe):
-            title = f"finetune {job.row} on {TASKS[job.task].title}, seed {job.seed}"
-            self.stage(f"{job.folder}/model", title, partial(self._finetune, job))
+            if not job.is_given:
+                title = f"finetune {job.row} on {self.known[job.task].title}, seed {job.seed}"
+                self.stage(f"{job.folder}/model", title, partial(self._finetune, job))
+                if failure := fsio.read_json(job.model(self.output) / TRAINING_FACTS).get("failed"):
+                    self.failures.append(f"{title}: {failure}")
 
     def _finetune(self, job: Job, path: Path) -> None:
-        task_teacher = None
-        if job.is_second_distillation:
-            task_teacher = self.output / Job(job.task, "teacher", "teacher", job.seed).folder / "model"
+        encoder = Path(job.encoder) if self.recipe.finetune.model else self.output / job.encoder
         finetune(
-            self.recipe, job.task, self.output / job.encoder, path,
-            row=job.row, seed=job.seed, device=self.device, task_teacher=task_teacher,
+            self.recipe, self.known[job.task], encoder, path, row=job.row, seed=job.seed, device=self.device,
+            lesson=self.lesson(job) if job.is_second_distillation else None,
         )  # fmt: skip
 
+    def lesson(self, job: Job) -> Lesson:
+        """What the (D)s of a task learn from: made once for all seeds."""
+        task, settings = self.known[job.task], self.recipe.finetune.settings(job.task)
+        encoder = Path(job.encoder) if self.recipe.finetune.model else self.output / job.encoder
+        teachers, augmented = self.task_teachers(job.task), None
+        if settings.distillation.augment:
+            folder = f"tasks/{job.task}/augmented"
+            self.stage(folder, f"augment {task.title}", partial(self._augment, task))
+            augmented = self.output / folder / AUGMENTED
+        examples, _ = training_examples(self.recipe, task, augmented=augmented, soft=True)
+        folder = f"tasks/{job.task}/targets"
+        self.stage(
+            folder, f"ask the teacher about {task.title}",
+            partial(
+                make_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=self.device,
+                max_length=self.recipe.finetune.max_length(job.task, task.max_length),
+            ),
+        )  # fmt: skip
+        return Lesson(self.output / folder, teachers, augmented)
+
+    def task_teachers(self, task: str) -> tuple[Path, ...]:
+        """Fine-tuned teachers of a task: the given ones, or the run's own, less those whose training failed."""
+        chosen = self.recipe.finetune.distillation.teachers
+        if isinstance(chosen, tuple):
+            return tuple(map(Path, chosen))
+        own = [job.model(self.output) for job in jobs(self.recipe) if (job.task, job.row) == (task, "teacher")]
+        sound = [folder for folder in own if "failed" not in fsio.read_json(folder / TRAINING_FACTS)] or own
+        return tuple(sound if chosen == "all" else sound[:1])
+
+    def _augment(self, task: Task, path: Path) -> None:
+        if name := self.recipe.finetune.model:
+            model, tokenizer = load_model(name, "masked-lm"), load_tokenizer(name)
+        else:
+            model, tokenizer = self.teacher.model, self.teacher.tokenizer
+        examples, _ = training_examples(self.recipe, task, augmented=None, soft=False)
+        with fsio.unfinished(path) as folder:
+            copies = augment(
+                examples, model, tokenizer, self.recipe.finetune.settings(task.name).distillation,
+                seed=self.recipe.seed, device=self.device, tell=self.tell,
+                max_length=self.recipe.finetune.max_length(task.name, task.max_length),
+            )  # fmt: skip
+            write_examples(copies, folder / AUGMENTED)
+
     def evaluate(self) -> None:
-        """Stage evaluate: the scores of every fine-tuned model."""
+        """Stage evaluate: the scores of every task model."""
         for job in jobs(self.recipe):
-            title = f"evaluate {job.row} on {TASKS[job.task].title}, seed {job.seed}"
+            title = f"evaluate {job.row} on {self.known[job.task].title}, seed {job.seed}"
             self.stage(f"{job.folder}/scores", title, partial(self._evaluate, job))
 
     def _evaluate(self, job: Job, path: Path) -> None:
-        model = self.output / job.folder / "model"
-        facts = fsio.read_json(model / TRAINING_FACTS)
+        model = job.model(self.output)
+        facts = {} if job.is_given else fsio.read_json(model / TRAINING_FACTS)
         evaluate(
-            model, TASKS[job.task], row=job.row, seed=job.seed, recipe=self.recipe, output=path, device=self.device,
-            train_examples=(facts["train_examples"], facts["train_examples_total"]), seconds_training=facts["seconds"],
+            model, self.known[job.task], row=job.row, seed=job.seed, recipe=self.recipe, output=path,
+            device=self.device, training=facts,
         )  # fmt: skip
 
     def benchmark(self) -> None:
@@ -304,7 +346,8 @@ class Run:
     def report(self) -> None:
         """Stage report: tables, page and model card; always made anew, for it costs seconds."""
         self.gather()
-        write_card(self.output)
+        if not self.recipe.finetune.model:
+            write_card(self.output)
         write_report(self.output, command=self.command)
         self.tell("report: written")
 
@@ -317,7 +360,7 @@ def _flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
         yield path, content
 
 
-def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None], command: str = "") -> None:
+def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None], command: str = "") -> tuple[str, ...]:
     """Run the stages of `recipe` up to `until` in the folder `output`.
 
     Args:
@@ -327,11 +370,15 @@ def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None]
         tell: called with a line for each stage that was done or skipped.
         command: the command line that the report shows as the way to get the same again.
 
+    Returns:
+        What went wrong on the way without stopping it: fine-tunings whose loss became infinite.
+
     Raises:
         UserError: an input is wrong; when it was found before the first stage, nothing was written.
         Interrupted: the user asked to stop; the same call goes on.
     """
     work = Run(recipe, output, until=until, tell=tell, command=command)
     work.claim()
-    for name in STAGES[: STAGES.index(until) + 1]:
+    for name in work.stages():
         getattr(work, name)()
+    return tuple(work.failures)

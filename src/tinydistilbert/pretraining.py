@@ -8,13 +8,13 @@ import torch
 from transformers import PreTrainedModel
 
 from tinydistilbert import losses, recipe
-from tinydistilbert.allocator import keep_freed_memory
 from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked import useful_tokens, validation_batches
 from tinydistilbert.models.dropout import quick_dropout
 from tinydistilbert.models.heads import hidden_states, vocabulary_logits
+from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import set_dropout
-from tinydistilbert.objective import Learner, PretrainingLoss
+from tinydistilbert.objective import PretrainingLoss
 from tinydistilbert.results import Measurement
 from tinydistilbert.training import Batch, Work, step_seed, train
 
@@ -87,14 +87,12 @@ def pretrain(
         Interrupted: the user asked to stop; a checkpoint was saved in `folder`.
         NonFiniteLoss: a loss or gradient is not finite.
     """
-    if device.type == "cpu":
-        keep_freed_memory()
     torch.manual_seed(step_seed(settings.seed, -1))  # of the projection, whatever was drawn before it
     learner = learner_for(model, loss, optimization, device)
     times = settings.validation.times
     work = Work(
         steps=loss.steps, micro_batches=batches, shares=loss.shares, weights=loss.weights, loss=loss.loss,
-        tokens=useful_tokens, validate=lambda: validation_losses(model, loss.teacher, blocks, settings, device),
+        tokens=useful_tokens, validate=lambda _: validation_losses(model, loss.teacher, blocks, settings, device),
         validate_after=frozenset(math.ceil(loss.steps * k / times) for k in range(1, times + 1)),
     )  # fmt: skip
     with quick_dropout(model):

@@ -3,57 +3,24 @@
 import dataclasses
 import hashlib
 import json
-import re
 from dataclasses import field
-from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
-from pydantic.dataclasses import dataclass
+from pydantic import Field, TypeAdapter
 
-T = TypeVar("T")
-_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
-def section(kind: type[T]) -> type[T]:
-    """A frozen, checked dataclass that refuses unknown keys; the text under each field is its help."""
-    made: Any = dataclass(frozen=True, kw_only=True, config=_CONFIG)(kind)
-    return cast("type[T]", made)
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[int, Field(ge=0)]
-
-Duration = Annotated[str, Field(pattern=r"^((\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?)$")]
-"""`20m`, `1h30m`, `90s`; empty = none."""
-Ramp = NotNegative | tuple[NotNegative, NotNegative]
-"""A number, or two: the value at the first step and at the last, changing evenly between them."""
-PositiveRamp = Positive | tuple[Positive, Positive]
-Rate = Annotated[float, Field(gt=0, lt=1)]
-RateRamp = Rate | tuple[Rate, Rate]
-
-
-def ramp_at(value: float | tuple[float, float], step: int, steps: int) -> float:
-    """Value of a `Ramp` at `step` (from 0) of `steps`."""
-    if not isinstance(value, tuple):
-        return value
-    start, end = value
-    return start + (end - start) * step / max(steps - 1, 1)
-
-
-def highest(value: float | tuple[float, float]) -> float:
-    """The largest value that a `Ramp` takes; 0 says that what it weighs is never used."""
-    return max(value) if isinstance(value, tuple) else value
-
-
-def seconds_of(duration: str) -> float:
-    """Seconds of a `Duration`; of the empty one 0."""
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
-    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([hms])", duration))
-
+from tinydistilbert.recipe_types import (
+    Amount,
+    Count,
+    Duration,
+    NotNegative,
+    Positive,
+    PositiveRamp,
+    Ramp,
+    Rate,
+    RateRamp,
+    Share,
+    section,
+)
 
 OFFLINE_TEACHER = "offline"
 PYTHON_DOCS = "python-docs"
@@ -233,6 +200,26 @@ class Distill:
 
 
 @section
+class CustomTask:
+    """A task of your own: its files, their columns, and what is predicted."""
+
+    train: str = ""
+    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, or a hub data set, whose split `train` is taken."""
+    validation: str = ""
+    """What is scored: as `train`, of a hub name the split `validation`; empty only with finetune.score_on = "train"."""
+    kind: Literal["classification", "regression", "span"] = "classification"
+    """`span`: questions whose answer is a piece of a context, in SQuAD's form."""
+    text: str = "text"
+    """Column of the text; of the question where `kind` is span, by default `question`."""
+    text_pair: str = ""
+    """Column of a second text, if there is one; of the context where `kind` is span, by default `context`."""
+    label: str = "label"
+    """Column of the label: words or whole numbers for classes, numbers for regression; unused where `kind` is span."""
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    """Longest input in tokens; by default 128, and 384 where `kind` is span."""
+
+
+@section
 class TaskSettings:
     """What differs from `finetune` for one task."""
 
@@ -242,6 +229,36 @@ class TaskSettings:
     train_examples: Amount | None = None
     validation_examples: Amount | None = None
     max_length: Annotated[int, Field(ge=8)] | None = None
+    augment: Amount | None = None
+
+
+@section
+class TaskDistillation:
+    """Learning a task from fine-tuned teachers beside its labels: the rows "(D)" (Sanh et al. 2019, section 3)."""
+
+    tasks: Literal["all", "span", "none"] = "all"
+    """Tasks on which the student is fine-tuned once more with a teacher; the authors did so on SQuAD alone."""
+    teachers: Literal["first", "all"] | tuple[str, ...] = "first"
+    """The run's own teacher of the first seed, those of all seeds averaged, or folders of fine-tuned models."""
+    temperature: Positive = 2.0
+    soft: Share = 0.5
+    """Weight of the teacher's soft targets; the rest is the labels' (the authors' alpha_ce = alpha_squad = 0.5)."""
+    hidden: NotNegative = 0.0
+    """Weight of the squared difference of hidden states (TinyBERT); the teacher then runs in every step."""
+    attention: NotNegative = 0.0
+    """Weight of the squared difference of attention scores before the softmax (TinyBERT)."""
+    relation: NotNegative = 0.0
+    """Weight of the self-attention relations Q-Q, K-K and V-V of the last layers (MiniLMv2)."""
+    intermediate_epochs: NotNegative = 0.0
+    """Epochs at the beginning in which only hidden, attention and relation count, and after which they do not."""
+    unlabelled: str = ""
+    """File with more texts of the task's kind without labels, in the task's columns (or one text a line)."""
+    augment: Amount = 0
+    """Copies of each train example with words replaced by what a masked LM proposes (TinyBERT), for soft targets."""
+    augment_share: Share = 0.4
+    """Chance of each word to be replaced in a copy (TinyBERT's p_t)."""
+    augment_candidates: Count = 15
+    """Proposals among which a replacement is drawn (TinyBERT's K)."""
 
 
 @section
@@ -249,37 +266,46 @@ class Finetune:
     """Fine-tuning and scoring, by the same code for teacher, student and control."""
 
     tasks: tuple[str, ...] = ()
-    """Names from `tinydistilbert tasks`."""
+    """Names from `tinydistilbert tasks`, or of tasks of your own in `custom`."""
+    model: str = ""
+    """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
     models: tuple[Literal["teacher", "student", "control"], ...] = ("teacher", "student")
     """`control` is the same cut of the teacher without distillation."""
-    seeds: tuple[Amount, ...] = (0,)
+    seeds: tuple[Amount, ...] = (0, 1, 2, 3, 4)
+    """Each model is fine-tuned once with each; tables show medians (five runs, as in the paper)."""
     epochs: Positive = 3.0
+    min_steps: Amount = 500
+    """Small train sets are gone through more often, until so many steps (Mosbach et al. 2021); 0 = never."""
+    select: Literal["fixed", "heldout", "published"] = "fixed"
+    """What chooses the epoch: nothing; examples held out of train; or, as TinyDistilBERT did, the scored ones."""
+    learning_rates: tuple[Positive, ...] = ()
+    """With select = "heldout": candidates among which the held-out examples choose too."""
     train_examples: Amount = 0
     """Train on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
     validation_examples: Amount = 0
     """Score on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
     score_on: Literal["validation", "train"] = "validation"
     """`train`: score on `validation_examples` of the train split that are not trained on; for choosing settings."""
-    second_distillation: bool = True
-    """For each span task: fine-tune the student once more with the fine-tuned teacher's soft targets, "(D)"."""
-    distillation_temperature: Positive = 2.0
-    distillation_weight: Share = 0.5
-    """Weight of the soft targets in (D), the rest for the hard labels (the authors' alpha_ce = alpha_squad = 0.5)."""
+    distillation: TaskDistillation = TaskDistillation()
     optimization: Optimization = Optimization(
         learning_rate=5e-5, weight_decay=0.01, adam_beta2=0.999, adam_epsilon=1e-8, warmup_ratio=0.1,
         max_grad_norm=1.0, batch_size=32,
     )  # fmt: skip
     override: dict[str, TaskSettings] = field(default_factory=dict)
     """Settings of single tasks: `[finetune.override.cola]`."""
+    custom: dict[str, CustomTask] = field(default_factory=dict)
+    """Tasks of your own by name: `[finetune.custom.reviews]`."""
 
     def settings(self, task: str) -> "Finetune":
         """These settings with the override of `task` applied; `override` of the result is empty."""
         own = {k: v for k, v in dataclasses.asdict(self.override.get(task, TaskSettings())).items() if v is not None}
         optimization = {k: own.pop(k) for k in ("learning_rate", "batch_size") if k in own}
         own.pop("max_length", None)
+        distillation = {k: own.pop(k) for k in ("augment",) if k in own}
         return dataclasses.replace(
-            self, optimization=dataclasses.replace(self.optimization, **optimization), override={}, **own
-        )
+            self, optimization=dataclasses.replace(self.optimization, **optimization),
+            distillation=dataclasses.replace(self.distillation, **distillation), override={}, **own,
+        )  # fmt: skip
 
     def max_length(self, task: str, default: int) -> int:
         """Longest input of `task` in tokens: its override, or the task's own `default`."""

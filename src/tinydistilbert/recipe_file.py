@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.names import TASK_NAMES, TERMS
-from tinydistilbert.recipe import ADAPTER, Duration, Recipe, highest, seconds_of, to_dict
+from tinydistilbert.recipe import ADAPTER, CustomTask, Recipe, to_dict
+from tinydistilbert.recipe_types import Duration, highest, seconds_of
 
 
 def _toml_value(value: Any) -> str:
@@ -184,15 +185,7 @@ def check(recipe: Recipe, where: str) -> Recipe:
 
 
 def _conflicts(recipe: Recipe) -> Iterator[_Conflict]:
-    tasks, overridden = recipe.finetune.tasks, tuple(recipe.finetune.override)
-    for key, names in (("finetune.tasks", tasks), ("finetune.override", overridden)):
-        for name in (name for name in names if name not in TASK_NAMES):
-            yield _Conflict(key, "a known task", repr(name), _nearest(name, TASK_NAMES))
-    for key, seeds in (("finetune.seeds", recipe.finetune.seeds), ("ablate.seeds", recipe.ablate.seeds)):
-        if not seeds or len(set(seeds)) < len(seeds):
-            yield _Conflict(key, "at least one seed, each once", str(list(seeds)), "change the list")
-    if recipe.finetune.tasks and not recipe.finetune.models:
-        yield _Conflict("finetune.models", "at least one model", "none", 'add "student"')
+    yield from _conflicts_of_tasks(recipe)
     layers, matched = recipe.student.layers, recipe.objective.matched_layers
     for key, named in (("student.layers", layers), ("objective.matched_layers", matched)):
         if not named:
@@ -206,6 +199,52 @@ def _conflicts(recipe: Recipe) -> Iterator[_Conflict]:
     if recipe.masking.mask_share + recipe.masking.random_share > 1:
         found = f"{recipe.masking.mask_share} + {recipe.masking.random_share}"
         yield _Conflict("masking", "mask_share + random_share <= 1", found, "lower one")
+
+
+def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
+    finetune = recipe.finetune
+    known = (*TASK_NAMES, *finetune.custom)
+    for key, names in (("finetune.tasks", finetune.tasks), ("finetune.override", tuple(finetune.override))):
+        for name in (name for name in names if name not in known):
+            yield _Conflict(key, "a known task", repr(name), _nearest(name, known))
+    for name, custom in finetune.custom.items():
+        yield from _conflicts_of_custom(name, custom, scored_on=finetune.score_on)
+    for key, seeds in (("finetune.seeds", finetune.seeds), ("ablate.seeds", recipe.ablate.seeds)):
+        if not seeds or len(set(seeds)) < len(seeds):
+            yield _Conflict(key, "at least one seed, each once", str(list(seeds)), "change the list")
+    if finetune.tasks and not finetune.models:
+        yield _Conflict("finetune.models", "at least one model", "none", 'add "student"')
+    if finetune.select != "fixed" and finetune.score_on == "train":
+        expected, cure = 'select = "fixed" with score_on = "train"', "leave one of them at its default"
+        yield _Conflict("finetune.select", expected, repr(finetune.select), cure)
+    if finetune.learning_rates and finetune.select != "heldout":
+        expected = 'select = "heldout", by which one of them is chosen'
+        cure = "set it, or give finetune.optimization.learning_rate alone"
+        yield _Conflict("finetune.learning_rates", expected, repr(finetune.select), cure)
+    distillation = finetune.distillation
+    inner = [term for term in ("hidden", "attention", "relation") if getattr(distillation, term)]
+    if distillation.intermediate_epochs and not inner:
+        expected = "a weight of hidden, attention or relation for the epochs in which they alone count"
+        yield _Conflict("finetune.distillation.intermediate_epochs", expected, "none", "give one, or set it to 0")
+    if distillation.intermediate_epochs >= finetune.epochs and distillation.intermediate_epochs:
+        expected = f"fewer than the {finetune.epochs:g} of finetune.epochs"
+        found = f"{distillation.intermediate_epochs:g}"
+        yield _Conflict("finetune.distillation.intermediate_epochs", expected, found, "lower it")
+    if distillation.teachers == ():
+        yield _Conflict("finetune.distillation.teachers", '"first", "all" or folders', "[]", "name one")
+
+
+def _conflicts_of_custom(name: str, custom: CustomTask, *, scored_on: str) -> Iterator[_Conflict]:
+    key = f"finetune.custom.{name}"
+    if name in TASK_NAMES:
+        yield _Conflict(key, "a name of its own", "that of a built-in task", "choose another")
+    elif not re.fullmatch("[a-z0-9][a-z0-9_-]*", name):
+        yield _Conflict(key, "a name of small letters, digits, - and _", repr(name), "choose another")
+    if not custom.train:
+        yield _Conflict(f"{key}.train", "a file or hub name", "nothing", "name one")
+    if not custom.validation and scored_on != "train":
+        cure = 'name one, or set finetune.score_on = "train" to hold out a part of the train file'
+        yield _Conflict(f"{key}.validation", "a file or hub name", "nothing", cure)
 
 
 def _conflicts_of_distillation(recipe: Recipe) -> Iterator[_Conflict]:

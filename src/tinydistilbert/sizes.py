@@ -13,9 +13,10 @@ from tinydistilbert import cache
 from tinydistilbert.data.corpus import prepared_splits
 from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
 from tinydistilbert.recipe import Recipe
-from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, TASKS, has_split, held_out_of_train, load_examples
+from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, TASKS, has_split
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.tasks.wanted import wanted_examples
 
 TYPICAL_LENGTHS = {
     "cola": 11, "mnli": 38, "mrpc": 53, "qnli": 49, "qqp": 31, "rte": 67, "sst2": 13, "stsb": 28, "wnli": 37,
@@ -145,10 +146,7 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
         return TaskSize(count, count, length, max_length, scored, scored * length)
     totals, windows, lengths, longest = [], [], [], 0
     for split in (task.train, splits[0]):
-        examples = load_examples(
-            task, split, data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed,
-            held_out=held_out_of_train(recipe.finetune, name),
-        )  # fmt: skip
+        examples = wanted_examples(recipe, task, split)
         sample = _sample(examples)
         features = encode(sample, tokenizer, max_length)
         totals.append(len(examples))

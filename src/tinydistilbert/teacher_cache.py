@@ -30,7 +30,8 @@ from tinydistilbert.data.rows import RowFile
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.heads import hidden_states, vocabulary_logits, vocabulary_size
 from tinydistilbert.progress import Progress
-from tinydistilbert.recipe import Recipe, highest
+from tinydistilbert.recipe import Recipe
+from tinydistilbert.recipe_types import highest
 from tinydistilbert.training import chosen_precision
 
 FORMAT = 1

@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tinydistilbert import checkpoint, recipe
+from tinydistilbert.allocator import keep_freed_memory
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
 from tinydistilbert.progress import Progress
 
@@ -47,7 +48,8 @@ class Work:
     term's plain mean over the micro-batch, detached."""
     tokens: Callable[[Batch], int]
     """Useful tokens (no padding) in a micro-batch."""
-    validate: Callable[[], dict[str, float]] | None = None
+    validate: Callable[[int], dict[str, float]] | None = None
+    """Of the number of finished steps: what is measured then."""
     validate_after: frozenset[int] = field(default_factory=frozenset)
     """Numbers of finished steps after which to validate."""
 
@@ -172,9 +174,10 @@ def train(
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
-        UserError: a launcher started several processes.
         NonFiniteLoss: a loss or gradient is not finite; the step and the term are named.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=chosen_precision(device, precision))
     model.to(device).train()
     optimizer = make_optimizer(model, settings)
@@ -233,7 +236,7 @@ def train(
             if is_checked:
                 assert work.validate is not None
                 model.eval()
-                measured = work.validate()
+                measured = work.validate(step + 1)
                 model.train()
                 log.write(json.dumps({"step": step + 1, "validation": measured}) + "\n")
                 progress.note(step + 1, "validation", measured)

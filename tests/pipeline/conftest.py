@@ -77,7 +77,9 @@ blocks = 16
 [finetune]
 tasks = ["acceptability", "adjacency", "cloze-qa"]
 models = ["teacher", "student", "control"]
+seeds = [0]
 epochs = 1
+min_steps = 0
 train_examples = 40
 validation_examples = 30
 [benchmark]

@@ -33,20 +33,20 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
     measured = results.read(run / "results.jsonl")
     assert {(m.model, m.task) for m in measured} >= {
         ("teacher", "pretraining"), ("student", "pretraining"), ("control", "pretraining"),
-        ("student (D)", "cloze-qa"), ("teacher", "adjacency"), ("control", "acceptability"), ("student", "latency"),
+        ("student (D)", "cloze-qa"), ("student (D)", "adjacency"), ("teacher", "adjacency"), ("control", "acceptability"), ("student", "latency"),
     }  # fmt: skip
     values = {(m.model, m.metric): m.value for m in measured if m.task == "pretraining"}
     assert values["student", "kl"] < values["control", "kl"]
     assert values["teacher", "mlm"] < next(m for m in measured if m.metric == "mlm").details["mlm_before"]
     assert all(m.recipe_hash == measured[0].recipe_hash and m.environment["torch"] for m in measured)
-    for folder in ("teacher", "student", "control", "benchmark", "tasks/cloze-qa/student-d/seed-0/scores"):
+    for folder in ("teacher", "student", "control", "benchmark", "tasks/cloze-qa/targets", "tasks/cloze-qa/student-d/seed-0/scores"):
         fsio.read_manifest(run / folder)
     assert list(run.rglob("*.partial")) == []
 
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
     lines = (run / "results.jsonl").read_text()
     code, out, _ = call("replicate", recipe_file, "--output", run)
-    assert code == 0 and out.count("finished before, skipped") == 3 + 2 * 10 + 1
+    assert code == 0 and out.count("finished before, skipped") == 3 + 2 * 12 + 1
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
     assert lines == (run / "results.jsonl").read_text()
 

@@ -1,15 +1,24 @@
 """The real data sets: every file is what its task says, and its majority scores and windows are the known ones."""
 
+import re
+import string
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import metrics
+from tinydistilbert.models.loading import load_tokenizer
+from tinydistilbert.models.teacher import wheel_folder
 from tinydistilbert.recipe import Corpus
+from tinydistilbert.scoring import read_predictions, score
 from tinydistilbert.tasks import TASKS, has_split, load_examples
-from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.encoding import Features, encode
+from tinydistilbert.tasks.squad import MAX_ANSWER_TOKENS
 
 pytestmark = pytest.mark.real
 
@@ -31,18 +40,92 @@ def test_every_row_of_every_file_is_accepted(name: str, data: Path) -> None:
             assert round(100 * share, 1) == pytest.approx(MAJORITY[name], abs=0.051)
 
 
-def test_real_answers_are_recovered_from_their_windows(data: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    examples = load_examples(TASKS["squad"], "train", data=str(data), corpus=Corpus(), limit=500, seed=0)
-    features = encode(examples, tokenizer, 384)
-    assert features.offsets is not None
-    found = set()
-    for example, (first, last), offsets in zip(features.example, features.labels, features.offsets, strict=True):
-        if last > 0:
-            gold = examples.columns["answers"][example]["text"][0]
-            text = examples.columns["context"][example][offsets[first, 0] : offsets[last, 1]]
-            assert gold.strip() in text and len(text) < len(gold) + 40  # a gold answer may end inside a word
-            found.add(int(example))
-    assert len(found) == len(examples)
+@pytest.fixture(scope="module")
+def bert_tokenizer() -> PreTrainedTokenizerFast:
+    """BERT's own, uncased: that of the offline teacher."""
+    return load_tokenizer(wheel_folder())
+
+
+def squad(split: str, data: Path, limit: int) -> Examples:
+    return load_examples(TASKS["squad"], split, data=str(data), corpus=Corpus(), limit=limit, seed=0)
+
+
+def first(examples: Examples, count: int) -> Examples:
+    columns = {name: column[:count] for name, column in examples.columns.items()}
+    return Examples(examples.task, examples.split, columns, examples.total)
+
+
+def gold_logits(features: Features) -> list[NDArray[np.float32]]:
+    """1 at the first and at the last token of the answer, or at [CLS] in windows without it; 0 elsewhere."""
+    logits = [np.zeros((length, 2), dtype=np.float32) for length in features.lengths]
+    for own, label in zip(logits, features.labels, strict=True):
+        own[label, [0, 1]] = 1
+    return logits
+
+
+def test_real_answers_are_found_in_some_window(data: Path, bert_tokenizer: PreTrainedTokenizerFast) -> None:
+    examples = squad("train", data, 3000)
+    features = encode(examples, bert_tokenizer, 384)
+    found = np.unique(features.example[features.labels[:, 1] > 0])
+    assert len(found) >= 0.999 * len(examples)
+
+
+def test_gold_logits_give_the_answers_of_squad(data: Path, bert_tokenizer: PreTrainedTokenizerFast) -> None:
+    examples = first(squad("validation", data, 0), 2000)
+    features = encode(examples, bert_tokenizer, 384)
+    words = read_predictions(examples, features, gold_logits(features)).words
+    gold = [answer["text"][0] for answer in examples.columns["answers"]]
+    exact = [metrics.squad_exact_match(word, [answer]) for word, answer in zip(words, gold, strict=True)]
+    assert np.mean(exact) > 0.99
+    # The others are answers of more than 30 tokens, which the search leaves out, and answers that begin or end inside
+    # a word that is one token ("1990" of "1990s").
+    for word, answer, right in zip(words, gold, exact, strict=True):
+        if not right and len(bert_tokenizer(answer, add_special_tokens=False)["input_ids"]) <= MAX_ANSWER_TOKENS:
+            assert answer in word and " " not in word.replace(answer, "")
+
+
+def official_scores(dataset: list[dict[str, Any]], predictions: dict[str, str]) -> dict[str, float]:
+    """`evaluate` of the official script for SQuAD v1.1, written anew from its rules: in percent."""
+
+    def tokens(text: str) -> list[str]:
+        kept = "".join(" " if c.isspace() else c for c in text.lower() if c not in string.punctuation)
+        return re.sub(r"\b(?:a|an|the)\b", " ", kept).split()
+
+    def f1(guess: list[str], gold: list[str]) -> float:
+        left, same = list(gold), 0
+        for token in guess:
+            if token in left:
+                left.remove(token)
+                same += 1
+        if same == 0:
+            return 0.0
+        precision, recall = same / len(guess), same / len(gold)
+        return 2 * precision * recall / (precision + recall)
+
+    exact, overlap = [], []
+    for question in dataset:
+        guess = tokens(predictions[question["id"]])
+        golds = [tokens(text) for text in question["answers"]]
+        exact.append(max(guess == gold for gold in golds))
+        overlap.append(max(f1(guess, gold) for gold in golds))
+    return {"exact_match": 100 * sum(exact) / len(dataset), "f1": 100 * sum(overlap) / len(dataset)}
+
+
+def test_scores_of_real_answers_are_those_of_the_official_rules(
+    data: Path, bert_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    # Answers of a model that is half sure: right ones, parts of them, too long ones and wrong ones.
+    examples = squad("validation", data, 1000)
+    features = encode(examples, bert_tokenizer, 384)
+    random = np.random.default_rng(0)
+    logits = [3.5 * gold + random.normal(size=gold.shape).astype(np.float32) for gold in gold_logits(features)]
+    predictions = read_predictions(examples, features, logits)
+    golds = [answer["text"] for answer in examples.columns["answers"]]
+    dataset = [{"id": i, "answers": gold} for i, gold in zip(examples.columns["id"], golds, strict=True)]
+    official = official_scores(dataset, dict(zip(examples.columns["id"], predictions.words, strict=True)))
+    ours = {name: 100 * value for name, (value, _) in score(examples, predictions, seed=0).items()}
+    assert ours == pytest.approx(official, abs=1e-9)
+    assert 5 < official["exact_match"] < official["f1"] < 95
 
 
 @pytest.mark.parametrize("name", ["acceptability", "adjacency", "cloze-qa"])

@@ -1,11 +1,9 @@
 """The benchmarks' own arithmetic, and that the ways which are compared minimise the same."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -22,29 +20,6 @@ from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.narrow import Widths
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = (
-    "common",
-    "reference_ways",
-    "throughput_ways",
-    "distill_throughput",
-    "corpus_scaling",
-    "cache_payoff",
-    "narrowing",
-)
-
-
-@pytest.fixture(scope="module")
-def scripts() -> Iterator[dict[str, ModuleType]]:
-    """The scripts as modules; they import each other by name, as they do when one of them is run."""
-    found: dict[str, ModuleType] = {}
-    for name in NAMES:
-        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        found[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found[name])
-    yield found
-    for name in NAMES:
-        del sys.modules[name]
 
 
 def model(seed: int, vocabulary: int = 232, layers: int = 2) -> BertForMaskedLM:

@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from tinydistilbert import allocator, distill, recipe
-from tinydistilbert.recipe import ramp_at, seconds_of
+from tinydistilbert.recipe_types import ramp_at, seconds_of
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Windows and labels of span tasks, batches padded to their longest only, and predictions that ignore batching."""
 
+import dataclasses
+import re
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -7,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
-from tinydistilbert.tasks.encoding import collate, encode, uses_token_types
+from tinydistilbert.tasks.encoding import Features, collate, encode, uses_token_types
 from tinydistilbert.tasks.inference import predict
+from tinydistilbert.tasks.squad import MAX_ANSWER_TOKENS, best_answers
 
 TEXT = "The tower was built by the engineer Gustave Eiffel for the world fair and many people came to see it ."
 WORDS = TEXT.split()
@@ -51,6 +56,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", cls_token="<s>", sep_token="</s>")
 
 
+FLAG = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+"""The flag of England: a black flag, five tags and an end of tags; normalisers drop all but the first."""
+
 HARD = [
     ("who built it?", "The tower was built by Gustave Eiffel.", "Gustave Eiffel"),
     ("what?", "Paris is the capital of France", "Paris"),
@@ -63,6 +71,16 @@ HARD = [
     ("how many?", "about 1,500 people", "1,500"),
     ("when?", "it was built (1889) in Paris", "1889"),
     ("whose?", "  it is the teacher's  ", "the teacher"),
+    ("where?", "\u6771\u4eac\u30bf\u30ef\u30fc is in \u6771\u4eac", "\u6771\u4eac"),
+    ("where?", "in \ud55c\uad6d and elsewhere", "\ud55c\uad6d"),
+    (
+        "which?",
+        "peace is \u05e9\u05c1\u05b8\u05dc\u05d5\u05b9\u05dd\u05b8 there",
+        "\u05e9\u05c1\u05b8\u05dc\u05d5\u05b9\u05dd\u05b8",
+    ),
+    ("which?", "here: \u0e44\u0e17\u0e22\u0e17\u0e35\u0e48 it is", "\u0e44\u0e17\u0e22\u0e17\u0e35\u0e48"),
+    ("which?", f"flag {FLAG} of England", FLAG),
+    ("which?", "press 1\ufe0f\u20e3 or \u2764\ufe0f now", "1\ufe0f\u20e3 or \u2764\ufe0f"),
     ("who? " * 200, " ".join(WORDS * 20) + " the end", "the end"),
     ("x" * 3000, "Paris is the capital", "capital"),
 ]
@@ -88,6 +106,132 @@ def test_every_answer_can_be_cut_out_of_some_window(
     # A window of 16 holds 6 context tokens, one of 8 holds 2 or 3: long answers are in none of them.
     if max_length >= 40:
         assert found == set(range(len(HARD)))
+
+
+def answers_from_gold(examples: Examples, features: Features) -> list[str | None]:
+    """The best answer of each example if the model is sure of the labels; None where no window has the answer."""
+    assert features.offsets is not None
+    found: list[str | None] = []
+    for example in range(len(examples)):
+        windows = np.flatnonzero(features.example == example)
+        logits = [np.zeros((features.lengths[window], 2), dtype=np.float32) for window in windows]
+        for window, own in zip(windows, logits, strict=True):
+            own[features.labels[window], [0, 1]] = 1
+        context = examples.columns["context"][example]
+        best = best_answers(logits, [features.offsets[window] for window in windows], context)[0]
+        found.append(best.text if features.labels[windows].any() else None)
+    return found
+
+
+PIECES = [
+    "tower", "Paris", "the", "1,500", "(", ".", "teacher's", "caf\u00e9", "cafe\u0301", "Zu\u0308rich",
+    "\u0130stanbul", "\u6771\u4eac", "\ud55c\uad6d", "\u05e9\u05c1\u05b8\u05dc", "\u0e17\u0e35\u0e48", "\U0001f600",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467", "\U0001f44d\U0001f3fd", "\U0001f1e9\U0001f1ea", FLAG, "1\ufe0f\u20e3",
+    "\u200bwide\u200b", "a\u00adb", "x\x00y", "\x07", "\ufffd", "qzx",
+]  # fmt: skip
+SPACES = ["", " ", "  ", "\n", "\t", "\u00a0", "\u3000", "\u2028"]
+MARK = re.compile(r"[\u0301\u0308\u05b8\u05c1\u0e35\u0e48\ufe0f\u20e3\U000e0020-\U000e007f]")
+
+
+@settings(deadline=None, max_examples=150)
+@given(draw=st.data())
+@pytest.mark.parametrize("family", ["wordpiece", "byte-level"])
+def test_any_answer_comes_back_from_its_labels(
+    family: str, tokenizer: Any, byte_tokenizer: Any, draw: st.DataObject
+) -> None:
+    chosen = tokenizer if family == "wordpiece" else byte_tokenizer
+    pieces = draw.draw(st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(SPACES)), min_size=1, max_size=40))
+    context = "".join(piece + space for piece, space in pieces)
+    tokens = chosen(context, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    assume(tokens)
+    first = draw.draw(st.integers(0, len(tokens) - 1))
+    last = draw.draw(st.integers(first, min(first + 19, len(tokens) - 1)))
+    begin, end = tokens[first][0], tokens[last][1]
+    answer = context[begin:end]
+    assume(answer.strip())
+    # Whole letters with their marks, whatever the tokenizer makes of them, and no white space at the ends.
+    whole_begin, whole_end = begin + len(answer) - len(answer.lstrip()), begin + len(answer.rstrip())
+    while MARK.match(context, whole_begin):
+        whole_begin -= 1
+    while MARK.match(context, whole_end):
+        whole_end += 1
+    touching = [place for place in tokens if place[0] < whole_end and place[1] > whole_begin]
+    assume(len(touching) <= MAX_ANSWER_TOKENS)
+    max_length, doc_stride = draw.draw(st.integers(8, 80)), draw.draw(st.integers(0, 40))
+    examples = Examples(
+        dataclasses.replace(TASKS["squad"], doc_stride=doc_stride), "train",
+        {"id": ["a"], "question": [draw.draw(st.sampled_from(["", "who?", "tower " * 90]))], "context": [context],
+         "answers": [{"text": [answer], "answer_start": [begin]}]}, 1,
+    )  # fmt: skip
+    features = encode(examples, chosen, max_length)
+    (found,) = answers_from_gold(examples, features)
+    assert found in (context[whole_begin:whole_end], None)
+    # Windows share `stride` tokens, so that any stride + 1 tokens in a row are together in one of them.
+    room = max_length - chosen.num_special_tokens_to_add(pair=True)
+    stride = min(doc_stride, (room - min(64, room // 2)) // 2)
+    assert found is not None or len(touching) > stride + 1
+    # A window without a label lacks a character of the answer that has a token.
+    assert features.offsets is not None
+    needed = {place for b, e in touching for place in range(b, e)}
+    for label, offsets in zip(features.labels, features.offsets, strict=True):
+        covered = {place for b, e in offsets[offsets[:, 0] >= 0].tolist() for place in range(b, e)}
+        assert label.any() == (needed <= covered)
+
+
+@pytest.mark.parametrize(
+    ("context", "answer"),
+    [
+        ("\u200bParis\u200b", "\u200bParis\u200b"),
+        ("\ufeffParis is the capital\x00", "Paris is the capital\x00"),
+        ("\x07 Paris \x07 is", "\x07 Paris \x07"),
+        ("in Pa\x00ris", "Pa\x00ris"),
+        ("in Paris  ", " Paris  "),
+    ],
+)
+def test_characters_without_a_token_do_not_hide_an_answer(context: str, answer: str, tokenizer: Any) -> None:
+    features = encode(spans(("where?", context, answer)), tokenizer, 64)
+    assert features.offsets is not None and len(features) == 1
+    (first, last), offsets = features.labels[0], features.offsets[0]
+    shown = context[offsets[first, 0] : offsets[last, 1]]
+    assert first > 0 and shown == answer.strip("\u200b\x00\x07 ")
+
+
+def test_of_a_repeated_answer_the_place_decides(tokenizer: Any) -> None:
+    context = "the fair and the fair and the fair"
+    for start in (0, 13, 26):
+        answers = [{"text": ["the fair"], "answer_start": [start]}]
+        columns = {"id": ["a"], "question": ["what?"], "context": [context], "answers": answers}
+        features = encode(Examples(TASKS["squad"], "train", columns, 1), tokenizer, 64)
+        assert features.offsets is not None
+        first, last = features.labels[0]
+        assert features.offsets[0][[first, last]].tolist() == [[start, start + 3], [start + 4, start + 8]]
+
+
+def test_an_answer_that_a_window_cuts_is_labelled_where_it_is_whole(tokenizer: Any) -> None:
+    # [CLS] it [SEP] … [SEP] leaves 8 of 12 tokens for the context.
+    task = dataclasses.replace(TASKS["squad"], doc_stride=2)
+    context = " ".join(["the"] * 16)
+
+    def labels(first: int, last: int) -> list[list[int]]:
+        answers = [{"text": [context[4 * first : 4 * last + 3]], "answer_start": [4 * first]}]
+        columns = {"id": ["a"], "question": ["it"], "context": [context], "answers": answers}
+        found: list[list[int]] = encode(Examples(task, "train", columns, 1), tokenizer, 12).labels.tolist()
+        return found
+
+    # The windows hold the words 0-7, 6-13 and 12-15, behind three other tokens.
+    assert labels(0, 7) == [[3, 10], [0, 0], [0, 0]]
+    assert labels(6, 13) == [[0, 0], [3, 10], [0, 0]]
+    assert labels(6, 7) == [[9, 10], [3, 4], [0, 0]]
+    assert labels(7, 8) == [[0, 0], [4, 5], [0, 0]]
+    assert labels(15, 15) == [[0, 0], [0, 0], [6, 6]]
+    assert labels(5, 8) == labels(0, 15) == [[0, 0]] * 3
+
+
+def test_a_context_shorter_than_the_stride_is_one_window(tokenizer: Any) -> None:
+    examples = spans(("who?", "Paris", "Paris"), ("who?", "the " * 127, "the"), ("who? " * 300, "it", "it"))
+    features = encode(examples, tokenizer, 384)
+    assert features.example.tolist() == [0, 1, 2] and features.labels.min() > 0
+    assert answers_from_gold(examples, features) == ["Paris", "the", "it"]
 
 
 def test_windows_cover_the_context_and_share_the_stride(tokenizer: Any) -> None:

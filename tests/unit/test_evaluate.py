@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from tinydistilbert import fsio, metrics, results
-from tinydistilbert.evaluate import evaluate, read_predictions, score
+from tinydistilbert.evaluate import evaluate
+from tinydistilbert.scoring import read_predictions, score
 from tinydistilbert.recipe import Finetune, Recipe, recipe_hash
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
@@ -70,7 +71,8 @@ def run(task: str, model: PreTrainedModel, tokenizer: Any, folder: Path, **finet
     recipe = Recipe(name="tiny", data=str(folder / "data"), finetune=Finetune(tasks=(task,), **finetune))
     evaluate(
         save(model, tokenizer, folder / "model"), TASKS[task], row="student", seed=3, recipe=recipe,
-        output=folder / "scores", device=CPU, train_examples=(10, 20), seconds_training=5.0,
+        output=folder / "scores", device=CPU,
+        training={"train_examples": 10, "train_examples_total": 20, "seconds": 5.0},
     )  # fmt: skip
     return folder / "scores"
 

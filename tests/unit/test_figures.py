@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 from tinydistilbert.report import figures, scores
 from tinydistilbert.results import Measurement
+from tinydistilbert.tasks import TASKS
 
 LOG = [
     {"step": 1, "loss": 9.0, "kl": 4.0, "mlm": 6.0, "learning_rate": 1e-4},
@@ -52,11 +53,11 @@ def test_task_scores_has_a_row_for_each_measured_task_only() -> None:
             measured("student", "rte", "accuracy", 0.6),
         ]
     )
-    svg = figures.task_scores(found, ("sst2", "rte", "wnli"))
+    svg = figures.task_scores(found, [TASKS[name] for name in ("sst2", "rte", "wnli")])
     assert svg is not None
     assert {"SST-2", "RTE", "Teacher", "Student", "Same answer always"} <= set(words(svg))
     assert "WNLI" not in words(svg) and "Control" not in words(svg)
-    assert figures.task_scores({}, ("sst2",)) is None
+    assert figures.task_scores({}, [TASKS["sst2"]]) is None
 
 
 def test_trade_places_the_published_students_where_the_paper_does() -> None:

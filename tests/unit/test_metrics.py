@@ -1,8 +1,12 @@
-"""Metrics against values worked out by hand, against scikit-learn and scipy, and the laws of intervals and guards."""
+"""Metrics against values worked out by hand, against scikit-learn and scipy; laws of intervals, tests and guards."""
 
+import collections
 import math
+import re
+import string
 import time
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ import scipy.stats
 import sklearn.metrics
 
 from tinydistilbert import metrics
+from tinydistilbert.tasks import TASKS
 
 
 def test_matthews_correlation_of_a_confusion_matrix_worked_by_hand() -> None:
@@ -49,6 +54,39 @@ def test_classification_metrics_agree_with_scikit_learn(classes: int) -> None:
             )
 
 
+def test_macro_f1_is_the_mean_over_the_classes_that_occur() -> None:
+    labels, predictions = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 3])
+    # class 0: 2*1/(2+1), 1: 2*2/(2+3), 2 is never predicted, 3 is never right; 4 and 5 occur nowhere
+    assert float(metrics.macro_f1(labels, predictions)) == pytest.approx((2 / 3 + 4 / 5 + 0 + 0) / 4)
+    assert float(metrics.macro_f1(labels, labels)) == 1
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_macro_f1_agrees_with_scikit_learn(classes: int) -> None:
+    random = np.random.default_rng(classes)
+    for _ in range(20):
+        labels, predictions = random.integers(classes, size=(2, 12))  # so few that some class is often missing
+        wanted = sklearn.metrics.f1_score(labels, predictions, average="macro", zero_division=0)
+        assert float(metrics.macro_f1(labels, predictions)) == pytest.approx(wanted)
+
+
+def test_the_tasks_are_scored_by_their_official_metrics() -> None:
+    """GLUE: Wang et al. 2019, table 1; its overall score takes the mean of two metrics where a task has two."""
+    means = {"mrpc": "f1_accuracy_mean", "qqp": "f1_accuracy_mean", "stsb": "pearson_spearman_mean"}
+    two = {"mrpc": {"accuracy", "f1"}, "qqp": {"accuracy", "f1"}, "stsb": {"pearson", "spearman"}}
+    for name in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli", "imdb"):
+        headline = "matthews_correlation" if name == "cola" else means.get(name, "accuracy")
+        assert TASKS[name].headline == headline and two.get(name, {headline}) <= set(TASKS[name].metrics)
+    assert TASKS["mnli"].evaluation == ("validation_matched", "validation_mismatched")
+    assert set(TASKS["squad"].metrics) == {"exact_match", "f1"}
+    assert TASKS["mrpc"].labels[1] == "equivalent" and TASKS["qqp"].labels[1] == "duplicate", "F1 is that of class 1"
+
+
+def test_three_classes_count_as_right_or_wrong_alone() -> None:
+    labels, predictions = np.array([0, 1, 2, 2, 1]), np.array([0, 2, 2, 0, 1])
+    assert float(metrics.accuracy(labels, predictions)) == pytest.approx(3 / 5)
+
+
 def test_correlations_agree_with_scipy_with_ties() -> None:
     random = np.random.default_rng(0)
     labels, predictions = random.integers(5, size=100).astype(float), random.normal(size=100).round(1)
@@ -71,6 +109,15 @@ def test_a_stack_of_samples_gives_the_value_of_each(name: str) -> None:
     stacked = metrics.METRICS[name](labels, predictions)
     each = [float(metrics.METRICS[name](a, b)) for a, b in zip(labels, predictions, strict=True)]
     np.testing.assert_allclose(stacked, each)
+
+
+@pytest.mark.parametrize("name", sorted(metrics.METRICS))
+def test_an_example_counted_twice_is_an_example_that_is_there_twice(name: str) -> None:
+    random = np.random.default_rng(2)
+    labels, predictions = random.integers(3, size=(2, 30)).astype(float)
+    counts = random.integers(4, size=(5, 30)).astype(float)
+    each = [metrics.METRICS[name](*(np.repeat(x, row.astype(int)) for x in (labels, predictions))) for row in counts]
+    np.testing.assert_allclose(metrics.METRICS[name](labels, predictions, counts), each)
 
 
 def test_nan_predictions_count_as_wrong_not_as_missing() -> None:
@@ -109,6 +156,53 @@ def test_squad_scores_worked_by_hand() -> None:
     assert scores["exact_match"].tolist() == [1, 0] and scores["f1"].tolist() == [1, 0]
 
 
+def official(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
+    """Exact match and F1 by the rules of the SQuAD v1.1 evaluation script, step by step."""
+
+    def normal(text: str) -> str:
+        kept = "".join(c for c in text.lower() if c not in set(string.punctuation))
+        return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+
+    def f1(answer: str) -> float:
+        said, wanted = normal(prediction).split(), normal(answer).split()
+        same = sum((collections.Counter(said) & collections.Counter(wanted)).values())
+        if same == 0:
+            return 0.0
+        precision, recall = same / len(said), same / len(wanted)
+        return 2 * precision * recall / (precision + recall)
+
+    return max(float(normal(prediction) == normal(answer)) for answer in answers), max(map(f1, answers))
+
+
+def test_answers_of_all_sorts_are_scored_as_by_the_official_rules() -> None:
+    pieces = [
+        "the", "The", "a", "an", "Theatre", "café", "cafe\u0301", "1889", "1,889", "U.S.", "-", "\u00a0", "\t", "  ",
+        "“yes”", "100%", "東京", "😀", "İ", "ﬁ", "an’s", "(a)", "…",
+    ]  # fmt: skip
+    random = np.random.default_rng(0)
+
+    def text() -> str:
+        return random.choice(["", " "]).join(random.choice(pieces, size=random.integers(4)))
+
+    matched = 0
+    for _ in range(500):
+        prediction, answers = text(), [text() for _ in range(random.integers(1, 4))]
+        exact, f1 = official(prediction, answers)
+        matched += bool(exact)
+        assert metrics.squad_exact_match(prediction, answers) == exact
+        assert metrics.squad_f1(prediction, answers) == pytest.approx(f1)
+    assert 10 < matched < 490
+
+
+def test_special_answers_by_the_rules_of_version_1() -> None:
+    # nothing is left of either: the same text, and no word in common
+    assert metrics.squad_exact_match("the", ["A."]) == 1 and metrics.squad_f1("the", ["A."]) == 0
+    # é as one character and as e with an accent are different: the script does not normalise Unicode
+    assert metrics.squad_exact_match("caf\u00e9", ["cafe\u0301"]) == 0
+    # exact match and F1 each take their own best answer
+    assert metrics.squad_f1("tall grey tower", ["tower", "tall grey old tower"]) == pytest.approx(6 / 7)
+
+
 def test_the_interval_of_an_accuracy_is_the_binomial_one() -> None:
     right = np.array([1] * 80 + [0] * 20)
     low, high = metrics.bootstrap({"accuracy": lambda i: right[i].mean(-1)}, 100, seed=0, resamples=4000)["accuracy"]
@@ -134,6 +228,85 @@ def test_intervals_of_ten_thousand_examples_take_about_a_second() -> None:
     assert time.process_time() - begin < 5  # about 0.6 s here; the bound is for slow machines
 
 
+def slow_differences(
+    metric: metrics.Metric, labels: np.ndarray, first: np.ndarray, second: np.ndarray, resamples: int
+) -> np.ndarray:
+    random = np.random.default_rng(99)
+    drawn = []
+    for _ in range(resamples):
+        i = random.integers(len(labels), size=len(labels))
+        one, other = ([float(metric(labels[i], row[i])) for row in side] for side in (first, second))
+        drawn.append(float(np.median(one) - np.median(other)))
+    return np.array(drawn)
+
+
+@pytest.mark.parametrize("name", ["f1_accuracy_mean", "matthews_correlation", "pearson_spearman_mean"])
+def test_a_paired_bootstrap_draws_as_one_does_by_hand(name: str) -> None:
+    random = np.random.default_rng(3)
+    labels = random.integers(2, size=60)
+    first = np.where(random.random((3, 60)) < 0.2, 1 - labels, labels)
+    second = np.where(random.random((2, 60)) < 0.15, 1 - first[0], first[0])  # alike, so that drawing apart would show
+    if name == "pearson_spearman_mean":
+        labels = np.round(labels + random.normal(size=60), 1)
+    metric = metrics.METRICS[name]
+    found = metrics.paired_bootstrap(metric, labels, first, second, seed=0, resamples=2000)
+    assert found.first == pytest.approx(np.median([float(metric(labels, row)) for row in first]))
+    assert found.second == pytest.approx(np.median([float(metric(labels, row)) for row in second]))
+    slow = slow_differences(metric, labels, first, second, 500)
+    np.testing.assert_allclose(found.interval, np.percentile(slow, (2.5, 97.5)), atol=0.12 * np.ptp(slow))
+    assert found.p == pytest.approx(2 * min((slow <= 0).mean(), (slow >= 0).mean()), abs=0.15)
+
+
+def test_equal_sides_do_not_differ_and_an_answer_more_is_no_proof() -> None:
+    labels = np.arange(50) % 2
+    same = metrics.paired_bootstrap(metrics.accuracy, labels, labels[None], np.stack([labels] * 3), seed=0)
+    assert (same.difference, same.interval, same.p) == (0, (0, 0), 1)
+    worse = np.where(np.arange(50) == 7, 1 - labels, labels)
+    one = metrics.paired_bootstrap(metrics.accuracy, labels, labels[None], worse[None], seed=0)
+    assert one.difference == pytest.approx(1 / 50) and one.interval[0] == 0
+    # 0 where example 7 is not drawn: (49/50)^50 of the resamples
+    assert one.p == pytest.approx(2 * 0.98**50, abs=0.04)  # four standard errors of 10,000 draws
+
+
+def test_seeds_count_by_their_median_and_a_side_of_one_seed_is_itself() -> None:
+    labels = np.ones(100, dtype=int)
+    rows = np.stack([np.arange(100) >= wrong for wrong in (10, 50, 20)]).astype(int)
+    found = metrics.paired_bootstrap(metrics.accuracy, labels, rows, rows[:1], seed=0)
+    assert (found.first, found.second) == (pytest.approx(0.8), pytest.approx(0.9))
+
+
+def test_the_interval_of_a_difference_holds_the_true_one_about_as_often_as_it_says() -> None:
+    """Sides that are right together in 60 %, alone in 25 % and 15 %: the true difference of the accuracies is 0.1."""
+    random = np.random.default_rng(0)
+    held, labels = 0, np.ones(120, dtype=int)
+    for seed in range(300):
+        drawn = random.random(120)
+        first, second = drawn < 0.85, (drawn < 0.6) | (drawn >= 0.85)
+        low, high = metrics.paired_bootstrap(
+            metrics.accuracy, labels, first[None].astype(int), second[None].astype(int), seed=seed, resamples=1000
+        ).interval
+        held += low <= 0.1 <= high
+    assert 0.91 <= held / 300 <= 0.985
+
+
+def test_mcnemar_worked_by_hand() -> None:
+    first = np.array([1] * 9 + [0] * 1 + [1] * 20 + [0] * 5, dtype=bool)
+    second = np.array([0] * 9 + [1] * 1 + [1] * 20 + [0] * 5, dtype=bool)
+    # 9 against 1 of 10 tosses: 2 * (1 + 10) / 2^10
+    assert metrics.mcnemar(first, second) == pytest.approx(22 / 1024) == metrics.mcnemar(second, first)
+    assert metrics.mcnemar(first, first) == 1, "no example on which they differ"
+    assert metrics.mcnemar(np.array([True, False]), np.array([False, True])) == 1
+
+
+def test_holms_adjustment_worked_by_hand() -> None:
+    # in order 0.01 * 3, then 0.03 * 2, then 0.04 * 1, which may not be smaller than the one before
+    assert metrics.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert metrics.holm([0.6, 0.7]) == [1, 1] and metrics.holm([0.02]) == [0.02] and metrics.holm([]) == []
+    # between no adjustment and Bonferroni's
+    drawn = np.random.default_rng(0).random(20) ** 3
+    assert all(p <= adjusted <= min(1, 20 * p) for p, adjusted in zip(drawn, metrics.holm(list(drawn)), strict=True))
+
+
 def test_the_majority_score_is_that_of_the_most_frequent_label() -> None:
     assert metrics.majority_score("accuracy", np.array([0, 0, 0, 1])) == 0.75
     assert metrics.majority_score("f1", np.array([0, 0, 0, 1])) == 0
@@ -156,3 +329,10 @@ def test_guards_are_silent_about_a_good_model_and_speak_about_bad_ones() -> None
     ]
     assert metrics.guards([2.5, 2.5 + 1e-9], examples=2, value=0.5, majority=0) == ["every prediction is the same: 2.5"]
     assert metrics.guards(["", ""], examples=2, value=0.5, majority=0) == ["every prediction is the same: "]
+
+
+def test_guards_name_doubled_examples() -> None:
+    assert metrics.guards([0, 1, 1], examples=3, value=0.9, majority=0.5, ids=["a", "b", "c"]) == []
+    assert metrics.guards([0, 1, 1, 0], examples=4, value=0.9, majority=0.5, ids=["a", "b", "b", "b"]) == [
+        "2 of 4 predictions are of an example that has one already"
+    ]

@@ -12,9 +12,10 @@ from tinydistilbert import losses, recipe
 from tinydistilbert.data.masked import useful_tokens
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.heads import encode
+from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.matching import Matches, match_layers
 from tinydistilbert.names import TERMS
-from tinydistilbert.objective import Learner, PretrainingLoss
+from tinydistilbert.objective import PretrainingLoss
 from tinydistilbert.training import Batch
 
 VOCABULARY, PAD = 50, 0

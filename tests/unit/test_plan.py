@@ -102,7 +102,7 @@ def test_what_is_left_is_told_by_the_folders(recipe: Recipe, tmp_path: Path) -> 
 
 def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
     three = recipe_file.from_dict(
-        recipe_file.merge(recipe_file.to_dict(recipe), {"finetune": {"seeds": [0, 1, 2]}}), ""
+        recipe_file.merge(recipe_file.to_dict(recipe), {"finetune": {"seeds": [0, 1, 2], "min_steps": 0}}), ""
     )
     output = tmp_path / "run"
     fsio.write_text(output / pipeline.RECIPE, recipe_file.to_toml(three))

@@ -7,6 +7,7 @@ import pytest
 
 from tinydistilbert import cli, recipe, recipe_file
 from tinydistilbert.errors import UserError
+from tinydistilbert.recipe_types import highest, ramp_at, seconds_of
 
 
 @pytest.mark.parametrize("name", list(recipe_file.presets()))
@@ -203,17 +204,14 @@ def test_mistakes_leave_with_exit_code_2_and_one_line(capsys: pytest.CaptureFixt
 def test_ramps_go_evenly_from_the_first_step_to_the_last(
     value: float | tuple[float, float], values: list[float]
 ) -> None:
-    assert [recipe.ramp_at(value, step, 5) for step in range(5)] == pytest.approx(values)
-    assert recipe.ramp_at(value, 0, 1) == values[0]
-    assert recipe.highest(value) == max(values)
+    assert [ramp_at(value, step, 5) for step in range(5)] == pytest.approx(values)
+    assert ramp_at(value, 0, 1) == values[0]
+    assert highest(value) == max(values)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("20m", 1200), ("1h30m", 5400), ("90s", 90), ("1.5h", 5400), ("", 0)])
 def test_durations_by_hand(text: str, seconds: int) -> None:
-    assert (
-        recipe.seconds_of(recipe_file.from_toml(f"distill.time_budget = '{text}'", "here").distill.time_budget)
-        == seconds
-    )
+    assert seconds_of(recipe_file.from_toml(f"distill.time_budget = '{text}'", "here").distill.time_budget) == seconds
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:

@@ -17,7 +17,8 @@ from transformers import BertConfig, BertForMaskedLM, get_linear_schedule_with_w
 from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked import MaskedBatches
 from tinydistilbert.distill import distill_steps
-from tinydistilbert.objective import Learner, PretrainingLoss
+from tinydistilbert.models.learner import Learner
+from tinydistilbert.objective import PretrainingLoss
 from tinydistilbert.recipe import Masking, Optimization, Recipe, to_dict
 from tinydistilbert.recipe_file import from_dict, load, merge
 from tinydistilbert.training import Batch, Work, learning_rate_factor, make_optimizer, train

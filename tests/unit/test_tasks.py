@@ -13,8 +13,9 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.metrics import METRICS
 from tinydistilbert.names import GLUE_NAMES
 from tinydistilbert.recipe import Corpus, Finetune, TaskSettings
-from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, has_split, held_out_of_train, load_examples
+from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, has_split, load_examples
 from tinydistilbert.tasks.base import choose
+from tinydistilbert.tasks.wanted import held_out_of_train
 
 
 def write(folder: Path, task: str, split: str, rows: list[dict[str, Any]]) -> str:
@@ -144,7 +145,8 @@ def test_a_missing_split_is_told_and_can_be_asked_for(tmp_path: Path) -> None:
         ("rte", [{"sentence1": "a", "sentence2": "b", "label": 0.5}], r"column label: .*found 0\.5"),
         ("rte", [*rte(2), {"sentence1": "a", "sentence2": None, "label": 1}],
          r"row 2, column sentence2: .*found nothing"),
-        ("rte", [*rte(2), {"sentence1": "a", "sentence2": "b", "label": None}], r"row 2, column label: .*found None"),
+        ("rte", [*rte(2), {"sentence1": "a", "sentence2": "b", "label": None}],
+         r"row 2, column label: .*found nothing"),
         ("stsb", [{"sentence1": "a", "sentence2": "b", "label": 5.2}], r"a number from 0\.0 to 5\.0, found 5\.2"),
         ("stsb", [{"sentence1": "a", "sentence2": "b", "label": float("nan")}], r"found nan"),
         ("squad", squad("Paris", 1), r"row 0, column answers: expected 'Paris' at answer_start 1, found 'aris '"),
@@ -215,7 +217,7 @@ def test_a_tenth_is_held_out_by_default_and_never_everything(tmp_path: Path) -> 
 
 
 def test_a_repeated_example_is_not_trained_on_when_its_twin_is_scored(tmp_path: Path) -> None:
-    data = write(tmp_path, "rte", "train", [*rte(50), *rte(50)])
+    data = write(tmp_path, "rte", "train", [{**row, "idx": i} for i, row in enumerate([*rte(50), *rte(50)])])
     scored, rest = held_out("rte", HELD_OUT, data, 20), held_out("rte", "train", data, 20)
     assert len(scored) == 20 and not set(scored.columns["text"]) & set(rest.columns["text"])
     assert len(rest) == 100 - 2 * len(set(scored.columns["text"]))

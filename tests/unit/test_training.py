@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tinydistilbert import checkpoint, recipe, training
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
+from tinydistilbert.recipe_types import ramp_at
 from tinydistilbert.training import (
     Batch,
     Work,
@@ -68,7 +69,7 @@ def work(
         steps=steps, micro_batches=micro_batches, loss=loss, weights=weights,
         shares=lambda batches: shares_of([dict.fromkeys(("fit", "size"), len(batch["rows"])) for batch in batches]),
         tokens=lambda batch: len(batch["rows"]),
-        validate=lambda: {"always": 1.0}, validate_after=frozenset({steps // 2, steps}),
+        validate=lambda _: {"always": 1.0}, validate_after=frozenset({steps // 2, steps}),
     )  # fmt: skip
 
 
@@ -210,7 +211,7 @@ def test_a_term_whose_weight_is_zero_at_a_step_moves_nothing_then(tmp_path: Path
 
 def test_changing_weights_survive_an_interruption(tmp_path: Path) -> None:
     def weights(step: int) -> dict[str, float]:
-        return {"fit": 1.0, "size": recipe.ramp_at((0.0, 2.0), step, 20)}
+        return {"fit": 1.0, "size": ramp_at((0.0, 2.0), step, 20)}
 
     uninterrupted = run(tmp_path / "a", work(20, [4, 4], weights=weights))
     with pytest.raises(Interrupted):

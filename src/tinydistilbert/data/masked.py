@@ -15,6 +15,7 @@ from tinydistilbert.data.batches import epoch_part, stream_part
 from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masking import IGNORED, mask_tokens, token_chances
 from tinydistilbert.data.randomness import generator
+from tinydistilbert.recipe_types import ramp_at
 
 VALIDATION_BATCH = 16
 """Blocks whose masks are drawn together on validation text, whatever the batches of the training are."""
@@ -113,7 +114,7 @@ class MaskedBatches:
         """The micro-batches of `step`; masks are drawn for all at once, so accumulation does not change them."""
         indices, _ = self.chosen(step)
         original = self.blocks.train[indices].astype(np.int64)
-        drawn = self.draw(original, rate=recipe.ramp_at(self.masking.rate, step, self.steps), number=step)
+        drawn = self.draw(original, rate=ramp_at(self.masking.rate, step, self.steps), number=step)
         return micro_batches(original, drawn, self.blocks, self.batch_size, self.attention)
 
 

@@ -7,6 +7,7 @@ from transformers import PretrainedConfig
 from tinydistilbert import recipe
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.student import layer_map
+from tinydistilbert.recipe_types import highest
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def match_layers(settings: recipe.Recipe, teacher: PretrainedConfig, student: Pr
     copied = layer_map(settings.student, depth)
     size = len(copied)
     if objective.matched_layers == "uniform":
-        matched = tuple((index + 1) * depth // size - 1 for index in range(size))
+        matched = _uniform(size, depth)
     else:
         matched = copied if objective.matched_layers == "copied" else objective.matched_layers
     if len(matched) != size or any(layer >= depth for layer in matched):
@@ -44,15 +45,37 @@ def match_layers(settings: recipe.Recipe, teacher: PretrainedConfig, student: Pr
     return Matches(tuple(range(size)), matched, objective.relation_layer % depth)
 
 
+def _uniform(size: int, depth: int) -> tuple[int, ...]:
+    """The last layer of each of `size` runs of the teacher's layers (TinyBERT, Jiao et al. 2020, section 4.1)."""
+    return tuple((index + 1) * depth // size - 1 for index in range(size))
+
+
+def uniform_matches(
+    teacher: PretrainedConfig, student: PretrainedConfig, distillation: recipe.TaskDistillation
+) -> Matches:
+    """The layers that a second distillation compares: spread evenly, and for relations the last ones.
+
+    Raises:
+        UserError: the student is deeper than its teacher, or heads do not divide.
+    """
+    size, depth = student.num_hidden_layers, teacher.num_hidden_layers
+    if size > depth:
+        expected, cure = f"a student of at most the teacher's {depth} layers", "set hidden, attention and relation to 0"
+        raise UserError("finetune.distillation", expected=expected, found=str(size), cure=cure)
+    inner = recipe.Objective(relation=distillation.relation, attention=distillation.attention)
+    _check_heads(inner, teacher, student)
+    return Matches(tuple(range(size)), _uniform(size, depth), depth - 1)
+
+
 def _check_heads(objective: recipe.Objective, teacher: PretrainedConfig, student: PretrainedConfig) -> None:
-    if recipe.highest(objective.relation):
+    if highest(objective.relation):
         heads = objective.relation_heads or teacher.num_attention_heads
         for name, width in (("teacher", teacher.hidden_size), ("student", student.hidden_size)):
             if width % heads:
                 expected = f"a number that divides the {name}'s width of {width}"
                 cure = "set another objective.relation_heads"
                 raise UserError("objective.relation_heads", expected=expected, found=str(heads), cure=cure)
-    if recipe.highest(objective.attention) and teacher.num_attention_heads != student.num_attention_heads:
+    if highest(objective.attention) and teacher.num_attention_heads != student.num_attention_heads:
         expected = f"a student with the teacher's {teacher.num_attention_heads} attention heads"
         cure = "use objective.relation, which has no need of that"
         raise UserError("objective.attention", expected=expected, found=str(student.num_attention_heads), cure=cure)

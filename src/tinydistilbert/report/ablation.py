@@ -17,7 +17,8 @@ from tinydistilbert.report.page import facts, figure, render
 from tinydistilbert.report.scores import Score
 from tinydistilbert.report.tables import score_cell
 from tinydistilbert.results import Measurement
-from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks import tasks_of
+from tinydistilbert.tasks.base import Task
 
 BASELINE = "baseline"
 REFERENCES = {"teacher": "the teacher itself", "control": "the baseline's cut, not distilled"}
@@ -55,9 +56,15 @@ class Ablation:
     failures: Mapping[str, str] = field(default_factory=dict)
     """Of rows that could not be finished, why."""
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks that the recipe fine-tunes on."""
+        known = tasks_of(self.recipe.finetune)
+        return tuple(known[name] for name in self.recipe.finetune.tasks)
+
     def numbers(self, row: str) -> "Numbers":
         """What was measured of a row."""
-        return Numbers(tuple(m for m in self.measurements if m.model == row), self.recipe.finetune.tasks)
+        return Numbers(tuple(m for m in self.measurements if m.model == row), self.tasks)
 
     def change(self, row: str) -> list[float]:
         """Task mean less that of the baseline, one value for each pair of seeds that both have, in order of size.
@@ -77,11 +84,11 @@ class Numbers:
     """What was measured of one row."""
 
     measurements: tuple[Measurement, ...]
-    tasks: tuple[str, ...]
+    tasks: tuple[Task, ...]
 
-    def score(self, task: str) -> Score | None:
+    def score(self, task: Task) -> Score | None:
         """The headline score of a task over all seeds."""
-        runs = self._of(task, TASKS[task].headline)
+        runs = self._of(task.name, task.headline)
         return Score(tuple(sorted(runs, key=lambda m: m.value))) if runs else None
 
     @property
@@ -154,8 +161,8 @@ def _amount(value: float | None) -> str:
 
 def ablation_table(ablation: Ablation) -> Table:
     """A line for each row; what is not finished yet is shown as a dash."""
-    tasks = ablation.recipe.finetune.tasks
-    titles = [TASKS[name].title for name in tasks]
+    tasks = ablation.tasks
+    titles = [task.title for task in tasks]
     headings = ["Row", "Published Δ", *([f"Mean of {len(tasks)}", "Δ", *titles] if tasks else [])]
     headings += ["KL", "Masked LM", "Steps", "Tokens", "Minutes"]
     references = [Variation(name, {}) for name in REFERENCES if ablation.numbers(name).measurements]
@@ -167,7 +174,7 @@ def ablation_table(ablation: Ablation) -> Table:
 
 
 def _row(ablation: Ablation, variation: Variation) -> Row:
-    name, tasks = variation.name, ablation.recipe.finetune.tasks
+    name, tasks = variation.name, ablation.tasks
     numbers = ablation.numbers(name)
     own = [numbers.score(task) for task in tasks]
     seconds = numbers.work("seconds")
@@ -190,9 +197,9 @@ def _row(ablation: Ablation, variation: Variation) -> Row:
 
 
 def _notes(ablation: Ablation) -> tuple[str, ...]:
-    tasks = ablation.recipe.finetune.tasks
+    tasks = ablation.tasks
     found = [
-        (f"{row}, {TASKS[task].title}", TASKS[task].title, score)
+        (f"{row}, {task.title}", task.title, score)
         for row in (*REFERENCES, *(variation.name for variation in ablation.variations))
         for task in tasks
         if (score := ablation.numbers(row).score(task)) is not None

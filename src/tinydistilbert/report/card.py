@@ -8,13 +8,15 @@ from huggingface_hub import ModelCardData
 
 from tinydistilbert import __version__, fsio
 from tinydistilbert.names import TERMS
-from tinydistilbert.recipe import OFFLINE_TEACHER, PYTHON_DOCS, Recipe, highest, recipe_hash
+from tinydistilbert.recipe import OFFLINE_TEACHER, PYTHON_DOCS, Recipe, recipe_hash
+from tinydistilbert.recipe_types import highest
 from tinydistilbert.report import tables
 from tinydistilbert.report.cells import to_markdown
 from tinydistilbert.report.folder import read_run
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.summary import summarize
 from tinydistilbert.results import Measurement
+from tinydistilbert.tasks import tasks_of
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 OFFLINE_TEACHER_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -54,7 +56,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         recipe: what the student was made with.
         name: the heading, usually the name of the folder.
     """
-    objective = recipe.objective
+    objective, tasks = recipe.objective, tasks_of(recipe.finetune)
     weights = ", ".join(
         f"{term} {_number(getattr(objective, term))}" for term in TERMS if highest(getattr(objective, term))
     )
@@ -68,6 +70,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
             tables.pretraining_table(measurements),
             tables.glue_table(measurements),
             tables.downstream_table(measurements),
+            tables.custom_table(measurements, tasks),
             tables.probe_table(measurements),
             speed_table(measurements),
         )
@@ -77,7 +80,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
     parts = [
         _header(recipe),
         f"# {name}\n",
-        summarize(measurements).verdict + "\n" if measurements else "Nothing was measured on this model yet.\n",
+        summarize(measurements, tasks).verdict + "\n" if measurements else "Nothing was measured on this model yet.\n",
         "A masked language model, distilled with TinyDistilBERT. Load it from the folder that holds this file:\n",
         '```python\nfrom transformers import pipeline\n\npipeline("fill-mask", model="path/to/folder")\n```\n',
         "## How it was made\n",

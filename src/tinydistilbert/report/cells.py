@@ -38,7 +38,7 @@ class Table:
     """A table with everything that must be read with it."""
 
     name: str
-    """Short and stable: `glue`, `downstream`, `speed`, `probes`, `pretraining`, `variants`."""
+    """Short and stable: `glue`, `downstream`, `speed`, `probes`, `custom`, `pretraining`, `variants`."""
     title: str
     caption: str
     columns: tuple[str, ...]

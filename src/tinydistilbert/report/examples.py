@@ -1,7 +1,7 @@
 """The three kinds of example, with what teacher and student answered: a judged sentence, a pair, a question."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,16 @@ from typing import Any
 from tinydistilbert.metrics import squad_scores
 from tinydistilbert.report.scores import TITLES
 from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks.base import Task
 
-SLUGS = {"teacher": "teacher", "student": "student", "student-d": "student (D)", "control": "control"}
-KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("A sentence to judge", ("cola", "acceptability", "sst2", "imdb")),
-    ("A pair to compare", ("stsb", "adjacency", "mrpc", "qqp", "rte", "mnli", "qnli", "wnli")),
-    ("A question to answer", ("squad", "cloze-qa")),
-)
-"""For each kind the tasks that can show it, the first that was run is taken."""
+SLUGS = {model.replace(" (D)", "-d"): model for model in TITLES}
+SENTENCE, PAIR, QUESTION = "A sentence to judge", "A pair to compare", "A question to answer"
+KINDS: dict[str, tuple[str, ...]] = {
+    SENTENCE: ("cola", "acceptability", "sst2", "imdb"),
+    PAIR: ("stsb", "adjacency", "mrpc", "qqp", "rte", "mnli", "qnli", "wnli"),
+    QUESTION: ("squad", "cloze-qa"),
+}
+"""For each kind the built-in tasks that can show it; the first that was run is taken, one's own before them."""
 LONGEST = 480
 """Characters of a text that are shown."""
 
@@ -84,15 +86,15 @@ def _around(text: str, answer: str) -> tuple[str, str, str]:
     return ("… " * (first > 0) + text[first:at]), answer, (text[end:last] + " …" * (last < len(text)))
 
 
-def _is_right(task: str, sample: dict[str, Any]) -> bool | None:
-    if TASKS[task].kind == "regression":
+def _is_right(task: Task, sample: dict[str, Any]) -> bool | None:
+    if task.kind == "regression":
         return None
-    if TASKS[task].kind == "span":
+    if task.kind == "span":
         return bool(squad_scores([sample["prediction"]], [sample["gold"]])["exact_match"][0])
     return bool(sample["prediction"] == sample["gold"])
 
 
-def _example(task: str, rows: dict[str, dict[str, Any]]) -> Example:
+def _example(task: Task, rows: dict[str, dict[str, Any]]) -> Example:
     sample = next(iter(rows.values()))
     gold = sample["gold"]
     first_gold = str(gold[0]) if isinstance(gold, (list, tuple)) and gold else _words(gold)
@@ -113,12 +115,12 @@ def _example(task: str, rows: dict[str, dict[str, Any]]) -> Example:
         )
         for slug, row in rows.items()
     )
-    return Example(TASKS[task].title, tuple(texts), _words(gold), answers)
+    return Example(task.title, tuple(texts), _words(gold), answers)
 
 
-def _choose(task: str, samples: Sequence[dict[str, Any]]) -> list[str]:
+def _choose(task: Task, samples: Sequence[dict[str, Any]]) -> list[str]:
     """Names of the examples to show: of a judged sentence one of each answer, of a pair two, of questions one."""
-    if TASKS[task].kind == "span":
+    if task.kind == "span":
         return [_name(sample) for sample in samples[:1]]
     first_of_gold: dict[str, str] = {}
     for sample in samples:
@@ -126,12 +128,22 @@ def _choose(task: str, samples: Sequence[dict[str, Any]]) -> list[str]:
     return list(first_of_gold.values())[:2] if len(first_of_gold) > 1 else [_name(sample) for sample in samples[:2]]
 
 
-def read_examples(run: Path) -> list[Kind]:
-    """Examples from the scores folders of `run`; a kind that no scored task can show is left out."""
+def _kind_of(task: Task) -> str:
+    return QUESTION if task.kind == "span" else PAIR if task.text_pair else SENTENCE
+
+
+def read_examples(run: Path, tasks: Mapping[str, Task] = TASKS) -> list[Kind]:
+    """Examples from the scores folders of `run`; a kind that no scored task can show is left out.
+
+    Args:
+        run: its folder.
+        tasks: by name, as `tasks_of` gives them for the run's recipe.
+    """
+    own = [task for task in tasks.values() if task.family == "custom"]
     kinds = []
-    for title, tasks in KINDS:
-        for task in tasks:
-            rows = {slug: found for slug in SLUGS if (found := _samples(run, task, slug))}
+    for title, names in KINDS.items():
+        for task in [*(task for task in own if _kind_of(task) == title), *(tasks[name] for name in names)]:
+            rows = {slug: found for slug in SLUGS if (found := _samples(run, task.name, slug))}
             if not rows:
                 continue
             first = next(iter(rows.values()))

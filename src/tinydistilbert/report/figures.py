@@ -16,11 +16,14 @@ from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 from tinydistilbert.names import TERMS
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.scores import TITLES, Scores
-from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks.base import Task
 
 # Colours stand for variables of the page's style sheet, which has a value for light and one for dark.
 INK, GRID = "#000001", "#000002"
-SERIES = {"teacher": "#000011", "student": "#000012", "student (D)": "#000012", "control": "#000013"}
+SERIES = {
+    "teacher": "#000011", "student": "#000012", "student (D)": "#000012", "control": "#000013", "model": "#000012",
+    "model (D)": "#000012",
+}  # fmt: skip
 TERM_COLOURS = {
     "kl": "#000021", "mlm": "#000022", "cosine": "#000023", "relation": "#000024", "attention": "#000021",
     "hidden": "#000022", "loss": "#000024",
@@ -34,7 +37,7 @@ _VARIABLES = {
     "#000013": "var(--control)", "#000021": "var(--series-1)", "#000022": "var(--series-2)",
     "#000023": "var(--series-3)", "#000024": "var(--series-4)",
 }  # fmt: skip
-MARKERS = {"teacher": "s", "student": "o", "student (D)": "D", "control": "^"}
+MARKERS = {"teacher": "s", "student": "o", "student (D)": "D", "control": "^", "model": "o", "model (D)": "D"}
 _STYLE: Any = {
     "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": GRID, "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK, "xtick.color": INK,
@@ -104,38 +107,38 @@ def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
         return _svg(figure, title)
 
 
-def task_scores(found: Scores, names: Sequence[str]) -> str | None:
-    """One line a task with a mark for teacher, student, control and the majority class; None if there are no scores."""
-    names = [name for name in names if any(scores.of_task(found, model, TASKS[name]) for model in TITLES)]
-    if not names:
+def task_scores(found: Scores, tasks: Sequence[Task]) -> str | None:
+    """One line a task with a mark for every measured row and the majority class; None if there are no scores."""
+    tasks = scores.tasks_scored(found, tasks)
+    if not tasks:
         return None
     with mpl.rc_context(_STYLE):
-        figure, (axis,) = _figure(0.9 + 0.32 * len(names))
-        rows = range(len(names))
-        majority = {name: _majority(found, name) for name in names}
-        known = [(100 * value, row) for row, name in enumerate(names) if (value := majority[name]) is not None]
+        figure, (axis,) = _figure(0.9 + 0.32 * len(tasks))
+        rows = range(len(tasks))
+        majority = [_majority(found, task) for task in tasks]
+        known = [(100 * value, row) for row, value in enumerate(majority) if value is not None]
         if known:
             x, y = zip(*known, strict=True)
             axis.scatter(x, y, marker="|", s=90, color=INK, linewidths=1.2, label="Same answer always")
-        for model in ("control", "teacher", "student", "student (D)"):
-            own = [(row, scores.of_task(found, model, TASKS[name])) for row, name in enumerate(names)]
+        for model in ("control", "teacher", "student", "student (D)", "model", "model (D)"):
+            own = [(row, scores.of_task(found, model, task)) for row, task in enumerate(tasks)]
             points = [(100 * score.value, row) for row, score in own if score is not None]
             if points:
                 x, y = zip(*points, strict=True)
                 axis.scatter(x, y, marker=MARKERS[model], s=34, color=SERIES[model], label=TITLES[model], zorder=3)
-        for row, name in enumerate(names):
-            pair = [scores.of_task(found, model, TASKS[name]) for model in ("teacher", "student")]
-            if pair[0] is not None and pair[1] is not None:
-                axis.plot(
-                    [100 * pair[0].value, 100 * pair[1].value], [row, row], color=INK, linewidth=1, alpha=0.6, zorder=2
-                )
-        axis.set_yticks(list(rows), [TASKS[name].title for name in names])
+        for row, task in enumerate(tasks):
+            teacher, *taught = (scores.of_task(found, model, task) for model in ("teacher", "student", "model (D)"))
+            for score in taught:
+                if teacher is not None and score is not None:
+                    ends = [100 * teacher.value, 100 * score.value]
+                    axis.plot(ends, [row, row], color=INK, linewidth=1, alpha=0.6, zorder=2)
+        axis.set_yticks(list(rows), [task.title for task in tasks])
         axis.invert_yaxis()
-        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_ylim(len(tasks) - 0.5, -0.5)
         axis.grid(axis="y", visible=False)
         axis.set_xlabel("points")
         figure.legend(loc="outside upper left", ncols=5, fontsize=8, columnspacing=0.9, handletextpad=0.3, borderpad=0)
-        return _svg(figure, "Scores of teacher, student and control by task, in points")
+        return _svg(figure, "Scores by model and task, in points")
 
 
 @dataclass(frozen=True)
@@ -192,8 +195,8 @@ def _spreads(axis: Axes, values: Sequence[Sequence[float]]) -> None:
     axis.scatter(x, [y for y, _ in known], s=30, color=SERIES["student"], zorder=3, label="Ours")
 
 
-def _majority(found: Scores, name: str) -> float | None:
-    known = [score.majority for model in TITLES if (score := scores.of_task(found, model, TASKS[name])) is not None]
+def _majority(found: Scores, task: Task) -> float | None:
+    known = [score.majority for model in TITLES if (score := scores.of_task(found, model, task)) is not None]
     return next((value for value in known if value is not None), None)
 
 

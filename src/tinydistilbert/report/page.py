@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that needs nothing else, no network and no script."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tinydistilbert import __version__, fsio, recipe, results
-from tinydistilbert.names import GLUE_NAMES, PROBE_NAMES
 from tinydistilbert.recipe import Recipe
+from tinydistilbert.recipe_types import highest
 from tinydistilbert.report import figures, scores, summary, tables
 from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.folder import read_log, read_run
 from tinydistilbert.results import Measurement
+from tinydistilbert.tasks import tasks_of
+from tinydistilbert.tasks.base import Task
 
 
 def _faults(settings: Recipe) -> tuple[str, ...]:
@@ -24,11 +26,11 @@ def _faults(settings: Recipe) -> tuple[str, ...]:
     optimization, size = settings.distill.optimization, settings.corpus.block_size
     accumulated = optimization.gradient_accumulation_steps
     kept = {
-        "the KL is summed over all positions, padding too, and divided by the batch only": recipe.highest(
+        "the KL is summed over all positions, padding too, and divided by the batch only": highest(
             settings.objective.kl
         )
         > 0,
-        "the cosine looks at [CLS] only": recipe.highest(settings.objective.cosine) > 0,
+        "the cosine looks at [CLS] only": highest(settings.objective.cosine) > 0,
         "the student starts from random weights": settings.student.initialization == "random",
         f"lines are padded to {size} tokens, blanks kept, the rest cut off": settings.corpus.packing == "lines",
         f"{accumulated} micro-batches of {optimization.batch_size} make one of few optimiser steps": accumulated > 16,
@@ -41,15 +43,14 @@ def figure(svg: str | None, caption: str) -> list[dict[str, Any]]:
     return [{"svg": Markup(svg), "caption": caption}] if svg else []  # drawn by figures.py, words escaped there
 
 
-def _score_figures(measurements: Sequence[Measurement], told: summary.Summary) -> list[dict[str, Any]]:
+def _score_figures(
+    measurements: Sequence[Measurement], told: summary.Summary, tasks: Mapping[str, Task]
+) -> list[dict[str, Any]]:
     found = scores.collect(measurements)
-    names = (
-        (*GLUE_NAMES, "imdb", "squad") if scores.tasks_scored(found, (*GLUE_NAMES, "imdb", "squad")) else PROBE_NAMES
-    )
-    caption = (
-        "Teacher, student and control by task. The line is what was lost; the stroke, always giving the same answer."
-    )
-    drawn = figure(figures.task_scores(found, names), caption)
+    labelled = [task for task in tasks.values() if task.family != "probe"]
+    chosen = labelled if scores.tasks_scored(found, labelled) else tables.PROBES
+    caption = "Each model by task. The line is what was lost of the teacher; the stroke, always giving the same answer."
+    drawn = figure(figures.task_scores(found, chosen), caption)
     if told.kept is not None and told.faster is not None:
         caption = (
             f"What was kept ({told.basis}) against what was won. Squares: published, on GLUE and their own machines."
@@ -81,12 +82,20 @@ def facts(command: str, settings: Recipe, measurements: Sequence[Measurement]) -
         f"{machine.get('cpu') or 'unnamed CPU'}, {machine.get('cores')} cores, {machine.get('system')}"
         for machine in (m.environment for m in measurements)
     )
+    given, teacher = settings.finetune.model, settings.teacher
+    made_of = (
+        [("Model", given)]
+        if given
+        else [
+            ("Teacher", teacher.model + (f"@{teacher.revision}" if teacher.revision else "")),
+            ("Text", settings.corpus.source),
+        ]
+    )
     fingerprints = sorted({m.data_fingerprint[:12] for m in measurements if m.data_fingerprint})
     found = [
         ("Recipe", f"{settings.name} ({recipe.recipe_hash(settings)})"),
         ("Command", command),
-        ("Teacher", settings.teacher.model + (f"@{settings.teacher.revision}" if settings.teacher.revision else "")),
-        ("Text", settings.corpus.source),
+        *made_of,
         ("Made", " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else ""),
         ("Commit", ", ".join(dict.fromkeys(c for m in measurements if (c := m.environment.get("commit"))))),
         ("Machine", "; ".join(machines)),
@@ -117,19 +126,20 @@ def write_report(run: Path, *, command: str = "") -> Path:
         UserError: `run` is not a run folder.
     """
     settings, measurements = read_run(run)
-    told = summary.summarize(measurements)
-    every = tables.all_tables(measurements)
+    tasks = tasks_of(settings.finetune)
+    told = summary.summarize(measurements, tasks)
+    every = tables.all_tables(measurements, tasks)
     html = render(
         "page.html",
         name=settings.name,
         summary=told,
-        score_figures=_score_figures(measurements, told),
+        score_figures=_score_figures(measurements, told, tasks),
         score_tables=[table for table in every if table.is_measured and table.name != "pretraining"],
         unmeasured=[table for table in every if not table.is_measured and table.name != "pretraining"],
-        variants=tables.variants_table(measurements),
+        variants=tables.variants_table(measurements, tasks),
         pretraining=tables.pretraining_table(measurements),
         curves=_curves(run),
-        kinds=read_examples(run),
+        kinds=read_examples(run, tasks),
         faults=_faults(settings),
         facts=facts(command or f"tinydistilbert replicate {settings.name}", settings, measurements),
         recipe_toml=(run / "recipe.toml").read_text(encoding="utf-8"),

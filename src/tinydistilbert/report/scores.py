@@ -5,17 +5,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinydistilbert.results import Measurement
-from tinydistilbert.tasks import HELD_OUT, TASKS
+from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Task
 
 SUBSET, TRAINED_ON_SUBSET, FROM_TRAIN, WARNING = MARKS = ("*", "†", "§", "⚠")
-ROWS = ("teacher", "student", "student (D)", "control")
-"""Measured rows in the order of the tables."""
+ROWS = ("teacher", "student", "student (D)", "control", "model", "model (D)")
+"""Measured rows in the order of the tables; a given model (`finetune.model`) takes the place of student and control."""
 TITLES = {
     "teacher": "Teacher",
     "student": "Student",
     "student (D)": "Student (D)",
     "control": "Control",
+    "model": "Model",
+    "model (D)": "Model (D)",
 }
 
 
@@ -87,17 +89,17 @@ def of_task(scores: Scores, model: str, task: Task, metric: str = "") -> Score |
     return next((s for split in splits if (s := scores.get((model, task.name, split, metric or task.headline)))), None)
 
 
-def tasks_scored(scores: Scores, names: Sequence[str], models: Sequence[str] = ()) -> tuple[str, ...]:
-    """Those of `names` on which each of `models` has a headline score; with no models, on which any row has one."""
+def tasks_scored(scores: Scores, tasks: Sequence[Task], models: Sequence[str] = ()) -> tuple[Task, ...]:
+    """Those of `tasks` on which each of `models` has a headline score; with no models, on which any row has one."""
     if models:
-        return tuple(n for n in names if all(of_task(scores, model, TASKS[n]) for model in models))
-    return tuple(n for n in names if any(of_task(scores, model, TASKS[n]) for model in ROWS))
+        return tuple(task for task in tasks if all(of_task(scores, model, task) for model in models))
+    return tuple(task for task in tasks if any(of_task(scores, model, task) for model in ROWS))
 
 
-def mean(scores: Scores, model: str, names: Sequence[str]) -> float | None:
-    """Plain mean of the headline scores over `names`; None where one of them is missing."""
-    values = [score.value for name in names if (score := of_task(scores, model, TASKS[name]))]
-    return statistics.fmean(values) if values and len(values) == len(names) else None
+def mean(scores: Scores, model: str, tasks: Sequence[Task]) -> float | None:
+    """Plain mean of the headline scores over `tasks`; None where one of them is missing."""
+    values = [score.value for task in tasks if (score := of_task(scores, model, task))]
+    return statistics.fmean(values) if values and len(values) == len(tasks) else None
 
 
 def retention(student: float | None, teacher: float | None) -> float | None:

@@ -1,14 +1,17 @@
 """What a run comes to: what was kept, what was won and how sure that is, in a sentence and a few figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tinydistilbert.names import GLUE_NAMES, PROBE_NAMES
 from tinydistilbert.report import scores
 from tinydistilbert.report.scores import WARNING, Scores
 from tinydistilbert.report.speed import measured_seconds
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks.base import Task
+
+SUBJECTS = {"student": "The student", "model (D)": "The distilled model", "model": "The model"}
+"""The rows that a run can be about, the first that was scored is taken, and what a sentence calls it."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +38,35 @@ class Summary:
     """The tasks behind `kept`, in words."""
 
 
-def _basis(found: Scores) -> tuple[tuple[str, ...], str]:
-    """Where teacher and student are compared: GLUE if it was run, else IMDb and SQuAD, else the probes."""
-    for names, words in ((GLUE_NAMES, "GLUE task"), (("imdb", "squad"), "task"), (PROBE_NAMES, "probe")):
-        shared = scores.tasks_scored(found, names, ["teacher", "student"])
+def _basis(found: Scores, tasks: Mapping[str, Task], models: Sequence[str]) -> tuple[tuple[Task, ...], str]:
+    """Where models are compared: GLUE if it was run, else IMDb and SQuAD, else one's own tasks, else the probes."""
+    families = ((("glue",), "GLUE task"), (("imdb", "squad"), "task"), (("custom",), "task"), (("probe",), "probe"))
+    for family, words in families:
+        shared = scores.tasks_scored(found, [task for task in tasks.values() if task.family in family], models)
         if shared:
-            return shared, f"mean of {len(shared)} {words}s" if len(
-                shared
-            ) > 1 else f"1 {words}: {TASKS[shared[0]].title}"
+            several = f"mean of {len(shared)} {words}s"
+            return shared, several if len(shared) > 1 else f"1 {words}: {shared[0].title}"
     return (), ""
 
 
-def summarize(measurements: Sequence[Measurement]) -> Summary:
-    """The summary of a run; what was not measured is left out of it."""
+def _subject(found: Scores, tasks: Mapping[str, Task]) -> str:
+    scored = (model for model in SUBJECTS if scores.tasks_scored(found, list(tasks.values()), [model]))
+    return next(scored, "student")
+
+
+def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Summary:
+    """The summary of a run; what was not measured is left out of it.
+
+    Args:
+        measurements: of one run.
+        tasks: by name, as `tasks_of` gives them for the run's recipe.
+    """
     found = scores.collect(measurements)
-    names, basis = _basis(found)
-    teacher, student, control = (scores.mean(found, model, names) for model in ("teacher", "student", "control"))
+    subject = _subject(found, tasks)
+    compared, basis = _basis(found, tasks, ["teacher", subject])
+    if not compared:
+        compared, basis = _basis(found, tasks, [subject])
+    teacher, student, control = (scores.mean(found, model, compared) for model in ("teacher", subject, "control"))
     kept = scores.retention(student, teacher)
     seconds = {
         model: m for (model, *timing), m in measured_seconds(measurements).items() if timing == ["cpu", "true-length"]
@@ -63,6 +79,9 @@ def summarize(measurements: Sequence[Measurement]) -> Summary:
         parts.append(f"keeps {100 * kept:.1f} % of the teacher’s score ({basis})")
         detail = f"{100 * student:.1f} of {100 * teacher:.1f} points, {basis}"
         figures.append(BigFigure(f"{100 * kept:.1f} %", "of the teacher’s score kept", detail))
+    elif student is not None:
+        parts.append(f"scores {100 * student:.1f} points ({basis})")
+        figures.append(BigFigure(f"{100 * student:.1f}", "points", basis))
     if faster is not None:
         parts.append(f"answers {faster:.2f} times as fast on one core")
         own, other = (seconds[model].details["p50_ms"] for model in ("student", "teacher"))
@@ -80,10 +99,14 @@ def summarize(measurements: Sequence[Measurement]) -> Summary:
         gain = 100 * (student - control)
         detail = f"student {100 * student:.1f}, the same cut without distillation {100 * control:.1f}, {basis}"
         figures.append(BigFigure(f"{gain:+.1f}".replace("-", "−"), "points from distilling", detail))
-    verdict = "The student " + (", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)) + "."
+    verdict = (
+        f"{SUBJECTS[subject]} "
+        + (", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts))
+        + "."
+    )
     if not parts:
         verdict = "This run has not yet measured teacher and student side by side."
-    sure = (*_sure_of_scores(found, names), *_sure_of_speed(list(seconds.values())))
+    sure = (*_sure_of_scores(found, compared, subject), *_sure_of_speed(list(seconds.values())))
     return Summary(verdict, tuple(figures), sure, kept, faster, basis)
 
 
@@ -91,12 +114,11 @@ def _overlap(one: tuple[float, float] | None, other: tuple[float, float] | None)
     return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]
 
 
-def _sure_of_scores(found: Scores, names: Sequence[str]) -> list[str]:
+def _sure_of_scores(found: Scores, tasks: Sequence[Task], subject: str) -> list[str]:
     pairs = [
-        (TASKS[name].title, teacher, student)
-        for name in names
-        if (teacher := scores.of_task(found, "teacher", TASKS[name])) is not None
-        and (student := scores.of_task(found, "student", TASKS[name])) is not None
+        (task.title, scores.of_task(found, "teacher", task), student)
+        for task in tasks
+        if (student := scores.of_task(found, subject, task)) is not None
     ]
     if not pairs:
         return []
@@ -114,17 +136,16 @@ def _sure_of_scores(found: Scores, names: Sequence[str]) -> list[str]:
         told.append(
             f"Fine-tuned on a part of the train split (†), the whole would probably give more: {', '.join(parts)}."
         )
-    alike = [title for title, teacher, student in pairs if _overlap(teacher.interval, student.interval)]
+    alike = [title for title, t, s in pairs if t is not None and _overlap(t.interval, s.interval)]
     if alike:
         told.append(
-            f"The 95 % intervals of teacher and student overlap on {len(alike)} of {len(pairs)} tasks "
+            f"The 95 % intervals of teacher and {subject} overlap on {len(alike)} of {len(pairs)} tasks "
             f"({', '.join(alike)}): there the difference may be chance."
         )
-    warned = [title for title, t, s in pairs if t.warnings or s.warnings]
+    warned = [title for title, t, s in pairs if (t is not None and t.warnings) or s.warnings]
     if warned:
-        told.append(
-            f"{WARNING} A guard warned about {', '.join(warned)}; what was “kept” there means little. See the notes."
-        )
+        means = "what was “kept” there means little" if any(t for _, t, _ in pairs) else "that score means little"
+        told.append(f"{WARNING} A guard warned about {', '.join(warned)}; {means}. See the notes.")
     return told
 
 

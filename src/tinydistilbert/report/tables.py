@@ -1,7 +1,7 @@
 """The tables of the paper, this run's numbers beside the published ones: pure functions of measurements."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,17 @@ from tinydistilbert.report.published import Published
 from tinydistilbert.report.scores import ROWS, TITLES, Score, Scores
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.results import Measurement
-from tinydistilbert.tasks import HELD_OUT, TASKS
+from tinydistilbert.tasks import HELD_OUT, TASKS, tasks_of
 from tinydistilbert.tasks.base import Task
 
 MARK_REPLACED = "‡"
 METRICS = {
     "matthews_correlation": "Matthews correlation", "f1": "F1", "exact_match": "exact match", "accuracy": "accuracy",
     "pearson": "Pearson", "spearman": "Spearman", "f1_accuracy_mean": "mean of F1 and accuracy",
-    "pearson_spearman_mean": "mean of Pearson and Spearman",
+    "pearson_spearman_mean": "mean of Pearson and Spearman", "macro_f1": "macro F1",
 }  # fmt: skip
+GLUE = tuple(TASKS[name] for name in GLUE_NAMES)
+PROBES = tuple(TASKS[name] for name in PROBE_NAMES)
 PRETRAINING = {
     "kl": "KL to teacher, nats", "mlm": "Masked-LM loss, nats", "perplexity": "Perplexity", "cosine": "1 − cosine",
 }  # fmt: skip
@@ -42,7 +44,7 @@ class Mean:
     """A column with the mean of the headline scores over some tasks."""
 
     title: str
-    tasks: tuple[str, ...]
+    tasks: tuple[Task, ...]
     printed: Callable[[Published], float | None] = lambda row: None
 
 
@@ -92,7 +94,7 @@ def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Seq
     averages = []
     for mean in means:
         value = scores.mean(found, model, mean.tasks)
-        parts = [scores.of_task(found, model, TASKS[name]) for name in mean.tasks]
+        parts = [scores.of_task(found, model, task) for task in mean.tasks]
         marks = "" if value is None else scores.merged_marks([score.marks for score in parts if score is not None])
         averages.append(Cell(points(value), marks))
     own = [score_cell(scores.of_task(found, model, column.task, column.metric)) for column in columns]
@@ -103,7 +105,7 @@ def _majority_row(used: Sequence[tuple[str, Column, Score]], means: Sequence[Mea
     majority = {(c.task.name, c.metric): s.majority for _, c, s in used if s.majority is not None}
     values: list[float | None] = []
     for mean in means:
-        keys = [(name, TASKS[name].headline) for name in mean.tasks]
+        keys = [(task.name, task.headline) for task in mean.tasks]
         values.append(statistics.fmean(majority[key] for key in keys) if all(key in majority for key in keys) else None)
     values += [majority.get((column.task.name, column.metric)) for column in columns]
     return Row("baseline", (Cell("Always the same answer"), *(Cell(points(value)) for value in values)))
@@ -138,11 +140,11 @@ def _score_rows(
     return tuple(body), _footnotes(used)
 
 
-def _shared_tasks(found: Scores, names: tuple[str, ...]) -> tuple[str, ...]:
+def _shared_tasks(found: Scores, tasks: Sequence[Task]) -> tuple[Task, ...]:
     """Tasks over which rows can be compared: those that teacher and student (or whoever was scored) both have."""
-    present = [model for model in ROWS if scores.tasks_scored(found, names, [model])] or [""]
+    present = [model for model in ROWS if scores.tasks_scored(found, tasks, [model])] or [""]
     pair = [model for model in present if model in ("teacher", "student")] or present[:1]
-    return scores.tasks_scored(found, names, pair)
+    return scores.tasks_scored(found, tasks, pair)
 
 
 def _glue_column(task: Task) -> Column:
@@ -153,25 +155,28 @@ def _missing_splits(measurements: Sequence[Measurement]) -> list[str]:
     """A note for each task that has a split which the data folder lacks, such as MNLI's mismatched one."""
     lacking = {m.task: m.details["missing"] for m in measurements if m.details.get("missing")}
     return [
-        f"{TASKS[task].title}: no {', '.join(splits)} in the data, so not scored." for task, splits in lacking.items()
+        f"{task.title}: no {', '.join(lacking[task.name])} in the data, so not scored."
+        for task in GLUE
+        if task.name in lacking
     ]
 
 
 def glue_table(measurements: Sequence[Measurement]) -> Table:
     """Table 1: the nine GLUE tasks. With fewer than nine measured, a second mean is over just those."""
     found = scores.collect(measurements)
-    means = [Mean("Score", GLUE_NAMES, lambda row: row.score)]
-    shared = _shared_tasks(found, GLUE_NAMES)
+    means = [Mean("Score", GLUE, lambda row: row.score)]
+    shared = _shared_tasks(found, GLUE)
+    names = tuple(task.name for task in shared)
     notes = []
-    if 0 < len(shared) < len(GLUE_NAMES):
-        means.append(Mean(f"Mean of {len(shared)}", shared, lambda row: published.mean_over(row, shared)))
-        titles = ", ".join(TASKS[name].title for name in shared)
+    if 0 < len(shared) < len(GLUE):
+        means.append(Mean(f"Mean of {len(shared)}", shared, lambda row: published.mean_over(row, names)))
+        titles = ", ".join(task.title for task in shared)
         notes.append(
             f"Score needs all nine tasks. “Mean of {len(shared)}” is taken in every row, published ones too, "
             f"over the tasks that this run scored: {titles}."
         )
     notes += _missing_splits(measurements)
-    columns = [_glue_column(TASKS[name]) for name in GLUE_NAMES]
+    columns = [_glue_column(task) for task in GLUE]
     rows, marks = _score_rows(found, means, columns, published.GLUE_ROWS)
     sources = (
         f"{MARK_REPLACED} {published.BERT_MNLI_NOTE}",
@@ -206,21 +211,34 @@ def downstream_table(measurements: Sequence[Measurement]) -> Table:
 
 def probe_table(measurements: Sequence[Measurement]) -> Table:
     """The probes: tasks made out of the corpus itself. Nothing published stands beside them."""
-    found = scores.collect(measurements)
-    names = scores.tasks_scored(found, PROBE_NAMES)
-    columns = []
-    for task in (TASKS[name] for name in names):
-        metrics = ("exact_match", "f1") if task.kind == "span" else (task.headline,)
-        columns += [Column(f"{task.title}, {METRICS.get(metric, metric)}", task, metric) for metric in metrics]
-    shared = _shared_tasks(found, PROBE_NAMES)
-    means = [Mean(f"Mean of {len(shared)}", shared)] if len(shared) > 1 else []
-    rows, notes = _score_rows(found, means, columns, ())
     caption = (
         "Tasks made out of text without labels, held out by document, in points. They tell teacher, student and "
         "control apart; they are not GLUE and must not be compared with it."
     )
+    return _unpublished_table("probes", "Probes", caption, PROBES, measurements)
+
+
+def custom_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
+    """The tasks of one's own among `tasks`."""
+    own = [task for task in tasks.values() if task.family == "custom"]
+    caption = "Tasks from the files or data sets that the recipe names in finetune.custom, in points."
+    return _unpublished_table("custom", "Your tasks", caption, own, measurements)
+
+
+def _unpublished_table(
+    name: str, title: str, caption: str, tasks: Sequence[Task], measurements: Sequence[Measurement]
+) -> Table:
+    """Those of `tasks` that were scored, by headline (spans by exact match too), and the mean where there are several."""
+    found = scores.collect(measurements)
+    columns = []
+    for task in scores.tasks_scored(found, tasks):
+        metrics = ("exact_match", "f1") if task.kind == "span" else (task.headline,)
+        columns += [Column(f"{task.title}, {METRICS.get(metric, metric)}", task, metric) for metric in metrics]
+    shared = _shared_tasks(found, tasks)
+    means = [Mean(f"Mean of {len(shared)}", shared)] if len(shared) > 1 else []
+    rows, notes = _score_rows(found, means, columns, ())
     headings = ("Model", *(mean.title for mean in means), *(column.title for column in columns))
-    return Table("probes", "Probes", caption, headings, rows, tuple(notes))
+    return Table(name, title, caption, headings, rows, tuple(notes))
 
 
 def _plain(score: Score | None) -> Cell:
@@ -252,11 +270,11 @@ def pretraining_table(measurements: Sequence[Measurement]) -> Table:
     return Table("pretraining", "Masked language model", caption, headings, tuple(rows), tuple(notes))
 
 
-def variants_table(measurements: Sequence[Measurement]) -> Table:
+def variants_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
     """Every metric variant of every task and split, with 95 % intervals and the number of examples behind it."""
-    found = scores.collect(m for m in measurements if m.task in TASKS)
+    found = scores.collect(m for m in measurements if m.task in tasks)
     rows = []
-    for task in TASKS.values():
+    for task in tasks.values():
         own = {key: score for key, score in found.items() if key[1] == task.name}
         splits = dict.fromkeys([*task.evaluation, *(split for _, _, split, _ in own)])
         metrics = dict.fromkeys([*task.metrics, *(metric for _, _, _, metric in own)])
@@ -295,11 +313,16 @@ def _variant_row(task: Task, split: str, metric: str, model: str, score: Score) 
     return Row("measured", tuple(score_cell(score) if text is None else Cell(text) for text in texts))
 
 
-def all_tables(measurements: Sequence[Measurement]) -> list[Table]:
-    """The tables of the report in its order; the probes only where they were run."""
-    probes = probe_table(measurements)
+def all_tables(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> list[Table]:
+    """The tables of the report in its order; the probes and the tasks of one's own only where they were run.
+
+    Args:
+        measurements: of one run.
+        tasks: by name, as `tasks_of` gives them for the run's recipe.
+    """
+    own = [custom_table(measurements, tasks), probe_table(measurements)]
     paper = [glue_table(measurements), downstream_table(measurements), speed_table(measurements)]
-    return [*([probes] if probes.is_measured else []), *paper, pretraining_table(measurements)]
+    return [*(table for table in own if table.is_measured), *paper, pretraining_table(measurements)]
 
 
 def console_tables(run: Path) -> list[Table]:
@@ -308,4 +331,5 @@ def console_tables(run: Path) -> list[Table]:
     Raises:
         UserError: `run` is not a run folder.
     """
-    return [table for table in all_tables(read_run(run)[1]) if table.is_measured]
+    settings, measurements = read_run(run)
+    return [table for table in all_tables(measurements, tasks_of(settings.finetune)) if table.is_measured]

@@ -15,26 +15,30 @@ Kind = Literal["classification", "regression", "span"]
 
 @dataclass(frozen=True)
 class Task:
-    """A row of `TASKS`: where the examples are, which head they need, and how predictions are scored."""
+    """A row of `TASKS` or a task of one's own: where the examples are, which head they need, how they are scored."""
 
     name: str
     title: str
     """The name that tables print."""
-    family: Literal["glue", "imdb", "squad", "probe"]
+    family: Literal["glue", "imdb", "squad", "probe", "custom"]
     kind: Kind
     text: str
     """Column of the first text; of the question in span tasks."""
     text_pair: str | None
     """Column of the second text, if there is one; of the context in span tasks."""
     labels: tuple[str, ...]
-    """Names of the classes 0, 1, …; empty for regression and span."""
+    """Names of the classes 0, 1, …; empty for regression and span, and for one's own task before its data is read."""
     metrics: tuple[str, ...]
     headline: str
     """The metric that stands for the task in tables and means."""
+    label: str = "label"
+    """Column of the label; span tasks have their column `answers` instead."""
     folder: str = ""
     """Folder of the split files below the data folder."""
     hub: tuple[str, str | None] = ("", None)
     """Name and configuration of the data set on the Hugging Face hub."""
+    files: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Of a task of one's own: the file or hub name of each split, empty where there is none."""
     train: str = "train"
     evaluation: tuple[str, ...] = ("validation",)
     """Splits that are reported; the first is the one in the tables."""

@@ -1,6 +1,6 @@
 """From examples to token ids: whole inputs for classification and regression, windows over the context for spans."""
 
-import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from tinydistilbert.tasks.base import Examples
 
 MAX_QUESTION_TOKENS = 64
 """Questions are cut to this many tokens, as in BERT's run_squad.py, or to half of a shorter window."""
 
+NO_LABEL = -100
+"""Class of an example without a label: torch's cross-entropy leaves it out."""
+
 CHUNK = 1000
 """Examples that are tokenised in one call; bounds the memory that Python lists of offsets need."""
-
-COMBINING_MARKS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe0f]+")
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Features:
     input_ids: list[NDArray[np.int32]]
     token_type_ids: list[NDArray[np.int32]]
     labels: NDArray[Any]
-    """(n,) int64 classes, (n,) float32 scores, or (n, 2) int64 first and last token of the answer: (0, 0), the [CLS]
-    token, where the answer is not wholly inside the window."""
+    """(n,) int64 classes (`NO_LABEL` for none), (n,) float32 scores (NaN for none), or (n, 2) int64 first and last
+    token of the answer: (0, 0), the [CLS] token, where the answer is not wholly inside the window."""
     example: NDArray[np.int64]
     """(n,) index of the example that each feature belongs to."""
     offsets: list[NDArray[np.int32]] | None = None
@@ -65,8 +66,14 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: i
         )  # fmt: skip
         ids += [np.array(row, dtype=np.int32) for row in encoded["input_ids"]]
         types += [np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]]
-    dtype = np.float32 if examples.task.kind == "regression" else np.int64
-    return Features(ids, types, np.array(examples.columns["label"], dtype=dtype), np.arange(len(ids)))
+    return Features(ids, types, _labels(examples), np.arange(len(ids)))
+
+
+def _labels(examples: Examples) -> NDArray[Any]:
+    labels = examples.columns["label"]
+    if examples.task.kind == "regression":
+        return np.array([np.nan if label is None else label for label in labels], dtype=np.float32)
+    return np.array([NO_LABEL if label is None else label for label in labels], dtype=np.int64)
 
 
 def _encode_spans(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Features:
@@ -82,15 +89,13 @@ def _encode_spans(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_le
             truncation="only_second", max_length=max_length, stride=stride, return_overflowing_tokens=True,
             return_offsets_mapping=True, return_token_type_ids=True, return_attention_mask=False,
         )  # fmt: skip
-        for window, source in enumerate(encoded["overflow_to_sample_mapping"]):
-            in_context = np.array([sequence == 1 for sequence in encoded.sequence_ids(window)])
-            places = np.array(encoded["offset_mapping"][window], dtype=np.int32)
-            places = np.where(in_context[:, None], _with_combining_marks(places, contexts[source]), np.int32(-1))
-            ids.append(np.array(encoded["input_ids"][window], dtype=np.int32))
-            types.append(np.array(encoded["token_type_ids"][window], dtype=np.int32))
-            offsets.append(places)
-            owner.append(begin + source)
-            labels.append(_span_label(places, contexts[source], answers[source]))
+        sources = encoded["overflow_to_sample_mapping"]
+        places = [_places(encoded, window, contexts[source]) for window, source in enumerate(sources)]
+        ids += [np.array(row, dtype=np.int32) for row in encoded["input_ids"]]
+        types += [np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]]
+        labels += _span_labels(places, sources, answers)
+        owner += [begin + source for source in sources]
+        offsets += places
     return Features(ids, types, np.array(labels, dtype=np.int64), np.array(owner, dtype=np.int64), offsets)
 
 
@@ -111,23 +116,55 @@ def _cut_question(question: str, offsets: list[tuple[int, int]], tokenizer: PreT
     return ""
 
 
-def _with_combining_marks(offsets: NDArray[np.int32], context: str) -> NDArray[np.int32]:
-    # Normalisers that strip accents drop a combining mark from the token, but it belongs to the answer's text.
-    if not context.isascii():
-        for mark in COMBINING_MARKS.finditer(context):
-            offsets[offsets[:, 1] == mark.start(), 1] = mark.end()
-    return offsets
+def _places(encoded: BatchEncoding, window: int, context: str) -> NDArray[np.int32]:
+    """(length, 2) first character and end in the context of each token of a window, (-1, -1) outside the context.
+
+    A token ends behind the marks that follow it: normalisers that strip accents drop them, but they belong to the text
+    of an answer.
+    """
+    plain = context.isascii()
+    places = [
+        (-1, -1) if sequence != 1 else (begin, end if plain else _end_of_marks(context, end))
+        for sequence, (begin, end) in zip(encoded.sequence_ids(window), encoded["offset_mapping"][window], strict=True)
+    ]
+    return np.array(places, dtype=np.int32)
 
 
-def _span_label(offsets: NDArray[np.int32], context: str, answers: dict[str, list[Any]]) -> tuple[int, int]:
-    """First and last token that touch the first gold answer; (0, 0) when it is not wholly inside the window."""
-    text, begin = answers["text"][0], answers["answer_start"][0]
+def _end_of_marks(context: str, place: int) -> int:
+    """The first character from `place` on that is no mark of the one before: accent, vowel sign, tag of a flag."""
+    while place < len(context) and (
+        unicodedata.category(context[place]).startswith("M") or "\U000e0020" <= context[place] <= "\U000e007f"
+    ):
+        place += 1
+    return place
+
+
+def _span_labels(
+    places: Sequence[NDArray[np.int32]], sources: Sequence[int], answers: Sequence[dict[str, list[Any]]]
+) -> list[tuple[int, int]]:
+    """First and last token that touch the example's first gold answer; (0, 0) in windows that do not hold all of them.
+
+    Characters that a normaliser dropped at the ends of an answer are in no token, so they are not asked for.
+    """
+    touching = [_touching(window, answers[source]) for window, source in zip(places, sources, strict=True)]
+    begin: dict[int, int] = {}
+    end: dict[int, int] = {}
+    for window, source, tokens in zip(places, sources, touching, strict=True):
+        if tokens.size:
+            first, last = int(window[tokens[0], 0]), int(window[tokens[-1], 1])
+            begin[source], end[source] = min(first, begin.get(source, first)), max(last, end.get(source, last))
+    return [
+        (int(tokens[0]), int(tokens[-1]))
+        if tokens.size and (window[tokens[0], 0], window[tokens[-1], 1]) == (begin[source], end[source])
+        else (0, 0)
+        for window, source, tokens in zip(places, sources, touching, strict=True)
+    ]
+
+
+def _touching(places: NDArray[np.int32], answer: dict[str, list[Any]]) -> NDArray[np.int64]:
+    text, begin = answer["text"][0], answer["answer_start"][0]
     begin, end = begin + len(text) - len(text.lstrip()), begin + len(text.rstrip())
-    inside = np.flatnonzero(offsets[:, 0] >= 0)
-    if inside.size == 0 or begin < offsets[inside[0], 0] or end > offsets[inside[-1], 1]:
-        return 0, 0
-    touching = inside[(offsets[inside, 0] < end) & (offsets[inside, 1] > begin)]
-    return (int(touching[0]), int(touching[-1])) if touching.size else (0, 0)
+    return np.flatnonzero((places[:, 0] >= 0) & (places[:, 0] < end) & (places[:, 1] > begin))
 
 
 def uses_token_types(model: nn.Module) -> bool:

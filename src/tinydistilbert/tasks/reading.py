@@ -1,127 +1,279 @@
-"""Rows of a split from the data folder or the hub, and the check that they are what the task says."""
+"""Strict reading of tables of examples: CSV, TSV, JSONL, Parquet and SQuAD's JSON; every problem with its line.
 
-import math
+Nothing is guessed: the cells of CSV and TSV stay text (`NA` is a word, not a gap), and a file that cannot be read to
+its end is not read at all.
+"""
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.glue import SCORE_RANGE
 
-READERS: dict[str, Any] = {
-    ".parquet": pyarrow.parquet.read_table,
-    ".jsonl": pyarrow.json.read_json,
-    ".csv": pyarrow.csv.read_csv,
-}
+LONGEST_SHOWN = 120
+"""Characters of a value from a file that an error shows."""
 
 
-def split_file(task: Task, split: str, data: str) -> Path | None:
-    """The file of a split in the data folder: `{data}/{task.folder}/{split}` with .parquet, .jsonl or .csv."""
-    files = (Path(data) / task.folder / (split + suffix) for suffix in READERS)
-    return next((file for file in files if file.is_file()), None)
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a file or a hub data set, and where each of them stands."""
+
+    table: pa.Table
+    where: str
+    """The file or data set, for errors about the whole of it."""
+    place: Callable[[int], str]
+    """Where a row, counted from 0, stands: `file:line`, or `file, row 7` where there are no lines."""
+
+    def at(self, row: int, column: str) -> str:
+        """Where a value stands, for errors."""
+        return f"{self.place(row)}, column {column}"
 
 
-def read_split(task: Task, split: str, data: str | None) -> tuple[pa.Table, str]:
-    """All rows of a split, and where they come from, for errors.
+def shown(value: Any) -> str:
+    """A value from a file as errors show it."""
+    return "nothing" if value is None else shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text from a file, as much as errors show."""
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN].rstrip() + " …"
+
+
+def read_table(path: Path) -> pa.Table:
+    """All rows of a file as `read_rows` reads it."""
+    return read_rows(path).table
+
+
+def read_rows(path: Path) -> Rows:
+    """All rows of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or of a .json file in the form of SQuAD v1.1.
+
+    Columns of CSV and TSV are text; those of SQuAD's form are `id`, `title`, `question`, `context` and `answers`. Lines
+    with nothing in them are passed over.
 
     Raises:
-        UserError: no such file, a file that cannot be read, no network, a missing column or no row.
+        UserError: no such file, another kind of file, no row, two columns of one name, or anything that is not as the
+            format has it.
     """
-    table, where = _from_hub(task, split) if data is None else _from_file(task, split, data)
-    wanted = [task.text, *([task.text_pair] if task.text_pair else []), "answers" if task.kind == "span" else "label"]
-    missing = [name for name in wanted if name not in table.column_names]
-    if missing:
-        found, cure = ", ".join(table.column_names), f"rename or add {', '.join(missing)}"
-        raise UserError(where, expected=f"the columns {', '.join(wanted)}", found=found, cure=cure)
-    if table.num_rows == 0:
-        raise UserError(where, expected="at least one row", found="none", cure="put the split's examples into the file")
-    return table, where
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        expected, found = f"a file that ends in {', '.join(READERS)}", path.suffix or "no ending"
+        raise UserError(str(path), expected=expected, found=found, cure="save the table in one of these forms")
+    if not path.is_file():
+        raise UserError(str(path), expected="a file", found="none there", cure="correct the path")
+    rows = reader(path)
+    if rows.table.num_rows == 0:
+        cure = "put the split's examples into the file"
+        raise UserError(str(path), expected="at least one row", found="none", cure=cure)
+    return rows
 
 
-def _from_file(task: Task, split: str, data: str) -> tuple[pa.Table, str]:
-    file = split_file(task, split, data)
-    if file is None:
-        where = str(Path(data) / task.folder / f"{split}.parquet")
-        cure = f"put the split there (.parquet, .jsonl or .csv), or take {task.name!r} out of finetune.tasks"
-        raise UserError(where, expected=f"the {split} split of {task.title}", found="no file", cure=cure)
+def table_rows(table: pa.Table, where: str) -> Rows:
+    """`Rows` of a table without lines."""
+    return Rows(table, where, lambda row: f"{where}, row {row}")
+
+
+def _refuse_twins(names: list[str], where: str) -> None:
+    twins = [name for number, name in enumerate(names) if name in names[:number]]
+    if twins:
+        cure = "rename or drop one of them"
+        raise UserError(where, expected="columns of different names", found=f"{twins[0]!r} twice", cure=cure)
+
+
+def _parquet(path: Path) -> Rows:
     try:
-        return READERS[file.suffix](file), str(file)
+        _refuse_twins(pyarrow.parquet.read_schema(path).names, str(path))
+        table = pyarrow.parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        expected, found = f"a readable {file.suffix[1:]} file", str(error).partition("\n")[0]
-        raise UserError(str(file), expected=expected, found=found, cure="replace the file") from None
+        found = str(error).partition("\n")[0]
+        raise UserError(str(path), expected="a readable parquet file", found=found, cure="replace the file") from None
+    return table_rows(table, str(path))
 
 
-def _from_hub(task: Task, split: str) -> tuple[pa.Table, str]:
-    from datasets import load_dataset  # slow to import, and not needed where a data folder is given
-
-    name, configuration = task.hub
+def _text(path: Path) -> str:
+    """The content of a UTF-8 file, without a byte-order mark."""
+    content = path.read_bytes()
     try:
-        rows = load_dataset(name, configuration, split=split)
-    except (OSError, ValueError) as error:
-        cure = f"connect to the network, or give --data FOLDER with {task.folder}/{split}.parquet in it"
-        raise UserError(f"hub data set {name}", expected=f"its {split} split", found=str(error), cure=cure) from error
-    return rows.with_format("arrow")[:], f"{name} ({split})"
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # With a mark, positions are counted behind it.
+        before = error.object[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        found = f"byte 0x{error.object[error.start]:02x} at byte {column} of the line"
+        raise UserError(f"{path}:{line}", expected="UTF-8", found=found, cure="save the file as UTF-8") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"{path}:{line}", expected="text", found="a NUL byte", cure="save the file as UTF-8 text")
+    return text
 
 
-def checked_columns(task: Task, split: str, table: pa.Table, where: str, rows: list[int]) -> dict[str, list[Any]]:
-    """The columns of `Examples` from a table that holds the rows `rows` (counted from 0) of the split.
-
-    Raises:
-        UserError: a missing text, a label that is none or out of range, an answer that is not at its place.
-    """
-    first = _texts(table, task.text, where, rows)
-    second = _texts(table, task.text_pair, where, rows) if task.text_pair else None
-    if task.kind != "span":
-        pair = {"text_pair": second} if second else {}
-        return {"idx": rows, "text": first, **pair, "label": _labels(task, table, where, rows)}
-    assert second is not None, "span tasks have a context"
-    answers = table["answers"].to_pylist()
-    for row, context, answer in zip(rows, second, answers, strict=True):
-        problem = _answer_problem(answer, context, must_match=split == task.train)
-        if problem:
-            expected, found, cure = problem
-            raise UserError(f"{where}, row {row}, column answers", expected=expected, found=found, cure=cure)
-    ids = [str(i) for i in (table["id"].to_pylist() if "id" in table.column_names else rows)]
-    return {"id": ids, "question": first, "context": second, "answers": answers}
-
-
-def _texts(table: pa.Table, column: str, where: str, rows: list[int]) -> list[str]:
-    values: list[Any] = table[column].to_pylist()
-    for row, value in zip(rows, values, strict=True):
-        if not isinstance(value, str):
-            found, cure = "nothing" if value is None else repr(value), "fill it in or drop the row"
-            raise UserError(f"{where}, row {row}, column {column}", expected="text", found=found, cure=cure)
-    return values
+def _csv(path: Path, delimiter: str = ",") -> Rows:
+    text = _text(path)
+    found: Iterator[tuple[int, list[str]]] = _csv_records(path, text, delimiter)
+    header_line, header = next(found, (1, None))
+    if header is None:
+        raise UserError(
+            str(path), expected="a line with the names of the columns", found="an empty file", cure="fill it"
+        )
+    _refuse_twins(header, f"{path}:{header_line}")
+    lines: list[int] = []
+    records: list[list[str]] = []
+    for line, record in found:
+        if len(record) != len(header):
+            cure = "put a field with a separator, a quote or a line break in it into quotes"
+            expected = f"{len(header)} fields, as the header has"
+            raise UserError(f"{path}:{line}", expected=expected, found=str(len(record)), cure=cure)
+        lines.append(line)
+        records.append(record)
+    columns = zip(*records, strict=True) if records else [()] * len(header)
+    table = pa.table([pa.array(column, pa.string()) for column in columns], names=header)
+    return _with_lines(table, path, lines)
 
 
-def _labels(task: Task, table: pa.Table, where: str, rows: list[int]) -> list[Any]:
-    values: list[Any] = table["label"].to_pylist()
-    low, high = SCORE_RANGE if task.kind == "regression" else (0, len(task.labels) - 1)
-    kinds = (int, float) if task.kind == "regression" else int
-    for row, value in zip(rows, values, strict=True):
-        if not isinstance(value, kinds) or math.isnan(value) or not low <= value <= high:
-            expected = f"a number from {low} to {high}" + (f" ({', '.join(task.labels)})" if task.labels else "")
-            cure = "correct the label or drop the row" + (" (-1 marks an unlabelled test split)" if value == -1 else "")
-            raise UserError(f"{where}, row {row}, column label", expected=expected, found=repr(value), cure=cure)
-    return values
+def _csv_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Line on which each record begins, and its fields; lines with nothing in them are left out."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    begin = 1
+    with _long_fields(len(text)):
+        while True:
+            try:
+                record = next(reader, None)
+            except csv.Error as error:
+                is_open = "unexpected end of data" in str(error)
+                found = "none to the end of the file" if is_open else f"{error} (line {reader.line_num})"
+                expected = "a closing quote" if is_open else "a quoted field to end at the next single quote"
+                cure = 'close the quotes, and write a quote inside of a quoted field twice: ""'
+                raise UserError(f"{path}:{begin}", expected=expected, found=found, cure=cure) from None
+            if record is None:
+                return
+            if record:
+                yield begin, record
+            begin = reader.line_num + 1
 
 
-def _answer_problem(answer: Any, context: str, *, must_match: bool) -> tuple[str, str, str] | None:
-    """Expected, found and cure of what is wrong with the answers of a row, if anything is."""
-    lists = [answer.get(name) for name in ("text", "answer_start")] if isinstance(answer, dict) else [None]
-    if not all(isinstance(part, list) for part in lists) or len(answer["text"]) != len(answer["answer_start"]):
-        return '{"text": [...], "answer_start": [...]}', repr(answer), "bring the answers into the SQuAD v1.1 form"
-    if not answer["text"]:
-        return "at least one answer", "none", "drop the row (SQuAD v2's unanswerable questions are not supported)"
-    for text, start in zip(answer["text"], answer["answer_start"], strict=True):
-        if not isinstance(text, str) or not isinstance(start, int):
-            return "a text and its first character", f"{text!r} at {start!r}", "correct the answer or drop the row"
-        there = context[start : start + len(text)] if start >= 0 else ""
-        if must_match and there != text:
-            return f"{text!r} at answer_start {start}", repr(there), "correct answer_start or drop the row"
-    return None
+@contextlib.contextmanager
+def _long_fields(characters: int) -> Iterator[None]:
+    """Python's csv module refuses fields above 131,072 characters, unless the whole process is told otherwise."""
+    before = csv.field_size_limit()
+    csv.field_size_limit(max(before, characters))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _with_lines(table: pa.Table, path: Path, lines: list[int]) -> Rows:
+    at = np.array(lines, dtype=np.int64)
+    return Rows(table, str(path), lambda row: f"{path}:{at[row]}")
+
+
+def _jsonl(path: Path) -> Rows:
+    lines: list[int] = []
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(io.StringIO(_text(path)), 1):
+        if line.strip():
+            record = _parsed(line, f"{path}:{number}", "write one JSON object a line")
+            if not isinstance(record, dict):
+                found, cure = type(record).__name__, "write one JSON object a line"
+                raise UserError(f"{path}:{number}", expected="a JSON object", found=found, cure=cure)
+            lines.append(number)
+            records.append(record)
+    names = list(dict.fromkeys(name for record in records for name in record))
+    columns = [_json_column([record.get(name) for record in records], name, path, lines) for name in names]
+    return _with_lines(pa.table(columns, names=names), path, lines)
+
+
+def _parsed(text: str, where: str, cure: str) -> Any:
+    def no_number(word: str) -> Any:
+        raise UserError(where, expected="numbers as JSON has them", found=word, cure="correct it or drop the row")
+
+    def different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            _refuse_twins([key for key, _ in pairs], where)
+        return record
+
+    try:
+        return json.loads(text, parse_constant=no_number, object_pairs_hook=different_keys)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text.strip() else ""
+        found = f"{error.msg} at {line}column {error.colno}"
+        raise UserError(where, expected="JSON", found=found, cure=cure) from None
+    except RecursionError:
+        raise UserError(where, expected="JSON", found="too many brackets in one another", cure=cure) from None
+
+
+def _json_column(values: list[Any], name: str, path: Path, lines: list[int]) -> pa.Array:
+    """The values as a column of one type; what cannot be read together is told by the first row that does not fit."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, ValueError):
+        fits, fails = 0, len(values)
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            try:
+                pa.array(values[:middle])
+                fits = middle
+            except (pa.ArrowException, OverflowError, ValueError):
+                fails = middle
+        expected = "values of one kind that UTF-8 and 64 bits can hold"
+        cure = "write the column the same way in every row"
+        where = f"{path}:{lines[fits]}, column {name}"
+        raise UserError(where, expected=expected, found=shown(values[fits]), cure=cure) from None
+
+
+def _squad_json(path: Path) -> Rows:
+    """The questions of a file in SQuAD's form: {"data": [{"title", "paragraphs": [{"context", "qas": [...]}]}]}."""
+    cure = "give SQuAD's form (data, paragraphs, qas), or one JSON object a line in a file that ends in .jsonl"
+    content = _parsed(_text(path), str(path), cure)
+    places: list[str] = []
+    records: list[dict[str, Any]] = []
+
+    def items(part: Any, key: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        found = part.get(key)
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+            raise UserError(
+                f"{path}, {where or 'top'}", expected=f"a list of objects {key!r}", found=shown(found), cure=cure
+            )
+        yield from ((f"{where}{'.' if where else ''}{key}[{number}]", item) for number, item in enumerate(found))
+
+    if not isinstance(content, dict):
+        raise UserError(str(path), expected="an object with the key 'data'", found=type(content).__name__, cure=cure)
+    for in_article, article in items(content, "data", ""):
+        for in_paragraph, paragraph in items(article, "paragraphs", in_article):
+            for place, question in items(paragraph, "qas", in_paragraph):
+                answers = [answer for _, answer in items(question, "answers", place)]
+                records.append(
+                    {
+                        "id": question.get("id"), "title": article.get("title"), "question": question.get("question"),
+                        "context": paragraph.get("context"), "is_impossible": question.get("is_impossible"),
+                        "answers": {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")},
+                    }
+                )  # fmt: skip
+                places.append(f"{path}, {place}")
+    names = ("id", "title", "question", "context", "is_impossible", "answers")
+    columns = {name: [record[name] for record in records] for name in names}
+    try:
+        table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    except (pa.ArrowException, ValueError) as error:
+        found = str(error).partition("\n")[0]
+        raise UserError(str(path), expected="texts, and answer_start as a number", found=found, cure=cure) from None
+    return Rows(table, str(path), places.__getitem__)
+
+
+READERS: dict[str, Callable[[Path], Rows]] = {
+    ".parquet": _parquet,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".csv": _csv,
+    ".tsv": lambda path: _csv(path, "\t"),
+    ".json": _squad_json,
+}

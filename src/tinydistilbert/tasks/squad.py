@@ -1,6 +1,6 @@
 """Question answering on SQuAD v1.1 (Rajpurkar et al. 2016), and how an answer is read from start and end logits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,7 @@ def best_answers(
     """The `n_best` answers with different texts over all windows of one example, best first.
 
     The search is exact: every pair of tokens inside the context with start <= end and at most 30 tokens is looked at.
+    An answer has no white space at its ends, and the score of its best place.
 
     Args:
         logits: for each window, (length, 2) start and end logits.
@@ -67,18 +68,30 @@ def best_answers(
 
 def _window_answers(logits: NDArray[np.float32], offsets: NDArray[np.int32], context: str, n_best: int) -> list[Answer]:
     inside = np.flatnonzero(offsets[:, 0] >= 0)
-    start, end = np.where(np.isfinite(logits[inside]), logits[inside], -np.inf).astype(np.float64).T
-    end = np.concatenate([end, np.full(MAX_ANSWER_TOKENS - 1, -np.inf)])
     if inside.size == 0:
         return []
+    start, end = np.where(np.isfinite(logits[inside]), logits[inside], -np.inf).astype(np.float64).T
+    end = np.concatenate([end, np.full(MAX_ANSWER_TOKENS - 1, -np.inf)])
     scores = (start[:, None] + sliding_window_view(end, MAX_ANSWER_TOKENS)).ravel()  # [s, l]: from token s to s + l
-    # Several spans may be the same text (a byte-level token is a part of a character), hence more than n_best at first.
-    candidates = min(scores.size, 8 * n_best)
-    top = np.sort(
-        np.argpartition(-scores, candidates - 1)[:candidates]
-    )  # sorted, so that of equals the first comes first
-    answers = []
-    for place in top[np.isfinite(scores[top])]:
-        first, last = inside[place // MAX_ANSWER_TOKENS], inside[place // MAX_ANSWER_TOKENS] + place % MAX_ANSWER_TOKENS
-        answers.append(Answer(context[offsets[first, 0] : offsets[last, 1]], float(scores[place])))
-    return answers
+    found: dict[str, Answer] = {}
+    # Many spans may be one text: words come again, and a byte-level token is a part of a character.
+    for place in _best_first(scores, 8 * n_best):
+        first, length = divmod(place, MAX_ANSWER_TOKENS)
+        text = context[offsets[inside[first], 0] : offsets[inside[first + length], 1]].strip()
+        if text:
+            found.setdefault(text, Answer(text, float(scores[place])))
+        if len(found) == n_best:
+            break
+    return list(found.values())
+
+
+def _best_first(scores: NDArray[np.float64], count: int) -> Iterator[int]:
+    """Indices of the finite scores, highest score first, of equal ones the first first.
+
+    Seldom more than about `count` are taken, so the rest is sorted only when its turn comes.
+    """
+    count = min(scores.size, count)
+    least = np.partition(scores, -count)[-count]
+    for part in (scores >= least, scores < least):
+        places = np.flatnonzero(part & np.isfinite(scores))
+        yield from places[np.argsort(-scores[places], kind="stable")].tolist()

@@ -1,0 +1,125 @@
+"""What follows a command: a recipe, and flags that are keys of it, short names of some, or the files of a task.
+
+Values are read as their keys' types want them; several after one flag, or commas between them, make a list.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import recipe, recipe_file
+from tinydistilbert.errors import UserError
+from tinydistilbert.names import TASK_NAMES
+
+SHORT = {
+    "time-budget": "distill.time_budget", "model": "finetune.model", "task": "finetune.tasks",
+    "teacher": "finetune.distillation.teachers", "select": "finetune.select", "seeds": "finetune.seeds",
+    "epochs": "finetune.epochs", "learning-rate": "finetune.optimization.learning_rate",
+    "batch-size": "finetune.optimization.batch_size",
+}  # fmt: skip
+"""Flags that stand for a key of the recipe."""
+COLUMNS = ("validation", "text", "text-pair", "label", "kind", "max-length")
+"""Flags that describe a task of one's own, whose train examples are `--data`: the keys of finetune.custom."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for."""
+
+    recipe: recipe.Recipe
+    output: Path
+    dry_run: bool
+
+
+def words(rest: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Flags with their values, in order; what stands before the first flag, or behind one with `=`, has no flag ("").
+
+    Raises:
+        UserError: a flag without a value.
+    """
+    index = 0
+    while index < len(rest):
+        word, index = rest[index], index + 1
+        if not word.startswith("--"):
+            yield "", [word]
+            continue
+        flag, equals, inline = word[2:].partition("=")
+        values = [inline] if equals else []
+        while flag != "dry-run" and not equals and index < len(rest) and not rest[index].startswith("--"):
+            values.append(rest[index])
+            index += 1
+        if not values and flag != "dry-run":
+            raise UserError(f"--{flag}", expected="a value", found="none", cure="write it after the flag")
+        yield flag, values
+
+
+def parse(rest: list[str]) -> Request:
+    """A recipe (a preset, a TOML file, or the defaults where `--model` is given) with the flags laid over it.
+
+    Raises:
+        UserError: no recipe, an unknown flag (with the nearest known one), a missing or wrong value.
+    """
+    names: list[str] = []
+    output, dry_run = None, False
+    overrides: dict[str, Any] = {}
+    own: dict[str, list[str]] = {}
+    for flag, values in words(rest):
+        if not flag:
+            names += values
+        elif flag == "dry-run":
+            dry_run = True
+        elif flag == "output":
+            output = Path(values[0])
+        elif flag in COLUMNS or (flag == "data" and _names_a_task(rest)):
+            own[flag] = values
+        else:
+            key = SHORT.get(flag, flag)
+            _put(overrides, key.replace("-", "_") if key.count(".") < 2 else key, values)
+    if len(names) > 1:
+        found = f"{names[0]!r} and {names[1]!r}"
+        raise UserError("command line", expected="one recipe", found=found, cure="delete one")
+    if own:
+        _put_own_task(overrides, own)
+    given_model = "model" in overrides.get("finetune", {})
+    if not names and not given_model:
+        cure = "for example: tinydistilbert replicate quickstart"
+        raise UserError("command line", expected="a recipe", found="none", cure=cure)
+    if not names:
+        tasks = overrides["finetune"].get("tasks", ["finetune"])
+        overrides.setdefault("name", tasks if isinstance(tasks, str) else "-".join(tasks))
+    base = recipe_file.load(names[0]) if names else recipe.Recipe()
+    merged = recipe_file.merge(recipe.to_dict(base), overrides)
+    chosen = recipe_file.from_dict(merged, "command line") if overrides else base
+    return Request(chosen, output or Path("runs") / chosen.name, dry_run)
+
+
+def _names_a_task(rest: list[str]) -> bool:
+    return any(word.partition("=")[0] == f"--{flag}" for word in rest for flag in COLUMNS)
+
+
+def _put(overrides: dict[str, Any], flag: str, values: list[str]) -> None:
+    *path, key = flag.split(".")
+    place = overrides
+    for part in path:
+        place = place.setdefault(part, {})
+    split = [item.strip() for value in values for item in value.strip("[]").split(",")]
+    place[key] = split[0] if len(split) == 1 and key != "teachers" else [item for item in split if item]
+    if key == "teachers" and place[key] in (["first"], ["all"]):
+        place[key] = place[key][0]
+
+
+def _put_own_task(overrides: dict[str, Any], own: dict[str, list[str]]) -> None:
+    """A task of one's own, called after its train file."""
+    if "data" not in own:
+        found, cure = f"--{next(iter(own))} alone", "name its train examples: --data train.csv"
+        raise UserError("command line", expected="--data beside it", found=found, cure=cure)
+    train = own.pop("data")[0]
+    name = re.sub(r"[^a-z0-9]+", "-", Path(train).stem.lower()).strip("-") or "own"
+    if name in TASK_NAMES:
+        name = f"own-{name}"
+    section = {"train": train, **{flag.replace("-", "_"): values[0] for flag, values in own.items()}}
+    finetune = overrides.setdefault("finetune", {})
+    finetune["tasks"] = [name]
+    finetune.setdefault("custom", {})[name] = section

@@ -1,0 +1,52 @@
+"""What recipe sections are made of: the decorator that checks them, kinds of numbers, durations and ramps."""
+
+import re
+from dataclasses import field
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+T = TypeVar("T")
+_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def section(kind: type[T]) -> type[T]:
+    """A frozen, checked dataclass that refuses unknown keys; the text under each field is its help."""
+    made: Any = dataclass(frozen=True, kw_only=True, config=_CONFIG)(kind)
+    return cast("type[T]", made)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[int, Field(ge=0)]
+
+Duration = Annotated[str, Field(pattern=r"^((\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?)$")]
+"""`20m`, `1h30m`, `90s`; empty = none."""
+Ramp = NotNegative | tuple[NotNegative, NotNegative]
+"""A number, or two: the value at the first step and at the last, changing evenly between them."""
+PositiveRamp = Positive | tuple[Positive, Positive]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+RateRamp = Rate | tuple[Rate, Rate]
+
+
+def ramp_at(value: float | tuple[float, float], step: int, steps: int) -> float:
+    """Value of a `Ramp` at `step` (from 0) of `steps`."""
+    if not isinstance(value, tuple):
+        return value
+    start, end = value
+    return start + (end - start) * step / max(steps - 1, 1)
+
+
+def highest(value: float | tuple[float, float]) -> float:
+    """The largest value that a `Ramp` takes; 0 says that what it weighs is never used."""
+    return max(value) if isinstance(value, tuple) else value
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds of a `Duration`; of the empty one 0."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([hms])", duration))

@@ -1,0 +1,154 @@
+"""The examples that one side gets right and the other wrong, with their texts where the data is at hand."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydistilbert import metrics
+from tinydistilbert.data.sources import WIKITEXT2
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import PYTHON_DOCS, Recipe
+from tinydistilbert.report.predictions import Pairing, Predicted
+from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.wanted import wanted_examples
+
+TEXTS = ("question", "context", "text", "text_pair")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One example and what every seed of both sides said of it, in words."""
+
+    id: Any
+    gold: Any
+    first: Mapping[int, Any]
+    second: Mapping[int, Any]
+    texts: Mapping[str, str]
+    """By column; empty where the data is not at hand."""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Where two rows differ on one split of a task."""
+
+    cases: tuple[tuple[Case, ...], tuple[Case, ...]]
+    """What the first side alone has right, or is nearer to, and what the second; the clearest first."""
+    mcnemar: float | None = None
+    """p of McNemar's test, where each side is one training and can be right or wrong."""
+
+
+def disagreement(pairing: Pairing, examples: Examples | None, seed: int) -> Disagreement:
+    """The examples on which the two sides differ.
+
+    Args:
+        pairing: predictions of both sides.
+        examples: with the texts, if they are at hand.
+        seed: of the order among equally clear cases.
+    """
+    first, second = _by_margin(pairing, seed)
+    cases = _Words(pairing, examples)
+    test = None
+    if pairing.task.kind != "regression":
+        right, others = pairing.right()
+        test = metrics.mcnemar(right[0], others[0]) if len(right) == len(others) == 1 else None
+    return Disagreement((tuple(map(cases.at, first)), tuple(map(cases.at, second))), test)
+
+
+def _by_margin(pairing: Pairing, seed: int) -> tuple[list[int], list[int]]:
+    """Places of the examples that each side alone has right in most seeds, or is nearer to; the clearest first."""
+    if pairing.task.kind == "regression":
+        margin = np.subtract(*(_error(pairing.labels, own) for own in reversed(pairing.predictions(""))))
+        first, second = margin > 0, margin < 0
+    else:
+        share, other = (right.mean(0) for right in pairing.right())
+        margin = share - other
+        first, second = (share > 0.5) & (other < 0.5), (share < 0.5) & (other > 0.5)
+    drawn = np.random.default_rng(seed).permutation(len(margin))
+    order = np.lexsort((drawn, -np.abs(margin)))
+    return [int(i) for i in order if first[i]], [int(i) for i in order if second[i]]
+
+
+def _error(labels: NDArray[Any], predictions: NDArray[Any]) -> NDArray[np.float64]:
+    """Distance of the median over seeds; what is no number is as far as can be told in a finite number."""
+    return np.asarray(np.nan_to_num(np.abs(np.median(predictions, axis=0) - labels), nan=1e9))
+
+
+class _Words:
+    """Cases of a pairing as a reader sees them."""
+
+    def __init__(self, pairing: Pairing, examples: Examples | None) -> None:
+        self.pairing = pairing
+        task = examples.task if examples else pairing.task  # the classes of one's own task are known from its data
+        self.labels = task.labels
+        self.columns = {name: examples.columns[name] for name in TEXTS if name in examples.columns} if examples else {}
+        names = examples.columns["id" if task.kind == "span" else "idx"] if examples else []
+        self.places = {name: place for place, name in enumerate(names)}
+
+    def word(self, value: Any) -> Any:
+        if self.pairing.task.kind == "classification":
+            if value == metrics.NO_CLASS:
+                return None
+            return self.labels[value] if self.labels else str(value)
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    def at(self, place: int) -> Case:
+        name, gold = self.pairing.first.ids[place], self.pairing.first.gold[place]
+
+        def said(side: Predicted) -> dict[int, Any]:
+            return {seed: self.word(answers[place]) for seed, answers in side.answers.items()}
+
+        texts = {column: values[self.places[name]] for column, values in self.columns.items()}
+        return Case(name, self.word(gold), said(self.pairing.first), said(self.pairing.second), texts)
+
+
+def most_said(answers: Mapping[int, Any]) -> tuple[Any, int]:
+    """What most seeds said, the median of numbers, and how many said just that."""
+    values = list(answers.values())
+    if all(isinstance(value, float) for value in values):
+        middle = float(np.median(values))
+        return middle, values.count(middle)
+    return Counter(values).most_common(1)[0]
+
+
+def examples_at_hand(pairing: Pairing, recipes: Sequence[Recipe]) -> Examples | None:
+    """The examples that one of the sides was scored on, if their data is on this machine and still the same."""
+    task = pairing.task
+    for recipe in recipes:
+        if not _is_local(recipe, task):
+            continue
+        limit = recipe.finetune.settings(task.name).validation_examples
+        try:
+            examples = wanted_examples(recipe, task, pairing.split, limit=limit)
+        except UserError:  # gone or changed since; ids are shown instead
+            continue
+        if examples.fingerprint in (pairing.first.fingerprint, pairing.second.fingerprint):
+            return examples
+    return None
+
+
+def _is_local(recipe: Recipe, task: Task) -> bool:
+    data = Path(recipe.data) if recipe.data is not None else None
+    if task.family == "custom":
+        named = [Path(name) for name in task.files.values() if name]
+        return all(path.is_file() or (data is not None and (data / path).is_file()) for path in named)
+    if task.family == "probe":
+        source = recipe.corpus.source
+        return source == PYTHON_DOCS or Path(source).exists() or (source == WIKITEXT2 and data is not None)
+    return data is not None
+
+
+def as_lines(pairing: Pairing, found: Disagreement) -> Iterator[dict[str, Any]]:
+    """A line of `differences.jsonl` for each example on which the two sides differ."""
+    for better, cases in zip(("first", "second"), found.cases, strict=True):
+        for case in cases:
+            yield {
+                "task": pairing.task.name, "split": pairing.split, "id": case.id, "better": better, "gold": case.gold,
+                "first": {"run": str(pairing.first.side.run), "row": pairing.first.side.row, "seeds": case.first},
+                "second": {"run": str(pairing.second.side.run), "row": pairing.second.side.row, "seeds": case.second},
+                **case.texts,
+            }  # fmt: skip

@@ -1,0 +1,200 @@
+"""Predictions kept in run folders: those of two rows side by side, on the same examples in the same order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from tinydistilbert import fsio, metrics, recipe_file, results
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import Recipe
+from tinydistilbert.report.scores import ROWS
+from tinydistilbert.tasks import HELD_OUT, tasks_of
+from tinydistilbert.tasks.base import Task
+
+SPLITS = {"train-held-out": HELD_OUT}
+"""Splits whose predictions have another name than their file."""
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run folder with what was scored in it."""
+
+    folder: Path
+    recipe: Recipe
+    scores: Mapping[str, Mapping[str, Mapping[int, Path]]]
+    """Finished folders of scores, by task, row and seed."""
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks that were scored, in the order of the recipe."""
+        known = tasks_of(self.recipe.finetune)
+        return {name: known[name] for name in self.recipe.finetune.tasks if name in self.scores}
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows that were scored on some task, in the order of the tables."""
+        found = {row for name in self.tasks for row in self.scores[name]}
+        return tuple(row for row in ROWS if row in found)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A row of a run."""
+
+    run: Path
+    row: str
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one row said of one split, every seed of the same examples."""
+
+    side: Side
+    ids: list[Any]
+    gold: list[Any]
+    """Class numbers, scores, or for each question its answers."""
+    answers: dict[int, list[Any]]
+    """By seed: class numbers, scores or texts."""
+    fingerprint: str
+    """Of the examples, texts included."""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two rows on the examples of a split that both were scored on."""
+
+    task: Task
+    split: str
+    first: Predicted
+    second: Predicted
+    whole: tuple[int, int]
+    """Examples that each was scored on, shared or not."""
+
+    @property
+    def same_data(self) -> bool:
+        """Whether both were scored on the very same examples, as far as their fingerprints tell."""
+        return self.first.fingerprint == self.second.fingerprint
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """(n,) classes or scores; zeros for spans, whose answers are scored one by one."""
+        return np.zeros(len(self.first.ids)) if self.task.kind == "span" else np.array(self.first.gold)
+
+    @cached_property
+    def _spans(self) -> list[dict[str, NDArray[np.float64]]]:
+        stacked = []
+        for predicted in (self.first, self.second):
+            each = [metrics.squad_scores(texts, predicted.gold) for texts in predicted.answers.values()]
+            stacked.append({name: np.stack([scores[name] for scores in each]) for name in self.task.metrics})
+        return stacked
+
+    def predictions(self, metric: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(seeds, n) of each side: classes, scores, or for spans the metric of each answer."""
+        if self.task.kind == "span":
+            return self._spans[0][metric], self._spans[1][metric]
+        return np.array(list(self.first.answers.values())), np.array(list(self.second.answers.values()))
+
+    def right(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(seeds, n) of each side: whether it has the example right; not for regression."""
+        assert self.task.kind != "regression", "scores are near or far, not right or wrong"
+        wanted = np.ones(len(self.first.ids)) if self.task.kind == "span" else self.labels
+        first, second = self.predictions("exact_match")
+        return first == wanted, second == wanted
+
+
+def scored_run(folder: Path, recipe: Recipe | None = None) -> ScoredRun:
+    """The finished scores of a run folder, checked against their manifests; `recipe` saves reading it again.
+
+    Raises:
+        UserError: no run folder, or one without scores, or a file in it that is not as it was written.
+    """
+    where, cure = str(folder), "give the folder that `tinydistilbert replicate` or `finetune` wrote"
+    if recipe is None:
+        if not (folder / "recipe.toml").is_file():
+            raise UserError(where, expected="a run folder with recipe.toml", found="none", cure=cure)
+        recipe = recipe_file.load(str(folder / "recipe.toml"))
+    scores: dict[str, dict[str, dict[int, Path]]] = {}
+    for path in sorted(folder.glob("tasks/*/*/seed-*/scores")):
+        if fsio.is_finished(path):
+            facts = fsio.read_manifest(path)
+            scores.setdefault(facts["task"], {}).setdefault(facts["row"], {})[facts["seed"]] = path
+    run = ScoredRun(folder, recipe, scores)
+    if not run.tasks:
+        raise UserError(where, expected="a run with scored tasks", found="none", cure="run it up to `evaluate` first")
+    return run
+
+
+def splits_of(run: ScoredRun, task: str, row: str) -> list[str]:
+    """The splits that every seed of a row has predictions on."""
+    found = [{path.stem for path in folder.glob("predictions-*.parquet")} for folder in run.scores[task][row].values()]
+    slugs = sorted(set.intersection(*found))
+    return [SPLITS.get(slug, slug) for slug in (stem.removeprefix("predictions-") for stem in slugs)]
+
+
+def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicted:
+    """The predictions of a row on a split.
+
+    Raises:
+        UserError: a file that cannot be read, an example with two predictions, or seeds with different examples.
+    """
+    slug = next((slug for slug, name in SPLITS.items() if name == split), split)
+    columns = ["id", "answers", "prediction_text"] if task.kind == "span" else ["idx", "label", "prediction"]
+    ids: list[Any] = []
+    gold: list[Any] = []
+    answers: dict[int, list[Any]] = {}
+    fingerprint, cure = "", "delete this folder and run `tinydistilbert evaluate` again"
+    for seed, folder in sorted(run.scores[task.name][row].items()):
+        path = folder / f"predictions-{slug}.parquet"
+        try:
+            table = pyarrow.parquet.read_table(path).select(columns)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            expected = f"predictions in the columns {', '.join(columns)}"
+            raise UserError(str(path), expected=expected, found=str(error), cure=cure) from None
+        own, labels, answers[seed] = (table[name].to_pylist() for name in columns)
+        if len(set(own)) < len(own):
+            found = f"{len(own) - len(set(own))} more"
+            raise UserError(str(path), expected="one prediction an example", found=found, cure=cure)
+        if ids and (own, labels) != (ids, gold):
+            raise UserError(str(path), expected="the examples of the other seeds", found="other ones", cure=cure)
+        ids, gold = own, labels
+        measured = results.read(folder / "measurements.jsonl")
+        fingerprint = next((m.data_fingerprint for m in measured if m.split == split), "")
+    return Predicted(Side(run.folder, row), ids, gold, answers, fingerprint)
+
+
+def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing:
+    """Both sides on the examples that they share, in the order of the first.
+
+    Raises:
+        UserError: no example is shared, or a shared one has another label on the other side.
+    """
+    where = f"{task.title} ({split}) of {first.side.run} and {second.side.run}"
+    cure = "compare runs that were scored on the same data"
+    if task.family == "probe" and first.fingerprint != second.fingerprint:  # their ids are places, not names
+        cure = "score both with the same corpus, seed and finetune.validation_examples"
+        raise UserError(where, expected="the same examples, made from the same text", found="other ones", cure=cure)
+    places = {name: place for place, name in enumerate(second.ids)}
+    shared = [(here, places[name]) for here, name in enumerate(first.ids) if name in places]
+    if not shared:
+        raise UserError(where, expected="examples that both were scored on", found="none", cure=cure)
+    one, other = (_taken(p, [pairs[side] for pairs in shared]) for side, p in enumerate((first, second)))
+    for name, label, there in zip(one.ids, one.gold, other.gold, strict=True):
+        if label != there:
+            found = f"{label!r} and {there!r} for example {name}"
+            raise UserError(where, expected="the same labels", found=found, cure=cure)
+    return Pairing(task, split, one, other, (len(first.ids), len(second.ids)))
+
+
+def _taken(predicted: Predicted, places: list[int]) -> Predicted:
+    def take(values: list[Any]) -> list[Any]:
+        return [values[place] for place in places]
+
+    answers = {seed: take(values) for seed, values in predicted.answers.items()}
+    return Predicted(predicted.side, take(predicted.ids), take(predicted.gold), answers, predicted.fingerprint)

@@ -1,0 +1,78 @@
+"""Choosing an epoch by scored examples: weights are kept whenever the score is the best so far."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tinydistilbert import fsio
+
+WEIGHTS, FACTS = "best.safetensors", "best.json"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far."""
+
+    score: float
+    step: int
+    """Finished optimiser steps."""
+    finished: bool
+
+
+class Chooser:
+    """Keeps the weights with the best score in a folder; of equals, the earliest.
+
+    A resumed training looks again at epochs after its checkpoint and finds the same, so nothing has to be undone.
+
+    Args:
+        model: whose weights are kept.
+        folder: where to keep them.
+        score: the score of the model as it is.
+    """
+
+    def __init__(self, model: nn.Module, folder: Path, score: Callable[[], float]) -> None:
+        self._model, self._folder, self._score = model, folder, score
+
+    @property
+    def best(self) -> Best | None:
+        """What was kept."""
+        path = self._folder / FACTS
+        return Best(**fsio.read_json(path)) if path.is_file() else None
+
+    def look(self, step: int) -> dict[str, float]:
+        """Score the model after so many steps, and keep it if it is the best."""
+        score, best = self._score(), self.best
+        if best is None or score > best.score:
+            weights = {name: parameter.detach().contiguous() for name, parameter in self._model.named_parameters()}
+            temporary = self._folder / f".{WEIGHTS}.tmp"
+            save_file(weights, temporary)
+            temporary.replace(self._folder / WEIGHTS)
+            fsio.write_json(self._folder / FACTS, {"score": score, "step": step, "finished": False})
+        return {"score": score}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training went on to its end, so that no better one can follow."""
+        best = self.best
+        return best is not None and best.finished
+
+    def finish(self) -> Best:
+        """Put the kept weights into the model, and mark the choice as final."""
+        best = self.best
+        assert best is not None, "the last epoch is always looked at"
+        fsio.write_json(self._folder / FACTS, {"score": best.score, "step": best.step, "finished": True})
+        weights = load_file(self._folder / WEIGHTS)
+        with torch.no_grad():
+            for name, parameter in self._model.named_parameters():
+                parameter.copy_(weights[name])
+        return best
+
+
+def forget_choice(folder: Path) -> None:
+    """Delete what a `Chooser` kept in the folder."""
+    for name in (WEIGHTS, FACTS):
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,229 @@
+"""One fine-tuning, ready to run: a task's examples, a model with a new head, the batches and the objective."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tinydistilbert import recipe
+from tinydistilbert.data.batches import length_grouped
+from tinydistilbert.models.learner import Learner
+from tinydistilbert.models.loading import load_model, load_tokenizer, set_dropout
+from tinydistilbert.models.matching import uniform_matches
+from tinydistilbert.models.used_words import UsedWords
+from tinydistilbert.recipe import Recipe
+from tinydistilbert.scoring import headline_score
+from tinydistilbert.selection import Best, Chooser
+from tinydistilbert.task_objective import TEACHER_IDS, TaskLoss
+from tinydistilbert.task_targets import Targets, check_same_tokenizer
+from tinydistilbert.tasks import HELD_OUT
+from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.encoding import NO_LABEL, collate, encode, uses_token_types
+from tinydistilbert.tasks.inference import predict
+from tinydistilbert.tasks.unlabelled import read_unlabelled
+from tinydistilbert.tasks.wanted import wanted_examples
+from tinydistilbert.training import Batch, Work, learning_rate_factor, step_seed, train
+
+MOST_LOOKS = 20
+"""Times that a training is scored to choose an epoch, at most."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a second distillation learns from beside the labels."""
+
+    targets: Path
+    """Folder of `task_targets.make_targets`."""
+    teachers: tuple[Path, ...]
+    """Fine-tuned models; the first is looked into where the recipe compares layers."""
+    augmented: Path | None = None
+    """File with augmented copies of the train examples, if the recipe wants them."""
+
+
+def finetune_steps(settings: recipe.Finetune, features: int) -> int:
+    """Optimiser steps of a fine-tuning on `features` inputs (in span tasks: windows): its epochs, and `min_steps`."""
+    batches = math.ceil(features / settings.optimization.batch_size)
+    steps = math.ceil(settings.epochs * batches / settings.optimization.gradient_accumulation_steps)
+    return max(steps, settings.min_steps)
+
+
+def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, soft: bool) -> tuple[Examples, int]:
+    """The examples that a model is trained on, and how many of them, which come first, have a label.
+
+    Only with `soft` targets there are others: the recipe's unlabelled texts, and the augmented copies.
+
+    Raises:
+        UserError: the data are wrong.
+    """
+    settings = recipe.finetune.settings(task.name)
+    labelled = wanted_examples(recipe, task, task.train, limit=settings.train_examples)
+    files = [Path(settings.distillation.unlabelled)] if soft and settings.distillation.unlabelled else []
+    files += [augmented] if soft and augmented is not None else []
+    more = [read_unlabelled(file, labelled.task) for file in files]
+    columns = {
+        name: [*values, *(value for part in more for value in part.columns[name])]
+        for name, values in labelled.columns.items()
+    }
+    return replace(labelled, columns=columns), len(labelled)
+
+
+class TaskTraining:
+    """One fine-tuning, ready to run: the model with its new head, the batches and the objective.
+
+    Args:
+        recipe: its section finetune, with the task's override, is read.
+        task: a row of `tasks_of`.
+        encoder: folder of the model to start from.
+        seed: of the head's weights, the order of the examples, and dropout; a sample of them is `recipe.seed`'s.
+        device: where to compute.
+        lesson: what a second distillation learns from.
+        learning_rate: instead of the recipe's.
+
+    Raises:
+        UserError: the data, the encoder or the teachers do not fit the task.
+    """
+
+    def __init__(
+        self, recipe: Recipe, task: Task, encoder: Path, *, seed: int, device: torch.device,
+        lesson: Lesson | None = None, learning_rate: float | None = None,
+    ) -> None:  # fmt: skip
+        self.recipe, self.seed, self.device = recipe, seed, device
+        self.settings = recipe.finetune.settings(task.name)
+        if learning_rate is not None:
+            changed = replace(self.settings.optimization, learning_rate=learning_rate)
+            self.settings = replace(self.settings, optimization=changed)
+        self.max_length = recipe.finetune.max_length(task.name, task.max_length)
+        self.tokenizer = load_tokenizer(encoder)
+        self.examples, self.labelled = training_examples(
+            recipe, task, augmented=lesson.augmented if lesson else None, soft=lesson is not None
+        )
+        self.task = self.examples.task
+        features = encode(self.examples, self.tokenizer, self.max_length)
+        self.scored = self._scored_examples()
+        scored = encode(self.scored, self.tokenizer, self.max_length) if self.scored else None
+
+        torch.manual_seed(step_seed(seed))  # of the new head
+        self.model = load_model(encoder, self.task.kind, labels=self.task.labels)
+        set_dropout(self.model, self.optimization.dropout, self.optimization.attention_dropout)
+        self.objective, self.learner = self._objective(lesson)
+        self._targets = Targets(lesson.targets, self.examples, features) if lesson else None
+        self._words = UsedWords(self.model, [*features.input_ids, *(scored.input_ids if scored else [])])
+        self._whole_ids = features.input_ids if self.objective.inner else None
+        self._features = replace(features, input_ids=self._words.places(features.input_ids))
+        self._scored = replace(scored, input_ids=self._words.places(scored.input_ids)) if scored else None
+        self.work = Work(
+            steps=finetune_steps(self.settings, len(features)), micro_batches=self._micro_batches,
+            weights=self.objective.weights, shares=self.objective.shares, loss=self.objective.loss,
+            tokens=lambda batch: int(batch["attention_mask"].sum()),
+        )  # fmt: skip
+
+    @property
+    def optimization(self) -> recipe.Optimization:
+        """AdamW and the schedule of this task."""
+        return self.settings.optimization
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Forward passes that read every input once."""
+        return math.ceil(len(self._features) / self.optimization.batch_size)
+
+    def _scored_examples(self) -> Examples | None:
+        """The examples that choose an epoch, if any do."""
+        by = self.settings.select
+        if by == "fixed":
+            return None
+        split = HELD_OUT if by == "heldout" else self.examples.task.evaluation[0]
+        return wanted_examples(self.recipe, self.examples.task, split, limit=self.settings.validation_examples)
+
+    def _objective(self, lesson: Lesson | None) -> tuple[TaskLoss, Learner]:
+        if lesson is None:
+            return TaskLoss(self.task.kind), Learner(self.model)
+        distillation = self.settings.distillation
+        plain = TaskLoss(self.task.kind, distillation)
+        if not plain.inner:
+            return plain, Learner(self.model)
+        check_same_tokenizer(lesson.teachers[0], load_tokenizer(lesson.teachers[0]), self.tokenizer)
+        teacher = load_model(lesson.teachers[0], self.task.kind, require_head=True).to(self.device)
+        teacher.eval().requires_grad_(False)
+        matches = uniform_matches(teacher.config, self.model.config, distillation)
+        accumulation, size = self.optimization.gradient_accumulation_steps, self.optimization.batch_size
+        steps = round(distillation.intermediate_epochs * math.ceil(len(self.examples) / size) / accumulation)
+        return TaskLoss(self.task.kind, distillation, teacher, matches, steps), Learner(self.model, teacher)
+
+    def _micro_batches(self, step: int) -> list[Batch]:
+        accumulation = self.optimization.gradient_accumulation_steps
+        numbers = range(step * accumulation, (step + 1) * accumulation)
+        places = [divmod(number, self.batches_per_epoch) for number in numbers]
+        return [self._batch(self._epoch(epoch)[place]) for epoch, place in places]
+
+    @lru_cache(maxsize=2)  # noqa: B019  as long as the training
+    def _epoch(self, epoch: int) -> list[NDArray[np.int64]]:
+        return length_grouped(self._features.lengths.tolist(), self.optimization.batch_size, self.seed, epoch)
+
+    def _batch(self, indices: NDArray[np.int64]) -> Batch:
+        batch = collate(self._features, indices, self._pad, token_types=uses_token_types(self.model))
+        if self._whole_ids is not None:
+            whole = replace(self._features, input_ids=self._whole_ids)
+            batch[TEACHER_IDS] = collate(whole, indices, self._pad, token_types=False)["input_ids"]
+        return batch | (self._targets.batch(indices) if self._targets else {})
+
+    @property
+    def _pad(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    def score(self) -> float:
+        """The headline metric of the model as it is, on the examples that choose."""
+        assert self.scored is not None and self._scored is not None
+        logits = predict(self.model, self._scored, pad_token_id=self._pad, device=self.device)
+        return headline_score(self.scored, self._scored, logits)
+
+    def run(self, folder: Path, label: str) -> tuple[float, Best | None]:
+        """Train in `folder`; gives the seconds, and what an epoch was chosen by. The model is whole again afterwards.
+
+        Raises:
+            NonFiniteLoss: a loss or gradient is not finite; the model is as it was before that step.
+        """
+        chooser = Chooser(self.model, folder, self.score) if self.scored is not None else None
+        work, steps = self.work, self.work.steps
+        if chooser is not None:
+            work = replace(work, validate=chooser.look, validate_after=self._ends_of_epochs())
+        try:
+            seconds = 0.0
+            if chooser is None or not chooser.is_finished:
+                with self.objective.quick(self.model):
+                    seconds = train(
+                        self.learner, work, self.optimization, seed=self.seed, folder=folder, device=self.device,
+                        label=label, checkpoint_minutes=self.recipe.checkpoint_minutes, precision=self.recipe.precision,
+                    )  # fmt: skip
+            best = chooser.finish() if chooser is not None else None
+            steps = best.step if best is not None else steps
+            return seconds, best
+        finally:
+            self._words.restore(self._unused_factor(steps))
+            self.model.eval()
+
+    def _ends_of_epochs(self) -> frozenset[int]:
+        """Steps after which an epoch is over; of many epochs, evenly chosen ones."""
+        whole = self.work.steps * self.optimization.gradient_accumulation_steps / self.batches_per_epoch
+        looks = min(max(round(whole), 1), MOST_LOOKS)
+        return frozenset(math.ceil(self.work.steps * look / looks) for look in range(1, looks + 1))
+
+    def _unused_factor(self, steps: int) -> float:
+        """What weight decay has left of a row without gradient after so many steps."""
+        settings = self.optimization
+        rates = (learning_rate_factor(s, self.work.steps, settings.warmup_ratio) for s in range(steps))
+        return math.prod(1 - settings.learning_rate * rate * settings.weight_decay for rate in rates)
+
+    def loss_without_learning(self) -> float:
+        """The loss of a head that sees no input: the labels' entropy or variance; for spans, of choosing any token."""
+        if self.task.kind == "span":
+            return float(np.log(self._features.lengths).mean())
+        labels = self._features.labels[: self.labelled]
+        if self.task.kind == "regression":
+            return float(labels.var())
+        shares = np.unique(labels[labels != NO_LABEL], return_counts=True)[1] / self.labelled
+        return float(-(shares * np.log(shares)).sum())

@@ -1,0 +1,118 @@
+"""Tasks of your own: what the recipe's section `finetune.custom` says, and the classes that the train file has."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import CustomTask
+from tinydistilbert.tasks.base import Kind, Task
+from tinydistilbert.tasks.checking import DROP, nearest, number
+from tinydistilbert.tasks.reading import Rows, shortened, shown
+
+MOST_CLASSES = 1000
+"""More different labels than this are taken for something that is no class."""
+
+METRICS: dict[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1", "matthews_correlation"),
+    "regression": ("pearson", "spearman", "pearson_spearman_mean"),
+    "span": ("exact_match", "f1"),
+}
+HEADLINES: dict[Kind, str] = {
+    "classification": "accuracy", "regression": "pearson_spearman_mean", "span": "f1",
+}  # fmt: skip
+
+
+def custom_task(name: str, settings: CustomTask) -> Task:
+    """The task that a section of the recipe describes; its classes are known when its train split is read.
+
+    Raises:
+        UserError: one column for two things.
+    """
+    is_span = settings.kind == "span"
+    text, text_pair = settings.text, settings.text_pair or None
+    if is_span:
+        text, text_pair = "question" if text == CustomTask().text else text, text_pair or "context"
+    columns = [text, *([text_pair] if text_pair else []), *([] if is_span else [settings.label])]
+    if len(set(columns)) < len(columns):
+        where, found = f"finetune.custom.{name}", ", ".join(columns)
+        cure = "name the column of each of text, text_pair and label"
+        raise UserError(where, expected="a column of its own for each", found=found, cure=cure)
+    return Task(
+        name=name, title=name, family="custom", kind=settings.kind, text=text, text_pair=text_pair,
+        label=settings.label, labels=(), metrics=METRICS[settings.kind], headline=HEADLINES[settings.kind],
+        files={"train": settings.train, "validation": settings.validation},
+        max_length=settings.max_length or (384 if is_span else 128), doc_stride=128 if is_span else 0,
+    )  # fmt: skip
+
+
+def class_name(label: Any) -> str | None:
+    """The name of the class that a label stands for; None where it is none.
+
+    Whole numbers, also 2.0, have their decimal form; truth values are `false` and `true`; words are taken without white
+    space around them. Other numbers are no classes.
+    """
+    if isinstance(label, bool):
+        return str(label).lower()
+    if isinstance(label, str) and label.strip().lower() in ("true", "false"):
+        return label.strip().lower()
+    value = number(label)
+    if isinstance(value, int):
+        return str(value)
+    return (label.strip() or None) if isinstance(label, str) and value is None else None
+
+
+def classes_of(task: Task, rows: Rows) -> tuple[str, ...]:
+    """The classes in a train split, in order: whole numbers by size, words by the alphabet.
+
+    Raises:
+        UserError: a label that is missing or no class, one class alone, or more than a thousand.
+    """
+    found = set(_names(task, rows))
+    if len(found) == 1:
+        where, cure = f"{rows.where}, column {task.label}", "add examples of another class"
+        raise UserError(where, expected="two classes or more", found=f"{found.pop()!r} in every row", cure=cure)
+    if len(found) > MOST_CLASSES:
+        cure = (
+            f'if the labels are measurements, set finetune.custom.{task.name}.kind = "regression" (--kind regression)'
+        )
+        expected, where = f"at most {MOST_CLASSES:,} classes", f"{rows.where}, column {task.label}"
+        raise UserError(where, expected=expected, found=f"{len(found):,}", cure=cure)
+    return tuple(sorted(found, key=int if all(map(_is_whole, found)) else None))
+
+
+def with_class_numbers(task: Task, rows: Rows) -> Rows:
+    """The rows with the numbers of the classes, in the order of `task.labels`, for labels.
+
+    Raises:
+        UserError: a label that is missing, no class, or not among the task's.
+    """
+    numbers = {name: place for place, name in enumerate(task.labels)}
+    labels = []
+    for row, name in enumerate(_names(task, rows)):
+        if name not in numbers:
+            near = nearest(name, task.labels)
+            expected = f"a class that training knows: {shortened(', '.join(task.labels))}"
+            cure = (f"did you mean {near!r}? " if near else "") + f"correct it, add it to the train split, {DROP}"
+            raise UserError(rows.at(row, task.label), expected=expected, found=shown(name), cure=cure)
+        labels.append(numbers[name])
+    place = rows.table.column_names.index(task.label)
+    return dataclasses.replace(rows, table=rows.table.set_column(place, task.label, pa.array(labels, pa.int64())))
+
+
+def _names(task: Task, rows: Rows) -> Iterator[str]:
+    for row, label in enumerate(rows.table[task.label].to_pylist()):
+        name = class_name(label)
+        if name is None:
+            is_number = number(label) is not None
+            kind = f'finetune.custom.{task.name}.kind = "regression" (--kind regression)'
+            cure = f"set {kind} if the labels are measurements" if is_number else f"fill it in {DROP}"
+            expected = "a word or a whole number that names a class"
+            raise UserError(rows.at(row, task.label), expected=expected, found=shown(label), cure=cure)
+        yield name
+
+
+def _is_whole(name: str) -> bool:
+    return isinstance(number(name), int)

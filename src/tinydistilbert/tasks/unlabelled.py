@@ -1,0 +1,75 @@
+"""More texts of a task's kind without labels: read from a file, and written to one."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from tinydistilbert.data.files import records
+from tinydistilbert.errors import UserError
+from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.checking import _texts, check_columns
+from tinydistilbert.tasks.reading import read_rows
+
+TEXT = ".txt"
+
+
+def read_unlabelled(path: Path, task: Task) -> Examples:
+    """The texts of a .csv, .tsv, .jsonl or .parquet file in the task's columns, or of a .txt file, one a line.
+
+    Other columns, labels among them, are not looked at.
+
+    Args:
+        path: the file.
+        task: of classification or regression; for a .txt file, of one text.
+
+    Returns:
+        Columns `idx` (row in the file), `text`, `text_pair` if the task has one, and `label`, which is None throughout.
+
+    Raises:
+        UserError: the file or the task is of another kind, a column is missing, a text is missing or empty, or anything
+            is not as the format has it.
+    """
+    if task.kind == "span":
+        expected, found = "a task of classification or regression", f"{task.title}, whose answers are pieces of texts"
+        raise UserError(
+            f"unlabelled texts {path}", expected=expected, found=found, cure="leave unlabelled texts out of its recipe"
+        )
+    names = {"text": task.text, **({"text_pair": task.text_pair} if task.text_pair else {})}
+    if path.suffix.lower() == TEXT:
+        texts: dict[str, list[Any]] = {"text": _lines(path, list(names.values()))}
+    else:
+        rows = read_rows(path)
+        check_columns(rows, list(names.values()))
+        texts = {name: _texts(rows, column, may_be_empty=False) for name, column in names.items()}
+    count = len(texts["text"])
+    columns = {"idx": list(range(count)), **texts, "label": [None] * count}
+    return Examples(task, "unlabelled", columns, count)
+
+
+def _lines(path: Path, wanted: list[str]) -> list[str]:
+    if len(wanted) > 1:
+        expected, cure = f"the columns {', '.join(wanted)}", "save the texts as .csv, .tsv, .jsonl or .parquet"
+        raise UserError(str(path), expected=expected, found="a file with one text a line", cure=cure)
+    if not path.is_file():
+        raise UserError(str(path), expected="a file", found="none there", cure="correct the path")
+    texts = list(records(path, wanted[0]))
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise UserError(f"{path}:{number}", expected="a text", found="an empty line", cure="take the line out")
+    if not texts:
+        raise UserError(str(path), expected="at least one text", found="an empty file", cure="write one text a line")
+    return texts
+
+
+def write_examples(examples: Examples, path: Path) -> None:
+    """Write texts of a classification or regression task as the Parquet file that `read_unlabelled` reads.
+
+    The column `idx` is kept, so that it can be told which examples copies were made of.
+    """
+    task, columns = examples.task, examples.columns
+    table = {"idx": pa.array(columns["idx"], pa.int64()), task.text: pa.array(columns["text"], pa.string())}
+    if task.text_pair:
+        table[task.text_pair] = pa.array(columns["text_pair"], pa.string())
+    pyarrow.parquet.write_table(pa.table(table), path, compression="zstd")

@@ -1,0 +1,296 @@
+"""Comparing runs: made-up predictions whose differences, counts and messages are known."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from tinydistilbert import fsio, metrics, results
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import Finetune, Recipe
+from tinydistilbert.recipe_file import to_toml
+from tinydistilbert.report.cells import to_markdown
+from tinydistilbert.report.compare import Operand, against_teacher, compare, operand
+from tinydistilbert.report.comparison import comparison_table, write_comparison
+from tinydistilbert.results import Measurement
+from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks.wanted import wanted_examples
+
+LABELS = [0, 1] * 20
+"""Of SST-2's sentences here; sentence i is `sentence number i`."""
+GOOD = [1 - label if i < 2 else label for i, label in enumerate(LABELS)]
+POOR = [1 - label if i >= 26 else label for i, label in enumerate(LABELS)]
+"""GOOD has 2 wrong of 40 (0 and 1), POOR 14 (26 to 39): alone right are 14 and 2."""
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    (folder / "glue/sst2").mkdir(parents=True)
+    sentences = [f"sentence number {i} <b>" for i in range(len(LABELS))]
+    pyarrow.parquet.write_table(
+        pa.table({"sentence": sentences, "label": LABELS, "idx": list(range(len(LABELS)))}),
+        folder / "glue/sst2/validation.parquet",
+    )
+    return folder
+
+
+def recipe_of(data: Path | None, *tasks: str) -> Recipe:
+    return Recipe(name="made-up", data=str(data) if data else None, finetune=Finetune(tasks=tasks))
+
+
+def fingerprint(recipe: Recipe) -> str:
+    return wanted_examples(recipe, TASKS["sst2"], "validation").fingerprint
+
+
+def write_scores(
+    run: Path, task: str, row: str, seed: int, columns: Mapping[str, Sequence[Any]], *, split: str = "validation",
+    mark: str = "f",
+) -> Path:  # fmt: skip
+    slug = row.replace(" (D)", "-d")
+    path = run / f"tasks/{task}/{slug}/seed-{seed}/scores"
+    with fsio.unfinished(path, task=task, row=row, seed=seed) as folder:
+        pyarrow.parquet.write_table(pa.table(dict(columns)), folder / f"predictions-{split}.parquet")
+        results.write(
+            folder / "measurements.jsonl",
+            [Measurement(row, task, "accuracy", 0.5, split, seed=seed, data_fingerprint=mark)],
+        )
+    return path
+
+
+def sst2(predictions: Sequence[int], labels: Sequence[int] = LABELS, first: int = 0) -> dict[str, Sequence[Any]]:
+    return {"idx": list(range(first, first + len(labels))), "label": labels, "prediction": predictions}
+
+
+def make_run(
+    folder: Path, rows: Mapping[str, Sequence[Sequence[int]]], data: Path | None = None, mark: str = "f"
+) -> Path:
+    """A run with SST-2 alone: for each row the predictions of each seed."""
+    recipe = recipe_of(data, "sst2")
+    fsio.write_text(folder / "recipe.toml", to_toml(recipe))
+    for row, seeds in rows.items():
+        for seed, predictions in enumerate(seeds):
+            write_scores(folder, "sst2", row, seed, sst2(predictions), mark=fingerprint(recipe) if data else mark)
+    return folder
+
+
+def test_two_runs_differ_by_the_medians_of_their_seeds(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", {"student": [POOR, GOOD, GOOD]})  # median 38/40, not the mean
+    b = make_run(tmp_path / "b", {"student": [POOR]})
+    (difference,) = compare(Operand(a), Operand(b)).differences
+    assert difference.paired.first == pytest.approx(38 / 40) and difference.paired.second == pytest.approx(26 / 40)
+    assert difference.paired.difference == pytest.approx(12 / 40) and difference.seeds == (3, 1)
+    assert difference.paired.p < 0.02 and difference.mark == "▲" and difference.adjusted == difference.paired.p
+    low, high = difference.paired.interval
+    assert 0.1 < low < 0.2 and 0.4 < high < 0.5
+    (back,) = compare(Operand(b), Operand(a)).differences
+    assert back.paired.difference == pytest.approx(-12 / 40) and back.mark == "▼"
+
+
+def test_examples_that_one_side_alone_has_right_are_counted_by_the_majority_of_seeds(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", {"student": [GOOD, GOOD, POOR]})
+    b = make_run(tmp_path / "b", {"student": [POOR, POOR]})
+    (difference,) = compare(Operand(a), Operand(b)).differences
+    assert difference.disagreement is not None
+    first, second = difference.disagreement.cases
+    assert {case.id for case in first} == set(range(26, 40)) and {case.id for case in second} == {0, 1}
+    assert first[0].first == {0: TASKS["sst2"].labels[LABELS[first[0].id]]} | {
+        1: TASKS["sst2"].labels[LABELS[first[0].id]], 2: TASKS["sst2"].labels[1 - LABELS[first[0].id]],
+    }  # fmt: skip
+    half = make_run(tmp_path / "c", {"student": [GOOD, POOR]})  # one of two seeds is no majority
+    (undecided,) = compare(Operand(half), Operand(b)).differences
+    assert undecided.disagreement is not None and undecided.disagreement.cases == ((), ())
+
+
+def test_single_trainings_are_given_the_exact_test_of_mcnemar(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / name, {"student": [own]}) for name, own in (("a", GOOD), ("b", POOR)))
+    (difference,) = compare(Operand(a), Operand(b)).differences
+    assert difference.disagreement is not None
+    # 14 against 2: twice the sum of C(16, k) / 2^16 for k = 0, 1, 2
+    assert difference.disagreement.mcnemar == pytest.approx(2 * (1 + 16 + 120) / 2**16)
+
+
+def test_one_run_is_its_rows_beside_one_another(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", {"teacher": [GOOD], "student": [POOR], "student (D)": [GOOD], "control": [POOR]})
+    pairs = [(d.pairing.first.side.row, d.pairing.second.side.row) for d in compare(Operand(run)).differences]
+    assert pairs == [
+        ("student", "teacher"), ("student (D)", "teacher"), ("student (D)", "student"), ("student", "control"),
+    ]  # fmt: skip
+    only = compare(Operand(run, "student (D)")).differences
+    assert [d.pairing.second.side.row for d in only] == ["teacher", "student"]
+    assert [d.paired.difference for d in only] == [0, pytest.approx(12 / 40)]
+    assert only[0].paired.interval == (0, 0) and only[0].paired.p == 1
+    adjusted = metrics.holm([d.paired.p for d in only])
+    assert [d.adjusted for d in only] == adjusted and adjusted[1] == pytest.approx(2 * only[1].paired.p)
+
+
+def test_rows_are_named_behind_a_colon(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", {"teacher": [GOOD], "student": [POOR]})
+    other = make_run(tmp_path / "b:student", {"student": [POOR]})
+    assert operand(str(run)) == Operand(run)
+    assert operand(f"{run}:student (D)") == Operand(run, "student (D)")
+    assert operand(str(other)) == Operand(other), "a folder with a colon in its name is that folder"
+    (difference,) = compare(operand(f"{run}:teacher"), operand(f"{run}:student")).differences
+    assert difference.paired.difference == pytest.approx(12 / 40)
+    (same,) = compare(operand(f"{run}:student"), operand(str(other))).differences
+    assert same.paired.difference == 0, "a row that is named once is meant on both sides"
+    with pytest.raises(UserError, match=r"use one of .*teacher"):
+        compare(operand(f"{run}:studnet"), operand(str(other)))
+    with pytest.raises(UserError, match=r"recipe\.toml"):
+        operand(str(tmp_path))
+    with pytest.raises(UserError, match="the same one twice"):
+        compare(Operand(run), Operand(run))
+
+
+def test_samples_are_compared_on_what_they_share_and_it_is_said(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", {"student": [GOOD]})
+    b = make_run(tmp_path / "b", {})
+    write_scores(b, "sst2", "student", 0, sst2(POOR[20:], LABELS[20:], first=20), mark="g")
+    comparison = compare(Operand(a), Operand(b))
+    (difference,) = comparison.differences
+    assert difference.paired.difference == pytest.approx(14 / 20) and len(difference.pairing.first.ids) == 20
+    assert "SST-2: on the 20 shared examples, of 40 and 20." in comparison_table(comparison).notes
+
+
+def test_other_examples_or_labels_are_refused(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", {"student": [GOOD]})
+    apart, relabelled, retold = (make_run(tmp_path / name, {}) for name in ("b", "c", "d"))
+    write_scores(apart, "sst2", "student", 0, sst2(POOR, LABELS, first=100))
+    with pytest.raises(UserError, match="found none; compare runs that were scored on the same data"):
+        compare(Operand(a), Operand(apart))
+    write_scores(relabelled, "sst2", "student", 0, sst2(POOR, [*LABELS[:7], 1 - LABELS[7], *LABELS[8:]]))
+    with pytest.raises(UserError, match="found 1 and 0 for example 7"):
+        compare(Operand(a), Operand(relabelled))
+    write_scores(retold, "sst2", "student", 0, sst2(POOR), mark="g")
+    assert any("texts differ" in note for note in comparison_table(compare(Operand(a), Operand(retold))).notes)
+
+
+def test_probes_made_from_other_text_are_refused_though_their_numbers_agree(tmp_path: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        run = tmp_path / name
+        fsio.write_text(run / "recipe.toml", to_toml(recipe_of(None, "adjacency")))
+        write_scores(run, "adjacency", "student", 0, sst2(GOOD), mark=name)
+        runs.append(Operand(run))
+    with pytest.raises(UserError, match="made from the same text"):
+        compare(*runs)
+
+
+def test_damaged_doubled_and_mixed_predictions_are_refused(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / name, {"student": [GOOD, POOR]}) for name in ("a", "b"))
+    doubled = {"idx": [0, 1, 1], "label": [0, 1, 1], "prediction": [0, 0, 1]}
+    write_scores(make_run(tmp_path / "c", {}), "sst2", "student", 0, doubled)
+    with pytest.raises(UserError, match="one prediction an example, found 1 more"):
+        compare(Operand(a), Operand(tmp_path / "c"))
+    write_scores(a, "sst2", "student", 2, sst2(POOR[1:], LABELS[1:], first=1))
+    with pytest.raises(UserError, match="the examples of the other seeds"):
+        compare(Operand(a), Operand(b))
+    (b / "tasks/sst2/student/seed-0/scores/predictions-validation.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="other content"):
+        compare(Operand(b), Operand(a))
+    with pytest.raises(UserError, match="a run with scored tasks"):
+        compare(Operand(make_run(tmp_path / "d", {})))
+
+
+def test_answers_are_scored_by_the_best_of_their_gold_answers(tmp_path: Path) -> None:
+    gold = [["Paris"], ["the Seine", "Seine"], ["1889"], ["Gustave Eiffel"]]
+    said = {"a": ["Paris.", "Seine", "1889", "Eiffel"], "b": ["Lyon", "the river Seine", "1889", "Gustave Eiffel"]}
+    for name, texts in said.items():
+        run = tmp_path / name
+        fsio.write_text(run / "recipe.toml", to_toml(recipe_of(None, "squad")))
+        columns = {"id": ["p", "q", "r", "s"], "answers": gold, "prediction_text": texts}
+        write_scores(run, "squad", "student", 0, columns)
+    exact, f1 = compare(Operand(tmp_path / "a"), Operand(tmp_path / "b")).differences
+    assert (exact.metric, exact.paired.first, exact.paired.second) == ("exact_match", 3 / 4, 2 / 4)
+    # F1: a = 1, 1, 1, 2/3; b = 0, 2/3, 1, 1
+    assert (f1.metric, f1.paired.first, f1.paired.second) == ("f1", pytest.approx(11 / 12), pytest.approx(8 / 12))
+    assert exact.disagreement is not None and f1.disagreement is None
+    first, second = exact.disagreement.cases
+    assert {case.id for case in first} == {"p", "q"} and [case.id for case in second] == ["s"]
+
+
+def test_similarity_scores_are_told_apart_by_the_distance_of_their_medians(tmp_path: Path) -> None:
+    labels = [0.0, 1.0, 2.0, 3.0, 4.0]
+    seeds = {"a": [[0.1, 1.0, 2.5, 3.0, 4.0], [0.1, 1.0, 2.5, 3.0, 9.0], [0.1, 1.0, 2.5, 3.0, float("nan")]],
+             "b": [[0.3, 1.0, 2.0, 2.0, 4.0]]}  # fmt: skip
+    for name, own in seeds.items():
+        run = tmp_path / name
+        fsio.write_text(run / "recipe.toml", to_toml(recipe_of(None, "stsb")))
+        for seed, predictions in enumerate(own):
+            columns = {"idx": list(range(5)), "label": labels, "prediction": predictions}
+            write_scores(run, "stsb", "student", seed, columns)
+    comparison = compare(Operand(tmp_path / "a"), Operand(tmp_path / "b"))
+    (difference,) = comparison.differences
+    assert difference.metric == "pearson_spearman_mean" and difference.disagreement is not None
+    first, second = difference.disagreement.cases
+    assert [case.id for case in first] == [3, 0], "the largest difference first"
+    assert {case.id for case in second} == {2, 4}
+    write_comparison(tmp_path / "out", comparison)
+    lines = [json.loads(line) for line in (tmp_path / "out/differences.jsonl").read_text().splitlines()]
+    assert next(line for line in lines if line["id"] == 4)["first"]["seeds"] == {"0": 4.0, "1": 9.0, "2": None}
+
+
+def test_the_page_shows_texts_escaped_and_the_file_has_every_case(tmp_path: Path, data_folder: Path) -> None:
+    a = make_run(tmp_path / "a", {"student": [GOOD]}, data_folder)
+    b = make_run(tmp_path / "b", {"student": [POOR]}, data_folder)
+    table = write_comparison(
+        tmp_path / "out", compare(Operand(a), Operand(b)), shown=3, command="tinydistilbert compare"
+    )
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert "14 examples; 3 of them" in page and "2 examples:" in page and page.count("<article>") == 5
+    assert "sentence number" in page and "&lt;b&gt;" in page and " <b></p>" not in page and "://" not in page
+    assert "+30.0▲ (" in to_markdown(table) and "| 14 / 2 | 1 | 40 |" in to_markdown(table)
+    lines = [json.loads(line) for line in (tmp_path / "out/differences.jsonl").read_text().splitlines()]
+    assert len(lines) == 16 and {line["better"] for line in lines} == {"first", "second"}
+    assert all(line["text"] == f"sentence number {line['id']} <b>" for line in lines)
+    only = next(line for line in lines if line["id"] == 0)
+    assert (only["better"], only["gold"]) == ("second", "negative")
+    assert only["first"]["seeds"] == {"0": "positive"} and only["second"]["seeds"] == {"0": "negative"}
+
+
+def test_texts_are_left_out_when_the_data_is_gone_or_another(tmp_path: Path, data_folder: Path) -> None:
+    a = make_run(tmp_path / "a", {"student": [GOOD]}, data_folder)
+    b = make_run(tmp_path / "b", {"student": [POOR]}, data_folder)
+    file = data_folder / "glue/sst2/validation.parquet"
+    changed = pyarrow.parquet.read_table(file).to_pydict()
+    changed["sentence"][39] = "another sentence"
+    pyarrow.parquet.write_table(pa.table(changed), file)
+
+    def texts() -> list[Mapping[str, str]]:
+        (difference,) = compare(Operand(a), Operand(b)).differences
+        assert difference.disagreement is not None
+        return [case.texts for cases in difference.disagreement.cases for case in cases]
+
+    assert texts() == [{}] * 16
+    file.unlink()
+    assert texts() == [{}] * 16
+
+
+def test_a_run_says_how_far_its_rows_are_from_their_teacher(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", {"teacher": [GOOD], "student": [POOR], "control": [POOR]})
+    recipe = recipe_of(None, "sst2")
+    found = against_teacher(run, recipe)
+    assert [(d.task.name, d.row, d.metric) for d in found] == [
+        ("sst2", "student", "accuracy"),
+        ("sst2", "control", "accuracy"),
+    ]
+    assert all(d.paired.difference == pytest.approx(-12 / 40) for d in found)
+    low, high = found[0].paired.interval
+    assert re.fullmatch(rf"−30.0 \[−{-100 * low:.1f}, −{-100 * high:.1f}\], p (= 0.00\d|< 0.001)", found[0].words)
+    assert against_teacher(make_run(tmp_path / "b", {"student": [POOR]}), recipe) == []
+    assert against_teacher(tmp_path / "nothing", recipe) == []
+
+
+def test_the_same_comparison_gives_the_same_numbers(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    noisy = [[int(x) for x in np.where(random.random(40) < 0.3, 1 - np.array(LABELS), LABELS)] for _ in range(3)]
+    a, b = (make_run(tmp_path / name, {"student": own}) for name, own in (("a", noisy), ("b", [GOOD])))
+    one, two = (compare(Operand(a), Operand(b), seed=1).differences[0].paired for _ in range(2))
+    assert one == two
+    assert compare(Operand(a), Operand(b), seed=2).differences[0].paired != one

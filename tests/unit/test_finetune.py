@@ -1,0 +1,248 @@
+"""Fine-tuning from an encoder to a scored model: steps, selection, second distillation, failures."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+
+from tinydistilbert import fsio, training
+from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.finetune import TRAINING_FACTS, finetune
+from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
+from tinydistilbert.recipe import Finetune, Optimization, Recipe, TaskDistillation
+from tinydistilbert.task_targets import LOGITS, Targets, make_targets
+from tinydistilbert.task_training import Lesson, TaskTraining, finetune_steps, training_examples
+from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks.encoding import encode
+
+CPU = torch.device("cpu")
+SIZES: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+}  # fmt: skip
+WORDS = ["people", "came to see", "a large model", "Paris", "some cats", "the house", "she walked", "the lake"]
+
+
+def rows(count: int, seed: int, task: str) -> list[dict[str, Any]]:
+    """Sentences in which one word tells the label."""
+    draw = random.Random(seed)
+    made = []
+    for index in range(count):
+        label = index % 2
+        words = [draw.choice(WORDS) for _ in range(draw.randint(1, 4))]
+        words.insert(draw.randint(0, len(words)), "tower" if label else "river")
+        text = " ".join(words)
+        one = {"sentence": text, "label": label} if task == "cola" else {}
+        made.append(one or {"sentence1": text, "sentence2": "the tower", "label": 4.0 * label + 0.5})
+    return made
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for task in ("cola", "stsb"):
+        for split, count, seed in (("train", 64, 0), ("validation", 30, 1)):
+            path = tmp_path / "data" / TASKS[task].folder / f"{split}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pyarrow.parquet.write_table(pa.Table.from_pylist(rows(count, seed, task)), path)
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    save_model(
+        BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), initializer_range=0.2, **SIZES)), tokenizer, folder
+    )
+    return folder
+
+
+def recipe(data: Path, **changes: Any) -> Recipe:
+    optimization = Optimization(learning_rate=3e-3, weight_decay=0.01, batch_size=8, dropout=0.0)
+    settings = {"tasks": ("cola",), "epochs": 4.0, "min_steps": 0, "optimization": optimization, **changes}
+    return Recipe(name="tiny", data=str(data), finetune=Finetune(**settings))
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = fsio.read_json(folder / TRAINING_FACTS)
+    return found
+
+
+def steps_logged(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "learning_rate" in line]
+
+
+def test_small_sets_are_gone_through_more_often() -> None:
+    settings = Finetune(epochs=3, min_steps=50, optimization=Optimization(batch_size=10))
+    assert finetune_steps(settings, 64) == 50
+    assert finetune_steps(settings, 1000) == 300
+    assert finetune_steps(Finetune(epochs=3, min_steps=0, optimization=Optimization(batch_size=10)), 64) == 21
+
+
+def test_it_learns_and_tells_what_it_did(data: Path, encoder: Path, tmp_path: Path) -> None:
+    finetune(recipe(data), TASKS["cola"], encoder, tmp_path / "model", row="student", seed=0, device=CPU)
+    told = facts(tmp_path / "model")
+    assert told["steps"] == 32 and told["train_examples"] == told["train_examples_total"] * 64 // 8551
+    assert told["loss_without_learning"] == pytest.approx(np.log(2))
+    assert told["loss"] < 0.3
+    model = load_model(tmp_path / "model", "classification", require_head=True)
+    assert model.config.id2label == {0: "unacceptable", 1: "acceptable"}
+    assert model.get_input_embeddings().num_embeddings == model.config.vocab_size
+    assert "first" not in told and not list((tmp_path / "model").glob("best*"))
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(data: Path, encoder: Path, tmp_path: Path) -> None:
+    made = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        finetune(recipe(data), TASKS["cola"], encoder, tmp_path / name, row="student", seed=seed, device=CPU)
+        made.append(fsio.sha256(tmp_path / name / "model.safetensors"))
+    assert made[0] == made[1] != made[2]
+
+
+@pytest.mark.parametrize("select", ["heldout", "published"])
+def test_an_epoch_is_chosen_by_the_examples_that_the_recipe_names(
+    select: str, data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.1, 0.7, 0.7, 0.2])
+    monkeypatch.setattr(TaskTraining, "score", lambda self: next(scores))
+    settings = recipe(data, select=select)
+    finetune(settings, TASKS["cola"], encoder, tmp_path / "chosen", row="student", seed=0, device=CPU)
+    told = facts(tmp_path / "chosen")["selected"]
+    train = 64 if select == "published" else 64 - 6
+    steps = 4 * -(-train // 8)
+    assert told == {
+        "by": select, "score": 0.7, "step": steps // 2, "epoch": 2.0,
+        "examples": 30 if select == "published" else 6,
+    }  # fmt: skip
+    assert facts(tmp_path / "chosen")["train_examples"] == train
+
+    # The weights are those of that epoch: as if the same schedule had been stopped there.
+    prepared = TaskTraining(settings, TASKS["cola"], encoder, seed=0, device=CPU)
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    monkeypatch.setattr(TaskTraining, "score", lambda self: float(len(steps_logged(stopped)) <= steps // 2))
+    scored = {1: 0.1, 2: 0.7}
+    monkeypatch.setattr(TaskTraining, "score", lambda self: scored.get(len(steps_logged(stopped)) // (steps // 4), 0.0))
+    prepared.run(stopped, "again")
+    chosen = load_model(tmp_path / "chosen", "classification", require_head=True)
+    for (name, ours), theirs in zip(chosen.named_parameters(), prepared.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_learning_rates_are_chosen_among_by_held_out_examples(data: Path, encoder: Path, tmp_path: Path) -> None:
+    settings = recipe(data, select="heldout", learning_rates=(1e-7, 3e-3))
+    finetune(settings, TASKS["cola"], encoder, tmp_path / "model", row="student", seed=0, device=CPU)
+    told = facts(tmp_path / "model")
+    assert told["learning_rate"] == 3e-3 and told["learning_rates"].keys() == {"1e-07", "0.003"}
+    assert told["learning_rates"]["0.003"] == told["selected"]["score"] > told["learning_rates"]["1e-07"]
+    assert [path.name for path in (tmp_path / "model").iterdir() if path.is_dir()] == []
+
+
+def test_a_training_that_breaks_is_kept_and_told(
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = training._log_step
+
+    def breaks(log: Any, item: Any) -> None:
+        if item.step == 5:
+            raise NonFiniteLoss("step 6: the loss is infinite")
+        real(log, item)
+
+    monkeypatch.setattr(training, "_log_step", breaks)
+    finetune(recipe(data), TASKS["cola"], encoder, tmp_path / "model", row="student", seed=0, device=CPU)
+    assert facts(tmp_path / "model")["failed"] == "step 6: the loss is infinite"
+    assert load_model(tmp_path / "model", "classification", require_head=True).config.num_labels == 2
+    assert not (tmp_path / "model" / "checkpoints").exists()
+
+
+def teachers(data: Path, encoder: Path, tmp_path: Path, task: str, seeds: Sequence[int]) -> list[Path]:
+    made = []
+    for seed in seeds:
+        made.append(tmp_path / f"teacher-{seed}")
+        finetune(recipe(data), TASKS[task], encoder, made[-1], row="teacher", seed=seed, device=CPU)
+    return made
+
+
+def lesson(settings: Recipe, task: str, encoder: Path, told: list[Path], folder: Path) -> Lesson:
+    examples, _ = training_examples(settings, TASKS[task], augmented=None, soft=True)
+    make_targets(examples, told, folder, tokenizer=load_tokenizer(encoder), max_length=128, device=CPU)
+    return Lesson(folder, tuple(told))
+
+
+@pytest.mark.parametrize("task", ["cola", "stsb"])
+def test_a_student_learns_from_its_teachers_without_any_label(
+    task: str, data: Path, encoder: Path, tmp_path: Path
+) -> None:
+    told = teachers(data, encoder, tmp_path, task, [0, 1])
+    settings = recipe(data, distillation=TaskDistillation(soft=1.0))
+    taught = lesson(settings, task, encoder, told, tmp_path / "targets")
+    one, two = (
+        np.load(lesson(settings, task, encoder, [teacher], tmp_path / f"of-{i}").targets / LOGITS)
+        for i, teacher in enumerate(told)
+    )
+    both = np.load(taught.targets / LOGITS)
+    assert both.shape == (64, 2 if task == "cola" else 1)
+    np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
+    finetune(settings, TASKS[task], encoder, tmp_path / "d", row="student (D)", seed=5, device=CPU, lesson=taught)
+    first, *_, last = steps_logged(tmp_path / "d")
+    assert "hard" not in last and last["soft"] < first["soft"] / 3
+    assert facts(tmp_path / "d")["loss"] is None
+
+
+def test_targets_belong_to_their_examples(data: Path, encoder: Path, tmp_path: Path) -> None:
+    told = teachers(data, encoder, tmp_path, "cola", [0])
+    settings = recipe(data)
+    taught = lesson(settings, "cola", encoder, told, tmp_path / "targets")
+    fewer = recipe(data, train_examples=20)
+    with pytest.raises(UserError, match="sha256"):
+        TaskTraining(fewer, TASKS["cola"], encoder, seed=0, device=CPU, lesson=taught)
+    examples, _ = training_examples(settings, TASKS["cola"], augmented=None, soft=True)
+    targets = Targets(taught.targets, examples, encode(examples, load_tokenizer(encoder), 128))
+    logits = np.load(taught.targets / LOGITS)
+    np.testing.assert_array_equal(targets.batch(np.array([7, 3]))["teacher_logits"].numpy(), logits[[7, 3]])
+
+
+def test_a_teacher_may_number_the_classes_in_its_own_way_but_must_have_them(
+    data: Path, encoder: Path, tmp_path: Path, tokenizer: Any
+) -> None:
+    torch.manual_seed(3)
+    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, num_labels=2, **SIZES)
+    config.id2label = {0: "acceptable", 1: "unacceptable"}
+    turned = BertForSequenceClassification(config)
+    save_model(turned, tokenizer, tmp_path / "turned")
+    config.id2label = {0: "unacceptable", 1: "acceptable"}
+    save_model(turned, tokenizer, tmp_path / "straight")
+    config.id2label = {0: "unacceptable", 1: "splendid"}
+    save_model(turned, tokenizer, tmp_path / "other")
+    settings = recipe(data)
+    straight, reversed_ = (
+        np.load(lesson(settings, "cola", encoder, [tmp_path / name], tmp_path / f"of-{name}").targets / LOGITS)
+        for name in ("straight", "turned")
+    )
+    np.testing.assert_allclose(straight, reversed_[:, ::-1])
+    with pytest.raises(UserError, match="splendid"):
+        lesson(settings, "cola", encoder, [tmp_path / "other"], tmp_path / "of-other")
+    with pytest.raises(UserError, match="regression model of 1"):
+        lesson(settings, "stsb", encoder, [tmp_path / "turned"], tmp_path / "of-stsb")
+
+
+def test_layers_are_learned_first_where_the_recipe_says_so(data: Path, encoder: Path, tmp_path: Path) -> None:
+    told = teachers(data, encoder, tmp_path, "cola", [0])
+    distillation = TaskDistillation(hidden=1.0, relation=1.0, intermediate_epochs=1.0)
+    settings = recipe(data, epochs=2.0, distillation=distillation)
+    taught = lesson(settings, "cola", encoder, told, tmp_path / "targets")
+    finetune(
+        settings, TASKS["cola"], encoder, tmp_path / "d", row="student (D)", seed=1, device=CPU, lesson=taught
+    )  # fmt: skip
+    log = steps_logged(tmp_path / "d")
+    assert [line["step"] for line in log if line["hidden"] > 0] == list(range(1, 9))
+    assert [line["step"] for line in log if line["soft"] > 0] == list(range(9, 17))
+    load_model(tmp_path / "d", "classification", require_head=True)

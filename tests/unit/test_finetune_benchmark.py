@@ -1,0 +1,256 @@
+"""The fine-tuning benchmark: what its ways go through, and that they train towards the same."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM, PreTrainedTokenizerFast
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from tinydistilbert.models.loading import save_model
+from tinydistilbert.tasks.encoding import Features
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+WORDS = ["the", "student", "learns", "from", "a", "teacher", "and", "old", "engineer", "built", "large", "tower"]
+
+
+def features(lengths: Sequence[int], spans: bool = False) -> Features:
+    """Inputs of those lengths; token 7 everywhere."""
+    ids = [np.full(length, 7, np.int32) for length in lengths]
+    labels = np.array([(1, 2)] * len(ids) if spans else [number % 2 for number in range(len(ids))])
+    return Features(ids, ids, labels, np.arange(len(ids)), [np.zeros((1, 2), np.int32)] * len(ids) if spans else None)
+
+
+def setup(scripts: dict[str, ModuleType], lengths: Sequence[int], batches: int, encoder: Path = Path()) -> object:
+    """Batches of two of SST-2."""
+    ways, made = scripts["finetune_ways"], features(lengths)
+    return ways.Setup(
+        model="offline-student", encoder=encoder, task="sst2", data=Path(), train_examples=0, features=made,
+        steps=ways.representative(made, 2, batches), batch_size=2, rounds=2, threads=1,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A folder with a tiny DistilBERT."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    config = DistilBertConfig(vocab_size=len(tokenizer), dim=16, n_heads=2, n_layers=2, hidden_dim=24)
+    save_model(DistilBertForMaskedLM(config), tokenizer, folder)
+    return folder
+
+
+def write_data(folder: Path) -> Path:
+    """A data folder with a few rows of SST-2, STS-B and SQuAD."""
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(WORDS, k=draw.randint(3, 20))) for _ in range(24)]
+    rows = {
+        "glue/sst2": [{"sentence": text, "label": number % 2, "idx": number} for number, text in enumerate(texts)],
+        "glue/stsb": [
+            {"sentence1": text, "sentence2": texts[-number], "label": number / 5, "idx": number}
+            for number, text in enumerate(texts)
+        ],
+        "squad": [
+            {
+                "id": str(number), "title": "", "context": text, "question": "who learns",
+                "answers": {"text": [text.split()[0]], "answer_start": [0]},
+            }
+            for number, text in enumerate(texts)
+        ],
+    }  # fmt: skip
+    for name, own in rows.items():
+        (folder / name).mkdir(parents=True)
+        for split in ("train", "validation"):
+            pyarrow.parquet.write_table(pa.Table.from_pylist(own), folder / name / f"{split}.parquet")
+    return folder
+
+
+def test_the_batches_that_stand_for_all_are_nearest_to_the_means_of_equal_runs(scripts: dict[str, ModuleType]) -> None:
+    ways, made = scripts["finetune_ways"], features([12, 60, 6, 1, 8, 13, 2, 20, 7])
+    # Runs 1 2 6, 7 8 12 and 13 20 60 have the means 3, 9 and 31.
+    steps = ways.representative(made, 1, 3)
+    assert [len(made.input_ids[ways.epoch_batches(made, 1)[step][0]]) for step in steps] == [2, 8, 20]
+    with pytest.raises(ValueError, match="expected 5 batches of 2, found 4"):
+        ways.representative(made, 2, 5)  # the ninth example makes a batch that is not whole
+
+
+@pytest.mark.parametrize("way", ["padded", "dynamic", "grouped"])
+def test_every_pass_of_every_way_has_the_examples_of_ours(scripts: dict[str, ModuleType], way: str) -> None:
+    ways, made = scripts["finetune_ways"], setup(scripts, range(3, 43), 6)
+    batches = ways.plan(way, made)
+    assert next(batches).tolist() == made.batches[0].tolist()
+    ours = [batch.tolist() for batch in made.batches]
+    passes = [[next(batches).tolist() for _ in ours] for _ in range(2)]
+    assert all(sorted(chain(*found)) == sorted(chain(*ours)) for found in passes)
+    assert (passes[0] == ours) == (way == "grouped") == (passes[0] == passes[1])
+    assert made.tokens_per_example == np.mean(made.features.lengths[[*chain(*ours)]])
+
+
+def test_our_batches_of_like_length_are_as_even_as_the_trainers(scripts: dict[str, ModuleType]) -> None:
+    lengths = np.random.default_rng(0).geometric(0.08, 32 * 200) + 2
+    order = get_length_grouped_indices(lengths.tolist(), 32)
+    theirs = [order[first : first + 32] for first in range(0, len(order), 32)]
+    ours = scripts["finetune_ways"].epoch_batches(features(lengths.tolist()), 32)
+    positions = [sum(len(batch) * lengths[batch].max() for batch in batches) for batches in (theirs, ours)]
+    assert positions[1] == pytest.approx(positions[0], rel=0.01)
+
+
+def test_rows_have_tokens_and_labels_and_no_padding(scripts: dict[str, ModuleType]) -> None:
+    rows = scripts["finetune_ways"].rows
+    assert rows(features([3, 2]), [1]) == {1: {"input_ids": [7, 7], "attention_mask": [1, 1], "labels": 1}}
+    (row,) = rows(features([3], spans=True), [0]).values()
+    assert (row["start_positions"], row["end_positions"]) == (1, 2)
+
+
+class Turns:
+    """The end of a connection that has so many turns to give."""
+
+    def __init__(self, count: int) -> None:
+        self.left, self.heard = [0.0] * count, []
+
+    def send(self, message: object) -> None:
+        self.heard.append(message)
+
+    def recv(self) -> float | None:
+        return self.left.pop() if self.left else None
+
+
+@pytest.mark.parametrize(
+    ("way", "wanted"),
+    [
+        ("padded", {128}),
+        ("dynamic", None),
+        ("grouped", {4, 9, 14, 20}),
+        ("ours", {4, 9, 14, 20}),
+        ("ours_no_attention_dropout", {4, 9, 14, 20}),
+    ],
+)
+def test_a_way_trains_on_the_inputs_that_its_name_says_with_the_same_dropout(
+    scripts: dict[str, ModuleType], encoder: Path, tmp_path: Path, way: str, wanted: set[int] | None
+) -> None:
+    ways, turns, lengths = scripts["finetune_ways"], Turns(8), [3, 4, 8, 9, 13, 14, 19, 20]
+    rows = [{"sentence": "the " * (length - 2), "label": length % 2, "idx": length} for length in lengths]
+    (tmp_path / "glue" / "sst2").mkdir(parents=True)
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "glue" / "sst2" / "train.parquet")
+    task, settings = ways.TASKS["sst2"], ways.settings_for(way, 2, tmp_path, 0)
+    examples, _ = scripts["finetune_throughput"].training_examples(settings, task, augmented=None, soft=False)
+    encoded = scripts["finetune_throughput"].encode(examples, ways.load_tokenizer(encoder), 128)
+    assert encoded.lengths.tolist() == lengths
+    made = replace(setup(scripts, lengths, 4, encoder), data=tmp_path, features=encoded)
+    shapes: list[tuple[int, ...]] = []
+    rates: set[float] = set()
+
+    def look(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
+        if module.training and isinstance(module, nn.Embedding) and module.num_embeddings < 512:  # not of positions
+            shapes.append(tuple(inputs[0].shape))
+        if module.training and isinstance(module, nn.Dropout):
+            rates.add(module.p)
+        if module.training and hasattr(module, "q_lin"):
+            rates.add(module.dropout.p)
+
+    hook = nn.modules.module.register_module_forward_hook(look)
+    try:
+        with pytest.raises(ways.Finished):
+            (ways.measure_ours if way in ways.OURS else ways.measure_theirs)(way, made, ways.Clock(turns))
+    finally:
+        hook.remove()
+    assert turns.heard[0] is None and len(turns.heard) == 9  # ready, and eight steps
+    assert len(shapes) == 9 and all(batch == 2 for batch, _ in shapes)  # with the one that is not measured
+    seen = {length for _, length in shapes}
+    assert seen == wanted if wanted else seen <= set(lengths) and 20 in seen
+    assert rates == {0.1, 0.2} | ({0.0} if way == "ours_no_attention_dropout" else set())
+
+
+def sample(scripts: dict[str, ModuleType], speed: float) -> object:
+    return scripts["throughput_ways"].Sample(tokens=speed * 2, operations=0.0, seconds=2.0, peak_mib=100.0)
+
+
+def test_a_turn_is_the_sum_of_its_steps_with_the_tokens_of_an_average_one(scripts: dict[str, ModuleType]) -> None:
+    script, made = scripts["finetune_throughput"], setup(scripts, [4] * 4 + [10] * 4, 2)
+    steps = [scripts["throughput_ways"].Sample(0.0, 0.0, seconds, peak) for seconds, peak in ((1.0, 50), (2.0, 40))]
+    found = script.whole(steps, made)
+    assert (found.tokens, found.seconds, found.peak_mib) == (2 * 2 * 7.0, 3.0, 50)
+    measured = script.Measured(made, {"ours": {0: found}}, [1e9])
+    assert measured.examples_per_second("ours")[1] == pytest.approx(4 / 3)
+
+
+def test_the_last_line_has_the_ratios_of_sst2_and_one_of_squad(scripts: dict[str, ModuleType]) -> None:
+    script, made = scripts["finetune_throughput"], setup(scripts, [4] * 8, 2)
+    speeds = {"ours": 12, "padded": 1, "dynamic": 4, "grouped": 8}
+    samples = {way: {0: sample(scripts, speed)} for way, speed in speeds.items()}
+    slower = samples | {"padded": {0: sample(scripts, 3)}}
+    measured = [
+        script.Measured(replace(made, task=task), found, [1e9])
+        for task, found in (("sst2", samples), ("cola", slower), ("squad", slower))
+    ]
+    assert script.last_line(measured) == {
+        "offline-student": {"padded": 12.0, "dynamic": 3.0, "grouped": 1.5, "squad_padded": 4.0}
+    }
+    assert script.last_line(measured[1:2])["offline-student"]["padded"] is None
+
+
+def test_both_codes_begin_with_the_same_model_and_score_it_alike(
+    scripts: dict[str, ModuleType], encoder: Path, tmp_path: Path
+) -> None:
+    script, ways = scripts["finetune_scores"], scripts["finetune_ways"]
+    settings = ways.settings_for("ours", 4, write_data(tmp_path), 8)
+    still = replace(settings.finetune.optimization, learning_rate=1e-12)
+    settings = replace(settings, finetune=replace(settings.finetune, optimization=still, epochs=1, min_steps=0))
+    task = script.TASKS["stsb"]
+    found = {(way, seed): script.measure(way, settings, task, encoder, seed).value
+             for way, seed in (("dynamic", 0), ("ours", 0), ("ours", 1))}  # fmt: skip
+    assert found["dynamic", 0] == pytest.approx(found["ours", 0], abs=1e-6)
+    assert found["ours", 0] != pytest.approx(found["ours", 1], abs=1e-3)
+
+
+def test_scores_are_shown_as_ranges_and_whether_the_median_lies_in_the_others(scripts: dict[str, ModuleType]) -> None:
+    script = scripts["finetune_scores"]
+    values = {"dynamic": (0.1, 0.2, 0.3), "ours": (0.25, 0.31, 0.32)}
+    found = [script.Score("cola", way, seed, value, 0, 5.0) for way, own in values.items()
+             for seed, value in enumerate(own)]  # fmt: skip
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in script.shown(found).splitlines()[2:]]
+    assert lines == [
+        ["CoLA", "dynamic", "20.0", "10.0 to 30.0", "3", "no", "5"],
+        ["CoLA", "ours", "31.0", "25.0 to 32.0", "3", "no", "5"],
+    ]
+
+
+def test_a_run_ends_with_the_ratios_and_appends_its_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    teacher, output = tmp_path / "teacher", tmp_path / "rows.jsonl"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_attention_heads=2, intermediate_size=24, num_hidden_layers=2,
+    )  # fmt: skip
+    save_model(BertForMaskedLM(config), tokenizer, teacher)
+    command = [
+        sys.executable, BENCHMARKS / "finetune_throughput.py", "--models", "offline-student", "--tasks", "sst2",
+        "squad",
+        "--teacher", teacher, "--data", write_data(tmp_path / "data"), "--rounds", "1", "--batches", "2",
+        "--batch-size", "2", "--threads", "1", "--output", output,
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert list(last) == ["offline-student"]
+    assert list(last["offline-student"]) == ["padded", "dynamic", "grouped", "squad_padded"]
+    assert all(value > 0 for value in last["offline-student"].values())
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    ways = ["padded", "dynamic", "grouped", "ours", "ours_no_attention_dropout", None]
+    assert [(row["task"], row.get("way")) for row in rows] == [
+        (task, way) for task in ("sst2", "squad") for way in ways
+    ]
+    assert all(row["examples_per_second"] > 0 and row["peak_mib"] > 1 for row in rows if "way" in row)

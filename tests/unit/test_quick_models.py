@@ -1,0 +1,107 @@
+"""What a fine-tuning leaves out changes nothing: other tokens of the last layer, and words that do not occur."""
+
+import copy
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from tinydistilbert.models.capture import encoder_layers
+from tinydistilbert.models.dropout import quick_dropout
+from tinydistilbert.models.first_token import first_token_only
+from tinydistilbert.models.used_words import UsedWords
+from tinydistilbert.recipe import Optimization
+from tinydistilbert.training import learning_rate_factor, make_optimizer
+
+SIZES = {"vocab_size": 60, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 2}
+
+
+def models() -> dict[str, PreTrainedModel]:
+    torch.manual_seed(0)
+    return {
+        "bert": BertForSequenceClassification(BertConfig(**SIZES, num_labels=3)),
+        "distilbert": DistilBertForSequenceClassification(
+            DistilBertConfig(vocab_size=60, n_layers=2, dim=16, n_heads=2, hidden_dim=24, num_labels=3)
+        ),
+        "roberta": RobertaForSequenceClassification(RobertaConfig(**SIZES, num_labels=3)),
+        "modernbert": ModernBertForSequenceClassification(
+            ModernBertConfig(
+                **SIZES, num_labels=3, pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3
+            )
+        ),
+    }
+
+
+def batch() -> dict[str, torch.Tensor]:
+    ids = torch.tensor([[5, 7, 9, 11, 1, 1], [6, 8, 30, 31, 32, 40]])
+    return {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])}
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "modernbert"])
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_first_token_alone_gives_the_same_logits_and_gradients(family: str, quick: bool) -> None:
+    model = models()[family].eval()
+    plain = model(**batch()).logits
+    plain[:, 0].sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    lengths: list[int] = []
+    hook = encoder_layers(model)[-1].register_forward_hook(lambda _m, _i, out: lengths.append(out.shape[1]))
+    with quick_dropout(model) if quick else nullcontext(), first_token_only(model):
+        found = model(**batch()).logits
+    found[:, 0].sum().backward()
+    hook.remove()
+    assert torch.allclose(found, plain, atol=1e-6)
+    assert lengths == [6 if family == "modernbert" else 1]
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            assert parameter.grad is not None and torch.allclose(parameter.grad, gradients[name], atol=1e-6), name
+    assert "forward" not in vars(encoder_layers(model)[-1])
+
+
+def train(model: Any, places: Any, steps: int, settings: Optimization) -> None:
+    optimizer = make_optimizer(model, settings)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_factor(step, steps, settings.warmup_ratio)
+        ids = torch.tensor(np.stack(places([np.array([2, 5, 9, 5]), np.array([2, 7, 3, 1])])))
+        loss = model(input_ids=ids, attention_mask=(ids != places([np.array([1])])[0][0]).long()).logits.square().sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_training_on_the_words_that_occur_ends_where_training_on_all_does(family: str) -> None:
+    settings = Optimization(learning_rate=1e-2, weight_decay=0.1, warmup_ratio=0.2)
+    whole = models()[family].eval()
+    cut = copy.deepcopy(whole)
+    train(whole, lambda rows: rows, 7, settings)
+
+    words = UsedWords(cut, [np.array([2, 5, 9]), np.array([7, 3, 1])])
+    assert len(words) == 7
+    assert cut.get_input_embeddings().num_embeddings == 7
+    train(cut, words.places, 7, settings)
+    factor = 1.0
+    for step in range(7):
+        factor *= 1 - 1e-2 * learning_rate_factor(step, 7, 0.2) * 0.1
+    words.restore(factor)
+    ours, theirs = cut.state_dict(), whole.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert torch.allclose(ours[name], value, atol=2e-6), name
+    assert not torch.equal(whole.get_input_embeddings().weight[50], models()[family].get_input_embeddings().weight[50])
