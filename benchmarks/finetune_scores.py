@@ -16,7 +16,7 @@ from typing import Any
 import common
 import torch
 from finetune_ways import new_model, rows, settings_for, trainer_arguments
-from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer
+from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallback, Trainer
 from transformers.utils import logging
 
 from tinydistilbert import recipe
@@ -54,12 +54,13 @@ def by_trainer(settings: recipe.Recipe, task: Task, encoder: Path, seed: int) ->
     features = encode(examples, tokenizer, task.max_length)
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
-        Trainer(
-            model, data_collator=DataCollatorWithPadding(tokenizer), train_dataset=rows(features, range(len(features))),
-            args=trainer_arguments(
-                settings.finetune.optimization, Path(folder), seed=seed, num_train_epochs=settings.finetune.epochs
-            ),
-        ).train()  # fmt: skip
+        arguments = trainer_arguments(
+            settings.finetune.optimization, Path(folder), seed=seed, num_train_epochs=settings.finetune.epochs
+        )
+        data = rows(features, range(len(features)))
+        trainer = Trainer(model, arguments, data_collator=DataCollatorWithPadding(tokenizer), train_dataset=data)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     return model
 
 
@@ -104,7 +105,7 @@ def shown(found: Sequence[Score]) -> str:
 
 
 def scores(chosen: argparse.Namespace) -> None:
-    """Fine-tune with every seed, print, append."""
+    """Fine-tune with every seed, appending as it goes, and print."""
     settings = settings_for("ours", chosen.batch_size or 32, chosen.data, chosen.train_examples or 0)
     settings = replace(settings, finetune=replace(settings.finetune, epochs=chosen.epochs, min_steps=0))
     found: list[Score] = []
@@ -116,9 +117,10 @@ def scores(chosen: argparse.Namespace) -> None:
             save_model(student, teacher.tokenizer, encoder)
         for name in SCORED:
             for seed in chosen.seeds:
-                found += [measure(way, settings, TASKS[name], encoder, seed) for way in WAYS]
+                both = [measure(way, settings, TASKS[name], encoder, seed) for way in WAYS]
+                common.append(chosen.output or common.RESULTS / "finetune_scores.jsonl", rows_of(both, chosen))
+                found += both
     print(shown(found))
-    common.append(chosen.output or common.RESULTS / "finetune_scores.jsonl", rows_of(found, chosen))
     told: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name in SCORED}
     for score in found:
         told[score.task][score.way].append(round(score.value, 4))

@@ -1,8 +1,9 @@
 """Examples a second of fine-tuning: padded to the limit, to the longest, grouped by length, and ours, side by side.
 
 Each way has a process of its own, with the system's memory allocator for the others and for ours the setting that its
-training makes; they take turns, and in each turn all go through the same examples. Ours is `task_training.TaskTraining`,
-which is stopped between two steps. README.md here tells how to run it and how to read what it prints.
+training makes; they take turns, and in each turn all go through the same examples. Ours is
+`task_training.TaskTraining`, which is stopped between two steps. README.md here tells how to run it and how to read
+what it prints.
 """
 
 import argparse

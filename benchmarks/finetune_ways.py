@@ -213,11 +213,20 @@ def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
 
 
 def difference(training: TaskTraining, setup: Setup) -> float:
-    """Relative difference of our loss from the model's own on one batch without dropout, padded further there."""
+    """Relative difference of our loss from the model's own on one batch without dropout, padded further there.
+
+    The model's own loss of a span counts padding among the places where an answer may be, so of SQuAD only inputs
+    without any are compared.
+    """
     batch, task = setup.batches[0], TASKS[setup.task]
-    longer = min(task.max_length, int(setup.features.lengths[batch].max()) + 8)
-    padded = collate(setup.features, batch, int(training.tokenizer.pad_token_id), token_types=False, pad_to=longer)
     (own,) = training.work.micro_batches(setup.steps[0])
+    longest = own["input_ids"].shape[1]
+    pad_to = min(task.max_length, longest + 8)
+    if task.kind == "span":
+        filled = own["attention_mask"].bool().all(1)
+        own, batch, pad_to = {name: value[filled] for name, value in own.items()}, batch[filled.numpy()], longest
+    pad = int(training.tokenizer.pad_token_id)
+    padded = collate(setup.features, batch, pad, token_types=False, pad_to=pad_to)
     with torch.no_grad(), training.objective.quick(training.model.eval()):
         found, _ = training.work.loss(training.learner, own, {"hard": 1.0}, 0)
         wanted = new_model(setup.task, setup.encoder, SEED).eval()(**padded).loss

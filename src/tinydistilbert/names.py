@@ -2,6 +2,7 @@
 
 GLUE_NAMES = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 PROBE_NAMES = ("acceptability", "adjacency", "cloze-qa")
+SPAN_NAMES = ("squad", "cloze-qa")
 TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", *PROBE_NAMES)
 
 TERMS = ("kl", "mlm", "cosine", "relation", "attention", "hidden")

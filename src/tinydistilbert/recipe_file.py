@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.names import TASK_NAMES, TERMS
+from tinydistilbert.names import SPAN_NAMES, TASK_NAMES, TERMS
 from tinydistilbert.recipe import ADAPTER, CustomTask, Recipe, to_dict
 from tinydistilbert.recipe_types import Duration, highest, seconds_of
 
@@ -230,6 +230,17 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
         expected = f"fewer than the {finetune.epochs:g} of finetune.epochs"
         found = f"{distillation.intermediate_epochs:g}"
         yield _Conflict("finetune.distillation.intermediate_epochs", expected, found, "lower it")
+    kinds = {name: finetune.custom[name].kind if name in finetune.custom else "" for name in finetune.tasks}
+    spans = [name for name, kind in kinds.items() if kind == "span" or name in SPAN_NAMES]
+    for name in spans if distillation.tasks != "none" else ():
+        own = finetune.settings(name).distillation
+        for key in (key for key in ("unlabelled", "augment") if getattr(own, key)):
+            expected = f"no {key} with the span task {name!r}: a new text has no place for an answer"
+            cure = "leave one of them out, or augment single tasks: finetune.override.TASK.augment"
+            yield _Conflict(f"finetune.distillation.{key}", expected, repr(getattr(own, key)), cure)
+    if distillation.unlabelled and len(finetune.tasks) > 1:
+        expected, found = "one task with unlabelled texts, which are in its columns", ", ".join(finetune.tasks)
+        yield _Conflict("finetune.distillation.unlabelled", expected, found, "run the tasks one by one")
     if distillation.teachers == ():
         yield _Conflict("finetune.distillation.teachers", '"first", "all" or folders', "[]", "name one")
 

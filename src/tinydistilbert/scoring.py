@@ -70,7 +70,10 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
     scores: dict[str, tuple[float, dict[str, Any]]] = {}
     for name, statistic in statistics.items():
         value = float(statistic(everything))
-        warnings = metrics.guards(predictions.values, examples=len(examples), value=value, majority=majority[name])
+        ids = examples.columns["id" if "id" in examples.columns else "idx"]
+        warnings = metrics.guards(
+            predictions.values, examples=len(examples), value=value, majority=majority[name], ids=ids
+        )
         details = {"interval": list(intervals[name]), "majority": majority[name], "warnings": warnings}
         scores[name] = value, details
     return scores

@@ -16,8 +16,8 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import Finetune, Recipe
 from tinydistilbert.recipe_file import to_toml
 from tinydistilbert.report.cells import to_markdown
-from tinydistilbert.report.compare import Operand, against_teacher, compare, operand
-from tinydistilbert.report.comparison import comparison_table, write_comparison
+from tinydistilbert.report.compare import Operand, compare, compare_rows, operand
+from tinydistilbert.report.comparison import comparison_table, rows_table, write_comparison
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.wanted import wanted_examples
@@ -272,19 +272,28 @@ def test_texts_are_left_out_when_the_data_is_gone_or_another(tmp_path: Path, dat
     assert texts() == [{}] * 16
 
 
-def test_a_run_says_how_far_its_rows_are_from_their_teacher(tmp_path: Path) -> None:
+def test_a_run_says_how_far_its_rows_are_from_one_another(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", {"teacher": [GOOD], "student": [POOR], "control": [POOR]})
-    recipe = recipe_of(None, "sst2")
-    found = against_teacher(run, recipe)
-    assert [(d.task.name, d.row, d.metric) for d in found] == [
-        ("sst2", "student", "accuracy"),
-        ("sst2", "control", "accuracy"),
-    ]
-    assert all(d.paired.difference == pytest.approx(-12 / 40) for d in found)
-    low, high = found[0].paired.interval
-    assert re.fullmatch(rf"−30.0 \[−{-100 * low:.1f}, −{-100 * high:.1f}\], p (= 0.00\d|< 0.001)", found[0].words)
-    assert against_teacher(make_run(tmp_path / "b", {"student": [POOR]}), recipe) == []
-    assert against_teacher(tmp_path / "nothing", recipe) == []
+    found = compare_rows(run).differences
+    pairs = [(d.task.name, d.row, d.pairing.second.side.row, d.metric) for d in found]
+    assert pairs == [("sst2", "student", "teacher", "accuracy"), ("sst2", "student", "control", "accuracy")]
+    assert [d.paired.difference for d in found] == pytest.approx([-12 / 40, 0])
+    assert found[0].mark == "▼" and not found[1].mark
+    table = rows_table(run)
+    assert table is not None and "−30.0" in [cell.text for cell in table.rows[0].cells]
+    assert rows_table(make_run(tmp_path / "b", {"student": [POOR]})) is None
+
+
+def test_what_the_guards_said_of_a_row_is_told_beside_its_difference(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / name, {"student": [own]}) for name, own in (("a", GOOD), ("b", POOR)))
+    path = b / "tasks/sst2/student/seed-1/scores"
+    with fsio.unfinished(path, task="sst2", row="student", seed=1) as folder:
+        pyarrow.parquet.write_table(pa.table(sst2([1] * 40)), folder / "predictions-validation.parquet")
+        said = {"warnings": ["every prediction is the same: 1"]}
+        measured = Measurement("student", "sst2", "accuracy", 0.5, "validation", data_fingerprint="f", details=said)
+        results.write(folder / "measurements.jsonl", [measured])
+    notes = comparison_table(compare(Operand(a), Operand(b))).notes
+    assert [note for note in notes if "⚠" in note] == [f"⚠ SST-2, Student, {b}: every prediction is the same: 1."]
 
 
 def test_the_same_comparison_gives_the_same_numbers(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from tinydistilbert.recipe_file import to_toml
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, points, to_markdown
 from tinydistilbert.report.figures import Effect, effects
-from tinydistilbert.report.page import facts, figure, render
+from tinydistilbert.report.html import figure, render
+from tinydistilbert.report.page import facts
 from tinydistilbert.report.scores import Score
 from tinydistilbert.report.tables import score_cell
 from tinydistilbert.results import Measurement

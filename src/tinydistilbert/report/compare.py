@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinydistilbert import metrics
+from tinydistilbert import fsio, metrics
 from tinydistilbert.errors import UserError
 from tinydistilbert.metrics import Paired
 from tinydistilbert.recipe import Recipe
@@ -20,6 +20,7 @@ PAIRS = (
 )  # fmt: skip
 """Rows of one run that are compared with one another."""
 RESAMPLES = 10_000
+RESAMPLES_OF_REPORT = 2_000
 RESAMPLES_OF_CORRELATIONS = 2_000
 """Ranks are found anew in every resample, which takes far longer than counting what is right."""
 LEVEL = 0.05
@@ -69,14 +70,6 @@ class Difference:
             return ""
         return HIGHER if low > 0 else LOWER
 
-    @property
-    def words(self) -> str:
-        """Difference, interval and p in points: `−3.1 [−4.0, −2.2], p < 0.001`."""
-        low, high = self.paired.interval
-        return (
-            f"{signed(self.paired.difference)} [{signed(low)}, {signed(high)}], p {p_words(self.paired.p, equals='= ')}"
-        )
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -94,9 +87,9 @@ def signed(value: float) -> str:
     return "0.0" if shown in ("+0.0", "−0.0") else shown
 
 
-def p_words(p: float, equals: str = "") -> str:
+def p_words(p: float) -> str:
     """A p-value with three decimals, very small ones as such."""
-    return "< 0.001" if p < 0.001 else f"{equals}{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def operand(text: str) -> Operand:
@@ -152,17 +145,18 @@ def compare(first: Operand, second: Operand | None = None, *, seed: int = 0) -> 
     return Comparison(first, second, tuple(differences))
 
 
-def against_teacher(run: Path, recipe: Recipe) -> list[Difference]:
-    """The rows of a run less the teacher that was fine-tuned beside them; empty where none was.
+def compare_rows(run: Path, *, resamples: int = RESAMPLES_OF_REPORT) -> Comparison:
+    """The rows of one run with one another, without examples; nothing where it has no two of `PAIRS`, or no scores.
 
     Raises:
         UserError: a file of scores that is not as it was written.
     """
-    if not any(run.glob(f"tasks/*/{TEACHER}/seed-*/scores")):
-        return []
-    scored = scored_run(run, recipe)
-    pairs = [(row, TEACHER) for row in scored.rows if row != TEACHER]
-    return _differences(list(_pairings(scored, scored, pairs)), recipe.seed)
+    first = Operand(run)
+    if not any(run.glob(f"tasks/*/*/seed-*/scores/{fsio.MANIFEST}")):
+        return Comparison(first, None, ())
+    scored = scored_run(run)
+    pairings = list(_pairings(scored, scored, [pair for pair in PAIRS if set(pair) <= set(scored.rows)]))
+    return Comparison(first, None, tuple(_differences(pairings, scored.recipe.seed, resamples)))
 
 
 def _having(run: ScoredRun) -> str:
@@ -199,16 +193,19 @@ def _metrics(task: Task) -> tuple[str, ...]:
     return ("exact_match", "f1") if task.kind == "span" else (task.headline,)
 
 
-def _differences(pairings: Sequence[Pairing], seed: int) -> list[Difference]:
+def _differences(pairings: Sequence[Pairing], seed: int, resamples: int = RESAMPLES) -> list[Difference]:
     """The differences in the metrics of the tables, with Holm's adjustment over all of them."""
     found = [
-        (pairing, metric, _paired(pairing, metric, seed)) for pairing in pairings for metric in _metrics(pairing.task)
+        (pairing, metric, _paired(pairing, metric, seed, resamples))
+        for pairing in pairings
+        for metric in _metrics(pairing.task)
     ]
     adjusted = metrics.holm([paired.p for _, _, paired in found])
     return [Difference(*one, p) for one, p in zip(found, adjusted, strict=True)]
 
 
-def _paired(pairing: Pairing, metric: str, seed: int) -> Paired:
+def _paired(pairing: Pairing, metric: str, seed: int, resamples: int) -> Paired:
     used = metrics.mean_score if pairing.task.kind == "span" else metrics.METRICS[metric]
-    resamples = RESAMPLES_OF_CORRELATIONS if pairing.task.kind == "regression" else RESAMPLES
+    if pairing.task.kind == "regression":
+        resamples = min(resamples, RESAMPLES_OF_CORRELATIONS)
     return metrics.paired_bootstrap(used, pairing.labels, *pairing.predictions(metric), seed=seed, resamples=resamples)

@@ -7,12 +7,12 @@ from typing import Any
 
 from tinydistilbert import __version__, fsio
 from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, points
-from tinydistilbert.report.compare import HIGHER, LEVEL, LOWER, Comparison, Difference, p_words, signed
+from tinydistilbert.report.compare import HIGHER, LEVEL, LOWER, Comparison, Difference, compare_rows, p_words, signed
 from tinydistilbert.report.disagreements import Case, as_lines, most_said
 from tinydistilbert.report.examples import Answer, Example, _around, _words
-from tinydistilbert.report.page import render
+from tinydistilbert.report.html import render
 from tinydistilbert.report.predictions import Pairing, Side
-from tinydistilbert.report.scores import TITLES
+from tinydistilbert.report.scores import TITLES, WARNING
 from tinydistilbert.report.tables import METRICS
 
 PAGE_FILE, CASES_FILE = "comparison.html", "differences.jsonl"
@@ -56,6 +56,16 @@ def comparison_table(comparison: Comparison) -> Table:
     return Table("comparison", title, caption, headings, rows, tuple(_notes(comparison)))
 
 
+def rows_table(run: Path) -> Table | None:
+    """The rows of one run compared with one another; None where it has not two of them.
+
+    Raises:
+        UserError: a file of scores that is not as it was written.
+    """
+    found = compare_rows(run)
+    return comparison_table(found) if found.differences else None
+
+
 def _table_row(difference: Difference) -> Row:
     paired, pairing = difference.paired, difference.pairing
     low, high = paired.interval
@@ -95,6 +105,10 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             told[f"{split_title(pairing)}: on the {shared:,} shared examples, of {whole:,} and {others:,}."] = None
         elif not pairing.same_data:
             told[f"{split_title(pairing)}: same ids and labels, but the texts differ, or were read differently."] = None
+        for predicted in (pairing.first, pairing.second):
+            if predicted.warnings:
+                whose = f"{split_title(pairing)}, {side_title(predicted.side, comparison)}"
+                told[f"{WARNING} {whose}: {predicted.warnings[0].rstrip('.')}."] = None
     yield from told
     tests = [
         f"{split_title(d.pairing)}, {title_of(d.pairing)} {p_words(d.disagreement.mcnemar)}"

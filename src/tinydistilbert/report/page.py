@@ -1,19 +1,17 @@
 """The report of a run: one HTML file that needs nothing else, no network and no script."""
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from tinydistilbert import __version__, fsio, recipe, results
 from tinydistilbert.recipe import Recipe
 from tinydistilbert.recipe_types import highest
 from tinydistilbert.report import figures, scores, summary, tables
+from tinydistilbert.report.comparison import rows_table
 from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.folder import read_log, read_run
+from tinydistilbert.report.html import figure, render
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
@@ -36,11 +34,6 @@ def _faults(settings: Recipe) -> tuple[str, ...]:
         f"{accumulated} micro-batches of {optimization.batch_size} make one of few optimiser steps": accumulated > 16,
     }
     return tuple(fault for fault, is_kept in kept.items() if is_kept)
-
-
-def figure(svg: str | None, caption: str) -> list[dict[str, Any]]:
-    """A drawing with the words below it, for the templates; an empty list for no drawing."""
-    return [{"svg": Markup(svg), "caption": caption}] if svg else []  # drawn by figures.py, words escaped there
 
 
 def _score_figures(
@@ -105,16 +98,6 @@ def facts(command: str, settings: Recipe, measurements: Sequence[Measurement]) -
     return [(name, value) for name, value in found if value]
 
 
-def render(template: str, **content: Any) -> str:
-    """A page from one of the templates, in the common style."""
-    environment = Environment(
-        loader=PackageLoader("tinydistilbert.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    style = (resources.files("tinydistilbert.report") / "templates" / "page.css").read_text(encoding="utf-8")
-    return environment.get_template(template).render(style=Markup(style), **content)  # the style is our own file
-
-
 def write_report(run: Path, *, command: str = "") -> Path:
     """Write `report.html` into the run folder and return its path.
 
@@ -136,6 +119,7 @@ def write_report(run: Path, *, command: str = "") -> Path:
         score_figures=_score_figures(measurements, told, tasks),
         score_tables=[table for table in every if table.is_measured and table.name != "pretraining"],
         unmeasured=[table for table in every if not table.is_measured and table.name != "pretraining"],
+        differences=rows_table(run),
         variants=tables.variants_table(measurements, tasks),
         pretraining=tables.pretraining_table(measurements),
         curves=_curves(run),

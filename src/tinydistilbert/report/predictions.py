@@ -1,7 +1,7 @@
 """Predictions kept in run folders: those of two rows side by side, on the same examples in the same order."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class Predicted:
     """By seed: class numbers, scores or texts."""
     fingerprint: str
     """Of the examples, texts included."""
+    warnings: tuple[str, ...] = ()
+    """What the guards said of any seed."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
     ids: list[Any] = []
     gold: list[Any] = []
     answers: dict[int, list[Any]] = {}
+    warnings: dict[str, None] = {}
     fingerprint, cure = "", "delete this folder and run `tinydistilbert evaluate` again"
     for seed, folder in sorted(run.scores[task.name][row].items()):
         path = folder / f"predictions-{slug}.parquet"
@@ -164,9 +167,11 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
         if ids and (own, labels) != (ids, gold):
             raise UserError(str(path), expected="the examples of the other seeds", found="other ones", cure=cure)
         ids, gold = own, labels
-        measured = results.read(folder / "measurements.jsonl")
-        fingerprint = next((m.data_fingerprint for m in measured if m.split == split), "")
-    return Predicted(Side(run.folder, row), ids, gold, answers, fingerprint)
+        for measured in results.read(folder / "measurements.jsonl"):
+            if measured.split == split:
+                fingerprint = measured.data_fingerprint
+                warnings |= dict.fromkeys(measured.details.get("warnings", ()))
+    return Predicted(Side(run.folder, row), ids, gold, answers, fingerprint, tuple(warnings))
 
 
 def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing:
@@ -197,4 +202,4 @@ def _taken(predicted: Predicted, places: list[int]) -> Predicted:
         return [values[place] for place in places]
 
     answers = {seed: take(values) for seed, values in predicted.answers.items()}
-    return Predicted(predicted.side, take(predicted.ids), take(predicted.gold), answers, predicted.fingerprint)
+    return replace(predicted, ids=take(predicted.ids), gold=take(predicted.gold), answers=answers)

@@ -8,7 +8,7 @@ from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Task
 
-SUBSET, TRAINED_ON_SUBSET, FROM_TRAIN, WARNING = MARKS = ("*", "†", "§", "⚠")
+SUBSET, TRAINED_ON_SUBSET, FROM_TRAIN, CHOSEN, WARNING = MARKS = ("*", "†", "§", "¶", "⚠")
 ROWS = ("teacher", "student", "student (D)", "control", "model", "model (D)")
 """Measured rows in the order of the tables; a given model (`finetune.model`) takes the place of student and control."""
 TITLES = {
@@ -61,11 +61,17 @@ class Score:
 
     @property
     def marks(self) -> str:
-        """`*` scored on a subset, `†` trained on one, `§` scored on a part of the train split, `⚠` a guard warned."""
+        """What must be known of it.
+
+        `*` scored on a subset, `†` trained on one, `§` scored on a part of the train split, `¶` its epoch was chosen by
+        the very examples that are scored, `⚠` a guard warned.
+        """
         scored = any(run.is_subset for run in self.runs)
         trained = any(run.is_trained_on_subset for run in self.runs)
         held_out = any(run.split == HELD_OUT for run in self.runs)
-        return SUBSET * scored + TRAINED_ON_SUBSET * trained + FROM_TRAIN * held_out + WARNING * bool(self.warnings)
+        chosen = any(run.details.get("selected", {}).get("by") == "published" for run in self.runs)
+        marks = SUBSET * scored + TRAINED_ON_SUBSET * trained + FROM_TRAIN * held_out + CHOSEN * chosen
+        return marks + WARNING * bool(self.warnings)
 
 
 Scores = Mapping[tuple[str, str, str, str], Score]
@@ -118,6 +124,7 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
     scored: dict[str, None] = {}
     trained: dict[str, None] = {}
     held_out: dict[str, None] = {}
+    chosen: dict[str, None] = {}
     warned: dict[str, None] = {}
     for whose, title, score in found:
         m = score.middle
@@ -127,14 +134,17 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
             trained[f"{title} {m.train_examples:,} of {m.train_examples_total:,}"] = None
         if m.split == HELD_OUT:
             held_out[f"{title} {m.examples:,}"] = None
+        if CHOSEN in score.marks:
+            chosen[whose] = None
         if score.warnings:
             count = sum(bool(run.details.get("warnings")) for run in score.runs)
             seeds = f" ({count} of {len(score.runs)} seeds)" if len(score.runs) > 1 else ""
-            warned[f"{whose}{seeds}: {score.warnings[0]}"] = None
+            warned[f"{whose}{seeds}: {'; '.join(score.warnings[:2])}"] = None
     told = {
         f"{SUBSET} scored on a part of the split, in examples": scored,
         f"{TRAINED_ON_SUBSET} fine-tuned on a part of the train split, in examples": trained,
         f"{FROM_TRAIN} scored on examples of the train split that were not trained on": held_out,
+        f"{CHOSEN} the best epoch by the scored examples themselves, as TinyDistilBERT chose it: too high by that": chosen,
     }
     notes = [f"{mark}: {', '.join(counts)}." for mark, counts in told.items() if counts]
     return notes + [f"{WARNING} {warning.rstrip('.')}." for warning in warned]

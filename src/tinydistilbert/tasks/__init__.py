@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.errors import UserError
-from tinydistilbert.names import TASK_NAMES
+from tinydistilbert.names import SPAN_NAMES, TASK_NAMES
 from tinydistilbert.recipe import Corpus, Finetune
 from tinydistilbert.tasks import custom, glue, imdb, probes, squad
 from tinydistilbert.tasks.base import Examples, Task, choose
@@ -19,6 +19,7 @@ from tinydistilbert.tasks.splits import has_split, read_split
 TASKS: dict[str, Task] = {task.name: task for task in (*glue.TASKS, *imdb.TASKS, *squad.TASKS, *probes.TASKS)}
 
 assert tuple(TASKS) == TASK_NAMES, "names.py and the task tables list the same tasks"
+assert tuple(name for name, task in TASKS.items() if task.kind == "span") == SPAN_NAMES
 
 __all__ = ["HELD_OUT", "TASKS", "Examples", "Task", "has_split", "load_examples", "tasks_of"]
 

@@ -1,0 +1,22 @@
+"""Pages from the templates, in the common style."""
+
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+
+def figure(svg: str | None, caption: str) -> list[dict[str, Any]]:
+    """A drawing with the words below it, for the templates; an empty list for no drawing."""
+    return [{"svg": Markup(svg), "caption": caption}] if svg else []  # drawn by figures.py, words escaped there
+
+
+def render(template: str, **content: Any) -> str:
+    """A page from one of the templates, in the common style."""
+    environment = Environment(
+        loader=PackageLoader("tinydistilbert.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    style = (resources.files("tinydistilbert.report") / "templates" / "page.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(style=Markup(style), **content)  # the style is our own file

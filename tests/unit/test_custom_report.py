@@ -1,0 +1,141 @@
+"""Tasks of one's own and given models in the report: table, summary and examples, and nothing in GLUE's table."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinydistilbert import fsio, recipe_file, results
+from tinydistilbert.recipe import CustomTask, Finetune, Recipe
+from tinydistilbert.report import tables
+from tinydistilbert.report.ablation import Ablation, Variation, ablation_table
+from tinydistilbert.report.card import model_card
+from tinydistilbert.report.examples import PAIR, QUESTION, SENTENCE, read_examples
+from tinydistilbert.report.page import write_report
+from tinydistilbert.report.summary import summarize
+from tinydistilbert.results import Measurement
+from tinydistilbert.tasks import tasks_of
+
+FINETUNE = Finetune(
+    tasks=("reviews", "alike", "manual"),
+    custom={
+        "reviews": CustomTask(train="a.csv", validation="b.csv"),
+        "alike": CustomTask(train="a.csv", validation="b.csv", kind="regression", text_pair="other"),
+        "manual": CustomTask(train="a.json", validation="b.json", kind="span"),
+    },
+)
+TASKS = tasks_of(FINETUNE)
+
+
+def score(model: str, name: str, value: float, *, metric: str = "", seed: int = 0, **details: Any) -> Measurement:
+    counts = {"examples": 40, "examples_total": 40, "train_examples": 100, "train_examples_total": 100}
+    told = {"interval": [value - 0.02, value + 0.02], "majority": 0.5, **details}
+    return Measurement(
+        model, name, metric or TASKS[name].headline, value, "validation", seed=seed, details=told, **counts
+    )
+
+
+def texts(table: Any) -> dict[str, list[str]]:
+    return {row.cells[0].text: [cell.text + cell.marks for cell in row.cells[1:]] for row in table.rows}
+
+
+def test_their_table_has_medians_marks_the_same_answer_and_what_was_kept() -> None:
+    measured = [score("teacher", "reviews", 0.9, seed=seed) for seed in (0, 1, 2)]
+    measured += [score("student", "reviews", value, seed=seed) for seed, value in enumerate((0.7, 0.81, 0.9))]
+    measured += [score("student", "manual", 0.3, metric=m, warnings=["a warning"]) for m in ("exact_match", "f1")]
+    table = tables.custom_table(measured, TASKS)
+    assert table.name == "custom" and table.columns == (
+        "Model", "reviews, accuracy", "manual, exact match", "manual, F1",
+    )  # fmt: skip
+    found = texts(table)
+    assert found["Student"] == ["81.0", "30.0⚠", "30.0⚠"]
+    assert found["Student, % of teacher"] == ["90.0", "–", "–"]
+    assert found["Always the same answer"] == ["50.0", "50.0", "50.0"]
+    assert any("⚠ Student, manual: a warning." in note for note in table.notes)
+
+
+def test_nothing_of_them_is_printed_in_the_tables_of_the_paper() -> None:
+    measured = [score("teacher", "reviews", 0.9), score("student", "reviews", 0.8)]
+    assert [table.name for table in tables.all_tables(measured, TASKS) if table.is_measured] == ["custom"]
+    assert not tables.custom_table(measured).is_measured, "only the run's recipe knows them"
+    rows = tables.variants_table([*measured, score("student", "reviews", 0.7, metric="macro_f1")], TASKS).rows
+    assert [[cell.text for cell in row.cells[:5]] for row in rows] == [
+        ["reviews", "validation", "accuracy ★", "Teacher", "90.0"],
+        ["reviews", "validation", "accuracy ★", "Student", "80.0"],
+        ["reviews", "validation", "macro F1", "Student", "70.0"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ({"model": 0.8}, "The model scores 80.0 points (1 task: reviews)."),
+        ({"teacher": 0.8, "model (D)": 0.76},
+         "The distilled model keeps 95.0 % of the teacher’s score (1 task: reviews)."),
+        ({"teacher": 0.8, "student": 0.6}, "The student keeps 75.0 % of the teacher’s score (1 task: reviews)."),
+    ],
+)  # fmt: skip
+def test_the_summary_is_about_whatever_was_fine_tuned(rows: dict[str, float], verdict: str) -> None:
+    told = summarize([score(model, "reviews", value) for model, value in rows.items()], TASKS)
+    assert told.verdict == verdict and "one seed" in told.sure[0]
+    assert any("overlap" in sentence for sentence in told.sure) == (rows.get("model (D)") == 0.76)
+
+
+def test_one_guard_alone_warns_about_a_given_model() -> None:
+    told = summarize([score("model", "reviews", 0.5, warnings=["the same"])], TASKS)
+    assert any("A guard warned about reviews; that score means little" in sentence for sentence in told.sure)
+
+
+def samples(run: Path, name: str, slug: str, sample: dict[str, Any]) -> None:
+    path = run / "tasks" / name / slug / "seed-0" / "scores" / "samples.jsonl"
+    fsio.write_text(path, json.dumps({"split": "validation", **sample}) + "\n")
+
+
+def run_of_a_model(run: Path) -> Path:
+    """A run folder as `finetune.model` leaves it: a teacher that was given, and the model taught by it."""
+    finetune = {"model": "models/tiny", "tasks": ["reviews", "alike", "manual"]}
+    custom = {name: {"train": "a.csv", "validation": "b.csv"} for name in finetune["tasks"]}
+    custom["alike"] |= {"kind": "regression", "text_pair": "other"}
+    custom["manual"] |= {"kind": "span"}
+    settings = recipe_file.from_dict({"name": "mine", "finetune": {**finetune, "custom": custom}}, "test")
+    fsio.write_text(run / "recipe.toml", recipe_file.to_toml(settings))
+    measured = [score("teacher", name, 0.9) for name in TASKS if name in custom]
+    results.write(run / "results.jsonl", measured + [score("model (D)", name, 0.8) for name in custom])
+    for slug, said in (("teacher", "pos"), ("model-d", "neg")):
+        samples(run, "reviews", slug, {"idx": 0, "text": "Good <b>film</b>", "gold": "pos", "prediction": said})
+        samples(run, "alike", slug, {"idx": 0, "text": "a", "text_pair": "b", "gold": 1.5, "prediction": 1.25})
+        answer = {"id": "q", "question": "Where?", "context": "Paris is in France", "gold": ["France"]}
+        samples(run, "manual", slug, {**answer, "prediction": "France"})
+    return run
+
+
+def test_a_run_without_student_text_and_benchmark_is_reported(tmp_path: Path) -> None:
+    html = write_report(run_of_a_model(tmp_path)).read_text(encoding="utf-8")
+    assert "The distilled model keeps 88.9 % of the teacher’s score (mean of 3 tasks)." in html
+    assert html.index("<h3>Your tasks</h3>") < html.index("Published tables beside which this run measured nothing")
+    assert "Model (D), % of teacher" in html and "<h2>Pretraining</h2>" not in html
+    assert "<dt>Model</dt><dd>models/tiny</dd>" in html and "<dt>Teacher</dt>" not in html
+    assert "Good &lt;b&gt;film&lt;/b&gt;" in html and "Good <b>" not in html
+    assert "<svg" in html and ">reviews</text>" in html
+
+
+def test_examples_of_ones_own_tasks_come_before_those_of_the_built_in_ones(tmp_path: Path) -> None:
+    run = run_of_a_model(tmp_path)
+    samples(run, "cola", "teacher", {"idx": 0, "text": "x", "gold": "acceptable", "prediction": "acceptable"})
+    kinds = {kind.title: kind.examples[0] for kind in read_examples(run, TASKS)}
+    assert {title: example.task for title, example in kinds.items()} == {
+        SENTENCE: "reviews", PAIR: "alike", QUESTION: "manual",
+    }  # fmt: skip
+    judged = [(answer.model, answer.text, answer.right) for answer in kinds[SENTENCE].answers]
+    assert judged == [("Teacher", "pos", True), ("Model (D)", "neg", False)]
+    assert [kind.examples[0].task for kind in read_examples(run)] == ["CoLA"]
+
+
+def test_the_card_and_the_ablation_know_them() -> None:
+    recipe = Recipe(finetune=FINETUNE)
+    assert "**Your tasks.**" in model_card([score("student", "reviews", 0.8)], recipe, name="mine")
+    measured = [score("baseline", "reviews", 0.8, finetune_seed=0)]
+    table = ablation_table(Ablation(recipe, [Variation("baseline", {})], measured))
+    assert table.columns[2:7] == ("Mean of 3", "Δ", "reviews", "alike", "manual")
+    assert texts(table)["baseline"][3] == "80.0"
