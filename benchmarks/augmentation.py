@@ -1,8 +1,8 @@
 """Words that a masked LM proposes replacements for, a second: one at a time, as TinyBERT does, and ours.
 
-One at a time: each word is hidden in an input of its own, which goes through the model alone, with logits over the whole
-vocabulary at every position, all of them sorted. Both are asked about the same words of the same examples, in turns; one
-at a time only about some of the examples, drawn evenly from all. Seconds are those of the processor, in one thread, so
+One at a time: each word is hidden in an input of its own, which goes through the model alone, with logits over the
+whole vocabulary at every position, and all logits of the hidden word are sorted. Both are asked about words of the same
+examples, in turns; one at a time about some of the examples only. Seconds are those of the processor, in one thread, so
 that other work on the machine changes them little; tokenising and reading the vocabulary are in ours.
 """
 
@@ -21,7 +21,7 @@ from tinydistilbert.tasks import TASKS, load_examples
 from tinydistilbert.tasks.base import Examples, choose
 from tinydistilbert.tasks.words import find_words
 
-EXAMPLES = {"cola": (256, 32), "rte": (16, 2)}
+EXAMPLES = {"cola": (512, 32), "rte": (32, 4)}
 """Of each task: for ours, and how many of them one at a time. CoLA: short sentences; RTE: long pairs."""
 CANDIDATES, MAX_LENGTH = recipe.TaskDistillation().augment_candidates, 128
 ONE_AT_A_TIME, OURS = "one at a time", "ours"
@@ -59,7 +59,7 @@ def ours(examples: Examples, model: PreTrainedModel, tokenizer: PreTrainedTokeni
 
 
 def some(examples: Examples, count: int) -> tuple[Examples, list[int]]:
-    """An even sample, and the places of its examples."""
+    """A sample, and the places of its examples."""
     rows = choose(len(examples), count, seed=0).tolist()
     columns = {name: [values[row] for row in rows] for name, values in examples.columns.items()}
     return Examples(examples.task, examples.split, columns, examples.total), rows

@@ -86,7 +86,7 @@ def propose(
     candidates: int,
     device: torch.device,
     max_length: int,
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     tell: Callable[[str], None],
 ) -> Proposals:
     """The likeliest other words for each word, told by a masked LM that sees the rest of the example.
@@ -104,7 +104,8 @@ def propose(
         candidates: most proposals for a word.
         device: where to compute.
         max_length: tokens of an example that are looked at, or fewer where the model's positions end before.
-        token_budget: tokens in a batch, padding included.
+        token_budget: tokens in a batch, padding included; by default 2,048 on CPUs, whose caches do not hold more (a
+            fifth faster than 8,192), and 8,192 elsewhere.
         tell: called with a line that says how much there is to do.
     """
     vocabulary = _Vocabulary.of(tokenizer, vocabulary_size(model))
@@ -113,6 +114,7 @@ def propose(
     passes = passes_of(np.diff(found.word_ends))
     example = np.repeat(np.arange(len(texts)), passes)
     number = np.arange(len(example)) - np.repeat(np.cumsum(passes) - passes, passes)
+    token_budget = token_budget or (2048 if device.type == "cpu" else 8192)
     batches = _batches(np.diff(found.token_ends)[example], token_budget)
     tell(f"augmentation: {len(own):,} words of {len(texts):,} examples to be guessed in {len(example):,} passes")
     proposed = np.full((len(own), candidates), -1, dtype=np.int32)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tinydistilbert import recipe, recipe_file
 from tinydistilbert.errors import UserError
-from tinydistilbert.names import TASK_NAMES
+from tinydistilbert.names import MEASURED, TASK_NAMES
 
 SHORT = {
     "time-budget": "distill.time_budget", "model": "finetune.model", "task": "finetune.tasks",
@@ -117,7 +117,7 @@ def _put_own_task(overrides: dict[str, Any], own: dict[str, list[str]]) -> None:
         raise UserError("command line", expected="--data beside it", found=found, cure=cure)
     train = own.pop("data")[0]
     name = re.sub(r"[^a-z0-9]+", "-", Path(train).stem.lower()).strip("-") or "own"
-    if name in TASK_NAMES:
+    if name in (*TASK_NAMES, *MEASURED):
         name = f"own-{name}"
     section = {"train": train, **{flag.replace("-", "_"): values[0] for flag, values in own.items()}}
     finetune = overrides.setdefault("finetune", {})

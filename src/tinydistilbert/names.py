@@ -4,6 +4,8 @@ GLUE_NAMES = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnl
 PROBE_NAMES = ("acceptability", "adjacency", "cloze-qa")
 SPAN_NAMES = ("squad", "cloze-qa")
 TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", *PROBE_NAMES)
+MEASURED = ("pretraining", "size", "latency")
+"""What stands in place of a task in measurements of other things."""
 
 TERMS = ("kl", "mlm", "cosine", "relation", "attention", "hidden")
 """Loss terms of the objective, in the order of tables and logs."""

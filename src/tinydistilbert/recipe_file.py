@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.names import SPAN_NAMES, TASK_NAMES, TERMS
+from tinydistilbert.names import MEASURED, SPAN_NAMES, TASK_NAMES, TERMS
 from tinydistilbert.recipe import ADAPTER, CustomTask, Recipe, to_dict
 from tinydistilbert.recipe_types import Duration, highest, seconds_of
 
@@ -247,8 +247,8 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
 
 def _conflicts_of_custom(name: str, custom: CustomTask, *, scored_on: str) -> Iterator[_Conflict]:
     key = f"finetune.custom.{name}"
-    if name in TASK_NAMES:
-        yield _Conflict(key, "a name of its own", "that of a built-in task", "choose another")
+    if name in (*TASK_NAMES, *MEASURED):
+        yield _Conflict(key, "a name of its own", "one that is taken", "choose another")
     elif not re.fullmatch("[a-z0-9][a-z0-9_-]*", name):
         yield _Conflict(key, "a name of small letters, digits, - and _", repr(name), "choose another")
     if not custom.train:

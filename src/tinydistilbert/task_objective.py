@@ -133,8 +133,11 @@ class TaskLoss:
     def _hard(self, output: Any, batch: Batch) -> Tensor:
         """Cross-entropy or squared error against the labels, mean over the examples that have one."""
         if self.kind == "span":
+            # Unlike in transformers padding is no answer: the loss must not depend on what else is in the batch.
+            padding, low = batch["attention_mask"] == 0, torch.finfo(output.start_logits.dtype).min
             ends = ((output.start_logits, "start"), (output.end_logits, "end"))
-            return torch.stack([F.cross_entropy(logits, batch[f"{end}_positions"]) for logits, end in ends]).mean()
+            found = [F.cross_entropy(of.masked_fill(padding, low), batch[f"{end}_positions"]) for of, end in ends]
+            return torch.stack(found).mean()
         labelled = self._labelled(batch)
         if not labelled.any():
             return 0 * torch.as_tensor(output.logits).sum()

@@ -33,13 +33,21 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
     measured = results.read(run / "results.jsonl")
     assert {(m.model, m.task) for m in measured} >= {
         ("teacher", "pretraining"), ("student", "pretraining"), ("control", "pretraining"),
-        ("student (D)", "cloze-qa"), ("student (D)", "adjacency"), ("teacher", "adjacency"), ("control", "acceptability"), ("student", "latency"),
+        ("student (D)", "cloze-qa"), ("student (D)", "adjacency"),
+        ("teacher", "adjacency"), ("control", "acceptability"), ("student", "latency"),
     }  # fmt: skip
     values = {(m.model, m.metric): m.value for m in measured if m.task == "pretraining"}
     assert values["student", "kl"] < values["control", "kl"]
     assert values["teacher", "mlm"] < next(m for m in measured if m.metric == "mlm").details["mlm_before"]
     assert all(m.recipe_hash == measured[0].recipe_hash and m.environment["torch"] for m in measured)
-    for folder in ("teacher", "student", "control", "benchmark", "tasks/cloze-qa/targets", "tasks/cloze-qa/student-d/seed-0/scores"):
+    for folder in (
+        "teacher",
+        "student",
+        "control",
+        "benchmark",
+        "tasks/cloze-qa/targets",
+        "tasks/cloze-qa/student-d/seed-0/scores",
+    ):
         fsio.read_manifest(run / folder)
     assert list(run.rglob("*.partial")) == []
 

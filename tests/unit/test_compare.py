@@ -1,7 +1,6 @@
 """Comparing runs: made-up predictions whose differences, counts and messages are known."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

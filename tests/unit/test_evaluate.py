@@ -20,8 +20,8 @@ from transformers import (
 
 from tinydistilbert import fsio, metrics, results
 from tinydistilbert.evaluate import evaluate
-from tinydistilbert.scoring import read_predictions, score
 from tinydistilbert.recipe import Finetune, Recipe, recipe_hash
+from tinydistilbert.scoring import read_predictions, score
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import encode

@@ -86,6 +86,10 @@ def test_a_span_teacher_is_learned_at_start_and_end_whatever_the_padding() -> No
     given["teacher_start"][1, 3] = 1e4  # padding
     assert loss(objective, model, given)["soft"] == pytest.approx(found["soft"], rel=1e-5)
     assert found["soft"] > 0 and found["hard"] > 0
+    wider = {
+        name: torch.nn.functional.pad(value, (0, 3)) if value.dim() > 1 else value for name, value in given.items()
+    }
+    assert loss(objective, model, wider) == pytest.approx(found, rel=1e-5)
 
 
 def test_layers_are_compared_only_in_the_first_stage_and_answers_only_in_the_second() -> None:

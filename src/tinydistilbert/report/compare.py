@@ -8,7 +8,6 @@ from pathlib import Path
 from tinydistilbert import fsio, metrics
 from tinydistilbert.errors import UserError
 from tinydistilbert.metrics import Paired
-from tinydistilbert.recipe import Recipe
 from tinydistilbert.report.disagreements import Disagreement, disagreement, examples_at_hand
 from tinydistilbert.report.predictions import Pairing, ScoredRun, pair, read_predicted, scored_run, splits_of
 from tinydistilbert.tasks.base import Examples, Task

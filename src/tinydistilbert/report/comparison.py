@@ -9,7 +9,7 @@ from tinydistilbert import __version__, fsio
 from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, points
 from tinydistilbert.report.compare import HIGHER, LEVEL, LOWER, Comparison, Difference, compare_rows, p_words, signed
 from tinydistilbert.report.disagreements import Case, as_lines, most_said
-from tinydistilbert.report.examples import Answer, Example, _around, _words
+from tinydistilbert.report.examples import Answer, Example, around, words
 from tinydistilbert.report.html import render
 from tinydistilbert.report.predictions import Pairing, Side
 from tinydistilbert.report.scores import TITLES, WARNING
@@ -139,7 +139,7 @@ def _sections(comparison: Comparison, shown: int) -> Iterator[dict[str, Any]]:
 def _example(pairing: Pairing, titles: Sequence[str], case: Case) -> Example:
     gold = str(case.gold[0]) if isinstance(case.gold, list) else ""
     texts = [
-        (heading, *_around(case.texts[name], gold if name == "context" else ""))
+        (heading, *around(case.texts[name], gold if name == "context" else ""))
         for name, heading in HEADINGS.items()
         if name in case.texts
     ]
@@ -147,8 +147,8 @@ def _example(pairing: Pairing, titles: Sequence[str], case: Case) -> Example:
     for title, said in zip(titles, (case.first, case.second), strict=True):
         answer, seeds = most_said(said)
         agreeing = f" ({seeds} of {len(said)} seeds)" if len(said) > 1 and pairing.task.kind != "regression" else ""
-        answers.append(Answer(title, (_words(answer) or "(no answer)") + agreeing, None))
-    return Example(f"Example {case.id}", tuple(texts), _words(case.gold), tuple(answers))
+        answers.append(Answer(title, (words(answer) or "(no answer)") + agreeing, None))
+    return Example(f"Example {case.id}", tuple(texts), words(case.gold), tuple(answers))
 
 
 def write_comparison(output: Path, comparison: Comparison, *, shown: int = 5, command: str = "") -> Table:

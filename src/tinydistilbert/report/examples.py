@@ -64,15 +64,16 @@ def _samples(run: Path, task: str, slug: str) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _words(value: Any) -> str:
+def words(value: Any) -> str:
+    """A label or an answer as it is read; several as alternatives."""
     if isinstance(value, (list, tuple)):
-        return " / ".join(dict.fromkeys(map(_words, value)))
+        return " / ".join(dict.fromkeys(map(words, value)))
     if isinstance(value, float):
         return f"{value:.2f}"
     return "" if value is None else str(value).replace("_", " ")
 
 
-def _around(text: str, answer: str) -> tuple[str, str, str]:
+def around(text: str, answer: str) -> tuple[str, str, str]:
     """`text` cut to `LONGEST` characters around `answer`, in three parts; without an answer in it, its beginning."""
     at = text.find(answer) if answer else -1
     if at < 0:
@@ -97,7 +98,7 @@ def _is_right(task: Task, sample: dict[str, Any]) -> bool | None:
 def _example(task: Task, rows: dict[str, dict[str, Any]]) -> Example:
     sample = next(iter(rows.values()))
     gold = sample["gold"]
-    first_gold = str(gold[0]) if isinstance(gold, (list, tuple)) and gold else _words(gold)
+    first_gold = str(gold[0]) if isinstance(gold, (list, tuple)) and gold else words(gold)
     texts = []
     for key, heading in (
         ("question", "Question"),
@@ -106,16 +107,16 @@ def _example(task: Task, rows: dict[str, dict[str, Any]]) -> Example:
         ("text_pair", "Second text"),
     ):
         if sample.get(key):
-            texts.append((heading, *_around(str(sample[key]), first_gold if key == "context" else "")))
+            texts.append((heading, *around(str(sample[key]), first_gold if key == "context" else "")))
     answers = tuple(
         Answer(
             TITLES[SLUGS[slug]],
-            _words(row["prediction"]) or "(no answer)",
+            words(row["prediction"]) or "(no answer)",
             _is_right(task, row),
         )
         for slug, row in rows.items()
     )
-    return Example(task.title, tuple(texts), _words(gold), answers)
+    return Example(task.title, tuple(texts), words(gold), answers)
 
 
 def _choose(task: Task, samples: Sequence[dict[str, Any]]) -> list[str]:
@@ -124,7 +125,7 @@ def _choose(task: Task, samples: Sequence[dict[str, Any]]) -> list[str]:
         return [_name(sample) for sample in samples[:1]]
     first_of_gold: dict[str, str] = {}
     for sample in samples:
-        first_of_gold.setdefault(_words(sample["gold"]), _name(sample))
+        first_of_gold.setdefault(words(sample["gold"]), _name(sample))
     return list(first_of_gold.values())[:2] if len(first_of_gold) > 1 else [_name(sample) for sample in samples[:2]]
 
 

@@ -144,7 +144,7 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
         f"{SUBSET} scored on a part of the split, in examples": scored,
         f"{TRAINED_ON_SUBSET} fine-tuned on a part of the train split, in examples": trained,
         f"{FROM_TRAIN} scored on examples of the train split that were not trained on": held_out,
-        f"{CHOSEN} the best epoch by the scored examples themselves, as TinyDistilBERT chose it: too high by that": chosen,
+        f"{CHOSEN} best epoch by the scored examples themselves, as TinyDistilBERT chose it, hence too high": chosen,
     }
     notes = [f"{mark}: {', '.join(counts)}." for mark, counts in told.items() if counts]
     return notes + [f"{WARNING} {warning.rstrip('.')}." for warning in warned]

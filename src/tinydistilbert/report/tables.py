@@ -228,7 +228,7 @@ def custom_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task] 
 def _unpublished_table(
     name: str, title: str, caption: str, tasks: Sequence[Task], measurements: Sequence[Measurement]
 ) -> Table:
-    """Those of `tasks` that were scored, by headline (spans by exact match too), and the mean where there are several."""
+    """Those of `tasks` that were scored, by headline (spans by exact match too), and the mean of several."""
     found = scores.collect(measurements)
     columns = []
     for task in scores.tasks_scored(found, tasks):
