@@ -11,6 +11,7 @@ OFFLINE := HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)
 # Each test worker has one thread: together they have the cores, and sums are made in the same order everywhere.
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
+RECIPE ?= minilm
 # An adapted teacher beside the data, taken where it exists.
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
 ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" --adapt.tokens 0)
@@ -25,14 +26,15 @@ install: $(READY) ## Make .venv with the pinned versions (every other target doe
 replicate: $(READY) ## Run the whole job on the embedded default, offline: distil, fine-tune, score, time, report.
 	$(OFFLINE) $(TOOL) replicate quickstart --output runs/quickstart
 
-real: folder $(READY) ## Run the job on real data: make real DATA=FOLDER (wikitext2/, glue/, imdb/, squad/) [TEACHER=FOLDER].
-	$(OFFLINE) $(TOOL) replicate minilm --data "$(DATA)" --output runs/minilm $(ADAPTED)
+real: folder $(READY) ## Run the job on real data: make real DATA=FOLDER [RECIPE=minilm, small-glue or squad] [TEACHER=FOLDER].
+	$(OFFLINE) $(TOOL) replicate $(RECIPE) --data "$(DATA)" --output runs/$(RECIPE) $(ADAPTED)
 
 ablation: folder $(READY) ## Run the ablation on real data, hours on two cores: make ablation DATA=FOLDER [TEACHER=FOLDER].
 	$(OFFLINE) $(TOOL) ablate ablation --data "$(DATA)" --output runs/ablation $(ADAPTED)
 
-bench: folder $(READY) ## Measure a distillation step against other ways on a machine that is idle: make bench DATA=FOLDER.
+bench: folder $(READY) ## Measure a step of distillation and of fine-tuning on a machine that is idle: make bench DATA=FOLDER.
 	$(OFFLINE) $(BIN)/python benchmarks/distill_throughput.py --data "$(DATA)"
+	$(OFFLINE) $(BIN)/python benchmarks/finetune_throughput.py --data "$(DATA)"
 
 test: $(READY) ## Run the tests, those that take minutes or need a GPU excepted.
 	$(PYTEST) $(WORKERS) -m "not slow and not gpu"

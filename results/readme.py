@@ -1,7 +1,7 @@
 """Write the tables of what is committed into README.md: `python results/readme.py`. A test compares the two."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from tinydistilbert.report.tables import downstream_table, glue_table, pretraini
 from tinydistilbert.results import Measurement
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN = ROOT / "results" / "minilm"
+RESULTS = ROOT / "results"
 THROUGHPUT = ROOT / "benchmarks" / "results" / "distill_throughput.jsonl"
+FINETUNE = ROOT / "benchmarks" / "results" / "finetune_throughput.jsonl"
 WAYS = {
     "notebook": ("TinyDistilBERT’s notebook", "everywhere, padding too", "ours_all"),
     "authors_all": ("DistilBERT’s authors", "every token", "ours_all"),
@@ -24,23 +25,54 @@ WAYS = {
 }
 """Ways of the benchmark: who, where the KL is taken, and our way that theirs is compared with."""
 PAIRS = {"bert-base": "BERT-base → 6 layers", "offline": "offline teacher → 3 layers"}
-
-
-def tables(measurements: Sequence[Measurement]) -> list[Table]:
-    """The tables of the real run that the README shows."""
-    return [make(measurements) for make in (glue_table, downstream_table, speed_table, pretraining_table)]
+TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
+    ("small-glue", glue_table), ("small-glue", pretraining_table), ("squad", downstream_table), ("minilm", speed_table),
+)  # fmt: skip
+"""Which table of which committed run the README shows."""
+FINETUNE_WAYS = {
+    "padded": "transformers’ Trainer, padded to the maximum", "dynamic": "… padded to the longest of a random batch",
+    "grouped": "… of batches by length", "ours": "ours", "ours_no_attention_dropout": "ours, no attention dropout",
+}  # fmt: skip
+FINETUNE_MODELS = {"offline-student": "3 layers × 384", "distilbert": "DistilBERT"}
+FINETUNE_TASKS = {"sst2": "SST-2", "cola": "CoLA", "squad": "SQuAD"}
 
 
 def run_section() -> str:
-    """The tables of the real run."""
-    return "\n".join(to_markdown(table) for table in tables(results.read(RUN / "results.jsonl")))
+    """Tables of the real runs."""
+    return "\n".join(to_markdown(make(results.read(RESULTS / run / "results.jsonl"))) for run, make in TABLES)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def finetune_section() -> str:
+    """The last measurement of each model and task: examples a second, and how many times as fast ours is."""
+    last = {(line["model"], line["task"], line.get("way", "ratios")): line for line in _lines(FINETUNE)}
+    columns = [(model, task) for model in FINETUNE_MODELS for task in FINETUNE_TASKS]
+    head = [f"{FINETUNE_MODELS[model]}, {FINETUNE_TASKS[task]}" for model, task in columns]
+    shown = ["| way | " + " | ".join(head) + " |", "| :-- |" + " --: |" * len(head)]
+    for way, title in FINETUNE_WAYS.items():
+        cells = [f"{last[*column, way]['examples_per_second']:.3g}" for column in columns]
+        shown.append(f"| {title} | " + " | ".join(cells) + " |")
+    for way in ("padded", "dynamic", "grouped"):
+        cells = [f"{last[*column, 'ratios'][way]:.2f} ×" for column in columns]
+        shown.append(f"| **ours against** {way} | " + " | ".join(cells) + " |")
+    facts, rounds = last["distilbert", "sst2", "ratios"], last["distilbert", "sst2", "ours"]["rounds"]
+    machine = facts["environment"]
+    shown += [
+        "",
+        f"Examples a second while training, batch 32 (SQuAD: 8 windows). {machine['cpu']}, {facts['threads']} threads, "
+        f"torch {machine['torch']}, transformers {machine['transformers']}; medians of {rounds} "
+        f"round{'s' * (rounds > 1)} in turns; the same dropout in all but the row that says so.",
+    ]
+    return "\n".join(shown) + "\n"
 
 
 def throughput_section() -> str:
     """The last whole measurement of each pair."""
-    lines = [json.loads(line) for line in THROUGHPUT.read_text(encoding="utf-8").splitlines()]
     last: dict[tuple[str, str], dict[str, Any]] = {
-        (line["pair"], line.get("way", "ratios")): line for line in lines if not line["quick"]
+        (line["pair"], line.get("way", "ratios")): line for line in _lines(THROUGHPUT) if not line["quick"]
     }
     head = "".join(f" {title}, tokens/s | peak MiB |" for title in PAIRS.values())
     shown = [f"| way | KL |{head}", "| :-- | :-- |" + " --: | --: |" * len(PAIRS)]
@@ -72,7 +104,7 @@ def throughput_section() -> str:
     return "\n".join(shown) + "\n"
 
 
-SECTIONS = {"results": run_section, "throughput": throughput_section}
+SECTIONS = {"results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section}
 """What stands between `<!-- NAME -->` and `<!-- end of NAME -->` in the README."""
 
 

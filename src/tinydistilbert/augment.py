@@ -218,7 +218,7 @@ class _Vocabulary:
 
         example = np.repeat(np.arange(len(texts)), np.diff(found.word_ends))
         spans = zip(example, found.second, found.begin, found.end, strict=True)
-        words = ((pairs if second and pairs else texts)[row][begin:end] for row, second, begin, end in spans)
+        words = ((pairs if second and pairs else texts)[int(row)][begin:end] for row, second, begin, end in spans)
         return np.fromiter(map(number, words), np.int64, len(example))
 
     def guesser(self, model: PreTrainedModel, candidates: int) -> Callable[..., Int[np.ndarray, "words candidates"]]:

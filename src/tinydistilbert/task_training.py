@@ -109,12 +109,13 @@ class TaskTraining:
         torch.manual_seed(step_seed(seed))  # of the new head
         self.model = load_model(encoder, self.task.kind, labels=self.task.labels)
         set_dropout(self.model, self.optimization.dropout, self.optimization.attention_dropout)
-        self.objective, self.learner = self._objective(lesson)
+        self.objective, self.learner = self._objective(lesson, len(features))
         self._targets = Targets(lesson.targets, self.examples, features) if lesson else None
         self._words = UsedWords(self.model, [*features.input_ids, *(scored.input_ids if scored else [])])
         self._whole_ids = features.input_ids if self.objective.inner else None
         self._features = replace(features, input_ids=self._words.places(features.input_ids))
         self._scored = replace(scored, input_ids=self._words.places(scored.input_ids)) if scored else None
+        self._epoch = lru_cache(maxsize=2)(self._grouped)
         self.work = Work(
             steps=finetune_steps(self.settings, len(features)), micro_batches=self._micro_batches,
             weights=self.objective.weights, shares=self.objective.shares, loss=self.objective.loss,
@@ -139,7 +140,7 @@ class TaskTraining:
         split = HELD_OUT if by == "heldout" else self.examples.task.evaluation[0]
         return wanted_examples(self.recipe, self.examples.task, split, limit=self.settings.validation_examples)
 
-    def _objective(self, lesson: Lesson | None) -> tuple[TaskLoss, Learner]:
+    def _objective(self, lesson: Lesson | None, features: int) -> tuple[TaskLoss, Learner]:
         if lesson is None:
             return TaskLoss(self.task.kind), Learner(self.model)
         distillation = self.settings.distillation
@@ -150,8 +151,8 @@ class TaskTraining:
         teacher = load_model(lesson.teachers[0], self.task.kind, require_head=True).to(self.device)
         teacher.eval().requires_grad_(False)
         matches = uniform_matches(teacher.config, self.model.config, distillation)
-        accumulation, size = self.optimization.gradient_accumulation_steps, self.optimization.batch_size
-        steps = round(distillation.intermediate_epochs * math.ceil(len(self.examples) / size) / accumulation)
+        batches = distillation.intermediate_epochs * math.ceil(features / self.optimization.batch_size)
+        steps = round(batches / self.optimization.gradient_accumulation_steps)
         return TaskLoss(self.task.kind, distillation, teacher, matches, steps), Learner(self.model, teacher)
 
     def _micro_batches(self, step: int) -> list[Batch]:
@@ -160,8 +161,7 @@ class TaskTraining:
         places = [divmod(number, self.batches_per_epoch) for number in numbers]
         return [self._batch(self._epoch(epoch)[place]) for epoch, place in places]
 
-    @lru_cache(maxsize=2)  # noqa: B019  as long as the training
-    def _epoch(self, epoch: int) -> list[NDArray[np.int64]]:
+    def _grouped(self, epoch: int) -> list[NDArray[np.int64]]:
         return length_grouped(self._features.lengths.tolist(), self.optimization.batch_size, self.seed, epoch)
 
     def _batch(self, indices: NDArray[np.int64]) -> Batch:
@@ -215,7 +215,11 @@ class TaskTraining:
     def _unused_factor(self, steps: int) -> float:
         """What weight decay has left of a row without gradient after so many steps."""
         settings = self.optimization
-        rates = (learning_rate_factor(s, self.work.steps, settings.warmup_ratio) for s in range(steps))
+        from_zero = settings.warmup_start == "zero"
+        rates = (
+            learning_rate_factor(step, self.work.steps, settings.warmup_ratio, from_zero=from_zero)
+            for step in range(steps)
+        )
         return math.prod(1 - settings.learning_rate * rate * settings.weight_decay for rate in rates)
 
     def loss_without_learning(self) -> float:
