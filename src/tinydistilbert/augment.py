@@ -25,7 +25,7 @@ from tinydistilbert.progress import Progress
 from tinydistilbert.recipe import TaskDistillation
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import uses_token_types
-from tinydistilbert.tasks.inference import _batches
+from tinydistilbert.tasks.inference import batches_by_length
 from tinydistilbert.tasks.words import Words, find_words, is_word
 
 HIDDEN_SHARE = 0.15
@@ -115,7 +115,7 @@ def propose(
     example = np.repeat(np.arange(len(texts)), passes)
     number = np.arange(len(example)) - np.repeat(np.cumsum(passes) - passes, passes)
     token_budget = token_budget or (2048 if device.type == "cpu" else 8192)
-    batches = _batches(np.diff(found.token_ends)[example], token_budget)
+    batches = batches_by_length(np.diff(found.token_ends)[example], token_budget)
     tell(f"augmentation: {len(own):,} words of {len(texts):,} examples to be guessed in {len(example):,} passes")
     proposed = np.full((len(own), candidates), -1, dtype=np.int32)
     model.to(device).eval()

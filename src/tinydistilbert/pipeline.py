@@ -34,7 +34,7 @@ from tinydistilbert.task_targets import check_classes, make_targets
 from tinydistilbert.task_training import Lesson, training_examples
 from tinydistilbert.tasks import HELD_OUT, tasks_of
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.unlabelled import read_unlabelled, write_examples
+from tinydistilbert.tasks.unlabelled import holds_examples, read_unlabelled, write_examples
 from tinydistilbert.tasks.wanted import wanted_examples
 from tinydistilbert.teacher_cache import check_room, views_to_make
 from tinydistilbert.training import choose_device, chosen_precision
@@ -283,7 +283,8 @@ class Run:
         if settings.distillation.augment:
             folder = f"tasks/{job.task}/augmented"
             self.stage(folder, f"augment {task.title}", partial(self._augment, task))
-            augmented = self.output / folder / AUGMENTED
+            file = self.output / folder / AUGMENTED
+            augmented = file if holds_examples(file) else None
         examples, _ = training_examples(self.recipe, task, augmented=augmented, soft=True)
         folder = f"tasks/{job.task}/targets"
         self.stage(

@@ -288,6 +288,14 @@ def test_the_share_of_replaced_words_is_the_chance(proposals: Proposals) -> None
     assert abs(replaced / total - 0.4) < 5 * (0.4 * 0.6 / total) ** 0.5
 
 
+def test_a_copy_in_which_chance_replaces_nothing_has_one_word_replaced(proposals: Proposals) -> None:
+    found = augmented(examples(TEXTS, OTHERS), proposals, copies=3, share=0.0, seed=0)
+    assert set(found.columns["idx"]) == {10, 11, 12, 13, 14}
+    for idx, text, pair in zip(*(found.columns[name] for name in ("idx", "text", "text_pair")), strict=True):
+        before, after = cut(f"{TEXTS[idx - 10]} {OTHERS[idx - 10]}"), cut(f"{text} {pair}")
+        assert sum(old != new for old, new in zip(before, after, strict=True)) == 1
+
+
 def test_copies_are_a_function_of_the_seed_and_the_example_alone(
     proposals: Proposals, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -58,8 +58,8 @@ def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, list[Any]]:
     """
     is_published = rows.table.num_rows == task.official.get(split)
     may_be_empty = is_published or (split != task.train and task.family != "custom")
-    first = _texts(rows, task.text, may_be_empty=may_be_empty)
-    second = _texts(rows, task.text_pair, may_be_empty=may_be_empty) if task.text_pair else None
+    first = texts_of(rows, task.text, may_be_empty=may_be_empty)
+    second = texts_of(rows, task.text_pair, may_be_empty=may_be_empty) if task.text_pair else None
     if task.kind != "span":
         _names(rows, "idx", may_lack=True)
         pair = {"text_pair": second} if second else {}
@@ -70,7 +70,12 @@ def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, list[Any]]:
     return {"id": ids, "question": first, "context": second, "answers": answers}
 
 
-def _texts(rows: Rows, column: str, *, may_be_empty: bool) -> list[str]:
+def texts_of(rows: Rows, column: str, *, may_be_empty: bool) -> list[str]:
+    """The texts of a column.
+
+    Raises:
+        UserError: one is missing, no text, or empty where that may not be.
+    """
     values: list[Any] = rows.table[column].to_pylist()
     for row, value in enumerate(values):
         found = ""

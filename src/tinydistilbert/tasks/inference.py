@@ -26,7 +26,7 @@ def predict(
     span = features.offsets is not None
     found: list[NDArray[np.float32] | None] = [None] * len(features)
     with torch.inference_mode():
-        for indices in _batches(features.lengths, token_budget):
+        for indices in batches_by_length(features.lengths, token_budget):
             batch = collate(features, indices, pad_token_id, token_types=uses_token_types(model))
             output = model(**{name: batch[name].to(device) for name in INPUTS if name in batch})
             logits = torch.stack((output.start_logits, output.end_logits), dim=-1) if span else output.logits
@@ -37,7 +37,8 @@ def predict(
     return rows if span else np.stack(rows)
 
 
-def _batches(lengths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:
+def batches_by_length(lengths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:
+    """Inputs of like length together, the longest first, at most `token_budget` tokens a batch, padding included."""
     order = np.argsort(-lengths, kind="stable")
     batches, begin = [], 0
     while begin < len(order):

@@ -9,7 +9,7 @@ import pyarrow.parquet
 from tinydistilbert.data.files import records
 from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.checking import _texts, check_columns
+from tinydistilbert.tasks.checking import check_columns, texts_of
 from tinydistilbert.tasks.reading import read_rows
 
 TEXT = ".txt"
@@ -42,7 +42,7 @@ def read_unlabelled(path: Path, task: Task) -> Examples:
     else:
         rows = read_rows(path)
         check_columns(rows, list(names.values()))
-        texts = {name: _texts(rows, column, may_be_empty=False) for name, column in names.items()}
+        texts = {name: texts_of(rows, column, may_be_empty=False) for name, column in names.items()}
     count = len(texts["text"])
     columns = {"idx": list(range(count)), **texts, "label": [None] * count}
     return Examples(task, "unlabelled", columns, count)
@@ -61,6 +61,11 @@ def _lines(path: Path, wanted: list[str]) -> list[str]:
     if not texts:
         raise UserError(str(path), expected="at least one text", found="an empty file", cure="write one text a line")
     return texts
+
+
+def holds_examples(path: Path) -> bool:
+    """Whether there is anything in a file of `write_examples`: where no word could be replaced, there is not."""
+    return bool(pyarrow.parquet.read_metadata(path).num_rows)
 
 
 def write_examples(examples: Examples, path: Path) -> None:
