@@ -1,10 +1,13 @@
 """Predictions of a task model, without padding beyond the longest input of a batch."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from transformers import PreTrainedModel
 
+from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.tasks.encoding import Features, collate, uses_token_types
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -12,12 +15,13 @@ Logits = NDArray[np.float32] | list[NDArray[np.float32]]
 
 
 def predict(
-    model: nn.Module, features: Features, *, pad_token_id: int, device: torch.device, token_budget: int = 8192
+    model: PreTrainedModel, features: Features, *, pad_token_id: int, device: torch.device, token_budget: int = 8192
 ) -> Logits:
     """Logits of every feature, in the order of `features`; the model is left in evaluation mode.
 
     Inputs are sorted by length and cut into batches of at most `token_budget` tokens, padding included; one input that
-    is longer makes a batch of its own. The result does not depend on the budget, but for rounding.
+    is longer makes a batch of its own. Of the last layer only the first token is computed where nothing else is read.
+    The result depends on neither, but for rounding.
 
     Returns:
         Classification (n, classes); regression (n, 1); span: for each feature (length, 2), start and end logits.
@@ -25,7 +29,7 @@ def predict(
     model.to(device).eval()
     span = features.offsets is not None
     found: list[NDArray[np.float32] | None] = [None] * len(features)
-    with torch.inference_mode():
+    with torch.inference_mode(), nullcontext() if span else first_token_only(model):
         for indices in batches_by_length(features.lengths, token_budget):
             batch = collate(features, indices, pad_token_id, token_types=uses_token_types(model))
             output = model(**{name: batch[name].to(device) for name in INPUTS if name in batch})
