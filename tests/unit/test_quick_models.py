@@ -60,7 +60,7 @@ def test_the_first_token_alone_gives_the_same_logits_and_gradients(family: str, 
     model.zero_grad()
     lengths: list[int] = []
     hook = encoder_layers(model)[-1].register_forward_hook(lambda _m, _i, out: lengths.append(out.shape[1]))
-    with quick_dropout(model) if quick else nullcontext(), first_token_only(model):
+    with quick_dropout(model) if quick else nullcontext(), first_token_only(model), first_token_only(model):
         found = model(**batch()).logits
     found[:, 0].sum().backward()
     hook.remove()

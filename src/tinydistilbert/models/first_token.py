@@ -24,10 +24,10 @@ def first_token_only(model: PreTrainedModel) -> Iterator[None]:
 
     In ModernBERT, whose heads may average over all tokens, nothing is changed.
     """
-    if model.config.model_type == "modernbert":
+    layer: Any = encoder_layers(model)[-1]
+    if model.config.model_type == "modernbert" or "forward" in vars(layer):  # or it is so already
         yield
         return
-    layer: Any = encoder_layers(model)[-1]
     layer.forward = partial(_distilbert_layer if model.config.model_type == "distilbert" else _bert_layer, layer)
     try:
         yield
