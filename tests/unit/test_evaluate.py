@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from tinydistilbert import fsio, metrics, results
-from tinydistilbert.evaluate import evaluate
+from tinydistilbert.evaluate import evaluate, trained_badly
 from tinydistilbert.recipe import Finetune, Recipe, recipe_hash
 from tinydistilbert.scoring import read_predictions, score
 from tinydistilbert.tasks import TASKS
@@ -67,8 +67,10 @@ def bert(task: str, tokenizer: Any) -> PreTrainedModel:
     return BertForSequenceClassification(config)
 
 
-def run(task: str, model: PreTrainedModel, tokenizer: Any, folder: Path, **finetune: Any) -> Path:
-    recipe = Recipe(name="tiny", data=str(folder / "data"), finetune=Finetune(tasks=(task,), **finetune))
+def run(
+    task: str, model: PreTrainedModel, tokenizer: Any, folder: Path, *, data: Path | None = None, **finetune: Any
+) -> Path:
+    recipe = Recipe(name="tiny", data=str(data or folder / "data"), finetune=Finetune(tasks=(task,), **finetune))
     evaluate(
         save(model, tokenizer, folder / "model"), TASKS[task], row="student", seed=3, recipe=recipe,
         output=folder / "scores", device=CPU,
@@ -205,3 +207,24 @@ def test_a_row_of_logits_too_few_is_an_error_not_a_shift(tokenizer: Any, tmp_pat
     features = encode(examples, tokenizer, 16)
     with pytest.raises(AssertionError):
         read_predictions(examples, features, np.zeros((1, 2), dtype=np.float32))
+
+
+def test_what_the_training_says_against_a_score_is_among_its_warnings() -> None:
+    assert trained_badly({"loss": 0.5, "loss_without_learning": 0.69}) == []
+    assert trained_badly({}) == [] and trained_badly({"loss": None, "loss_without_learning": 0.69}) == []
+    (never,) = trained_badly({"loss": 0.7, "loss_without_learning": 0.69})
+    assert "never learned" in never and "0.700" in never and "0.690" in never
+    (failed,) = trained_badly({"failed": "step 6: the loss is infinite"})
+    assert "step 6" in failed
+
+
+def test_a_model_from_elsewhere_may_number_the_classes_in_its_own_way(tokenizer: Any, tmp_path: Path) -> None:
+    write(tmp_path / "data", "mrpc", "validation", 40)
+    model = bert("mrpc", tokenizer)
+    model.config.id2label = {0: "not_equivalent", 1: "equivalent"}
+    straight = run("mrpc", model, tokenizer, tmp_path)
+    model.config.id2label = {0: "equivalent", 1: "not_equivalent"}
+    turned = run("mrpc", model, tokenizer, tmp_path / "turned-data", data=tmp_path / "data")
+    said = [pyarrow.parquet.read_table(folder / "predictions-validation.parquet") for folder in (straight, turned)]
+    assert said[0]["prediction"].to_pylist() == [1 - value for value in said[1]["prediction"].to_pylist()]
+    assert len(set(said[0]["prediction"].to_pylist())) == 2

@@ -106,6 +106,15 @@ def test_subsets_and_warnings_are_marked_and_explained() -> None:
     )
 
 
+def test_an_epoch_chosen_by_the_scored_examples_brands_the_row() -> None:
+    told = {"selected": {"by": "published", "epoch": 2.0}}
+    branded = score("student", "rte", 0.6, details=told)
+    honest = score("teacher", "rte", 0.6, details={"selected": {"by": "heldout", "epoch": 2.0}})
+    table = tables.glue_table([branded, honest])
+    assert line(table, "Student")["RTE"].marks == "¶" and line(table, "Teacher")["RTE"].marks == ""
+    assert any(note.startswith("¶") and "Student, RTE" in note and "Teacher" not in note for note in table.notes)
+
+
 def test_several_seeds_give_median_and_range() -> None:
     values = {0: 0.50, 1: 0.60, 2: 0.52}
     table = tables.glue_table([score("student", "rte", value, seed=seed) for seed, value in values.items()])
