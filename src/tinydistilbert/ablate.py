@@ -149,7 +149,14 @@ def _changed(recipe: Recipe, row: Variation) -> Recipe:
 def _plain(recipe: Recipe, row: str, models: tuple[Any, ...]) -> Recipe:
     """The recipe of one run: scored on held-out examples of train, one fine-tuning a model and seed."""
     alone = dataclasses.replace(recipe.finetune.distillation, tasks="none")
-    finetune = dataclasses.replace(recipe.finetune, distillation=alone, models=models, score_on="train", select="fixed")
+    finetune = dataclasses.replace(
+        recipe.finetune,
+        distillation=alone,
+        models=models,
+        score_on="train",
+        select="fixed",
+        learning_rates=(),
+    )
     # The rows of the ablation are left out, so that adding one does not make another recipe of the finished ones.
     return dataclasses.replace(recipe, name=f"{recipe.name}/{row}", finetune=finetune, ablate=Ablate())
 
@@ -240,14 +247,17 @@ class Study:
 
         try:
             with _naming(trial):
-                pipeline.run(trial.recipe, trial.folder, until=trial.until, tell=tell)
+                failures = pipeline.run(trial.recipe, trial.folder, until=trial.until, tell=tell)
         except NonFiniteLoss as error:
             if trial.variation is None:
                 raise
-            # What a row breaks is a finding about that row, and no reason to keep the others waiting.
-            before = [self.failures[trial.variation.name]] if trial.variation.name in self.failures else []
-            self.failures[trial.variation.name] = "; ".join([*before, f"seed {trial.seed}: {error}"])
-            tell(f"failed, {error}")
+            failures = (str(error),)
+        # What a row breaks is a finding about that row, and no reason to keep the others waiting.
+        name = trial.variation.name if trial.variation else "references"
+        for failure in failures:
+            before = [self.failures[name]] if name in self.failures else []
+            self.failures[name] = "; ".join([*before, f"seed {trial.seed}: {failure}"])
+            tell(f"failed, {failure}")
 
     def publish(self, command: str) -> Table:
         """Write results, table and page of what is finished so far."""
@@ -287,7 +297,7 @@ def ablate(
     Raises:
         UserError: an input is wrong; when it was found before the first run, nothing was written.
         Interrupted: the user asked to stop; the same call goes on.
-        NonFiniteLoss: adapting the teacher, or fine-tuning a reference.
+        NonFiniteLoss: adapting the teacher.
     """
     study = Study(recipe, output, tell=tell)
     if not all(trial.is_finished() for trial in (study.references, *study.trials)):

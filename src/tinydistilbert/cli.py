@@ -46,6 +46,8 @@ COMMON = {
     "--dry-run": "tell what would be done, with memory, disk and time estimated, and write nothing",
     "--time-budget 20m": "short for --distill.time_budget: as many steps of distillation as fit into it",
 }
+OF_GIVEN = ("finetune", "evaluate", "report", "replicate")
+"""Commands that have something to do with a given model."""
 OF_TASKS = {
     "--model NAME": "a folder or hub name: fine-tune this model; no recipe is needed then",
     "--task NAME …": "the tasks (short for --finetune.tasks)",
@@ -197,6 +199,9 @@ def _stages(command: str, rest: list[str]) -> None:
     # A given model has no further stage that its user would call: its scores are wanted at once.
     is_whole = command == "replicate" or (command == "finetune" and request.recipe.finetune.model)
     until = "report" if is_whole else command
+    if request.recipe.finetune.model and command not in OF_GIVEN:
+        expected = f"one of {', '.join(OF_GIVEN)} with --model"
+        raise UserError("command line", expected=expected, found=repr(command), cure="leave --model out, or use one")
     if request.dry_run:
         from tinydistilbert.plan import plan
 
@@ -228,6 +233,8 @@ def _compare(rest: list[str]) -> None:
     if not 1 <= len(operands) <= 2:
         cure = "for example: tinydistilbert compare runs/a runs/b"
         raise UserError("compare", expected="one or two runs", found=str(len(operands)), cure=cure)
+    if output is not None and output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}", expected="a folder", found="a file", cure="give another --output")
     from tinydistilbert.report.compare import compare, operand
     from tinydistilbert.report.comparison import PAGE_FILE, comparison_table, write_comparison
 

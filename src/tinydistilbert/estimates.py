@@ -265,6 +265,7 @@ class Planner:
             spent = self._training_seconds(model, operations, waiting)
             seconds, passing = seconds + spent, max(passing, self._checkpoints(model, spent))
             memory = max(memory, model.training_memory(settings.optimization.batch_size * size.longest, 0))
+        seconds *= max(1, len(settings.learning_rates))
         if left[0].is_second_distillation and not fsio.is_finished(self.run.output / f"tasks/{name}/targets"):
             asked = size.features * size.length * (1 + copies) * self._teachers()
             seconds += self.machine.seconds(self._task_teacher.forward(asked, size.length))

@@ -86,21 +86,29 @@ def _best_of(
         training = prepare(rates[0])
         seconds, facts = _run(training, folder, label)
         return training, seconds, facts
-    tried = {}
+    best: tuple[TaskTraining, Path, dict[str, Any]] | None = None
+    scores: dict[str, float | None] = {}
     total = 0.0
-    for rate in rates:
+    parts = [folder / f"learning-rate-{rate:g}" for rate in rates]
+    for rate, part in zip(rates, parts, strict=True):
         training = prepare(rate)
-        part = folder / f"learning-rate-{rate:g}"
         part.mkdir(exist_ok=True)
         seconds, facts = _run(training, part, f"{label}, learning rate {rate:g}")
-        tried[rate] = training, part, facts
+        scores[f"{rate:g}"] = facts.get("selected", {}).get("score")
+        if best is None or _score(facts) > _score(best[2]):
+            best = training, part, facts
         total += seconds
-    training, part, facts = max(tried.values(), key=lambda item: item[2].get("selected", {}).get("score", -math.inf))
+    assert best is not None, "there is a learning rate"
+    training, part, facts = best
     shutil.copy(part / "log.jsonl", folder / "log.jsonl")
-    scores = {f"{rate:g}": facts.get("selected", {}).get("score") for rate, (_, _, facts) in tried.items()}
-    for _, part, _ in tried.values():
+    for part in parts:
         shutil.rmtree(part)
     return training, total, facts | {"learning_rates": scores}
+
+
+def _score(facts: dict[str, Any]) -> float:
+    """What chose the epoch; a training that failed is the last choice."""
+    return float(facts.get("selected", {}).get("score", -math.inf))
 
 
 def _run(training: TaskTraining, folder: Path, label: str) -> tuple[float, dict[str, Any]]:

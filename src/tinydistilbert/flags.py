@@ -89,6 +89,9 @@ def parse(rest: list[str]) -> Request:
     if not names:
         tasks = overrides["finetune"].get("tasks", ["finetune"])
         overrides.setdefault("name", tasks if isinstance(tasks, str) else "-".join(tasks))
+    if not names and not overrides["finetune"].get("tasks"):
+        cure = "give --task NAME, or --data FILE with --validation FILE, --text and --label"
+        raise UserError("--model", expected="a task to fine-tune it on", found="none", cure=cure)
     base = recipe_file.load(names[0]) if names else recipe.Recipe()
     merged = recipe_file.merge(recipe.to_dict(base), overrides)
     chosen = recipe_file.from_dict(merged, "command line") if overrides else base
@@ -115,6 +118,11 @@ def _put_own_task(overrides: dict[str, Any], own: dict[str, list[str]]) -> None:
     if "data" not in own:
         found, cure = f"--{next(iter(own))} alone", "name its train examples: --data train.csv"
         raise UserError("command line", expected="--data beside it", found=found, cure=cure)
+    if several := next((flag for flag, values in own.items() if len(values) > 1), None):
+        raise UserError(f"--{several}", expected="one value", found=" ".join(own[several]), cure="delete the others")
+    if "tasks" in overrides.get("finetune", {}):
+        cure = "leave --task out: a task of your own is called after its file"
+        raise UserError("--task", expected="no other task beside --data with columns", found="one", cure=cure)
     train = own.pop("data")[0]
     name = re.sub(r"[^a-z0-9]+", "-", Path(train).stem.lower()).strip("-") or "own"
     if name in (*TASK_NAMES, *MEASURED):

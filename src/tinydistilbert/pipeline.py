@@ -5,13 +5,13 @@ Every command is this: `distill` runs the stages up to distill, `replicate` runs
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from tinydistilbert import cache, fsio, results
+from tinydistilbert import cache, fsio, results, run_folder
 from tinydistilbert.adapt import adapt, check_head
 from tinydistilbert.augment import augment
 from tinydistilbert.benchmark import benchmark
@@ -26,25 +26,24 @@ from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
 from tinydistilbert.progress import duration
-from tinydistilbert.recipe import Recipe, to_dict
-from tinydistilbert.recipe_file import from_toml, to_toml
+from tinydistilbert.recipe import Recipe
+from tinydistilbert.recipe_file import to_toml
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.page import write_report
-from tinydistilbert.task_targets import check_classes, make_targets
+from tinydistilbert.task_checks import Taught, check_models
+from tinydistilbert.task_targets import make_targets
 from tinydistilbert.task_training import Lesson, training_examples
-from tinydistilbert.tasks import HELD_OUT, tasks_of
+from tinydistilbert.tasks import has_split, tasks_of
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.unlabelled import holds_examples, read_unlabelled, write_examples
-from tinydistilbert.tasks.wanted import wanted_examples
+from tinydistilbert.tasks.wanted import scored_split, wanted_examples
 from tinydistilbert.teacher_cache import check_room, views_to_make
 from tinydistilbert.training import choose_device, chosen_precision
 
 STAGES = ("prepare", "adapt", "distill", "finetune", "evaluate", "benchmark", "report")
 STAGES_OF_GIVEN = ("finetune", "evaluate", "report")
-RECIPE, RESULTS = "recipe.toml", "results.jsonl"
+RESULTS = "results.jsonl"
 AUGMENTED = "examples.parquet"
-INPUTS = "inputs.json"
-"""Fingerprint of the text that the run was begun with: a changed text is another experiment."""
 
 
 class Run:
@@ -98,7 +97,7 @@ class Run:
             return
         self.check_data_folder()
         self.check_inputs()
-        fsio.write_text(self.output / RECIPE, to_toml(self.recipe))
+        fsio.write_text(self.output / run_folder.RECIPE, to_toml(self.recipe))
 
     def is_begun(self) -> bool:
         """Whether the output folder holds a run of this recipe; if not, it is new or empty.
@@ -106,24 +105,7 @@ class Run:
         Raises:
             UserError: it belongs to another recipe or to something else.
         """
-        path = self.output / RECIPE
-        if path.is_file():
-            self._compare(from_toml(path.read_text(encoding="utf-8"), str(path)))
-            return True
-        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
-            cure = "give another --output"
-            raise UserError(
-                f"--output {self.output}", expected="a new or empty folder, or a run", found="other files", cure=cure
-            )
-        return False
-
-    def _compare(self, there: Recipe) -> None:
-        ours, theirs = dict(_flat(to_dict(self.recipe))), dict(_flat(to_dict(there)))
-        for key in sorted(ours.keys() | theirs.keys()):
-            if key not in ("device", "data") and ours.get(key) != theirs.get(key):
-                found = f"one with {key} = {theirs.get(key)!r} (here {ours.get(key)!r})"
-                cure = "give another --output, or delete the folder"
-                raise UserError(f"--output {self.output}", expected="a run of this recipe", found=found, cure=cure)
+        return run_folder.is_begun(self.recipe, self.output)
 
     def check_data_folder(self) -> None:
         """Refuse a data folder that is not there.
@@ -164,14 +146,21 @@ class Run:
         recipe = self.recipe
         for name in self.tasks():
             task = self.known[name]
-            scored = HELD_OUT if recipe.finetune.score_on == "train" else task.evaluation[0]
-            found = [wanted_examples(recipe, task, split) for split in (task.train, scored)]
+            also = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
+            found = [wanted_examples(recipe, task, split) for split in (task.train, scored_split(recipe, task), *also)]
             more = recipe.finetune.distillation.unlabelled
             if more and any(job.is_second_distillation for job in jobs(recipe)):
                 read_unlabelled(Path(more), found[0].task)
-            teachers = recipe.finetune.distillation.teachers
-            for teacher in teachers if isinstance(teachers, tuple) else ():
-                check_classes(Path(teacher), load_config(teacher), found[0].task)
+            is_taught = any(job.is_second_distillation and job.task == name for job in jobs(recipe))
+            check_models(recipe, found[0].task, self._student_of_tasks() if is_taught else None)
+
+    def _student_of_tasks(self) -> Taught:
+        """What the second distillations start from, and the run's own teacher."""
+        if name := self.recipe.finetune.model:
+            return Taught(load_config(name), load_tokenizer(name), None)
+        teacher = self.original_teacher
+        student = cut_student(teacher.model, self.recipe.student, seed=self.recipe.seed)
+        return Taught(student.config, teacher.tokenizer, teacher.model.config)
 
     def check_cache(self) -> None:
         """Make sure that what the teacher says finds room on the disk; an adapted teacher says all of it anew.
@@ -226,15 +215,18 @@ class Run:
         ]
         results.write(self.output / RESULTS, found)
 
+    def remember_examples(self, folder: str, split: Callable[[Task], str], limit: str) -> None:
+        """Keep which examples were read, for every task that has an unfinished `folder`."""
+        for name in self.tasks():
+            own = [job for job in jobs(self.recipe) if job.task == name and not (job.is_given and folder == "model")]
+            if not all(fsio.is_finished(self.output / job.folder / folder) for job in own):
+                task, settings = self.known[name], self.recipe.finetune.settings(name)
+                examples = wanted_examples(self.recipe, task, split(task), limit=getattr(settings, limit))
+                run_folder.remember(self.output, f"{name} {examples.split}", examples.fingerprint)
+
     def prepare(self) -> None:
         """Stage prepare: text → token blocks in the cache."""
-        path, here = self.output / INPUTS, {"corpus": self.blocks.fingerprint}
-        there = fsio.read_json(path) if path.is_file() else here
-        if there != here:
-            expected = f"the text that it was begun with, sha256 {there['corpus'][:12]}…"
-            found, cure = f"sha256 {here['corpus'][:12]}…", "give another --output, or bring the old text back"
-            raise UserError(f"--output {self.output}", expected=expected, found=found, cure=cure)
-        fsio.write_json(path, here)
+        run_folder.remember(self.output, "corpus", self.blocks.fingerprint)
         train, validation = len(self.blocks.train), len(self.blocks.validation)
         size = self.recipe.corpus.block_size
         self.tell(f"prepare: {train:,} + {validation:,} blocks of {size} tokens in {self.blocks.folder}")
@@ -261,6 +253,7 @@ class Run:
 
     def finetune(self) -> None:
         """Stage finetune: every row of the tables on every task."""
+        self.remember_examples("model", lambda task: task.train, "train_examples")
         for job in jobs(self.recipe):
             if not job.is_given:
                 title = f"finetune {job.row} on {self.known[job.task].title}, seed {job.seed}"
@@ -321,6 +314,7 @@ class Run:
 
     def evaluate(self) -> None:
         """Stage evaluate: the scores of every task model."""
+        self.remember_examples("scores", partial(scored_split, self.recipe), "validation_examples")
         for job in jobs(self.recipe):
             title = f"evaluate {job.row} on {self.known[job.task].title}, seed {job.seed}"
             self.stage(f"{job.folder}/scores", title, partial(self._evaluate, job))
@@ -351,14 +345,6 @@ class Run:
             write_card(self.output)
         write_report(self.output, command=self.command)
         self.tell("report: written")
-
-
-def _flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(content, dict):
-        for key, value in content.items():
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, content
 
 
 def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None], command: str = "") -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.names import MEASURED, SPAN_NAMES, TASK_NAMES, TERMS
-from tinydistilbert.recipe import ADAPTER, CustomTask, Recipe, to_dict
+from tinydistilbert.recipe import ADAPTER, CustomTask, Finetune, Recipe, to_dict
 from tinydistilbert.recipe_types import Duration, highest, seconds_of
 
 
@@ -226,10 +226,14 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
     if distillation.intermediate_epochs and not inner:
         expected = "a weight of hidden, attention or relation for the epochs in which they alone count"
         yield _Conflict("finetune.distillation.intermediate_epochs", expected, "none", "give one, or set it to 0")
-    if distillation.intermediate_epochs >= finetune.epochs and distillation.intermediate_epochs:
-        expected = f"fewer than the {finetune.epochs:g} of finetune.epochs"
-        found = f"{distillation.intermediate_epochs:g}"
-        yield _Conflict("finetune.distillation.intermediate_epochs", expected, found, "lower it")
+    for name in finetune.tasks:
+        epochs = finetune.settings(name).epochs
+        if distillation.intermediate_epochs >= epochs and distillation.intermediate_epochs:
+            expected = f"fewer than the {epochs:g} epochs of {name}"
+            found = f"{distillation.intermediate_epochs:g}"
+            yield _Conflict("finetune.distillation.intermediate_epochs", expected, found, "lower it")
+            break
+    yield from _conflicts_of_teaching(finetune)
     kinds = {name: finetune.custom[name].kind if name in finetune.custom else "" for name in finetune.tasks}
     spans = [name for name, kind in kinds.items() if kind == "span" or name in SPAN_NAMES]
     for name in spans if distillation.tasks != "none" else ():
@@ -243,6 +247,16 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
         yield _Conflict("finetune.distillation.unlabelled", expected, found, "run the tasks one by one")
     if distillation.teachers == ():
         yield _Conflict("finetune.distillation.teachers", '"first", "all" or folders', "[]", "name one")
+
+
+def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
+    """Wishes about a second distillation where there is none."""
+    given = isinstance(finetune.distillation.teachers, tuple)
+    own = {"teacher", "student"} <= set(finetune.models) or (given and "student" in finetune.models)
+    if finetune.distillation.tasks == "none" or not (given if finetune.model else own):
+        for key in (key for key in ("unlabelled", "augment") if getattr(finetune.distillation, key)):
+            found, cure = "no teacher to learn from", f"give one (--teacher FOLDER), or leave {key} out"
+            yield _Conflict(f"finetune.distillation.{key}", "a second distillation", found, cure)
 
 
 def _conflicts_of_custom(name: str, custom: CustomTask, *, scored_on: str) -> Iterator[_Conflict]:

@@ -1,7 +1,7 @@
 """Choosing an epoch by scored examples: weights are kept whenever the score is the best so far."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,8 @@ class Best:
     score: float
     step: int
     """Finished optimiser steps."""
-    finished: bool
+    seconds: float | None = None
+    """Of the whole training; None while it goes on."""
 
 
 class Chooser:
@@ -51,20 +52,20 @@ class Chooser:
             temporary = self._folder / f".{WEIGHTS}.tmp"
             save_file(weights, temporary)
             temporary.replace(self._folder / WEIGHTS)
-            fsio.write_json(self._folder / FACTS, {"score": score, "step": step, "finished": False})
+            fsio.write_json(self._folder / FACTS, asdict(Best(score, step)))
         return {"score": score}
 
     @property
     def is_finished(self) -> bool:
         """Whether the training went on to its end, so that no better one can follow."""
         best = self.best
-        return best is not None and best.finished
+        return best is not None and best.seconds is not None
 
-    def finish(self) -> Best:
-        """Put the kept weights into the model, and mark the choice as final."""
-        best = self.best
-        assert best is not None, "the last epoch is always looked at"
-        fsio.write_json(self._folder / FACTS, {"score": best.score, "step": best.step, "finished": True})
+    def finish(self, seconds: float) -> Best:
+        """Put the kept weights into the model, and mark the choice as final, after a training of so many seconds."""
+        assert self.best is not None, "the last epoch is always looked at"
+        best = self.best if self.is_finished else replace(self.best, seconds=seconds)
+        fsio.write_json(self._folder / FACTS, asdict(best))
         weights = load_file(self._folder / WEIGHTS)
         with torch.no_grad():
             for name, parameter in self._model.named_parameters():

@@ -13,7 +13,7 @@ from tinydistilbert import cache
 from tinydistilbert.data.corpus import prepared_splits
 from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
 from tinydistilbert.recipe import Recipe
-from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, TASKS, has_split
+from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, has_split, tasks_of
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.wanted import wanted_examples
@@ -132,13 +132,13 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
     Raises:
         UserError: a split is missing or wrong, as a run would say.
     """
-    task, settings = TASKS[name], recipe.finetune.settings(name)
+    task, settings = tasks_of(recipe.finetune)[name], recipe.finetune.settings(name)
     is_held_out = settings.score_on == "train"
     splits = [HELD_OUT] if is_held_out else [split for split in task.evaluation if has_split(task, split, recipe.data)]
     max_length = recipe.finetune.max_length(name, task.max_length)
     if task.family == "probe" and is_on_hub(recipe.corpus, recipe.data):
         return None
-    if task.family != "probe" and recipe.data is None:
+    if task.family not in ("probe", "custom") and recipe.data is None:
         count = limited(task.official[task.train], settings.train_examples)
         official = dict(task.official) | {HELD_OUT: round(HELD_OUT_SHARE * task.official[task.train])}
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)

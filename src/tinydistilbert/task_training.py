@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tinydistilbert import recipe
 from tinydistilbert.data.batches import length_grouped
+from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import load_model, load_tokenizer, set_dropout
 from tinydistilbert.models.matching import uniform_matches
@@ -27,6 +28,13 @@ from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 from tinydistilbert.tasks.wanted import wanted_examples
 from tinydistilbert.training import Batch, Work, learning_rate_factor, step_seed, train
+
+
+def finished_steps(folder: Path) -> int:
+    """Optimiser steps in the log of a training."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum("learning_rate" in line for line in lines)
+
 
 MOST_LOOKS = 20
 """Times that a training is scored to choose an epoch, at most."""
@@ -199,9 +207,14 @@ class TaskTraining:
                         self.learner, work, self.optimization, seed=self.seed, folder=folder, device=self.device,
                         label=label, checkpoint_minutes=self.recipe.checkpoint_minutes, precision=self.recipe.precision,
                     )  # fmt: skip
-            best = chooser.finish() if chooser is not None else None
-            steps = best.step if best is not None else steps
-            return seconds, best
+            if chooser is None:
+                return seconds, None
+            best = chooser.finish(seconds)
+            steps = best.step
+            return best.seconds or 0.0, best
+        except NonFiniteLoss:
+            steps = finished_steps(folder)
+            raise
         finally:
             self._words.restore(self._unused_factor(steps))
             self.model.eval()

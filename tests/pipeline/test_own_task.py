@@ -2,14 +2,18 @@
 
 import csv
 import json
+import os
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from transformers import pipeline
 
-from tinydistilbert import results
+from tinydistilbert import fsio, results, training
+from tinydistilbert.errors import NonFiniteLoss
+from tinydistilbert.task_training import TaskTraining
 
 Call = Callable[..., tuple[int, str, str]]
 WORDS = ["people came to see", "a large model", "the old house", "the river Seine", "some cats", "the lake"]
@@ -86,6 +90,9 @@ def test_a_model_on_a_task_of_the_paper_needs_no_recipe(teacher: Path, tmp_path:
         (["--select", "best"], ["select", "'best'"]),
         (["--finetune.learning_rates", "1e-4", "3e-4"], ["learning_rates", "heldout"]),
         (["--finetune.distillation.intermediate_epochs", "1"], ["intermediate_epochs", "hidden"]),
+        (["--finetune.distillation.augment", "2"], ["augment", "no teacher to learn from"]),
+        (["--task", "cola"], ["--task", "called after its file"]),
+        (["--max-length", "600"], ["max_length", "512"]),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_written(
@@ -95,3 +102,69 @@ def test_a_mistake_is_told_before_anything_is_written(
     assert code == 2 and err.count("\n") == 1, err
     assert all(part in err for part in parts), err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["distill", "benchmark"])
+def test_a_given_model_has_no_stages_before_its_tasks(
+    command: str, files: list[str], teacher: Path, tmp_path: Path, call: Call
+) -> None:
+    code, _, err = call(command, "--model", teacher, *files, "--output", tmp_path / "run")
+    assert code == 2 and "finetune" in err and not (tmp_path / "run").exists()
+    assert call("finetune", "--model", teacher)[0] == 2
+
+
+def test_the_dry_run_of_a_task_of_ones_own(files: list[str], teacher: Path, call: Call) -> None:
+    code, once, err = call("finetune", "--model", teacher, *files, "--dry-run")
+    assert code == 0 and "2 models × 48 steps × 8, 60 examples" in once, err
+
+
+def test_a_run_does_not_go_on_with_other_examples(files: list[str], teacher: Path, tmp_path: Path, call: Call) -> None:
+    run = tmp_path / "run"
+    assert call("finetune", "--model", teacher, *files, "--output", run)[0] == 0
+    (run / "tasks" / "reviews" / "model" / "seed-1" / "model" / "manifest.json").unlink()
+    train = Path(files[1])
+    train.write_text(train.read_text().replace("good", "fine"))
+    (Path(files[3])).write_text(Path(files[3]).read_text().replace("good", "fine"))
+    code, _, err = call("finetune", "--model", teacher, *files, "--output", run)
+    assert code == 2 and "reviews train" in err and "bring the old data back" in err
+
+
+def test_a_failed_training_is_scored_named_and_ends_in_an_error(
+    files: list[str], teacher: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = training._log_step
+
+    def breaks(log: object, item: training._Step) -> None:
+        if item.step == 5:
+            raise NonFiniteLoss("step 6: the loss is infinite")
+        real(log, item)
+
+    monkeypatch.setattr(training, "_log_step", breaks)
+    for _ in range(2):
+        code, out, err = call("finetune", "--model", teacher, *files, "--output", tmp_path / "run")
+        assert code == 1 and "step 6: the loss is infinite" in err
+        assert "⚠ Model, reviews (2 of 2 seeds): the training failed at step 6" in " ".join(out.split())
+
+
+def test_an_interrupted_selection_ends_as_an_uninterrupted_one(
+    files: list[str], teacher: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["finetune", "--model", teacher, *files, "--seeds", "0", "--select", "heldout"]
+    command += ["--finetune.learning_rates", "1e-4", "3e-3"]
+    assert call(*command, "--output", tmp_path / "whole")[0] == 0
+    real = TaskTraining.score
+    looks = iter(range(100))
+
+    def stops(self: TaskTraining) -> float:
+        if next(looks) == 8:  # in the third epoch of the second learning rate
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self)
+
+    monkeypatch.setattr(TaskTraining, "score", stops)
+    code, _, err = call(*command, "--output", tmp_path / "stopped")
+    assert code == 130 and "goes on from there" in err
+    assert call(*command, "--output", tmp_path / "stopped")[0] == 0
+    models = [tmp_path / run / "tasks" / "reviews" / "model" / "seed-0" / "model" for run in ("whole", "stopped")]
+    assert fsio.sha256(models[0] / "model.safetensors") == fsio.sha256(models[1] / "model.safetensors")
+    told = [json.loads((model / "training.json").read_text()) for model in models]
+    assert told[0]["selected"] == told[1]["selected"] and told[0]["learning_rates"] == told[1]["learning_rates"]

@@ -96,7 +96,7 @@ def test_it_learns_and_tells_what_it_did(data: Path, encoder: Path, tmp_path: Pa
     model = load_model(tmp_path / "model", "classification", require_head=True)
     assert model.config.id2label == {0: "unacceptable", 1: "acceptable"}
     assert model.get_input_embeddings().num_embeddings == model.config.vocab_size
-    assert "first" not in told and not list((tmp_path / "model").glob("best*"))
+    assert not list((tmp_path / "model").glob("best*"))
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(data: Path, encoder: Path, tmp_path: Path) -> None:
@@ -128,7 +128,6 @@ def test_an_epoch_is_chosen_by_the_examples_that_the_recipe_names(
     prepared = TaskTraining(settings, TASKS["cola"], encoder, seed=0, device=CPU)
     stopped = tmp_path / "stopped"
     stopped.mkdir()
-    monkeypatch.setattr(TaskTraining, "score", lambda self: float(len(steps_logged(stopped)) <= steps // 2))
     scored = {1: 0.1, 2: 0.7}
     monkeypatch.setattr(TaskTraining, "score", lambda self: scored.get(len(steps_logged(stopped)) // (steps // 4), 0.0))
     prepared.run(stopped, "again")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert import cache, fsio, pipeline, plan, recipe_file
+from tinydistilbert import cache, fsio, pipeline, plan, recipe_file, run_folder
 from tinydistilbert.costs import BYTES_PER_UPDATE, Machine, Size
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_tokenizer, save_model
@@ -87,7 +87,7 @@ def test_steps_and_blocks_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -
 
 def test_what_is_left_is_told_by_the_folders(recipe: Recipe, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    fsio.write_text(output / pipeline.RECIPE, recipe_file.to_toml(recipe))
+    fsio.write_text(output / run_folder.RECIPE, recipe_file.to_toml(recipe))
     (output / "teacher").mkdir()
     fsio.write_json(output / "teacher" / fsio.MANIFEST, {"files": {}})
     partial_checkpoint(output / "student", 2)
@@ -105,7 +105,7 @@ def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
         recipe_file.merge(recipe_file.to_dict(recipe), {"finetune": {"seeds": [0, 1, 2], "min_steps": 0}}), ""
     )
     output = tmp_path / "run"
-    fsio.write_text(output / pipeline.RECIPE, recipe_file.to_toml(three))
+    fsio.write_text(output / run_folder.RECIPE, recipe_file.to_toml(three))
     fsio.write_json(output / "tasks/cola/teacher/seed-0/model" / fsio.MANIFEST, {"files": {}})
     partial_checkpoint(output / "tasks/cola/teacher/seed-1/model", 5)
     told = rows(plan.plan(three, output, until="finetune"))
@@ -139,7 +139,7 @@ def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
         return recipe_file.from_dict(recipe_file.merge(recipe_file.to_dict(recipe), changes), "test")
 
     output = tmp_path / "run"
-    fsio.write_text(output / pipeline.RECIPE, recipe_file.to_toml(recipe))
+    fsio.write_text(output / run_folder.RECIPE, recipe_file.to_toml(recipe))
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "letter.txt").write_text("dear")
     cases = [

@@ -19,8 +19,7 @@ PAIRS = (
 )  # fmt: skip
 """Rows of one run that are compared with one another."""
 RESAMPLES = 10_000
-RESAMPLES_OF_REPORT = 2_000
-RESAMPLES_OF_CORRELATIONS = 2_000
+RESAMPLES_OF_CORRELATIONS = 5_000
 """Ranks are found anew in every resample, which takes far longer than counting what is right."""
 LEVEL = 0.05
 HIGHER, LOWER = "▲", "▼"
@@ -144,7 +143,7 @@ def compare(first: Operand, second: Operand | None = None, *, seed: int = 0) -> 
     return Comparison(first, second, tuple(differences))
 
 
-def compare_rows(run: Path, *, resamples: int = RESAMPLES_OF_REPORT) -> Comparison:
+def compare_rows(run: Path) -> Comparison:
     """The rows of one run with one another, without examples; nothing where it has no two of `PAIRS`, or no scores.
 
     Raises:
@@ -155,7 +154,7 @@ def compare_rows(run: Path, *, resamples: int = RESAMPLES_OF_REPORT) -> Comparis
         return Comparison(first, None, ())
     scored = scored_run(run)
     pairings = list(_pairings(scored, scored, [pair for pair in PAIRS if set(pair) <= set(scored.rows)]))
-    return Comparison(first, None, tuple(_differences(pairings, scored.recipe.seed, resamples)))
+    return Comparison(first, None, tuple(_differences(pairings, scored.recipe.seed)))
 
 
 def _having(run: ScoredRun) -> str:
@@ -192,19 +191,16 @@ def _metrics(task: Task) -> tuple[str, ...]:
     return ("exact_match", "f1") if task.kind == "span" else (task.headline,)
 
 
-def _differences(pairings: Sequence[Pairing], seed: int, resamples: int = RESAMPLES) -> list[Difference]:
+def _differences(pairings: Sequence[Pairing], seed: int) -> list[Difference]:
     """The differences in the metrics of the tables, with Holm's adjustment over all of them."""
     found = [
-        (pairing, metric, _paired(pairing, metric, seed, resamples))
-        for pairing in pairings
-        for metric in _metrics(pairing.task)
+        (pairing, metric, _paired(pairing, metric, seed)) for pairing in pairings for metric in _metrics(pairing.task)
     ]
     adjusted = metrics.holm([paired.p for _, _, paired in found])
     return [Difference(*one, p) for one, p in zip(found, adjusted, strict=True)]
 
 
-def _paired(pairing: Pairing, metric: str, seed: int, resamples: int) -> Paired:
+def _paired(pairing: Pairing, metric: str, seed: int) -> Paired:
     used = metrics.mean_score if pairing.task.kind == "span" else metrics.METRICS[metric]
-    if pairing.task.kind == "regression":
-        resamples = min(resamples, RESAMPLES_OF_CORRELATIONS)
+    resamples = RESAMPLES_OF_CORRELATIONS if pairing.task.kind == "regression" else RESAMPLES
     return metrics.paired_bootstrap(used, pairing.labels, *pairing.predictions(metric), seed=seed, resamples=resamples)

@@ -108,7 +108,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         for predicted in (pairing.first, pairing.second):
             if predicted.warnings:
                 whose = f"{split_title(pairing)}, {side_title(predicted.side, comparison)}"
-                told[f"{WARNING} {whose}: {predicted.warnings[0].rstrip('.')}."] = None
+                told[f"{WARNING} {whose}: {'; '.join(predicted.warnings).rstrip('.')}."] = None
     yield from told
     tests = [
         f"{split_title(d.pairing)}, {title_of(d.pairing)} {p_words(d.disagreement.mcnemar)}"

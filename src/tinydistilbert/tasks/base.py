@@ -69,8 +69,10 @@ class Examples:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content."""
+        """SHA-256 of the content, and of the names of the classes where those are the file's own."""
         digest = hashlib.sha256()
+        if self.task.family == "custom":
+            digest.update(json.dumps(self.task.labels, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         for name in sorted(self.columns):
             digest.update(json.dumps([name, self.columns[name]], ensure_ascii=False).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()

@@ -97,6 +97,8 @@ def _names(rows: Rows, column: str, *, may_lack: bool) -> list[Any]:
     for row, name in enumerate(names):
         if name is None and may_lack:
             continue
+        if isinstance(name, (dict, list)):
+            raise UserError(rows.at(row, column), expected="a number or a text", found=shown(name), cure="write one")
         first = row if name is None else seen.setdefault(name, row)
         if name is None or first != row:
             found = "nothing" if name is None else f"{shown(name)} once more, after {rows.place(first)}"

@@ -1,7 +1,7 @@
 """The examples that a recipe wants of a task: which split, how many, and what of the train split is held out."""
 
 from tinydistilbert.recipe import Finetune, Recipe
-from tinydistilbert.tasks import load_examples
+from tinydistilbert.tasks import HELD_OUT, load_examples
 from tinydistilbert.tasks.base import Examples, Task
 
 
@@ -10,6 +10,11 @@ def held_out_of_train(finetune: Finetune, task_name: str) -> int | None:
     if finetune.score_on == "train":
         return finetune.settings(task_name).validation_examples
     return 0 if finetune.select == "heldout" else None
+
+
+def scored_split(recipe: Recipe, task: Task) -> str:
+    """The split of the task that the tables show."""
+    return HELD_OUT if recipe.finetune.score_on == "train" else task.evaluation[0]
 
 
 def wanted_examples(recipe: Recipe, task: Task, split: str, *, limit: int = 0) -> Examples:

@@ -1,0 +1,60 @@
+"""What a run folder was begun with: one recipe and one set of data, which no later command may exchange."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tinydistilbert import fsio
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import Recipe, to_dict
+from tinydistilbert.recipe_file import from_toml
+
+RECIPE, INPUTS = "recipe.toml", "inputs.json"
+
+
+def is_begun(recipe: Recipe, output: Path) -> bool:
+    """Whether the folder holds a run of this recipe; if not, it is new or empty.
+
+    Raises:
+        UserError: it belongs to another recipe or to something else.
+    """
+    path = output / RECIPE
+    if path.is_file():
+        _compare(recipe, from_toml(path.read_text(encoding="utf-8"), str(path)), output)
+        return True
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        expected, cure = "a new or empty folder, or a run", "give another --output"
+        raise UserError(f"--output {output}", expected=expected, found="other files", cure=cure)
+    return False
+
+
+def _compare(here: Recipe, there: Recipe, output: Path) -> None:
+    ours, theirs = dict(_flat(to_dict(here))), dict(_flat(to_dict(there)))
+    for key in sorted(ours.keys() | theirs.keys()):
+        if key not in ("device", "data") and ours.get(key) != theirs.get(key):
+            found = f"one with {key} = {theirs.get(key)!r} (here {ours.get(key)!r})"
+            cure = "give another --output, or delete the folder"
+            raise UserError(f"--output {output}", expected="a run of this recipe", found=found, cure=cure)
+
+
+def _flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, content
+
+
+def remember(output: Path, name: str, fingerprint: str) -> None:
+    """Keep the fingerprint of data that the run reads; `name` says which.
+
+    Raises:
+        UserError: it was begun with other data.
+    """
+    path = output / INPUTS
+    there = fsio.read_json(path) if path.is_file() else {}
+    before = there.setdefault(name, fingerprint)
+    if before != fingerprint:
+        expected, found = f"the data it was begun with ({name}: sha256 {before[:12]}…)", f"sha256 {fingerprint[:12]}…"
+        cure = "give another --output, or bring the old data back"
+        raise UserError(f"--output {output}", expected=expected, found=found, cure=cure)
+    fsio.write_json(path, there)
