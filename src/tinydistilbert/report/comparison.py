@@ -1,5 +1,6 @@
 """A comparison as a table, and as a page with the examples that one side alone gets right."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -63,7 +64,9 @@ def rows_table(run: Path) -> Table | None:
         UserError: a file of scores that is not as it was written.
     """
     found = compare_rows(run)
-    return comparison_table(found) if found.differences else None
+    if not found.differences:
+        return None
+    return dataclasses.replace(comparison_table(found), title="Differences between the rows")
 
 
 def _table_row(difference: Difference) -> Row:
