@@ -223,7 +223,8 @@ def train(
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            # The fused update leaves everything as it is where this is 1, so nobody has to wait for the answer.
+            # GradScaler's protocol with fused optimisers, an attribute that torch's types do not know: where it is 1 the
+            # update leaves everything as it is, so nobody has to wait for the answer.
             optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
