@@ -200,7 +200,7 @@ def test_a_changed_text_is_another_experiment(
     assert call("prepare", recipe_file, "--output", tmp_path / "run")[0] == 0
     (own / "train.txt").write_text((own / "train.txt").read_text() + "\n\nOne more text.")
     code, _, err = call("prepare", recipe_file, "--output", tmp_path / "run")
-    assert code == 2 and "the text that it was begun with" in err
+    assert code == 2 and "begun with (corpus: " in err
 
 
 def test_a_launcher_is_refused(recipe_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
