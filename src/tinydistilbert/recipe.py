@@ -316,10 +316,16 @@ class Finetune:
 class Benchmark:
     """Size and latency at batch 1 on one pinned core."""
 
-    models: tuple[Literal["bert-base", "distilbert", "teacher", "student"], ...] = (
+    models: tuple[Literal["elmo", "bert-base", "distilbert", "teacher", "student"], ...] = (
         "bert-base", "distilbert", "teacher", "student",
     )  # fmt: skip
-    """`bert-base` and `distilbert` run with random weights: their speed does not depend on them."""
+    """`elmo`, `bert-base` and `distilbert` run with random weights: their speed does not depend on them."""
+    backends: tuple[Literal["torch", "torch-compile", "onnx", "onnx-int8", "openvino"], ...] = ("torch",)
+    """What runs the models: torch, torch.compile, ONNX Runtime in fp32 and in int8, OpenVINO."""
+    protocols: tuple[Literal["padded-128", "true-length", "with-tokenizer"], ...] = ("padded-128", "true-length")
+    """Inputs padded to 128 tokens, or as long as they are; `with-tokenizer`: from the text on."""
+    memory: bool = True
+    """Measure the peak memory of each row too, in a process of its own."""
     examples: Amount = 0
     """Sentence pairs of STS-B validation at true length; 0 = all 1,500."""
     padded_examples: Amount = 0
