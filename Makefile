@@ -26,7 +26,7 @@ install: $(READY) ## Make .venv with the pinned versions (every other target doe
 replicate: $(READY) ## Run the whole job on the embedded default, offline: distil, fine-tune, score, time, report.
 	$(OFFLINE) $(TOOL) replicate quickstart --output runs/quickstart
 
-real: folder $(READY) ## Run the job on real data: make real DATA=FOLDER [RECIPE=minilm, small-glue or squad] [TEACHER=FOLDER].
+real: folder $(READY) ## Run the job on real data: make real DATA=FOLDER [RECIPE=minilm, small-glue, squad or table3] [TEACHER=FOLDER].
 	$(OFFLINE) $(TOOL) replicate $(RECIPE) --data "$(DATA)" --output runs/$(RECIPE) $(ADAPTED)
 
 ablation: folder $(READY) ## Run the ablation on real data, hours on two cores: make ablation DATA=FOLDER [TEACHER=FOLDER].

@@ -11,8 +11,9 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,21 @@ def make_setup(pair: str, teacher: Path | None, data: Path, batch_size: int, thr
 
 
 class Turns:
-    """A process that measures one way when it is asked to."""
+    """A process that measures one way when it is asked to.
 
-    def __init__(self, context: BaseContext, way: str, setup: Setup) -> None:
-        self.way = way
+    Args:
+        context: how processes are started.
+        way: what is measured.
+        setup: what all ways share.
+        serve: what the process runs, of way, setup and its end of the connection.
+    """
+
+    def __init__(
+        self, context: BaseContext, way: str, setup: Any, serve: Callable[[str, Any, Connection], None]
+    ) -> None:
+        self.way, self.setup = way, setup
         self.connection, other = multiprocessing.Pipe()
-        self.process = context.Process(target=throughput_ways.serve, args=(way, setup, other), daemon=True)
+        self.process = context.Process(target=serve, args=(way, setup, other), daemon=True)
         self.process.start()
         other.close()
 
@@ -264,7 +274,7 @@ def measure_pair(
 ) -> tuple[Samples, list[float]]:
     """Check the losses of a pair, then measure its ways in turns."""
     check_losses(context, setup)
-    turns = [Turns(context, way, setup) for way in ways]
+    turns = [Turns(context, way, setup, throughput_ways.serve) for way in ways]
     try:
         for process in turns:
             process.ready()

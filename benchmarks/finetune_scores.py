@@ -107,7 +107,10 @@ def shown(found: Sequence[Score]) -> str:
 def scores(chosen: argparse.Namespace) -> None:
     """Fine-tune with every seed, appending as it goes, and print."""
     settings = settings_for("ours", chosen.batch_size or 32, chosen.data, chosen.train_examples or 0)
-    settings = replace(settings, finetune=replace(settings.finetune, epochs=chosen.epochs, min_steps=0))
+    rate = chosen.learning_rate or settings.finetune.optimization.learning_rate
+    optimization = replace(settings.finetune.optimization, learning_rate=rate)
+    finetune = replace(settings.finetune, epochs=chosen.epochs, min_steps=0, optimization=optimization)
+    settings = replace(settings, finetune=finetune)
     found: list[Score] = []
     with tempfile.TemporaryDirectory() as scratch:
         encoder = chosen.model
@@ -134,7 +137,8 @@ def rows_of(found: Sequence[Score], chosen: argparse.Namespace) -> list[dict[str
             "benchmark": "finetune_scores", "encoder": chosen.model.name if chosen.model else "cut teacher",
             "task": score.task, "metric": TASKS[score.task].headline, "way": score.way, "seed": score.seed,
             "value": round(score.value, 6), "epochs": chosen.epochs, "train_examples": score.train_examples,
-            "threads": chosen.threads, "seconds": round(score.seconds, 1),
+            "learning_rate": chosen.learning_rate or "default", "threads": chosen.threads,
+            "seconds": round(score.seconds, 1),
         }
         for score in found
     ]  # fmt: skip

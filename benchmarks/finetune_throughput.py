@@ -86,13 +86,6 @@ def make_setup(
 class Passes(Turns):
     """A process that goes through the examples of a setup, once in each turn."""
 
-    def __init__(self, context: BaseContext, way: str, setup: Setup) -> None:
-        self.way, self.setup = way, setup
-        self.connection, other = multiprocessing.Pipe()
-        self.process = context.Process(target=finetune_ways.serve, args=(way, setup, other), daemon=True)
-        self.process.start()
-        other.close()
-
     def take(self, seconds: float) -> Sample:
         """One turn, step by step; each is as long as it takes, whatever `seconds` says."""
         steps = PADDED_STEPS if self.way == "padded" else len(self.setup.steps)
@@ -162,7 +155,7 @@ class Measured:
 
 def measure(context: BaseContext, setup: Setup, ways: Sequence[str], deadline: float) -> Measured:
     """Each way in its turn; no round but the first goes on after the deadline."""
-    turns = [Passes(context, way, setup) for way in ways]
+    turns = [Passes(context, way, setup, finetune_ways.serve) for way in ways]
     try:
         for process in turns:
             process.ready()
@@ -202,6 +195,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scores", action="store_true", help="instead: dev scores after fine-tuning by both codes")
     parser.add_argument("--model", type=Path, help="with --scores: folder of the encoder; by default the cut teacher")
     parser.add_argument("--epochs", type=float, default=3.0, help="with --scores")
+    parser.add_argument("--learning-rate", type=float, help="with --scores; by default the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="with --scores")
     return parser.parse_args(arguments)
 

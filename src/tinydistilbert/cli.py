@@ -7,6 +7,7 @@ answer in both. torch and transformers are imported inside the chosen command, t
 import dataclasses
 import difflib
 import functools
+import json
 import os
 import shlex
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinydistilbert import __version__, recipe, recipe_file
+from tinydistilbert import __version__, fsio, recipe, recipe_file
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
 from tinydistilbert.flags import parse, words
 
@@ -28,12 +29,18 @@ STAGE_COMMANDS = {
     "distill": "… → student, and the control without distillation",
     "finetune": "… → task models of teacher, student and control",
     "evaluate": "… → scores with intervals",
+    "compress": "… → exported, int8 and pruned forms of task models; also of a MODEL folder alone",
     "benchmark": "… → size and latency",
     "report": "… → tables, page, model card",
     "replicate": "all of them: distil, fine-tune, score, time, report",
 }
 STUDY_COMMANDS = {"ablate": "the recipe over and over, one thing changed each time: Table 4, and ablate.rows"}
 COMPARE_COMMAND = {"compare": "two runs, or the rows of one: differences with their tests, and the examples"}
+MODEL_COMMANDS = {
+    "predict": "answers of a fine-tuned or exported model: predict FOLDER TEXT [PAIR]",
+    "export": "a fine-tuned model as an ONNX folder: export FOLDER --output FOLDER",
+    "elmo": "ELMo from its published files, as a folder to fine-tune and time",
+}
 OTHER_COMMANDS = {
     "recipes": "list the presets; `recipes NAME` prints one, to copy and change",
     "tasks": "list the tasks",
@@ -46,7 +53,7 @@ COMMON = {
     "--dry-run": "tell what would be done, with memory, disk and time estimated, and write nothing",
     "--time-budget 20m": "short for --distill.time_budget: as many steps of distillation as fit into it",
 }
-OF_GIVEN = ("finetune", "evaluate", "report", "replicate")
+OF_GIVEN = ("finetune", "evaluate", "compress", "report", "replicate")
 """Commands that have something to do with a given model."""
 OF_TASKS = {
     "--model NAME": "a folder or hub name: fine-tune this model; no recipe is needed then",
@@ -60,6 +67,15 @@ OF_TASKS = {
     "--kind KIND": "classification, regression or span",
 }
 """Flags that only the commands which fine-tune explain."""
+OF_COMPRESS = {
+    "--task NAME": "of MODEL: the task that it was fine-tuned on; not needed where it lies in a run folder",
+    "--teacher FOLDER …": "of MODEL: fine-tuned models that pruned ones learn from",
+    "--target-latency 5ms": "go down the ladder until one input on one core takes no longer",
+    "--target-size 20MB": "until the model file is no larger; also --target-operations 100M",
+    "--max-loss 1.0": "points of the headline metric that may be lost",
+    "--keep 0.75 0.5": "the rungs of pruning: shares of heads and neurons",
+}
+"""Flags that only compress explains."""
 EXIT_USER_ERROR, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 
 
@@ -97,7 +113,7 @@ def _dispatch(arguments: list[str]) -> None:
         print(f"tinydistilbert {__version__}")
         return
     command, rest = arguments[0], arguments[1:]
-    known = {**STAGE_COMMANDS, **STUDY_COMMANDS, **COMPARE_COMMAND, **OTHER_COMMANDS}
+    known = {**STAGE_COMMANDS, **STUDY_COMMANDS, **COMPARE_COMMAND, **MODEL_COMMANDS, **OTHER_COMMANDS}
     if command not in known:
         near = difflib.get_close_matches(command, known, n=1)
         cure = f"did you mean {near[0]!r}?" if near else "see tinydistilbert --help"
@@ -112,17 +128,42 @@ def _dispatch(arguments: list[str]) -> None:
         _ablate(rest)
     elif command in COMPARE_COMMAND:
         _compare(rest)
+    elif command == "predict":
+        _predict(rest)
+    elif command == "export":
+        _export(rest)
+    elif command == "elmo":
+        _elmo(rest)
     else:
         _stages(command, rest)
 
 
-COMPARE_HELP = """tinydistilbert compare RUN [RUN] [--output FOLDER]: differences with their tests.
+MODEL_HELP = {
+    "compare": """tinydistilbert compare RUN [RUN] [--output FOLDER]: differences with their tests.
 
 RUN: a run folder, or one row of it, `runs/a:student`, `runs/a:student (D)`.
 With one run, its rows are compared with its teacher; with two, each row with the other run's row of that name.
 
   --output FOLDER    also write a page, and the examples that one gets right and the other wrong
-"""
+""",
+    "predict": """tinydistilbert predict FOLDER TEXT [PAIR]: what a fine-tuned model answers, as a line of JSON.
+
+FOLDER: a model that was fine-tuned (torch) or exported (ONNX). For question answering: a question and its context.
+TEXT may be `-`: then each line of the standard input is a text, with its pair after a tab, and gives a line.
+""",
+    "export": """tinydistilbert export FOLDER --output FOLDER [--int8] [--plain] [--half]: a model for ONNX Runtime.
+
+  --int8    in 8-bit integers, a quarter of the size and two to three times as fast (see also `compress`)
+  --plain   without ONNX Runtime's own operators: for OpenVINO and other programs
+  --half    no ONNX: the model folder in half precision, for GPUs
+""",
+    "elmo": """tinydistilbert elmo --weights FILE --options FILE --output FOLDER: ELMo as a model folder.
+
+  --weights FILE    the HDF5 file that AllenNLP distributes
+  --options FILE    the JSON file beside it
+""",
+}
+"""Of commands that take no recipe."""
 
 
 def _overview() -> str:
@@ -134,7 +175,10 @@ def _overview() -> str:
         "Each stage command runs the recipe's stages up to itself and skips what is finished:",
         *(f"  {name:10} {text}" for name, text in STAGE_COMMANDS.items()),
         "",
-        *(f"  {name:10} {text}" for name, text in {**STUDY_COMMANDS, **COMPARE_COMMAND, **OTHER_COMMANDS}.items()),
+        *(
+            f"  {name:10} {text}"
+            for name, text in {**STUDY_COMMANDS, **COMPARE_COMMAND, **MODEL_COMMANDS, **OTHER_COMMANDS}.items()
+        ),
         "",
         "  tinydistilbert replicate quickstart        the whole job, offline, in minutes",
         "  tinydistilbert COMMAND --help              every setting with its default",
@@ -145,13 +189,16 @@ def _overview() -> str:
 def _command_help(command: str) -> str:
     if command in OTHER_COMMANDS:
         return f"tinydistilbert {command}: {OTHER_COMMANDS[command]}"
-    if command in COMPARE_COMMAND:
-        return COMPARE_HELP
+    if command in MODEL_HELP:
+        return MODEL_HELP[command]
     lines = [f"tinydistilbert {command} RECIPE [options]: {(STAGE_COMMANDS | STUDY_COMMANDS)[command]}", ""]
     lines += ["RECIPE: a preset (see `tinydistilbert recipes`) or a TOML file.", ""]
     lines += [f"  {flag:18} {text}" for flag, text in COMMON.items()]
     if command in ("finetune", "evaluate", "replicate"):
         lines += ["", "Tasks, and a model of your own:", *(f"  {flag:18} {text}" for flag, text in OF_TASKS.items())]
+    if command == "compress":
+        lines[2] = "RECIPE: a preset or a TOML file; or MODEL, the folder of a fine-tuned model."
+        lines += ["", "Targets, and a MODEL:", *(f"  {flag:22} {text}" for flag, text in OF_COMPRESS.items())]
     lines += ["", "Every setting of the recipe, with its default:"]
     return "\n".join([*lines, *_settings(recipe.Recipe(), "")])
 
@@ -197,7 +244,11 @@ def _tasks() -> None:
 def _stages(command: str, rest: list[str]) -> None:
     request = parse(rest)
     # A given model has no further stage that its user would call: its scores are wanted at once.
-    is_whole = command == "replicate" or (command == "finetune" and request.recipe.finetune.model)
+    given = request.recipe.compress.model if command == "compress" else request.recipe.finetune.model
+    is_whole = command == "replicate" or (command in ("finetune", "compress") and given)
+    if request.recipe.compress.model and command not in ("compress", "report"):
+        cure = "give a recipe, or use compress"
+        raise UserError("command line", expected="a recipe", found="a model folder", cure=cure)
     until = "report" if is_whole else command
     if request.recipe.finetune.model and command not in OF_GIVEN:
         expected = f"one of {', '.join(OF_GIVEN)} with --model"
@@ -213,7 +264,7 @@ def _stages(command: str, rest: list[str]) -> None:
     shown = shlex.join(["tinydistilbert", command, *rest])
     tell = functools.partial(print, flush=True)
     failures = run(request.recipe, request.output, until=until, tell=tell, command=shown)
-    if until in ("evaluate", "benchmark", "report"):
+    if until in ("evaluate", "compress", "benchmark", "report"):
         _print(console_tables(request.output))
     if until == "report":
         print(f"The page: {request.output / 'report.html'}")
@@ -245,6 +296,72 @@ def _compare(rest: list[str]) -> None:
         return
     _print([write_comparison(output, found, command=shlex.join(["tinydistilbert", "compare", *rest]))])
     print(f"The page: {output / PAGE_FILE}")
+
+
+def _predict(rest: list[str]) -> None:
+    if not 2 <= len(rest) <= 3:
+        cure = 'for example: tinydistilbert predict runs/a/tasks/sst2/compressed/best "a fine film"'
+        raise UserError(
+            "predict", expected="a folder, a text and perhaps its pair", found=f"{len(rest)} words", cure=cure
+        )
+    from tinydistilbert.predictor import load
+
+    predictor = load(Path(rest[0]))
+    if rest[1] == "-":
+        lines = [line.rstrip("\n").split("\t", 1) for line in sys.stdin]
+        pairs = [line[1] for line in lines] if lines and len(lines[0]) > 1 else None
+        answers = predictor.predict([line[0] for line in lines], pairs)
+    else:
+        answers = predictor.predict([rest[1]], rest[2:] or None)
+    for answer in answers:
+        print(json.dumps(answer, ensure_ascii=False))
+
+
+def _export(rest: list[str]) -> None:
+    switches = {"int8", "plain", "half"}
+    given = _flags("export", [word for word in rest if word.removeprefix("--") not in switches], {"output"})
+    chosen = {word.removeprefix("--") for word in rest} & switches
+    if len(chosen) > 1 and "half" in chosen:
+        raise UserError("--half", expected="it alone", found=" ".join(sorted(chosen)), cure="delete one")
+    source, output = Path(given[""]), Path(given["output"])
+    fsio.check_new(output)
+    if "half" in chosen:
+        from tinydistilbert.compress.export import to_half
+
+        to_half(source, output)
+    else:
+        from tinydistilbert.compress.export import export
+        from tinydistilbert.compress.quantize import export_int8
+
+        make = export_int8 if "int8" in chosen else export
+        make(source, output, fused="plain" not in chosen)
+    print(f"written: {output}")
+
+
+def _elmo(rest: list[str]) -> None:
+    given = _flags("elmo", rest, {"weights", "options", "output"}, operand=False)
+    output = Path(given["output"])
+    fsio.check_new(output)
+    from tinydistilbert.models.elmo_weights import write_published
+
+    write_published(Path(given["weights"]), Path(given["options"]), output)
+    print(f"written: {output}")
+
+
+def _flags(command: str, rest: list[str], wanted: set[str], *, operand: bool = True) -> dict[str, str]:
+    """The value of each wanted flag, all of which must be there, and of the operand as ""."""
+    found: dict[str, str] = {}
+    for flag, values in words(rest):
+        if flag not in wanted and (flag or not operand or flag in found):
+            known = ", ".join(f"--{name}" for name in sorted(wanted))
+            word = f"--{flag}" if flag else values[0]
+            raise UserError(command, expected=known, found=word, cure="delete it")
+        found[flag] = values[0]
+    for name in (*([""] if operand else []), *sorted(wanted)):
+        if name not in found:
+            expected = f"--{name}" if name else "a model folder"
+            raise UserError(command, expected=expected, found="none", cure=f"see tinydistilbert {command} --help")
+    return found
 
 
 def _ablate(rest: list[str]) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tinydistilbert.models.heads import parameter_count, vocabulary_size
+from tinydistilbert.models.pruned import is_pruned, parts_of
 from tinydistilbert.training import chosen_precision
 
 EFFICIENCY = 0.58
@@ -46,21 +47,28 @@ class Size:
     layers: int
     width: int
     vocabulary: int
+    attended: int
+    """Widths of all layers' queries together: of pruned layers less than the model's width each."""
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Size":
         """The size of a masked-LM or task model; it may be on the meta device, without any weights."""
         encoder: nn.Module = model.base_model
+        config, parameters = model.config, parameter_count(model)
+        if config.model_type == "elmo":  # recurrent: each weight is used once a word, and nothing attends
+            return cls(parameters, parameter_count(encoder), config.num_hidden_layers, config.hidden_size, 0, 0)
         linear = [m for name, m in encoder.named_modules() if isinstance(m, nn.Linear) and "pooler" not in name]
-        config = model.config
+        pruned = is_pruned(config)
         return cls(
-            parameter_count(model), sum(m.weight.numel() for m in linear), config.num_hidden_layers,
-            config.hidden_size, vocabulary_size(model),
+            parameters, sum(m.weight.numel() for m in linear), config.num_hidden_layers, config.hidden_size,
+            vocabulary_size(model),
+            sum(own.heads * own.head_size for own in parts_of(model)) if pruned
+            else config.num_hidden_layers * config.hidden_size,
         )  # fmt: skip
 
     def forward(self, tokens: float, length: float) -> float:
         """Operations of the encoder over `tokens` tokens in inputs of `length`: matrices and attention's products."""
-        return tokens * (2 * self.matrices + 4 * length * self.width * self.layers)
+        return tokens * (2 * self.matrices + 4 * length * self.attended)
 
     def vocabulary_head(self, positions: float) -> float:
         """Operations of the masked-LM head at so many positions: its transform, and the product with the vocabulary."""

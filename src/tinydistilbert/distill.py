@@ -16,7 +16,7 @@ from tinydistilbert import cache, fsio, results
 from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked import MaskedBatches
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.loading import check_same_vocabulary, save_model
+from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher
@@ -72,7 +72,6 @@ def distill(
     """
     student = cut_student(teacher.model, recipe.student, seed=recipe.seed).to(device)
     teacher.model.to(device).eval()
-    check_same_vocabulary(teacher.model, student, "student")
     with fsio.unfinished(output) as folder:
         seconds, steps = 0.0, 0
         if not control:

@@ -116,7 +116,7 @@ def evaluate(
                 for metric, (value, details) in scores.items()
             ]  # fmt: skip
             shown += samples(examples, predictions, seed=recipe.seed)
-            _write_table(folder / f"predictions-{_slug(split)}.parquet", predictions_table(examples, predictions))
+            write_predictions(folder / f"predictions-{_slug(split)}.parquet", examples, predictions)
         _write_lines(folder / "samples.jsonl", shown)
         results.write(folder / "measurements.jsonl", measurements)
 
@@ -143,9 +143,10 @@ def _pad_token_id(tokenizer: Any) -> int:
     return tokenizer.pad_token_id
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
+def write_predictions(path: Path, examples: Examples, predictions: Predictions) -> None:
+    """Keep the predictions example by example, as a Parquet file."""
     buffer = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(table, buffer, compression="zstd")
+    pyarrow.parquet.write_table(predictions_table(examples, predictions), buffer, compression="zstd")
     fsio.write_bytes(path, buffer.getvalue().to_pybytes())
 
 

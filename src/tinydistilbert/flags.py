@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import recipe, recipe_file
+from tinydistilbert import recipe, recipe_file, run_folder
 from tinydistilbert.errors import UserError
 from tinydistilbert.names import MEASURED, TASK_NAMES
 
@@ -17,11 +17,17 @@ SHORT = {
     "time-budget": "distill.time_budget", "model": "finetune.model", "task": "finetune.tasks",
     "teacher": "finetune.distillation.teachers", "select": "finetune.select", "seeds": "finetune.seeds",
     "epochs": "finetune.epochs", "learning-rate": "finetune.optimization.learning_rate",
-    "batch-size": "finetune.optimization.batch_size",
+    "batch-size": "finetune.optimization.batch_size", "target-latency": "compress.target_latency",
+    "target-size": "compress.target_size", "target-operations": "compress.target_operations",
+    "max-loss": "compress.max_loss", "keep": "compress.keep",
 }  # fmt: skip
 """Flags that stand for a key of the recipe."""
 COLUMNS = ("validation", "text", "text-pair", "label", "kind", "max-length")
 """Flags that describe a task of one's own, whose train examples are `--data`: the keys of finetune.custom."""
+
+
+MODEL_FILE = "config.json"
+"""By which a model folder is told from a recipe."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,9 @@ def words(rest: list[str]) -> Iterator[tuple[str, list[str]]]:
 def parse(rest: list[str]) -> Request:
     """A recipe (a preset, a TOML file, or the defaults where `--model` is given) with the flags laid over it.
 
+    In place of a recipe there may be the folder of a fine-tuned model, which is to be compressed: then the recipe is
+    that of the run in which the folder lies, or the defaults.
+
     Raises:
         UserError: no recipe, an unknown flag (with the nearest known one), a missing or wrong value.
     """
@@ -82,6 +91,9 @@ def parse(rest: list[str]) -> Request:
         raise UserError("command line", expected="one recipe", found=found, cure="delete one")
     if own:
         _put_own_task(overrides, own)
+    if names and (Path(names[0]) / MODEL_FILE).is_file():
+        chosen = _compression(names[0], overrides)
+        return Request(chosen, output or Path("runs") / chosen.name, dry_run)
     given_model = "model" in overrides.get("finetune", {})
     if not names and not given_model:
         cure = "for example: tinydistilbert replicate quickstart"
@@ -96,6 +108,39 @@ def parse(rest: list[str]) -> Request:
     merged = recipe_file.merge(recipe.to_dict(base), overrides)
     chosen = recipe_file.from_dict(merged, "command line") if overrides else base
     return Request(chosen, output or Path("runs") / chosen.name, dry_run)
+
+
+def _compression(model: str, overrides: dict[str, Any]) -> recipe.Recipe:
+    """What `compress MODEL` does: the recipe of the run that made the model, with the model named in it.
+
+    Raises:
+        UserError: it is not told which task the model was fine-tuned on.
+    """
+    run, task, row = _place_in_run(Path(model))
+    base = recipe.Recipe()
+    if run is not None:
+        text = (run / run_folder.RECIPE).read_text(encoding="utf-8")
+        base = recipe_file.from_toml(text, str(run / run_folder.RECIPE))
+    finetune, compress = (overrides.setdefault(section, {}) for section in ("finetune", "compress"))
+    tasks = finetune.setdefault("tasks", [task] if task else [])
+    tasks = [tasks] if isinstance(tasks, str) else tasks
+    if len(tasks) != 1:
+        cure = "give --task NAME, or --data FILE with --validation FILE, --text and --label"
+        found = " ".join(tasks) or "none"
+        raise UserError(f"compress {model}", expected="the one task it was fine-tuned on", found=found, cure=cure)
+    if teachers := finetune.get("distillation", {}).pop("teachers", None):
+        compress["teachers"] = teachers
+    compress |= {"model": model, "row": row or "model", "tasks": tasks}
+    overrides.setdefault("name", f"{tasks[0]}-compressed")
+    return recipe_file.from_dict(recipe_file.merge(recipe.to_dict(base), overrides), "command line")
+
+
+def _place_in_run(model: Path) -> tuple[Path | None, str, str]:
+    """Run folder, task and row of a model that lies at RUN/tasks/TASK/ROW/seed-N/model; None where it does not."""
+    parts = model.absolute().parts
+    if len(parts) < 6 or parts[-5] != "tasks" or not (run := Path(*parts[:-5])).joinpath(run_folder.RECIPE).is_file():
+        return None, "", ""
+    return run, parts[-4], parts[-3].replace("-d", " (D)")
 
 
 def _names_a_task(rest: list[str]) -> bool:

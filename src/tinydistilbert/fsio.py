@@ -105,6 +105,17 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def check_new(folder: Path) -> None:
+    """Refuse an output folder that holds something already.
+
+    Raises:
+        UserError: it does.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        expected, cure = "a new or empty folder", "give another --output, or delete it"
+        raise UserError(f"--output {folder}", expected=expected, found="other files", cure=cure)
+
+
 @contextmanager
 def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
     """Work towards a finished `folder`: yields `folder.partial`, and on success closes it and renames it to `folder`.

@@ -9,68 +9,54 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 
-from transformers import PretrainedConfig
-
-from tinydistilbert import cache, fsio, results, run_folder
-from tinydistilbert.adapt import adapt, check_head
+from tinydistilbert import fsio, results, run_folder
+from tinydistilbert.adapt import adapt
 from tinydistilbert.augment import augment
 from tinydistilbert.benchmark import benchmark
-from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.distill import distill
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluate import evaluate
 from tinydistilbert.finetune import TRAINING_FACTS, finetune
+from tinydistilbert.inputs import Inputs
 from tinydistilbert.jobs import Job, jobs
-from tinydistilbert.models.loading import check_length, load_config, load_model, load_tokenizer, longest_input
-from tinydistilbert.models.matching import match_layers
-from tinydistilbert.models.student import cut_student
-from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
+from tinydistilbert.ladder import BEST, SUMMARY, climb_down
+from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe import Recipe
 from tinydistilbert.recipe_file import to_toml
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.page import write_report
-from tinydistilbert.task_checks import Taught, check_models
+from tinydistilbert.rungs import Workshop
 from tinydistilbert.task_targets import make_targets
 from tinydistilbert.task_training import Lesson, training_examples
-from tinydistilbert.tasks import has_split, tasks_of
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.unlabelled import holds_examples, read_unlabelled, write_examples
+from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
 from tinydistilbert.tasks.wanted import scored_split, wanted_examples
-from tinydistilbert.teacher_cache import check_room, views_to_make
-from tinydistilbert.training import choose_device, chosen_precision
 
-STAGES = ("prepare", "adapt", "distill", "finetune", "evaluate", "benchmark", "report")
-STAGES_OF_GIVEN = ("finetune", "evaluate", "report")
 RESULTS = "results.jsonl"
 AUGMENTED = "examples.parquet"
 
 
-class Run:
+def compressed_folder(task: str) -> str:
+    """Where the compressed forms of a task's model lie in a run."""
+    return f"tasks/{task}/compressed"
+
+
+class Run(Inputs):
     """One recipe in one folder."""
 
     def __init__(
         self, recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None], command: str = ""
     ) -> None:
-        self.recipe, self.output, self.until, self.tell, self.command = recipe, output, until, tell, command
+        super().__init__(recipe, until=until)
+        self.output, self.tell, self.command = output, tell, command
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if processes > 1:
             cure = "start the command without a launcher"
             raise UserError("command line", expected="one process", found=f"{processes}, by a launcher", cure=cure)
-        self.device = choose_device(recipe.device)
-        chosen_precision(self.device, recipe.precision)
         self.failures: list[str] = []
-        self.known = tasks_of(recipe.finetune)
-
-    def stages(self) -> tuple[str, ...]:
-        """The stages up to the last that this recipe has: a given model needs no text and no student."""
-        wanted = STAGES[: STAGES.index(self.until) + 1]
-        return tuple(s for s in wanted if s in STAGES_OF_GIVEN) if self.recipe.finetune.model else wanted
-
-    @cached_property
-    def original_teacher(self) -> LoadedTeacher:
-        """The teacher that the recipe names, as it comes."""
-        return load_teacher(self.recipe.teacher)
+        self.unreached: list[str] = []
 
     @cached_property
     def teacher(self) -> LoadedTeacher:
@@ -79,12 +65,6 @@ class Run:
         loaded = LoadedTeacher(load_model(folder, "masked-lm"), load_tokenizer(folder), has_trained_head=True)
         check_tokenizer(loaded.model, loaded.tokenizer, str(folder))
         return loaded
-
-    @cached_property
-    def blocks(self) -> TokenBlocks:
-        """The corpus as token blocks, from the cache or made now."""
-        tokenizer = self.original_teacher.tokenizer
-        return load_blocks(prepare(self.recipe.corpus, tokenizer, cache.folder(), self.recipe.data))
 
     def claim(self) -> None:
         """Take the output folder for this recipe, after everything that can be checked beforehand was checked.
@@ -107,93 +87,6 @@ class Run:
         """
         return run_folder.is_begun(self.recipe, self.output)
 
-    def check_data_folder(self) -> None:
-        """Refuse a data folder that is not there.
-
-        Raises:
-            UserError: it is not.
-        """
-        data = self.recipe.data
-        if data is not None and not Path(data).is_dir():
-            raise UserError(f"--data {data}", expected="a folder", found="none", cure="name an existing folder")
-
-    def check_inputs(self) -> None:
-        """Load whatever can be wrong in the stages up to the last: teacher, cut, corpus, lengths, labels of every task.
-
-        Raises:
-            UserError: one of them is.
-        """
-        recipe = self.recipe
-        if recipe.finetune.model:
-            load_tokenizer(recipe.finetune.model)
-            self.check_lengths(load_config(recipe.finetune.model))
-            self.check_tasks()
-            return
-        check_head(recipe, self.original_teacher)
-        student = cut_student(self.original_teacher.model, recipe.student, seed=recipe.seed)
-        match_layers(recipe, self.original_teacher.model.config, student.config)
-        self.check_lengths(self.original_teacher.model.config)
-        self.check_tasks()
-        assert len(self.blocks.train)
-        self.check_cache()
-
-    def check_tasks(self) -> None:
-        """Load whatever the tasks read: the splits, further texts, and the given teachers' configurations.
-
-        Raises:
-            UserError: one of them is wrong.
-        """
-        recipe = self.recipe
-        for name in self.tasks():
-            task = self.known[name]
-            also = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
-            found = [wanted_examples(recipe, task, split) for split in (task.train, scored_split(recipe, task), *also)]
-            more = recipe.finetune.distillation.unlabelled
-            if more and any(job.is_second_distillation for job in jobs(recipe)):
-                read_unlabelled(Path(more), found[0].task)
-            is_taught = any(job.is_second_distillation and job.task == name for job in jobs(recipe))
-            check_models(recipe, found[0].task, self._student_of_tasks() if is_taught else None)
-
-    def _student_of_tasks(self) -> Taught:
-        """What the second distillations start from, and the run's own teacher."""
-        if name := self.recipe.finetune.model:
-            return Taught(load_config(name), load_tokenizer(name), None)
-        teacher = self.original_teacher
-        student = cut_student(teacher.model, self.recipe.student, seed=self.recipe.seed)
-        return Taught(student.config, teacher.tokenizer, teacher.model.config)
-
-    def check_cache(self) -> None:
-        """Make sure that what the teacher says finds room on the disk; an adapted teacher says all of it anew.
-
-        Raises:
-            UserError: it does not.
-        """
-        settings, teacher = self.recipe.distill.cache, self.original_teacher.model
-        if settings.kind == "none" or STAGES.index(self.until) < STAGES.index("distill"):
-            return
-        if self.recipe.adapt.tokens:
-            views = settings.views
-        else:
-            views = views_to_make(teacher, self.blocks, self.recipe, cache.folder(), self.device)
-        check_room(teacher, self.blocks, self.recipe, cache.folder(), views=views)
-
-    def tasks(self) -> tuple[str, ...]:
-        """The tasks that the stages up to the last read."""
-        return self.recipe.finetune.tasks if STAGES.index(self.until) >= STAGES.index("finetune") else ()
-
-    def check_lengths(self, teacher: PretrainedConfig) -> None:
-        """Compare every length of the recipe with the teacher's position embeddings.
-
-        Raises:
-            UserError: one is longer.
-        """
-        longest = longest_input(teacher)
-        if not self.recipe.finetune.model:
-            check_length("corpus.block_size", self.recipe.corpus.block_size, longest)
-        for name in self.tasks():
-            longest_wanted = self.recipe.finetune.max_length(name, self.known[name].max_length)
-            check_length(f"max_length of {name}", longest_wanted, longest)
-
     def stage(self, folder: str, title: str, make: Callable[[Path], None]) -> None:
         """Make one folder of the run, unless it is finished."""
         path = self.output / folder
@@ -209,6 +102,7 @@ class Run:
         """Write `results.jsonl`: what every finished stage measured, in the order of the stages."""
         folders = [self.output / name for name in ("teacher", "control", "student")]
         folders += [self.output / job.folder / "scores" for job in jobs(self.recipe)]
+        folders += [self.output / compressed_folder(name) / SUMMARY for name in self.recipe.compress.tasks]
         folders.append(self.output / "benchmark")
         found = [
             m for folder in folders if fsio.is_finished(folder) for m in results.read(folder / "measurements.jsonl")
@@ -327,10 +221,43 @@ class Run:
             device=self.device, training=facts,
         )  # fmt: skip
 
+    def compress(self) -> None:
+        """Stage compress: smaller and faster forms of task models, and what each gives."""
+        settings = self.recipe.compress
+        for name in settings.tasks:
+            task, output = self.known[name], self.output / compressed_folder(name)
+            title = f"compress {settings.row} on {task.title}"
+            if fsio.is_finished(output / SUMMARY):
+                self.tell(f"{title}: finished before, skipped")
+            started = time.monotonic()
+            workshop = Workshop(
+                self.recipe, task, self.compressed_model(name), self.teachers_of_pruned(name), settings.row, output,
+                self.device, self.tell,
+            )  # fmt: skip
+            if unreached := climb_down(workshop):
+                self.unreached.append(f"{title} came to {unreached}; the best model is in {output / BEST}")
+            self.tell(f"{title}: {duration(time.monotonic() - started)}, the best is {output / BEST}")
+            self.gather()
+
+    def compressed_model(self, task: str) -> Path:
+        """Folder of the task model that is compressed."""
+        given = self.recipe.compress.model
+        return Path(given) if given else self.compressed_job(task).model(self.output)
+
+    def teachers_of_pruned(self, task: str) -> tuple[Path, ...]:
+        """What pruned models of a task learn from again; nothing = the unpruned one."""
+        settings = self.recipe.compress
+        if settings.teachers or settings.model:
+            return tuple(map(Path, settings.teachers))
+        return self.task_teachers(task) if settings.row != "teacher" else ()
+
     def benchmark(self) -> None:
         """Stage benchmark: size and latency."""
         own = {"teacher": self.output / "teacher", "student": self.output / "student"}
         rows: dict[str, Path | None] = {name: own.get(name) for name in self.recipe.benchmark.models}
+        rows |= {
+            f"compressed ({name})": self.output / compressed_folder(name) / BEST for name in self.recipe.compress.tasks
+        }
         self.stage(
             "benchmark", "benchmark",
             lambda path: benchmark(
@@ -361,11 +288,15 @@ def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None]
         What went wrong on the way without stopping it: fine-tunings whose loss became infinite.
 
     Raises:
-        UserError: an input is wrong; when it was found before the first stage, nothing was written.
+        UserError: an input is wrong; when it was found before the first stage, nothing was written. Or a compression
+            did not reach its target; then everything was written.
         Interrupted: the user asked to stop; the same call goes on.
     """
     work = Run(recipe, output, until=until, tell=tell, command=command)
     work.claim()
     for name in work.stages():
         getattr(work, name)()
+    if work.unreached:
+        cure = "ask for less, or prune further (--keep 0.25 0.15)"
+        raise UserError("compress", expected="to reach the target", found="; ".join(work.unreached), cure=cure)
     return tuple(work.failures)

@@ -10,9 +10,12 @@ from pydantic import Field, TypeAdapter
 
 from tinydistilbert.recipe_types import (
     Amount,
+    Bytes,
     Count,
     Duration,
+    Milliseconds,
     NotNegative,
+    Operations,
     Positive,
     PositiveRamp,
     Ramp,
@@ -313,6 +316,46 @@ class Finetune:
 
 
 @section
+class Compress:
+    """Smaller and faster forms of fine-tuned models, one rung after the other, each with its score."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks whose model (of the first seed) is compressed; where `model` is given, the one task of that model."""
+    row: Literal["teacher", "student", "student (D)", "control", "model", "model (D)"] = "student"
+    """Row of the tables that is compressed."""
+    model: str = ""
+    """Folder of a fine-tuned model to compress instead of one of the run."""
+    teachers: tuple[str, ...] = ()
+    """Fine-tuned models that pruned ones learn from; by default the teacher of the run, else the unpruned model."""
+    vocabulary: str = ""
+    """First cut the vocabulary to the tokens of these texts: a file or folder, or `train`; empty = keep all of it."""
+    quantization: Literal["dynamic", "static", "none"] = "dynamic"
+    """int8: scales of the activations from each input, or `static`, from calibration inputs held out of train."""
+    calibration_examples: Count = 256
+    keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.75, 0.5, 0.35)
+    """Shares of the weights in heads and feed-forward neurons that the rungs of pruning keep; each prunes the last.
+    With 1 first, a rung shows what teaching as long gives without pruning."""
+    layers: tuple[Count, ...] = ()
+    """Rungs after those: so many encoder layers kept, the most important ones."""
+    importance_examples: Count = 1000
+    """Train examples that tell how important a head, a neuron or a layer is (Michel et al. 2019)."""
+    recovery_epochs: Positive = 2.0
+    """Epochs of fine-tuning with the teacher after each pruning."""
+    held_out: Amount = 1000
+    """Train examples that no pruned model is trained on, and by which everything is chosen; 0 = a tenth."""
+    max_loss: NotNegative = 1.0
+    """Points of the headline metric that may be lost on those: more keeps layers of int8 in float, or marks the row."""
+    target_latency: Milliseconds = ""
+    """`5ms`: go down the ladder until the median of one input on one core is that short."""
+    target_size: Bytes = ""
+    """`20MB`: until the model file is that small."""
+    target_operations: Operations = ""
+    """`100M`: until an input of mean length needs so few floating-point operations."""
+    timed_examples: Count = 200
+    """Validation inputs that are timed at their true length."""
+
+
+@section
 class Benchmark:
     """Size and latency at batch 1 on one pinned core."""
 
@@ -369,6 +412,7 @@ class Recipe:
     validation: Validation = Validation()
     distill: Distill = field(default_factory=Distill)
     finetune: Finetune = field(default_factory=Finetune)
+    compress: Compress = Compress()
     benchmark: Benchmark = Benchmark()
     ablate: Ablate = field(default_factory=Ablate)
 

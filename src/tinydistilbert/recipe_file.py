@@ -186,6 +186,7 @@ def check(recipe: Recipe, where: str) -> Recipe:
 
 def _conflicts(recipe: Recipe) -> Iterator[_Conflict]:
     yield from _conflicts_of_tasks(recipe)
+    yield from _conflicts_of_compression(recipe)
     layers, matched = recipe.student.layers, recipe.objective.matched_layers
     for key, named in (("student.layers", layers), ("objective.matched_layers", matched)):
         if not named:
@@ -247,6 +248,16 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
         yield _Conflict("finetune.distillation.unlabelled", expected, found, "run the tasks one by one")
     if distillation.teachers == ():
         yield _Conflict("finetune.distillation.teachers", '"first", "all" or folders', "[]", "name one")
+
+
+def _conflicts_of_compression(recipe: Recipe) -> Iterator[_Conflict]:
+    settings = recipe.compress
+    for name in (name for name in settings.tasks if name not in recipe.finetune.tasks):
+        expected = f"tasks of finetune.tasks ({', '.join(recipe.finetune.tasks) or 'none'})"
+        yield _Conflict("compress.tasks", expected, repr(name), "add it there, or take it out here")
+    if settings.model and len(settings.tasks) != 1:
+        found = ", ".join(settings.tasks) or "none"
+        yield _Conflict("compress.tasks", "the one task of compress.model", found, "name it")
 
 
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:

@@ -26,6 +26,12 @@ Amount = Annotated[int, Field(ge=0)]
 
 Duration = Annotated[str, Field(pattern=r"^((\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?)$")]
 """`20m`, `1h30m`, `90s`; empty = none."""
+Milliseconds = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?ms)?$")]
+"""`5ms`; empty = none."""
+Bytes = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?(kB|MB|GB))?$")]
+"""`20MB`, in powers of 1,000; empty = none."""
+Operations = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?[MGT])?$")]
+"""`500M` floating-point operations; empty = none."""
 Ramp = NotNegative | tuple[NotNegative, NotNegative]
 """A number, or two: the value at the first step and at the last, changing evenly between them."""
 PositiveRamp = Positive | tuple[Positive, Positive]
@@ -50,3 +56,10 @@ def seconds_of(duration: str) -> float:
     """Seconds of a `Duration`; of the empty one 0."""
     units = {"h": 3600.0, "m": 60.0, "s": 1.0}
     return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([hms])", duration))
+
+
+def quantity(text: str) -> float:
+    """Milliseconds, bytes or operations of a `Milliseconds`, `Bytes` or `Operations`; of the empty one infinity."""
+    units = {"ms": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "M": 1e6, "G": 1e9, "T": 1e12}
+    number = re.fullmatch(r"([\d.]+)(\w+)", text)
+    return float(number[1]) * units[number[2]] if number else float("inf")

@@ -5,6 +5,7 @@ Nothing is written, and nothing is fetched from the hub: there, published sizes 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 
 from transformers import PreTrainedTokenizerFast
@@ -12,10 +13,12 @@ from transformers import PreTrainedTokenizerFast
 from tinydistilbert import cache
 from tinydistilbert.data.corpus import prepared_splits
 from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
+from tinydistilbert.jobs import jobs
 from tinydistilbert.recipe import Recipe
 from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, has_split, tasks_of
-from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.tasks.unlabelled import read_unlabelled
 from tinydistilbert.tasks.wanted import wanted_examples
 
 TYPICAL_LENGTHS = {
@@ -62,6 +65,8 @@ class TaskSize:
     evaluation_examples: int
     """In all evaluation splits together."""
     evaluation_tokens: float
+    unlabelled: int
+    """Further texts that a second distillation is trained on."""
 
 
 def limited(count: int, limit: int) -> int:
@@ -133,8 +138,8 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
         UserError: a split is missing or wrong, as a run would say.
     """
     task, settings = tasks_of(recipe.finetune)[name], recipe.finetune.settings(name)
-    is_held_out = settings.score_on == "train"
-    splits = [HELD_OUT] if is_held_out else [split for split in task.evaluation if has_split(task, split, recipe.data)]
+    also = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
+    splits = [HELD_OUT] if settings.score_on == "train" else [task.evaluation[0], *also]
     max_length = recipe.finetune.max_length(name, task.max_length)
     if task.family == "probe" and is_on_hub(recipe.corpus, recipe.data):
         return None
@@ -143,7 +148,7 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
         official = dict(task.official) | {HELD_OUT: round(HELD_OUT_SHARE * task.official[task.train])}
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)
         length = min(TYPICAL_LENGTHS[name], max_length)
-        return TaskSize(count, count, length, max_length, scored, scored * length)
+        return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))
     totals, windows, lengths, longest = [], [], [], 0
     for split in (task.train, splits[0]):
         examples = wanted_examples(recipe, task, split)
@@ -155,7 +160,21 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
         longest = max(longest, int(features.lengths.max()))
     count = limited(totals[0], settings.train_examples)
     scored = limited(totals[1], settings.validation_examples) * len(splits)
-    return TaskSize(count, round(count * windows[0]), lengths[0], longest, scored, scored * windows[1] * lengths[1])
+    return TaskSize(
+        count, round(count * windows[0]), lengths[0], longest, scored, scored * windows[1] * lengths[1],
+        _unlabelled(recipe, task),
+    )  # fmt: skip
+
+
+def _unlabelled(recipe: Recipe, task: Task) -> int:
+    """Texts in the recipe's file of those without labels, where there is a second distillation to read them.
+
+    Raises:
+        UserError: the file is wrong, as a run would say.
+    """
+    file = recipe.finetune.distillation.unlabelled
+    is_taught = any(job.is_second_distillation and job.task == task.name for job in jobs(recipe))
+    return len(read_unlabelled(Path(file), task)) if file and is_taught else 0
 
 
 def _sample(examples: Examples) -> Examples:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from tinydistilbert import recipe
 from tinydistilbert.data.batches import length_grouped
-from tinydistilbert.errors import NonFiniteLoss
+from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.models.learner import Learner
-from tinydistilbert.models.loading import load_model, load_tokenizer, set_dropout
+from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, set_dropout
 from tinydistilbert.models.matching import uniform_matches
 from tinydistilbert.models.used_words import UsedWords
 from tinydistilbert.recipe import Recipe
@@ -23,7 +23,7 @@ from tinydistilbert.task_objective import TEACHER_IDS, TaskLoss
 from tinydistilbert.task_targets import Targets, check_same_tokenizer
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.encoding import NO_LABEL, collate, encode, uses_token_types
+from tinydistilbert.tasks.encoding import NO_LABEL, Features, collate, encode, uses_token_types
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 from tinydistilbert.tasks.wanted import wanted_examples
@@ -59,6 +59,12 @@ def finetune_steps(settings: recipe.Finetune, features: int) -> int:
     return max(steps, settings.min_steps)
 
 
+def intermediate_steps(settings: recipe.Finetune, features: int) -> int:
+    """The first steps of a second distillation on so many inputs, in which only the terms on layers count."""
+    batches = settings.distillation.intermediate_epochs * math.ceil(features / settings.optimization.batch_size)
+    return round(batches / settings.optimization.gradient_accumulation_steps)
+
+
 def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, soft: bool) -> tuple[Examples, int]:
     """The examples that a model is trained on, and how many of them, which come first, have a label.
 
@@ -69,14 +75,28 @@ def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, sof
     """
     settings = recipe.finetune.settings(task.name)
     labelled = wanted_examples(recipe, task, task.train, limit=settings.train_examples)
-    files = [Path(settings.distillation.unlabelled)] if soft and settings.distillation.unlabelled else []
-    files += [augmented] if soft and augmented is not None else []
-    more = [read_unlabelled(file, labelled.task) for file in files]
+    more = []
+    if soft and settings.distillation.unlabelled:
+        more.append(read_unlabelled(Path(settings.distillation.unlabelled), labelled.task))
+    if soft and augmented is not None:
+        more.append(read_unlabelled(augmented, labelled.task, may_be_empty=True))
     columns = {
         name: [*values, *(value for part in more for value in part.columns[name])]
         for name, values in labelled.columns.items()
     }
     return replace(labelled, columns=columns), len(labelled)
+
+
+def _refuse_elmo(*folders: Path) -> None:
+    """Refuse ELMo in a second distillation: it is the baseline, a student cut from no teacher.
+
+    Raises:
+        UserError: one of the models is an ELMo.
+    """
+    for folder in folders:
+        if load_config(folder).model_type == ELMO:
+            cure = "fine-tune ELMo without a teacher, and no student from it"
+            raise UserError(str(folder), expected="a transformer as teacher and student", found="ELMo", cure=cure)
 
 
 class TaskTraining:
@@ -99,6 +119,8 @@ class TaskTraining:
         self, recipe: Recipe, task: Task, encoder: Path, *, seed: int, device: torch.device,
         lesson: Lesson | None = None, learning_rate: float | None = None,
     ) -> None:  # fmt: skip
+        if lesson is not None:
+            _refuse_elmo(encoder, *lesson.teachers)
         self.recipe, self.seed, self.device = recipe, seed, device
         self.settings = recipe.finetune.settings(task.name)
         if learning_rate is not None:
@@ -119,10 +141,10 @@ class TaskTraining:
         set_dropout(self.model, self.optimization.dropout, self.optimization.attention_dropout)
         self.objective, self.learner = self._objective(lesson, len(features))
         self._targets = Targets(lesson.targets, self.examples, features) if lesson else None
-        self._words = UsedWords(self.model, [*features.input_ids, *(scored.input_ids if scored else [])])
+        self._words, self._pad = self._used_words(features, scored)
         self._whole_ids = features.input_ids if self.objective.inner else None
-        self._features = replace(features, input_ids=self._words.places(features.input_ids))
-        self._scored = replace(scored, input_ids=self._words.places(scored.input_ids)) if scored else None
+        self._features = self._in_used_words(features)
+        self._scored = self._in_used_words(scored) if scored else None
         self._epoch = lru_cache(maxsize=2)(self._grouped)
         self.work = Work(
             steps=finetune_steps(self.settings, len(features)), micro_batches=self._micro_batches,
@@ -139,6 +161,19 @@ class TaskTraining:
     def batches_per_epoch(self) -> int:
         """Forward passes that read every input once."""
         return math.ceil(len(self._features) / self.optimization.batch_size)
+
+    def _used_words(self, features: Features, scored: Features | None) -> tuple[UsedWords | None, int]:
+        """The cut word embedding and padding's place in it; ELMo has none: its inputs are characters."""
+        padding = int(self.tokenizer.pad_token_id)
+        if self.model.config.model_type == ELMO:
+            return None, padding
+        pad = np.array([padding])
+        words = UsedWords(self.model, [pad, *features.input_ids, *(scored.input_ids if scored else [])])
+        return words, int(words.places([pad])[0][0])
+
+    def _in_used_words(self, features: Features) -> Features:
+        """The features with the words' places in the cut embedding."""
+        return features if self._words is None else replace(features, input_ids=self._words.places(features.input_ids))
 
     def _scored_examples(self) -> Examples | None:
         """The examples that choose an epoch, if any do."""
@@ -159,8 +194,7 @@ class TaskTraining:
         teacher = load_model(lesson.teachers[0], self.task.kind, require_head=True).to(self.device)
         teacher.eval().requires_grad_(False)
         matches = uniform_matches(teacher.config, self.model.config, distillation)
-        batches = distillation.intermediate_epochs * math.ceil(features / self.optimization.batch_size)
-        steps = round(batches / self.optimization.gradient_accumulation_steps)
+        steps = intermediate_steps(self.settings, features)
         return TaskLoss(self.task.kind, distillation, teacher, matches, steps), Learner(self.model, teacher)
 
     def _micro_batches(self, step: int) -> list[Batch]:
@@ -176,12 +210,9 @@ class TaskTraining:
         batch = collate(self._features, indices, self._pad, token_types=uses_token_types(self.model))
         if self._whole_ids is not None:
             whole = replace(self._features, input_ids=self._whole_ids)
-            batch[TEACHER_IDS] = collate(whole, indices, self._pad, token_types=False)["input_ids"]
+            pad = int(self.tokenizer.pad_token_id)
+            batch[TEACHER_IDS] = collate(whole, indices, pad, token_types=False)["input_ids"]
         return batch | (self._targets.batch(indices) if self._targets else {})
-
-    @property
-    def _pad(self) -> int:
-        return int(self.tokenizer.pad_token_id)
 
     def score(self) -> float:
         """The headline metric of the model as it is, on the examples that choose."""
@@ -216,7 +247,8 @@ class TaskTraining:
             steps = finished_steps(folder)
             raise
         finally:
-            self._words.restore(self._unused_factor(steps))
+            if self._words is not None:
+                self._words.restore(self._unused_factor(steps))
             self.model.eval()
 
     def _ends_of_epochs(self) -> frozenset[int]:

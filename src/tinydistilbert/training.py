@@ -174,7 +174,8 @@ def train(
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
-        NonFiniteLoss: a loss or gradient is not finite; the step and the term are named.
+        NonFiniteLoss: a loss or gradient is not finite; the step and the term are named, and `model` is as it was
+            before that step, though on a GPU it is noticed up to `LOOK_EVERY` - 1 steps later.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -195,6 +196,7 @@ def train(
         checkpoint.save(folder / "checkpoints", model, optimizer, now)
 
     pending: list[_Step] = []
+    failed = torch.zeros((), device=device)
 
     def look() -> None:
         """Read the numbers of the steps that are not yet looked at, and log them."""
@@ -223,9 +225,11 @@ def train(
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            # GradScaler's protocol with fused optimisers, an attribute that torch's types do not know: where it is 1 the
-            # update leaves everything as it is, so nobody has to wait for the answer.
-            optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+            # GradScaler's protocol with fused optimisers, an attribute that torch's types do not know: where it is 1
+            # the update leaves everything as it is, so nobody has to wait for the answer. It stays 1: the steps until
+            # somebody looks change nothing either.
+            failed = torch.maximum(failed, (~torch.isfinite(norm)).float())
+            optimizer.found_inf = failed  # type: ignore[attr-defined]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             tokens += sum(work.tokens(batch) for batch in micro_batches)
@@ -287,7 +291,7 @@ def _log_step(log: Any, item: _Step) -> None:
     """Write the line of a step.
 
     Raises:
-        NonFiniteLoss: its gradient was not finite; then it has changed nothing.
+        NonFiniteLoss: its gradient was not finite; then neither it nor a step after it has changed anything.
     """
     if not torch.isfinite(item.norm):
         raise _diagnose(item.sums, item.step)

@@ -1,25 +1,39 @@
-"""Size and latency: what is counted, what is fed in which order, what numbers are called; never how long it took."""
+"""Size, latency, memory: what is counted, what is fed in which order, what rows are called; never how long it took."""
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from tinydistilbert import benchmark, fsio, results
+from tinydistilbert.benchmark import gpu, memory, timing
+from tinydistilbert.benchmark.backends import PlainTorch, open_runtime
+from tinydistilbert.benchmark.memory import measure_memory
+from tinydistilbert.benchmark.pairs import Pairs, load_pairs, made_up_examples, slices_of_like_lengths
+from tinydistilbert.benchmark.protocols import PairInputs, encoded_pairs
+from tinydistilbert.benchmark.rows import Row, Subject, make_rows, make_subject
+from tinydistilbert.benchmark.timing import Timed, mean_interval, one_core, summarize, time_in_turns
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.elmo import ElmoConfig, ElmoForSequenceClassification
 from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.recipe import Benchmark, Recipe
+from tinydistilbert.runtime import Inputs
 
 BERT = BertConfig.from_dict(
     {
@@ -33,10 +47,34 @@ DISTILBERT = DistilBertConfig.from_dict(
         "num_labels": 1,
     }
 )  # fmt: skip
+ELMO = ElmoConfig.from_dict(
+    {
+        "num_labels": 1, "filters": [[1, 4], [2, 4]], "projection_size": 4, "cell_size": 8, "hidden_size": 8,
+        "classifier_size": 4,
+    }
+)  # fmt: skip
 TINY = {
+    "elmo": lambda: ElmoForSequenceClassification(ELMO),
     "bert-base": lambda: BertForSequenceClassification(BERT),
     "distilbert": lambda: DistilBertForSequenceClassification(DISTILBERT),
 }
+Made = Callable[[str], Subject]
+
+
+@pytest.fixture
+def make(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Made:
+    """A tiny model with random weights by its name."""
+    return lambda name: make_subject(name, None, architectures=TINY, tokenizer=tokenizer, seed=0, work=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pairs(tokenizer: PreTrainedTokenizerFast) -> Pairs:
+    return Pairs(made_up_examples(tokenizer, 0), "made up", True)
+
+
+def inputs_of(row: Row, pairs: Pairs) -> PairInputs:
+    (features,) = encoded_pairs([row.subject], pairs).values()
+    return PairInputs(row.subject, row.runtime.token_types, pairs, features)
 
 
 def test_parameters_are_those_of_the_encoder() -> None:
@@ -48,44 +86,74 @@ def test_parameters_are_those_of_the_encoder() -> None:
 
 def test_the_default_architectures_have_the_published_sizes() -> None:
     with torch.device("meta"):
-        counts = {name: parameter_count(build().base_model) for name, build in benchmark.ARCHITECTURES.items()}
-    assert counts == {"bert-base": 109_482_240, "distilbert": 66_362_880}
+        counts = {name: parameter_count(build().base_model) / 1e6 for name, build in benchmark.ARCHITECTURES.items()}
+    assert counts == pytest.approx({"elmo": 178, "bert-base": 109.48224, "distilbert": 66.36288}, rel=0.01)
 
 
 @pytest.mark.parametrize(("examples", "rounds"), [(0, 5), (40, 4), (7, 3), (2, 5)])
 def test_slices_hold_each_pair_once(examples: int, rounds: int) -> None:
     lengths = [10 + (7 * i) % 40 for i in range(103)]
-    slices = benchmark.slices_of_like_lengths(lengths, examples, rounds, seed=3)
+    slices = slices_of_like_lengths(lengths, examples, rounds, seed=3)
     dealt = [index for part in slices for index in part]
     assert len(dealt) == len(set(dealt)) == (examples or 103)
     assert len(slices) == min(rounds, examples or 103) and all(slices)
-    assert slices == benchmark.slices_of_like_lengths(lengths, examples, rounds, seed=3)
+    assert slices == slices_of_like_lengths(lengths, examples, rounds, seed=3)
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
 
 
 def test_slices_hold_like_lengths() -> None:
     lengths = list(range(1000))
-    slices = benchmark.slices_of_like_lengths(lengths, 0, 5, seed=0)
+    slices = slices_of_like_lengths(lengths, 0, 5, seed=0)
     means = [sum(part) / len(part) for part in slices]
     assert max(means) - min(means) <= 1  # dealt one way only they would differ by 4
 
 
 def test_a_summary_worked_out_by_hand() -> None:
-    row = benchmark.summarize([[0.010, 0.030], [0.020, 0.030]], total=1500)
+    row = summarize([[0.010, 0.030], [0.020, 0.030]], total=1500)
     assert row["seconds_per_pass"] == pytest.approx(1500 * 0.0225)
     assert row["p50_ms"] == pytest.approx(25.0)
     assert row["p90_ms"] == pytest.approx(30.0)
     assert row["mean_ms"] == pytest.approx(22.5)
     assert row["spread"] == pytest.approx(0.025 / 0.020)
     assert row["noisy"] is True and row["estimated"] is True and row["rounds"] == 2
-    alike = benchmark.summarize([[0.02, 0.02], [0.021, 0.021]], total=4)
+    alike = summarize([[0.02, 0.02], [0.021, 0.021]], total=4)
     assert alike["noisy"] is False and alike["estimated"] is False
+
+
+def test_a_spread_of_ten_per_cent_is_no_noise_yet() -> None:
+    assert not summarize([[1.0], [1.09]], total=2)["noisy"]
+    assert summarize([[1.0], [1.11]], total=2)["noisy"]
+
+
+def test_p90_is_the_time_that_a_tenth_of_the_pairs_exceed() -> None:
+    assert summarize([[n / 1000 for n in range(1, 12)]], total=11)["p90_ms"] == pytest.approx(10.0)
+
+
+def test_the_interval_of_two_rounds_is_worked_out_by_hand() -> None:
+    # Of the pairs of rounds (1, 1), (1, 3), (3, 1), (3, 3) a quarter each: the middle 95 % go from 1 to 3.
+    assert mean_interval([[1.0, 1.0], [3.0, 3.0]]) == (1.0, 3.0)
+    assert mean_interval([[2.0] * 3, [2.0] * 2]) == (2.0, 2.0)
+    assert summarize([[2.0], [2.0]], total=10)["interval"] == [20.0, 20.0]
+
+
+def test_the_interval_of_one_round_is_that_of_the_mean_of_its_pairs() -> None:
+    values = np.random.default_rng(1).normal(10.0, 2.0, 400)
+    low, high = mean_interval([values.tolist()])
+    assert (low, high) == pytest.approx((values.mean() - 1.96 * 0.1, values.mean() + 1.96 * 0.1), abs=0.03)
+
+
+def test_rounds_that_differ_widen_the_interval_which_pairs_alone_would_not_show() -> None:
+    generator = np.random.default_rng(2)
+    parts = [generator.normal(mean, 0.1, 100) for mean in (9.0, 10.0, 11.0, 10.0)]
+    apart = mean_interval([part.tolist() for part in parts])
+    pooled = mean_interval([np.concatenate(parts).tolist()])
+    assert apart[1] - apart[0] > 4 * (pooled[1] - pooled[0])
 
 
 def test_one_core_is_given_back_even_after_an_error() -> None:
     threads = torch.get_num_threads()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    with pytest.raises(KeyError), benchmark.one_core():
+    with pytest.raises(KeyError), one_core():
         assert torch.get_num_threads() == 1
         assert cores is None or len(os.sched_getaffinity(0)) == 1
         raise KeyError
@@ -93,81 +161,266 @@ def test_one_core_is_given_back_even_after_an_error() -> None:
     assert cores is None or os.sched_getaffinity(0) == cores
 
 
-def test_every_round_goes_through_every_model_the_first_in_turn(tokenizer: PreTrainedTokenizerFast) -> None:
-    models: dict[str, PreTrainedModel] = {name: build().eval() for name, build in TINY.items()}
-    seen: list[tuple[str, int, bool]] = []
-
-    def record(name: str, model: PreTrainedModel) -> None:
-        def hook(module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, torch.Tensor]) -> None:
-            seen.append((name, kwargs["input_ids"].shape[1], "token_type_ids" in kwargs))
-            assert kwargs["attention_mask"].sum() in (11, 12)
-
-        model.register_forward_pre_hook(hook, with_kwargs=True)
-
-    for name, model in models.items():
-        record(name, model)
-    inputs = benchmark.Inputs(benchmark.synthetic_features(50, 0), 1500, "made up", True, "")
-    lengths = inputs.features.lengths.tolist()
-    first, second = lengths.index(11), lengths.index(12)
-    seconds = benchmark.time_models(models, inputs, [[first], [second]], None, pad_token_id=0)
-    # One pass to warm up (a slice of one pair has no second) and one that is timed.
-    order = [("bert-base", 11, True), ("distilbert", 11, False), ("distilbert", 12, False), ("bert-base", 12, True)]
-    assert seen == [one for one in order for _ in range(2)]
-    assert {name: [len(part) for part in parts] for name, parts in seconds.items()} == {name: [1, 1] for name in models}
-    seen.clear()
-    benchmark.time_models(models, inputs, [[first]], 128, pad_token_id=0)
-    assert {width for _, width, _ in seen} == {128}
+def test_every_round_goes_through_every_row_the_first_in_turn() -> None:
+    seen: list[str] = []
+    timed = {name: Timed(lambda index, name=name: f"{name}{index}", seen.append) for name in "abc"}
+    seconds = time_in_turns(timed, [[1], [2, 3, 4]])
+    # A warm-up of two passes (a slice of one pair has no second), and each pair once.
+    assert " ".join(seen) == "a1 a1 b1 b1 c1 c1 b2 b3 b2 b3 b4 c2 c3 c2 c3 c4 a2 a3 a2 a3 a4"
+    assert {name: [len(part) for part in parts] for name, parts in seconds.items()} == {name: [1, 3] for name in "abc"}
 
 
-def test_synthetic_lengths_are_like_those_of_sts_b() -> None:
-    features = benchmark.synthetic_features(1000, seed=0)
-    assert len(features) == 1500
-    assert features.lengths.min() >= 10 and features.lengths.max() <= 128
-    assert 29 < features.lengths.mean() < 33
-    assert max(int(ids.max()) for ids in features.input_ids) < 1000
+def test_preparing_and_warming_up_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    timed = {"a": Timed(lambda index: next(clock), lambda _: None)}
+    assert time_in_turns(timed, [[1, 2]]) == {"a": [[1, 1]]}
 
 
-def test_without_the_data_it_times_random_ids_and_says_so(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_made_up_pairs_have_lengths_like_those_of_sts_b(tokenizer: PreTrainedTokenizerFast, pairs: Pairs) -> None:
+    lengths = [
+        len(ids) for ids in tokenizer(*(pairs.examples.columns[name] for name in ("text", "text_pair"))).input_ids
+    ]
+    assert len(lengths) == pairs.total == 1500
+    assert min(lengths) >= 10 and max(lengths) <= 128
+    assert 29 < sum(lengths) / 1500 < 33
+
+
+def test_without_the_data_it_times_random_words_and_says_so(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     for recipe in (Recipe(), Recipe(data=str(tmp_path))):
-        inputs = benchmark.load_inputs(recipe, tokenizer)
-        assert inputs.synthetic and inputs.total == 1500 and "random ids" in inputs.source
+        found = load_pairs(recipe, tokenizer)
+        assert found.synthetic and found.total == 1500 and "random words" in found.source and not found.fingerprint
 
 
 def test_with_the_data_it_times_sts_b(data: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    inputs = benchmark.load_inputs(Recipe(data=str(data)), tokenizer)
-    assert not inputs.synthetic and inputs.total == len(inputs.features) == 1500 and inputs.fingerprint
+    found = load_pairs(Recipe(data=str(data)), tokenizer)
+    assert not found.synthetic and found.total == len(found.examples) == 1500 and found.fingerprint
+    assert found.texts(0)[0].startswith("A man with a hard hat")
 
 
-def test_the_folder_holds_a_row_for_each_model_and_protocol(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+class Seen:
+    """A runtime that keeps what it was given."""
+
+    name = "seen"
+
+    def __init__(self, token_types: bool) -> None:
+        self.token_types = token_types
+        self.inputs: list[Inputs] = []
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+        self.inputs.append(inputs)
+        return np.zeros((1, 1), np.float32)
+
+
+@pytest.mark.parametrize("token_types", [True, False])
+def test_a_protocol_is_padded_or_as_long_as_the_pair_or_from_its_words(
+    make: Made, pairs: Pairs, token_types: bool
+) -> None:
+    runtime = Seen(token_types)
+    row = Row(make("bert-base"), "torch", Path(), runtime)
+    length = int(inputs_of(row, pairs).features.lengths[3])
+    for protocol in ("padded-128", "true-length", "with-tokenizer"):
+        timed = inputs_of(row, pairs).timed(protocol, runtime)
+        timed.answer(timed.prepare(3))
+    padded, exact, read = runtime.inputs
+    assert padded["input_ids"].shape == (1, 128) and padded["attention_mask"].sum() == length
+    assert exact["input_ids"].shape == (1, length) and exact["attention_mask"].all()
+    assert exact.keys() == read.keys() and ("token_type_ids" in exact) == token_types
+    assert all((exact[name] == read[name]).all() and read[name].dtype == np.int64 for name in exact)
+    assert max(inputs["input_ids"].max() for inputs in runtime.inputs) < 50, "no word that the embedding has not"
+
+
+@pytest.mark.parametrize("name", ["bert-base", "distilbert", "elmo"])
+def test_with_the_tokenizer_the_logits_are_those_at_true_length(make: Made, pairs: Pairs, name: str) -> None:
+    (row,) = make_rows([make(name)], ["torch"], Path())
+    own = inputs_of(row, pairs)
+    found = []
+    for protocol in ("true-length", "with-tokenizer"):
+        timed = own.timed(protocol, row.runtime)
+        found.append(np.concatenate([timed.answer(timed.prepare(index)) for index in range(5)]))
+    assert (found[0] == found[1]).all() and len(np.unique(found[0])) == 5
+
+
+def test_plain_torch_gives_the_logits_of_transformers(make: Made, pairs: Pairs) -> None:
+    subject = make("bert-base")
+    (row,) = make_rows([subject], ["torch"], Path())
+    assert isinstance(row.runtime, PlainTorch)
+    inputs = inputs_of(row, pairs).at(0)
+    model = BertForSequenceClassification.from_pretrained(subject.folder).eval()
+    with torch.no_grad():
+        expected = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits
+    np.testing.assert_array_equal(row.runtime(inputs), expected.numpy())
+
+
+def test_rows_are_models_by_back_ends_and_give_alike_logits(make: Made, pairs: Pairs, tmp_path: Path) -> None:
+    subjects = [make("elmo"), make("distilbert")]
+    rows = make_rows(subjects, ["torch", "onnx", "onnx-int8"], tmp_path)
+    assert [row.name for row in rows] == [
+        "elmo/torch", "distilbert/torch", "distilbert/onnx", "distilbert/onnx-int8",
+    ]  # fmt: skip
+    assert [row.megabytes is None for row in rows] == [True, True, False, False]
+    logits = [row.runtime(inputs_of(row, pairs).at(0)) for row in rows[1:]]
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-4)
+    np.testing.assert_allclose(logits[2], logits[0], atol=0.1)
+
+
+def test_an_exported_folder_is_a_row_of_the_back_end_that_it_was_made_for(
+    make: Made, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = make_rows([make("distilbert")], ["onnx", "onnx-int8"], tmp_path)
+    given = [
+        make_subject("mine", row.folder, architectures=TINY, tokenizer=tokenizer, seed=0, work=tmp_path) for row in rows
+    ]
+    assert [row.name for row in make_rows(given, ["torch"], tmp_path)] == ["mine/onnx", "mine/onnx-int8"]
+    assert {subject.weights for subject in given} == {"trained"}
+    # The encoder's 2040 and the head's 72 + 9, less biases that are 0 and were left out by the exporter.
+    assert given[0].parameters == given[1].parameters == pytest.approx(2040 + 72 + 9, abs=72)
+
+
+def test_a_masked_language_model_gets_a_head_and_a_task_model_keeps_its_own(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    encoder, task = tmp_path / "encoder", tmp_path / "task"
+    save_model(BertForMaskedLM(BERT), tokenizer, encoder)
+    config = BertConfig.from_dict({**BERT.to_dict(), "num_labels": 3})
+    save_model(BertForSequenceClassification(config), tokenizer, task)
+    work = tmp_path / "work"
+    subjects = [
+        make_subject(folder.name, folder, architectures=TINY, tokenizer=tokenizer, seed=0, work=work)
+        for folder in (encoder, task)
+    ]
+    assert [subject.folder for subject in subjects] == [work / "encoder", task]
+    assert {subject.parameters for subject in subjects} == {2128} and {s.weights for s in subjects} == {"trained"}
+    ones = {name: np.ones((1, 4), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    assert [open_runtime(s.folder, "torch")(ones).shape for s in subjects] == [(1, 1), (1, 3)]
+
+
+def test_the_memory_of_a_row_is_more_than_that_of_its_weights(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    config = BertConfig.from_dict({**BERT.to_dict(), "hidden_size": 512, "intermediate_size": 8192})
+    save_model(BertForSequenceClassification(config), tokenizer, tmp_path / "model")
+    weights = (tmp_path / "model" / "model.safetensors").stat().st_size / 2**20
+    assert weights > 35
+    inputs = {name: np.ones((1, 16), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    found = measure_memory("mine", tmp_path / "model", "torch", inputs)
+    assert found["peak_mib"] - found["baseline_mib"] > 0.9 * weights
+    assert found["baseline_mib"] > 50 and found["peak_mib"] >= found["loaded_mib"] >= found["baseline_mib"]
+
+
+def test_a_process_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CHILD", "raise MemoryError('all is full')")
+    with pytest.raises(UserError, match=r"peak memory of a/torch: .*all is full; .*benchmark\.memory = false"):
+        measure_memory("a/torch", Path(), "torch", {})
+
+
+@pytest.mark.parametrize(
+    ("module", "backend", "extra"), [("onnxruntime", "onnx-int8", "onnx"), ("openvino", "openvino", "openvino")]
+)
+def test_a_missing_back_end_names_the_command_that_installs_it_before_anything_is_written(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, module: str, backend: str,
+    extra: str,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, module, None)
+    settings = Benchmark(backends=("torch", backend))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=rf"pip install 'tinydistilbert\[{extra}\]'"):
+        benchmark.benchmark(
+            {"distilbert": None}, settings, recipe=Recipe(), tokenizer=tokenizer, output=tmp_path / "benchmark",
+            architectures=TINY,
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_holds_a_row_for_each_model_back_end_and_protocol(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
     student = tmp_path / "student"
     save_model(BertForMaskedLM(BERT), tokenizer, student)
     output = tmp_path / "benchmark"
-    settings = Benchmark(examples=12, padded_examples=6, rounds=3)
-    rows = {"bert-base": None, "distilbert": None, "student": student}
+    settings = Benchmark(
+        examples=12, padded_examples=6, rounds=3, memory=False, backends=("torch", "onnx"),
+        protocols=("padded-128", "true-length", "with-tokenizer"),
+    )  # fmt: skip
+    models = {"elmo": None, "distilbert": None, "student": student}
     benchmark.benchmark(
-        rows,
-        settings,
-        recipe=Recipe(name="mine", seed=7, device="cpu"),
-        tokenizer=tokenizer,
-        output=output,
+        models, settings, recipe=Recipe(name="mine", seed=7, device="cpu"), tokenizer=tokenizer, output=output,
         architectures=TINY,
-    )
-    assert fsio.read_manifest(output)
+    )  # fmt: skip
+    assert fsio.read_manifest(output) and {path.name for path in tmp_path.iterdir()} == {"student", "benchmark"}
     measurements = results.read(output / "measurements.jsonl")
-    assert [(m.model, m.value) for m in measurements if m.task == "size"] == [
-        ("bert-base", 2128), ("distilbert", 2040), ("student", 2128),
-    ]  # fmt: skip
-    assert measurements[0].details["megabytes_fp32"] == pytest.approx(2128 * 4 / 1e6)
+    sizes = {m.model: m for m in measurements if m.metric == "parameters"}
+    assert [(name, m.value) for name, m in sizes.items()][1:] == [("distilbert", 2040), ("student", 2128)]
+    assert sizes["student"].details["megabytes_fp32"] == pytest.approx(2128 * 4 / 1e6)
+    files = [m for m in measurements if m.metric == "megabytes"]
+    assert [(m.model, m.details["backend"]) for m in files] == [("distilbert", "onnx"), ("student", "onnx")]
+    rows = [
+        ("elmo", "torch"),
+        ("distilbert", "torch"),
+        ("distilbert", "onnx"),
+        ("student", "torch"),
+        ("student", "onnx"),
+    ]
     latencies = [m for m in measurements if m.task == "latency"]
-    assert [(m.details["protocol"], m.model, m.examples) for m in latencies] == [
-        *(("padded-128", model, 6) for model in rows), *(("true-length", model, 12) for model in rows),
+    assert [(m.details["protocol"], m.model, m.details["backend"], m.examples) for m in latencies] == [
+        *(("padded-128", *row, 6) for row in rows), *(("true-length", *row, 12) for row in rows),
+        *(("with-tokenizer", *row, 12) for row in rows),
     ]  # fmt: skip
     for m in latencies:
         assert m.metric == "seconds_per_pass" and not m.higher_is_better and m.is_subset and m.examples_total == 1500
         assert m.value == pytest.approx(1.5 * m.details["mean_ms"]) and m.value > 0
+        low, high = m.details["interval"]
+        assert low <= m.value <= high
         assert m.details["estimated"] and m.details["synthetic"] and m.details["rounds"] == 3
         assert (m.details["batch_size"], m.details["threads"], m.details["precision"]) == (1, 1, "fp32")
+        assert m.details["library"].split()[0] == {"torch": "torch", "onnx": "onnxruntime"}[m.details["backend"]]
         assert m.details["weights"] == ("trained" if m.model == "student" else "random")
-        assert (m.recipe, m.seed) == ("mine", 7) and m.recipe_hash
+        assert (m.recipe, m.seed) == ("mine", 7) and m.recipe_hash and m.environment["cpu"]
     raw = [json.loads(line) for line in (output / "latencies.jsonl").read_text().splitlines()]
-    assert [[len(part) for part in row["milliseconds"]] for row in raw] == [[2, 2, 2]] * 3 + [[4, 4, 4]] * 3
+    assert [(row["model"], row["backend"], row["protocol"]) for row in raw] == [
+        (m.model, m.details["backend"], m.details["protocol"]) for m in latencies
+    ]
+    assert [[len(part) for part in row["milliseconds"]] for row in raw] == [[2, 2, 2]] * 5 + [[4, 4, 4]] * 10
+
+
+def test_the_best_batch_is_where_throughput_stops_rising() -> None:
+    tried: list[int] = []
+
+    def seconds(size: int) -> float:
+        tried.append(size)
+        return 1.0 if size <= 8 else size / 8
+
+    found = gpu.best_batch(seconds)
+    assert (found.batch_size, found.per_second) == (8, 8.0)
+    assert tried == [1, 2, 4, 8, 16] and found.tried == {1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0, 16: 8.0}
+
+
+def test_the_search_for_a_batch_ends_with_the_memory() -> None:
+    def seconds(size: int) -> float:
+        if size > 4:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    assert gpu.best_batch(seconds).batch_size == 4
+    with pytest.raises(torch.OutOfMemoryError):
+        gpu.best_batch(lambda size: seconds(8 * size))
+
+
+@pytest.mark.slow
+def test_the_script_ends_with_one_line_of_milliseconds(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    config = BertConfig.from_dict({**BERT.to_dict(), "vocab_size": len(tokenizer)})
+    save_model(BertForMaskedLM(config), tokenizer, tmp_path / "teacher")
+    script, rows = Path(__file__).resolve().parents[2] / "benchmarks" / "latency.py", tmp_path / "rows.jsonl"
+    done = subprocess.run(
+        [sys.executable, str(script), "--quick", "--tiny", "--models", "elmo", "bert-base", "distilbert-pruned",
+         "--teacher", str(tmp_path / "teacher"), "--data", str(tmp_path), "--output", str(rows)],
+        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == {"padded-128", "true-length", "with-tokenizer"}
+    names = ["elmo/torch", "bert-base/torch", "bert-base/onnx", "bert-base/onnx-int8", "distilbert-pruned/onnx-int8"]
+    assert all(list(own) == names and min(own.values()) > 0 for own in found.values())
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [(line["protocol"], line["row"]) for line in lines] == [
+        (protocol, row) for protocol in found for row in names
+    ]
+    assert all(line["quick"] and line["tiny"] and line["environment"]["cpu"] for line in lines)

@@ -122,7 +122,7 @@ def test_micro_steps_add_up_gradients_and_read_the_loss_and_its_terms(scripts: d
 
 
 def test_useful_operations_are_counted_by_hand(scripts: dict[str, ModuleType]) -> None:
-    student, teacher = Size(0, 10, 2, 4, 8), Size(0, 20, 4, 4, 8)
+    student, teacher = Size(0, 10, 2, 4, 8, 8), Size(0, 20, 4, 4, 8, 16)
     # 6 tokens in inputs of 3: matrices 2 x 10 a token, attention 4 x 3 x 4 x 2; head at 2 positions 2 x 4 x (4 + 8).
     layers, head, teacher_layers = 6 * (20 + 96), 2 * 96, 6 * (40 + 192)
     count = scripts["throughput_ways"].useful_operations

@@ -1,5 +1,6 @@
 """Tasks of one's own: their files, their classes in an order that can be told, and what is wrong with a label."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,21 @@ def test_columns_that_are_not_there_are_told_with_the_setting_to_correct(tmp_pat
     message = r"columns review, stars, found Review, stars; did you mean 'Review'.*finetune\.custom\.reviews \(--text"
     with pytest.raises(UserError, match=message):
         load(reviews(path))
+
+
+@pytest.mark.parametrize("column", ["id", "idx"])
+def test_two_examples_of_one_name_are_refused(column: str, tmp_path: Path) -> None:
+    rows = [("7", "good", "pos"), ("8", "bad", "neg"), ("7", "fine", "pos")]
+    path = table(tmp_path / "a.csv", rows, (column, "review", "stars"))
+    message = rf"a\.csv:4, column {column}: expected a name of its own, found '7' once more, after .*a\.csv:2"
+    with pytest.raises(UserError, match=message):
+        load(reviews(path))
+
+
+def test_a_column_that_is_read_as_text_or_label_names_no_examples(tmp_path: Path) -> None:
+    settings = CustomTask(train=table(tmp_path / "a.csv", [("x", "0"), ("x", "1"), ("y", "0")], ("id", "idx")))
+    task = custom_task("mine", dataclasses.replace(settings, text="id", label="idx"))
+    assert load(task).columns == {"idx": [0, 1, 2], "text": ["x", "x", "y"], "label": [0, 1, 0]}
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -1,5 +1,6 @@
 """Fine-tuning from an encoder to a scored model: steps, selection, second distillation, failures."""
 
+import copy
 import json
 import random
 from collections.abc import Sequence
@@ -20,8 +21,9 @@ from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.recipe import Finetune, Optimization, Recipe, TaskDistillation
 from tinydistilbert.task_targets import LOGITS, Targets, make_targets
 from tinydistilbert.task_training import Lesson, TaskTraining, finetune_steps, training_examples
-from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks import TASKS, Examples
 from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.tasks.unlabelled import write_examples
 
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {
@@ -194,6 +196,39 @@ def test_a_student_learns_from_its_teachers_without_any_label(
     first, *_, last = steps_logged(tmp_path / "d")
     assert "hard" not in last and last["soft"] < 0.75 * first["soft"]
     assert facts(tmp_path / "d")["loss"] is None
+
+
+def test_the_padding_token_may_be_any_and_never_changes_what_is_learned(
+    data: Path, tmp_path: Path, tokenizer: Any
+) -> None:
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer) + 1, initializer_range=0.2, pad_token_id=None, **SIZES)
+    model, trained = BertForMaskedLM(config), []
+    other = copy.deepcopy(tokenizer)
+    other.add_special_tokens({"pad_token": "[FILL]"})
+    assert (tokenizer.pad_token_id, other.pad_token_id) == (0, len(tokenizer))
+    distillation = TaskDistillation(hidden=1.0)
+    for name, own in (("usual", tokenizer), ("last", other)):
+        folder = tmp_path / name
+        save_model(model, own, folder / "encoder")
+        settings = recipe(data, epochs=1.0, select="heldout", distillation=distillation)
+        told = [folder / "teacher"]
+        finetune(settings, TASKS["cola"], folder / "encoder", told[0], row="teacher", seed=0, device=CPU)
+        taught = lesson(settings, "cola", folder / "encoder", told, folder / "targets")
+        finetune(
+            settings, TASKS["cola"], folder / "encoder", folder / "d", row="student (D)", seed=1, device=CPU,
+            lesson=taught,
+        )  # fmt: skip
+        trained.append(load_model(folder / "d", "classification", require_head=True).state_dict())
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_copies_of_published_examples_may_be_as_empty_as_those(data: Path, tmp_path: Path) -> None:
+    columns = {"idx": [3], "text": ["some cats"], "text_pair": [""], "label": [None]}
+    write_examples(Examples(TASKS["stsb"], "train", columns, 1), tmp_path / "copies.parquet")
+    found, labelled = training_examples(recipe(data), TASKS["stsb"], augmented=tmp_path / "copies.parquet", soft=True)
+    assert (labelled, len(found)) == (64, 65) and found.columns["text_pair"][64] == ""
 
 
 def test_targets_belong_to_their_examples(data: Path, encoder: Path, tmp_path: Path) -> None:

@@ -3,19 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaForMaskedLM,
-    XLMRobertaConfig,
-    XLMRobertaForMaskedLM,
-)
+from transformers import PreTrainedModel
 
 from tinydistilbert.models.capture import QueryKeyValue, encoder_layers
 from tinydistilbert.models.heads import (
@@ -26,49 +14,9 @@ from tinydistilbert.models.heads import (
     vocabulary_matrix,
 )
 
-SIZES = {
-    "vocab_size": 99, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 4,
-    "pad_token_id": 0,
-}  # fmt: skip
-
-
-def bert() -> PreTrainedModel:
-    return BertForMaskedLM(BertConfig(**SIZES))
-
-
-def distilbert() -> PreTrainedModel:
-    return DistilBertForMaskedLM(DistilBertConfig(vocab_size=99, n_layers=4, dim=32, n_heads=4, hidden_dim=48))
-
-
-def roberta() -> PreTrainedModel:
-    return RobertaForMaskedLM(RobertaConfig(**SIZES))
-
-
-def xlm_roberta() -> PreTrainedModel:
-    return XLMRobertaForMaskedLM(XLMRobertaConfig(**SIZES))
-
-
-def modernbert() -> PreTrainedModel:
-    """Layers 0 and 3 see everything, 1 and 2 three positions to each side."""
-    special = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
-    return ModernBertForMaskedLM(ModernBertConfig(**SIZES, **special, local_attention=6))
-
-
-FAMILIES = [bert, distilbert, roberta, xlm_roberta, modernbert]
-EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
-
-
-def scrambled(family) -> PreTrainedModel:
-    model = family().eval()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model
-
 
 def tokens(length: int = 11) -> Tensor:
-    return torch.randint(5, 99, (2, length), generator=torch.Generator().manual_seed(0))
+    return torch.randint(5, 232, (2, length), generator=torch.Generator().manual_seed(0))
 
 
 def hook_count(model: nn.Module) -> int:
@@ -98,9 +46,8 @@ def attended(taken: QueryKeyValue, seen: Tensor | None) -> Tensor:
     return (scores.softmax(-1) @ taken.value).transpose(1, 2).flatten(2)
 
 
-@EVERY_FAMILY
 @torch.no_grad()
-def test_attention_worked_from_queries_keys_and_values_is_the_models_own(family) -> None:
+def test_attention_worked_from_queries_keys_and_values_is_the_models_own(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
     taken = encode(model, ids, None, attention=(0, 2)).attention
     positions = torch.arange(11)
@@ -108,13 +55,12 @@ def test_attention_worked_from_queries_keys_and_values_is_the_models_own(family)
     for layer in (0, 2):
         assert taken[layer].query.shape == (2, 4, 11, 8)
         assert taken[layer].scaling == pytest.approx(8**-0.5)
-        seen = window if family is modernbert and layer == 2 else None
+        seen = window if family == "modernbert" and layer == 2 else None
         torch.testing.assert_close(attended(taken[layer], seen), output_of_attention(model, ids, layer))
 
 
-@EVERY_FAMILY
 @torch.no_grad()
-def test_layer_outputs_are_the_hidden_states_that_transformers_tells(family) -> None:
+def test_layer_outputs_are_the_hidden_states_that_transformers_tells(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
     seen = encode(model, ids, None, layers=(0, 2))
     theirs = model.base_model(input_ids=ids, output_hidden_states=True).hidden_states
@@ -122,8 +68,7 @@ def test_layer_outputs_are_the_hidden_states_that_transformers_tells(family) -> 
     assert torch.equal(seen.layers[0], theirs[1]) and torch.equal(seen.layers[2], theirs[3])
 
 
-@EVERY_FAMILY
-def test_asking_changes_no_result_and_leaves_no_hooks_and_no_settings_behind(family) -> None:
+def test_asking_changes_no_result_and_leaves_no_hooks_and_no_settings_behind(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
     plain, settings = hidden_states(model, ids, None), model.config.to_json_string()
     seen = encode(model, ids, None, layers=(1,), attention=(3,))
@@ -131,12 +76,11 @@ def test_asking_changes_no_result_and_leaves_no_hooks_and_no_settings_behind(fam
     assert hook_count(model) == 0 and model.config.to_json_string() == settings
     assert model.config._attn_implementation == "sdpa"
     with pytest.raises(IndexError):
-        encode(model, torch.full((1, 4), 99), None, layers=(1,), attention=(1,))
+        encode(model, torch.full((1, 4), 232), None, layers=(1,), attention=(1,))
     assert hook_count(model) == 0
 
 
-@EVERY_FAMILY
-def test_gradients_flow_through_what_is_taken(family) -> None:
+def test_gradients_flow_through_what_is_taken(scrambled, family) -> None:
     model = scrambled(family)
     seen = encode(model, tokens(), None, layers=(1,), attention=(2,))
     taken = seen.attention[2]
@@ -145,8 +89,8 @@ def test_gradients_flow_through_what_is_taken(family) -> None:
     assert embedding.grad is not None and embedding.grad.abs().sum() > 0
 
 
-def test_teacher_and_student_may_be_asked_one_within_the_other() -> None:
-    teacher, student, ids = scrambled(bert), scrambled(distilbert), tokens()
+def test_teacher_and_student_may_be_asked_one_within_the_other(scrambled) -> None:
+    teacher, student, ids = scrambled("bert"), scrambled("distilbert"), tokens()
     inner = []
     handle = student.base_model.embeddings.register_forward_hook(
         lambda *_: inner.append(encode(teacher, ids, None, layers=(0,)))
@@ -157,9 +101,8 @@ def test_teacher_and_student_may_be_asked_one_within_the_other() -> None:
     assert torch.equal(inner[0].layers[0], encode(teacher, ids, None, layers=(0,)).layers[0])
 
 
-@EVERY_FAMILY
 @torch.no_grad()
-def test_padding_does_not_reach_what_is_taken(family) -> None:
+def test_padding_does_not_reach_what_is_taken(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
     padded = torch.cat([ids, torch.zeros(2, 3, dtype=torch.long)], 1)
     mask = (torch.arange(14) < 11).long().expand(2, 14)
@@ -170,29 +113,27 @@ def test_padding_does_not_reach_what_is_taken(family) -> None:
     torch.testing.assert_close(ours.attention[3].key[:, :, :11], alone.attention[3].key)
 
 
-@EVERY_FAMILY
 @torch.no_grad()
-def test_with_a_mask_of_documents_a_change_in_one_document_leaves_the_other_as_it_was(family) -> None:
+def test_with_a_mask_of_documents_a_change_in_one_document_leaves_the_other_as_it_was(scrambled, family) -> None:
     model, ids = scrambled(family), tokens(16)
     document = torch.arange(16).ge(7).long()
     together = document[:, None].eq(document)[None, None].expand(2, 1, 16, 16)
     changed = ids.clone()
-    changed[:, 7:] = 98
+    changed[:, 7:] = 231
     first, second = (encode(model, each, together).last for each in (ids, changed))
     torch.testing.assert_close(first[:, :7], second[:, :7])
     assert not torch.allclose(encode(model, ids, None).last[:, :7], encode(model, changed, None).last[:, :7])
 
 
 @torch.no_grad()
-def test_a_mask_of_one_document_keeps_modernberts_window() -> None:
-    model, ids = scrambled(modernbert), tokens(16)
+def test_a_mask_of_one_document_keeps_modernberts_window(scrambled) -> None:
+    model, ids = scrambled("modernbert"), tokens(16)
     everything = torch.ones(2, 1, 16, 16, dtype=torch.bool)
     torch.testing.assert_close(encode(model, ids, everything).last, encode(model, ids, None).last)
 
 
-@EVERY_FAMILY
 @torch.no_grad()
-def test_the_vocabulary_head_in_two_parts_is_the_models_own(family) -> None:
+def test_the_vocabulary_head_in_two_parts_is_the_models_own(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
     whole = model(input_ids=ids).logits.flatten(0, 1)
     hidden = hidden_states(model, ids, None).flatten(0, 1)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert import cache, fsio, pipeline, plan, recipe_file, run_folder
-from tinydistilbert.costs import BYTES_PER_UPDATE, Machine, Size
+from tinydistilbert import cache, estimates, fsio, pipeline, plan, recipe_file, run_folder
+from tinydistilbert.costs import BYTES_PER_UPDATE, EFFICIENCY, Machine, Size
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_tokenizer, save_model
 from tinydistilbert.recipe import Recipe
@@ -40,7 +40,9 @@ def recipe(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Recipe:
         "adapt": {"tokens": 200, "optimization": {"batch_size": 4}},
         "distill": {"epochs": 1.5, "optimization": {"batch_size": 4, "gradient_accumulation_steps": 2}},
         "validation": {"times": 1, "blocks": 2},
-        "finetune": {"tasks": ["cola"], "epochs": 1.5, "optimization": {"batch_size": 4}},
+        "finetune": {
+            "tasks": ["cola"], "seeds": [0], "epochs": 1.5, "min_steps": 20, "optimization": {"batch_size": 4},
+        },
         "benchmark": {"models": ["teacher", "student"], "examples": 2, "padded_examples": 2},
     }  # fmt: skip
     return recipe_file.from_dict(content, "test")
@@ -113,6 +115,89 @@ def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
     assert "3 models × 9 steps × 4, 21 examples" in told["finetune student, CoLA"]
 
 
+def taught(recipe: Recipe, **distillation: object) -> Recipe:
+    """The recipe with a second distillation, whose steps are its epochs."""
+    changes = {"finetune": {"seeds": [0], "min_steps": 0, "epochs": 2.0, "distillation": distillation}}
+    return recipe_file.from_dict(recipe_file.merge(recipe_file.to_dict(recipe), changes), "test")
+
+
+def estimated(recipe: Recipe, folder: Path, row: str) -> estimates.Line:
+    """The line of a row on CoLA, on a machine that does an operation a second and moves data in no time."""
+    planner = estimates.Planner(pipeline.Run(recipe, folder, until="finetune", tell=lambda _: None))
+    planner.machine = Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"))
+    return next(line for line in planner.lines("finetune") if line.stage == f"finetune {row}, CoLA")
+
+
+def test_texts_without_labels_and_copies_are_trained_on_too(recipe: Recipe, tmp_path: Path) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 3))
+    steps = {}
+    for name, settings in (("labels", {}), ("more", {"unlabelled": str(more)}), ("copies", {"augment": 2})):
+        own = taught(recipe, **settings)
+        steps[name] = [told_steps(estimated(own, tmp_path / name, row).what) for row in ("student", "student (D)")]
+    # 21 examples in batches of 4, twice; 9 more texts; three times as many.
+    assert steps == {"labels": [12, 12], "more": [12, 16], "copies": [12, 32]}
+    same_error(taught(recipe, unlabelled=str(tmp_path / "none.txt")), tmp_path / "new", "none.txt", stages=["finetune"])
+
+
+def test_the_steps_of_a_second_distillation_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 3))
+    own = taught(recipe, unlabelled=str(more), hidden=1.0, intermediate_epochs=1.0)
+    told = told_steps(estimated(own, tmp_path / "run", "student (D)").what)
+    pipeline.run(own, tmp_path / "run", until="finetune", tell=lambda _: None)
+    log = (tmp_path / "run/tasks/cola/student-d/seed-0/model/log.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in log]
+    assert max(line["step"] for line in lines) == told == 16
+    assert sum(line["hidden"] > 0 for line in lines) == 8
+
+
+def test_a_teacher_that_is_looked_into_costs_a_pass_in_each_of_those_steps(recipe: Recipe, tmp_path: Path) -> None:
+    def seconds(row: str, **distillation: object) -> float:
+        return estimated(taught(recipe, **distillation), tmp_path / "run", row).seconds or 0.0
+
+    size = task_size(taught(recipe), "cola", load_tokenizer(recipe.teacher.model))
+    assert size is not None
+    with torch.device("meta"):
+        teacher = Size.of(BertForMaskedLM(CONFIG))
+    plain, targets = seconds("student (D)"), teacher.forward(21 * size.length, size.length)
+    assert plain == pytest.approx(seconds("student") + targets)
+    # 12 steps of 4 examples, or the 6 of the first epoch.
+    step = teacher.forward(4 * size.length, size.length)
+    assert seconds("student (D)", relation=1.0) == pytest.approx(plain + 12 * step)
+    assert seconds("student (D)", hidden=1.0, intermediate_epochs=1.0) == pytest.approx(plain + 6 * step)
+    memory = [estimated(taught(recipe, hidden=w), tmp_path / "run", "student (D)").memory for w in (0.0, 1.0)]
+    assert memory[1] - memory[0] == 4 * teacher.parameters
+
+
+def test_a_step_has_the_examples_of_all_its_micro_batches(recipe: Recipe, tmp_path: Path) -> None:
+    own = recipe_file.merge(
+        recipe_file.to_dict(taught(recipe)), {"finetune": {"optimization": {"gradient_accumulation_steps": 2}}}
+    )
+    line = estimated(recipe_file.from_dict(own, "test"), tmp_path / "run", "student")
+    assert "6 steps × 8, 21 examples" in line.what
+    assert line.seconds == pytest.approx(estimated(taught(recipe), tmp_path / "run", "student").seconds)
+
+
+def test_every_back_end_and_protocol_is_timed_and_every_form_is_made(recipe: Recipe, tmp_path: Path) -> None:
+    def line(stage: str, **changes: object) -> estimates.Line:
+        own = recipe_file.from_dict(recipe_file.merge(recipe_file.to_dict(recipe), changes), "test")
+        planner = estimates.Planner(pipeline.Run(own, tmp_path / "run", until="report", tell=lambda _: None))
+        planner.machine = Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"))
+        return next(iter(planner.lines(stage)))
+
+    one = line("benchmark", benchmark={"protocols": ["true-length"]})
+    four = line("benchmark", benchmark={"protocols": ["true-length", "with-tokenizer"], "backends": ["torch", "onnx"]})
+    assert "2 models by 2 back ends, pairs: 2 true-length, 2 with-tokenizer" in four.what
+    assert (four.seconds or 0) - 4 == pytest.approx(4 * ((one.seconds or 0) - 2))  # a second for each model opened
+    assert line("compress").state == "nothing to do"
+    # As it is, exported, in int8, and three pruned ones; of 21 examples a tenth is held out, and 19 make 5 batches.
+    small = line("compress", compress={"tasks": ["cola"], "held_out": 0})
+    assert small.what == "1 model in up to 6 forms; 3 of them pruned and taught again in 10 steps"
+    fewer = line("compress", compress={"tasks": ["cola"], "held_out": 0, "keep": [0.5]})
+    assert 0 < (fewer.seconds or 0) < (small.seconds or 0) and 0 < fewer.disk < small.disk
+
+
 def test_stages_after_the_command_are_not_told(recipe: Recipe, tmp_path: Path) -> None:
     assert list(rows(plan.plan(recipe, tmp_path / "run", until="adapt"))) == ["prepare", "adapt"]
 
@@ -154,8 +239,9 @@ def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
     ]
     for wrong, folder, told in cases:
         same_error(wrong, folder, told)
-    (tmp_path / "data" / "glue" / "cola" / "train.jsonl").unlink()
-    same_error(recipe, tmp_path / "new", "cola", stages=["report", "finetune"])
+    for split in ("validation", "train"):
+        (tmp_path / "data" / "glue" / "cola" / f"{split}.jsonl").unlink()
+        same_error(recipe, tmp_path / "new", f"cola/{split}", stages=["report", "finetune"])
     assert not (tmp_path / "new").exists()
 
 

@@ -19,7 +19,7 @@ def test_every_preset_loads_and_survives_being_shown(name: str) -> None:
 
 
 def test_the_presets_are_all_there() -> None:
-    assert {"quickstart", "minilm", "seed", "distilbert", "wikitext2", "ablation", "small-glue", "squad"} == set(
+    assert {"quickstart", "minilm", "seed", "distilbert", "wikitext2", "ablation", "small-glue", "squad", "table3"} == set(
         recipe_file.presets()
     )
 

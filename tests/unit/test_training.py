@@ -73,8 +73,12 @@ def work(
     )  # fmt: skip
 
 
-def run(folder: Path, what: Work, *, dropout: float = 0.2, minutes: float = 1e-9, accumulation: int = 1) -> Net:
-    model = Net()
+def run(
+    folder: Path, what: Work, *, dropout: float = 0.2, minutes: float = 1e-9, accumulation: int = 1,
+    model: Net | None = None,
+) -> Net:  # fmt: skip
+    """Train `model`, by default a new one."""
+    model = model or Net()
     model.layers[2].p = dropout
     settings = recipe.Optimization(learning_rate=0.05, weight_decay=0.1, gradient_accumulation_steps=accumulation)
     folder.mkdir(exist_ok=True)
@@ -172,11 +176,15 @@ def test_numbers_that_are_read_late_are_the_same(tmp_path: Path, monkeypatch: py
 def test_nan_that_is_noticed_late_has_changed_nothing_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before, noticed_late = Net(), Net()
+    with pytest.raises(Interrupted, match="after step 5 of 8"):
+        run(tmp_path / "before", work(8, [8], stop_at=4), minutes=60, model=before)
     monkeypatch.setitem(training.LOOK_EVERY, "cpu", 100)
-    with pytest.raises(NonFiniteLoss, match="step 4"):
-        run(tmp_path / "run", work(8, [8], spoil=3))
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3]
+    with pytest.raises(NonFiniteLoss, match="step 6"):  # steps 7 and 8, which are sound, come before anybody looks
+        run(tmp_path / "late", work(8, [8], spoil=5), minutes=60, model=noticed_late)
+    assert same(noticed_late, before)
+    lines = [json.loads(line) for line in (tmp_path / "late" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5]
 
 
 def test_an_update_with_a_gradient_that_is_not_finite_is_left_out_by_the_optimizer() -> None:

@@ -93,5 +93,11 @@ def test_written_examples_are_read_back(tmp_path: Path) -> None:
     found = read_unlabelled(tmp_path / "copies.parquet", TASKS["mrpc"])
     assert found.columns == {**columns, "idx": [0, 1]}
     assert pyarrow.parquet.read_table(tmp_path / "copies.parquet")["idx"].to_pylist() == [7, 7]
+    emptied = {**columns, "text_pair": ["", " "]}
+    write_examples(Examples(TASKS["mrpc"], "train", emptied, 2), tmp_path / "copies.parquet")
+    with pytest.raises(UserError, match=r"row 0, column sentence2: expected a text, found an empty one"):
+        read_unlabelled(tmp_path / "copies.parquet", TASKS["mrpc"])
+    found = read_unlabelled(tmp_path / "copies.parquet", TASKS["mrpc"], may_be_empty=True)
+    assert found.columns["text_pair"] == ["", " "]
     write_examples(Examples(TASKS["cola"], "train", {"idx": [1, 4], "text": ONE}, 2), tmp_path / "one.parquet")
     assert read_unlabelled(tmp_path / "one.parquet", TASKS["cola"]).columns["text"] == ONE

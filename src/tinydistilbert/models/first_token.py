@@ -22,10 +22,13 @@ Projection = Callable[[Tensor], Tensor]
 def first_token_only(model: PreTrainedModel) -> Iterator[None]:
     """Inside the `with`, the last layer of a classification or regression model gives (batch, 1, hidden).
 
-    In ModernBERT, whose heads may average over all tokens, nothing is changed.
+    In ModernBERT and ELMo, whose heads read all tokens, nothing is changed.
     """
+    if model.config.model_type in ("modernbert", "elmo"):
+        yield
+        return
     layer: Any = encoder_layers(model)[-1]
-    if model.config.model_type == "modernbert" or "forward" in vars(layer):  # or it is so already
+    if "forward" in vars(layer):  # it is so already
         yield
         return
     layer.forward = partial(_distilbert_layer if model.config.model_type == "distilbert" else _bert_layer, layer)

@@ -5,10 +5,11 @@ Here a missing or an unexpected weight is an error, unless it belongs to a head 
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -26,11 +27,14 @@ from transformers.models.modernbert.modeling_modernbert import ModernBertAttenti
 from transformers.utils import logging
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.heads import vocabulary_size
+from tinydistilbert.models import elmo  # also: the Auto classes know it from here on
+from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
 
 Head = Literal["masked-lm", "classification", "regression", "span"]
 
 FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
+ELMO = elmo.ElmoConfig.model_type
+"""The baseline: can be fine-tuned, scored and timed; it has no masked-LM head, so it is neither teacher nor student."""
 _CLASSES = {
     "masked-lm": AutoModelForMaskedLM,
     "classification": AutoModelForSequenceClassification,
@@ -42,6 +46,7 @@ _HEADS = {  # ModernBERT's `head` is in front of every one of its heads, and its
     "sequence": re.compile(r"((pre_)?classifier|head)\."),
     "span": re.compile(r"(qa_outputs|classifier|head)\."),
     "pooler": re.compile(r"(\w+\.)?pooler\."),
+    "task model": re.compile(r"(elmo\.)?(mix|sentences)\."),  # of ELMo: its published weights are those below it
     "next sentence": re.compile(r"cls\.seq_relationship\."),
     "buffer": re.compile(r"(.*\.)?position_ids$"),
 }
@@ -70,7 +75,7 @@ def load_config(name: str | Path, revision: str | None = None) -> PretrainedConf
     """The configuration of a model folder or hub name.
 
     Raises:
-        UserError: there is no such model, or its family is not one of `FAMILIES`.
+        UserError: there is no such model, or its family is neither ELMo nor one of `FAMILIES`.
     """
     where = _where(name, revision)
     try:
@@ -84,10 +89,10 @@ def load_config(name: str | Path, revision: str | None = None) -> PretrainedConf
             found = str(error).split("\n", 1)[0][:160]
         cure = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
         raise UserError(where, expected="a model folder or hub name", found=found, cure=cure) from None
-    if config.model_type not in FAMILIES:
+    if config.model_type not in (*FAMILIES, ELMO):
         raise UserError(
             where,
-            expected=f"a family among {', '.join(FAMILIES)}",
+            expected=f"a family among {', '.join((*FAMILIES, ELMO))}",
             found=repr(config.model_type),
             cure="use another model",
         )
@@ -154,7 +159,7 @@ def load_model(
     """The model in `name` in single precision with the wanted head; every weight must be accounted for.
 
     A head that the folder does not have starts from random weights (seed torch first); heads that the folder has and
-    the task does not need are left out. The encoder must be complete.
+    the task does not need are left out. The encoder must be complete; a pruned one has the shapes that its config says.
 
     Args:
         name: local folder or hub name.
@@ -164,10 +169,14 @@ def load_model(
         require_head: whether a new head would be an error, because the model is meant to be a trained one.
 
     Raises:
-        UserError: no such model, no safetensors file, or weights that are missing, unexpected or of another shape.
+        UserError: no such model, no safetensors file, weights that are missing, unexpected or of another shape, or an
+            ELMo as a masked-LM model.
     """
     where = _where(name, revision)
     config = load_config(name, revision)
+    if head == "masked-lm" and config.model_type == ELMO:
+        cure = "fine-tune it instead (finetune.model), or take another teacher"
+        raise UserError(where, expected="a masked language model", found="ELMo, which is none", cure=cure)
     new_head = {"masked-lm": "masked-lm", "span": "span"}.get(head, "sequence")
     if head == "regression":
         config.num_labels = 1
@@ -177,9 +186,13 @@ def load_model(
     elif labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
+    architecture: Any = _CLASSES[head]
+    if is_pruned(config):
+        shapes_of(config)  # says what is wrong with them
+        architecture = shaped(architecture._model_mapping[type(config)])
     try:
         with _quietly():
-            model, info = _CLASSES[head].from_pretrained(
+            model, info = architecture.from_pretrained(
                 name, revision=revision, config=config, dtype=torch.float32, use_safetensors=True,
                 trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=False,
             )  # fmt: skip
@@ -187,7 +200,9 @@ def load_model(
         cure = "check the folder; weights must be in model.safetensors"
         found = str(error).strip().split("\n")[-1][:200]
         raise UserError(where, expected="a complete safetensors model", found=found, cure=cure) from None
-    allowed_missing = [] if require_head or head == "masked-lm" else [_HEADS[new_head], _HEADS["pooler"]]
+    allowed_missing = (
+        [] if require_head or head == "masked-lm" else [_HEADS[new_head], _HEADS["pooler"], _HEADS["task model"]]
+    )
     missing = _unaccounted(info["missing_keys"], allowed_missing)
     unexpected = _unaccounted(info["unexpected_keys"], [p for key, p in _HEADS.items() if key != new_head])
     mismatched = [str(key) for key in info["mismatched_keys"]]
@@ -200,7 +215,9 @@ def load_model(
                 else "use the masked-LM checkpoint of that model (only the teacher 'offline' gets a new head)"
             )
             raise UserError(where, expected=f"every weight of a {head} {config.model_type}", found=found, cure=cure)
-    return model
+    if is_pruned(config):
+        model.__class__ = architecture.__base__  # from here on a model as any other
+    return cast("PreTrainedModel", model)
 
 
 def _unaccounted(keys: set[str] | list[str], patterns: list[re.Pattern[str]]) -> list[str]:
@@ -208,21 +225,14 @@ def _unaccounted(keys: set[str] | list[str], patterns: list[re.Pattern[str]]) ->
 
 
 def longest_input(config: PretrainedConfig) -> int:
-    """Tokens that the position embeddings reach; RoBERTa numbers positions from its padding id + 1 on."""
+    """Tokens that the position embeddings reach.
+
+    RoBERTa numbers positions from its padding id + 1 on; ELMo has no such embeddings, so any length will do.
+    """
+    if config.model_type == ELMO:
+        return sys.maxsize
     offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
     return int(config.max_position_embeddings) - offset
-
-
-def check_same_vocabulary(teacher: PreTrainedModel, student: PreTrainedModel, where: str) -> None:
-    """Refuse a student whose logits are about other tokens than its teacher's.
-
-    Raises:
-        UserError: their vocabularies differ in size.
-    """
-    rows, wanted = vocabulary_size(student), vocabulary_size(teacher)
-    if rows != wanted:
-        cure = "take teacher and student with one tokenizer"
-        raise UserError(where, expected=f"the teacher's {wanted} tokens", found=str(rows), cure=cure)
 
 
 def check_length(where: str, length: int, longest: int) -> None:

@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 
 from tinydistilbert import recipe
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.pruned import is_pruned
 from tinydistilbert.models.student import layer_map
 from tinydistilbert.recipe_types import highest
 
@@ -68,6 +69,9 @@ def uniform_matches(
 
 
 def _check_heads(objective: recipe.Objective, teacher: PretrainedConfig, student: PretrainedConfig) -> None:
+    if (highest(objective.relation) or highest(objective.attention)) and (is_pruned(teacher) or is_pruned(student)):
+        expected, cure = "teacher and student with all their heads", "leave relation and attention at 0"
+        raise UserError("relation and attention", expected=expected, found="a pruned model", cure=cure)
     if highest(objective.relation):
         heads = objective.relation_heads or teacher.num_attention_heads
         for name, width in (("teacher", teacher.hidden_size), ("student", student.hidden_size)):

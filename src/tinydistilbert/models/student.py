@@ -10,6 +10,7 @@ from transformers import DistilBertConfig, DistilBertForMaskedLM, PretrainedConf
 from tinydistilbert import recipe
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.narrow import Widths, narrowed, student_widths
+from tinydistilbert.models.pruned import is_pruned
 
 _LAYER = re.compile(r"(.*\blayers?\.)(\d+)(\..*)")
 
@@ -131,6 +132,9 @@ def cut_student(teacher: PreTrainedModel, student: recipe.Student, *, seed: int)
     Raises:
         UserError: the layers do not exist, or the architecture or the widths cannot be made from this teacher.
     """
+    if is_pruned(teacher.config):
+        cure = "cut the student from the model before it was pruned"
+        raise UserError("the teacher", expected="a teacher that was not pruned", found="a pruned one", cure=cure)
     layers = layer_map(student, teacher.config.num_hidden_layers)
     as_distilbert = student.architecture == "distilbert" and teacher.config.model_type != "distilbert"
     config = _distilbert_config(teacher, len(layers)) if as_distilbert else _same_config(teacher, layers)

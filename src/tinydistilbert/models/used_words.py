@@ -20,7 +20,7 @@ class UsedWords:
 
     Args:
         model: its input embedding is exchanged; it must not be tied to an output.
-        token_ids: every token that the model will see.
+        token_ids: every token that the model will see, padding among them.
     """
 
     def __init__(self, model: PreTrainedModel, token_ids: Iterable[NDArray[np.int32]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from tinydistilbert.names import TERMS
 from tinydistilbert.report import published, scores
@@ -193,6 +193,46 @@ def _spreads(axis: Axes, values: Sequence[Sequence[float]]) -> None:
         axis.plot([own[0], own[-1]], [y, y], color=SERIES["student"], linewidth=1.2, alpha=0.6)
     x = [statistics.median(own) for _, own in known]
     axis.scatter(x, [y for y, _ in known], s=30, color=SERIES["student"], zorder=3, label="Ours")
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """A form of a model: what it scores and how long it takes."""
+
+    name: str
+    milliseconds: float
+    score: float
+    interval: tuple[float, ...]
+    chosen: bool
+
+
+def pareto(forms: Sequence[Tradeoff], title: str) -> str:
+    """Score against milliseconds of the forms of one model; the line joins those that no other beats in both.
+
+    Strokes are 95 % intervals of the scores. The chosen form is filled.
+    """
+    best, frontier = float("-inf"), []
+    for form in sorted(forms, key=lambda form: (form.milliseconds, -form.score)):
+        if form.score > best:
+            best = form.score
+            frontier.append((form.milliseconds, form.score))
+    with mpl.rc_context(_STYLE):
+        figure, (axis,) = _figure(3.6)
+        axis.plot(*zip(*frontier, strict=True), color=SERIES["student"], linewidth=1, alpha=0.5)
+        for form in forms:
+            axis.plot([form.milliseconds] * 2, form.interval[:2], color=INK, linewidth=0.8, alpha=0.4)
+            face = SERIES["student"] if form.chosen else "none"
+            axis.scatter(form.milliseconds, form.score, s=46, facecolors=face, edgecolors=SERIES["student"], zorder=3)
+            place = (form.milliseconds, form.score)
+            axis.annotate(form.name, place, (6, 5), textcoords="offset points", fontsize=7.5)
+        axis.set_xscale("log")
+        axis.set_xlim(min(f.milliseconds for f in forms) / 1.3, max(f.milliseconds for f in forms) * 2.4)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_xlabel("milliseconds of one input, one core")
+        axis.set_ylabel("points")
+        return _svg(figure, title)
 
 
 def _majority(found: Scores, task: Task) -> float | None:

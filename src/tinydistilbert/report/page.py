@@ -7,7 +7,7 @@ from typing import Any
 from tinydistilbert import __version__, fsio, recipe, results
 from tinydistilbert.recipe import Recipe
 from tinydistilbert.recipe_types import highest
-from tinydistilbert.report import figures, scores, summary, tables
+from tinydistilbert.report import compression, figures, scores, summary, tables
 from tinydistilbert.report.comparison import rows_table
 from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.folder import read_log, read_run
@@ -49,6 +49,16 @@ def _score_figures(
             f"What was kept ({told.basis}) against what was won. Squares: published, on GLUE and their own machines."
         )
         drawn += figure(figures.trade(told.kept, told.faster), caption)
+    return drawn
+
+
+def _compression(ladders: Sequence[compression.Ladder]) -> list[dict[str, Any]]:
+    drawn = []
+    for ladder in ladders:
+        table = compression.compression_table(ladder)
+        svg = figures.pareto(compression.tradeoffs(ladder), table.title)
+        caption = "Up and to the left is better. Strokes: 95 % intervals. Filled: the form that is kept."
+        drawn.append({"table": table, "figures": figure(svg, caption)})
     return drawn
 
 
@@ -120,6 +130,7 @@ def write_report(run: Path, *, command: str = "") -> Path:
         score_tables=[table for table in every if table.is_measured and table.name != "pretraining"],
         unmeasured=[table for table in every if not table.is_measured and table.name != "pretraining"],
         differences=rows_table(run),
+        compressed=_compression(compression.ladders(measurements, tasks)),
         variants=tables.variants_table(measurements, tasks),
         pretraining=tables.pretraining_table(measurements),
         curves=_curves(run),

@@ -1,4 +1,4 @@
-"""Table 3: size and speed, published and measured."""
+"""Table 3: size, speed and memory, published and measured; a row for each model by each back end."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,60 @@ from tinydistilbert.report.published import Published
 from tinydistilbert.report.scores import SUBSET, TITLES, WARNING
 from tinydistilbert.results import Measurement
 
+TORCH = "torch"
+BACKENDS = {
+    TORCH: "torch eager", "torch-compile": "torch.compile", "torch-graph": "CUDA graph", "onnx": "ONNX Runtime",
+    "onnx-int8": "ONNX Runtime int8", "openvino": "OpenVINO",
+}  # fmt: skip
+"""Back ends in words. The first has no name in the table: it is what published seconds are of."""
+PROTOCOLS = {"padded-128": "padded, s", "true-length": "true length, s", "with-tokenizer": "with tokenizer, s"}
+PUBLISHED = {
+    "elmo": published.ELMO, "bert-base": published.BERT_BASE, "distilbert": published.DISTILBERT,
+    "tinydistilbert": published.TINYDISTILBERT,
+}  # fmt: skip
+"""Printed rows by the name under which a model of that shape is measured; nothing is measured as the last."""
+REFERENCES = {"bert-base": "BERT-base", "teacher": "the teacher"}
+"""What the others are compared with, by torch eager: the first that was timed so."""
+
+Place = tuple[str, str]
+"""Device and protocol."""
+Key = tuple[str, str]
+"""Model and back end."""
+
+
+def _backend(m: Measurement) -> str:
+    name = str(m.details["backend"])
+    return TORCH if name == BACKENDS[TORCH] else name  # so it was called before there were others
+
+
+def _latencies(measurements: Sequence[Measurement]) -> dict[Key, dict[Place, Measurement]]:
+    """By row and place; of a number measured again, the last one counts."""
+    found: dict[Key, dict[Place, Measurement]] = {}
+    for m in measurements:
+        if m.task == "latency":
+            place = m.details["device"], m.details["protocol"]
+            found.setdefault((m.model, _backend(m)), {})[place] = m
+    return found
+
 
 def measured_seconds(measurements: Sequence[Measurement]) -> dict[tuple[str, str, str], Measurement]:
-    """Latency by model, device and length protocol; of a number measured again, the last one counts."""
-    rows = [m for m in measurements if m.task == "latency"]
-    return {(m.model, m.details["device"], m.details["protocol"]): m for m in rows}
+    """Latency by model, device and protocol, all by one back end: torch eager, or where that was not timed another."""
+    found = _latencies(measurements)
+    backends = [backend for _, backend in found]
+    chosen = TORCH if TORCH in backends else next(iter(backends), "")
+    return {
+        (model, *place): m for (model, backend), row in found.items() if backend == chosen for place, m in row.items()
+    }
 
 
 def _title(model: str) -> str:
-    return {"bert-base": "BERT-base", "distilbert": "DistilBERT", **TITLES}.get(model, model)
+    names = {**{name: row.name for name, row in PUBLISHED.items()}, **TITLES}
+    return names.get(model) or model[:1].upper() + model[1:]
+
+
+def _row_title(key: Key) -> str:
+    model, backend = key
+    return _title(model) if backend == TORCH else f"{_title(model)}, {BACKENDS.get(backend, backend)}"
 
 
 def _percent(spread: float) -> str:
@@ -31,79 +76,157 @@ def _seconds_cell(m: Measurement | None, reference: Measurement | None) -> Cell:
     if m is None:
         return Cell(NOTHING)
     marks = SUBSET * bool(m.details["estimated"]) + WARNING * bool(m.details["noisy"])
-    ratio = f"{reference.value / m.value:.2f}×" if reference else ""
-    return Cell(_seconds(m.value), marks, ratio)
+    details = []
+    if "interval" in m.details:
+        details.append("–".join(map(_seconds, m.details["interval"])))
+    if reference:
+        details.append(f"{reference.value / m.value:.2f}×")
+    return Cell(_seconds(m.value), marks, "; ".join(details))
+
+
+class _Speed:
+    """The measurements behind the table, where its cells find them."""
+
+    def __init__(self, measurements: Sequence[Measurement]) -> None:
+        self.latencies = _latencies(measurements)
+        self.timed = [m for row in self.latencies.values() for m in row.values()]
+        self.sizes = {m.model: m for m in measurements if m.task == "size" and m.metric == "parameters"}
+        self.files = {(m.model, _backend(m)): m for m in measurements if m.task == "size" and m.metric == "megabytes"}
+        self.memory = {(m.model, _backend(m)): m for m in measurements if m.task == "memory"}
+        self.throughputs = {(m.model, _backend(m)): m for m in measurements if m.task == "throughput"}
+        every = dict.fromkeys(place for row in self.latencies.values() for place in row)
+        self.places: list[Place] = list(every) or [("cpu", "padded-128"), ("cpu", "true-length")]
+        self.reference = next((name for name in REFERENCES if (name, TORCH) in self.latencies), "")
+
+    def rows(self) -> list[tuple[Key, Published | None]]:
+        """Models in the order of the paper, then those of the run; each by its back ends."""
+        measured = dict.fromkeys([*self.sizes, *(model for model, _ in self.latencies)])
+        keys = []
+        for model in dict.fromkeys([*PUBLISHED, *measured]):
+            own = [key for key in self.latencies if key[0] == model] or [(model, TORCH)]
+            keys += [(key, PUBLISHED.get(model) if key == own[0] else None) for key in own]
+        return keys
+
+    def cells(self, key: Key, printed: Published | None) -> tuple[Cell, ...]:
+        """One line."""
+        model, backend = key
+        size, file, row = self.sizes.get(model), self.files.get(key), self.latencies.get(key, {})
+        parameters = f"{size.value / 1e6:.1f} M" if size else NOTHING
+        if size is None and printed:
+            parameters = f"{printed.parameters_millions:.0f} M"
+        megabytes = file.value if file else size.details["megabytes_fp32"] if size and _is_torch(backend) else None
+        reference = self.latencies.get((self.reference, TORCH), {})
+        exact = row.get(("cpu", "true-length"))
+        cells = [
+            Cell(_row_title(key)), Cell(parameters), Cell(NOTHING if megabytes is None else f"{megabytes:.0f}"),
+            Cell(f"{printed.seconds:.0f}" if printed and printed.seconds else NOTHING, printed=True),
+            Cell(as_printed(printed.seconds_replication if printed else None), printed=True),
+            *(_seconds_cell(row.get(place), reference.get(place)) for place in self.places),
+            Cell(f"{exact.details['p50_ms']:.1f}/{exact.details['p90_ms']:.1f}" if exact else NOTHING),
+        ]  # fmt: skip
+        if self.memory:
+            cells.append(_memory_cell(self.memory.get(key)))
+        if self.throughputs:
+            cells.append(_throughput_cell(self.throughputs.get(key)))
+        return tuple(cells)
+
+
+def _is_torch(backend: str) -> bool:
+    return backend.startswith(TORCH)
+
+
+def _memory_cell(m: Measurement | None) -> Cell:
+    if m is None:
+        return Cell(NOTHING)
+    return Cell(f"{m.value:,.0f}", detail=f"{m.details['baseline_mib']:,.0f} without the model")
+
+
+def _throughput_cell(m: Measurement | None) -> Cell:
+    return Cell(NOTHING) if m is None else Cell(f"{m.value:,.0f}", detail=f"batch {m.details['batch_size']:,}")
 
 
 def speed_table(measurements: Sequence[Measurement]) -> Table:
-    """Table 3: parameters and the seconds of a full pass over STS-B validation, published and measured."""
-    seconds = measured_seconds(measurements)
-    sizes = {m.model: m for m in measurements if m.task == "size" and m.metric == "parameters"}
-    timings = list(dict.fromkeys((device, protocol) for _, device, protocol in seconds)) or [
-        ("cpu", "padded-128"), ("cpu", "true-length"),
-    ]  # fmt: skip
-    rows: list[tuple[str, str, Published | None]] = [
-        ("", "ELMo", published.ELMO), ("bert-base", "BERT-base", published.BERT_BASE),
-        ("distilbert", "DistilBERT", published.DISTILBERT), ("", "TinyDistilBERT", published.TINYDISTILBERT),
-    ]  # fmt: skip
-    known = {model for model, _, _ in rows}
-    others = dict.fromkeys([*sizes, *(model for model, _, _ in seconds)])
-    rows += [(model, _title(model), None) for model in others if model not in known]
-    reference = "bert-base" if "bert-base" in others else "teacher"
-    body = []
-    for model, title, printed in rows:
-        size = sizes.get(model)
-        cells = [
-            Cell(f"{size.value / 1e6:.1f} M")
-            if size
-            else Cell(f"{printed.parameters_millions:.0f} M" if printed else NOTHING),
-            Cell(f"{size.details['megabytes_fp32']:.0f}" if size else NOTHING),
-            Cell(f"{printed.seconds:.0f}" if printed and printed.seconds else NOTHING, printed=True),
-            Cell(as_printed(printed.seconds_replication if printed else None), printed=True),
-        ]
-        cells += [_seconds_cell(seconds.get((model, *timing)), seconds.get((reference, *timing))) for timing in timings]
-        exact = seconds.get((model, "cpu", "true-length"))
-        cells.append(Cell(f"{exact.details['p50_ms']:.1f}/{exact.details['p90_ms']:.1f}" if exact else NOTHING))
-        body.append(Row("measured" if model in others else "published", (Cell(title), *cells)))
-    names = {"padded-128": "padded, s", "true-length": "true length, s"}
-    headings = [
-        f"GPU, {names[protocol]}" if device == "cuda" else names[protocol].capitalize() for device, protocol in timings
+    """Table 3: parameters, size, seconds of a full pass over STS-B validation and memory, published and measured."""
+    speed = _Speed(measurements)
+    body = [
+        Row("measured" if key[0] in speed.sizes or key in speed.latencies else "published", speed.cells(key, printed))
+        for key, printed in speed.rows()
     ]
-    caption = (
+    headings = [
+        f"GPU, {PROTOCOLS[protocol]}" if device == "cuda" else PROTOCOLS[protocol].capitalize()
+        for device, protocol in speed.places
+    ]
+    more = ("Peak MiB",) * bool(speed.memory) + ("GPU, pairs/s",) * bool(speed.throughputs)
+    columns = ("Model", "Parameters", "MB", "Paper, s", "Replication, s", *headings, "p50/p90, ms", *more)
+    return Table("speed", "Table 3. Size and speed", _caption(speed), columns, tuple(body), tuple(_notes(speed)))
+
+
+def _caption(speed: _Speed) -> str:
+    told = (
         "Parameters of the encoder without task head, and seconds of a full pass over the 1,500 pairs of STS-B "
-        "validation at batch 1 on one core: padded to 128 tokens, as the replication did, and at true length."
+        "validation at batch 1 on one core: padded to 128 tokens, as the replication did, and at true length"
     )
-    if seconds:
-        caption += (
-            f" Small: times as fast as {'BERT-base' if reference == 'bert-base' else 'the teacher'} in that column."
-        )
-    columns = ("Model", "Parameters", "fp32, MB", "Paper, s", "Replication, s", *headings, "p50/p90, ms")
-    return Table(
-        "speed", "Table 3. Size and speed", caption, columns, tuple(body), tuple(_speed_notes(list(seconds.values())))
-    )
+    if ("cpu", "with-tokenizer") in speed.places:
+        told += "; with tokenizer: at true length, from the text on"
+    told += "."
+    if speed.reference:
+        interval = "95 % interval, and " if any("interval" in m.details for m in speed.timed) else ""
+        told += f" Small: {interval}times as fast as {REFERENCES[speed.reference]} by torch eager in that column."
+    return told
 
 
-def _speed_notes(timed: Sequence[Measurement]) -> list[str]:
+def _notes(speed: _Speed) -> list[str]:
     notes = []
     estimated = {
-        f"{m.details['protocol']} {m.examples:,} of {m.examples_total:,}": None for m in timed if m.details["estimated"]
-    }
+        f"{m.details['protocol']} {m.examples:,} of {m.examples_total:,}": None
+        for m in speed.timed if m.details["estimated"]
+    }  # fmt: skip
     if estimated:
         notes.append(f"{SUBSET} told from the mean of a part of the pairs: {', '.join(estimated)}.")
-    noisy = [m for m in timed if m.details["noisy"]]
+    noisy = [m for m in speed.timed if m.details["noisy"]]
     if noisy:
-        rows = ", ".join(f"{_title(m.model)} {m.details['protocol']} {_percent(m.details['spread'])}" for m in noisy)
-        notes.append(f"{WARNING} the rounds differ by more than 10 %, so read these times with care: {rows}.")
-    if timed:
-        first = timed[0]
-        gpus = dict.fromkeys(m.details["gpu"] for m in timed if m.details.get("gpu"))
-        machine = " and ".join([str(first.environment.get("cpu") or "an unnamed CPU"), *gpus])
-        notes.append(
-            f"Measured here on {machine}: one thread on one pinned core, fp32, {first.details['backend']}, interleaved "
-            f"rounds; p50 / p90 of one pair at true length. Inputs: {first.details['inputs']}."
+        rows = ", ".join(
+            f"{_row_title((m.model, _backend(m)))} {m.details['protocol']} {_percent(m.details['spread'])}"
+            for m in noisy
         )
-        if any(m.details.get("weights") == "random" for m in timed):
-            notes.append(
-                "BERT-base and DistilBERT were timed with random weights: their speed does not depend on them."
-            )
-    return [*notes, published.SPEED_NOTE + " ELMo's figures are published ones, not measured here."]
+        notes.append(f"{WARNING} the rounds differ by more than 10 %, so read these times with care: {rows}.")
+    if speed.timed:
+        notes += [_machine(speed.timed), *_ways(speed)]
+    not_measured = (
+        "" if ("elmo", TORCH) in speed.latencies else " ELMo's figures are published ones, not measured here."
+    )
+    return [*notes, published.SPEED_NOTE + not_measured]
+
+
+def _machine(timed: Sequence[Measurement]) -> str:
+    first = timed[0]
+    gpus = dict.fromkeys(m.details["gpu"] for m in timed if m.details.get("gpu"))
+    sets = first.environment.get("instruction_sets")
+    cpu = str(first.environment.get("cpu") or "an unnamed CPU") + (f" ({', '.join(sets)})" if sets else "")
+    machine = " and ".join([cpu, *gpus])
+    loads = [m.details["load_average"] for m in timed if m.details.get("load_average") is not None]
+    load = f"; load average when it began {min(loads):.1f} to {max(loads):.1f}" if loads else ""
+    return (
+        f"Measured here on {machine}: one thread on one pinned core, interleaved rounds{load}; p50 / p90 of one pair "
+        f"at true length. Inputs: {first.details['inputs']}."
+    )
+
+
+def _ways(speed: _Speed) -> list[str]:
+    backends = dict.fromkeys(backend for _, backend in speed.latencies)
+    libraries = dict.fromkeys(m.details["library"] for m in speed.timed if "library" in m.details)
+    versions = f" ({', '.join(libraries)})" if libraries else ""
+    others = [BACKENDS.get(backend, backend) for backend in backends if backend != TORCH]
+    told = "Rows without a back end: torch eager, fp32, the model as transformers runs it"
+    told += "." if not others else f"; the others: {', '.join(others)}, the last layer for the first token only."
+    notes = [told.removesuffix(".") + f"{versions}."]
+    if speed.files:
+        notes.append("MB: of the encoder in fp32; of ONNX the whole file.")
+    if speed.memory:
+        notes.append("Peak MiB: resident memory of a process that loads and runs that row alone.")
+    random = dict.fromkeys(_title(m.model) for m in speed.timed if m.details.get("weights") == "random")
+    if random:
+        *most, last = random
+        names = f"{', '.join(most)} and {last}" if most else last
+        notes.append(f"{names}: timed with random weights, for speed does not depend on them.")
+    return notes

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tinydistilbert.report import scores
+from tinydistilbert.report import compression, scores
 from tinydistilbert.report.scores import WARNING, Scores
 from tinydistilbert.report.speed import measured_seconds
 from tinydistilbert.results import Measurement
@@ -104,9 +104,12 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
         + (", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts))
         + "."
     )
-    if not parts:
+    compressed = [compression.verdict(ladder) for ladder in compression.ladders(measurements, tasks)]
+    if not parts and compressed:
+        verdict, *compressed = compressed
+    elif not parts:
         verdict = "This run has not yet measured teacher and student side by side."
-    sure = (*_sure_of_scores(found, compared, subject), *_sure_of_speed(list(seconds.values())))
+    sure = (*compressed, *_sure_of_scores(found, compared, subject), *_sure_of_speed(list(seconds.values())))
     return Summary(verdict, tuple(figures), sure, kept, faster, basis)
 
 

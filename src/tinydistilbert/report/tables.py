@@ -8,6 +8,7 @@ from pathlib import Path
 from tinydistilbert.names import GLUE_NAMES, PROBE_NAMES
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, as_printed, points
+from tinydistilbert.report.compression import compression_table, ladders
 from tinydistilbert.report.folder import read_run
 from tinydistilbert.report.published import Published
 from tinydistilbert.report.scores import ROWS, TITLES, Score, Scores
@@ -332,4 +333,6 @@ def console_tables(run: Path) -> list[Table]:
         UserError: `run` is not a run folder.
     """
     settings, measurements = read_run(run)
-    return [table for table in all_tables(measurements, tasks_of(settings.finetune)) if table.is_measured]
+    tasks = tasks_of(settings.finetune)
+    compressed = [compression_table(ladder) for ladder in ladders(measurements, tasks)]
+    return [*(table for table in all_tables(measurements, tasks) if table.is_measured), *compressed]

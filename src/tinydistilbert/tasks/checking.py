@@ -61,7 +61,9 @@ def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, list[Any]]:
     first = texts_of(rows, task.text, may_be_empty=may_be_empty)
     second = texts_of(rows, task.text_pair, may_be_empty=may_be_empty) if task.text_pair else None
     if task.kind != "span":
-        _names(rows, "idx", may_lack=True)
+        for column in ("idx", "id"):
+            if column not in (task.text, task.text_pair, task.label):
+                _names(rows, column, may_lack=True)
         pair = {"text_pair": second} if second else {}
         return {"idx": list(range(len(first))), "text": first, **pair, "label": _labels(task, rows)}
     assert second is not None, "span tasks have a context"
@@ -95,14 +97,16 @@ def _names(rows: Rows, column: str, *, may_lack: bool) -> list[Any]:
     names: list[Any] = rows.table[column].to_pylist()
     seen: dict[Any, int] = {}
     for row, name in enumerate(names):
-        if name is None and may_lack:
+        is_lacking = name is None or name == ""  # a cell of CSV with nothing in it
+        if is_lacking and may_lack:
             continue
         if isinstance(name, (dict, list)):
             raise UserError(rows.at(row, column), expected="a number or a text", found=shown(name), cure="write one")
-        first = row if name is None else seen.setdefault(name, row)
-        if name is None or first != row:
-            found = "nothing" if name is None else f"{shown(name)} once more, after {rows.place(first)}"
-            raise UserError(rows.at(row, column), expected="a name of its own", found=found, cure=f"give it one {DROP}")
+        first = seen.setdefault(name, row)
+        if is_lacking or first != row:
+            found = "nothing" if is_lacking else f"{shown(name)} once more, after {rows.place(first)}"
+            cure = f"give it one{', rename the column if it does not name the examples,' * may_lack} {DROP}"
+            raise UserError(rows.at(row, column), expected="a name of its own", found=found, cure=cure)
     return names
 
 

@@ -28,7 +28,8 @@ CHUNK = 1000
 class Features:
     """Inputs of a model, one for each example, or one for each window of an example's context in span tasks."""
 
-    input_ids: list[NDArray[np.int32]]
+    input_ids: list[NDArray[Any]]
+    """(length,) int32 tokens; of ELMo (length, 50) int16, the characters of each word."""
     token_type_ids: list[NDArray[np.int32]]
     labels: NDArray[Any]
     """(n,) int64 classes (`NO_LABEL` for none), (n,) float32 scores (NaN for none), or (n, 2) int64 first and last
@@ -55,7 +56,7 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: i
     """
     if examples.task.kind == "span":
         return _encode_spans(examples, tokenizer, max_length)
-    ids: list[NDArray[np.int32]] = []
+    ids: list[NDArray[Any]] = []
     types: list[NDArray[np.int32]] = []
     pairs = examples.columns.get("text_pair")
     for begin in range(0, len(examples), CHUNK):
@@ -64,9 +65,15 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: i
             examples.columns["text"][part], pairs[part] if pairs else None,
             truncation=True, max_length=max_length, return_token_type_ids=True, return_attention_mask=False,
         )  # fmt: skip
-        ids += [np.array(row, dtype=np.int32) for row in encoded["input_ids"]]
+        ids += _input_ids(encoded)
         types += [np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]]
     return Features(ids, types, _labels(examples), np.arange(len(ids)))
+
+
+def _input_ids(encoded: BatchEncoding) -> list[NDArray[Any]]:
+    """The rows as arrays; ELMo's tokenizer gives arrays, of a type that is small enough for fifty numbers a word."""
+    rows = encoded["input_ids"]
+    return [row if isinstance(row, np.ndarray) else np.array(row, dtype=np.int32) for row in rows]
 
 
 def _labels(examples: Examples) -> NDArray[Any]:
@@ -80,7 +87,8 @@ def _encode_spans(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_le
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
     question_limit = min(MAX_QUESTION_TOKENS, room // 2)
     stride = min(examples.task.doc_stride, (room - question_limit) // 2)
-    ids, types, labels, owner, offsets = [], [], [], [], []
+    ids: list[NDArray[Any]] = []
+    types, labels, owner, offsets = [], [], [], []
     for begin in range(0, len(examples), CHUNK):
         part = slice(begin, begin + CHUNK)
         contexts, answers = examples.columns["context"][part], examples.columns["answers"][part]
@@ -91,7 +99,7 @@ def _encode_spans(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_le
         )  # fmt: skip
         sources = encoded["overflow_to_sample_mapping"]
         places = [_places(encoded, window, contexts[source]) for window, source in enumerate(sources)]
-        ids += [np.array(row, dtype=np.int32) for row in encoded["input_ids"]]
+        ids += _input_ids(encoded)
         types += [np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]]
         labels += _span_labels(places, sources, answers)
         owner += [begin + source for source in sources]
@@ -185,7 +193,8 @@ def collate(
 
     Returns:
         int64 `input_ids`, `attention_mask` (1 = token, 0 = padding) and, with `token_types`, `token_type_ids`, all
-        (batch, length); with `labels` (batch,), or `start_positions` and `end_positions` (batch,) in span tasks.
+        (batch, length), but ELMo's `input_ids` (batch, length, 50); with `labels` (batch,), or `start_positions` and
+        `end_positions` (batch,) in span tasks.
     """
     length = pad_to or int(features.lengths[indices].max())
     batch = {
@@ -200,8 +209,8 @@ def collate(
     return {**batch, "start_positions": labels[:, 0], "end_positions": labels[:, 1]}
 
 
-def _pad(rows: Sequence[NDArray[np.int32]], length: int, value: int) -> Tensor:
-    padded = np.full((len(rows), length), value, dtype=np.int64)
+def _pad(rows: Sequence[NDArray[Any]], length: int, value: int) -> Tensor:
+    padded = np.full((len(rows), length, *rows[0].shape[1:]), value, dtype=np.int64)
     for place, row in zip(padded, rows, strict=True):
         place[: len(row)] = row
     return torch.from_numpy(padded)

@@ -1,41 +1,52 @@
 """Predictions of a task model, without padding beyond the longest input of a batch."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from tinydistilbert.models.first_token import first_token_only
-from tinydistilbert.tasks.encoding import Features, collate, uses_token_types
+from tinydistilbert.runtime import Runtime, TorchRuntime
+from tinydistilbert.tasks.encoding import Features, collate
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 Logits = NDArray[np.float32] | list[NDArray[np.float32]]
 
 
 def predict(
-    model: PreTrainedModel, features: Features, *, pad_token_id: int, device: torch.device, token_budget: int = 8192
-) -> Logits:
-    """Logits of every feature, in the order of `features`; the model is left in evaluation mode.
+    model: PreTrainedModel | Runtime, features: Features, *, pad_token_id: int, device: torch.device | None = None,
+    token_budget: int = 8192,
+) -> Logits:  # fmt: skip
+    """Logits of every feature, in the order of `features`; a torch model is left in evaluation mode.
 
     Inputs are sorted by length and cut into batches of at most `token_budget` tokens, padding included; one input that
     is longer makes a batch of its own. Of the last layer only the first token is computed where nothing else is read.
     The result depends on neither, but for rounding.
 
+    Args:
+        model: a torch model, or whatever else computes logits.
+        features: the inputs.
+        pad_token_id: the tokenizer's.
+        device: where to compute with a torch model; the others know that themselves.
+        token_budget: tokens of a batch.
+
     Returns:
         Classification (n, classes); regression (n, 1); span: for each feature (length, 2), start and end logits.
+
+    Raises:
+        UserError: a feature is longer than the position embeddings reach.
     """
-    model.to(device).eval()
     span = features.offsets is not None
+    runtime: Runtime
+    if isinstance(model, PreTrainedModel):
+        runtime = TorchRuntime(model, span=span, device=device or torch.device("cpu"))
+    else:
+        runtime = model
     found: list[NDArray[np.float32] | None] = [None] * len(features)
-    with torch.inference_mode(), nullcontext() if span else first_token_only(model):
-        for indices in batches_by_length(features.lengths, token_budget):
-            batch = collate(features, indices, pad_token_id, token_types=uses_token_types(model))
-            output = model(**{name: batch[name].to(device) for name in INPUTS if name in batch})
-            logits = torch.stack((output.start_logits, output.end_logits), dim=-1) if span else output.logits
-            for index, row in zip(indices, logits.float().cpu().numpy(), strict=True):
-                found[index] = row[: features.lengths[index]].copy() if span else row
+    for indices in batches_by_length(features.lengths, token_budget):
+        batch = collate(features, indices, pad_token_id, token_types=runtime.token_types)
+        logits = runtime({name: batch[name].numpy() for name in INPUTS if name in batch})
+        for index, row in zip(indices, logits, strict=True):
+            found[index] = row[: features.lengths[index]].copy() if span else row
     rows = [row for row in found if row is not None]
     assert len(rows) == len(features), "every feature is in exactly one batch"
     return rows if span else np.stack(rows)

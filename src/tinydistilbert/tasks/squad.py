@@ -38,6 +38,8 @@ class Answer:
 
     text: str
     score: float
+    start: int = 0
+    """Its first character in the context."""
 
 
 def best_answers(
@@ -77,9 +79,10 @@ def _window_answers(logits: NDArray[np.float32], offsets: NDArray[np.int32], con
     # Many spans may be one text: words come again, and a byte-level token is a part of a character.
     for place in _best_first(scores, 8 * n_best):
         first, length = divmod(place, MAX_ANSWER_TOKENS)
-        text = context[offsets[inside[first], 0] : offsets[inside[first + length], 1]].strip()
-        if text:
-            found.setdefault(text, Answer(text, float(scores[place])))
+        begin = int(offsets[inside[first], 0])
+        piece = context[begin : offsets[inside[first + length], 1]]
+        if text := piece.strip():
+            found.setdefault(text, Answer(text, float(scores[place]), begin + piece.index(text)))
         if len(found) == n_best:
             break
     return list(found.values())

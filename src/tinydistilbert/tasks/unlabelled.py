@@ -15,7 +15,7 @@ from tinydistilbert.tasks.reading import read_rows
 TEXT = ".txt"
 
 
-def read_unlabelled(path: Path, task: Task) -> Examples:
+def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Examples:
     """The texts of a .csv, .tsv, .jsonl or .parquet file in the task's columns, or of a .txt file, one a line.
 
     Other columns, labels among them, are not looked at.
@@ -23,13 +23,15 @@ def read_unlabelled(path: Path, task: Task) -> Examples:
     Args:
         path: the file.
         task: of classification or regression; for a .txt file, of one text.
+        may_be_empty: whether a table may have empty texts, as copies of published examples have: QQP's train split has
+            empty questions.
 
     Returns:
         Columns `idx` (row in the file), `text`, `text_pair` if the task has one, and `label`, which is None throughout.
 
     Raises:
-        UserError: the file or the task is of another kind, a column is missing, a text is missing or empty, or anything
-            is not as the format has it.
+        UserError: the file or the task is of another kind, a column is missing, a text is missing or, unless it may be,
+            empty, or anything is not as the format has it.
     """
     if task.kind == "span":
         expected, found = "a task of classification or regression", f"{task.title}, whose answers are pieces of texts"
@@ -42,7 +44,7 @@ def read_unlabelled(path: Path, task: Task) -> Examples:
     else:
         rows = read_rows(path)
         check_columns(rows, list(names.values()))
-        texts = {name: texts_of(rows, column, may_be_empty=False) for name, column in names.items()}
+        texts = {name: texts_of(rows, column, may_be_empty=may_be_empty) for name, column in names.items()}
     count = len(texts["text"])
     columns = {"idx": list(range(count)), **texts, "label": [None] * count}
     return Examples(task, "unlabelled", columns, count)

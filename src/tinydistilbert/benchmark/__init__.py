@@ -1,0 +1,12 @@
+"""Size, latency and memory: the setting of DistilBERT's Table 3 (Sanh et al. 2019), with what it leaves open stated.
+
+A full pass over STS-B validation at batch 1 on one pinned core, every model by every back end, in three protocols:
+padded to 128 as TinyDistilBERT timed, at true length, and from the text on.
+"""
+
+from tinydistilbert.benchmark.pairs import PADDED_LENGTH, PAIRS
+from tinydistilbert.benchmark.rows import ARCHITECTURES
+from tinydistilbert.benchmark.stage import benchmark
+from tinydistilbert.benchmark.timing import WARM_UP
+
+__all__ = ["ARCHITECTURES", "PADDED_LENGTH", "PAIRS", "WARM_UP", "benchmark"]

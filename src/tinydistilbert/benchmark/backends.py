@@ -1,0 +1,76 @@
+"""The back ends that are timed, each opened from a folder of its kind, with one thread."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from tinydistilbert.compress.export import head_of
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.loading import Head, load_config, load_model
+from tinydistilbert.runtime import Inputs, OnnxRuntime, OpenVinoRuntime, Runtime, TorchRuntime, uses_token_types
+
+TORCH, COMPILED, ONNX, INT8, OPENVINO = "torch", "torch-compile", "onnx", "onnx-int8", "openvino"
+
+
+class PlainTorch:
+    """A model of transformers just as it is, every position of every layer: what published seconds are of."""
+
+    name = TORCH
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.token_types = uses_token_types(model)
+        self._model = model
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+        """See `Runtime`."""
+        with torch.inference_mode():
+            output = self._model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+        logits = output.logits if "logits" in output else torch.stack((output.start_logits, output.end_logits), dim=-1)
+        found: NDArray[np.float32] = logits.numpy()
+        return found
+
+
+def open_runtime(folder: Path, backend: str) -> Runtime:
+    """What answers by `backend` from the folder of a task model, of the kind that this back end reads.
+
+    Raises:
+        UserError: it is no such folder, the back end is not installed, or it does not work on this machine.
+    """
+    if backend == OPENVINO:
+        return OpenVinoRuntime(folder, threads=1)
+    if backend in (ONNX, INT8):
+        return OnnxRuntime(folder, threads=1)
+    model, head = open_model(folder)
+    if backend == TORCH:
+        return PlainTorch(model)
+    runtime = TorchRuntime(model, span=head == "span", compiled=True)
+    _compile(runtime)
+    return runtime
+
+
+def open_model(folder: Path) -> tuple[PreTrainedModel, Head]:
+    """The task model in a folder, ready to answer, and its head.
+
+    Raises:
+        UserError: it is no such folder.
+    """
+    head = head_of(folder, load_config(folder))
+    return load_model(folder, head, require_head=True).eval(), head
+
+
+def _compile(runtime: Runtime) -> None:
+    """Let the first calls happen before anything is timed; a model that was not compiled is no row."""
+    try:
+        with torch._dynamo.config.patch(suppress_errors=False):
+            for length in (12, 31, 128):
+                names = ["input_ids", "attention_mask", *(["token_type_ids"] if runtime.token_types else [])]
+                runtime({name: np.ones((1, length), np.int64) for name in names})
+    except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+        found = str(error).strip().split("\n", 1)[0][:200]
+        cure = f"install a C++ compiler such as g++, or leave {COMPILED} out of benchmark.backends"
+        raise UserError(
+            f"back end {COMPILED}", expected="a model that torch.compile can compile", found=found, cure=cure
+        ) from None

@@ -1,0 +1,209 @@
+"""On a GPU: the time between two events of its stream, graphs that are captured once, and the best batch size."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tinydistilbert.benchmark.backends import open_model
+from tinydistilbert.benchmark.pairs import PADDED_LENGTH
+from tinydistilbert.benchmark.protocols import PADDED, WITH_TOKENIZER, PairInputs, encoded_pairs, slices_of
+from tinydistilbert.benchmark.record import Record
+from tinydistilbert.benchmark.rows import Subject, is_exported
+from tinydistilbert.benchmark.timing import Timed, load_average, time_in_turns
+from tinydistilbert.recipe import Benchmark
+from tinydistilbert.runtime import uses_token_types
+
+Batch = Mapping[str, Tensor]
+Forward = Callable[[Batch], object]
+
+EAGER, COMPILED, GRAPH = "torch", "torch-compile", "torch-graph"
+MODES = (EAGER, COMPILED, GRAPH)
+PASSES_OF_CAPTURE = 3
+"""Before a capture, on a stream of its own, as torch's documentation of CUDA graphs asks for."""
+LARGEST_BATCH = 2**14
+GAIN = 1.02
+"""A batch twice as large that is not at least so many times as fast ends the search."""
+TIMED_PASSES = 10
+"""Of each batch size; their mean counts."""
+
+
+class Captured:
+    """A model whose forward pass is captured as a CUDA graph at the first call of each shape, and replayed after that.
+
+    A graph launches all kernels of a pass at once, which at batch 1 take longer to launch than to run.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._graphs: dict[tuple[int, ...], tuple[Any, dict[str, Tensor], Tensor]] = {}
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Logits, in memory that the next call of this shape overwrites."""
+        shape = tuple(batch["input_ids"].shape)
+        if shape not in self._graphs:
+            self._graphs[shape] = self._capture(batch)
+        graph, inputs, logits = self._graphs[shape]
+        for name, tensor in inputs.items():
+            tensor.copy_(batch[name])
+        graph.replay()
+        return logits
+
+    def _capture(self, batch: Batch) -> tuple[Any, dict[str, Tensor], Tensor]:
+        inputs = {name: tensor.clone() for name, tensor in batch.items()}
+        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(PASSES_OF_CAPTURE):
+                self._model(**inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph: Any = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = self._model(**inputs).logits
+        return graph, inputs, logits
+
+
+def forward_of(model: PreTrainedModel, mode: str) -> Forward:
+    """The forward pass of a model on a GPU in one of `MODES`."""
+    if mode == GRAPH:
+        return Captured(model)
+    run: Any = torch.compile(model, dynamic=True) if mode == COMPILED else model
+    return lambda batch: run(**batch).logits
+
+
+def event_clock(answer: Callable[[Any], object], prepared: Any) -> float:
+    """Seconds of one call between two events of the current stream."""
+    event: Any = torch.cuda.Event  # its constructor has no annotations
+    begin, end = event(enable_timing=True), event(enable_timing=True)
+    begin.record()
+    answer(prepared)
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) / 1000
+
+
+def full_batch(model: PreTrainedModel, size: int, *, token_types: bool) -> dict[str, Tensor]:
+    """So many inputs of 128 tokens without padding, on the model's device."""
+    names = ("input_ids", "attention_mask", *(("token_type_ids",) if token_types else ()))
+    return {name: torch.ones(size, PADDED_LENGTH, dtype=torch.int64, device=model.device) for name in names}
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Inputs a second at the best batch size, and at every one that was tried."""
+
+    batch_size: int
+    per_second: float
+    tried: dict[int, float]
+
+
+def best_batch(seconds: Callable[[int], float], sizes: Iterable[int] | None = None) -> Throughput:
+    """Double the batch until throughput stops rising or memory ends.
+
+    Args:
+        seconds: of one pass of a batch of that size; out of memory is raised as torch's error.
+        sizes: what is tried; powers of two by default.
+    """
+    tried: dict[int, float] = {}
+    for size in sizes or (2**power for power in range(LARGEST_BATCH.bit_length())):
+        try:
+            rate = size / seconds(size)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        rising = not tried or rate > GAIN * max(tried.values())
+        tried[size] = rate
+        if not rising:
+            break
+    if not tried:
+        raise torch.OutOfMemoryError("not even one input fits into the memory of the GPU")
+    best = max(tried, key=lambda size: tried[size])
+    return Throughput(best, tried[best], tried)
+
+
+def throughput(model: PreTrainedModel, forward: Forward, *, token_types: bool) -> Throughput:
+    """Of a forward pass over inputs of 128 tokens."""
+
+    def seconds(size: int) -> float:
+        batch = full_batch(model, size, token_types=token_types)
+        forward(batch)
+
+        def passes(own: Batch) -> None:
+            for _ in range(TIMED_PASSES):
+                forward(own)
+
+        return event_clock(passes, batch) / TIMED_PASSES
+
+    return best_batch(seconds)
+
+
+@dataclass(frozen=True)
+class GpuRow:
+    """A model on the GPU in one of `MODES`."""
+
+    subject: Subject
+    mode: str
+    model: PreTrainedModel
+    forward: Forward
+    inputs: PairInputs
+
+    @property
+    def name(self) -> str:
+        """`student/torch-graph`."""
+        return f"{self.subject.name}/{self.mode}"
+
+    def timed(self, protocol: str) -> Timed:
+        """What lies ready on the GPU before the events, and what is between them."""
+        pad_to = PADDED_LENGTH if protocol == PADDED else None
+
+        def prepare(index: int) -> Batch:
+            arrays = self.inputs.at(index, pad_to)
+            return {name: torch.from_numpy(array).to(self.model.device) for name, array in arrays.items()}
+
+        return Timed(prepare, self.forward)
+
+
+def measure_on_gpu(subjects: Sequence[Subject], settings: Benchmark, record: Record, *, seed: int) -> None:
+    """Latency at batch 1 and throughput of the torch models: eager, compiled, and captured as graphs.
+
+    The protocol with the tokenizer is left out: the GPU has no part in it. ELMo, whose steps Python counts, runs eager.
+    """
+    subjects = [subject for subject in subjects if not is_exported(subject.folder)]
+    if not subjects:
+        return
+    place = {"device": "cuda", "gpu": torch.cuda.get_device_name(), "precision": "fp32"}
+    library = f"torch {torch.__version__}"
+    with torch.inference_mode():
+        rows = list(_gpu_rows(subjects, record))
+        for protocol in [protocol for protocol in settings.protocols if protocol != WITH_TOKENIZER]:
+            timed = {row.name: row.timed(protocol) for row in rows}
+            slices = slices_of(rows[0].inputs.features, settings, protocol, seed)
+            for own in timed.values():  # compiles, and captures a graph of every length, before anything is timed
+                for index in (index for part in slices for index in part):
+                    own.answer(own.prepare(index))
+            seconds = time_in_turns(timed, slices, event_clock)
+            for row in rows:
+                record.add_latency(
+                    row.subject, seconds[row.name], backend=row.mode, protocol=protocol, library=library,
+                    load_average=load_average(), **place,
+                )  # fmt: skip
+        for row in [row for row in rows if row.subject.words is not None]:
+            found = throughput(row.model, row.forward, token_types=row.inputs.token_types)
+            record.add(
+                row.subject, "throughput", "pairs_per_second", found.per_second, higher_is_better=True,
+                backend=row.mode, protocol=PADDED, library=library, batch_size=found.batch_size,
+                tried={str(size): rate for size, rate in found.tried.items()}, **place,
+            )  # fmt: skip
+
+
+def _gpu_rows(subjects: Sequence[Subject], record: Record) -> Iterator[GpuRow]:
+    features = encoded_pairs(subjects, record.pairs)
+    for subject in subjects:
+        model, _ = open_model(subject.folder)
+        torch.nn.Module.to(model, torch.device("cuda"))
+        inputs = PairInputs(subject, uses_token_types(model), record.pairs, features[subject.name])
+        for mode in MODES if subject.words is not None else (EAGER,):
+            yield GpuRow(subject, mode, model, forward_of(model, mode), inputs)

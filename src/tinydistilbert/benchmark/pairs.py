@@ -1,0 +1,108 @@
+"""What is timed: the sentence pairs of STS-B validation, or made-up ones of such lengths; and how they are dealt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import Recipe
+from tinydistilbert.tasks import TASKS, load_examples
+from tinydistilbert.tasks.base import Examples
+
+PADDED_LENGTH = 128
+"""Tokens that inputs are cut to, and padded to where they are padded."""
+PAIRS = 1500
+"""Sentence pairs in STS-B validation."""
+LOG_MEAN, LOG_STD, SHORTEST = 3.35, 0.43, 10
+"""Word pieces of an STS-B validation pair, in BERT's uncased vocabulary: log-normal, mean 31, from 11 to 87."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs to be timed."""
+
+    examples: Examples
+    source: str
+    """What they are, in words."""
+    synthetic: bool
+
+    @property
+    def total(self) -> int:
+        """Pairs of the whole pass."""
+        return self.examples.total
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data; empty for made-up pairs."""
+        return "" if self.synthetic else self.examples.fingerprint
+
+    def texts(self, index: int) -> tuple[str, str]:
+        """First and second sentence."""
+        return self.examples.columns["text"][index], self.examples.columns["text_pair"][index]
+
+
+def load_pairs(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Pairs:
+    """STS-B validation where the recipe has it (a data folder, or the task itself); else random words at such lengths.
+
+    Args:
+        recipe: where the data is, and the seed.
+        tokenizer: in whose tokens made-up pairs have STS-B's lengths.
+    """
+    if recipe.data is not None or "stsb" in recipe.finetune.tasks:
+        try:
+            examples = load_examples(
+                TASKS["stsb"], "validation", data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed
+            )
+        except (UserError, OSError):
+            pass  # no such file, or no network: timing does not need the words, and the report says what was timed
+        else:
+            return Pairs(examples, "STS-B validation", False)
+    source = "random words at lengths distributed as STS-B validation's (mean 31 word pieces)"
+    return Pairs(made_up_examples(tokenizer, recipe.seed), source, True)
+
+
+def made_up_examples(tokenizer: PreTrainedTokenizerFast, seed: int) -> Examples:
+    """1,500 pairs of random words whose lengths in tokens are distributed as STS-B's: no time depends on the words."""
+    generator = np.random.default_rng(seed)
+    lengths = np.clip(np.rint(generator.lognormal(LOG_MEAN, LOG_STD, PAIRS)), SHORTEST, PADDED_LENGTH)
+    counts = lengths.astype(np.int64) - tokenizer.num_special_tokens_to_add(pair=True)
+    known = whole_words(tokenizer)
+    words = [[known[place] for place in generator.integers(len(known), size=count)] for count in counts]
+    columns: dict[str, list[Any]] = {
+        "idx": list(range(PAIRS)),
+        "text": [" ".join(row[: len(row) // 2]) for row in words],
+        "text_pair": [" ".join(row[len(row) // 2 :]) for row in words],
+        "label": [0.0] * PAIRS,
+    }
+    return Examples(TASKS["stsb"], "validation", columns, PAIRS)
+
+
+def whole_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Words of letters that are one token each."""
+    unknown = tokenizer.unk_token_id
+    candidates = sorted({token.lstrip("Ġ▁") for token in tokenizer.get_vocab()})  # the marks of a space before a word
+    candidates = [word for word in candidates if word.isalpha()]
+    encoded = tokenizer(candidates, add_special_tokens=False)["input_ids"]
+    found = [word for word, ids in zip(candidates, encoded, strict=True) if len(ids) == 1 and ids[0] != unknown]
+    assert found, "every tokenizer has letters"
+    return found
+
+
+def slices_of_like_lengths(lengths: Sequence[int], examples: int, rounds: int, seed: int) -> list[list[int]]:
+    """Indices of `examples` pairs drawn without return (0 = all), dealt into rounds of the same lengths.
+
+    Pairs in order of length are dealt to and fro, as cards are; so the mean time of one round can be compared with
+    another's, and what differs between them is the machine. The order within a round is random.
+    """
+    generator = np.random.default_rng(seed)
+    chosen = generator.permutation(len(lengths))[: examples or len(lengths)]
+    by_length = sorted(chosen.tolist(), key=lambda index: lengths[index])
+    rounds = min(rounds, len(by_length))
+    slices: list[list[int]] = [[] for _ in range(rounds)]
+    for position, index in enumerate(by_length):
+        lap, place = divmod(position, rounds)
+        slices[place if lap % 2 == 0 else rounds - 1 - place].append(index)
+    return [generator.permutation(part).tolist() for part in slices]

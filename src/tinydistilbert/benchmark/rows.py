@@ -1,0 +1,165 @@
+"""The rows of Table 3: each model by each back end, made from one folder a model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from tinydistilbert.benchmark.backends import INT8, ONNX, OPENVINO, TORCH, open_runtime
+from tinydistilbert.compress.export import export, head_of
+from tinydistilbert.compress.quantize import quantize
+from tinydistilbert.models.elmo import elmo_architecture
+from tinydistilbert.models.elmo_tokenizer import elmo_tokenizer
+from tinydistilbert.models.heads import parameter_count
+from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, save_model
+from tinydistilbert.optional import require
+from tinydistilbert.runtime import MODEL_FILE, OnnxRuntime, Runtime
+
+Architectures = Mapping[str, Callable[[], PreTrainedModel]]
+
+ARCHITECTURES: Architectures = {
+    "elmo": lambda: elmo_architecture()[0],
+    "bert-base": lambda: BertForSequenceClassification(BertConfig.from_dict({"num_labels": 1})),
+    "distilbert": lambda: DistilBertForSequenceClassification(DistilBertConfig.from_dict({"num_labels": 1})),
+}
+"""Rows with random weights: their speed does not depend on what the weights are."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with a task head, as the folder that all its back ends are made from."""
+
+    name: str
+    folder: Path
+    weights: str
+    """`random` or `trained`."""
+    tokenizer: PreTrainedTokenizerFast
+    words: int | None
+    """Rows of its word embedding; None where it reads characters."""
+    parameters: int
+    counted: str
+    """What the parameters are those of, in words."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model by a back end."""
+
+    subject: Subject
+    backend: str
+    folder: Path
+    """What the back end reads."""
+    runtime: Runtime
+
+    @property
+    def name(self) -> str:
+        """`bert-base/torch`, `student/onnx-int8`."""
+        return f"{self.subject.name}/{self.backend}"
+
+    @property
+    def megabytes(self) -> float | None:
+        """Of the exported model's file; None for torch, whose folder may hold heads that are not timed."""
+        file = self.folder / MODEL_FILE
+        return file.stat().st_size / 1e6 if file.is_file() else None
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is of the kind that `export` and `quantize` make."""
+    return (folder / MODEL_FILE).is_file()
+
+
+def make_subject(
+    name: str, given: Path | None, *, architectures: Architectures, tokenizer: PreTrainedTokenizerFast, seed: int,
+    work: Path,
+) -> Subject:  # fmt: skip
+    """The model of a name: the task model in the folder `given`, or one of `architectures` with random weights.
+
+    A masked-LM model gets a regression head, as STS-B needs it. What has to be saved for that goes below `work`.
+    """
+    if given is not None and is_exported(given):
+        own = load_tokenizer(given)
+        return Subject(name, given, "trained", own, len(own), *_count_exported(given))
+    torch.manual_seed(seed)
+    if given is None:
+        model, folder, own = architectures[name]().float(), work / name, tokenizer
+    else:
+        head = head_of(given, load_config(given))
+        has_task = head != "masked-lm"
+        model, folder = load_model(given, head if has_task else "regression"), given if has_task else work / name
+        own = load_tokenizer(given)
+    reads_characters = model.config.model_type == ELMO
+    if reads_characters:
+        own = elmo_tokenizer()
+    if folder != given:
+        save_model(model, own, folder)
+    return Subject(
+        name, folder, "random" if given is None else "trained", own,
+        None if reads_characters else model.config.vocab_size,
+        parameter_count(model.base_model), "encoder without task head, tied tensors once",
+    )  # fmt: skip
+
+
+def _count_exported(folder: Path) -> tuple[int, str]:
+    """Weights in an exported model, and what they are: constants and the scales of int8 do not count."""
+    onnx = require("onnx", extra="onnx")
+    kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    count = sum(
+        prod(tensor.dims)
+        for tensor in onnx.load(folder / MODEL_FILE, load_external_data=False).graph.initializer
+        if tensor.data_type in kinds and not tensor.name.endswith((".scale", ".zero"))
+    )
+    return count, "the exported model with its task head"
+
+
+def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) -> list[Row]:
+    """Every subject by every back end that it has, opened; exported forms are made below `work`.
+
+    ELMo has torch only: its LSTMs were never exported. An exported folder has the back end that it was made for.
+    """
+    rows = []
+    for subject in subjects:
+        if is_exported(subject.folder):
+            runtime: Runtime = OnnxRuntime(subject.folder, threads=1)
+            rows.append(Row(subject, runtime.name, subject.folder, runtime))
+            continue
+        own = (TORCH,) if subject.words is None else backends
+        for backend in own:
+            folder = _folder_for(backend, subject, work)
+            rows.append(Row(subject, backend, folder, open_runtime(folder, backend)))
+    return rows
+
+
+def _folder_for(backend: str, subject: Subject, work: Path) -> Path:
+    """The subject in the form that `backend` reads, made once."""
+    if backend not in (ONNX, INT8, OPENVINO):
+        return subject.folder
+    folder = work / f"{subject.name}-{backend}"
+    if not folder.exists():
+        if backend == INT8:
+            quantize(_folder_for(ONNX, subject, work), folder)
+        else:
+            export(subject.folder, folder, tokenizer=subject.tokenizer, fused=backend == ONNX)
+    return folder
+
+
+def check_installed(backends: Sequence[str]) -> None:
+    """Refuse back ends whose library is missing, before anything is made.
+
+    Raises:
+        UserError: one is; the message names the command that installs it.
+    """
+    if {ONNX, INT8, OPENVINO} & set(backends):
+        for module in ("onnx", "onnxscript", "onnxruntime"):
+            require(module, extra="onnx")
+    if OPENVINO in backends:
+        require("openvino", extra="openvino")

@@ -1,0 +1,124 @@
+"""The stage benchmark: every row in every protocol, and what it needs of disk and memory."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from tinydistilbert import fsio, results
+from tinydistilbert.benchmark.backends import COMPILED, INT8, ONNX, OPENVINO, TORCH
+from tinydistilbert.benchmark.gpu import measure_on_gpu
+from tinydistilbert.benchmark.memory import measure_memory
+from tinydistilbert.benchmark.pairs import Pairs, load_pairs
+from tinydistilbert.benchmark.protocols import PairInputs, encoded_pairs, slices_of
+from tinydistilbert.benchmark.record import Record
+from tinydistilbert.benchmark.rows import (
+    ARCHITECTURES,
+    Architectures,
+    Row,
+    Subject,
+    check_installed,
+    make_rows,
+    make_subject,
+)
+from tinydistilbert.benchmark.timing import load_average, one_core, time_in_turns
+from tinydistilbert.recipe import Benchmark, Recipe, recipe_hash
+
+_LIBRARIES = {TORCH: "torch", COMPILED: "torch", ONNX: "onnxruntime", INT8: "onnxruntime", OPENVINO: "openvino"}
+
+
+def benchmark(
+    models: Mapping[str, Path | None],
+    settings: Benchmark,
+    *,
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerFast,
+    output: Path,
+    architectures: Architectures = ARCHITECTURES,
+) -> None:
+    """Measure size, latency and memory of `models` by every back end and write the finished folder `output`.
+
+    Args:
+        models: rows of the table: a model folder, an exported folder, or None for one of `architectures` with random
+            weights.
+        settings: back ends, protocols, how many pairs, in how many rounds.
+        recipe: where the data is, the seed, and what the measurements are signed with.
+        tokenizer: of the rows without a folder.
+        output: gets `measurements.jsonl` and `latencies.jsonl` (every single time, in milliseconds).
+        architectures: what the rows without a folder are built with.
+
+    Raises:
+        UserError: a back end is not installed, or a folder is not one that it can be made from.
+    """
+    check_installed(settings.backends)
+    pairs = load_pairs(recipe, tokenizer)
+    record = Record(pairs)
+    work = output.with_name(output.name + ".models")
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    work.mkdir(parents=True)
+    try:
+        subjects = [
+            make_subject(name, given, architectures=architectures, tokenizer=tokenizer, seed=recipe.seed, work=work)
+            for name, given in models.items()
+        ]
+        _measure(subjects, make_rows(subjects, settings.backends, work), settings, record, seed=recipe.seed)
+        if torch.cuda.is_available() and recipe.device in ("auto", "cuda"):
+            measure_on_gpu(subjects, settings, record, seed=recipe.seed)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    signature: dict[str, Any] = {"seed": recipe.seed, "recipe": recipe.name, "recipe_hash": recipe_hash(recipe)}
+    with fsio.unfinished(output) as folder:
+        signed = [dataclasses.replace(m, **signature) for m in record.measurements]
+        results.write(folder / "measurements.jsonl", signed)
+        fsio.write_text(folder / "latencies.jsonl", "".join(json.dumps(line) + "\n" for line in record.raw))
+
+
+def _measure(
+    subjects: Sequence[Subject], rows: Sequence[Row], settings: Benchmark, record: Record, *, seed: int
+) -> None:
+    """Sizes, latencies on one core, and memory."""
+    for subject in subjects:
+        record.add(
+            subject, "size", "parameters", subject.parameters, megabytes_fp32=subject.parameters * 4 / 1e6,
+            counted=subject.counted,
+        )  # fmt: skip
+    for row in rows:
+        if row.megabytes is not None:
+            record.add(row.subject, "size", "megabytes", row.megabytes, backend=row.backend)
+    inputs = _inputs(rows, record.pairs)
+    for protocol in settings.protocols:
+        timed = {row.name: inputs[row.name].timed(protocol, row.runtime) for row in rows}
+        before = load_average()
+        with one_core():
+            seconds = time_in_turns(timed, slices_of(inputs[rows[0].name].features, settings, protocol, seed))
+        for row in rows:
+            record.add_latency(
+                row.subject, seconds[row.name], backend=row.backend, device="cpu", protocol=protocol, gpu="",
+                precision="int8" if row.backend == INT8 else "fp32", library=_version(row.backend),
+                load_average=before, load_average_after=load_average(),
+            )  # fmt: skip
+    for row in rows if settings.memory else ():
+        own = inputs[row.name]
+        sizes = measure_memory(row.name, row.folder, row.backend, own.at(int(own.features.lengths.argmax())))
+        record.add(
+            row.subject, "memory", "peak_memory_mib", sizes["peak_mib"], backend=row.backend, device="cpu",
+            baseline_mib=sizes["baseline_mib"], loaded_mib=sizes["loaded_mib"],
+        )  # fmt: skip
+
+
+def _inputs(rows: Sequence[Row], pairs: Pairs) -> dict[str, PairInputs]:
+    features = encoded_pairs([row.subject for row in rows], pairs)
+    return {
+        row.name: PairInputs(row.subject, row.runtime.token_types, pairs, features[row.subject.name]) for row in rows
+    }
+
+
+def _version(backend: str) -> str:
+    library = _LIBRARIES[backend]
+    return f"{library} {metadata.version(library)}"

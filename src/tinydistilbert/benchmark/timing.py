@@ -1,0 +1,127 @@
+"""The clock: one pinned core, warm-up, rounds in turn; and what a row of the table needs of the times."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+WARM_UP = 2
+"""Passes before each slice that are not timed: the model before it has filled the caches."""
+NOISE_LIMIT = 1.10
+"""A spread between rounds above this is reported as noise of the machine."""
+RESAMPLES = 1000
+"""Of the bootstrap behind an interval."""
+
+Rounds = Sequence[Sequence[float]]
+"""Seconds of each pair, by round."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Something to be timed on the pair of a number."""
+
+    prepare: Callable[[int], Any]
+    """What lies ready before the clock starts."""
+    answer: Callable[[Any], object]
+    """What is timed, from what was prepared to the logits."""
+
+
+def wall_clock(answer: Callable[[Any], object], prepared: Any) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    answer(prepared)
+    return time.perf_counter() - start
+
+
+def core_clock(answer: Callable[[Any], object], prepared: Any) -> float:
+    """Seconds for which one call had the core: what other programs took of it is left out, but for the caches."""
+    start = time.thread_time()
+    answer(prepared)
+    return time.thread_time() - start
+
+
+def time_in_turns(
+    timed: Mapping[str, Timed],
+    rounds: Iterable[Sequence[int]],
+    clock: Callable[[Callable[[Any], object], Any], float] = wall_clock,
+) -> dict[str, list[list[float]]]:
+    """Seconds of each pair, by row and round; each round goes through every row, the first of them in turn."""
+    names = list(timed)
+    seconds: dict[str, list[list[float]]] = {name: [] for name in names}
+    for number, indices in enumerate(rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            row = timed[name]
+            prepared = [row.prepare(index) for index in indices]
+            for first in prepared[:WARM_UP]:
+                clock(row.answer, first)
+            seconds[name].append([clock(row.answer, one) for one in prepared])
+    return seconds
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Run the body with one torch thread, pinned to one core where the system can; both are restored afterwards."""
+    threads = torch.get_num_threads()
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    try:
+        torch.set_num_threads(1)
+        if cores:
+            os.sched_setaffinity(0, {max(cores)})
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+
+def load_average() -> float | None:
+    """Mean number of programs that wanted a core in the last minute, this one among them; None where unknown."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def summarize(rounds: Rounds, total: int) -> dict[str, Any]:
+    """What a row of Table 3 needs, from the seconds of each pair by round.
+
+    `seconds_per_pass` is `total` times the mean, `interval` its 95 % interval; `spread` the largest over the smallest
+    mean of a round (1.0 = alike).
+    """
+    every = np.concatenate([np.asarray(part) for part in rounds])
+    means = [float(np.mean(part)) for part in rounds]
+    spread = max(means) / min(means)
+    return {
+        "seconds_per_pass": total * float(every.mean()),
+        "interval": [total * bound for bound in mean_interval(rounds)],
+        "p50_ms": 1000 * float(np.median(every)),
+        "p90_ms": 1000 * float(np.quantile(every, 0.9)),
+        "mean_ms": 1000 * float(every.mean()),
+        "spread": spread,
+        "noisy": spread > NOISE_LIMIT,
+        "rounds": len(rounds),
+        "estimated": len(every) < total,
+    }
+
+
+def mean_interval(rounds: Rounds) -> tuple[float, float]:
+    """95 % interval of the mean, in seconds: rounds are drawn with replacement, and in each of them pairs.
+
+    The bootstrap of two stages (Davison and Hinkley 1997, section 3.8). Pairs alone would leave out that a machine is
+    slower in one minute than in the next, which all pairs of a round share; five rounds alone have too few values.
+    """
+    generator = np.random.default_rng(0)
+    sizes = np.array([len(part) for part in rounds])
+    seconds = np.zeros((len(rounds), sizes.max()))
+    for row, part in zip(seconds, rounds, strict=True):
+        row[: len(part)] = part
+    means = np.zeros((RESAMPLES, len(rounds)))
+    for column in range(len(rounds)):
+        drawn = generator.integers(len(rounds), size=(RESAMPLES, 1))
+        places = (generator.random((RESAMPLES, sizes.max())) * sizes[drawn]).astype(np.int64)
+        means[:, column] = seconds[drawn, places].mean(axis=1)
+    low, high = np.quantile(means.mean(axis=1), (0.025, 0.975))
+    return float(low), float(high)

@@ -1,0 +1,80 @@
+"""BERT's, RoBERTa's and DistilBERT's attention as one operator of ONNX Runtime, for the time of an export.
+
+ONNX Runtime finds LayerNorm with its residual and GELU with its bias in an exported graph by itself; attention it does
+not find, so it is written as its own operator while the model is traced. All numbers of heads are read from the
+weights, which pruning makes different in each layer. Measured in docs/decisions/0016-export.md.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tinydistilbert.models.capture import encoder_layers
+
+FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta")
+"""Whose attention is three linear layers, a softmax and nothing else."""
+OPERATOR = "com.microsoft::MultiHeadAttention"
+
+Mask = Int[Tensor, "batch 1 1 length"]
+"""1 = token, 0 = padding: in the form that transformers hands on to the layers as it is."""
+
+
+def fuse(model: PreTrainedModel, *, first_token: bool) -> None:
+    """Write the attention of `model`, of one of `FAMILIES`, as ONNX Runtime's operator: it can then only be exported.
+
+    Args:
+        model: changed in place; its masks must be int32 of the form `Mask`.
+        first_token: compute the last layer for the first token only: (batch, 1, hidden).
+    """
+    layers = [*encoder_layers(model)]
+    write = _fuse_distilbert if model.config.model_type == "distilbert" else _fuse_bert
+    for layer in layers:
+        write(cast("Any", layer), first=first_token and layer is layers[-1])
+
+
+def _fuse_bert(layer: Any, *, first: bool) -> None:
+    own, output = layer.attention.self, layer.attention.output
+    attend = _attention(own, (own.query, own.key, own.value), first=first)
+
+    def forward(hidden_states: Tensor, attention_mask: Mask, *_: Any, **__: Any) -> Tensor:
+        residual = hidden_states[:, :1] if first else hidden_states
+        return cast("Tensor", layer.feed_forward_chunk(output(attend(hidden_states, attention_mask), residual)))
+
+    layer.forward = forward
+
+
+def _fuse_distilbert(layer: Any, *, first: bool) -> None:
+    own = layer.attention
+    attend = _attention(own, (own.q_lin, own.k_lin, own.v_lin), first=first)
+
+    def forward(hidden_states: Tensor, attention_mask: Mask, *_: Any, **__: Any) -> Tensor:
+        residual = hidden_states[:, :1] if first else hidden_states
+        attended = layer.sa_layer_norm(own.out_lin(attend(hidden_states, attention_mask)) + residual)
+        return cast("Tensor", layer.output_layer_norm(layer.ffn(attended) + attended))
+
+    layer.forward = forward
+
+
+def _attention(attention: Any, projections: tuple[Any, Any, Any], *, first: bool) -> Callable[[Tensor, Mask], Tensor]:
+    """What all tokens, or the first alone, take from all; the biases are added inside the operator."""
+    for linear in projections:
+        linear.forward = partial(F.linear, weight=linear.weight)
+    bias = torch.cat([linear.bias for linear in projections]).detach()
+
+    def attend(hidden: Float[Tensor, "batch length hidden"], mask: Mask) -> Float[Tensor, "batch queries width"]:
+        asking = hidden[:, :1] if first else hidden
+        query, key, value = (linear(part) for linear, part in zip(projections, (asking, hidden, hidden), strict=True))
+        settings = {"num_heads": query.shape[-1] // attention.attention_head_size, "scale": float(attention.scaling)}
+        found: Tensor = torch.onnx.ops.symbolic(
+            OPERATOR, (query, key, value, bias, mask.flatten(1)), settings,
+            dtype=query.dtype, shape=query.shape, version=1,
+        )  # fmt: skip
+        return found
+
+    return attend

@@ -1,0 +1,121 @@
+"""How much each attention head, feed-forward neuron and layer matters to a task, by the first derivative of its loss.
+
+What a head or a neuron writes is multiplied by a mask of one; the derivative of the loss by that mask tells, to first
+order, how the loss changes when the mask becomes zero, which is when the head or the neuron is gone (Molchanov et al.
+2017, arXiv 1611.06440, section 2.2; Michel et al. 2019, arXiv 1905.10650, section 4.1).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tinydistilbert.models.capture import encoder_layers
+from tinydistilbert.models.pruned import parts_of
+
+Batch = Mapping[str, Tensor]
+Loss = Callable[[PreTrainedModel, Batch], Tensor]
+"""The mean over a batch's examples of a loss that depends on each of them alone."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much the loss changes to first order, in the mean over examples; on the CPU."""
+
+    heads: list[Float[Tensor, " heads"]]
+    """Of each layer's heads, lowest layer first."""
+    neurons: list[Float[Tensor, " neurons"]]
+    """Of each layer's feed-forward neurons."""
+    layers: Float[Tensor, " layers"]
+    """Of each layer as a whole: what it adds to its input."""
+
+
+@contextmanager
+def masked(
+    model: PreTrainedModel, heads: Sequence[Float[Tensor, "batch heads"]],
+    neurons: Sequence[Float[Tensor, "batch neurons"]], layers: Sequence[Float[Tensor, " batch"]] = (),
+) -> Iterator[None]:  # fmt: skip
+    """Inside the `with`, what heads, neurons and layers write is multiplied by masks; gradients reach the masks.
+
+    Args:
+        model: of a family that can be pruned; it may be pruned already.
+        heads: a mask for each layer; its batch may be 1.
+        neurons: the same for the neurons.
+        layers: the same for what the layers add to their inputs; nothing = all of it.
+    """
+    with ExitStack() as hooks:
+        for own, head_mask, neuron_mask in zip(parts_of(model), heads, neurons, strict=True):
+            scaled = _scaled(head_mask, own.head_size)
+            hooks.enter_context(own.attention_output.register_forward_pre_hook(scaled))
+            hooks.enter_context(own.outer.register_forward_pre_hook(_scaled(neuron_mask, 1)))
+        for layer, mask in zip(encoder_layers(model), layers, strict=False):
+            hooks.enter_context(layer.register_forward_hook(_partly(mask), with_kwargs=True))
+        yield
+
+
+def _scaled(mask: Tensor, size: int) -> Callable[..., tuple[Tensor]]:
+    def hook(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0] * mask.repeat_interleave(size, dim=-1)[:, None],)
+
+    return hook
+
+
+def _partly(mask: Tensor) -> Callable[..., Tensor]:
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Tensor) -> Tensor:
+        entered = inputs[0] if inputs else keywords["hidden_states"]
+        added = output - entered[:, : output.shape[1]]  # of the last layer perhaps the first token only
+        scaled: Tensor = output + (mask[:, None, None] - 1) * added  # exactly the output where the mask is one
+        return scaled
+
+    return hook
+
+
+def mask_gradients(
+    model: PreTrainedModel, batch: Batch, loss: Loss
+) -> tuple[list[Float[Tensor, "batch heads"]], list[Float[Tensor, "batch neurons"]], list[Float[Tensor, " batch"]]]:
+    """For each layer, the derivatives of each example's own loss by the masks of heads, neurons and the layer."""
+    layers, size = parts_of(model), len(batch["input_ids"])
+    device = layers[0].query.weight.device
+    widths = [[own.heads for own in layers], [own.neurons for own in layers]]
+    heads, neurons = ([torch.ones(size, n, device=device, requires_grad=True) for n in kind] for kind in widths)
+    whole = [torch.ones(size, device=device, requires_grad=True) for _ in layers]
+    with masked(model, heads, neurons, whole):
+        mean = loss(model, {name: value.to(device) for name, value in batch.items()})
+    gradients = torch.autograd.grad(mean * size, [*heads, *neurons, *whole])
+    depth = len(layers)
+    return list(gradients[:depth]), list(gradients[depth : 2 * depth]), list(gradients[2 * depth :])
+
+
+def head_and_neuron_importance(model: PreTrainedModel, batches: Iterable[Batch], loss: Loss) -> Importance:
+    """The mean size of the derivatives over the examples of all batches, without dropout.
+
+    Sizes are taken example by example, so that examples which pull in opposite directions do not cancel (Michel et al.
+    2019, section 4.1). For regression it is the size of the mean, where they do: measured in
+    docs/decisions/0018-pruning.md. The model is left as it was.
+
+    Args:
+        model: a task model of a family that can be pruned; it may be pruned already.
+        batches: train examples, with all that `loss` reads; a few hundred examples are enough.
+        loss: of the task, from labels or from a teacher.
+    """
+    was_training, examples = model.training, 0
+    signs_cancel = model.config.problem_type == "regression"
+    totals: list[Tensor] = []
+    model.eval()
+    try:
+        for batch in batches:
+            heads, neurons, layers = mask_gradients(model, batch, loss)
+            every = (*heads, *neurons, *layers)
+            sums = [(gradient if signs_cancel else gradient.abs()).sum(0) for gradient in every]
+            totals = [total + own for total, own in zip(totals, sums, strict=True)] if totals else sums
+            examples += len(batch["input_ids"])
+    finally:
+        model.train(was_training)
+    assert totals, "there is a batch"
+    means, depth = [total.abs().cpu() / examples for total in totals], len(totals) // 3
+    return Importance(means[:depth], means[depth : 2 * depth], torch.stack(means[2 * depth :]))

@@ -1,0 +1,215 @@
+"""Structured pruning: the heads and neurons that matter least for their cost leave a model, and whole layers too.
+
+What is left gives the same output as the whole model with the others masked to zero. What was lost is learned again by
+an ordinary fine-tuning of the smaller model, with the large one as its teacher.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tinydistilbert.compress.importance import Importance
+from tinydistilbert.errors import UserError
+from tinydistilbert.models import pruned
+from tinydistilbert.models.capture import encoder_layers
+from tinydistilbert.models.heads import parameter_count
+from tinydistilbert.models.pruned import Parts, parts_of
+
+GROUP = 8
+"""Neurons leave a layer in groups of so many, because matrix kernels are fastest at multiples of it."""
+LENGTH = 128
+"""Tokens of the input whose operations `target_flops` counts, where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of each layer, counted from 0 among what it had."""
+
+    heads: tuple[tuple[int, ...], ...]
+    neurons: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A head, or a group of neurons."""
+
+    kind: str
+    layer: int
+    members: tuple[int, ...]
+    importance: float
+    cost: float
+    is_first: bool
+    """The most important of its kind in its layer, which always stays."""
+
+
+def layer_operations(model: PreTrainedModel, length: int) -> int:
+    """Operations of the encoder's layers for one input of `length` tokens: matrices and attention's two products."""
+    return sum(
+        own.heads * _operations(own, length)[0] + own.neurons * _operations(own, length)[1] for own in parts_of(model)
+    )
+
+
+def _operations(own: Parts, length: int) -> tuple[int, int]:
+    """Of a head and of a neuron."""
+    head = 8 * length * own.hidden * own.head_size + 4 * length**2 * own.head_size
+    return head, 4 * length * own.hidden
+
+
+def _weights(own: Parts) -> tuple[int, int]:
+    """In the matrices of a head and of a neuron."""
+    return 4 * own.hidden * own.head_size, 2 * own.hidden
+
+
+def _parameters(own: Parts) -> tuple[int, int]:
+    """Of a head and of a neuron: weights and the biases that go with them."""
+    head, neuron = _weights(own)
+    return head + 3 * own.head_size, neuron + 1
+
+
+def choose(
+    model: PreTrainedModel, importance: Importance, *, keep: float | None = None, target_parameters: int | None = None,
+    target_flops: float | None = None, length: int = LENGTH,
+) -> Kept:  # fmt: skip
+    """What to keep within a target: the heads and neurons of the greatest importance for their cost.
+
+    All layers compete with each other, heads and neurons too, after `_in_proportion` has made them comparable. Of each
+    layer at least the most important head and `GROUP` neurons stay.
+
+    Args:
+        model: what was judged.
+        importance: of its heads and neurons.
+        keep: share of the weights of the encoder's layers; or
+        target_parameters: parameters of the whole model, tied ones once; or
+        target_flops: operations of the encoder's layers for one input, see `layer_operations`.
+        length: tokens of that input.
+
+    Raises:
+        UserError: not one target, or one that cannot be reached; the family cannot be pruned.
+    """
+    layers = parts_of(model)
+    name, target = _only(keep=keep, target_parameters=target_parameters, target_flops=target_flops)
+    ways: dict[str, Callable[[Parts], tuple[int, int]]] = {
+        "keep": _weights, "target_parameters": _parameters, "target_flops": partial(_operations, length=length),
+    }  # fmt: skip
+    fair = _in_proportion(importance, layers)
+    units = [unit for place, own in enumerate(layers) for unit in _units(place, fair, ways[name](own))]
+    total = sum(unit.cost for unit in units)
+    fixed = parameter_count(model) - total if name == "target_parameters" else 0
+    scale = total if name == "keep" else 1
+    _check_reachable(name, target, (sum(unit.cost for unit in units if unit.is_first) + fixed) / scale)
+    return _kept(_affordable(units, target * scale - fixed), len(layers))
+
+
+def _only(**targets: float | None) -> tuple[str, float]:
+    """The one target that was given."""
+    given = [(name, value) for name, value in targets.items() if value is not None]
+    if len(given) != 1:
+        expected, cure = f"one of {', '.join(targets)}", "give exactly one"
+        raise UserError("the pruning's target", expected=expected, found=str(len(given)), cure=cure)
+    return given[0]
+
+
+def _check_reachable(name: str, target: float, least: float) -> None:
+    if name == "keep" and target > 1:
+        raise UserError(name, expected="a share of at most 1", found=f"{target:g}", cure="lower it")
+    if target < least:
+        lowest, found = (f"{value:.3f}" if name == "keep" else f"{value:,.0f}" for value in (least, target))
+        cure = "raise it, drop layers, or trim the vocabulary"
+        raise UserError(name, expected=f"at least {lowest}", found=found, cure=cure)
+
+
+def _in_proportion(importance: Importance, layers: Sequence[Parts]) -> Importance:
+    """Scaled so that the heads of each layer together are as important as they have weights; its neurons likewise.
+
+    Without it the derivatives of neurons outweigh those of heads, whose dimensions partly cancel, and of all layers
+    but few only the least is left. Measured in docs/decisions/0018-pruning.md.
+    """
+    heads, neurons = (
+        [
+            scores * (_weights(own)[kind] * len(scores) / scores.sum().clamp(min=torch.finfo(torch.float32).tiny))
+            for own, scores in zip(layers, of_kind, strict=True)
+        ]
+        for kind, of_kind in enumerate((importance.heads, importance.neurons))
+    )
+    return Importance(heads, neurons, importance.layers)
+
+
+def _units(layer: int, importance: Importance, costs: tuple[float, float]) -> Iterator[_Unit]:
+    """The heads and the groups of neurons of a layer; groups hold neurons of neighbouring importance."""
+    kinds = (("heads", importance.heads[layer], 1, costs[0]), ("neurons", importance.neurons[layer], GROUP, costs[1]))
+    for kind, scores, size, cost in kinds:
+        order = scores.argsort(descending=True, stable=True)
+        for begin in range(0, len(order), size):
+            members = order[begin : begin + size]
+            value = float(scores[members].sum())
+            yield _Unit(kind, layer, tuple(members.tolist()), value, cost * len(members), begin == 0)
+
+
+def _affordable(units: Sequence[_Unit], budget: float) -> list[_Unit]:
+    """The first of each kind and layer, and of the rest the most important for their cost that the budget allows."""
+    taken = [unit for unit in units if unit.is_first]
+    spent = sum(unit.cost for unit in taken)
+    for unit in sorted((u for u in units if not u.is_first), key=lambda u: u.importance / u.cost, reverse=True):
+        if spent + unit.cost <= budget:
+            taken.append(unit)
+            spent += unit.cost
+    return taken
+
+
+def _kept(units: Sequence[_Unit], depth: int) -> Kept:
+    places: dict[str, list[list[int]]] = {kind: [[] for _ in range(depth)] for kind in ("heads", "neurons")}
+    for unit in units:
+        places[unit.kind][unit.layer] += unit.members
+    heads, neurons = (tuple(tuple(sorted(own)) for own in places[kind]) for kind in ("heads", "neurons"))
+    return Kept(heads, neurons)
+
+
+def prune(
+    model: PreTrainedModel, importance: Importance, *, keep: float | None = None, target_parameters: int | None = None,
+    target_flops: float | None = None, length: int = LENGTH,
+) -> Kept:  # fmt: skip
+    """Make `model` smaller, in place, by what `choose` leaves out; gives what is left.
+
+    Raises:
+        UserError: as in `choose`; the model is as it was.
+    """
+    kept = choose(
+        model, importance, keep=keep, target_parameters=target_parameters, target_flops=target_flops, length=length
+    )
+    pruned.keep(model, kept.heads, kept.neurons)
+    return kept
+
+
+def drop_layers(model: PreTrainedModel, kept_layers: Sequence[int]) -> None:
+    """Leave only some layers of `model`, in place, in the order given.
+
+    Args:
+        model: of a family that can be pruned; it may be pruned already.
+        kept_layers: different layers, counted from 0.
+
+    Raises:
+        UserError: no layer, one twice, or one that does not exist; the family cannot be pruned.
+    """
+    layers = encoder_layers(model)
+    depth = len(parts_of(model))
+    if not kept_layers or len(set(kept_layers)) != len(kept_layers) or not all(0 <= n < depth for n in kept_layers):
+        expected, found = f"different layers among 0 to {depth - 1}", str(list(kept_layers))
+        raise UserError("the layers to keep", expected=expected, found=found, cure="change the list")
+    base: Any = model.base_model
+    stack = base.transformer if model.config.model_type == "distilbert" else base.encoder
+    stack.layer = nn.ModuleList(layers[n] for n in kept_layers)
+    model.config.num_hidden_layers = len(kept_layers)
+    if pruned.is_pruned(model.config):
+        told = model.config.pruned
+        model.config.pruned = {key: [counts[n] for n in kept_layers] for key, counts in told.items()}
+
+
+def most_important_layers(importance: Importance, count: int) -> tuple[int, ...]:
+    """The `count` layers that matter most, lowest first."""
+    order: Tensor = importance.layers.argsort(descending=True, stable=True)
+    return tuple(sorted(order[:count].tolist()))

@@ -1,0 +1,245 @@
+"""The rungs of the ladder that `compress` goes down: one fine-tuned model in smaller and smaller forms.
+
+Every folder is made once and then found finished, so an interrupted ladder goes on where it was.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from tinydistilbert import fsio
+from tinydistilbert.compress.export import export
+from tinydistilbert.compress.importance import Importance, head_and_neuron_importance
+from tinydistilbert.compress.prune import drop_layers, most_important_layers, prune
+from tinydistilbert.compress.quantize import quantize, sensitive_layers
+from tinydistilbert.compress.vocabulary import trim
+from tinydistilbert.data.files import find_splits, records
+from tinydistilbert.errors import UserError
+from tinydistilbert.finetune import finetune
+from tinydistilbert.models.learner import Learner
+from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
+from tinydistilbert.recipe import Recipe, TaskSettings
+from tinydistilbert.runtime import MODEL_FILE, Inputs, OnnxRuntime, Runtime, TorchRuntime
+from tinydistilbert.scoring import headline_score
+from tinydistilbert.task_objective import TaskLoss
+from tinydistilbert.task_targets import make_targets
+from tinydistilbert.task_training import Lesson, training_examples
+from tinydistilbert.tasks import HELD_OUT
+from tinydistilbert.tasks.base import Examples, Task, choose
+from tinydistilbert.tasks.encoding import Features, collate, encode, uses_token_types
+from tinydistilbert.tasks.inference import INPUTS, Logits, batches_by_length, predict
+from tinydistilbert.tasks.wanted import wanted_examples
+
+TOKENS_A_BATCH = 2048
+"""Of what importance is told from."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One form of the model."""
+
+    name: str
+    """As the table shows it."""
+    folder: Path
+    """A model folder: exported, or the model as it was given."""
+    source: Path
+    """The torch model that it was made from."""
+    note: str = ""
+    """What is special about it: layers that were left in float."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Everything that the rungs of one model are made with."""
+
+    recipe: Recipe
+    task: Task
+    model: Path
+    """The fine-tuned model, in a Hugging Face folder."""
+    teachers: tuple[Path, ...]
+    """That pruned models learn from again; none = the model itself."""
+    row: str
+    output: Path
+    """Gets a folder for each rung."""
+    device: torch.device
+    tell: Callable[[str], None]
+
+    @cached_property
+    def held_out(self) -> Examples:
+        """Train examples by which everything is chosen; no pruned model is trained on them."""
+        return wanted_examples(self._own_recipe, self.task, HELD_OUT)
+
+    def held_out_score(self, folder: Path) -> float:
+        """The headline metric of a form of the model on them."""
+        features = self.encoded(self.held_out, folder)
+        return headline_score(self.held_out, features, self.logits(folder, features))
+
+    def encoded(self, examples: Examples, folder: Path) -> Features:
+        """The examples as inputs of a form of the model: one with a trimmed vocabulary has a tokenizer of its own."""
+        max_length = self.recipe.finetune.max_length(self.task.name, self.task.max_length)
+        return encode(examples, load_tokenizer(folder), max_length)
+
+    def logits(self, folder: Path, features: Features) -> Logits:
+        """What a form of the model says, on as many cores as there are."""
+        pad = pad_token_id(folder)
+        return predict(self.runtime(folder), features, pad_token_id=pad, device=self.device)
+
+    def runtime(self, folder: Path, *, threads: int = 0) -> Runtime:
+        """A form of the model, ready to answer."""
+        if (folder / MODEL_FILE).is_file():
+            return OnnxRuntime(folder, threads=threads)
+        model = load_model(folder, self.task.kind, labels=self._training.task.labels, require_head=True)
+        return TorchRuntime(model, span=self.task.kind == "span")
+
+    def rungs(self) -> Iterator[Rung]:
+        """The rungs from the top, each made when it is asked for."""
+        settings = self.recipe.compress
+        yield Rung("as it is, torch", self.model, self.model)
+        yield Rung("ONNX Runtime, fp32", self._exported(self.model, "whole"), self.model)
+        if settings.quantization != "none":
+            yield self._quantized(self.model, "whole", "int8")
+        source = self.model
+        for before, share in pairwise((1.0, *sorted(settings.keep, reverse=True))):
+            name = f"{share:.0%} of heads and neurons".replace("%", " %") if share < 1 else "taught again"
+            source = self._pruned(source, f"keep-{100 * share:g}", partial(prune, keep=share / before))
+            yield self._small(source, f"keep-{100 * share:g}", name)
+        for count in sorted(settings.layers, reverse=True):
+            source = self._pruned(source, f"layers-{count}", partial(_keep_layers, count=count))
+            yield self._small(source, f"layers-{count}", f"{count} layers")
+
+    def _small(self, source: Path, slug: str, name: str) -> Rung:
+        if self.recipe.compress.quantization == "none":
+            return Rung(f"{name}, fp32", self._exported(source, slug), source)
+        return self._quantized(source, slug, f"{name}, int8")
+
+    def _folder(self, name: str, title: str, make: Callable[[Path], None]) -> Path:
+        path = self.output / name
+        if not fsio.is_finished(path):
+            self.tell(f"compress {self.row} on {self.task.title}: {title}")
+            make(path)
+        return path
+
+    def _exported(self, source: Path, slug: str) -> Path:
+        if self.recipe.compress.vocabulary:
+            source = self._folder(f"{slug}/trimmed", "cut the vocabulary", lambda to: trim(source, self._texts(), to))
+        return self._folder(f"{slug}/onnx", f"export {slug}", lambda to: export(source, to))
+
+    def _texts(self) -> Iterator[str]:
+        """What the vocabulary must cover."""
+        named = self.recipe.compress.vocabulary
+        if named != "train":
+            if not Path(named).exists():
+                cure = "name a file or folder of texts, or write `train`"
+                raise UserError("compress.vocabulary", expected="texts", found=f"no {named}", cure=cure)
+            for file in find_splits(Path(named))[0]:
+                yield from records(file, self.recipe.corpus.text_column)
+            return
+        columns = wanted_examples(self._own_recipe, self.task, self.task.train).columns
+        for name in ("text", "text_pair", "question", "context"):
+            yield from columns.get(name, ())
+
+    def _quantized(self, source: Path, slug: str, name: str) -> Rung:
+        settings, exported = self.recipe.compress, self._exported(source, slug)
+        method = settings.quantization
+        assert method != "none"
+
+        def make(to: Path) -> None:
+            calibration = self._calibration(exported)
+            kept = sensitive_layers(
+                exported, score=self.held_out_score, max_loss=settings.max_loss / 100, method=method,
+                calibration=calibration,
+            )  # fmt: skip
+            quantize(exported, to, method=method, keep_float=kept, calibration=calibration)
+
+        folder = self._folder(f"{slug}/int8", f"int8 of {slug}", make)
+        kept = tuple(fsio.read_json(folder / "config.json")["tinydistilbert"].get("keep_float", ()))
+        return Rung(name, folder, source, f"in float: {', '.join(kept)}" if kept else "")
+
+    def _calibration(self, exported: Path) -> list[Inputs]:
+        if self.recipe.compress.quantization != "static":
+            return []
+        features = self.encoded(self.held_out, exported)
+        chosen = choose(len(features), self.recipe.compress.calibration_examples, self.recipe.seed)
+        return single_inputs(features, chosen, pad_token_id(exported))
+
+    def _pruned(self, source: Path, slug: str, smaller: Callable[[PreTrainedModel, Importance], object]) -> Path:
+        """The model made smaller, and taught again."""
+
+        def make(to: Path) -> None:
+            model = load_model(source, self.task.kind, labels=self._training.task.labels, require_head=True).to(
+                self.device
+            )
+            smaller(model, self._importance(model))
+            with fsio.unfinished(to) as folder:
+                save_model(model.cpu(), load_tokenizer(source), folder)
+
+        cut = self._folder(f"{slug}/cut", f"prune to {slug}", make)
+        return self._folder(
+            f"{slug}/model", f"teach {slug} again",
+            lambda to: finetune(
+                self._own_recipe, self.task, cut, to, row=f"{self.row} {slug}", seed=self.recipe.seed,
+                device=self.device, lesson=self._lesson,
+            ),
+        )  # fmt: skip
+
+    def _importance(self, model: PreTrainedModel) -> Importance:
+        features = self.encoded(self._training, self.model)
+        chosen = choose(len(features), self.recipe.compress.importance_examples, self.recipe.seed)
+        objective, learner = TaskLoss(self.task.kind), Learner(model)
+        batches = (
+            collate(features, chosen[places], pad_token_id(self.model), token_types=uses_token_types(model))
+            for places in batches_by_length(features.lengths[chosen], TOKENS_A_BATCH)
+        )
+        return head_and_neuron_importance(
+            model, batches, lambda _, batch: objective.loss(learner, dict(batch), {"hard": 1.0}, 0)[0]
+        )
+
+    @cached_property
+    def _own_recipe(self) -> Recipe:
+        """The recipe with what is held out here, and with the epochs of recovery."""
+        compress, task = self.recipe.compress, self.task.name
+        finetune = self.recipe.finetune
+        length = finetune.max_length(task, self.task.max_length)
+        settings = replace(
+            finetune.settings(task), epochs=compress.recovery_epochs, min_steps=0, select="fixed", learning_rates=(),
+            score_on="train", validation_examples=compress.held_out, override={task: TaskSettings(max_length=length)},
+        )  # fmt: skip
+        return replace(self.recipe, finetune=settings)
+
+    @cached_property
+    def _training(self) -> Examples:
+        return training_examples(self._own_recipe, self.task, augmented=None, soft=True)[0]
+
+    @cached_property
+    def _lesson(self) -> Lesson:
+        teachers = self.teachers or (self.model,)
+        folder = self._folder(
+            "targets", "ask the teacher",
+            lambda to: make_targets(
+                self._training, teachers, to, tokenizer=load_tokenizer(self.model), device=self.device,
+                max_length=self.recipe.finetune.max_length(self.task.name, self.task.max_length),
+            ),
+        )  # fmt: skip
+        return Lesson(folder, teachers)
+
+
+def _keep_layers(model: PreTrainedModel, importance: Importance, *, count: int) -> None:
+    drop_layers(model, most_important_layers(importance, count))
+
+
+def pad_token_id(folder: Path) -> int:
+    """Of the tokenizer in a model folder."""
+    return int(load_tokenizer(folder).pad_token_id)
+
+
+def single_inputs(features: Features, indices: Sequence[int] | NDArray[np.int64], pad: int) -> list[Inputs]:
+    """The inputs of some features, each a batch of its own."""
+    batches = (collate(features, [index], pad, token_types=True) for index in indices)
+    return [{name: batch[name].numpy() for name in INPUTS} for batch in batches]

@@ -1,0 +1,140 @@
+"""A fine-tuned model goes down the ladder from the command line: its rungs, its targets, its mistakes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_own_task import table
+
+from tinydistilbert import fsio, results
+from tinydistilbert.ladder import Form, choose
+from tinydistilbert.predictor import load
+from tinydistilbert.recipe import Compress
+from tinydistilbert.rungs import Rung
+
+Call = Callable[..., tuple[int, str, str]]
+SMALL = ["--compress.held_out", "10", "--compress.timed_examples", "10", "--keep", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def columns(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("reviews")
+    train, validation = table(folder / "reviews.csv", 80, 0), table(folder / "val.csv", 40, 1)
+    return ["--data", str(train), "--validation", str(validation), "--text", "review", "--label", "stars"]
+
+
+@pytest.fixture
+def run(columns: list[str], teacher: Path, tmp_path: Path, call: Call) -> Path:
+    quick = ["--epochs", "6", "--seeds", "0", "--learning-rate", "3e-3", "--batch-size", "8"]
+    more = ["--finetune.min_steps", "0", "--output", str(tmp_path / "run")]
+    code, _, err = call("finetune", "--model", teacher, *columns, *quick, *more)
+    assert code == 0, err
+    return tmp_path / "run"
+
+
+def test_down_the_ladder_with_the_settings_of_the_run(run: Path, tmp_path: Path, call: Call) -> None:
+    model, output = run / "tasks/reviews/model/seed-0/model", tmp_path / "small"
+    code, out, err = call("compress", model, *SMALL, "--max-loss", "100", "--output", output)
+    assert code == 0, err
+    assert "Model on reviews, compressed" in out and (output / "report.html").is_file()
+    measured = [m for m in results.read(output / "results.jsonl") if m.task == "compress"]
+    names = ["as it is, torch", "ONNX Runtime, fp32", "int8", "50 % of heads and neurons, int8"]
+    assert [m.model for m in measured if m.metric == "accuracy"] == names
+    sizes = {m.model: m for m in measured if m.metric == "bytes"}
+    parameters = [sizes[name].details["parameters"] for name in names]
+    assert parameters[0] == parameters[1] == parameters[2] > parameters[3]
+    assert sizes[names[3]].value < sizes[names[2]].value < sizes[names[1]].value
+    scores = {m.model: m for m in measured if m.metric == "accuracy"}
+    assert scores[names[0]].value == scores[names[1]].value, "an export changes no score"
+    assert scores[names[0]].details["held_out_examples"] == 10
+
+    best = output / "tasks/reviews/compressed/best"
+    assert {answer["label"] for answer in load(best).predict(["the tower", "the student"])} <= {"good", "bad"}
+    code, out, err = call("predict", best, "the tower")
+    assert code == 0 and json.loads(out)["label"] in ("good", "bad"), err
+    pruned = fsio.read_json(output / "tasks/reviews/compressed/keep-50/model/config.json")["pruned"]
+    assert sum(pruned["heads"]) < 16 and sum(pruned["intermediate"]) < 256
+
+    code, out, err = call("compress", model, *SMALL, "--max-loss", "100", "--output", output)
+    assert code == 0 and "finished before, skipped" in out, err
+
+
+def test_a_target_ends_the_ladder_and_a_vocabulary_is_cut(run: Path, tmp_path: Path, call: Call) -> None:
+    model, output = run / "tasks/reviews/model/seed-0/model", tmp_path / "small"
+    code, out, err = call(
+        "compress", model, *SMALL, "--target-size", "10MB", "--compress.vocabulary", "train",
+        "--max-loss", "100", "--output", output,
+    )  # fmt: skip
+    assert code == 0, err
+    measured = [m for m in results.read(output / "results.jsonl") if m.metric == "accuracy"]
+    assert [m.model for m in measured] == ["as it is, torch", "ONNX Runtime, fp32"]
+    folder = output / "tasks/reviews/compressed/whole"
+    before, after = (fsio.read_json(path / "config.json")["vocab_size"] for path in (model, folder / "trimmed"))
+    assert after < before
+
+
+def test_a_target_out_of_reach_leaves_the_nearest_model(run: Path, tmp_path: Path, call: Call) -> None:
+    model, output = run / "tasks/reviews/model/seed-0/model", tmp_path / "small"
+    code, _, err = call("compress", model, *SMALL, "--target-size", "1kB", "--output", output)
+    assert code == 2 and "instead of 1kB" in err and "MB" in err, err
+    assert (output / "tasks/reviews/compressed/best/model.onnx").is_file() and (output / "report.html").is_file()
+    assert call("compress", model, *SMALL, "--target-size", "1kB", "--output", output)[0] == 2
+
+
+def test_a_model_from_elsewhere_needs_its_task(
+    run: Path, columns: list[str], tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "moved"
+    (run / "tasks/reviews/model/seed-0/model").rename(model)
+    code, _, err = call("compress", model, *SMALL, "--output", tmp_path / "small")
+    assert code == 2 and "--task" in err and not (tmp_path / "small").exists()
+    code, out, err = call("compress", model, *columns, *SMALL, "--dry-run")
+    assert code == 0 and "compress" in out, err
+    code, _, err = call("compress", model, "--task", "sst2", *SMALL, "--output", tmp_path / "small")
+    assert code == 2 and not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (["--target-latency", "5"], ["target_latency"]),
+        (["--target-size", "20 MB"], ["target_size"]),
+        (["--keep", "1.5"], ["keep"]),
+        (["--compress.tasks", "cola"], ["compress.tasks", "'cola'"]),
+        (["--compress.vocabulary", "/nowhere"], ["compress.vocabulary", "/nowhere"]),
+        (["--teacher", "/nowhere"], ["/nowhere"]),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(
+    change: list[str], parts: list[str], run: Path, tmp_path: Path, call: Call
+) -> None:
+    model = run / "tasks/reviews/model/seed-0/model"
+    code, _, err = call("compress", model, *change, "--output", tmp_path / "small")
+    assert code == 2 and err.count("\n") == 1, err
+    assert all(part in err for part in parts), err
+    assert not (tmp_path / "small").exists()
+
+
+def form(name: str, held_out: float, milliseconds: float, size: int) -> Form:
+    return Form(Rung(name, Path(name), Path(name)), held_out, milliseconds, size, 0.0, 0)
+
+
+FORMS = [form("torch", 0.9, 10.0, 100), form("onnx", 0.9, 5.0, 100), form("int8", 0.88, 3.0, 25), form("half", 0.895, 2.0, 15)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (Compress(), "half"),
+        (Compress(max_loss=0.1), "onnx"),
+        (Compress(target_latency="6ms"), "onnx"),
+        (Compress(target_latency="4ms"), "half"),
+        (Compress(target_latency="4ms", max_loss=3), "int8"),
+        (Compress(target_latency="4ms", max_loss=0.1), "int8"),
+        (Compress(target_latency="1ms"), "half"),
+    ],
+)
+def test_what_is_kept(settings: Compress, name: str) -> None:
+    """The first that reaches the targets within the loss, else the first that reaches them, else the nearest."""
+    assert choose(FORMS, settings).rung.name == name

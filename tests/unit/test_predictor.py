@@ -1,0 +1,126 @@
+"""`tinydistilbert.load`: from texts to answers, the same from torch and from exported folders."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+import tinydistilbert
+from tinydistilbert import fsio
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.loading import load_model
+from tinydistilbert.predictor import Predictor, load
+from tinydistilbert.tasks.squad import best_answers
+
+Maker = Callable[[str, str], Path]
+TEXTS = ["the student learns", "a cat", "paris is the capital of france ; it lies on the river seine"]
+PAIRS = ["some dogs like bones", "in 1889 the tower was built by the engineer", "a book"]
+CONTEXT = "Paris is the capital of France; it lies on the river Seine. " * 12
+
+
+@pytest.fixture(params=["torch", "onnx"])
+def folder_of(request: pytest.FixtureRequest, task_model: Maker, exported: Maker) -> Maker:
+    return task_model if request.param == "torch" else exported
+
+
+def test_classes_with_their_probabilities(folder_of: Maker, task_model: Maker, tokenizer) -> None:
+    predictor = tinydistilbert.load(folder_of("bert", "classification"))
+    assert (predictor.kind, predictor.labels) == ("classification", ("bad", "fair", "good"))
+    model = load_model(task_model("bert", "classification"), "classification").eval()
+    answers = predictor.predict(TEXTS, PAIRS)
+    for text, pair, answer in zip(TEXTS, PAIRS, answers, strict=True):
+        with torch.inference_mode():
+            expected = softmax(model(**tokenizer(text, pair, return_tensors="pt")).logits[0].numpy())
+        np.testing.assert_allclose(list(answer["scores"].values()), expected, atol=1e-4)
+        assert answer["label"] == predictor.labels[expected.argmax()]
+        assert answer["score"] == answer["scores"][answer["label"]] == max(answer["scores"].values())
+        assert abs(sum(answer["scores"].values()) - 1) < 1e-6
+
+
+def test_one_text_is_answered_as_among_many(folder_of: Maker) -> None:
+    predictor = load(folder_of("distilbert", "regression"))
+    assert predictor.kind == "regression" and predictor.labels == ()
+    many = predictor.predict(TEXTS, PAIRS)
+    alone = [predictor.predict(text, pair)[0] for text, pair in zip(TEXTS, PAIRS, strict=True)]
+    assert [set(answer) for answer in many] == [{"score"}] * 3
+    np.testing.assert_allclose([a["score"] for a in many], [a["score"] for a in alone], atol=1e-4)
+    assert len({round(answer["score"], 3) for answer in many}) == 3
+    assert predictor.predict([]) == []
+
+
+def test_answers_are_pieces_of_their_context_found_over_all_windows(
+    folder_of: Maker, task_model: Maker, tokenizer
+) -> None:
+    predictor = load(folder_of("distilbert", "span"))
+    long, short = predictor.predict(["Where does Paris lie?"] * 2, [CONTEXT, "It lies on the Seine."])
+    for answer, context in ((long, CONTEXT), (short, "It lies on the Seine.")):
+        assert answer["answer"] == context[answer["start"] : answer["end"]] != ""
+        assert 0 < answer["score"] < 1
+    # the short one by hand: one window, softmax of starts and of ends over the context's tokens
+    encoded = tokenizer(
+        "Where does Paris lie?", "It lies on the Seine.", return_offsets_mapping=True, return_tensors="pt"
+    )
+    inside = np.array([name == 1 for name in encoded.sequence_ids(0)])
+    model = load_model(task_model("distilbert", "span"), "span").eval()
+    with torch.inference_mode():
+        found = model(input_ids=encoded["input_ids"])
+    logits = torch.stack((found.start_logits[0], found.end_logits[0]), -1).numpy()
+    offsets = np.where(inside[:, None], encoded["offset_mapping"][0].numpy(), -1)
+    best = best_answers([logits], [offsets], "It lies on the Seine.")[0]
+    chance = np.exp(best.score) / np.exp(logits[inside].astype(np.float64)).sum(0).prod()
+    assert short["answer"] == best.text
+    assert short["score"] == pytest.approx(chance, rel=1e-3)
+
+
+def test_both_forms_give_the_same_answers(task_model: Maker, exported: Maker) -> None:
+    ours, theirs = (load(folder("bert", "span"), threads=1) for folder in (task_model, exported))
+    for one, other in zip(
+        *(p.predict(["Where is it?", "Who?"], [CONTEXT, CONTEXT]) for p in (ours, theirs)), strict=True
+    ):
+        assert (one["answer"], one["start"], one["end"]) == (other["answer"], other["start"], other["end"])
+        assert one["score"] == pytest.approx(other["score"], rel=1e-3)
+
+
+def test_what_it_cannot_answer_is_told(folder_of: Maker) -> None:
+    predictor = load(folder_of("distilbert", "regression"))
+    with pytest.raises(UserError, match="expected 2, one a text, found 1"):
+        predictor.predict(["one", "two"], ["pair"])
+    for texts in (["a " * 600], ["a " * 600, "a cat"]):
+        with pytest.raises(UserError, match="at most the 512 tokens of the model's position embeddings, found 602"):
+            predictor.predict(texts)
+    with pytest.raises(UserError, match="a context for each question"):
+        load(folder_of("bert", "span")).predict("Where?")
+
+
+def test_folders_that_are_no_task_model_are_told(
+    task_model: Maker, exported: Maker, folder_of: Maker, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="found a masked language model"):
+        load(folder_of("bert", "masked-lm"))
+    with pytest.raises(UserError, match="expected a model folder or hub name"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="compiled: expected a torch model"):
+        load(exported("bert", "span"), compiled=True)
+
+
+def test_files_that_changed_are_told(exported: Maker, tmp_path: Path) -> None:
+    for path in exported("distilbert", "classification").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert isinstance(load(tmp_path), Predictor)
+    config = fsio.read_json(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(str(config).replace("good", "fine"))
+    with pytest.raises(UserError, match="found other content"):
+        load(str(tmp_path))
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    code = "import sys, tinydistilbert; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.strip() == b"False"
+    assert tinydistilbert.load is load
+    with pytest.raises(AttributeError, match="lode"):
+        _ = tinydistilbert.lode

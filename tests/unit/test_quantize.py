@@ -1,0 +1,326 @@
+"""int8: values worked out by hand on graphs of one matrix, laws on tiny exported models, ONNX Runtime's own tool."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    PreTrainedTokenizerFast,
+)
+
+from tinydistilbert import fsio
+from tinydistilbert.compress import integers
+from tinydistilbert.compress.export import export
+from tinydistilbert.compress.quantize import export_int8, layer_names, quantize, sensitive_layers
+from tinydistilbert.errors import UserError
+from tinydistilbert.runtime import Inputs, OnnxRuntime
+
+WORDS = 2000
+ALL = ("embeddings", "layer.0.attention", "layer.0.ffn", "layer.1.attention", "layer.1.ffn", "head")
+SENSITIVE = "layer.1.ffn"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("quantize")
+
+
+@pytest.fixture(scope="module")
+def torch_folder(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A BERT of two layers; the second's feed-forward part has huge weights, by which nothing is ever multiplied."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=WORDS, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512,
+        max_position_embeddings=64, num_labels=3, initializer_range=0.1,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config).eval()
+    layer = model.bert.encoder.layer[1]
+    with torch.no_grad():
+        norm = layer.attention.output.LayerNorm
+        norm.weight[0], norm.bias[0] = 0.0, 0.0
+        layer.intermediate.dense.weight[:, 0] = 1e4
+    model.save_pretrained(folder / "torch")
+    tokenizer.save_pretrained(folder / "torch")
+    return folder / "torch"
+
+
+@pytest.fixture(scope="module")
+def fp32(folder: Path, torch_folder: Path) -> Path:
+    export(torch_folder, folder / "fp32")
+    return folder / "fp32"
+
+
+@pytest.fixture(scope="module")
+def int8(folder: Path, fp32: Path) -> Path:
+    quantize(fp32, folder / "int8", keep_float=[SENSITIVE])
+    return folder / "int8"
+
+
+def some_inputs(count: int = 12, *, seed: int = 0, words: int = WORDS) -> list[Inputs]:
+    generator = np.random.default_rng(seed)
+    found = []
+    for length in generator.integers(3, 40, count):
+        ids = generator.integers(5, words, (1, length))
+        types = (np.arange(length) >= length // 2).astype(np.int64)[None]
+        found.append({"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types})
+    return found
+
+
+def logits(folder: Path) -> NDArray[np.float32]:
+    runtime = OnnxRuntime(folder, threads=1)
+    return np.concatenate([np.ravel(runtime(one)) for one in some_inputs()])
+
+
+def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def weights(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def product(matrix: list[list[float]]) -> onnx.ModelProto:
+    """The graph of `y = x @ matrix`."""
+    values = np.array(matrix, dtype=np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="encoder.layer.0.ffn.lin1.MatMul")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, size])
+            for name, size in zip("xy", values.shape, strict=True))  # fmt: skip
+    graph = helper.make_graph([node], "g", [x], [y], [numpy_helper.from_array(values, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def rewritten(model: onnx.ModelProto, **settings: Any) -> onnx.ModelProto:
+    defaults = {"ranges": None, "per_channel": True, "reduce_range": False, "embeddings": True, "keep_float": ()}
+    integers.to_int8(model, **{**defaults, **settings})
+    return model
+
+
+def run(model: onnx.ModelProto, **inputs: NDArray[Any]) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, inputs)[0])
+
+
+@pytest.mark.parametrize(
+    ("per_channel", "reduce_range", "expected", "scale"),
+    [
+        (True, False, [[127, -32], [25, 127]], [1 / 127, 4 / 127]),
+        (True, True, [[64, -16], [13, 64]], [1 / 64, 4 / 64]),
+        (False, False, [[32, -32], [6, 127]], 4 / 127),
+        (False, True, [[16, -16], [3, 64]], 4 / 64),
+    ],
+)
+def test_the_bytes_of_a_matrix_are_those_worked_out_by_hand(
+    per_channel: bool, reduce_range: bool, expected: list[list[int]], scale: list[float]
+) -> None:
+    model = rewritten(product([[1.0, -1.0], [0.2, 4.0]]), per_channel=per_channel, reduce_range=reduce_range)
+    found = weights(model)
+    assert found["w.bytes"].tolist() == expected
+    np.testing.assert_allclose(found["w.scale"], scale, rtol=1e-6)
+    assert set(found) == {"w.bytes", "w.scale"}  # the floats are gone
+
+
+def test_an_exact_product_stays_exact() -> None:
+    # Both columns are multiples of their scale, and so are the inputs of theirs: 255 and 0 are the ends of the range.
+    found = run(rewritten(product([[127.0, -2.0], [1.0, 254.0]])), x=np.array([[255.0, 0.0]], np.float32))
+    np.testing.assert_allclose(found, [[255.0 * 127, 255.0 * -2]], rtol=1e-6)
+
+
+def test_static_ranges_are_those_of_the_calibration_inputs_and_clip_what_lies_outside() -> None:
+    matrix = [[1.0, 0.0], [0.0, 1.0]]
+
+    def ranges(*rows: list[float]) -> dict[str, tuple[float, float]]:
+        calibration: Any = [{"x": np.array([row], np.float32)} for row in rows]
+        return integers.input_ranges(product(matrix), calibration)
+
+    assert ranges([-1.0, 2.0], [0.5, 3.0]) == {"x": (-1.0, 3.0)}
+    assert ranges([2.0, 5.0]) == {"x": (0.0, 5.0)}  # zero must have a byte of its own
+    assert ranges() == {}
+    model = rewritten(product(matrix), ranges={"x": (-1.0, 3.0)})
+    assert weights(model)["x.scale"] == pytest.approx(4 / 255)
+    assert weights(model)["x.zero"] == 64  # 1 / (4 / 255) = 63.75
+    found = run(model, x=np.array([[100.0, -100.0]], np.float32))
+    np.testing.assert_allclose(found, [[(255 - 64) * 4 / 255, -64 * 4 / 255]], rtol=1e-5)
+
+
+def test_a_table_has_a_scale_for_each_row() -> None:
+    table = np.array([[1.0, -0.5, 0.25], [1000.0, 20.0, 3.0], [0.0, 0.0, 0.0]], np.float32)
+    node = helper.make_node("Gather", ["t", "i"], ["y"], name="embeddings.Gather")
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("i", TensorProto.INT64, [None])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 3])], [numpy_helper.from_array(table, "t")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    found = run(rewritten(model), i=np.array([0, 1, 2, 0]))
+    assert np.all(np.abs(found - table[[0, 1, 2, 0]]) <= np.abs(table).max(1)[[0, 1, 2, 0], None] / 254 * 1.0001)
+    assert found[2].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_seven_bits_cannot_overflow_where_avx2_adds_two_products_and_eight_can() -> None:
+    assert 2 * 255 * integers.REDUCED_LIMIT < 2**15 <= 2 * 255 * integers.LIMIT
+
+
+def test_every_part_of_a_model_has_a_name(fp32: Path) -> None:
+    assert layer_names(fp32) == ALL
+
+
+def test_int8_is_close_to_float_and_a_quarter_of_its_size(fp32: Path, int8: Path) -> None:
+    assert cosine(logits(fp32), logits(int8)) > 0.999
+    quantize(fp32, int8.with_name("all"), embeddings=True)
+    sizes = [(folder / "model.onnx").stat().st_size for folder in (int8.with_name("all"), fp32)]
+    assert sizes[0] < 0.28 * sizes[1]
+
+
+def test_the_folder_says_what_was_done_and_has_what_it_needs(fp32: Path, int8: Path) -> None:
+    facts = fsio.read_json(int8 / "config.json")
+    before = fsio.read_json(fp32 / "config.json")
+    assert facts["id2label"] == before["id2label"]
+    own = {
+        "precision": "int8", "method": "dynamic", "per_channel": True, "reduce_range": True, "embeddings": True,
+        "keep_float": [SENSITIVE],
+    }  # fmt: skip
+    assert facts["tinydistilbert"] == before["tinydistilbert"] | own
+    assert {file.name for file in int8.iterdir()} == {file.name for file in fp32.iterdir()}
+    fsio.read_manifest(int8)
+    assert OnnxRuntime(int8).name == "onnx-int8"
+
+
+def test_the_products_are_those_of_onnx_runtimes_own_tool(fp32: Path, tmp_path: Path) -> None:
+    logging.disable(logging.WARNING)
+    quantize_dynamic(
+        fp32 / "model.onnx", tmp_path / "model.onnx", op_types_to_quantize=["MatMul"], per_channel=True,
+        reduce_range=True, extra_options={"DefaultTensorType": TensorProto.FLOAT},
+    )  # fmt: skip
+    logging.disable(logging.NOTSET)
+    quantize(fp32, tmp_path / "ours", embeddings=False)
+    theirs, ours = logits(tmp_path / "model.onnx"), logits(tmp_path / "ours")
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert np.abs(ours - logits(fp32)).max() > 1e-2  # the sensitive layer: the tool loses as much by it
+
+
+def test_what_is_kept_in_float_is_exact(fp32: Path, tmp_path: Path) -> None:
+    quantize(fp32, tmp_path / "all", keep_float=ALL)
+    np.testing.assert_array_equal(logits(tmp_path / "all"), logits(fp32))
+    quantize(fp32, tmp_path / "but one", keep_float=ALL[1:])
+    assert 0 < np.abs(logits(tmp_path / "but one") - logits(fp32)).max() < 0.2
+
+
+def test_static_ranges_come_from_the_calibration_inputs(fp32: Path, tmp_path: Path) -> None:
+    def scales(name: str, inputs: list[Inputs]) -> list[float]:
+        quantize(fp32, tmp_path / name, method="static", keep_float=[SENSITIVE], calibration=inputs)
+        found = weights(onnx.load(str(tmp_path / name / "model.onnx")))
+        return [float(found[key]) for key in sorted(found) if key.removesuffix(".zero") + ".zero" in found]
+
+    one, other = scales("one", some_inputs(seed=1)), scales("other", some_inputs(1, seed=2))
+    assert len(one) == len(other) > 0
+    assert one != other
+    assert cosine(logits(tmp_path / "one"), logits(fp32)) > 0.99
+
+
+def test_the_layer_that_spoils_the_score_is_found(fp32: Path) -> None:
+    reference = logits(fp32)
+    asked: list[Path] = []
+
+    def score(folder: Path) -> float:
+        asked.append(folder)
+        return cosine(logits(folder), reference)
+
+    assert sensitive_layers(fp32, score=score, max_loss=1e-3) == (SENSITIVE,)
+    assert len(asked) == 2 + len(ALL)  # float, all of int8, each alone
+    asked.clear()
+    assert sensitive_layers(fp32, score=score, max_loss=2.0) == ()
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("bad", [0.0, float("nan")])
+def test_where_nothing_helps_all_stays_in_float(fp32: Path, bad: float) -> None:
+    names = sensitive_layers(fp32, score=lambda folder: 1.0 if folder == fp32 else bad, max_loss=0.1)
+    assert names == ALL
+    names = sensitive_layers(fp32, score=lambda folder: 1.0 if folder == fp32 else bad, max_loss=0.1, embeddings=False)
+    assert names == ALL[1:]
+
+
+def test_a_tied_embedding_is_stored_once(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    config = DistilBertConfig(
+        vocab_size=WORDS, dim=128, n_layers=1, n_heads=4, hidden_dim=256, max_position_embeddings=64,
+        initializer_range=0.1,
+    )  # fmt: skip
+    DistilBertForMaskedLM(config).save_pretrained(folder / "masked")
+    tokenizer.save_pretrained(folder / "masked")
+    export(folder / "masked", folder / "masked-fp32")
+    quantize(folder / "masked-fp32", folder / "masked-int8")
+    sizes = [(folder / name / "model.onnx").stat().st_size for name in ("masked-int8", "masked-fp32")]
+    assert sizes[0] < 0.3 * sizes[1]
+    assert cosine(logits(folder / "masked-fp32"), logits(folder / "masked-int8")) > 0.999
+    quantize(folder / "masked-fp32", folder / "masked-tables", embeddings=False)
+    tables = weights(onnx.load(str(folder / "masked-tables" / "model.onnx")))
+    assert [value.dtype for value in tables.values() if WORDS in value.shape and value.ndim == 2] == [np.float32]
+
+
+def test_export_int8_is_export_and_quantize(fp32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, bool]] = []
+
+    def copied(source: Path, output: Path, *, fused: bool) -> None:
+        asked.append((source, fused))
+        shutil.copytree(fp32, output)
+
+    monkeypatch.setattr("tinydistilbert.compress.quantize.export", copied)
+    export_int8(tmp_path / "model", tmp_path / "both", fused=False)
+    assert asked == [(tmp_path / "model", False)]
+    quantize(fp32, tmp_path / "apart")
+    assert fsio.read_manifest(tmp_path / "both")["files"] == fsio.read_manifest(tmp_path / "apart")["files"]
+
+
+def _tampered(fp32: Path, int8: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in fp32.iterdir():
+        content = bytearray(file.read_bytes())
+        if file.name == "model.onnx":
+            content[-5] ^= 1
+        (copy / file.name).write_bytes(content)
+    return copy, {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda fp32, int8, tmp: (fp32.with_name("torch"), {}), "expected model.onnx and config.json"),
+        (lambda fp32, int8, tmp: (tmp / "nothing", {}), "expected model.onnx"),
+        (lambda fp32, int8, tmp: (int8, {}), "found int8"),
+        (_tampered, "found other content"),
+        (lambda fp32, int8, tmp: (fp32, {"method": "static"}), "expected calibration inputs, found none"),
+        (
+            lambda fp32, int8, tmp: (fp32, {"keep_float": ["layer.9.ffn"]}),
+            "one of embeddings, layer.0.attention",
+        ),
+    ],
+)
+def test_a_mistake_is_refused_and_nothing_is_written(
+    wrong: Callable[..., tuple[Path, dict[str, Any]]], message: str, fp32: Path, int8: Path, tmp_path: Path
+) -> None:
+    source, settings = wrong(fp32, int8, tmp_path)
+    with pytest.raises(UserError, match=message):
+        quantize(source, tmp_path / "output", **settings)
+    assert not any(path.name.startswith("output") for path in tmp_path.iterdir())
+
+
+def test_a_folder_with_something_in_it_is_not_written_to(fp32: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(UserError, match="a new or empty folder"):
+        quantize(fp32, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["note.txt"]
