@@ -15,6 +15,7 @@ from typing import Any
 
 import common
 import numpy as np
+from numpy.typing import NDArray
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -26,7 +27,14 @@ from transformers import (
 from tinydistilbert import results
 from tinydistilbert.benchmark.backends import COMPILED, INT8, ONNX, TORCH
 from tinydistilbert.benchmark.pairs import Pairs, load_pairs, slices_of_like_lengths
-from tinydistilbert.benchmark.protocols import PADDED, TRUE_LENGTH, WITH_TOKENIZER, PairInputs, encoded_pairs, reader
+from tinydistilbert.benchmark.protocols import (
+    PADDED,
+    TRUE_LENGTH,
+    WITH_TOKENIZER,
+    PairInputs,
+    encoded_pairs,
+    predictor_of,
+)
 from tinydistilbert.benchmark.rows import ARCHITECTURES, Row, Subject, make_rows, make_subject
 from tinydistilbert.benchmark.timing import (
     NOISE_LIMIT,
@@ -41,6 +49,7 @@ from tinydistilbert.benchmark.timing import (
 from tinydistilbert.models.elmo import ElmoConfig, ElmoForSequenceClassification
 from tinydistilbert.models.pruned import keep, parts_of
 from tinydistilbert.recipe import Recipe
+from tinydistilbert.runtime import Inputs
 
 PROTOCOLS = (TRUE_LENGTH, WITH_TOKENIZER, PADDED)
 EVERY = (TORCH, ONNX, INT8)
@@ -138,10 +147,19 @@ def summary(row: str, protocol: str, seconds: np.ndarray) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class NoModel:
+    """A runtime that answers at once: what is left is the way from the texts to it."""
+
+    name, token_types = "none", True
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+        return np.zeros((1, 1), np.float32)
+
+
 def tokenizer_milliseconds(subject: Subject, pairs: Pairs, examples: int) -> float:
-    """Median of the way from two texts to the inputs, without a model."""
-    read = reader(subject, token_types=True)
-    timed = {"tokenizer": Timed(pairs.texts, lambda texts: read(*texts))}
+    """Median of the way from two texts to a model's inputs, without a model."""
+    predictor = predictor_of(NoModel(), subject)
+    timed = {"tokenizer": Timed(pairs.texts, lambda texts: predictor.logits(texts[:1], texts[1:]))}
     with one_core():
         (seconds,) = time_in_turns(timed, [list(range(examples))])["tokenizer"]
     return 1000 * float(np.median(seconds))

@@ -88,12 +88,16 @@ def main(argv: list[str] | None = None) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
     try:
         _dispatch(arguments)
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(_fail(f"error: {error}", EXIT_USER_ERROR))
     except NonFiniteLoss as error:
         sys.exit(_fail(f"error: {error}", EXIT_FAILED))
     except Interrupted as stop:
         sys.exit(_fail(str(stop), EXIT_INTERRUPTED))
+    except BrokenPipeError:  # whoever read the output has seen enough: `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(_fail("stopped; the same command goes on from what is finished", EXIT_INTERRUPTED))
     finally:

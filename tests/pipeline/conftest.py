@@ -1,5 +1,6 @@
 """A whole experiment in seconds: a tiny teacher, a made-up corpus, and a recipe for them."""
 
+import csv
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ WHAT = [
     "a book",
 ]
 WHEN = ["near the lake", "in 1889", "in Paris", "quickly", "with the teacher", "before the fair", "in a large house"]
+WORDS = ["people came to see", "a large model", "the old house", "the river Seine", "some cats", "the lake"]
 
 
 def sentence(draw: random.Random) -> str:
@@ -53,6 +55,24 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToken
     )  # fmt: skip
     save_model(BertForMaskedLM(config), tokenizer, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def reviews() -> Callable[[Path, int, int], Path]:
+    """Write a CSV of so many short texts, in each of which one phrase tells the label; the last number is a seed."""
+
+    def write(path: Path, count: int, seed: int) -> Path:
+        draw = random.Random(seed)
+        with path.open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["review", "stars"])
+            for index in range(count):
+                words = [draw.choice(WORDS) for _ in range(3)]
+                words[index % 3] = "the tower" if index % 2 else "the student"
+                writer.writerow([" ".join(words), "good" if index % 2 else "bad"])
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_own_task import table
 
 from tinydistilbert import fsio, results
 from tinydistilbert.ladder import Form, choose
@@ -18,9 +17,9 @@ SMALL = ["--compress.held_out", "10", "--compress.timed_examples", "10", "--keep
 
 
 @pytest.fixture(scope="module")
-def columns(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def columns(tmp_path_factory: pytest.TempPathFactory, reviews: Callable[[Path, int, int], Path]) -> list[str]:
     folder = tmp_path_factory.mktemp("reviews")
-    train, validation = table(folder / "reviews.csv", 80, 0), table(folder / "val.csv", 40, 1)
+    train, validation = reviews(folder / "reviews.csv", 80, 0), reviews(folder / "val.csv", 40, 1)
     return ["--data", str(train), "--validation", str(validation), "--text", "review", "--label", "stars"]
 
 
@@ -62,7 +61,7 @@ def test_down_the_ladder_with_the_settings_of_the_run(run: Path, tmp_path: Path,
 
 def test_a_target_ends_the_ladder_and_a_vocabulary_is_cut(run: Path, tmp_path: Path, call: Call) -> None:
     model, output = run / "tasks/reviews/model/seed-0/model", tmp_path / "small"
-    code, out, err = call(
+    code, _, err = call(
         "compress", model, *SMALL, "--target-size", "10MB", "--compress.vocabulary", "train",
         "--max-loss", "100", "--output", output,
     )  # fmt: skip
@@ -120,7 +119,12 @@ def form(name: str, held_out: float, milliseconds: float, size: int) -> Form:
     return Form(Rung(name, Path(name), Path(name)), held_out, milliseconds, size, 0.0, 0)
 
 
-FORMS = [form("torch", 0.9, 10.0, 100), form("onnx", 0.9, 5.0, 100), form("int8", 0.88, 3.0, 25), form("half", 0.895, 2.0, 15)]
+FORMS = [
+    form("torch", 0.9, 10.0, 100),
+    form("onnx", 0.9, 5.0, 100),
+    form("int8", 0.88, 3.0, 25),
+    form("half", 0.895, 2.0, 15),
+]
 
 
 @pytest.mark.parametrize(

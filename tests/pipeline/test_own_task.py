@@ -1,9 +1,7 @@
 """A CSV of one's own and a model from elsewhere: fine-tuned, scored, distilled and compared from the command line."""
 
-import csv
 import json
 import os
-import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,24 +14,12 @@ from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.task_training import TaskTraining
 
 Call = Callable[..., tuple[int, str, str]]
-WORDS = ["people came to see", "a large model", "the old house", "the river Seine", "some cats", "the lake"]
-
-
-def table(path: Path, count: int, seed: int) -> Path:
-    draw = random.Random(seed)
-    with path.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["review", "stars"])
-        for index in range(count):
-            words = [draw.choice(WORDS) for _ in range(3)]
-            words[index % 3] = "the tower" if index % 2 else "the student"
-            writer.writerow([" ".join(words), "good" if index % 2 else "bad"])
-    return path
+Reviews = Callable[[Path, int, int], Path]
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[str]:
-    train, validation = table(tmp_path / "reviews.csv", 60, 0), table(tmp_path / "val.csv", 30, 1)
+def files(tmp_path: Path, reviews: Reviews) -> list[str]:
+    train, validation = reviews(tmp_path / "reviews.csv", 60, 0), reviews(tmp_path / "val.csv", 30, 1)
     columns = ["--text", "review", "--label", "stars"]
     quick = ["--epochs", "6", "--seeds", "0", "1", "--learning-rate", "3e-3", "--batch-size", "8"]
     return ["--data", str(train), "--validation", str(validation), *columns, *quick, "--finetune.min_steps", "0"]

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from tinydistilbert import flags, recipe, recipe_file
+from tinydistilbert.cli import MODEL_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 OPTIONS = {"--output", "--seed", "--device", "--data", "--dry-run", "--help"}
+OPTIONS |= {"--weights", "--options", "--int8", "--plain", "--half"}  # of commands without a recipe
 OPTIONS |= {f"--{flag}" for flag in (*flags.SHORT, *flags.COLUMNS)}
 
 
@@ -76,8 +78,9 @@ def test_presets_and_flags_exist():
     for page, line in commands():
         command, *words = line.split()[1:]
         known = {*recipe_file.presets(), "RECIPE"}
-        is_without = command in ("tasks", "compare") or "--model" in words
-        assert not words or words[0].endswith(".toml") or is_without or words[0] in known, (page, line)
+        is_without = command in ("tasks", "compare", *MODEL_COMMANDS) or "--model" in words
+        is_model = command == "compress" and words[0].endswith("/model")
+        assert not words or words[0].endswith(".toml") or is_without or is_model or words[0] in known, (page, line)
         given = {word for word in words if word.startswith("--")}
         assert given <= OPTIONS | {f"--{key}" for key in DEFAULTS}, (page, line)
 

@@ -33,6 +33,26 @@ class PlainTorch:
         return found
 
 
+def known_words(inputs: Inputs, words: int) -> Inputs:
+    """Inputs whose ids beyond the `words` of an embedding became its last one.
+
+    Only random weights need it, where the tokenizer has more words; their time does not depend on which words they get.
+    """
+    return {**inputs, "input_ids": np.minimum(inputs["input_ids"], words - 1)}
+
+
+class KnownWords:
+    """A runtime of a model with fewer words than the tokenizer."""
+
+    def __init__(self, runtime: Runtime, words: int) -> None:
+        self.name, self.token_types = runtime.name, runtime.token_types
+        self._runtime, self._words = runtime, words
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+        """See `Runtime`."""
+        return self._runtime(known_words(inputs, self._words))
+
+
 def open_runtime(folder: Path, backend: str) -> Runtime:
     """What answers by `backend` from the folder of a task model, of the kind that this back end reads.
 

@@ -161,7 +161,10 @@ class GpuRow:
 
         def prepare(index: int) -> Batch:
             arrays = self.inputs.at(index, pad_to)
-            return {name: torch.from_numpy(array).to(self.model.device) for name, array in arrays.items()}
+            batch = {name: torch.from_numpy(array).to(self.model.device) for name, array in arrays.items()}
+            if self.subject.words is not None:  # random weights may have fewer words than the tokenizer
+                batch["input_ids"].clamp_(max=self.subject.words - 1)
+            return batch
 
         return Timed(prepare, self.forward)
 

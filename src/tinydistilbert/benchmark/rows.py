@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tinydistilbert.benchmark.backends import INT8, ONNX, OPENVINO, TORCH, open_runtime
+from tinydistilbert.benchmark.backends import INT8, ONNX, OPENVINO, TORCH, KnownWords, open_runtime
 from tinydistilbert.compress.export import export, head_of
 from tinydistilbert.compress.quantize import quantize
 from tinydistilbert.models.elmo import elmo_architecture
@@ -135,7 +135,10 @@ def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) 
         own = (TORCH,) if subject.words is None else backends
         for backend in own:
             folder = _folder_for(backend, subject, work)
-            rows.append(Row(subject, backend, folder, open_runtime(folder, backend)))
+            opened = open_runtime(folder, backend)
+            if subject.words is not None and subject.words < len(subject.tokenizer):
+                opened = KnownWords(opened, subject.words)
+            rows.append(Row(subject, backend, folder, opened))
     return rows
 
 

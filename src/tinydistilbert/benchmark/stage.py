@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import fsio, results
-from tinydistilbert.benchmark.backends import COMPILED, INT8, ONNX, OPENVINO, TORCH
+from tinydistilbert.benchmark.backends import COMPILED, INT8, ONNX, OPENVINO, TORCH, known_words
 from tinydistilbert.benchmark.gpu import measure_on_gpu
 from tinydistilbert.benchmark.memory import measure_memory
 from tinydistilbert.benchmark.pairs import Pairs, load_pairs
@@ -105,7 +105,9 @@ def _measure(
             )  # fmt: skip
     for row in rows if settings.memory else ():
         own = inputs[row.name]
-        sizes = measure_memory(row.name, row.folder, row.backend, own.at(int(own.features.lengths.argmax())))
+        longest = own.at(int(own.features.lengths.argmax()))
+        longest = longest if row.subject.words is None else known_words(longest, row.subject.words)
+        sizes = measure_memory(row.name, row.folder, row.backend, longest)
         record.add(
             row.subject, "memory", "peak_memory_mib", sizes["peak_mib"], backend=row.backend, device="cpu",
             baseline_mib=sizes["baseline_mib"], loaded_mib=sizes["loaded_mib"],
