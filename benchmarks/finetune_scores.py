@@ -118,13 +118,13 @@ def scores(chosen: argparse.Namespace) -> None:
             teacher, encoder = common.open_teacher(chosen.teacher), Path(scratch) / "encoder"
             student = cut_student(teacher.model, recipe.Student(architecture="distilbert"), seed=0)
             save_model(student, teacher.tokenizer, encoder)
-        for name in SCORED:
+        for name in chosen.scores or SCORED:
             for seed in chosen.seeds:
                 both = [measure(way, settings, TASKS[name], encoder, seed) for way in WAYS]
                 common.append(chosen.output or common.RESULTS / "finetune_scores.jsonl", rows_of(both, chosen))
                 found += both
     print(shown(found))
-    told: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name in SCORED}
+    told: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name in chosen.scores or SCORED}
     for score in found:
         told[score.task][score.way].append(round(score.value, 4))
     print(json.dumps(told))

@@ -192,7 +192,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train-examples", type=int, help=f"that are read, 0 = all; by default {TRAIN_EXAMPLES}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="file for the results, else results/NAME.jsonl")
-    parser.add_argument("--scores", action="store_true", help="instead: dev scores after fine-tuning by both codes")
+    parser.add_argument(
+        "--scores", choices=finetune_scores.SCORED, nargs="*",
+        help="instead: dev scores after fine-tuning by both codes, on these tasks (all if none is named)",
+    )  # fmt: skip
     parser.add_argument("--model", type=Path, help="with --scores: folder of the encoder; by default the cut teacher")
     parser.add_argument("--epochs", type=float, default=3.0, help="with --scores")
     parser.add_argument("--learning-rate", type=float, help="with --scores; by default the recipe's")
@@ -235,7 +238,7 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     os.environ["OMP_NUM_THREADS"] = str(chosen.threads)
     try:
-        (finetune_scores.scores if chosen.scores else throughput)(chosen)
+        (throughput if chosen.scores is None else finetune_scores.scores)(chosen)
     except UserError as error:
         raise SystemExit(str(error)) from None
 

@@ -31,11 +31,12 @@ from tinydistilbert.models.heads import parameter_count, vocabulary_size
 from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import load_model, load_tokenizer
 from tinydistilbert.models.pruned import Parts, parts_of
+from tinydistilbert.runtime import uses_token_types
 from tinydistilbert.scoring import headline_score
 from tinydistilbert.task_objective import TaskLoss
 from tinydistilbert.tasks import HELD_OUT, TASKS, load_examples
 from tinydistilbert.tasks.base import Examples
-from tinydistilbert.tasks.encoding import Features, collate, encode, uses_token_types
+from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import batches_by_length, predict
 
 CPU = torch.device("cpu")

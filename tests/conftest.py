@@ -16,21 +16,23 @@ answers quickly. A large model answers slowly, but it knows more words. Paris is
 river Seine. In 1889 the tower was built by the engineer Gustave Eiffel for the world fair, and many people came to see
 it. Some cats like milk, and some dogs like bones. She walked to the old house near the lake, opened the door, and sat
 down to read a book."""
+PIECES = 232
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer with BERT's special tokens as ids 0 to 4, the same in every process.
+    """A lower-casing WordPiece tokenizer of 232 pieces, BERT's special tokens as ids 0 to 4, alike in every process.
 
-    Its pieces are the characters of `TEXT`, its words, and of every longer word the first three letters and the rest.
+    Its pieces are the characters of `TEXT`, its words, and of longer words the first letters and the rest.
     (A trained vocabulary differs from process to process, and with it every number that a test looks at.)
     """
     words = sorted({*re.findall(r"\w+|[^\w\s]", TEXT.lower())})
     letters = sorted({*"".join(words)})
-    parts = [part for word in words if len(word) > 4 for part in (word[:3], f"##{word[3:]}")]
+    parts = [part for cut in (3, 2) for word in words if len(word) > 4 for part in (word[:cut], f"##{word[cut:]}")]
     pieces = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *words, *parts]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    vocabulary = {piece: index for index, piece in enumerate([*dict.fromkeys(pieces)][:PIECES])}
+    assert len(vocabulary) == PIECES
     raw = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     raw.normalizer = normalizers.BertNormalizer(lowercase=True)
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

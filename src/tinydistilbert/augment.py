@@ -23,8 +23,8 @@ from tinydistilbert.models.heads import vocabulary_input, vocabulary_matrix, voc
 from tinydistilbert.models.loading import longest_input
 from tinydistilbert.progress import Progress
 from tinydistilbert.recipe import TaskDistillation
+from tinydistilbert.runtime import uses_token_types
 from tinydistilbert.tasks.base import Examples
-from tinydistilbert.tasks.encoding import uses_token_types
 from tinydistilbert.tasks.inference import batches_by_length
 from tinydistilbert.tasks.words import Words, find_words, is_word
 

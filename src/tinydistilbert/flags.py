@@ -130,7 +130,7 @@ def _compression(model: str, overrides: dict[str, Any]) -> recipe.Recipe:
         raise UserError(f"compress {model}", expected="the one task it was fine-tuned on", found=found, cure=cure)
     if teachers := finetune.get("distillation", {}).pop("teachers", None):
         compress["teachers"] = teachers
-    compress |= {"model": model, "row": row or "model", "tasks": tasks}
+    compress |= {"model": model, "row": row or "model", "tasks": compress.get("tasks", tasks)}
     overrides.setdefault("name", f"{tasks[0]}-compressed")
     return recipe_file.from_dict(recipe_file.merge(recipe.to_dict(base), overrides), "command line")
 

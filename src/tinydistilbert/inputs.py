@@ -107,8 +107,10 @@ class Inputs:
                 read_unlabelled(Path(more), found[0].task)
             is_taught = any(job.is_second_distillation and job.task == name for job in jobs(recipe))
             check_models(recipe, found[0].task, self._student_of_tasks() if is_taught else None)
-        for name in recipe.compress.tasks if "compress" in self.stages() else ():
-            self.compressed_job(name)
+        if "compress" in self.stages():
+            self.check_vocabulary()
+            for name in recipe.compress.tasks:
+                self.compressed_job(name)
 
     def check_compressed(self, model: Path) -> None:
         """Load whatever the compression of a given model reads.
@@ -116,6 +118,7 @@ class Inputs:
         Raises:
             UserError: it is no model of the task, or the task's examples are missing or wrong.
         """
+        self.check_vocabulary()
         (name,) = self.recipe.compress.tasks
         task = wanted_examples(self.recipe, self.known[name], self.known[name].train).task
         wanted_examples(self.recipe, task, scored_split(self.recipe, task))
@@ -123,6 +126,17 @@ class Inputs:
         load_model(model, task.kind, require_head=True)
         for folder in (model, *map(Path, self.recipe.compress.teachers)):
             check_classes(folder, load_config(folder), task)
+
+    def check_vocabulary(self) -> None:
+        """Look for the texts to which the vocabulary is cut.
+
+        Raises:
+            UserError: they are not there.
+        """
+        named = self.recipe.compress.vocabulary
+        if named not in ("", "train") and not Path(named).exists():
+            cure = "name a file or folder of texts, or write `train`"
+            raise UserError("compress.vocabulary", expected="texts", found=f"no {named}", cure=cure)
 
     def _student_of_tasks(self) -> Taught:
         """What the second distillations start from, and the run's own teacher."""

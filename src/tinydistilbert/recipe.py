@@ -342,7 +342,8 @@ class Compress:
     recovery_epochs: Positive = 2.0
     """Epochs of fine-tuning with the teacher after each pruning."""
     held_out: Amount = 1000
-    """Train examples that no pruned model is trained on, and by which everything is chosen; 0 = a tenth."""
+    """Train examples that no pruned model is trained on, and by which everything is chosen; at most, and with 0, a
+    tenth."""
     max_loss: NotNegative = 1.0
     """Points of the headline metric that may be lost on those: more keeps layers of int8 in float, or marks the row."""
     target_latency: Milliseconds = ""

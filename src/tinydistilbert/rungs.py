@@ -21,19 +21,18 @@ from tinydistilbert.compress.prune import drop_layers, most_important_layers, pr
 from tinydistilbert.compress.quantize import quantize, sensitive_layers
 from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.data.files import find_splits, records
-from tinydistilbert.errors import UserError
 from tinydistilbert.finetune import finetune
 from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.recipe import Recipe, TaskSettings
-from tinydistilbert.runtime import MODEL_FILE, Inputs, OnnxRuntime, Runtime, TorchRuntime
+from tinydistilbert.runtime import MODEL_FILE, Inputs, OnnxRuntime, Runtime, TorchRuntime, uses_token_types
 from tinydistilbert.scoring import headline_score
 from tinydistilbert.task_objective import TaskLoss
 from tinydistilbert.task_targets import make_targets
 from tinydistilbert.task_training import Lesson, training_examples
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task, choose
-from tinydistilbert.tasks.encoding import Features, collate, encode, uses_token_types
+from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import INPUTS, Logits, batches_by_length, predict
 from tinydistilbert.tasks.wanted import wanted_examples
 
@@ -135,9 +134,6 @@ class Workshop:
         """What the vocabulary must cover."""
         named = self.recipe.compress.vocabulary
         if named != "train":
-            if not Path(named).exists():
-                cure = "name a file or folder of texts, or write `train`"
-                raise UserError("compress.vocabulary", expected="texts", found=f"no {named}", cure=cure)
             for file in find_splits(Path(named))[0]:
                 yield from records(file, self.recipe.corpus.text_column)
             return
@@ -206,10 +202,11 @@ class Workshop:
         """The recipe with what is held out here, and with the epochs of recovery."""
         compress, task = self.recipe.compress, self.task.name
         finetune = self.recipe.finetune
+        a_tenth = max(1, wanted_examples(self.recipe, self.task, self.task.train, limit=1).total // 10)
         length = finetune.max_length(task, self.task.max_length)
         settings = replace(
             finetune.settings(task), epochs=compress.recovery_epochs, min_steps=0, select="fixed", learning_rates=(),
-            score_on="train", validation_examples=compress.held_out, override={task: TaskSettings(max_length=length)},
+            score_on="train", validation_examples=min(compress.held_out or a_tenth, a_tenth), override={task: TaskSettings(max_length=length)},
         )  # fmt: skip
         return replace(self.recipe, finetune=settings)
 

@@ -17,13 +17,14 @@ from tinydistilbert.models.loading import ELMO, load_config, load_model, load_to
 from tinydistilbert.models.matching import uniform_matches
 from tinydistilbert.models.used_words import UsedWords
 from tinydistilbert.recipe import Recipe
+from tinydistilbert.runtime import uses_token_types
 from tinydistilbert.scoring import headline_score
 from tinydistilbert.selection import Best, Chooser
 from tinydistilbert.task_objective import TEACHER_IDS, TaskLoss
 from tinydistilbert.task_targets import Targets, check_same_tokenizer
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.encoding import NO_LABEL, Features, collate, encode, uses_token_types
+from tinydistilbert.tasks.encoding import NO_LABEL, Features, collate, encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 from tinydistilbert.tasks.wanted import wanted_examples

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from tinydistilbert.runtime import uses_token_types
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
-from tinydistilbert.tasks.encoding import Features, collate, encode, uses_token_types
+from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.squad import MAX_ANSWER_TOKENS, best_answers
 

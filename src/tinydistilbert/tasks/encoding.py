@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from tinydistilbert.tasks.base import Examples
@@ -173,12 +173,6 @@ def _touching(places: NDArray[np.int32], answer: dict[str, list[Any]]) -> NDArra
     text, begin = answer["text"][0], answer["answer_start"][0]
     begin, end = begin + len(text) - len(text.lstrip()), begin + len(text.rstrip())
     return np.flatnonzero((places[:, 0] >= 0) & (places[:, 0] < end) & (places[:, 1] > begin))
-
-
-def uses_token_types(model: nn.Module) -> bool:
-    """Whether the model tells first and second text apart by token types: BERT does, DistilBERT and RoBERTa do not."""
-    config: Any = model.config
-    return int(getattr(config, "type_vocab_size", 0)) > 1
 
 
 def collate(
