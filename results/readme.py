@@ -7,9 +7,11 @@ from typing import Any
 
 from tinydistilbert import fsio, results
 from tinydistilbert.report.cells import Table, to_markdown
+from tinydistilbert.report.compression import compression_table, ladders
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.tables import downstream_table, glue_table, pretraining_table
 from tinydistilbert.results import Measurement
+from tinydistilbert.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -26,9 +28,11 @@ WAYS = {
 """Ways of the benchmark: who, where the KL is taken, and our way that theirs is compared with."""
 PAIRS = {"bert-base": "BERT-base → 6 layers", "offline": "offline teacher → 3 layers"}
 TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
-    ("small-glue", glue_table), ("small-glue", pretraining_table), ("squad", downstream_table), ("minilm", speed_table),
+    ("small-glue", glue_table), ("small-glue", pretraining_table), ("squad", downstream_table), ("table3", speed_table),
 )  # fmt: skip
 """Which table of which committed run the README shows."""
+COMPRESSED = ("table3", "squad-compressed")
+"""Committed runs in which a model was compressed."""
 FINETUNE_WAYS = {
     "padded": "transformers’ Trainer, padded to the maximum", "dynamic": "… padded to the longest of a random batch",
     "grouped": "… of batches by length", "ours": "ours", "ours_no_attention_dropout": "ours, no attention dropout",
@@ -40,6 +44,12 @@ FINETUNE_TASKS = {"sst2": "SST-2", "cola": "CoLA", "squad": "SQuAD"}
 def run_section() -> str:
     """Tables of the real runs."""
     return "\n".join(to_markdown(make(results.read(RESULTS / run / "results.jsonl"))) for run, make in TABLES)
+
+
+def compression_section() -> str:
+    """What each rung of the committed ladders gave."""
+    found = [ladder for run in COMPRESSED for ladder in ladders(results.read(RESULTS / run / "results.jsonl"), TASKS)]
+    return "\n".join(to_markdown(compression_table(ladder)) for ladder in found)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -104,7 +114,10 @@ def throughput_section() -> str:
     return "\n".join(shown) + "\n"
 
 
-SECTIONS = {"results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section}
+SECTIONS = {
+    "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
+    "compression": compression_section,
+}  # fmt: skip
 """What stands between `<!-- NAME -->` and `<!-- end of NAME -->` in the README."""
 
 

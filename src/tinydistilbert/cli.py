@@ -158,7 +158,7 @@ TEXT may be `-`: then each line of the standard input is a text, with its pair a
     "export": """tinydistilbert export FOLDER --output FOLDER [--int8] [--plain] [--half]: a model for ONNX Runtime.
 
   --int8    in 8-bit integers, a quarter of the size and two to three times as fast (see also `compress`)
-  --plain   without ONNX Runtime's own operators: for OpenVINO and other programs
+  --plain   without ONNX Runtime's own operators: for programs that do not know them
   --half    no ONNX: the model folder in half precision, for GPUs
 """,
     "elmo": """tinydistilbert elmo --weights FILE --options FILE --output FOLDER: ELMo as a model folder.

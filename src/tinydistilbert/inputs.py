@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from tinydistilbert import cache
 from tinydistilbert.adapt import check_head
+from tinydistilbert.compress.export import check_intact
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
 from tinydistilbert.jobs import Job, jobs
@@ -122,6 +123,7 @@ class Inputs:
         (name,) = self.recipe.compress.tasks
         task = wanted_examples(self.recipe, self.known[name], self.known[name].train).task
         wanted_examples(self.recipe, task, scored_split(self.recipe, task))
+        check_intact(model)
         load_tokenizer(model)
         load_model(model, task.kind, require_head=True)
         for folder in (model, *map(Path, self.recipe.compress.teachers)):

@@ -1,4 +1,4 @@
-"""Libraries that only some commands need: imported where they are used, and asked for by name where they are missing."""
+"""Libraries that only some commands need: imported where they are used, asked for by name where they are missing."""
 
 import importlib
 from types import ModuleType

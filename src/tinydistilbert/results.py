@@ -9,13 +9,14 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
 from tinydistilbert import fsio
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
+OPTIONAL_LIBRARIES = ("onnxruntime", "openvino")
 
 
 def _cpu() -> dict[str, Any]:
@@ -27,7 +28,7 @@ def _cpu() -> dict[str, Any]:
     except OSError:
         pass
     flags = set(info.get("flags", "").split())
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    wanted = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return {"cpu": info.get("model name", platform.processor()), "instruction_sets": [f for f in wanted if f in flags]}
 
 
@@ -48,6 +49,7 @@ def _git_commit() -> str:
 def environment() -> dict[str, Any]:
     """The machine and the software that numbers of this process are made on."""
     libraries = {name: metadata.version(name) for name in LIBRARIES}
+    libraries |= {name: metadata.version(name) for name in OPTIONAL_LIBRARIES if util.find_spec(name)}
     return {
         "commit": _git_commit(),
         "python": platform.python_version(),

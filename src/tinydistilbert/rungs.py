@@ -206,7 +206,8 @@ class Workshop:
         length = finetune.max_length(task, self.task.max_length)
         settings = replace(
             finetune.settings(task), epochs=compress.recovery_epochs, min_steps=0, select="fixed", learning_rates=(),
-            score_on="train", validation_examples=min(compress.held_out or a_tenth, a_tenth), override={task: TaskSettings(max_length=length)},
+            score_on="train", validation_examples=min(compress.held_out or a_tenth, a_tenth),
+            override={task: TaskSettings(max_length=length)},
         )  # fmt: skip
         return replace(self.recipe, finetune=settings)
 

@@ -115,6 +115,15 @@ def test_a_mistake_is_told_before_anything_is_written(
     assert not (tmp_path / "small").exists()
 
 
+def test_a_model_that_was_changed_is_refused(run: Path, tmp_path: Path, call: Call) -> None:
+    model = run / "tasks/reviews/model/seed-0/model"
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    code, _, err = call("compress", model, *SMALL, "--output", tmp_path / "small")
+    assert code == 2 and "model.safetensors" in err and not (tmp_path / "small").exists()
+
+
 def form(name: str, held_out: float, milliseconds: float, size: int) -> Form:
     return Form(Rung(name, Path(name), Path(name)), held_out, milliseconds, size, 0.0, 0)
 
