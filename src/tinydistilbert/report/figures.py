@@ -219,12 +219,12 @@ def pareto(forms: Sequence[Tradeoff], title: str) -> str:
     with mpl.rc_context(_STYLE):
         figure, (axis,) = _figure(3.6)
         axis.plot(*zip(*frontier, strict=True), color=SERIES["student"], linewidth=1, alpha=0.5)
-        for form in forms:
+        for number, form in enumerate(sorted(forms, key=lambda form: form.milliseconds)):
             axis.plot([form.milliseconds] * 2, form.interval[:2], color=INK, linewidth=0.8, alpha=0.4)
             face = SERIES["student"] if form.chosen else "none"
             axis.scatter(form.milliseconds, form.score, s=46, facecolors=face, edgecolors=SERIES["student"], zorder=3)
-            place = (form.milliseconds, form.score)
-            axis.annotate(form.name, place, (6, 5), textcoords="offset points", fontsize=7.5)
+            place, offset = (form.milliseconds, form.score), (6, -12 if number % 2 else 6)  # names of neighbours apart
+            axis.annotate(form.name, place, offset, textcoords="offset points", fontsize=7.5)
         axis.set_xscale("log")
         axis.set_xlim(min(f.milliseconds for f in forms) / 1.3, max(f.milliseconds for f in forms) * 2.4)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
