@@ -46,7 +46,7 @@ def test_down_the_ladder_with_the_settings_of_the_run(run: Path, tmp_path: Path,
     assert sizes[names[3]].value < sizes[names[2]].value < sizes[names[1]].value
     scores = {m.model: m for m in measured if m.metric == "accuracy"}
     assert scores[names[0]].value == scores[names[1]].value, "an export changes no score"
-    assert scores[names[0]].details["held_out_examples"] == 10
+    assert scores[names[0]].details["held_out_examples"] == 8, "at most a tenth of 80"
 
     best = output / "tasks/reviews/compressed/best"
     assert {answer["label"] for answer in load(best).predict(["the tower", "the student"])} <= {"good", "bad"}
