@@ -32,9 +32,10 @@ real: folder $(READY) ## Run the job on real data: make real DATA=FOLDER [RECIPE
 ablation: folder $(READY) ## Run the ablation on real data, hours on two cores: make ablation DATA=FOLDER [TEACHER=FOLDER].
 	$(OFFLINE) $(TOOL) ablate ablation --data "$(DATA)" --output runs/ablation $(ADAPTED)
 
-bench: folder $(READY) ## Measure a step of distillation and of fine-tuning on a machine that is idle: make bench DATA=FOLDER.
+bench: folder $(READY) ## Measure steps of distillation and fine-tuning, and latency, on an idle machine: make bench DATA=FOLDER.
 	$(OFFLINE) $(BIN)/python benchmarks/distill_throughput.py --data "$(DATA)"
 	$(OFFLINE) $(BIN)/python benchmarks/finetune_throughput.py --data "$(DATA)"
+	$(OFFLINE) $(BIN)/python benchmarks/latency.py --data "$(DATA)"
 
 test: $(READY) ## Run the tests, those that take minutes or need a GPU excepted.
 	$(PYTEST) $(WORKERS) -m "not slow and not gpu"
