@@ -250,7 +250,10 @@ def _stages(command: str, rest: list[str]) -> None:
     # A given model has no further stage that its user would call: its scores are wanted at once.
     given = request.recipe.compress.model if command == "compress" else request.recipe.finetune.model
     is_whole = command == "replicate" or (command in ("finetune", "compress") and given)
-    if request.recipe.compress.model and command not in ("compress", "report"):
+    if command == "compress" and not request.recipe.compress.tasks:
+        cure = "give --compress.tasks TASK, one of finetune.tasks, or the folder of a fine-tuned model"
+        raise UserError("compress", expected="a task whose model is compressed", found="none", cure=cure)
+    if request.recipe.compress.model and command != "compress":
         cure = "give a recipe, or use compress"
         raise UserError("command line", expected="a recipe", found="a model folder", cure=cure)
     until = "report" if is_whole else command
@@ -313,6 +316,9 @@ def _predict(rest: list[str]) -> None:
     predictor = load(Path(rest[0]))
     if rest[1] == "-":
         lines = [line.rstrip("\n").split("\t", 1) for line in sys.stdin]
+        if rest[2:] or len({len(line) for line in lines}) > 1:
+            expected, cure = "a pair behind a tab on every line of the standard input, or on none", "make them alike"
+            raise UserError("predict", expected=expected, found="both", cure=cure)
         pairs = [line[1] for line in lines] if lines and len(lines[0]) > 1 else None
         answers = predictor.predict([line[0] for line in lines], pairs)
     else:
@@ -322,14 +328,14 @@ def _predict(rest: list[str]) -> None:
 
 
 def _export(rest: list[str]) -> None:
-    switches = {"int8", "plain", "half"}
-    given = _flags("export", [word for word in rest if word.removeprefix("--") not in switches], {"output"})
-    chosen = {word.removeprefix("--") for word in rest} & switches
-    if len(chosen) > 1 and "half" in chosen:
+    switches = {"--int8", "--plain", "--half"}
+    given = _flags("export", [word for word in rest if word not in switches], {"output"})
+    chosen = {word for word in rest if word in switches}
+    if len(chosen) > 1 and "--half" in chosen:
         raise UserError("--half", expected="it alone", found=" ".join(sorted(chosen)), cure="delete one")
     source, output = Path(given[""]), Path(given["output"])
     fsio.check_new(output)
-    if "half" in chosen:
+    if "--half" in chosen:
         from tinydistilbert.compress.export import to_half
 
         to_half(source, output)
@@ -337,8 +343,8 @@ def _export(rest: list[str]) -> None:
         from tinydistilbert.compress.export import export
         from tinydistilbert.compress.quantize import export_int8
 
-        make = export_int8 if "int8" in chosen else export
-        make(source, output, fused="plain" not in chosen)
+        make = export_int8 if "--int8" in chosen else export
+        make(source, output, fused="--plain" not in chosen)
     print(f"written: {output}")
 
 
@@ -360,6 +366,9 @@ def _flags(command: str, rest: list[str], wanted: set[str], *, operand: bool = T
             known = ", ".join(f"--{name}" for name in sorted(wanted))
             word = f"--{flag}" if flag else values[0]
             raise UserError(command, expected=known, found=word, cure="delete it")
+        if len(values) > 1:
+            cure = f"see tinydistilbert {command} --help"
+            raise UserError(f"--{flag}", expected="one value", found=" ".join(values), cure=cure)
         found[flag] = values[0]
     for name in (*([""] if operand else []), *sorted(wanted)):
         if name not in found:

@@ -153,7 +153,7 @@ def _put(overrides: dict[str, Any], flag: str, values: list[str]) -> None:
     for part in path:
         place = place.setdefault(part, {})
     split = [item.strip() for value in values for item in value.strip("[]").split(",")]
-    place[key] = split[0] if len(split) == 1 and key != "teachers" else [item for item in split if item]
+    place[key] = split[0] if len(split) == 1 and key != "teachers" and values != ["[]"] else [i for i in split if i]
     if key == "teachers" and place[key] in (["first"], ["all"]):
         place[key] = place[key][0]
 

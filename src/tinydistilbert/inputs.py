@@ -14,10 +14,12 @@ from tinydistilbert.compress.export import check_intact
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
 from tinydistilbert.jobs import Job, jobs
-from tinydistilbert.models.loading import check_length, load_config, load_model, load_tokenizer, longest_input
+from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
+from tinydistilbert.models.pruned import FAMILIES as PRUNABLE
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher, load_teacher
+from tinydistilbert.optional import require
 from tinydistilbert.recipe import Recipe
 from tinydistilbert.task_checks import Taught, check_models
 from tinydistilbert.task_targets import check_classes
@@ -82,12 +84,18 @@ class Inputs:
         if recipe.finetune.model:
             load_tokenizer(recipe.finetune.model)
             self.check_lengths(load_config(recipe.finetune.model))
+            if recipe.compress.tasks and "compress" in self.stages():
+                self.check_compressible(load_config(recipe.finetune.model))
             self.check_tasks()
             return
         check_head(recipe, self.original_teacher)
         student = cut_student(self.original_teacher.model, recipe.student, seed=recipe.seed)
         match_layers(recipe, self.original_teacher.model.config, student.config)
         self.check_lengths(self.original_teacher.model.config)
+        if recipe.compress.tasks and "compress" in self.stages():
+            self.check_compressible(
+                self.original_teacher.model.config if recipe.compress.row == "teacher" else student.config
+            )
         self.check_tasks()
         assert len(self.blocks.train)
         self.check_cache()
@@ -109,7 +117,7 @@ class Inputs:
             is_taught = any(job.is_second_distillation and job.task == name for job in jobs(recipe))
             check_models(recipe, found[0].task, self._student_of_tasks() if is_taught else None)
         if "compress" in self.stages():
-            self.check_vocabulary()
+            self.check_compression()
             for name in recipe.compress.tasks:
                 self.compressed_job(name)
 
@@ -119,26 +127,57 @@ class Inputs:
         Raises:
             UserError: it is no model of the task, or the task's examples are missing or wrong.
         """
-        self.check_vocabulary()
+        self.check_compression()
         (name,) = self.recipe.compress.tasks
         task = wanted_examples(self.recipe, self.known[name], self.known[name].train).task
         wanted_examples(self.recipe, task, scored_split(self.recipe, task))
         check_intact(model)
         load_tokenizer(model)
-        load_model(model, task.kind, require_head=True)
         for folder in (model, *map(Path, self.recipe.compress.teachers)):
-            check_classes(folder, load_config(folder), task)
+            config = load_config(folder)
+            order = check_classes(folder, config, task)
+            load_model(folder, task.kind, require_head=True)
+            where = f"max_length of {name}, which {folder} reads"
+            check_length(where, self.recipe.finetune.max_length(name, task.max_length), longest_input(config))
+            if folder == model:
+                self.check_compressible(config)
+                if order is not None:
+                    expected, cure = (
+                        f"the classes in the order {', '.join(task.labels)}",
+                        "reorder its head and id2label",
+                    )
+                    raise UserError(str(model), expected=expected, found="another order", cure=cure)
 
-    def check_vocabulary(self) -> None:
-        """Look for the texts to which the vocabulary is cut.
+    def check_compression(self) -> None:
+        """Look for what a compression needs beside a model: texts of its vocabulary, ONNX Runtime.
 
         Raises:
-            UserError: they are not there.
+            UserError: it is not there.
         """
-        named = self.recipe.compress.vocabulary
-        if named not in ("", "train") and not Path(named).exists():
+        settings = self.recipe.compress
+        if not settings.tasks:
+            return
+        for library in ("onnx", "onnxscript", "onnxruntime"):
+            require(library, extra="onnx")
+        if settings.vocabulary not in ("", "train") and not Path(settings.vocabulary).exists():
             cure = "name a file or folder of texts, or write `train`"
-            raise UserError("compress.vocabulary", expected="texts", found=f"no {named}", cure=cure)
+            found = f"no {settings.vocabulary}"
+            raise UserError("compress.vocabulary", expected="texts", found=found, cure=cure)
+
+    def check_compressible(self, config: PretrainedConfig) -> None:
+        """Refuse a model that cannot go down the ladder of the recipe.
+
+        Raises:
+            UserError: its family cannot be exported or pruned, or it has fewer layers than are to be kept.
+        """
+        settings, family, depth = self.recipe.compress, config.model_type, config.num_hidden_layers
+        prunes = bool(settings.keep or settings.layers)
+        if family == ELMO or (prunes and family not in PRUNABLE):
+            cure = "take another model" if family == ELMO else "leave pruning out: --keep [] --compress.layers []"
+            raise UserError("compress", expected=f"a family among {', '.join(PRUNABLE)}", found=repr(family), cure=cure)
+        if settings.layers and max(settings.layers) >= depth:
+            expected, found = f"fewer than the {depth} layers of the model", str(max(settings.layers))
+            raise UserError("compress.layers", expected=expected, found=found, cure="lower it")
 
     def _student_of_tasks(self) -> Taught:
         """What the second distillations start from, and the run's own teacher."""

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from tinydistilbert import fsio, metrics, results
 from tinydistilbert.benchmark.pairs import slices_of_like_lengths
 from tinydistilbert.benchmark.timing import Timed, one_core, summarize, time_in_turns
-from tinydistilbert.compress.prune import layer_operations
+from tinydistilbert.costs import Size
+from tinydistilbert.errors import UserError
 from tinydistilbert.evaluate import write_predictions
 from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import load_model
@@ -41,6 +42,10 @@ TASK = "compress"
 """The task name of measurements of rungs; the task that the model was fine-tuned on is in their details."""
 
 
+Times = dict[str, list[list[float]]]
+"""Seconds of single inputs, by the name of the rung and round."""
+
+
 @dataclass(frozen=True)
 class Form:
     """A rung with what the search looks at."""
@@ -56,18 +61,22 @@ class Form:
     """Of an input of mean length; of int8 forms they are integer ones."""
     parameters: int
 
+    def _reached(self, settings: Compress) -> list[tuple[str, float, str]]:
+        """For each target what was wanted, what came out as a multiple of it, and that in words."""
+        found = (
+            (settings.target_latency, self.milliseconds, f"{self.milliseconds:.2f} ms"),
+            (settings.target_size, self.size, f"{self.size / 1e6:.1f} MB"),
+            (settings.target_operations, self.operations, f"{self.operations / 1e6:.0f} M operations"),
+        )
+        return [(wanted, value / quantity(wanted), shown) for wanted, value, shown in found]
+
     def misses(self, settings: Compress) -> list[str]:
         """Targets that it does not reach, in words."""
-        reached = (
-            ("target_latency", self.milliseconds, f"{self.milliseconds:.2f} ms"),
-            ("target_size", self.size, f"{self.size / 1e6:.1f} MB"),
-            ("target_operations", self.operations, f"{self.operations / 1e6:.0f} M operations"),
-        )
-        return [
-            f"{shown} instead of {wanted}"
-            for name, value, shown in reached
-            if value > quantity(wanted := getattr(settings, name))
-        ]
+        return [f"{shown} instead of {wanted}" for wanted, times, shown in self._reached(settings) if times > 1]
+
+    def excess(self, settings: Compress) -> float:
+        """The target that it misses most: how many times too much."""
+        return max(times for _, times, _ in self._reached(settings))
 
 
 def climb_down(workshop: Workshop) -> str:
@@ -84,11 +93,12 @@ def climb_down(workshop: Workshop) -> str:
     summary = workshop.output / SUMMARY
     if not fsio.is_finished(summary):
         ladder = _Ladder(workshop)
-        forms = ladder.forms()
+        forms, times = ladder.timed_together(ladder.forms())
         best = choose(forms, workshop.recipe.compress)
+        shutil.rmtree(workshop.output / f"{BEST}.partial", ignore_errors=True)  # perhaps with files of another form
         with fsio.unfinished(workshop.output / BEST) as folder:
             shutil.copytree(best.rung.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(fsio.MANIFEST))
-        ladder.write(forms, best, summary)
+        ladder.write(forms, best, times, summary)
     return str(fsio.read_manifest(summary)["unreached"])
 
 
@@ -96,16 +106,18 @@ def choose(forms: Sequence[Form], settings: Compress) -> Form:
     """The form to keep: with targets the first that reaches them all, else the fastest within the loss allowed.
 
     A form that loses more than `max_loss` on the held-out examples is taken only where no other reaches the targets.
-    Where none reaches them, it is the one that comes nearest: the last.
+    Where none reaches them it is the one that comes nearest. The first form, the model as it was, is only what the
+    others are compared with, if there are others.
     """
-    within = [form for form in forms if form.held_out >= forms[0].held_out - settings.max_loss / 100]
+    others = forms[1:] or forms
+    within = [form for form in others if form.held_out >= forms[0].held_out - settings.max_loss / 100] or others
     if not _has_target(settings):
         return min(within, key=lambda form: form.milliseconds)
-    for candidates in (within, forms):
+    for candidates in (within, others):
         for form in candidates:
             if not form.misses(settings):
                 return form
-    return min(forms, key=lambda form: (len(form.misses(settings)), form.milliseconds))
+    return min(others, key=lambda form: form.excess(settings))
 
 
 def _has_target(settings: Compress) -> bool:
@@ -129,12 +141,22 @@ class _Ladder:
     def forms(self) -> list[Form]:
         """The rungs down to the one that reaches the targets, each with its first measurements."""
         found: list[Form] = []
-        for rung in self.workshop.rungs():
-            found.append(self._measured(rung))
-            self._tell(found[-1], found[0])
-            if len(found) > 1 and _has_target(self.settings) and not found[-1].misses(self.settings):
-                break
+        try:
+            for rung in self.workshop.rungs():
+                found.append(self._measured(rung))
+                self._tell(found[-1], found[0])
+                if len(found) > 1 and _has_target(self.settings) and not found[-1].misses(self.settings):
+                    break
+        except UserError as error:
+            if len(found) < 2:
+                raise
+            self.workshop.tell(f"  the ladder ends here: {error}")  # what was made is worth keeping
         return found
+
+    def timed_together(self, forms: Sequence[Form]) -> tuple[list[Form], Times]:
+        """The forms with the times that the table shows, measured side by side; and every single time."""
+        times = self._times([form.rung for form in forms], self.settings.timed_examples, rounds=5)
+        return [replace(form, milliseconds=summarize(times[form.rung.name], 1)["p50_ms"]) for form in forms], times
 
     def _measured(self, rung: Rung) -> Form:
         model = load_model(rung.source, self.task.kind, require_head=True)
@@ -142,7 +164,7 @@ class _Ladder:
         times = self._times([rung], QUICKLY_TIMED, rounds=2)[rung.name]
         return Form(
             rung, self.workshop.held_out_score(rung.folder), summarize(times, 1)["p50_ms"],
-            sum(path.stat().st_size for path in rung.folder.glob("model.*")), layer_operations(model, round(length)),
+            sum(path.stat().st_size for path in rung.folder.glob("model.*")), Size.of(model).forward(length, length),
             parameter_count(model),
         )  # fmt: skip
 
@@ -156,7 +178,7 @@ class _Ladder:
     def _features(self, rung: Rung) -> Features:
         return self.workshop.encoded(self.validation, rung.folder)
 
-    def _times(self, rungs: Sequence[Rung], examples: int, rounds: int) -> dict[str, list[list[float]]]:
+    def _times(self, rungs: Sequence[Rung], examples: int, rounds: int) -> Times:
         """Seconds of single validation inputs, by rung and round, in turns on one core."""
         timed: dict[str, Timed] = {}
         slices: list[list[int]] = []
@@ -177,9 +199,8 @@ class _Ladder:
 
         return Timed(prepare, runtime)
 
-    def write(self, forms: Sequence[Form], best: Form, output: Path) -> None:
-        """Score and time all forms side by side, and write the finished folder `output`."""
-        times = self._times([form.rung for form in forms], self.settings.timed_examples, rounds=5)
+    def write(self, forms: Sequence[Form], best: Form, times: Times, output: Path) -> None:
+        """Score all forms, and write the finished folder `output`."""
         said = [self._predictions(form.rung) for form in forms]
         measurements: list[Measurement] = []
         unreached = "; ".join(best.misses(self.settings)) if _has_target(self.settings) else ""

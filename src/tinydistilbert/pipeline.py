@@ -227,8 +227,7 @@ class Run(Inputs):
         for name in settings.tasks:
             task, output = self.known[name], self.output / compressed_folder(name)
             title = f"compress {settings.row} on {task.title}"
-            if fsio.is_finished(output / SUMMARY):
-                self.tell(f"{title}: finished before, skipped")
+            finished = fsio.is_finished(output / SUMMARY)
             started = time.monotonic()
             workshop = Workshop(
                 self.recipe, task, self.compressed_model(name), self.teachers_of_pruned(name), settings.row, output,
@@ -236,7 +235,8 @@ class Run(Inputs):
             )  # fmt: skip
             if unreached := climb_down(workshop):
                 self.unreached.append(f"{title} came to {unreached}; the best model is in {output / BEST}")
-            self.tell(f"{title}: {duration(time.monotonic() - started)}, the best is {output / BEST}")
+            spent = "finished before, skipped" if finished else duration(time.monotonic() - started)
+            self.tell(f"{title}: {spent}; the best is {output / BEST}")
             self.gather()
 
     def compressed_model(self, task: str) -> Path:

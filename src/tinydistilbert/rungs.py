@@ -21,7 +21,7 @@ from tinydistilbert.compress.prune import drop_layers, most_important_layers, pr
 from tinydistilbert.compress.quantize import quantize, sensitive_layers
 from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.data.files import find_splits, records
-from tinydistilbert.finetune import finetune
+from tinydistilbert.finetune import TRAINING_FACTS, finetune
 from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.recipe import Recipe, TaskSettings
@@ -95,18 +95,19 @@ class Workshop:
         if (folder / MODEL_FILE).is_file():
             return OnnxRuntime(folder, threads=threads)
         model = load_model(folder, self.task.kind, labels=self._training.task.labels, require_head=True)
-        return TorchRuntime(model, span=self.task.kind == "span")
+        device = torch.device("cpu") if threads else self.device
+        return TorchRuntime(model, span=self.task.kind == "span", device=device)
 
     def rungs(self) -> Iterator[Rung]:
         """The rungs from the top, each made when it is asked for."""
         settings = self.recipe.compress
         yield Rung("as it is, torch", self.model, self.model)
-        yield Rung("ONNX Runtime, fp32", self._exported(self.model, "whole"), self.model)
+        yield self._exported(self.model, "whole", "ONNX Runtime, fp32")
         if settings.quantization != "none":
             yield self._quantized(self.model, "whole", "int8")
         source = self.model
         for before, share in pairwise((1.0, *sorted(settings.keep, reverse=True))):
-            name = f"{share:.0%} of heads and neurons".replace("%", " %") if share < 1 else "taught again"
+            name = f"{100 * share:g} % of heads and neurons" if share < 1 else "taught again"
             source = self._pruned(source, f"keep-{100 * share:g}", partial(prune, keep=share / before))
             yield self._small(source, f"keep-{100 * share:g}", name)
         for count in sorted(settings.layers, reverse=True):
@@ -115,7 +116,7 @@ class Workshop:
 
     def _small(self, source: Path, slug: str, name: str) -> Rung:
         if self.recipe.compress.quantization == "none":
-            return Rung(f"{name}, fp32", self._exported(source, slug), source)
+            return self._exported(source, slug, f"{name}, fp32")
         return self._quantized(source, slug, f"{name}, int8")
 
     def _folder(self, name: str, title: str, make: Callable[[Path], None]) -> Path:
@@ -125,10 +126,12 @@ class Workshop:
             make(path)
         return path
 
-    def _exported(self, source: Path, slug: str) -> Path:
+    def _exported(self, model: Path, slug: str, name: str) -> Rung:
+        source = model
         if self.recipe.compress.vocabulary:
-            source = self._folder(f"{slug}/trimmed", "cut the vocabulary", lambda to: trim(source, self._texts(), to))
-        return self._folder(f"{slug}/onnx", f"export {slug}", lambda to: export(source, to))
+            source = self._folder(f"{slug}/trimmed", "cut the vocabulary", lambda to: trim(model, self._texts(), to))
+        folder = self._folder(f"{slug}/onnx", f"export {slug}", lambda to: export(source, to))
+        return Rung(name, folder, source, self._note(model))
 
     def _texts(self) -> Iterator[str]:
         """What the vocabulary must cover."""
@@ -142,7 +145,8 @@ class Workshop:
             yield from columns.get(name, ())
 
     def _quantized(self, source: Path, slug: str, name: str) -> Rung:
-        settings, exported = self.recipe.compress, self._exported(source, slug)
+        settings, whole = self.recipe.compress, self._exported(source, slug, name)
+        exported = whole.folder
         method = settings.quantization
         assert method != "none"
 
@@ -156,7 +160,14 @@ class Workshop:
 
         folder = self._folder(f"{slug}/int8", f"int8 of {slug}", make)
         kept = tuple(fsio.read_json(folder / "config.json")["tinydistilbert"].get("keep_float", ()))
-        return Rung(name, folder, source, f"in float: {', '.join(kept)}" if kept else "")
+        notes = [whole.note, f"in float: {', '.join(kept)}" if kept else ""]
+        return replace(whole, folder=folder, note="; ".join(note for note in notes if note))
+
+    def _note(self, model: Path) -> str:
+        """What its training itself says against a form."""
+        facts = model / TRAINING_FACTS
+        failed = fsio.read_json(facts).get("failed") if facts.is_file() else None
+        return f"the training failed at {failed}" if failed else ""
 
     def _calibration(self, exported: Path) -> list[Inputs]:
         if self.recipe.compress.quantization != "static":
@@ -186,7 +197,8 @@ class Workshop:
         )  # fmt: skip
 
     def _importance(self, model: PreTrainedModel) -> Importance:
-        features = self.encoded(self._training, self.model)
+        examples, _ = training_examples(self._own_recipe, self.task, augmented=None, soft=False)
+        features = self.encoded(examples, self.model)
         chosen = choose(len(features), self.recipe.compress.importance_examples, self.recipe.seed)
         objective, learner = TaskLoss(self.task.kind), Learner(model)
         batches = (
@@ -204,9 +216,12 @@ class Workshop:
         finetune = self.recipe.finetune
         a_tenth = max(1, wanted_examples(self.recipe, self.task, self.task.train, limit=1).total // 10)
         length = finetune.max_length(task, self.task.max_length)
+        own = finetune.settings(task)
+        # What compares attention needs all heads on both sides, and stages of their own more epochs.
+        distillation = replace(own.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0)
         settings = replace(
-            finetune.settings(task), epochs=compress.recovery_epochs, min_steps=0, select="fixed", learning_rates=(),
-            score_on="train", validation_examples=min(compress.held_out or a_tenth, a_tenth),
+            own, distillation=distillation, epochs=compress.recovery_epochs, min_steps=0, select="fixed",
+            learning_rates=(), score_on="train", validation_examples=min(compress.held_out or a_tenth, a_tenth),
             override={task: TaskSettings(max_length=length)},
         )  # fmt: skip
         return replace(self.recipe, finetune=settings)

@@ -1,12 +1,15 @@
 """A fine-tuned model goes down the ladder from the command line: its rungs, its targets, its mistakes."""
 
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tinydistilbert import fsio, results
+from tinydistilbert.flags import parse
 from tinydistilbert.ladder import Form, choose
 from tinydistilbert.predictor import load
 from tinydistilbert.recipe import Compress
@@ -122,6 +125,54 @@ def test_a_model_that_was_changed_is_refused(run: Path, tmp_path: Path, call: Ca
     (model / "model.safetensors").write_bytes(weights)
     code, _, err = call("compress", model, *SMALL, "--output", tmp_path / "small")
     assert code == 2 and "model.safetensors" in err and not (tmp_path / "small").exists()
+
+
+def test_classes_in_another_order_are_refused(run: Path, tmp_path: Path, call: Call) -> None:
+    model = tmp_path / "elsewhere"
+    shutil.copytree(run / "tasks/reviews/model/seed-0/model", model, ignore=shutil.ignore_patterns("manifest.json"))
+    config = fsio.read_json(model / "config.json")
+    config |= {"id2label": {"0": "good", "1": "bad"}, "label2id": {"good": 0, "bad": 1}}
+    (model / "config.json").write_text(json.dumps(config))
+    shutil.copytree(model, run / "tasks/reviews/model/seed-1/model")
+    code, _, err = call("compress", run / "tasks/reviews/model/seed-1/model", *SMALL, "--output", tmp_path / "small")
+    assert code == 2 and "bad, good" in err and not (tmp_path / "small").exists()
+
+
+def test_a_rung_that_cannot_be_made_ends_the_ladder(run: Path, tmp_path: Path, call: Call) -> None:
+    model, output = run / "tasks/reviews/model/seed-0/model", tmp_path / "small"
+    code, out, err = call("compress", model, *SMALL[:-2], "--keep", "0.001", "--output", output)
+    assert code == 0 and "the ladder ends here" in out, err
+    assert (output / "tasks/reviews/compressed/best/model.onnx").is_file()
+    measured = [m.model for m in results.read(output / "results.jsonl") if m.metric == "accuracy"]
+    assert measured == ["as it is, torch", "ONNX Runtime, fp32", "int8"]
+
+
+def test_compress_says_when_there_is_nothing_to_compress(recipe_file: Path, tmp_path: Path, call: Call) -> None:
+    code, _, err = call("compress", recipe_file, "--output", tmp_path / "run")
+    assert code == 2 and "compress.tasks" in err and not (tmp_path / "run").exists()
+
+
+def test_no_pruning_can_be_asked_for() -> None:
+    assert parse(["table3", "--keep", "[]"]).recipe.compress.keep == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["predict", "folder", "-", "pair"], "tab"),
+        (["export", "folder", "--output", "a", "half"], "one value"),
+        (["export", "--output", "a", "folder"], "one value"),
+        (["export", "folder"], "--output"),
+        (["elmo", "--weights", "a"], "--options"),
+    ],
+)
+def test_words_in_the_wrong_place_are_told(
+    arguments: list[str], part: str, run: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ttwo\n"))
+    model = str(run / "tasks/reviews/model/seed-0/model")
+    code, _, err = call(*(model if word == "folder" else word for word in arguments))
+    assert code == 2 and part in err, err
 
 
 def form(name: str, held_out: float, milliseconds: float, size: int) -> Form:

@@ -50,6 +50,9 @@ def head_of(folder: Path, config: PretrainedConfig) -> Head:
         UserError: none that is known.
     """
     architecture = (getattr(config, "architectures", None) or ["no architecture"])[0]
+    if config.problem_type == "multi_label_classification":
+        expected, cure = "one class for a text", "use transformers for models that give several"
+        raise UserError(str(folder), expected=expected, found="a model of several labels at once", cure=cure)
     for ending, head in _HEADS.items():
         if architecture.endswith(ending):
             return "regression" if head == "classification" and config.num_labels == 1 else head
