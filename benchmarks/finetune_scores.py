@@ -120,7 +120,7 @@ def scores(chosen: argparse.Namespace) -> None:
             save_model(student, teacher.tokenizer, encoder)
         for name in chosen.scores or SCORED:
             for seed in chosen.seeds:
-                both = [measure(way, settings, TASKS[name], encoder, seed) for way in WAYS]
+                both = [measure(way, settings, TASKS[name], encoder, seed) for way in WAYS if way in chosen.ways]
                 common.append(chosen.output or common.RESULTS / "finetune_scores.jsonl", rows_of(both, chosen))
                 found += both
     print(shown(found))

@@ -34,8 +34,9 @@ def finetune(
 ) -> None:
     """Make the finished folder `output`: the encoder with the task's head, trained on the task's train split.
 
-    Batches hold examples of like length and are padded to their own longest. Nothing that is scored is read, unless
-    the recipe selects as published; what is held out of the train split is read to select, never to train.
+    Batches hold examples of like length, but where scores are learned, and are padded to their own longest. Nothing
+    that is scored is read, unless the recipe selects as published; what is held out of the train split is read to
+    select, never to train.
 
     A training whose loss becomes infinite ends there: the model is kept as it was, and `training.json` says so.
 

@@ -205,7 +205,10 @@ class TaskTraining:
         return [self._batch(self._epoch(epoch)[place]) for epoch, place in places]
 
     def _grouped(self, epoch: int) -> list[NDArray[np.int64]]:
-        return length_grouped(self._features.lengths.tolist(), self.optimization.batch_size, self.seed, epoch)
+        # Where scores are learned, batches of like length are alike in their scores too, and cost points.
+        settings = {"sorted_together": 1} if self.task.kind == "regression" else {}
+        lengths = self._features.lengths.tolist()
+        return length_grouped(lengths, self.optimization.batch_size, self.seed, epoch, **settings)
 
     def _batch(self, indices: NDArray[np.int64]) -> Batch:
         batch = collate(self._features, indices, self._pad, token_types=uses_token_types(self.model))

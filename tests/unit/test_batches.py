@@ -95,3 +95,11 @@ def test_groups_hardly_pad_and_are_in_random_order() -> None:
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2, "neighbouring batches are not alike"
     other_epoch = length_grouped(lengths, 16, 0, 1)
     assert {tuple(sorted(group)) for group in groups}.isdisjoint(tuple(sorted(group)) for group in other_epoch)
+
+
+def test_batches_that_are_not_sorted_together_mix_lengths():
+    lengths = list(range(64))
+    sorted_ones, random_ones = (length_grouped(lengths, 8, 0, 0, sorted_together=batches) for batches in (8, 1))
+    assert all(np.ptp(batch) == 7 for batch in sorted_ones), "neighbours"
+    assert min(np.ptp(batch) for batch in random_ones) > 20
+    assert sorted(np.concatenate(random_ones)) == lengths

@@ -82,6 +82,13 @@ def steps_logged(folder: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "learning_rate" in line]
 
 
+def test_batches_are_of_like_length_but_where_scores_are_learned(data: Path, encoder: Path) -> None:
+    for task, is_sorted in (("cola", True), ("stsb", False)):
+        training = TaskTraining(recipe(data), TASKS[task], encoder, seed=0, device=CPU)
+        spreads = [np.ptp(b["attention_mask"].sum(1).numpy()) for n in range(8) for b in training.work.micro_batches(n)]
+        assert (np.mean(spreads) <= 2) == is_sorted, (task, spreads)
+
+
 def test_small_sets_are_gone_through_more_often() -> None:
     settings = Finetune(epochs=3, min_steps=50, optimization=Optimization(batch_size=10))
     assert finetune_steps(settings, 64) == 50

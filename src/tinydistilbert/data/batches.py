@@ -49,10 +49,12 @@ def epoch_part(part: int, epoch: int, examples: int, batch_size: int, seed: int)
     return order.copy()
 
 
-def length_grouped(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[Int64[np.ndarray, " batch"]]:
+def length_grouped(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, *, sorted_together: int = GROUPED_BATCHES
+) -> list[Int64[np.ndarray, " batch"]]:
     """One epoch of batches whose examples are of like length, so that little of a batch is padding.
 
-    All examples are shuffled; each run of `GROUPED_BATCHES` batches of them is sorted by length and cut into batches;
+    All examples are shuffled; each run of `sorted_together` batches of them is sorted by length and cut into batches;
     the batches are shuffled. Every example occurs exactly once, and only one batch may be smaller than `batch_size`.
 
     Args:
@@ -60,13 +62,14 @@ def length_grouped(lengths: Sequence[int], batch_size: int, seed: int, epoch: in
         batch_size: examples in a batch.
         seed: the run's seed.
         epoch: number of the epoch; another number gives other batches.
+        sorted_together: with 1, batches are random.
     """
     random = generator("length-grouped order", seed, epoch)
     size = np.asarray(lengths)
     order = random.permutation(len(size))
     batches: list[np.ndarray] = []
-    for start in range(0, len(order), GROUPED_BATCHES * batch_size):
-        group = order[start : start + GROUPED_BATCHES * batch_size]
+    for start in range(0, len(order), sorted_together * batch_size):
+        group = order[start : start + sorted_together * batch_size]
         group = group[np.argsort(size[group], kind="stable")]
         batches += [group[first : first + batch_size] for first in range(0, len(group), batch_size)]
     return [batches[index] for index in random.permutation(len(batches))]
