@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tinydistilbert import flags, recipe, recipe_file
-from tinydistilbert.cli import MODEL_COMMANDS
+from tinydistilbert.command_help import MODEL_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
