@@ -7,14 +7,13 @@ a finished one is never entered again, so what only its scoring needed is delete
 
 import dataclasses
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import fsio, pipeline, results
+from tinydistilbert import disk, fsio, locks, pipeline, results
 from tinydistilbert.distill import distill_steps
 from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.estimates import Planner
@@ -100,9 +99,9 @@ class Trial:
     def free(self) -> None:
         """Delete what was needed only until the scores were there; `is_finished` does not ask for it."""
         for model in self.folder.glob("tasks/*/*/seed-*/model"):
-            shutil.rmtree(model)
+            disk.remove(model)
         if self.variation:
-            shutil.rmtree(self.folder / "teacher", ignore_errors=True)
+            disk.remove(self.folder / "teacher")
 
 
 def slug(name: str) -> str:
@@ -213,7 +212,7 @@ class Study:
             UserError: there are some.
         """
         there = self.output
-        if there.exists() and not (there / RECIPE).is_file() and (not there.is_dir() or any(there.iterdir())):
+        if not (there / RECIPE).is_file() and not fsio.is_new(there):
             expected, cure = "a new or empty folder, or an ablation", "give another --output"
             raise UserError(f"--output {there}", expected=expected, found="other files", cure=cure)
         for trial in (self.references, *self.trials):
@@ -229,17 +228,18 @@ class Study:
 
     def run(self, command: str) -> Table:
         """Do what is not done yet; table and page are written anew after every row."""
-        fsio.write_text(self.output / RECIPE, to_toml(self.recipe))
-        for trial in (self.references, *self.trials):
-            if trial.is_finished():
-                trial.free()
-                self.tell(f"{trial.title}: finished before, skipped")
-                continue
-            self._run(trial)
-            if trial.is_finished():
-                trial.free()
-                self.publish(command)
-        return self.publish(command)
+        with locks.alone(self.output / fsio.LOCK, where=f"--output {self.output}"):
+            fsio.write_text(self.output / RECIPE, to_toml(self.recipe))
+            for trial in (self.references, *self.trials):
+                if trial.is_finished():
+                    trial.free()
+                    self.tell(f"{trial.title}: finished before, skipped")
+                    continue
+                self._run(trial)
+                if trial.is_finished():
+                    trial.free()
+                    self.publish(command)
+            return self.publish(command)
 
     def _run(self, trial: Trial) -> None:
         def tell(line: str) -> None:

@@ -9,13 +9,12 @@ import functools
 import json
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinydistilbert import __version__, fsio, recipe_file
+from tinydistilbert import __version__, interrupts, locks, recipe_file
 from tinydistilbert.command_help import (
     COMPARE_COMMAND,
     MODEL_COMMANDS,
@@ -25,7 +24,7 @@ from tinydistilbert.command_help import (
     command_help,
     overview,
 )
-from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
+from tinydistilbert.errors import DiskError, Interrupted, NonFiniteLoss, OutOfMemory, UserError
 from tinydistilbert.flags import parse, words
 
 if TYPE_CHECKING:
@@ -33,32 +32,35 @@ if TYPE_CHECKING:
 
 OF_GIVEN = ("finetune", "evaluate", "compress", "report", "replicate")
 """Commands that have something to do with a given model."""
-EXIT_USER_ERROR, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
+EXIT_USER_ERROR, EXIT_FAILED, EXIT_DISK, EXIT_INTERRUPTED = 2, 1, 3, 130
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 the user's mistake, 130 stopped (the same command goes on)."""
+    """Run the command line and exit: 0 done, 1 failed, 2 the user's mistake, 3 the disk, 130 stopped.
+
+    After 3 and 130 the same command goes on.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     arguments = sys.argv[1:] if argv is None else argv
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
     try:
-        _dispatch(arguments)
-        sys.stdout.flush()
+        with interrupts.heard():
+            _dispatch(arguments)
+            sys.stdout.flush()
     except UserError as error:
         sys.exit(_fail(f"error: {error}", EXIT_USER_ERROR))
-    except NonFiniteLoss as error:
+    except (NonFiniteLoss, OutOfMemory) as error:
         sys.exit(_fail(f"error: {error}", EXIT_FAILED))
     except Interrupted as stop:
         sys.exit(_fail(str(stop), EXIT_INTERRUPTED))
+    except DiskError as error:
+        sys.exit(_fail(f"error: {error}", EXIT_DISK))
     except BrokenPipeError:  # whoever read the output has seen enough: `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(_fail("stopped; the same command goes on from what is finished", EXIT_INTERRUPTED))
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, code: int) -> int:
@@ -207,27 +209,27 @@ def _export(rest: list[str]) -> None:
     if len(chosen) > 1 and "--half" in chosen:
         raise UserError("--half", expected="it alone", found=" ".join(sorted(chosen)), cure="delete one")
     source, output = Path(given[""]), Path(given["output"])
-    fsio.check_new(output)
-    if "--half" in chosen:
-        from tinydistilbert.compress.export import to_half
+    with locks.new_output(output):
+        if "--half" in chosen:
+            from tinydistilbert.compress.export import to_half
 
-        to_half(source, output)
-    else:
-        from tinydistilbert.compress.export import export
-        from tinydistilbert.compress.quantize import export_int8
+            to_half(source, output)
+        else:
+            from tinydistilbert.compress.export import export
+            from tinydistilbert.compress.quantize import export_int8
 
-        make = export_int8 if "--int8" in chosen else export
-        make(source, output, fused="--plain" not in chosen)
+            make = export_int8 if "--int8" in chosen else export
+            make(source, output, fused="--plain" not in chosen)
     print(f"written: {output}")
 
 
 def _elmo(rest: list[str]) -> None:
     given = _flags("elmo", rest, {"weights", "options", "output"}, operand=False)
     output = Path(given["output"])
-    fsio.check_new(output)
-    from tinydistilbert.models.elmo_weights import write_published
+    with locks.new_output(output):
+        from tinydistilbert.models.elmo_weights import write_published
 
-    write_published(Path(given["weights"]), Path(given["options"]), output)
+        write_published(Path(given["weights"]), Path(given["options"]), output)
     print(f"written: {output}")
 
 

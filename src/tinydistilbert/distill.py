@@ -25,7 +25,7 @@ from tinydistilbert.pretraining import pretrain, pretraining_measurements, valid
 from tinydistilbert.recipe import Recipe
 from tinydistilbert.recipe_types import seconds_of
 from tinydistilbert.teacher_cache import make_cache
-from tinydistilbert.training import Batch
+from tinydistilbert.training import MicroBatches
 
 SCHEDULE = "schedule.json"
 """In a student folder whose steps were fitted to a time budget: their number, and what was measured."""
@@ -115,7 +115,7 @@ class _Training:
         else:
             self.steps = distill_steps(recipe, len(blocks.train))
 
-    def batches(self, steps: int) -> Callable[[int], list[Batch]]:
+    def batches(self, steps: int) -> MicroBatches:
         """The micro-batches of a training of so many steps."""
         if self.cached is not None:
             return self.cached.micro_batches

@@ -1,5 +1,7 @@
 """What stops a command in a foreseen way; the command line prints each in one line, with an exit code of its own."""
 
+from pathlib import Path
+
 
 class UserError(ValueError):
     """A mistake in a recipe, a file or a flag, told as where, expected, found and cure.
@@ -22,3 +24,24 @@ class Interrupted(Exception):
 
 class NonFiniteLoss(ArithmeticError):
     """A loss or a gradient became infinite or not a number; nothing was updated with it."""
+
+
+class OutOfMemory(Exception):
+    """Not even the smallest part of a step fits into the memory."""
+
+
+class DiskError(Exception):
+    """The disk is full or failing. What was durable before is as it was, and the same command goes on from it.
+
+    Args:
+        path: what was being written.
+        found: what is wrong, in words.
+        needed: bytes that were to be written; 0 = unknown.
+        free: bytes that are free there.
+    """
+
+    def __init__(self, path: Path, found: str, *, needed: int, free: int) -> None:
+        self.path, self.needed, self.free = path, needed, free
+        room = f"room for {needed / 1e6:,.1f} MB" if needed else "room to write"
+        there = f"{found} ({free / 1e6:,.1f} MB free)"
+        super().__init__(f"{path}: expected {room}, found {there}; free some, then the same command goes on")

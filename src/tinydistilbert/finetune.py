@@ -78,6 +78,18 @@ def finetune(
         fsio.write_json(folder / TRAINING_FACTS, facts)
 
 
+def training_facts(model: Path) -> dict[str, Any]:
+    """What `finetune` wrote about the training of a model that it made; nothing of a model from elsewhere.
+
+    Raises:
+        UserError: the file is not as it was written.
+    """
+    if not (model / TRAINING_FACTS).is_file():
+        return {}
+    facts: dict[str, Any] = fsio.read_json(fsio.intact(model, TRAINING_FACTS))
+    return facts
+
+
 def _best_of(
     prepare: Callable[[float], TaskTraining], rates: Iterable[float], folder: Path, label: str
 ) -> tuple[TaskTraining, float, dict[str, Any]]:
@@ -95,6 +107,7 @@ def _best_of(
         training = prepare(rate)
         part.mkdir(exist_ok=True)
         seconds, facts = _run(training, part, f"{label}, learning rate {rate:g}")
+        fsio.tidy(part)  # what was chosen is kept elsewhere
         scores[f"{rate:g}"] = facts.get("selected", {}).get("score")
         if best is None or _score(facts) > _score(best[2]):
             best = training, part, facts
@@ -118,7 +131,6 @@ def _run(training: TaskTraining, folder: Path, label: str) -> tuple[float, dict[
     try:
         seconds, best = training.run(folder, label)
     except NonFiniteLoss as error:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return 0.0, facts | {"failed": str(error)}
     if best is not None:
         assert training.scored is not None

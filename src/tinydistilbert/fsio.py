@@ -7,39 +7,41 @@ A folder is finished when its `manifest.json` is there: it is written last and l
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
+from tinydistilbert import disk
 from tinydistilbert.errors import UserError
 
 MANIFEST = "manifest.json"
+OWN_HASH = "sha256"
+"""Key of the manifest with the hash of all else in it."""
+CHECKPOINTS = "checkpoints"
+"""Folder that only unfinished work needs: no manifest lists it, and it is deleted when the work is finished."""
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable (a rename is not, before its folder is flushed)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file at `path` by `content`, atomically and durably; missing parent folders are made."""
+    """Replace the file at `path` by `content`, atomically and durably; missing parent folders are made.
+
+    Raises:
+        DiskError: the disk is full or failing; the old content is still there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
+        disk.write(temporary, content)
+        disk.sync(temporary)
+        disk.rename(temporary, path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        raise
+    disk.sync_folder(path.parent)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -50,6 +52,21 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON; a NaN or an infinity in it is an error, not a non-standard word in the file."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to the end of the file, durably; processes that do so at once do not mix their lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    disk.append(path, f"{line}\n".encode())
+    disk.sync(path)
+    disk.sync_folder(path.parent)
+
+
+def adopt(temporary: Path, path: Path) -> None:
+    """Put a file that another library wrote in the place of `path`, atomically and durably."""
+    disk.sync(temporary)
+    disk.rename(temporary, path)
+    disk.sync_folder(path.parent)
 
 
 def read_json(path: Path) -> Any:
@@ -64,45 +81,95 @@ def sha256(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    """What the manifest of `folder` lists."""
+    left_out = {folder / MANIFEST, folder / CHECKPOINTS}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and left_out.isdisjoint((path, *path.parents)))
+
+
+def _hash_of(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def write_manifest(folder: Path, **facts: Any) -> None:
     """Close `folder`: flush each file, then write `manifest.json` with every size and hash, and `facts` beside them."""
     files = {}
     for path in _files(folder):
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    write_json(folder / MANIFEST, {**facts, "files": files})
+        disk.sync(path)
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    for inner in {path.parent for path in _files(folder)} - {folder}:
+        disk.sync_folder(inner)
+    manifest = {**facts, "files": files}
+    write_json(folder / MANIFEST, {**manifest, OWN_HASH: _hash_of(manifest)})
 
 
 def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     """The manifest of a finished folder; with `verify`, each file's size and hash are compared with it first.
 
     Raises:
-        UserError: there is no manifest, or a file is missing, of another size or of another content.
+        UserError: there is no manifest or a damaged one, or a file is missing, of another size or of another content.
     """
     cure = f"delete {folder} and run the command again"
+    manifest: Any = {}
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            str(folder), expected="a readable manifest.json", found=type(error).__name__, cure=cure
-        ) from None
+        manifest = read_json(folder / MANIFEST)
+        # Those from before there was a hash have none.
+        found = "other content" if manifest.pop(OWN_HASH, None) not in (None, _hash_of(manifest)) else None
+        listed = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
+        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in listed):
+            found = "the name of a file outside the folder"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        found, listed = type(error).__name__, {}
+    if found is not None:
+        raise UserError(str(folder), expected=f"a whole {MANIFEST}", found=found, cure=cure)
     if verify:
-        for name, facts in manifest["files"].items():
+        for name, (size, digest) in listed.items():
             path = folder / name
             if not path.is_file():
                 raise UserError(str(path), expected="a file that the manifest lists", found="no file", cure=cure)
-            if path.stat().st_size != facts["bytes"] or sha256(path) != facts["sha256"]:
-                raise UserError(str(path), expected=f"sha256 {facts['sha256'][:12]}…", found="other content", cure=cure)
-    return manifest
+            if path.stat().st_size != size or sha256(path) != digest:
+                raise UserError(str(path), expected=f"sha256 {digest[:12]}…", found="other content", cure=cure)
+    return dict(manifest)
+
+
+def intact(folder: Path, name: str) -> Path:
+    """The path of one file in a finished folder, after it was compared with the manifest; the others may be large.
+
+    Raises:
+        UserError: the manifest is damaged, does not list the file, or lists it with another size or content.
+    """
+    listed, path = read_manifest(folder, verify=False)["files"], folder / name
+    cure = f"delete {folder} and run the command again"
+    if name not in listed or not path.is_file():
+        found = "no file" if name in listed else "none in the manifest"
+        raise UserError(str(path), expected="a file that the manifest lists", found=found, cure=cure)
+    if sha256(path) != listed[name]["sha256"]:
+        expected = f"sha256 {listed[name]['sha256'][:12]}…"
+        raise UserError(str(path), expected=expected, found="other content", cure=cure)
+    return path
+
+
+def check_intact(folder: Path) -> None:
+    """Compare the files of a folder with the hashes of its manifest, if it has one.
+
+    Raises:
+        UserError: a file is missing or has other content.
+    """
+    if is_finished(folder):
+        read_manifest(folder)
 
 
 def is_finished(folder: Path) -> bool:
     """Whether `folder` was closed by `unfinished` (its manifest is there)."""
     return (folder / MANIFEST).is_file()
+
+
+def is_new(folder: Path) -> bool:
+    """Whether `folder` is not there or has nothing in it but a lock."""
+    return not folder.exists() or (folder.is_dir() and all(path.name == LOCK for path in folder.iterdir()))
+
+
+LOCK = ".lock"
+"""Name of the file by which a process has a folder for itself (`locks.py`)."""
 
 
 def check_new(folder: Path) -> None:
@@ -111,7 +178,7 @@ def check_new(folder: Path) -> None:
     Raises:
         UserError: it does.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_new(folder):
         expected, cure = "a new or empty folder", "give another --output, or delete it"
         raise UserError(f"--output {folder}", expected=expected, found="other files", cure=cure)
 
@@ -121,13 +188,69 @@ def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
     """Work towards a finished `folder`: yields `folder.partial`, and on success closes it and renames it to `folder`.
 
     When the body fails or the process dies, the partial folder stays, so that whoever comes next can resume from what
-    is in it. `facts` go into the manifest.
+    is in it. `facts` go into the manifest. Only one process may work at a folder at a time (`locks.py`).
+
+    Raises:
+        DiskError: the disk is full or failing, whoever noticed it.
     """
     partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    yield partial
-    write_manifest(partial, **facts)
-    if folder.exists():  # a folder without manifest: left by another program, or emptied by hand
-        shutil.rmtree(folder)
-    partial.rename(folder)
-    sync_folder(folder.parent)
+    with disk.disk_errors(partial):
+        partial.mkdir(parents=True, exist_ok=True)
+        for rest in partial.rglob(".*.tmp"):  # of writes that were killed
+            rest.unlink()
+        yield partial
+        write_manifest(partial, **facts)
+        if folder.exists():  # a folder without manifest: left by another program, or emptied by hand
+            disk.remove(folder)
+        disk.rename(partial, folder)
+        disk.sync_folder(folder.parent)
+    tidy(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Delete what a finished folder no longer needs; a process may have died before it came to that."""
+    if (folder / CHECKPOINTS).exists():
+        disk.remove(folder / CHECKPOINTS)
+
+
+class Log:
+    """A file of JSON lines that grows while a training runs, of which a checkpoint knows how far it goes.
+
+    Args:
+        path: of the file; made if missing.
+        length: bytes that stay; what comes after them belongs to steps that are done again.
+    """
+
+    def __init__(self, path: Path, length: int = 0) -> None:
+        self._path = path
+        path.touch()
+        disk.cut(path, length)
+        self._hash = hashlib.sha256(path.read_bytes())
+        self._stream = path.open("ab", buffering=0)  # line by line, for who watches it
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add a line."""
+        content = f"{json.dumps(line)}\n".encode()
+        with disk.disk_errors(self._path, len(content)):
+            self._stream.write(content)
+        self._hash.update(content)
+
+    def sync(self) -> tuple[int, str]:
+        """Make all lines durable; gives the length in bytes and the SHA-256 of the whole."""
+        disk.sync(self._path)
+        return os.fstat(self._stream.fileno()).st_size, self._hash.hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stream.close()
+
+
+def begins_with(path: Path, length: int, digest: str) -> bool:
+    """Whether the file's first `length` bytes have this SHA-256; a file that is not there has no bytes."""
+    content = b""
+    if path.is_file():
+        with path.open("rb") as stream:
+            content = stream.read(length)
+    return len(content) == length and hashlib.sha256(content).hexdigest() == digest

@@ -5,18 +5,19 @@ Every command is this: `distill` runs the stages up to distill, `replicate` runs
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
-from tinydistilbert import fsio, results, run_folder
+from tinydistilbert import fsio, locks, results, run_folder
 from tinydistilbert.adapt import adapt
 from tinydistilbert.augment import augment
 from tinydistilbert.benchmark import benchmark
 from tinydistilbert.distill import distill
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluate import evaluate
-from tinydistilbert.finetune import TRAINING_FACTS, finetune
+from tinydistilbert.finetune import finetune, training_facts
 from tinydistilbert.inputs import Inputs
 from tinydistilbert.jobs import Job, jobs
 from tinydistilbert.ladder import BEST, SUMMARY, climb_down
@@ -66,18 +67,21 @@ class Run(Inputs):
         check_tokenizer(loaded.model, loaded.tokenizer, str(folder))
         return loaded
 
-    def claim(self) -> None:
-        """Take the output folder for this recipe, after everything that can be checked beforehand was checked.
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Have the output folder for this recipe and this process alone, after all that can be checked was checked.
 
         Raises:
-            UserError: the folder belongs to another recipe or to something else, or an input is wrong; then nothing
-                was written.
+            UserError: the folder belongs to another recipe or to something else, another process works in it, or an
+                input is wrong; then nothing was written.
         """
-        if self.is_begun():
-            return
-        self.check_data_folder()
-        self.check_inputs()
-        fsio.write_text(self.output / run_folder.RECIPE, to_toml(self.recipe))
+        if not self.is_begun():
+            self.check_data_folder()
+            self.check_inputs()
+        with locks.alone(self.output / fsio.LOCK, where=f"--output {self.output}"):
+            if not self.is_begun():
+                fsio.write_text(self.output / run_folder.RECIPE, to_toml(self.recipe))
+            yield
 
     def is_begun(self) -> bool:
         """Whether the output folder holds a run of this recipe; if not, it is new or empty.
@@ -91,6 +95,7 @@ class Run(Inputs):
         """Make one folder of the run, unless it is finished."""
         path = self.output / folder
         if fsio.is_finished(path):
+            fsio.tidy(path)
             self.tell(f"{title}: finished before, skipped")
             return
         started = time.monotonic()
@@ -104,9 +109,8 @@ class Run(Inputs):
         folders += [self.output / job.folder / "scores" for job in jobs(self.recipe)]
         folders += [self.output / compressed_folder(name) / SUMMARY for name in self.recipe.compress.tasks]
         folders.append(self.output / "benchmark")
-        found = [
-            m for folder in folders if fsio.is_finished(folder) for m in results.read(folder / "measurements.jsonl")
-        ]
+        finished = [folder for folder in folders if fsio.is_finished(folder)]
+        found = [m for folder in finished for m in results.read(fsio.intact(folder, "measurements.jsonl"))]
         results.write(self.output / RESULTS, found)
 
     def remember_examples(self, folder: str, split: Callable[[Task], str], limit: str) -> None:
@@ -152,7 +156,7 @@ class Run(Inputs):
             if not job.is_given:
                 title = f"finetune {job.row} on {self.known[job.task].title}, seed {job.seed}"
                 self.stage(f"{job.folder}/model", title, partial(self._finetune, job))
-                if failure := fsio.read_json(job.model(self.output) / TRAINING_FACTS).get("failed"):
+                if failure := training_facts(job.model(self.output)).get("failed"):
                     self.failures.append(f"{title}: {failure}")
 
     def _finetune(self, job: Job, path: Path) -> None:
@@ -189,7 +193,7 @@ class Run(Inputs):
         if isinstance(chosen, tuple):
             return tuple(map(Path, chosen))
         own = [job.model(self.output) for job in jobs(self.recipe) if (job.task, job.row) == (task, "teacher")]
-        sound = [folder for folder in own if "failed" not in fsio.read_json(folder / TRAINING_FACTS)] or own
+        sound = [folder for folder in own if "failed" not in training_facts(folder)] or own
         return tuple(sound if chosen == "all" else sound[:1])
 
     def _augment(self, task: Task, path: Path) -> None:
@@ -215,7 +219,7 @@ class Run(Inputs):
 
     def _evaluate(self, job: Job, path: Path) -> None:
         model = job.model(self.output)
-        facts = {} if job.is_given else fsio.read_json(model / TRAINING_FACTS)
+        facts = {} if job.is_given else training_facts(model)
         evaluate(
             model, self.known[job.task], row=job.row, seed=job.seed, recipe=self.recipe, output=path,
             device=self.device, training=facts,
@@ -293,9 +297,9 @@ def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None]
         Interrupted: the user asked to stop; the same call goes on.
     """
     work = Run(recipe, output, until=until, tell=tell, command=command)
-    work.claim()
-    for name in work.stages():
-        getattr(work, name)()
+    with work.claimed():
+        for name in work.stages():
+            getattr(work, name)()
     if work.unreached:
         cure = "ask for less, or prune further (--keep 0.25 0.15)"
         raise UserError("compress", expected="to reach the target", found="; ".join(work.unreached), cure=cure)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert.compress.export import check_intact, head_of
+from tinydistilbert import fsio
+from tinydistilbert.compress.export import head_of
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.elmo_tokenizer import ElmoTokenizer
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, longest_input
@@ -146,7 +147,7 @@ def load(folder: str | Path, *, threads: int = 0, compiled: bool = False) -> Pre
         UserError: no model is there, it is not complete or not as its manifest says, or it has no task's head.
     """
     folder = Path(folder)
-    check_intact(folder)
+    fsio.check_intact(folder)
     config = load_config(folder)
     facts = exported_facts(folder)
     kind = facts["head"] if facts else head_of(folder, config)

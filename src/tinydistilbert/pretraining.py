@@ -1,7 +1,7 @@
 """What `adapt` and `distill` share: training on masked token blocks, and the same numbers on validation blocks."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import set_dropout
 from tinydistilbert.objective import PretrainingLoss
 from tinydistilbert.results import Measurement
-from tinydistilbert.training import Batch, Work, step_seed, train
+from tinydistilbert.training import MicroBatches, Work, step_seed, train
 
 
 def validation_losses(
@@ -61,7 +61,7 @@ def validation_losses(
 def pretrain(
     model: PreTrainedModel,
     loss: PretrainingLoss,
-    batches: Callable[[int], list[Batch]],
+    batches: MicroBatches,
     blocks: TokenBlocks,
     settings: recipe.Recipe,
     optimization: recipe.Optimization,
@@ -90,10 +90,13 @@ def pretrain(
     torch.manual_seed(step_seed(settings.seed, -1))  # of the projection, whatever was drawn before it
     learner = learner_for(model, loss, optimization, device)
     times = settings.validation.times
+    # The loss of TinyDistilBERT's loop depends on the size of the micro-batches, so they stay as they are there.
+    can_be_halved = settings.objective.reduction != "notebook"
     work = Work(
         steps=loss.steps, micro_batches=batches, shares=loss.shares, weights=loss.weights, loss=loss.loss,
         tokens=useful_tokens, validate=lambda _: validation_losses(model, loss.teacher, blocks, settings, device),
         validate_after=frozenset(math.ceil(loss.steps * k / times) for k in range(1, times + 1)),
+        halvings=int(math.log2(optimization.batch_size)) if can_be_halved else 0,
     )  # fmt: skip
     with quick_dropout(model):
         return train(

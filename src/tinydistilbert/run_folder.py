@@ -21,7 +21,7 @@ def is_begun(recipe: Recipe, output: Path) -> bool:
     if path.is_file():
         _compare(recipe, from_toml(path.read_text(encoding="utf-8"), str(path)), output)
         return True
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not fsio.is_new(output):
         expected, cure = "a new or empty folder, or a run", "give another --output"
         raise UserError(f"--output {output}", expected=expected, found="other files", cure=cure)
     return False

@@ -21,7 +21,7 @@ from tinydistilbert.compress.prune import drop_layers, most_important_layers, pr
 from tinydistilbert.compress.quantize import quantize, sensitive_layers
 from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.data.files import find_splits, records
-from tinydistilbert.finetune import TRAINING_FACTS, finetune
+from tinydistilbert.finetune import finetune, training_facts
 from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.recipe import Recipe, TaskSettings
@@ -165,8 +165,7 @@ class Workshop:
 
     def _note(self, model: Path) -> str:
         """What its training itself says against a form."""
-        facts = model / TRAINING_FACTS
-        failed = fsio.read_json(facts).get("failed") if facts.is_file() else None
+        failed = training_facts(model).get("failed")
         return f"the training failed at {failed}" if failed else ""
 
     def _calibration(self, exported: Path) -> list[Inputs]:

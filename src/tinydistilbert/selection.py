@@ -51,7 +51,7 @@ class Chooser:
             weights = {name: parameter.detach().contiguous() for name, parameter in self._model.named_parameters()}
             temporary = self._folder / f".{WEIGHTS}.tmp"
             save_file(weights, temporary)
-            temporary.replace(self._folder / WEIGHTS)
+            fsio.adopt(temporary, self._folder / WEIGHTS)
             fsio.write_json(self._folder / FACTS, asdict(Best(score, step)))
         return {"score": score}
 

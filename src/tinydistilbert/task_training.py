@@ -151,6 +151,7 @@ class TaskTraining:
             steps=finetune_steps(self.settings, len(features)), micro_batches=self._micro_batches,
             weights=self.objective.weights, shares=self.objective.shares, loss=self.objective.loss,
             tokens=lambda batch: int(batch["attention_mask"].sum()),
+            halvings=int(math.log2(self.optimization.batch_size)),
         )  # fmt: skip
 
     @property
@@ -198,11 +199,12 @@ class TaskTraining:
         steps = intermediate_steps(self.settings, features)
         return TaskLoss(self.task.kind, distillation, teacher, matches, steps), Learner(self.model, teacher)
 
-    def _micro_batches(self, step: int) -> list[Batch]:
+    def _micro_batches(self, step: int, halvings: int = 0) -> list[Batch]:
         accumulation = self.optimization.gradient_accumulation_steps
         numbers = range(step * accumulation, (step + 1) * accumulation)
         places = [divmod(number, self.batches_per_epoch) for number in numbers]
-        return [self._batch(self._epoch(epoch)[place]) for epoch, place in places]
+        parts = [np.array_split(self._epoch(epoch)[place], 2**halvings) for epoch, place in places]
+        return [self._batch(part) for split in parts for part in split if len(part)]
 
     def _grouped(self, epoch: int) -> list[NDArray[np.int64]]:
         # Where scores are learned, batches of like length are alike in their scores too, and cost points.

@@ -4,26 +4,23 @@ What is trained is described by `Work`. Every number of it is a pure function of
 the same as one that was never interrupted, and no sampler or random state exists that could be lost.
 """
 
+import gc
 import hashlib
-import json
-import os
-import shutil
-import signal
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from tinydistilbert import checkpoint, recipe
+from tinydistilbert import checkpoint, fsio, interrupts, recipe
 from tinydistilbert.allocator import keep_freed_memory
-from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
+from tinydistilbert.diagnosis import write_diagnosis
+from tinydistilbert.errors import Interrupted, NonFiniteLoss, OutOfMemory, UserError
 from tinydistilbert.progress import Progress
 
 Batch = dict[str, Tensor]
@@ -32,13 +29,20 @@ LOOK_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
 """Steps after which the host reads what was computed; to ask a GPU after each one would stop it each time."""
 
 
+class MicroBatches(Protocol):
+    """The micro-batches of each optimiser step, on the CPU: a pure function of its arguments."""
+
+    def __call__(self, step: int, halvings: int = 0) -> list[Batch]:
+        """Those of one step; after `halvings` each is of 1 / 2^halvings the size, and the step reads the same."""
+        ...
+
+
 @dataclass(frozen=True)
 class Work:
     """What to train on and towards."""
 
     steps: int
-    micro_batches: Callable[[int], list[Batch]]
-    """The micro-batches of one optimiser step, on the CPU: a pure function of the step."""
+    micro_batches: MicroBatches
     shares: Callable[[list[Batch]], list[dict[str, float]]]
     """For each micro-batch of a step, how much of each term's mean over the whole step is its own."""
     weights: Callable[[int], Mapping[str, float]]
@@ -52,6 +56,8 @@ class Work:
     """Of the number of finished steps: what is measured then."""
     validate_after: frozenset[int] = field(default_factory=frozenset)
     """Numbers of finished steps after which to validate."""
+    halvings: int = 0
+    """How often micro-batches can be halved when memory runs out."""
 
 
 def shares_of(counts: list[dict[str, int]]) -> list[dict[str, float]]:
@@ -134,27 +140,6 @@ def make_optimizer(model: nn.Module, settings: recipe.Optimization) -> torch.opt
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.adam_epsilon, fused=True)
 
 
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying in mid-step; a second one takes effect at once."""
-    requests: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        requests.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: whoever owns it handles signals
-        yield requests
-        return
-    try:
-        yield requests
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def train(
     model: nn.Module,
     work: Work,
@@ -170,93 +155,209 @@ def train(
     """Train `model` in place; returns the wall-clock seconds that it took, those before an interruption included.
 
     `folder` gets `log.jsonl` (a line each step and each validation; no clock in it, so that equal runs have equal logs)
-    and, until the end, `checkpoints/`. When checkpoints are there, the training goes on from the newest whole one.
+    and `checkpoints/`, which `fsio.unfinished` deletes when the folder is finished. When checkpoints are there, the
+    training goes on from the newest whole one.
+
+    When memory runs out in a step, the micro-batches are halved from that step on and the step is done again: it reads
+    the same examples, in smaller parts. A line in the log tells.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
         NonFiniteLoss: a loss or gradient is not finite; the step and the term are named, and `model` is as it was
-            before that step, though on a GPU it is noticed up to `LOOK_EVERY` - 1 steps later.
+            before that step, though on a GPU it is noticed up to `LOOK_EVERY` - 1 steps later. What led to it is in
+            `folder/diagnosis`.
+        OutOfMemory: even the smallest micro-batches do not fit.
+        DiskError: the disk is full or failing; the last checkpoint is whole.
     """
     if device.type == "cpu":
         keep_freed_memory()
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=chosen_precision(device, precision))
     model.to(device).train()
-    optimizer = make_optimizer(model, settings)
-    state = checkpoint.load(folder / "checkpoints", model, optimizer) or checkpoint.State(0, 0, 0, 0.0)
-    log = _open_log(folder / "log.jsonl", state.log_bytes)
-    progress = Progress(label, work.steps, done=state.step)
-    begun = last_save = time.monotonic()
-    tokens = state.tokens
-
-    def save(step: int) -> None:
-        log.flush()
-        os.fsync(log.fileno())
-        length = os.fstat(log.fileno()).st_size
-        now = checkpoint.State(step, tokens, length, state.seconds + time.monotonic() - begun)
-        checkpoint.save(folder / "checkpoints", model, optimizer, now)
-
-    pending: list[_Step] = []
-    failed = torch.zeros((), device=device)
-
-    def look() -> None:
-        """Read the numbers of the steps that are not yet looked at, and log them."""
-        for item in pending:
-            _log_step(log, item)
-            if progress.wants(item.step + 1):
-                progress.show(item.step + 1, item.tokens - state.tokens, item.values())
-        pending.clear()
-
-    with _stop_requests() as stop, log:
-        for step in range(state.step, work.steps):
-            micro_batches, weights = work.micro_batches(step), work.weights(step)
-            sums = {name: torch.zeros((), device=device) for name in weights}
-            for index, (cpu_batch, share) in enumerate(zip(micro_batches, work.shares(micro_batches), strict=True)):
-                torch.manual_seed(step_seed(seed, step, index))
-                batch = {name: _moved(value, device) for name, value in cpu_batch.items()}
-                scales = {name: weight * share[name] for name, weight in weights.items()}
-                with accelerator.autocast():
-                    loss, terms = work.loss(model, batch, scales, step)
-                accelerator.backward(loss)
-                for name, value in terms.items():
-                    sums[name] += value.float() * share[name]
-            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm or float("inf"))
-            rate = settings.learning_rate * learning_rate_factor(
-                step, work.steps, settings.warmup_ratio, from_zero=settings.warmup_start == "zero"
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            # GradScaler's protocol with fused optimisers, an attribute that torch's types do not know: where it is 1
-            # the update leaves everything as it is, so nobody has to wait for the answer. It stays 1: the steps until
-            # somebody looks change nothing either.
-            failed = torch.maximum(failed, (~torch.isfinite(norm)).float())
-            optimizer.found_inf = failed  # type: ignore[attr-defined]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            tokens += sum(work.tokens(batch) for batch in micro_batches)
-            pending.append(_Step(step, sums, norm, weights, rate, tokens))
-            is_checked = work.validate is not None and step + 1 in work.validate_after
-            is_due = time.monotonic() - last_save > checkpoint_minutes * 60 and step + 1 < work.steps
-            if len(pending) == LOOK_EVERY[device.type] or is_checked or is_due or stop:
-                look()
-            if is_checked:
-                assert work.validate is not None
-                model.eval()
-                measured = work.validate(step + 1)
-                model.train()
-                log.write(json.dumps({"step": step + 1, "validation": measured}) + "\n")
-                progress.note(step + 1, "validation", measured)
-            if stop:
-                look()
-                save(step + 1)
-                done = f"{label}: stopped after step {step + 1} of {work.steps}"
-                raise Interrupted(f"{done}; the same command goes on from there")
-            if is_due:
-                save(step + 1)
-                last_save = time.monotonic()
-        look()
+    loop = _Loop(model, work, settings, seed, folder, device, label, checkpoint_minutes, precision)
+    with loop.log, interrupts.noted() as loop.stop:
+        loop.run()
     model.eval()
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return state.seconds + time.monotonic() - begun
+    return loop.seconds
+
+
+class _Loop:
+    """One training: where it is at, and how it goes on."""
+
+    def __init__(
+        self, model: nn.Module, work: Work, settings: recipe.Optimization, seed: int, folder: Path,
+        device: torch.device, label: str, checkpoint_minutes: float, precision: str,
+    ) -> None:  # fmt: skip
+        self.model, self.work, self.settings, self.seed, self.device = model, work, settings, seed, device
+        self.folder, self.label, self.checkpoint_minutes = folder, label, checkpoint_minutes
+        self.name = f"{label}, seed {seed}, {work.steps} steps"
+        self.stop = interrupts.Requests()
+        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=chosen_precision(device, precision))
+        self.optimizer = make_optimizer(model, settings)
+        log = folder / "log.jsonl"
+        self.state = (
+            checkpoint.load(folder / fsio.CHECKPOINTS, model, self.optimizer, training=self.name, log=log)
+            or checkpoint.State()
+        )
+        # Lines after the checkpoint's belong to steps that are done again.
+        self.log = fsio.Log(log, self.state.log_bytes)
+        self.progress = Progress(label, work.steps, done=self.state.step)
+        self.begun = self.last_save = time.monotonic()
+        self.tokens, self.halvings = self.state.tokens, self.state.halvings
+        self.pending: list[_Step] = []
+        self.failed = torch.zeros((), device=device)
+
+    @property
+    def seconds(self) -> float:
+        """That the training has taken so far, in this process and in earlier ones."""
+        return self.state.seconds + time.monotonic() - self.begun
+
+    def run(self) -> None:
+        """Every step that is left."""
+        self.validate(self.state.step)
+        for step in range(self.state.step, self.work.steps):
+            self.update(step)
+            is_due = time.monotonic() - self.last_save > self.checkpoint_minutes * 60
+            is_checked = step + 1 in self.work.validate_after
+            if len(self.pending) == LOOK_EVERY[self.device.type] or is_checked or is_due or self.stop:
+                self.look()
+            if self.stop:
+                self.leave(step + 1)
+            if is_due:  # before it is validated: who goes on from here validates first
+                self.save(step + 1)
+            self.validate(step + 1)
+        self.look()
+
+    def update(self, step: int) -> None:
+        """One optimiser step."""
+        sums, tokens = self.gradients(step)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm or float("inf"))
+        rate = self.settings.learning_rate * learning_rate_factor(
+            step, self.work.steps, self.settings.warmup_ratio, from_zero=self.settings.warmup_start == "zero"
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # GradScaler's protocol with fused optimisers, an attribute that torch's types do not know: where it is 1
+        # the update leaves everything as it is, so nobody has to wait for the answer. It stays 1: the steps until
+        # somebody looks change nothing either.
+        self.failed = torch.maximum(self.failed, (~torch.isfinite(norm)).float())
+        self.optimizer.found_inf = self.failed  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.tokens += tokens
+        self.pending.append(_Step(step, sums, norm, self.work.weights(step), rate, self.tokens))
+
+    def gradients(self, step: int) -> tuple[dict[str, Tensor], int]:
+        """Gradients of a step, in parts that fit into the memory; gives the terms' means and the useful tokens."""
+        while True:
+            try:
+                return self.accumulate(step)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self.halve(step)  # out here, where the error and all that it holds on to are gone
+
+    def accumulate(self, step: int) -> tuple[dict[str, Tensor], int]:
+        """Forward and backward passes of a step's micro-batches."""
+        micro_batches, weights = self.work.micro_batches(step, self.halvings), self.work.weights(step)
+        sums = {name: torch.zeros((), device=self.device) for name in weights}
+        for index, (cpu_batch, share) in enumerate(zip(micro_batches, self.work.shares(micro_batches), strict=True)):
+            torch.manual_seed(step_seed(self.seed, step, index))
+            batch = {name: _moved(value, self.device) for name, value in cpu_batch.items()}
+            scales = {name: weight * share[name] for name, weight in weights.items()}
+            with self.accelerator.autocast():
+                loss, terms = self.work.loss(self.model, batch, scales, step)
+            self.accelerator.backward(loss)
+            for name, value in terms.items():
+                sums[name] += value.float() * share[name]
+        return sums, sum(self.work.tokens(batch) for batch in micro_batches)
+
+    def halve(self, step: int) -> None:
+        """Smaller micro-batches from this step on.
+
+        Raises:
+            OutOfMemory: they cannot be smaller.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.look()
+        if self.halvings == self.work.halvings:
+            cure = "lower max_length or corpus.block_size, take a smaller model, or more memory"
+            raise OutOfMemory(f"{self.label}: expected memory for step {step + 1}, found too little; {cure}")
+        self.halvings += 1
+        self.log.write({"step": step + 1, "micro_batches_halved": self.halvings})
+        sys.stderr.write(
+            f"{self.label}: out of memory in step {step + 1}; from here on in micro-batches of "
+            f"1/{2**self.halvings} of their size, with as many examples in a step as before\n"
+        )
+
+    def look(self) -> None:
+        """Read the numbers of the steps that are not yet looked at, and log them.
+
+        Raises:
+            NonFiniteLoss: a gradient was not finite; then neither that step nor one after it has changed anything.
+        """
+        for item in self.pending:
+            if not torch.isfinite(item.norm):
+                self.diagnose(item)
+            self.log.write(item.line())
+            if self.progress.wants(item.step + 1):
+                self.progress.show(item.step + 1, item.tokens - self.state.tokens, item.values())
+        self.pending.clear()
+
+    def diagnose(self, item: "_Step") -> NoReturn:
+        """Write down what led to numbers that are not finite, by doing the step's passes again.
+
+        Raises:
+            NonFiniteLoss: always.
+        """
+        bad = [name for name, value in item.sums.items() if not torch.isfinite(value)]
+        what = f"the term {', '.join(bad)}" if bad else "the gradient"
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accumulate(item.step)
+        place = write_diagnosis(
+            self.folder, self.model, self.work.micro_batches(item.step, self.halvings),
+            facts={
+                "step": item.step + 1, "seed": self.seed, "terms": item.values(), "weights": dict(item.weights),
+                "learning_rate": item.learning_rate, "gradient_norm": float(item.norm),
+            },
+        )  # fmt: skip
+        self.optimizer.zero_grad(set_to_none=True)
+        cure = f"lower the learning rate, or look at the data of this step, which are in {place}"
+        where = f"step {item.step + 1}: expected finite numbers, found {what} infinite or not a number"
+        raise NonFiniteLoss(f"{where}; {cure}")
+
+    def validate(self, done: int) -> None:
+        """What is measured after so many steps, if anything is; a request to stop does not wait for its end."""
+        if self.work.validate is None or done not in self.work.validate_after:
+            return
+        self.model.eval()
+        try:
+            with self.stop.raised():
+                measured = self.work.validate(done)
+        except KeyboardInterrupt:
+            self.leave(done)
+        finally:
+            self.model.train()
+        self.log.write({"step": done, "validation": measured})
+        self.progress.note(done, "validation", measured)
+
+    def save(self, done: int) -> None:
+        """A checkpoint after so many steps, all of which are in the log."""
+        length, digest = self.log.sync()
+        state = checkpoint.State(done, self.tokens, length, digest, self.seconds, self.halvings)
+        checkpoint.save(self.folder / fsio.CHECKPOINTS, self.model, self.optimizer, state, training=self.name)
+        self.last_save = time.monotonic()
+
+    def leave(self, done: int) -> NoReturn:
+        """A checkpoint, and out.
+
+        Raises:
+            Interrupted: always.
+        """
+        self.save(done)
+        stopped = f"{self.label}: stopped after step {done} of {self.work.steps}"
+        raise Interrupted(f"{stopped}; the same command goes on from there")
 
 
 @dataclass(frozen=True)
@@ -274,37 +375,21 @@ class _Step:
         """The mean of each term; on a GPU this waits for it."""
         return {name: float(value) for name, value in self.sums.items()}
 
+    def line(self) -> dict[str, float]:
+        """Its line in the log."""
+        terms = self.values()
+        loss = sum(self.weights[name] * value for name, value in terms.items())
+        line = {
+            "step": self.step + 1, "loss": loss, **terms, "learning_rate": self.learning_rate, "tokens": self.tokens,
+        }  # fmt: skip
+        return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in line.items()}
+
 
 def _moved(value: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; towards a GPU from pinned memory, so that the copy holds nothing up."""
     return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
 
 
-def _open_log(path: Path, length: int) -> Any:
-    """The log, cut to the length that it had at the checkpoint: lines after it belong to steps that are done again."""
-    path.touch()
-    os.truncate(path, length)
-    return path.open("a", buffering=1, encoding="utf-8")  # line by line, for who watches it
-
-
-def _log_step(log: Any, item: _Step) -> None:
-    """Write the line of a step.
-
-    Raises:
-        NonFiniteLoss: its gradient was not finite; then neither it nor a step after it has changed anything.
-    """
-    if not torch.isfinite(item.norm):
-        raise _diagnose(item.sums, item.step)
-    terms = item.values()
-    loss = sum(item.weights[name] * value for name, value in terms.items())
-    line = {
-        "step": item.step + 1, "loss": loss, **terms, "learning_rate": item.learning_rate, "tokens": item.tokens,
-    }  # fmt: skip
-    log.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}) + "\n")
-
-
-def _diagnose(sums: dict[str, Tensor], step: int) -> NonFiniteLoss:
-    bad = [name for name, value in sums.items() if not torch.isfinite(value)]
-    what = f"the term {', '.join(bad)}" if bad else "the gradient"
-    cure = "lower the learning rate, or look at the data of this step"
-    return NonFiniteLoss(f"step {step + 1}: expected finite numbers, found {what} infinite or not a number; {cure}")
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error tells that memory ran out; PyTorch's own class for it is raised by GPUs only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -220,7 +220,8 @@ def test_a_split_shorter_than_a_block_is_refused(
         UserError, match=f"{split} split: expected text for a block of 8 tokens, found . tokens in 1 docu"
     ):
         prepare(corpus, tokenizer, tmp_path / "cache", None)
-    assert not list((tmp_path / "cache").iterdir()), "nothing is written"
+    assert not list((tmp_path / "cache").glob("tokens-*[0-9a-f]")), "nothing is finished"
+    assert not list((tmp_path / "cache").glob(".*lock"))
 
 
 def test_a_changed_folder_is_refused(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -230,9 +231,17 @@ def test_a_changed_folder_is_refused(corpus: Corpus, tokenizer: PreTrainedTokeni
     (folder / "train.npy").write_bytes(content)
     with pytest.raises(UserError, match=rf"train\.npy: .* delete {folder}"):
         load_blocks(folder)
-    (folder / "manifest.json").unlink()
-    with pytest.raises(UserError, match=f"delete {folder}"):
-        prepare(corpus, tokenizer, tmp_path, None)
+
+
+def test_damaged_blocks_are_made_anew_and_named(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = prepare(corpus, tokenizer, tmp_path, None)
+    whole = (folder / "train.npy").read_bytes()
+    (folder / "train.npy").write_bytes(whole[:-1])
+    assert prepare(corpus, tokenizer, tmp_path, None) == folder
+    assert (folder / "train.npy").read_bytes() == whole
+    assert f"making token blocks anew: {folder / 'train.npy'}" in capsys.readouterr().err
 
 
 def word_tokenizer(size: int, **special: str) -> PreTrainedTokenizerFast:

@@ -300,7 +300,7 @@ def test_a_file_that_was_cut_off_is_refused(made: Made) -> None:
     made.cache(settings_of())
     path = made.places[0] / "view-0" / "hidden.npy"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=rf"{path}: expected .* bytes, found .*; delete"):
+    with pytest.raises(UserError, match=rf"{path}: expected sha256 .*, found other content; delete"):
         made.cache(settings_of())
 
 

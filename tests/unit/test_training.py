@@ -50,7 +50,7 @@ def work(
     """Regression on rows of `DATA`; a step reads 8 rows, in micro-batches of `sizes`."""
     assert sum(sizes) == 8
 
-    def micro_batches(step: int) -> list[Batch]:
+    def micro_batches(step: int, halvings: int = 0) -> list[Batch]:
         if step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
         rows = DATA[[(step * 8 + i) % 64 for i in range(8)]]
@@ -99,7 +99,6 @@ def test_it_learns_and_logs_every_step(tmp_path: Path, capsys: pytest.CaptureFix
     assert steps[0]["loss"] == pytest.approx(2 * steps[0]["fit"], rel=1e-4)
     assert steps[-1]["tokens"] == 320
     assert [line["step"] for line in lines if "validation" in line] == [20, 40]
-    assert not (tmp_path / "checkpoints").exists()
     told = (
         capsys.readouterr().err.splitlines()
     )  # not a terminal: no rewritten lines, one for each validation, one at the end
@@ -156,7 +155,7 @@ def test_nan_stops_before_the_update_and_names_step_and_term(tmp_path: Path) -> 
 
 def test_each_step_drops_others(tmp_path: Path) -> None:
     what = work(4, [8])
-    same_rows = dataclasses.replace(what, micro_batches=lambda _: what.micro_batches(0))
+    same_rows = dataclasses.replace(what, micro_batches=lambda *_: what.micro_batches(0))
     settings = recipe.Optimization(learning_rate=1e-30)
     tmp_path.joinpath("run").mkdir()
     train(Net(), same_rows, settings, seed=3, folder=tmp_path / "run", device=CPU, label="fit", checkpoint_minutes=60)
@@ -309,7 +308,9 @@ def test_a_cpu_computes_in_bf16_only_where_it_can_and_is_told_to(
 def test_no_more_checkpoints_than_needed(tmp_path: Path) -> None:
     model = Net()
     optimizer = make_optimizer(model, recipe.Optimization())
-    assert checkpoint.load(tmp_path, model, optimizer) is None
+    log = tmp_path / "log.jsonl"
+    assert checkpoint.load(tmp_path, model, optimizer, training="fit", log=log) is None
+    (tmp_path / "step-00000007.partial").mkdir()  # of a process that was killed
     for step in (1, 2, 3):
-        checkpoint.save(tmp_path, model, optimizer, checkpoint.State(step, 0, 0, 0.0))
-    assert len(list(tmp_path.iterdir())) == checkpoint.KEPT
+        checkpoint.save(tmp_path, model, optimizer, checkpoint.State(step), training="fit")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]

@@ -60,16 +60,6 @@ def head_of(folder: Path, config: PretrainedConfig) -> Head:
     raise UserError(str(folder), expected=expected, found=architecture, cure="fine-tune it on a task first")
 
 
-def check_intact(folder: Path) -> None:
-    """Compare the files of a folder with the hashes of its manifest, if it has one.
-
-    Raises:
-        UserError: a file is missing or has other content.
-    """
-    if fsio.is_finished(folder):
-        fsio.read_manifest(folder)
-
-
 def export(
     model_folder: Path, output: Path, *, tokenizer: PreTrainedTokenizerFast | None = None, fused: bool = True
 ) -> None:
@@ -144,7 +134,7 @@ def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
     if (folder / MODEL_FILE).exists():
         cure = "give the folder that it was exported from"
         raise UserError(str(folder), expected="a torch model", found="an exported one", cure=cure)
-    check_intact(folder)
+    fsio.check_intact(folder)
     head = head_of(folder, load_config(folder))
     return load_model(folder, head, require_head=True).eval(), head
 

@@ -4,9 +4,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import tempfile
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt16, UInt32
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert import fsio
+from tinydistilbert import disk, fsio, locks
 from tinydistilbert.data.rows import RowFile
 from tinydistilbert.data.sources import Source, open_source
 from tinydistilbert.data.wikitext import UNKNOWN
@@ -80,6 +79,9 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
     `block_size` - 2, each wrapped as [CLS] … [SEP]; the last, incomplete piece of a split is dropped, so nothing is
     padded. With `packing = "lines"` each line is wrapped, cut and padded by itself.
 
+    Damaged blocks are named on standard error and made anew. While another process makes the same ones, it is waited
+    for.
+
     Args:
         corpus: the recipe's section.
         tokenizer: the teacher's.
@@ -87,24 +89,34 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
         data: folder with `wikitext2/`; None for the hub.
 
     Raises:
-        UserError: the source is wrong (see `open_source`), a split is shorter than a block, the tokenizer lacks a
-            special token, or a folder of that name is there and unfinished.
+        UserError: the source is wrong (see `open_source`), a split is shorter than a block, or the tokenizer lacks a
+            special token.
     """
     source = open_source(corpus, data)
     facts = _facts(corpus, tokenizer, source)
     folder = _folder(cache, facts)
-    if not fsio.is_finished(folder):
-        cache.mkdir(parents=True, exist_ok=True)
-        # A name of its own for each process: two that prepare the same corpus do not write into one file.
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache) as scratch:
-            made = Path(scratch) / folder.name
+    if _damage(folder) is None:
+        return folder
+    with locks.alone(cache / f".{folder.name}.lock", where=f"the cache {folder}", wait=True):
+        if damage := _damage(folder):  # else another process has made it meanwhile
+            if fsio.is_finished(folder):
+                sys.stderr.write(f"making token blocks anew: {damage}\n")
+                disk.remove(folder)
             facts["splits"] = {}  # filled below, and written with the other facts when the folder is closed
-            with fsio.unfinished(made, **facts) as partial:
+            with fsio.unfinished(folder, **facts) as partial:
                 for split in SPLITS:
                     facts["splits"][split] = _write_split(partial, source, split, corpus, tokenizer)
                 np.save(partial / "continues_word.npy", continues_word(tokenizer), allow_pickle=False)
-            _move(made, folder)
     return folder
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with the folder, as far as its manifest tells; None when it is whole."""
+    try:
+        fsio.read_manifest(folder)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def prepared_splits(
@@ -170,16 +182,6 @@ def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
         found, cure = f"none for {', '.join(missing)}", "use the tokenizer of a masked language model"
         raise UserError(f"tokenizer {tokenizer.name_or_path}", expected="special tokens", found=found, cure=cure)
     return tokens
-
-
-def _move(made: Path, folder: Path) -> None:
-    """Rename a finished folder; if another process has finished the same one meanwhile, that one is as good."""
-    with suppress(OSError):
-        made.rename(folder)
-    if not fsio.is_finished(folder):
-        cure = f"delete {folder} and run the command again"
-        raise UserError(str(folder), expected="a finished folder or none", found="another one", cure=cure)
-    fsio.sync_folder(folder.parent)
 
 
 def _write_split(

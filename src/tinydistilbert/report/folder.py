@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import recipe_file, results
+from tinydistilbert import fsio, recipe_file, results
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import Recipe
 from tinydistilbert.results import Measurement
@@ -30,7 +30,13 @@ def read_run(run: Path) -> tuple[Recipe, list[Measurement]]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl; none when it is not there."""
+    """The lines of a log.jsonl; none when it is not there.
+
+    Raises:
+        UserError: the folder is finished, and the log is not as it was then.
+    """
     if not path.is_file():
         return []
+    if fsio.is_finished(path.parent):
+        fsio.intact(path.parent, path.name)
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
