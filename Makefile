@@ -10,13 +10,14 @@ HF_HUB_OFFLINE ?= 1
 OFFLINE := HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)
 # Each test worker has one thread: together they have the cores, and sums are made in the same order everywhere.
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
+LEDGER := FAULTS_LEDGER="$(CURDIR)/results/faults.jsonl"
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 RECIPE ?= minilm
 # An adapted teacher beside the data, taken where it exists.
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
 ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" --adapt.tokens 0)
 
-.PHONY: help install replicate real ablation bench test test-slow test-gpu check format clean folder
+.PHONY: help install replicate real ablation bench test faults test-slow test-gpu check format clean folder
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,7 +39,10 @@ bench: folder $(READY) ## Measure steps of distillation and fine-tuning, and lat
 	$(OFFLINE) $(BIN)/python benchmarks/latency.py --data "$(DATA)"
 
 test: $(READY) ## Run the tests, those that take minutes or need a GPU excepted.
-	$(PYTEST) $(WORKERS) -m "not slow and not gpu"
+	$(LEDGER) $(PYTEST) $(WORKERS) -m "not slow and not gpu"
+
+faults: $(READY) ## Kill, starve, corrupt and attack it thousands of times, within an hour; the counts go into results/faults.jsonl.
+	FAULTS=full $(LEDGER) $(PYTEST) $(WORKERS) tests/faults
 
 test-slow: $(READY) ## Run the tests that take minutes.
 	$(PYTEST) -m "slow and not gpu"

@@ -141,7 +141,10 @@ def _stages(command: str, rest: list[str]) -> None:
         print(plan(request.recipe, request.output, until=until))
         return
     from tinydistilbert.pipeline import run
+    from tinydistilbert.plan import refuse_full_disk
     from tinydistilbert.report.tables import console_tables
+
+    refuse_full_disk(request.recipe, request.output, until=until)
 
     shown = shlex.join(["tinydistilbert", command, *rest])
     tell = functools.partial(print, flush=True)

@@ -63,10 +63,14 @@ def failure_of(error: BaseException) -> str | None:
     return next((_FAILURES[number] for words, number in _IN_WORDS.items() if words in text), None)
 
 
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that are free where `path` is or would be."""
-    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(existing(path)).free
 
 
 @contextmanager

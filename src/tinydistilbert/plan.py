@@ -1,10 +1,11 @@
 """What a run would do, and about what it would cost: `--dry-run`, as plain text."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from tinydistilbert import costs
+from tinydistilbert.disk import existing, free_bytes
+from tinydistilbert.errors import UserError
 from tinydistilbert.estimates import Line, Planner
 from tinydistilbert.pipeline import Run
 from tinydistilbert.progress import duration
@@ -22,13 +23,37 @@ def plan(recipe: Recipe, output: Path, *, until: str) -> str:
     Raises:
         UserError: an input is wrong or the folder belongs to something else: the same as of the run.
     """
+    planner, lines = _planned(recipe, output, until)
+    return "\n".join([*_table(lines), "", *_totals(lines, planner, output)])
+
+
+def refuse_full_disk(recipe: Recipe, output: Path, *, until: str) -> None:
+    """Compare what `run` with the same arguments will write with what is free, before it begins.
+
+    Raises:
+        UserError: it does not fit, or an input is wrong: the same as of the run.
+    """
+    _, lines = _planned(recipe, output, until)
+    needed, free = _needed(lines), free_bytes(output)
+    if needed > free:
+        expected, found = f"about {size_in_words(needed)} free for it", f"{size_in_words(free)}"
+        cure = "free some, or give an --output on another disk; --dry-run tells what needs it"
+        raise UserError(f"--output {output}", expected=expected, found=found, cure=cure)
+
+
+def _planned(recipe: Recipe, output: Path, until: str) -> tuple[Planner, list[Line]]:
+    """The lines of the plan, and what they were found by."""
     run = Run(recipe, output, until=until, tell=lambda _: None)
     planner = Planner(run)
     if not run.is_begun():
         run.check_data_folder()
         planner.check_inputs()
-    lines = [line for stage in run.stages() for line in planner.lines(stage)]
-    return "\n".join([*_table(lines), "", *_totals(lines, planner, output)])
+    return planner, [line for stage in run.stages() for line in planner.lines(stage)]
+
+
+def _needed(lines: Sequence[Line]) -> float:
+    """Bytes that will be written to stay, and for a while."""
+    return sum(line.disk for line in lines) + max((line.passing for line in lines), default=0.0)
 
 
 def _table(lines: Sequence[Line]) -> list[str]:
@@ -50,8 +75,7 @@ def _totals(lines: Sequence[Line], planner: Planner, output: Path) -> list[str]:
     seconds = sum(line.seconds or 0 for line in lines)
     passing = max(line.passing for line in lines)
     disk = sum(line.disk for line in lines)
-    there = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    free, there = free_bytes(output), existing(output)
     unknown = any(line.seconds is None for line in lines)
     checkpoints = f", and {size_in_words(passing)} of checkpoints for a while" if passing else ""
     totals = [
@@ -59,9 +83,9 @@ def _totals(lines: Sequence[Line], planner: Planner, output: Path) -> list[str]:
         f"disk:        about {size_in_words(disk)}{checkpoints}; {size_in_words(free)} free at {there}",
         f"peak memory: about {size_in_words(costs.PROCESS_BYTES + max(line.memory for line in lines))}",
     ]
-    if disk + passing > free:
+    if _needed(lines) > free:
         totals.append(
-            f"warning: {size_in_words(disk + passing)} do not fit into the {size_in_words(free)} free at {there}"
+            f"warning: {size_in_words(_needed(lines))} do not fit into the {size_in_words(free)} free at {there}"
         )
     machine = planner.machine
     on = f"{machine.threads} threads" if machine.device == "cpu" else machine.device

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked import Drawn, MaskedBatches, micro_batches
 from tinydistilbert.data.masking import IGNORED
 from tinydistilbert.data.rows import RowFile
+from tinydistilbert.disk import free_bytes
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.heads import hidden_states, vocabulary_logits, vocabulary_size
 from tinydistilbert.progress import Progress
@@ -239,8 +239,7 @@ def _view_folder(place: Path, number: int) -> Path:
 
 
 def _refuse_full_disk(folder: Path, size: int) -> None:
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    needed, free = int(size * (1 + SPARE)), shutil.disk_usage(there).free
+    needed, free = int(size * (1 + SPARE)), free_bytes(folder)
     if needed > free:
         expected, found = f"{needed / 1e9:,.2f} GB free for the teacher's cache", f"{free / 1e9:,.2f} GB"
         cure = "free some, point TINYDISTILBERT_CACHE at another disk, or lower distill.cache.views"

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tinydistilbert import checkpoint, recipe, training
-from tinydistilbert.errors import Interrupted, NonFiniteLoss, UserError
+from tinydistilbert.errors import Interrupted, NonFiniteLoss, OutOfMemory, UserError
 from tinydistilbert.recipe_types import ramp_at
 from tinydistilbert.training import (
     Batch,
@@ -56,7 +57,8 @@ def work(
         rows = DATA[[(step * 8 + i) % 64 for i in range(8)]]
         if step == spoil:
             rows = rows * float("nan")
-        return [{"rows": part} for part in rows.split(sizes)]
+        smaller = [max(1, size >> halvings) for size in sizes for _ in range(min(size, 2**halvings))]
+        return [{"rows": part} for part in rows.split(smaller)]
 
     def loss(
         model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
@@ -69,7 +71,7 @@ def work(
         steps=steps, micro_batches=micro_batches, loss=loss, weights=weights,
         shares=lambda batches: shares_of([dict.fromkeys(("fit", "size"), len(batch["rows"])) for batch in batches]),
         tokens=lambda batch: len(batch["rows"]),
-        validate=lambda _: {"always": 1.0}, validate_after=frozenset({steps // 2, steps}),
+        validate=lambda _: {"always": 1.0}, validate_after=frozenset({steps // 2, steps}), halvings=3,
     )  # fmt: skip
 
 
@@ -314,3 +316,104 @@ def test_no_more_checkpoints_than_needed(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, model, optimizer, checkpoint.State(step), training="fit")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def hungry(what: Work, rows: int, since: int) -> Work:
+    """The same work where from a step on no more than so many rows fit into the memory."""
+
+    def loss(
+        model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        found = what.loss(model, batch, scales, step)
+        if step >= since and len(batch["rows"]) > rows:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return found
+
+    return dataclasses.replace(what, loss=loss)
+
+
+def test_out_of_memory_halves_the_micro_batches_and_keeps_the_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(tmp_path / "whole", work(20, [8]), dropout=0.0)
+    parts = run(tmp_path / "parts", hungry(work(20, [8]), 2, since=7), dropout=0.0)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    halved = [line for line in lines if "micro_batches_halved" in line]
+    assert halved == [{"step": 8, "micro_batches_halved": 1}, {"step": 8, "micro_batches_halved": 2}]
+    assert [line["tokens"] for line in lines if "loss" in line] == [8 * step for step in range(1, 21)]
+    assert "out of memory in step 8; from here on in micro-batches of 1/4 of their size" in capsys.readouterr().err
+
+
+def test_halved_micro_batches_survive_an_interruption(tmp_path: Path) -> None:
+    uninterrupted = run(tmp_path / "a", hungry(work(20, [8]), 4, since=3))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", hungry(work(20, [8], stop_at=9), 4, since=3), minutes=60)
+    # Memory would do again, but a step in other parts has another dropout.
+    assert same(uninterrupted, run(tmp_path / "b", work(20, [8])))
+
+
+def test_without_memory_for_a_row_it_ends_with_a_word_about_it(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory, match="fit: expected memory for step 4, found too little; lower max_length"):
+        run(tmp_path, hungry(work(20, [8]), 0, since=3))
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 4, 4]
+
+
+def test_what_is_no_want_of_memory_is_no_reason_to_halve(tmp_path: Path) -> None:
+    def loss(*_: object) -> tuple[Tensor, Mapping[str, Tensor]]:
+        raise RuntimeError("size mismatch")
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        run(tmp_path, dataclasses.replace(work(4, [8]), loss=loss))
+
+
+def test_a_stop_does_not_wait_for_the_end_of_a_validation(tmp_path: Path) -> None:
+    uninterrupted = run(tmp_path / "a", work(20, [4, 4]))
+    ended = []
+
+    def validate(step: int) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        ended.append(step)
+        return {"always": 1.0}
+
+    with pytest.raises(Interrupted, match="after step 10 of 20"):
+        run(tmp_path / "b", dataclasses.replace(work(20, [4, 4]), validate=validate), minutes=60)
+    assert not ended
+    assert same(uninterrupted, run(tmp_path / "b", work(20, [4, 4])))
+    assert (tmp_path / "a" / "log.jsonl").read_bytes() == (tmp_path / "b" / "log.jsonl").read_bytes()
+
+
+def test_a_training_at_its_end_is_not_done_again(tmp_path: Path) -> None:
+    done = run(tmp_path, work(20, [8]))  # what follows it, such as saving the model, was killed
+    log = (tmp_path / "log.jsonl").read_bytes()
+    assert same(done, run(tmp_path, dataclasses.replace(work(20, [8]), loss=None)))  # type: ignore[arg-type]
+    assert (tmp_path / "log.jsonl").read_bytes() == log
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, work(20, [8]))
+    with pytest.raises(UserError, match="expected a whole checkpoint, found 2 damaged ones"):
+        run(tmp_path, work(30, [8]))
+    told = capsys.readouterr().err
+    assert "expected a checkpoint of fit, seed 3, 30 steps, found one of fit, seed 3, 20 steps" in told
+
+
+def test_a_checkpoint_counts_only_with_the_log_that_it_was_made_with(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path, work(20, [8], stop_at=9))
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"0", b"1", 1))
+    with pytest.raises(UserError, match="2 damaged ones"):
+        run(tmp_path, work(20, [8]))
+
+
+def test_numbers_that_are_not_finite_leave_something_to_look_into(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLoss, match=f"which are in {tmp_path / 'diagnosis'}"):
+        run(tmp_path, work(10, [4, 4], spoil=3))
+    facts = json.loads((tmp_path / "diagnosis" / "facts.json").read_text())
+    assert facts["step"] == 4 and facts["terms"] == {"fit": "nan"} and facts["gradient_norm"] == "nan"
+    assert facts["parameters"] == [] and "layers.0.weight" in facts["gradients"]
+    batch = load_file(tmp_path / "diagnosis" / "batch.safetensors")
+    assert {name: tuple(rows.shape) for name, rows in batch.items()} == {"0/rows": (4, 6), "1/rows": (4, 6)}

@@ -1,0 +1,82 @@
+"""Two tiers of the same trials, and the ledger that their counts go into.
+
+`FAULTS=full` asks for the full tier, else it is the quick one. Where `FAULTS_LEDGER` names a file, every goal adds a line
+to it: what was tried how often, how often it failed, in how many seconds, at which commit, when.
+"""
+
+import datetime
+import functools
+import json
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinydistilbert import fsio
+
+TIER = os.environ.get("FAULTS", "quick")
+assert TIER in ("quick", "full"), f"FAULTS: expected quick or full, found {TIER!r}"
+MOST_SHOWN = 5
+
+
+class Trials:
+    """The trials of one goal: a random generator for each, and what went wrong in which.
+
+    Args:
+        goal: what is promised, as the table of the reliability page says it.
+        count: of the trials.
+    """
+
+    def __init__(self, goal: str, count: int) -> None:
+        self.goal, self.count = goal, count
+        self.failures: list[str] = []
+        self.facts: dict[str, Any] = {}
+        """What else is worth a place in the ledger, such as how many kills hit a save."""
+
+    def __iter__(self) -> Iterator[random.Random]:
+        """A generator for each trial, always the same: a trial that fails can be looked at again."""
+        return (random.Random(f"{self.goal} {number}") for number in range(self.count))
+
+    @contextmanager
+    def trial(self, name: object) -> Iterator[None]:
+        """One trial; whatever is raised in it is a failure under that name, and the others go on."""
+        try:
+            yield
+        except (Exception, SystemExit, KeyboardInterrupt, pytest.fail.Exception) as error:
+            self.failures.append(f"{name}: {type(error).__name__}: {str(error)[:600]}")
+
+
+@functools.cache
+def commit() -> str:
+    """The commit that is tried, with `+` when its code was changed since; the ledger itself is no code."""
+    git = functools.partial(subprocess.run, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    head = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+    return head + ("+" if git(["git", "status", "--porcelain", "-uno", "--", "src", "tests"]).stdout.strip() else "")
+
+
+@pytest.fixture
+def trials() -> Callable[..., Any]:
+    """`with trials(goal, quick=60, full=1000) as all_of_them:` counts, writes the ledger's line and fails at the end."""
+
+    @contextmanager
+    def begun(goal: str, *, quick: int, full: int) -> Iterator[Trials]:
+        found, start = Trials(goal, quick if TIER == "quick" else full), time.monotonic()
+        yield found
+        if ledger := os.environ.get("FAULTS_LEDGER"):
+            row = {
+                "goal": goal, "tier": TIER, "trials": found.count, "failures": len(found.failures),
+                "seconds": round(time.monotonic() - start, 1), **found.facts,
+                "commit": commit(),
+                "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            }  # fmt: skip
+            fsio.append_line(Path(ledger), json.dumps(row))
+        shown = "\n".join(found.failures[:MOST_SHOWN])
+        assert not found.failures, f"{len(found.failures)} of {found.count} trials failed; the first:\n{shown}"
+
+    return begun
