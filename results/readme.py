@@ -1,7 +1,7 @@
-"""Write the tables of what is committed into README.md: `python results/readme.py`. A test compares the two."""
+"""Write the tables of what is committed into the pages that show them: `python results/readme.py`; a test compares."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
     ("small-glue", glue_table), ("small-glue", pretraining_table), ("squad", downstream_table), ("table3", speed_table),
 )  # fmt: skip
 """Which table of which committed run the README shows."""
+FAULTS = RESULTS / "faults.jsonl"
+FAULT_KEYS = ("goal", "tier", "trials", "failures", "seconds", "commit", "date")
 COMPRESSED = ("table3", "squad-compressed")
 """Committed runs in which a model was compressed."""
 FINETUNE_WAYS = {
@@ -114,16 +116,36 @@ def throughput_section() -> str:
     return "\n".join(shown) + "\n"
 
 
-SECTIONS = {
-    "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
-    "compression": compression_section,
+def faults_section(until: str = "") -> str:
+    """The last count of each goal in each tier, or the last one up to a date: the tests add lines all the time."""
+    lines = [line for line in _lines(FAULTS) if not until or line["date"] <= until]
+    last = {(line["goal"], line["tier"]): line for line in lines}
+    shown = [
+        "| goal | tier | trials | failures | beside | seconds | commit | date |",
+        "| :-- | :-- | --: | --: | :-- | --: | :-- | :-- |",
+    ]
+    for (goal, tier), line in sorted(last.items(), key=lambda item: (item[0][0], item[0][1] == "quick")):
+        beside = ", ".join(f"{name}: {value}" for name, value in line.items() if name not in FAULT_KEYS)
+        shown.append(
+            f"| {goal} | {tier} | {line['trials']:,} | {line['failures']:,} | {beside} | {line['seconds']:,.0f} | "
+            f"`{line['commit']}` | {line['date'][:10]} |"
+        )
+    return "\n".join([f"As of {max(line['date'] for line in last.values())}:", "", *shown]) + "\n"
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
+        "compression": compression_section,
+    },
+    "docs/explanation/reliability.md": {"faults": faults_section},
 }  # fmt: skip
-"""What stands between `<!-- NAME -->` and `<!-- end of NAME -->` in the README."""
+"""By page what stands between `<!-- NAME -->` and `<!-- end of NAME -->` in it."""
 
 
-def written(text: str) -> str:
-    """The README with all sections as they are now."""
-    for name, make in SECTIONS.items():
+def written(text: str, sections: Mapping[str, Callable[[], str]]) -> str:
+    """A page with its sections as they are now."""
+    for name, make in sections.items():
         before, rest = text.split(f"<!-- {name} -->\n")
         _, after = rest.split(f"<!-- end of {name} -->\n")
         text = f"{before}<!-- {name} -->\n\n{make()}\n<!-- end of {name} -->\n{after}"
@@ -132,7 +154,9 @@ def written(text: str) -> str:
 
 def main() -> None:
     """Replace the sections."""
-    fsio.write_text(ROOT / "README.md", written((ROOT / "README.md").read_text(encoding="utf-8")))
+    for name, sections in PAGES.items():
+        page = ROOT / name
+        fsio.write_text(page, written(page.read_text(encoding="utf-8"), sections))
 
 
 if __name__ == "__main__":

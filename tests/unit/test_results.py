@@ -1,15 +1,32 @@
-"""The committed results: the README shows what they hold."""
+"""The committed results: the pages show what they hold."""
 
 import importlib.util
+import re
+from functools import partial
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_readme_shows_the_tables_of_the_committed_run() -> None:
+@pytest.fixture(scope="module")
+def readme() -> ModuleType:
     spec = importlib.util.spec_from_file_location("readme", ROOT / "results" / "readme.py")
     assert spec is not None and spec.loader is not None
-    readme = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(readme)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_shows_the_tables_of_the_committed_run(readme: ModuleType) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme.written(text) == text, "run: python results/readme.py"
+    assert readme.written(text, readme.PAGES["README.md"]) == text, "run: python results/readme.py"
+
+
+def test_the_reliability_page_shows_the_ledger_as_it_was_when_the_page_was_made(readme: ModuleType) -> None:
+    text = (ROOT / "docs" / "explanation" / "reliability.md").read_text(encoding="utf-8")
+    (date,) = re.findall(r"^As of (\S+):$", text, flags=re.MULTILINE)
+    made = readme.written(text, {"faults": partial(readme.faults_section, date)})
+    assert made == text, "run: python results/readme.py"

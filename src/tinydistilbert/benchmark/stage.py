@@ -96,7 +96,8 @@ def _measure(
         timed = {row.name: inputs[row.name].timed(protocol, row.runtime) for row in rows}
         before = load_average()
         with one_core():
-            seconds = time_in_turns(timed, slices_of(inputs[rows[0].name].features, settings, protocol, seed))
+            slices = slices_of(inputs[rows[0].name].features, settings, protocol, seed)
+            seconds = time_in_turns(timed, slices, label=f"benchmark, {protocol}")
         for row in rows:
             record.add_latency(
                 row.subject, seconds[row.name], backend=row.backend, device="cpu", protocol=protocol, gpu="",

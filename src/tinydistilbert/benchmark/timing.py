@@ -1,14 +1,17 @@
 """The clock: one pinned core, warm-up, rounds in turn; and what a row of the table needs of the times."""
 
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from tinydistilbert.progress import duration
 
 WARM_UP = 2
 """Passes before each slice that are not timed: the model before it has filled the caches."""
@@ -47,10 +50,15 @@ def core_clock(answer: Callable[[Any], object], prepared: Any) -> float:
 
 def time_in_turns(
     timed: Mapping[str, Timed],
-    rounds: Iterable[Sequence[int]],
+    rounds: Sequence[Sequence[int]],
     clock: Callable[[Callable[[Any], object], Any], float] = wall_clock,
+    label: str = "",
 ) -> dict[str, list[list[float]]]:
-    """Seconds of each pair, by row and round; each round goes through every row, the first of them in turn."""
+    """Seconds of each pair, by row and round; each round goes through every row, the first of them in turn.
+
+    With a `label`, a line on standard error after each round says how far it is.
+    """
+    begun = time.monotonic()
     names = list(timed)
     seconds: dict[str, list[list[float]]] = {name: [] for name in names}
     for number, indices in enumerate(rounds):
@@ -61,6 +69,9 @@ def time_in_turns(
             for first in prepared[:WARM_UP]:
                 clock(row.answer, first)
             seconds[name].append([clock(row.answer, one) for one in prepared])
+        if label:
+            left = (time.monotonic() - begun) / (number + 1) * (len(rounds) - number - 1)
+            sys.stderr.write(f"{label}: round {number + 1} of {len(rounds)}, about {duration(left)} left\n")
     return seconds
 
 
