@@ -90,7 +90,7 @@ class Trial:
         log = read_log(self.folder / "student" / "log.jsonl")
         tokens = max((line["tokens"] for line in log if "tokens" in line), default=0)
         for part in self.parts.values():
-            for m in results.read(part / "measurements.jsonl"):
+            for m in results.read(fsio.intact(part, "measurements.jsonl")):
                 own: dict[str, Any] = {"tokens": tokens} if m.task == "pretraining" else {FINETUNE_SEED: m.seed}
                 name = self.variation.name if self.variation else m.model
                 found.append(dataclasses.replace(m, model=name, seed=self.seed, details={**m.details, **own}))
@@ -229,6 +229,7 @@ class Study:
     def run(self, command: str) -> Table:
         """Do what is not done yet; table and page are written anew after every row."""
         with locks.alone(self.output / fsio.LOCK, where=f"--output {self.output}"):
+            fsio.sweep(self.output)
             fsio.write_text(self.output / RECIPE, to_toml(self.recipe))
             for trial in (self.references, *self.trials):
                 if trial.is_finished():

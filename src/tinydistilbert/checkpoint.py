@@ -4,6 +4,7 @@ A batch and its dropout are pure functions of (seed, step), and so is the learni
 weights, AdamW's moments, and a few counts: steps, tokens, seconds, and how far the log went.
 """
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tinydistilbert import disk, fsio
-from tinydistilbert.errors import UserError
+from tinydistilbert.errors import UserError, told
 
 KEPT = 2
 """Checkpoints that stay: the newest, and one before it in case the newest turns out damaged."""
@@ -48,7 +49,7 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, training: str) -> None:
-    """Write `folder/step-N` and drop all but the newest `KEPT` checkpoints.
+    """Write `folder/step-N`, unless it is there and whole, and drop all but the newest `KEPT` checkpoints.
 
     Args:
         folder: of the checkpoints.
@@ -61,8 +62,9 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         DiskError: the disk is full or failing; the older checkpoints are as they were.
     """
     target = folder / f"step-{state.step:08d}"
-    if fsio.is_finished(target):
-        return
+    with contextlib.suppress(UserError):  # not there, damaged or another's: it is made anew
+        if fsio.read_manifest(target).get("training") == training:
+            return
     with fsio.unfinished(target, training=training) as partial:
         parameters = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
         save_file(parameters, partial / "model.safetensors")
@@ -75,6 +77,12 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
 def _newest_first(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("step-*") if path.suffix != ".partial"] if folder.is_dir() else []
     return sorted(found, reverse=True)
+
+
+def forget(folder: Path) -> None:
+    """Delete the checkpoints in `folder`; what else lies there stays."""
+    for path in folder.glob("step-*"):
+        disk.remove(path)
 
 
 def newest_step(folder: Path) -> int:
@@ -123,11 +131,13 @@ def _read(path: Path, training: str, log: Path) -> tuple[State, dict[str, Tensor
     found = fsio.read_manifest(path).get("training")
     if found != training:
         raise UserError(str(path), expected=f"a checkpoint of {training}", found=f"one of {found}", cure=cure)
-    state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+    with told(str(path), expected="the files of a checkpoint", cure=cure):
+        state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        weights, moments = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
     if not fsio.begins_with(log, state.log_bytes, state.log_sha256):
         expected = f"{log.name} to begin as it did at step {state.step}"
         raise UserError(str(path), expected=expected, found="another beginning", cure="restore it from a copy")
-    return state, load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+    return state, weights, moments
 
 
 def _put(

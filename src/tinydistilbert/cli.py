@@ -97,6 +97,8 @@ def _dispatch(arguments: list[str]) -> None:
         _export(rest)
     elif command == "elmo":
         _elmo(rest)
+    elif command == "convert":
+        _convert(rest)
     else:
         _stages(command, rest)
 
@@ -233,6 +235,16 @@ def _elmo(rest: list[str]) -> None:
         from tinydistilbert.models.elmo_weights import write_published
 
         write_published(Path(given["weights"]), Path(given["options"]), output)
+    print(f"written: {output}")
+
+
+def _convert(rest: list[str]) -> None:
+    given = _flags("convert", rest, {"output"})
+    output = Path(given["output"])
+    with locks.new_output(output):
+        from tinydistilbert.convert import convert
+
+        convert(given[""], output)
     print(f"written: {output}")
 
 

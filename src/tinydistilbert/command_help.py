@@ -23,6 +23,7 @@ MODEL_COMMANDS = {
     "predict": "answers of a fine-tuned or exported model: predict FOLDER TEXT [PAIR]",
     "export": "a fine-tuned model as an ONNX folder: export FOLDER --output FOLDER",
     "elmo": "ELMo from its published files, as a folder to fine-tune and time",
+    "convert": "a model with old pickled weights as a folder with safetensors",
 }
 OTHER_COMMANDS = {
     "recipes": "list the presets; `recipes NAME` prints one, to copy and change",
@@ -82,6 +83,11 @@ TEXT may be `-`: then each line of the standard input is a text, with its pair a
 
   --weights FILE    the HDF5 file that AllenNLP distributes
   --options FILE    the JSON file beside it
+""",
+    "convert": """tinydistilbert convert FOLDER --output FOLDER: safetensors from pytorch_model.bin.
+
+FOLDER: a model, or its name in the hub. A pickle can be a program, so a process of its own reads it, which can
+write no file and open no connection; config and tokenizer are copied.
 """,
 }
 """Of commands that take no recipe."""

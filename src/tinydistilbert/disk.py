@@ -19,7 +19,7 @@ from tinydistilbert.errors import DiskError
 class Operation:
     """One operation; it is announced before it begins."""
 
-    kind: Literal["write", "sync", "sync folder", "rename", "remove", "cut"]
+    kind: Literal["make folder", "write", "sync", "sync folder", "rename", "remove", "cut"]
     path: Path
     target: Path | None = None
     """The new name, in renames."""
@@ -94,6 +94,15 @@ def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
 def _operation(operation: Operation) -> Iterator[None]:
     with disk_errors(operation.path, len(operation.content or b"")), hook(operation):
         yield
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder durably, and those above it that are missing; nothing happens when it is there."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        with _operation(Operation("make folder", path)):
+            path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -1,5 +1,7 @@
 """What stops a command in a foreseen way; the command line prints each in one line, with an exit code of its own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -15,7 +17,13 @@ class UserError(ValueError):
 
     def __init__(self, where: str, *, expected: str, found: str, cure: str) -> None:
         self.where, self.expected, self.found, self.cure = where, expected, found, cure
-        super().__init__(f"{where}: expected {expected}, found {found}; {cure}".replace("\n", " "))
+        super().__init__(_in_one_line(f"{where}: expected {expected}, found {found}; {cure}"))
+
+
+def _in_one_line(text: str) -> str:
+    """The text for a terminal: what came out of a file or a name may break lines, or move the cursor."""
+    plain = text.replace("\n", " ")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain)
 
 
 class Interrupted(Exception):
@@ -45,3 +53,29 @@ class DiskError(Exception):
         room = f"room for {needed / 1e6:,.1f} MB" if needed else "room to write"
         there = f"{found} ({free / 1e6:,.1f} MB free)"
         super().__init__(f"{path}: expected {room}, found {there}; free some, then the same command goes on")
+
+
+@contextmanager
+def told(where: str, *, expected: str, cure: str) -> Iterator[None]:
+    """Whatever a library stumbles over in the body is told as a mistake in the file that it reads.
+
+    Libraries raise what they like at a file that they were not made for, the Rust ones even exceptions of their own.
+
+    Raises:
+        UserError: instead of any other exception but those that are not about the file.
+    """
+    try:
+        yield
+    except (UserError, DiskError):
+        raise
+    except Exception as error:
+        raise UserError(where, expected=expected, found=_in_a_line(error), cure=cure) from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust; its class cannot be imported
+            raise
+        raise UserError(where, expected=expected, found=_in_a_line(error), cure=cure) from None
+
+
+def _in_a_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

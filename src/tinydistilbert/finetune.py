@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from tinydistilbert import fsio
+from tinydistilbert import checkpoint, disk, fsio
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.recipe import Recipe
-from tinydistilbert.selection import forget_choice
 from tinydistilbert.task_training import Lesson, TaskTraining
 from tinydistilbert.tasks.base import Task
 
@@ -64,7 +63,6 @@ def finetune(
     with fsio.unfinished(output) as folder:
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
-        forget_choice(folder)
         save_model(training.model, training.tokenizer, folder)
         examples = training.examples
         facts |= {
@@ -84,7 +82,10 @@ def training_facts(model: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is not as it was written.
     """
-    if not (model / TRAINING_FACTS).is_file():
+    has_facts = (model / TRAINING_FACTS).is_file()
+    if not has_facts and fsio.is_finished(model):  # lost, or never there
+        has_facts = TRAINING_FACTS in fsio.read_manifest(model, verify=False)["files"]
+    if not has_facts:
         return {}
     facts: dict[str, Any] = fsio.read_json(fsio.intact(model, TRAINING_FACTS))
     return facts
@@ -93,7 +94,10 @@ def training_facts(model: Path) -> dict[str, Any]:
 def _best_of(
     prepare: Callable[[float], TaskTraining], rates: Iterable[float], folder: Path, label: str
 ) -> tuple[TaskTraining, float, dict[str, Any]]:
-    """The training with the best score among the learning rates; with a single one, just that."""
+    """The training with the best score among the learning rates; with a single one, just that.
+
+    The trainings and what they chose stay until `folder` is finished: one that is killed before finds them all done.
+    """
     rates = list(rates)
     if len(rates) == 1:
         training = prepare(rates[0])
@@ -102,12 +106,12 @@ def _best_of(
     best: tuple[TaskTraining, Path, dict[str, Any]] | None = None
     scores: dict[str, float | None] = {}
     total = 0.0
-    parts = [folder / f"learning-rate-{rate:g}" for rate in rates]
+    parts = [folder / fsio.CHECKPOINTS / f"learning-rate-{rate:g}" for rate in rates]
     for rate, part in zip(rates, parts, strict=True):
         training = prepare(rate)
-        part.mkdir(exist_ok=True)
+        disk.make_folder(part)
         seconds, facts = _run(training, part, f"{label}, learning rate {rate:g}")
-        fsio.tidy(part)  # what was chosen is kept elsewhere
+        checkpoint.forget(part / fsio.CHECKPOINTS)  # what was chosen stays
         scores[f"{rate:g}"] = facts.get("selected", {}).get("score")
         if best is None or _score(facts) > _score(best[2]):
             best = training, part, facts
@@ -115,8 +119,6 @@ def _best_of(
     assert best is not None, "there is a learning rate"
     training, part, facts = best
     shutil.copy(part / "log.jsonl", folder / "log.jsonl")
-    for part in parts:
-        shutil.rmtree(part)
     return training, total, facts | {"learning_rates": scores}
 
 

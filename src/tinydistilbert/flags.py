@@ -119,8 +119,7 @@ def _compression(model: str, overrides: dict[str, Any]) -> recipe.Recipe:
     run, task, row = _place_in_run(Path(model))
     base = recipe.Recipe()
     if run is not None:
-        text = (run / run_folder.RECIPE).read_text(encoding="utf-8")
-        base = recipe_file.from_toml(text, str(run / run_folder.RECIPE))
+        base = recipe_file.read(run / run_folder.RECIPE)
     finetune, compress = (overrides.setdefault(section, {}) for section in ("finetune", "compress"))
     tasks = finetune.setdefault("tasks", [task] if task else [])
     tasks = [tasks] if isinstance(tasks, str) else tasks

@@ -22,6 +22,9 @@ CHECKPOINTS = "checkpoints"
 """Folder that only unfinished work needs: no manifest lists it, and it is deleted when the work is finished."""
 
 
+_TEMPORARIES = ".*.tmp"
+
+
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
@@ -32,7 +35,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         DiskError: the disk is full or failing; the old content is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(path.parent)
     temporary = _temporary(path)
     try:
         disk.write(temporary, content)
@@ -55,9 +58,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to the end of the file, durably; processes that do so at once do not mix their lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    disk.append(path, f"{line}\n".encode())
+    """Add a line to the end of the file, durably; processes that do so at once do not mix their lines.
+
+    A line that was cut short by the end of its process stays by itself.
+    """
+    disk.make_folder(path.parent)
+    before = path.read_bytes() if path.is_file() else b""
+    end = b"\n" if before and not before.endswith(b"\n") else b""
+    disk.append(path, end + f"{line}\n".encode())
     disk.sync(path)
     disk.sync_folder(path.parent)
 
@@ -96,8 +104,8 @@ def write_manifest(folder: Path, **facts: Any) -> None:
     for path in _files(folder):
         disk.sync(path)
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    for inner in {path.parent for path in _files(folder)} - {folder}:
-        disk.sync_folder(inner)
+    for inner in sorted({inner for name in files for inner in PurePosixPath(name).parents} - {PurePosixPath()}):
+        disk.sync_folder(folder / inner)
     manifest = {**facts, "files": files}
     write_json(folder / MANIFEST, {**manifest, OWN_HASH: _hash_of(manifest)})
 
@@ -164,8 +172,10 @@ def is_finished(folder: Path) -> bool:
 
 
 def is_new(folder: Path) -> bool:
-    """Whether `folder` is not there or has nothing in it but a lock."""
-    return not folder.exists() or (folder.is_dir() and all(path.name == LOCK for path in folder.iterdir()))
+    """Whether `folder` is not there or has nothing in it but a lock, and a first file that was never finished."""
+    return not folder.exists() or (
+        folder.is_dir() and all(path.name == LOCK or path.match(_TEMPORARIES) for path in folder.iterdir())
+    )
 
 
 LOCK = ".lock"
@@ -195,9 +205,8 @@ def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
     """
     partial = folder.with_name(folder.name + ".partial")
     with disk.disk_errors(partial):
-        partial.mkdir(parents=True, exist_ok=True)
-        for rest in partial.rglob(".*.tmp"):  # of writes that were killed
-            rest.unlink()
+        disk.make_folder(partial)
+        sweep(partial)
         yield partial
         write_manifest(partial, **facts)
         if folder.exists():  # a folder without manifest: left by another program, or emptied by hand
@@ -205,6 +214,12 @@ def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
         disk.rename(partial, folder)
         disk.sync_folder(folder.parent)
     tidy(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what writes left in `folder` and below whose process was killed; no other process may work there."""
+    for rest in folder.rglob(_TEMPORARIES):
+        rest.unlink()
 
 
 def tidy(folder: Path) -> None:
@@ -238,6 +253,7 @@ class Log:
     def sync(self) -> tuple[int, str]:
         """Make all lines durable; gives the length in bytes and the SHA-256 of the whole."""
         disk.sync(self._path)
+        disk.sync_folder(self._path.parent)  # it may be new there
         return os.fstat(self._stream.fileno()).st_size, self._hash.hexdigest()
 
     def __enter__(self) -> Self:

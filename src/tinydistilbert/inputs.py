@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from tinydistilbert import cache, fsio
+from tinydistilbert import cache
 from tinydistilbert.adapt import check_head
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
@@ -130,7 +130,6 @@ class Inputs:
         (name,) = self.recipe.compress.tasks
         task = wanted_examples(self.recipe, self.known[name], self.known[name].train).task
         wanted_examples(self.recipe, task, scored_split(self.recipe, task))
-        fsio.check_intact(model)
         load_tokenizer(model)
         for folder in (model, *map(Path, self.recipe.compress.teachers)):
             config = load_config(folder)

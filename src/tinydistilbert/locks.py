@@ -7,11 +7,11 @@ The file tells who holds it, and is deleted when it is let go.
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from tinydistilbert import fsio
+from tinydistilbert import disk, fsio
 from tinydistilbert.errors import UserError
 
 
@@ -39,7 +39,7 @@ def alone(lock: Path, *, where: str, wait: bool = False) -> Iterator[None]:
         wait: wait for another process that holds it, which is told; otherwise it is an error.
 
     Raises:
-        UserError: another process holds it; its id is named.
+        UserError: another process holds it; its id is named. Or its folder cannot be made.
     """
     stream = _held(lock, where, wait)
     try:
@@ -52,16 +52,28 @@ def alone(lock: Path, *, where: str, wait: bool = False) -> Iterator[None]:
             stream.close()
 
 
+def tidy(lock: Path) -> None:
+    """Delete the file of a lock that nobody holds: a process may have died before it came to that."""
+    if lock.exists():
+        with suppress(UserError, OSError), alone(lock, where=str(lock)):
+            pass
+
+
 def _held(lock: Path, where: str, wait: bool) -> IO[str] | None:
     """The open and locked file that lies at `lock`."""
     if sys.platform == "win32":
         return None
     import fcntl
 
-    lock.parent.mkdir(parents=True, exist_ok=True)
     told = False
     while True:
-        stream = lock.open("a+", encoding="utf-8")
+        try:
+            with disk.disk_errors(lock):
+                disk.make_folder(lock.parent)
+                stream = lock.open("a+", encoding="utf-8")
+        except OSError as error:
+            found, cure = error.strerror or str(error), "give another place"
+            raise UserError(where, expected="a folder that can be made", found=found, cure=cure) from None
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,15 +88,21 @@ def _held(lock: Path, where: str, wait: bool) -> IO[str] | None:
             fcntl.flock(stream, fcntl.LOCK_EX)
         except OSError:  # a file system without locks
             stream.close()
+            lock.unlink(missing_ok=True)
             return None
         try:
             is_there = os.path.samestat(os.fstat(stream.fileno()), lock.stat())
         except FileNotFoundError:
             is_there = False
         if is_there:
-            stream.truncate(0)
-            stream.write(f"{os.getpid()}\n")
-            stream.flush()
+            try:
+                with disk.disk_errors(lock):
+                    os.ftruncate(stream.fileno(), 0)
+                    os.write(stream.fileno(), f"{os.getpid()}\n".encode())
+            except BaseException:
+                lock.unlink(missing_ok=True)
+                stream.close()
+                raise
             return stream
         stream.close()  # the one who held it has deleted it; another file may be there by now
 

@@ -79,6 +79,7 @@ class Run(Inputs):
             self.check_data_folder()
             self.check_inputs()
         with locks.alone(self.output / fsio.LOCK, where=f"--output {self.output}"):
+            fsio.sweep(self.output)
             if not self.is_begun():
                 fsio.write_text(self.output / run_folder.RECIPE, to_toml(self.recipe))
             yield
@@ -300,6 +301,8 @@ def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None]
     with work.claimed():
         for name in work.stages():
             getattr(work, name)()
+        if until != "prepare":  # whatever happened to the file meanwhile
+            work.gather()
     if work.unreached:
         cure = "ask for less, or prune further (--keep 0.25 0.15)"
         raise UserError("compress", expected="to reach the target", found="; ".join(work.unreached), cure=cure)

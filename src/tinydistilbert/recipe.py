@@ -12,6 +12,7 @@ from tinydistilbert.recipe_types import (
     Amount,
     Count,
     Duration,
+    Epochs,
     NotNegative,
     Optimization,
     Positive,
@@ -167,7 +168,7 @@ class Masking:
 class Validation:
     """What is measured on held-out text while a model is adapted or distilled."""
 
-    times: Count = 4
+    times: Annotated[int, Field(ge=1, le=10_000)] = 4
     """Times that KL, MLM loss and perplexity are measured, evenly spread over the training, its end included."""
     blocks: Amount = 256
     """Validation blocks to measure on; 0 = all."""
@@ -189,7 +190,7 @@ class TeacherCache:
 class Distill:
     """Pretraining distillation."""
 
-    epochs: Positive = 3.0
+    epochs: Epochs = 3.0
     max_steps: Amount = 0
     """Stop after so many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need."""
     time_budget: Duration = ""

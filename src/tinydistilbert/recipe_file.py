@@ -18,6 +18,9 @@ from tinydistilbert.names import MEASURED, SPAN_NAMES, TASK_NAMES, TERMS
 from tinydistilbert.recipe import ADAPTER, CustomTask, Finetune, Recipe, to_dict
 from tinydistilbert.recipe_types import Duration, highest, seconds_of
 
+LONGEST_SHOWN = 200
+"""Characters of a value that an error shows."""
+
 
 def _toml_value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
@@ -94,8 +97,11 @@ def from_toml(text: str, where: str) -> Recipe:
     """The recipe that a TOML text describes; `where` is the name used in errors."""
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(where, expected="TOML", found=str(error), cure="mend the file") from None
+    except RecursionError:
+        found = "too many brackets in one another"
+        raise UserError(where, expected="TOML", found=found, cure="mend the file") from None
+    except ValueError as error:  # also of a number with thousands of digits
+        raise UserError(where, expected="TOML", found=_shortened(str(error)), cure="mend the file") from None
     return from_dict(content, where)
 
 
@@ -145,6 +151,10 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
+
+
 def _explain(error: ValidationError, where: str) -> UserError:
     first = error.errors()[0]
     keys, kind = _key_of(first["loc"])
@@ -153,8 +163,8 @@ def _explain(error: ValidationError, where: str) -> UserError:
         _, section = _key_of(first["loc"][:-1])
         cure = _nearest(keys[-1], [item.name for item in dataclasses.fields(section)])
         return UserError(f"{where}, key {key}", expected="a known key", found=repr(keys[-1]), cure=cure)
-    expected = _expected(kind, first["msg"])
-    return UserError(f"{where}, key {key}", expected=expected, found=repr(first["input"]), cure="change the value")
+    expected, found = _expected(kind, first["msg"]), _shortened(repr(first["input"]))
+    return UserError(f"{where}, key {key}", expected=expected, found=found, cure="change the value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +349,20 @@ def presets() -> dict[str, str]:
     return {item.name.removesuffix(".toml"): item.read_text(encoding="utf-8") for item in files}
 
 
+def read(path: Path) -> Recipe:
+    """The recipe in a TOML file.
+
+    Raises:
+        UserError: it cannot be read, or the recipe is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        found, cure = str(error), "save it as UTF-8, or look at its permissions"
+        raise UserError(str(path), expected="a TOML file in UTF-8", found=found, cure=cure) from None
+    return from_toml(text, str(path))
+
+
 def load(name_or_path: str) -> Recipe:
     """The preset of that name, or the recipe in that TOML file.
 
@@ -350,12 +374,7 @@ def load(name_or_path: str) -> Recipe:
         return from_toml(known[name_or_path], name_or_path)
     path = Path(name_or_path)
     if path.is_file():
-        try:
-            return from_toml(path.read_text(encoding="utf-8"), str(path))
-        except UnicodeDecodeError as error:
-            raise UserError(
-                str(path), expected="a TOML file in UTF-8", found=str(error), cure="save it as UTF-8"
-            ) from None
+        return read(path)
     near = difflib.get_close_matches(name_or_path, list(known), n=1)
     cure = f"did you mean {near[0]!r}?" if near else "name an existing file"
     raise UserError(name_or_path, expected=f"a file or one of {', '.join(known)}", found="neither", cure=cure)

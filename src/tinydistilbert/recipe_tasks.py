@@ -10,6 +10,7 @@ from tinydistilbert.recipe_types import (
     Amount,
     Bytes,
     Count,
+    Epochs,
     Milliseconds,
     NotNegative,
     Operations,
@@ -44,7 +45,7 @@ class CustomTask:
 class TaskSettings:
     """What differs from `finetune` for one task."""
 
-    epochs: Positive | None = None
+    epochs: Epochs | None = None
     learning_rate: Positive | None = None
     batch_size: Count | None = None
     train_examples: Amount | None = None
@@ -94,7 +95,7 @@ class Finetune:
     """`control` is the same cut of the teacher without distillation."""
     seeds: tuple[Amount, ...] = (0, 1, 2, 3, 4)
     """Each model is fine-tuned once with each; tables show medians (five runs, as in the paper)."""
-    epochs: Positive = 3.0
+    epochs: Epochs = 3.0
     min_steps: Amount = 500
     """Small train sets are gone through more often, until so many steps (Mosbach et al. 2021); 0 = never."""
     select: Literal["fixed", "heldout", "published"] = "fixed"
@@ -157,7 +158,7 @@ class Compress:
     """Rungs after those: so many encoder layers kept, the most important ones."""
     importance_examples: Count = 1000
     """Train examples that tell how important a head, a neuron or a layer is (Michel et al. 2019)."""
-    recovery_epochs: Positive = 2.0
+    recovery_epochs: Epochs = 2.0
     """Epochs of fine-tuning with the teacher after each pruning."""
     held_out: Amount = 1000
     """Train examples that no pruned model is trained on, and by which everything is chosen; at most, and with 0, a

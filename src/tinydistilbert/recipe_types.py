@@ -21,6 +21,8 @@ def section(kind: type[T]) -> type[T]:
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Epochs = Annotated[float, Field(gt=0, le=10_000)]
+"""Ten thousand are more than anything learns from, and fewer than a slip of the keys asks for."""
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[int, Field(ge=0)]
 
@@ -55,7 +57,7 @@ class Optimization:
     """`zero`: as transformers' linear schedule, whose first step therefore changes nothing."""
     max_grad_norm: NotNegative = 5.0
     """Gradients are scaled down to this norm; 0 = never."""
-    batch_size: Count = 8
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Blocks or examples in one forward pass."""
     gradient_accumulation_steps: Count = 1
     """Forward passes in one optimiser step."""

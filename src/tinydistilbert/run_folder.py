@@ -6,7 +6,7 @@ from pathlib import Path
 from tinydistilbert import fsio
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import Recipe, to_dict
-from tinydistilbert.recipe_file import from_toml
+from tinydistilbert.recipe_file import read
 
 RECIPE, INPUTS = "recipe.toml", "inputs.json"
 
@@ -18,8 +18,13 @@ def is_begun(recipe: Recipe, output: Path) -> bool:
         UserError: it belongs to another recipe or to something else.
     """
     path = output / RECIPE
-    if path.is_file():
-        _compare(recipe, from_toml(path.read_text(encoding="utf-8"), str(path)), output)
+    try:
+        is_there = path.is_file()
+    except OSError as error:  # a name too long, say
+        found, cure = error.strerror or str(error), "give another --output"
+        raise UserError("--output", expected="a folder that can be made", found=found, cure=cure) from None
+    if is_there:
+        _compare(recipe, read(path), output)
         return True
     if not fsio.is_new(output):
         expected, cure = "a new or empty folder, or a run", "give another --output"
@@ -51,8 +56,13 @@ def remember(output: Path, name: str, fingerprint: str) -> None:
         UserError: it was begun with other data.
     """
     path = output / INPUTS
-    there = fsio.read_json(path) if path.is_file() else {}
-    before = there.setdefault(name, fingerprint)
+    try:
+        there = fsio.read_json(path) if path.is_file() else {}
+        before = str(there.setdefault(name, fingerprint))
+    except (ValueError, AttributeError, RecursionError) as error:
+        cure = "restore it from a copy, or give another --output"
+        expected, found = "fingerprints as JSON", str(error) or type(error).__name__
+        raise UserError(str(path), expected=expected, found=found, cure=cure) from None
     if before != fingerprint:
         expected, found = f"the data it was begun with ({name}: sha256 {before[:12]}…)", f"sha256 {fingerprint[:12]}…"
         cure = "give another --output, or bring the old data back"

@@ -121,7 +121,9 @@ class Workshop:
 
     def _folder(self, name: str, title: str, make: Callable[[Path], None]) -> Path:
         path = self.output / name
-        if not fsio.is_finished(path):
+        if fsio.is_finished(path):
+            fsio.tidy(path)
+        else:
             self.tell(f"compress {self.row} on {self.task.title}: {title}")
             make(path)
         return path

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tinydistilbert import fsio
+from tinydistilbert import disk, fsio
 
 WEIGHTS, FACTS = "best.safetensors", "best.json"
 
@@ -27,11 +27,12 @@ class Best:
 class Chooser:
     """Keeps the weights with the best score in a folder; of equals, the earliest.
 
-    A resumed training looks again at epochs after its checkpoint and finds the same, so nothing has to be undone.
+    A resumed training looks again at epochs after its checkpoint and finds the same, so nothing has to be undone; it
+    does not look again at those before it, so what was kept must stay until the work is finished.
 
     Args:
         model: whose weights are kept.
-        folder: where to keep them.
+        folder: where to keep them; made if missing. Beside the training's checkpoints, they stay as long as those.
         score: the score of the model as it is.
     """
 
@@ -49,6 +50,7 @@ class Chooser:
         score, best = self._score(), self.best
         if best is None or score > best.score:
             weights = {name: parameter.detach().contiguous() for name, parameter in self._model.named_parameters()}
+            disk.make_folder(self._folder)
             temporary = self._folder / f".{WEIGHTS}.tmp"
             save_file(weights, temporary)
             fsio.adopt(temporary, self._folder / WEIGHTS)
@@ -71,9 +73,3 @@ class Chooser:
             for name, parameter in self._model.named_parameters():
                 parameter.copy_(weights[name])
         return best
-
-
-def forget_choice(folder: Path) -> None:
-    """Delete what a `Chooser` kept in the folder."""
-    for name in (WEIGHTS, FACTS):
-        (folder / name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tinydistilbert import recipe
+from tinydistilbert import fsio, recipe
 from tinydistilbert.data.batches import length_grouped
 from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.models.learner import Learner
@@ -232,7 +232,8 @@ class TaskTraining:
         Raises:
             NonFiniteLoss: a loss or gradient is not finite; the model is as it was before that step.
         """
-        chooser = Chooser(self.model, folder, self.score) if self.scored is not None else None
+        chosen = folder / fsio.CHECKPOINTS
+        chooser = Chooser(self.model, chosen, self.score) if self.scored is not None else None
         work, steps = self.work, self.work.steps
         if chooser is not None:
             work = replace(work, validate=chooser.look, validate_after=self._ends_of_epochs())

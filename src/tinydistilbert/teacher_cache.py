@@ -26,7 +26,7 @@ from tinydistilbert.data.masked import Drawn, MaskedBatches, micro_batches
 from tinydistilbert.data.masking import IGNORED
 from tinydistilbert.data.rows import RowFile
 from tinydistilbert.disk import free_bytes
-from tinydistilbert.errors import UserError
+from tinydistilbert.errors import UserError, told
 from tinydistilbert.models.heads import hidden_states, vocabulary_logits, vocabulary_size
 from tinydistilbert.progress import Progress
 from tinydistilbert.recipe import Recipe
@@ -132,10 +132,13 @@ def make_cache(
     size = f"{settings.views} views of {len(blocks.train):,} blocks, {whole / 1e9:,.2f} GB, in {place}"
     tell(f"teacher cache: {size}; {len(missing) or 'none'} to be made")
     batches = MaskedBatches.of(recipe, recipe.distill.optimization, blocks, steps=1, epochs_end_steps=False)
+    lock = place.with_name(f".{place.name}{fsio.LOCK}")
     if missing:
-        with locks.alone(place.with_name(f".{place.name}.lock"), where=f"the cache {place}", wait=True):
+        with locks.alone(lock, where=f"the cache {place}", wait=True):
             for number in _missing(place, settings.views):  # another process may have made some of them meanwhile
                 _make_view(place, number, teacher, batches, recipe, facts, device)
+    else:
+        locks.tidy(lock)
     return TeacherCache(batches, tuple(_open_view(place, number, facts) for number in range(settings.views)))
 
 
@@ -346,4 +349,6 @@ def _open_view(place: Path, number: int, facts: dict[str, Any]) -> View:
         raise UserError(
             str(folder), expected=f"a cache of {wrong[0]} = {facts.get(wrong[0], number)!r}", found=found, cure=cure
         )
-    return {Path(name).stem: np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in manifest["files"]}
+    with told(str(folder), expected="arrays of numbers", cure=cure):
+        files = {Path(name).stem: folder / name for name in manifest["files"]}
+        return {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}

@@ -163,6 +163,7 @@ def train(
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
+        KeyboardInterrupt: it came when the last step was done.
         NonFiniteLoss: a loss or gradient is not finite; the step and the term are named, and `model` is as it was
             before that step, though on a GPU it is noticed up to `LOOK_EVERY` - 1 steps later. What led to it is in
             `folder/diagnosis`.
@@ -175,6 +176,8 @@ def train(
     loop = _Loop(model, work, settings, seed, folder, device, label, checkpoint_minutes, precision)
     with loop.log, interrupts.noted() as loop.stop:
         loop.run()
+    if loop.stop:  # since the last step was looked at: there is nothing left to save, but the command is to end
+        raise KeyboardInterrupt
     model.eval()
     return loop.seconds
 

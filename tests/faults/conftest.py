@@ -1,19 +1,22 @@
 """Two tiers of the same trials, and the ledger that their counts go into.
 
-`FAULTS=full` asks for the full tier, else it is the quick one. Where `FAULTS_LEDGER` names a file, every goal adds a line
-to it: what was tried how often, how often it failed, in how many seconds, at which commit, when.
+`FAULTS=full` asks for the full tier, else it is the quick one. Where `FAULTS_LEDGER` names a file, every goal adds a
+line to it: what was tried how often, how often it failed, in how many seconds, at which commit, when.
 """
 
 import datetime
 import functools
+import importlib.util
 import json
 import os
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -62,7 +65,10 @@ def commit() -> str:
 
 @pytest.fixture
 def trials() -> Callable[..., Any]:
-    """`with trials(goal, quick=60, full=1000) as all_of_them:` counts, writes the ledger's line and fails at the end."""
+    """Makes the trials of a goal, `with trials(goal, quick=60, full=1000) as all_of_them:`.
+
+    At the end it writes the ledger's line, and fails if one of them failed.
+    """
 
     @contextmanager
     def begun(goal: str, *, quick: int, full: int) -> Iterator[Trials]:
@@ -80,3 +86,26 @@ def trials() -> Callable[..., Any]:
         assert not found.failures, f"{len(found.failures)} of {found.count} trials failed; the first:\n{shown}"
 
     return begun
+
+
+@pytest.fixture(scope="session")
+def beside() -> Callable[[str], ModuleType]:
+    """Loads a module that lies beside the tests: code of several of them."""
+
+    @functools.cache
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look for their module
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def forks(beside: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A process that has imported everything and forks a child for each trial: `forks.Forks`."""
+    server = beside("forks").Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.end()

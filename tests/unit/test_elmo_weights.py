@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tinydistilbert import fsio
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.elmo import ElmoForQuestionAnswering
 from tinydistilbert.models.elmo_tokenizer import ElmoTokenizer, elmo_tokenizer
@@ -138,6 +139,7 @@ def test_a_published_folder_is_an_encoder_for_any_task(published: tuple[Path, Pa
     write_published(*published, tmp_path / "elmo")
     config = json.loads((tmp_path / "elmo" / "config.json").read_text())
     (tmp_path / "elmo" / "config.json").write_text(json.dumps({**config, "hidden_size": 16}))  # 84 M weights less
+    fsio.write_manifest(tmp_path / "elmo")  # with the hash of this config
     bare = load_published(*published).state_dict()
     torch.manual_seed(0)
     model = load_model(tmp_path / "elmo", "classification", labels=("no", "maybe", "yes"))

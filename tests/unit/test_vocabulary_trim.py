@@ -208,9 +208,9 @@ def test_other_tokenizers_are_refused(tokenizer, tmp_path: Path) -> None:
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "expected the model's weights"),
         (
             lambda folder: fsio.write_json(
-                folder / "config.json", fsio.read_json(folder / "config.json") | {"vocab_size": 9}
+                folder / "config.json", fsio.read_json(folder / "config.json") | {"vocab_size": 300}
             ),
-            r"with the 9 rows of config\.json, found \[232\] rows",
+            r"with the 300 rows of config\.json, found \[232\] rows",
         ),
         (
             lambda folder: (fsio.write_manifest(folder), (folder / "config.json").open("a").write(" ")),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from tinydistilbert import fsio
+from tinydistilbert import disk, fsio
 from tinydistilbert.compress import fused as fusion
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.first_token import first_token_only
@@ -93,7 +93,7 @@ def export(
         "format": "onnx", "head": head, "precision": "fp32", "fused": fused,
         "longest_input": longest_input(model.config),
     }  # fmt: skip
-    with tempfile.TemporaryDirectory() as temporary:
+    with disk.disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / MODEL_FILE
         made = _traced(model_folder, model, head, fused=fused)
         if sum(weight.nbytes for weight in model.parameters()) < INSIDE:
@@ -134,7 +134,6 @@ def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
     if (folder / MODEL_FILE).exists():
         cure = "give the folder that it was exported from"
         raise UserError(str(folder), expected="a torch model", found="an exported one", cure=cure)
-    fsio.check_intact(folder)
     head = head_of(folder, load_config(folder))
     return load_model(folder, head, require_head=True).eval(), head
 

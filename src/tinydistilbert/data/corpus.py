@@ -19,7 +19,7 @@ from tinydistilbert.data.rows import RowFile
 from tinydistilbert.data.sources import Source, open_source
 from tinydistilbert.data.wikitext import UNKNOWN
 from tinydistilbert.data.words import continues_word
-from tinydistilbert.errors import UserError
+from tinydistilbert.errors import UserError, told
 from tinydistilbert.recipe import Corpus
 
 FORMAT = 2
@@ -95,17 +95,23 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
     source = open_source(corpus, data)
     facts = _facts(corpus, tokenizer, source)
     folder = _folder(cache, facts)
+    lock = cache / f".{folder.name}{fsio.LOCK}"
     if _damage(folder) is None:
+        locks.tidy(lock)
         return folder
-    with locks.alone(cache / f".{folder.name}.lock", where=f"the cache {folder}", wait=True):
+    with locks.alone(lock, where=f"the cache {folder}", wait=True):
         if damage := _damage(folder):  # else another process has made it meanwhile
             if fsio.is_finished(folder):
                 sys.stderr.write(f"making token blocks anew: {damage}\n")
                 disk.remove(folder)
             facts["splits"] = {}  # filled below, and written with the other facts when the folder is closed
             with fsio.unfinished(folder, **facts) as partial:
-                for split in SPLITS:
-                    facts["splits"][split] = _write_split(partial, source, split, corpus, tokenizer)
+                try:
+                    for split in SPLITS:
+                        facts["splits"][split] = _write_split(partial, source, split, corpus, tokenizer)
+                except UserError:  # the text is wrong: nothing of it is left in the cache
+                    disk.remove(partial)
+                    raise
                 np.save(partial / "continues_word.npy", continues_word(tokenizer), allow_pickle=False)
     return folder
 
@@ -158,21 +164,22 @@ def load_blocks(folder: Path) -> TokenBlocks:
         UserError: the folder is unfinished, or a file in it is not what the manifest says; the cure is to delete it.
     """
     manifest = fsio.read_manifest(folder)
-    arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in (*SPLITS, "token_counts", "continues_word")
-    }
-    return TokenBlocks(
-        **arrays,
-        pad_token_id=manifest["special_tokens"]["pad"],
-        sep_token_id=manifest["special_tokens"]["sep"],
-        special_ids=tuple(manifest["special_ids"]),
-        mask_token_id=manifest["special_tokens"]["mask"],
-        vocab_size=manifest["vocab_size"],
-        fingerprint=manifest["fingerprint"],
-        folder=folder,
-        manifest=manifest,
-    )
+    with told(str(folder), expected="token blocks", cure=f"delete {folder} and run the command again"):
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in (*SPLITS, "token_counts", "continues_word")
+        }
+        return TokenBlocks(
+            **arrays,
+            pad_token_id=manifest["special_tokens"]["pad"],
+            sep_token_id=manifest["special_tokens"]["sep"],
+            special_ids=tuple(manifest["special_ids"]),
+            mask_token_id=manifest["special_tokens"]["mask"],
+            vocab_size=manifest["vocab_size"],
+            fingerprint=manifest["fingerprint"],
+            folder=folder,
+            manifest=manifest,
+        )
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

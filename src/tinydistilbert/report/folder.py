@@ -22,7 +22,7 @@ def read_run(run: Path) -> tuple[Recipe, list[Measurement]]:
             raise UserError(str(run), expected=f"a run folder with {name}", found="none", cure=cure)
     try:
         return recipe_file.load(str(run / "recipe.toml")), results.read(run / "results.jsonl")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         cure = "run `tinydistilbert replicate` again; it writes the file anew"
@@ -33,10 +33,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log.jsonl; none when it is not there.
 
     Raises:
-        UserError: the folder is finished, and the log is not as it was then.
+        UserError: the folder is finished, and the log is not as it was then; or a line is no JSON.
     """
     if not path.is_file():
         return []
     if fsio.is_finished(path.parent):
         fsio.intact(path.parent, path.name)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        cure = "delete it, or restore it from a copy"
+        raise UserError(str(path), expected="a JSON object a line", found=str(error), cure=cure) from None

@@ -11,6 +11,8 @@ from tinydistilbert.tasks.glue import SCORE_RANGE
 from tinydistilbert.tasks.reading import Rows, shortened, shown
 
 DROP = "or drop the row"
+LONGEST_TEXT = 1_000_000
+"""Characters of a text: a whole one is tokenised at once, which takes 150 bytes of memory a character."""
 
 
 def check_columns(rows: Rows, wanted: Sequence[str], cure: str = "") -> None:
@@ -30,7 +32,7 @@ def check_columns(rows: Rows, wanted: Sequence[str], cure: str = "") -> None:
         return
     meant = [f"did you mean {near!r} for {name!r}?" for name in missing if (near := nearest(name, names))]
     cure = " ".join([*meant, *([f"{cure}, or"] if cure else []), f"rename or add {', '.join(missing)}"])
-    if len(names) == 1 and any(sign in names[0] for sign in ";\t|"):
+    if len(names) == 1 and any(sign in names[0] for sign in ";\t|,"):
         cure = "separate the columns with commas (.csv) or tabs (.tsv)"
     found = shortened(", ".join(names))
     raise UserError(rows.where, expected=f"the columns {', '.join(wanted)}", found=found, cure=cure)
@@ -76,13 +78,16 @@ def texts_of(rows: Rows, column: str, *, may_be_empty: bool) -> list[str]:
     """The texts of a column.
 
     Raises:
-        UserError: one is missing, no text, or empty where that may not be.
+        UserError: one is missing, no text, too long, or empty where that may not be.
     """
-    values: list[Any] = rows.table[column].to_pylist()
+    values = rows.values(column)
     for row, value in enumerate(values):
         found = ""
         if not isinstance(value, str):
             found = shown(value)
+        elif len(value) > LONGEST_TEXT:
+            expected, found = f"a text of at most {LONGEST_TEXT:,} characters", f"{len(value):,}"
+            raise UserError(rows.at(row, column), expected=expected, found=found, cure=f"cut it into several {DROP}")
         elif not may_be_empty and (not value or value.isspace()):
             found = "white space alone" if value else "an empty one"
         if found:
@@ -94,7 +99,7 @@ def _names(rows: Rows, column: str, *, may_lack: bool) -> list[Any]:
     """What a column that names the rows holds, no name twice; the numbers of the rows where there is no such column."""
     if column not in rows.table.column_names:
         return list(range(rows.table.num_rows))
-    names: list[Any] = rows.table[column].to_pylist()
+    names = rows.values(column)
     seen: dict[Any, int] = {}
     for row, name in enumerate(names):
         is_lacking = name is None or name == ""  # a cell of CSV with nothing in it
@@ -129,7 +134,7 @@ def _labels(task: Task, rows: Rows) -> list[Any]:
     if task.kind == "regression" and task.family == "custom":
         low, high = -math.inf, math.inf
     labels = []
-    for row, value in enumerate(rows.table[task.label].to_pylist()):
+    for row, value in enumerate(rows.values(task.label)):
         label = number(value)
         if label is None or not math.isfinite(label) or not low <= label <= high or (is_class and type(label) is float):
             expected = f"a number from {low} to {high}" if math.isfinite(high) else "a finite number"
@@ -143,14 +148,14 @@ def _labels(task: Task, rows: Rows) -> list[Any]:
 def _answers(rows: Rows, contexts: list[str], *, must_match: bool) -> list[Any]:
     names = rows.table.column_names
     unanswerable = [name for name in ("is_impossible", "plausible_answers") if name in names]
-    answers: list[Any] = rows.table["answers"].to_pylist()
+    answers = rows.values("answers")
     for row, (answer, context) in enumerate(zip(answers, contexts, strict=True)):
         problem = _answer_problem(answer, context, must_match=must_match)
         if problem:
             expected, found, cure = problem
             raise UserError(rows.at(row, "answers"), expected=expected, found=found, cure=cure)
     for column in unanswerable:
-        for row, value in enumerate(rows.table[column].to_pylist()):
+        for row, value in enumerate(rows.values(column)):
             if value:
                 expected, cure = "SQuAD v1.1, where every question has an answer", "drop the questions without one"
                 raise UserError(rows.at(row, column), expected=expected, found=shown(value), cure=cure)

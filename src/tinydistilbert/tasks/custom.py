@@ -103,7 +103,7 @@ def with_class_numbers(task: Task, rows: Rows) -> Rows:
 
 
 def _names(task: Task, rows: Rows) -> Iterator[str]:
-    for row, label in enumerate(rows.table[task.label].to_pylist()):
+    for row, label in enumerate(rows.values(task.label)):
         name = class_name(label)
         if name is None:
             is_number = number(label) is not None

@@ -33,6 +33,19 @@ class Rows:
     place: Callable[[int], str]
     """Where a row, counted from 0, stands: `file:line`, or `file, row 7` where there are no lines."""
 
+    def values(self, column: str) -> list[Any]:
+        """What stands in a column.
+
+        Raises:
+            UserError: a date or a number that Python has no form for.
+        """
+        try:
+            return list(self.table[column].to_pylist())
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            expected, cure = "texts and numbers", "write the column in another form"
+            found = str(error).partition("\n")[0]
+            raise UserError(f"{self.where}, column {column}", expected=expected, found=found, cure=cure) from None
+
     def at(self, row: int, column: str) -> str:
         """Where a value stands, for errors."""
         return f"{self.place(row)}, column {column}"
@@ -69,7 +82,11 @@ def read_rows(path: Path) -> Rows:
         raise UserError(str(path), expected=expected, found=found, cure="save the table in one of these forms")
     if not path.is_file():
         raise UserError(str(path), expected="a file", found="none there", cure="correct the path")
-    rows = reader(path)
+    try:
+        rows = reader(path)
+    except OSError as error:
+        cure = "look at its permissions and at the disk"
+        raise UserError(str(path), expected="a file that can be read", found=str(error), cure=cure) from None
     if rows.table.num_rows == 0:
         cure = "put the split's examples into the file"
         raise UserError(str(path), expected="at least one row", found="none", cure=cure)
@@ -92,6 +109,7 @@ def _parquet(path: Path) -> Rows:
     try:
         _refuse_twins(pyarrow.parquet.read_schema(path).names, str(path))
         table = pyarrow.parquet.read_table(path)
+        table.validate(full=True)  # that texts are UTF-8, for one
     except (pa.ArrowException, OSError) as error:
         found = str(error).partition("\n")[0]
         raise UserError(str(path), expected="a readable parquet file", found=found, cure="replace the file") from None
@@ -209,6 +227,11 @@ def _parsed(text: str, where: str, cure: str) -> Any:
         raise UserError(where, expected="JSON", found=found, cure=cure) from None
     except RecursionError:
         raise UserError(where, expected="JSON", found="too many brackets in one another", cure=cure) from None
+    except UserError:
+        raise
+    except ValueError:  # Python's limit
+        found = "a number of thousands of digits"
+        raise UserError(where, expected="numbers as JSON has them", found=found, cure="correct it") from None
 
 
 def _json_column(values: list[Any], name: str, path: Path, lines: list[int]) -> pa.Array:

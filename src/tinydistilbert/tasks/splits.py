@@ -63,7 +63,7 @@ def _own(task: Task, split: str, data: str | None) -> Rows:
     named, key = task.files.get(split, ""), f"finetune.custom.{task.name}.{split}"
     path = Path(named).expanduser()
     places = [path, *([Path(data) / path] if data else [])]
-    file = next((place for place in places if place.is_file()), None)
+    file = next((place for place in places if _is_file(place)), None)
     if file:
         return read_rows(file)
     if not named or path.suffix.lower() in READERS or not HUB_NAME.fullmatch(named):
@@ -72,6 +72,14 @@ def _own(task: Task, split: str, data: str | None) -> Rows:
         raise UserError(key, expected=expected, found=found, cure="correct the path")
     rows = _from_hub(named, None, split, f"correct {key}, connect to the network, or name a file")
     return table_rows(_with_class_names(rows, task.label), f"{named} ({split})")
+
+
+def _is_file(path: Path) -> bool:
+    """As `Path.is_file`, also of a name that is too long for the file system."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _from_hub(name: str, configuration: str | None, split: str, cure: str) -> "Dataset":

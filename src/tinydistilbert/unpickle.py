@@ -1,0 +1,97 @@
+"""The child process of `convert`: pickled weights in, safetensors out. Run by its path, never imported.
+
+It is given names of files, writes the safetensors file to standard output, and one line to standard error if it cannot.
+Before a pickle is read it gives up what it does not need: memory and processor time beyond a limit, files to write to,
+connections, other processes. Torch's `weights_only` reader is the first guard; these are what is left if it fails.
+"""
+
+import os
+import resource
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+SECONDS = 600
+"""Of processor time."""
+SPARE = 2 * 2**30
+"""Bytes of memory beside four times the size of the files."""
+FORBIDDEN = (
+    "os.system", "os.exec", "os.fork", "os.forkpty", "os.spawn", "os.posix_spawn", "subprocess.Popen", "pty.spawn",
+    "socket.", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
+    "os.chown", "os.putenv", "shutil.", "ftplib.", "urllib.", "smtplib.", "webbrowser.", "ctypes.dlopen",
+)  # fmt: skip
+"""Beginnings of the names of audit events that end the process."""
+
+
+def give_up(size: int) -> None:
+    """Keep only what reading so many bytes of weights needs; there is no way back."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit(resource.RLIMIT_AS, used + 4 * size + SPARE)
+    limit(resource.RLIMIT_CPU, SECONDS)
+    limit(resource.RLIMIT_FSIZE, 0)  # of files; a pipe has no size
+    limit(resource.RLIMIT_CORE, 0)
+    sys.addaudithook(_refuse)
+
+
+def limit(kind: int, value: int) -> None:
+    """Set a limit of this process, or leave it where it is lower already."""
+    now = resource.getrlimit(kind)[1]
+    lowest = value if now == resource.RLIM_INFINITY else min(value, now)
+    resource.setrlimit(kind, (lowest, lowest))
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    writes = event == "open" and (
+        set(str(arguments[1] or "")) & set("wax+")
+        or (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    )
+    if writes or event.startswith(FORBIDDEN):
+        os._exit(77)
+
+
+def read(paths: list[str]) -> dict[str, torch.Tensor]:
+    """The tensors of all files, each with memory of its own; of several that share all of it, the first."""
+    found: dict[str, torch.Tensor] = {}
+    for path in paths:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+            raise ValueError("no dictionary of tensors by name")
+        for name, value in content.items():
+            if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_quantized:
+                raise ValueError(f"no plain tensor under {name[:80]!r}")
+            if name in found:
+                raise ValueError(f"{name[:80]!r} a second time")
+            found[name] = value.detach()
+    kept: dict[str, torch.Tensor] = {}
+    seen = set()
+    for name, value in found.items():
+        whole = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        if value.numel() == 0 or whole not in seen:  # else tied, such as a head to the word embeddings
+            seen.add(whole)
+            kept[name] = value.clone(memory_format=torch.contiguous_format)
+    return kept
+
+
+def main(paths: list[str]) -> int:
+    """Read the files, write the tensors; 1 when that is not possible."""
+    warnings.simplefilter("ignore")
+    try:
+        give_up(sum(Path(path).stat().st_size for path in paths))
+        content = save(read(paths), metadata={"format": "pt"})
+    except MemoryError:
+        sys.stderr.write("more than the memory that files of this size need\n")
+        return 1
+    except Exception as error:
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        sys.stderr.write(f"{type(error).__name__}: {first[:200]}\n")
+        return 1
+    sys.stdout.buffer.write(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,351 @@
+"""A process that has imported everything once and forks a child for each trial, so that a kill costs half a second.
+
+Run as a script it is that process: it reads requests, one JSON object a line, and answers each with a line. `Forks` is
+its other side, in the tests' process. What a child is at it writes on a `Board`, which outlives it.
+"""
+
+import importlib
+import json
+import mmap
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FIELDS = ("operations", "save_operations", "saving", "phase", "requests", "over")
+PATIENCE = 120.0
+"""Seconds after which a child counts as hung."""
+
+
+class Board:
+    """A few numbers in a file that two processes have mapped into their memory.
+
+    `operations` and `save_operations` count what `disk.hook` was told, the second only within checkpoints; `saving` is
+    1 while a checkpoint is saved; `phase` is 1 while the child is where the test wants it, 2 afterwards; `requests`
+    counts the signals that were noted; `over` is 1 when the child has nothing more to do.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("a+b") as stream:
+            stream.truncate(8 * len(FIELDS))
+            self._numbers = memoryview(mmap.mmap(stream.fileno(), 8 * len(FIELDS))).cast("q")
+
+    def __getitem__(self, name: str) -> int:
+        return self._numbers[FIELDS.index(name)]
+
+    def __setitem__(self, name: str, value: int) -> None:
+        self._numbers[FIELDS.index(name)] = value
+
+
+@dataclass(frozen=True)
+class Child:
+    """A child that was started."""
+
+    pid: int
+    board: Board
+    folder: Path
+    """Has its standard output and error in `out` and `err`."""
+    forks: "Forks"
+
+    def status(self) -> int | None:
+        """Exit code, or less than 0 the signal that ended it; None while it lives."""
+        return self.forks.ask(do="poll", pid=self.pid)["status"]
+
+    def wait(self) -> int:
+        """The same, when it has ended; one that hangs is a failure."""
+        deadline = time.monotonic() + PATIENCE
+        while (status := self.status()) is None:
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                raise AssertionError(f"process {self.pid} hangs: {self.err()}")
+            time.sleep(0.002)
+        return status
+
+    def wait_until(self, condition: Callable[[Board], bool]) -> bool:
+        """Wait for something on the board; False when the child has ended before."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition(self.board):
+            if self.board["over"] or self.status() is not None:
+                return condition(self.board)
+            assert time.monotonic() < deadline, f"process {self.pid} hangs: {self.err()}"
+            time.sleep(0.001)
+        return True
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal; a child that has ended gets none."""
+        if self.status() is None:  # the server has not buried it: the number cannot be another process's
+            os.kill(self.pid, number)
+
+    def err(self) -> str:
+        """What it wrote on standard error."""
+        return (self.folder / "err").read_text()
+
+    def out(self) -> str:
+        """What it wrote on standard output."""
+        return (self.folder / "out").read_text()
+
+
+class Forks:
+    """The tests' side of the process that forks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
+        (folder / "server").mkdir()
+        with (folder / "server" / "err").open("wb") as errors:
+            self._server = subprocess.Popen(
+                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            )  # fmt: skip
+
+    def ask(self, **request: Any) -> Any:
+        """Send a request; gives the answer."""
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self._server.stdin.write(f"{json.dumps(request)}\n".encode())
+        self._server.stdin.flush()
+        answer = self._server.stdout.readline()
+        assert answer, (self._folder / "server" / "err").read_text()
+        return json.loads(answer)
+
+    def start(self, task: str, arguments: dict[str, Any], *, cache: Path, **wishes: Any) -> Child:
+        """Start a child.
+
+        Args:
+            task: a name in `TASKS`.
+            arguments: of it.
+            cache: the cache folder that it uses.
+            wishes: what `_Child` does beside the task.
+        """
+        self._count += 1
+        folder = self._folder / str(self._count)
+        folder.mkdir()
+        board = Board(folder / "board")
+        request = {"task": task, "arguments": arguments, "cache": str(cache), "folder": str(folder), "wishes": wishes}
+        return Child(self.ask(do="start", **request)["pid"], board, folder, self)
+
+    def learn(self, child: Child) -> None:
+        """Have the server import what a child that has ended well had to import by itself."""
+        self.ask(do="import", names=json.loads((child.folder / "modules").read_text()))
+
+    def end(self) -> None:
+        """Let the server end."""
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(timeout=PATIENCE)
+
+
+def main(arguments: list[str]) -> None:
+    """A command of the command line."""
+    from tinydistilbert.cli import main
+
+    main(arguments)
+
+
+def teacher_cache(recipe: str) -> None:
+    """The teacher's cache of a recipe, by itself."""
+    import torch
+
+    from tinydistilbert import cache, recipe_file
+    from tinydistilbert.data.corpus import load_blocks, prepare
+    from tinydistilbert.models.teacher import load_teacher
+    from tinydistilbert.teacher_cache import make_cache
+
+    chosen = recipe_file.load(recipe)
+    teacher = load_teacher(chosen.teacher)
+    blocks = load_blocks(prepare(chosen.corpus, teacher.tokenizer, cache.folder(), chosen.data))
+    make_cache(teacher.model.eval(), blocks, chosen, cache.folder(), torch.device("cpu"), lambda line: None)
+
+
+def batches(recipe: str, encoder: str, task: str, threads: int, steps: int) -> None:
+    """Print a hash of the batches of each step: of a distillation, and of a fine-tuning."""
+    import hashlib
+
+    import torch
+
+    from tinydistilbert import cache, recipe_file
+    from tinydistilbert.data.corpus import load_blocks, prepare
+    from tinydistilbert.data.masked import MaskedBatches
+    from tinydistilbert.models.teacher import load_teacher
+    from tinydistilbert.task_training import TaskTraining
+    from tinydistilbert.tasks import tasks_of
+
+    torch.set_num_threads(threads)
+    chosen = recipe_file.load(recipe)
+    blocks = load_blocks(prepare(chosen.corpus, load_teacher(chosen.teacher).tokenizer, cache.folder(), chosen.data))
+    masked = MaskedBatches.of(chosen, chosen.distill.optimization, blocks, steps=steps, epochs_end_steps=False)
+    known = tasks_of(chosen.finetune)[task]
+    training = TaskTraining(chosen, known, Path(encoder), seed=0, device=torch.device("cpu"))
+    order = list(range(steps))
+    random.shuffle(order)  # the order in which they are asked for does not matter
+    found: dict[int, list[str]] = {}
+    for step in order:
+        for each in (masked, training.work.micro_batches):
+            content = hashlib.sha256()
+            for batch in each(step):
+                for name, value in sorted(batch.items()):
+                    content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                    content.update(value.contiguous().numpy().tobytes())
+            found.setdefault(step, []).append(content.hexdigest())
+    sys.stdout.write(json.dumps([found[step] for step in range(steps)]))
+
+
+TASKS: dict[str, Callable[..., None]] = {"main": main, "teacher_cache": teacher_cache, "batches": batches}
+
+
+class _Child:
+    """What a child does beside its task.
+
+    Args:
+        board: to write on.
+        die_at: kill itself at the operation of this number within checkpoints.
+        die_after: when the operation is over, rather than before it begins.
+        phase: functions, each as MODULE:NAME or MODULE:CLASS.NAME; while one of them runs, `phase` on the board is 1.
+        hold: seconds to stay at the beginning of each.
+        slow_exit: seconds that each takes to end when it is interrupted.
+        dawdle: seed of short pauses at operations, by which processes get in each other's way.
+        ignore_late: ignore the signals that come when the command is over.
+    """
+
+    def __init__(
+        self, board: Board, *, die_at: int = 0, die_after: bool = False, phase: tuple[str, ...] = (), hold: float = 0.0,
+        slow_exit: float = 0.0, dawdle: int = 0, ignore_late: bool = False,
+    ) -> None:  # fmt: skip
+        from tinydistilbert import checkpoint, disk, interrupts
+
+        self.board, self.die_at, self.die_after, self.hold, self.slow_exit = board, die_at, die_after, hold, slow_exit
+        self.dawdle = random.Random(dawdle) if dawdle else None
+        disk.hook = self.watch
+        self.wrap(checkpoint, "save", self.saving)
+        for name in phase:
+            module, _, path = name.partition(":")
+            place: Any = importlib.import_module(module)
+            *outer, last = path.split(".")
+            for part in outer:
+                place = getattr(place, part)
+            self.wrap(place, last, self.phase)
+        note = interrupts.Requests.note
+
+        def noted(*arguments: Any) -> None:
+            board["requests"] += 1
+            note(*arguments)
+
+        interrupts.Requests.note = noted  # type: ignore[method-assign]
+        if ignore_late:
+            for number in interrupts.SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+
+    def wrap(self, place: Any, name: str, around: Callable[[], AbstractContextManager[None]]) -> None:
+        function = getattr(place, name)
+
+        def wrapped(*arguments: Any, **more: Any) -> Any:
+            with around():
+                return function(*arguments, **more)
+
+        setattr(place, name, wrapped)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        self.board["saving"] = 1
+        yield
+        self.board["saving"] = 0
+
+    @contextmanager
+    def phase(self) -> Iterator[None]:
+        self.board["phase"] = 1
+        try:
+            time.sleep(self.hold)
+            yield
+        except KeyboardInterrupt:
+            time.sleep(self.slow_exit)
+            raise
+        finally:
+            self.board["phase"] = 2
+
+    def watch(self, _operation: object) -> AbstractContextManager[object]:
+        self.board["operations"] += 1
+        if self.dawdle is not None:
+            time.sleep(self.dawdle.random() ** 3 * 0.01)
+        if not self.board["saving"]:
+            return nullcontext()
+        self.board["save_operations"] += 1
+        return self.killing() if self.board["save_operations"] == self.die_at else nullcontext()
+
+    @contextmanager
+    def killing(self) -> Iterator[None]:
+        if not self.die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _be_child(request: dict[str, Any]) -> None:
+    """Do the task, and end."""
+    folder, code = Path(request["folder"]), 1
+    board = Board(folder / "board")
+    try:
+        for name, number in (("out", 1), ("err", 2)):
+            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ["TINYDISTILBERT_CACHE"] = request["cache"]
+        _Child(board, **request["wishes"])
+        before = set(sys.modules)
+        try:
+            TASKS[request["task"]](**request["arguments"])
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        (folder / "modules").write_text(json.dumps(sorted(set(sys.modules) - before)))
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        board["over"] = 1
+        with suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _serve() -> None:
+    """Answer requests until there are no more."""
+    import torch
+
+    torch.set_num_threads(1)
+    for name in ("tinydistilbert.cli", "tinydistilbert.pipeline"):
+        importlib.import_module(name)
+    ended: dict[int, int] = {}
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: dict[str, Any] = {}
+        if request["do"] == "start":
+            pid = os.fork()
+            if pid == 0:
+                answers.close()
+                _be_child(request)
+            answer["pid"] = pid
+        elif request["do"] == "poll":
+            pid = request["pid"]
+            if pid not in ended:
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found:
+                    ended[pid] = os.waitstatus_to_exitcode(status)
+            answer["status"] = ended.get(pid)
+        else:
+            for name in request["names"]:
+                with suppress(Exception):
+                    importlib.import_module(name)
+        answers.write(f"{json.dumps(answer)}\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,311 @@
+"""Damaged files: each is refused by name, made anew, or does not matter. None changes a result in silence.
+
+Every kind of file that one stage leaves for another is made once, twice over from two seeds. A trial copies it,
+damages one file (cut off, a bit flipped, a block zeroed, exchanged for its twin's or a neighbour's, deleted), and calls
+whatever reads it. What comes out must be what comes out of the whole file, or a `UserError`.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from tinydistilbert import cache, fsio, pipeline, predictor, recipe, results, run_folder
+from tinydistilbert.compress.export import export
+from tinydistilbert.data.corpus import load_blocks, prepare, tokenizer_hash
+from tinydistilbert.errors import Interrupted, UserError
+from tinydistilbert.finetune import training_facts
+from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
+from tinydistilbert.models.teacher import load_teacher
+from tinydistilbert.recipe import Recipe
+from tinydistilbert.recipe_file import from_dict
+from tinydistilbert.report.predictions import read_predicted, scored_run
+from tinydistilbert.task_targets import Targets
+from tinydistilbert.task_training import training_examples
+from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.teacher_cache import make_cache, weights_hash
+from tinydistilbert.training import Batch, Work, shares_of, train, weighted
+
+CPU = torch.device("cpu")
+TASK = "reviews"
+STEPS = 8
+
+
+def digest(*parts: Any) -> str:
+    """A fingerprint of arrays, bytes and what JSON can say."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            part = part.detach().numpy()
+        if isinstance(part, np.ndarray):
+            found.update(f"{part.dtype} {part.shape}".encode())
+            part = part.tobytes()
+        found.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
+    return found.hexdigest()
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.layer = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.2), nn.Linear(4, 1))
+
+
+def trained(folder: Path, *, seed: int, stop_at: int | None = None) -> str:
+    """A training with a checkpoint after each step, from where it is to its end, or to a step where it is stopped."""
+    data = torch.randn(64, 6, generator=torch.Generator().manual_seed(seed))
+
+    def micro_batches(step: int, halvings: int = 0) -> list[Batch]:
+        if step == stop_at:
+            raise Interrupted("stopped here")
+        return [{"rows": data[step * 8 : step * 8 + 8]}]
+
+    def loss(
+        model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        said = model.get_submodule("layer")(batch["rows"]).squeeze(-1)
+        return weighted({"fit": (said - batch["rows"].sum(-1)).square().mean()}, scales)
+
+    model = Net()
+    work = Work(
+        steps=STEPS, micro_batches=micro_batches, loss=loss, weights=lambda _: {"fit": 1.0},
+        shares=lambda batches: shares_of([{"fit": 8} for _ in batches]), tokens=lambda _: 8,
+    )  # fmt: skip
+    settings = recipe.Optimization(learning_rate=0.05)
+    train(model, work, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=1e-9)
+    return digest(*model.state_dict().values(), (folder / "log.jsonl").read_bytes())
+
+
+class Made:
+    """A whole tiny run, its caches, an exported model, and a training that was stopped; all from one seed."""
+
+    def __init__(self, folder: Path, inputs: Path, seed: int, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.folder, self.run, self.tokenizer = folder, folder / "run", tokenizer
+        quick = {"batch_size": 4, "learning_rate": 1e-3}
+        files = {split: str(inputs / f"{split}-{seed}.csv") for split in ("train", "validation")}
+        own = {**files, "max_length": 16}
+        content = {
+            "seed": seed, "teacher": {"model": str(inputs / "teacher")}, "checkpoint_minutes": 60,
+            "corpus": {"source": str(inputs / "corpus.txt"), "block_size": 16, "max_train_documents": 60 - seed},
+            "validation": {"times": 1, "blocks": 2},
+            "distill": {"max_steps": 2, "cache": {"kind": "hidden", "views": 1}, "optimization": quick},
+            "finetune": {
+                "tasks": [TASK], "models": ["teacher", "student"], "custom": {TASK: own}, "epochs": 1, "min_steps": 0,
+                "seeds": [seed], "optimization": quick,
+            },
+        }  # fmt: skip
+        self.recipe: Recipe = from_dict(content, "test")
+        pipeline.run(self.recipe, self.run, until="evaluate", tell=lambda _: None)
+        self.task = f"tasks/{TASK}/student-d/seed-{seed}"
+        export(self.run / self.task / "model", folder / "exported")
+        corpus = self.recipe.corpus
+        self.teacher = load_teacher(self.recipe.teacher)
+        prepare(corpus, tokenizer, folder / "cache", None)
+        self.blocks = load_blocks(prepare(corpus, self.teacher.tokenizer, cache.folder(), None))
+        self.cached_batches(folder / "teacher-cache")
+        (folder / "training").mkdir()
+        with contextlib.suppress(Interrupted):
+            trained(folder / "training", seed=seed, stop_at=STEPS - 2)
+        self.seed = seed
+        known = pipeline.Run(self.recipe, self.run, until="evaluate", tell=lambda _: None).known
+        self.examples, _ = training_examples(self.recipe, known[TASK], augmented=None, soft=True)
+        self.features = encode(self.examples, tokenizer, 16)
+        self.inputs: dict[str, str] = fsio.read_json(self.run / run_folder.INPUTS)
+
+    # What reads each kind of file; `there` is a copy of the folder that holds it.
+    def resumed(self, there: Path) -> str:
+        return trained(there, seed=self.seed)
+
+    def token_blocks(self, there: Path) -> str:
+        blocks = load_blocks(prepare(self.recipe.corpus, self.tokenizer, there, None))
+        arrays = (blocks.train, blocks.validation, blocks.token_counts, blocks.continues_word)
+        return digest(*map(np.asarray, arrays), blocks.special_ids, blocks.mask_token_id, blocks.fingerprint)
+
+    def cached_batches(self, there: Path) -> str:
+        made = make_cache(self.teacher.model, self.blocks, self.recipe, there, CPU, lambda _: None)
+        return digest(
+            *(made.micro_batches(step)[0][name] for step in (0, 1) for name in ("teacher_hidden", "input_ids"))
+        )
+
+    def student(self, there: Path) -> str:
+        return digest(weights_hash(load_model(there, "masked-lm")), tokenizer_hash(load_tokenizer(there)))
+
+    def training_facts(self, there: Path) -> str:
+        return digest(training_facts(there))
+
+    def targets(self, there: Path) -> str:
+        return digest(
+            Targets(there, self.examples, self.features).batch(np.arange(len(self.features)))["teacher_logits"]
+        )
+
+    def predictions(self, there: Path) -> str:
+        run = scored_run(there)
+        said = read_predicted(run, run.tasks[TASK], "student (D)", "validation")
+        return digest(said.ids, said.gold, said.answers[self.seed], said.fingerprint)
+
+    def measurements(self, there: Path) -> str:
+        pipeline.Run(self.recipe, there, until="evaluate", tell=lambda _: None).gather()
+        return digest([dataclasses.asdict(each) for each in results.read(there / "results.jsonl")])
+
+    def answers(self, there: Path) -> str:
+        return digest(predictor.load(there, threads=1).predict(["the tower near the lake", "a student"]))
+
+    def remembered(self, there: Path) -> str:
+        for name, fingerprint in self.inputs.items():
+            run_folder.remember(there, name, fingerprint)
+        found = fsio.read_json(there / run_folder.INPUTS)
+        return digest([found[name] for name in self.inputs])
+
+    def begun(self, there: Path) -> str:
+        assert run_folder.is_begun(self.recipe, there)
+        return digest(list(scored_run(there).rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of file: the folder that is copied, the files in it that are damaged, and what reads them."""
+
+    folder: str
+    files: tuple[str, ...]
+    read: Callable[[Made, Path], str]
+
+
+KINDS: dict[str, Kind] = {
+    "checkpoint": Kind(
+        "training", ("checkpoints/*/model.safetensors", "checkpoints/*/optimizer.safetensors",
+        "checkpoints/*/state.json", "checkpoints/*/manifest.json"), Made.resumed,
+    ),
+    "log of an unfinished training": Kind("training", ("log.jsonl",), Made.resumed),
+    "token blocks": Kind("cache", ("tokens-*/*",), Made.token_blocks),
+    "teacher's cache": Kind("teacher-cache", ("teacher-*/*/*",), Made.cached_batches),
+    "student": Kind(
+        "run/student", ("model.safetensors", "config.json", "tokenizer*.json", "manifest.json"), Made.student
+    ),
+    "facts of a training": Kind("run/TASK/model", ("training.json", "manifest.json"), Made.training_facts),
+    "targets": Kind(f"run/tasks/{TASK}/targets", ("*",), Made.targets),
+    "predictions": Kind("run", ("TASK/scores/predictions-*", "TASK/scores/*.json*"), Made.predictions),
+    "measurements": Kind(
+        "run", ("TASK/scores/measurements.jsonl", "student/measurements.jsonl", "results.jsonl"), Made.measurements
+    ),
+    "exported model": Kind("exported", ("*",), Made.answers),
+    "inputs of a run": Kind("run", ("inputs.json",), Made.remembered),
+    "recipe of a run": Kind("run", ("recipe.toml",), Made.begun),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> tuple[Made, Made]:
+    """The same from two seeds; what lies at one place in both has the same form."""
+    folder = tmp_path_factory.mktemp("corruption")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 2}
+    save_model(BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **sizes)), tokenizer, folder / "teacher")
+    rows = [f"the tower {i},good\nthe student {i},bad\n" for i in range(8)]
+    for split in ("train", "validation"):
+        for seed in (0, 1):
+            (folder / f"{split}-{seed}.csv").write_text(f"text,label\n{''.join(rows[seed:])}")
+    prose = (f"The student {i} learns from the teacher in a large house near the lake {i}." for i in range(70))
+    (folder / "corpus.txt").write_text("\n\n".join(prose))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYDISTILBERT_CACHE", str(folder / "cache"))
+        one, other = (Made(folder / str(seed), folder, seed, tokenizer) for seed in (0, 1))
+    return one, other
+
+
+def damaged(path: Path, twin: Path, draw: random.Random) -> str:
+    """Damage one file; gives what was done to it."""
+    content = bytearray(path.read_bytes())
+    kind = draw.choice(("cut off", "bit flipped", "block zeroed", "exchanged", "deleted"))
+    at = draw.randrange(max(1, len(content)))
+    if kind == "cut off":
+        del content[at:]
+    elif kind == "bit flipped" and content:
+        content[at] ^= 1 << draw.randrange(8)
+    elif kind == "block zeroed":
+        end = min(len(content), at + draw.choice((1, 16, 512, 4096)))
+        content[at:end] = bytes(end - at)
+    elif kind == "exchanged":
+        beside = [other for other in sorted(path.parent.iterdir()) if other.is_file() and other != path]
+        others = [other for other in (twin, *beside) if other.is_file()]
+        content = bytearray(draw.choice(others).read_bytes()) if others else content[::-1]
+    if kind == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    return kind
+
+
+def check(name: str, draw: random.Random, made: tuple[Made, Made], expected: Mapping[str, str], place: Path) -> str:
+    """One trial; gives what became of it."""
+    kind, (one, other) = KINDS[name], made
+    there = place / "there"
+    shutil.rmtree(there, ignore_errors=True)
+    shutil.copytree(one.folder / kind.folder.replace("TASK", one.task), there)
+    pattern = draw.choice(kind.files).replace("TASK", one.task)
+    chosen = draw.choice(sorted(path for path in there.glob(pattern) if path.is_file()))
+    relative = str(chosen.relative_to(there)).replace(one.task, other.task)
+    twin = other.folder / kind.folder.replace("TASK", other.task) / relative
+    what = f"{chosen.relative_to(there)} {damaged(chosen, twin, draw)}"
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            found = kind.read(one, there)
+    except UserError as error:
+        named = (chosen.name, chosen.parent.name, str(there))
+        assert any(part in str(error) for part in named) and "\n" not in str(error), f"{what}: {error}"
+        return "refused"
+    except Exception as error:
+        raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
+    assert found == expected[name], f"{what}: another result, in silence"
+    return "told and mended" if told.getvalue() else "harmless"
+
+
+def test_damaged_files_are_never_taken_in_silence(
+    trials: Callable[..., Any], made: tuple[Made, Made], tmp_path: Path
+) -> None:
+    expected: dict[str, str] = {}
+    for name, kind in KINDS.items():
+        shutil.copytree(made[0].folder / kind.folder.replace("TASK", made[0].task), tmp_path / name)
+        expected[name] = kind.read(made[0], tmp_path / name)
+    with trials(
+        "corruption: truncated, flipped, zeroed, swapped files are never taken silently", quick=240, full=9000
+    ) as all_of_them:
+        for number, draw in enumerate(all_of_them):
+            name = list(KINDS)[number % len(KINDS)]
+            with all_of_them.trial(f"{name}, trial {number}"):
+                became = check(name, draw, made, expected, tmp_path)
+                all_of_them.facts[became] = all_of_them.facts.get(became, 0) + 1
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_read_differs_between_twins(name: str, made: tuple[Made, Made], tmp_path: Path) -> None:
+    # Else an exchange would be harmless, and prove nothing.
+    kind, found = KINDS[name], []
+    for each in made:
+        shutil.copytree(each.folder / kind.folder.replace("TASK", each.task), tmp_path / str(each.seed))
+        found.append(kind.read(each, tmp_path / str(each.seed)))
+    same = {"recipe of a run"}  # whose rows are told, and which refuses any other recipe
+    assert (found[0] == found[1]) is (name in same)
+
+
+def test_the_file_that_gathers_the_measurements_is_made_anew(made: tuple[Made, Made], tmp_path: Path) -> None:
+    # It has no hash, and no stage is left that would write it.
+    run = tmp_path / "run"
+    shutil.copytree(made[0].run, run)
+    whole = (run / "results.jsonl").read_bytes()
+    (run / "results.jsonl").write_bytes(whole.replace(b"0.5", b"0.9"))
+    assert (run / "results.jsonl").read_bytes() != whole
+    pipeline.run(made[0].recipe, run, until="evaluate", tell=lambda _: None)
+    assert (run / "results.jsonl").read_bytes() == whole

@@ -1,0 +1,261 @@
+"""Planted bugs are caught: each harness is silent about the code as it is, and loud about code with one known fault.
+
+A harness that cannot fail would prove nothing.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from tinydistilbert import checkpoint, disk, fsio, training
+from tinydistilbert.errors import UserError
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Harness:
+    """Small forms of what the other tests of this folder do; each raises where a promise is broken.
+
+    Args:
+        folder: new and empty.
+        tiny: the tiny training's module.
+        simulated: the simulated disk's module.
+    """
+
+    folder: Path
+    tiny: ModuleType
+    simulated: ModuleType
+
+    def replaced_file(self) -> None:
+        """After a crash at any operation a file has its old content or its new one."""
+        watched, path = self._new("watched"), "a.json"
+        fsio.write_json(watched / path, {"value": "old"})
+        with self.simulated.WatchedFolder(watched) as folder:
+            fsio.write_json(watched / path, {"value": "new"})
+            folder.promise("new")
+        for state in folder.states():
+            content = state.tree.get(path)
+            expected = {json_of("new")} if state.promised else {json_of("old"), json_of("new")}
+            assert content in expected, f"neither old nor new: {content!r}"
+
+    def crash(self) -> None:
+        """After a crash at any operation of a third checkpoint a training goes on from the second or the third."""
+        save, watched = checkpoint.save, self._new("watched")
+        with self.simulated.WatchedFolder(watched) as folder, pytest.MonkeyPatch.context() as patch:
+
+            def told(*arguments: Any, **named: Any) -> None:
+                save(*arguments, **named)
+                folder.promise(arguments[3].step)
+
+            patch.setattr(checkpoint, "save", told)
+            with pytest.raises(self.tiny.Killed):
+                self.tiny.Tiny(die_at=3).stage(watched / "stage")
+        for state in folder.states(lambda moment: moment.promised == 2):
+            found = self._new("found")
+            shutil.rmtree(found)
+            self.simulated.build(state.tree, found)
+            again = self.tiny.Tiny(die_at=3)
+            with pytest.raises(self.tiny.Killed):
+                again.stage(found / "stage")
+            assert again.begun_at >= state.promised, f"it went on from {again.begun_at}, {state.promised} was saved"
+
+    def kill(self) -> None:
+        """Killed before any checkpoint is saved, when its step is in the log, it ends as never killed."""
+        expected, save = self._ended("never killed"), checkpoint.save
+        for step in range(1, self.tiny.STEPS + 1):
+
+            def dying(*arguments: Any, at: int = step, **named: Any) -> None:
+                if arguments[3].step == at:
+                    raise self.tiny.Killed
+                save(*arguments, **named)
+
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(self.tiny.Killed):
+                patch.setattr(checkpoint, "save", dying)
+                self._ended("killed")
+            found = self._ended("killed", new=False)
+            assert found == expected, (
+                f"killed at {step}: other {sorted(n for n in found if found[n] != expected.get(n))}"
+            )
+
+    def damage(self) -> None:
+        """With one bit of the newest checkpoint flipped, it goes on from the one before, and ends the same."""
+        expected, output = self._ended("undamaged"), self._new("damaged") / "stage"
+        with pytest.raises(self.tiny.Killed):
+            self.tiny.Tiny(die_at=3).stage(output)
+        (weights,) = output.with_name("stage.partial").glob("checkpoints/step-*3/model.safetensors")
+        content = bytearray(weights.read_bytes())
+        content[-3] ^= 64
+        weights.write_bytes(content)
+        self.tiny.Tiny().stage(output)
+        assert self.simulated.read(output) == expected, "other results"
+
+    def foreign(self) -> None:
+        """A checkpoint of a longer training is not taken for one of this training."""
+        folder = self._new("foreign")
+        with pytest.raises(self.tiny.Killed):
+            self.tiny.Tiny(steps=8, die_at=3).train(self.tiny.Net(), folder)
+        with pytest.raises(UserError, match="2 damaged ones"):
+            self.tiny.Tiny().train(self.tiny.Net(), folder)
+
+    def _ended(self, name: str, *, new: bool = True) -> dict[str, bytes]:
+        """The finished folder of a training in a process of its own, as far as generators know."""
+        output = (self._new(name) if new else self.folder / name) / "stage"
+        torch.default_generator.manual_seed(0)
+        self.tiny.Tiny().stage(output)
+        found: dict[str, bytes] = self.simulated.read(output)
+        return found
+
+    def _new(self, name: str) -> Path:
+        path = self.folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        return path
+
+
+def json_of(value: str) -> bytes:
+    return f'{{\n  "value": "{value}"\n}}\n'.encode()
+
+
+def no_flush_of_files(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(disk, "sync", lambda _: None)
+
+
+def no_flush_of_folders(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(disk, "sync_folder", lambda _: None)
+
+
+def written_in_place(patch: pytest.MonkeyPatch) -> None:
+    def write_bytes(path: Path, content: bytes) -> None:
+        disk.write(path, content)
+        disk.sync(path)
+        disk.sync_folder(path.parent)
+
+    patch.setattr(fsio, "write_bytes", write_bytes)
+
+
+def moments_not_restored(patch: pytest.MonkeyPatch) -> None:
+    put = checkpoint._put
+    patch.setattr(
+        checkpoint, "_put", lambda path, model, optimizer, weights, _moments: put(path, model, optimizer, weights, {})
+    )
+
+
+def newest_deleted(patch: pytest.MonkeyPatch) -> None:
+    save = checkpoint.save
+
+    def wrong(folder: Path, *arguments: Any, **named: Any) -> None:
+        save(folder, *arguments, **named)
+        if len(found := checkpoint._newest_first(folder)) == checkpoint.KEPT:
+            disk.remove(found[0])
+
+    patch.setattr(checkpoint, "save", wrong)
+
+
+def dropout_from_a_running_generator(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch, "manual_seed", lambda _: None)
+
+
+def with_start(patch: pytest.MonkeyPatch, change: Callable[[Any, int], None]) -> None:
+    """Change a loop once it knows the step that it goes on from."""
+    begin = training._Loop.__init__
+
+    def begun(self: Any, *arguments: Any) -> None:
+        begin(self, *arguments)
+        change(self, self.state.step)
+
+    patch.setattr(training._Loop, "__init__", begun)
+
+
+def schedule_begins_again(patch: pytest.MonkeyPatch) -> None:
+    factor = training.learning_rate_factor
+
+    def change(_loop: Any, start: int) -> None:
+        patch.setattr(
+            training, "learning_rate_factor", lambda step, *rest, **named: factor(step - start, *rest, **named)
+        )
+
+    with_start(patch, change)
+
+
+def data_begin_again(patch: pytest.MonkeyPatch) -> None:
+    def change(loop: Any, start: int) -> None:
+        batches = loop.work.micro_batches
+        loop.work = replace(loop.work, micro_batches=lambda step, halvings=0: batches(step - start, halvings))
+
+    with_start(patch, change)
+
+
+def log_not_cut(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(disk, "cut", lambda *_: None)
+
+
+def log_cut_one_line_short(patch: pytest.MonkeyPatch) -> None:
+    cut = disk.cut
+
+    def wrong(path: Path, length: int) -> None:
+        cut(path, length and path.read_bytes().rfind(b"\n", 0, length - 1) + 1)
+
+    patch.setattr(disk, "cut", wrong)
+
+
+def manifest_unchecked(patch: pytest.MonkeyPatch) -> None:
+    read = fsio.read_manifest
+    patch.setattr(fsio, "read_manifest", lambda folder, **_: read(folder, verify=False))
+
+
+def name_unchecked(patch: pytest.MonkeyPatch) -> None:
+    read = checkpoint._read
+
+    def wrong(path: Path, _training: str, log: Path) -> Any:
+        return read(path, fsio.read_manifest(path)["training"], log)
+
+    patch.setattr(checkpoint, "_read", wrong)
+
+
+PLANTS: tuple[tuple[Plant, Callable[[Harness], None], str], ...] = (
+    (no_flush_of_folders, Harness.crash, r"it went on from 0, \d was saved"),
+    (moments_not_restored, Harness.kill, r"other \['log.jsonl', 'manifest.json', 'model.safetensors'\]"),
+    (log_not_cut, Harness.kill, r"other \['log.jsonl', 'manifest.json'\]"),
+    (no_flush_of_files, Harness.crash, "expected a whole checkpoint"),
+    (written_in_place, Harness.replaced_file, "neither old nor new"),
+    (newest_deleted, Harness.crash, r"it went on from \d, \d was saved"),
+    (dropout_from_a_running_generator, Harness.kill, r"other \['log.jsonl', 'manifest.json', 'model.safetensors'\]"),
+    (schedule_begins_again, Harness.kill, r"other \['log.jsonl', 'manifest.json', 'model.safetensors'\]"),
+    (data_begin_again, Harness.kill, r"other \['log.jsonl', 'manifest.json', 'model.safetensors'\]"),
+    (log_cut_one_line_short, Harness.kill, r"other \['log.jsonl', 'manifest.json'\]"),
+    (manifest_unchecked, Harness.damage, "other results"),
+    (name_unchecked, Harness.foreign, "DID NOT RAISE"),
+)
+"""The bug, what must find it, and how it shows. The first three are the quick tier."""
+HARNESSES = tuple({harness.__name__: harness for _, harness, _ in PLANTS}.values())
+
+
+@pytest.fixture
+def harness(beside: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Harness:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    return Harness(tmp_path, beside("tiny_training"), beside("simulated_disk"))
+
+
+@pytest.mark.parametrize("check", HARNESSES, ids=lambda check: check.__name__)
+def test_a_harness_is_silent_about_the_code_as_it_is(check: Callable[[Harness], None], harness: Harness) -> None:
+    check(harness)
+
+
+def test_planted_bugs_are_caught(trials: Callable[..., Any], harness: Harness) -> None:
+    with trials("the harness is honest: planted bugs are caught", quick=3, full=len(PLANTS)) as all_of_them:
+        for _, (plant, check, how) in zip(all_of_them, PLANTS, strict=False):
+            with (
+                all_of_them.trial(plant.__name__),
+                pytest.MonkeyPatch.context() as patch,
+                pytest.raises((Exception, pytest.fail.Exception), match=how),
+            ):
+                plant(patch)
+                check(harness)

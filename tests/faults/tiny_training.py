@@ -1,0 +1,102 @@
+"""The real training loop on a model of a few weights, and what of it must survive any end of its process."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tinydistilbert import fsio, recipe
+from tinydistilbert.selection import Chooser
+from tinydistilbert.training import Batch, Work, shares_of, train, weighted
+
+CPU = torch.device("cpu")
+STEPS = 4
+DATA = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """With dropout, and weights that are always the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Dropout(0.2), nn.Linear(8, 1))
+        random = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.3)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.layers(rows)
+
+
+class Killed(BaseException):
+    """The end of the process, as far as the training can tell."""
+
+
+@dataclass
+class Tiny:
+    """A training of `STEPS` steps with a checkpoint after each, which becomes a finished folder.
+
+    Args:
+        die_at: step at whose beginning the process dies.
+        steps: in all.
+        scores: of the weights after so many steps, by which the best are chosen; None = the last ones are kept.
+    """
+
+    die_at: int | None = None
+    steps: int = STEPS
+    scores: Mapping[int, float] | None = None
+    begun_at: int | None = None
+    """The first step that was done."""
+
+    def micro_batches(self, step: int, halvings: int = 0) -> list[Batch]:
+        if self.begun_at is None:
+            self.begun_at = step
+        if step == self.die_at:
+            raise Killed
+        rows = DATA[[(step * 8 + i) % 64 for i in range(8)]]
+        return [{"rows": part} for part in rows.split([5, 3])]
+
+    @staticmethod
+    def loss(
+        model: nn.Module, batch: Batch, scales: Mapping[str, float], _step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        predicted = model(batch["rows"]).squeeze(-1)
+        return weighted({"fit": (predicted - batch["rows"].sum(-1)).square().mean()}, scales)
+
+    def train(self, model: nn.Module, folder: Path) -> None:
+        """In a folder that is there."""
+        work = Work(
+            steps=self.steps, micro_batches=self.micro_batches, loss=self.loss, weights=lambda _: {"fit": 2.0},
+            shares=lambda batches: shares_of([{"fit": len(batch["rows"])} for batch in batches]),
+            tokens=lambda batch: len(batch["rows"]),
+            validate=lambda step: self.validate(model, folder, step),
+            validate_after=frozenset({self.steps // 2, self.steps}),
+        )  # fmt: skip
+        settings = recipe.Optimization(learning_rate=0.05, weight_decay=0.1)
+        train(model, work, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=1e-9)
+
+    def validate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        chooser = self.chooser(model, folder, step)
+        return {"always": 1.0} if chooser is None else chooser.look(step)
+
+    def chooser(self, model: nn.Module, folder: Path, step: int = 0) -> Chooser | None:
+        """Of the best weights, if they are to be chosen."""
+        scores = self.scores
+        return None if scores is None else Chooser(model, folder / fsio.CHECKPOINTS, lambda: scores[step])
+
+    def stage(self, output: Path) -> None:
+        """All of it, as a stage of a run does it."""
+        if fsio.is_finished(output):
+            fsio.tidy(output)
+            return
+        with fsio.unfinished(output) as folder:
+            model = Net()
+            if (chooser := self.chooser(model, folder)) is None or not chooser.is_finished:
+                self.train(model, folder)
+            if chooser is not None:
+                chooser.finish(1.0)
+            save_file(dict(model.named_parameters()), folder / "model.safetensors")

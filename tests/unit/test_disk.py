@@ -1,0 +1,193 @@
+"""The primitive operations: each is announced once, before it begins, and tells a disk that fails."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tinydistilbert import disk
+from tinydistilbert.disk import Operation
+from tinydistilbert.errors import DiskError
+
+
+@pytest.fixture
+def announced(monkeypatch: pytest.MonkeyPatch) -> list[Operation]:
+    """What is announced during the test."""
+    operations: list[Operation] = []
+
+    @contextmanager
+    def watch(operation: Operation) -> Iterator[None]:
+        operations.append(operation)
+        yield
+
+    monkeypatch.setattr(disk, "hook", watch)
+    return operations
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """A file of ten bytes."""
+    path = tmp_path / "there"
+    path.write_bytes(b"0123456789")
+    return path
+
+
+Does = Callable[[Path], None]
+OPERATIONS: dict[str, tuple[Does, Callable[[Path], Operation], bytes | None]] = {
+    "write": (lambda path: disk.write(path, b"ab"), lambda path: Operation("write", path, content=b"ab"), b"ab"),
+    "append": (
+        lambda path: disk.append(path, b"ab"),
+        lambda path: Operation("write", path, content=b"ab"),
+        b"0123456789ab",
+    ),
+    "cut": (lambda path: disk.cut(path, 4), lambda path: Operation("cut", path), b"0123"),
+    "sync": (disk.sync, lambda path: Operation("sync", path), b"0123456789"),
+    "sync_folder": (
+        lambda path: disk.sync_folder(path.parent),
+        lambda path: Operation("sync folder", path.parent),
+        b"0123456789",
+    ),
+    "rename": (
+        lambda path: disk.rename(path, path.with_name("new")),
+        lambda path: Operation("rename", path, target=path.with_name("new")),
+        None,
+    ),
+    "remove": (disk.remove, lambda path: Operation("remove", path), None),
+}
+"""What to do with the file, what is announced, and its content afterwards; None = it is gone."""
+each_operation = pytest.mark.parametrize("name", OPERATIONS)
+
+
+@each_operation
+def test_each_operation_is_announced_once(name: str, announced: list[Operation], there: Path) -> None:
+    does, operation, content = OPERATIONS[name]
+    does(there)
+    assert announced == [operation(there)]
+    assert (there.read_bytes() if there.exists() else None) == content
+
+
+@each_operation
+def test_an_operation_happens_inside_the_context_of_the_hook(
+    name: str, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes | None] = []
+    does, _, content = OPERATIONS[name]
+
+    @contextmanager
+    def watch(_: Operation) -> Iterator[None]:
+        seen.append(there.read_bytes())
+        yield
+        seen.append(there.read_bytes() if there.exists() else None)
+
+    monkeypatch.setattr(disk, "hook", watch)
+    does(there)
+    assert seen == [b"0123456789", content]
+
+
+@each_operation
+def test_what_a_hook_raises_stops_the_operation(name: str, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: Operation) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(disk, "hook", stop)
+    with pytest.raises(DiskError, match="no space left"):
+        OPERATIONS[name][0](there)
+    assert there.read_bytes() == b"0123456789"
+
+
+def test_folders_that_are_missing_are_made_and_each_name_is_flushed(announced: list[Operation], tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    disk.make_folder(inner)
+    assert inner.is_dir()
+    assert announced == [
+        Operation("make folder", tmp_path / "a"),
+        Operation("sync folder", tmp_path),
+        Operation("make folder", inner),
+        Operation("sync folder", tmp_path / "a"),
+    ]
+    disk.make_folder(inner)
+    assert len(announced) == 4, "it is there"
+
+
+def test_a_folder_is_removed_with_all_in_it_and_a_link_alone(tmp_path: Path, there: Path) -> None:
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "file").touch()
+    link.symlink_to(folder)
+    disk.remove(link)
+    assert (folder / "inner" / "file").exists() and not link.is_symlink()
+    disk.remove(folder)
+    assert [*tmp_path.iterdir()] == [there]
+    disk.remove(folder)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "no space left"),
+        (errno.EDQUOT, "a quota that is used up"),
+        (errno.EFBIG, "a limit on the size of files"),
+        (errno.EIO, "an input/output error"),
+        (errno.EROFS, "a read-only file system"),
+    ],
+)
+def test_an_error_of_the_disk_is_told_with_path_and_megabytes(
+    number: int, words: str, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Operation) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(disk, "hook", fail)
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 1_250_000)
+    with pytest.raises(DiskError) as caught:
+        disk.write(there, bytes(2_500_000))
+    assert str(caught.value) == (
+        f"{there}: expected room for 2.5 MB, found {words} (1.2 MB free); free some, then the same command goes on"
+    )
+    assert (caught.value.path, caught.value.needed, caught.value.free) == (there, 2_500_000, 1_250_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Error while serializing: I/O error: No space left on device (os error 28)", "no space left"),
+        ("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device", "no space left"),
+        ("I/O error: File too large (os error 27)", "a limit on the size of files"),
+        ("[enforce fail] . unexpected pos 64 vs 0: Disk quota exceeded", "a quota that is used up"),
+        ("I/O error: Input/output error (os error 5)", "an input/output error"),
+    ],
+)
+def test_errors_that_libraries_tell_in_words_are_errors_of_the_disk(text: str, words: str, there: Path) -> None:
+    with pytest.raises(DiskError, match=words) as caught, disk.disk_errors(there):
+        raise RuntimeError(text)
+    assert "expected room to write" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EACCES, "Permission denied"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory"),
+        RuntimeError("I/O error: Too many open files (os error 24)"),
+        RuntimeError("os error 51 is not os error 5 in parentheses"),
+    ],
+    ids=str,
+)
+def test_other_errors_stay_what_they_are(error: Exception, there: Path) -> None:
+    with pytest.raises(type(error)) as caught, disk.disk_errors(there):
+        raise error
+    assert caught.value is error
+
+
+def test_an_error_of_the_disk_is_told_once(there: Path, tmp_path: Path) -> None:
+    """Where it happened, not where it passed by."""
+    with pytest.raises(DiskError) as caught, disk.disk_errors(tmp_path), disk.disk_errors(there):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.path == there
+
+
+def test_room_is_looked_for_where_the_file_would_be(tmp_path: Path) -> None:
+    assert disk.free_bytes(tmp_path / "not" / "there") > 0
