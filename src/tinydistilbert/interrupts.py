@@ -25,7 +25,8 @@ class Requests:
     def note(self, number: int, _frame: FrameType | None) -> None:
         """The handler of the signals."""
         for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)  # the next one takes effect at once
+            if signal.getsignal(each) is not signal.SIG_IGN:
+                signal.signal(each, signal.SIG_DFL)  # the next one takes effect at once
         self._numbers.append(number)
         if self._is_raised:
             raise KeyboardInterrupt
@@ -44,10 +45,14 @@ class Requests:
 
 @contextmanager
 def noted() -> Iterator[Requests]:
-    """Note requests instead of dying of them; outside the main thread, whose owner handles them, none comes."""
+    """Note requests instead of dying of them; outside the main thread, whose owner handles them, none comes.
+
+    A signal that the process was told to ignore, as SIGINT is in the background jobs of scripts, stays ignored.
+    """
     requests = Requests()
+    wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     try:
-        before = {number: signal.signal(number, requests.note) for number in SIGNALS}
+        before = {number: signal.signal(number, requests.note) for number in wanted}
     except ValueError:  # not in the main thread
         yield requests
         return

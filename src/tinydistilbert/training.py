@@ -228,6 +228,7 @@ class _Loop:
                 self.save(step + 1)
             self.validate(step + 1)
         self.look()
+        self.log.sync()  # before anybody notes durably that the training is over
 
     def update(self, step: int) -> None:
         """One optimiser step."""

@@ -65,7 +65,7 @@ def commit() -> str:
 
 @pytest.fixture
 def trials() -> Callable[..., Any]:
-    """Makes the trials of a goal, `with trials(goal, quick=60, full=1000) as all_of_them:`.
+    """What makes the trials of a goal, for a `with`; it takes the goal, and the counts `quick` and `full`.
 
     At the end it writes the ledger's line, and fails if one of them failed.
     """

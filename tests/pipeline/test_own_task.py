@@ -118,14 +118,14 @@ def test_a_run_does_not_go_on_with_other_examples(files: list[str], teacher: Pat
 def test_a_failed_training_is_scored_named_and_ends_in_an_error(
     files: list[str], teacher: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = training._log_step
+    real = training._Step.line
 
-    def breaks(log: object, item: training._Step) -> None:
+    def breaks(item: training._Step) -> dict[str, float]:
         if item.step == 5:
             raise NonFiniteLoss("step 6: the loss is infinite")
-        real(log, item)
+        return real(item)
 
-    monkeypatch.setattr(training, "_log_step", breaks)
+    monkeypatch.setattr(training._Step, "line", breaks)
     for _ in range(2):
         code, out, err = call("finetune", "--model", teacher, *files, "--output", tmp_path / "run")
         assert code == 1 and "step 6: the loss is infinite" in err

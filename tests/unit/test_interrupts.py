@@ -124,3 +124,14 @@ def test_a_request_after_the_last_step_of_a_training_is_not_lost(
             nn.Linear(3, 1), work, recipe.Optimization(), seed=0, folder=tmp_path, device=torch.device("cpu"),
             label="fit", checkpoint_minutes=60,
         )  # fmt: skip
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts.heard():
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

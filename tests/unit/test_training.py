@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tinydistilbert import checkpoint, recipe, training
+from tinydistilbert import checkpoint, disk, recipe, training
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, OutOfMemory, UserError
 from tinydistilbert.recipe_types import ramp_at
 from tinydistilbert.training import (
@@ -429,3 +430,16 @@ def test_a_damaged_checkpoint_of_the_same_step_is_made_anew(tmp_path: Path) -> N
         if damages:
             weights.write_bytes(weights.read_bytes()[:-1])
     assert checkpoint.load(tmp_path, model, optimizer, training="fit", log=log) == checkpoint.State(4)
+
+
+def test_the_log_is_durable_when_the_training_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who notes durably that it is over, as a choice of weights does, never has it written again."""
+    operations: list[tuple[str, Path]] = []
+
+    def watch(operation: disk.Operation) -> AbstractContextManager[object]:
+        operations.append((operation.kind, operation.path))
+        return nullcontext()
+
+    monkeypatch.setattr(disk, "hook", watch)
+    run(tmp_path, work(2, [8]), minutes=60)
+    assert operations[-2:] == [("sync", tmp_path / "log.jsonl"), ("sync folder", tmp_path)]
