@@ -22,6 +22,7 @@ from tinydistilbert import results
 from tinydistilbert.data.masked import useful_tokens
 from tinydistilbert.models.teacher import LoadedTeacher, load_teacher
 from tinydistilbert.recipe import OFFLINE_TEACHER, PYTHON_DOCS, Corpus, Teacher
+from tinydistilbert.training import MicroBatches
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_DATA = ROOT.parent / "shared" / "data"
@@ -103,15 +104,15 @@ class AnonymousPeak:
 class StepTimes:
     """The micro-batches of a training, with the moment at which each step asked for its own."""
 
-    def __init__(self, batches: Callable[[int], list[dict[str, Tensor]]]) -> None:
+    def __init__(self, batches: MicroBatches) -> None:
         self.batches = batches
         self.begun: list[float] = []
         self.tokens: list[int] = []
 
-    def __call__(self, step: int) -> list[dict[str, Tensor]]:
+    def __call__(self, step: int, halvings: int = 0) -> list[dict[str, Tensor]]:
         """Those of `step`."""
         self.begun.append(time.perf_counter())
-        made = self.batches(step)
+        made = self.batches(step, halvings)
         self.tokens.append(sum(map(useful_tokens, made)))
         return made
 

@@ -23,7 +23,7 @@ import finetune_scores
 import finetune_ways
 import torch
 from distill_throughput import Samples, Turns, alternate, ratio
-from finetune_ways import MODELS, TASK_NAMES, WAYS, Setup
+from finetune_ways import MODELS, TASK_NAMES, UNFUSED, WAYS, Setup
 from throughput_ways import Sample
 from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -100,7 +100,8 @@ def whole(steps: Sequence[Sample], setup: Setup) -> Sample:
 
 def ratios(samples: Samples) -> dict[str, float | None]:
     """Our speed over that of each other way, with the same dropout."""
-    return {way: ratio(samples, "ours", way) for way in finetune_ways.THEIRS}
+    asked_for = [way for way in samples if way == finetune_ways.UNFUSED]
+    return {way: ratio(samples, "ours", way) for way in (*finetune_ways.THEIRS, *asked_for)}
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--teacher", type=Path, help="masked-LM teacher of the offline student, and the tokenizer")
     parser.add_argument("--models", choices=MODELS, nargs="+", default=list(MODELS), help="only these models")
     parser.add_argument("--tasks", choices=TASK_NAMES, nargs="+", default=list(TASK_NAMES), help="only these tasks")
-    parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS), help="only these ways")
+    parser.add_argument("--ways", choices=(*WAYS, UNFUSED), nargs="+", default=list(WAYS), help="only these ways")
     parser.add_argument("--quick", action="store_true", help="fewer batches, within six minutes on two cores")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, help=f"that each way goes through in a round; by default {BATCHES}")

@@ -28,6 +28,7 @@ from tinydistilbert.models.student import cut_student
 from tinydistilbert.objective import PretrainingLoss
 from tinydistilbert.pretraining import pretrain
 from tinydistilbert.teacher_cache import make_cache
+from tinydistilbert.training import MicroBatches
 
 PAIRS = ("bert-base", "offline")
 THEIRS = ("notebook", "authors_all", "authors_masked")
@@ -195,17 +196,17 @@ def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
         return MaskedBatches.of(settings, sized, blocks, steps=steps, epochs_end_steps=False)
 
     with tempfile.TemporaryDirectory() as scratch:
-        batches: Callable[[int], list[dict[str, Tensor]]] = masked_batches(setup.batch_size)
+        batches: MicroBatches = masked_batches(setup.batch_size)
         if cached:
             teacher.requires_grad_(False)
             made_cache = make_cache(teacher, blocks, settings, Path(scratch), torch.device("cpu"), lambda line: None)
             batches = made_cache.micro_batches
 
-        def next_batches(step: int) -> list[dict[str, Tensor]]:
+        def next_batches(step: int, halvings: int = 0) -> list[dict[str, Tensor]]:
             if step == 0:
-                return batches(0) if cached else masked_batches(2)(0)
+                return batches(0, halvings) if cached else masked_batches(2)(0, halvings)
             clock.between_steps()
-            made = batches(step)
+            made = batches(step, halvings)
             for batch in made:
                 tokens = useful_tokens(batch)
                 operations = useful_operations(

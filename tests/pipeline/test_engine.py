@@ -121,12 +121,12 @@ def test_a_resumed_budget_gives_a_narrow_student_the_same_weights(
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_a_cache_that_does_not_fit_is_refused_before_anything_is_made(
+def test_a_run_that_does_not_fit_on_the_disk_is_refused_before_anything_is_made(
     recipe_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     code, _, err = call("distill", recipe_file, "--distill.cache.kind=hidden", "--output", tmp_path / "run")
-    assert code == 2 and "free for the teacher's cache" in err and err.count("\n") == 1
+    assert code == 2 and "--output" in err and "free for it, found 1 B; free some" in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -37,13 +37,13 @@ from tinydistilbert.runtime import Inputs
 
 BERT = BertConfig.from_dict(
     {
-        "vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "vocab_size": 232, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
         "max_position_embeddings": 128, "num_labels": 1,
     }
 )  # fmt: skip
 DISTILBERT = DistilBertConfig.from_dict(
     {
-        "vocab_size": 50, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "max_position_embeddings": 128,
+        "vocab_size": 232, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "max_position_embeddings": 128,
         "num_labels": 1,
     }
 )  # fmt: skip
@@ -78,10 +78,10 @@ def inputs_of(row: Row, pairs: Pairs) -> PairInputs:
 
 
 def test_parameters_are_those_of_the_encoder() -> None:
-    # Embeddings (50 + 128 + 2) x 8 and a norm of 16; a layer of 4 x 72 + 16 + 144 + 136 + 16; a pooler of 72.
-    assert parameter_count(TINY["bert-base"]().base_model) == 1456 + 600 + 72
+    # Embeddings (232 + 128 + 2) x 8 and a norm of 16; a layer of 4 x 72 + 16 + 144 + 136 + 16; a pooler of 72.
+    assert parameter_count(TINY["bert-base"]().base_model) == 2912 + 600 + 72
     # Without token types and pooler.
-    assert parameter_count(TINY["distilbert"]().base_model) == 1440 + 600
+    assert parameter_count(TINY["distilbert"]().base_model) == 2896 + 600
 
 
 def test_the_default_architectures_have_the_published_sizes() -> None:
@@ -271,8 +271,8 @@ def test_rows_are_models_by_back_ends_and_give_alike_logits(
     ]
     assert [row.name for row in make_rows(given, ["torch"], tmp_path)] == ["mine/onnx", "mine/onnx-int8"]
     assert {subject.weights for subject in given} == {"trained"}
-    # The encoder's 2040 and the head's 72 + 9, less biases that are 0 and were left out by the exporter.
-    assert given[0].parameters == given[1].parameters == pytest.approx(2040 + 72 + 9, abs=72)
+    # The encoder's 3496 and the head's 72 + 9, less biases that are 0 and were left out by the exporter.
+    assert given[0].parameters == given[1].parameters == pytest.approx(3496 + 72 + 9, abs=72)
 
 
 def test_a_masked_language_model_gets_a_head_and_a_task_model_keeps_its_own(
@@ -288,7 +288,7 @@ def test_a_masked_language_model_gets_a_head_and_a_task_model_keeps_its_own(
         for folder in (encoder, task)
     ]
     assert [subject.folder for subject in subjects] == [work / "encoder", task]
-    assert {subject.parameters for subject in subjects} == {2128} and {s.weights for s in subjects} == {"trained"}
+    assert {subject.parameters for subject in subjects} == {3584} and {s.weights for s in subjects} == {"trained"}
     ones = {name: np.ones((1, 4), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
     assert [open_runtime(s.folder, "torch")(ones).shape for s in subjects] == [(1, 1), (1, 3)]
 
@@ -347,8 +347,8 @@ def test_the_folder_holds_a_row_for_each_model_back_end_and_protocol(
     assert fsio.read_manifest(output) and {path.name for path in tmp_path.iterdir()} == {"student", "benchmark"}
     measurements = results.read(output / "measurements.jsonl")
     sizes = {m.model: m for m in measurements if m.metric == "parameters"}
-    assert [(name, m.value) for name, m in sizes.items()][1:] == [("distilbert", 2040), ("student", 2128)]
-    assert sizes["student"].details["megabytes_fp32"] == pytest.approx(2128 * 4 / 1e6)
+    assert [(name, m.value) for name, m in sizes.items()][1:] == [("distilbert", 3496), ("student", 3584)]
+    assert sizes["student"].details["megabytes_fp32"] == pytest.approx(3584 * 4 / 1e6)
     files = [m for m in measurements if m.metric == "megabytes"]
     assert [(m.model, m.details["backend"]) for m in files] == [("distilbert", "onnx"), ("student", "onnx")]
     rows = [

@@ -214,7 +214,7 @@ def test_step_times_leave_out_the_first_steps_and_the_last(
 ) -> None:
     common, now = scripts["common"], iter([0.0, 10.0, 11.0, 13.0, 16.0])
     monkeypatch.setattr(common.time, "perf_counter", lambda: next(now))
-    times = common.StepTimes(lambda step: [{"counted": torch.arange(step + 1)}, {"counted": torch.arange(100)}])
+    times = common.StepTimes(lambda step, _: [{"counted": torch.arange(step + 1)}, {"counted": torch.arange(100)}])
     for step in range(5):
         assert len(times(step)) == 2
     assert times.measured() == (103 + 104, 5.0)  # of steps 2 and 3, which begin at 11 and end at 16

@@ -157,14 +157,14 @@ def test_learning_rates_are_chosen_among_by_held_out_examples(data: Path, encode
 def test_a_training_that_breaks_is_kept_and_told(
     data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = training._log_step
+    real = training._Step.line
 
-    def breaks(log: Any, item: Any) -> None:
+    def breaks(item: training._Step) -> dict[str, float]:
         if item.step == 5:
             raise NonFiniteLoss("step 6: the loss is infinite")
-        real(log, item)
+        return real(item)
 
-    monkeypatch.setattr(training, "_log_step", breaks)
+    monkeypatch.setattr(training._Step, "line", breaks)
     finetune(recipe(data), TASKS["cola"], encoder, tmp_path / "model", row="student", seed=0, device=CPU)
     assert facts(tmp_path / "model")["failed"] == "step 6: the loss is infinite"
     assert load_model(tmp_path / "model", "classification", require_head=True).config.num_labels == 2

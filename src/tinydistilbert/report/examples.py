@@ -58,7 +58,8 @@ def _name(sample: dict[str, Any]) -> str:
 def _samples(run: Path, task: str, slug: str) -> dict[str, dict[str, Any]]:
     """Samples of the first seed and split by the example's name; empty when the row was not scored."""
     for path in sorted((run / "tasks" / task / slug).glob("seed-*/scores/samples.jsonl")):
-        fsio.intact(path.parent, path.name)
+        if fsio.is_finished(path.parent):
+            fsio.intact(path.parent, path.name)
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return {
             _name(line): line for line in lines if line.get("split", lines[0].get("split")) == lines[0].get("split")

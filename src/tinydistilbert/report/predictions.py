@@ -125,9 +125,8 @@ def scored_run(folder: Path, recipe: Recipe | None = None) -> ScoredRun:
         recipe = recipe_file.load(str(folder / "recipe.toml"))
     scores: dict[str, dict[str, dict[int, Path]]] = {}
     for path in sorted(folder.glob("tasks/*/*/seed-*/scores")):
-        if fsio.is_finished(path):
-            facts = fsio.read_manifest(path)
-            scores.setdefault(facts["task"], {}).setdefault(facts["row"], {})[facts["seed"]] = path
+        facts = fsio.read_manifest(path)  # unfinished ones have another name
+        scores.setdefault(facts["task"], {}).setdefault(facts["row"], {})[facts["seed"]] = path
     run = ScoredRun(folder, recipe, scores)
     if not run.tasks:
         raise UserError(where, expected="a run with scored tasks", found="none", cure="run it up to `evaluate` first")
