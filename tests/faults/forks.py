@@ -238,7 +238,7 @@ class _Child:
         interrupts.Requests.note = noted  # type: ignore[method-assign]
         if ignore_late:
             for number in interrupts.SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
+                signal.signal(number, lambda *_: None)  # not SIG_IGN, which a command leaves as it is
 
     def wrap(self, place: Any, name: str, around: Callable[[], AbstractContextManager[None]]) -> None:
         function = getattr(place, name)
