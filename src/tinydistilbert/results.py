@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tinydistilbert import fsio
+from tinydistilbert.errors import told
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
 OPTIONAL_LIBRARIES = ("onnxruntime", "openvino")
@@ -111,6 +112,11 @@ def write(path: Path, measurements: Iterable[Measurement]) -> None:
 
 
 def read(path: Path) -> list[Measurement]:
-    """The measurements in a JSON-lines file, in its order."""
-    with path.open(encoding="utf-8") as stream:
+    """The measurements in a JSON-lines file, in its order.
+
+    Raises:
+        UserError: a line is none.
+    """
+    cure = "delete it, or the folder that it lies in, and run the command again; it is written anew"
+    with told(str(path), expected="measurements", cure=cure), path.open(encoding="utf-8") as stream:
         return [Measurement(**json.loads(line)) for line in stream if line.strip()]

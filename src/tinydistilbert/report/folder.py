@@ -20,13 +20,7 @@ def read_run(run: Path) -> tuple[Recipe, list[Measurement]]:
         if not (run / name).is_file():
             cure = "give the folder that `tinydistilbert replicate` wrote"
             raise UserError(str(run), expected=f"a run folder with {name}", found="none", cure=cure)
-    try:
-        return recipe_file.load(str(run / "recipe.toml")), results.read(run / "results.jsonl")
-    except (ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        cure = "run `tinydistilbert replicate` again; it writes the file anew"
-        raise UserError(str(run / "results.jsonl"), expected="measurements", found=str(error), cure=cure) from None
+    return recipe_file.load(str(run / "recipe.toml")), results.read(run / "results.jsonl")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
