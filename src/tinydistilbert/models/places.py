@@ -43,12 +43,12 @@ def _commit(name: str, revision: str | None) -> str:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
+        found = str(HfApi().model_info(name, revision=revision).sha)
+    except Exception as error:  # no network, in the words of whatever library; or no such model
         try:
-            found = str(HfApi().model_info(name, revision=revision).sha)
-        except Exception:  # no network, in the words of whatever library; or no such model, which is told next
             found = Path(snapshot_download(name, revision=revision, local_files_only=True)).name
-    except Exception as error:
-        raise _not_there(name, revision, error) from None
+        except Exception:  # not in the cache either: the first of the two errors tells why
+            raise _not_there(name, revision, error) from None
     advice = f'add teacher.revision = "{found}" to the recipe, or write the name so'
     sys.stderr.write(f"pinned {name}@{found}: {advice}\n")
     return found
