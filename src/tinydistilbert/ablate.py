@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import disk, fsio, locks, pipeline, results
+from tinydistilbert import disk, fsio, locks, results
 from tinydistilbert.distill import distill_steps
 from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.estimates import Planner
 from tinydistilbert.jobs import jobs
 from tinydistilbert.names import TERMS
-from tinydistilbert.pipeline import Run
+from tinydistilbert.pipeline import Run, run
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe import Ablate, Adapt, Recipe, Teacher, to_dict
 from tinydistilbert.recipe_file import from_dict, merge, to_toml
@@ -248,7 +248,7 @@ class Study:
 
         try:
             with _naming(trial):
-                failures = pipeline.run(trial.recipe, trial.folder, until=trial.until, tell=tell)
+                failures = run(Run(trial.recipe, trial.folder, until=trial.until, tell=tell))
         except NonFiniteLoss as error:
             if trial.variation is None:
                 raise

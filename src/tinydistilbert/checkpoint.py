@@ -70,8 +70,8 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         save_file(parameters, partial / "model.safetensors")
         save_file(_moments(model, optimizer), partial / "optimizer.safetensors")
         fsio.write_json(partial / "state.json", asdict(state))
-    for old in (*_newest_first(folder)[KEPT:], *folder.glob("step-*.partial")):
-        disk.remove(old)
+    for old in (*folder.glob("step-*.partial"), *_newest_first(folder)[KEPT:]):
+        _drop(old)
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -82,7 +82,17 @@ def _newest_first(folder: Path) -> list[Path]:
 def forget(folder: Path) -> None:
     """Delete the checkpoints in `folder`; what else lies there stays."""
     for path in folder.glob("step-*"):
-        disk.remove(path)
+        _drop(path)
+
+
+def _drop(checkpoint: Path) -> None:
+    """Delete a checkpoint, by a name first that it is not read by: one that is half deleted is no damaged one."""
+    doomed = checkpoint.with_suffix(".partial")
+    if doomed != checkpoint:
+        disk.remove(doomed)
+        disk.rename(checkpoint, doomed)
+        disk.sync_folder(doomed.parent)
+    disk.remove(doomed)
 
 
 def newest_step(folder: Path) -> int:

@@ -137,20 +137,18 @@ def _stages(command: str, rest: list[str]) -> None:
     if request.recipe.finetune.model and command not in OF_GIVEN:
         expected = f"one of {', '.join(OF_GIVEN)} with --model"
         raise UserError("command line", expected=expected, found=repr(command), cure="leave --model out, or use one")
-    if request.dry_run:
-        from tinydistilbert.plan import plan
-
-        print(plan(request.recipe, request.output, until=until))
-        return
-    from tinydistilbert.pipeline import run
-    from tinydistilbert.plan import refuse_full_disk
-    from tinydistilbert.report.tables import console_tables
-
-    refuse_full_disk(request.recipe, request.output, until=until)
+    from tinydistilbert.pipeline import Run, run
+    from tinydistilbert.plan import plan, refuse_full_disk
 
     shown = shlex.join(["tinydistilbert", command, *rest])
-    tell = functools.partial(print, flush=True)
-    failures = run(request.recipe, request.output, until=until, tell=tell, command=shown)
+    work = Run(request.recipe, request.output, until=until, tell=functools.partial(print, flush=True), command=shown)
+    if request.dry_run:
+        print(plan(work))
+        return
+    from tinydistilbert.report.tables import console_tables
+
+    refuse_full_disk(work)
+    failures = run(work)
     if until in ("evaluate", "compress", "benchmark", "report"):
         _print(console_tables(request.output))
     if until == "report":

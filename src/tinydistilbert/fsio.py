@@ -208,12 +208,17 @@ def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
         disk.make_folder(partial)
         sweep(partial)
         yield partial
-        write_manifest(partial, **facts)
-        if folder.exists():  # a folder without manifest: left by another program, or emptied by hand
-            disk.remove(folder)
-        disk.rename(partial, folder)
-        disk.sync_folder(folder.parent)
+        _finish(partial, folder, facts)
     tidy(folder)
+
+
+def _finish(partial: Path, folder: Path, facts: dict[str, Any]) -> None:
+    """Close the partial folder, and give it its name."""
+    write_manifest(partial, **facts)
+    if folder.exists():  # a folder without manifest: left by another program, or emptied by hand
+        disk.remove(folder)
+    disk.rename(partial, folder)
+    disk.sync_folder(folder.parent)
 
 
 def sweep(folder: Path) -> None:

@@ -21,6 +21,7 @@ from tinydistilbert.finetune import finetune, training_facts
 from tinydistilbert.inputs import Inputs
 from tinydistilbert.jobs import Job, jobs
 from tinydistilbert.ladder import BEST, SUMMARY, climb_down
+from tinydistilbert.models import places
 from tinydistilbert.models.loading import load_model, load_tokenizer
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer
 from tinydistilbert.progress import duration
@@ -45,7 +46,15 @@ def compressed_folder(task: str) -> str:
 
 
 class Run(Inputs):
-    """One recipe in one folder."""
+    """One recipe in one folder.
+
+    Args:
+        recipe: what to do.
+        output: the run folder; made if missing, continued if it belongs to this recipe.
+        until: the last stage, a name in `STAGES`.
+        tell: called with a line for each stage that was done or skipped.
+        command: the command line that the report shows as the way to get the same again.
+    """
 
     def __init__(
         self, recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None], command: str = ""
@@ -82,15 +91,19 @@ class Run(Inputs):
             fsio.sweep(self.output)
             if not self.is_begun():
                 fsio.write_text(self.output / run_folder.RECIPE, to_toml(self.recipe))
+            run_folder.remember_models(self.output, places.pins())
             yield
 
     def is_begun(self) -> bool:
-        """Whether the output folder holds a run of this recipe; if not, it is new or empty.
+        """Whether the output folder holds a run of this recipe, whose versions of hub models count; else it is new.
 
         Raises:
             UserError: it belongs to another recipe or to something else.
         """
-        return run_folder.is_begun(self.recipe, self.output)
+        is_begun = run_folder.is_begun(self.recipe, self.output)
+        if is_begun:
+            places.pin(run_folder.models(self.output))
+        return is_begun
 
     def stage(self, folder: str, title: str, make: Callable[[Path], None]) -> None:
         """Make one folder of the run, unless it is finished."""
@@ -101,6 +114,7 @@ class Run(Inputs):
             return
         started = time.monotonic()
         make(path)
+        run_folder.remember_models(self.output, places.pins())
         self.tell(f"{title}: {duration(time.monotonic() - started)}")
         self.gather()
 
@@ -279,15 +293,8 @@ class Run(Inputs):
         self.tell("report: written")
 
 
-def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None], command: str = "") -> tuple[str, ...]:
-    """Run the stages of `recipe` up to `until` in the folder `output`.
-
-    Args:
-        recipe: what to do.
-        output: the run folder; made if missing, continued if it belongs to this recipe.
-        until: the last stage, a name in `STAGES`.
-        tell: called with a line for each stage that was done or skipped.
-        command: the command line that the report shows as the way to get the same again.
+def run(work: Run) -> tuple[str, ...]:
+    """Run the stages of a recipe, those that are not finished.
 
     Returns:
         What went wrong on the way without stopping it: fine-tunings whose loss became infinite.
@@ -297,11 +304,10 @@ def run(recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None]
             did not reach its target; then everything was written.
         Interrupted: the user asked to stop; the same call goes on.
     """
-    work = Run(recipe, output, until=until, tell=tell, command=command)
     with work.claimed():
         for name in work.stages():
             getattr(work, name)()
-        if until != "prepare":  # whatever happened to the file meanwhile
+        if work.until != "prepare":  # whatever happened to the file meanwhile
             work.gather()
     if work.unreached:
         cure = "ask for less, or prune further (--keep 0.25 0.15)"

@@ -9,41 +9,34 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.estimates import Line, Planner
 from tinydistilbert.pipeline import Run
 from tinydistilbert.progress import duration
-from tinydistilbert.recipe import Recipe
 
 
-def plan(recipe: Recipe, output: Path, *, until: str) -> str:
-    """What `run` with the same arguments would do, as a table in plain text; nothing is written.
-
-    Args:
-        recipe: what would be done.
-        output: the run folder; what is finished in it counts as done.
-        until: the last stage, a name in `STAGES`.
+def plan(run: Run) -> str:
+    """What the run would do, as a table in plain text; nothing is written, and what is finished counts as done.
 
     Raises:
         UserError: an input is wrong or the folder belongs to something else: the same as of the run.
     """
-    planner, lines = _planned(recipe, output, until)
-    return "\n".join([*_table(lines), "", *_totals(lines, planner, output)])
+    planner, lines = _planned(run)
+    return "\n".join([*_table(lines), "", *_totals(lines, planner, run.output)])
 
 
-def refuse_full_disk(recipe: Recipe, output: Path, *, until: str) -> None:
-    """Compare what `run` with the same arguments will write with what is free, before it begins.
+def refuse_full_disk(run: Run) -> None:
+    """Compare what the run will write with what is free, before it begins; what was read for it, the run has read.
 
     Raises:
         UserError: it does not fit, or an input is wrong: the same as of the run.
     """
-    _, lines = _planned(recipe, output, until)
-    needed, free = _needed(lines), free_bytes(output)
+    _, lines = _planned(run)
+    needed, free = _needed(lines), free_bytes(run.output)
     if needed > free:
         expected, found = f"about {size_in_words(needed)} free for it", f"{size_in_words(free)}"
         cure = "free some, or give an --output on another disk; --dry-run tells what needs it"
-        raise UserError(f"--output {output}", expected=expected, found=found, cure=cure)
+        raise UserError(f"--output {run.output}", expected=expected, found=found, cure=cure)
 
 
-def _planned(recipe: Recipe, output: Path, until: str) -> tuple[Planner, list[Line]]:
+def _planned(run: Run) -> tuple[Planner, list[Line]]:
     """The lines of the plan, and what they were found by."""
-    run = Run(recipe, output, until=until, tell=lambda _: None)
     planner = Planner(run)
     if not run.is_begun():
         run.check_data_folder()

@@ -1,6 +1,6 @@
-"""What a run folder was begun with: one recipe and one set of data, which no later command may exchange."""
+"""What a run folder was begun with, which stays: one recipe, one set of data, one version of each hub model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tinydistilbert import fsio
@@ -9,6 +9,7 @@ from tinydistilbert.recipe import Recipe, to_dict
 from tinydistilbert.recipe_file import read
 
 RECIPE, INPUTS = "recipe.toml", "inputs.json"
+_MODEL = "model "
 
 
 def is_begun(recipe: Recipe, output: Path) -> bool:
@@ -55,16 +56,38 @@ def remember(output: Path, name: str, fingerprint: str) -> None:
     Raises:
         UserError: it was begun with other data.
     """
-    path = output / INPUTS
-    try:
-        there = fsio.read_json(path) if path.is_file() else {}
-        before = str(there.setdefault(name, fingerprint))
-    except (ValueError, AttributeError, RecursionError) as error:
-        cure = "restore it from a copy, or give another --output"
-        expected, found = "fingerprints as JSON", str(error) or type(error).__name__
-        raise UserError(str(path), expected=expected, found=found, cure=cure) from None
+    there = _inputs(output)
+    before = there.setdefault(name, fingerprint)
     if before != fingerprint:
         expected, found = f"the data it was begun with ({name}: sha256 {before[:12]}…)", f"sha256 {fingerprint[:12]}…"
         cure = "give another --output, or bring the old data back"
         raise UserError(f"--output {output}", expected=expected, found=found, cure=cure)
-    fsio.write_json(path, there)
+    fsio.write_json(output / INPUTS, there)
+
+
+def models(output: Path) -> dict[str, str]:
+    """The commits at which hub models were read that were named without one, by their names.
+
+    Raises:
+        UserError: the file that keeps them is damaged.
+    """
+    return {key.removeprefix(_MODEL): commit for key, commit in _inputs(output).items() if key.startswith(_MODEL)}
+
+
+def remember_models(output: Path, commits: Mapping[str, str]) -> None:
+    """Keep the commits of hub models; those that are kept already stay."""
+    there = _inputs(output)
+    new = {_MODEL + name: commit for name, commit in commits.items()} | there
+    if new != there:
+        fsio.write_json(output / INPUTS, new)
+
+
+def _inputs(output: Path) -> dict[str, str]:
+    path = output / INPUTS
+    try:
+        there = fsio.read_json(path) if path.is_file() else {}
+        return {str(name): str(fingerprint) for name, fingerprint in there.items()}
+    except (ValueError, AttributeError, RecursionError) as error:
+        cure = "restore it from a copy, or give another --output"
+        expected, found = "fingerprints as JSON", str(error) or type(error).__name__
+        raise UserError(str(path), expected=expected, found=found, cure=cure) from None

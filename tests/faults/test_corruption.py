@@ -107,7 +107,7 @@ class Made:
             },
         }  # fmt: skip
         self.recipe: Recipe = from_dict(content, "test")
-        pipeline.run(self.recipe, self.run, until="evaluate", tell=lambda _: None)
+        pipeline.run(pipeline.Run(self.recipe, self.run, until="evaluate", tell=lambda _: None))
         self.task = f"tasks/{TASK}/student-d/seed-{seed}"
         export(self.run / self.task / "model", folder / "exported")
         corpus = self.recipe.corpus
@@ -307,5 +307,5 @@ def test_the_file_that_gathers_the_measurements_is_made_anew(made: tuple[Made, M
     whole = (run / "results.jsonl").read_bytes()
     (run / "results.jsonl").write_bytes(whole.replace(b"0.5", b"0.9"))
     assert (run / "results.jsonl").read_bytes() != whole
-    pipeline.run(made[0].recipe, run, until="evaluate", tell=lambda _: None)
+    pipeline.run(pipeline.Run(made[0].recipe, run, until="evaluate", tell=lambda _: None))
     assert (run / "results.jsonl").read_bytes() == whole

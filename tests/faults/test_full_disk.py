@@ -94,7 +94,7 @@ class Place:
         prose = (f"The student {i} learns from the teacher in a large house near the lake {i}." for i in range(150))
         (folder / "corpus.txt").write_text("\n\n".join(prose))
         place = cls(folder)
-        pipeline.run(place.recipe, folder / "run", until="evaluate", tell=lambda _: None)
+        pipeline.run(pipeline.Run(place.recipe, folder / "run", until="evaluate", tell=lambda _: None))
         place.blocks(folder / "cache")
         return place
 

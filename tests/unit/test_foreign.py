@@ -1,11 +1,10 @@
-"""What is looked at before a stranger's model is read, and which version of a hub model all its parts come from."""
+"""What is looked at before a stranger's model is read."""
 
 import json
 import resource
 import time
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,14 +12,13 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedToken
 
 from tinydistilbert import fsio, recipe
 from tinydistilbert.errors import UserError, told
-from tinydistilbert.models import foreign, places
+from tinydistilbert.models import foreign
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.models.teacher import load_teacher
 
 CONFIG = BertConfig(
     vocab_size=232, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, pad_token_id=0
 )
-COMMIT, OTHER = "0123456789abcdef" * 2 + "01234567", "f" * 40
 
 
 @pytest.fixture
@@ -146,61 +144,6 @@ def test_whatever_a_library_raises_is_told_in_one_line() -> None:
     for stop in (KeyboardInterrupt(), SystemExit(2)):
         with pytest.raises(type(stop)), told("here", expected="this", cure="do"):
             raise stop
-
-
-@pytest.fixture
-def hub(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of the hub with a model in two versions, of which `main` is the first."""
-    cache = tmp_path / "hub"
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    places._commit.cache_clear()
-    places._downloaded.cache_clear()
-    repository = cache / "models--some--model"
-    fsio.write_text(repository / "refs/main", COMMIT)
-    for number, commit in enumerate((COMMIT, OTHER)):
-        snapshot = repository / "snapshots" / commit
-        snapshot.mkdir(parents=True)
-        (repository / "blobs").mkdir(exist_ok=True)
-        for file in folder.iterdir():  # links to blobs, as there
-            (repository / "blobs" / f"{number}{file.name}").write_bytes(file.read_bytes())
-            (snapshot / file.name).symlink_to(f"../../blobs/{number}{file.name}")
-    put(repository / "blobs/1config.json", initializer_range=0.5)
-    return repository
-
-
-def test_a_hub_model_is_pinned_once_and_told(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    loaded = load_teacher(recipe.Teacher(model="some/model"))
-    fsio.write_text(hub / "refs/main", OTHER)  # somebody publishes another version meanwhile
-    assert load_config("some/model").initializer_range == loaded.model.config.initializer_range == 0.02
-    assert load_tokenizer("some/model")("the student")["input_ids"]
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and err.startswith(f"pinned some/model@{COMMIT}: ")
-    assert f'teacher.revision = "{COMMIT}"' in err
-
-
-def test_a_commit_is_taken_as_it_is(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert load_config("some/model", OTHER).initializer_range == 0.5
-    assert load_config(f"some/model@{OTHER}").initializer_range == 0.5
-    assert load_model("some/model", "masked-lm", revision=OTHER).config.initializer_range == 0.5
-    assert capsys.readouterr().err == ""
-
-
-def test_sharded_hub_models_are_read_through_the_links_of_the_cache(hub: Path, folder: Path) -> None:
-    model = load_model(folder, "masked-lm")
-    snapshot = hub / "snapshots" / OTHER
-    model.save_pretrained(hub.parent / "sharded", max_shard_size="20KB")
-    (snapshot / "model.safetensors").unlink()
-    for file in (hub.parent / "sharded").glob("model*"):
-        (hub / "blobs" / file.name).write_bytes(file.read_bytes())
-        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
-    assert torch.equal(load_model("some/model", "masked-lm", revision=OTHER).state_dict()["cls.predictions.bias"],
-                       model.state_dict()["cls.predictions.bias"])  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["some/other", "some/model/more", "a b", "../model", "some/model@other"])
-def test_names_that_are_nowhere_are_refused(hub: Path, name: str) -> None:
-    with pytest.raises(UserError, match="a model folder or hub name"):
-        load_config(name)
 
 
 def test_the_wrong_encoder_is_still_an_encoder_of_its_family(folder: Path) -> None:

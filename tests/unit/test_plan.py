@@ -48,6 +48,10 @@ def recipe(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Recipe:
     return recipe_file.from_dict(content, "test")
 
 
+def run_of(recipe: Recipe, output: Path, *, until: str) -> pipeline.Run:
+    return pipeline.Run(recipe, output, until=until, tell=lambda _: None)
+
+
 def rows(text: str) -> dict[str, str]:
     """The lines of the table by stage."""
     return {line.split("  ")[0]: line for line in text.split("\n\n")[0].splitlines()[1:]}
@@ -73,9 +77,9 @@ def partial_checkpoint(folder: Path, step: int) -> None:
 
 def test_steps_and_blocks_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    pipeline.run(recipe, output, until="finetune", tell=lambda _: None)
+    pipeline.run(run_of(recipe, output, until="finetune"))
     # The stages are told as if none of them was made, on the blocks that are in the cache now.
-    told = rows(plan.plan(recipe, tmp_path / "other", until="finetune"))
+    told = rows(plan.plan(run_of(recipe, tmp_path / "other", until="finetune")))
     assert told["prepare"].split()[1] == "finished"
     folders = {
         "adapt": "teacher", "distill": "student", "finetune teacher, CoLA": "tasks/cola/teacher/seed-0/model",
@@ -84,7 +88,7 @@ def test_steps_and_blocks_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -
     for stage, folder in folders.items():
         lines = [json.loads(line) for line in (output / folder / "log.jsonl").read_text().splitlines()]
         assert told_steps(told[stage]) == max(line["step"] for line in lines), stage
-    assert all("finished" in line for line in rows(plan.plan(recipe, output, until="finetune")).values())
+    assert all("finished" in line for line in rows(plan.plan(run_of(recipe, output, until="finetune"))).values())
 
 
 def test_what_is_left_is_told_by_the_folders(recipe: Recipe, tmp_path: Path) -> None:
@@ -94,7 +98,7 @@ def test_what_is_left_is_told_by_the_folders(recipe: Recipe, tmp_path: Path) -> 
     fsio.write_json(output / "teacher" / fsio.MANIFEST, {"files": {}})
     partial_checkpoint(output / "student", 2)
     partial_checkpoint(output / "student", 3)
-    told = rows(plan.plan(recipe, output, until="report"))
+    told = rows(plan.plan(run_of(recipe, output, until="report")))
     assert "finished" in told["adapt"] and told["adapt"].rstrip().endswith("-")
     assert "goes on from step 3" in told["distill"]
     for stage in ("finetune teacher, CoLA", "evaluate", "benchmark"):
@@ -110,7 +114,7 @@ def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
     fsio.write_text(output / run_folder.RECIPE, recipe_file.to_toml(three))
     fsio.write_json(output / "tasks/cola/teacher/seed-0/model" / fsio.MANIFEST, {"files": {}})
     partial_checkpoint(output / "tasks/cola/teacher/seed-1/model", 5)
-    told = rows(plan.plan(three, output, until="finetune"))
+    told = rows(plan.plan(run_of(three, output, until="finetune")))
     assert "1 of 3 finished, goes on from step 5" in told["finetune teacher, CoLA"]
     assert "3 models × 9 steps × 4, 21 examples" in told["finetune student, CoLA"]
 
@@ -123,7 +127,7 @@ def taught(recipe: Recipe, **distillation: object) -> Recipe:
 
 def estimated(recipe: Recipe, folder: Path, row: str) -> estimates.Line:
     """The line of a row on CoLA, on a machine that does an operation a second and moves data in no time."""
-    planner = estimates.Planner(pipeline.Run(recipe, folder, until="finetune", tell=lambda _: None))
+    planner = estimates.Planner(run_of(recipe, folder, until="finetune"))
     planner.machine = Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"))
     return next(line for line in planner.lines("finetune") if line.stage == f"finetune {row}, CoLA")
 
@@ -145,7 +149,7 @@ def test_the_steps_of_a_second_distillation_are_those_of_the_run(recipe: Recipe,
     more.write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 3))
     own = taught(recipe, unlabelled=str(more), hidden=1.0, intermediate_epochs=1.0)
     told = told_steps(estimated(own, tmp_path / "run", "student (D)").what)
-    pipeline.run(own, tmp_path / "run", until="finetune", tell=lambda _: None)
+    pipeline.run(run_of(own, tmp_path / "run", until="finetune"))
     log = (tmp_path / "run/tasks/cola/student-d/seed-0/model/log.jsonl").read_text().splitlines()
     lines = [json.loads(line) for line in log]
     assert max(line["step"] for line in lines) == told == 16
@@ -182,7 +186,7 @@ def test_a_step_has_the_examples_of_all_its_micro_batches(recipe: Recipe, tmp_pa
 def test_every_back_end_and_protocol_is_timed_and_every_form_is_made(recipe: Recipe, tmp_path: Path) -> None:
     def line(stage: str, **changes: object) -> estimates.Line:
         own = recipe_file.from_dict(recipe_file.merge(recipe_file.to_dict(recipe), changes), "test")
-        planner = estimates.Planner(pipeline.Run(own, tmp_path / "run", until="report", tell=lambda _: None))
+        planner = estimates.Planner(run_of(own, tmp_path / "run", until="report"))
         planner.machine = Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"))
         return next(iter(planner.lines(stage)))
 
@@ -199,12 +203,12 @@ def test_every_back_end_and_protocol_is_timed_and_every_form_is_made(recipe: Rec
 
 
 def test_stages_after_the_command_are_not_told(recipe: Recipe, tmp_path: Path) -> None:
-    assert list(rows(plan.plan(recipe, tmp_path / "run", until="adapt"))) == ["prepare", "adapt"]
+    assert list(rows(plan.plan(run_of(recipe, tmp_path / "run", until="adapt")))) == ["prepare", "adapt"]
 
 
 def test_nothing_is_written(recipe: Recipe, tmp_path: Path) -> None:
     before = tree(tmp_path), tree(cache.folder())
-    plan.plan(recipe, tmp_path / "new" / "run", until="report")
+    plan.plan(run_of(recipe, tmp_path / "new" / "run", until="report"))
     assert (tree(tmp_path), tree(cache.folder())) == before
     assert not (tmp_path / "new").exists()
 
@@ -213,9 +217,9 @@ def same_error(wrong: Recipe, folder: Path, told: str, stages: Sequence[str] = (
     """Each of the two refuses, in the same words."""
     for until in stages:
         with pytest.raises(UserError) as of_plan:
-            plan.plan(wrong, folder, until=until)
+            plan.plan(run_of(wrong, folder, until=until))
         with pytest.raises(UserError) as of_run:
-            pipeline.run(wrong, folder, until=until, tell=lambda _: None)
+            pipeline.run(run_of(wrong, folder, until=until))
         assert str(of_plan.value) == str(of_run.value) and told in str(of_plan.value)
 
 
@@ -248,7 +252,7 @@ def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_corpus_is_estimated_near_what_it_is(recipe: Recipe) -> None:
     tokenizer = load_tokenizer(recipe.teacher.model)
     estimated = text_size(recipe, tokenizer)
-    pipeline.run(recipe, Path(recipe.corpus.source).parent / "run", until="prepare", tell=lambda _: None)
+    pipeline.run(run_of(recipe, Path(recipe.corpus.source).parent / "run", until="prepare"))
     counted = text_size(recipe, tokenizer)
     assert estimated is not None and counted is not None
     assert counted.is_prepared and counted.disk == 0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinydistilbert.data import python_docs
+from tinydistilbert.data import files, python_docs
 from tinydistilbert.data.sources import Source, is_held_out, open_source
 from tinydistilbert.data.wikitext import articles, detokenize
 from tinydistilbert.errors import UserError
@@ -133,6 +133,15 @@ def test_a_saved_dataset_gives_its_documents(tmp_path: Path) -> None:
     saved = datasets.DatasetDict({split: datasets.Dataset.from_dict({"text": texts}) for split, texts in rows.items()})
     saved.save_to_disk(tmp_path / "saved")
     assert read(open_source(Corpus(source=str(tmp_path / "saved")), None)) == (TEXTS, ["apart"])
+
+
+def test_a_row_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LONGEST_LINE", 20)
+    rows = {"train": ["a" * 20, "b" * 21], "validation": ["apart"]}
+    saved = datasets.DatasetDict({split: datasets.Dataset.from_dict({"text": texts}) for split, texts in rows.items()})
+    saved.save_to_disk(tmp_path / "saved")
+    with pytest.raises(UserError, match="a text of at most 20 characters"):
+        read(open_source(Corpus(source=str(tmp_path / "saved")), None))
 
 
 def test_wikitext_on_the_hub_has_a_line_in_each_row(tmp_path: Path) -> None:

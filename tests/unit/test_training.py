@@ -420,18 +420,6 @@ def test_numbers_that_are_not_finite_leave_something_to_look_into(tmp_path: Path
     assert {name: tuple(rows.shape) for name, rows in batch.items()} == {"0/rows": (4, 6), "1/rows": (4, 6)}
 
 
-def test_a_damaged_checkpoint_of_the_same_step_is_made_anew(tmp_path: Path) -> None:
-    model = Net()
-    optimizer = make_optimizer(model, recipe.Optimization())
-    log = tmp_path / "log.jsonl"
-    for damages in (True, False):
-        checkpoint.save(tmp_path, model, optimizer, checkpoint.State(4), training="fit")
-        weights = tmp_path / "step-00000004" / "model.safetensors"
-        if damages:
-            weights.write_bytes(weights.read_bytes()[:-1])
-    assert checkpoint.load(tmp_path, model, optimizer, training="fit", log=log) == checkpoint.State(4)
-
-
 def test_the_log_is_durable_when_the_training_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who notes durably that it is over, as a choice of weights does, never has it written again."""
     operations: list[tuple[str, Path]] = []

@@ -102,6 +102,17 @@ def _too_long(where: str, what: str, unit: str) -> UserError:
     return UserError(where, expected=expected, found="a longer one", cure="cut it into several")
 
 
+def not_too_long(text: str, where: str) -> str:
+    """The text of a row.
+
+    Raises:
+        UserError: it has more than `LONGEST_LINE` characters.
+    """
+    if len(text) > LONGEST_LINE:
+        raise _too_long(where, "a text", "characters")
+    return text
+
+
 def _no_column(where: str, column: str, found: str) -> UserError:
     return UserError(where, expected=f"a column {column!r} of texts", found=found, cure="set corpus.text_column")
 
@@ -143,9 +154,7 @@ def _parquet_rows(path: Path, column: str) -> Iterator[str]:
                 raise _no_column(str(path), column, f"{kind} in it")
             batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=[column])
             for text in itertools.chain.from_iterable(batch.column(0).to_pylist() for batch in batches):
-                if len(text or "") > LONGEST_LINE:
-                    raise _too_long(str(path), "a text", "characters")
-                yield text or ""
+                yield not_too_long(text or "", str(path))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         found = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(str(path), expected="a Parquet file", found=found, cure="write the file again") from None

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinydistilbert.data import files
 from tinydistilbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,15 +45,16 @@ def records(dataset: "Dataset", name: str, column: str) -> Iterator[str]:
     """The texts of one column, read from disk in batches; a null is an empty text.
 
     Raises:
-        UserError: there is no such column, or it does not hold texts.
+        UserError: there is no such column, it does not hold texts, or one of them is too long.
     """
     feature = dataset.features.get(column)
     if getattr(feature, "dtype", None) not in ("string", "large_string"):
         found = ", ".join(dataset.column_names) if feature is None else f"{feature} in it"
         expected = f"a column {column!r} of texts"
         raise UserError(f"corpus.source {name}", expected=expected, found=found, cure="set corpus.text_column")
-    for batch in dataset.select_columns([column]).iter(batch_size=1000):
-        yield from (text or "" for text in batch[column])
+    for batch in dataset.select_columns([column]).iter(batch_size=files.PARQUET_ROWS):
+        for text in batch[column]:
+            yield files.not_too_long(text or "", f"corpus.source {name}")
 
 
 def fingerprint(splits: "dict[str, Dataset]") -> str:

@@ -3,6 +3,7 @@
 import functools
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tinydistilbert.errors import UserError
@@ -10,6 +11,21 @@ from tinydistilbert.errors import UserError
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 CURE = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
+_pins: dict[str, str] = {}
+
+
+def pins() -> dict[str, str]:
+    """The commits at which this process reads hub models that were named without one, by `NAME` or `NAME@REVISION`."""
+    return dict(_pins)
+
+
+def pin(commits: Mapping[str, str]) -> None:
+    """Read these hub models at these commits, as a run did that now goes on.
+
+    Args:
+        commits: by name, as `pins` gave them.
+    """
+    _pins.update(commits)
 
 
 def place(name: str | Path, revision: str | None, files: tuple[str, ...]) -> Path:
@@ -35,23 +51,28 @@ def place(name: str | Path, revision: str | None, files: tuple[str, ...]) -> Pat
     return _downloaded(known, _commit(known, revision or given or None), files)
 
 
-@functools.cache
 def _commit(name: str, revision: str | None) -> str:
     """The commit that a revision of a hub model stands for; offline, as the hub's cache remembers it."""
     if revision and COMMIT.fullmatch(revision):
         return revision
+    named = f"{name}@{revision}" if revision else name
+    if named not in _pins:
+        _pins[named] = _looked_up(name, revision)
+        advice = f'add teacher.revision = "{_pins[named]}" to the recipe, or write the name so'
+        sys.stderr.write(f"pinned {name}@{_pins[named]}: {advice}\n")
+    return _pins[named]
+
+
+def _looked_up(name: str, revision: str | None) -> str:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        found = str(HfApi().model_info(name, revision=revision).sha)
+        return str(HfApi().model_info(name, revision=revision).sha)
     except Exception as error:  # no network, in the words of whatever library; or no such model
         try:
-            found = Path(snapshot_download(name, revision=revision, local_files_only=True)).name
+            return Path(snapshot_download(name, revision=revision, local_files_only=True)).name
         except Exception:  # not in the cache either: the first of the two errors tells why
             raise _not_there(name, revision, error) from None
-    advice = f'add teacher.revision = "{found}" to the recipe, or write the name so'
-    sys.stderr.write(f"pinned {name}@{found}: {advice}\n")
-    return found
 
 
 @functools.cache
