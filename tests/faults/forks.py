@@ -195,7 +195,16 @@ def batches(recipe: str, encoder: str, task: str, threads: int, steps: int) -> N
     sys.stdout.write(json.dumps([found[step] for step in range(steps)]))
 
 
-TASKS: dict[str, Callable[..., None]] = {"main": main, "teacher_cache": teacher_cache, "batches": batches}
+def wide(folder: str, megabytes: int) -> None:
+    """A training in so much memory."""
+    import wide_training  # beside this file
+
+    wide_training.main(Path(folder), megabytes)
+
+
+TASKS: dict[str, Callable[..., None]] = {
+    "main": main, "teacher_cache": teacher_cache, "batches": batches, "wide": wide,
+}  # fmt: skip
 
 
 class _Child:

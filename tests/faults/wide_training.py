@@ -1,0 +1,52 @@
+"""The real training loop on a model with few weights and many numbers for each example, in little memory."""
+
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tinydistilbert import recipe
+from tinydistilbert.training import Batch, Work, shares_of, train, weighted
+
+ROWS, WIDTH, STEPS = 32, 200_000, 3
+"""What one layer gives for a step's examples are 26 MB, of which a step needs several times as much."""
+DATA = torch.randn(ROWS * STEPS, 2, generator=torch.Generator().manual_seed(0))
+
+
+class Wide(nn.Module):
+    """Few weights and many numbers for each example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.wide = nn.Linear(2, WIDTH)
+
+
+def loss(model: nn.Module, batch: Batch, scales: Mapping[str, float], _: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+    net: Any = model
+    return weighted({"fit": (net.wide(batch["rows"]) - 1).square().mean()}, scales)
+
+
+def micro_batches(step: int, halvings: int = 0) -> list[Batch]:
+    return [{"rows": rows} for rows in DATA[step * ROWS : (step + 1) * ROWS].split(ROWS >> halvings)]
+
+
+def main(folder: Path, megabytes: int) -> None:
+    """Train in a folder that is there, and write the weights; with so much more memory than the process has now."""
+    if megabytes:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20,) * 2)
+    model = Wide()
+    work = Work(
+        steps=STEPS, micro_batches=micro_batches, loss=loss, weights=lambda _: {"fit": 1.0},
+        shares=lambda batches: shares_of([{"fit": len(batch["rows"])} for batch in batches]),
+        tokens=lambda batch: len(batch["rows"]), validate=lambda _: {}, validate_after=frozenset(),
+        halvings=ROWS.bit_length() - 1,
+    )  # fmt: skip
+    settings = recipe.Optimization(learning_rate=0.05)
+    train(model, work, settings, seed=3, folder=folder, device=torch.device("cpu"), label="fit", checkpoint_minutes=0)
+    save_file({name: value.detach() for name, value in model.named_parameters()}, folder / "model.safetensors")
