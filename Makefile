@@ -17,10 +17,10 @@ RECIPE ?= minilm
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
 ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" --adapt.tokens 0)
 
-.PHONY: help install replicate real ablation bench test faults test-slow test-gpu check format clean folder
+.PHONY: help install replicate real ablation bench test faults mutants test-slow test-offline test-gpu check format clean folder
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(READY) ## Make .venv with the pinned versions (every other target does so by itself).
 
@@ -44,8 +44,17 @@ test: $(READY) ## Run the tests, those that take minutes or need a GPU excepted.
 faults: $(READY) ## Kill, starve, corrupt and attack it thousands of times, within an hour; the counts go into results/faults.jsonl.
 	FAULTS=full $(LEDGER) $(PYTEST) $(WORKERS) tests/faults
 
+mutants: $(READY) ## Change durability and loading in two thousand small ways, and count which changes the tests notice; 20 minutes.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'
+	rm -rf mutants
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(OFFLINE) $(BIN)/mutmut run
+	$(BIN)/python results/mutants.py
+
 test-slow: $(READY) ## Run the tests that take minutes.
 	$(PYTEST) -m "slow and not gpu"
+
+test-offline: $(READY) ## Run the tests of `make test` where there is no network at all (needs Linux and `unshare`).
+	unshare --map-root-user --net $(MAKE) test
 
 test-gpu: $(READY) ## Run the tests that need a CUDA device.
 	$(PYTEST) -m gpu
@@ -61,7 +70,7 @@ format: $(READY) ## Format the code and mend what the linter can mend.
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove .venv and the caches; runs/ stays.
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 folder:

@@ -1,6 +1,7 @@
 """Write the tables of what is committed into the pages that show them: `python results/readme.py`; a test compares."""
 
 import json
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
 )  # fmt: skip
 """Which table of which committed run the README shows."""
 FAULTS = RESULTS / "faults.jsonl"
+MUTANTS, SURVIVORS = RESULTS / "mutants.json", RESULTS / "survivors.toml"
 FAULT_KEYS = ("goal", "tier", "trials", "failures", "seconds", "commit", "date")
 COMPRESSED = ("table3", "squad-compressed")
 """Committed runs in which a model was compressed."""
@@ -133,12 +135,30 @@ def faults_section(until: str = "") -> str:
     return "\n".join([f"As of {max(line['date'] for line in last.values())}:", "", *shown]) + "\n"
 
 
+def mutants_section() -> str:
+    """The last count of the changes that tests notice, and by reason those that they do not."""
+    counts = fsio.read_json(MUTANTS)
+    shown = [
+        f"Counted on {counts['date'][:10]} at commit `{counts['commit']}`:", "",
+        "| file | changes | noticed | share |", "| :-- | --: | --: | --: |",
+    ]  # fmt: skip
+    totals = {key: sum(file[key] for file in counts["files"].values()) for key in ("mutants", "caught")}
+    for name, file in {**counts["files"], "**all**": totals}.items():
+        shown.append(f"| {name} | {file['mutants']:,} | {file['caught']:,} | {file['caught'] / file['mutants']:.1%} |")
+    shown += ["", "What is left, and why no test has to notice it:", ""]
+    for group in tomllib.loads(SURVIVORS.read_text(encoding="utf-8"))["survivors"]:
+        shown.append(f"- {group['reason']}")
+        shown += [f"  - `` {change} ``" for change in sorted(group["changes"])]
+    return "\n".join(shown) + "\n"
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
         "compression": compression_section,
     },
     "docs/explanation/reliability.md": {"faults": faults_section},
+    "docs/explanation/mutants.md": {"mutants": mutants_section},
 }  # fmt: skip
 """By page what stands between `<!-- NAME -->` and `<!-- end of NAME -->` in it."""
 
