@@ -128,6 +128,18 @@ def test_a_local_file_gives_its_documents(tmp_path: Path, write: Callable[[Path]
     assert read(source) == (train, validation), "documents can be read twice"
 
 
+def test_a_small_parquet_file_of_much_text_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, megabyte = "word " * 200_000, 2**20
+    pq.write_table(pa.table({"text": [text] * 100}), tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < megabyte / 100
+    monkeypatch.setattr(files, "PARQUET_BYTES", 8 * megabyte)
+    before, most = pa.total_allocated_bytes(), 0
+    for found in files.records(tmp_path / "a.parquet", "text"):
+        assert found == text
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 40 * megabyte
+
+
 def test_a_saved_dataset_gives_its_documents(tmp_path: Path) -> None:
     rows = {"train": TEXTS, "validation": ["apart"]}
     saved = datasets.DatasetDict({split: datasets.Dataset.from_dict({"text": texts}) for split, texts in rows.items()})

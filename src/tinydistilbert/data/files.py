@@ -20,7 +20,9 @@ SUFFIXES = (*TEXT, *JSONL, *PARQUET)
 LONGEST_LINE = 5_000_000
 """Bytes of a line, characters of a row of Parquet: each is tokenised at once, at 150 bytes of memory a character."""
 PARQUET_ROWS = 256
-"""Rows in memory at a time."""
+"""Rows in memory at a time, at most."""
+PARQUET_BYTES = 256 * 2**20
+"""Bytes in memory at a time: a file of a few kilobytes can say in one byte that a long text comes once more."""
 
 _SPLITS = {
     "train": re.compile(r"(?<![a-z])train(?:ing)?(?![a-z])"),
@@ -152,9 +154,12 @@ def _parquet_rows(path: Path, column: str) -> Iterator[str]:
             kind = columns[column]
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
                 raise _no_column(str(path), column, f"{kind} in it")
-            batches = file.iter_batches(batch_size=PARQUET_ROWS, columns=[column])
-            for text in itertools.chain.from_iterable(batch.column(0).to_pylist() for batch in batches):
-                yield not_too_long(text or "", str(path))
+            for group in range(file.num_row_groups):
+                whole = file.metadata.row_group(group).total_byte_size  # as decompressed; a text has no more than that
+                rows = min(PARQUET_ROWS, max(PARQUET_BYTES // max(whole, 1), 1))
+                batches = file.iter_batches(batch_size=rows, row_groups=[group], columns=[column])
+                for text in itertools.chain.from_iterable(batch.column(0).to_pylist() for batch in batches):
+                    yield not_too_long(text or "", str(path))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         found = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(str(path), expected="a Parquet file", found=found, cure="write the file again") from None
