@@ -6,7 +6,6 @@ weights, AdamW's moments, and a few counts: steps, tokens, seconds, and how far 
 
 import contextlib
 import hashlib
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -75,8 +74,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("step-*") if path.suffix != ".partial"] if folder.is_dir() else []
-    return sorted(found, reverse=True)
+    return sorted((path for path in folder.glob("step-*") if path.suffix != ".partial"), reverse=True)
 
 
 def forget(folder: Path) -> None:
@@ -142,7 +140,7 @@ def _read(path: Path, training: str, log: Path) -> tuple[State, dict[str, Tensor
     if found != training:
         raise UserError(str(path), expected=f"a checkpoint of {training}", found=f"one of {found}", cure=cure)
     with told(str(path), expected="the files of a checkpoint", cure=cure):
-        state = State(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        state = State(**fsio.read_json(path / "state.json"))
         weights, moments = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
     if not fsio.begins_with(log, state.log_bytes, state.log_sha256):
         expected = f"{log.name} to begin as it did at step {state.step}"
@@ -170,7 +168,8 @@ def _put(
             entry: dict[str, Any] = {}
             for key in _MOMENTS:
                 if f"{key}/{name}" in moments:
-                    entry[key] = moments[f"{key}/{name}"].to(parameter.device if key != "step" else "cpu")
+                    # The count of steps as well: a fused AdamW keeps it where the parameter is.
+                    entry[key] = moments[f"{key}/{name}"].to(parameter.device)
             if entry:
                 optimizer.state[parameter] = entry
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
@@ -114,7 +115,13 @@ def write(path: Path, content: bytes) -> None:
 def append(path: Path, content: bytes) -> None:
     """Add to the file's end; nothing is flushed."""
     with _operation(Operation("write", path, content=content)), path.open("ab", buffering=0) as stream:
-        stream.write(content)
+        write_whole(stream, content)
+
+
+def write_whole(stream: FileIO, content: bytes) -> None:
+    """Write all of `content` to an unbuffered file: a disk that is nearly full takes a part, and only then refuses."""
+    while content:
+        content = content[stream.write(content) :]
 
 
 def cut(path: Path, length: int) -> None:

@@ -252,7 +252,7 @@ class Log:
         """Add a line."""
         content = f"{json.dumps(line)}\n".encode()
         with disk.disk_errors(self._path, len(content)):
-            self._stream.write(content)
+            disk.write_whole(self._stream, content)
         self._hash.update(content)
 
     def sync(self) -> tuple[int, str]:

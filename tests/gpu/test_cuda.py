@@ -14,8 +14,12 @@ from tinydistilbert.vocabulary_loss import TeacherHead, vocabulary_loss
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
 
-def fit(folder: Path, device: torch.device) -> list[Tensor]:
-    """A few steps of a small regression; the parameters it ends with, on the CPU."""
+class Killed(BaseException):
+    """The end of a process, as far as a training can tell."""
+
+
+def fit(folder: Path, device: torch.device, *, die_at: int | None = None) -> list[Tensor]:
+    """A few steps of a small regression with a checkpoint after each; the parameters it ends with, on the CPU."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 1))
     rows = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
@@ -24,15 +28,20 @@ def fit(folder: Path, device: torch.device) -> list[Tensor]:
         fitted = (net(batch["rows"]).float().squeeze(-1) - batch["rows"].sum(-1)).square().mean()
         return weighted({"fit": fitted}, scales)
 
+    def micro_batches(step: int, halvings: int = 0) -> list[Batch]:
+        if step == die_at:
+            raise Killed
+        return [{"rows": part} for part in rows.split(16 >> halvings)]
+
     work = Work(
-        steps=20, micro_batches=lambda step: [{"rows": part} for part in rows.split(16)], loss=loss,
+        steps=20, micro_batches=micro_batches, loss=loss,
         shares=lambda parts: shares_of([{"fit": len(part["rows"])} for part in parts]), weights=lambda _: {"fit": 1.0},
         tokens=lambda batch: len(batch["rows"]),
     )  # fmt: skip
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     train(
         model, work, recipe.Optimization(learning_rate=1e-2), seed=0, folder=folder, device=device, label="fit",
-        checkpoint_minutes=60,
+        checkpoint_minutes=0,
     )  # fmt: skip
     return [parameter.detach().cpu() for parameter in model.parameters()]
 
@@ -46,6 +55,15 @@ def test_training_on_the_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
     on_gpu, on_cpu = (fit(tmp_path / name, torch.device(name)) for name in ("cuda", "cpu"))
     for ours, theirs in zip(on_gpu, on_cpu, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.05)
+
+
+def test_a_training_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    cuda = torch.device("cuda")
+    whole = fit(tmp_path / "whole", cuda)
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", cuda, die_at=11)
+    for ours, theirs in zip(fit(tmp_path / "killed", cuda), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_the_vocabulary_losses_agree_with_the_cpu() -> None:

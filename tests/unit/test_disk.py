@@ -112,6 +112,20 @@ def test_folders_that_are_missing_are_made_and_each_name_is_flushed(announced: l
     assert len(announced) == 4, "it is there"
 
 
+def test_a_folder_that_another_process_makes_at_once_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def other(operation: Operation) -> Iterator[None]:
+        if operation.kind == "make folder":
+            operation.path.mkdir()
+        yield
+
+    monkeypatch.setattr(disk, "hook", other)
+    disk.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
 def test_a_folder_is_removed_with_all_in_it_and_a_link_alone(tmp_path: Path, there: Path) -> None:
     folder, link = tmp_path / "folder", tmp_path / "link"
     (folder / "inner").mkdir(parents=True)
@@ -190,4 +204,5 @@ def test_an_error_of_the_disk_is_told_once(there: Path, tmp_path: Path) -> None:
 
 
 def test_room_is_looked_for_where_the_file_would_be(tmp_path: Path) -> None:
+    assert disk.existing(tmp_path / "not" / "there") == tmp_path
     assert disk.free_bytes(tmp_path / "not" / "there") > 0

@@ -1,9 +1,12 @@
 """Durable writes: old or new, never a part; finished folders verify."""
 
+import errno
 import hashlib
+import io
 import json
-import re
-from collections.abc import Callable
+import locale
+import os
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,140 @@ from typing import Any
 import pytest
 
 from tinydistilbert import disk, fsio
-from tinydistilbert.errors import UserError
+from tinydistilbert.errors import DiskError, UserError
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+"""SHA-256 of `abc`, as the standard prints it."""
+DIGITS = "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"
+"""SHA-256 of `0123456789`."""
+
+
+@pytest.fixture
+def operations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Kind and path of what is announced during the test; of a rename the new path as well."""
+    seen: list[tuple[str, str]] = []
+
+    def watch(operation: disk.Operation) -> AbstractContextManager[object]:
+        names = [path.relative_to(tmp_path).as_posix() for path in (operation.path, operation.target) if path]
+        seen.append((operation.kind, " -> ".join(names)))
+        return nullcontext()
+
+    monkeypatch.setattr(disk, "hook", watch)
+    return seen
+
+
+@pytest.fixture
+def plain_locale() -> Iterator[None]:
+    """Text is ASCII, as for who sets LC_ALL=C (unless Python is told to take UTF-8 whatever the locale)."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
+
+
+def test_json_is_indented_utf8_whatever_the_locale(tmp_path: Path, plain_locale: None) -> None:
+    fsio.write_json(tmp_path / "a.json", {"größe": [1]})
+    assert (tmp_path / "a.json").read_bytes() == '{\n  "größe": [\n    1\n  ]\n}\n'.encode()
+    assert fsio.read_json(tmp_path / "a.json") == {"größe": [1]}
+
+
+def test_a_write_flushes_the_content_before_its_name_and_each_name_after(
+    tmp_path: Path, operations: list[tuple[str, str]]
+) -> None:
+    fsio.write_text(tmp_path / "new" / "a", "é")
+    assert (tmp_path / "new" / "a").read_bytes() == b"\xc3\xa9"
+    temporary = f"new/.a.{os.getpid()}.tmp"
+    assert operations == [
+        ("make folder", "new"),
+        ("sync folder", "."),
+        ("write", temporary),
+        ("sync", temporary),
+        ("rename", f"{temporary} -> new/a"),
+        ("sync folder", "new"),
+    ]
+
+
+def test_a_line_is_flushed_and_then_the_name_of_its_file(tmp_path: Path, operations: list[tuple[str, str]]) -> None:
+    fsio.append_line(tmp_path / "a" / "lines", "one")
+    assert operations == [
+        ("make folder", "a"),
+        ("sync folder", "."),
+        ("write", "a/lines"),
+        ("sync", "a/lines"),
+        ("sync folder", "a"),
+    ]
+
+
+def test_another_librarys_file_is_flushed_before_it_gets_its_name(
+    tmp_path: Path, operations: list[tuple[str, str]]
+) -> None:
+    (tmp_path / "theirs").write_text("new")
+    (tmp_path / "a").write_text("old")
+    fsio.adopt(tmp_path / "theirs", tmp_path / "a")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "new")]
+    assert operations == [("sync", "theirs"), ("rename", "theirs -> a"), ("sync folder", ".")]
+
+
+@pytest.mark.parametrize("fails", ["write", "sync", "rename"])
+def test_a_write_that_the_disk_stops_leaves_the_old_content_and_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    (tmp_path / "a").write_text("old")
+
+    def fail(operation: disk.Operation) -> AbstractContextManager[object]:
+        if operation.kind == fails:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return nullcontext()
+
+    monkeypatch.setattr(disk, "hook", fail)
+    with pytest.raises(DiskError):
+        fsio.write_bytes(tmp_path / "a", b"new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
+
+
+class NearlyFull(io.FileIO):
+    """A file that takes two bytes at a time, and `ROOM` altogether."""
+
+    ROOM = 1000
+
+    def write(self, content: bytes) -> int:  # type: ignore[override]
+        if self.tell() >= self.ROOM:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content[:2])
+
+
+@pytest.fixture
+def nearly_full(monkeypatch: pytest.MonkeyPatch) -> type[NearlyFull]:
+    """Files that are opened for appending are on a disk that is nearly full."""
+    plain = Path.open
+
+    def opened(path: Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        return NearlyFull(path, mode) if mode == "ab" else plain(path, mode, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", opened)
+    return NearlyFull
+
+
+def test_a_line_that_the_disk_takes_in_parts_is_written_whole(tmp_path: Path, nearly_full: type[NearlyFull]) -> None:
+    fsio.append_line(tmp_path / "lines", "one")
+    with fsio.Log(tmp_path / "log") as log:
+        log.write({"step": 1})
+        assert log.sync() == (12, hashlib.sha256(b'{"step": 1}\n').hexdigest())
+    assert (tmp_path / "lines").read_text() == "one\n"
+    assert (tmp_path / "log").read_text() == '{"step": 1}\n'
+
+
+def test_a_line_that_the_disk_takes_a_part_of_is_an_error(
+    tmp_path: Path, nearly_full: type[NearlyFull], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearly_full, "ROOM", 4)
+    with pytest.raises(DiskError) as appended:
+        fsio.append_line(tmp_path / "lines", "three")
+    with pytest.raises(DiskError) as logged, fsio.Log(tmp_path / "log") as log:
+        log.write({"step": 1})
+    for error, path, needed in ((appended, tmp_path / "lines", 6), (logged, tmp_path / "log", 12)):
+        assert (error.value.path, error.value.needed) == (path, needed)
+        assert "no space left" in str(error.value)
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_rest(tmp_path: Path) -> None:
@@ -34,23 +170,6 @@ def test_a_folder_is_finished_only_when_its_body_succeeded(tmp_path: Path) -> No
     assert fsio.read_manifest(target)["reason"] == "test"
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest"])
-def test_damage_is_found_and_named(tmp_path: Path, damage: str) -> None:
-    with fsio.unfinished(tmp_path / "stage") as folder:
-        (folder / "data").write_bytes(b"0123456789")
-    data = tmp_path / "stage" / "data"
-    if damage == "flip":
-        data.write_bytes(b"0123456780")
-    elif damage == "truncate":
-        data.write_bytes(b"012345678")
-    elif damage == "delete":
-        data.unlink()
-    else:
-        (tmp_path / "stage" / fsio.MANIFEST).write_text("{")
-    with pytest.raises(UserError, match="stage"):
-        fsio.read_manifest(tmp_path / "stage")
-
-
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     """A finished folder with a file in it and one below."""
@@ -71,10 +190,54 @@ def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], object], *
     fsio.write_json(folder / fsio.MANIFEST, {**manifest, fsio.OWN_HASH: digest})
 
 
+def test_a_manifest_lists_sizes_and_hashes_and_closes_with_a_hash_of_all_that(finished: Path) -> None:
+    inner, data = f'{{"bytes": 3, "sha256": "{ABC}"}}', f'{{"bytes": 10, "sha256": "{DIGITS}"}}'
+    in_order = f'{{"files": {{"a/b/inner": {inner}, "data": {data}}}, "reason": "test"}}'
+    content = {**json.loads(in_order), "sha256": hashlib.sha256(in_order.encode()).hexdigest()}
+    assert fsio.read_json(finished / "manifest.json") == content
+    assert fsio.read_manifest(finished) == json.loads(in_order)
+
+
+def refusal(folder: Path, read: Callable[[Path], object]) -> str:
+    """The line that the user reads, without the folder's name, which comes first, and the cure, which is the last."""
+    with pytest.raises(UserError) as error:
+        read(folder)
+    line, cure = str(error.value), f"; delete {folder} and run the command again"
+    assert line.startswith(str(folder)) and line.endswith(cure)
+    return line.removeprefix(str(folder)).removesuffix(cure)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (None, "FileNotFoundError"),
+        (b"{", "JSONDecodeError"),
+        (b"\xff", "UnicodeDecodeError"),
+        (b"[" * 100_000, "RecursionError"),
+        (b"null", "AttributeError"),
+        (b"[]", "TypeError"),
+        (b"{}", "KeyError"),
+        (b'{"files": []}', "AttributeError"),
+        (b'{"files": {"data": 1}}', "TypeError"),
+        (b'{"files": {"data": {"sha256": ""}}}', "KeyError"),
+        (b'{"files": {"data": {"bytes": 10}}}', "KeyError"),
+        (b'{"files": {"data": {"bytes": "ten", "sha256": ""}}}', "ValueError"),
+        (b'{"files": {}, "sha256": ""}', "other content"),
+        (b'{"files": {"../data": {"bytes": 0, "sha256": ""}}}', "the name of a file outside the folder"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(finished: Path, content: bytes | None, found: str) -> None:
+    (finished / fsio.MANIFEST).unlink()
+    if content is not None:
+        (finished / fsio.MANIFEST).write_bytes(content)
+    for read in (fsio.read_manifest, lambda folder: fsio.read_manifest(folder, verify=False)):
+        assert refusal(finished, read) == f": expected a whole manifest.json, found {found}"
+
+
 def test_a_manifest_that_was_changed_is_refused(finished: Path) -> None:
     rewrite_manifest(finished, lambda manifest: manifest.update(reason="other"), own_hash=False)
-    with pytest.raises(UserError, match=r"expected a whole manifest\.json, found other content"):
-        fsio.read_manifest(finished, verify=False)
+    told = refusal(finished, lambda folder: fsio.read_manifest(folder, verify=False))
+    assert told == ": expected a whole manifest.json, found other content"
 
 
 def test_a_manifest_without_a_hash_of_its_own_is_read(finished: Path) -> None:
@@ -94,24 +257,36 @@ def test_a_manifest_names_no_file_outside_its_folder(finished: Path, name: str) 
         fsio.read_manifest(finished)
 
 
-@pytest.mark.parametrize(
-    ("damage", "found"),
-    [
-        (lambda folder: (folder / "data").write_bytes(b"0123456780"), "expected sha256 84d89877f0d4…, found other"),
-        (lambda folder: (folder / "data").unlink(), "expected a file that the manifest lists, found no file"),
-        (lambda folder: (folder / fsio.MANIFEST).unlink(), "expected a whole manifest.json, found FileNotFoundError"),
-        (
-            lambda folder: rewrite_manifest(folder, lambda manifest: manifest["files"].pop("data"), own_hash=True),
-            "expected a file that the manifest lists, found none in the manifest",
-        ),
-    ],
-)
-def test_one_file_is_intact_or_refused(finished: Path, damage: Callable[[Path], object], found: str) -> None:
+NO_FILE, OTHER = "expected a file that the manifest lists, found no file", "found other content"
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "flipped": (lambda folder: (folder / "data").write_bytes(b"0123456780"), f"expected sha256 84d89877f0d4…, {OTHER}"),
+    "cut": (lambda folder: (folder / "data").write_bytes(b"012345678"), f"expected sha256 84d89877f0d4…, {OTHER}"),
+    "gone": (lambda folder: (folder / "data").unlink(), NO_FILE),
+    "a folder": (lambda folder: [(folder / "data").unlink(), (folder / "data").mkdir()], NO_FILE),
+}
+"""What happened to the file `data`, and how it is told."""
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_a_file_is_found_and_named(finished: Path, damage: str) -> None:
+    does, told = DAMAGES[damage]
     assert fsio.intact(finished, "data").read_bytes() == b"0123456789"
-    assert fsio.intact(finished, "a/b/inner").read_bytes() == b"abc"
-    damage(finished)
-    with pytest.raises(UserError, match=re.escape(found)):
-        fsio.intact(finished, "data")
+    does(finished)
+    for read in (fsio.read_manifest, fsio.check_intact, lambda folder: fsio.intact(folder, "data")):
+        assert refusal(finished, read) == f"/data: {told}"
+    assert fsio.intact(finished, "a/b/inner") == finished / "a" / "b" / "inner", "it is not about that one"
+    assert fsio.read_manifest(finished, verify=False)["reason"] == "test"
+
+
+def test_a_file_of_another_size_than_the_manifest_says_is_refused(finished: Path) -> None:
+    rewrite_manifest(finished, lambda manifest: manifest["files"]["data"].update(bytes=11), own_hash=True)
+    assert refusal(finished, fsio.read_manifest) == f"/data: expected sha256 84d89877f0d4…, {OTHER}"
+
+
+def test_a_file_that_the_manifest_does_not_list_is_not_intact(finished: Path) -> None:
+    rewrite_manifest(finished, lambda manifest: manifest["files"].pop("data"), own_hash=True)
+    told = refusal(finished, lambda folder: fsio.intact(folder, "data"))
+    assert told == "/data: expected a file that the manifest lists, found none in the manifest"
 
 
 def test_only_a_folder_with_a_manifest_is_compared_with_it(finished: Path, tmp_path: Path) -> None:
@@ -122,21 +297,22 @@ def test_only_a_folder_with_a_manifest_is_compared_with_it(finished: Path, tmp_p
         fsio.check_intact(finished)
 
 
-def test_a_folder_gets_its_name_after_all_in_it_was_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    operations: list[tuple[str, str]] = []
-
-    def watch(operation: disk.Operation) -> AbstractContextManager[object]:
-        operations.append((operation.kind, operation.path.relative_to(tmp_path).as_posix()))
-        return nullcontext()
-
-    monkeypatch.setattr(disk, "hook", watch)
+def test_a_folder_gets_its_name_after_all_in_it_was_flushed(tmp_path: Path, operations: list[tuple[str, str]]) -> None:
     with fsio.unfinished(tmp_path / "x") as partial:
         (partial / "a" / "b").mkdir(parents=True)
         (partial / "a" / "b" / "inner").touch()
-    renamed = operations.index(("rename", "x.partial"))
+    renamed = operations.index(("rename", "x.partial -> x"))
     flushed = {path for kind, path in operations[:renamed] if kind.startswith("sync")}
     assert {"x.partial", "x.partial/a", "x.partial/a/b", "x.partial/a/b/inner"} <= flushed
     assert operations[renamed + 1] == ("sync folder", ".")
+
+
+def test_a_folder_of_that_name_without_a_manifest_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "of another program").touch()
+    with fsio.unfinished(tmp_path / "x"):
+        pass
+    assert [path.name for path in (tmp_path / "x").iterdir()] == [fsio.MANIFEST]
 
 
 def test_checkpoints_are_no_part_of_a_finished_folder(tmp_path: Path) -> None:
@@ -151,15 +327,60 @@ def test_checkpoints_are_no_part_of_a_finished_folder(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "x").iterdir()} == {"data", fsio.MANIFEST}
 
 
+def test_only_what_lies_under_the_folder_itself_is_left_out_of_the_manifest(tmp_path: Path) -> None:
+    with fsio.unfinished(tmp_path / "x") as partial:
+        for name in ("checkpoints", "manifest.json"):
+            (partial / "inner" / name).mkdir(parents=True)
+            (partial / "inner" / name / "data").touch()
+    names = ["inner/checkpoints/data", "inner/manifest.json/data"]
+    assert [*fsio.read_manifest(tmp_path / "x")["files"]] == names
+
+
+@pytest.mark.parametrize(
+    ("names", "new"),
+    [
+        ([], True),
+        ([".lock"], True),
+        ([".recipe.toml.17.tmp"], True),
+        ([".lock", ".recipe.toml.17.tmp"], True),
+        (["recipe.toml"], False),
+        ([".lock", "recipe.toml"], False),
+        (["recipe.toml", ".lock"], False),
+        ([".hidden"], False),
+    ],
+    ids=str,
+)
+def test_a_folder_is_new_with_nothing_in_it_but_a_lock_and_unfinished_files(
+    tmp_path: Path, names: list[str], new: bool
+) -> None:
+    output = tmp_path / "output"
+    assert fsio.is_new(output)
+    fsio.check_new(output)
+    output.mkdir()
+    for name in names:
+        (output / name).touch()
+    assert fsio.is_new(output) == new
+
+
+def test_an_output_that_is_not_new_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").touch()
+    for output in (tmp_path, tmp_path / "recipe.toml"):
+        with pytest.raises(UserError) as error:
+            fsio.check_new(output)
+        assert str(error.value) == (
+            f"--output {output}: expected a new or empty folder, found other files; give another --output, or delete it"
+        )
+
+
 def test_what_killed_writes_left_is_no_content_and_is_swept(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / ".recipe.toml.17.tmp").touch()
     assert fsio.is_new(tmp_path)
     (tmp_path / "recipe.toml").touch()
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / ".scores.json.17.tmp").touch()
     fsio.sweep(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", "recipe.toml"}
-    with pytest.raises(UserError, match="found other files"):
-        fsio.check_new(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == {".lock", "recipe.toml", "inner"}
 
 
 def test_a_line_that_was_cut_short_stays_by_itself(tmp_path: Path) -> None:
@@ -187,6 +408,16 @@ def test_a_log_tells_how_far_it_goes_and_goes_on_from_there(tmp_path: Path) -> N
     assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
     path.write_text('{"step": 7}\n{"step": 3}\n')
     assert not fsio.begins_with(path, length, digest)
+
+
+def test_a_line_of_a_log_is_there_when_it_was_written_and_durable_when_it_was_flushed(
+    tmp_path: Path, operations: list[tuple[str, str]]
+) -> None:
+    with fsio.Log(tmp_path / "log.jsonl") as log:
+        log.write({"step": 1})
+        assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n', "for who watches it"
+        log.sync()
+    assert operations == [("cut", "log.jsonl"), ("sync", "log.jsonl"), ("sync folder", ".")]
 
 
 def test_a_log_that_is_not_there_begins_with_nothing(tmp_path: Path) -> None:
