@@ -102,7 +102,7 @@ class Harness:
         folder = self._new("foreign")
         with pytest.raises(self.tiny.Killed):
             self.tiny.Tiny(steps=8, die_at=3).train(self.tiny.Net(), folder)
-        with pytest.raises(UserError, match="2 damaged ones"):
+        with pytest.raises(UserError, match="2 that were skipped"):
             self.tiny.Tiny().train(self.tiny.Net(), folder)
 
     def _ended(self, name: str, *, new: bool = True) -> dict[str, bytes]:

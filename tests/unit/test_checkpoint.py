@@ -193,7 +193,7 @@ def test_with_none_that_is_whole_it_says_so_after_it_named_each(
     with pytest.raises(UserError) as error:
         checkpoint.load(tmp_path, *new(), training="another", log=tmp_path / "log")
     assert str(error.value) == (
-        f"{tmp_path}: expected a whole checkpoint, found 2 damaged ones; "
+        f"{tmp_path}: expected a whole checkpoint, found 2 that were skipped; "
         "restore one from a copy, or delete the folder to train from the start"
     )
     assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == [
@@ -267,7 +267,7 @@ def test_what_does_not_fit_is_told_and_changes_nothing(
     model = make()
     optimizer = make_optimizer(model, recipe.Optimization())
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    with pytest.raises(UserError, match="1 damaged ones"):
+    with pytest.raises(UserError, match="1 that were skipped"):
         checkpoint.load(tmp_path, model, optimizer, training="fit", log=tmp_path / "log.jsonl")
     line = f"{path}: expected {expected}, found {found}; {cure}"
     assert capsys.readouterr().err == f"skipping checkpoint step-00000004: {line}\n"
@@ -279,7 +279,7 @@ def test_a_checkpoint_without_one_of_its_files_is_skipped(tmp_path: Path, capsys
         checkpoint.save(tmp_path, *new(), checkpoint.State(4), training="fit")
         path = tmp_path / "step-00000004"
         made_again(path, name, None)
-        with pytest.raises(UserError, match="1 damaged ones"):
+        with pytest.raises(UserError, match="1 that were skipped"):
             checkpoint.load(tmp_path, *new(1), training="fit", log=tmp_path / "log")
         told = capsys.readouterr().err
         assert told.startswith(f"skipping checkpoint step-00000004: {path}: expected the files of a checkpoint, found ")

@@ -146,7 +146,7 @@ def test_with_only_damaged_checkpoints_it_does_not_start_from_zero(tmp_path: Pat
         run(tmp_path, work(20, [8], stop_at=9))
     for path in (tmp_path / "checkpoints").glob("*/state.json"):
         path.write_text("{}")
-    with pytest.raises(UserError, match="2 damaged ones"):
+    with pytest.raises(UserError, match="2 that were skipped"):
         run(tmp_path, work(20, [8]))
 
 
@@ -395,7 +395,7 @@ def test_a_training_at_its_end_is_not_done_again(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, work(20, [8]))
-    with pytest.raises(UserError, match="expected a whole checkpoint, found 2 damaged ones"):
+    with pytest.raises(UserError, match="expected a whole checkpoint, found 2 that were skipped"):
         run(tmp_path, work(30, [8]))
     told = capsys.readouterr().err
     assert "expected a checkpoint of fit, seed 3, 30 steps, found one of fit, seed 3, 20 steps" in told
@@ -406,7 +406,7 @@ def test_a_checkpoint_counts_only_with_the_log_that_it_was_made_with(tmp_path: P
         run(tmp_path, work(20, [8], stop_at=9))
     log = tmp_path / "log.jsonl"
     log.write_bytes(log.read_bytes().replace(b"0", b"1", 1))
-    with pytest.raises(UserError, match="2 damaged ones"):
+    with pytest.raises(UserError, match="2 that were skipped"):
         run(tmp_path, work(20, [8]))
 
 
