@@ -125,7 +125,9 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, tr
         return state
     if candidates:
         cure = "restore one from a copy, or delete the folder to train from the start"
-        raise UserError(str(folder), expected="a whole checkpoint", found=f"{len(candidates)} that were skipped", cure=cure)
+        raise UserError(
+            str(folder), expected="a whole checkpoint", found=f"{len(candidates)} that were skipped", cure=cure
+        )
     return None
 
 

@@ -6,7 +6,7 @@ in the file of weights: a config of a million layers beside a megabyte of weight
 
 import json
 import math
-import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ LARGEST_JSON = 200_000_000
 """Bytes; `tokenizer.json` of a quarter of a million pieces has 17 MB."""
 LARGEST_HEADER = 100_000_000
 """Bytes of the header of a safetensors file; the format's own limit."""
+MOST_DIMENSIONS = 64
+"""Of a tensor; PyTorch's own limit."""
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4,
     "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
@@ -125,7 +127,7 @@ def check_config(folder: Path) -> dict[str, Any]:
             _check(path, key, config[key], "a share from 0 to 1", _is_number(config[key], 0, 1))
     for key in (*_POSITIVE, "initializer_range", "initializer_cutoff_factor"):
         if config.get(key) is not None:
-            _check(path, key, config[key], "a number above 0", _is_number(config[key], 0, 1e9))
+            _check(path, key, config[key], "a number from 0 to 1e9", _is_number(config[key], 0, 1e9))
     for key in _OF_CODE:
         if config.get(key):
             _refuse_code(path, key)
@@ -136,8 +138,8 @@ def check_config(folder: Path) -> dict[str, Any]:
         _check(path, key, config.get(key), "an encoder, so false", config.get(key) in (None, False))
     _check_words(path, config)
     width, heads = (config.get(name, config.get(short)) for name, short in _WIDTH_AND_HEADS)
-    if width and heads and width % heads:
-        _check(path, "hidden_size", width, f"a multiple of the {heads} heads", False)
+    if width and heads:
+        _check(path, "hidden_size", width, f"a multiple of the {heads} heads", width % heads == 0)
     return config
 
 
@@ -154,7 +156,7 @@ def _check_words(path: Path, config: dict[str, Any]) -> None:
     labels: Any = config.get("id2label") or {}
     named = isinstance(labels, dict) and all(k.isdecimal() and isinstance(v, str) for k, v in labels.items())
     _check(path, "id2label", labels, "a name for each number", named and len(labels) <= _COUNTS["num_labels"][1])
-    numbered = sorted(map(int, labels)) == list(range(len(labels)))
+    numbered = labels.keys() == set(map(str, range(len(labels))))
     _check(path, "id2label", labels, "numbers from 0 on, without a gap", numbered)
     ids: Any = config.get("label2id") or {}
     known = isinstance(ids, dict) and all(_is_whole(number, 0, _COUNTS["num_labels"][1]) for number in ids.values())
@@ -174,7 +176,7 @@ def _is_whole(found: Any, low: int, high: int) -> bool:
 
 
 def _is_number(found: Any, low: float, high: float) -> bool:
-    return type(found) in (int, float) and math.isfinite(found) and low <= found <= high
+    return type(found) in (int, float) and low <= found <= high  # which is false of nan, and right of huge integers
 
 
 def _check(path: Path, key: str, found: Any, expected: str, is_right: bool) -> None:
@@ -192,21 +194,20 @@ def check_tokenizer(folder: Path) -> None:
     """Look at the files of a tokenizer: JSON objects all, that name no code and no file elsewhere.
 
     Raises:
-        UserError: they are not, or there is none.
+        UserError: they are not; that there is none is told by who loads it.
     """
     cure = "save the tokenizer beside the model"
     present = [name for name in TOKENIZER if (folder / name).is_file()]
+    config: dict[str, Any] = {}
     for name in present:
         if name == "tokenizer.json":  # which Rust reads, and bounds
             if (size := (folder / name).stat().st_size) > LARGEST_JSON:
                 expected = f"at most {LARGEST_JSON:,} bytes"
                 raise UserError(str(folder / name), expected=expected, found=f"{size:,}", cure=cure)
         elif name.endswith(".json"):
-            read_object(folder / name, cure=cure)
-    if TOKENIZER_CONFIG not in present:
-        return
+            found = read_object(folder / name, cure=cure)
+            config = found if name == TOKENIZER_CONFIG else config
     path = folder / TOKENIZER_CONFIG
-    config = read_object(path, cure=cure)
     if config.get("auto_map"):
         _refuse_code(path, "auto_map")
     if "tokenizer.json" in present:  # then it is read, whatever the config says of the places of its author's machine
@@ -248,13 +249,14 @@ def weight_files(folder: Path, name: str, *, weights: str = WEIGHTS, index: str 
 
 
 def _shard(folder: Path, index: str, name: str) -> Path:
-    path = folder / name
-    is_plain = name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0", os.sep}
-    if is_plain and path.is_file() and any(path.resolve().is_relative_to(place) for place in _homes(folder)):
-        return path
-    found = "no such file" if is_plain and not path.exists() else "another place, or no file"
-    cure = "download the model again"
-    raise UserError(f"{folder / index}: {name!r}"[:300], expected="a file in this folder", found=found, cure=cure)
+    path, where = folder / name, f"{folder / index}: {name!r}"[:300]
+    expected, cure = "a file in this folder", "download the model again"
+    with told(where, expected=expected, cure=cure):  # the name may be too long for any file
+        is_plain = not set(name) & {"/", "\\", "\0"}
+        if is_plain and path.is_file() and any(path.resolve().is_relative_to(place) for place in _homes(folder)):
+            return path
+        found = "no such file" if is_plain and not path.exists() else "another place, or no file"
+        raise UserError(where, expected=expected, found=found, cure=cure)
 
 
 def _homes(folder: Path) -> list[Path]:
@@ -286,8 +288,10 @@ def _entries(header: dict[str, Any], data: int) -> dict[str, Entry]:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         if dtype not in ITEM_BYTES:
             raise ValueError(f"{name[:80]} of the unknown type {str(dtype)[:20]!r}")
-        if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
-            raise ValueError(f"{name[:80]} with a size or a place that is no number")
+        if len(shape) > MOST_DIMENSIONS:
+            raise ValueError(f"{name[:80]} of {len(shape)} dimensions")
+        if not all(_is_whole(number, 0, sys.maxsize) for number in (*shape, begin, end)):
+            raise ValueError(f"{name[:80]} with a size or a place that no file has")
         if math.prod(shape) * ITEM_BYTES[dtype] != end - begin:
             raise ValueError(f"{name[:80]} of shape {str(shape)[:40]} in {end - begin} bytes")
         spans.append((begin, end))
@@ -318,17 +322,16 @@ def check_weights(files: list[Path], config: Any, name: str) -> None:
     for file in files:
         found = read_header(file)
         if twice := entries.keys() & found.keys():
-            raise UserError(str(file), expected="each tensor once", found=f"{min(twice)} again", cure=cure)
+            raise UserError(str(file), expected="each tensor once", found=f"{min(twice)[:80]} again", cure=cure)
         entries |= found
     wanted = (config.vocab_size, config.hidden_size)
     for key, entry in entries.items():
         if key.endswith(_WORDS) and entry.shape != wanted:
-            shape = f"{key} of shape {entry.shape}"
+            shape = f"{key[:80]} of shape {entry.shape}"
             raise UserError(where, expected=f"word embeddings of shape {wanted}", found=shape, cure=cure)
     there, needed = sum(math.prod(entry.shape) for entry in entries.values()), least_weights(config)
     if there < needed:
-        missing = sorted(entries)[:1]
-        shape = f"{there:,} in {len(entries)} tensors" + (f", such as {missing[0]}" if missing else "")
+        shape = f"{there:,} in {len(entries)} tensors" + (f", such as {min(entries)[:80]}" if entries else "")
         raise UserError(where, expected=f"weights of at least {needed:,} numbers", found=shape, cure=cure)
 
 
