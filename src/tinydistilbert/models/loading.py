@@ -119,9 +119,14 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
             if getattr(tokenizer, token) is None:
                 raise UserError(where, expected=f"a {token}", found="none", cure="use a tokenizer of the BERT kind")
         _forget_lengths(tokenizer)
-        ids = tokenizer.get_vocab().values()
-    if config.model_type != ELMO and max(ids) >= config.vocab_size:
-        expected, found = f"numbers of tokens below {config.vocab_size}", str(max(ids))
+        vocabulary = tokenizer.get_vocab()
+    if config.model_type == ELMO:  # which spells words, and has no vocabulary
+        return tokenizer
+    if vocabulary.keys() <= set(tokenizer.all_special_tokens):  # made up by transformers, where there is no file of one
+        found, cure = "no token but the special ones", "save the tokenizer beside the model"
+        raise UserError(where, expected="a vocabulary in tokenizer.json", found=found, cure=cure)
+    if max(vocabulary.values()) >= config.vocab_size:
+        expected, found = f"numbers of tokens below {config.vocab_size}", str(max(vocabulary.values()))
         raise UserError(where, expected=expected, found=found, cure="put the model's own tokenizer beside it")
     return tokenizer
 
@@ -214,14 +219,14 @@ def load_model(
     with told(where, expected="a complete safetensors model", cure=cure), _quietly():
         model, info = architecture.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
-            local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=False,
+            local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,  # which is told below
         )  # fmt: skip
     allowed_missing = (
         [] if require_head or head == "masked-lm" else [_HEADS[new_head], _HEADS["pooler"], _HEADS["task model"]]
     )
     missing = _unaccounted(info["missing_keys"], allowed_missing)
     unexpected = _unaccounted(info["unexpected_keys"], [p for key, p in _HEADS.items() if key != new_head])
-    mismatched = [str(key) for key in info["mismatched_keys"]]
+    mismatched = sorted(key for key, *_ in info["mismatched_keys"])
     for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)):
         if keys:
             found = f"{len(keys)} {kind}, such as {keys[0]}"

@@ -46,7 +46,7 @@ def place(name: str | Path, revision: str | None, files: tuple[str, ...]) -> Pat
     if path.is_dir():
         return path
     known, _, given = str(name).partition("@")
-    if path.is_absolute() or str(name).startswith(".") or not _NAME.fullmatch(known):
+    if not _NAME.fullmatch(known):
         raise UserError(where, expected="a model folder or hub name", found="no such folder", cure=CURE)
     return _downloaded(known, _commit(known, revision or given or None), files)
 
@@ -86,6 +86,6 @@ def _downloaded(name: str, commit: str, files: tuple[str, ...]) -> Path:
 
 
 def _not_there(name: str, revision: str | None, error: Exception) -> UserError:
-    found = (str(error).strip().split("\n", 1)[0] or type(error).__name__)[:160]
+    found = (str(error).strip().partition("\n")[0] or type(error).__name__)[:160]
     where = f"model {name}" + (f"@{revision}" if revision else "")
     return UserError(where, expected="a model folder or hub name", found=found, cure=CURE)
