@@ -340,6 +340,7 @@ def _serve() -> None:
             if pid == 0:
                 answers.close()
                 _be_child(request)
+            ended.pop(pid, None)  # thousands of processes later numbers come again
             answer["pid"] = pid
         elif request["do"] == "poll":
             pid = request["pid"]
