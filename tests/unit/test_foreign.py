@@ -640,6 +640,11 @@ def test_a_header_is_as_long_as_it_says(content: bytes, found: str, tmp_path: Pa
     assert refused(foreign.read_header, path) == line
 
 
+def test_a_tensor_may_have_as_many_dimensions_as_pytorch_knows(tmp_path: Path) -> None:
+    path = header_file(tmp_path / "x", {"a": {"dtype": "F32", "shape": [1] * 64, "data_offsets": [0, 4]}}, 4)
+    assert foreign.read_header(path)["a"].shape == torch.zeros([1] * 64).shape
+
+
 def test_a_file_may_hold_no_tensors(tmp_path: Path) -> None:
     assert foreign.read_header(header_file(tmp_path / "x", {}, 0)) == {}
 
