@@ -28,11 +28,6 @@ assert TIER in ("quick", "full"), f"FAULTS: expected quick or full, found {TIER!
 MOST_SHOWN = 5
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The kills first: they take as long as all else here, and no worker is to be left alone with them at the end."""
-    items.sort(key=lambda item: item.path.name != "test_kills.py")
-
-
 class Trials:
     """The trials of one goal: a random generator for each, and what went wrong in which.
 
