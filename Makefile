@@ -44,10 +44,11 @@ test: $(READY) ## Run the tests, those that take minutes or need a GPU excepted.
 faults: $(READY) ## Kill, starve, corrupt and attack it thousands of times, within an hour; the counts go into results/faults.jsonl.
 	FAULTS=full $(LEDGER) $(PYTEST) $(WORKERS) tests/faults
 
+# Not in Python's UTF-8 mode, which a machine without a locale turns on: forgotten encodings would go unnoticed.
 mutants: $(READY) ## Change durability and loading in two thousand small ways, and count which changes the tests notice; ten minutes.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'
 	rm -rf mutants
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(OFFLINE) $(BIN)/mutmut run
+	PYTHONUTF8=0 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(OFFLINE) $(BIN)/mutmut run
 	$(BIN)/python results/mutants.py
 
 test-slow: $(READY) ## Run the tests that take minutes.
