@@ -118,6 +118,10 @@ def throughput_section() -> str:
     return "\n".join(shown) + "\n"
 
 
+def _in_words(value: Any) -> str:
+    return " + ".join(f"{count} {name}" for name, count in value.items()) if isinstance(value, dict) else str(value)
+
+
 def faults_section(until: str = "") -> str:
     """The last count of each goal in each tier, or the last one up to a date: the tests add lines all the time."""
     lines = [line for line in _lines(FAULTS) if not until or line["date"] <= until]
@@ -127,7 +131,7 @@ def faults_section(until: str = "") -> str:
         "| :-- | :-- | --: | --: | :-- | --: | :-- | :-- |",
     ]
     for (goal, tier), line in sorted(last.items(), key=lambda item: (item[0][0], item[0][1] == "quick")):
-        beside = ", ".join(f"{name}: {value}" for name, value in line.items() if name not in FAULT_KEYS)
+        beside = ", ".join(f"{name}: {_in_words(value)}" for name, value in line.items() if name not in FAULT_KEYS)
         shown.append(
             f"| {goal} | {tier} | {line['trials']:,} | {line['failures']:,} | {beside} | {line['seconds']:,.0f} | "
             f"`{line['commit']}` | {line['date'][:10]} |"
