@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tinydistilbert import augment, recipe
+from tinydistilbert.finetuning import augment
+from tinydistilbert.finetuning.word_spans import find_words
+from tinydistilbert.recipe import schema
 from tinydistilbert.tasks import TASKS, load_examples
 from tinydistilbert.tasks.base import Examples, choose
-from tinydistilbert.tasks.words import find_words
 
 EXAMPLES = {"cola": (512, 32), "rte": (32, 4)}
 """Of each task: for ours, and how many of them one at a time. CoLA: short sentences; RTE: long pairs."""
-CANDIDATES, MAX_LENGTH = recipe.TaskDistillation().augment_candidates, 128
+CANDIDATES, MAX_LENGTH = schema.TaskDistillation().augment_candidates, 128
 ONE_AT_A_TIME, OURS = "one at a time", "ours"
 CPU = torch.device("cpu")
 
@@ -68,7 +69,7 @@ def some(examples: Examples, count: int) -> tuple[Examples, list[int]]:
 def measure(task: str, data: str, teacher: Path | None, rounds: int) -> list[dict[str, float | str | int]]:
     """A row for each way, with the median of its words a second, and in that of ours what both proposed."""
     many, few = EXAMPLES[task]
-    all_examples = load_examples(TASKS[task], "train", data=data, corpus=recipe.Corpus(), limit=many, seed=0)
+    all_examples = load_examples(TASKS[task], "train", data=data, corpus=schema.Corpus(), limit=many, seed=0)
     sample, rows = some(all_examples, few)
     loaded = common.open_teacher(teacher)
     ways = {ONE_AT_A_TIME: (one_at_a_time, sample), OURS: (ours, all_examples)}

@@ -16,20 +16,21 @@ import common
 import torch
 from throughput_ways import PAIRS, models
 
-from tinydistilbert import cache, recipe
 from tinydistilbert.data.corpus import load_blocks, prepare
-from tinydistilbert.data.masked import MaskedBatches
-from tinydistilbert.objective import PretrainingLoss
-from tinydistilbert.pretraining import pretrain, validation_losses
-from tinydistilbert.teacher_cache import make_cache
+from tinydistilbert.data.masked_batches import MaskedBatches
+from tinydistilbert.distillation.objective import PretrainingLoss
+from tinydistilbert.distillation.pretraining import pretrain, validation_losses
+from tinydistilbert.distillation.teacher_cache import make_cache
+from tinydistilbert.recipe import schema
+from tinydistilbert.storage import cache
 
 WAYS = {
-    "live": recipe.TeacherCache(kind="none"),
-    "hidden, 1 view": recipe.TeacherCache(kind="hidden", views=1),
-    "hidden, 4 views": recipe.TeacherCache(kind="hidden", views=4),
-    "live, no cosine": recipe.TeacherCache(kind="none"),
-    "top-k, 1 view": recipe.TeacherCache(kind="top-k", views=1),
-    "top-k, 4 views": recipe.TeacherCache(kind="top-k", views=4),
+    "live": schema.TeacherCache(kind="none"),
+    "hidden, 1 view": schema.TeacherCache(kind="hidden", views=1),
+    "hidden, 4 views": schema.TeacherCache(kind="hidden", views=4),
+    "live, no cosine": schema.TeacherCache(kind="none"),
+    "top-k, 1 view": schema.TeacherCache(kind="top-k", views=1),
+    "top-k, 4 views": schema.TeacherCache(kind="top-k", views=4),
 }
 """`top-k` keeps no hidden states, so it has no cosine term: beside it stands a live teacher without that term."""
 CPU = torch.device("cpu")
@@ -69,14 +70,14 @@ def run(way: str, seed: int, chosen: argparse.Namespace, blocks_folder: Path) ->
     """Distil a student, with the cache made anew in a temporary folder."""
     blocks = load_blocks(blocks_folder)
     student, teacher = models(chosen.pair, chosen.teacher)
-    optimization = recipe.Optimization(batch_size=chosen.batch_size)
-    objective = recipe.Objective(kl_positions=chosen.kl_positions)
+    optimization = schema.Optimization(batch_size=chosen.batch_size)
+    objective = schema.Objective(kl_positions=chosen.kl_positions)
     if live_way(way) != "live":
         objective = replace(objective, cosine=0.0)
-    settings = recipe.Recipe(
+    settings = schema.Recipe(
         seed=seed, checkpoint_minutes=1e6, objective=objective,
-        distill=recipe.Distill(optimization=optimization, cache=WAYS[way]),
-        validation=recipe.Validation(times=1, blocks=chosen.validation_blocks),
+        distill=schema.Distill(optimization=optimization, cache=WAYS[way]),
+        validation=schema.Validation(times=1, blocks=chosen.validation_blocks),
     )  # fmt: skip
     per_epoch = len(blocks.train) / optimization.batch_size
     steps = math.ceil(chosen.epochs * per_epoch)
@@ -139,8 +140,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=12, help="articles to train on")
     parser.add_argument("--epochs", type=float, default=8.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--kl-positions", choices=("all", "masked", "sampled"), default=recipe.Objective().kl_positions)
-    parser.add_argument("--batch-size", type=int, default=recipe.Optimization().batch_size)
+    parser.add_argument("--kl-positions", choices=("all", "masked", "sampled"), default=schema.Objective().kl_positions)
+    parser.add_argument("--batch-size", type=int, default=schema.Optimization().batch_size)
     parser.add_argument("--validation-blocks", type=int, default=64)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

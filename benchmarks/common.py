@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from tinydistilbert import results
-from tinydistilbert.data.masked import useful_tokens
+from tinydistilbert.data.masked_batches import useful_tokens
 from tinydistilbert.models.teacher import LoadedTeacher, load_teacher
-from tinydistilbert.recipe import OFFLINE_TEACHER, PYTHON_DOCS, Corpus, Teacher
-from tinydistilbert.training import MicroBatches
+from tinydistilbert.recipe.schema import OFFLINE_TEACHER, PYTHON_DOCS, Corpus, Teacher
+from tinydistilbert.training.loop import MicroBatches
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_DATA = ROOT.parent / "shared" / "data"

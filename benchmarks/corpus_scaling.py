@@ -16,12 +16,12 @@ import common
 import torch
 from throughput_ways import models
 
-from tinydistilbert import recipe
 from tinydistilbert.data.corpus import load_blocks, prepare
-from tinydistilbert.data.masked import MaskedBatches
+from tinydistilbert.data.masked_batches import MaskedBatches
 from tinydistilbert.data.sources import open_source
-from tinydistilbert.objective import PretrainingLoss
-from tinydistilbert.pretraining import pretrain
+from tinydistilbert.distillation.objective import PretrainingLoss
+from tinydistilbert.distillation.pretraining import pretrain
+from tinydistilbert.recipe import schema
 
 SIZES = (100_000, 1_000_000, 10_000_000)
 CHARACTERS_PER_TOKEN = 4.5
@@ -67,7 +67,7 @@ def measure_prepare(text: Path, scratch: Path, teacher: Path | None) -> Cost:
     common.restart_peak()
     begin = time.perf_counter()
     with common.AnonymousPeak() as peak:
-        folder = prepare(recipe.Corpus(source=str(text)), tokenizer, scratch, None)
+        folder = prepare(schema.Corpus(source=str(text)), tokenizer, scratch, None)
     seconds = time.perf_counter() - begin
     tokens = load_blocks(folder).manifest["splits"]["train"]["tokens"]
     return Cost(tokens, tokens / seconds, common.peak_mib(), peak.mib)
@@ -76,12 +76,12 @@ def measure_prepare(text: Path, scratch: Path, teacher: Path | None) -> Cost:
 def measure_distill(text: Path, scratch: Path, teacher: Path | None, steps: int, batch_size: int) -> Cost:
     """Distil the offline teacher for `steps` steps on blocks that were prepared before."""
     tokenizer = common.open_teacher(teacher).tokenizer
-    blocks = load_blocks(prepare(recipe.Corpus(source=str(text)), tokenizer, scratch, None))
+    blocks = load_blocks(prepare(schema.Corpus(source=str(text)), tokenizer, scratch, None))
     student, large = models("offline", teacher)
-    optimization = recipe.Optimization(batch_size=batch_size)
-    settings = recipe.Recipe(
-        distill=recipe.Distill(optimization=optimization), checkpoint_minutes=1e6,
-        validation=recipe.Validation(times=1, blocks=1),
+    optimization = schema.Optimization(batch_size=batch_size)
+    settings = schema.Recipe(
+        distill=schema.Distill(optimization=optimization), checkpoint_minutes=1e6,
+        validation=schema.Validation(times=1, blocks=1),
     )  # fmt: skip
     batches = common.StepTimes(MaskedBatches.of(settings, optimization, blocks, steps=steps, epochs_end_steps=False))
     common.restart_peak()
@@ -113,7 +113,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher", type=Path, help="masked-LM teacher; by default the offline one")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="tokens")
     parser.add_argument("--steps", type=int, default=40, help="of distilling, at each size")
-    parser.add_argument("--batch-size", type=int, default=recipe.Optimization().batch_size)
+    parser.add_argument("--batch-size", type=int, default=schema.Optimization().batch_size)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=common.RESULTS / "corpus_scaling.jsonl")
     return parser.parse_args()

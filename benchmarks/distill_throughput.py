@@ -25,11 +25,11 @@ import torch
 from throughput_ways import OURS, PAIRS, THEIRS, Sample, Setup
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert import cache
 from tinydistilbert.data.corpus import prepare
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.data.wikitext import UNKNOWN
-from tinydistilbert.recipe import Corpus
+from tinydistilbert.recipe.schema import Corpus
+from tinydistilbert.storage import cache
 
 WAYS = (*THEIRS, *OURS)
 RATIOS = {
@@ -52,7 +52,8 @@ QUICK_SECONDS = 320.0
 FIRST_PAIR_SHARE = 0.7
 """Of the time, where both pairs are measured: a step of BERT-base takes many times as long."""
 PRELOADED = [
-    "tinydistilbert.pretraining", "tinydistilbert.teacher_cache", "tinydistilbert.models.teacher",
+    "tinydistilbert.distillation.pretraining", "tinydistilbert.distillation.teacher_cache",
+    "tinydistilbert.models.teacher",
     "transformers.models.bert.modeling_bert", "transformers.models.distilbert.modeling_distilbert",
 ]  # fmt: skip
 """Imported once, before the processes part; none of it computes anything, so no thread exists that could be lost."""

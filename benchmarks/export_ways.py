@@ -27,11 +27,11 @@ from transformers import (
 
 from tinydistilbert.benchmark.pairs import LOG_MEAN, LOG_STD, PADDED_LENGTH, SHORTEST
 from tinydistilbert.benchmark.timing import Timed, core_clock, one_core, time_in_turns
-from tinydistilbert.compress import export as exporting
-from tinydistilbert.compress import fused
-from tinydistilbert.compress.quantize import quantize
+from tinydistilbert.export import fused_attention
+from tinydistilbert.export import to_onnx as exporting
+from tinydistilbert.export.quantize import quantize
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.runtime import Inputs, OnnxRuntime, TorchRuntime
+from tinydistilbert.models.runtimes import Inputs, OnnxRuntime, TorchRuntime
 
 SHAPES: dict[str, Callable[[], PreTrainedModel]] = {
     "BERT 6 x 384": lambda: BertForSequenceClassification(
@@ -49,9 +49,11 @@ ROUND = 2
 @contextmanager
 def all_tokens() -> Iterator[None]:
     """Export the whole last layer."""
-    fuse = fused.fuse
+    fuse = fused_attention.fuse
     with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(fused, "fuse", lambda model, **_: fuse(model, first_token=False)))
+        patches.enter_context(
+            mock.patch.object(fused_attention, "fuse", lambda model, **_: fuse(model, first_token=False))
+        )
         patches.enter_context(mock.patch.object(exporting, "first_token_only", lambda _: ExitStack()))
         yield
 
@@ -59,7 +61,7 @@ def all_tokens() -> Iterator[None]:
 @contextmanager
 def packed_attention() -> Iterator[None]:
     """Export by the operator that also multiplies by the weights of query, key and value, where all tokens ask."""
-    separate = fused._attention
+    separate = fused_attention._attention
 
     def packed(attention: Any, projections: Any, *, first: bool) -> Callable[[Tensor, Tensor], Tensor]:
         if first:
@@ -73,7 +75,7 @@ def packed_attention() -> Iterator[None]:
             dtype=hidden.dtype, shape=(*hidden.shape[:2], width), version=1,
         )  # fmt: skip
 
-    with mock.patch.object(fused, "_attention", packed):
+    with mock.patch.object(fused_attention, "_attention", packed):
         yield
 
 

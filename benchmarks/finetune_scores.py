@@ -19,16 +19,16 @@ from finetune_ways import new_model, rows, settings_for, trainer_arguments
 from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallback, Trainer
 from transformers.utils import logging
 
-from tinydistilbert import recipe
+from tinydistilbert.evaluation.scoring import headline_score
+from tinydistilbert.finetuning.trainer import TaskTraining, training_examples
 from tinydistilbert.models.loading import load_tokenizer, save_model
 from tinydistilbert.models.student import cut_student
-from tinydistilbert.scoring import headline_score
-from tinydistilbert.task_training import TaskTraining, training_examples
+from tinydistilbert.recipe import schema
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
-from tinydistilbert.tasks.wanted import wanted_examples
+from tinydistilbert.tasks.recipe_splits import wanted_examples
 
 SCORED = ("cola", "stsb")
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ class Score:
     """Of the training."""
 
 
-def by_trainer(settings: recipe.Recipe, task: Task, encoder: Path, seed: int) -> PreTrainedModel:
+def by_trainer(settings: schema.Recipe, task: Task, encoder: Path, seed: int) -> PreTrainedModel:
     """Fine-tuned by transformers' Trainer, in shuffled batches that are padded to their longest."""
     tokenizer, model = load_tokenizer(encoder), new_model(task.name, encoder, seed)
     examples, _ = training_examples(settings, task, augmented=None, soft=False)
@@ -64,7 +64,7 @@ def by_trainer(settings: recipe.Recipe, task: Task, encoder: Path, seed: int) ->
     return model
 
 
-def by_ours(settings: recipe.Recipe, task: Task, encoder: Path, seed: int) -> PreTrainedModel:
+def by_ours(settings: schema.Recipe, task: Task, encoder: Path, seed: int) -> PreTrainedModel:
     """Fine-tuned by the library, in batches of like length."""
     training = TaskTraining(settings, task, encoder, seed=seed, device=CPU)
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +75,7 @@ def by_ours(settings: recipe.Recipe, task: Task, encoder: Path, seed: int) -> Pr
 WAYS = {"dynamic": by_trainer, "ours": by_ours}
 
 
-def measure(way: str, settings: recipe.Recipe, task: Task, encoder: Path, seed: int) -> Score:
+def measure(way: str, settings: schema.Recipe, task: Task, encoder: Path, seed: int) -> Score:
     """Fine-tune and score one model."""
     begin = time.perf_counter()
     model = WAYS[way](settings, task, encoder, seed)
@@ -116,7 +116,7 @@ def scores(chosen: argparse.Namespace) -> None:
         encoder = chosen.model
         if encoder is None:
             teacher, encoder = common.open_teacher(chosen.teacher), Path(scratch) / "encoder"
-            student = cut_student(teacher.model, recipe.Student(architecture="distilbert"), seed=0)
+            student = cut_student(teacher.model, schema.Student(architecture="distilbert"), seed=0)
             save_model(student, teacher.tokenizer, encoder)
         for name in chosen.scores or SCORED:
             for seed in chosen.seeds:

@@ -27,12 +27,12 @@ from finetune_ways import MODELS, TASK_NAMES, UNFUSED, WAYS, Setup
 from throughput_ways import Sample
 from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from tinydistilbert import recipe
 from tinydistilbert.errors import UserError
+from tinydistilbert.finetuning.trainer import training_examples
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher
-from tinydistilbert.task_training import training_examples
+from tinydistilbert.recipe import schema
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.encoding import encode
 
@@ -48,7 +48,7 @@ COST = {"distilbert": 7, "offline-student": 1, "sst2": 3, "cola": 3, "squad": 4}
 QUICK_ROUNDS, QUICK_SECONDS = 3, 310.0
 """Of the whole run with --quick; the rest of six minutes is for what the deadline cannot cut short."""
 PRELOADED = [
-    "tinydistilbert.task_training", "transformers.trainer", "transformers.models.distilbert.modeling_distilbert",
+    "tinydistilbert.finetuning.trainer", "transformers.trainer", "transformers.models.distilbert.modeling_distilbert",
 ]  # fmt: skip
 """Imported once, before the processes part; none of it computes anything, so no thread exists that could be lost."""
 
@@ -56,7 +56,7 @@ PRELOADED = [
 def encoder(name: str, teacher: LoadedTeacher) -> PreTrainedModel:
     """The offline teacher cut to half of its layers as a DistilBERT, or DistilBERT's own shape with random weights."""
     if name == "offline-student":
-        return cut_student(teacher.model, recipe.Student(architecture="distilbert"), seed=0)
+        return cut_student(teacher.model, schema.Student(architecture="distilbert"), seed=0)
     torch.manual_seed(0)
     vocabulary, pad = len(teacher.tokenizer), teacher.tokenizer.pad_token_id
     return DistilBertForMaskedLM(DistilBertConfig(vocab_size=vocabulary, pad_token_id=pad))

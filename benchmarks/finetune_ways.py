@@ -26,13 +26,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tinydistilbert import recipe
-from tinydistilbert.data.batches import length_grouped
+from tinydistilbert.data.order import length_grouped
+from tinydistilbert.finetuning.trainer import TaskTraining
 from tinydistilbert.models.loading import load_model, load_tokenizer
-from tinydistilbert.task_training import TaskTraining
+from tinydistilbert.recipe import schema
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.encoding import Features, collate
-from tinydistilbert.training import Batch, step_seed
+from tinydistilbert.training.loop import Batch, step_seed
 
 MODELS = ("offline-student", "distilbert")
 TASK_NAMES = ("sst2", "cola", "squad")
@@ -82,12 +82,12 @@ class Setup:
         return 2 + self.rounds * len(self.steps)
 
 
-def settings_for(way: str, batch_size: int, data: Path, train_examples: int) -> recipe.Recipe:
+def settings_for(way: str, batch_size: int, data: Path, train_examples: int) -> schema.Recipe:
     """The recipe: the defaults, but for the attention dropout of the extra row."""
-    finetune = recipe.Finetune(train_examples=train_examples)
+    finetune = schema.Finetune(train_examples=train_examples)
     attention_dropout = 0.0 if way == "ours_no_attention_dropout" else None
     optimization = replace(finetune.optimization, batch_size=batch_size, attention_dropout=attention_dropout)
-    return recipe.Recipe(data=str(data), checkpoint_minutes=1e6, finetune=replace(finetune, optimization=optimization))
+    return schema.Recipe(data=str(data), checkpoint_minutes=1e6, finetune=replace(finetune, optimization=optimization))
 
 
 def epoch_batches(features: Features, batch_size: int) -> list[NDArray[np.int64]]:
@@ -135,7 +135,7 @@ def rows(features: Features, indices: Iterable[int]) -> dict[int, dict[str, Any]
     return found
 
 
-def trainer_arguments(optimization: recipe.Optimization, folder: Path, **settings: Any) -> TrainingArguments:
+def trainer_arguments(optimization: schema.Optimization, folder: Path, **settings: Any) -> TrainingArguments:
     """The Trainer's own defaults, its fused AdamW too, with the numbers of our recipe; nothing is saved or reported."""
     return TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=optimization.batch_size,

@@ -46,10 +46,10 @@ from tinydistilbert.benchmark.timing import (
     time_in_turns,
     wall_clock,
 )
-from tinydistilbert.models.elmo import ElmoConfig, ElmoForSequenceClassification
+from tinydistilbert.models.elmo.model import ElmoConfig, ElmoForSequenceClassification
 from tinydistilbert.models.pruned import keep, parts_of
-from tinydistilbert.recipe import Recipe
-from tinydistilbert.runtime import Inputs
+from tinydistilbert.models.runtimes import Inputs
+from tinydistilbert.recipe.schema import Recipe
 
 PROTOCOLS = (TRUE_LENGTH, WITH_TOKENIZER, PADDED)
 EVERY = (TORCH, ONNX, INT8)

@@ -21,19 +21,20 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tinydistilbert import cache, recipe
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
-from tinydistilbert.data.masked import MaskedBatches
+from tinydistilbert.data.masked_batches import MaskedBatches
+from tinydistilbert.distillation.objective import PretrainingLoss
+from tinydistilbert.distillation.pretraining import pretrain, validation_losses
 from tinydistilbert.models import narrow
 from tinydistilbert.models.narrow import Widths
 from tinydistilbert.models.student import cut_student
-from tinydistilbert.objective import PretrainingLoss
-from tinydistilbert.pretraining import pretrain, validation_losses
+from tinydistilbert.recipe import schema
+from tinydistilbert.storage import cache
 
 Weights = dict[str, Tensor]
 LAYERS, BLOCK_SIZE = (0, 2, 5), 64
-OBJECTIVE = recipe.Objective(kl=5.0, mlm=2.0, cosine=0.0, temperature=2.0, kl_positions="masked")
-OPTIMIZATION = recipe.Optimization(learning_rate=5e-4, batch_size=8, attention_dropout=0.0)
+OBJECTIVE = schema.Objective(kl=5.0, mlm=2.0, cosine=0.0, temperature=2.0, kl_positions="masked")
+OPTIMIZATION = schema.Optimization(learning_rate=5e-4, batch_size=8, attention_dropout=0.0)
 CPU = torch.device("cpu")
 
 
@@ -130,11 +131,11 @@ class Run:
 
 def run(way: str, width: int, seed: int, steps: int, teacher: PreTrainedModel, blocks: TokenBlocks) -> Run:
     """Cut a student and train it."""
-    student = recipe.Student(**{"layers": LAYERS, "hidden_size": width, **WAYS[way].settings})
+    student = schema.Student(**{"layers": LAYERS, "hidden_size": width, **WAYS[way].settings})
     with choosing(WAYS[way], seed):
         model = cut_student(teacher, student, seed=seed).eval()
-    settings = recipe.Recipe(
-        seed=seed, objective=OBJECTIVE, checkpoint_minutes=1e6, validation=recipe.Validation(times=1, blocks=0)
+    settings = schema.Recipe(
+        seed=seed, objective=OBJECTIVE, checkpoint_minutes=1e6, validation=schema.Validation(times=1, blocks=0)
     )
     cut = validation_losses(model, teacher, blocks, settings, CPU)
     batches = MaskedBatches.of(settings, OPTIMIZATION, blocks, steps=steps, epochs_end_steps=False)
@@ -208,7 +209,7 @@ def main() -> None:
     blocks = load_blocks(prepare(corpus, opened.tokenizer, cache.folder(), data))
     stride = max(len(blocks.validation) // chosen.validation_blocks, 1)
     blocks = replace(blocks, validation=blocks.validation[::stride][: chosen.validation_blocks])
-    settings = recipe.Recipe(validation=recipe.Validation(blocks=0))
+    settings = schema.Recipe(validation=schema.Validation(blocks=0))
     shared = {"benchmark": "narrowing", "documents": chosen.documents, "validation_blocks": len(blocks.validation)}
     loss, related = validation_losses(teacher, None, blocks, settings, CPU)["mlm"], correlations(teacher)
     print(f"masked-LM loss of the teacher {loss:.2f}; correlation of the norms of QᵀK and OV over the heads of each of")

@@ -22,18 +22,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tinydistilbert import recipe
 from tinydistilbert.compress import prune
 from tinydistilbert.compress.importance import Batch, Importance, mask_gradients
 from tinydistilbert.compress.vocabulary import trim
+from tinydistilbert.evaluation.scoring import headline_score
+from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.models import pruned
 from tinydistilbert.models.heads import parameter_count, vocabulary_size
 from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import load_model, load_tokenizer
 from tinydistilbert.models.pruned import Parts, parts_of
-from tinydistilbert.runtime import uses_token_types
-from tinydistilbert.scoring import headline_score
-from tinydistilbert.task_objective import TaskLoss
+from tinydistilbert.models.runtimes import uses_token_types
+from tinydistilbert.recipe import schema
 from tinydistilbert.tasks import HELD_OUT, TASKS, load_examples
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features, collate, encode
@@ -105,7 +105,7 @@ def measure(task_name: str, row: str, chosen: argparse.Namespace) -> Iterator[di
     """A row for the whole model, for each way and share, and for the trimmed vocabulary."""
     task = TASKS[task_name]
     folder = chosen.run / "tasks" / task_name / row / f"seed-{chosen.seed}" / "model"
-    common_settings = {"data": str(chosen.data), "corpus": recipe.Corpus(), "seed": 0, "held_out": chosen.held_out}
+    common_settings = {"data": str(chosen.data), "corpus": schema.Corpus(), "seed": 0, "held_out": chosen.held_out}
     train, held_out, validation = (
         load_examples(task, split, limit=limit, **common_settings)
         for split, limit in ((task.train, chosen.examples), (HELD_OUT, 0), (task.evaluation[0], 0))
@@ -142,7 +142,7 @@ def measure(task_name: str, row: str, chosen: argparse.Namespace) -> Iterator[di
 def trimmed(folder: Path, task_name: str, chosen: argparse.Namespace, validation: Examples) -> dict[str, Any]:
     """The model with the tokens of the whole train split: its size, and what that does to the validation split."""
     task = TASKS[task_name]
-    train = load_examples(task, task.train, data=str(chosen.data), corpus=recipe.Corpus(), limit=0, seed=0)
+    train = load_examples(task, task.train, data=str(chosen.data), corpus=schema.Corpus(), limit=0, seed=0)
     texts = itertools.chain(train.columns["text"], train.columns.get("text_pair", []))
     with tempfile.TemporaryDirectory() as place:
         output = Path(place) / "model"

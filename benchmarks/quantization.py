@@ -24,13 +24,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tinydistilbert import fsio, metrics
-from tinydistilbert.compress.export import export
-from tinydistilbert.compress.quantize import quantize, sensitive_layers
+from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation.scoring import headline_score, read_predictions
+from tinydistilbert.export.quantize import quantize, sensitive_layers
+from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.loading import load_tokenizer
-from tinydistilbert.recipe import Corpus
-from tinydistilbert.runtime import MODEL_FILE, Inputs, OnnxRuntime
-from tinydistilbert.scoring import headline_score, read_predictions
+from tinydistilbert.models.runtimes import MODEL_FILE, Inputs, OnnxRuntime
+from tinydistilbert.recipe.schema import Corpus
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT, TASKS, load_examples
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features, collate, encode
@@ -100,7 +101,7 @@ def tool(exported: Path, output: Path) -> None:
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )  # fmt: skip
     logging.disable(logging.NOTSET)
-    fsio.write_json(output / "config.json", {"tinydistilbert": {"precision": "int8"}})
+    atomic.write_json(output / "config.json", {"tinydistilbert": {"precision": "int8"}})
 
 
 def made(way: str, subject: Subject, exported: Path, output: Path) -> Path:

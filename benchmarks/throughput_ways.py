@@ -19,26 +19,27 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
-from tinydistilbert import recipe
-from tinydistilbert.costs import FORWARD_AND_BACKWARD, Size
 from tinydistilbert.data.corpus import load_blocks
-from tinydistilbert.data.masked import MaskedBatches, useful_tokens
+from tinydistilbert.data.masked_batches import MaskedBatches, useful_tokens
+from tinydistilbert.distillation.objective import PretrainingLoss
+from tinydistilbert.distillation.pretraining import pretrain
+from tinydistilbert.distillation.teacher_cache import make_cache
+from tinydistilbert.dry_run.machine import FORWARD_AND_BACKWARD
 from tinydistilbert.models.learner import Learner
+from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
-from tinydistilbert.objective import PretrainingLoss
-from tinydistilbert.pretraining import pretrain
-from tinydistilbert.teacher_cache import make_cache
-from tinydistilbert.training import MicroBatches
+from tinydistilbert.recipe import schema
+from tinydistilbert.training.loop import MicroBatches
 
 PAIRS = ("bert-base", "offline")
 THEIRS = ("notebook", "authors_all", "authors_masked")
 OURS = {
-    "ours_all": recipe.Objective(kl_positions="all"),
-    "ours_masked": recipe.Objective(kl_positions="masked"),
-    "ours_cached": recipe.Objective(kl_positions="masked"),
-    "ours_no_dropout": recipe.Objective(kl_positions="masked"),
+    "ours_all": schema.Objective(kl_positions="all"),
+    "ours_masked": schema.Objective(kl_positions="masked"),
+    "ours_cached": schema.Objective(kl_positions="masked"),
+    "ours_no_dropout": schema.Objective(kl_positions="masked"),
 }
-NOTEBOOK = recipe.Objective(kl=1, mlm=1, cosine=1, reduction="notebook")
+NOTEBOOK = schema.Objective(kl=1, mlm=1, cosine=1, reduction="notebook")
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,9 @@ def models(pair: str, teacher: Path | None) -> tuple[PreTrainedModel, PreTrained
     torch.manual_seed(0)
     if pair == "bert-base":
         large: PreTrainedModel = BertForMaskedLM(BertConfig())
-        return cut_student(large, recipe.Student(architecture="distilbert"), seed=0), large.eval()
+        return cut_student(large, schema.Student(architecture="distilbert"), seed=0), large.eval()
     large = common.open_teacher(teacher).model
-    return cut_student(large, recipe.Student(), seed=0), large.eval()
+    return cut_student(large, schema.Student(), seed=0), large.eval()
 
 
 def measure_theirs(way: str, setup: Setup, clock: Clock) -> None:
@@ -171,14 +172,14 @@ def measure_theirs(way: str, setup: Setup, clock: Clock) -> None:
         step(batch)
 
 
-def settings_for(way: str, batch_size: int) -> recipe.Recipe:
+def settings_for(way: str, batch_size: int) -> schema.Recipe:
     """The recipe of one of our ways: the defaults, but for where the KL is taken, and dropout in the extra row."""
     dropout = 0.0 if way == "ours_no_dropout" else None
-    optimization = recipe.Optimization(batch_size=batch_size, dropout=dropout, attention_dropout=dropout)
+    optimization = schema.Optimization(batch_size=batch_size, dropout=dropout, attention_dropout=dropout)
     kind = "hidden" if way == "ours_cached" else "none"
-    return recipe.Recipe(
+    return schema.Recipe(
         objective=OURS[way], checkpoint_minutes=1e6,
-        distill=recipe.Distill(optimization=optimization, cache=recipe.TeacherCache(kind=kind, views=1)),
+        distill=schema.Distill(optimization=optimization, cache=schema.TeacherCache(kind=kind, views=1)),
     )  # fmt: skip
 
 
@@ -274,7 +275,7 @@ def with_positions(batch: theirs.Batch) -> theirs.Batch:
 
 
 def our_loss(
-    student: PreTrainedModel, teacher: PreTrainedModel, objective: recipe.Objective, batch: theirs.Batch
+    student: PreTrainedModel, teacher: PreTrainedModel, objective: schema.Objective, batch: theirs.Batch
 ) -> Tensor:
     """The library's weighted sum for one batch that is a whole step."""
     loss = PretrainingLoss(objective, teacher)

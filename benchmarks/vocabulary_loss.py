@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tinydistilbert import losses, vocabulary_loss
-from tinydistilbert.allocator import keep_freed_memory
-from tinydistilbert.vocabulary_loss import TeacherHead
+from tinydistilbert.losses import terms, vocabulary
+from tinydistilbert.losses.vocabulary import TeacherHead
+from tinydistilbert.training.allocator import keep_freed_memory
 
 VOCABULARY, TEMPERATURE, SCALES = 30_522, 2.0, {"kl": 5.0, "mlm": 2.0}
 SIZES = {"offline, masked": (307, 384), "offline, every token": (2048, 384), "BERT-base, masked": (154, 768)}
@@ -42,12 +42,12 @@ def measure(positions: int, width: int, keep: bool, rounds: int) -> dict[str, fl
         logits = F.linear(*student)
         with torch.no_grad():
             teacher_logits = F.linear(told.inputs, told.weight, told.bias)
-        kl = losses.kl(logits, teacher_logits, TEMPERATURE)
-        return SCALES["kl"] * kl + SCALES["mlm"] * losses.mlm(logits[: len(labels)], labels)
+        kl = terms.kl(logits, teacher_logits, TEMPERATURE)
+        return SCALES["kl"] * kl + SCALES["mlm"] * terms.mlm(logits[: len(labels)], labels)
 
     def chunked(chunk: int, rows: int) -> Tensor:
-        vocabulary_loss.CHUNK, vocabulary_loss.ROWS = chunk, rows
-        return vocabulary_loss.vocabulary_loss(*student, told, labels, temperature=TEMPERATURE, scales=SCALES)[0]
+        vocabulary.CHUNK, vocabulary.ROWS = chunk, rows
+        return vocabulary.vocabulary_loss(*student, told, labels, temperature=TEMPERATURE, scales=SCALES)[0]
 
     ways: dict[str, Callable[[], Tensor]] = {"full logits": plain}
     ways |= {f"chunks of {c}, {r} at a time": (lambda c=c, r=r: chunked(c, r)) for c, r in CHUNKS}

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import fsio
+from tinydistilbert.storage import atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTS, EXPLAINED = ROOT / "results" / "mutants.json", ROOT / "results" / "survivors.toml"
@@ -81,7 +81,7 @@ def faults(counts: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Write the counts; exit with 1 when something is wrong with them."""
     counts = counted()
-    fsio.write_json(COUNTS, counts)
+    atomic.write_json(COUNTS, counts)
     for file, number in counts["files"].items():
         print(f"{file}: {number['caught']} of {number['mutants']} caught ({number['caught'] / number['mutants']:.1%})")
     if wrong := faults(counts):

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import fsio, results
-from tinydistilbert.report.cells import Table, to_markdown
+from tinydistilbert import results
 from tinydistilbert.report.compression import compression_table, ladders
+from tinydistilbert.report.paper_tables import downstream_table, glue_table, pretraining_table
 from tinydistilbert.report.speed import speed_table
-from tinydistilbert.report.tables import downstream_table, glue_table, pretraining_table
+from tinydistilbert.report.table import Table, to_markdown
 from tinydistilbert.results import Measurement
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,7 +142,7 @@ def faults_section(until: str = "") -> str:
 
 def mutants_section() -> str:
     """The last count of the changes that tests notice, and by reason those that they do not."""
-    counts = fsio.read_json(MUTANTS)
+    counts = atomic.read_json(MUTANTS)
     shown = [
         f"Counted on {counts['date'][:10]} at commit `{counts['commit']}`:", "",
         "| file | changes | noticed | share |", "| :-- | --: | --: | --: |",
@@ -180,7 +181,7 @@ def main() -> None:
     """Replace the sections."""
     for name, sections in PAGES.items():
         page = ROOT / name
-        fsio.write_text(page, written(page.read_text(encoding="utf-8"), sections))
+        atomic.write_text(page, written(page.read_text(encoding="utf-8"), sections))
 
 
 if __name__ == "__main__":

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import disk, fsio, locks, results
-from tinydistilbert.distill import distill_steps
+from tinydistilbert import results
+from tinydistilbert.distillation.distill import distill_steps
+from tinydistilbert.dry_run import Planner
 from tinydistilbert.errors import NonFiniteLoss, UserError
-from tinydistilbert.estimates import Planner
-from tinydistilbert.jobs import jobs
-from tinydistilbert.names import TERMS
-from tinydistilbert.pipeline import Run, run
+from tinydistilbert.pipeline.jobs import jobs
+from tinydistilbert.pipeline.run import Run, run
 from tinydistilbert.progress import duration
-from tinydistilbert.recipe import Ablate, Adapt, Recipe, Teacher, to_dict
-from tinydistilbert.recipe_file import from_dict, merge, to_toml
-from tinydistilbert.recipe_types import highest
+from tinydistilbert.recipe.names import TERMS
+from tinydistilbert.recipe.schema import Ablate, Adapt, Recipe, Teacher, to_dict
+from tinydistilbert.recipe.toml import from_dict, merge, to_toml
+from tinydistilbert.recipe.types import highest
 from tinydistilbert.report import published
 from tinydistilbert.report.ablation import (
     BASELINE,
@@ -34,9 +34,10 @@ from tinydistilbert.report.ablation import (
     flat,
     write_ablation,
 )
-from tinydistilbert.report.cells import Table
-from tinydistilbert.report.folder import read_log
+from tinydistilbert.report.read import read_log
+from tinydistilbert.report.table import Table
 from tinydistilbert.results import Measurement
+from tinydistilbert.storage import atomic, disk, locks
 
 RECIPE, RESULTS = "ablation.toml", "results.jsonl"
 TABLE_4 = (
@@ -78,7 +79,7 @@ class Trial:
 
     def is_finished(self) -> bool:
         """Whether nothing is left to do in it."""
-        return all(map(fsio.is_finished, self.parts.values()))
+        return all(map(atomic.is_finished, self.parts.values()))
 
     def run(self, tell: Callable[[str], None]) -> Run:
         """The run in its folder."""
@@ -90,7 +91,7 @@ class Trial:
         log = read_log(self.folder / "student" / "log.jsonl")
         tokens = max((line["tokens"] for line in log if "tokens" in line), default=0)
         for part in self.parts.values():
-            for m in results.read(fsio.intact(part, "measurements.jsonl")):
+            for m in results.read(atomic.intact(part, "measurements.jsonl")):
                 own: dict[str, Any] = {"tokens": tokens} if m.task == "pretraining" else {FINETUNE_SEED: m.seed}
                 name = self.variation.name if self.variation else m.model
                 found.append(dataclasses.replace(m, model=name, seed=self.seed, details={**m.details, **own}))
@@ -197,7 +198,7 @@ class Study:
         if not run.is_begun():
             run.check_inputs()
         for trial in self.first_of_each():
-            if not fsio.is_finished(trial.folder / "student"):
+            if not atomic.is_finished(trial.folder / "student"):
                 own = Run(self.before_adapting(trial), trial.folder, until="distill", tell=self.tell)
                 own.original_teacher = run.original_teacher
                 if trial.recipe.corpus == self.recipe.corpus:
@@ -212,7 +213,7 @@ class Study:
             UserError: there are some.
         """
         there = self.output
-        if not (there / RECIPE).is_file() and not fsio.is_new(there):
+        if not (there / RECIPE).is_file() and not atomic.is_new(there):
             expected, cure = "a new or empty folder, or an ablation", "give another --output"
             raise UserError(f"--output {there}", expected=expected, found="other files", cure=cure)
         for trial in (self.references, *self.trials):
@@ -228,9 +229,9 @@ class Study:
 
     def run(self, command: str) -> Table:
         """Do what is not done yet; table and page are written anew after every row."""
-        with locks.alone(self.output / fsio.LOCK, where=f"--output {self.output}"):
-            fsio.sweep(self.output)
-            fsio.write_text(self.output / RECIPE, to_toml(self.recipe))
+        with locks.alone(self.output / atomic.LOCK, where=f"--output {self.output}"):
+            atomic.sweep(self.output)
+            atomic.write_text(self.output / RECIPE, to_toml(self.recipe))
             for trial in (self.references, *self.trials):
                 if trial.is_finished():
                     trial.free()

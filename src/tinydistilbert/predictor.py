@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert import fsio
-from tinydistilbert.compress.export import head_of
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.elmo_tokenizer import ElmoTokenizer
+from tinydistilbert.models.elmo.tokenizer import ElmoTokenizer
+from tinydistilbert.models.heads import head_of
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, longest_input
-from tinydistilbert.runtime import OnnxRuntime, Runtime, TorchRuntime, exported_facts
+from tinydistilbert.models.runtimes import OnnxRuntime, Runtime, TorchRuntime, exported_facts
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Kind
 from tinydistilbert.tasks.encoding import Features, encode
 from tinydistilbert.tasks.inference import predict
@@ -150,7 +150,7 @@ def load(folder: str | Path, *, threads: int = 0, compiled: bool = False) -> Pre
     config = load_config(folder)
     facts = exported_facts(folder)
     if facts:  # of a torch model each loader looks at what it reads
-        fsio.check_intact(folder)
+        atomic.check_intact(folder)
     kind = facts["head"] if facts else head_of(folder, config)
     if kind == "masked-lm":
         cure = "fine-tune it on a task first"

@@ -13,8 +13,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import fsio
 from tinydistilbert.errors import told
+from tinydistilbert.storage import atomic
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
 OPTIONAL_LIBRARIES = ("onnxruntime", "openvino")
@@ -108,7 +108,7 @@ def to_line(measurement: Measurement) -> str:
 
 def write(path: Path, measurements: Iterable[Measurement]) -> None:
     """Replace the file at `path` by one line a measurement."""
-    fsio.write_text(path, "".join(to_line(m) + "\n" for m in measurements))
+    atomic.write_text(path, "".join(to_line(m) + "\n" for m in measurements))
 
 
 def read(path: Path) -> list[Measurement]:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tinydistilbert import fsio
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import Recipe, to_dict
-from tinydistilbert.recipe_file import read
+from tinydistilbert.recipe.schema import Recipe, to_dict
+from tinydistilbert.recipe.toml import read
+from tinydistilbert.storage import atomic
 
-RECIPE, INPUTS = "recipe.toml", "inputs.json"
+RECIPE, INPUTS, RESULTS = "recipe.toml", "inputs.json", "results.jsonl"
 _MODEL = "model "
 
 
@@ -27,7 +27,7 @@ def is_begun(recipe: Recipe, output: Path) -> bool:
     if is_there:
         _compare(recipe, read(path), output)
         return True
-    if not fsio.is_new(output):
+    if not atomic.is_new(output):
         expected, cure = "a new or empty folder, or a run", "give another --output"
         raise UserError(f"--output {output}", expected=expected, found="other files", cure=cure)
     return False
@@ -62,7 +62,7 @@ def remember(output: Path, name: str, fingerprint: str) -> None:
         expected, found = f"the data it was begun with ({name}: sha256 {before[:12]}…)", f"sha256 {fingerprint[:12]}…"
         cure = "give another --output, or bring the old data back"
         raise UserError(f"--output {output}", expected=expected, found=found, cure=cure)
-    fsio.write_json(output / INPUTS, there)
+    atomic.write_json(output / INPUTS, there)
 
 
 def models(output: Path) -> dict[str, str]:
@@ -79,15 +79,28 @@ def remember_models(output: Path, commits: Mapping[str, str]) -> None:
     there = _inputs(output)
     new = {_MODEL + name: commit for name, commit in commits.items()} | there
     if new != there:
-        fsio.write_json(output / INPUTS, new)
+        atomic.write_json(output / INPUTS, new)
 
 
 def _inputs(output: Path) -> dict[str, str]:
     path = output / INPUTS
     try:
-        there = fsio.read_json(path) if path.is_file() else {}
+        there = atomic.read_json(path) if path.is_file() else {}
         return {str(name): str(fingerprint) for name, fingerprint in there.items()}
     except (ValueError, AttributeError, RecursionError) as error:
         cure = "restore it from a copy, or give another --output"
         expected, found = "fingerprints as JSON", str(error) or type(error).__name__
         raise UserError(str(path), expected=expected, found=found, cure=cure) from None
+
+
+def compressed_folder(task: str) -> str:
+    """Where the compressed forms of a task's model lie in a run."""
+    return f"tasks/{task}/compressed"
+
+
+def place_in_run(model: Path) -> tuple[Path | None, str, str]:
+    """Run folder, task and row of a model that lies at RUN/tasks/TASK/ROW/seed-N/model; None where it does not."""
+    parts = model.absolute().parts
+    if len(parts) < 6 or parts[-5] != "tasks" or not (run := Path(*parts[:-5])).joinpath(RECIPE).is_file():
+        return None, "", ""
+    return run, parts[-4], parts[-3].replace("-d", " (D)")

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from tinydistilbert import fsio
+from tinydistilbert.storage import atomic
 
 TIER = os.environ.get("FAULTS", "quick")
 assert TIER in ("quick", "full"), f"FAULTS: expected quick or full, found {TIER!r}"
@@ -81,7 +81,7 @@ def trials() -> Callable[..., Any]:
                 "commit": commit(),
                 "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             }  # fmt: skip
-            fsio.append_line(Path(ledger), json.dumps(row))
+            atomic.append_line(Path(ledger), json.dumps(row))
         shown = "\n".join(found.failures[:MOST_SHOWN])
         assert not found.failures, f"{len(found.failures)} of {found.count} trials failed; the first:\n{shown}"
 

@@ -142,7 +142,7 @@ class Forks:
 
 def main(arguments: list[str]) -> None:
     """A command of the command line."""
-    from tinydistilbert.cli import main
+    from tinydistilbert.cli.main import main
 
     main(arguments)
 
@@ -151,12 +151,13 @@ def teacher_cache(recipe: str) -> None:
     """The teacher's cache of a recipe, by itself."""
     import torch
 
-    from tinydistilbert import cache, recipe_file
     from tinydistilbert.data.corpus import load_blocks, prepare
+    from tinydistilbert.distillation.teacher_cache import make_cache
     from tinydistilbert.models.teacher import load_teacher
-    from tinydistilbert.teacher_cache import make_cache
+    from tinydistilbert.recipe import toml
+    from tinydistilbert.storage import cache
 
-    chosen = recipe_file.load(recipe)
+    chosen = toml.load(recipe)
     teacher = load_teacher(chosen.teacher)
     blocks = load_blocks(prepare(chosen.corpus, teacher.tokenizer, cache.folder(), chosen.data))
     make_cache(teacher.model.eval(), blocks, chosen, cache.folder(), torch.device("cpu"), lambda line: None)
@@ -168,15 +169,16 @@ def batches(recipe: str, encoder: str, task: str, threads: int, steps: int) -> N
 
     import torch
 
-    from tinydistilbert import cache, recipe_file
     from tinydistilbert.data.corpus import load_blocks, prepare
-    from tinydistilbert.data.masked import MaskedBatches
+    from tinydistilbert.data.masked_batches import MaskedBatches
+    from tinydistilbert.finetuning.trainer import TaskTraining
     from tinydistilbert.models.teacher import load_teacher
-    from tinydistilbert.task_training import TaskTraining
+    from tinydistilbert.recipe import toml
+    from tinydistilbert.storage import cache
     from tinydistilbert.tasks import tasks_of
 
     torch.set_num_threads(threads)
-    chosen = recipe_file.load(recipe)
+    chosen = toml.load(recipe)
     blocks = load_blocks(prepare(chosen.corpus, load_teacher(chosen.teacher).tokenizer, cache.folder(), chosen.data))
     masked = MaskedBatches.of(chosen, chosen.distill.optimization, blocks, steps=steps, epochs_end_steps=False)
     known = tasks_of(chosen.finetune)[task]
@@ -225,7 +227,9 @@ class _Child:
         self, board: Board, *, die_at: int = 0, die_after: bool = False, phase: tuple[str, ...] = (), hold: float = 0.0,
         slow_exit: float = 0.0, dawdle: int = 0, ignore_late: bool = False,
     ) -> None:  # fmt: skip
-        from tinydistilbert import checkpoint, disk, interrupts
+        from tinydistilbert import signals
+        from tinydistilbert.storage import disk
+        from tinydistilbert.training import checkpoint
 
         self.board, self.die_at, self.die_after, self.hold, self.slow_exit = board, die_at, die_after, hold, slow_exit
         self.dawdle = random.Random(dawdle) if dawdle else None
@@ -238,15 +242,15 @@ class _Child:
             for part in outer:
                 place = getattr(place, part)
             self.wrap(place, last, self.phase)
-        note = interrupts.Requests.note
+        note = signals.Requests.note
 
         def noted(*arguments: Any) -> None:
             board["requests"] += 1
             note(*arguments)
 
-        interrupts.Requests.note = noted  # type: ignore[method-assign]
+        signals.Requests.note = noted  # type: ignore[method-assign]
         if ignore_late:
-            for number in interrupts.SIGNALS:
+            for number in signals.SIGNALS:
                 signal.signal(number, lambda *_: None)  # not SIG_IGN, which a command leaves as it is
 
     def wrap(self, place: Any, name: str, around: Callable[[], AbstractContextManager[None]]) -> None:
@@ -327,7 +331,7 @@ def _serve() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for name in ("tinydistilbert.cli", "tinydistilbert.pipeline"):
+    for name in ("tinydistilbert.cli.main", "tinydistilbert.pipeline.run"):
         importlib.import_module(name)
     ended: dict[int, int] = {}
     answers = os.fdopen(os.dup(1), "w")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tinydistilbert import disk
+from tinydistilbert.storage import disk
 
 Names = Mapping[int, Mapping[str, int]]
 """Of every folder, by its number: the numbers of what is in it, by name."""

@@ -22,21 +22,24 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert import cache, fsio, pipeline, predictor, recipe, results, run_folder
-from tinydistilbert.compress.export import export
+from tinydistilbert import predictor, results, run_folder
 from tinydistilbert.data.corpus import load_blocks, prepare, tokenizer_hash
+from tinydistilbert.distillation.teacher_cache import make_cache, weights_hash
 from tinydistilbert.errors import Interrupted, UserError
-from tinydistilbert.finetune import training_facts
+from tinydistilbert.export.to_onnx import export
+from tinydistilbert.finetuning.finetune import training_facts
+from tinydistilbert.finetuning.soft_targets import Targets
+from tinydistilbert.finetuning.trainer import training_examples
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.teacher import load_teacher
-from tinydistilbert.recipe import Recipe
-from tinydistilbert.recipe_file import from_dict
+from tinydistilbert.pipeline import run as pipeline
+from tinydistilbert.recipe import schema
+from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.report.predictions import read_predicted, scored_run
-from tinydistilbert.task_targets import Targets
-from tinydistilbert.task_training import training_examples
+from tinydistilbert.storage import atomic, cache
 from tinydistilbert.tasks.encoding import encode
-from tinydistilbert.teacher_cache import make_cache, weights_hash
-from tinydistilbert.training import Batch, Work, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
 
 CPU = torch.device("cpu")
 TASK = "reviews"
@@ -83,7 +86,7 @@ def trained(folder: Path, *, seed: int, stop_at: int | None = None) -> str:
         steps=STEPS, micro_batches=micro_batches, loss=loss, weights=lambda _: {"fit": 1.0},
         shares=lambda batches: shares_of([{"fit": 8} for _ in batches]), tokens=lambda _: 8,
     )  # fmt: skip
-    settings = recipe.Optimization(learning_rate=0.05)
+    settings = schema.Optimization(learning_rate=0.05)
     train(model, work, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=1e-9)
     return digest(*model.state_dict().values(), (folder / "log.jsonl").read_bytes())
 
@@ -122,7 +125,7 @@ class Made:
         known = pipeline.Run(self.recipe, self.run, until="evaluate", tell=lambda _: None).known
         self.examples, _ = training_examples(self.recipe, known[TASK], augmented=None, soft=True)
         self.features = encode(self.examples, tokenizer, 16)
-        self.inputs: dict[str, str] = fsio.read_json(self.run / run_folder.INPUTS)
+        self.inputs: dict[str, str] = atomic.read_json(self.run / run_folder.INPUTS)
 
     # What reads each kind of file; `there` is a copy of the folder that holds it.
     def resumed(self, there: Path) -> str:
@@ -165,7 +168,7 @@ class Made:
     def remembered(self, there: Path) -> str:
         for name, fingerprint in self.inputs.items():
             run_folder.remember(there, name, fingerprint)
-        found = fsio.read_json(there / run_folder.INPUTS)
+        found = atomic.read_json(there / run_folder.INPUTS)
         return digest([found[name] for name in self.inputs])
 
     def begun(self, there: Path) -> str:

@@ -17,14 +17,19 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert import checkpoint, fsio, pipeline, recipe_file, results, run_folder, teacher_cache
-from tinydistilbert.compress import export as exporting
+from tinydistilbert import results, run_folder
 from tinydistilbert.data.corpus import load_blocks, prepare
+from tinydistilbert.distillation import teacher_cache
 from tinydistilbert.errors import UserError
+from tinydistilbert.export import to_onnx as exporting
 from tinydistilbert.models.loading import load_model
-from tinydistilbert.recipe import Distill, Recipe, TeacherCache
+from tinydistilbert.pipeline import run as pipeline
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import Distill, Recipe, TeacherCache
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.page import write_report
+from tinydistilbert.storage import atomic
+from tinydistilbert.training import checkpoint
 
 CPU = torch.device("cpu")
 Promise = Callable[[Any], None]
@@ -83,10 +88,10 @@ def training(
 
         def judge(folder: Path, promised: Any) -> None:
             stage = folder / "stage"
-            is_finished = fsio.is_finished(stage)
+            is_finished = atomic.is_finished(stage)
             assert is_finished or promised != "finished", "the finished folder is lost"
             if is_finished:
-                fsio.read_manifest(stage)
+                atomic.read_manifest(stage)
             again = tiny.Tiny(**settings)
             again.stage(stage)
             begun_at = tiny.STEPS if again.begun_at is None else again.begun_at
@@ -156,14 +161,14 @@ def appended_lines() -> Scenario:
 
     def act(folder: Path, promise: Promise) -> None:
         for count in (1, 2):
-            fsio.append_line(folder / "new" / "lines", f"line {count}")
+            atomic.append_line(folder / "new" / "lines", f"line {count}")
             promise(count)
 
     def judge(folder: Path, promised: Any) -> None:
         path = folder / "new" / "lines"
         before = path.read_text().splitlines() if path.exists() else []
         assert before[: promised or 0] == ["line 1", "line 2"][: promised or 0]
-        fsio.append_line(path, "line 3")
+        atomic.append_line(path, "line 3")
         after = path.read_text().splitlines()
         assert after == [*before, "line 3"], "a line that was cut short is by itself"
 
@@ -172,7 +177,7 @@ def appended_lines() -> Scenario:
 
 def written_report(inputs: Any) -> Scenario:
     """A run's model card and report are written again."""
-    settings = recipe_file.load(str(inputs.recipe("report")))
+    settings = toml.load(str(inputs.recipe("report")))
     names = ("results.jsonl", "report.html", "student/README.md")
     contents: dict[str, list[bytes]] = {name: [] for name in names}
 
@@ -187,7 +192,7 @@ def written_report(inputs: Any) -> Scenario:
             contents[name].append((folder / name).read_bytes())
 
     def before(folder: Path) -> None:
-        fsio.write_text(folder / "recipe.toml", recipe_file.to_toml(settings))
+        atomic.write_text(folder / "recipe.toml", toml.to_toml(settings))
         act(folder, lambda _: None, value=0.5)
 
     def judge(folder: Path, promised: Any) -> None:
@@ -201,7 +206,7 @@ def written_report(inputs: Any) -> Scenario:
 
 def begun_run(inputs: Any) -> Scenario:
     """A run folder is made: its recipe, and what it reads."""
-    settings = recipe_file.load(str(inputs.recipe("begun")))
+    settings = toml.load(str(inputs.recipe("begun")))
 
     def act(folder: Path, promise: Promise) -> None:
         with pipeline.Run(settings, folder / "runs" / "a", until="prepare", tell=lambda _: None).claimed():
@@ -213,7 +218,7 @@ def begun_run(inputs: Any) -> Scenario:
     def judge(folder: Path, promised: Any) -> None:
         output = folder / "runs" / "a"
         assert run_folder.is_begun(settings, output) or not promised, "the recipe is lost"
-        kept = fsio.read_json(output / "inputs.json") if (output / "inputs.json").exists() else {}
+        kept = atomic.read_json(output / "inputs.json") if (output / "inputs.json").exists() else {}
         assert {*(promised or ())[1:]} <= {*kept}, f"only {kept} is kept"
         act(folder, lambda _: None)
         assert run_folder.is_begun(settings, output)
@@ -226,7 +231,7 @@ def begun_run(inputs: Any) -> Scenario:
 
 def token_cache(inputs: Any, tokenizer: PreTrainedTokenizerFast, read: Callable[[Path], dict[str, bytes]]) -> Scenario:
     """Token blocks are made."""
-    corpus = replace(recipe_file.load(str(inputs.recipe("tokens"))).corpus, block_size=16)
+    corpus = replace(toml.load(str(inputs.recipe("tokens"))).corpus, block_size=16)
     expected: dict[str, bytes] = {}
 
     def act(folder: Path, promise: Promise) -> None:
@@ -235,7 +240,7 @@ def token_cache(inputs: Any, tokenizer: PreTrainedTokenizerFast, read: Callable[
         expected.update(read(folder))
 
     def judge(folder: Path, promised: Any) -> None:
-        finished = [path for path in folder.glob("cache/tokens-????????????????") if fsio.is_finished(path)]
+        finished = [path for path in folder.glob("cache/tokens-????????????????") if atomic.is_finished(path)]
         assert finished or promised is None, "the finished blocks are lost"
         for path in finished:
             load_blocks(path)
@@ -250,7 +255,7 @@ def teachers_cache(
 ) -> Scenario:
     """Two views of a teacher's cache are made."""
     settings = Recipe(distill=Distill(cache=TeacherCache(kind="hidden", views=2)))
-    corpus = replace(recipe_file.load(str(inputs.recipe("teacher"))).corpus, block_size=64)
+    corpus = replace(toml.load(str(inputs.recipe("teacher"))).corpus, block_size=64)
     blocks = load_blocks(prepare(corpus, tokenizer, tmp_path / "tokens", None))
     blocks = replace(blocks, train=blocks.train[:5])
     teacher = load_model(inputs.teacher, "masked-lm").eval()
@@ -265,10 +270,10 @@ def teachers_cache(
         expected.update(read(folder))
 
     def judge(folder: Path, promised: Any) -> None:
-        finished = [path for path in folder.glob("caches/*/view-?") if fsio.is_finished(path)]
+        finished = [path for path in folder.glob("caches/*/view-?") if atomic.is_finished(path)]
         assert len(finished) >= (promised or 0), "a finished view is lost"
         for path in finished:
-            fsio.read_manifest(path)
+            atomic.read_manifest(path)
         make(folder)
         assert read(folder) == expected
 
@@ -288,9 +293,9 @@ def exported_model(inputs: Any, read: Callable[[Path], dict[str, bytes]], monkey
 
     def judge(folder: Path, promised: Any) -> None:
         output = folder / "exported"
-        assert fsio.is_finished(output) or promised is None, "the finished export is lost"
-        if fsio.is_finished(output):
-            fsio.read_manifest(output)
+        assert atomic.is_finished(output) or promised is None, "the finished export is lost"
+        if atomic.is_finished(output):
+            atomic.read_manifest(output)
         else:
             exporting.export(inputs.teacher, output)
         assert read(folder) == expected

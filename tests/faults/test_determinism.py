@@ -28,7 +28,7 @@ def replicated(tiny: ModuleType, recipe: Path, folder: Path, seed: int) -> dict[
         **os.environ, "PYTHONHASHSEED": str(seed), "OMP_NUM_THREADS": "1",
         "TINYDISTILBERT_CACHE": str(folder / f"cache-{seed}"),
     }  # fmt: skip
-    command = [sys.executable, "-m", "tinydistilbert.cli", "evaluate", str(recipe), "--output", str(run)]
+    command = [sys.executable, "-m", "tinydistilbert", "evaluate", str(recipe), "--output", str(run)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {**tiny.outcome(run), **tiny.outcome(folder / f"cache-{seed}")}

@@ -28,26 +28,28 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert import disk, fsio, pipeline, recipe
-from tinydistilbert.cli import main
-from tinydistilbert.compress.export import export
+from tinydistilbert.cli.main import main
 from tinydistilbert.data.corpus import load_blocks, prepare
-from tinydistilbert.disk import Operation
+from tinydistilbert.distillation.teacher_cache import make_cache
 from tinydistilbert.errors import DiskError
-from tinydistilbert.evaluate import evaluate
-from tinydistilbert.finetune import finetune
+from tinydistilbert.evaluation.evaluate import evaluate
+from tinydistilbert.export.to_onnx import export
+from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.teacher import load_teacher
-from tinydistilbert.recipe_file import from_dict, to_toml
+from tinydistilbert.pipeline import run
+from tinydistilbert.recipe import schema
+from tinydistilbert.recipe.toml import from_dict, to_toml
 from tinydistilbert.report.page import write_report
+from tinydistilbert.storage import atomic, disk
+from tinydistilbert.storage.disk import Operation
 from tinydistilbert.tasks import tasks_of
-from tinydistilbert.teacher_cache import make_cache
-from tinydistilbert.training import Batch, Work, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
 
 CPU = torch.device("cpu")
 TASK = "reviews"
 OLD = b"the report of yesterday"
-NOT_THE_SAME_TWICE = (fsio.MANIFEST, "training.json", "measurements.jsonl")
+NOT_THE_SAME_TWICE = (atomic.MANIFEST, "training.json", "measurements.jsonl")
 """Files with dates or seconds in them."""
 MEMORY_DISK = 40_000_000
 """Bytes of the file system in memory: several times what is written."""
@@ -94,7 +96,7 @@ class Place:
         prose = (f"The student {i} learns from the teacher in a large house near the lake {i}." for i in range(150))
         (folder / "corpus.txt").write_text("\n\n".join(prose))
         place = cls(folder)
-        pipeline.run(pipeline.Run(place.recipe, folder / "run", until="evaluate", tell=lambda _: None))
+        run.run(run.Run(place.recipe, folder / "run", until="evaluate", tell=lambda _: None))
         place.blocks(folder / "cache")
         return place
 
@@ -112,13 +114,13 @@ class Place:
             weights=lambda _: {"fit": 1.0}, shares=lambda batches: shares_of([{"fit": 8} for _ in batches]),
             tokens=lambda _: 8,
         )  # fmt: skip
-        if fsio.is_finished(output / "model"):
+        if atomic.is_finished(output / "model"):
             return
-        with fsio.unfinished(output / "model") as folder:
+        with atomic.unfinished(output / "model") as folder:
             model = Net()
-            settings = recipe.Optimization(learning_rate=0.05)
+            settings = schema.Optimization(learning_rate=0.05)
             train(model, work, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=1e-9)
-            fsio.write_bytes(folder / "weights", b"".join(p.detach().numpy().tobytes() for p in model.parameters()))
+            atomic.write_bytes(folder / "weights", b"".join(p.detach().numpy().tobytes() for p in model.parameters()))
 
     def blocks(self, output: Path) -> Any:
         return load_blocks(prepare(self.recipe.corpus, load_teacher(self.recipe.teacher).tokenizer, output, None))
@@ -131,18 +133,18 @@ class Place:
         make_cache(teacher, self.blocks(self.folder / "cache"), self.recipe, output, CPU, lambda _: None)
 
     def task_model(self, output: Path) -> None:
-        if not fsio.is_finished(output / "model"):
+        if not atomic.is_finished(output / "model"):
             finetune(self.recipe, self.task, self.folder / "teacher", output / "model", row="model", seed=0, device=CPU)
 
     def scores(self, output: Path) -> None:
-        if not fsio.is_finished(output / "scores"):
+        if not atomic.is_finished(output / "scores"):
             evaluate(
                 self.model, self.task, row="model", seed=0, recipe=self.recipe, output=output / "scores", device=CPU,
                 training={},
             )  # fmt: skip
 
     def report(self, output: Path) -> None:
-        pipeline.Run(self.recipe, output, until="evaluate", tell=lambda _: None).gather()
+        run.Run(self.recipe, output, until="evaluate", tell=lambda _: None).gather()
         write_report(output)
 
     def begin(self, name: str, output: Path) -> None:
@@ -153,7 +155,7 @@ class Place:
             (output / "report.html").write_bytes(OLD)
 
     def export(self, output: Path) -> None:
-        if not fsio.is_finished(output / "exported"):
+        if not atomic.is_finished(output / "exported"):
             export(self.model, output / "exported")
 
 
@@ -167,7 +169,7 @@ def digest(folder: Path) -> str:
 
 def leftovers(folder: Path) -> list[str]:
     """What no finished work leaves."""
-    parts = ("*.partial", ".*.tmp", "*.lock", fsio.CHECKPOINTS)
+    parts = ("*.partial", ".*.tmp", "*.lock", atomic.CHECKPOINTS)
     return sorted(str(path.relative_to(folder)) for part in parts for path in folder.rglob(part))
 
 

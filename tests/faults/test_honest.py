@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from tinydistilbert import checkpoint, disk, fsio, training
 from tinydistilbert.errors import UserError
+from tinydistilbert.storage import atomic, disk
+from tinydistilbert.training import checkpoint
+from tinydistilbert.training import loop as training
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -37,9 +39,9 @@ class Harness:
     def replaced_file(self) -> None:
         """After a crash at any operation a file has its old content or its new one."""
         watched, path = self._new("watched"), "a.json"
-        fsio.write_json(watched / path, {"value": "old"})
+        atomic.write_json(watched / path, {"value": "old"})
         with self.simulated.WatchedFolder(watched) as folder:
-            fsio.write_json(watched / path, {"value": "new"})
+            atomic.write_json(watched / path, {"value": "new"})
             folder.promise("new")
         for state in folder.states():
             content = state.tree.get(path)
@@ -138,7 +140,7 @@ def written_in_place(patch: pytest.MonkeyPatch) -> None:
         disk.sync(path)
         disk.sync_folder(path.parent)
 
-    patch.setattr(fsio, "write_bytes", write_bytes)
+    patch.setattr(atomic, "write_bytes", write_bytes)
 
 
 def moments_not_restored(patch: pytest.MonkeyPatch) -> None:
@@ -207,15 +209,15 @@ def log_cut_one_line_short(patch: pytest.MonkeyPatch) -> None:
 
 
 def manifest_unchecked(patch: pytest.MonkeyPatch) -> None:
-    read = fsio.read_manifest
-    patch.setattr(fsio, "read_manifest", lambda folder, **_: read(folder, verify=False))
+    read = atomic.read_manifest
+    patch.setattr(atomic, "read_manifest", lambda folder, **_: read(folder, verify=False))
 
 
 def name_unchecked(patch: pytest.MonkeyPatch) -> None:
     read = checkpoint._read
 
     def wrong(path: Path, _training: str, log: Path) -> Any:
-        return read(path, fsio.read_manifest(path)["training"], log)
+        return read(path, atomic.read_manifest(path)["training"], log)
 
     patch.setattr(checkpoint, "_read", wrong)
 

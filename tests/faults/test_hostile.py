@@ -30,19 +30,23 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert import checkpoint, fsio, recipe, results, teacher_cache
-from tinydistilbert.convert import convert
+from tinydistilbert import results
 from tinydistilbert.data.corpus import load_blocks, prepare
+from tinydistilbert.distillation import teacher_cache
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.convert import convert
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.predictor import load
-from tinydistilbert.recipe_file import to_toml
+from tinydistilbert.recipe import schema
+from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.compare import Operand, compare
-from tinydistilbert.report.comparison import PAGE_FILE, write_comparison
+from tinydistilbert.report.comparison_page import PAGE_FILE, write_comparison
 from tinydistilbert.report.page import write_report
 from tinydistilbert.results import Measurement
+from tinydistilbert.storage import atomic
+from tinydistilbert.training import checkpoint
 
 GOAL = "hostile artefacts: no code run, no write outside, no connection"
 SECONDS, MEMORY = 30, 2 * 2**30
@@ -151,8 +155,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
     (folder / "corpus.txt").write_text(
         "\n\n".join(f"The student learns {number} words. " * 20 for number in range(100))
     )
-    prepare(recipe.Corpus(source=str(folder / "corpus.txt"), block_size=16), tokenizer, folder / "cache", None)
-    with fsio.unfinished(teacher_cache._view_folder(folder / "said", 0), view=0) as view:
+    prepare(schema.Corpus(source=str(folder / "corpus.txt"), block_size=16), tokenizer, folder / "cache", None)
+    with atomic.unfinished(teacher_cache._view_folder(folder / "said", 0), view=0) as view:
         np.save(view / "hidden.npy", np.ones((2, 3), np.float16))
     write_run(folder / "run")
     return folder
@@ -160,12 +164,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
 
 def write_run(run: Path, word: str = "plain") -> None:
     """A run whose recipe, measurements, samples and predictions all say `word`."""
-    custom = recipe.CustomTask(train=f"{word}.csv", validation="v.csv", text="text", label="label")
-    settings = recipe.Recipe(
-        name=word, teacher=recipe.Teacher(model=word), corpus=recipe.Corpus(source=word),
-        finetune=recipe.Finetune(tasks=("sst2", "own"), custom={"own": custom}),
+    custom = schema.CustomTask(train=f"{word}.csv", validation="v.csv", text="text", label="label")
+    settings = schema.Recipe(
+        name=word, teacher=schema.Teacher(model=word), corpus=schema.Corpus(source=word),
+        finetune=schema.Finetune(tasks=("sst2", "own"), custom={"own": custom}),
     )  # fmt: skip
-    fsio.write_text(run / "recipe.toml", to_toml(settings))
+    atomic.write_text(run / "recipe.toml", to_toml(settings))
     environment = {"cpu": word, "commit": word, "system": word, "cores": 2, "torch": word, "python": word}
     details = {"interval": [0.4, 0.6], "majority": 0.5, "warnings": [word], "labels": [word, "bad"]}
     measured = [
@@ -178,14 +182,14 @@ def write_run(run: Path, word: str = "plain") -> None:
     ]  # fmt: skip
     results.write(run / "results.jsonl", measured)
     for row in ("teacher", "student"):
-        with fsio.unfinished(run / f"tasks/sst2/{row}/seed-0/scores", task="sst2", row=row, seed=0) as scores:
+        with atomic.unfinished(run / f"tasks/sst2/{row}/seed-0/scores", task="sst2", row=row, seed=0) as scores:
             table = pa.table(
                 {"idx": [0, 1, 2, 3], "label": [0, 1, 0, 1], "prediction": [0, 1, 0, int(row == "teacher")]}
             )
             pyarrow.parquet.write_table(table, scores / "predictions-validation.parquet")
             results.write(scores / "measurements.jsonl", [m for m in measured if (m.model, m.task) == (row, "sst2")])
             sample = {"split": "validation", "idx": 0, "text": f"{word} {FORMULA}", "gold": word, "prediction": word}
-            fsio.write_text(scores / "samples.jsonl", json.dumps(sample) + "\n")
+            atomic.write_text(scores / "samples.jsonl", json.dumps(sample) + "\n")
 
 
 class Page(HTMLParser):
@@ -243,7 +247,7 @@ def read_checkpoint(folder: Path) -> None:
 ENTRIES: dict[str, Callable[[Path], object]] = {
     "model": lambda folder: load_model(folder / "model", "masked-lm"),
     "tokenizer": lambda folder: load_tokenizer(folder / "model"),
-    "teacher": lambda folder: load_teacher(recipe.Teacher(model=str(folder / "model"))),
+    "teacher": lambda folder: load_teacher(schema.Teacher(model=str(folder / "model"))),
     "predictor": lambda folder: load(folder / "classifier").predict(["the student", SCRIPT]),
     "checkpoint": lambda folder: read_checkpoint(folder),
     "blocks": lambda folder: load_blocks(only(folder, "cache/tokens-*")),
@@ -280,10 +284,10 @@ def torch_saved(payload: str, path: Path, folder: Path, *, zipped: bool = True) 
 
 def closed_again(path: Path) -> None:
     """Write the manifest anew around what was changed: a stranger can do that."""
-    if fsio.is_finished(path):
-        facts = fsio.read_manifest(path, verify=False)
+    if atomic.is_finished(path):
+        facts = atomic.read_manifest(path, verify=False)
         facts.pop("files")
-        fsio.write_manifest(path, **facts)
+        atomic.write_manifest(path, **facts)
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -432,7 +436,7 @@ def place_cases() -> Iterator[Case]:
 
     def of_manifest(files: Any, folder: Path) -> None:
         manifest: dict[str, Any] = {"files": files}
-        fsio.write_json(folder / "model/manifest.json", {**manifest, fsio.OWN_HASH: fsio._hash_of(manifest)})
+        atomic.write_json(folder / "model/manifest.json", {**manifest, atomic.OWN_HASH: atomic._hash_of(manifest)})
 
     for name, files in {
         "a file above": {"../outside": {"bytes": 1, "sha256": "0" * 64}},
@@ -609,7 +613,7 @@ def mutated(draw: random.Random) -> Case:
         own = random.Random(seed)
         path = only(folder, pattern)
         files = sorted(file for file in path.iterdir() if file.is_file() and (way != "json" or file.suffix == ".json"))
-        file = files[int(chosen * len(files))] if files else only(path, fsio.MANIFEST)
+        file = files[int(chosen * len(files))] if files else only(path, atomic.MANIFEST)
         if way == "json":
             content = json.loads(file.read_text())
             replace_value(content, own)
@@ -621,7 +625,7 @@ def mutated(draw: random.Random) -> Case:
             for _ in range(own.choice((1, 3, 20)) if way == "bits" else 0):
                 content[own.randrange(min(len(content), own.choice((64, 10**9))))] ^= 1 << own.randrange(8)
             file.write_bytes(content)
-        if file.name != fsio.MANIFEST:
+        if file.name != atomic.MANIFEST:
             closed_again(path)
 
     return Case(f"{entry} {way} {chosen:.4f} {seed:.6f}", entry, damage, None)
@@ -691,7 +695,7 @@ def test_sound_artefacts_pass_the_same_entries(entry: str, sound: Path, tmp_path
         damage(tmp_path / "trial")
         with WATCH.over(tmp_path / "trial", may_convert=True):
             convert(tmp_path / "trial/model", tmp_path / "trial/new")
-        assert not WATCH.seen and fsio.is_finished(tmp_path / "trial/new")
+        assert not WATCH.seen and atomic.is_finished(tmp_path / "trial/new")
     else:
         undergo(Case(entry, entry, damage, False), sound, tmp_path / "trial")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert.rungs import Workshop
+from tinydistilbert.compress.variants import Workshop
 
 GOAL = "kill -9 at a random moment, then resume: weights and log as never interrupted"
 KILLS = (1, 1, 1, 2, 3)
@@ -149,14 +149,14 @@ def killed_in(forks: Any, case: Case, run: Path, cache: Path, function: str) -> 
 @pytest.mark.parametrize(
     ("name", "function"),
     [
-        ("finetune with selection", "tinydistilbert.task_training:TaskTraining.run"),
-        ("finetune with selection", "tinydistilbert.finetune:save_model"),
-        ("finetune with selection", "tinydistilbert.finetune:_last_loss"),
-        ("distill", "tinydistilbert.distill:save_model"),
-        ("distill", "tinydistilbert.fsio:write_manifest"),
-        ("distill", "tinydistilbert.fsio:tidy"),
-        ("distill", "tinydistilbert.pipeline:Run.gather"),
-        ("finetune (D)", "tinydistilbert.disk:rename"),
+        ("finetune with selection", "tinydistilbert.finetuning.trainer:TaskTraining.run"),
+        ("finetune with selection", "tinydistilbert.finetuning.finetune:save_model"),
+        ("finetune with selection", "tinydistilbert.finetuning.finetune:_last_loss"),
+        ("distill", "tinydistilbert.distillation.distill:save_model"),
+        ("distill", "tinydistilbert.storage.atomic:write_manifest"),
+        ("distill", "tinydistilbert.storage.atomic:tidy"),
+        ("distill", "tinydistilbert.pipeline.run:Run.gather"),
+        ("finetune (D)", "tinydistilbert.storage.disk:rename"),
     ],
 )
 def test_moments_that_chance_seldom_hits(
@@ -178,7 +178,7 @@ def test_a_run_that_was_killed_at_its_first_file_can_begin(
 ) -> None:
     known, cache = cases
     case, run = known["adapt"], tmp_path / "run"
-    killed_in(forks, case, run, cache, "tinydistilbert.disk:rename")
+    killed_in(forks, case, run, cache, "tinydistilbert.storage.disk:rename")
     assert [path.name for path in run.iterdir() if path.suffix == ".tmp"], "the recipe was half-written"
     child = forks.start("main", {"arguments": [*case.command, *_to(run)]}, cache=cache)
     assert child.wait() == 0, child.err()

@@ -22,14 +22,15 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert import cache, recipe_file
-from tinydistilbert.cli import main
+from tinydistilbert.cli.flags import parse
+from tinydistilbert.cli.main import main
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.errors import UserError
-from tinydistilbert.flags import parse
-from tinydistilbert.inputs import Inputs
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.recipe import Corpus, CustomTask
+from tinydistilbert.pipeline.preflight import Inputs
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import Corpus, CustomTask
+from tinydistilbert.storage import cache
 from tinydistilbert.tasks import load_examples
 from tinydistilbert.tasks.custom import custom_task
 
@@ -660,8 +661,8 @@ def _corpus(path: Path) -> None:
 
 
 def _recipe(path: Path) -> None:
-    read = recipe_file.load(str(path))
-    assert recipe_file.from_toml(recipe_file.to_toml(read), "itself") == read
+    read = toml.load(str(path))
+    assert toml.from_toml(toml.to_toml(read), "itself") == read
 
 
 COLUMNS: dict[str, dict[str, str]] = {

@@ -18,16 +18,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert import recipe, training
-from tinydistilbert.cli import main
+from tinydistilbert.cli.main import main
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
-from tinydistilbert.diagnosis import FOLDER
-from tinydistilbert.distill import distill
+from tinydistilbert.distillation.distill import distill
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.teacher import LoadedTeacher
-from tinydistilbert.recipe_file import from_dict
-from tinydistilbert.training import Batch, Work, shares_of, train, weighted
+from tinydistilbert.recipe import schema
+from tinydistilbert.recipe.toml import from_dict
+from tinydistilbert.training import loop
+from tinydistilbert.training.diagnosis import FOLDER
+from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
 
 CPU = torch.device("cpu")
 STEPS = 12
@@ -98,7 +99,7 @@ def work(place: str = "", at: int = -1, value: float = 0.0, before: list[Any] | 
 
 
 def run(folder: Path, what: Work, minutes: float = 1e-9) -> tuple[Net, NonFiniteLoss | None]:
-    model, settings = Net(), recipe.Optimization(learning_rate=0.05, weight_decay=0.1)
+    model, settings = Net(), schema.Optimization(learning_rate=0.05, weight_decay=0.1)
     folder.mkdir(exist_ok=True)
     try:
         train(model, what, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=minutes)
@@ -117,7 +118,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 def check_training(place: str, draw: random.Random, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at, value = draw.randrange(STEPS), draw.choice(VALUES)
     # Now and then as on a GPU, which is looked at late.
-    monkeypatch.setitem(training.LOOK_EVERY, "cpu", draw.choice((1, 1, 5)))
+    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", draw.choice((1, 1, 5)))
     before: list[Any] = []
     whole, nothing = run(folder / "whole", work(before=before))
     assert nothing is None and len(before) == STEPS

@@ -121,7 +121,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_gone(
     cache, whole, run = tmp_path / "cache", tmp_path / "whole", tmp_path / "run"
     ended_well(forks.start("main", {"arguments": ["distill", str(recipe), "--output", str(whole)]}, cache=cache))
     command = {"arguments": ["distill", str(recipe), "--output", str(run)]}
-    first = forks.start("main", command, cache=cache, phase=["tinydistilbert.training:_Loop.update"], hold=LONG)
+    first = forks.start("main", command, cache=cache, phase=["tinydistilbert.training.loop:_Loop.update"], hold=LONG)
     assert first.wait_until(lambda board: board["phase"] == 1), first.err()
     before = tiny.outcome(run)
     second = forks.start("main", command, cache=cache)

@@ -51,13 +51,17 @@ class Phase:
 
 PHASES = {
     "tokenising": Phase("prepare", ("tinydistilbert.data.corpus:_write_split",), (), seconds=0.01, with_cache=False),
-    "training": Phase("distill", ("tinydistilbert.training:_Loop.update",), ("student",), is_training=True),
-    "validation": Phase("distill", ("tinydistilbert.pretraining:validation_losses",), ("student",), is_training=True),
-    "evaluating": Phase("evaluate", ("tinydistilbert.pipeline:evaluate",), (f"{TASK}/student/seed-0/scores",)),
-    "exporting": Phase(
-        "compress", ("tinydistilbert.rungs:export", "tinydistilbert.rungs:quantize"), (f"{TASK}/compressed",)
+    "training": Phase("distill", ("tinydistilbert.training.loop:_Loop.update",), ("student",), is_training=True),
+    "validation": Phase(
+        "distill", ("tinydistilbert.distillation.pretraining:validation_losses",), ("student",), is_training=True
     ),
-    "report": Phase("report", ("tinydistilbert.pipeline:write_report",), ("report.html",)),
+    "evaluating": Phase("evaluate", ("tinydistilbert.pipeline.run:evaluate",), (f"{TASK}/student/seed-0/scores",)),
+    "exporting": Phase(
+        "compress",
+        ("tinydistilbert.compress.variants:export", "tinydistilbert.compress.variants:quantize"),
+        (f"{TASK}/compressed",),
+    ),
+    "report": Phase("report", ("tinydistilbert.pipeline.run:write_report",), ("report.html",)),
 }
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert import fsio, results
+from tinydistilbert import results
 from tinydistilbert.models.loading import save_model
+from tinydistilbert.storage import atomic
 
 WHO = ("The student", "A teacher", "The old engineer", "Some cats", "Many people", "The small dog", "Gustave Eiffel")
 DID = ("walked to", "came to see", "answered", "opened", "learned from", "built", "liked")
@@ -126,7 +127,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> Any:
-    if path.name in (fsio.MANIFEST, "report.html", "README.md", "latencies.json") or path.suffix == ".svg":
+    if path.name in (atomic.MANIFEST, "report.html", "README.md", "latencies.json") or path.suffix == ".svg":
         return "is there"
     if path.name in ("measurements.jsonl", "results.jsonl"):
         return [[m.model, m.task, m.metric, m.seed, m.value] for m in results.read(path) if m.metric not in CLOCKS]
@@ -151,5 +152,5 @@ def without(run: Path, *folders: str, target: Path) -> Path:
 def leftovers(folder: Path) -> Iterator[str]:
     """What only unfinished work leaves behind."""
     for path in folder.rglob("*"):
-        if path.suffix in (".tmp", ".partial", ".lock") or path.name in (fsio.CHECKPOINTS, fsio.LOCK):
+        if path.suffix in (".tmp", ".partial", ".lock") or path.name in (atomic.CHECKPOINTS, atomic.LOCK):
             yield path.relative_to(folder).as_posix()

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tinydistilbert import fsio, recipe
-from tinydistilbert.selection import Chooser
-from tinydistilbert.training import Batch, Work, shares_of, train, weighted
+from tinydistilbert.recipe import schema
+from tinydistilbert.storage import atomic
+from tinydistilbert.training.best_epoch import Chooser
+from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
 
 CPU = torch.device("cpu")
 STEPS = 4
@@ -76,7 +77,7 @@ class Tiny:
             validate=lambda step: self.validate(model, folder, step),
             validate_after=frozenset({self.steps // 2, self.steps}),
         )  # fmt: skip
-        settings = recipe.Optimization(learning_rate=0.05, weight_decay=0.1)
+        settings = schema.Optimization(learning_rate=0.05, weight_decay=0.1)
         train(model, work, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=1e-9)
 
     def validate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
@@ -86,14 +87,14 @@ class Tiny:
     def chooser(self, model: nn.Module, folder: Path, step: int = 0) -> Chooser | None:
         """Of the best weights, if they are to be chosen."""
         scores = self.scores
-        return None if scores is None else Chooser(model, folder / fsio.CHECKPOINTS, lambda: scores[step])
+        return None if scores is None else Chooser(model, folder / atomic.CHECKPOINTS, lambda: scores[step])
 
     def stage(self, output: Path) -> None:
         """All of it, as a stage of a run does it."""
-        if fsio.is_finished(output):
-            fsio.tidy(output)
+        if atomic.is_finished(output):
+            atomic.tidy(output)
             return
-        with fsio.unfinished(output) as folder:
+        with atomic.unfinished(output) as folder:
             model = Net()
             if (chooser := self.chooser(model, folder)) is None or not chooser.is_finished:
                 self.train(model, folder)

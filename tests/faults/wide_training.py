@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tinydistilbert import recipe
-from tinydistilbert.training import Batch, Work, shares_of, train, weighted
+from tinydistilbert.recipe import schema
+from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
 
 ROWS, WIDTH, STEPS = 32, 200_000, 3
 """What one layer gives for a step's examples are 26 MB, of which a step needs several times as much."""
@@ -47,6 +47,6 @@ def main(folder: Path, megabytes: int) -> None:
         tokens=lambda batch: len(batch["rows"]), validate=lambda _: {}, validate_after=frozenset(),
         halvings=ROWS.bit_length() - 1,
     )  # fmt: skip
-    settings = recipe.Optimization(learning_rate=0.05)
+    settings = schema.Optimization(learning_rate=0.05)
     train(model, work, settings, seed=3, folder=folder, device=torch.device("cpu"), label="fit", checkpoint_minutes=0)
     save_file({name: value.detach() for name, value in model.named_parameters()}, folder / "model.safetensors")

@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from tinydistilbert import results
 from tinydistilbert.benchmark import benchmark, gpu
-from tinydistilbert.recipe import Benchmark, Recipe
+from tinydistilbert.recipe.schema import Benchmark, Recipe
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 

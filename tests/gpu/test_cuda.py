@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tinydistilbert import recipe
-from tinydistilbert.training import Batch, Work, choose_device, chosen_precision, shares_of, train, weighted
-from tinydistilbert.vocabulary_loss import TeacherHead, vocabulary_loss
+from tinydistilbert.losses.vocabulary import TeacherHead, vocabulary_loss
+from tinydistilbert.recipe import schema
+from tinydistilbert.training.device import choose_device, chosen_precision
+from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -40,7 +41,7 @@ def fit(folder: Path, device: torch.device, *, die_at: int | None = None) -> lis
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     train(
-        model, work, recipe.Optimization(learning_rate=1e-2), seed=0, folder=folder, device=device, label="fit",
+        model, work, schema.Optimization(learning_rate=1e-2), seed=0, folder=folder, device=device, label="fit",
         checkpoint_minutes=0,
     )  # fmt: skip
     return [parameter.detach().cpu() for parameter in model.parameters()]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert.cli import main
+from tinydistilbert.cli.main import main
 from tinydistilbert.models.loading import save_model
 
 WHO = ["The student", "A teacher", "The old engineer", "Some cats", "Many people", "The small dog", "Gustave Eiffel"]

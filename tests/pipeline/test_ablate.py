@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tinydistilbert import results
-from tinydistilbert.cli import main
+from tinydistilbert.cli.main import main
 from tinydistilbert.results import Measurement
 
 ROWS = """
@@ -108,7 +108,7 @@ def test_rows_run_once_are_skipped_afterwards_and_added_ones_alone_are_run(
 
 def test_killed_and_called_again_it_goes_on(recipe_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "study"
-    command = [sys.executable, "-m", "tinydistilbert.cli", "ablate", str(recipe_file), "--output", str(output)]
+    command = [sys.executable, "-m", "tinydistilbert", "ablate", str(recipe_file), "--output", str(output)]
     command += ["--distill.max_steps", "60"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     log = output / "rows" / "rate-30" / "seed-0" / "student.partial" / "log.jsonl"

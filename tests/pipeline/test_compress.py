@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tinydistilbert import fsio, results
-from tinydistilbert.flags import parse
-from tinydistilbert.ladder import Form, choose
+from tinydistilbert import results
+from tinydistilbert.cli.flags import parse
+from tinydistilbert.compress.stage import Form, choose
+from tinydistilbert.compress.variants import Rung
 from tinydistilbert.predictor import load
-from tinydistilbert.recipe import Compress
-from tinydistilbert.rungs import Rung
+from tinydistilbert.recipe.schema import Compress
+from tinydistilbert.storage import atomic
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ["--compress.held_out", "10", "--compress.timed_examples", "10", "--keep", "0.5"]
@@ -55,7 +56,7 @@ def test_down_the_ladder_with_the_settings_of_the_run(run: Path, tmp_path: Path,
     assert {answer["label"] for answer in load(best).predict(["the tower", "the student"])} <= {"good", "bad"}
     code, out, err = call("predict", best, "the tower")
     assert code == 0 and json.loads(out)["label"] in ("good", "bad"), err
-    pruned = fsio.read_json(output / "tasks/reviews/compressed/keep-50/model/config.json")["pruned"]
+    pruned = atomic.read_json(output / "tasks/reviews/compressed/keep-50/model/config.json")["pruned"]
     assert sum(pruned["heads"]) < 16 and sum(pruned["intermediate"]) < 256
 
     code, out, err = call("compress", model, *SMALL, "--max-loss", "100", "--output", output)
@@ -72,7 +73,7 @@ def test_a_target_ends_the_ladder_and_a_vocabulary_is_cut(run: Path, tmp_path: P
     measured = [m for m in results.read(output / "results.jsonl") if m.metric == "accuracy"]
     assert [m.model for m in measured] == ["as it is, torch", "ONNX Runtime, fp32"]
     folder = output / "tasks/reviews/compressed/whole"
-    before, after = (fsio.read_json(path / "config.json")["vocab_size"] for path in (model, folder / "trimmed"))
+    before, after = (atomic.read_json(path / "config.json")["vocab_size"] for path in (model, folder / "trimmed"))
     assert after < before
 
 
@@ -130,7 +131,7 @@ def test_a_model_that_was_changed_is_refused(run: Path, tmp_path: Path, call: Ca
 def test_classes_in_another_order_are_refused(run: Path, tmp_path: Path, call: Call) -> None:
     model = tmp_path / "elsewhere"
     shutil.copytree(run / "tasks/reviews/model/seed-0/model", model, ignore=shutil.ignore_patterns("manifest.json"))
-    config = fsio.read_json(model / "config.json")
+    config = atomic.read_json(model / "config.json")
     config |= {"id2label": {"0": "good", "1": "bad"}, "label2id": {"good": 0, "bad": 1}}
     (model / "config.json").write_text(json.dumps(config))
     shutil.copytree(model, run / "tasks/reviews/model/seed-1/model")

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForMaskedLM
 
-from tinydistilbert import fsio, results
-from tinydistilbert.recipe_file import load
+from tinydistilbert import results
+from tinydistilbert.recipe.toml import load
+from tinydistilbert.storage import atomic
 
 Call = Callable[..., tuple[int, str, str]]
 LAYER_TERMS = {"objective.relation": "1", "objective.attention": "0.1", "objective.hidden": "1"}
@@ -92,12 +93,12 @@ def test_a_time_budget_fits_the_schedule_and_is_kept(recipe_file: Path, tmp_path
     more = {"adapt.tokens": "0", "distill.max_steps": "0", "validation.blocks": "2"}
     code, out, err = call("distill", recipe_file, *flags(more), "--time-budget", "3s", "--output", run)
     assert code == 0, err
-    told = fsio.read_json(run / "student" / "schedule.json")
+    told = atomic.read_json(run / "student" / "schedule.json")
     log = steps(run)
     assert len(log) == told["steps"] > 1 and f"{told['steps']:,} steps" in out
     assert log[-1]["learning_rate"] == pytest.approx(5e-4 / (told["steps"] - int(told["steps"] * 0.05)), rel=1e-5)
     student = (run / "student").rename(run / "student.partial")  # as if it had been stopped at the end
-    fsio.write_json(student / "schedule.json", {**told, "steps": 3})
+    atomic.write_json(student / "schedule.json", {**told, "steps": 3})
     (student / "log.jsonl").unlink()
     (student / "manifest.json").unlink()
     assert call("distill", recipe_file, *flags(more), "--time-budget", "3s", "--output", run)[0] == 0
@@ -112,10 +113,10 @@ def test_a_resumed_budget_gives_a_narrow_student_the_same_weights(
     more = {"adapt.tokens": "0", "distill.max_steps": "0", "validation.blocks": "2", "student.hidden_size": "16"}
     command = ["distill", recipe_file, *flags(more), "--time-budget", "3s", "--output", run]
     assert call(*command)[0] == 0
-    told = fsio.read_json(run / "student" / "schedule.json")
+    told = atomic.read_json(run / "student" / "schedule.json")
     (run / "student").rename(tmp_path / "first")
     (run / "student.partial").mkdir()
-    fsio.write_json(run / "student.partial" / "schedule.json", told)
+    atomic.write_json(run / "student.partial" / "schedule.json", told)
     assert call(*command)[0] == 0
     first, again = (folder / "model.safetensors" for folder in (tmp_path / "first", run / "student"))
     assert first.read_bytes() == again.read_bytes()

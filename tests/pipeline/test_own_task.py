@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from transformers import pipeline
 
-from tinydistilbert import fsio, results, training
+from tinydistilbert import results
 from tinydistilbert.errors import NonFiniteLoss
-from tinydistilbert.task_training import TaskTraining
+from tinydistilbert.finetuning.trainer import TaskTraining
+from tinydistilbert.storage import atomic
+from tinydistilbert.training import loop
 
 Call = Callable[..., tuple[int, str, str]]
 Reviews = Callable[[Path, int, int], Path]
@@ -118,14 +120,14 @@ def test_a_run_does_not_go_on_with_other_examples(files: list[str], teacher: Pat
 def test_a_failed_training_is_scored_named_and_ends_in_an_error(
     files: list[str], teacher: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = training._Step.line
+    real = loop._Step.line
 
-    def breaks(item: training._Step) -> dict[str, float]:
+    def breaks(item: loop._Step) -> dict[str, float]:
         if item.step == 5:
             raise NonFiniteLoss("step 6: the loss is infinite")
         return real(item)
 
-    monkeypatch.setattr(training._Step, "line", breaks)
+    monkeypatch.setattr(loop._Step, "line", breaks)
     for _ in range(2):
         code, out, err = call("finetune", "--model", teacher, *files, "--output", tmp_path / "run")
         assert code == 1 and "step 6: the loss is infinite" in err
@@ -151,6 +153,6 @@ def test_an_interrupted_selection_ends_as_an_uninterrupted_one(
     assert code == 130 and "goes on from there" in err
     assert call(*command, "--output", tmp_path / "stopped")[0] == 0
     models = [tmp_path / run / "tasks" / "reviews" / "model" / "seed-0" / "model" for run in ("whole", "stopped")]
-    assert fsio.sha256(models[0] / "model.safetensors") == fsio.sha256(models[1] / "model.safetensors")
+    assert atomic.sha256(models[0] / "model.safetensors") == atomic.sha256(models[1] / "model.safetensors")
     told = [json.loads((model / "training.json").read_text()) for model in models]
     assert told[0]["selected"] == told[1]["selected"] and told[0]["learning_rates"] == told[1]["learning_rates"]

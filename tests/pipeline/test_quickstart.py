@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tinydistilbert import results
-from tinydistilbert.cli import main
+from tinydistilbert.cli.main import main
 
 
 @pytest.mark.slow

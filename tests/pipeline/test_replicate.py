@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForMaskedLM, pipeline
 
-from tinydistilbert import fsio, results
+from tinydistilbert import results
+from tinydistilbert.storage import atomic
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -48,7 +49,7 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
         "tasks/cloze-qa/targets",
         "tasks/cloze-qa/student-d/seed-0/scores",
     ):
-        fsio.read_manifest(run / folder)
+        atomic.read_manifest(run / folder)
     assert list(run.rglob("*.partial")) == []
 
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
@@ -63,7 +64,15 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
 
 
 def test_interrupted_and_run_again_it_ends_the_same(recipe_file: Path, tmp_path: Path, call: Call) -> None:
-    command = [sys.executable, "-m", "tinydistilbert.cli", "distill", str(recipe_file), "--distill.max_steps", "400"]
+    command = [
+        sys.executable,
+        "-m",
+        "tinydistilbert",
+        "distill",
+        str(recipe_file),
+        "--distill.max_steps",
+        "400",
+    ]
     weights = []
     for name, interrupt in (("whole", False), ("stopped", True)):
         run = tmp_path / name
@@ -82,7 +91,7 @@ def test_interrupted_and_run_again_it_ends_the_same(recipe_file: Path, tmp_path:
         assert code == 0, err
         assert ("finished before, skipped" in out) == interrupt
         weights.append(
-            (fsio.sha256(run / "student" / "model.safetensors"), (run / "student" / "log.jsonl").read_bytes())
+            (atomic.sha256(run / "student" / "model.safetensors"), (run / "student" / "log.jsonl").read_bytes())
         )
     assert weights[0] == weights[1]
 
@@ -107,7 +116,7 @@ def test_help_is_there_for_every_command_and_loads_no_torch(call: Call) -> None:
         if command not in ("recipes", "tasks"):
             assert "--objective.temperature (default: 2.0)" in out and "--dry-run" in out
     loaded = (
-        "import sys; from tinydistilbert import cli; cli.main(['distill', '--help']); print('torch' in sys.modules)"
+        "import sys; from tinydistilbert.cli import main; main.main(['distill', '-h']); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"

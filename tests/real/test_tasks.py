@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert import metrics
+from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation.scoring import read_predictions, score
 from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.teacher import wheel_folder
-from tinydistilbert.recipe import Corpus
-from tinydistilbert.scoring import read_predictions, score
+from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.tasks import TASKS, has_split, load_examples
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features, encode

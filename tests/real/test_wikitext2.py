@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.data.sources import open_source
-from tinydistilbert.recipe import Corpus
+from tinydistilbert.recipe.schema import Corpus
 
 pytestmark = pytest.mark.real
 

@@ -28,7 +28,7 @@ from transformers import (
     XLMRobertaForMaskedLM,
 )
 
-from tinydistilbert.compress.export import export
+from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.loading import save_model
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

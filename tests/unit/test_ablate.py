@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tinydistilbert import recipe_file, results
+from tinydistilbert import results
 from tinydistilbert.ablate import Study, slug, variations
-from tinydistilbert.recipe import Ablate, Recipe
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import Ablate, Recipe
 from tinydistilbert.report import figures, published
 from tinydistilbert.report.ablation import Ablation, Variation, ablation_table, findings, write_ablation
 from tinydistilbert.results import Measurement
@@ -24,7 +25,7 @@ ROWS = (
 
 
 def recipe(text: str = "") -> Recipe:
-    return recipe_file.from_toml(text, "test")
+    return toml.from_toml(text, "test")
 
 
 def scored(row: str, task: str, seed: int, value: float, tuned: int = 0, **other: Any) -> Measurement:
@@ -227,8 +228,8 @@ def test_every_run_differs_from_the_recipe_by_its_row_alone(tmp_path: Path) -> N
 
 
 def test_the_preset_has_the_rows_of_the_paper_and_its_own() -> None:
-    rows = variations(recipe_file.load("ablation"))
-    own = len(recipe_file.load("ablation").ablate.rows)
+    rows = variations(toml.load("ablation"))
+    own = len(toml.load("ablation").ablate.rows)
     assert own >= 7 and len(rows) == 1 + 4 + own and len({slug(row.name) for row in rows}) == len(rows)
 
 

@@ -18,12 +18,12 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from tinydistilbert import augment as module
-from tinydistilbert.augment import Proposals, augment, augmented, passes_of, propose
-from tinydistilbert.recipe import TaskDistillation
+from tinydistilbert.finetuning import augment as module
+from tinydistilbert.finetuning.augment import Proposals, augment, augmented, passes_of, propose
+from tinydistilbert.finetuning.word_spans import find_words
+from tinydistilbert.recipe.schema import TaskDistillation
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
-from tinydistilbert.tasks.words import find_words
 
 CPU = torch.device("cpu")
 TEXTS = [

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tinydistilbert import benchmark, fsio, results
+from tinydistilbert import benchmark, results
 from tinydistilbert.benchmark import gpu, memory, timing
 from tinydistilbert.benchmark.backends import PlainTorch, open_runtime
 from tinydistilbert.benchmark.memory import measure_memory
@@ -29,11 +29,12 @@ from tinydistilbert.benchmark.protocols import PairInputs, encoded_pairs
 from tinydistilbert.benchmark.rows import Row, Subject, make_rows, make_subject
 from tinydistilbert.benchmark.timing import Timed, mean_interval, one_core, summarize, time_in_turns
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.elmo import ElmoConfig, ElmoForSequenceClassification
+from tinydistilbert.models.elmo.model import ElmoConfig, ElmoForSequenceClassification
 from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.recipe import Benchmark, Recipe
-from tinydistilbert.runtime import Inputs
+from tinydistilbert.models.runtimes import Inputs
+from tinydistilbert.recipe.schema import Benchmark, Recipe
+from tinydistilbert.storage import atomic
 
 BERT = BertConfig.from_dict(
     {
@@ -344,7 +345,7 @@ def test_the_folder_holds_a_row_for_each_model_back_end_and_protocol(
         models, settings, recipe=Recipe(name="mine", seed=7, device="cpu"), tokenizer=tokenizer, output=output,
         architectures=TINY,
     )  # fmt: skip
-    assert fsio.read_manifest(output) and {path.name for path in tmp_path.iterdir()} == {"student", "benchmark"}
+    assert atomic.read_manifest(output) and {path.name for path in tmp_path.iterdir()} == {"student", "benchmark"}
     measurements = results.read(output / "measurements.jsonl")
     sizes = {m.model: m for m in measurements if m.metric == "parameters"}
     assert [(name, m.value) for name, m in sizes.items()][1:] == [("distilbert", 3496), ("student", 3584)]

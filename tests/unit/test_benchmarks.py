@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert import losses
-from tinydistilbert.costs import Size
+from tinydistilbert.losses import terms as losses
 from tinydistilbert.models import narrow
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.narrow import Widths
+from tinydistilbert.models.size import Size
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from tinydistilbert import fsio, recipe, recipe_file, results
+from tinydistilbert import results
+from tinydistilbert.recipe import schema, toml
 from tinydistilbert.report.card import model_card, write_card
 from tinydistilbert.results import Measurement
+from tinydistilbert.storage import atomic
 
 SIZES = [
     Measurement(model, "size", "parameters", millions * 1e6, details={"megabytes_fp32": 4 * millions})
@@ -15,8 +17,8 @@ SIZES = [
 
 
 def test_the_header_is_read_by_the_hub_library(tmp_path: Path) -> None:
-    settings = recipe_file.from_toml('name = "mine"\n[teacher]\nmodel = "bert-base-uncased"\n', "test")
-    fsio.write_text(tmp_path / "recipe.toml", recipe_file.to_toml(settings))
+    settings = toml.from_toml('name = "mine"\n[teacher]\nmodel = "bert-base-uncased"\n', "test")
+    atomic.write_text(tmp_path / "recipe.toml", toml.to_toml(settings))
     results.write(tmp_path / "results.jsonl", SIZES)
     path = write_card(tmp_path)
     assert path == tmp_path / "student" / "README.md"
@@ -29,26 +31,26 @@ def test_the_header_is_read_by_the_hub_library(tmp_path: Path) -> None:
 
 
 def test_places_on_this_machine_are_not_named_in_the_header(tmp_path: Path) -> None:
-    settings = recipe_file.from_toml(f'[teacher]\nmodel = "{tmp_path}"\n[corpus]\nsource = "python-docs"\n', "test")
+    settings = toml.from_toml(f'[teacher]\nmodel = "{tmp_path}"\n[corpus]\nsource = "python-docs"\n', "test")
     header = model_card(SIZES, settings, name="mine").split("---")[1]
     assert "base_model" not in header and "datasets" not in header
 
 
 def test_the_offline_teacher_is_named_by_its_origin() -> None:
-    settings = recipe_file.from_toml('[teacher]\nmodel = "offline"\n', "test")
+    settings = toml.from_toml('[teacher]\nmodel = "offline"\n', "test")
     assert ModelCard(model_card([], settings, name="mine")).data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def test_it_holds_measured_tables_only() -> None:
-    text = model_card(SIZES, recipe.Recipe(), name="mine")
+    text = model_card(SIZES, schema.Recipe(), name="mine")
     assert "has 75 % of its parameters" in text
     assert "**Table 3. Size and speed.**" in text and "| Student | 15.0 M | 60 |" in text
     assert "Table 1" not in text
-    assert "Nothing was measured" in model_card([], recipe.Recipe(), name="mine")
+    assert "Nothing was measured" in model_card([], schema.Recipe(), name="mine")
 
 
 def test_it_tells_the_objective_and_the_layers() -> None:
-    settings = recipe_file.from_toml("[objective]\ncosine = 0\n[student]\nlayers = [0, 5]\n", "test")
+    settings = toml.from_toml("[objective]\ncosine = 0\n[student]\nlayers = [0, 5]\n", "test")
     text = model_card([], settings, name="mine")
     assert "Objective: kl 5, mlm 2; temperature 2" in text
     assert "Layers copied from it: 0, 5." in text

@@ -11,16 +11,18 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tinydistilbert import checkpoint, disk, fsio, recipe
 from tinydistilbert.errors import UserError
-from tinydistilbert.training import make_optimizer
+from tinydistilbert.recipe import schema
+from tinydistilbert.storage import atomic, disk
+from tinydistilbert.training import checkpoint
+from tinydistilbert.training.optimizer import make_optimizer
 
 
 def new(seed: int = 0) -> tuple[nn.Linear, torch.optim.Optimizer]:
     """A model of one layer that took one step, and its optimizer."""
     torch.manual_seed(seed)
     model = nn.Linear(3, 2)
-    optimizer = make_optimizer(model, recipe.Optimization())
+    optimizer = make_optimizer(model, schema.Optimization())
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     return model, optimizer
@@ -52,7 +54,7 @@ def test_a_checkpoint_is_plain_files_that_others_can_read(tmp_path: Path) -> Non
     folder = tmp_path / "step-00000003"
     files = ["manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"]
     assert sorted(path.name for path in folder.iterdir()) == files
-    assert fsio.read_manifest(folder)["training"] == "fit"
+    assert atomic.read_manifest(folder)["training"] == "fit"
     assert json.loads((folder / "state.json").read_text()) == {
         "step": 3,
         "tokens": 0,
@@ -73,11 +75,11 @@ def test_a_checkpoint_is_plain_files_that_others_can_read(tmp_path: Path) -> Non
 def test_a_parameter_that_never_moved_has_no_moments_afterwards(tmp_path: Path) -> None:
     model = nn.Linear(3, 2)
     model.bias.requires_grad_(False)
-    optimizer = make_optimizer(model, recipe.Optimization())
+    optimizer = make_optimizer(model, schema.Optimization())
     step(model, optimizer)
     checkpoint.save(tmp_path, model, optimizer, checkpoint.State(1), training="fit")
     other = nn.Linear(3, 2)
-    fresh = make_optimizer(other, recipe.Optimization())
+    fresh = make_optimizer(other, schema.Optimization())
     checkpoint.load(tmp_path, other, fresh, training="fit", log=tmp_path / "log")
     assert {*fresh.state} == {other.weight}
     assert {*fresh.state[other.weight]} == {"step", "exp_avg", "exp_avg_sq"}
@@ -90,7 +92,7 @@ def test_moments_and_their_counts_lie_where_torch_itself_would_put_them(tmp_path
     devices = []
     for by_torch in (True, False):
         moved = nn.Linear(3, 2, device="meta")
-        there = make_optimizer(moved, recipe.Optimization())
+        there = make_optimizer(moved, schema.Optimization())
         if by_torch:
             there.load_state_dict(optimizer.state_dict())
         else:
@@ -113,7 +115,7 @@ def test_a_whole_checkpoint_of_this_training_is_not_written_again(
     checkpoint.save(tmp_path, *new(), checkpoint.State(4), training="fit")
     assert not operations
     checkpoint.save(tmp_path, *new(), checkpoint.State(4), training="another")
-    assert fsio.read_manifest(tmp_path / "step-00000004")["training"] == "another"
+    assert atomic.read_manifest(tmp_path / "step-00000004")["training"] == "another"
 
 
 def test_the_two_newest_stay_and_what_is_no_checkpoint(tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_the_newest_step_is_that_of_the_newest_folder_that_was_finished(tmp_path
         path = (folder / f"step-{int(number):08d}").with_suffix(f".{rest}" if rest else "")
         path.mkdir()
         if finished:
-            fsio.write_manifest(path)
+            atomic.write_manifest(path)
     assert checkpoint.newest_step(folder) == 10
 
 
@@ -208,7 +210,7 @@ def made_again(checkpoint_folder: Path, name: str, content: bytes | None, traini
         (checkpoint_folder / name).unlink()
     else:
         (checkpoint_folder / name).write_bytes(content)
-    fsio.write_manifest(checkpoint_folder, **({} if training is None else {"training": training}))
+    atomic.write_manifest(checkpoint_folder, **({} if training is None else {"training": training}))
 
 
 ANOTHER = "keep it for another training, or delete it"
@@ -265,7 +267,7 @@ def test_what_does_not_fit_is_told_and_changes_nothing(
     path = tmp_path / "step-00000004"
     does(path)
     model = make()
-    optimizer = make_optimizer(model, recipe.Optimization())
+    optimizer = make_optimizer(model, schema.Optimization())
     before = [parameter.detach().clone() for parameter in model.parameters()]
     with pytest.raises(UserError, match="1 that were skipped"):
         checkpoint.load(tmp_path, model, optimizer, training="fit", log=tmp_path / "log.jsonl")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tinydistilbert.cli import main, parse
+from tinydistilbert.cli.flags import parse
+from tinydistilbert.cli.main import main
 from tinydistilbert.errors import UserError
 
 

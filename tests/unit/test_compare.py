@@ -10,16 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from tinydistilbert import fsio, metrics, results
+from tinydistilbert import results
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import Finetune, Recipe
-from tinydistilbert.recipe_file import to_toml
-from tinydistilbert.report.cells import to_markdown
+from tinydistilbert.evaluation import metrics
+from tinydistilbert.recipe.schema import Finetune, Recipe
+from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report.compare import Operand, compare, compare_rows, operand
-from tinydistilbert.report.comparison import comparison_table, rows_table, write_comparison
+from tinydistilbert.report.comparison_page import comparison_table, rows_table, write_comparison
+from tinydistilbert.report.table import to_markdown
 from tinydistilbert.results import Measurement
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
-from tinydistilbert.tasks.wanted import wanted_examples
+from tinydistilbert.tasks.recipe_splits import wanted_examples
 
 LABELS = [0, 1] * 20
 """Of SST-2's sentences here; sentence i is `sentence number i`."""
@@ -54,7 +56,7 @@ def write_scores(
 ) -> Path:  # fmt: skip
     slug = row.replace(" (D)", "-d")
     path = run / f"tasks/{task}/{slug}/seed-{seed}/scores"
-    with fsio.unfinished(path, task=task, row=row, seed=seed) as folder:
+    with atomic.unfinished(path, task=task, row=row, seed=seed) as folder:
         pyarrow.parquet.write_table(pa.table(dict(columns)), folder / f"predictions-{split}.parquet")
         results.write(
             folder / "measurements.jsonl",
@@ -72,7 +74,7 @@ def make_run(
 ) -> Path:
     """A run with SST-2 alone: for each row the predictions of each seed."""
     recipe = recipe_of(data, "sst2")
-    fsio.write_text(folder / "recipe.toml", to_toml(recipe))
+    atomic.write_text(folder / "recipe.toml", to_toml(recipe))
     for row, seeds in rows.items():
         for seed, predictions in enumerate(seeds):
             write_scores(folder, "sst2", row, seed, sst2(predictions), mark=fingerprint(recipe) if data else mark)
@@ -174,7 +176,7 @@ def test_probes_made_from_other_text_are_refused_though_their_numbers_agree(tmp_
     runs = []
     for name in ("a", "b"):
         run = tmp_path / name
-        fsio.write_text(run / "recipe.toml", to_toml(recipe_of(None, "adjacency")))
+        atomic.write_text(run / "recipe.toml", to_toml(recipe_of(None, "adjacency")))
         write_scores(run, "adjacency", "student", 0, sst2(GOOD), mark=name)
         runs.append(Operand(run))
     with pytest.raises(UserError, match="made from the same text"):
@@ -202,7 +204,7 @@ def test_answers_are_scored_by_the_best_of_their_gold_answers(tmp_path: Path) ->
     said = {"a": ["Paris.", "Seine", "1889", "Eiffel"], "b": ["Lyon", "the river Seine", "1889", "Gustave Eiffel"]}
     for name, texts in said.items():
         run = tmp_path / name
-        fsio.write_text(run / "recipe.toml", to_toml(recipe_of(None, "squad")))
+        atomic.write_text(run / "recipe.toml", to_toml(recipe_of(None, "squad")))
         columns = {"id": ["p", "q", "r", "s"], "answers": gold, "prediction_text": texts}
         write_scores(run, "squad", "student", 0, columns)
     exact, f1 = compare(Operand(tmp_path / "a"), Operand(tmp_path / "b")).differences
@@ -220,7 +222,7 @@ def test_similarity_scores_are_told_apart_by_the_distance_of_their_medians(tmp_p
              "b": [[0.3, 1.0, 2.0, 2.0, 4.0]]}  # fmt: skip
     for name, own in seeds.items():
         run = tmp_path / name
-        fsio.write_text(run / "recipe.toml", to_toml(recipe_of(None, "stsb")))
+        atomic.write_text(run / "recipe.toml", to_toml(recipe_of(None, "stsb")))
         for seed, predictions in enumerate(own):
             columns = {"idx": list(range(5)), "label": labels, "prediction": predictions}
             write_scores(run, "stsb", "student", seed, columns)
@@ -286,7 +288,7 @@ def test_a_run_says_how_far_its_rows_are_from_one_another(tmp_path: Path) -> Non
 def test_what_the_guards_said_of_a_row_is_told_beside_its_difference(tmp_path: Path) -> None:
     a, b = (make_run(tmp_path / name, {"student": [own]}) for name, own in (("a", GOOD), ("b", POOR)))
     path = b / "tasks/sst2/student/seed-1/scores"
-    with fsio.unfinished(path, task="sst2", row="student", seed=1) as folder:
+    with atomic.unfinished(path, task="sst2", row="student", seed=1) as folder:
         pyarrow.parquet.write_table(pa.table(sst2([1] * 40)), folder / "predictions-validation.parquet")
         said = {"warnings": ["every prediction is the same: 1"]}
         measured = Measurement("student", "sst2", "accuracy", 0.5, "validation", data_fingerprint="f", details=said)

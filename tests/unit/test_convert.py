@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
 
-from tinydistilbert import convert as module
-from tinydistilbert import fsio, unpickle
-from tinydistilbert.cli import main
-from tinydistilbert.convert import convert
+from tinydistilbert.cli.main import main
 from tinydistilbert.errors import UserError
+from tinydistilbert.models import convert as module
+from tinydistilbert.models import unpickle
+from tinydistilbert.models.convert import convert
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
+from tinydistilbert.storage import atomic
 
 CONFIG = BertConfig(
     vocab_size=232, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, pad_token_id=0
@@ -60,7 +61,7 @@ def test_the_converted_model_is_the_same_and_what_is_tied_is_stored_once(old: Pa
     assert torch.equal(model.cls.predictions.decoder.weight, before[WORDS])
     assert load_tokenizer(tmp_path / "new")("the student")["input_ids"]
     assert (tmp_path / "new" / "config.json").read_bytes() == (old / "config.json").read_bytes()
-    assert fsio.read_manifest(tmp_path / "new")["converted_from"] == "old"
+    assert atomic.read_manifest(tmp_path / "new")["converted_from"] == "old"
     assert type(AutoModelForMaskedLM.from_pretrained(tmp_path / "new")) is BertForMaskedLM
 
 

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 from tinydistilbert.data import corpus as corpus_module
 from tinydistilbert.data import sources
 from tinydistilbert.data.corpus import load_blocks, prepare, tokenizer_hash
-from tinydistilbert.data.words import continues_word
+from tinydistilbert.data.word_pieces import continues_word
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import Corpus
+from tinydistilbert.recipe.schema import Corpus
 
 TRAIN = ["The student learns from the teacher.", "Some cats like milk.\nSome dogs like bones.", "She sat down to read."]
 VALIDATION = ["Paris is the capital of France; it lies on the river Seine."]

@@ -11,8 +11,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.metrics import METRICS
-from tinydistilbert.recipe import Corpus, CustomTask, Finetune
+from tinydistilbert.evaluation.metrics import METRICS
+from tinydistilbert.recipe.schema import Corpus, CustomTask, Finetune
 from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, has_split, load_examples, splits, tasks_of
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.custom import class_name, custom_task

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 
-from tinydistilbert import fsio, recipe_file, results
-from tinydistilbert.recipe import CustomTask, Finetune, Recipe
-from tinydistilbert.report import tables
+from tinydistilbert import results
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import CustomTask, Finetune, Recipe
+from tinydistilbert.report import paper_tables
 from tinydistilbert.report.ablation import Ablation, Variation, ablation_table
 from tinydistilbert.report.card import model_card
 from tinydistilbert.report.examples import PAIR, QUESTION, SENTENCE, read_examples
 from tinydistilbert.report.page import write_report
 from tinydistilbert.report.summary import summarize
 from tinydistilbert.results import Measurement
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 
 FINETUNE = Finetune(
@@ -44,7 +46,7 @@ def test_their_table_has_medians_marks_the_same_answer_and_what_was_kept() -> No
     measured = [score("teacher", "reviews", 0.9, seed=seed) for seed in (0, 1, 2)]
     measured += [score("student", "reviews", value, seed=seed) for seed, value in enumerate((0.7, 0.81, 0.9))]
     measured += [score("student", "manual", 0.3, metric=m, warnings=["a warning"]) for m in ("exact_match", "f1")]
-    table = tables.custom_table(measured, TASKS)
+    table = paper_tables.custom_table(measured, TASKS)
     assert table.name == "custom" and table.columns == (
         "Model", "reviews, accuracy", "manual, exact match", "manual, F1",
     )  # fmt: skip
@@ -57,9 +59,9 @@ def test_their_table_has_medians_marks_the_same_answer_and_what_was_kept() -> No
 
 def test_nothing_of_them_is_printed_in_the_tables_of_the_paper() -> None:
     measured = [score("teacher", "reviews", 0.9), score("student", "reviews", 0.8)]
-    assert [table.name for table in tables.all_tables(measured, TASKS) if table.is_measured] == ["custom"]
-    assert not tables.custom_table(measured).is_measured, "only the run's recipe knows them"
-    rows = tables.variants_table([*measured, score("student", "reviews", 0.7, metric="macro_f1")], TASKS).rows
+    assert [table.name for table in paper_tables.all_tables(measured, TASKS) if table.is_measured] == ["custom"]
+    assert not paper_tables.custom_table(measured).is_measured, "only the run's recipe knows them"
+    rows = paper_tables.variants_table([*measured, score("student", "reviews", 0.7, metric="macro_f1")], TASKS).rows
     assert [[cell.text for cell in row.cells[:5]] for row in rows] == [
         ["reviews", "validation", "accuracy ★", "Teacher", "90.0"],
         ["reviews", "validation", "accuracy ★", "Student", "80.0"],
@@ -89,7 +91,7 @@ def test_one_guard_alone_warns_about_a_given_model() -> None:
 
 def samples(run: Path, name: str, slug: str, sample: dict[str, Any]) -> None:
     path = run / "tasks" / name / slug / "seed-0" / "scores" / "samples.jsonl"
-    fsio.write_text(path, json.dumps({"split": "validation", **sample}) + "\n")
+    atomic.write_text(path, json.dumps({"split": "validation", **sample}) + "\n")
 
 
 def run_of_a_model(run: Path) -> Path:
@@ -98,8 +100,8 @@ def run_of_a_model(run: Path) -> Path:
     custom = {name: {"train": "a.csv", "validation": "b.csv"} for name in finetune["tasks"]}
     custom["alike"] |= {"kind": "regression", "text_pair": "other"}
     custom["manual"] |= {"kind": "span"}
-    settings = recipe_file.from_dict({"name": "mine", "finetune": {**finetune, "custom": custom}}, "test")
-    fsio.write_text(run / "recipe.toml", recipe_file.to_toml(settings))
+    settings = toml.from_dict({"name": "mine", "finetune": {**finetune, "custom": custom}}, "test")
+    atomic.write_text(run / "recipe.toml", toml.to_toml(settings))
     measured = [score("teacher", name, 0.9) for name in TASKS if name in custom]
     results.write(run / "results.jsonl", measured + [score("model (D)", name, 0.8) for name in custom])
     for slug, said in (("teacher", "pos"), ("model-d", "neg")):

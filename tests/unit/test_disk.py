@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tinydistilbert import disk
-from tinydistilbert.disk import Operation
 from tinydistilbert.errors import DiskError
+from tinydistilbert.storage import disk
+from tinydistilbert.storage.disk import Operation
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from tinydistilbert import allocator, distill, recipe
-from tinydistilbert.recipe_types import ramp_at, seconds_of
+from tinydistilbert.distillation import distill
+from tinydistilbert.recipe import schema
+from tinydistilbert.recipe.types import ramp_at, seconds_of
+from tinydistilbert.training import allocator
 
 
 @pytest.mark.parametrize(
@@ -25,10 +27,10 @@ def test_durations_and_ramps_by_hand() -> None:
 
 
 def test_steps_of_a_recipe() -> None:
-    optimization = recipe.Optimization(batch_size=4, gradient_accumulation_steps=2)
-    stages = recipe.Distill(epochs=2, optimization=optimization)
-    assert distill.distill_steps(recipe.Recipe(distill=stages), 100) == 25
-    notebook = recipe.Recipe(distill=stages, objective=recipe.Objective(reduction="notebook"))
+    optimization = schema.Optimization(batch_size=4, gradient_accumulation_steps=2)
+    stages = schema.Distill(epochs=2, optimization=optimization)
+    assert distill.distill_steps(schema.Recipe(distill=stages), 100) == 25
+    notebook = schema.Recipe(distill=stages, objective=schema.Objective(reduction="notebook"))
     assert distill.distill_steps(notebook, 100) == 26  # 13 an epoch, the last of which has half of the blocks
 
 

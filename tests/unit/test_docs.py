@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tinydistilbert import flags, recipe, recipe_file
-from tinydistilbert.command_help import MODEL_COMMANDS
+from tinydistilbert.cli import flags
+from tinydistilbert.cli.help import MODEL_COMMANDS
+from tinydistilbert.recipe import schema, toml
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -28,7 +29,7 @@ def settings(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-DEFAULTS = settings(recipe.to_dict(recipe.Recipe()))
+DEFAULTS = settings(schema.to_dict(schema.Recipe()))
 
 
 def commands() -> list[tuple[str, str]]:
@@ -67,7 +68,7 @@ def test_make_targets_exist():
 
 
 def test_commands_exist():
-    run = [sys.executable, "-c", "from tinydistilbert.cli import main; main()", "--help"]
+    run = [sys.executable, "-c", "from tinydistilbert.cli.main import main; main()", "--help"]
     words = set(re.findall(r"[a-z]+", subprocess.run(run, capture_output=True, text=True, check=True).stdout))
     listed = set(re.findall(r"^\| `([a-z]+)` \|", (ROOT / "docs/reference/command-line.md").read_text(), re.MULTILINE))
     assert {"prepare", "replicate", "recipes", "tasks"} <= listed
@@ -77,7 +78,7 @@ def test_commands_exist():
 def test_presets_and_flags_exist():
     for page, line in commands():
         command, *words = line.split()[1:]
-        known = {*recipe_file.presets(), "RECIPE"}
+        known = {*toml.presets(), "RECIPE"}
         is_without = command in ("tasks", "compare", *MODEL_COMMANDS) or "--model" in words
         is_model = command == "compress" and words[0].endswith("/model")
         assert not words or words[0].endswith(".toml") or is_without or is_model or words[0] in known, (page, line)

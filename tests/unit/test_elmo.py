@@ -12,9 +12,10 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.evaluate import evaluate
-from tinydistilbert.finetune import finetune
-from tinydistilbert.models.elmo import (
+from tinydistilbert.evaluation.evaluate import evaluate
+from tinydistilbert.finetuning.finetune import finetune
+from tinydistilbert.finetuning.trainer import Lesson, TaskTraining
+from tinydistilbert.models.elmo.model import (
     ElmoConfig,
     ElmoForQuestionAnswering,
     ElmoForSequenceClassification,
@@ -22,11 +23,10 @@ from tinydistilbert.models.elmo import (
     PairReader,
     ScalarMix,
 )
-from tinydistilbert.models.elmo_tokenizer import ElmoTokenizer, elmo_tokenizer
+from tinydistilbert.models.elmo.tokenizer import ElmoTokenizer, elmo_tokenizer
 from tinydistilbert.models.loading import load_model, load_tokenizer, longest_input, save_model
-from tinydistilbert.recipe import Finetune, Optimization, Recipe
+from tinydistilbert.recipe.schema import Finetune, Optimization, Recipe
 from tinydistilbert.results import read
-from tinydistilbert.task_training import Lesson, TaskTraining
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import collate, encode

@@ -18,10 +18,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tinydistilbert import fsio, metrics, results
-from tinydistilbert.evaluate import evaluate, trained_badly
-from tinydistilbert.recipe import Finetune, Recipe, recipe_hash
-from tinydistilbert.scoring import read_predictions, score
+from tinydistilbert import results
+from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation.evaluate import evaluate, trained_badly
+from tinydistilbert.evaluation.scoring import read_predictions, score
+from tinydistilbert.recipe.schema import Finetune, Recipe, recipe_hash
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import encode
@@ -87,7 +89,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_a_model_is_scored_from_end_to_end(task: str, tokenizer: Any, tmp_path: Path) -> None:
     write(tmp_path / "data", task, "validation", 60)
     output = run(task, bert(task, tokenizer), tokenizer, tmp_path, validation_examples=40)
-    fsio.read_manifest(output)
+    atomic.read_manifest(output)
     measurements = results.read(output / "measurements.jsonl")
     assert [m.metric for m in measurements] == list(TASKS[task].metrics)
     table = pyarrow.parquet.read_table(output / "predictions-validation.parquet").to_pydict()

@@ -17,14 +17,14 @@ from onnxruntime.quantization import quantize_dynamic
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
-from tinydistilbert import fsio
-from tinydistilbert.compress import export as exporting
-from tinydistilbert.compress.export import export, head_of, to_half
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.heads import parameter_count
+from tinydistilbert.export import to_onnx as exporting
+from tinydistilbert.export.to_onnx import export, to_half
+from tinydistilbert.models.heads import head_of, parameter_count
 from tinydistilbert.models.loading import load_config, load_model, save_model
 from tinydistilbert.models.pruned import keep
-from tinydistilbert.runtime import Inputs, OnnxRuntime
+from tinydistilbert.models.runtimes import Inputs, OnnxRuntime
+from tinydistilbert.storage import atomic
 
 Maker = Callable[[str, str], Path]
 SHAPES = [(1, 1), *((int(b), int(n)) for b, n in np.random.default_rng(0).integers([1, 1], [6, 60], (99, 2)))]
@@ -146,7 +146,7 @@ def test_weights_beyond_the_limit_of_the_format_lie_beside_the_model(
     np.testing.assert_array_equal(
         OnnxRuntime(tmp_path / "large")(inputs), OnnxRuntime(exported("bert", "regression"))(inputs)
     )
-    assert "model.onnx.data" in fsio.read_manifest(tmp_path / "large")["files"]
+    assert "model.onnx.data" in atomic.read_manifest(tmp_path / "large")["files"]
 
 
 PLAIN = """
@@ -181,7 +181,7 @@ def test_the_plain_form_has_standard_operators_only(task_model: Maker, plain: Pa
     made = onnx.load(plain / "model.onnx")
     assert {node.domain for node in made.graph.node} == {""}
     assert {item.domain for item in made.opset_import} <= {"", "ai.onnx"}
-    assert fsio.read_json(plain / "config.json")["tinydistilbert"]["fused"] is False
+    assert atomic.read_json(plain / "config.json")["tinydistilbert"]["fused"] is False
     for shape in SHAPES[:8]:
         inputs = random_inputs(shape, token_types=False)
         expected = torchs(task_model("distilbert", "classification"), inputs)
@@ -197,11 +197,11 @@ def test_onnx_runtimes_own_quantization_takes_the_file(exported: Maker, tmp_path
 
 def test_the_folder_says_what_it_is(exported: Maker) -> None:
     folder = exported("bert", "classification")
-    config = fsio.read_json(folder / "config.json")
+    config = atomic.read_json(folder / "config.json")
     assert config["id2label"] == {"0": "bad", "1": "fair", "2": "good"}
     facts = {"format": "onnx", "head": "classification", "precision": "fp32", "fused": True, "longest_input": 512}
     assert config["tinydistilbert"] == facts
-    assert set(fsio.read_manifest(folder)["files"]) >= {"model.onnx", "config.json", "tokenizer.json"}
+    assert set(atomic.read_manifest(folder)["files"]) >= {"model.onnx", "config.json", "tokenizer.json"}
 
 
 def test_half_precision_halves_the_file_and_hardly_moves_the_logits(task_model: Maker, tmp_path: Path) -> None:
@@ -235,15 +235,15 @@ def copy(task_model: Maker, tmp_path: Path) -> Path:
 
 def test_what_is_no_complete_model_is_refused_and_leaves_nothing(copy: Path, exported: Maker, tmp_path: Path) -> None:
     output = tmp_path / "exported"
-    weights, config = load_file(copy / "model.safetensors"), fsio.read_json(copy / "config.json")
+    weights, config = load_file(copy / "model.safetensors"), atomic.read_json(copy / "config.json")
 
-    fsio.write_json(copy / "config.json", config | {"architectures": ["BertForQuestionAnswering"]})
+    atomic.write_json(copy / "config.json", config | {"architectures": ["BertForQuestionAnswering"]})
     assert "missing, such as qa_outputs" in refused(copy, output)
-    fsio.write_json(copy / "config.json", config | {"architectures": ["BertModel"]})
+    atomic.write_json(copy / "config.json", config | {"architectures": ["BertModel"]})
     assert "found BertModel" in refused(copy, output)
-    fsio.write_json(copy / "config.json", config | {"model_type": "gpt2"})
+    atomic.write_json(copy / "config.json", config | {"model_type": "gpt2"})
     assert "found 'gpt2'" in refused(copy, output)
-    fsio.write_json(copy / "config.json", config)
+    atomic.write_json(copy / "config.json", config)
 
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
@@ -255,7 +255,7 @@ def test_what_is_no_complete_model_is_refused_and_leaves_nothing(copy: Path, exp
 
 
 def test_files_that_changed_since_the_manifest_are_refused(copy: Path, tmp_path: Path) -> None:
-    fsio.write_manifest(copy)
+    atomic.write_manifest(copy)
     path = copy / "config.json"
     path.write_text(path.read_text().replace("fair", "fear"))
     assert "found other content" in refused(copy, tmp_path / "exported")

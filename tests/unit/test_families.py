@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from tinydistilbert import recipe
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import FAMILIES, load_model, longest_input, save_model, set_dropout
 from tinydistilbert.models.student import cut_student
+from tinydistilbert.recipe import schema
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def test_every_family_is_tested(new_model) -> None:
 @pytest.mark.parametrize("padded", [False, True])
 def test_cutting_all_layers_gives_the_teachers_exact_logits(scrambled, family, padded) -> None:
     teacher = scrambled(family)
-    student = cut_student(teacher, recipe.Student(layers=(0, 1, 2, 3)), seed=0).eval()
+    student = cut_student(teacher, schema.Student(layers=(0, 1, 2, 3)), seed=0).eval()
     assert torch.equal(logits(student, padded=padded), logits(teacher, padded=padded))
 
 
@@ -38,7 +38,7 @@ def test_cutting_all_layers_gives_the_teachers_exact_logits(scrambled, family, p
 def test_bert_as_distilbert_too_up_to_the_order_of_one_addition(scrambled, padded) -> None:
     # BERT adds word + token type + position in this order; with the type folded into the position it is another order.
     teacher = scrambled("bert").double()
-    student = cut_student(teacher, recipe.Student(layers=(0, 1, 2, 3), architecture="distilbert"), seed=0).eval()
+    student = cut_student(teacher, schema.Student(layers=(0, 1, 2, 3), architecture="distilbert"), seed=0).eval()
     ours, theirs = logits(student.double(), padded=padded), logits(teacher, padded=padded)
     torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8)
 
@@ -46,7 +46,7 @@ def test_bert_as_distilbert_too_up_to_the_order_of_one_addition(scrambled, padde
 def test_a_cut_student_is_read_by_plain_transformers_with_the_same_logits(
     scrambled, family, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    student = cut_student(scrambled(family), recipe.Student(layers=(0, 3)), seed=0).eval()
+    student = cut_student(scrambled(family), schema.Student(layers=(0, 3)), seed=0).eval()
     save_model(student, tokenizer, tmp_path)
     loaded = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     assert type(loaded) is type(student)
@@ -57,16 +57,16 @@ def test_a_student_can_be_planned_without_any_weights(new_model, family) -> None
     with torch.device("meta"):
         teacher = new_model(family)
         for settings in (
-            recipe.Student(),
-            recipe.Student(hidden_size=16),
-            recipe.Student(hidden_size=16, width_reduction="svd"),
+            schema.Student(),
+            schema.Student(hidden_size=16),
+            schema.Student(hidden_size=16, width_reduction="svd"),
         ):
             student = cut_student(teacher, settings, seed=0)
             assert all(parameter.is_meta for parameter in student.parameters())
 
 
 def test_modernberts_local_layers_stay_local(scrambled) -> None:
-    student = cut_student(scrambled("modernbert"), recipe.Student(layers=(0, 2, 3)), seed=0)
+    student = cut_student(scrambled("modernbert"), schema.Student(layers=(0, 2, 3)), seed=0)
     assert student.config.layer_types == ["full_attention", "sliding_attention", "full_attention"]
     assert [layer.attn.sliding_window for layer in student.model.layers] == [None, 4, None]
 
@@ -74,14 +74,14 @@ def test_modernberts_local_layers_stay_local(scrambled) -> None:
 @pytest.mark.parametrize("layers", ["last", (1, 2), (2, 0)])
 def test_modernberts_first_layer_has_to_stay_the_first(scrambled, layers) -> None:
     with pytest.raises(UserError, match=r"student\.layers: expected a list that begins with layer 0"):
-        cut_student(scrambled("modernbert"), recipe.Student(layers=layers), seed=0)
-    cut_student(scrambled("modernbert"), recipe.Student(layers=layers, initialization="random"), seed=0)
+        cut_student(scrambled("modernbert"), schema.Student(layers=layers), seed=0)
+    cut_student(scrambled("modernbert"), schema.Student(layers=layers, initialization="random"), seed=0)
 
 
 @pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "modernbert"])
 def test_only_bert_becomes_distilbert(scrambled, family) -> None:
     with pytest.raises(UserError, match=r"student\.architecture"):
-        cut_student(scrambled(family), recipe.Student(architecture="distilbert"), seed=0)
+        cut_student(scrambled(family), schema.Student(architecture="distilbert"), seed=0)
 
 
 @pytest.mark.parametrize("head", ["masked-lm", "classification", "regression", "span"])

@@ -14,16 +14,17 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
-from tinydistilbert import fsio, training
 from tinydistilbert.errors import NonFiniteLoss, UserError
-from tinydistilbert.finetune import TRAINING_FACTS, finetune
+from tinydistilbert.finetuning.finetune import TRAINING_FACTS, finetune
+from tinydistilbert.finetuning.soft_targets import LOGITS, Targets, make_targets
+from tinydistilbert.finetuning.trainer import Lesson, TaskTraining, finetune_steps, training_examples
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
-from tinydistilbert.recipe import Finetune, Optimization, Recipe, TaskDistillation
-from tinydistilbert.task_targets import LOGITS, Targets, make_targets
-from tinydistilbert.task_training import Lesson, TaskTraining, finetune_steps, training_examples
+from tinydistilbert.recipe.schema import Finetune, Optimization, Recipe, TaskDistillation
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS, Examples
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.unlabelled import write_examples
+from tinydistilbert.training import loop
 
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {
@@ -73,7 +74,7 @@ def recipe(data: Path, **changes: Any) -> Recipe:
 
 
 def facts(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = fsio.read_json(folder / TRAINING_FACTS)
+    found: dict[str, Any] = atomic.read_json(folder / TRAINING_FACTS)
     return found
 
 
@@ -112,7 +113,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(data: Path,
     made = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         finetune(recipe(data), TASKS["cola"], encoder, tmp_path / name, row="student", seed=seed, device=CPU)
-        made.append(fsio.sha256(tmp_path / name / "model.safetensors"))
+        made.append(atomic.sha256(tmp_path / name / "model.safetensors"))
     assert made[0] == made[1] != made[2]
 
 
@@ -157,14 +158,14 @@ def test_learning_rates_are_chosen_among_by_held_out_examples(data: Path, encode
 def test_a_training_that_breaks_is_kept_and_told(
     data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = training._Step.line
+    real = loop._Step.line
 
-    def breaks(item: training._Step) -> dict[str, float]:
+    def breaks(item: loop._Step) -> dict[str, float]:
         if item.step == 5:
             raise NonFiniteLoss("step 6: the loss is infinite")
         return real(item)
 
-    monkeypatch.setattr(training._Step, "line", breaks)
+    monkeypatch.setattr(loop._Step, "line", breaks)
     finetune(recipe(data), TASKS["cola"], encoder, tmp_path / "model", row="student", seed=0, device=CPU)
     assert facts(tmp_path / "model")["failed"] == "step 6: the loss is infinite"
     assert load_model(tmp_path / "model", "classification", require_head=True).config.num_labels == 2

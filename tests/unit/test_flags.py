@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tinydistilbert.cli.flags import parse
 from tinydistilbert.errors import UserError
-from tinydistilbert.flags import parse
 
 
 def test_short_flags_stand_for_keys_of_the_recipe() -> None:

@@ -25,11 +25,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tinydistilbert import fsio, recipe
 from tinydistilbert.errors import UserError
-from tinydistilbert.models import foreign
-from tinydistilbert.models.elmo_bilm import ElmoConfig
-from tinydistilbert.models.elmo_tokenizer import elmo_tokenizer
+from tinydistilbert.models import untrusted
+from tinydistilbert.models.elmo.language_model import ElmoConfig
+from tinydistilbert.models.elmo.tokenizer import elmo_tokenizer
 from tinydistilbert.models.loading import (
     Head,
     check_length,
@@ -42,6 +41,8 @@ from tinydistilbert.models.loading import (
 )
 from tinydistilbert.models.pruned import keep
 from tinydistilbert.models.teacher import check_tokenizer, load_teacher, wheel_folder, with_new_head
+from tinydistilbert.recipe import schema
+from tinydistilbert.storage import atomic
 
 CONFIG = BertConfig(
     vocab_size=232, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, pad_token_id=0
@@ -359,8 +360,8 @@ def test_code_of_others_is_not_run_even_where_the_look_at_its_names_would_miss_i
     folder: Path, load: Callable[[Path], object], file: str, code: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(folder.parent / "modules"))
-    monkeypatch.setattr(foreign, "check_tokenizer", lambda folder: None)
-    monkeypatch.setattr(foreign, "check_config", lambda folder: fsio.read_json(folder / "config.json"))
+    monkeypatch.setattr(untrusted, "check_tokenizer", lambda folder: None)
+    monkeypatch.setattr(untrusted, "check_config", lambda folder: atomic.read_json(folder / "config.json"))
     (folder / "theirs.py").write_text(f"open({str(folder / 'was_run')!r}, 'w').close()\nclass Own: pass\n")
     put(folder / file, auto_map=code)
     with suppress(UserError):
@@ -396,7 +397,7 @@ def test_a_changed_file_and_a_lost_one_are_told_by_who_reads_them(
     folder: Path, load: Callable[[Path], object], name: str
 ) -> None:
     assert len(shards(folder)) == 6
-    fsio.write_manifest(folder)
+    atomic.write_manifest(folder)
     load(folder)
     damage(folder / name)
     with pytest.raises(UserError, match=rf"/{re.escape(name)}: expected sha256 .*, found other content"):
@@ -407,7 +408,7 @@ def test_a_changed_file_and_a_lost_one_are_told_by_who_reads_them(
 
 
 def test_a_lost_file_that_a_tokenizer_can_do_without_is_missed_all_the_same(folder: Path) -> None:
-    fsio.write_manifest(folder)
+    atomic.write_manifest(folder)
     (folder / "tokenizer_config.json").unlink()
     with pytest.raises(
         UserError, match=r"tokenizer_config\.json: expected a file that the manifest lists, found no file"
@@ -416,14 +417,14 @@ def test_a_lost_file_that_a_tokenizer_can_do_without_is_missed_all_the_same(fold
 
 
 def test_an_index_that_was_added_later_is_refused(folder: Path) -> None:
-    fsio.write_manifest(folder)
+    atomic.write_manifest(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(UserError, match="found none in the manifest"):
         load_model(folder, "masked-lm")
 
 
 def test_who_reads_a_small_file_does_not_hash_the_weights(folder: Path) -> None:
-    fsio.write_manifest(folder)
+    atomic.write_manifest(folder)
     damage(folder / "model.safetensors")
     assert load_config(folder).model_type == "bert"
     assert len(load_tokenizer(folder)) == 232
@@ -505,7 +506,7 @@ def test_a_new_head_starts_from_the_identity() -> None:
 
 
 def test_the_offline_teacher_is_the_wheels_encoder() -> None:
-    teacher = load_teacher(recipe.Teacher(model=recipe.OFFLINE_TEACHER))
+    teacher = load_teacher(schema.Teacher(model=schema.OFFLINE_TEACHER))
     assert not teacher.has_trained_head and teacher.model.config.num_hidden_layers == 6
     weights = load_file(wheel_folder() / "model.safetensors")
     for name, value in weights.items():

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tinydistilbert import locks
 from tinydistilbert.errors import UserError
+from tinydistilbert.storage import locks
 
 HOLD = """
 import sys

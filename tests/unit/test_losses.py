@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tinydistilbert import losses
+from tinydistilbert.losses import terms
 
 
 @dataclass(frozen=True)
@@ -43,28 +43,28 @@ def random_vectors(*shape: int, seed: int = 0) -> Tensor:
 def test_kl_by_hand() -> None:
     teacher, student = torch.tensor([[0.8, 0.2]]).log(), torch.tensor([[0.5, 0.5]]).log()
     by_hand = 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
-    assert losses.kl(student, teacher, 1.0).item() == pytest.approx(by_hand, rel=1e-6)
+    assert terms.kl(student, teacher, 1.0).item() == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_kl_at_a_temperature_by_hand() -> None:
     # Logits ln 9 and 0 at T = 2 are 3 : 1; uniform logits stay 1 : 1.
     teacher, student = torch.tensor([[math.log(9), 0.0]]), torch.zeros(1, 2)
     by_hand = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
-    assert losses.kl(student, teacher, 2.0).item() == pytest.approx(by_hand, rel=1e-6)
+    assert terms.kl(student, teacher, 2.0).item() == pytest.approx(by_hand, rel=1e-6)
 
 
 @given(st.integers(1, 5), st.integers(2, 7), st.sampled_from([0.5, 1.0, 2.0, 8.0]))
 def test_kl_of_a_model_with_itself_is_zero_and_never_negative(positions: int, classes: int, temperature: float) -> None:
     torch.manual_seed(positions * 10 + classes)
     one, other = torch.randn(2, positions, classes, dtype=torch.float64)
-    assert losses.kl(one, one, temperature).item() == pytest.approx(0, abs=1e-12)
-    assert losses.kl(one, other, temperature).item() >= 0
+    assert terms.kl(one, one, temperature).item() == pytest.approx(0, abs=1e-12)
+    assert terms.kl(one, other, temperature).item() >= 0
 
 
 def test_kl_is_a_mean_over_positions() -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 6, 11, dtype=torch.float64)
-    once, twice = losses.kl(student, teacher, 2.0), losses.kl(student.repeat(2, 1), teacher.repeat(2, 1), 2.0)
+    once, twice = terms.kl(student, teacher, 2.0), terms.kl(student.repeat(2, 1), teacher.repeat(2, 1), 2.0)
     assert once.item() == pytest.approx(twice.item(), rel=1e-12)
 
 
@@ -74,7 +74,7 @@ def test_the_size_of_the_gradient_does_not_depend_on_the_temperature() -> None:
     sizes = []
     for temperature in (50.0, 200.0):
         student = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
-        losses.kl(student, teacher, temperature).backward()
+        terms.kl(student, teacher, temperature).backward()
         assert student.grad is not None
         sizes.append(student.grad.norm().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-2)
@@ -84,19 +84,19 @@ def test_the_size_of_the_gradient_does_not_depend_on_the_temperature() -> None:
 def test_mlm_by_hand() -> None:
     logits = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
     by_hand = -(math.log(0.75) + math.log(0.5)) / 2
-    assert losses.mlm(logits, torch.tensor([1, 0])).item() == pytest.approx(by_hand, rel=1e-6)
+    assert terms.mlm(logits, torch.tensor([1, 0])).item() == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_cosine_by_hand() -> None:
     student = torch.tensor([[1.0, 0.0], [1.0, 0.0], [3.0, 4.0]])
     teacher = torch.tensor([[2.0, 0.0], [-1.0, 0.0], [4.0, 3.0]])
-    assert losses.cosine(student, teacher).item() == pytest.approx((0 + 2 + (1 - 24 / 25)) / 3, rel=1e-6)
+    assert terms.cosine(student, teacher).item() == pytest.approx((0 + 2 + (1 - 24 / 25)) / 3, rel=1e-6)
 
 
 def test_hidden_by_hand() -> None:
     student, teacher = torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]])
-    assert losses.hidden(student, teacher).item() == pytest.approx((0 + 4 + 9 + 1) / 4)
-    assert losses.hidden(teacher, teacher).item() == 0
+    assert terms.hidden(student, teacher).item() == pytest.approx((0 + 4 + 9 + 1) / 4)
+    assert terms.hidden(teacher, teacher).item() == 0
 
 
 def test_relation_by_hand() -> None:
@@ -106,7 +106,7 @@ def test_relation_by_hand() -> None:
     teacher = torch.tensor([[[[first, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])  # two heads of 2
     student = torch.zeros(1, 1, 2, 4)
     by_hand = (0.75 * math.log(1.5) + 0.25 * math.log(0.5) + 0) / 2
-    found = losses.relation(student, teacher, 1, torch.ones(1, 2, 2).bool())
+    found = terms.relation(student, teacher, 1, torch.ones(1, 2, 2).bool())
     assert found.item() == pytest.approx(by_hand, rel=1e-6)
 
 
@@ -124,7 +124,7 @@ def test_relation_with_the_models_own_heads_equals_a_naive_loop() -> None:
                     probabilities.append(torch.softmax(own @ own[query] / math.sqrt(own.shape[-1]), 0).tolist())
                 values.append(sum(p * math.log(p / q) for p, q in zip(*probabilities, strict=True)))
     visible = visible_of(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool())
-    found = losses.relation(student, teacher, heads, visible).item()
+    found = terms.relation(student, teacher, heads, visible).item()
     assert found == pytest.approx(sum(values) / len(values), rel=1e-12)
 
 
@@ -137,26 +137,26 @@ def test_relation_heads_cut_the_heads_laid_side_by_side() -> None:
         return torch.stack(rows.chunk(heads, dim=-1), dim=1)
 
     for heads in (1, 2, 3, 8, 24):
-        recut_by_hand = losses.relation(recut(vectors, heads), recut(other, heads), heads, visible)
-        assert losses.relation(vectors, other, heads, visible).item() == pytest.approx(recut_by_hand.item(), rel=1e-12)
+        recut_by_hand = terms.relation(recut(vectors, heads), recut(other, heads), heads, visible)
+        assert terms.relation(vectors, other, heads, visible).item() == pytest.approx(recut_by_hand.item(), rel=1e-12)
 
 
 def test_relation_of_a_model_with_itself_is_zero_and_never_negative() -> None:
     one, other = random_vectors(2, 2, 4, 6), random_vectors(2, 2, 4, 6, seed=1)
     visible = torch.ones(2, 4, 4).bool()
-    assert losses.relation(one, one, 3, visible).item() == pytest.approx(0, abs=1e-12)
-    assert losses.relation(one, other, 3, visible).item() > 0.01
+    assert terms.relation(one, one, 3, visible).item() == pytest.approx(0, abs=1e-12)
+    assert terms.relation(one, other, 3, visible).item() > 0.01
 
 
 def test_relation_does_not_change_when_a_relation_head_is_rotated() -> None:
     student, teacher = random_vectors(2, 3, 5, 4), random_vectors(2, 3, 5, 4, seed=1)
     rotation = torch.linalg.qr(random_vectors(3, 4, 4, seed=2)).Q
     visible = torch.ones(2, 5, 5).bool()
-    plain = losses.relation(student, teacher, 3, visible).item()
-    assert losses.relation(student @ rotation, teacher, 3, visible).item() == pytest.approx(plain, rel=1e-10)
+    plain = terms.relation(student, teacher, 3, visible).item()
+    assert terms.relation(student @ rotation, teacher, 3, visible).item() == pytest.approx(plain, rel=1e-10)
     # Another cut does see it: the rotations mix parts of what is now two relation heads.
-    assert losses.relation(student @ rotation, teacher, 6, visible).item() != pytest.approx(
-        losses.relation(student, teacher, 6, visible).item(), rel=1e-3
+    assert terms.relation(student @ rotation, teacher, 6, visible).item() != pytest.approx(
+        terms.relation(student, teacher, 6, visible).item(), rel=1e-3
     )
 
 
@@ -164,7 +164,7 @@ def test_relation_does_not_care_about_widths() -> None:
     # Twice as wide with the same products: [a, a] · 2^(-1/4) has A·Aᵀ / sqrt(2 size) as a has A·Aᵀ / sqrt(size).
     teacher = random_vectors(2, 3, 5, 4)
     wide = torch.cat([teacher, teacher], dim=-1) * 2**-0.25
-    assert losses.relation(wide, teacher, 3, torch.ones(2, 5, 5).bool()).item() == pytest.approx(0, abs=1e-12)
+    assert terms.relation(wide, teacher, 3, torch.ones(2, 5, 5).bool()).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_attention_by_hand() -> None:
@@ -172,24 +172,24 @@ def test_attention_by_hand() -> None:
     student = QueryKey(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), 2 * torch.eye(2)[None, None], 0.5)
     teacher = QueryKey(torch.eye(2)[None, None], torch.eye(2)[None, None], 1.0)
     visible = torch.ones(1, 2, 2).bool()
-    assert losses.attention(student, teacher, visible).item() == pytest.approx((0 + 4 + 9 + 9) / 4)
+    assert terms.attention(student, teacher, visible).item() == pytest.approx((0 + 4 + 9 + 9) / 4)
     visible[0, 1, 0] = False
-    assert losses.attention(student, teacher, visible).item() == pytest.approx((0 + 4 + 9) / 3)
-    assert losses.attention(teacher, teacher, visible).item() == 0
+    assert terms.attention(student, teacher, visible).item() == pytest.approx((0 + 4 + 9) / 3)
+    assert terms.attention(teacher, teacher, visible).item() == 0
 
 
 def test_more_heads_with_the_same_scores_change_nothing_in_attention() -> None:
     student, teacher = (QueryKey(*(random_vectors(2, 1, 4, 6, seed=s + i) for i in (0, 1)), 0.5) for s in (0, 2))
     doubled = [QueryKey(m.query.repeat(1, 2, 1, 1), m.key.repeat(1, 2, 1, 1), 0.5) for m in (student, teacher)]
     visible = torch.ones(2, 4, 4).bool()
-    torch.testing.assert_close(losses.attention(*doubled, visible), losses.attention(student, teacher, visible))
+    torch.testing.assert_close(terms.attention(*doubled, visible), terms.attention(student, teacher, visible))
 
 
 def relation_of(student: QueryKey, teacher: QueryKey, visible: Tensor) -> Tensor:
-    return losses.relation(student.query, teacher.query, 2, visible)
+    return terms.relation(student.query, teacher.query, 2, visible)
 
 
-@pytest.mark.parametrize("loss", [relation_of, losses.attention])
+@pytest.mark.parametrize("loss", [relation_of, terms.attention])
 def test_padding_changes_neither_value_nor_gradient(loss: PairLoss) -> None:
     student, teacher = (
         QueryKey(random_vectors(2, 2, 4, 6, seed=s), random_vectors(2, 2, 4, 6, seed=s + 1)) for s in (0, 2)
@@ -206,7 +206,7 @@ def test_padding_changes_neither_value_nor_gradient(loss: PairLoss) -> None:
         torch.testing.assert_close(of_padded, gradient)
 
 
-@pytest.mark.parametrize("loss", [relation_of, losses.attention])
+@pytest.mark.parametrize("loss", [relation_of, terms.attention])
 def test_documents_in_one_block_are_as_if_they_were_blocks(loss: PairLoss) -> None:
     # Lengths 2 and 3 in one block. Means are over all queries or pairs, so the parts weigh by how many they have.
     student, teacher = (
@@ -223,7 +223,7 @@ def test_documents_in_one_block_are_as_if_they_were_blocks(loss: PairLoss) -> No
     assert together.item() == pytest.approx(by_parts.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("loss", [relation_of, losses.attention])
+@pytest.mark.parametrize("loss", [relation_of, terms.attention])
 def test_gradients_of_pairwise_losses_equal_finite_differences(loss: PairLoss) -> None:
     teacher = QueryKey(random_vectors(2, 2, 4, 6, seed=2), random_vectors(2, 2, 4, 6, seed=3))
     visible = visible_of(torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool())
@@ -239,7 +239,7 @@ def test_gradients_of_pairwise_losses_equal_finite_differences(loss: PairLoss) -
 def test_nothing_visible_is_zero_and_has_no_gradient() -> None:
     vectors = QueryKey(random_vectors(1, 2, 3, 4).float().requires_grad_(), random_vectors(1, 2, 3, 4).float())
     other = QueryKey(random_vectors(1, 2, 3, 4, seed=5).float(), random_vectors(1, 2, 3, 4).float())
-    for loss in (relation_of, losses.attention):
+    for loss in (relation_of, terms.attention):
         value = loss(vectors, other, torch.zeros(1, 3, 3).bool())
         (gradient,) = torch.autograd.grad(value, vectors.query)
         assert value.item() == 0 and not gradient.any()
@@ -248,36 +248,36 @@ def test_nothing_visible_is_zero_and_has_no_gradient() -> None:
 def test_heads_that_do_not_go_together_are_told() -> None:
     visible = torch.ones(1, 3, 3).bool()
     with pytest.raises(ValueError, match="5 relation heads do not divide a width of 8"):
-        losses.relation(random_vectors(1, 2, 3, 5), random_vectors(1, 2, 3, 4), 5, visible)
+        terms.relation(random_vectors(1, 2, 3, 5), random_vectors(1, 2, 3, 4), 5, visible)
     three, two = (QueryKey(random_vectors(1, heads, 3, 4), random_vectors(1, heads, 3, 4)) for heads in (3, 2))
     with pytest.raises(ValueError, match="equal numbers of heads, found 3 and 2"):
-        losses.attention(three, two, visible)
+        terms.attention(three, two, visible)
 
 
 def test_the_notebook_kl_is_the_sum_over_positions_divided_by_the_batch_only() -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 3, 128, 9, dtype=torch.float64)
-    per_token = losses.kl(student.flatten(0, 1), teacher.flatten(0, 1), 2.0)
-    assert losses.notebook_kl(student, teacher, 2.0).item() == pytest.approx(128 * per_token.item(), rel=1e-10)
+    per_token = terms.kl(student.flatten(0, 1), teacher.flatten(0, 1), 2.0)
+    assert terms.notebook_kl(student, teacher, 2.0).item() == pytest.approx(128 * per_token.item(), rel=1e-10)
 
 
 def test_span_kl_does_not_see_padding() -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 2, 5)
     counted = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool()
-    alone = (losses.kl(student[:1, :3], teacher[:1, :3], 2.0) + losses.kl(student[1:], teacher[1:], 2.0)) / 2
-    assert losses.span_kl(student, teacher, counted, 2.0).item() == pytest.approx(alone.item(), rel=1e-5)
+    alone = (terms.kl(student[:1, :3], teacher[:1, :3], 2.0) + terms.kl(student[1:], teacher[1:], 2.0)) / 2
+    assert terms.span_kl(student, teacher, counted, 2.0).item() == pytest.approx(alone.item(), rel=1e-5)
     student[0, 3:] = 1e4
-    assert losses.span_kl(student, teacher, counted, 2.0).item() == pytest.approx(alone.item(), rel=1e-5)
+    assert terms.span_kl(student, teacher, counted, 2.0).item() == pytest.approx(alone.item(), rel=1e-5)
 
 
 def test_no_position_is_an_error() -> None:
     nothing = torch.empty(0, 4)
     for call in (
-        lambda: losses.kl(nothing, nothing, 1.0),
-        lambda: losses.cosine(nothing, nothing),
-        lambda: losses.hidden(nothing, nothing),
-        lambda: losses.mlm(nothing, torch.empty(0, dtype=torch.long)),
+        lambda: terms.kl(nothing, nothing, 1.0),
+        lambda: terms.cosine(nothing, nothing),
+        lambda: terms.hidden(nothing, nothing),
+        lambda: terms.mlm(nothing, torch.empty(0, dtype=torch.long)),
     ):
         with pytest.raises(ValueError, match="at least one"):
             call()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tinydistilbert.data.masking import mask_tokens, token_chances
 from tinydistilbert.data.randomness import generator
-from tinydistilbert.recipe import Masking
+from tinydistilbert.recipe.schema import Masking
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = (0, 1, 2, 3, 4)
 VOCABULARY = 1000

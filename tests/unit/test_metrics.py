@@ -13,7 +13,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from tinydistilbert import metrics
+from tinydistilbert.evaluation import metrics
 from tinydistilbert.tasks import TASKS
 
 

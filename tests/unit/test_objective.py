@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
-from tinydistilbert import losses, recipe
-from tinydistilbert.data.masked import useful_tokens
+from tinydistilbert.data.masked_batches import useful_tokens
+from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.errors import UserError
+from tinydistilbert.losses import terms as losses
 from tinydistilbert.models.heads import encode
 from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.matching import Matches, match_layers
-from tinydistilbert.names import TERMS
-from tinydistilbert.objective import PretrainingLoss
-from tinydistilbert.training import Batch
+from tinydistilbert.recipe import schema
+from tinydistilbert.recipe.names import TERMS
+from tinydistilbert.training.loop import Batch
 
 VOCABULARY, PAD = 50, 0
 
@@ -81,7 +82,7 @@ def by_hand(
 @pytest.mark.parametrize("where", ["all", "masked"])
 def test_terms_and_gradient_equal_the_formulas(padded: bool, where: str) -> None:
     student, teacher, what = model(1), model(2).requires_grad_(False), batch(padded=padded, where=where)
-    loss = PretrainingLoss(recipe.Objective(kl_positions=where, temperature=3.0), teacher)
+    loss = PretrainingLoss(schema.Objective(kl_positions=where, temperature=3.0), teacher)
     scales = {"kl": 5.0, "mlm": 2.0, "cosine": 1.0}
     assert loss.weights(0) == scales
     total, terms = loss.loss(Learner(student, teacher), what, scales, 0)
@@ -103,7 +104,7 @@ def test_terms_and_gradient_equal_the_formulas(padded: bool, where: str) -> None
 def test_shares_follow_the_number_of_positions_of_each_term() -> None:
     full, padded = batch(padded=False), batch(padded=True)
     padded["masked"] = padded["masked"][:2]
-    shares = PretrainingLoss(recipe.Objective(attention=1), model(2)).shares([full, padded])
+    shares = PretrainingLoss(schema.Objective(attention=1), model(2)).shares([full, padded])
     # 24 and 17 tokens; 4 and 2 masked; pairs within rows of 8, 8, 8 and of 8, 5, 4 tokens: 192 and 105.
     assert shares[0] == pytest.approx({"kl": 24 / 41, "mlm": 4 / 6, "cosine": 24 / 41, "attention": 192 / 297})
     assert [sum(share[name] for share in shares) for name in shares[0]] == pytest.approx([1.0] * 4)
@@ -114,15 +115,15 @@ def test_a_term_without_weight_is_not_computed() -> None:
     student, teacher, what = model(1), model(2), batch(padded=False)
     matches = Matches((0, 1), (0, 1), 1)
     for name in TERMS:
-        only = recipe.Objective(**{**dict.fromkeys(TERMS, 0.0), name: 1.0})
+        only = schema.Objective(**{**dict.fromkeys(TERMS, 0.0), name: 1.0})
         found = one(PretrainingLoss(only, teacher, matches), student, what)
         assert set(found) == {name}
-    assert set(one(PretrainingLoss(recipe.Objective(kl_positions="masked")), student, what)) == {"mlm"}
+    assert set(one(PretrainingLoss(schema.Objective(kl_positions="masked")), student, what)) == {"mlm"}
 
 
 def test_no_gradient_reaches_the_teacher() -> None:
     student, teacher = model(1), model(2)
-    every = recipe.Objective(relation=1, attention=1, hidden=1)
+    every = schema.Objective(relation=1, attention=1, hidden=1)
     loss = PretrainingLoss(every, teacher, Matches((0, 1), (0, 1), 1))
     total, _ = loss.loss(Learner(student, teacher), batch(padded=True), loss.weights(0), 0)
     total.backward()
@@ -131,7 +132,7 @@ def test_no_gradient_reaches_the_teacher() -> None:
 
 
 def test_every_term_is_zero_for_the_teacher_itself_but_the_masked_lm() -> None:
-    every = recipe.Objective(relation=1, attention=1, hidden=1)
+    every = schema.Objective(relation=1, attention=1, hidden=1)
     found = one(PretrainingLoss(every, model(2), Matches((0, 1), (0, 1), 1)), model(2), batch(padded=True))
     assert found.pop("mlm") > 1
     assert found == pytest.approx(dict.fromkeys(("kl", "cosine", "relation", "attention", "hidden"), 0.0), abs=1e-12)
@@ -139,7 +140,7 @@ def test_every_term_is_zero_for_the_teacher_itself_but_the_masked_lm() -> None:
 
 def test_hidden_states_are_compared_at_the_matched_layers() -> None:
     student, teacher, what = model(1), model(2), batch(padded=True)
-    only = recipe.Objective(kl=0, mlm=0, cosine=0, hidden=1)
+    only = schema.Objective(kl=0, mlm=0, cosine=0, hidden=1)
     found = one(PretrainingLoss(only, teacher, Matches((0, 1), (1, 0), 0)), student, what)["hidden"]
     inputs = {"input_ids": what["input_ids"], "attention_mask": what["attention_mask"], "output_hidden_states": True}
     with torch.no_grad():
@@ -151,7 +152,7 @@ def test_hidden_states_are_compared_at_the_matched_layers() -> None:
 
 def test_relations_are_the_mean_of_those_of_queries_keys_and_values() -> None:
     student, teacher, what = model(1), model(2), batch(padded=True)
-    only = recipe.Objective(kl=0, mlm=0, cosine=0, relation=1, relation_heads=4)
+    only = schema.Objective(kl=0, mlm=0, cosine=0, relation=1, relation_heads=4)
     found = one(PretrainingLoss(only, teacher, Matches((0, 1), (0, 1), 0)), student, what)["relation"]
     mask = what["attention_mask"]
     ours, told = (
@@ -166,7 +167,7 @@ def test_relations_are_the_mean_of_those_of_queries_keys_and_values() -> None:
 def test_padding_counts_nowhere_where_documents_are_kept_apart() -> None:
     # There each position may look at itself, padding too, so that no row of the mask is empty.
     student, teacher = model(1), model(2)
-    loss = PretrainingLoss(recipe.Objective(relation=1, attention=1, hidden=1), teacher, Matches((0, 1), (0, 1), 1))
+    loss = PretrainingLoss(schema.Objective(relation=1, attention=1, hidden=1), teacher, Matches((0, 1), (0, 1), 1))
     found = []
     for extra in (0, 3):
         what = batch(padded=True)
@@ -189,7 +190,7 @@ def test_padding_counts_nowhere_where_documents_are_kept_apart() -> None:
 
 
 def test_weights_and_temperature_follow_their_ramps() -> None:
-    loss = PretrainingLoss(recipe.Objective(kl=(4, 0), mlm=1, temperature=(4, 1)), model(2), steps=5)
+    loss = PretrainingLoss(schema.Objective(kl=(4, 0), mlm=1, temperature=(4, 1)), model(2), steps=5)
     assert [loss.weights(step)["kl"] for step in range(5)] == [4, 3, 2, 1, 0]
     what, student = batch(padded=False), model(1)
     for step, temperature in ((0, 4.0), (4, 1.0)):
@@ -199,20 +200,20 @@ def test_weights_and_temperature_follow_their_ramps() -> None:
 
 def test_what_a_cache_holds_takes_the_place_of_the_teacher() -> None:
     student, teacher, what = model(1), model(2), batch(padded=True)
-    live = one(PretrainingLoss(recipe.Objective(), teacher), student, what)
+    live = one(PretrainingLoss(schema.Objective(), teacher), student, what)
     mask = what["attention_mask"]
     with torch.no_grad():
         said = teacher(input_ids=what["input_ids"], attention_mask=mask, output_hidden_states=True)
     what["teacher_hidden"] = said.hidden_states[-1]
     torch.set_default_dtype(torch.float64)
     try:
-        assert one(PretrainingLoss(recipe.Objective(), teacher), student, what) == pytest.approx(live, rel=1e-9)
+        assert one(PretrainingLoss(schema.Objective(), teacher), student, what) == pytest.approx(live, rel=1e-9)
     finally:
         torch.set_default_dtype(torch.float32)
     del what["teacher_hidden"]
     told = torch.log_softmax(said.logits.flatten(0, 1)[what["soft"]] / 2, -1).topk(VOCABULARY)
     what["teacher_top_ids"], what["teacher_top_log_probabilities"] = told.indices, told.values
-    top = one(PretrainingLoss(recipe.Objective(cosine=0), teacher), student, what)
+    top = one(PretrainingLoss(schema.Objective(cosine=0), teacher), student, what)
     assert top == pytest.approx({name: live[name] for name in ("kl", "mlm")}, rel=1e-6)
 
 
@@ -223,7 +224,7 @@ def test_a_narrower_student_learns_through_a_projection() -> None:
     )
     narrow, teacher = BertForMaskedLM(config).double(), model(2)
     learner = Learner(narrow, teacher).double()
-    loss = PretrainingLoss(recipe.Objective(hidden=1, relation=1), teacher, Matches((0,), (1,), 1))
+    loss = PretrainingLoss(schema.Objective(hidden=1, relation=1), teacher, Matches((0,), (1,), 1))
     total, terms = loss.loss(learner, batch(padded=True), loss.weights(0), 0)
     total.backward()
     assert terms.keys() == {"kl", "mlm", "cosine", "hidden", "relation"}
@@ -249,8 +250,8 @@ def test_the_notebooks_loss_is_reproduced_with_its_faults() -> None:
     assert found == pytest.approx(expected, rel=1e-9)
 
 
-def recipe_objective_of_the_seed() -> recipe.Objective:
-    from tinydistilbert.recipe_file import load
+def recipe_objective_of_the_seed() -> schema.Objective:
+    from tinydistilbert.recipe.toml import load
 
     return load("seed").objective
 
@@ -264,7 +265,7 @@ def test_blank_lines_alone_count_nothing(reduction: str, where: str) -> None:
     blank |= {"masked": torch.empty(0, dtype=torch.long), "counted": torch.arange(6)}
     blank["soft"] = blank["counted"] if where == "all" else blank["masked"]
     student = model(1)
-    loss = PretrainingLoss(recipe.Objective(kl_positions=where, reduction=reduction), model(2))
+    loss = PretrainingLoss(schema.Objective(kl_positions=where, reduction=reduction), model(2))
     total, terms = loss.loss(Learner(student), blank, loss.weights(0), 0)
     assert float(terms["mlm"]) == 0 and all(torch.isfinite(value) for value in terms.values())
     assert terms.keys() == {"kl", "mlm", "cosine"}
@@ -276,14 +277,14 @@ def configs(**changes: int) -> tuple[BertConfig, BertConfig]:
     return teacher, BertConfig(**{"num_hidden_layers": 6, "hidden_size": 48, "num_attention_heads": 6, **changes})
 
 
-def matched(objective: recipe.Objective, **changes: int) -> Matches:
-    return match_layers(recipe.Recipe(objective=objective), *configs(**changes))
+def matched(objective: schema.Objective, **changes: int) -> Matches:
+    return match_layers(schema.Recipe(objective=objective), *configs(**changes))
 
 
 def test_layers_are_matched_as_the_recipe_says() -> None:
-    assert matched(recipe.Objective()).teacher_layers == (1, 3, 5, 7, 9, 11)  # TinyBERT's uniform map, from 0
-    assert matched(recipe.Objective(matched_layers="copied")).teacher_layers == (0, 2, 4, 7, 9, 11)
-    own = matched(recipe.Objective(matched_layers=(0, 1, 2, 3, 4, 11), relation_layer=-3))
+    assert matched(schema.Objective()).teacher_layers == (1, 3, 5, 7, 9, 11)  # TinyBERT's uniform map, from 0
+    assert matched(schema.Objective(matched_layers="copied")).teacher_layers == (0, 2, 4, 7, 9, 11)
+    own = matched(schema.Objective(matched_layers=(0, 1, 2, 3, 4, 11), relation_layer=-3))
     assert own == Matches((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 11), 9)
 
 
@@ -301,5 +302,5 @@ def test_layers_are_matched_as_the_recipe_says() -> None:
 )
 def test_layers_and_heads_that_do_not_fit_are_refused(objective: dict, changes: dict, key: str, found: str) -> None:
     with pytest.raises(UserError, match=key) as error:
-        matched(recipe.Objective(**objective), **changes)
+        matched(schema.Objective(**objective), **changes)
     assert found in str(error.value)

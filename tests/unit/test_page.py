@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from tinydistilbert import fsio, recipe_file, results
+from tinydistilbert import results
 from tinydistilbert.errors import UserError
-from tinydistilbert.names import GLUE_NAMES, PROBE_NAMES
+from tinydistilbert.recipe import toml as recipe_file
+from tinydistilbert.recipe.names import GLUE_NAMES, PROBE_NAMES
 from tinydistilbert.report.page import write_report
-from tinydistilbert.report.tables import console_tables
+from tinydistilbert.report.paper_tables import console_tables
 from tinydistilbert.results import Measurement
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
 
 ENVIRONMENT = {
@@ -92,7 +94,7 @@ def pretrained() -> list[Measurement]:
 
 
 def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    fsio.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    atomic.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def samples(slug: str, *, graded: bool) -> list[list[dict[str, Any]]]:
@@ -128,7 +130,7 @@ def samples(slug: str, *, graded: bool) -> list[list[dict[str, Any]]]:
 
 def make_run(folder: Path, names: Iterable[str], *, seeds: int = 1, toml: str = 'name = "made-up"\n') -> Path:
     """A run folder as `replicate` leaves it, with made-up numbers."""
-    fsio.write_text(folder / "recipe.toml", recipe_file.to_toml(recipe_file.from_toml(toml, "test")))
+    atomic.write_text(folder / "recipe.toml", recipe_file.to_toml(recipe_file.from_toml(toml, "test")))
     measured = scored(names, KEPT, seeds) + timed() + pretrained()
     results.write(folder / "results.jsonl", measured)
     curve = [
@@ -268,8 +270,8 @@ def test_a_run_of_the_notebook_says_that_it_keeps_the_faults(tmp_path: Path) -> 
 
 
 def test_a_run_with_nothing_but_a_recipe_and_no_measurements_is_reported(tmp_path: Path) -> None:
-    fsio.write_text(tmp_path / "recipe.toml", 'name = "empty"\n')
-    fsio.write_text(tmp_path / "results.jsonl", "")
+    atomic.write_text(tmp_path / "recipe.toml", 'name = "empty"\n')
+    atomic.write_text(tmp_path / "results.jsonl", "")
     html = write_report(tmp_path).read_text(encoding="utf-8")
     assert parsed(html).open == []
     assert "has not yet measured" in html
@@ -279,8 +281,8 @@ def test_a_run_with_nothing_but_a_recipe_and_no_measurements_is_reported(tmp_pat
 def test_a_folder_that_is_no_run_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected a run folder with recipe.toml"):
         write_report(tmp_path)
-    fsio.write_text(tmp_path / "recipe.toml", 'name = "damaged"\n')
-    fsio.write_text(tmp_path / "results.jsonl", "{}\n")
+    atomic.write_text(tmp_path / "recipe.toml", 'name = "damaged"\n')
+    atomic.write_text(tmp_path / "results.jsonl", "{}\n")
     with pytest.raises(UserError, match="expected measurements"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()

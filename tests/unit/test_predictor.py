@@ -11,10 +11,10 @@ import torch
 from scipy.special import softmax
 
 import tinydistilbert
-from tinydistilbert import fsio
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_model
 from tinydistilbert.predictor import Predictor, load
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.squad import best_answers
 
 Maker = Callable[[str, str], Path]
@@ -112,7 +112,7 @@ def test_files_that_changed_are_told(exported: Maker, tmp_path: Path) -> None:
     for path in exported("distilbert", "classification").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     assert isinstance(load(tmp_path), Predictor)
-    config = fsio.read_json(tmp_path / "config.json")
+    config = atomic.read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text(str(config).replace("good", "fine"))
     with pytest.raises(UserError, match="found other content"):
         load(str(tmp_path))

@@ -31,12 +31,13 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from tinydistilbert import fsio, recipe
 from tinydistilbert.compress.importance import Batch, Importance, head_and_neuron_importance, mask_gradients, masked
 from tinydistilbert.compress.prune import choose, drop_layers, layer_operations, most_important_layers, prune
 from tinydistilbert.errors import UserError
-from tinydistilbert.finetune import finetune
-from tinydistilbert.losses import kl
+from tinydistilbert.finetuning.finetune import finetune
+from tinydistilbert.finetuning.soft_targets import make_targets
+from tinydistilbert.finetuning.trainer import Lesson, training_examples
+from tinydistilbert.losses.terms import kl
 from tinydistilbert.models import pruned
 from tinydistilbert.models.capture import capturing
 from tinydistilbert.models.dropout import quick_dropout
@@ -45,8 +46,8 @@ from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.pruned import Shapes, parts_of, shapes_of
 from tinydistilbert.models.student import cut_student
-from tinydistilbert.task_targets import make_targets
-from tinydistilbert.task_training import Lesson, training_examples
+from tinydistilbert.recipe import schema
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
 
 CPU = torch.device("cpu")
@@ -228,8 +229,8 @@ def test_a_pruned_folder_that_lacks_a_weight_is_refused(tmp_path: Path, tokenize
 def test_shapes_that_cannot_be_are_refused(told, tmp_path: Path, tokenizer) -> None:
     model = scrambled("bert")
     save_model(model, tokenizer, tmp_path)
-    settings = fsio.read_json(tmp_path / "config.json")
-    fsio.write_json(tmp_path / "config.json", settings | {"pruned": told})
+    settings = atomic.read_json(tmp_path / "config.json")
+    atomic.write_json(tmp_path / "config.json", settings | {"pruned": told})
     with pytest.raises(UserError, match=r"config\.json: pruned\.(heads|intermediate): expected 3 numbers from 1 to"):
         load_model(tmp_path, "classification")
 
@@ -264,7 +265,7 @@ def test_no_student_is_cut_from_a_pruned_teacher() -> None:
     teacher = scrambled("bert", "masked-lm")
     pruned.keep(teacher, KEPT_HEADS, KEPT_NEURONS)
     with pytest.raises(UserError, match="expected a teacher that was not pruned"):
-        cut_student(teacher, recipe.Student(), seed=0)
+        cut_student(teacher, schema.Student(), seed=0)
 
 
 @EVERY_FAMILY
@@ -490,7 +491,7 @@ def test_the_most_important_layers_stay_in_their_order() -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> recipe.Recipe:
+def run(tmp_path: Path) -> schema.Recipe:
     """CoLA with one word that tells the label, for a few epochs, the second distillation with terms on layers."""
     rows = [
         {"sentence": f"{who} {'came to see' if label else 'walked to'} the tower", "label": label}
@@ -501,17 +502,17 @@ def run(tmp_path: Path) -> recipe.Recipe:
         path = tmp_path / "data" / TASKS["cola"].folder / f"{split}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
-    optimization = recipe.Optimization(learning_rate=3e-3, batch_size=4)
-    settings = recipe.Finetune(
+    optimization = schema.Optimization(learning_rate=3e-3, batch_size=4)
+    settings = schema.Finetune(
         tasks=("cola",), epochs=6.0, min_steps=0, optimization=optimization,
-        distillation=recipe.TaskDistillation(soft=0.5, hidden=0.1),
+        distillation=schema.TaskDistillation(soft=0.5, hidden=0.1),
     )  # fmt: skip
-    return recipe.Recipe(name="tiny", data=str(tmp_path / "data"), finetune=settings)
+    return schema.Recipe(name="tiny", data=str(tmp_path / "data"), finetune=settings)
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_a_pruned_folder_is_fine_tuned_further_alone_and_with_a_teacher(
-    family, run: recipe.Recipe, tmp_path: Path, tokenizer
+    family, run: schema.Recipe, tmp_path: Path, tokenizer
 ) -> None:
     task = TASKS["cola"]
     torch.manual_seed(0)

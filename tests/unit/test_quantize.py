@@ -22,12 +22,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tinydistilbert import fsio
-from tinydistilbert.compress import integers
-from tinydistilbert.compress.export import export
-from tinydistilbert.compress.quantize import export_int8, layer_names, quantize, sensitive_layers
 from tinydistilbert.errors import UserError
-from tinydistilbert.runtime import Inputs, OnnxRuntime
+from tinydistilbert.export import int8 as integers
+from tinydistilbert.export.quantize import export_int8, layer_names, quantize, sensitive_layers
+from tinydistilbert.export.to_onnx import export
+from tinydistilbert.models.runtimes import Inputs, OnnxRuntime
+from tinydistilbert.storage import atomic
 
 WORDS = 2000
 ALL = ("embeddings", "layer.0.attention", "layer.0.ffn", "layer.1.attention", "layer.1.ffn", "head")
@@ -185,8 +185,8 @@ def test_int8_is_close_to_float_and_a_quarter_of_its_size(fp32: Path, int8: Path
 
 
 def test_the_folder_says_what_was_done_and_has_what_it_needs(fp32: Path, int8: Path) -> None:
-    facts = fsio.read_json(int8 / "config.json")
-    before = fsio.read_json(fp32 / "config.json")
+    facts = atomic.read_json(int8 / "config.json")
+    before = atomic.read_json(fp32 / "config.json")
     assert facts["id2label"] == before["id2label"]
     own = {
         "precision": "int8", "method": "dynamic", "per_channel": True, "reduce_range": True, "embeddings": True,
@@ -194,7 +194,7 @@ def test_the_folder_says_what_was_done_and_has_what_it_needs(fp32: Path, int8: P
     }  # fmt: skip
     assert facts["tinydistilbert"] == before["tinydistilbert"] | own
     assert {file.name for file in int8.iterdir()} == {file.name for file in fp32.iterdir()}
-    fsio.read_manifest(int8)
+    atomic.read_manifest(int8)
     assert OnnxRuntime(int8).name == "onnx-int8"
 
 
@@ -278,11 +278,11 @@ def test_export_int8_is_export_and_quantize(fp32: Path, tmp_path: Path, monkeypa
         asked.append((source, fused))
         shutil.copytree(fp32, output)
 
-    monkeypatch.setattr("tinydistilbert.compress.quantize.export", copied)
+    monkeypatch.setattr("tinydistilbert.export.quantize.export", copied)
     export_int8(tmp_path / "model", tmp_path / "both", fused=False)
     assert asked == [(tmp_path / "model", False)]
     quantize(fp32, tmp_path / "apart")
-    assert fsio.read_manifest(tmp_path / "both")["files"] == fsio.read_manifest(tmp_path / "apart")["files"]
+    assert atomic.read_manifest(tmp_path / "both")["files"] == atomic.read_manifest(tmp_path / "apart")["files"]
 
 
 def _tampered(fp32: Path, int8: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:

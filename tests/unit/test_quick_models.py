@@ -23,8 +23,8 @@ from tinydistilbert.models.capture import encoder_layers
 from tinydistilbert.models.dropout import quick_dropout
 from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.used_words import UsedWords
-from tinydistilbert.recipe import Optimization
-from tinydistilbert.training import learning_rate_factor, make_optimizer
+from tinydistilbert.recipe.schema import Optimization
+from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
 
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 2}
 

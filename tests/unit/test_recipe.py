@@ -5,33 +5,34 @@ import tomllib
 
 import pytest
 
-from tinydistilbert import cli, recipe, recipe_file
+from tinydistilbert.cli import main
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe_types import highest, ramp_at, seconds_of
+from tinydistilbert.recipe import schema, toml
+from tinydistilbert.recipe.types import highest, ramp_at, seconds_of
 
 
-@pytest.mark.parametrize("name", list(recipe_file.presets()))
+@pytest.mark.parametrize("name", list(toml.presets()))
 def test_every_preset_loads_and_survives_being_shown(name: str) -> None:
-    loaded = recipe_file.load(name)
+    loaded = toml.load(name)
     assert loaded.name == name
-    assert recipe_file.from_toml(recipe_file.to_toml(loaded), "shown") == loaded
-    assert recipe_file.presets()[name].startswith("# ")
+    assert toml.from_toml(toml.to_toml(loaded), "shown") == loaded
+    assert toml.presets()[name].startswith("# ")
 
 
 def test_the_presets_are_all_there() -> None:
     known = {"quickstart", "minilm", "seed", "distilbert", "wikitext2", "ablation", "small-glue", "squad", "table3"}
-    assert known == set(recipe_file.presets())
+    assert known == set(toml.presets())
 
 
 def test_the_seed_takes_its_27_steps() -> None:
-    distill = recipe_file.load("seed").distill
+    distill = toml.load("seed").distill
     blocks_per_step = distill.optimization.batch_size * distill.optimization.gradient_accumulation_steps
     assert -(-36_718 * distill.epochs // blocks_per_step) == 27
 
 
 def test_a_part_of_a_section_keeps_the_defaults_of_that_section() -> None:
-    changed = recipe_file.from_toml("[finetune.optimization]\nlearning_rate = 1e-4", "here").finetune.optimization
-    assert changed == dataclasses.replace(recipe.Finetune().optimization, learning_rate=1e-4)
+    changed = toml.from_toml("[finetune.optimization]\nlearning_rate = 1e-4", "here").finetune.optimization
+    assert changed == dataclasses.replace(schema.Finetune().optimization, learning_rate=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_part_of_a_section_keeps_the_defaults_of_that_section() -> None:
 )
 def test_mistakes_are_told_in_one_line(text: str, parts: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        recipe_file.from_toml(text, "mine.toml")
+        toml.from_toml(text, "mine.toml")
     message = str(caught.value)
     assert message.startswith("mine.toml") and "\n" not in message
     for part in (*parts, "expected", "found"):
@@ -106,11 +107,11 @@ TOP_K = "distill.cache.kind = 'top-k'\nobjective.cosine = 0\n"
 def test_what_does_not_go_together_is_refused_and_each_part_alone_is_not(
     allowed: str, refused: str, parts: list[str]
 ) -> None:
-    recipe_file.from_toml(allowed, "one")
-    recipe_file.from_toml(refused, "other")
-    together = recipe_file.merge(tomllib.loads(allowed), tomllib.loads(refused))
+    toml.from_toml(allowed, "one")
+    toml.from_toml(refused, "other")
+    together = toml.merge(tomllib.loads(allowed), tomllib.loads(refused))
     with pytest.raises(UserError) as caught:
-        recipe_file.from_dict(together, "mine.toml")
+        toml.from_dict(together, "mine.toml")
     message = str(caught.value)
     assert message.startswith("mine.toml, key ") and "\n" not in message
     for part in (*parts, "expected", "found"):
@@ -129,8 +130,8 @@ def test_what_does_not_go_together_is_refused_and_each_part_alone_is_not(
     ],
 )
 def test_what_does_go_together_is_taken(text: str) -> None:
-    loaded = recipe_file.from_toml(text, "here")
-    assert recipe_file.from_toml(recipe_file.to_toml(loaded), "shown") == loaded
+    loaded = toml.from_toml(text, "here")
+    assert toml.from_toml(toml.to_toml(loaded), "shown") == loaded
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_what_does_go_together_is_taken(text: str) -> None:
 )
 def test_a_wrong_row_of_an_ablation_is_named(rows: str, parts: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        recipe_file.from_toml(f"[ablate.rows]\n{rows}", "mine.toml")
+        toml.from_toml(f"[ablate.rows]\n{rows}", "mine.toml")
     message = str(caught.value)
     assert message.startswith("mine.toml") and "\n" not in message
     for part in (*parts, "expected", "found"):
@@ -156,27 +157,27 @@ def test_a_wrong_row_of_an_ablation_is_named(rows: str, parts: list[str]) -> Non
 def test_a_row_is_checked_against_the_recipe_that_it_changes() -> None:
     # Neither the recipe nor the row is wrong; together they are.
     row = "ablate.rows.relations.objective.relation = 1"
-    recipe_file.from_toml(row, "here")
+    toml.from_toml(row, "here")
     with pytest.raises(UserError, match=r"row 'relations' of ablate\.rows, key distill\.cache\.kind"):
-        recipe_file.from_toml(f"{row}\n{HIDDEN}", "here")
+        toml.from_toml(f"{row}\n{HIDDEN}", "here")
 
 
 def test_rows_of_any_name_survive_being_shown() -> None:
     changes = {"masking": {"rate": [0.5, 0.15]}, "student": {"layers": [0, 2]}, "corpus": {"source": 'a "b" \\ c'}}
     rows = {"rate 30 %": changes, "größer": changes, 'say "x" \\': changes, "😀": changes, "a.b": changes}
-    loaded = recipe_file.from_dict({"ablate": {"rows": rows}}, "here")
-    assert recipe_file.from_toml(recipe_file.to_toml(loaded), "shown") == loaded
+    loaded = toml.from_dict({"ablate": {"rows": rows}}, "here")
+    assert toml.from_toml(toml.to_toml(loaded), "shown") == loaded
     assert loaded.ablate.rows == rows
 
 
 def test_changes_replace_lists_and_go_into_tables() -> None:
     base = {"a": {"b": [1, 2], "c": 3}, "d": [4], "e": {"f": 1}}
     changes = {"a": {"b": 5}, "d": [6, 7], "e": 8}
-    assert recipe_file.merge(base, changes) == {"a": {"b": 5, "c": 3}, "d": [6, 7], "e": 8}
+    assert toml.merge(base, changes) == {"a": {"b": 5, "c": 3}, "d": [6, 7], "e": 8}
 
 
 def test_one_value_is_a_list_where_only_a_list_can_be_meant() -> None:
-    base = recipe_file.from_toml(
+    base = toml.from_toml(
         "[student]\nlayers = [0, 2]\n[masking]\nrate = [0.5, 0.2]\n[objective]\nmatched_layers = [1, 3]", "here"
     )
     # As the command line gives them: as text, laid over settings that are lists.
@@ -184,7 +185,7 @@ def test_one_value_is_a_list_where_only_a_list_can_be_meant() -> None:
         "student": {"layers": "even"}, "masking": {"rate": "0.3"}, "objective": {"matched_layers": "1"},
         "finetune": {"tasks": "cola", "seeds": "3"},
     }  # fmt: skip
-    changed = recipe_file.from_dict(recipe_file.merge(recipe.to_dict(base), changes), "here")
+    changed = toml.from_dict(toml.merge(schema.to_dict(base), changes), "here")
     assert changed.student.layers == "even" and changed.masking.rate == 0.3
     assert changed.objective.matched_layers == (1,)
     assert changed.finetune.tasks == ("cola",) and changed.finetune.seeds == (3,)
@@ -192,7 +193,7 @@ def test_one_value_is_a_list_where_only_a_list_can_be_meant() -> None:
 
 def test_mistakes_leave_with_exit_code_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["distill", "quickstart", "--distill.time_budget", "20x", "--dry-run"])
+        main.main(["distill", "quickstart", "--distill.time_budget", "20x", "--dry-run"])
     told = capsys.readouterr().err
     assert stopped.value.code == 2 and told.count("\n") == 1
     assert "key distill.time_budget: expected a duration such as 20m" in told
@@ -212,21 +213,21 @@ def test_ramps_go_evenly_from_the_first_step_to_the_last(
 
 @pytest.mark.parametrize(("text", "seconds"), [("20m", 1200), ("1h30m", 5400), ("90s", 90), ("1.5h", 5400), ("", 0)])
 def test_durations_by_hand(text: str, seconds: int) -> None:
-    assert seconds_of(recipe_file.from_toml(f"distill.time_budget = '{text}'", "here").distill.time_budget) == seconds
+    assert seconds_of(toml.from_toml(f"distill.time_budget = '{text}'", "here").distill.time_budget) == seconds
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'quickstart'"):
-        recipe_file.load("quikstart")
+        toml.load("quikstart")
 
 
 def test_the_hash_names_the_content_and_not_the_place() -> None:
-    base = recipe_file.load("quickstart")
-    assert recipe.recipe_hash(base) == recipe.recipe_hash(dataclasses.replace(base, data="/elsewhere", device="cpu"))
-    assert recipe.recipe_hash(base) != recipe.recipe_hash(dataclasses.replace(base, seed=1))
+    base = toml.load("quickstart")
+    assert schema.recipe_hash(base) == schema.recipe_hash(dataclasses.replace(base, data="/elsewhere", device="cpu"))
+    assert schema.recipe_hash(base) != schema.recipe_hash(dataclasses.replace(base, seed=1))
 
 
 def test_settings_of_a_task_are_the_sections_with_its_override() -> None:
-    section = recipe_file.from_toml("[finetune.override.cola]\nepochs = 9\nlearning_rate = 1e-3", "here").finetune
+    section = toml.from_toml("[finetune.override.cola]\nepochs = 9\nlearning_rate = 1e-3", "here").finetune
     assert section.settings("cola").epochs == 9 and section.settings("cola").optimization.learning_rate == 1e-3
     assert section.settings("rte") == section.settings("sst2") == dataclasses.replace(section, override={})

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from tinydistilbert import fsio
+from tinydistilbert.storage import atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,7 +38,7 @@ def test_the_mutants_page_shows_what_was_counted(readme: ModuleType) -> None:
 
 def test_most_mutants_were_caught_and_each_survivor_is_explained() -> None:
     mutants = loaded("mutants")
-    assert mutants.faults(fsio.read_json(mutants.COUNTS)) == []
+    assert mutants.faults(atomic.read_json(mutants.COUNTS)) == []
 
 
 def test_the_reliability_page_shows_the_ledger_as_it_was_when_the_page_was_made(readme: ModuleType) -> None:

@@ -15,13 +15,14 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, get_linear_schedule_with_warmup
 
 from tinydistilbert.data.corpus import TokenBlocks
-from tinydistilbert.data.masked import MaskedBatches
-from tinydistilbert.distill import distill_steps
+from tinydistilbert.data.masked_batches import MaskedBatches
+from tinydistilbert.distillation.distill import distill_steps
+from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.models.learner import Learner
-from tinydistilbert.objective import PretrainingLoss
-from tinydistilbert.recipe import Masking, Optimization, Recipe, to_dict
-from tinydistilbert.recipe_file import from_dict, load, merge
-from tinydistilbert.training import Batch, Work, learning_rate_factor, make_optimizer, train
+from tinydistilbert.recipe.schema import Masking, Optimization, Recipe, to_dict
+from tinydistilbert.recipe.toml import from_dict, load, merge
+from tinydistilbert.training.loop import Batch, Work, train
+from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
 
 LINES, STEPS, STEPS_PER_EPOCH, WARMUP_STEPS = 36_718, 27, 9, 2
 PAD, CLS, SEP, MASK, VOCABULARY = 0, 2, 3, 4, 40

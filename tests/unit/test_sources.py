@@ -15,7 +15,7 @@ from tinydistilbert.data import files, python_docs
 from tinydistilbert.data.sources import Source, is_held_out, open_source
 from tinydistilbert.data.wikitext import articles, detokenize
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import Corpus
+from tinydistilbert.recipe.schema import Corpus
 
 WIKI = """
  = First <unk> =

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tinydistilbert.report.cells import Cell, Table
 from tinydistilbert.report.speed import measured_seconds, speed_table
+from tinydistilbert.report.table import Cell, Table
 from tinydistilbert.results import Measurement
 
 

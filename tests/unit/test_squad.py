@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tinydistilbert.scoring import read_predictions
+from tinydistilbert.evaluation.scoring import read_predictions
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features

@@ -17,10 +17,10 @@ from transformers import (
     pipeline,
 )
 
-from tinydistilbert import recipe
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.student import cut_student, layer_map
+from tinydistilbert.recipe import schema
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 4}
 
@@ -50,7 +50,7 @@ def scramble(model: PreTrainedModel) -> PreTrainedModel:
 def test_the_cut_takes_the_chosen_layers_and_leaves_the_teacher_alone() -> None:
     teacher = scramble(bert())
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
-    student = cut_student(teacher, recipe.Student(layers=(1, 3)), seed=0)
+    student = cut_student(teacher, schema.Student(layers=(1, 3)), seed=0)
     for ours, theirs in ((0, 1), (1, 3)):
         name = "bert.encoder.layer.{}.attention.self.query.weight"
         assert torch.equal(student.state_dict()[name.format(ours)], before[name.format(theirs)])
@@ -72,11 +72,11 @@ def test_the_cut_takes_the_chosen_layers_and_leaves_the_teacher_alone() -> None:
     ],
 )
 def test_layer_maps(layers, size, depth, expected) -> None:
-    assert layer_map(recipe.Student(layers=layers, num_hidden_layers=size), depth) == expected
+    assert layer_map(schema.Student(layers=layers, num_hidden_layers=size), depth) == expected
 
 
 @pytest.mark.parametrize(
-    "student", [recipe.Student(layers=(0, 6)), recipe.Student(layers="first", num_hidden_layers=7)]
+    "student", [schema.Student(layers=(0, 6)), schema.Student(layers="first", num_hidden_layers=7)]
 )
 def test_layers_that_do_not_exist_are_refused(student) -> None:
     with pytest.raises(UserError):
@@ -85,7 +85,7 @@ def test_layers_that_do_not_exist_are_refused(student) -> None:
 
 def test_a_random_student_shares_nothing_and_depends_on_the_seed() -> None:
     teacher = bert()
-    one, same, other = (cut_student(teacher, recipe.Student(initialization="random"), seed=s) for s in (0, 0, 1))
+    one, same, other = (cut_student(teacher, schema.Student(initialization="random"), seed=s) for s in (0, 0, 1))
     name = "bert.embeddings.word_embeddings.weight"
     assert torch.equal(one.state_dict()[name], same.state_dict()[name])
     assert not torch.equal(one.state_dict()[name], other.state_dict()[name])
@@ -93,7 +93,7 @@ def test_a_random_student_shares_nothing_and_depends_on_the_seed() -> None:
 
 
 def test_plain_transformers_reads_the_student(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    student = cut_student(bert(), recipe.Student(architecture="distilbert"), seed=0).eval()
+    student = cut_student(bert(), schema.Student(architecture="distilbert"), seed=0).eval()
     save_model(student, tokenizer, tmp_path)
     loaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
     assert isinstance(loaded, DistilBertForMaskedLM)
@@ -105,8 +105,8 @@ def test_plain_transformers_reads_the_student(tmp_path: Path, tokenizer: PreTrai
 @pytest.mark.parametrize("reduction", ["slice", "svd"])
 def test_the_teachers_own_width_is_the_plain_cut(reduction) -> None:
     teacher = scramble(bert())
-    plain = cut_student(teacher, recipe.Student(), seed=0).state_dict()
-    settings = recipe.Student(hidden_size=32, intermediate_size=48, width_reduction=reduction)
+    plain = cut_student(teacher, schema.Student(), seed=0).state_dict()
+    settings = schema.Student(hidden_size=32, intermediate_size=48, width_reduction=reduction)
     same = cut_student(teacher, settings, seed=0).state_dict()
     assert plain.keys() == same.keys() and all(torch.equal(value, same[key]) for key, value in plain.items())
 
@@ -114,17 +114,17 @@ def test_the_teachers_own_width_is_the_plain_cut(reduction) -> None:
 @pytest.mark.parametrize(
     ("settings", "hidden", "heads", "rows"),
     [
-        (recipe.Student(hidden_size=16), 16, 2, 24),
+        (schema.Student(hidden_size=16), 16, 2, 24),
         (
-            recipe.Student(hidden_size=24),
+            schema.Student(hidden_size=24),
             24,
             3,
             32,
         ),  # 36 in proportion, halfway between two multiples of 8: the even one
-        (recipe.Student(hidden_size=8, intermediate_size=48), 8, 1, 48),
-        (recipe.Student(intermediate_size=20), 32, 4, 20),
-        (recipe.Student(hidden_size=16, initialization="random"), 16, 2, 24),
-        (recipe.Student(hidden_size=16, width_reduction="svd", architecture="distilbert"), 16, 2, 24),
+        (schema.Student(hidden_size=8, intermediate_size=48), 8, 1, 48),
+        (schema.Student(intermediate_size=20), 32, 4, 20),
+        (schema.Student(hidden_size=16, initialization="random"), 16, 2, 24),
+        (schema.Student(hidden_size=16, width_reduction="svd", architecture="distilbert"), 16, 2, 24),
     ],
 )
 def test_a_narrower_student_keeps_the_size_of_the_heads(settings, hidden, heads, rows) -> None:
@@ -140,10 +140,10 @@ def test_a_narrower_student_keeps_the_size_of_the_heads(settings, hidden, heads,
 @pytest.mark.parametrize(
     ("settings", "key", "message"),
     [
-        (recipe.Student(hidden_size=40), "hidden_size", "up to its 32, found 40"),
-        (recipe.Student(hidden_size=20), "hidden_size", "a multiple of 8, the size of the teacher's heads"),
-        (recipe.Student(hidden_size=4), "hidden_size", "found 4"),
-        (recipe.Student(intermediate_size=49), "intermediate_size", "at most the teacher's 48"),
+        (schema.Student(hidden_size=40), "hidden_size", "up to its 32, found 40"),
+        (schema.Student(hidden_size=20), "hidden_size", "a multiple of 8, the size of the teacher's heads"),
+        (schema.Student(hidden_size=4), "hidden_size", "found 4"),
+        (schema.Student(intermediate_size=49), "intermediate_size", "at most the teacher's 48"),
     ],
 )
 def test_widths_that_cannot_be_cut_are_refused(settings, key, message) -> None:
@@ -192,7 +192,7 @@ def test_what_adds_nothing_is_what_is_left_out() -> None:
     with torch.no_grad():
         theirs = teacher.base_model(input_ids=ids).last_hidden_state
         torch.testing.assert_close(theirs[..., :16], small.base_model(input_ids=ids).last_hidden_state)
-    student = cut_student(teacher, recipe.Student(layers=(0, 1, 2, 3), hidden_size=16), seed=0)
+    student = cut_student(teacher, schema.Student(layers=(0, 1, 2, 3), hidden_size=16), seed=0)
     assert all(torch.equal(value, small.state_dict()[key]) for key, value in student.state_dict().items())
 
 
@@ -204,7 +204,7 @@ def test_rows_that_write_nothing_are_left_out_without_a_change(family) -> None:
         for name, module in teacher.named_modules():
             if name.endswith(("mlp.Wo", "lin2")) or (name.endswith("output.dense") and "attention" not in name):
                 module.weight[:, dead] = 0
-        student = cut_student(teacher, recipe.Student(layers=(0, 1, 2, 3), intermediate_size=32), seed=0).eval()
+        student = cut_student(teacher, schema.Student(layers=(0, 1, 2, 3), intermediate_size=32), seed=0).eval()
         ids = torch.randint(5, 232, (2, 9))
         torch.testing.assert_close(student(input_ids=ids).logits, teacher(input_ids=ids).logits)
 
@@ -217,7 +217,7 @@ def test_slices_keep_the_dimensions_with_the_largest_gains_everywhere() -> None:
             if name.endswith("LayerNorm.weight"):
                 value.fill_(-0.5)
                 value[kept] = -2.0  # a large gain is one, whatever its sign
-    student = cut_student(teacher, recipe.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
+    student = cut_student(teacher, schema.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
     ours, theirs = student.state_dict(), teacher.state_dict()
     for key in ("bert.embeddings.position_embeddings.weight", "cls.predictions.decoder.weight"):
         assert torch.equal(ours[key], theirs[key][:, kept])
@@ -233,7 +233,7 @@ def test_of_the_heads_those_that_can_look_most_sharply_are_kept() -> None:
         attention.query.weight[:8] *= 10
         attention.key.weight[16:24] *= 20
         attention.value.weight[24:] *= 100  # writes much, wherever it looks
-    student = cut_student(teacher, recipe.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
+    student = cut_student(teacher, schema.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
     assert torch.equal(student.bert.encoder.layer[0].attention.self.value.bias, attention.value.bias[16:24])
 
 
@@ -245,7 +245,7 @@ def test_a_head_of_modernbert_keeps_its_queries_keys_and_values_together() -> No
             if "norm" in name:
                 value.fill_(1.0)
                 value[kept] = 2.0
-    student = cut_student(teacher, recipe.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
+    student = cut_student(teacher, schema.Student(layers="first", num_hidden_layers=1, hidden_size=8), seed=0)
     theirs = teacher.model.layers[0].attn
     rows = [*range(16, 24), *range(32 + 16, 32 + 24), *range(64 + 16, 64 + 24)]
     assert torch.equal(student.model.layers[0].attn.Wqkv.weight, theirs.Wqkv.weight[rows][:, kept])
@@ -254,7 +254,7 @@ def test_a_head_of_modernbert_keeps_its_queries_keys_and_values_together() -> No
 
 def test_svd_keeps_the_products_of_embeddings_as_well_as_so_many_dimensions_can() -> None:
     teacher = scramble(bert())
-    student = cut_student(teacher, recipe.Student(hidden_size=16, width_reduction="svd"), seed=0)
+    student = cut_student(teacher, schema.Student(hidden_size=16, width_reduction="svd"), seed=0)
     theirs, ours = (model.get_input_embeddings().weight.detach().double() for model in (teacher, student))
     values, vectors = torch.linalg.eigh(theirs @ theirs.T)  # Eckart and Young: the best of rank 16
     best = vectors[:, -16:] * values[-16:] @ vectors[:, -16:].T
@@ -266,7 +266,7 @@ def test_svd_loses_nothing_of_what_is_read_from_embeddings_of_that_rank() -> Non
     with torch.no_grad():
         words = teacher.get_input_embeddings().weight
         words.copy_(words[:, :16] @ torch.randn(16, 32))
-    settings = recipe.Student(layers="first", hidden_size=16, intermediate_size=48, width_reduction="svd")
+    settings = schema.Student(layers="first", hidden_size=16, intermediate_size=48, width_reduction="svd")
     student = cut_student(teacher, settings, seed=0)
     with torch.no_grad():
         ours, theirs = (

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tinydistilbert.names import GLUE_NAMES
-from tinydistilbert.report import published, scores, tables
-from tinydistilbert.report.cells import Cell, Row, Table, to_markdown, to_rich
+from tinydistilbert.recipe.names import GLUE_NAMES
+from tinydistilbert.report import paper_tables, published, scores
 from tinydistilbert.report.speed import speed_table
+from tinydistilbert.report.table import Cell, Row, Table, to_markdown, to_rich
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS
 
@@ -46,7 +46,7 @@ def test_published_scores_average_to_the_printed_ones() -> None:
 
 
 def test_the_score_is_the_plain_mean_of_nine() -> None:
-    table = tables.glue_table([score("student", name, value) for name, value in NINE.items()])
+    table = paper_tables.glue_table([score("student", name, value) for name, value in NINE.items()])
     assert table.columns[:2] == ("Model", "Score") and "Mean" not in "".join(table.columns)
     assert line(table, "Student")["Score"].text == "50.0"
     assert line(table, "Student")["MNLI"].text == "20.0"
@@ -59,7 +59,7 @@ def test_with_fewer_tasks_the_score_stays_empty_and_every_row_has_the_mean_of_th
         for n, v in (("cola", 0.4 * k), ("mnli", 0.8 * k))
     ]
     measured.append(score("teacher", "rte", 0.9))
-    table = tables.glue_table(measured)
+    table = paper_tables.glue_table(measured)
     assert table.columns[1:3] == ("Score", "Mean of 2")
     assert line(table, "Student")["Score"].text == line(table, "Teacher")["Score"].text == "–"
     assert line(table, "Teacher")["Mean of 2"].text == "60.0", "RTE is not among the student's tasks"
@@ -73,7 +73,7 @@ def test_with_fewer_tasks_the_score_stays_empty_and_every_row_has_the_mean_of_th
 def test_retention_is_the_share_of_the_teachers_score() -> None:
     measured = [score("teacher", "sst2", 0.9), score("student", "sst2", 0.81), score("control", "sst2", 0.6)]
     measured += [score("teacher", "cola", -0.02), score("student", "cola", 0.1)]
-    table = tables.glue_table(measured)
+    table = paper_tables.glue_table(measured)
     kept = line(table, "Student, % of teacher")
     assert kept["SST-2"].text == "90.0" and kept["SST-2"].share == pytest.approx(0.9)
     assert kept["CoLA"].text == "–", "nothing to keep of a correlation below zero"
@@ -95,7 +95,7 @@ def test_subsets_and_warnings_are_marked_and_explained() -> None:
         ),
         score("teacher", "sst2", 0.9, examples=872, examples_total=872),
     ]
-    table = tables.glue_table(measured)
+    table = paper_tables.glue_table(measured)
     assert line(table, "Student")["SST-2"].marks == "*†⚠"
     assert line(table, "Student")["Mean of 1"].marks == "*†⚠"
     assert line(table, "Teacher")["SST-2"].marks == ""
@@ -110,14 +110,14 @@ def test_an_epoch_chosen_by_the_scored_examples_brands_the_row() -> None:
     told = {"selected": {"by": "published", "epoch": 2.0}}
     branded = score("student", "rte", 0.6, details=told)
     honest = score("teacher", "rte", 0.6, details={"selected": {"by": "heldout", "epoch": 2.0}})
-    table = tables.glue_table([branded, honest])
+    table = paper_tables.glue_table([branded, honest])
     assert line(table, "Student")["RTE"].marks == "¶" and line(table, "Teacher")["RTE"].marks == ""
     assert any(note.startswith("¶") and "Student, RTE" in note and "Teacher" not in note for note in table.notes)
 
 
 def test_several_seeds_give_median_and_range() -> None:
     values = {0: 0.50, 1: 0.60, 2: 0.52}
-    table = tables.glue_table([score("student", "rte", value, seed=seed) for seed, value in values.items()])
+    table = paper_tables.glue_table([score("student", "rte", value, seed=seed) for seed, value in values.items()])
     assert line(table, "Student")["RTE"] == Cell("52.0", detail="50.0–60.0")
     assert any("Medians over 3 seeds" in note for note in table.notes)
 
@@ -131,7 +131,7 @@ def test_a_number_measured_again_replaces_the_old_one() -> None:
 def test_downstream_has_the_second_distillation_as_a_row_of_its_own() -> None:
     measured = [score("teacher", "squad", 0.8, metric="f1"), score("student (D)", "squad", 0.6, metric="f1")]
     measured += [score("student (D)", "squad", 0.5, metric="exact_match"), score("teacher", "imdb", 0.9)]
-    table = tables.downstream_table(measured)
+    table = paper_tables.downstream_table(measured)
     assert [cell.text for cell in line(table, "Student (D)").values()] == ["Student (D)", "–", "50.0", "60.0"]
     assert line(table, "Student (D), % of teacher")["SQuAD F1"].text == "75.0"
     assert [cell.text for cell in line(table, "TinyDistilBERT (D)").values()][2:] == ["10.98", "19.62"]
@@ -139,10 +139,10 @@ def test_downstream_has_the_second_distillation_as_a_row_of_its_own() -> None:
 
 
 def test_probes_show_only_what_was_run() -> None:
-    table = tables.probe_table([score("student", "adjacency", 0.75), score("student", "cloze-qa", 0.5)])
+    table = paper_tables.probe_table([score("student", "adjacency", 0.75), score("student", "cloze-qa", 0.5)])
     assert table.columns == ("Model", "Mean of 2", "Adjacency, accuracy", "Cloze QA, exact match", "Cloze QA, F1")
     assert line(table, "Student")["Mean of 2"].text == "62.5"
-    assert not tables.probe_table([]).is_measured
+    assert not paper_tables.probe_table([]).is_measured
 
 
 def test_pretraining_prints_nats_not_points() -> None:
@@ -150,7 +150,7 @@ def test_pretraining_prints_nats_not_points() -> None:
         Measurement("student", "pretraining", metric, value, "validation", False, 8, 9)
         for metric, value in (("perplexity", 1234.5), ("kl", 0.25))
     ]
-    table = tables.pretraining_table(measured)
+    table = paper_tables.pretraining_table(measured)
     assert table.columns == ("Model", "KL to teacher, nats", "Perplexity")
     assert [cell.text for cell in line(table, "Student").values()] == ["Student", "0.250", "1,234"]
     assert "On 8 of 9 held-out blocks." in table.notes
@@ -163,7 +163,7 @@ def test_variants_hold_every_metric_split_and_interval() -> None:
         score("student", "mrpc", 0.75, examples=408, examples_total=408),
         Measurement("student", "mnli", "accuracy", 0.6, "validation_mismatched", examples=10, examples_total=9832),
     ]
-    table = tables.variants_table(measured)
+    table = paper_tables.variants_table(measured)
     texts = {(row.cells[0].text, row.cells[2].text): [cell.text for cell in row.cells] for row in table.rows}
     assert set(texts) == {("MRPC", "F1"), ("MRPC", "mean of F1 and accuracy ★"), ("MNLI", "accuracy")}
     assert texts["MRPC", "F1"][3:] == ["Student", "70.0", "60.0 to 80.0", "66.0", "1", "408 of 408", "–"]
@@ -206,11 +206,11 @@ def test_speed_has_a_column_for_the_gpu_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     "build",
     [
-        tables.glue_table,
-        tables.downstream_table,
-        tables.probe_table,
-        tables.pretraining_table,
-        tables.variants_table,
+        paper_tables.glue_table,
+        paper_tables.downstream_table,
+        paper_tables.probe_table,
+        paper_tables.pretraining_table,
+        paper_tables.variants_table,
         speed_table,
     ],
 )
@@ -253,5 +253,5 @@ def test_the_terminal_shows_every_cell_and_reads_no_markup() -> None:
 
 def test_a_split_that_the_data_lacks_is_named() -> None:
     lacking = score("teacher", "mnli", 0.6, details={"missing": ["validation_mismatched"]})
-    (note,) = [note for note in tables.glue_table([lacking]).notes if "mismatched" in note]
+    (note,) = [note for note in paper_tables.glue_table([lacking]).notes if "mismatched" in note]
     assert note == "MNLI: no validation_mismatched in the data, so not scored."

@@ -10,12 +10,12 @@ import pyarrow.parquet
 import pytest
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.metrics import METRICS
-from tinydistilbert.names import GLUE_NAMES
-from tinydistilbert.recipe import Corpus, Finetune, TaskSettings
+from tinydistilbert.evaluation.metrics import METRICS
+from tinydistilbert.recipe.names import GLUE_NAMES
+from tinydistilbert.recipe.schema import Corpus, Finetune, TaskSettings
 from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, has_split, load_examples
 from tinydistilbert.tasks.base import choose
-from tinydistilbert.tasks.wanted import held_out_of_train
+from tinydistilbert.tasks.recipe_splits import held_out_of_train
 
 
 def write(folder: Path, task: str, split: str, rows: list[dict[str, Any]]) -> str:

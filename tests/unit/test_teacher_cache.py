@@ -12,12 +12,14 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from tinydistilbert import fsio, recipe, teacher_cache
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
-from tinydistilbert.data.masked import MaskedBatches
+from tinydistilbert.data.masked_batches import MaskedBatches
+from tinydistilbert.distillation import teacher_cache
+from tinydistilbert.distillation.teacher_cache import TeacherCache, cache_bytes, make_cache, weights_hash
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.heads import hidden_states, vocabulary_logits
-from tinydistilbert.teacher_cache import TeacherCache, cache_bytes, make_cache, weights_hash
+from tinydistilbert.recipe import schema
+from tinydistilbert.storage import atomic
 
 CPU = torch.device("cpu")
 WORDS = [
@@ -58,7 +60,7 @@ class Made(NamedTuple):
     blocks: TokenBlocks
     folder: Path
 
-    def cache(self, settings: recipe.Recipe, **other: Any) -> TeacherCache:
+    def cache(self, settings: schema.Recipe, **other: Any) -> TeacherCache:
         parts = {"teacher": self.teacher, "blocks": self.blocks, "folder": self.folder, "tell": lambda _: None, **other}
         return make_cache(recipe=settings, device=CPU, **parts)
 
@@ -73,7 +75,7 @@ def write_corpus(folder: Path, tokenizer: PreTrainedTokenizerFast, *, documents:
     for split, count in (("train", documents), ("validation", 1)):
         texts = [" ".join(random.choices(WORDS, k=75)) for _ in range(count)]
         (folder / f"{split}.txt").write_text("\n\n".join(texts))
-    return load_blocks(prepare(recipe.Corpus(source=str(folder), block_size=24), tokenizer, folder / "cache", None))
+    return load_blocks(prepare(schema.Corpus(source=str(folder), block_size=24), tokenizer, folder / "cache", None))
 
 
 @pytest.fixture
@@ -84,12 +86,12 @@ def made(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Made:
     return Made(make_teacher(len(tokenizer)), blocks, tmp_path / "caches")
 
 
-def settings_of(kind: str = "hidden", *, views: int = 2, top_k: int = 8, **changed: Any) -> recipe.Recipe:
-    distill = recipe.Distill(
-        cache=recipe.TeacherCache(kind=kind, views=views, top_k=top_k),
-        optimization=recipe.Optimization(batch_size=3, gradient_accumulation_steps=2),
+def settings_of(kind: str = "hidden", *, views: int = 2, top_k: int = 8, **changed: Any) -> schema.Recipe:
+    distill = schema.Distill(
+        cache=schema.TeacherCache(kind=kind, views=views, top_k=top_k),
+        optimization=schema.Optimization(batch_size=3, gradient_accumulation_steps=2),
     )  # fmt: skip
-    return recipe.Recipe(distill=distill, **{"objective": recipe.Objective(**NOTHING), **changed})
+    return schema.Recipe(distill=distill, **{"objective": schema.Objective(**NOTHING), **changed})
 
 
 def told_live(teacher: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -110,7 +112,7 @@ def assert_same(one: list[dict[str, torch.Tensor]], other: list[dict[str, torch.
 
 @pytest.mark.parametrize("attention", ["block", "documents"])
 def test_hidden_states_give_the_logits_of_the_live_teacher(made: Made, attention: str) -> None:
-    corpus = recipe.Corpus(attention=attention)
+    corpus = schema.Corpus(attention=attention)
     for batch in every_batch(made.cache(settings_of("hidden", corpus=corpus)), 2):
         live, kept = told_live(made.teacher, batch), batch["teacher_hidden"]
         assert kept.dtype == torch.float16 and kept.shape == live.shape
@@ -122,7 +124,7 @@ def test_hidden_states_give_the_logits_of_the_live_teacher(made: Made, attention
 
 @pytest.mark.parametrize("where", ["all", "masked", "sampled"])
 def test_all_of_the_likeliest_tokens_are_the_whole_distribution(made: Made, where: str) -> None:
-    objective = recipe.Objective(**NOTHING, kl_positions=where, temperature=2.0)
+    objective = schema.Objective(**NOTHING, kl_positions=where, temperature=2.0)
     for batch in every_batch(made.cache(settings_of("top-k", top_k=10**6, objective=objective)), 2):
         with torch.no_grad():
             logits = vocabulary_logits(made.teacher, told_live(made.teacher, batch).flatten(0, 1)[batch["soft"]])
@@ -181,7 +183,7 @@ def test_epochs_take_the_views_in_turn(made: Made) -> None:
 
 
 def test_masks_are_as_many_as_the_recipe_says(made: Made) -> None:
-    batches = list(every_batch(made.cache(settings_of(masking=recipe.Masking(rate=0.4, whole_words=True))), 2))
+    batches = list(every_batch(made.cache(settings_of(masking=schema.Masking(rate=0.4, whole_words=True))), 2))
     special = sum(int((batch["input_ids"] < 4).sum()) for batch in batches)
     tokens = sum(batch["input_ids"].numel() for batch in batches) - special
     assert sum(len(batch["masked"]) for batch in batches) / tokens == pytest.approx(0.4, abs=0.05)
@@ -231,12 +233,12 @@ def test_a_killed_build_goes_on_after_the_last_finished_view(made: Made, monkeyp
 
 CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 1},
-    "masking": {"masking": recipe.Masking(rate=0.2)},
-    "attention": {"corpus": recipe.Corpus(attention="documents")},
+    "masking": {"masking": schema.Masking(rate=0.2)},
+    "attention": {"corpus": schema.Corpus(attention="documents")},
     "kind": {"kind": "hidden"},
     "top_k": {"top_k": 9},
-    "temperature": {"objective": recipe.Objective(**NOTHING, temperature=3.0)},
-    "kl_positions": {"objective": recipe.Objective(**NOTHING, kl_positions="sampled")},
+    "temperature": {"objective": schema.Objective(**NOTHING, temperature=3.0)},
+    "kl_positions": {"objective": schema.Objective(**NOTHING, kl_positions="sampled")},
 }
 
 
@@ -249,7 +251,7 @@ def test_another_setting_makes_another_cache(made: Made, change: str) -> None:
 
 def test_the_sampled_share_makes_another_cache(made: Made) -> None:
     for share in (0.2, 0.3):
-        objective = recipe.Objective(**NOTHING, kl_positions="sampled", kl_sampled_share=share)
+        objective = schema.Objective(**NOTHING, kl_positions="sampled", kl_sampled_share=share)
         made.cache(settings_of(views=1, objective=objective))
     assert len(made.places) == 2
 
@@ -267,9 +269,9 @@ def test_another_teacher_or_text_makes_another_cache(made: Made, tmp_path: Path,
 def test_what_the_cache_does_not_depend_on_does_not_change_it(made: Made) -> None:
     """The weights of the terms, the student, the batches; of `hidden`, temperature and k."""
     made.cache(settings_of(views=1))
-    objective = recipe.Objective(kl=(1.0, 2.0), mlm=0.5, temperature=(1.0, 4.0))
-    settings = settings_of(views=1, top_k=3, objective=objective, student=recipe.Student(layers=(0,)))
-    made.cache(replace(settings, distill=replace(settings.distill, optimization=recipe.Optimization(batch_size=7))))
+    objective = schema.Objective(kl=(1.0, 2.0), mlm=0.5, temperature=(1.0, 4.0))
+    settings = settings_of(views=1, top_k=3, objective=objective, student=schema.Student(layers=(0,)))
+    made.cache(replace(settings, distill=replace(settings.distill, optimization=schema.Optimization(batch_size=7))))
     assert len(made.places) == 1
 
 
@@ -329,8 +331,8 @@ def test_only_missing_views_need_room(made: Made, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("where", ["all", "masked", "sampled"])
 def test_the_size_that_is_told_is_the_size_on_the_disk(made: Made, kind: str, where: str) -> None:
     lines: list[str] = []
-    objective = recipe.Objective(**NOTHING, kl_positions=where, kl_sampled_share=0.3)
-    settings = settings_of(kind, objective=objective, masking=recipe.Masking(rate=0.5))
+    objective = schema.Objective(**NOTHING, kl_positions=where, kl_sampled_share=0.3)
+    settings = settings_of(kind, objective=objective, masking=schema.Masking(rate=0.5))
     made.cache(settings, tell=lines.append)
     written = sum(path.stat().st_size for path in made.places[0].rglob("*.npy"))
     told = cache_bytes(*made.blocks.train.shape, 16, made.teacher.config.vocab_size, settings)
@@ -354,5 +356,5 @@ def test_equal_weights_have_one_hash_and_others_another() -> None:
 def test_views_are_closed_folders(made: Made) -> None:
     made.cache(settings_of())
     for number in range(2):
-        manifest = fsio.read_manifest(made.places[0] / f"view-{number}")
+        manifest = atomic.read_manifest(made.places[0] / f"view-{number}")
         assert manifest["teacher"] == weights_hash(made.teacher) and manifest["view"] == number

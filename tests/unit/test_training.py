@@ -13,19 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tinydistilbert import checkpoint, disk, recipe, training
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, OutOfMemory, UserError
-from tinydistilbert.recipe_types import ramp_at
-from tinydistilbert.training import (
-    Batch,
-    Work,
-    chosen_precision,
-    learning_rate_factor,
-    make_optimizer,
-    shares_of,
-    train,
-    weighted,
-)
+from tinydistilbert.recipe import schema
+from tinydistilbert.recipe.types import ramp_at
+from tinydistilbert.storage import disk
+from tinydistilbert.training import checkpoint, loop
+from tinydistilbert.training.device import chosen_precision
+from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
+from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
 
 CPU = torch.device("cpu")
 DATA = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
@@ -83,7 +78,7 @@ def run(
     """Train `model`, by default a new one."""
     model = model or Net()
     model.layers[2].p = dropout
-    settings = recipe.Optimization(learning_rate=0.05, weight_decay=0.1, gradient_accumulation_steps=accumulation)
+    settings = schema.Optimization(learning_rate=0.05, weight_decay=0.1, gradient_accumulation_steps=accumulation)
     folder.mkdir(exist_ok=True)
     train(model, what, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=minutes)
     return model
@@ -159,7 +154,7 @@ def test_nan_stops_before_the_update_and_names_step_and_term(tmp_path: Path) -> 
 def test_each_step_drops_others(tmp_path: Path) -> None:
     what = work(4, [8])
     same_rows = dataclasses.replace(what, micro_batches=lambda *_: what.micro_batches(0))
-    settings = recipe.Optimization(learning_rate=1e-30)
+    settings = schema.Optimization(learning_rate=1e-30)
     tmp_path.joinpath("run").mkdir()
     train(Net(), same_rows, settings, seed=3, folder=tmp_path / "run", device=CPU, label="fit", checkpoint_minutes=60)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -170,7 +165,7 @@ def test_numbers_that_are_read_late_are_the_same(tmp_path: Path, monkeypatch: py
     # As on a GPU, which is asked every few steps only.
     at_once, late = tmp_path / "at-once", tmp_path / "late"
     run(at_once, work(7, [8]))
-    monkeypatch.setitem(training.LOOK_EVERY, "cpu", 4)
+    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 4)
     run(late, work(7, [8]))
     assert (late / "log.jsonl").read_bytes() == (at_once / "log.jsonl").read_bytes()
 
@@ -181,7 +176,7 @@ def test_nan_that_is_noticed_late_has_changed_nothing_and_is_named(
     before, noticed_late = Net(), Net()
     with pytest.raises(Interrupted, match="after step 5 of 8"):
         run(tmp_path / "before", work(8, [8], stop_at=4), minutes=60, model=before)
-    monkeypatch.setitem(training.LOOK_EVERY, "cpu", 100)
+    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", 100)
     with pytest.raises(NonFiniteLoss, match="step 6"):  # steps 7 and 8, which are sound, come before anybody looks
         run(tmp_path / "late", work(8, [8], spoil=5), minutes=60, model=noticed_late)
     assert same(noticed_late, before)
@@ -191,7 +186,7 @@ def test_nan_that_is_noticed_late_has_changed_nothing_and_is_named(
 
 def test_an_update_with_a_gradient_that_is_not_finite_is_left_out_by_the_optimizer() -> None:
     model = nn.Linear(3, 2)
-    optimizer = make_optimizer(model, recipe.Optimization(learning_rate=1.0, weight_decay=0.5))
+    optimizer = make_optimizer(model, schema.Optimization(learning_rate=1.0, weight_decay=0.5))
     before = model.weight.detach().clone()
     for found, changes in ((1.0, False), (0.0, True)):
         model(torch.ones(1, 3)).sum().backward()
@@ -265,7 +260,7 @@ def test_the_steps_of_warm_up_are_rounded_down(from_zero: bool) -> None:
 def test_a_schedule_from_zero_changes_nothing_in_its_first_step(tmp_path: Path) -> None:
     logged = {}
     for start in ("zero", "above zero"):
-        model, settings = Net(), recipe.Optimization(learning_rate=0.05, warmup_ratio=0.5, warmup_start=start)
+        model, settings = Net(), schema.Optimization(learning_rate=0.05, warmup_ratio=0.5, warmup_start=start)
         (tmp_path / start).mkdir()
         train(
             model, work(4, [8]), settings, seed=3, folder=tmp_path / start, device=CPU, label="fit",
@@ -281,7 +276,7 @@ def test_a_schedule_from_zero_changes_nothing_in_its_first_step(tmp_path: Path) 
     ("decayed", "shapes"), [("matrices", {0.1: [2, 2], 0.0: [1, 1, 1, 1]}), ("all", {0.1: [1, 1, 1, 1, 2, 2], 0.0: []})]
 )
 def test_weight_decay_is_on_matrices_only_or_on_all_parameters(decayed: str, shapes: dict[float, list[int]]) -> None:
-    optimizer = make_optimizer(Net(), recipe.Optimization(weight_decay=0.1, decayed=decayed))
+    optimizer = make_optimizer(Net(), schema.Optimization(weight_decay=0.1, decayed=decayed))
     found = {group["weight_decay"]: sorted(p.dim() for p in group["params"]) for group in optimizer.param_groups}
     assert found == shapes
 
@@ -290,7 +285,7 @@ def test_parameters_without_a_gradient_are_not_decayed() -> None:
     model = Net()
     model.layers[0].requires_grad_(False)
     for decayed in ("matrices", "all"):
-        optimizer = make_optimizer(model, recipe.Optimization(weight_decay=0.1, decayed=decayed))
+        optimizer = make_optimizer(model, schema.Optimization(weight_decay=0.1, decayed=decayed))
         given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         assert given == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
 
@@ -310,7 +305,7 @@ def test_a_cpu_computes_in_bf16_only_where_it_can_and_is_told_to(
 
 def test_no_more_checkpoints_than_needed(tmp_path: Path) -> None:
     model = Net()
-    optimizer = make_optimizer(model, recipe.Optimization())
+    optimizer = make_optimizer(model, schema.Optimization())
     log = tmp_path / "log.jsonl"
     assert checkpoint.load(tmp_path, model, optimizer, training="fit", log=log) is None
     (tmp_path / "step-00000007.partial").mkdir()  # of a process that was killed

@@ -22,11 +22,11 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from tinydistilbert import fsio
 from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import pruned
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
+from tinydistilbert.storage import atomic
 
 CORPUS = ["The student learns from the teacher.", "Paris is the capital of France", "A small model answers quickly"]
 _WORDS = """student learns from the teacher paris is capital of france a small model answers quickly tower many people
@@ -107,7 +107,7 @@ def test_rare_tokens_go_where_a_minimum_is_asked_for(both, tmp_path: Path) -> No
 
 
 def test_the_folder_is_finished_and_says_how_many_tokens_were_kept(both, tokenizer) -> None:
-    manifest = fsio.read_manifest(both[1])
+    manifest = atomic.read_manifest(both[1])
     model, trimmed = opened(both[1])
     assert manifest["tokens"] == len(trimmed) == model.config.vocab_size == model.get_input_embeddings().num_embeddings
     assert manifest["tokens_before"] == len(tokenizer)
@@ -131,9 +131,9 @@ def test_special_tokens_are_renumbered_everywhere(backwards, tmp_path: Path) -> 
     model = distilbert(len(backwards) + 6)  # rows beyond the tokens, as some models have
     model.config.pad_token_id = backwards.pad_token_id
     save_model(model, backwards, tmp_path / "whole")
-    settings = fsio.read_json(tmp_path / "whole" / "tokenizer_config.json")
+    settings = atomic.read_json(tmp_path / "whole" / "tokenizer_config.json")
     added = {str(backwards.mask_token_id): {"content": "[MASK]", "special": True}}
-    fsio.write_json(tmp_path / "whole" / "tokenizer_config.json", settings | {"added_tokens_decoder": added})
+    atomic.write_json(tmp_path / "whole" / "tokenizer_config.json", settings | {"added_tokens_decoder": added})
     trim(tmp_path / "whole", ["teacher"], tmp_path / "out")
     loaded, tokenizer = opened(tmp_path / "out")
     vocabulary = tokenizer.get_vocab()
@@ -207,13 +207,13 @@ def test_other_tokenizers_are_refused(tokenizer, tmp_path: Path) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors: expected the model's weights"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "expected the model's weights"),
         (
-            lambda folder: fsio.write_json(
-                folder / "config.json", fsio.read_json(folder / "config.json") | {"vocab_size": 300}
+            lambda folder: atomic.write_json(
+                folder / "config.json", atomic.read_json(folder / "config.json") | {"vocab_size": 300}
             ),
             r"with the 300 rows of config\.json, found \[232\] rows",
         ),
         (
-            lambda folder: (fsio.write_manifest(folder), (folder / "config.json").open("a").write(" ")),
+            lambda folder: (atomic.write_manifest(folder), (folder / "config.json").open("a").write(" ")),
             r"config\.json: expected sha256",
         ),
     ],

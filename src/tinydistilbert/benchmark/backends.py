@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from tinydistilbert.compress.export import head_of
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.heads import head_of
 from tinydistilbert.models.loading import Head, load_config, load_model
-from tinydistilbert.runtime import Inputs, OnnxRuntime, OpenVinoRuntime, Runtime, TorchRuntime, uses_token_types
+from tinydistilbert.models.runtimes import Inputs, OnnxRuntime, OpenVinoRuntime, Runtime, TorchRuntime, uses_token_types
 
 TORCH, COMPILED, ONNX, INT8, OPENVINO = "torch", "torch-compile", "onnx", "onnx-int8", "openvino"
 

@@ -14,8 +14,8 @@ from tinydistilbert.benchmark.protocols import PADDED, WITH_TOKENIZER, PairInput
 from tinydistilbert.benchmark.record import Record
 from tinydistilbert.benchmark.rows import Subject, is_exported
 from tinydistilbert.benchmark.timing import Timed, load_average, time_in_turns
-from tinydistilbert.recipe import Benchmark
-from tinydistilbert.runtime import uses_token_types
+from tinydistilbert.models.runtimes import uses_token_types
+from tinydistilbert.recipe.schema import Benchmark
 
 Batch = Mapping[str, Tensor]
 Forward = Callable[[Batch], object]

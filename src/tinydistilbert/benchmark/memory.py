@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.runtime import Inputs
+from tinydistilbert.models.runtimes import Inputs
 
 PASSES = 3
 MIB = 2**20

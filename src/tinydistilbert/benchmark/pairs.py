@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import Recipe
+from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tasks import TASKS, load_examples
 from tinydistilbert.tasks.base import Examples
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from tinydistilbert.benchmark.pairs import PADDED_LENGTH, Pairs, slices_of_like_lengths
 from tinydistilbert.benchmark.rows import Subject
 from tinydistilbert.benchmark.timing import Timed
+from tinydistilbert.models.runtimes import Inputs, Runtime
 from tinydistilbert.predictor import Predictor
-from tinydistilbert.recipe import Benchmark
-from tinydistilbert.runtime import Inputs, Runtime
+from tinydistilbert.recipe.schema import Benchmark
 from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import INPUTS
 

@@ -16,14 +16,14 @@ from transformers import (
 )
 
 from tinydistilbert.benchmark.backends import INT8, ONNX, OPENVINO, TORCH, KnownWords, open_runtime
-from tinydistilbert.compress.export import export, head_of
-from tinydistilbert.compress.quantize import quantize
-from tinydistilbert.models.elmo import elmo_architecture
-from tinydistilbert.models.elmo_tokenizer import elmo_tokenizer
-from tinydistilbert.models.heads import parameter_count
+from tinydistilbert.export.quantize import quantize
+from tinydistilbert.export.to_onnx import export
+from tinydistilbert.models.elmo.model import elmo_architecture
+from tinydistilbert.models.elmo.tokenizer import elmo_tokenizer
+from tinydistilbert.models.heads import head_of, parameter_count
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, save_model
+from tinydistilbert.models.runtimes import MODEL_FILE, OnnxRuntime, Runtime
 from tinydistilbert.optional import require
-from tinydistilbert.runtime import MODEL_FILE, OnnxRuntime, Runtime
 
 Architectures = Mapping[str, Callable[[], PreTrainedModel]]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert import fsio, results
+from tinydistilbert import results
 from tinydistilbert.benchmark.backends import COMPILED, INT8, ONNX, OPENVINO, TORCH, known_words
 from tinydistilbert.benchmark.gpu import measure_on_gpu
 from tinydistilbert.benchmark.memory import measure_memory
@@ -28,7 +28,8 @@ from tinydistilbert.benchmark.rows import (
     make_subject,
 )
 from tinydistilbert.benchmark.timing import load_average, one_core, time_in_turns
-from tinydistilbert.recipe import Benchmark, Recipe, recipe_hash
+from tinydistilbert.recipe.schema import Benchmark, Recipe, recipe_hash
+from tinydistilbert.storage import atomic
 
 _LIBRARIES = {TORCH: "torch", COMPILED: "torch", ONNX: "onnxruntime", INT8: "onnxruntime", OPENVINO: "openvino"}
 
@@ -73,10 +74,10 @@ def benchmark(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     signature: dict[str, Any] = {"seed": recipe.seed, "recipe": recipe.name, "recipe_hash": recipe_hash(recipe)}
-    with fsio.unfinished(output) as folder:
+    with atomic.unfinished(output) as folder:
         signed = [dataclasses.replace(m, **signature) for m in record.measurements]
         results.write(folder / "measurements.jsonl", signed)
-        fsio.write_text(folder / "latencies.jsonl", "".join(json.dumps(line) + "\n" for line in record.raw))
+        atomic.write_text(folder / "latencies.jsonl", "".join(json.dumps(line) + "\n" for line in record.raw))
 
 
 def _measure(

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from tinydistilbert import fsio
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_config, load_tokenizer
+from tinydistilbert.storage import atomic
 
 TEXTS_AT_ONCE = 1000
 """Texts that are tokenised in one call."""
@@ -48,18 +48,18 @@ def trim(model_folder: Path, texts: Iterable[str], output: Path, *, minimum_coun
     Raises:
         UserError: no complete model, a file that is not what its manifest says, or a tokenizer of another kind.
     """
-    if fsio.is_finished(model_folder):
-        fsio.read_manifest(model_folder)
+    if atomic.is_finished(model_folder):
+        atomic.read_manifest(model_folder)
     config, tokenizer = load_config(model_folder), load_tokenizer(model_folder)
     always = _always_kept(model_folder, config, tokenizer)
     weights = _weights(model_folder, config, tokenizer)
     counts = _counts(tokenizer, texts)
     kept = sorted(always | {token for token, count in counts.items() if count >= minimum_count})
     new = {old: place for place, old in enumerate(kept)}
-    with fsio.unfinished(output, tokens=len(kept), tokens_before=config.vocab_size) as folder:
-        fsio.write_bytes(folder / WEIGHTS, safetensors.torch.save(_rows(weights, kept), metadata={"format": "pt"}))
-        raw = fsio.read_json(model_folder / CONFIG)
-        fsio.write_json(folder / CONFIG, raw | _numbers(config, new) | {"vocab_size": len(kept)})
+    with atomic.unfinished(output, tokens=len(kept), tokens_before=config.vocab_size) as folder:
+        atomic.write_bytes(folder / WEIGHTS, safetensors.torch.save(_rows(weights, kept), metadata={"format": "pt"}))
+        raw = atomic.read_json(model_folder / CONFIG)
+        atomic.write_json(folder / CONFIG, raw | _numbers(config, new) | {"vocab_size": len(kept)})
         tokenizer.save_pretrained(folder)
         _renumber_tokenizer(folder, new)
 
@@ -129,17 +129,17 @@ def _rows(weights: Mapping[str, Tensor], kept: list[int]) -> dict[str, Tensor]:
 
 def _renumber_tokenizer(folder: Path, new: Mapping[int, int]) -> None:
     """Leave only the pieces that are in `new`, under their new numbers, in the files of a saved tokenizer."""
-    told = fsio.read_json(folder / TOKENIZER)
+    told = atomic.read_json(folder / TOKENIZER)
     pieces = told["model"]["vocab"]
     told["model"]["vocab"] = {piece: new[token] for piece, token in pieces.items() if token in new}
     told["added_tokens"] = [added | {"id": new[added["id"]]} for added in told["added_tokens"]]
     _renumber_processor(told["post_processor"], new)
-    fsio.write_json(folder / TOKENIZER, told)
-    settings = fsio.read_json(folder / "tokenizer_config.json")
+    atomic.write_json(folder / TOKENIZER, told)
+    settings = atomic.read_json(folder / "tokenizer_config.json")
     if "added_tokens_decoder" in settings:
         added = settings["added_tokens_decoder"]
         settings["added_tokens_decoder"] = {str(new[int(token)]): value for token, value in added.items()}
-        fsio.write_json(folder / "tokenizer_config.json", settings)
+        atomic.write_json(folder / "tokenizer_config.json", settings)
 
 
 def _renumber_processor(processor: Any, new: Mapping[int, int]) -> None:

@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt16, UInt32
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert import disk, fsio, locks
-from tinydistilbert.data.rows import RowFile
+from tinydistilbert.data.npy import RowFile
 from tinydistilbert.data.sources import Source, open_source
 from tinydistilbert.data.wikitext import UNKNOWN
-from tinydistilbert.data.words import continues_word
+from tinydistilbert.data.word_pieces import continues_word
 from tinydistilbert.errors import UserError, told
-from tinydistilbert.recipe import Corpus
+from tinydistilbert.recipe.schema import Corpus
+from tinydistilbert.storage import atomic, disk, locks
 
 FORMAT = 2
 """Enters the key of a folder: raise it whenever the same source and settings would give other blocks than before."""
@@ -95,17 +95,17 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
     source = open_source(corpus, data)
     facts = _facts(corpus, tokenizer, source)
     folder = _folder(cache, facts)
-    lock = cache / f".{folder.name}{fsio.LOCK}"
+    lock = cache / f".{folder.name}{atomic.LOCK}"
     if _damage(folder) is None:
         locks.tidy(lock)
         return folder
     with locks.alone(lock, where=f"the cache {folder}", wait=True):
         if damage := _damage(folder):  # else another process has made it meanwhile
-            if fsio.is_finished(folder):
+            if atomic.is_finished(folder):
                 sys.stderr.write(f"making token blocks anew: {damage}\n")
                 disk.remove(folder)
             facts["splits"] = {}  # filled below, and written with the other facts when the folder is closed
-            with fsio.unfinished(folder, **facts) as partial:
+            with atomic.unfinished(folder, **facts) as partial:
                 try:
                     for split in SPLITS:
                         facts["splits"][split] = _write_split(partial, source, split, corpus, tokenizer)
@@ -119,7 +119,7 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
 def _damage(folder: Path) -> str | None:
     """What is wrong with the folder, as far as its manifest tells; None when it is whole."""
     try:
-        fsio.read_manifest(folder)
+        atomic.read_manifest(folder)
     except UserError as error:
         return str(error)
     return None
@@ -130,9 +130,9 @@ def prepared_splits(
 ) -> dict[str, dict[str, int]] | None:
     """Documents, tokens and blocks of each split as `prepare` counted them; None if it has not made the folder yet."""
     folder = _folder(cache, _facts(corpus, tokenizer, source))
-    if not fsio.is_finished(folder):
+    if not atomic.is_finished(folder):
         return None
-    splits: dict[str, dict[str, int]] = fsio.read_manifest(folder, verify=False)["splits"]
+    splits: dict[str, dict[str, int]] = atomic.read_manifest(folder, verify=False)["splits"]
     return splits
 
 
@@ -163,7 +163,7 @@ def load_blocks(folder: Path) -> TokenBlocks:
     Raises:
         UserError: the folder is unfinished, or a file in it is not what the manifest says; the cure is to delete it.
     """
-    manifest = fsio.read_manifest(folder)
+    manifest = atomic.read_manifest(folder)
     with told(str(folder), expected="token blocks", cure=f"delete {folder} and run the command again"):
         arrays = {
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tinydistilbert import fsio
 from tinydistilbert.errors import UserError
+from tinydistilbert.storage import atomic
 
 TEXT = (".txt", ".raw", ".tokens")
 JSONL = (".jsonl", ".ndjson")
@@ -55,7 +55,7 @@ def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
 
 def fingerprint(*splits: Sequence[Path]) -> str:
     """SHA-256 over the contents of the files of each split, whatever the files are called."""
-    return hashlib.sha256("\n".join(" ".join(map(fsio.sha256, files)) for files in splits).encode()).hexdigest()
+    return hashlib.sha256("\n".join(" ".join(map(atomic.sha256, files)) for files in splits).encode()).hexdigest()
 
 
 def has_rows(path: Path) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from tinydistilbert.data.randomness import generator
-from tinydistilbert.recipe import Masking
+from tinydistilbert.recipe.schema import Masking
 
 IGNORED = -100
 """Label of a position that no loss counts, as in PyTorch's cross-entropy."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 from tinydistilbert.data import files, hub, python_docs, wikitext
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import PYTHON_DOCS, Corpus
+from tinydistilbert.recipe.schema import PYTHON_DOCS, Corpus
 
 WIKITEXT2 = "wikitext2"
 WIKITEXT2_ON_HUB = ("Salesforce/wikitext", "wikitext-2-raw-v1")

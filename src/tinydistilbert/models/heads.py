@@ -6,16 +6,19 @@ computed only where a loss reads them: the caller gathers hidden states first an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from tinydistilbert.errors import UserError
 from tinydistilbert.models.capture import QueryKeyValue, capturing
 from tinydistilbert.models.dropout import ATTENTION as QUICK
+from tinydistilbert.models.loading import Head
 
 __all__ = [
     "QueryKeyValue",
@@ -135,3 +138,25 @@ def vocabulary_size(model: PreTrainedModel) -> int:
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, nn.Embedding) and isinstance(embedding.weight, torch.Tensor)
     return embedding.num_embeddings
+
+
+_HEADS: dict[str, Head] = {
+    "ForMaskedLM": "masked-lm", "ForSequenceClassification": "classification", "ForQuestionAnswering": "span",
+}  # fmt: skip
+
+
+def head_of(folder: Path, config: PretrainedConfig) -> Head:
+    """Which head the model in `folder` has, by the class that its config names.
+
+    Raises:
+        UserError: none that is known.
+    """
+    architecture = (getattr(config, "architectures", None) or ["no architecture"])[0]
+    if config.problem_type == "multi_label_classification":
+        expected, cure = "one class for a text", "use transformers for models that give several"
+        raise UserError(str(folder), expected=expected, found="a model of several labels at once", cure=cure)
+    for ending, head in _HEADS.items():
+        if architecture.endswith(ending):
+            return "regression" if head == "classification" and config.num_labels == 1 else head
+    expected = f"a model {', '.join(_HEADS)}"
+    raise UserError(str(folder), expected=expected, found=architecture, cure="fine-tune it on a task first")

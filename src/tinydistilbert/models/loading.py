@@ -1,7 +1,7 @@
 """Models and tokenizers from folders or the hub: safetensors only, known families only, and every weight accounted for.
 
 This is the one way in for models of others. A hub model is read at one commit, a folder that this program finished is
-compared with its manifest, and `foreign.py` looks at names, numbers and sizes before anything is allocated.
+compared with its manifest, and `untrusted.py` looks at names, numbers and sizes before anything is allocated.
 Plain `from_pretrained` takes a file with one of 24 tensors and fills the rest with random numbers, with a warning only.
 Here a missing or an unexpected weight is an error, unless it belongs to a head that the task does not share.
 """
@@ -28,16 +28,17 @@ from transformers import (
 from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
 from transformers.utils import logging
 
-from tinydistilbert import fsio
 from tinydistilbert.errors import UserError, told
-from tinydistilbert.models import elmo, foreign  # elmo also so that the Auto classes know it from here on
-from tinydistilbert.models.places import CURE, place
+from tinydistilbert.models import untrusted
+from tinydistilbert.models.elmo.model import ElmoConfig  # also so that the Auto classes know ELMo from here on
+from tinydistilbert.models.hub import CURE, place
 from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
+from tinydistilbert.storage import atomic
 
 Head = Literal["masked-lm", "classification", "regression", "span"]
 
 FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
-ELMO = elmo.ElmoConfig.model_type
+ELMO = ElmoConfig.model_type
 """The baseline: can be fine-tuned, scored and timed; it has no masked-LM head, so it is neither teacher nor student."""
 _CLASSES = {
     "masked-lm": AutoModelForMaskedLM,
@@ -80,14 +81,14 @@ def load_config(name: str | Path, revision: str | None = None) -> PretrainedConf
 
     Raises:
         UserError: there is no such model, its family is neither ELMo nor one of `FAMILIES`, or what its config says
-            cannot be believed (`foreign.check_config`).
+            cannot be believed (`untrusted.check_config`).
     """
     where = _where(name, revision)
-    folder = place(name, revision, (foreign.CONFIG,))
-    if not (folder / foreign.CONFIG).is_file():
+    folder = place(name, revision, (untrusted.CONFIG,))
+    if not (folder / untrusted.CONFIG).is_file():
         raise UserError(where, expected="a model folder or hub name", found="no config.json there", cure=CURE)
-    _check_unchanged(folder, (foreign.CONFIG,))
-    family = foreign.check_config(folder)["model_type"]
+    _check_unchanged(folder, (untrusted.CONFIG,))
+    family = untrusted.check_config(folder)["model_type"]
     if family not in (*FAMILIES, ELMO):
         expected = f"a family among {', '.join((*FAMILIES, ELMO))}"
         raise UserError(where, expected=expected, found=repr(family), cure="use another model")
@@ -106,9 +107,9 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     """
     where = f"tokenizer of {_where(name, revision)}"
     config = load_config(name, revision)  # which tells the kind of tokenizer where nothing else does
-    folder = place(name, revision, (foreign.CONFIG, *foreign.TOKENIZER))
-    _check_unchanged(folder, foreign.TOKENIZER)
-    foreign.check_tokenizer(folder)
+    folder = place(name, revision, (untrusted.CONFIG, *untrusted.TOKENIZER))
+    _check_unchanged(folder, untrusted.TOKENIZER)
+    untrusted.check_tokenizer(folder)
     with told(where, expected="tokenizer.json", cure="save the tokenizer beside the model"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         tokenizer.name_or_path = str(name)
@@ -137,11 +138,11 @@ def _check_unchanged(folder: Path, names: Iterable[str]) -> None:
     Raises:
         UserError: one is there in another form than it was written, or is not there any more, or was added.
     """
-    if fsio.is_finished(folder):
-        listed = fsio.read_manifest(folder, verify=False)["files"]
+    if atomic.is_finished(folder):
+        listed = atomic.read_manifest(folder, verify=False)["files"]
         for name in names:
             if name in listed or (folder / name).exists():
-                fsio.intact(folder, name)
+                atomic.intact(folder, name)
 
 
 def _forget_lengths(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -211,10 +212,10 @@ def load_model(
     if is_pruned(config):
         shapes_of(config)  # says what is wrong with them
         architecture = shaped(architecture._model_mapping[type(config)])
-    folder = place(name, revision, (foreign.CONFIG, foreign.WEIGHTS, foreign.INDEX, "model-*.safetensors"))
-    files = foreign.weight_files(folder, str(name))
-    _check_unchanged(folder, {foreign.WEIGHTS, foreign.INDEX, *(file.name for file in files)})
-    foreign.check_weights(files, config, str(name))
+    folder = place(name, revision, (untrusted.CONFIG, untrusted.WEIGHTS, untrusted.INDEX, "model-*.safetensors"))
+    files = untrusted.weight_files(folder, str(name))
+    _check_unchanged(folder, {untrusted.WEIGHTS, untrusted.INDEX, *(file.name for file in files)})
+    untrusted.check_weights(files, config, str(name))
     cure = "check the folder; weights must be in model.safetensors"
     with told(where, expected="a complete safetensors model", cure=cure), _quietly():
         model, info = architecture.from_pretrained(

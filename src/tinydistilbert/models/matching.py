@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
-from tinydistilbert import recipe
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.pruned import is_pruned
 from tinydistilbert.models.student import layer_map
-from tinydistilbert.recipe_types import highest
+from tinydistilbert.recipe import schema
+from tinydistilbert.recipe.types import highest
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Matches:
     """The teacher's layer whose relations the student's last one learns."""
 
 
-def match_layers(settings: recipe.Recipe, teacher: PretrainedConfig, student: PretrainedConfig) -> Matches:
+def match_layers(settings: schema.Recipe, teacher: PretrainedConfig, student: PretrainedConfig) -> Matches:
     """The layers that the recipe's objective compares, after everything about them was checked.
 
     Raises:
@@ -52,7 +52,7 @@ def _uniform(size: int, depth: int) -> tuple[int, ...]:
 
 
 def uniform_matches(
-    teacher: PretrainedConfig, student: PretrainedConfig, distillation: recipe.TaskDistillation
+    teacher: PretrainedConfig, student: PretrainedConfig, distillation: schema.TaskDistillation
 ) -> Matches:
     """The layers that a second distillation compares: spread evenly, and for relations the last ones.
 
@@ -63,12 +63,12 @@ def uniform_matches(
     if size > depth:
         expected, cure = f"a student of at most the teacher's {depth} layers", "set hidden, attention and relation to 0"
         raise UserError("finetune.distillation", expected=expected, found=str(size), cure=cure)
-    inner = recipe.Objective(relation=distillation.relation, attention=distillation.attention)
+    inner = schema.Objective(relation=distillation.relation, attention=distillation.attention)
     _check_heads(inner, teacher, student)
     return Matches(tuple(range(size)), _uniform(size, depth), depth - 1)
 
 
-def _check_heads(objective: recipe.Objective, teacher: PretrainedConfig, student: PretrainedConfig) -> None:
+def _check_heads(objective: schema.Objective, teacher: PretrainedConfig, student: PretrainedConfig) -> None:
     if (highest(objective.relation) or highest(objective.attention)) and (is_pruned(teacher) or is_pruned(student)):
         expected, cure = "teacher and student with all their heads", "leave relation and attention at 0"
         raise UserError("relation and attention", expected=expected, found="a pruned model", cure=cure)

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tinydistilbert import recipe
 from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import schema
 
 ROUNDED_TO = 8
 """An `intermediate_size` in proportion is a multiple of this, for the sake of matrix kernels."""
@@ -70,7 +70,7 @@ class Widths:
         return self.hidden // self.heads
 
 
-def student_widths(teacher: Widths, student: recipe.Student) -> Widths:
+def student_widths(teacher: Widths, student: schema.Student) -> Widths:
     """The widths that the recipe asks for; attention heads keep the teacher's size, so there are fewer of them.
 
     Raises:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import DistilBertConfig, DistilBertForMaskedLM, PretrainedConfig, PreTrainedModel
 
-from tinydistilbert import recipe
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.narrow import Widths, narrowed, student_widths
 from tinydistilbert.models.pruned import is_pruned
+from tinydistilbert.recipe import schema
 
 _LAYER = re.compile(r"(.*\blayers?\.)(\d+)(\..*)")
 
@@ -35,7 +35,7 @@ _OTHER_PARTS = {
 }
 
 
-def layer_map(student: recipe.Student, depth: int) -> tuple[int, ...]:
+def layer_map(student: schema.Student, depth: int) -> tuple[int, ...]:
     """The teacher layers that the student's layers are copied from, lowest first.
 
     `authors` spreads them evenly from the first to the last layer, which for 12 -> 6 is exactly the choice of the
@@ -121,7 +121,7 @@ def _set_widths(config: PretrainedConfig, widths: Widths) -> None:
     setattr(config, "hidden_dim" if config.model_type == "distilbert" else "intermediate_size", widths.rows)
 
 
-def cut_student(teacher: PreTrainedModel, student: recipe.Student, *, seed: int) -> PreTrainedModel:
+def cut_student(teacher: PreTrainedModel, student: schema.Student, *, seed: int) -> PreTrainedModel:
     """A new masked-LM model of the chosen teacher layers; with all layers its logits equal the teacher's exactly.
 
     Args:

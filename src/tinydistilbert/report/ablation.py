@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import fsio
-from tinydistilbert.recipe import Recipe
-from tinydistilbert.recipe_file import to_toml
+from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report import published, scores
-from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, points, to_markdown
 from tinydistilbert.report.figures import Effect, effects
 from tinydistilbert.report.html import figure, render
 from tinydistilbert.report.page import facts
+from tinydistilbert.report.paper_tables import score_cell
 from tinydistilbert.report.scores import Score
-from tinydistilbert.report.tables import score_cell
+from tinydistilbert.report.table import NOTHING, Cell, Row, Table, points, to_markdown
 from tinydistilbert.results import Measurement
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
 
@@ -270,6 +270,6 @@ def write_ablation(output: Path, ablation: Ablation, *, command: str) -> Table:
         findings=findings(ablation), facts=facts(command, ablation.recipe, ablation.measurements),
         has_tasks=bool(ablation.recipe.finetune.tasks), recipe_toml=to_toml(ablation.recipe),
     )  # fmt: skip
-    fsio.write_text(output / TABLE_FILE, to_markdown(table))
-    fsio.write_text(output / PAGE_FILE, html)
+    atomic.write_text(output / TABLE_FILE, to_markdown(table))
+    atomic.write_text(output / PAGE_FILE, html)
     return table

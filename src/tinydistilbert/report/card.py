@@ -6,16 +6,17 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from tinydistilbert import __version__, fsio
-from tinydistilbert.names import TERMS
-from tinydistilbert.recipe import OFFLINE_TEACHER, PYTHON_DOCS, Recipe, recipe_hash
-from tinydistilbert.recipe_types import highest
-from tinydistilbert.report import tables
-from tinydistilbert.report.cells import to_markdown
-from tinydistilbert.report.folder import read_run
+from tinydistilbert import __version__
+from tinydistilbert.recipe.names import TERMS
+from tinydistilbert.recipe.schema import OFFLINE_TEACHER, PYTHON_DOCS, Recipe, recipe_hash
+from tinydistilbert.recipe.types import highest
+from tinydistilbert.report import paper_tables
+from tinydistilbert.report.read import read_run
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.summary import summarize
+from tinydistilbert.report.table import to_markdown
 from tinydistilbert.results import Measurement
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -69,11 +70,11 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
     measured = [
         table
         for table in (
-            tables.pretraining_table(measurements),
-            tables.glue_table(measurements),
-            tables.downstream_table(measurements),
-            tables.custom_table(measurements, tasks),
-            tables.probe_table(measurements),
+            paper_tables.pretraining_table(measurements),
+            paper_tables.glue_table(measurements),
+            paper_tables.downstream_table(measurements),
+            paper_tables.custom_table(measurements, tasks),
+            paper_tables.probe_table(measurements),
             speed_table(measurements),
         )
         if table.is_measured
@@ -105,5 +106,5 @@ def write_card(run: Path) -> Path:
     """
     settings, measurements = read_run(run)
     path = run / "student" / "README.md"
-    fsio.write_text(path, model_card(measurements, settings, name=f"{run.resolve().name}/student"))
+    atomic.write_text(path, model_card(measurements, settings, name=f"{run.resolve().name}/student"))
     return path

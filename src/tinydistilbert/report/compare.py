@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinydistilbert import fsio, metrics
 from tinydistilbert.errors import UserError
-from tinydistilbert.metrics import Paired
+from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation.metrics import Paired
 from tinydistilbert.report.disagreements import Disagreement, disagreement, examples_at_hand
 from tinydistilbert.report.predictions import Pairing, ScoredRun, pair, read_predicted, scored_run, splits_of
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
 
 TEACHER = "teacher"
@@ -79,17 +80,6 @@ class Comparison:
     differences: tuple[Difference, ...]
 
 
-def signed(value: float) -> str:
-    """A difference of shares or correlations in points, with its sign."""
-    shown = f"{100 * value:+.1f}".replace("-", "−")
-    return "0.0" if shown in ("+0.0", "−0.0") else shown
-
-
-def p_words(p: float) -> str:
-    """A p-value with three decimals, very small ones as such."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def operand(text: str) -> Operand:
     """What `RUN` or `RUN:ROW` on the command line names, such as `runs/a` or `runs/a:student (D)`.
 
@@ -150,7 +140,7 @@ def compare_rows(run: Path) -> Comparison:
         UserError: a file of scores that is not as it was written.
     """
     first = Operand(run)
-    if not any(run.glob(f"tasks/*/*/seed-*/scores/{fsio.MANIFEST}")):
+    if not any(run.glob(f"tasks/*/*/seed-*/scores/{atomic.MANIFEST}")):
         return Comparison(first, None, ())
     scored = scored_run(run)
     pairings = list(_pairings(scored, scored, [pair for pair in PAIRS if set(pair) <= set(scored.rows)]))

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, points
-from tinydistilbert.report.compare import p_words, signed
 from tinydistilbert.report.figures import Tradeoff
 from tinydistilbert.report.scores import SUBSET, TITLES, WARNING
+from tinydistilbert.report.table import NOTHING, Cell, Row, Table, p_words, points, signed
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks.base import Task
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert import metrics
 from tinydistilbert.data.sources import WIKITEXT2
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import PYTHON_DOCS, Recipe
+from tinydistilbert.evaluation import metrics
+from tinydistilbert.recipe.schema import PYTHON_DOCS, Recipe
 from tinydistilbert.report.predictions import Pairing, Predicted
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.wanted import wanted_examples
+from tinydistilbert.tasks.recipe_splits import wanted_examples
 
 TEXTS = ("question", "context", "text", "text_pair")
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import fsio
-from tinydistilbert.metrics import squad_scores
+from tinydistilbert.evaluation.metrics import squad_scores
 from tinydistilbert.report.scores import TITLES
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Task
 
@@ -58,8 +58,8 @@ def _name(sample: dict[str, Any]) -> str:
 def _samples(run: Path, task: str, slug: str) -> dict[str, dict[str, Any]]:
     """Samples of the first seed and split by the example's name; empty when the row was not scored."""
     for path in sorted((run / "tasks" / task / slug).glob("seed-*/scores/samples.jsonl")):
-        if fsio.is_finished(path.parent):
-            fsio.intact(path.parent, path.name)
+        if atomic.is_finished(path.parent):
+            atomic.intact(path.parent, path.name)
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return {
             _name(line): line for line in lines if line.get("split", lines[0].get("split")) == lines[0].get("split")

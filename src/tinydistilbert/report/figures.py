@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from tinydistilbert.names import TERMS
+from tinydistilbert.recipe.names import TERMS
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.scores import TITLES, Scores
 from tinydistilbert.tasks.base import Task

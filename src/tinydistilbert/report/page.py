@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import __version__, fsio, recipe, results
-from tinydistilbert.recipe import Recipe
-from tinydistilbert.recipe_types import highest
-from tinydistilbert.report import compression, figures, scores, summary, tables
-from tinydistilbert.report.comparison import rows_table
+from tinydistilbert import __version__, results
+from tinydistilbert.recipe import schema
+from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.recipe.types import highest
+from tinydistilbert.report import compression, figures, paper_tables, scores, summary
+from tinydistilbert.report.comparison_page import rows_table
 from tinydistilbert.report.examples import read_examples
-from tinydistilbert.report.folder import read_log, read_run
 from tinydistilbert.report.html import figure, render
+from tinydistilbert.report.read import read_log, read_run
 from tinydistilbert.results import Measurement
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
 
@@ -41,7 +43,7 @@ def _score_figures(
 ) -> list[dict[str, Any]]:
     found = scores.collect(measurements)
     labelled = [task for task in tasks.values() if task.family != "probe"]
-    chosen = labelled if scores.tasks_scored(found, labelled) else tables.PROBES
+    chosen = labelled if scores.tasks_scored(found, labelled) else paper_tables.PROBES
     caption = "Each model by task. The line is what was lost of the teacher; the stroke, always giving the same answer."
     drawn = figure(figures.task_scores(found, chosen), caption)
     if told.kept is not None and told.faster is not None:
@@ -96,7 +98,7 @@ def facts(command: str, settings: Recipe, measurements: Sequence[Measurement]) -
     )
     fingerprints = sorted({m.data_fingerprint[:12] for m in measurements if m.data_fingerprint})
     found = [
-        ("Recipe", f"{settings.name} ({recipe.recipe_hash(settings)})"),
+        ("Recipe", f"{settings.name} ({schema.recipe_hash(settings)})"),
         ("Command", command),
         *made_of,
         ("Made", " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else ""),
@@ -121,7 +123,7 @@ def write_report(run: Path, *, command: str = "") -> Path:
     settings, measurements = read_run(run)
     tasks = tasks_of(settings.finetune)
     told = summary.summarize(measurements, tasks)
-    every = tables.all_tables(measurements, tasks)
+    every = paper_tables.all_tables(measurements, tasks)
     html = render(
         "page.html",
         name=settings.name,
@@ -131,8 +133,8 @@ def write_report(run: Path, *, command: str = "") -> Path:
         unmeasured=[table for table in every if not table.is_measured and table.name != "pretraining"],
         differences=rows_table(run),
         compressed=_compression(compression.ladders(measurements, tasks)),
-        variants=tables.variants_table(measurements, tasks),
-        pretraining=tables.pretraining_table(measurements),
+        variants=paper_tables.variants_table(measurements, tasks),
+        pretraining=paper_tables.pretraining_table(measurements),
         curves=_curves(run),
         kinds=read_examples(run, tasks),
         faults=_faults(settings),
@@ -140,5 +142,5 @@ def write_report(run: Path, *, command: str = "") -> Path:
         recipe_toml=(run / "recipe.toml").read_text(encoding="utf-8"),
     )
     path = run / "report.html"
-    fsio.write_text(path, html)
+    atomic.write_text(path, html)
     return path

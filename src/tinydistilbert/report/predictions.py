@@ -11,10 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from tinydistilbert import fsio, metrics, recipe_file, results
+from tinydistilbert import results
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import Recipe
+from tinydistilbert.evaluation import metrics
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.scores import ROWS
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT, tasks_of
 from tinydistilbert.tasks.base import Task
 
@@ -122,10 +125,10 @@ def scored_run(folder: Path, recipe: Recipe | None = None) -> ScoredRun:
     if recipe is None:
         if not (folder / "recipe.toml").is_file():
             raise UserError(where, expected="a run folder with recipe.toml", found="none", cure=cure)
-        recipe = recipe_file.load(str(folder / "recipe.toml"))
+        recipe = toml.load(str(folder / "recipe.toml"))
     scores: dict[str, dict[str, dict[int, Path]]] = {}
     for path in sorted(folder.glob("tasks/*/*/seed-*/scores")):
-        facts = fsio.read_manifest(path)  # unfinished ones have another name
+        facts = atomic.read_manifest(path)  # unfinished ones have another name
         scores.setdefault(facts["task"], {}).setdefault(facts["row"], {})[facts["seed"]] = path
     run = ScoredRun(folder, recipe, scores)
     if not run.tasks:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tinydistilbert.names import GLUE_NAMES
+from tinydistilbert.recipe.names import GLUE_NAMES
 
 PAPER = "Sanh et al. 2019, DistilBERT, arXiv:1910.01108v4, Tables 1 to 3 (GLUE: medians of five runs)"
 REPLICATION = "TinyDistilBERT, github.com/Solomon-Lee/distillBert_4782: its report and its run table (results/*.tsv)"

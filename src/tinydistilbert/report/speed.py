@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from tinydistilbert.report import published
-from tinydistilbert.report.cells import NOTHING, Cell, Row, Table, as_printed
 from tinydistilbert.report.published import Published
 from tinydistilbert.report.scores import SUBSET, TITLES, WARNING
+from tinydistilbert.report.table import NOTHING, Cell, Row, Table, as_printed
 from tinydistilbert.results import Measurement
 
 TORCH = "torch"

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.errors import UserError
-from tinydistilbert.names import SPAN_NAMES, TASK_NAMES
-from tinydistilbert.recipe import Corpus, Finetune
-from tinydistilbert.tasks import custom, glue, imdb, probes, squad
+from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES
+from tinydistilbert.recipe.schema import Corpus, Finetune
+from tinydistilbert.tasks import custom, glue, imdb, squad, synthetic
 from tinydistilbert.tasks.base import Examples, Task, choose
-from tinydistilbert.tasks.checking import checked_columns
+from tinydistilbert.tasks.row_checks import checked_columns
 from tinydistilbert.tasks.splits import has_split, read_split
 
-TASKS: dict[str, Task] = {task.name: task for task in (*glue.TASKS, *imdb.TASKS, *squad.TASKS, *probes.TASKS)}
+TASKS: dict[str, Task] = {task.name: task for task in (*glue.TASKS, *imdb.TASKS, *squad.TASKS, *synthetic.TASKS)}
 
 assert tuple(TASKS) == TASK_NAMES, "names.py and the task tables list the same tasks"
 assert tuple(name for name, task in TASKS.items() if task.kind == "span") == SPAN_NAMES
@@ -101,16 +101,16 @@ def _probe_columns(
     """The columns of `Examples` of all examples that are made for a split, and what each was made from."""
     # Whatever the blocks of the student are packed from, probes need whole documents.
     source = open_source(dataclasses.replace(corpus, packing="documents"), data)
-    made = probes.make(task, source.train(), seed=seed, cap=probes.TRAIN_CAP)
+    made = synthetic.make(task, source.train(), seed=seed, cap=synthetic.TRAIN_CAP)
     if split != task.train:
         used = {row.key for row in made}
-        made = probes.make(task, source.validation(), seed=seed, cap=probes.EVALUATION_CAP, exclude=used)
+        made = synthetic.make(task, source.validation(), seed=seed, cap=synthetic.EVALUATION_CAP, exclude=used)
     if not made:
         raise UserError(
             f"{task.name} ({split}) from {source.name}", expected="documents of several sentences",
             found="none to make it from", cure="give corpus.source a text with paragraphs of prose",
         )  # fmt: skip
-    return probes.columns(made, list(range(len(made)))), [row.key for row in made]
+    return synthetic.columns(made, list(range(len(made)))), [row.key for row in made]
 
 
 def _rows(

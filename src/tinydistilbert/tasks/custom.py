@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import CustomTask
+from tinydistilbert.recipe.schema import CustomTask
 from tinydistilbert.tasks.base import Kind, Task
-from tinydistilbert.tasks.checking import DROP, nearest, number
-from tinydistilbert.tasks.reading import Rows, shortened, shown
+from tinydistilbert.tasks.readers import Rows, shortened, shown
+from tinydistilbert.tasks.row_checks import DROP, nearest, number
 
 MOST_CLASSES = 1000
 """More different labels than this are taken for something that is no class."""

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from tinydistilbert.runtime import Runtime, TorchRuntime
+from tinydistilbert.models.runtimes import Runtime, TorchRuntime
 from tinydistilbert.tasks.encoding import Features, collate
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.checking import check_columns
-from tinydistilbert.tasks.reading import READERS, Rows, read_rows, table_rows
+from tinydistilbert.tasks.readers import READERS, Rows, read_rows, table_rows
+from tinydistilbert.tasks.row_checks import check_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset

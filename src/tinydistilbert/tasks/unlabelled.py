@@ -9,8 +9,8 @@ import pyarrow.parquet
 from tinydistilbert.data.files import records
 from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.checking import check_columns, texts_of
-from tinydistilbert.tasks.reading import read_rows
+from tinydistilbert.tasks.readers import read_rows
+from tinydistilbert.tasks.row_checks import check_columns, texts_of
 
 TEXT = ".txt"
 

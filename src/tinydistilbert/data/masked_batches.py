@@ -1,0 +1,210 @@
+"""Masked batches for pretraining: token blocks in, tensors out, a pure function of the step."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from tinydistilbert.data.corpus import TokenBlocks
+from tinydistilbert.data.masking import IGNORED, mask_tokens, token_chances
+from tinydistilbert.data.order import epoch_part, stream_part
+from tinydistilbert.data.randomness import generator
+from tinydistilbert.recipe import schema
+from tinydistilbert.recipe.types import ramp_at
+
+VALIDATION_BATCH = 16
+"""Blocks whose masks are drawn together on validation text, whatever the batches of the training are."""
+VALIDATION_SEED = 1
+"""Of the masks of validation, whatever the seed of the run, so that runs can be compared."""
+VALIDATION_RATE = 0.15
+"""Of the masks of validation, whatever the recipe's masking (Devlin et al. 2019)."""
+VALIDATION_MASKING = schema.Masking(
+    rate=VALIDATION_RATE, mask_share=0.8, random_share=0.1, whole_words=False, smoothing=0.0
+)
+
+KlPositions = Literal["all", "masked", "sampled"]
+Attention = Literal["block", "documents"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn for some blocks: which tokens to guess, and where the KL is taken."""
+
+    input_ids: Int64[np.ndarray, "batch length"]
+    """With the chosen tokens hidden."""
+    labels: Int64[np.ndarray, "batch length"]
+    """The token where it was chosen, -100 elsewhere."""
+    soft: Bool[np.ndarray, "batch length"]
+    """Where the soft targets count."""
+
+
+@dataclass(frozen=True)
+class MaskedBatches:
+    """The micro-batches of each optimiser step: a pure function of the seed and the step.
+
+    Each micro-batch has `input_ids` and `labels` [batch length]; `masked`, `counted` and `soft`, the flat positions of
+    the masked tokens, of all that are not padding, and of those at which the KL is taken, the masked ones first; and
+    `attention_mask` only when it is needed: [batch length] where there is padding, or [batch 1 length length] where
+    documents are kept apart. The flat positions are found here, on the CPU, so that no device has to wait for them.
+    """
+
+    blocks: TokenBlocks
+    masking: schema.Masking
+    batch_size: int
+    gradient_accumulation_steps: int
+    seed: int
+    steps: int
+    """Optimiser steps of the whole training, over which a mask rate of two numbers changes."""
+    kl_positions: KlPositions
+    kl_sampled_share: float
+    attention: Attention
+    epochs_end_steps: bool
+    """Whether the last step of an epoch has only the blocks that are left, as in a loop over epochs; else the blocks
+    are one stream, and a step may lie across the border of two epochs."""
+
+    @classmethod
+    def of(
+        cls,
+        settings: schema.Recipe,
+        optimization: schema.Optimization,
+        blocks: TokenBlocks,
+        *,
+        steps: int,
+        epochs_end_steps: bool,
+    ) -> Self:
+        """The batches of a recipe, in the sizes of one of its sections."""
+        return cls(
+            blocks=blocks, masking=settings.masking, batch_size=optimization.batch_size,
+            gradient_accumulation_steps=optimization.gradient_accumulation_steps, seed=settings.seed, steps=steps,
+            kl_positions=settings.objective.kl_positions, kl_sampled_share=settings.objective.kl_sampled_share,
+            attention=settings.corpus.attention, epochs_end_steps=epochs_end_steps,
+        )  # fmt: skip
+
+    @property
+    def blocks_per_step(self) -> int:
+        """Blocks that one optimiser step reads."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch where epochs end steps: the last one may be smaller."""
+        return -(-len(self.blocks.train) // self.blocks_per_step)
+
+    def chosen(self, step: int) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
+        """The training blocks that `step` reads, and the epoch that it reads each in."""
+        rows = len(self.blocks.train)
+        if self.epochs_end_steps:
+            epoch, part = divmod(step, self.steps_per_epoch)
+            indices = epoch_part(part, epoch, rows, self.blocks_per_step, self.seed)
+            return indices, np.full(len(indices), epoch)
+        return stream_part(step, rows, self.blocks_per_step, self.seed)
+
+    def draw(self, original: Int64[np.ndarray, "batch length"], *, rate: float, number: int) -> Drawn:
+        """Masks and KL positions of some training blocks; another `number` gives others."""
+        return _draw(
+            original, self.blocks, self.masking, rate, self.kl_positions, self.kl_sampled_share, self.seed, number
+        )
+
+    def __call__(self, step: int, halvings: int = 0) -> list[dict[str, Tensor]]:
+        """The micro-batches of `step`; masks are drawn for all at once, so their size does not change them."""
+        indices, _ = self.chosen(step)
+        original = self.blocks.train[indices].astype(np.int64)
+        drawn = self.draw(original, rate=ramp_at(self.masking.rate, step, self.steps), number=step)
+        return micro_batches(original, drawn, self.blocks, self.batch_size >> halvings, self.attention)
+
+
+def validation_batches(blocks: TokenBlocks, limit: int, *, attention: Attention) -> Iterator[dict[str, Tensor]]:
+    """The first `limit` validation blocks (0 = all), with masks that depend on the blocks only; `soft` is `masked`.
+
+    15 % of the tokens are masked, 80/10/10, each by itself, whatever a recipe says, so that recipes can be compared.
+    """
+    count = min(limit or len(blocks.validation), len(blocks.validation))
+    for start in range(0, count, VALIDATION_BATCH):
+        original = blocks.validation[start : min(start + VALIDATION_BATCH, count)].astype(np.int64)
+        drawn = _draw(original, blocks, VALIDATION_MASKING, VALIDATION_RATE, "masked", 0.0, VALIDATION_SEED, start)
+        yield from micro_batches(original, drawn, blocks, VALIDATION_BATCH, attention)
+
+
+@functools.lru_cache(maxsize=2)
+def _chance(blocks: TokenBlocks, rate: float, smoothing: float) -> float | Float[np.ndarray, " vocabulary"]:
+    """What `mask_tokens` takes as the chance of each token; kept, for most rates stay the same from step to step."""
+    return token_chances(blocks.token_counts, rate, smoothing, blocks.special_ids) if smoothing else rate
+
+
+def _draw(
+    original: Int64[np.ndarray, "batch length"],
+    blocks: TokenBlocks,
+    masking: schema.Masking,
+    rate: float,
+    kl_positions: KlPositions,
+    kl_sampled_share: float,
+    seed: int,
+    number: int,
+) -> Drawn:
+    masked_ids, labels = mask_tokens(
+        original, masking, chance=_chance(blocks, rate, masking.smoothing),
+        continues_word=blocks.continues_word if masking.whole_words else None,
+        special_ids=blocks.special_ids, mask_token_id=blocks.mask_token_id, vocab_size=blocks.vocab_size,
+        seed=seed, step=number,
+    )  # fmt: skip
+    counted, soft = original != blocks.pad_token_id, labels != IGNORED
+    if kl_positions == "all":
+        soft = counted
+    elif kl_positions == "sampled":
+        sampled = generator("KL positions", seed, number).random(original.shape) < kl_sampled_share
+        soft = soft | (counted & sampled)
+    return Drawn(masked_ids, labels, soft)
+
+
+def micro_batches(
+    original: Int64[np.ndarray, "batch length"],
+    drawn: Drawn,
+    blocks: TokenBlocks,
+    batch_size: int,
+    attention: Attention,
+) -> list[dict[str, Tensor]]:
+    """Blocks and what was drawn for them, cut into micro-batches (see `MaskedBatches`)."""
+    batches = []
+    for start in range(0, len(original), batch_size):
+        part = slice(start, start + batch_size)
+        counted = original[part] != blocks.pad_token_id
+        is_masked = drawn.labels[part] != IGNORED
+        masked, others = np.flatnonzero(is_masked), np.flatnonzero(drawn.soft[part] & ~is_masked)
+        batch = {
+            "input_ids": drawn.input_ids[part],
+            "labels": drawn.labels[part],
+            "masked": masked,
+            "counted": np.flatnonzero(counted),
+            "soft": np.concatenate([masked, others]),
+        }
+        if attention == "documents":
+            batch["attention_mask"] = document_mask(original[part], blocks.sep_token_id, counted)
+        elif not counted.all():
+            batch["attention_mask"] = counted.astype(np.int64)
+        batches.append({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in batch.items()})
+    return batches
+
+
+def document_mask(
+    input_ids: Int64[np.ndarray, "batch length"], sep_token_id: int, counted: Bool[np.ndarray, "batch length"]
+) -> Bool[np.ndarray, "batch 1 length length"]:
+    """Which position (third axis) may look at which (last): those of its own document that are not padding.
+
+    A document ends with its [SEP]; the [CLS] of a block belongs to the first. Each position may look at itself, so that
+    no row is empty: attention over nothing is not a number, though at padding nobody reads it.
+    """
+    is_end = input_ids == sep_token_id
+    document = np.cumsum(is_end, axis=1) - is_end
+    visible: np.ndarray = (document[:, :, None] == document[:, None, :]) & counted[:, None, :]
+    visible |= np.eye(input_ids.shape[1], dtype=bool)
+    return visible[:, None]
+
+
+def useful_tokens(batch: dict[str, Tensor]) -> int:
+    """Tokens of text in a batch: positions that are not padding."""
+    return len(batch["counted"])

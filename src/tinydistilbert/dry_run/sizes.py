@@ -1,0 +1,183 @@
+"""How much text and how many examples a recipe has: counted where they are on disk, estimated where they are not.
+
+Nothing is written, and nothing is fetched from the hub: there, published sizes stand in.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+from transformers import PreTrainedTokenizerFast
+
+from tinydistilbert.data.corpus import prepared_splits
+from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
+from tinydistilbert.pipeline.jobs import jobs
+from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.storage import cache
+from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, has_split, tasks_of
+from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.unlabelled import read_unlabelled
+
+TYPICAL_LENGTHS = {
+    "cola": 11, "mnli": 38, "mrpc": 53, "qnli": 49, "qqp": 31, "rte": 67, "sst2": 13, "stsb": 28, "wnli": 37,
+    "imdb": 276, "squad": 173,
+}  # fmt: skip
+"""Mean tokens of an input, of 1,000 training examples in BERT's uncased vocabulary, for tasks that are on the hub."""
+WIKITEXT2_COUNTS = {"train": (2_137_010, 36_718), "validation": (215_376, 3_760)}
+"""Tokens in BERT's uncased vocabulary, and lines, of the splits of WikiText-2, for when it is on the hub."""
+SAMPLE = 200
+"""Task examples that are tokenised to tell their length."""
+SAMPLE_WORDS = 20_000
+"""Words of the corpus that are tokenised to tell how many tokens all of them are."""
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """The token blocks of a corpus."""
+
+    train: int
+    validation: int
+    useful: float
+    """Share of the positions in train blocks that are not padding."""
+    is_prepared: bool
+    """Whether they were counted in the cache, not estimated."""
+    tokens: int
+    disk: int
+    """Bytes that are still to be written."""
+    seconds: float
+    """Left to tokenise."""
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """The examples of a task, as many as the recipe's limits leave."""
+
+    examples: int
+    features: int
+    """Inputs made of the train examples; in span tasks, windows."""
+    length: float
+    """Mean tokens of a train input."""
+    longest: int
+    """Tokens of the longest input seen."""
+    evaluation_examples: int
+    """In all evaluation splits together."""
+    evaluation_tokens: float
+    unlabelled: int
+    """Further texts that a second distillation is trained on."""
+
+
+def limited(count: int, limit: int) -> int:
+    """`count`, or `limit` if that is less; a limit of 0 is none."""
+    return min(count, limit) if limit else count
+
+
+def text_size(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> TextSize | None:
+    """The corpus as token blocks; None when it is on the hub and nothing is known of it.
+
+    Raises:
+        UserError: the source is wrong, as `prepare` would say.
+    """
+    corpus = recipe.corpus
+    if is_on_hub(corpus, recipe.data):
+        is_known = corpus.source == WIKITEXT2 and not corpus.max_train_documents
+        return _blocks(recipe, tokenizer, WIKITEXT2_COUNTS, 0.0) if is_known else None
+    source = open_source(corpus, recipe.data)
+    splits = prepared_splits(corpus, tokenizer, source, cache.folder())
+    if splits is not None:
+        train, tokens = splits["train"]["blocks"], splits["train"]["tokens"]
+        useful = min(tokens / (train * corpus.block_size), 1.0)
+        return TextSize(train, splits["validation"]["blocks"], useful, True, tokens, 0, 0.0)
+    per_word, seconds_per_token = _tokens_per_word(source.train(), tokenizer)
+    counts = {}
+    for split, documents in (("train", source.train()), ("validation", source.validation())):
+        words = [len(document.split()) for document in documents]
+        counts[split] = round(sum(words) * per_word), len(words)
+    return _blocks(recipe, tokenizer, counts, seconds_per_token)
+
+
+def _tokens_per_word(documents: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> tuple[float, float]:
+    """Tokens a word of the first documents, and seconds a token."""
+    sample: list[str] = []
+    words = 0
+    for document in documents:
+        sample.append(document)
+        words += len(document.split())
+        if words >= SAMPLE_WORDS:
+            break
+    begin = perf_counter()
+    encoded = tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"] if sample else []
+    tokens = sum(map(len, encoded))
+    return tokens / max(words, 1), (perf_counter() - begin) / max(tokens, 1)
+
+
+def _blocks(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, counts: dict[str, tuple[int, int]], seconds_per_token: float
+) -> TextSize:
+    """Blocks of so many tokens in so many documents (or lines) a split, cut as `prepare` cuts them."""
+    size, packed = recipe.corpus.block_size, recipe.corpus.packing == "documents"
+    train, validation = (
+        (tokens + documents) // (size - 2) if packed else documents for tokens, documents in counts.values()
+    )
+    tokens = counts["train"][0]
+    useful = 1.0 if packed else min((tokens / max(train, 1) + 2) / size, 1.0)
+    disk = (train + validation) * size * (2 if len(tokenizer) <= 2**16 else 4)
+    return TextSize(
+        train, validation, useful, False, tokens, disk, sum(t for t, _ in counts.values()) * seconds_per_token
+    )
+
+
+def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> TaskSize | None:
+    """How much there is of a task; None when it is made from a corpus on the hub.
+
+    All examples are loaded, not the recipe's sample of them, so that every label is checked as a run would.
+
+    Raises:
+        UserError: a split is missing or wrong, as a run would say.
+    """
+    task, settings = tasks_of(recipe.finetune)[name], recipe.finetune.settings(name)
+    also = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
+    splits = [HELD_OUT] if settings.score_on == "train" else [task.evaluation[0], *also]
+    max_length = recipe.finetune.max_length(name, task.max_length)
+    if task.family == "probe" and is_on_hub(recipe.corpus, recipe.data):
+        return None
+    if task.family not in ("probe", "custom") and recipe.data is None:
+        count = limited(task.official[task.train], settings.train_examples)
+        official = dict(task.official) | {HELD_OUT: round(HELD_OUT_SHARE * task.official[task.train])}
+        scored = sum(limited(official[split], settings.validation_examples) for split in splits)
+        length = min(TYPICAL_LENGTHS[name], max_length)
+        return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))
+    totals, windows, lengths, longest = [], [], [], 0
+    for split in (task.train, splits[0]):
+        examples = wanted_examples(recipe, task, split)
+        sample = _sample(examples)
+        features = encode(sample, tokenizer, max_length)
+        totals.append(len(examples))
+        windows.append(len(features) / len(sample))
+        lengths.append(float(features.lengths.mean()))
+        longest = max(longest, int(features.lengths.max()))
+    count = limited(totals[0], settings.train_examples)
+    scored = limited(totals[1], settings.validation_examples) * len(splits)
+    return TaskSize(
+        count, round(count * windows[0]), lengths[0], longest, scored, scored * windows[1] * lengths[1],
+        _unlabelled(recipe, task),
+    )  # fmt: skip
+
+
+def _unlabelled(recipe: Recipe, task: Task) -> int:
+    """Texts in the recipe's file of those without labels, where there is a second distillation to read them.
+
+    Raises:
+        UserError: the file is wrong, as a run would say.
+    """
+    file = recipe.finetune.distillation.unlabelled
+    is_taught = any(job.is_second_distillation and job.task == task.name for job in jobs(recipe))
+    return len(read_unlabelled(Path(file), task)) if file and is_taught else 0
+
+
+def _sample(examples: Examples) -> Examples:
+    """At most `SAMPLE` of the examples, spread evenly."""
+    step = -(-len(examples) // SAMPLE)
+    return replace(examples, columns={name: values[::step] for name, values in examples.columns.items()})

@@ -1,0 +1,1 @@
+"""Scores of task models: predictions, metrics, intervals."""

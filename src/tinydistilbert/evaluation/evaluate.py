@@ -1,0 +1,155 @@
+"""A task model and the splits of its task → predictions, samples and measurements, in one finished folder."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+
+from tinydistilbert import results
+from tinydistilbert.evaluation.scoring import Predictions, read_predictions, score
+from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.recipe.schema import Recipe, recipe_hash
+from tinydistilbert.results import Measurement
+from tinydistilbert.storage import atomic
+from tinydistilbert.tasks import HELD_OUT, has_split
+from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.compatible import check_classes
+from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.tasks.inference import predict
+from tinydistilbert.tasks.recipe_splits import wanted_examples
+
+SAMPLES = 8
+"""Examples that are shown with their predictions."""
+
+
+def predictions_table(examples: Examples, predictions: Predictions) -> pa.Table:
+    """The predictions with the `idx` or `id` of their example, its label and all that the model said."""
+    if examples.task.kind == "span":
+        own = {"id": examples.columns["id"], "answers": predictions.gold, "prediction_text": predictions.words}
+    else:
+        columns = examples.columns
+        own = {"idx": columns["idx"], "label": columns["label"], "prediction": predictions.values.tolist()}
+    return pa.table({**own, **predictions.extra})
+
+
+def samples(examples: Examples, predictions: Predictions, *, seed: int) -> list[dict[str, Any]]:
+    """Up to eight examples, the same for every model, with label and prediction as words."""
+    count = min(SAMPLES, len(examples))
+    chosen = np.sort(np.random.default_rng(seed).choice(len(examples), count, replace=False))
+    shown = [name for name in examples.columns if name not in ("label", "answers")]
+    return [
+        {
+            "split": examples.split,
+            **{name: examples.columns[name][i] for name in shown},
+            "gold": predictions.gold[i],
+            "prediction": _finite(predictions.words[i]),
+        }
+        for i in chosen
+    ]
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def evaluate(
+    model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
+    training: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Score a task model on every split of its task that there is, or on what is held out of the train split.
+
+    Writes the finished folder `output`: `predictions-<split>.parquet`, `samples.jsonl` and `measurements.jsonl`. The
+    sample of the split, the resamples and the shown examples depend on `recipe.seed`, so that every row and seed of a
+    recipe is scored on the same ones.
+
+    Args:
+        model_folder: a model with the task's head, and its tokenizer.
+        task: what to score it on.
+        row: name of the model in the tables.
+        seed: that the model was fine-tuned with.
+        recipe: gives the data and the sizes.
+        output: folder to write.
+        device: to predict on.
+        training: what `finetune` wrote into `training.json`; nothing for a model from elsewhere.
+
+    Raises:
+        UserError: the split of the tables is missing, or its content is wrong.
+    """
+    tokenizer = load_tokenizer(model_folder)
+    model = load_model(model_folder, task.kind, labels=task.labels, require_head=True)
+    wanted = (HELD_OUT,) if recipe.finetune.score_on == "train" else task.evaluation
+    present = [split for split in wanted if split == HELD_OUT or has_split(task, split, recipe.data)]
+    missing = [split for split in wanted if split not in present]
+    measurements: list[Measurement] = []
+    shown: list[dict[str, Any]] = []
+    with atomic.unfinished(output, task=task.name, row=row, seed=seed) as folder:
+        for split in present or wanted[:1]:  # with none there, loading the first says what is missing
+            begin = time.perf_counter()
+            limit = recipe.finetune.settings(task.name).validation_examples
+            examples = wanted_examples(recipe, task, split, limit=limit)
+            features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
+            logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
+            order = check_classes(model_folder, load_config(model_folder), examples.task)
+            if order is not None:  # of a model from elsewhere, which numbers the classes in its own way
+                logits = np.stack(list(logits))[:, order]
+            predictions = read_predictions(examples, features, logits)
+            scores = score(examples, predictions, seed=recipe.seed)
+            seconds = time.perf_counter() - begin
+            common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
+            common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
+            if missing:
+                common["missing"] = missing
+            measurements += [
+                Measurement(
+                    model=row, task=task.name, metric=metric, value=value, split=split, examples=len(examples),
+                    examples_total=examples.total, train_examples=training.get("train_examples", 0),
+                    train_examples_total=training.get("train_examples_total", 0), seed=seed,
+                    seconds=round(common["seconds_training"] + seconds, 3),
+                    recipe=recipe.name, recipe_hash=recipe_hash(recipe), data_fingerprint=examples.fingerprint,
+                    details={**details, **common, "warnings": [*trained_badly(training), *details["warnings"]]},
+                )
+                for metric, (value, details) in scores.items()
+            ]  # fmt: skip
+            shown += samples(examples, predictions, seed=recipe.seed)
+            write_predictions(folder / f"predictions-{_slug(split)}.parquet", examples, predictions)
+        _write_lines(folder / "samples.jsonl", shown)
+        results.write(folder / "measurements.jsonl", measurements)
+
+
+def trained_badly(training: Mapping[str, Any]) -> list[str]:
+    """What the training itself says against a score, one sentence each."""
+    warnings = []
+    if "failed" in training:
+        warnings.append(f"the training failed at {training['failed']}")
+    loss, without = training.get("loss"), training.get("loss_without_learning")
+    if loss is not None and without is not None and loss >= without:
+        warnings.append(
+            f"the head never learned: its training loss ended at {loss:.3f}, the labels alone give {without:.3f}"
+        )
+    return warnings
+
+
+def _slug(split: str) -> str:
+    return "train-held-out" if split == HELD_OUT else split
+
+
+def _pad_token_id(tokenizer: Any) -> int:
+    assert isinstance(tokenizer.pad_token_id, int), "encoders have a padding token"
+    return tokenizer.pad_token_id
+
+
+def write_predictions(path: Path, examples: Examples, predictions: Predictions) -> None:
+    """Keep the predictions example by example, as a Parquet file."""
+    buffer = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(predictions_table(examples, predictions), buffer, compression="zstd")
+    atomic.write_bytes(path, buffer.getvalue().to_pybytes())
+
+
+def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    atomic.write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))

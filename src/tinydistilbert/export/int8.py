@@ -1,0 +1,262 @@
+"""Matrices and embedding tables of an ONNX graph in 8 bits, products in integers: ONNX Runtime's operators for CPUs.
+
+A weight w becomes scale · q with q a signed byte; an input of a matrix becomes an unsigned byte with a zero point, by
+its own range (dynamic) or by a fixed one (static). What lies between the products, attention's softmax, normalisation
+and GELU, stays in float32. Why the graph is rewritten here and not by ONNX Runtime's tool: docs/decisions/0017-int8.md.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydistilbert.models.runtimes import Inputs
+from tinydistilbert.optional import require
+
+Ranges = Mapping[str, tuple[float, float]]
+"""Smallest and largest value of each input of a matrix."""
+
+EMBEDDINGS, HEAD = "embeddings", "head"
+LIMIT, REDUCED_LIMIT = 127, 64
+"""Largest |q|. With the reduced one the sum of two products, at most 2 · 255 · 64, fits into AVX2's 16 bits."""
+SMALLEST_SCALE = 1e-12
+"""Of a weight or an input that is zero throughout."""
+_LAYER = re.compile(r"\blayers?\.(\d+)\.(\w+)")
+_FEED_FORWARD = ("intermediate", "output", "ffn", "mlp")
+"""Names of the second half of a layer in BERT, DistilBERT and ModernBERT."""
+
+
+def layers(model: Any) -> tuple[str, ...]:
+    """What of the graph can stay in float by itself, in its order: `embeddings`, `layer.0.attention`, …, `head`."""
+    graph = _Graph(model)
+    return tuple(dict.fromkeys(graph.layer(node) for node in model.graph.node if graph.is_quantizable(node)))
+
+
+def input_ranges(model: Any, calibration: Iterable[Inputs]) -> dict[str, tuple[float, float]]:
+    """The range of every matrix's input over all calibration inputs; nothing where there are none."""
+    onnx, ort = require("onnx", extra="onnx"), require("onnxruntime", extra="onnx")
+    graph = _Graph(model)
+    names = [*dict.fromkeys(node.input[0] for node in model.graph.node if graph.matrix(node) is not None)]
+    open_model = onnx.ModelProto()
+    open_model.CopyFrom(model)
+    del open_model.graph.output[:]
+    open_model.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
+    session = ort.InferenceSession(open_model.SerializeToString(), providers=["CPUExecutionProvider"])
+    inputs = [item.name for item in session.get_inputs()]
+    ranges: dict[str, tuple[float, float]] = {}
+    for batch in calibration:
+        found = session.run(names, {name: batch[name] for name in inputs})
+        for name, values in zip(names, found, strict=True):
+            low, high = ranges.get(name, (0.0, 0.0))  # zero is always in the range: it must have a byte of its own
+            ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
+    return ranges
+
+
+def to_int8(
+    model: Any, *, ranges: Ranges | None, per_channel: bool, reduce_range: bool, embeddings: bool,
+    keep_float: Collection[str],
+) -> None:  # fmt: skip
+    """Rewrite the graph in place.
+
+    Args:
+        model: an `onnx.ModelProto` in float32.
+        ranges: of the inputs of matrices, from `input_ranges`; None = each input has its own, told while it runs.
+        per_channel: a scale for each column of a matrix instead of one for all. Tables have one for each row always.
+        reduce_range: q of matrices within ±64 instead of ±127.
+        embeddings: tables too.
+        keep_float: layers, by their names in `layers`, that stay as they are.
+    """
+    kept = {*keep_float, *(() if embeddings else (EMBEDDINGS,))}
+    _Graph(model).rewrite(_Settings(ranges, per_channel, REDUCED_LIMIT if reduce_range else LIMIT, frozenset(kept)))
+
+
+class _Settings:
+    def __init__(self, ranges: Ranges | None, per_channel: bool, limit: int, kept: frozenset[str]) -> None:
+        self.ranges, self.per_channel, self.limit, self.kept = ranges, per_channel, limit, kept
+
+
+class _Graph:
+    """A graph that is read, and then rewritten node by node."""
+
+    def __init__(self, model: Any) -> None:
+        self.onnx = require("onnx", extra="onnx")
+        self.model, self.graph = model, model.graph
+        self.weights = {item.name: item for item in self.graph.initializer}
+        self.made_by = {name: node for node in self.graph.node for name in node.output}
+        self.tables = {node.input[0] for node in self.graph.node if self.is_table(node)}
+        self.nodes: list[Any] = []
+        self.new: dict[str, NDArray[Any]] = {}
+        self.bytes_of: dict[str, tuple[str, str, str]] = {}
+
+    def is_table(self, node: Any) -> bool:
+        """Whether the node takes rows from an embedding table: by number, or the first ones, as of positions."""
+        if node.op_type == "Gather":
+            return self._is_matrix(node.input[0]) and self._attributes(node).get("axis", 0) == 0
+        if node.op_type != "Slice" or not self._is_matrix(node.input[0]):
+            return False
+        axes = self.weights.get(node.input[3]) if len(node.input) > 3 else None
+        return axes is not None and self.onnx.numpy_helper.to_array(axes).tolist() == [0]
+
+    def matrix(self, node: Any) -> tuple[str, bool] | None:
+        """The weight of a linear layer, and whether it is stored transposed; None = the node is none."""
+        settings = self._attributes(node)
+        if node.op_type == "Gemm":
+            plain = settings.get("alpha", 1.0) == settings.get("beta", 1.0) == 1.0 and not settings.get("transA", 0)
+            fits = len(node.input) == 2 or (
+                node.input[2] in self.weights and len(self.weights[node.input[2]].dims) == 1
+            )
+            if plain and fits and self._is_matrix(node.input[1]):
+                return node.input[1], bool(settings.get("transB", 0))
+        elif node.op_type == "MatMul":
+            if self._is_matrix(node.input[1]):
+                return node.input[1], False
+            source = self.made_by.get(node.input[1])
+            if source is not None and source.op_type == "Transpose" and self._is_matrix(source.input[0]):
+                return source.input[0], True
+        return None
+
+    def is_quantizable(self, node: Any) -> bool:
+        """Whether `rewrite` has another form for it."""
+        return self.is_table(node) or self.matrix(node) is not None
+
+    def layer(self, node: Any) -> str:
+        """The layer that a quantizable node belongs to, by its name, which is that of the module it came from.
+
+        A matrix that is the word embedding too, as in masked-LM heads, goes with it.
+        """
+        matrix = self.matrix(node)
+        if self.is_table(node) or (matrix is not None and matrix[0] in self.tables):
+            return EMBEDDINGS
+        found = _LAYER.search(node.name)
+        if found is None:
+            return HEAD
+        return f"layer.{found[1]}.{'ffn' if found[2] in _FEED_FORWARD else 'attention'}"
+
+    def rewrite(self, settings: _Settings) -> None:
+        """Every quantizable node that is not kept, and then away with what nothing reads any more."""
+        for node in list(self.graph.node):
+            if not self.is_quantizable(node) or self.layer(node) in settings.kept:
+                self.nodes.append(node)
+            elif self.is_table(node):
+                self._look_up(node, settings)
+            else:
+                self._multiply(node, settings)
+        del self.graph.node[:]
+        self.graph.node.extend(self._wanted(self.nodes))
+        read = {name for node in self.graph.node for name in node.input}
+        left = [item for item in self.graph.initializer if item.name in read]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(left)
+        self.graph.initializer.extend(
+            self.onnx.numpy_helper.from_array(value, name) for name, value in self.new.items()
+        )
+        if not any(item.domain == "com.microsoft" for item in self.model.opset_import):
+            self.model.opset_import.append(self.onnx.helper.make_opsetid("com.microsoft", 1))
+
+    def _wanted(self, nodes: list[Any]) -> list[Any]:
+        """Without the nodes whose outputs are read by none, such as a transposition of a matrix that was replaced."""
+        read, wanted = {item.name for item in self.graph.output}, []
+        for node in reversed(nodes):
+            if read.intersection(node.output):
+                wanted.append(node)
+                read.update(node.input)
+        return wanted[::-1]
+
+    def _look_up(self, node: Any, settings: _Settings) -> None:
+        """The same rows of bytes and of their scales, and their product."""
+        rows, scales = self._bytes_of_table(node.input[0], settings)
+        output = node.output[0]
+        for source, result in ((rows, f"{output}.bytes"), (scales, f"{output}.scales")):
+            self._add(node.op_type, [source, *node.input[1:]], [result], like=node)
+        self._add("Cast", [f"{output}.bytes"], [f"{output}.floats"], to=self.onnx.TensorProto.FLOAT)
+        self._add("Mul", [f"{output}.floats", f"{output}.scales"], [output])
+
+    def _multiply(self, node: Any, settings: _Settings) -> None:
+        matrix = self.matrix(node)
+        assert matrix is not None, "only linear layers come here"
+        name, transposed = matrix
+        if name in self.tables:
+            weight, scale = self._columns_of_table(name, settings)
+        else:
+            weight, scale = self._bytes_of_matrix(name, transposed, settings)
+        value, value_scale, zero = self._bytes_of_input(node.input[0], settings.ranges)
+        inputs = [value, weight, value_scale, scale, zero]
+        if len(node.input) > 2:  # a Gemm's bias, behind the zero point of the weights, which is zero
+            inputs += ["", node.input[2]]
+        self._add("MatMulIntegerToFloat", inputs, list(node.output), domain="com.microsoft")
+
+    def _bytes_of_matrix(self, name: str, transposed: bool, settings: _Settings) -> tuple[str, str]:
+        """Names of the bytes (inputs, outputs) and of their scale, or scales of the outputs."""
+        names = f"{name}.bytes", f"{name}.scale"
+        if names[0] not in self.new:
+            values = self._values(name)
+            values = values.T if transposed else values
+            largest = np.abs(values).max(axis=0 if settings.per_channel else None)
+            self.new[names[0]], self.new[names[1]] = _bytes(values, largest, settings.limit)
+        return names
+
+    def _bytes_of_table(self, name: str, settings: _Settings) -> tuple[str, str]:
+        """Names of the bytes (rows, hidden) and of their scales (rows, 1)."""
+        names = f"{name}.bytes", f"{name}.scale"
+        if names[0] not in self.new:
+            values = self._values(name)
+            limit = settings.limit if self._is_tied(name) else LIMIT  # only what is multiplied with can overflow
+            self.new[names[0]], self.new[names[1]] = _bytes(values, np.abs(values).max(axis=1, keepdims=True), limit)
+        return names
+
+    def _columns_of_table(self, name: str, settings: _Settings) -> tuple[str, str]:
+        """The table as a matrix (hidden, rows), transposed when the model is loaded and stored once; and its scales."""
+        rows, scales = self._bytes_of_table(name, settings)
+        names = f"{name}.columns", f"{name}.column_scale"
+        if names[1] not in self.new:
+            self.new[names[1]] = self.new[scales].ravel()
+            self._add("Transpose", [rows], [names[0]], perm=[1, 0])
+        return names
+
+    def _bytes_of_input(self, name: str, ranges: Ranges | None) -> tuple[str, str, str]:
+        """Names of the input's bytes, scale and zero point; made once for all matrices that read it."""
+        if name not in self.bytes_of:
+            names = f"{name}.bytes", f"{name}.scale", f"{name}.zero"
+            if ranges is None:
+                self._add("DynamicQuantizeLinear", [name], list(names))
+            else:
+                low, high = ranges[name]
+                scale = max((high - low) / 255, SMALLEST_SCALE)
+                self.new[names[1]] = np.array(scale, dtype=np.float32)
+                self.new[names[2]] = np.array(round(-low / scale), dtype=np.uint8)
+                self._add("QuantizeLinear", [name, *names[1:]], [names[0]])
+            self.bytes_of[name] = names
+        return self.bytes_of[name]
+
+    def _is_tied(self, name: str) -> bool:
+        return any((self.matrix(node) or ("",))[0] == name for node in self.graph.node)
+
+    def _is_matrix(self, name: str) -> bool:
+        item = self.weights.get(name)
+        return item is not None and len(item.dims) == 2 and item.data_type == self.onnx.TensorProto.FLOAT
+
+    def _values(self, name: str) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self.onnx.numpy_helper.to_array(self.weights[name])
+        return found
+
+    def _attributes(self, node: Any) -> dict[str, Any]:
+        return {item.name: self.onnx.helper.get_attribute_value(item) for item in node.attribute}
+
+    def _add(
+        self, kind: str, inputs: list[str], outputs: list[str], *, like: Any = None, domain: str = "", **settings: Any
+    ) -> None:
+        """Append a node, with the attributes of `like`."""
+        node = self.onnx.helper.make_node(kind, inputs, outputs, name=outputs[0], domain=domain, **settings)
+        if like is not None:
+            node.attribute.extend(like.attribute)
+        self.nodes.append(node)
+
+
+def _bytes(
+    values: NDArray[np.float32], largest: NDArray[np.float32], limit: int
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The values as bytes within ±`limit`, and the scale or scales by which they are multiplied."""
+    scale = np.maximum(largest / limit, SMALLEST_SCALE).astype(np.float32)
+    return np.ascontiguousarray(np.rint(values / scale).clip(-limit, limit).astype(np.int8)), scale

@@ -1,0 +1,147 @@
+"""int8: an exported model at a quarter of its size and several times as fast on a CPU, with its score looked at."""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.export import int8
+from tinydistilbert.export.to_onnx import export
+from tinydistilbert.models.runtimes import MODEL_FILE, OWN_KEY, Inputs
+from tinydistilbert.optional import require
+from tinydistilbert.storage import atomic
+
+Method = Literal["dynamic", "static"]
+"""`dynamic`: the range of a matrix's input is told from that input; `static`: from calibration inputs, once."""
+CONFIG = "config.json"
+
+
+def quantize(
+    exported: Path, output: Path, *, method: Method = "dynamic", per_channel: bool = True, reduce_range: bool = True,
+    embeddings: bool = True, keep_float: Sequence[str] = (), calibration: Iterable[Inputs] = (),
+) -> None:  # fmt: skip
+    """Make the finished folder `output`: the exported model with its matrices and embedding tables in 8 bits.
+
+    The defaults are what measured best (docs/decisions/0017-int8.md). Without a reduced range processors that have
+    AVX2 but not VNNI clip sums of products; with it nobody does, so the folder gives the same on both.
+
+    Args:
+        exported: a folder that `export` made, in float32.
+        output: folder to make; its `config.json` says what was done.
+        method: where the ranges of the inputs of matrices come from.
+        per_channel: a scale for each output of a matrix instead of one for the whole matrix.
+        reduce_range: weights of matrices in 7 bits.
+        embeddings: the embedding tables in 8 bits too, a scale for each row.
+        keep_float: layers that stay in float32, by their names in `layer_names`.
+        calibration: inputs for `static`, held out of the train split, best unpadded; not read otherwise.
+
+    Raises:
+        UserError: `exported` is no exported folder, is int8 already or was changed; there is no layer of such a name;
+            there are no calibration inputs; `onnx` is not installed.
+    """
+    atomic.check_new(output)
+    config, model = _open(exported)
+    names = int8.layers(model)
+    for name in keep_float:
+        if name not in names:
+            cure = "take one of those"
+            raise UserError("keep_float", expected=f"one of {', '.join(names)}", found=repr(name), cure=cure)
+    ranges = int8.input_ranges(model, calibration) if method == "static" else None
+    if ranges == {}:
+        cure = "give some, or quantize dynamically"
+        raise UserError("static quantization", expected="calibration inputs", found="none", cure=cure)
+    settings = {"per_channel": per_channel, "reduce_range": reduce_range, "embeddings": embeddings}
+    int8.to_int8(model, ranges=ranges, keep_float=keep_float, **settings)
+    facts = {"precision": "int8", "method": method, **settings, "keep_float": list(keep_float)}
+    with atomic.unfinished(output, made_by="quantize") as folder:
+        for file in exported.iterdir():
+            if file.name not in (MODEL_FILE, f"{MODEL_FILE}.data", CONFIG, atomic.MANIFEST):
+                shutil.copyfile(file, folder / file.name)
+        atomic.write_bytes(folder / MODEL_FILE, model.SerializeToString())
+        atomic.write_json(folder / CONFIG, config | {OWN_KEY: config[OWN_KEY] | facts})
+
+
+def export_int8(model_folder: Path, output: Path, *, fused: bool = True) -> None:
+    """`export` and then `quantize`, as they are by default.
+
+    Raises:
+        UserError: what either raises.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        export(model_folder, Path(work) / "fp32", fused=fused)
+        quantize(Path(work) / "fp32", output)
+
+
+def layer_names(exported: Path) -> tuple[str, ...]:
+    """What of an exported model can stay in float by itself: `embeddings`, `layer.0.attention`, `layer.0.ffn`, `head`.
+
+    Raises:
+        UserError: as `quantize` does.
+    """
+    return int8.layers(_open(exported)[1])
+
+
+def sensitive_layers(
+    exported: Path, *, score: Callable[[Path], float], max_loss: float, method: Method = "dynamic",
+    per_channel: bool = True, reduce_range: bool = True, embeddings: bool = True, calibration: Iterable[Inputs] = (),
+) -> tuple[str, ...]:  # fmt: skip
+    """The layers to keep in float so that at most `max_loss` of the score is lost; none where int8 is good enough.
+
+    Each layer is left in float alone, and those that give most back are then kept one after the other until it is
+    enough: as many scorings as there are layers, and a few more. If nothing helps, that is all layers.
+
+    Args:
+        exported: a folder that `export` made, in float32.
+        score: what a folder is worth, on train examples that are held out: the split of the tables chooses nothing.
+        max_loss: in units of the score.
+        method: and the rest: as in `quantize`.
+        per_channel: see there.
+        reduce_range: see there.
+        embeddings: see there; without it they are float anyway.
+        calibration: see there.
+
+    Raises:
+        UserError: as `quantize` does.
+    """
+    inputs = list(calibration)
+    names = [name for name in layer_names(exported) if embeddings or name != int8.EMBEDDINGS]
+    known: dict[frozenset[str], float] = {}
+
+    def scored(kept: frozenset[str]) -> float:
+        if kept not in known:
+            with tempfile.TemporaryDirectory() as work:
+                folder = Path(work) / "int8"
+                quantize(
+                    exported, folder, method=method, per_channel=per_channel, reduce_range=reduce_range,
+                    embeddings=embeddings, keep_float=sorted(kept), calibration=inputs,
+                )  # fmt: skip
+                found = score(folder)
+                known[kept] = -math.inf if math.isnan(found) else found
+        return known[kept]
+
+    least = score(exported) - max_loss
+    kept: frozenset[str] = frozenset()
+    if scored(kept) >= least:
+        return ()
+    for name in sorted(names, key=lambda name: -scored(frozenset({name}))):
+        kept |= {name}
+        if scored(kept) >= least:
+            break
+    return tuple(name for name in names if name in kept)
+
+
+def _open(exported: Path) -> tuple[dict[str, Any], Any]:
+    """The config and the graph of an exported folder in float32, checked against its manifest."""
+    onnx = require("onnx", extra="onnx")
+    cure = "give a folder that `tinydistilbert export` made"
+    if not (exported / MODEL_FILE).is_file() or not (exported / CONFIG).is_file():
+        raise UserError(str(exported), expected=f"{MODEL_FILE} and {CONFIG}", found="not both", cure=cure)
+    atomic.read_manifest(exported)
+    config: dict[str, Any] = atomic.read_json(exported / CONFIG)
+    precision = config.get(OWN_KEY, {}).get("precision")
+    if precision != "fp32":
+        raise UserError(str(exported), expected="an exported model in fp32", found=str(precision), cure=cure)
+    return config, onnx.load(str(exported / MODEL_FILE))

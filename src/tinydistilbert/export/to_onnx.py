@@ -1,0 +1,243 @@
+"""A fine-tuned model as a folder that plain ONNX Runtime runs: model, tokenizer, names of the classes, hashes.
+
+Torch's own exporter traces the model; its attention is written as ONNX Runtime's operator (fused.py), and of the last
+layer only what the head reads is computed. What was exported must answer as torch does, or no folder is made.
+"""
+
+import ast
+import logging
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.export import fused_attention as fusion
+from tinydistilbert.models.first_token import first_token_only
+from tinydistilbert.models.heads import head_of, vocabulary_input, vocabulary_matrix
+from tinydistilbert.models.loading import ELMO, Head, load_config, load_model, load_tokenizer, longest_input, save_model
+from tinydistilbert.models.runtimes import MODEL_FILE, OWN_KEY, Inputs, OnnxRuntime, uses_token_types
+from tinydistilbert.optional import require
+from tinydistilbert.storage import atomic, disk
+
+OPSET = 20
+"""The first with GELU as one operator."""
+TOLERANCE = 1e-4
+"""Largest difference to torch's logits, as a share of the largest of them where that is above 1."""
+INSIDE = 2_000_000_000
+"""Bytes of weights that fit into the model file; more lie beside it. A protocol buffer ends at 2 GiB."""
+TRIALS = ((1, 1), (1, 7), (2, 16), (5, 33))
+"""(batch, length) of the inputs whose logits are compared with torch's."""
+
+
+def export(
+    model_folder: Path, output: Path, *, tokenizer: PreTrainedTokenizerFast | None = None, fused: bool = True
+) -> None:
+    """Make the finished folder `output` with `model.onnx` and all that is needed to use it.
+
+    The file takes any batch and length, `input_ids`, `attention_mask` and, in BERT, `token_type_ids` (int64), and gives
+    `logits`, or `start_logits` and `end_logits` in span models.
+
+    Args:
+        model_folder: a model with a classification, regression, span or masked-LM head.
+        output: a folder that is not there yet.
+        tokenizer: by default the one in `model_folder`.
+        fused: use ONNX Runtime's own attention operator where the family allows it; not every other program knows it.
+
+    Raises:
+        UserError: the model is incomplete, of an unknown head or family, its files are not those of its manifest, its
+            family cannot be exported, or `output` is there already.
+    """
+    atomic.check_new(output)
+    onnx = require("onnx", extra="onnx")
+    require("onnxscript", extra="onnx")
+    model, head = _torch_model(model_folder)
+    tokenizer = tokenizer or load_tokenizer(model_folder)
+    if model.config.model_type == ELMO:
+        cure = "run it by torch: load() does"
+        raise UserError(str(model_folder), expected="a transformer", found="ELMo", cure=cure)
+    fused = fused and model.config.model_type in fusion.FAMILIES
+    trials = [_random_inputs(model, *shape, seed=seed) for seed, shape in enumerate(TRIALS)]
+    expected = [_logits(model, head, inputs) for inputs in trials]
+    facts = {
+        "format": "onnx", "head": head, "precision": "fp32", "fused": fused,
+        "longest_input": longest_input(model.config),
+    }  # fmt: skip
+    with disk.disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / MODEL_FILE
+        made = _traced(model_folder, model, head, fused=fused)
+        if sum(weight.nbytes for weight in model.parameters()) < INSIDE:
+            onnx.save_model(made, str(file))
+        else:
+            onnx.save_model(made, str(file), save_as_external_data=True, location=f"{MODEL_FILE}.data")
+        _check_parity(model_folder, OnnxRuntime(file, threads=1), trials, expected)
+        with atomic.unfinished(output, exported_from=model_folder.name) as folder:
+            for part in Path(temporary).iterdir():
+                atomic.write_bytes(folder / part.name, part.read_bytes())
+            model.config.save_pretrained(folder)
+            atomic.write_json(folder / "config.json", {**atomic.read_json(folder / "config.json"), OWN_KEY: facts})
+            tokenizer.save_pretrained(folder)
+
+
+def to_half(model_folder: Path, output: Path) -> None:
+    """Make the finished folder `output`: the torch model with float16 weights, half as large, for GPUs.
+
+    Transformers reads it with `dtype="auto"`; `load_model` makes single precision of it again, less the lost digits.
+
+    Raises:
+        UserError: the model is incomplete, of an unknown head or family, or not as its manifest says; a weight is too
+            large for float16; `output` is there already.
+    """
+    atomic.check_new(output)
+    model, _ = _torch_model(model_folder)
+    tokenizer = load_tokenizer(model_folder)
+    largest = max(float(weight.detach().abs().max()) for weight in model.parameters())
+    if largest > torch.finfo(torch.float16).max:
+        expected, cure = f"weights up to {torch.finfo(torch.float16).max:g}", "keep it in single precision"
+        raise UserError(str(model_folder), expected=expected, found=f"{largest:g}", cure=cure)
+    with atomic.unfinished(output, made_from=model_folder.name) as folder:
+        save_model(model.half(), tokenizer, folder)
+
+
+def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
+    """The model in `folder`, in evaluation mode, and which head it has."""
+    if (folder / MODEL_FILE).exists():
+        cure = "give the folder that it was exported from"
+        raise UserError(str(folder), expected="a torch model", found="an exported one", cure=cure)
+    head = head_of(folder, load_config(folder))
+    return load_model(folder, head, require_head=True).eval(), head
+
+
+class _Named(nn.Module):
+    """The model as the exporter sees it: arrays in, arrays out, nothing else."""
+
+    def __init__(self, model: PreTrainedModel, head: Head, *, fused: bool) -> None:
+        super().__init__()
+        self.model, self.head, self.fused = model, head, fused
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        mask = attention_mask.to(torch.int32)[:, None, None] if self.fused else attention_mask
+        inputs = {"input_ids": input_ids, "attention_mask": mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        if self.head == "masked-lm":
+            hidden = vocabulary_input(self.model, self.model.base_model(**inputs).last_hidden_state)
+            # As one matrix, because the product with a tied embedding then needs no transposed copy of it.
+            return F.linear(hidden.flatten(0, 1), *vocabulary_matrix(self.model)).view(*input_ids.shape, -1)
+        found: Any = self.model(**inputs)
+        return (found.start_logits, found.end_logits) if self.head == "span" else found.logits
+
+
+def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) -> Any:
+    """The model as a tidy ONNX protocol buffer; with `fused`, `model` itself is changed."""
+    first_token = head in ("classification", "regression")
+    if fused:
+        fusion.fuse(model, first_token=first_token)
+    inputs = {name: torch.from_numpy(array) for name, array in _random_inputs(model, 2, 7, seed=0).items()}
+    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest_input(model.config))}
+    try:
+        with _quietly(), torch.no_grad(), first_token_only(model) if first_token and not fused else nullcontext():
+            program = torch.onnx.export(
+                _Named(model, head, fused=fused).eval(), (), kwargs=inputs, dynamo=True, opset_version=OPSET,
+                input_names=list(inputs), output_names=["start_logits", "end_logits"] if head == "span" else ["logits"],
+                dynamic_shapes=dict.fromkeys(inputs, shape), verbose=False,
+            )  # fmt: skip
+    except Exception as error:  # whatever the exporter stumbles over; its own message is a page long
+        found = f"{model.config.model_type}: {type(error).__name__}"
+        cure = f"use a model of {', '.join(fusion.FAMILIES)}"
+        raise UserError(str(folder), expected="a model that torch.onnx exports", found=found, cure=cure) from error
+    assert program is not None, "the dynamo exporter returns a program"
+    return _tidied(program.model_proto)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the exporter's and transformers' warnings: what they are about is checked afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _tidied(made: Any) -> Any:
+    """Nodes and weights named by the module they come from, and nothing else left of how the model was traced.
+
+    The exporter writes the lines of source that made each node, with their paths, and shapes for weights that it has
+    transposed since (ONNX Runtime's quantization stops at those).
+    """
+    graph = made.graph
+    names = {weight.name: weight.name.removeprefix("model.") for weight in graph.initializer}
+    used: Counter[str] = Counter()
+    for node in graph.node:
+        module = _module_of(node)
+        used[name := f"{module}.{node.op_type}"] += 1
+        node.name = name if used[name] == 1 else f"{name}_{used[name]}"
+        if node.op_type == "MatMul" and node.input[1] in names:
+            names[node.input[1]] = f"{module}.weight"  # it is transposed: (inputs, outputs)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    kept = [value for value in graph.value_info if value.name not in names]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    for weight in graph.initializer:
+        weight.name = names[weight.name]
+    for item in (made, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    return made
+
+
+def _module_of(node: Any) -> str:
+    """The module that a node belongs to, such as `bert.encoder.layer.0.output.dense`."""
+    scopes = {item.key: item.value for item in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
+    modules = [name.removeprefix("model.") for name in ast.literal_eval(scopes)[:-1] if name.startswith("model.")]
+    return modules[-1] if modules else "graph"
+
+
+def _random_inputs(model: PreTrainedModel, batch: int, length: int, *, seed: int) -> Inputs:
+    """Random tokens; every row but the first ends in padding."""
+    generator = np.random.default_rng(seed)
+    config: Any = model.config
+    pad = config.pad_token_id or 0
+    ids = (pad + generator.integers(1, config.vocab_size, (batch, length))) % config.vocab_size  # all tokens but `pad`
+    ends = np.append(length, generator.integers(1, length + 1, batch - 1))[:, None]
+    mask = (np.arange(length) < ends).astype(np.int64)
+    inputs = {"input_ids": np.where(mask, ids, pad), "attention_mask": mask}
+    if uses_token_types(model):
+        inputs["token_type_ids"] = (np.arange(length) >= ends // 2).astype(np.int64) * mask
+    return inputs
+
+
+def _logits(model: PreTrainedModel, head: Head, inputs: Inputs) -> NDArray[np.float32]:
+    """What torch says, by the model's own forward."""
+    with torch.inference_mode():
+        found = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+        logits = torch.stack((found.start_logits, found.end_logits), dim=-1) if head == "span" else found.logits
+    return np.asarray(logits.numpy())
+
+
+def _check_parity(
+    folder: Path, runtime: OnnxRuntime, trials: list[Inputs], expected: list[NDArray[np.float32]]
+) -> None:
+    for inputs, logits in zip(trials, expected, strict=True):
+        difference = float(np.abs(runtime(inputs) - logits).max() / max(1.0, float(np.abs(logits).max())))
+        if not difference <= TOLERANCE:
+            found = f"a difference of {difference:.2g} on inputs of shape {inputs['input_ids'].shape}"
+            cure = "this model cannot be exported with these versions of torch and onnxruntime"
+            raise UserError(str(folder), expected=f"torch's logits within {TOLERANCE:g}", found=found, cure=cure)

@@ -1,0 +1,1 @@
+"""Task models: fine-tuning on labels, and task distillation from fine-tuned teachers."""

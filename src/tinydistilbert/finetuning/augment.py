@@ -1,0 +1,313 @@
+"""More texts like the train examples: words replaced by what a masked LM proposes in their place, without labels.
+
+The idea is TinyBERT's (Jiao et al. 2020, arXiv 1909.10351, Algorithm 1); teachers label the copies. Here all examples
+go through the model together, several words of a long text are hidden at once, every word of letters is looked at,
+function words and words of several pieces too (TinyBERT leaves out the former, and looks for the latter in GloVe), and
+both texts of a pair are looked at as they were given.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tinydistilbert.data.randomness import generator
+from tinydistilbert.data.word_pieces import continues_word
+from tinydistilbert.finetuning.word_spans import Words, find_words, is_word
+from tinydistilbert.models.heads import vocabulary_input, vocabulary_matrix, vocabulary_size
+from tinydistilbert.models.loading import longest_input
+from tinydistilbert.models.runtimes import uses_token_types
+from tinydistilbert.progress import Progress
+from tinydistilbert.recipe.schema import TaskDistillation
+from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.inference import batches_by_length
+
+HIDDEN_SHARE = 0.15
+"""Of an example's words, the most that are hidden at once: as many as masked LMs are trained with."""
+POSITIONS = 256
+"""Hidden words whose logits are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What may stand for each word of some examples."""
+
+    words: Words
+    candidates: Int[np.ndarray, "words candidates"]
+    """Places in `spellings`, the likeliest first; -1 where there are fewer."""
+    spellings: Sequence[str]
+    """The words that can be proposed."""
+    lower_cased: bool
+    """Whether the spellings are in small letters because the tokenizer makes all letters small."""
+
+
+def augment(
+    examples: Examples,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: TaskDistillation,
+    *,
+    seed: int,
+    device: torch.device,
+    tell: Callable[[str], None],
+    max_length: int,
+) -> Examples:
+    """The copies of `examples` alone, at most `settings.augment` of each; nothing but `examples` is read.
+
+    Args:
+        examples: of a classification or regression task.
+        model: masked LM.
+        tokenizer: its tokenizer.
+        settings: how many copies, and how they are made.
+        seed: of what is replaced in each copy.
+        device: where to compute.
+        tell: called with a line that says how much there is to do.
+        max_length: tokens of an example that are looked at; words behind them stay in every copy.
+    """
+    proposals = propose(
+        examples.columns["text"], examples.columns.get("text_pair"), model, tokenizer,
+        candidates=settings.augment_candidates, device=device, max_length=max_length, tell=tell,
+    )  # fmt: skip
+    return augmented(examples, proposals, copies=settings.augment, share=settings.augment_share, seed=seed)
+
+
+def propose(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    candidates: int,
+    device: torch.device,
+    max_length: int,
+    token_budget: int | None = None,
+    tell: Callable[[str], None],
+) -> Proposals:
+    """The likeliest other words for each word, told by a masked LM that sees the rest of the example.
+
+    Words are those of `find_words`; one [MASK] hides all pieces of one. Proposals are single tokens of letters that
+    begin a word, and are not the word itself, whatever the case. An example goes through the model as often as it takes
+    to hide each word once; the passes of all examples are sorted by length and cut into batches of at most
+    `token_budget` tokens. The result does not depend on the budget, but for rounding.
+
+    Args:
+        texts: first texts.
+        pairs: second texts, if there are any, as many.
+        model: masked LM; it is left in evaluation mode.
+        tokenizer: its tokenizer.
+        candidates: most proposals for a word.
+        device: where to compute.
+        max_length: tokens of an example that are looked at, or fewer where the model's positions end before.
+        token_budget: tokens in a batch, padding included; by default 2,048 on CPUs, whose caches do not hold more (a
+            fifth faster than 8,192), and 8,192 elsewhere.
+        tell: called with a line that says how much there is to do.
+    """
+    vocabulary = _Vocabulary.of(tokenizer, vocabulary_size(model))
+    found = find_words(texts, pairs, tokenizer, min(max_length, longest_input(model.config)))
+    own = vocabulary.numbers(found, texts, pairs, tokenizer)
+    passes = passes_of(np.diff(found.word_ends))
+    example = np.repeat(np.arange(len(texts)), passes)
+    number = np.arange(len(example)) - np.repeat(np.cumsum(passes) - passes, passes)
+    token_budget = token_budget or (2048 if device.type == "cpu" else 8192)
+    batches = batches_by_length(np.diff(found.token_ends)[example], token_budget)
+    tell(f"augmentation: {len(own):,} words of {len(texts):,} examples to be guessed in {len(example):,} passes")
+    proposed = np.full((len(own), candidates), -1, dtype=np.int32)
+    model.to(device).eval()
+    with torch.inference_mode():
+        guess, progress, tokens = vocabulary.guesser(model, candidates), Progress("augmentation", len(batches)), 0
+        for step, chosen in enumerate(batches, 1):
+            words, hidden, inputs = _hide(found, example[chosen], number[chosen], passes, tokenizer)
+            tokens += int(inputs["attention_mask"].sum())
+            if not uses_token_types(model):
+                del inputs["token_type_ids"]
+            states = model.base_model(**{name: value.to(device) for name, value in inputs.items()}).last_hidden_state
+            parts = states[hidden.to(device)].split(POSITIONS)
+            for some, states_there in zip(np.split(words, range(POSITIONS, len(words), POSITIONS)), parts, strict=True):
+                proposed[some] = guess(states_there, own[some])
+            if progress.wants(step):
+                progress.show(step, tokens, {})
+    return Proposals(found, proposed, vocabulary.spellings, _lower_cases(tokenizer))
+
+
+def passes_of(words: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
+    """How often an example of so many words goes through the model: `HIDDEN_SHARE` of them a pass, at least one."""
+    at_once = np.maximum(1, np.floor(HIDDEN_SHARE * words).astype(np.int64))
+    return -(-words // at_once)
+
+
+def _hide(
+    found: Words,
+    examples: Int[np.ndarray, " batch"],
+    numbers: Int[np.ndarray, " batch"],
+    passes: Int[np.ndarray, " examples"],
+    tokenizer: PreTrainedTokenizerFast,
+) -> tuple[Int[np.ndarray, " hidden"], Bool[Tensor, "batch length"], dict[str, Tensor]]:
+    """A batch of passes, in each of which every so-manieth word of an example is one [MASK].
+
+    Args:
+        found: all examples.
+        examples: the example of each pass.
+        numbers: which of its passes it is: pass k hides the words k, k + passes, k + 2 passes, ...
+        passes: how many each example has.
+        tokenizer: names [MASK] and padding.
+
+    Returns:
+        Which words are hidden, in the order of rows and then of positions; where; and the model's inputs.
+    """
+    rows, words = [], []
+    for example, number in zip(examples, numbers, strict=True):
+        here = slice(found.token_ends[example], found.token_ends[example + 1])
+        word = found.word[here]
+        hidden = (word >= 0) & (word % passes[example] == number)
+        kept = ~hidden | (word != np.concatenate(([-1], word[:-1])))
+        ids = np.where(hidden, tokenizer.mask_token_id, found.input_ids[here])
+        rows.append(np.stack((ids, np.ones_like(ids), found.token_type_ids[here], hidden))[:, kept])
+        words.append(np.arange(found.word_ends[example] + number, found.word_ends[example + 1], passes[example]))
+    batch = np.zeros((4, len(rows), max(row.shape[1] for row in rows)), dtype=np.int64)
+    batch[0] = tokenizer.pad_token_id
+    for place, row in enumerate(rows):
+        batch[:, place, : row.shape[1]] = row
+    ids, mask, types, hidden = torch.from_numpy(batch)
+    return np.concatenate(words), hidden.bool(), {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """The tokens that can be proposed."""
+
+    ids: Int[np.ndarray, " proposable"]
+    spellings: list[str]
+    same: Int[np.ndarray, " proposable"]
+    """A number that spellings share which differ in case alone."""
+    number: dict[str, int]
+    """Of each spelling in small letters."""
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast, rows: int) -> "_Vocabulary":
+        """Of a model whose vocabulary has `rows` rows; the tokenizer may know fewer tokens, or more."""
+        excluded = continues_word(tokenizer)
+        excluded[tokenizer.all_special_ids] = True
+        spelt = {
+            number: tokenizer.convert_tokens_to_string([token]).strip()
+            for token, number in tokenizer.get_vocab().items()
+            if number < rows and not excluded[number]
+        }
+        spellings = {number: spelt[number] for number in sorted(spelt) if is_word(spelt[number])}
+        number: dict[str, int] = {}
+        same = [number.setdefault(text.casefold(), len(number)) for text in spellings.values()]
+        ids = np.array(list(spellings), dtype=np.int64)
+        return cls(ids, list(spellings.values()), np.array(same, dtype=np.int64), number)
+
+    def numbers(
+        self, found: Words, texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: PreTrainedTokenizerFast
+    ) -> Int[np.ndarray, " words"]:
+        """For each word the number in `same` of the tokens that are the word itself; -1 if there are none."""
+        normalizer = tokenizer.backend_tokenizer.normalizer
+
+        @functools.lru_cache(maxsize=2**16)
+        def number(word: str) -> int:
+            # Tokens are cut from what the normaliser leaves of a text, which may be without accents.
+            plain = normalizer.normalize_str(word).strip() if normalizer else word
+            return self.number.get(plain.casefold(), -1)
+
+        example = np.repeat(np.arange(len(texts)), np.diff(found.word_ends))
+        spans = zip(example, found.second, found.begin, found.end, strict=True)
+        words = ((pairs if second and pairs else texts)[int(row)][begin:end] for row, second, begin, end in spans)
+        return np.fromiter(map(number, words), np.int64, len(example))
+
+    def guesser(self, model: PreTrainedModel, candidates: int) -> Callable[..., Int[np.ndarray, "words candidates"]]:
+        """The masked-LM head over these tokens alone: from hidden states, and `numbers`, to places in `spellings`."""
+        matrix, bias = vocabulary_matrix(model)
+        ids = torch.from_numpy(self.ids).to(matrix.device)
+        matrix, bias = matrix[ids], None if bias is None else bias[ids]
+        most = min(candidates + int(np.bincount(self.same).max()), len(ids))
+
+        def guess(
+            states: Float[Tensor, "words hidden"], own: Int[np.ndarray, " words"]
+        ) -> Int[np.ndarray, "words candidates"]:
+            top = F.linear(vocabulary_input(model, states), matrix, bias).topk(most).indices.cpu().numpy()
+            top = np.where(self.same[top] == own[:, None], -1, top)
+            others_first = np.argsort(top < 0, axis=1, kind="stable")[:, :candidates]
+            best = np.full((len(top), candidates), -1)
+            best[:, : others_first.shape[1]] = np.take_along_axis(top, others_first, axis=1)
+            return best
+
+        return guess
+
+
+def _lower_cases(tokenizer: PreTrainedTokenizerFast) -> bool:
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return normalizer is not None and "a" in normalizer.normalize_str("A")
+
+
+def augmented(examples: Examples, proposals: Proposals, *, copies: int, share: float, seed: int) -> Examples:
+    """The copies alone: a pure function of its arguments, and for each example of its own `idx` and words.
+
+    Every word of a copy is replaced with the chance `share` by one of its proposals, all alike; where that replaces
+    none, the word that came nearest is replaced all the same. Copies that are equal to an example or to an earlier copy
+    are left out, and examples without a proposal have none. Whoever asks for more copies gets the same ones and others.
+
+    Returns:
+        Columns `idx` (of the original), `text`, `text_pair` if the task has one, and `label`, which is None throughout.
+    """
+    assert examples.task.kind != "span", "an answer's place in the context would be lost"
+    names = [name for name in ("text", "text_pair") if name in examples.columns]
+    columns: dict[str, list[object]] = {name: [] for name in ("idx", *names)}
+    originals = list(zip(*(examples.columns[name] for name in names), strict=True))
+    seen = set(originals)
+    for place, (idx, original) in enumerate(zip(examples.columns["idx"], originals, strict=True)):
+        first, end = proposals.words.word_ends[place : place + 2]
+        for drawn in _drawn(proposals.candidates[first:end], copies, share, generator("augmentation", seed, idx)):
+            copy = _replaced(original, proposals, first, drawn)
+            if copy not in seen:
+                seen.add(copy)
+                for name, value in zip(columns, (idx, *copy), strict=True):
+                    columns[name].append(value)
+    columns["label"] = [None] * len(columns["idx"])
+    return replace(examples, columns=columns, total=len(columns["idx"]))
+
+
+def _drawn(
+    candidates: Int[np.ndarray, "words candidates"], copies: int, share: float, random: np.random.Generator
+) -> Iterable[Int[np.ndarray, " words"]]:
+    """For each copy, the place in `spellings` of what each word becomes; -1 where it stays."""
+    counts = (candidates >= 0).sum(axis=1)
+    if not counts.any():
+        return ()
+    chances, draws = random.random((copies, 2, len(counts))).swapaxes(0, 1)
+    chances = np.where(counts > 0, chances, np.inf)
+    chosen = (chances < share) | (chances == chances.min(axis=1, keepdims=True))
+    return np.where(chosen, candidates[np.arange(len(counts)), (draws * counts).astype(np.int64)], -1)
+
+
+def _replaced(
+    original: tuple[str, ...], proposals: Proposals, first: int, drawn: Int[np.ndarray, " words"]
+) -> tuple[str, ...]:
+    """The texts with the drawn words in place of their own, the first of which is word `first` of all examples.
+
+    All else stays as it is, to the character.
+    """
+    words = proposals.words
+    parts: list[list[str]] = [[] for _ in original]
+    done = [0] * len(original)
+    for word in np.flatnonzero(drawn >= 0):
+        text, begin, end = int(words.second[first + word]), words.begin[first + word], words.end[first + word]
+        spelling = proposals.spellings[int(drawn[word])]
+        if proposals.lower_cased:
+            spelling = _in_case_of(original[text][begin:end], spelling)
+        parts[text] += original[text][done[text] : begin], spelling
+        done[text] = end
+    return tuple("".join(part) + text[end:] for part, text, end in zip(parts, original, done, strict=True))
+
+
+def _in_case_of(word: str, spelling: str) -> str:
+    """A spelling in small letters with the capitals of `word`."""
+    if len(word) > 1 and word.isupper():
+        return spelling.upper()
+    return spelling[:1].upper() + spelling[1:] if word[:1].isupper() else spelling

@@ -1,0 +1,1 @@
+"""The terms of the objective as pure functions on tensors."""

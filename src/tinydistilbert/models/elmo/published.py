@@ -1,0 +1,169 @@
+"""ELMo's published weights: the HDF5 file and the options file that AllenNLP distributes, as a model folder.
+
+The file was written by TensorFlow (`bilm-tf`), so matrices are transposed, and the gates of an LSTM stand in another
+order.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.elmo.language_model import BiLanguageModel, ElmoConfig
+from tinydistilbert.models.elmo.tokenizer import CHARACTERS, WORD_LENGTH, elmo_tokenizer
+from tinydistilbert.optional import require
+from tinydistilbert.storage import atomic
+
+WEIGHTS = "model.safetensors"
+CURE = "give the weights and the options of one model, as they were downloaded"
+
+
+def write_published(weights: Path, options: Path, output: Path) -> None:
+    """Make the model folder `output` from published weights: an encoder to be fine-tuned, without a task model.
+
+    Args:
+        weights: `elmo_2x4096_512_2048cnn_2xhighway_weights.hdf5`, or another model's.
+        options: the `…_options.json` beside it.
+        output: folder to make.
+
+    Raises:
+        UserError: a file is missing or is no such file, the two do not fit each other, or h5py is not installed.
+    """
+    config = read_options(options)
+    state = _published_state(weights, config)
+    with atomic.unfinished(output) as folder:
+        config.save_pretrained(folder)
+        save_file({f"bilm.{name}": value for name, value in state.items()}, folder / WEIGHTS, {"format": "pt"})
+        elmo_tokenizer().save_pretrained(folder)
+
+
+def load_published(weights: Path, options: Path) -> BiLanguageModel:
+    """The published language model.
+
+    Raises:
+        UserError: as `write_published`.
+    """
+    config = read_options(options)
+    state = _published_state(weights, config)
+    model = BiLanguageModel(config)
+    model.load_state_dict(state)
+    return model
+
+
+def _published_state(weights: Path, config: ElmoConfig) -> dict[str, Tensor]:
+    arrays = _Arrays(weights, _read(weights))
+    state = _language_model(arrays, config)
+    arrays.check_all_taken()
+    return state
+
+
+def read_options(path: Path) -> ElmoConfig:
+    """The shape of the model.
+
+    Raises:
+        UserError: the file is none of ELMo's, or the model is of a kind that was never published.
+    """
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+        characters, lstm = options["char_cnn"], options["lstm"]
+        fixed = {
+            "char_cnn.activation": (characters["activation"], ("relu",)),
+            "char_cnn.max_characters_per_token": (characters["max_characters_per_token"], (WORD_LENGTH,)),
+            "char_cnn.n_characters": (characters["n_characters"], (CHARACTERS - 1, CHARACTERS)),
+            "lstm.use_skip_connections": (lstm["use_skip_connections"], (True,)),
+        }
+        config = ElmoConfig(
+            character_size=characters["embedding"]["dim"], filters=characters["filters"],
+            num_highway_layers=characters["n_highway"], projection_size=lstm["projection_dim"], cell_size=lstm["dim"],
+            num_hidden_layers=lstm["n_layers"], cell_clip=lstm["cell_clip"], projection_clip=lstm["proj_clip"],
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise UserError(str(path), expected="ELMo's options in JSON", found=found, cure=CURE) from None
+    for key, (value, known) in fixed.items():
+        if value not in known:
+            raise UserError(f"{path}: {key}", expected=f"{known[-1]!r}", found=repr(value), cure="use another model")
+    return config
+
+
+def _read(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Every array of the file by its full name."""
+    h5py = require("h5py", extra="elmo")
+    arrays: dict[str, NDArray[np.float32]] = {}
+
+    def keep(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = np.asarray(item, dtype=np.float32)
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(keep)
+    except (OSError, ValueError, TypeError) as error:
+        found = str(error).split("\n", 1)[0][:160] if path.is_file() else "no such file"
+        raise UserError(str(path), expected="ELMo's weights in HDF5", found=found, cure=CURE) from None
+    return arrays
+
+
+class _Arrays:
+    """The arrays of a file, each of which must be there, in the shape that the options say, and asked for once."""
+
+    def __init__(self, path: Path, arrays: dict[str, NDArray[np.float32]]) -> None:
+        self._path, self._left = path, dict(arrays)
+
+    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
+        array = self._left.pop(name, None)
+        if array is None or array.shape != shape:
+            found = "none" if array is None else str(array.shape)
+            raise UserError(f"{self._path}: {name}", expected=f"numbers of shape {shape}", found=found, cure=CURE)
+        return array
+
+    def check_all_taken(self) -> None:
+        if self._left:
+            found = f"{len(self._left)} more arrays, such as {min(self._left)}"
+            raise UserError(str(self._path), expected="the weights that the options tell", found=found, cure=CURE)
+
+
+def _language_model(arrays: _Arrays, config: ElmoConfig) -> dict[str, Tensor]:
+    """The state of a `BiLanguageModel` of that shape."""
+    size, width, cell = config.character_size, config.projection_size, config.cell_size
+    filters = sum(count for _, count in config.filters)
+    known = arrays.take("char_embed", config.vocab_size - 1, size)  # without the row 0, of no character
+    made = {"words.embedding.weight": np.concatenate([np.zeros((1, size), np.float32), known])}
+    for number, (characters, count) in enumerate(config.filters):
+        weight = arrays.take(f"CNN/W_cnn_{number}", 1, characters, size, count)
+        made[f"words.convolutions.{number}.weight"] = weight[0].transpose(2, 1, 0)
+        made[f"words.convolutions.{number}.bias"] = arrays.take(f"CNN/b_cnn_{number}", count)
+    for number in range(config.num_highway_layers):
+        for kind, short, shape in (("weight", "W", (filters, filters)), ("bias", "b", (filters,))):
+            parts = [arrays.take(f"CNN_high_{number}/{short}_{part}", *shape) for part in ("transform", "carry")]
+            made[f"words.highways.{number}.{kind}"] = np.concatenate([part.T for part in parts])
+    made["words.projection.weight"] = arrays.take("CNN_proj/W_proj", filters, width).T
+    made["words.projection.bias"] = arrays.take("CNN_proj/b_proj", width)
+    for direction, folder in (("forward", "RNN_0"), ("backward", "RNN_1")):
+        for number in range(config.num_hidden_layers):
+            own = _lstm(arrays, f"{folder}/RNN/MultiRNNCell/Cell{number}/LSTMCell", width, cell)
+            made |= {f"{direction}_layers.{number}.{name}": value for name, value in own.items()}
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in made.items()}
+
+
+def _lstm(arrays: _Arrays, place: str, width: int, cell: int) -> dict[str, NDArray[np.float32]]:
+    """One direction of one layer. TensorFlow adds 1 to the forget gate's bias whenever it computes."""
+    weight = _gates(arrays.take(f"{place}/W_0", 2 * width, 4 * cell))
+    bias = _gates(arrays.take(f"{place}/B", 4 * cell))
+    bias[cell : 2 * cell] += 1
+    return {
+        "input.weight": weight[:width].T, "input.bias": bias, "recurrent.weight": weight[width:].T,
+        "projection.weight": arrays.take(f"{place}/W_P_0", cell, width).T,
+    }  # fmt: skip
+
+
+def _gates(columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Columns in TensorFlow's order, input, cell, forget, output, in torch's: input, forget, cell, output."""
+    enter, new, forget, leave = np.split(columns, 4, axis=-1)
+    return np.concatenate([enter, forget, new, leave], axis=-1)

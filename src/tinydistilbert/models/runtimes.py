@@ -1,0 +1,189 @@
+"""What computes a task model's logits: torch, ONNX Runtime or OpenVINO, all called alike, with arrays in and out."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.first_token import first_token_only
+from tinydistilbert.models.loading import longest_input
+from tinydistilbert.optional import require
+from tinydistilbert.storage import atomic
+
+MODEL_FILE = "model.onnx"
+OWN_KEY = "tinydistilbert"
+"""Key of an exported folder's `config.json` with what `export` wrote about it: format, head, precision, …"""
+CPU = torch.device("cpu")
+
+Inputs = Mapping[str, NDArray[np.int64]]
+"""`input_ids`, `attention_mask` (1 = token, 0 = padding) and, where the model uses them, `token_type_ids`: each (batch,
+length)."""
+
+
+class Runtime(Protocol):
+    """A model that is ready to answer."""
+
+    name: str
+    """`torch`, `torch-compile`, `onnx`, `onnx-int8` or `openvino`."""
+    token_types: bool
+    """Whether it takes `token_type_ids`."""
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+        """Logits: (batch, classes), or of span models (batch, length, 2), start and end.
+
+        Raises:
+            UserError: the inputs are longer than the position embeddings reach.
+        """
+        ...
+
+
+def uses_token_types(model: nn.Module) -> bool:
+    """Whether the model tells first and second text apart by token types: BERT does, DistilBERT and RoBERTa do not."""
+    config: Any = model.config
+    return int(getattr(config, "type_vocab_size", 0)) > 1
+
+
+def check_fits(inputs: Inputs, longest: int | None) -> None:
+    """Refuse inputs of more than `longest` tokens; None = no limit is known.
+
+    Raises:
+        UserError: they are longer.
+    """
+    length = inputs["input_ids"].shape[1]
+    if longest is not None and length > longest:
+        expected = f"at most the {longest} tokens of the model's position embeddings"
+        raise UserError("a batch of inputs", expected=expected, found=str(length), cure="shorten the texts")
+
+
+class TorchRuntime:
+    """A task model by torch, in evaluation mode; of the last layer only what its head reads is computed.
+
+    Args:
+        model: with a classification, regression or span head.
+        span: whether the head is a span head.
+        compiled: by torch.compile, for any batch and length; the first call takes about a minute, and the last layer
+            stays reduced to the first token while this object lives.
+        device: where to compute; the model is moved there.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, span: bool, compiled: bool = False, device: torch.device = CPU
+    ) -> None:
+        self.name = "torch-compile" if compiled else "torch"
+        self.token_types = uses_token_types(model)
+        self._model, self._span, self._device = model.to(device).eval(), span, device
+        self._longest = longest_input(model.config)
+        self._forward: Any = model
+        self._reduced = ExitStack()
+        if compiled:
+            if not span:  # once: a new function at each call would be compiled anew
+                self._reduced.enter_context(first_token_only(model))
+            self._forward = torch.compile(model, dynamic=True)
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+        """See `Runtime`."""
+        check_fits(inputs, self._longest)
+        tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
+        with torch.inference_mode(), nullcontext() if self._span else first_token_only(self._model):
+            output = self._forward(**tensors)
+            logits = torch.stack((output.start_logits, output.end_logits), dim=-1) if self._span else output.logits
+        found: NDArray[np.float32] = logits.float().cpu().numpy()
+        return found
+
+
+class OnnxRuntime:
+    """An exported model by ONNX Runtime on the CPU.
+
+    Args:
+        model: an exported folder, or a model file.
+        threads: that one operator may use; 0 = one for each core.
+
+    Raises:
+        UserError: there is no such file, ONNX Runtime cannot read it, or ONNX Runtime is not installed.
+    """
+
+    def __init__(self, model: Path, *, threads: int = 0) -> None:
+        ort = require("onnxruntime", extra="onnx")
+        file = _model_file(model)
+        facts = exported_facts(file.parent)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3  # errors; they are raised as well
+        try:
+            self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors share no class of their own
+            found = str(error).split("\n", 1)[0][:200]
+            cure = "export the model again"
+            raise UserError(str(file), expected="a model that ONNX Runtime reads", found=found, cure=cure) from None
+        self._names = [item.name for item in self._session.get_inputs()]
+        self._longest = facts.get("longest_input")
+        self.token_types = "token_type_ids" in self._names
+        self.name = "onnx" if facts.get("precision", "fp32") == "fp32" else f"onnx-{facts['precision']}"
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+        """See `Runtime`; of a masked-LM model the logits are (batch, length, vocabulary)."""
+        check_fits(inputs, self._longest)
+        return _together(self._session.run(None, {name: inputs[name] for name in self._names}))
+
+
+class OpenVinoRuntime:
+    """An exported model by OpenVINO on the CPU.
+
+    Args:
+        model: an exported folder, or a model file.
+        threads: that it may use; 0 = as it likes.
+
+    Raises:
+        UserError: there is no such file, OpenVINO cannot read it, or OpenVINO is not installed.
+    """
+
+    name = "openvino"
+
+    def __init__(self, model: Path, *, threads: int = 0) -> None:
+        openvino = require("openvino", extra="openvino")
+        file = _model_file(model)
+        facts = exported_facts(file.parent)
+        settings = {"PERFORMANCE_HINT": "LATENCY", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
+        try:
+            self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+        except RuntimeError as error:
+            found = next((line for line in str(error).splitlines() if line.strip()), "an error")[:200]
+            cure = "export it with fused=False, or update openvino (2026.4 reads ONNX Runtime's attention, too)"
+            raise UserError(str(file), expected="a model that OpenVINO reads", found=found, cure=cure) from None
+        self._names = [port.any_name for port in self._compiled.inputs]
+        self._longest = facts.get("longest_input")
+        self.token_types = "token_type_ids" in self._names
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+        """See `Runtime`."""
+        check_fits(inputs, self._longest)
+        found = self._compiled({name: inputs[name] for name in self._names})
+        return _together([found[port] for port in self._compiled.outputs])
+
+
+def exported_facts(folder: Path) -> dict[str, Any]:
+    """What `export` wrote about its folder: `format`, `head`, `precision`, `longest_input` …; nothing for others."""
+    config = folder / "config.json"
+    facts: dict[str, Any] = atomic.read_json(config).get(OWN_KEY, {}) if config.is_file() else {}
+    return facts
+
+
+def _model_file(model: Path) -> Path:
+    file = model / MODEL_FILE if model.is_dir() else model
+    if not file.is_file():
+        cure = "give a folder that `export` made"
+        raise UserError(str(model), expected=f"a folder with {MODEL_FILE}", found="none", cure=cure)
+    return file
+
+
+def _together(outputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Logits as they are; start and end logits stacked (batch, length, 2)."""
+    return outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)

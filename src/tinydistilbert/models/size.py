@@ -1,0 +1,61 @@
+"""The shape of a model, as far as what it costs depends on it."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from tinydistilbert.models.heads import parameter_count, vocabulary_size
+from tinydistilbert.models.pruned import is_pruned, parts_of
+
+TRAINING_BYTES = 16
+"""Of a parameter: weight, gradient and AdamW's two moments, in single precision."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of a model, as far as costs depend on it."""
+
+    parameters: int
+    """Tied ones once, with the masked-LM head."""
+    matrices: int
+    """Weights in the matrices of the encoder's layers: each is one multiplication and one addition a token."""
+    layers: int
+    width: int
+    vocabulary: int
+    attended: int
+    """Widths of all layers' queries together: of pruned layers less than the model's width each."""
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Size":
+        """The size of a masked-LM or task model; it may be on the meta device, without any weights."""
+        encoder: nn.Module = model.base_model
+        config, parameters = model.config, parameter_count(model)
+        if config.model_type == "elmo":  # recurrent: each weight is used once a word, and nothing attends
+            return cls(parameters, parameter_count(encoder), config.num_hidden_layers, config.hidden_size, 0, 0)
+        linear = [m for name, m in encoder.named_modules() if isinstance(m, nn.Linear) and "pooler" not in name]
+        pruned = is_pruned(config)
+        return cls(
+            parameters, sum(m.weight.numel() for m in linear), config.num_hidden_layers, config.hidden_size,
+            vocabulary_size(model),
+            sum(own.heads * own.head_size for own in parts_of(model)) if pruned
+            else config.num_hidden_layers * config.hidden_size,
+        )  # fmt: skip
+
+    def forward(self, tokens: float, length: float) -> float:
+        """Operations of the encoder over `tokens` tokens in inputs of `length`: matrices and attention's products."""
+        return tokens * (2 * self.matrices + 4 * length * self.attended)
+
+    def vocabulary_head(self, positions: float) -> float:
+        """Operations of the masked-LM head at so many positions: its transform, and the product with the vocabulary."""
+        return 2 * positions * self.width * (self.width + self.vocabulary)
+
+    def training_memory(self, tokens: int, positions: float) -> float:
+        """Bytes while a micro-batch of `tokens` is trained on, with the vocabulary's logits at `positions`.
+
+        A layer keeps about 22 vectors of the model's width a token for the backward pass: 4 projections, attention's
+        output, 2 x 4 in the feed-forward part, residuals and normalisations. Logits exist about five times: student,
+        teacher, two softmaxes, gradient.
+        """
+        kept = tokens * self.layers * 22 * self.width
+        return TRAINING_BYTES * self.parameters + 4 * (kept + 5 * positions * self.vocabulary)

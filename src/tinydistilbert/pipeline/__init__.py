@@ -1,0 +1,1 @@
+"""The stages of one recipe in order, in one run folder."""

@@ -1,0 +1,67 @@
+"""Which task models a recipe has: every row of the tables, on every task, with every seed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.tasks import tasks_of
+from tinydistilbert.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task model: a row of the tables, on one task, with one seed."""
+
+    task: str
+    row: str
+    """Row of the tables: `teacher`, `student`, `control`, `student (D)`, or `model` and `model (D)`."""
+    encoder: str
+    """What the fine-tuning starts from: a folder in the run, or a model from elsewhere."""
+    seed: int
+    is_given: bool = False
+    """Whether `encoder` is a task model already, which is only scored."""
+
+    @property
+    def folder(self) -> str:
+        """Its folder in the run."""
+        slug = self.row.replace(" (D)", "-d")
+        return f"tasks/{self.task}/{slug}/seed-{self.seed}"
+
+    @property
+    def is_second_distillation(self) -> bool:
+        """Whether fine-tuned teachers are learned from beside the labels."""
+        return self.row.endswith("(D)")
+
+    def model(self, run: Path) -> Path:
+        """Folder of the task model."""
+        return Path(self.encoder) if self.is_given else run / self.folder / "model"
+
+
+def jobs(recipe: Recipe) -> Iterator[Job]:
+    """Every task model of the recipe, in the order in which they are made; a (D) comes after its teachers."""
+    for name, task in tasks_of(recipe.finetune).items():
+        if name in recipe.finetune.tasks:
+            for row in _rows(recipe, task):
+                yield from row
+
+
+def _rows(recipe: Recipe, task: Task) -> Iterator[list[Job]]:
+    finetune = recipe.finetune
+    given, wanted = finetune.distillation.teachers, finetune.distillation.tasks
+    distilled = wanted == "all" or (wanted == "span" and task.kind == "span")
+
+    def row(title: str, encoder: str) -> list[Job]:
+        return [Job(task.name, title, encoder, seed) for seed in finetune.seeds]
+
+    if finetune.model:
+        if distilled and isinstance(given, tuple):
+            yield [Job(task.name, "teacher", path, index, is_given=True) for index, path in enumerate(given)]
+            yield row("model (D)", finetune.model)
+        else:
+            yield row("model", finetune.model)
+        return
+    for name in finetune.models:
+        yield row(name, name)
+    if distilled and "student" in finetune.models and (isinstance(given, tuple) or "teacher" in finetune.models):
+        yield row("student (D)", "student")

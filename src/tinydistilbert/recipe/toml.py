@@ -1,0 +1,380 @@
+"""Recipes as TOML: reading, checking, showing. A preset or a recipe of your own states only what differs."""
+
+import dataclasses
+import difflib
+import json
+import re
+import tomllib
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import ValidationError
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe.names import MEASURED, SPAN_NAMES, TASK_NAMES, TERMS
+from tinydistilbert.recipe.schema import ADAPTER, CustomTask, Finetune, Recipe, to_dict
+from tinydistilbert.recipe.types import Duration, highest, seconds_of
+
+LONGEST_SHOWN = 200
+"""Characters of a value that an error shows."""
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are written as in JSON
+
+
+def _toml_lines(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    plain = {k: v for k, v in content.items() if not isinstance(v, dict) and v is not None}
+    if path and plain:
+        yield f"\n[{'.'.join(path)}]"
+    for key, value in plain.items():
+        yield f"{key} = {_toml_value(value)}"
+    for key, value in content.items():
+        if isinstance(value, dict):
+            bare = re.fullmatch("[A-Za-z0-9_-]+", key)
+            yield from _toml_lines(value, (*path, key if bare else json.dumps(key, ensure_ascii=False)))
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML with every setting, readable by `from_toml`; what is unset (None) is left out."""
+    return "\n".join(_toml_lines(to_dict(recipe))) + "\n"
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, section by section; any other value, a list too, is replaced as a whole."""
+    merged = dict(base)
+    for key, value in changes.items():
+        there = merged.get(key)
+        merged[key] = merge(there, value) if isinstance(value, Mapping) and isinstance(there, Mapping) else value
+    return merged
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
+
+
+def _with_lists(kind: Any, content: Any) -> Any:
+    """`content` of a section, where one value stands for a list of it: `tasks = "cola"`, `layers = 3`."""
+    if not isinstance(content, Mapping):
+        return content
+    filled = dict(content)
+    for item in dataclasses.fields(kind):
+        value, wanted = filled.get(item.name), _members(item.type)
+        if dataclasses.is_dataclass(item.type):
+            filled |= {item.name: _with_lists(item.type, value)} if item.name in filled else {}
+        elif isinstance(value, str | int) and any(map(_is_list, wanted)):
+            # Beside a list of numbers, words have a meaning of their own.
+            filled[item.name] = [value] if len(wanted) == 1 or str(value).isdecimal() else value
+    return filled
+
+
+def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe that `content` describes, checked; what it leaves out has the default of its own section.
+
+    (Laid over the defaults, because `[finetune] optimization.learning_rate` must not reset the rest of that section to
+    the defaults of pretraining.)
+
+    Raises:
+        UserError: an unknown key (with the nearest known one), a value of another type or out of its range.
+    """
+    try:
+        recipe = ADAPTER.validate_python(_with_lists(Recipe, merge(to_dict(Recipe()), content)))
+    except ValidationError as error:
+        raise _explain(error, where) from None
+    return check(recipe, where)
+
+
+def from_toml(text: str, where: str) -> Recipe:
+    """The recipe that a TOML text describes; `where` is the name used in errors."""
+    try:
+        content = tomllib.loads(text)
+    except RecursionError:
+        found = "too many brackets in one another"
+        raise UserError(where, expected="TOML", found=found, cure="mend the file") from None
+    except ValueError as error:  # also of a number with thousands of digits
+        raise UserError(where, expected="TOML", found=_shortened(str(error)), cure="mend the file") from None
+    return from_dict(content, where)
+
+
+def _key_of(location: Iterable[Any]) -> tuple[list[str], Any]:
+    """The recipe's keys in one of pydantic's locations, which names members of unions too, and the type found there."""
+    keys: list[str] = []
+    kind: Any = Recipe
+    for part in location:
+        if dataclasses.is_dataclass(kind):
+            keys.append(str(part))
+            kind = next((item.type for item in dataclasses.fields(kind) if item.name == part), None)
+        elif get_origin(kind) is dict:
+            keys.append(str(part))
+            kind = get_args(kind)[1]
+        elif isinstance(part, int) and len(_members(kind)) == 1:  # a place in a list
+            keys.append(str(part))
+    return keys, kind
+
+
+def _bounds(number: Any) -> str:
+    """The limits of an annotated number, in signs."""
+    limits = [limit for info in getattr(number, "__metadata__", ()) for limit in info.metadata]
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return " and ".join(
+        f"{sign} {getattr(limit, name)}" for limit in limits for name, sign in signs.items() if hasattr(limit, name)
+    )
+
+
+def _expected(kind: Any, message: str) -> str:
+    """What a key of type `kind` takes, for an error; pydantic's own `message` where that says it well."""
+    if kind == Duration:
+        return "a duration such as 20m, 1h30m or 90s"
+    if get_origin(kind) is dict or dataclasses.is_dataclass(kind):
+        return "a table of keys"
+    one, *others = _members(kind)
+    if not others or others == [type(None)]:
+        return message.removeprefix("Input should be ")
+    if get_origin(one) is Literal:
+        words = ", ".join(map(repr, get_args(one)))
+        return f"{words} or a list of whole numbers {_bounds(get_args(others[0])[0])}"
+    return f"a number {_bounds(one)} or two of them (start, end)"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
+
+
+def _explain(error: ValidationError, where: str) -> UserError:
+    first = error.errors()[0]
+    keys, kind = _key_of(first["loc"])
+    key = ".".join(keys)
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        _, section = _key_of(first["loc"][:-1])
+        cure = _nearest(keys[-1], [item.name for item in dataclasses.fields(section)])
+        return UserError(f"{where}, key {key}", expected="a known key", found=repr(keys[-1]), cure=cure)
+    expected, found = _expected(kind, first["msg"]), _shortened(repr(first["input"]))
+    return UserError(f"{where}, key {key}", expected=expected, found=found, cure="change the value")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Conflict:
+    key: str
+    expected: str
+    found: str
+    cure: str
+
+
+def check(recipe: Recipe, where: str) -> Recipe:
+    """Return `recipe` if its settings go together.
+
+    Raises:
+        UserError: an unknown task, settings that exclude each other, or a row of an ablation that is no such recipe.
+    """
+    for conflict in (*_conflicts(recipe), *_conflicts_of_distillation(recipe)):
+        raise UserError(
+            f"{where}, key {conflict.key}", expected=conflict.expected, found=conflict.found, cure=conflict.cure
+        )
+    plain = to_dict(dataclasses.replace(recipe, ablate=dataclasses.replace(recipe.ablate, rows={})))
+    for name, changes in recipe.ablate.rows.items():
+        row = f"{where}, row {name!r} of ablate.rows"
+        if not changes:  # nor could it be shown: TOML made from it has no line for it
+            raise UserError(row, expected="a change", found="none", cure="write one, such as { masking.rate = 0.3 }")
+        from_dict(merge(plain, changes), row)
+    return recipe
+
+
+def _conflicts(recipe: Recipe) -> Iterator[_Conflict]:
+    yield from _conflicts_of_tasks(recipe)
+    yield from _conflicts_of_compression(recipe)
+    layers, matched = recipe.student.layers, recipe.objective.matched_layers
+    for key, named in (("student.layers", layers), ("objective.matched_layers", matched)):
+        if not named:
+            yield _Conflict(key, "at least one layer", "[]", "name a layer")
+    depth = recipe.student.num_hidden_layers if isinstance(layers, str) else len(layers)
+    if depth and not isinstance(matched, str) and len(matched) != depth:
+        expected = f"{depth} layers, one for each of the student's"
+        yield _Conflict("objective.matched_layers", expected, str(list(matched)), "change the list")
+    if recipe.student.num_hidden_layers and not isinstance(recipe.student.layers, str):
+        yield _Conflict("student", "layers as a list or num_hidden_layers", "both", "delete one")
+    if recipe.masking.mask_share + recipe.masking.random_share > 1:
+        found = f"{recipe.masking.mask_share} + {recipe.masking.random_share}"
+        yield _Conflict("masking", "mask_share + random_share <= 1", found, "lower one")
+
+
+def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
+    finetune = recipe.finetune
+    known = (*TASK_NAMES, *finetune.custom)
+    for key, names in (("finetune.tasks", finetune.tasks), ("finetune.override", tuple(finetune.override))):
+        for name in (name for name in names if name not in known):
+            yield _Conflict(key, "a known task", repr(name), _nearest(name, known))
+    for name, custom in finetune.custom.items():
+        yield from _conflicts_of_custom(name, custom, scored_on=finetune.score_on)
+    for key, seeds in (("finetune.seeds", finetune.seeds), ("ablate.seeds", recipe.ablate.seeds)):
+        if not seeds or len(set(seeds)) < len(seeds):
+            yield _Conflict(key, "at least one seed, each once", str(list(seeds)), "change the list")
+    if finetune.tasks and not finetune.models:
+        yield _Conflict("finetune.models", "at least one model", "none", 'add "student"')
+    if finetune.select != "fixed" and finetune.score_on == "train":
+        expected, cure = 'select = "fixed" with score_on = "train"', "leave one of them at its default"
+        yield _Conflict("finetune.select", expected, repr(finetune.select), cure)
+    if finetune.learning_rates and finetune.select != "heldout":
+        expected = 'select = "heldout", by which one of them is chosen'
+        cure = "set it, or give finetune.optimization.learning_rate alone"
+        yield _Conflict("finetune.learning_rates", expected, repr(finetune.select), cure)
+    distillation = finetune.distillation
+    inner = [term for term in ("hidden", "attention", "relation") if getattr(distillation, term)]
+    if distillation.intermediate_epochs and not inner:
+        expected = "a weight of hidden, attention or relation for the epochs in which they alone count"
+        yield _Conflict("finetune.distillation.intermediate_epochs", expected, "none", "give one, or set it to 0")
+    for name in finetune.tasks:
+        epochs = finetune.settings(name).epochs
+        if distillation.intermediate_epochs >= epochs and distillation.intermediate_epochs:
+            expected = f"fewer than the {epochs:g} epochs of {name}"
+            found = f"{distillation.intermediate_epochs:g}"
+            yield _Conflict("finetune.distillation.intermediate_epochs", expected, found, "lower it")
+            break
+    yield from _conflicts_of_teaching(finetune)
+    kinds = {name: finetune.custom[name].kind if name in finetune.custom else "" for name in finetune.tasks}
+    spans = [name for name, kind in kinds.items() if kind == "span" or name in SPAN_NAMES]
+    for name in spans if distillation.tasks != "none" else ():
+        own = finetune.settings(name).distillation
+        for key in (key for key in ("unlabelled", "augment") if getattr(own, key)):
+            expected = f"no {key} with the span task {name!r}: a new text has no place for an answer"
+            cure = "leave one of them out, or augment single tasks: finetune.override.TASK.augment"
+            yield _Conflict(f"finetune.distillation.{key}", expected, repr(getattr(own, key)), cure)
+    if distillation.unlabelled and len(finetune.tasks) > 1:
+        expected, found = "one task with unlabelled texts, which are in its columns", ", ".join(finetune.tasks)
+        yield _Conflict("finetune.distillation.unlabelled", expected, found, "run the tasks one by one")
+    if distillation.teachers == ():
+        yield _Conflict("finetune.distillation.teachers", '"first", "all" or folders', "[]", "name one")
+
+
+def _conflicts_of_compression(recipe: Recipe) -> Iterator[_Conflict]:
+    settings = recipe.compress
+    for name in (name for name in settings.tasks if name not in recipe.finetune.tasks):
+        expected = f"tasks of finetune.tasks ({', '.join(recipe.finetune.tasks) or 'none'})"
+        yield _Conflict("compress.tasks", expected, repr(name), "add it there, or take it out here")
+    if settings.model and len(settings.tasks) != 1:
+        found = ", ".join(settings.tasks) or "none"
+        yield _Conflict("compress.tasks", "the one task of compress.model", found, "name it")
+
+
+def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
+    """Wishes about a second distillation where there is none."""
+    given = isinstance(finetune.distillation.teachers, tuple)
+    own = {"teacher", "student"} <= set(finetune.models) or (given and "student" in finetune.models)
+    if finetune.distillation.tasks == "none" or not (given if finetune.model else own):
+        for key in (key for key in ("unlabelled", "augment") if getattr(finetune.distillation, key)):
+            found, cure = "no teacher to learn from", f"give one (--teacher FOLDER), or leave {key} out"
+            yield _Conflict(f"finetune.distillation.{key}", "a second distillation", found, cure)
+
+
+def _conflicts_of_custom(name: str, custom: CustomTask, *, scored_on: str) -> Iterator[_Conflict]:
+    key = f"finetune.custom.{name}"
+    if name in (*TASK_NAMES, *MEASURED):
+        yield _Conflict(key, "a name of its own", "one that is taken", "choose another")
+    elif not re.fullmatch("[a-z0-9][a-z0-9_-]*", name):
+        yield _Conflict(key, "a name of small letters, digits, - and _", repr(name), "choose another")
+    if not custom.train:
+        yield _Conflict(f"{key}.train", "a file or hub name", "nothing", "name one")
+    if not custom.validation and scored_on != "train":
+        cure = 'name one, or set finetune.score_on = "train" to hold out a part of the train file'
+        yield _Conflict(f"{key}.validation", "a file or hub name", "nothing", cure)
+
+
+def _conflicts_of_distillation(recipe: Recipe) -> Iterator[_Conflict]:
+    objective, cache = recipe.objective, recipe.distill.cache.kind
+    weighted = [term for term in TERMS if highest(getattr(objective, term))]
+    if not weighted:
+        yield _Conflict("objective", "a term with weight", "only zeros", f"give one of {', '.join(TERMS)} a weight")
+    inner = [term for term in weighted if term in ("relation", "attention", "hidden")]
+    if objective.reduction == "notebook":
+        changing = [key for key in ("temperature", *TERMS) if isinstance(getattr(objective, key), tuple)]
+        mend = 'or reduction = "mean"'
+        if inner:
+            expected = "with reduction = 'notebook' weights of kl, mlm and cosine alone"
+            yield _Conflict("objective.reduction", expected, f"a weight of {inner[0]}", f"set {inner[0]} to 0, {mend}")
+        if objective.kl_positions != "all":
+            expected = "kl_positions = 'all' with reduction = 'notebook'"
+            yield _Conflict("objective.kl_positions", expected, repr(objective.kl_positions), f"delete it, {mend}")
+        if changing:
+            expected = f"one number for {changing[0]} with reduction = 'notebook'"
+            found = str(list(getattr(objective, changing[0])))
+            yield _Conflict(f"objective.{changing[0]}", expected, found, f"write one number, {mend}")
+        if cache != "none":
+            expected = "no cache with reduction = 'notebook'"
+            yield _Conflict("distill.cache.kind", expected, repr(cache), f"delete it, {mend}")
+    if cache != "none":
+        mend = 'or distill.cache.kind = "none"'
+        if inner:
+            expected = "terms that read the teacher's last hidden states or logits alone, which a cache holds"
+            yield _Conflict("distill.cache.kind", expected, f"a weight of {inner[0]}", f"set it to 0, {mend}")
+        if isinstance(recipe.masking.rate, tuple):
+            expected = "one masking.rate for all views of a cache"
+            yield _Conflict("masking.rate", expected, str(list(recipe.masking.rate)), f"write one number, {mend}")
+    if cache == "top-k":
+        if "cosine" in weighted:
+            expected = "no weight of cosine: a cache of kind 'top-k' holds no hidden states"
+            cure = 'set it to 0, or distill.cache.kind = "hidden"'
+            yield _Conflict("objective.cosine", expected, str(objective.cosine), cure)
+        if isinstance(objective.temperature, tuple):
+            expected = "one temperature: a cache of kind 'top-k' holds probabilities at it"
+            cure = 'write one number, or distill.cache.kind = "hidden"'
+            yield _Conflict("objective.temperature", expected, str(list(objective.temperature)), cure)
+    if recipe.distill.compile and inner:
+        expected = "no terms that look into the layers, which compiled code does not show"
+        yield _Conflict("distill.compile", expected, f"a weight of {inner[0]}", "set one of them off")
+    if recipe.distill.time_budget and not seconds_of(recipe.distill.time_budget):
+        cure = "give some, such as 20m"
+        yield _Conflict("distill.time_budget", "more than no time", repr(recipe.distill.time_budget), cure)
+    if recipe.distill.time_budget and recipe.distill.max_steps:
+        yield _Conflict("distill", "time_budget or max_steps", "both", "delete one")
+
+
+def presets() -> dict[str, str]:
+    """Name and text of every preset that comes with the package."""
+    folder = resources.files("tinydistilbert.recipe") / "presets"
+    files = sorted((item for item in folder.iterdir() if item.name.endswith(".toml")), key=lambda item: item.name)
+    return {item.name.removesuffix(".toml"): item.read_text(encoding="utf-8") for item in files}
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in a TOML file.
+
+    Raises:
+        UserError: it cannot be read, or the recipe is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        found, cure = str(error), "save it as UTF-8, or look at its permissions"
+        raise UserError(str(path), expected="a TOML file in UTF-8", found=found, cure=cure) from None
+    return from_toml(text, str(path))
+
+
+def load(name_or_path: str) -> Recipe:
+    """The preset of that name, or the recipe in that TOML file.
+
+    Raises:
+        UserError: neither exists, or the recipe is wrong.
+    """
+    known = presets()
+    if name_or_path in known:
+        return from_toml(known[name_or_path], name_or_path)
+    path = Path(name_or_path)
+    if path.is_file():
+        return read(path)
+    near = difflib.get_close_matches(name_or_path, list(known), n=1)
+    cure = f"did you mean {near[0]!r}?" if near else "name an existing file"
+    raise UserError(name_or_path, expected=f"a file or one of {', '.join(known)}", found="neither", cure=cure)

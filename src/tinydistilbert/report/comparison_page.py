@@ -1,0 +1,181 @@
+"""A comparison as a table, and as a page with the examples that one side alone gets right."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import __version__
+from tinydistilbert.report.compare import HIGHER, LEVEL, LOWER, Comparison, Difference, compare_rows
+from tinydistilbert.report.disagreements import Case, as_lines, most_said
+from tinydistilbert.report.examples import Answer, Example, around, words
+from tinydistilbert.report.html import render
+from tinydistilbert.report.paper_tables import METRICS
+from tinydistilbert.report.predictions import Pairing, Side
+from tinydistilbert.report.scores import TITLES, WARNING
+from tinydistilbert.report.table import NOTHING, Cell, Row, Table, p_words, points, signed
+from tinydistilbert.storage import atomic
+
+PAGE_FILE, CASES_FILE = "comparison.html", "differences.jsonl"
+HEADINGS = {"question": "Question", "context": "Passage", "text": "Text", "text_pair": "Second text"}
+
+
+def row_title(row: str) -> str:
+    """A row as tables print it."""
+    return TITLES.get(row, row)
+
+
+def title_of(pairing: Pairing) -> str:
+    """Both rows: `Student − Teacher`; one name where both runs have the same."""
+    first, second = row_title(pairing.first.side.row), row_title(pairing.second.side.row)
+    same = pairing.first.side.row == pairing.second.side.row
+    return first if same else f"{first} − {second}"
+
+
+def split_title(pairing: Pairing) -> str:
+    """Task, and its split where it is not the one of the tables."""
+    usual = pairing.split == pairing.task.evaluation[0]
+    return pairing.task.title if usual else f"{pairing.task.title}, {pairing.split.replace('_', ' ')}"
+
+
+def side_title(side: Side, comparison: Comparison) -> str:
+    """A row, with its run where two are compared."""
+    return f"{row_title(side.row)}, {side.run}" if comparison.second else row_title(side.row)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """A line for each task, split, pair of rows and metric."""
+    headings = ("Task", "Rows", "First", "Second", "Difference", "p", "p, Holm", "Right alone", "Seeds", "Examples")
+    caption = (
+        "In points; medians over seeds. Difference: first less second, with its 95 % interval by a paired bootstrap "
+        "over the examples. It does not hold the spread between trainings. Right alone: examples that most seeds of "
+        "the first / of the second have right and most of the other wrong; of scores, those that it is nearer to."
+    )
+    first, second = comparison.first, comparison.second
+    title = f"{first.run} − {second.run}" if second else f"Rows of {first.run}"
+    rows = tuple(_table_row(difference) for difference in comparison.differences)
+    return Table("comparison", title, caption, headings, rows, tuple(_notes(comparison)))
+
+
+def rows_table(run: Path) -> Table | None:
+    """The rows of one run compared with one another; None where it has not two of them.
+
+    Raises:
+        UserError: a file of scores that is not as it was written.
+    """
+    found = compare_rows(run)
+    if not found.differences:
+        return None
+    return dataclasses.replace(comparison_table(found), title="Differences between the rows")
+
+
+def _table_row(difference: Difference) -> Row:
+    paired, pairing = difference.paired, difference.pairing
+    low, high = paired.interval
+    alone = NOTHING
+    if difference.disagreement:
+        alone = " / ".join(f"{len(cases):,}" for cases in difference.disagreement.cases)
+    metric = METRICS.get(difference.metric, difference.metric.replace("_", " "))
+    seeds = dict.fromkeys(map(str, difference.seeds))
+    return Row(
+        "measured" if difference.mark else "derived",
+        (
+            Cell(split_title(pairing), detail=metric), Cell(title_of(pairing)), Cell(points(paired.first)),
+            Cell(points(paired.second)),
+            Cell(signed(paired.difference), difference.mark, f"{signed(low)} to {signed(high)}"),
+            Cell(p_words(paired.p)), Cell(p_words(difference.adjusted)), Cell(alone), Cell(" / ".join(seeds)),
+            Cell(f"{len(pairing.first.ids):,}"),
+        ),
+    )  # fmt: skip
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
+    differences = comparison.differences
+    count = len(differences)
+    yield (
+        f"{count} comparison{'s' * (count > 1)}: “p, Holm” is adjusted for their number. {HIGHER} surely higher, "
+        f"{LOWER} surely lower: it is below {LEVEL} and the interval does not hold 0."
+    )
+    if any(1 in difference.seeds for difference in differences):
+        yield "One seed on a side: another training of the same model may differ by more than this interval says."
+    if any(difference.task.kind == "span" for difference in differences):
+        yield "Right alone, for questions: by exact match."
+    told: dict[str, None] = {}
+    for d in differences:
+        pairing = d.pairing
+        shared, (whole, others) = len(pairing.first.ids), pairing.whole
+        if (shared, shared) != pairing.whole:
+            told[f"{split_title(pairing)}: on the {shared:,} shared examples, of {whole:,} and {others:,}."] = None
+        elif not pairing.same_data:
+            told[f"{split_title(pairing)}: same ids and labels, but the texts differ, or were read differently."] = None
+        for predicted in (pairing.first, pairing.second):
+            if predicted.warnings:
+                whose = f"{split_title(pairing)}, {side_title(predicted.side, comparison)}"
+                told[f"{WARNING} {whose}: {'; '.join(predicted.warnings).rstrip('.')}."] = None
+    yield from told
+    tests = [
+        f"{split_title(d.pairing)}, {title_of(d.pairing)} {p_words(d.disagreement.mcnemar)}"
+        for d in differences
+        if d.disagreement and d.disagreement.mcnemar is not None
+    ]
+    if tests:
+        yield f"p of McNemar’s exact test on “Right alone”: {'; '.join(tests)}."
+
+
+def _sections(comparison: Comparison, shown: int) -> Iterator[dict[str, Any]]:
+    """For the page: a heading, and for each side a sentence with a few examples."""
+    for difference in comparison.differences:
+        if difference.disagreement is None:
+            continue
+        pairing, both = difference.pairing, difference.disagreement.cases
+        titles = [side_title(predicted.side, comparison) for predicted in (pairing.first, pairing.second)]
+        verb = "is nearer to" if pairing.task.kind == "regression" else "alone has right"
+        kinds = []
+        for title, cases in zip(titles, both, strict=True):
+            count = f"{len(cases):,} example{'s' * (len(cases) != 1)}"
+            some = f"; {shown} of them" if 0 < shown < len(cases) else ""
+            told = f"{title} {verb} {count}{some}{':' if cases and shown else '.'}"
+            kinds.append({"told": told, "examples": [_example(pairing, titles, case) for case in cases[:shown]]})
+        yield {"title": f"{split_title(pairing)}: {title_of(pairing)}", "kinds": kinds}
+
+
+def _example(pairing: Pairing, titles: Sequence[str], case: Case) -> Example:
+    gold = str(case.gold[0]) if isinstance(case.gold, list) else ""
+    texts = [
+        (heading, *around(case.texts[name], gold if name == "context" else ""))
+        for name, heading in HEADINGS.items()
+        if name in case.texts
+    ]
+    answers = []
+    for title, said in zip(titles, (case.first, case.second), strict=True):
+        answer, seeds = most_said(said)
+        agreeing = f" ({seeds} of {len(said)} seeds)" if len(said) > 1 and pairing.task.kind != "regression" else ""
+        answers.append(Answer(title, (words(answer) or "(no answer)") + agreeing, None))
+    return Example(f"Example {case.id}", tuple(texts), words(case.gold), tuple(answers))
+
+
+def write_comparison(output: Path, comparison: Comparison, *, shown: int = 5, command: str = "") -> Table:
+    """Write `comparison.html` and `differences.jsonl` into the folder `output`, and return the table.
+
+    Args:
+        output: made if missing; files of these names are replaced.
+        comparison: what `compare` found.
+        shown: examples on the page for each side of each line; the other file has them all.
+        command: the command line that gives the same again.
+    """
+    table = comparison_table(comparison)
+    surely = sum(bool(difference.mark) for difference in comparison.differences)
+    operands = [operand for operand in (comparison.first, comparison.second) if operand]
+    facts = [("Command", command), *(("Run", f"{o.run}, row {o.row}" if o.row else str(o.run)) for o in operands)]
+    html = render(
+        "compare.html", name=table.title, table=table, sections=list(_sections(comparison, shown)),
+        verdict=f"{surely} of {len(comparison.differences)} differences are beyond chance",
+        facts=[fact for fact in (*facts, ("Software", f"tinydistilbert {__version__}")) if fact[1]],
+    )  # fmt: skip
+    found = [(d.pairing, d.disagreement) for d in comparison.differences]
+    lines = [line for pairing, cases in found if cases for line in as_lines(pairing, cases)]
+    content = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+    atomic.write_text(output / CASES_FILE, content)
+    atomic.write_text(output / PAGE_FILE, html)
+    return table

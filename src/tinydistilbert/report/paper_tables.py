@@ -1,0 +1,338 @@
+"""The tables of the paper, this run's numbers beside the published ones: pure functions of measurements."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinydistilbert.recipe.names import GLUE_NAMES, PROBE_NAMES
+from tinydistilbert.report import published, scores
+from tinydistilbert.report.compression import compression_table, ladders
+from tinydistilbert.report.published import Published
+from tinydistilbert.report.read import read_run
+from tinydistilbert.report.scores import ROWS, TITLES, Score, Scores
+from tinydistilbert.report.speed import speed_table
+from tinydistilbert.report.table import NOTHING, Cell, Row, Table, as_printed, points
+from tinydistilbert.results import Measurement
+from tinydistilbert.tasks import HELD_OUT, TASKS, tasks_of
+from tinydistilbert.tasks.base import Task
+
+MARK_REPLACED = "‡"
+METRICS = {
+    "matthews_correlation": "Matthews correlation", "f1": "F1", "exact_match": "exact match", "accuracy": "accuracy",
+    "pearson": "Pearson", "spearman": "Spearman", "f1_accuracy_mean": "mean of F1 and accuracy",
+    "pearson_spearman_mean": "mean of Pearson and Spearman", "macro_f1": "macro F1",
+}  # fmt: skip
+GLUE = tuple(TASKS[name] for name in GLUE_NAMES)
+PROBES = tuple(TASKS[name] for name in PROBE_NAMES)
+PRETRAINING = {
+    "kl": "KL to teacher, nats", "mlm": "Masked-LM loss, nats", "perplexity": "Perplexity", "cosine": "1 − cosine",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of a task as a column, and where a published row keeps it."""
+
+    title: str
+    task: Task
+    metric: str
+    printed: Callable[[Published], float | None] = lambda row: None
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A column with the mean of the headline scores over some tasks."""
+
+    title: str
+    tasks: tuple[Task, ...]
+    printed: Callable[[Published], float | None] = lambda row: None
+
+
+def _one_decimal(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1f}"
+
+
+def score_cell(score: Score | None) -> Cell:
+    """Median, marks and, of several seeds, the range."""
+    if score is None:
+        return Cell(NOTHING)
+    detail = f"{points(score.range[0])}–{points(score.range[1])}" if score.range else ""
+    return Cell(points(score.value), score.marks, detail)
+
+
+def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
+    """One sentence a mark, with the counts and the warnings behind it."""
+    found = [(f"{TITLES[model]}, {column.task.title}", column.task.title, score) for model, column, score in used]
+    notes = scores.notes_on_marks(found)
+    repeats = {len(score.runs) for _, _, score in used}
+    if repeats - {1}:
+        notes.append(
+            f"Medians over {' or '.join(map(str, sorted(repeats)))} seeds; below, in small, lowest and highest."
+        )
+    elif used:
+        notes.append("One seed: no spread between trainings is known.")
+    if any(model == "control" for model, _, _ in used):
+        notes.append("Control: the same cut of the teacher, fine-tuned without having been distilled.")
+    return notes
+
+
+def _retention_row(name: str, own: Sequence[float | None], teacher: Sequence[float | None]) -> Row:
+    shares = [scores.retention(mine, other) for mine, other in zip(own, teacher, strict=True)]
+    cells = [Cell(NOTHING) if s is None else Cell(f"{100 * s:.1f}", share=max(0.0, min(s, 1.0))) for s in shares]
+    return Row("derived", (Cell(f"{name}, % of teacher"), *cells))
+
+
+def _published_row(row: Published, means: Sequence[Mean], columns: Sequence[Column]) -> Row:
+    mark = MARK_REPLACED if row is published.BERT_BASE and means else ""
+    averages = [Cell(_one_decimal(mean.printed(row))) for mean in means]
+    own = [Cell(as_printed(c.printed(row)), mark if c.task.name == "mnli" else "") for c in columns]
+    return Row("published", (Cell(row.name), *averages, *own))
+
+
+def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column]) -> Row:
+    """A mean carries the marks of every score in it."""
+    averages = []
+    for mean in means:
+        value = scores.mean(found, model, mean.tasks)
+        parts = [scores.of_task(found, model, task) for task in mean.tasks]
+        marks = "" if value is None else scores.merged_marks([score.marks for score in parts if score is not None])
+        averages.append(Cell(points(value), marks))
+    own = [score_cell(scores.of_task(found, model, column.task, column.metric)) for column in columns]
+    return Row("measured", (Cell(TITLES[model]), *averages, *own))
+
+
+def _majority_row(used: Sequence[tuple[str, Column, Score]], means: Sequence[Mean], columns: Sequence[Column]) -> Row:
+    majority = {(c.task.name, c.metric): s.majority for _, c, s in used if s.majority is not None}
+    values: list[float | None] = []
+    for mean in means:
+        keys = [(task.name, task.headline) for task in mean.tasks]
+        values.append(statistics.fmean(majority[key] for key in keys) if all(key in majority for key in keys) else None)
+    values += [majority.get((column.task.name, column.metric)) for column in columns]
+    return Row("baseline", (Cell("Always the same answer"), *(Cell(points(value)) for value in values)))
+
+
+def _score_rows(
+    found: Scores, means: Sequence[Mean], columns: Sequence[Column], rows: Sequence[Published]
+) -> tuple[tuple[Row, ...], list[str]]:
+    """Published rows, the majority class, measured rows and retention; and the footnotes of the measured cells."""
+    used = [
+        (model, column, score)
+        for model in ROWS
+        for column in columns
+        if (score := scores.of_task(found, model, column.task, column.metric)) is not None
+    ]
+    body = [_published_row(row, means, columns) for row in rows]
+    if used:
+        body.append(_majority_row(used, means, columns))
+    models = list(dict.fromkeys(model for model, _, _ in used))
+    body += [_measured_row(found, model, means, columns) for model in models]
+
+    by_place = {(model, column.title): score.value for model, column, score in used}
+    values = {
+        model: [
+            *(scores.mean(found, model, mean.tasks) for mean in means),
+            *(by_place.get((model, column.title)) for column in columns),
+        ]
+        for model in models
+    }
+    if teacher := values.pop("teacher", None):
+        body += [_retention_row(TITLES[model], own, teacher) for model, own in values.items()]
+    return tuple(body), _footnotes(used)
+
+
+def _shared_tasks(found: Scores, tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """Tasks over which rows can be compared: those that teacher and student (or whoever was scored) both have."""
+    present = [model for model in ROWS if scores.tasks_scored(found, tasks, [model])] or [""]
+    pair = [model for model in present if model in ("teacher", "student")] or present[:1]
+    return scores.tasks_scored(found, tasks, pair)
+
+
+def _glue_column(task: Task) -> Column:
+    return Column(task.title, task, task.headline, lambda row: row.glue.get(task.name))
+
+
+def _missing_splits(measurements: Sequence[Measurement]) -> list[str]:
+    """A note for each task that has a split which the data folder lacks, such as MNLI's mismatched one."""
+    lacking = {m.task: m.details["missing"] for m in measurements if m.details.get("missing")}
+    return [
+        f"{task.title}: no {', '.join(lacking[task.name])} in the data, so not scored."
+        for task in GLUE
+        if task.name in lacking
+    ]
+
+
+def glue_table(measurements: Sequence[Measurement]) -> Table:
+    """Table 1: the nine GLUE tasks. With fewer than nine measured, a second mean is over just those."""
+    found = scores.collect(measurements)
+    means = [Mean("Score", GLUE, lambda row: row.score)]
+    shared = _shared_tasks(found, GLUE)
+    names = tuple(task.name for task in shared)
+    notes = []
+    if 0 < len(shared) < len(GLUE):
+        means.append(Mean(f"Mean of {len(shared)}", shared, lambda row: published.mean_over(row, names)))
+        titles = ", ".join(task.title for task in shared)
+        notes.append(
+            f"Score needs all nine tasks. “Mean of {len(shared)}” is taken in every row, published ones too, "
+            f"over the tasks that this run scored: {titles}."
+        )
+    notes += _missing_splits(measurements)
+    columns = [_glue_column(task) for task in GLUE]
+    rows, marks = _score_rows(found, means, columns, published.GLUE_ROWS)
+    sources = (
+        f"{MARK_REPLACED} {published.BERT_MNLI_NOTE}",
+        f"Published: {published.PAPER}; {published.REPLICATION}. TinyDistilBERT prints means of five runs, "
+        "which average 54.8; the medians of its run table, in the row below, give the printed 54.9.",
+    )
+    caption = (
+        "Development sets, in points. CoLA: Matthews correlation; MNLI: matched accuracy; MRPC and QQP: mean of F1 and "
+        "accuracy (TinyDistilBERT’s MRPC: F1 alone); STS-B: mean of Pearson and Spearman; the others: accuracy. Score: "
+        "plain mean of the nine."
+    )
+    headings = ("Model", *(mean.title for mean in means), *(column.title for column in columns))
+    return Table("glue", "Table 1. GLUE", caption, headings, rows, (*marks, *notes, *sources))
+
+
+def downstream_table(measurements: Sequence[Measurement]) -> Table:
+    """Table 2: IMDb and SQuAD v1.1, with the rows after a second distillation, "(D)"."""
+    columns = [
+        Column("IMDb accuracy", TASKS["imdb"], "accuracy", lambda row: row.imdb),
+        Column("SQuAD EM", TASKS["squad"], "exact_match", lambda row: row.squad_exact_match),
+        Column("SQuAD F1", TASKS["squad"], "f1", lambda row: row.squad_f1),
+    ]
+    rows, notes = _score_rows(scores.collect(measurements), [], columns, published.DOWNSTREAM_ROWS)
+    caption = (
+        "IMDb test accuracy, SQuAD v1.1 development exact match and F1, in points. "
+        "(D): distilled a second time while fine-tuned, from a teacher that was itself fine-tuned."
+    )
+    source = f"Published: {published.PAPER}; {published.REPLICATION}."
+    headings = ("Model", *(column.title for column in columns))
+    return Table("downstream", "Table 2. IMDb and SQuAD", caption, headings, rows, (*notes, source))
+
+
+def probe_table(measurements: Sequence[Measurement]) -> Table:
+    """The probes: tasks made out of the corpus itself. Nothing published stands beside them."""
+    caption = (
+        "Tasks made out of text without labels, held out by document, in points. They tell teacher, student and "
+        "control apart; they are not GLUE and must not be compared with it."
+    )
+    return _unpublished_table("probes", "Probes", caption, PROBES, measurements)
+
+
+def custom_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
+    """The tasks of one's own among `tasks`."""
+    own = [task for task in tasks.values() if task.family == "custom"]
+    caption = "Tasks from the files or data sets that the recipe names in finetune.custom, in points."
+    return _unpublished_table("custom", "Your tasks", caption, own, measurements)
+
+
+def _unpublished_table(
+    name: str, title: str, caption: str, tasks: Sequence[Task], measurements: Sequence[Measurement]
+) -> Table:
+    """Those of `tasks` that were scored, by headline (spans by exact match too), and the mean of several."""
+    found = scores.collect(measurements)
+    columns = []
+    for task in scores.tasks_scored(found, tasks):
+        metrics = ("exact_match", "f1") if task.kind == "span" else (task.headline,)
+        columns += [Column(f"{task.title}, {METRICS.get(metric, metric)}", task, metric) for metric in metrics]
+    shared = _shared_tasks(found, tasks)
+    means = [Mean(f"Mean of {len(shared)}", shared)] if len(shared) > 1 else []
+    rows, notes = _score_rows(found, means, columns, ())
+    headings = ("Model", *(mean.title for mean in means), *(column.title for column in columns))
+    return Table(name, title, caption, headings, rows, tuple(notes))
+
+
+def _plain(score: Score | None) -> Cell:
+    """A number with a unit of its own, not in points."""
+    if score is None:
+        return Cell(NOTHING)
+    digits = 0 if score.value >= 100 else 3
+    return Cell(f"{score.value:,.{digits}f}")
+
+
+def pretraining_table(measurements: Sequence[Measurement]) -> Table:
+    """What the masked-LM objective says of teacher, student and control on held-out text."""
+    pretraining = [m for m in measurements if m.task == "pretraining"]
+    found = {(model, metric): score for (model, _, _, metric), score in scores.collect(pretraining).items()}
+    present = {metric for _, metric in found}
+    metrics = [m for m in PRETRAINING if m in present] + sorted(present - set(PRETRAINING))
+    rows = []
+    for model in ROWS:
+        if any((model, metric) in found for metric in metrics):
+            cells = [_plain(found.get((model, metric))) for metric in metrics]
+            rows.append(Row("measured", (Cell(TITLES[model]), *cells)))
+    runs = [score.middle for score in found.values()]
+    counts = dict.fromkeys(f"{m.examples:,} of {m.examples_total:,}" for m in runs if m.examples)
+    notes = [f"On {' or '.join(counts)} held-out blocks."] if counts else []
+    if any(model == "control" for model, _ in found):
+        notes.append("Control: the same cut of the teacher before distillation.")
+    headings = ("Model", *(PRETRAINING.get(m, m.replace("_", " ")) for m in metrics))
+    caption = "Measured on text that no model was trained on. Lower is better throughout."
+    return Table("pretraining", "Masked language model", caption, headings, tuple(rows), tuple(notes))
+
+
+def variants_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
+    """Every metric variant of every task and split, with 95 % intervals and the number of examples behind it."""
+    found = scores.collect(m for m in measurements if m.task in tasks)
+    rows = []
+    for task in tasks.values():
+        own = {key: score for key, score in found.items() if key[1] == task.name}
+        splits = dict.fromkeys([*task.evaluation, *(split for _, _, split, _ in own)])
+        metrics = dict.fromkeys([*task.metrics, *(metric for _, _, _, metric in own)])
+        for split, metric, model in ((s, m, r) for s in splits for m in metrics for r in ROWS):
+            if score := own.get((model, task.name, split, metric)):
+                rows.append(_variant_row(task, split, metric, model, score))
+    columns = (
+        "Task",
+        "Split",
+        "Metric",
+        "Model",
+        "Score",
+        "95 % interval",
+        "Same answer",
+        "Seeds",
+        "Scored on",
+        "Trained on",
+    )
+    caption = (
+        "In points; median over seeds. The interval is a bootstrap over the examples of the run at the median; "
+        "it does not hold the spread between trainings. “Same answer”: the score of always giving the same answer. "
+        "A star: enters the tables above."
+    )
+    return Table("variants", "Every metric, with intervals", caption, columns, tuple(rows))
+
+
+def _variant_row(task: Task, split: str, metric: str, model: str, score: Score) -> Row:
+    m, name = score.middle, METRICS.get(metric, metric.replace("_", " "))
+    is_headline = metric == task.headline and split in (task.evaluation[0], HELD_OUT)
+    interval = f"{points(score.interval[0])} to {points(score.interval[1])}" if score.interval else NOTHING
+    trained = f"{m.train_examples:,} of {m.train_examples_total:,}" if m.train_examples_total else NOTHING
+    texts = (
+        task.title, split, name + " ★" * is_headline, TITLES[model], None, interval, points(score.majority),
+        str(len(score.runs)), f"{m.examples:,} of {m.examples_total:,}", trained,
+    )  # fmt: skip
+    return Row("measured", tuple(score_cell(score) if text is None else Cell(text) for text in texts))
+
+
+def all_tables(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> list[Table]:
+    """The tables of the report in its order; the probes and the tasks of one's own only where they were run.
+
+    Args:
+        measurements: of one run.
+        tasks: by name, as `tasks_of` gives them for the run's recipe.
+    """
+    own = [custom_table(measurements, tasks), probe_table(measurements)]
+    paper = [glue_table(measurements), downstream_table(measurements), speed_table(measurements)]
+    return [*(table for table in own if table.is_measured), *paper, pretraining_table(measurements)]
+
+
+def console_tables(run: Path) -> list[Table]:
+    """The tables in which the run measured something, for the terminal.
+
+    Raises:
+        UserError: `run` is not a run folder.
+    """
+    settings, measurements = read_run(run)
+    tasks = tasks_of(settings.finetune)
+    compressed = [compression_table(ladder) for ladder in ladders(measurements, tasks)]
+    return [*(table for table in all_tables(measurements, tasks) if table.is_measured), *compressed]

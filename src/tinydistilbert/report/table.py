@@ -1,0 +1,103 @@
+"""What a table is made of, and how it is written for a terminal and as Markdown (the page has a template for it)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+NOTHING = "–"
+RowKind = Literal["published", "baseline", "measured", "derived"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what it says, the marks behind it and a smaller second line."""
+
+    text: str
+    marks: str = ""
+    detail: str = ""
+    share: float | None = None
+    """Share of 1, to draw as a bar."""
+    printed: bool = False
+    """A published figure in the row of a model that was measured too."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells of one line; `kind` tells printed figures from measured ones."""
+
+    kind: RowKind
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with everything that must be read with it."""
+
+    name: str
+    """Short and stable: `glue`, `downstream`, `speed`, `probes`, `custom`, `pretraining`, `variants`."""
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether this run has measured anything in it."""
+        return any(row.kind == "measured" for row in self.rows)
+
+
+def as_printed(value: float | None) -> str:
+    """A published figure with the one or two decimals that its source prints."""
+    return NOTHING if value is None else f"{value:.2f}".removesuffix("0")
+
+
+def points(value: float | None) -> str:
+    """A share or a correlation in points, with one decimal."""
+    return NOTHING if value is None else f"{100 * value:.1f}"
+
+
+def to_rich(table: Table) -> RichTable:
+    """The table for a terminal, the notes as its caption."""
+    rich = RichTable(
+        title=table.title, caption="\n".join((table.caption, *table.notes)), box=box.SIMPLE_HEAD, pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title_justify="left", caption_justify="left", title_style="bold", caption_style="dim",
+    )  # fmt: skip
+    for index, heading in enumerate(table.columns):
+        rich.add_column(Text(heading), justify="right" if index else "left", overflow="fold")
+    styles = {"published": "dim", "baseline": "dim", "measured": "bold", "derived": "cyan"}
+    for row, following in zip(table.rows, (*table.rows[1:], None), strict=True):
+        texts = [Text(c.text + c.marks + (f"\n{c.detail}" if c.detail else "")) for c in row.cells]
+        ends = following is not None and following.kind != row.kind
+        rich.add_row(*texts, style=styles[row.kind], end_section=ends)
+    return rich
+
+
+def to_markdown(table: Table) -> str:
+    """The table as GitHub Markdown, with title, caption and notes around it."""
+
+    def line(texts: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"
+
+    rule = "|" + "|".join([" :-- "] + [" --: "] * (len(table.columns) - 1)) + "|"
+    rows = [line([c.text + c.marks + (f" ({c.detail})" if c.detail else "") for c in row.cells]) for row in table.rows]
+    notes = "".join(f"\n{note}  " for note in table.notes)
+    return (
+        "\n".join([f"**{table.title}.** {table.caption}", "", line(table.columns), rule, *rows]) + "\n" + notes + "\n"
+    )
+
+
+def signed(value: float) -> str:
+    """A difference of shares or correlations in points, with its sign."""
+    shown = f"{100 * value:+.1f}".replace("-", "−")
+    return "0.0" if shown in ("+0.0", "−0.0") else shown
+
+
+def p_words(p: float) -> str:
+    """A p-value with three decimals, very small ones as such."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,1 @@
+"""Every durable write: atomic files and folders, locks, the cache."""

@@ -1,0 +1,277 @@
+"""Every durable write: a temporary name in the same folder, fsync, rename, fsync of the parent.
+
+Whoever reads a name that these functions wrote sees either the old content or the new one, never a part of it.
+A folder is finished when its `manifest.json` is there: it is written last and lists the size and SHA-256 of every file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.storage import disk
+
+MANIFEST = "manifest.json"
+OWN_HASH = "sha256"
+"""Key of the manifest with the hash of all else in it."""
+CHECKPOINTS = "checkpoints"
+"""Folder that only unfinished work needs: no manifest lists it, and it is deleted when the work is finished."""
+
+
+_TEMPORARIES = ".*.tmp"
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file at `path` by `content`, atomically and durably; missing parent folders are made.
+
+    Raises:
+        DiskError: the disk is full or failing; the old content is still there.
+    """
+    disk.make_folder(path.parent)
+    temporary = _temporary(path)
+    try:
+        disk.write(temporary, content)
+        disk.sync(temporary)
+        disk.rename(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    disk.sync_folder(path.parent)
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` of the UTF-8 form of `content`."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON; a NaN or an infinity in it is an error, not a non-standard word in the file."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to the end of the file, durably; processes that do so at once do not mix their lines.
+
+    A line that was cut short by the end of its process stays by itself.
+    """
+    disk.make_folder(path.parent)
+    before = path.read_bytes() if path.is_file() else b""
+    end = b"\n" if before and not before.endswith(b"\n") else b""
+    disk.append(path, end + f"{line}\n".encode())
+    disk.sync(path)
+    disk.sync_folder(path.parent)
+
+
+def adopt(temporary: Path, path: Path) -> None:
+    """Put a file that another library wrote in the place of `path`, atomically and durably."""
+    disk.sync(temporary)
+    disk.rename(temporary, path)
+    disk.sync_folder(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of the file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """What the manifest of `folder` lists."""
+    left_out = {folder / MANIFEST, folder / CHECKPOINTS}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and left_out.isdisjoint((path, *path.parents)))
+
+
+def _hash_of(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, **facts: Any) -> None:
+    """Close `folder`: flush each file, then write `manifest.json` with every size and hash, and `facts` beside them."""
+    files = {}
+    for path in _files(folder):
+        disk.sync(path)
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    for inner in sorted({inner for name in files for inner in PurePosixPath(name).parents} - {PurePosixPath()}):
+        disk.sync_folder(folder / inner)
+    manifest = {**facts, "files": files}
+    write_json(folder / MANIFEST, {**manifest, OWN_HASH: _hash_of(manifest)})
+
+
+def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
+    """The manifest of a finished folder; with `verify`, each file's size and hash are compared with it first.
+
+    Raises:
+        UserError: there is no manifest or a damaged one, or a file is missing, of another size or of another content.
+    """
+    cure = f"delete {folder} and run the command again"
+    manifest: Any = {}
+    try:
+        manifest = read_json(folder / MANIFEST)
+        # Those from before there was a hash have none.
+        found = "other content" if manifest.pop(OWN_HASH, None) not in (None, _hash_of(manifest)) else None
+        listed = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
+        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in listed):
+            found = "the name of a file outside the folder"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        found, listed = type(error).__name__, {}
+    if found is not None:
+        raise UserError(str(folder), expected=f"a whole {MANIFEST}", found=found, cure=cure)
+    if verify:
+        for name, (size, digest) in listed.items():
+            path = folder / name
+            if not path.is_file():
+                raise UserError(str(path), expected="a file that the manifest lists", found="no file", cure=cure)
+            if path.stat().st_size != size or sha256(path) != digest:
+                raise UserError(str(path), expected=f"sha256 {digest[:12]}…", found="other content", cure=cure)
+    return dict(manifest)
+
+
+def intact(folder: Path, name: str) -> Path:
+    """The path of one file in a finished folder, after it was compared with the manifest; the others may be large.
+
+    Raises:
+        UserError: the manifest is damaged, does not list the file, or lists it with another size or content.
+    """
+    listed, path = read_manifest(folder, verify=False)["files"], folder / name
+    cure = f"delete {folder} and run the command again"
+    if name not in listed or not path.is_file():
+        found = "no file" if name in listed else "none in the manifest"
+        raise UserError(str(path), expected="a file that the manifest lists", found=found, cure=cure)
+    if sha256(path) != listed[name]["sha256"]:
+        expected = f"sha256 {listed[name]['sha256'][:12]}…"
+        raise UserError(str(path), expected=expected, found="other content", cure=cure)
+    return path
+
+
+def check_intact(folder: Path) -> None:
+    """Compare the files of a folder with the hashes of its manifest, if it has one.
+
+    Raises:
+        UserError: a file is missing or has other content.
+    """
+    if is_finished(folder):
+        read_manifest(folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` was closed by `unfinished` (its manifest is there)."""
+    return (folder / MANIFEST).is_file()
+
+
+def is_new(folder: Path) -> bool:
+    """Whether `folder` is not there or has nothing in it but a lock, and a first file that was never finished."""
+    return not folder.exists() or (
+        folder.is_dir() and all(path.name == LOCK or path.match(_TEMPORARIES) for path in folder.iterdir())
+    )
+
+
+LOCK = ".lock"
+"""Name of the file by which a process has a folder for itself (`locks.py`)."""
+
+
+def check_new(folder: Path) -> None:
+    """Refuse an output folder that holds something already.
+
+    Raises:
+        UserError: it does.
+    """
+    if not is_new(folder):
+        expected, cure = "a new or empty folder", "give another --output, or delete it"
+        raise UserError(f"--output {folder}", expected=expected, found="other files", cure=cure)
+
+
+@contextmanager
+def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
+    """Work towards a finished `folder`: yields `folder.partial`, and on success closes it and renames it to `folder`.
+
+    When the body fails or the process dies, the partial folder stays, so that whoever comes next can resume from what
+    is in it. `facts` go into the manifest. Only one process may work at a folder at a time (`locks.py`).
+
+    Raises:
+        DiskError: the disk is full or failing, whoever noticed it.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    with disk.disk_errors(partial):
+        disk.make_folder(partial)
+        sweep(partial)
+        yield partial
+        _finish(partial, folder, facts)
+    tidy(folder)
+
+
+def _finish(partial: Path, folder: Path, facts: dict[str, Any]) -> None:
+    """Close the partial folder, and give it its name."""
+    write_manifest(partial, **facts)
+    if folder.exists():  # a folder without manifest: left by another program, or emptied by hand
+        disk.remove(folder)
+    disk.rename(partial, folder)
+    disk.sync_folder(folder.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what writes left in `folder` and below whose process was killed; no other process may work there."""
+    for rest in folder.rglob(_TEMPORARIES):
+        rest.unlink()
+
+
+def tidy(folder: Path) -> None:
+    """Delete what a finished folder no longer needs; a process may have died before it came to that."""
+    if (folder / CHECKPOINTS).exists():
+        disk.remove(folder / CHECKPOINTS)
+
+
+class Log:
+    """A file of JSON lines that grows while a training runs, of which a checkpoint knows how far it goes.
+
+    Args:
+        path: of the file; made if missing.
+        length: bytes that stay; what comes after them belongs to steps that are done again.
+    """
+
+    def __init__(self, path: Path, length: int = 0) -> None:
+        self._path = path
+        path.touch()
+        disk.cut(path, length)
+        self._hash = hashlib.sha256(path.read_bytes())
+        self._stream = path.open("ab", buffering=0)  # line by line, for who watches it
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add a line."""
+        content = f"{json.dumps(line)}\n".encode()
+        with disk.disk_errors(self._path, len(content)):
+            disk.write_whole(self._stream, content)
+        self._hash.update(content)
+
+    def sync(self) -> tuple[int, str]:
+        """Make all lines durable; gives the length in bytes and the SHA-256 of the whole."""
+        disk.sync(self._path)
+        disk.sync_folder(self._path.parent)  # it may be new there
+        return os.fstat(self._stream.fileno()).st_size, self._hash.hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stream.close()
+
+
+def begins_with(path: Path, length: int, digest: str) -> bool:
+    """Whether the file's first `length` bytes have this SHA-256; a file that is not there has no bytes."""
+    content = b""
+    if path.is_file():
+        with path.open("rb") as stream:
+            content = stream.read(length)
+    return len(content) == length and hashlib.sha256(content).hexdigest() == digest

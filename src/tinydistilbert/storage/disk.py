@@ -1,0 +1,161 @@
+"""The operations on files that durability is made of, each announced to a hook: a test can watch, fail or stop any.
+
+All else that is durable (`atomic.py`) is made of these few. A disk that is full or failing is told as `DiskError`.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Literal
+
+from tinydistilbert.errors import DiskError
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation; it is announced before it begins."""
+
+    kind: Literal["make folder", "write", "sync", "sync folder", "rename", "remove", "cut"]
+    path: Path
+    target: Path | None = None
+    """The new name, in renames."""
+    content: bytes | None = None
+    """What is written or appended."""
+
+
+Hook = Callable[[Operation], AbstractContextManager[object]]
+
+
+def _unwatched(_operation: Operation) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+hook: Hook = _unwatched
+"""Called with each operation; the operation happens inside the context that it gives. Set by tests alone."""
+
+_FAILURES = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "a quota that is used up",
+    errno.EFBIG: "a limit on the size of files",
+    errno.EIO: "an input/output error",
+    errno.EROFS: "a read-only file system",
+}
+_IN_WORDS = {  # as libraries in C++ and Rust tell them, whose exceptions have no errno
+    "no space left": errno.ENOSPC,
+    "os error 28": errno.ENOSPC,
+    "disk quota exceeded": errno.EDQUOT,
+    "file too large": errno.EFBIG,
+    "os error 27": errno.EFBIG,
+    "input/output error": errno.EIO,
+    "os error 5)": errno.EIO,
+}
+
+
+def failure_of(error: BaseException) -> str | None:
+    """What is wrong with the disk, in words, if that is what the error tells of; else None."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return _FAILURES.get(error.errno)
+    text = str(error).lower()
+    return next((_FAILURES[number] for words, number in _IN_WORDS.items() if words in text), None)
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that are free where `path` is or would be."""
+    return shutil.disk_usage(existing(path)).free
+
+
+@contextmanager
+def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
+    """Tell errors of the disk in the body as `DiskError`, with the path, and what was `needed` (bytes, 0 = unknown).
+
+    Raises:
+        DiskError: the disk is full or failing.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except Exception as error:
+        if found := failure_of(error):
+            raise DiskError(path, found, needed=needed, free=free_bytes(path)) from error
+        raise
+
+
+@contextmanager
+def _operation(operation: Operation) -> Iterator[None]:
+    with disk_errors(operation.path, len(operation.content or b"")), hook(operation):
+        yield
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder durably, and those above it that are missing; nothing happens when it is there."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        with _operation(Operation("make folder", path)):
+            path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Make or overwrite the file; nothing is flushed."""
+    with _operation(Operation("write", path, content=content)), path.open("wb") as stream:
+        stream.write(content)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to the file's end; nothing is flushed."""
+    with _operation(Operation("write", path, content=content)), path.open("ab", buffering=0) as stream:
+        write_whole(stream, content)
+
+
+def write_whole(stream: FileIO, content: bytes) -> None:
+    """Write all of `content` to an unbuffered file: a disk that is nearly full takes a part, and only then refuses."""
+    while content:
+        content = content[stream.write(content) :]
+
+
+def cut(path: Path, length: int) -> None:
+    """Make the file, which has at least `length` bytes, so long."""
+    with _operation(Operation("cut", path)):
+        os.truncate(path, length)
+
+
+def sync(path: Path) -> None:
+    """Flush the file's content to the disk, whoever wrote it."""
+    with _operation(Operation("sync", path)), path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable (a rename is not, before its folder is flushed)."""
+    with _operation(Operation("sync folder", folder)):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Give the file or folder another name in the same file system; a file of that name is replaced."""
+    with _operation(Operation("rename", path, target=target)):
+        path.replace(target)
+
+
+def remove(path: Path) -> None:
+    """Delete the file, or the folder with all that is in it; nothing happens when it is not there."""
+    with _operation(Operation("remove", path)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

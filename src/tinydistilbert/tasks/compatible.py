@@ -1,0 +1,41 @@
+"""Whether a model fits a task or another model: the tokens that it reads and the classes that it answers with."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from tinydistilbert.data.corpus import tokenizer_hash
+from tinydistilbert.errors import UserError
+from tinydistilbert.tasks.base import Task
+
+
+def check_same_tokenizer(teacher: Path, own: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast) -> None:
+    """Refuse a teacher whose tokens are not the student's.
+
+    Raises:
+        UserError: they are not.
+    """
+    if tokenizer_hash(own) != tokenizer_hash(student):
+        cure = "fine-tune a teacher that shares the student's tokenizer"
+        raise UserError(str(teacher), expected="the student's tokenizer", found="another one", cure=cure)
+
+
+def check_classes(teacher: Path, config: Any, task: Task) -> list[int] | None:
+    """For each of the task's classes the teacher's output; None where the two are in one order.
+
+    Raises:
+        UserError: the teacher has other classes, or another number of outputs.
+    """
+    cure = "give a teacher fine-tuned on this task"
+    outputs = {"classification": len(task.labels), "regression": 1, "span": 2}[task.kind]
+    if config.num_labels != outputs:
+        found = f"{config.num_labels} outputs"
+        raise UserError(str(teacher), expected=f"a {task.kind} model of {outputs}", found=found, cure=cure)
+    names = [str(config.id2label[index]) for index in range(outputs)]
+    if task.kind != "classification" or names == list(task.labels) or all(n.startswith("LABEL_") for n in names):
+        return None
+    if sorted(names) != sorted(task.labels):
+        expected = f"the classes {', '.join(task.labels)}"
+        raise UserError(str(teacher), expected=expected, found=", ".join(names), cure=cure)
+    return [names.index(label) for label in task.labels]

@@ -1,0 +1,29 @@
+"""The examples that a recipe wants of a task: which split, how many, and what of the train split is held out."""
+
+from tinydistilbert.recipe.schema import Finetune, Recipe
+from tinydistilbert.tasks import HELD_OUT, load_examples
+from tinydistilbert.tasks.base import Examples, Task
+
+
+def held_out_of_train(finetune: Finetune, task_name: str) -> int | None:
+    """How many train examples are never trained on, because they are scored or choose; 0 = a tenth, None = none."""
+    if finetune.score_on == "train":
+        return finetune.settings(task_name).validation_examples
+    return 0 if finetune.select == "heldout" else None
+
+
+def scored_split(recipe: Recipe, task: Task) -> str:
+    """The split of the task that the tables show."""
+    return HELD_OUT if recipe.finetune.score_on == "train" else task.evaluation[0]
+
+
+def wanted_examples(recipe: Recipe, task: Task, split: str, *, limit: int = 0) -> Examples:
+    """Examples of a split, as `load_examples` gives them with the recipe's data, seed and hold-out.
+
+    Raises:
+        UserError: the split is missing or wrong.
+    """
+    return load_examples(
+        task, split, data=recipe.data, corpus=recipe.corpus, limit=limit, seed=recipe.seed,
+        held_out=held_out_of_train(recipe.finetune, task.name),
+    )  # fmt: skip

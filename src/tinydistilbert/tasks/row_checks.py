@@ -1,0 +1,181 @@
+"""Whether the rows of a split are what the task says: texts, labels, answers and names, each fault with its place."""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.glue import SCORE_RANGE
+from tinydistilbert.tasks.readers import Rows, shortened, shown
+
+DROP = "or drop the row"
+LONGEST_TEXT = 1_000_000
+"""Characters of a text: a whole one is tokenised at once, which takes 150 bytes of memory a character."""
+
+
+def check_columns(rows: Rows, wanted: Sequence[str], cure: str = "") -> None:
+    """That the columns are there; the error names the nearest of those that are.
+
+    Args:
+        rows: what was read.
+        wanted: names of the columns.
+        cure: what else than renaming a column would mend it.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    names = rows.table.column_names
+    missing = [name for name in wanted if name not in names]
+    if not missing:
+        return
+    meant = [f"did you mean {near!r} for {name!r}?" for name in missing if (near := nearest(name, names))]
+    cure = " ".join([*meant, *([f"{cure}, or"] if cure else []), f"rename or add {', '.join(missing)}"])
+    if len(names) == 1 and any(sign in names[0] for sign in ";\t|,"):
+        cure = "separate the columns with commas (.csv) or tabs (.tsv)"
+    found = shortened(", ".join(names))
+    raise UserError(rows.where, expected=f"the columns {', '.join(wanted)}", found=found, cure=cure)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `name` was probably meant to be, whatever the case; None where nothing is near."""
+    plain = {other.strip().casefold(): other for other in known}
+    near = difflib.get_close_matches(name.strip().casefold(), plain, n=1)
+    return plain[near[0]] if near else None
+
+
+def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, list[Any]]:
+    """The columns of `Examples` of all rows.
+
+    Args:
+        task: with its classes; the column of the label holds their numbers.
+        split: which of the task's splits the rows are.
+        rows: has the columns of the task.
+
+    Raises:
+        UserError: a text that is missing, or empty where it is trained on or the task is one's own (but the published
+            splits are taken as they are); a label that is none or out of range; an answer that is not at its place; two
+            rows of one name.
+    """
+    is_published = rows.table.num_rows == task.official.get(split)
+    may_be_empty = is_published or (split != task.train and task.family != "custom")
+    first = texts_of(rows, task.text, may_be_empty=may_be_empty)
+    second = texts_of(rows, task.text_pair, may_be_empty=may_be_empty) if task.text_pair else None
+    if task.kind != "span":
+        for column in ("idx", "id"):
+            if column not in (task.text, task.text_pair, task.label):
+                _names(rows, column, may_lack=True)
+        pair = {"text_pair": second} if second else {}
+        return {"idx": list(range(len(first))), "text": first, **pair, "label": _labels(task, rows)}
+    assert second is not None, "span tasks have a context"
+    ids = [str(name) for name in _names(rows, "id", may_lack=False)]
+    answers = _answers(rows, second, must_match=split == task.train)
+    return {"id": ids, "question": first, "context": second, "answers": answers}
+
+
+def texts_of(rows: Rows, column: str, *, may_be_empty: bool) -> list[str]:
+    """The texts of a column.
+
+    Raises:
+        UserError: one is missing, no text, too long, or empty where that may not be.
+    """
+    values = rows.values(column)
+    for row, value in enumerate(values):
+        found = ""
+        if not isinstance(value, str):
+            found = shown(value)
+        elif len(value) > LONGEST_TEXT:
+            expected, found = f"a text of at most {LONGEST_TEXT:,} characters", f"{len(value):,}"
+            raise UserError(rows.at(row, column), expected=expected, found=found, cure=f"cut it into several {DROP}")
+        elif not may_be_empty and (not value or value.isspace()):
+            found = "white space alone" if value else "an empty one"
+        if found:
+            raise UserError(rows.at(row, column), expected="a text", found=found, cure=f"fill it in {DROP}")
+    return values
+
+
+def _names(rows: Rows, column: str, *, may_lack: bool) -> list[Any]:
+    """What a column that names the rows holds, no name twice; the numbers of the rows where there is no such column."""
+    if column not in rows.table.column_names:
+        return list(range(rows.table.num_rows))
+    names = rows.values(column)
+    seen: dict[Any, int] = {}
+    for row, name in enumerate(names):
+        is_lacking = name is None or name == ""  # a cell of CSV with nothing in it
+        if is_lacking and may_lack:
+            continue
+        if isinstance(name, (dict, list)):
+            raise UserError(rows.at(row, column), expected="a number or a text", found=shown(name), cure="write one")
+        first = seen.setdefault(name, row)
+        if is_lacking or first != row:
+            found = "nothing" if is_lacking else f"{shown(name)} once more, after {rows.place(first)}"
+            cure = f"give it one{', rename the column if it does not name the examples,' * may_lack} {DROP}"
+            raise UserError(rows.at(row, column), expected="a name of its own", found=found, cure=cure)
+    return names
+
+
+def number(value: Any) -> int | float | None:
+    """A label as a number, also where it stands as text, as in CSV; whole ones as int; None where it is no number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, (float, str)) or (isinstance(value, str) and "_" in value):
+        return None
+    try:
+        found = float(value)
+    except ValueError:
+        return None
+    return int(found) if found.is_integer() else found
+
+
+def _labels(task: Task, rows: Rows) -> list[Any]:
+    is_class = task.kind == "classification"
+    low, high = (0, len(task.labels) - 1) if is_class else SCORE_RANGE
+    if task.kind == "regression" and task.family == "custom":
+        low, high = -math.inf, math.inf
+    labels = []
+    for row, value in enumerate(rows.values(task.label)):
+        label = number(value)
+        if label is None or not math.isfinite(label) or not low <= label <= high or (is_class and type(label) is float):
+            expected = f"a number from {low} to {high}" if math.isfinite(high) else "a finite number"
+            expected += f" ({', '.join(task.labels)})" if task.labels else ""
+            cure = f"correct the label {DROP}" + (" (-1 marks an unlabelled test split)" if label == -1 else "")
+            raise UserError(rows.at(row, task.label), expected=expected, found=shown(value), cure=cure)
+        labels.append(label if is_class else float(label))
+    return labels
+
+
+def _answers(rows: Rows, contexts: list[str], *, must_match: bool) -> list[Any]:
+    names = rows.table.column_names
+    unanswerable = [name for name in ("is_impossible", "plausible_answers") if name in names]
+    answers = rows.values("answers")
+    for row, (answer, context) in enumerate(zip(answers, contexts, strict=True)):
+        problem = _answer_problem(answer, context, must_match=must_match)
+        if problem:
+            expected, found, cure = problem
+            raise UserError(rows.at(row, "answers"), expected=expected, found=found, cure=cure)
+    for column in unanswerable:
+        for row, value in enumerate(rows.values(column)):
+            if value:
+                expected, cure = "SQuAD v1.1, where every question has an answer", "drop the questions without one"
+                raise UserError(rows.at(row, column), expected=expected, found=shown(value), cure=cure)
+    return answers
+
+
+def _answer_problem(answer: Any, context: str, *, must_match: bool) -> tuple[str, str, str] | None:
+    """Expected, found and cure of what is wrong with the answers of a row, if anything is."""
+    lists = [answer.get(name) for name in ("text", "answer_start")] if isinstance(answer, dict) else [None]
+    if not all(isinstance(part, list) for part in lists) or len(answer["text"]) != len(answer["answer_start"]):
+        cure = "bring the answers into the SQuAD v1.1 form, in JSONL, Parquet or SQuAD's own JSON"
+        return '{"text": [...], "answer_start": [...]}', shown(answer), cure
+    if not answer["text"]:
+        return "at least one answer", "none", "drop the row (SQuAD v2's unanswerable questions are not supported)"
+    for text, start in zip(answer["text"], answer["answer_start"], strict=True):
+        if not isinstance(text, str) or not isinstance(start, int):
+            return "a text and its first character", f"{text!r} at {start!r}", f"correct the answer {DROP}"
+        if must_match and not text.strip():
+            return "an answer with a character in it", shown(text), f"correct the answer {DROP}"
+        there = context[start : start + len(text)] if start >= 0 else ""
+        if must_match and there != text:
+            return f"{shown(text)} at answer_start {start}", shown(there), f"correct answer_start {DROP}"
+    return None

@@ -1,0 +1,1 @@
+"""The training loop with checkpoints: what adapting, distilling and fine-tuning share."""

@@ -1,0 +1,180 @@
+"""Checkpoints of a training: folders of plain files, made whole or not at all, verified before use.
+
+A batch and its dropout are pure functions of (seed, step), and so is the learning rate; what must be kept is only the
+weights, AdamW's moments, and a few counts: steps, tokens, seconds, and how far the log went.
+"""
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tinydistilbert.errors import UserError, told
+from tinydistilbert.storage import atomic, disk
+
+KEPT = 2
+"""Checkpoints that stay: the newest, and one before it in case the newest turns out damaged."""
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a training is at, beside weights and moments."""
+
+    step: int = 0
+    """Finished optimiser steps; what is validated after the last of them is not done yet."""
+    tokens: int = 0
+    log_bytes: int = 0
+    log_sha256: str = hashlib.sha256().hexdigest()
+    """Of the log's first `log_bytes` bytes."""
+    seconds: float = 0.0
+    halvings: int = 0
+    """How often the micro-batches were halved, for want of memory."""
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    kept = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            kept[f"{key}/{name}"] = value
+    return kept
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, training: str) -> None:
+    """Write `folder/step-N`, unless it is there and whole, and drop all but the newest `KEPT` checkpoints.
+
+    Args:
+        folder: of the checkpoints.
+        model: its parameters are kept.
+        optimizer: its moments are kept.
+        state: what the training is at.
+        training: whose checkpoint it is; `load` with another name refuses it.
+
+    Raises:
+        DiskError: the disk is full or failing; the older checkpoints are as they were.
+    """
+    target = folder / f"step-{state.step:08d}"
+    with contextlib.suppress(UserError):  # not there, damaged or another's: it is made anew
+        if atomic.read_manifest(target).get("training") == training:
+            return
+    with atomic.unfinished(target, training=training) as partial:
+        parameters = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+        save_file(parameters, partial / "model.safetensors")
+        save_file(_moments(model, optimizer), partial / "optimizer.safetensors")
+        atomic.write_json(partial / "state.json", asdict(state))
+    for old in (*folder.glob("step-*.partial"), *_newest_first(folder)[KEPT:]):
+        _drop(old)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("step-*") if path.suffix != ".partial"), reverse=True)
+
+
+def forget(folder: Path) -> None:
+    """Delete the checkpoints in `folder`; what else lies there stays."""
+    for path in folder.glob("step-*"):
+        _drop(path)
+
+
+def _drop(checkpoint: Path) -> None:
+    """Delete a checkpoint, by a name first that it is not read by: one that is half deleted is no damaged one."""
+    doomed = checkpoint.with_suffix(".partial")
+    if doomed != checkpoint:
+        disk.remove(doomed)
+        disk.rename(checkpoint, doomed)
+        disk.sync_folder(doomed.parent)
+    disk.remove(doomed)
+
+
+def newest_step(folder: Path) -> int:
+    """Step of the newest checkpoint in `folder`, told by its name, not verified; 0 when there is none."""
+    whole = [path for path in _newest_first(folder) if atomic.is_finished(path)]
+    return int(whole[0].name.removeprefix("step-")) if whole else 0
+
+
+def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, training: str, log: Path) -> State | None:
+    """Put the newest checkpoint that verifies into `model` and `optimizer`; None when there is no checkpoint at all.
+
+    Each one that is skipped is named on standard error.
+
+    Args:
+        folder: of the checkpoints.
+        model: gets the parameters; it must have those that were saved, no more and no fewer.
+        optimizer: gets the moments.
+        training: as it was saved.
+        log: of the training; a checkpoint counts only when the log still begins as it did then.
+
+    Raises:
+        UserError: there are checkpoints but none is whole; starting from zero would hide the loss.
+    """
+    candidates = _newest_first(folder)
+    for path in candidates:
+        try:
+            state, weights, moments = _read(path, training, log)
+            _put(path, model, optimizer, weights, moments)
+        except UserError as error:
+            sys.stderr.write(f"skipping checkpoint {path.name}: {error}\n")
+            continue
+        return state
+    if candidates:
+        cure = "restore one from a copy, or delete the folder to train from the start"
+        raise UserError(
+            str(folder), expected="a whole checkpoint", found=f"{len(candidates)} that were skipped", cure=cure
+        )
+    return None
+
+
+def _read(path: Path, training: str, log: Path) -> tuple[State, dict[str, Tensor], dict[str, Tensor]]:
+    """State, weights and moments of one checkpoint.
+
+    Raises:
+        UserError: it is not whole, or does not belong to this training and its log.
+    """
+    cure = "keep it for another training, or delete it"
+    found = atomic.read_manifest(path).get("training")
+    if found != training:
+        raise UserError(str(path), expected=f"a checkpoint of {training}", found=f"one of {found}", cure=cure)
+    with told(str(path), expected="the files of a checkpoint", cure=cure):
+        state = State(**atomic.read_json(path / "state.json"))
+        weights, moments = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+    if not atomic.begins_with(log, state.log_bytes, state.log_sha256):
+        expected = f"{log.name} to begin as it did at step {state.step}"
+        raise UserError(str(path), expected=expected, found="another beginning", cure="restore it from a copy")
+    return state, weights, moments
+
+
+def _put(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, Tensor],
+    moments: dict[str, Tensor],
+) -> None:  # fmt: skip
+    """Put what was read into model and optimizer, after looking that it fits.
+
+    Raises:
+        UserError: it does not; then nothing was changed.
+    """
+    differing = sorted(set(_shapes(weights.items())) ^ set(_shapes(model.named_parameters())))
+    if differing:
+        name, shape = differing[0]
+        expected, cure = "the parameters of this model", "delete the folder to train from the start"
+        raise UserError(str(path), expected=expected, found=f"a difference at {name} {shape}", cure=cure)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+            entry: dict[str, Any] = {}
+            for key in _MOMENTS:
+                if f"{key}/{name}" in moments:
+                    # The count of steps as well: a fused AdamW keeps it where the parameter is.
+                    entry[key] = moments[f"{key}/{name}"].to(parameter.device)
+            if entry:
+                optimizer.state[parameter] = entry
+
+
+def _shapes(tensors: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    return ((name, tuple(tensor.shape)) for name, tensor in tensors)

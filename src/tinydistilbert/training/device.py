@@ -1,0 +1,40 @@
+"""Where and in which precision a training computes."""
+
+import torch
+
+from tinydistilbert.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        found = str(error).split("\n", 1)[0][:120]
+        expected = "auto, cpu, cuda or mps, and present"
+        raise UserError("--device", expected=expected, found=f"{name!r} ({found})", cure="use --device auto") from None
+    return device
+
+
+def chosen_precision(device: torch.device, wanted: str = "auto") -> str:
+    """`bf16` or `no`; by itself bf16 on GPUs that have it, and never on a CPU.
+
+    Raises:
+        UserError: bf16 is asked for on a device that computes it several times slower than fp32.
+    """
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bf16 = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    if wanted == "bf16" and not has_bf16:
+        expected, found = "a device that multiplies in bf16", f"{device.type} without units for it"
+        raise UserError("precision", expected=expected, found=found, cure="leave it at auto, or set fp32")
+    return "bf16" if wanted == "bf16" or (wanted == "auto" and has_bf16 and device.type == "cuda") else "no"

@@ -1,0 +1,294 @@
+"""The dry run: the steps that stages log, what is finished and what is left, the errors of a run, nothing written."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from tinydistilbert import dry_run, run_folder
+from tinydistilbert.dry_run import plan
+from tinydistilbert.dry_run.machine import BYTES_PER_UPDATE, EFFICIENCY, Machine
+from tinydistilbert.dry_run.sizes import task_size, text_size
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.loading import load_tokenizer, save_model
+from tinydistilbert.models.size import Size
+from tinydistilbert.pipeline import run
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.storage import atomic, cache
+
+CONFIG = BertConfig(
+    vocab_size=232, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, pad_token_id=0
+)
+SENTENCES = ("The student learns from the teacher.", "Paris is the capital of France.", "Some cats like milk.")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Recipe:
+    """Two layers to one on a few sentences, and a task of 21 sentences."""
+    torch.manual_seed(0)
+    save_model(BertForMaskedLM(CONFIG), tokenizer, tmp_path / "model")
+    (tmp_path / "text").mkdir()
+    for split, repeats in (("train", 40), ("validation", 8)):
+        (tmp_path / "text" / f"{split}.txt").write_text("\n\n".join(SENTENCES * repeats))
+        rows = [{"sentence": SENTENCES[i % 3], "label": i % 2} for i in range(21)]
+        task = tmp_path / "data" / "glue" / "cola" / f"{split}.jsonl"
+        task.parent.mkdir(parents=True, exist_ok=True)
+        task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content = {
+        "name": "tiny", "device": "cpu", "data": str(tmp_path / "data"), "teacher": {"model": str(tmp_path / "model")},
+        "corpus": {"source": str(tmp_path / "text"), "block_size": 16},
+        "adapt": {"tokens": 200, "optimization": {"batch_size": 4}},
+        "distill": {"epochs": 1.5, "optimization": {"batch_size": 4, "gradient_accumulation_steps": 2}},
+        "validation": {"times": 1, "blocks": 2},
+        "finetune": {
+            "tasks": ["cola"], "seeds": [0], "epochs": 1.5, "min_steps": 20, "optimization": {"batch_size": 4},
+        },
+        "benchmark": {"models": ["teacher", "student"], "examples": 2, "padded_examples": 2},
+    }  # fmt: skip
+    return toml.from_dict(content, "test")
+
+
+def run_of(recipe: Recipe, output: Path, *, until: str) -> run.Run:
+    return run.Run(recipe, output, until=until, tell=lambda _: None)
+
+
+def rows(text: str) -> dict[str, str]:
+    """The lines of the table by stage."""
+    return {line.split("  ")[0]: line for line in text.split("\n\n")[0].splitlines()[1:]}
+
+
+def told_steps(line: str) -> int:
+    found = re.search(r"([\d,]+) steps", line)
+    assert found is not None, line
+    return int(found[1].replace(",", ""))
+
+
+def tree(*folders: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of everything in the folders."""
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns) for folder in folders for path in folder.rglob("*")
+    }
+
+
+def partial_checkpoint(folder: Path, step: int) -> None:
+    path = folder.with_name(folder.name + ".partial") / "checkpoints" / f"step-{step:08d}"
+    atomic.write_json(path / atomic.MANIFEST, {"files": {}})
+
+
+def test_steps_and_blocks_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    run.run(run_of(recipe, output, until="finetune"))
+    # The stages are told as if none of them was made, on the blocks that are in the cache now.
+    told = rows(plan.plan(run_of(recipe, tmp_path / "other", until="finetune")))
+    assert told["prepare"].split()[1] == "finished"
+    folders = {
+        "adapt": "teacher", "distill": "student", "finetune teacher, CoLA": "tasks/cola/teacher/seed-0/model",
+        "finetune student, CoLA": "tasks/cola/student/seed-0/model",
+    }  # fmt: skip
+    for stage, folder in folders.items():
+        lines = [json.loads(line) for line in (output / folder / "log.jsonl").read_text().splitlines()]
+        assert told_steps(told[stage]) == max(line["step"] for line in lines), stage
+    assert all("finished" in line for line in rows(plan.plan(run_of(recipe, output, until="finetune"))).values())
+
+
+def test_what_is_left_is_told_by_the_folders(recipe: Recipe, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    atomic.write_text(output / run_folder.RECIPE, toml.to_toml(recipe))
+    (output / "teacher").mkdir()
+    atomic.write_json(output / "teacher" / atomic.MANIFEST, {"files": {}})
+    partial_checkpoint(output / "student", 2)
+    partial_checkpoint(output / "student", 3)
+    told = rows(plan.plan(run_of(recipe, output, until="report")))
+    assert "finished" in told["adapt"] and told["adapt"].rstrip().endswith("-")
+    assert "goes on from step 3" in told["distill"]
+    for stage in ("finetune teacher, CoLA", "evaluate", "benchmark"):
+        assert "to do" in told[stage]
+    assert "always anew" in told["report"]
+
+
+def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
+    three = toml.from_dict(toml.merge(toml.to_dict(recipe), {"finetune": {"seeds": [0, 1, 2], "min_steps": 0}}), "")
+    output = tmp_path / "run"
+    atomic.write_text(output / run_folder.RECIPE, toml.to_toml(three))
+    atomic.write_json(output / "tasks/cola/teacher/seed-0/model" / atomic.MANIFEST, {"files": {}})
+    partial_checkpoint(output / "tasks/cola/teacher/seed-1/model", 5)
+    told = rows(plan.plan(run_of(three, output, until="finetune")))
+    assert "1 of 3 finished, goes on from step 5" in told["finetune teacher, CoLA"]
+    assert "3 models × 9 steps × 4, 21 examples" in told["finetune student, CoLA"]
+
+
+def taught(recipe: Recipe, **distillation: object) -> Recipe:
+    """The recipe with a second distillation, whose steps are its epochs."""
+    changes = {"finetune": {"seeds": [0], "min_steps": 0, "epochs": 2.0, "distillation": distillation}}
+    return toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
+
+
+def estimated(recipe: Recipe, folder: Path, row: str) -> dry_run.Line:
+    """The line of a row on CoLA, on a machine that does an operation a second and moves data in no time."""
+    planner = dry_run.Planner(run_of(recipe, folder, until="finetune"))
+    planner.machine = Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"))
+    return next(line for line in planner.lines("finetune") if line.stage == f"finetune {row}, CoLA")
+
+
+def test_texts_without_labels_and_copies_are_trained_on_too(recipe: Recipe, tmp_path: Path) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 3))
+    steps = {}
+    for name, settings in (("labels", {}), ("more", {"unlabelled": str(more)}), ("copies", {"augment": 2})):
+        own = taught(recipe, **settings)
+        steps[name] = [told_steps(estimated(own, tmp_path / name, row).what) for row in ("student", "student (D)")]
+    # 21 examples in batches of 4, twice; 9 more texts; three times as many.
+    assert steps == {"labels": [12, 12], "more": [12, 16], "copies": [12, 32]}
+    same_error(taught(recipe, unlabelled=str(tmp_path / "none.txt")), tmp_path / "new", "none.txt", stages=["finetune"])
+
+
+def test_the_steps_of_a_second_distillation_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 3))
+    own = taught(recipe, unlabelled=str(more), hidden=1.0, intermediate_epochs=1.0)
+    told = told_steps(estimated(own, tmp_path / "run", "student (D)").what)
+    run.run(run_of(own, tmp_path / "run", until="finetune"))
+    log = (tmp_path / "run/tasks/cola/student-d/seed-0/model/log.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in log]
+    assert max(line["step"] for line in lines) == told == 16
+    assert sum(line["hidden"] > 0 for line in lines) == 8
+
+
+def test_a_teacher_that_is_looked_into_costs_a_pass_in_each_of_those_steps(recipe: Recipe, tmp_path: Path) -> None:
+    def seconds(row: str, **distillation: object) -> float:
+        return estimated(taught(recipe, **distillation), tmp_path / "run", row).seconds or 0.0
+
+    size = task_size(taught(recipe), "cola", load_tokenizer(recipe.teacher.model))
+    assert size is not None
+    with torch.device("meta"):
+        teacher = Size.of(BertForMaskedLM(CONFIG))
+    plain, targets = seconds("student (D)"), teacher.forward(21 * size.length, size.length)
+    assert plain == pytest.approx(seconds("student") + targets)
+    # 12 steps of 4 examples, or the 6 of the first epoch.
+    step = teacher.forward(4 * size.length, size.length)
+    assert seconds("student (D)", relation=1.0) == pytest.approx(plain + 12 * step)
+    assert seconds("student (D)", hidden=1.0, intermediate_epochs=1.0) == pytest.approx(plain + 6 * step)
+    memory = [estimated(taught(recipe, hidden=w), tmp_path / "run", "student (D)").memory for w in (0.0, 1.0)]
+    assert memory[1] - memory[0] == 4 * teacher.parameters
+
+
+def test_a_step_has_the_examples_of_all_its_micro_batches(recipe: Recipe, tmp_path: Path) -> None:
+    own = toml.merge(toml.to_dict(taught(recipe)), {"finetune": {"optimization": {"gradient_accumulation_steps": 2}}})
+    line = estimated(toml.from_dict(own, "test"), tmp_path / "run", "student")
+    assert "6 steps × 8, 21 examples" in line.what
+    assert line.seconds == pytest.approx(estimated(taught(recipe), tmp_path / "run", "student").seconds)
+
+
+def test_every_back_end_and_protocol_is_timed_and_every_form_is_made(recipe: Recipe, tmp_path: Path) -> None:
+    def line(stage: str, **changes: object) -> dry_run.Line:
+        own = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
+        planner = dry_run.Planner(run_of(own, tmp_path / "run", until="report"))
+        planner.machine = Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"))
+        return next(iter(planner.lines(stage)))
+
+    one = line("benchmark", benchmark={"protocols": ["true-length"]})
+    four = line("benchmark", benchmark={"protocols": ["true-length", "with-tokenizer"], "backends": ["torch", "onnx"]})
+    assert "2 models by 2 back ends, pairs: 2 true-length, 2 with-tokenizer" in four.what
+    assert (four.seconds or 0) - 4 == pytest.approx(4 * ((one.seconds or 0) - 2))  # a second for each model opened
+    assert line("compress").state == "nothing to do"
+    # As it is, exported, in int8, and three pruned ones; of 21 examples a tenth is held out, and 19 make 5 batches.
+    small = line("compress", compress={"tasks": ["cola"], "held_out": 0})
+    assert small.what == "1 model in up to 6 forms; 3 of them pruned and taught again in 10 steps"
+    fewer = line("compress", compress={"tasks": ["cola"], "held_out": 0, "keep": [0.5]})
+    assert 0 < (fewer.seconds or 0) < (small.seconds or 0) and 0 < fewer.disk < small.disk
+
+
+def test_stages_after_the_command_are_not_told(recipe: Recipe, tmp_path: Path) -> None:
+    assert list(rows(plan.plan(run_of(recipe, tmp_path / "run", until="adapt")))) == ["prepare", "adapt"]
+
+
+def test_nothing_is_written(recipe: Recipe, tmp_path: Path) -> None:
+    before = tree(tmp_path), tree(cache.folder())
+    plan.plan(run_of(recipe, tmp_path / "new" / "run", until="report"))
+    assert (tree(tmp_path), tree(cache.folder())) == before
+    assert not (tmp_path / "new").exists()
+
+
+def same_error(wrong: Recipe, folder: Path, told: str, stages: Sequence[str] = ("report", "prepare")) -> None:
+    """Each of the two refuses, in the same words."""
+    for until in stages:
+        with pytest.raises(UserError) as of_plan:
+            plan.plan(run_of(wrong, folder, until=until))
+        with pytest.raises(UserError) as of_run:
+            run.run(run_of(wrong, folder, until=until))
+        assert str(of_plan.value) == str(of_run.value) and told in str(of_plan.value)
+
+
+def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
+    def changed(**changes: object) -> Recipe:
+        return toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
+
+    output = tmp_path / "run"
+    atomic.write_text(output / run_folder.RECIPE, toml.to_toml(recipe))
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "letter.txt").write_text("dear")
+    cases = [
+        (changed(seed=7), output, "seed = 0"),
+        (recipe, tmp_path / "occupied", "other files"),
+        (changed(device="abacus"), tmp_path / "new", "abacus"),
+        (changed(data=str(tmp_path / "nowhere")), tmp_path / "new", "nowhere"),
+        (changed(corpus={"source": str(tmp_path / "no.txt")}), tmp_path / "new", "no.txt"),
+        (changed(teacher={"model": str(tmp_path / "no-model")}), tmp_path / "new", "no-model"),
+        (changed(student={"layers": [5]}), tmp_path / "new", "student.layers"),
+        (changed(corpus={"block_size": 5000}), tmp_path / "new", "corpus.block_size"),
+    ]
+    for wrong, folder, told in cases:
+        same_error(wrong, folder, told)
+    for split in ("validation", "train"):
+        (tmp_path / "data" / "glue" / "cola" / f"{split}.jsonl").unlink()
+        same_error(recipe, tmp_path / "new", f"cola/{split}", stages=["report", "finetune"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_corpus_is_estimated_near_what_it_is(recipe: Recipe) -> None:
+    tokenizer = load_tokenizer(recipe.teacher.model)
+    estimated = text_size(recipe, tokenizer)
+    run.run(run_of(recipe, Path(recipe.corpus.source).parent / "run", until="prepare"))
+    counted = text_size(recipe, tokenizer)
+    assert estimated is not None and counted is not None
+    assert counted.is_prepared and counted.disk == 0
+    assert estimated.train == pytest.approx(counted.train, abs=1)
+    assert estimated.validation == pytest.approx(counted.validation, abs=1)
+    assert not estimated.is_prepared
+
+
+def test_data_on_the_hub_have_their_published_sizes(tokenizer: PreTrainedTokenizerFast) -> None:
+    content = {"finetune": {"override": {"cola": {"train_examples": 100}}, "tasks": ["cola", "mnli", "cloze-qa"]}}
+    recipe = toml.from_dict(content, "test")
+    cola, mnli = task_size(recipe, "cola", tokenizer), task_size(recipe, "mnli", tokenizer)
+    assert cola is not None and (cola.examples, cola.evaluation_examples) == (100, 1043)
+    assert mnli is not None and mnli.evaluation_examples == 9815 + 9832
+    assert task_size(recipe, "cloze-qa", tokenizer) is None
+    other = toml.from_dict({"corpus": {"source": "somebody/something"}}, "test")
+    assert text_size(other, tokenizer) is None
+
+
+def test_operations_of_a_layer_worked_out_by_hand() -> None:
+    with torch.device("meta"):
+        size = Size.of(BertForMaskedLM(CONFIG))
+    # A layer: query, key, value and output of 32 x 32, and a feed-forward part of 32 x 48 and 48 x 32.
+    assert size.matrices == 2 * (4 * 32 * 32 + 2 * 32 * 48)
+    # 10 tokens: two operations a weight; scores and their use cost 2 x 2 x length x width a token and layer.
+    assert size.forward(10, 10) == 10 * (2 * size.matrices + 4 * 10 * 32 * 2)
+    assert size.vocabulary_head(3) == 3 * 2 * (32 * 32 + 32 * 232)
+    assert size.parameters == sum(p.numel() for p in BertForMaskedLM(CONFIG).parameters())
+
+
+def test_half_the_rate_is_twice_the_time() -> None:
+    fast, slow = (Machine("cpu", 1, rate, rate, rate) for rate in (2e9, 1e9))
+    assert slow.seconds(1e9, traffic=BYTES_PER_UPDATE) == pytest.approx(2 * fast.seconds(1e9, traffic=BYTES_PER_UPDATE))
+
+
+@pytest.mark.parametrize(("count", "words"), [(12, "12 B"), (70_300_000, "70 MB"), (1_234_000_000, "1.2 GB")])
+def test_bytes_are_told_as_people_say_them(count: float, words: str) -> None:
+    assert plan.size_in_words(count) == words

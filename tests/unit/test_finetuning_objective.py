@@ -1,0 +1,130 @@
+"""The terms of a fine-tuning: labels, soft targets, layers, and when each counts."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
+
+from tinydistilbert.finetuning.objective import TEACHER_IDS, TaskLoss
+from tinydistilbert.models.learner import Learner
+from tinydistilbert.models.matching import uniform_matches
+from tinydistilbert.recipe.schema import TaskDistillation
+
+SIZES = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+def classifier(layers: int = 2, labels: int = 2, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    config = BertConfig(**SIZES, num_hidden_layers=layers, num_labels=labels, initializer_range=0.5)
+    return BertForSequenceClassification(config).eval()
+
+
+def batch(**more: Any) -> dict[str, torch.Tensor]:
+    ids = torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0], [2, 8, 9, 3]])
+    return {"input_ids": ids, "attention_mask": (ids > 0).long(), **more}
+
+
+class Says(torch.nn.Module):
+    """A model that answers what it is told to."""
+
+    def __init__(self, **answer: torch.Tensor) -> None:
+        super().__init__()
+        self.answer = answer
+        self.config = type("Config", (), {"hidden_size": 1})
+
+    def forward(self, **_: Any) -> Any:
+        return type("Output", (), self.answer)
+
+
+def loss(objective: TaskLoss, model: Any, batch: dict[str, torch.Tensor], step: int = 0) -> dict[str, float]:
+    total, terms = objective.loss(Learner(model), batch, objective.weights(step), step)
+    weighted = sum(objective.weights(step)[name] * float(value) for name, value in terms.items())
+    assert float(total) == pytest.approx(weighted, rel=1e-5)
+    return {name: float(value) for name, value in terms.items()}
+
+
+def test_soft_targets_are_the_tempered_kl_and_labels_the_cross_entropy() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]))
+    teacher = 2 * torch.log(torch.tensor([[0.8, 0.2], [0.5, 0.5], [0.8, 0.2]]))  # at T = 2 just these probabilities
+    objective = TaskLoss("classification", TaskDistillation(temperature=2.0, soft=0.25))
+    found = loss(objective, Says(logits=logits), batch(labels=torch.tensor([0, 1, 0]), teacher_logits=teacher))
+    assert objective.weights(0) == {"hard": 0.75, "soft": 0.25}
+    assert found["hard"] == pytest.approx(math.log(2))
+    assert found["soft"] == pytest.approx(4 * 2 / 3 * (0.8 * math.log(1.6) + 0.2 * math.log(0.4)), rel=1e-5)
+
+
+def test_regression_learns_scores_and_the_teachers_scores() -> None:
+    objective = TaskLoss("regression", TaskDistillation(soft=0.5))
+    given = batch(labels=torch.tensor([1.0, 2.0, math.nan]), teacher_logits=torch.tensor([[2.0], [2.0], [5.0]]))
+    found = loss(objective, Says(logits=torch.tensor([[1.5], [2.0], [3.0]])), given)
+    assert found["hard"] == pytest.approx((0.25 + 0) / 2)
+    assert found["soft"] == pytest.approx((0.25 + 0 + 4) / 3)
+
+
+def test_examples_without_a_label_count_in_the_soft_term_alone() -> None:
+    objective = TaskLoss("classification", TaskDistillation())
+    told = {"teacher_logits": torch.zeros(3, 2)}
+    some = loss(objective, classifier(), batch(labels=torch.tensor([1, -100, -100]), **told))
+    alone = {name: value[:1] for name, value in batch(labels=torch.tensor([1, -100, -100]), **told).items()}
+    assert some["hard"] == pytest.approx(loss(objective, classifier(), alone)["hard"], rel=1e-5)
+    none = loss(objective, classifier(), batch(labels=torch.full((3,), -100), **told))
+    assert none["hard"] == 0 and none["soft"] > 0
+    labels = [torch.tensor([1, -100, -100]), torch.tensor([0, 1, 1])]
+    shares = objective.shares([batch(labels=one, **told) for one in labels])
+    assert shares == [{"hard": 1 / 4, "soft": 1 / 2}, {"hard": 3 / 4, "soft": 1 / 2}]
+
+
+def test_a_span_teacher_is_learned_at_start_and_end_whatever_the_padding() -> None:
+    torch.manual_seed(0)
+    model = BertForQuestionAnswering(BertConfig(**SIZES, num_hidden_layers=1)).eval()
+    given = batch(start_positions=torch.tensor([1, 1, 2]), end_positions=torch.tensor([2, 1, 2]))
+    given |= {"teacher_start": torch.randn(3, 4), "teacher_end": torch.randn(3, 4)}
+    objective = TaskLoss("span", TaskDistillation(soft=0.5))
+    found = loss(objective, model, given)
+    given["teacher_start"][1, 3] = 1e4  # padding
+    assert loss(objective, model, given)["soft"] == pytest.approx(found["soft"], rel=1e-5)
+    assert found["soft"] > 0 and found["hard"] > 0
+    wider = {
+        name: torch.nn.functional.pad(value, (0, 3)) if value.dim() > 1 else value for name, value in given.items()
+    }
+    assert loss(objective, model, wider) == pytest.approx(found, rel=1e-5)
+
+
+def test_layers_are_compared_only_in_the_first_stage_and_answers_only_in_the_second() -> None:
+    distillation = TaskDistillation(hidden=2.0, attention=0.5, relation=1.0, intermediate_epochs=1)
+    student, teacher = classifier(2), classifier(4, seed=1)
+    matches = uniform_matches(teacher.config, student.config, distillation)
+    assert matches.teacher_layers == (1, 3) and matches.relation_layer == 3
+    objective = TaskLoss("classification", distillation, teacher, matches, intermediate_steps=3)
+    given = batch(labels=torch.tensor([0, 1, 0]), teacher_logits=torch.zeros(3, 2))
+    first, second = loss(objective, student, given, 2), loss(objective, student, given, 3)
+    assert first.keys() == {"hidden", "attention", "relation"} and all(value > 0 for value in first.values())
+    assert second.keys() == {"hard", "soft"}
+    assert objective.weights(0).keys() == objective.weights(9).keys()
+    joint = TaskLoss("classification", distillation, teacher, matches)
+    assert loss(joint, student, given).keys() == {"hard", "soft", "hidden", "attention", "relation"}
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_its_layers() -> None:
+    distillation = TaskDistillation(hidden=1.0, attention=1.0, relation=1.0)
+    model = classifier(2)
+    matches = uniform_matches(model.config, model.config, distillation)
+    objective = TaskLoss("classification", distillation, model, matches)
+    with torch.no_grad():
+        told = model(**batch()).logits
+    found = loss(objective, model, batch(labels=torch.tensor([0, 1, 0]), teacher_logits=told))
+    assert all(found[name] == pytest.approx(0, abs=1e-6) for name in ("soft", "hidden", "attention", "relation"))
+
+
+def test_the_teacher_reads_the_tokens_by_its_own_numbers() -> None:
+    distillation = TaskDistillation(hidden=1.0)
+    model = classifier(2)
+    objective = TaskLoss(
+        "classification", distillation, model, uniform_matches(model.config, model.config, distillation)
+    )
+    given = batch(labels=torch.tensor([0, 1, 0]), teacher_logits=torch.zeros(3, 2))
+    other = given["input_ids"].clone()
+    other[0, 1] = 30
+    assert loss(objective, model, {**given, TEACHER_IDS: other})["hidden"] > 1e-3

@@ -1,0 +1,138 @@
+"""Requests to stop: the first in good order, the second at once, none of them lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tinydistilbert import signals
+from tinydistilbert.recipe import schema
+from tinydistilbert.training.loop import Work, shares_of, train, weighted
+
+BOTH = pytest.mark.parametrize("number", signals.SIGNALS, ids=lambda number: number.name)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Each test begins and ends with the handlers that were there before it."""
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    yield
+    after = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert after == before
+
+
+@BOTH
+def test_a_noted_request_changes_nothing_until_it_is_looked_at(number: signal.Signals) -> None:
+    with signals.noted() as requests:
+        assert not requests
+        signal.raise_signal(number)
+        assert requests
+
+
+@BOTH
+def test_a_heard_request_is_raised_where_it_comes(number: signal.Signals) -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), signals.heard():
+        done.append("before")
+        signal.raise_signal(number)
+        done.append("after")
+    assert done == ["before"]
+
+
+def test_a_request_that_came_before_is_raised_at_the_beginning_of_the_body() -> None:
+    done = []
+    with signals.noted() as requests:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), requests.raised():
+            done.append("body")
+        assert requests and not done
+
+
+def test_after_the_body_a_request_is_noted_again() -> None:
+    with signals.noted() as requests:
+        with requests.raised():
+            pass
+        signal.raise_signal(signal.SIGINT)
+        assert requests
+
+
+def test_inner_handlers_give_way_to_the_outer_ones() -> None:
+    with pytest.raises(KeyboardInterrupt), signals.heard():
+        with signals.noted() as inner:
+            signal.raise_signal(signal.SIGTERM)
+        assert inner, "the inner ones noted the first"
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the outer ones raise the next")
+
+
+@pytest.mark.parametrize("name", ["noted", "heard"])
+def test_the_second_request_ends_the_process(name: str) -> None:
+    code = f"""
+import os, signal
+from tinydistilbert import signals
+with signals.{name}():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
+    print("noted", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still there", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "noted\n"), done.stderr
+
+
+def test_outside_the_main_thread_the_body_runs_and_no_handler_is_touched() -> None:
+    found: list[object] = []
+
+    def work() -> None:
+        with signals.noted() as requests:
+            found.extend((bool(requests), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False, signal.getsignal(signal.SIGTERM)]
+
+
+def test_a_request_after_the_last_step_of_a_training_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work(
+        steps=2, micro_batches=lambda step, halvings=0: [{"rows": torch.ones(4, 3)}],
+        shares=lambda batches: shares_of([{"size": 4} for _ in batches]), weights=lambda step: {"size": 1.0},
+        loss=lambda model, batch, scales, step: weighted({"size": model(batch["rows"]).square().mean()}, scales),
+        tokens=lambda batch: 4, validate=lambda done: {"always": 1.0}, validate_after=frozenset({2}),
+    )  # fmt: skip
+
+    def stops(done: int, *_: object) -> None:
+        assert done == 2
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("tinydistilbert.training.loop.Progress.note", lambda self, *facts: stops(*facts))
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            nn.Linear(3, 1), work, schema.Optimization(), seed=0, folder=tmp_path, device=torch.device("cpu"),
+            label="fit", checkpoint_minutes=60,
+        )  # fmt: skip
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals.heard():
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
