@@ -53,7 +53,7 @@ def ours(examples: Examples, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     """The same by the library."""
     found = augment.propose(
         examples.columns["text"], examples.columns.get("text_pair"), model, tokenizer,
-        candidates=CANDIDATES, device=CPU, max_length=MAX_LENGTH, tell=lambda _: None,
+        candidates=CANDIDATES, device=CPU, max_length=MAX_LENGTH, log=lambda _: None,
     )  # fmt: skip
     spelt = [[found.spellings[place] for place in row if place >= 0] for row in found.candidates]
     return [spelt[first:end] for first, end in itertools.pairwise(found.words.word_ends)]

@@ -109,10 +109,10 @@ class StepTimes:
         self.begun: list[float] = []
         self.tokens: list[int] = []
 
-    def __call__(self, step: int, halvings: int = 0) -> list[dict[str, Tensor]]:
+    def __call__(self, step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
         """Those of `step`."""
         self.begun.append(time.perf_counter())
-        made = self.batches(step, halvings)
+        made = self.batches(step, oom_splits)
         self.tokens.append(sum(map(useful_tokens, made)))
         return made
 

@@ -207,10 +207,10 @@ def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
         raise ValueError(f"expected the Trainer's loss up to {SAME}, found a relative difference of {far:.1e}")
     own = training.work.micro_batches
 
-    def next_batches(step: int, halvings: int = 0) -> list[Batch]:
+    def next_batches(step: int, oom_splits: int = 0) -> list[Batch]:
         if step:
             clock.between_steps()
-        return own(setup.steps[(step - 1) % len(setup.steps) if step else 0], halvings)
+        return own(setup.steps[(step - 1) % len(setup.steps) if step else 0], oom_splits)
 
     training.work = replace(training.work, steps=setup.most_steps, micro_batches=next_batches)
     with tempfile.TemporaryDirectory() as folder:

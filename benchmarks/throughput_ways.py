@@ -203,11 +203,11 @@ def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
             made_cache = make_cache(teacher, blocks, settings, Path(scratch), torch.device("cpu"), lambda line: None)
             batches = made_cache.micro_batches
 
-        def next_batches(step: int, halvings: int = 0) -> list[dict[str, Tensor]]:
+        def next_batches(step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
             if step == 0:
-                return batches(0, halvings) if cached else masked_batches(2)(0, halvings)
+                return batches(0, oom_splits) if cached else masked_batches(2)(0, oom_splits)
             clock.between_steps()
-            made = batches(step, halvings)
+            made = batches(step, oom_splits)
             for batch in made:
                 tokens = useful_tokens(batch)
                 operations = useful_operations(

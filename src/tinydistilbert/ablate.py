@@ -81,9 +81,9 @@ class Trial:
         """Whether nothing is left to do in it."""
         return all(map(atomic.is_finished, self.parts.values()))
 
-    def run(self, tell: Callable[[str], None]) -> Run:
+    def run(self, log: Callable[[str], None]) -> Run:
         """The run in its folder."""
-        return Run(self.recipe, self.folder, until=self.until, tell=tell)
+        return Run(self.recipe, self.folder, until=self.until, log=log)
 
     def measured(self) -> list[Measurement]:
         """What it measured, under the name of its row; `seed` is that of the distillation."""
@@ -130,13 +130,13 @@ def variations(recipe: Recipe) -> tuple[Variation, ...]:
         row, where = Variation(name, changes), f"row {name!r} of ablate.rows"
         if not slug(name) or slug(name) in taken:
             other = f"the folder name of {taken[slug(name)]!r}" if slug(name) else "no letter or digit in it"
-            raise UserError(where, expected="a name of its own", found=other, cure="rename it")
+            raise UserError(where, expected="a name of its own", found=other, fix="rename it")
         for key, _ in flat(changes):
             if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
-                cure = "make another ablation of it"
-                raise UserError(where, expected=f"changes of {', '.join(CHANGEABLE)}", found=key, cure=cure)
+                fix = "make another ablation of it"
+                raise UserError(where, expected=f"changes of {', '.join(CHANGEABLE)}", found=key, fix=fix)
         if _changed(plain, row) == plain:
-            raise UserError(where, expected="a change", found=f"the recipe's own {row.words}", cure="delete the row")
+            raise UserError(where, expected="a change", found=f"the recipe's own {row.words}", fix="delete the row")
         taken[slug(name)] = name
         found.append(row)
     return tuple(found)
@@ -164,8 +164,8 @@ def _plain(recipe: Recipe, row: str, models: tuple[Any, ...]) -> Recipe:
 class Study:
     """The runs of one ablation in one folder."""
 
-    def __init__(self, recipe: Recipe, output: Path, *, tell: Callable[[str], None]) -> None:
-        self.recipe, self.output, self.tell = recipe, output, tell
+    def __init__(self, recipe: Recipe, output: Path, *, log: Callable[[str], None]) -> None:
+        self.recipe, self.output, self.log = recipe, output, log
         self.variations = variations(recipe)
         self.references = Trial(
             None, recipe.seed, _plain(recipe, "references", tuple(REFERENCES)), self.output / "base"
@@ -193,13 +193,13 @@ class Study:
                 row it begins with its name.
         """
         self.check_folder()
-        run = self.references.run(self.tell)
+        run = self.references.run(self.log)
         run.check_data_folder()
         if not run.is_begun():
             run.check_inputs()
         for trial in self.first_of_each():
             if not atomic.is_finished(trial.folder / "student"):
-                own = Run(self.before_adapting(trial), trial.folder, until="distill", tell=self.tell)
+                own = Run(self.before_adapting(trial), trial.folder, until="distill", log=self.log)
                 own.original_teacher = run.original_teacher
                 if trial.recipe.corpus == self.recipe.corpus:
                     own.blocks = run.blocks
@@ -214,10 +214,10 @@ class Study:
         """
         there = self.output
         if not (there / RECIPE).is_file() and not atomic.is_new(there):
-            expected, cure = "a new or empty folder, or an ablation", "give another --output"
-            raise UserError(f"--output {there}", expected=expected, found="other files", cure=cure)
+            expected, fix = "a new or empty folder, or an ablation", "give another --output"
+            raise UserError(f"--output {there}", expected=expected, found="other files", fix=fix)
         for trial in (self.references, *self.trials):
-            trial.run(self.tell).is_begun()
+            trial.run(self.log).is_begun()
 
     def first_of_each(self) -> tuple[Trial, ...]:
         """One trial of each row: its seeds differ in nothing that can be wrong."""
@@ -235,7 +235,7 @@ class Study:
             for trial in (self.references, *self.trials):
                 if trial.is_finished():
                     trial.free()
-                    self.tell(f"{trial.title}: finished before, skipped")
+                    self.log(f"{trial.title}: finished before, skipped")
                     continue
                 self._run(trial)
                 if trial.is_finished():
@@ -244,12 +244,12 @@ class Study:
             return self.publish(command)
 
     def _run(self, trial: Trial) -> None:
-        def tell(line: str) -> None:
-            self.tell(f"{trial.title}: {line}")
+        def log(line: str) -> None:
+            self.log(f"{trial.title}: {line}")
 
         try:
             with _naming(trial):
-                failures = run(Run(trial.recipe, trial.folder, until=trial.until, tell=tell))
+                failures = run(Run(trial.recipe, trial.folder, until=trial.until, log=log))
         except NonFiniteLoss as error:
             if trial.variation is None:
                 raise
@@ -259,7 +259,7 @@ class Study:
         for failure in failures:
             before = [self.failures[name]] if name in self.failures else []
             self.failures[name] = "; ".join([*before, f"seed {trial.seed}: {failure}"])
-            tell(f"failed, {failure}")
+            log(f"failed, {failure}")
 
     def publish(self, command: str) -> Table:
         """Write results, table and page of what is finished so far."""
@@ -279,18 +279,18 @@ def _naming(trial: Trial) -> Iterator[None]:
         if trial.variation is None:
             raise
         where = f"row {trial.variation.name!r}, {error.where}"
-        raise UserError(where, expected=error.expected, found=error.found, cure=error.cure) from None
+        raise UserError(where, expected=error.expected, found=error.found, fix=error.fix) from None
 
 
 def ablate(
-    recipe: Recipe, output: Path, *, tell: Callable[[str], None], command: str = ""
+    recipe: Recipe, output: Path, *, log: Callable[[str], None], command: str = ""
 ) -> tuple[Table, Mapping[str, str]]:
     """Run every row of the recipe's ablation that is not finished in the folder `output`.
 
     Args:
         recipe: the baseline, and in its section ablate the rows and seeds.
         output: folder of the ablation; made if missing, continued if it is one of this recipe.
-        tell: called with a line for each stage of each row.
+        log: called with a line for each stage of each row.
         command: the command line that the report shows as the way to get the same again.
 
     Returns:
@@ -301,13 +301,13 @@ def ablate(
         Interrupted: the user asked to stop; the same call goes on.
         NonFiniteLoss: adapting the teacher.
     """
-    study = Study(recipe, output, tell=tell)
+    study = Study(recipe, output, log=log)
     if not all(trial.is_finished() for trial in (study.references, *study.trials)):
         study.check()
     else:
         study.check_folder()
     if recipe.finetune.tasks:
-        tell(f"ablate: {SCORED_ON}")
+        log(f"ablate: {SCORED_ON}")
     return study.run(command), study.failures
 
 
@@ -319,15 +319,15 @@ def plan_ablation(recipe: Recipe, output: Path) -> str:
     Raises:
         UserError: an input is wrong: the same as of the run.
     """
-    study = Study(recipe, output, tell=lambda _: None)
+    study = Study(recipe, output, log=lambda _: None)
     study.check_folder()
-    shared = Planner(study.references.run(study.tell))
+    shared = Planner(study.references.run(study.log))
     shared.run.check_data_folder()
     shared.check_inputs()
 
     def planner(trial: Trial, until: str) -> Planner:
         """For a trial from its beginning, with what the rows have in common found once."""
-        made = Planner(Run(study.before_adapting(trial), output / "rows", until=until, tell=study.tell))
+        made = Planner(Run(study.before_adapting(trial), output / "rows", until=until, log=study.log))
         made.machine = shared.machine
         if trial.recipe.corpus == recipe.corpus:
             made.text = shared.text

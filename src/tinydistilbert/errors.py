@@ -6,18 +6,26 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake in a recipe, a file or a flag, told as where, expected, found and cure.
+    """A mistake in a recipe, a file or a flag, in one line: where, what is wrong, and the fix.
+
+    What is wrong is either a value, then `expected` and `found` are nouns, or a `problem` in a sentence of its own.
 
     Args:
         where: the flag, key, file or file:line that is wrong.
         expected: what would have been right.
         found: what was there instead.
-        cure: what to change, in the imperative.
+        problem: what is wrong, where "expected X, found Y" would not be a sentence that one reads once.
+        fix: what to change, in the imperative.
     """
 
-    def __init__(self, where: str, *, expected: str, found: str, cure: str) -> None:
-        self.where, self.expected, self.found, self.cure = where, expected, found, cure
-        super().__init__(_in_one_line(f"{where}: expected {expected}, found {found}; {cure}"))
+    def __init__(
+        self, where: str, *, fix: str, expected: str | None = None, found: str | None = None, problem: str | None = None
+    ) -> None:
+        is_value = expected is not None and found is not None
+        assert is_value == (problem is None), "either a problem, or what was expected and what was found"
+        self.where, self.expected, self.found, self.fix = where, expected, found, fix
+        self.problem = f"expected {expected}, found {found}" if problem is None else problem
+        super().__init__(_in_one_line(f"{where}: {self.problem}; {fix}"))
 
 
 def _in_one_line(text: str) -> str:
@@ -56,8 +64,8 @@ class DiskError(Exception):
 
 
 @contextmanager
-def told(where: str, *, expected: str, cure: str) -> Iterator[None]:
-    """Whatever a library stumbles over in the body is told as a mistake in the file that it reads.
+def as_user_error(where: str, *, expected: str, fix: str) -> Iterator[None]:
+    """Report whatever a library stumbles over in the body as a mistake in the file that it reads.
 
     Libraries raise what they like at a file that they were not made for, the Rust ones even exceptions of their own.
 
@@ -69,11 +77,11 @@ def told(where: str, *, expected: str, cure: str) -> Iterator[None]:
     except (UserError, DiskError):
         raise
     except Exception as error:
-        raise UserError(where, expected=expected, found=_in_a_line(error), cure=cure) from None
+        raise UserError(where, expected=expected, found=_in_a_line(error), fix=fix) from None
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of Rust; its class cannot be imported
             raise
-        raise UserError(where, expected=expected, found=_in_a_line(error), cure=cure) from None
+        raise UserError(where, expected=expected, found=_in_a_line(error), fix=fix) from None
 
 
 def _in_a_line(error: BaseException) -> str:

@@ -17,5 +17,5 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ImportError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise  # it is there, and something that it needs is broken
-        cure = f"run: pip install 'tinydistilbert[{extra}]'"
-        raise UserError("this machine", expected=f"the library {module}", found="none", cure=cure) from None
+        fix = f"run: pip install 'tinydistilbert[{extra}]'"
+        raise UserError("this machine", expected=f"the library {module}", found="none", fix=fix) from None

@@ -64,12 +64,12 @@ class Predictor:
         texts = [texts] if isinstance(texts, str) else [*texts]
         pairs = [pairs] if isinstance(pairs, str) else None if pairs is None else [*pairs]
         if pairs is not None and len(pairs) != len(texts):
-            raise UserError("pairs", expected=f"{len(texts)}, one a text", found=str(len(pairs)), cure="add the others")
+            raise UserError("pairs", expected=f"{len(texts)}, one a text", found=str(len(pairs)), fix="add the others")
         if not texts:
             return []
         if self.kind == "span":
             if pairs is None:
-                raise UserError("pairs", expected="a context for each question", found="none", cure="give them")
+                raise UserError("pairs", expected="a context for each question", found="none", fix="give them")
             return self._answers(texts, pairs)
         logits = self.logits(texts, pairs)
         if self.kind == "regression":
@@ -153,13 +153,13 @@ def load(folder: str | Path, *, threads: int = 0, compiled: bool = False) -> Pre
         atomic.check_intact(folder)
     kind = facts["head"] if facts else head_of(folder, config)
     if kind == "masked-lm":
-        cure = "fine-tune it on a task first"
-        raise UserError(str(folder), expected="a model with a task's head", found="a masked language model", cure=cure)
+        fix = "fine-tune it on a task first"
+        raise UserError(str(folder), expected="a model with a task's head", found="a masked language model", fix=fix)
     tokenizer = load_tokenizer(folder)
     runtime: Runtime
     if facts:
         if compiled:
-            raise UserError("compiled", expected="a torch model", found="an exported one", cure="leave it out")
+            raise UserError("compiled", expected="a torch model", found="an exported one", fix="leave it out")
         runtime = OnnxRuntime(folder, threads=threads)
     else:
         if threads:

@@ -13,7 +13,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert.errors import told
+from tinydistilbert.errors import as_user_error
 from tinydistilbert.storage import atomic
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
@@ -117,6 +117,6 @@ def read(path: Path) -> list[Measurement]:
     Raises:
         UserError: a line is none.
     """
-    cure = "delete it, or the folder that it lies in, and run the command again; it is written anew"
-    with told(str(path), expected="measurements", cure=cure), path.open(encoding="utf-8") as stream:
+    fix = "delete it, or the folder that it lies in, and run the command again; it is written anew"
+    with as_user_error(str(path), expected="measurements", fix=fix), path.open(encoding="utf-8") as stream:
         return [Measurement(**json.loads(line)) for line in stream if line.strip()]

@@ -22,14 +22,14 @@ def is_begun(recipe: Recipe, output: Path) -> bool:
     try:
         is_there = path.is_file()
     except OSError as error:  # a name too long, say
-        found, cure = error.strerror or str(error), "give another --output"
-        raise UserError("--output", expected="a folder that can be made", found=found, cure=cure) from None
+        found, fix = error.strerror or str(error), "give another --output"
+        raise UserError("--output", expected="a folder that can be made", found=found, fix=fix) from None
     if is_there:
         _compare(recipe, read(path), output)
         return True
     if not atomic.is_new(output):
-        expected, cure = "a new or empty folder, or a run", "give another --output"
-        raise UserError(f"--output {output}", expected=expected, found="other files", cure=cure)
+        expected, fix = "a new or empty folder, or a run", "give another --output"
+        raise UserError(f"--output {output}", expected=expected, found="other files", fix=fix)
     return False
 
 
@@ -38,8 +38,8 @@ def _compare(here: Recipe, there: Recipe, output: Path) -> None:
     for key in sorted(ours.keys() | theirs.keys()):
         if key not in ("device", "data") and ours.get(key) != theirs.get(key):
             found = f"one with {key} = {theirs.get(key)!r} (here {ours.get(key)!r})"
-            cure = "give another --output, or delete the folder"
-            raise UserError(f"--output {output}", expected="a run of this recipe", found=found, cure=cure)
+            fix = "give another --output, or delete the folder"
+            raise UserError(f"--output {output}", expected="a run of this recipe", found=found, fix=fix)
 
 
 def _flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
@@ -60,8 +60,8 @@ def remember(output: Path, name: str, fingerprint: str) -> None:
     before = there.setdefault(name, fingerprint)
     if before != fingerprint:
         expected, found = f"the data it was begun with ({name}: sha256 {before[:12]}…)", f"sha256 {fingerprint[:12]}…"
-        cure = "give another --output, or bring the old data back"
-        raise UserError(f"--output {output}", expected=expected, found=found, cure=cure)
+        fix = "give another --output, or bring the old data back"
+        raise UserError(f"--output {output}", expected=expected, found=found, fix=fix)
     atomic.write_json(output / INPUTS, there)
 
 
@@ -88,9 +88,9 @@ def _inputs(output: Path) -> dict[str, str]:
         there = atomic.read_json(path) if path.is_file() else {}
         return {str(name): str(fingerprint) for name, fingerprint in there.items()}
     except (ValueError, AttributeError, RecursionError) as error:
-        cure = "restore it from a copy, or give another --output"
+        fix = "restore it from a copy, or give another --output"
         expected, found = "fingerprints as JSON", str(error) or type(error).__name__
-        raise UserError(str(path), expected=expected, found=found, cure=cure) from None
+        raise UserError(str(path), expected=expected, found=found, fix=fix) from None
 
 
 def compressed_folder(task: str) -> str:

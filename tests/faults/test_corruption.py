@@ -39,7 +39,7 @@ from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.report.predictions import read_predicted, scored_run
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.tasks.encoding import encode
-from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
 
 CPU = torch.device("cpu")
 TASK = "reviews"
@@ -70,7 +70,7 @@ def trained(folder: Path, *, seed: int, stop_at: int | None = None) -> str:
     """A training with a checkpoint after each step, from where it is to its end, or to a step where it is stopped."""
     data = torch.randn(64, 6, generator=torch.Generator().manual_seed(seed))
 
-    def micro_batches(step: int, halvings: int = 0) -> list[Batch]:
+    def micro_batches(step: int, oom_splits: int = 0) -> list[Batch]:
         if step == stop_at:
             raise Interrupted("stopped here")
         return [{"rows": data[step * 8 : step * 8 + 8]}]
@@ -82,7 +82,7 @@ def trained(folder: Path, *, seed: int, stop_at: int | None = None) -> str:
         return weighted({"fit": (said - batch["rows"].sum(-1)).square().mean()}, scales)
 
     model = Net()
-    work = Work(
+    work = TrainingJob(
         steps=STEPS, micro_batches=micro_batches, loss=loss, weights=lambda _: {"fit": 1.0},
         shares=lambda batches: shares_of([{"fit": 8} for _ in batches]), tokens=lambda _: 8,
     )  # fmt: skip
@@ -110,7 +110,7 @@ class Made:
             },
         }  # fmt: skip
         self.recipe: Recipe = from_dict(content, "test")
-        pipeline.run(pipeline.Run(self.recipe, self.run, until="evaluate", tell=lambda _: None))
+        pipeline.run(pipeline.Run(self.recipe, self.run, until="evaluate", log=lambda _: None))
         self.task = f"tasks/{TASK}/student-d/seed-{seed}"
         export(self.run / self.task / "model", folder / "exported")
         corpus = self.recipe.corpus
@@ -122,7 +122,7 @@ class Made:
         with contextlib.suppress(Interrupted):
             trained(folder / "training", seed=seed, stop_at=STEPS - 2)
         self.seed = seed
-        known = pipeline.Run(self.recipe, self.run, until="evaluate", tell=lambda _: None).known
+        known = pipeline.Run(self.recipe, self.run, until="evaluate", log=lambda _: None).known
         self.examples, _ = training_examples(self.recipe, known[TASK], augmented=None, soft=True)
         self.features = encode(self.examples, tokenizer, 16)
         self.inputs: dict[str, str] = atomic.read_json(self.run / run_folder.INPUTS)
@@ -159,7 +159,7 @@ class Made:
         return digest(said.ids, said.gold, said.answers[self.seed], said.fingerprint)
 
     def measurements(self, there: Path) -> str:
-        pipeline.Run(self.recipe, there, until="evaluate", tell=lambda _: None).gather()
+        pipeline.Run(self.recipe, there, until="evaluate", log=lambda _: None).gather()
         return digest([dataclasses.asdict(each) for each in results.read(there / "results.jsonl")])
 
     def answers(self, there: Path) -> str:
@@ -310,5 +310,5 @@ def test_the_file_that_gathers_the_measurements_is_made_anew(made: tuple[Made, M
     whole = (run / "results.jsonl").read_bytes()
     (run / "results.jsonl").write_bytes(whole.replace(b"0.5", b"0.9"))
     assert (run / "results.jsonl").read_bytes() != whole
-    pipeline.run(pipeline.Run(made[0].recipe, run, until="evaluate", tell=lambda _: None))
+    pipeline.run(pipeline.Run(made[0].recipe, run, until="evaluate", log=lambda _: None))
     assert (run / "results.jsonl").read_bytes() == whole

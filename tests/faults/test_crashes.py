@@ -209,7 +209,7 @@ def begun_run(inputs: Any) -> Scenario:
     settings = toml.load(str(inputs.recipe("begun")))
 
     def act(folder: Path, promise: Promise) -> None:
-        with pipeline.Run(settings, folder / "runs" / "a", until="prepare", tell=lambda _: None).claimed():
+        with pipeline.Run(settings, folder / "runs" / "a", until="prepare", log=lambda _: None).claimed():
             promise(("recipe",))
             for name in ("corpus", "examples"):
                 run_folder.remember(folder / "runs" / "a", name, f"those of {name}")

@@ -44,7 +44,7 @@ from tinydistilbert.report.page import write_report
 from tinydistilbert.storage import atomic, disk
 from tinydistilbert.storage.disk import Operation
 from tinydistilbert.tasks import tasks_of
-from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
 
 CPU = torch.device("cpu")
 TASK = "reviews"
@@ -96,7 +96,7 @@ class Place:
         prose = (f"The student {i} learns from the teacher in a large house near the lake {i}." for i in range(150))
         (folder / "corpus.txt").write_text("\n\n".join(prose))
         place = cls(folder)
-        run.run(run.Run(place.recipe, folder / "run", until="evaluate", tell=lambda _: None))
+        run.run(run.Run(place.recipe, folder / "run", until="evaluate", log=lambda _: None))
         place.blocks(folder / "cache")
         return place
 
@@ -109,7 +109,7 @@ class Place:
             said = model.get_submodule("layer")(batch["rows"]).squeeze(-1)
             return weighted({"fit": (said - batch["rows"].sum(-1)).square().mean()}, scales)
 
-        work = Work(
+        work = TrainingJob(
             steps=8, micro_batches=lambda step, _=0: [{"rows": data[step * 8 : step * 8 + 8]}], loss=loss,
             weights=lambda _: {"fit": 1.0}, shares=lambda batches: shares_of([{"fit": 8} for _ in batches]),
             tokens=lambda _: 8,
@@ -144,7 +144,7 @@ class Place:
             )  # fmt: skip
 
     def report(self, output: Path) -> None:
-        run.Run(self.recipe, output, until="evaluate", tell=lambda _: None).gather()
+        run.Run(self.recipe, output, until="evaluate", log=lambda _: None).gather()
         write_report(output)
 
     def begin(self, name: str, output: Path) -> None:

@@ -190,7 +190,7 @@ def schedule_begins_again(patch: pytest.MonkeyPatch) -> None:
 def data_begin_again(patch: pytest.MonkeyPatch) -> None:
     def change(loop: Any, start: int) -> None:
         batches = loop.work.micro_batches
-        loop.work = replace(loop.work, micro_batches=lambda step, halvings=0: batches(step - start, halvings))
+        loop.work = replace(loop.work, micro_batches=lambda step, oom_splits=0: batches(step - start, oom_splits))
 
     with_start(patch, change)
 

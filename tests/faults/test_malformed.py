@@ -533,10 +533,10 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[[list[object]], tuple[in
 def no_hang() -> Iterator[None]:
     """What waits for ever, or takes all memory of the machine, fails instead."""
 
-    def tell(*_: object) -> None:
+    def log(*_: object) -> None:
         pytest.fail(f"it hung for {HANGS_AFTER} seconds")
 
-    before = signal.signal(signal.SIGALRM, tell)
+    before = signal.signal(signal.SIGALRM, log)
     signal.alarm(HANGS_AFTER)
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (int(memory("VmSize") + 2 * MOST_MEMORY), limits[1]))

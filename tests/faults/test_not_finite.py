@@ -28,7 +28,7 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.training import loop
 from tinydistilbert.training.diagnosis import FOLDER
-from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
 
 CPU = torch.device("cpu")
 STEPS = 12
@@ -59,13 +59,13 @@ class Spoilt(torch.autograd.Function):
         return gradient * ctx.by, None
 
 
-def work(place: str = "", at: int = -1, value: float = 0.0, before: list[Any] | None = None) -> Work:
+def work(place: str = "", at: int = -1, value: float = 0.0, before: list[Any] | None = None) -> TrainingJob:
     """Regression on rows of `DATA`, 8 a step, whose numbers are spoilt in one place at one step.
 
     What the weights are before each step goes into `before`.
     """
 
-    def micro_batches(step: int, halvings: int = 0) -> list[Batch]:
+    def micro_batches(step: int, oom_splits: int = 0) -> list[Batch]:
         rows = DATA[[(step * 8 + i) % 64 for i in range(8)]].clone()
         told = rows.sum(-1)
         if step == at and place == "batch":
@@ -91,14 +91,14 @@ def work(place: str = "", at: int = -1, value: float = 0.0, before: list[Any] | 
             terms["size"] = terms["size"] * value
         return weighted(terms, scales)
 
-    return Work(
+    return TrainingJob(
         steps=STEPS, micro_batches=micro_batches, loss=loss, weights=lambda _: {"fit": 2.0, "size": 0.1},
         shares=lambda batches: shares_of([dict.fromkeys(("fit", "size"), len(batch["rows"])) for batch in batches]),
         tokens=lambda batch: len(batch["rows"]),
     )  # fmt: skip
 
 
-def run(folder: Path, what: Work, minutes: float = 1e-9) -> tuple[Net, NonFiniteLoss | None]:
+def run(folder: Path, what: TrainingJob, minutes: float = 1e-9) -> tuple[Net, NonFiniteLoss | None]:
     model, settings = Net(), schema.Optimization(learning_rate=0.05, weight_decay=0.1)
     folder.mkdir(exist_ok=True)
     try:
@@ -235,7 +235,7 @@ def test_an_infinity_that_reaches_no_gradient_is_no_error(tmp_path: Path) -> Non
         return total * masked, terms
 
     whole, _ = run(tmp_path / "whole", plain)
-    other, error = run(tmp_path / "other", Work(**{**vars(plain), "loss": loss}))
+    other, error = run(tmp_path / "other", TrainingJob(**{**vars(plain), "loss": loss}))
     assert error is None and same(whole.state_dict(), other.state_dict())
 
 

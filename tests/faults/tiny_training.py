@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import atomic
 from tinydistilbert.training.best_epoch import Chooser
-from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
 
 CPU = torch.device("cpu")
 STEPS = 4
@@ -53,7 +53,7 @@ class Tiny:
     begun_at: int | None = None
     """The first step that was done."""
 
-    def micro_batches(self, step: int, halvings: int = 0) -> list[Batch]:
+    def micro_batches(self, step: int, oom_splits: int = 0) -> list[Batch]:
         if self.begun_at is None:
             self.begun_at = step
         if step == self.die_at:
@@ -70,7 +70,7 @@ class Tiny:
 
     def train(self, model: nn.Module, folder: Path) -> None:
         """In a folder that is there."""
-        work = Work(
+        work = TrainingJob(
             steps=self.steps, micro_batches=self.micro_batches, loss=self.loss, weights=lambda _: {"fit": 2.0},
             shares=lambda batches: shares_of([{"fit": len(batch["rows"])} for batch in batches]),
             tokens=lambda batch: len(batch["rows"]),

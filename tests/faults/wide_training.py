@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tinydistilbert.recipe import schema
-from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
 
 ROWS, WIDTH, STEPS = 32, 200_000, 3
 """What one layer gives for a step's examples are 26 MB, of which a step needs several times as much."""
@@ -31,8 +31,8 @@ def loss(model: nn.Module, batch: Batch, scales: Mapping[str, float], _: int) ->
     return weighted({"fit": (net.wide(batch["rows"]) - 1).square().mean()}, scales)
 
 
-def micro_batches(step: int, halvings: int = 0) -> list[Batch]:
-    return [{"rows": rows} for rows in DATA[step * ROWS : (step + 1) * ROWS].split(ROWS >> halvings)]
+def micro_batches(step: int, oom_splits: int = 0) -> list[Batch]:
+    return [{"rows": rows} for rows in DATA[step * ROWS : (step + 1) * ROWS].split(ROWS >> oom_splits)]
 
 
 def main(folder: Path, megabytes: int) -> None:
@@ -41,11 +41,11 @@ def main(folder: Path, megabytes: int) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20,) * 2)
     model = Wide()
-    work = Work(
+    work = TrainingJob(
         steps=STEPS, micro_batches=micro_batches, loss=loss, weights=lambda _: {"fit": 1.0},
         shares=lambda batches: shares_of([{"fit": len(batch["rows"])} for batch in batches]),
         tokens=lambda batch: len(batch["rows"]), validate=lambda _: {}, validate_after=frozenset(),
-        halvings=ROWS.bit_length() - 1,
+        oom_splits=ROWS.bit_length() - 1,
     )  # fmt: skip
     settings = schema.Optimization(learning_rate=0.05)
     train(model, work, settings, seed=3, folder=folder, device=torch.device("cpu"), label="fit", checkpoint_minutes=0)

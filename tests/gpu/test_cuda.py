@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tinydistilbert.losses.vocabulary import TeacherHead, vocabulary_loss
 from tinydistilbert.recipe import schema
 from tinydistilbert.training.device import choose_device, chosen_precision
-from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -29,12 +29,12 @@ def fit(folder: Path, device: torch.device, *, die_at: int | None = None) -> lis
         fitted = (net(batch["rows"]).float().squeeze(-1) - batch["rows"].sum(-1)).square().mean()
         return weighted({"fit": fitted}, scales)
 
-    def micro_batches(step: int, halvings: int = 0) -> list[Batch]:
+    def micro_batches(step: int, oom_splits: int = 0) -> list[Batch]:
         if step == die_at:
             raise Killed
-        return [{"rows": part} for part in rows.split(16 >> halvings)]
+        return [{"rows": part} for part in rows.split(16 >> oom_splits)]
 
-    work = Work(
+    work = TrainingJob(
         steps=20, micro_batches=micro_batches, loss=loss,
         shares=lambda parts: shares_of([{"fit": len(part["rows"])} for part in parts]), weights=lambda _: {"fit": 1.0},
         tokens=lambda batch: len(batch["rows"]),

@@ -207,7 +207,7 @@ def test_every_run_differs_from_the_recipe_by_its_row_alone(tmp_path: Path) -> N
     text = 'name = "x"\nadapt.tokens = 1000\n[finetune]\ntasks = ["rte"]\nmodels = ["teacher", "control"]\n'
     text += "[ablate]\nseeds = [4, 5]"
     settings = recipe(text + '\nrows = { "hot" = { objective.temperature = 4.0 } }')
-    made = Study(settings, tmp_path / "study", tell=print)
+    made = Study(settings, tmp_path / "study", log=print)
     assert [(t.variation.name if t.variation else "", t.seed) for t in made.trials][:2] == [
         ("baseline", 4),
         ("without KL", 4),
@@ -223,7 +223,7 @@ def test_every_run_differs_from_the_recipe_by_its_row_alone(tmp_path: Path) -> N
     more = recipe(
         text + '\nrows = { "hot" = { objective.temperature = 4.0 }, "cold" = { objective.temperature = 1.0 } }'
     )
-    later = [trial.recipe for trial in Study(more, tmp_path / "study", tell=print).trials]
+    later = [trial.recipe for trial in Study(more, tmp_path / "study", log=print).trials]
     assert all(trial.recipe in later for trial in made.trials), "a row that is added changes no other"
 
 

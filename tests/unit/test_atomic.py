@@ -111,7 +111,7 @@ class NearlyFull(io.FileIO):
     ROOM = 1000
 
     def write(self, content: bytes) -> int:  # type: ignore[override]
-        if self.tell() >= self.ROOM:
+        if self.log() >= self.ROOM:
             raise OSError(errno.ENOSPC, "No space left on device")
         return super().write(content[:2])
 
@@ -202,9 +202,9 @@ def refusal(folder: Path, read: Callable[[Path], object]) -> str:
     """The line that the user reads, without the folder's name, which comes first, and the cure, which is the last."""
     with pytest.raises(UserError) as error:
         read(folder)
-    line, cure = str(error.value), f"; delete {folder} and run the command again"
-    assert line.startswith(str(folder)) and line.endswith(cure)
-    return line.removeprefix(str(folder)).removesuffix(cure)
+    line, fix = str(error.value), f"; delete {folder} and run the command again"
+    assert line.startswith(str(folder)) and line.endswith(fix)
+    return line.removeprefix(str(folder)).removesuffix(fix)
 
 
 @pytest.mark.parametrize(

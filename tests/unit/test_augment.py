@@ -74,7 +74,7 @@ def asked(
     **other: int,
 ) -> Proposals:  # fmt: skip
     settings = {"candidates": 4, "max_length": 64, **other}
-    return propose(texts, pairs, model, tokenizer, device=CPU, tell=lambda _: None, **settings)
+    return propose(texts, pairs, model, tokenizer, device=CPU, log=lambda _: None, **settings)
 
 
 def words(proposals: Proposals, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[list[str]]:
@@ -214,7 +214,7 @@ def test_known_proposals_give_known_copies(tokenizer: PreTrainedTokenizerFast) -
     model = rigged(random_model(len(tokenizer)), tokenizer, ["[SEP]", "##s", ",", "the", "model"])
     given = examples(["The  model — it's\tTHE 1st, \u00e9t\u00e9!", "12"], ["Model\nthe", "model"], "rte")
     settings = TaskDistillation(augment=5, augment_share=1.0, augment_candidates=1)
-    found = augment(given, model, tokenizer, settings, seed=0, device=CPU, tell=lambda _: None, max_length=64)
+    found = augment(given, model, tokenizer, settings, seed=0, device=CPU, log=lambda _: None, max_length=64)
     assert found.columns == {
         "idx": [10, 11],
         "text": ["Model  the — the's\tMODEL 1st, the!", "12"],
@@ -231,7 +231,7 @@ def test_byte_level_tokenizers_keep_spaces_and_case(byte_level: PreTrainedTokeni
     rigged(model, byte_level, ["ing", "Ġ", ",", "ĠThe", "Ġthe", "<s>", "Ġhouse"])
     given = examples(["the House,  in 1889 (Zürich) it's", "\u00a0see THE"], ["A house", "b"])
     settings = TaskDistillation(augment=1, augment_share=1.0, augment_candidates=1)
-    found = augment(given, model, byte_level, settings, seed=0, device=CPU, tell=lambda _: None, max_length=64)
+    found = augment(given, model, byte_level, settings, seed=0, device=CPU, log=lambda _: None, max_length=64)
     assert found.columns["text"] == ["house The,  The 1889 (The) The's", "\u00a0The house"]
     assert found.columns["text_pair"] == ["The The", "The"]
     proposals = asked(TEXTS, OTHERS, random_model(len(byte_level), "roberta"), byte_level, candidates=500)
@@ -332,7 +332,7 @@ def test_nothing_is_read_but_the_examples(
         patch.setattr("pathlib.Path.open", read)
         patch.setattr("tinydistilbert.tasks.load_examples", read)
         found = augment(
-            given, model, tokenizer, TaskDistillation(augment=2), seed=0, device=CPU, tell=lines.append, max_length=64
+            given, model, tokenizer, TaskDistillation(augment=2), seed=0, device=CPU, log=lines.append, max_length=64
         )
     assert found.columns["label"] == [None] * len(found) and len(found) > len(TEXTS)
     assert len(lines) == 1 and "5 examples" in lines[0]

@@ -61,7 +61,7 @@ def test_a_checkpoint_is_plain_files_that_others_can_read(tmp_path: Path) -> Non
         "log_bytes": 0,
         "log_sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",  # of nothing
         "seconds": 0.0,
-        "halvings": 0,
+        "oom_splits": 0,
     }
     weights, moments = load_file(folder / "model.safetensors"), load_file(folder / "optimizer.safetensors")
     assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == {"weight": (2, 3), "bias": (2,)}
@@ -262,7 +262,7 @@ MISFITS: dict[str, tuple[Callable[[Path], object], Callable[[], nn.Module], str,
 def test_what_does_not_fit_is_told_and_changes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], misfit: str
 ) -> None:
-    does, make, expected, found, cure = MISFITS[misfit]
+    does, make, expected, found, fix = MISFITS[misfit]
     checkpoint.save(tmp_path, *new(), checkpoint.State(4), training="fit")
     path = tmp_path / "step-00000004"
     does(path)
@@ -271,7 +271,7 @@ def test_what_does_not_fit_is_told_and_changes_nothing(
     before = [parameter.detach().clone() for parameter in model.parameters()]
     with pytest.raises(UserError, match="1 that were skipped"):
         checkpoint.load(tmp_path, model, optimizer, training="fit", log=tmp_path / "log.jsonl")
-    line = f"{path}: expected {expected}, found {found}; {cure}"
+    line = f"{path}: expected {expected}, found {found}; {fix}"
     assert capsys.readouterr().err == f"skipping checkpoint step-00000004: {line}\n"
     assert all(torch.equal(*both) for both in zip(before, model.parameters(), strict=True)) and not optimizer.state
 

@@ -54,7 +54,7 @@ def recipe(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Recipe:
 
 
 def run_of(recipe: Recipe, output: Path, *, until: str) -> run.Run:
-    return run.Run(recipe, output, until=until, tell=lambda _: None)
+    return run.Run(recipe, output, until=until, log=lambda _: None)
 
 
 def rows(text: str) -> dict[str, str]:

@@ -158,7 +158,7 @@ def test_a_tokenizer_is_compared_with_the_config_of_its_own_version(hub: Path) -
 def test_hub_names_that_nobody_knows_are_refused(hub: Path, name: str) -> None:
     with pytest.raises(UserError) as error:
         load_config(name)
-    assert (error.value.where, error.value.cure) == (f"model {name}", PLACES)
+    assert (error.value.where, error.value.fix) == (f"model {name}", PLACES)
 
 
 NO_NAMES = ["some/model/more", "a b", "../model", "./model", "/some/model", ".model", "-model", "@main", "some/model\n"]
@@ -296,7 +296,7 @@ def begun(output: Path, text: Path) -> run.Run:
         "name": "tiny", "device": "cpu", "teacher": {"model": "some/model"},
         "corpus": {"source": str(text), "block_size": 16, "validation_share": 0.2},
     }  # fmt: skip
-    return run.Run(toml.from_dict(content, "test"), output, until="prepare", tell=lambda _: None)
+    return run.Run(toml.from_dict(content, "test"), output, until="prepare", log=lambda _: None)
 
 
 def test_a_run_goes_on_with_the_version_that_it_was_begun_with(

@@ -192,7 +192,7 @@ def test_what_is_wrong_with_a_tokenizer_is_told_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("spoil", "load", "where", "expected", "cure"),
+    ("spoil", "load", "where", "expected", "fix"),
     [
         (
             lambda folder: put(folder / "config.json", hidden_act=7), load_config, "model {}",
@@ -211,13 +211,13 @@ def test_what_is_wrong_with_a_tokenizer_is_told_in_one_line(
     ids=["config", "tokenizer", "weights"],
 )  # fmt: skip
 def test_what_transformers_stumbles_over_is_told_with_the_file_and_a_cure(
-    folder: Path, spoil: Callable[[Path], object], load: Callable[[Path], object], where: str, expected: str, cure: str
+    folder: Path, spoil: Callable[[Path], object], load: Callable[[Path], object], where: str, expected: str, fix: str
 ) -> None:
     spoil(folder)
     with pytest.raises(UserError) as error:  # what was found is said in its words, which change
         load(folder)
     told = error.value
-    assert (told.where, told.expected, told.cure) == (where.format(folder), expected, cure)
+    assert (told.where, told.expected, told.fix) == (where.format(folder), expected, fix)
 
 
 def test_a_missing_weight_is_an_error(folder: Path) -> None:

@@ -21,7 +21,7 @@ from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.models.learner import Learner
 from tinydistilbert.recipe.schema import Masking, Optimization, Recipe, to_dict
 from tinydistilbert.recipe.toml import from_dict, load, merge
-from tinydistilbert.training.loop import Batch, Work, train
+from tinydistilbert.training.loop import Batch, TrainingJob, train
 from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
 
 LINES, STEPS, STEPS_PER_EPOCH, WARMUP_STEPS = 36_718, 27, 9, 2
@@ -180,7 +180,7 @@ def test_a_small_training_ends_with_the_notebooks_weights(tmp_path: Path) -> Non
         optimizer.zero_grad()
 
     before = copy.deepcopy(student)
-    work = Work(
+    work = TrainingJob(
         steps=loss.steps, micro_batches=batches, shares=loss.shares, weights=loss.weights, loss=loss.loss,
         tokens=lambda batch: len(batch["counted"]),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from torch import nn
 
 from tinydistilbert import signals
 from tinydistilbert.recipe import schema
-from tinydistilbert.training.loop import Work, shares_of, train, weighted
+from tinydistilbert.training.loop import TrainingJob, shares_of, train, weighted
 
 BOTH = pytest.mark.parametrize("number", signals.SIGNALS, ids=lambda number: number.name)
 
@@ -108,8 +108,8 @@ def test_outside_the_main_thread_the_body_runs_and_no_handler_is_touched() -> No
 def test_a_request_after_the_last_step_of_a_training_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = Work(
-        steps=2, micro_batches=lambda step, halvings=0: [{"rows": torch.ones(4, 3)}],
+    work = TrainingJob(
+        steps=2, micro_batches=lambda step, oom_splits=0: [{"rows": torch.ones(4, 3)}],
         shares=lambda batches: shares_of([{"size": 4} for _ in batches]), weights=lambda step: {"size": 1.0},
         loss=lambda model, batch, scales, step: weighted({"size": model(batch["rows"]).square().mean()}, scales),
         tokens=lambda batch: 4, validate=lambda done: {"always": 1.0}, validate_after=frozenset({2}),

@@ -61,7 +61,7 @@ class Made(NamedTuple):
     folder: Path
 
     def cache(self, settings: schema.Recipe, **other: Any) -> TeacherCache:
-        parts = {"teacher": self.teacher, "blocks": self.blocks, "folder": self.folder, "tell": lambda _: None, **other}
+        parts = {"teacher": self.teacher, "blocks": self.blocks, "folder": self.folder, "log": lambda _: None, **other}
         return make_cache(recipe=settings, device=CPU, **parts)
 
     @property
@@ -333,7 +333,7 @@ def test_the_size_that_is_told_is_the_size_on_the_disk(made: Made, kind: str, wh
     lines: list[str] = []
     objective = schema.Objective(**NOTHING, kl_positions=where, kl_sampled_share=0.3)
     settings = settings_of(kind, objective=objective, masking=schema.Masking(rate=0.5))
-    made.cache(settings, tell=lines.append)
+    made.cache(settings, log=lines.append)
     written = sum(path.stat().st_size for path in made.places[0].rglob("*.npy"))
     told = cache_bytes(*made.blocks.train.shape, 16, made.teacher.config.vocab_size, settings)
     # Special tokens are never masked, and each file has a header of 128 bytes.

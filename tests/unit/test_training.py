@@ -19,7 +19,7 @@ from tinydistilbert.recipe.types import ramp_at
 from tinydistilbert.storage import disk
 from tinydistilbert.training import checkpoint, loop
 from tinydistilbert.training.device import chosen_precision
-from tinydistilbert.training.loop import Batch, Work, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
 from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
 
 CPU = torch.device("cpu")
@@ -43,17 +43,17 @@ def work(
     spoil: int | None = None,
     stop_at: int | None = None,
     weights: Callable[[int], Mapping[str, float]] = lambda step: {"fit": 2.0},
-) -> Work:
+) -> TrainingJob:
     """Regression on rows of `DATA`; a step reads 8 rows, in micro-batches of `sizes`."""
     assert sum(sizes) == 8
 
-    def micro_batches(step: int, halvings: int = 0) -> list[Batch]:
+    def micro_batches(step: int, oom_splits: int = 0) -> list[Batch]:
         if step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
         rows = DATA[[(step * 8 + i) % 64 for i in range(8)]]
         if step == spoil:
             rows = rows * float("nan")
-        smaller = [max(1, size >> halvings) for size in sizes for _ in range(min(size, 2**halvings))]
+        smaller = [max(1, size >> oom_splits) for size in sizes for _ in range(min(size, 2**oom_splits))]
         return [{"rows": part} for part in rows.split(smaller)]
 
     def loss(
@@ -63,16 +63,16 @@ def work(
         terms = {"fit": (predicted - batch["rows"].sum(-1)).square().mean(), "size": predicted.square().mean()}
         return weighted({name: terms[name] for name in scales}, scales)
 
-    return Work(
+    return TrainingJob(
         steps=steps, micro_batches=micro_batches, loss=loss, weights=weights,
         shares=lambda batches: shares_of([dict.fromkeys(("fit", "size"), len(batch["rows"])) for batch in batches]),
         tokens=lambda batch: len(batch["rows"]),
-        validate=lambda _: {"always": 1.0}, validate_after=frozenset({steps // 2, steps}), halvings=3,
+        validate=lambda _: {"always": 1.0}, validate_after=frozenset({steps // 2, steps}), oom_splits=3,
     )  # fmt: skip
 
 
 def run(
-    folder: Path, what: Work, *, dropout: float = 0.2, minutes: float = 1e-9, accumulation: int = 1,
+    folder: Path, what: TrainingJob, *, dropout: float = 0.2, minutes: float = 1e-9, accumulation: int = 1,
     model: Net | None = None,
 ) -> Net:  # fmt: skip
     """Train `model`, by default a new one."""
@@ -314,7 +314,7 @@ def test_no_more_checkpoints_than_needed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
-def hungry(what: Work, rows: int, since: int) -> Work:
+def hungry(what: TrainingJob, rows: int, since: int) -> TrainingJob:
     """The same work where from a step on no more than so many rows fit into the memory."""
 
     def loss(

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tinydistilbert.errors import UserError, told
+from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.models import untrusted
 from tinydistilbert.models.elmo.language_model import ElmoConfig
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
@@ -155,10 +155,10 @@ def test_whatever_a_library_raises_is_told_in_one_line() -> None:
         """As the libraries in Rust have one."""
 
     for error in (KeyError("a"), Exception("first\nlast"), RecursionError(), MemoryError(), PanicException("oh")):
-        with pytest.raises(UserError, match="expected this"), told("here", expected="this", cure="do"):
+        with pytest.raises(UserError, match="expected this"), as_user_error("here", expected="this", fix="do"):
             raise error
     for stop in (KeyboardInterrupt(), SystemExit(2)):
-        with pytest.raises(type(stop)), told("here", expected="this", cure="do"):
+        with pytest.raises(type(stop)), as_user_error("here", expected="this", fix="do"):
             raise stop
 
 
@@ -366,21 +366,21 @@ def test_what_is_no_json_object_is_told(content: bytes, found: str, tmp_path: Pa
 
 def test_json_is_read_as_utf_8(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes('{"größe": "三"}'.encode())
-    assert untrusted.read_object(tmp_path / "x.json", cure="do") == {"größe": "三"}
+    assert untrusted.read_object(tmp_path / "x.json", fix="do") == {"größe": "三"}
 
 
 def test_a_file_of_json_is_a_regular_file_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
-    assert refused(untrusted.read_object, path, cure="do") == f"{path}: expected a file, found none; do"
-    assert refused(untrusted.read_object, tmp_path, cure="do") == f"{tmp_path}: expected a file, found none; do"
+    assert refused(untrusted.read_object, path, fix="do") == f"{path}: expected a file, found none; do"
+    assert refused(untrusted.read_object, tmp_path, fix="do") == f"{tmp_path}: expected a file, found none; do"
     path.write_text('{"a": "bcd"}')
     monkeypatch.setattr(untrusted, "LARGEST_JSON", 12)
-    assert untrusted.read_object(path, cure="do") == {"a": "bcd"}
+    assert untrusted.read_object(path, fix="do") == {"a": "bcd"}
     monkeypatch.undo()
     with path.open("r+b") as stream:
         stream.truncate(200_000_001)  # which takes no room on the disk, and would take some in memory
     line = f"{path}: expected at most 200,000,000 bytes, found 200,000,001; do"
-    assert refused(untrusted.read_object, path, cure="do") == line
+    assert refused(untrusted.read_object, path, fix="do") == line
 
 
 BESIDE = "save the tokenizer beside the model"

@@ -90,7 +90,7 @@ def _compile(runtime: Runtime) -> None:
                 runtime({name: np.ones((1, length), np.int64) for name in names})
     except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
         found = str(error).strip().split("\n", 1)[0][:200]
-        cure = f"install a C++ compiler such as g++, or leave {COMPILED} out of benchmark.backends"
+        fix = f"install a C++ compiler such as g++, or leave {COMPILED} out of benchmark.backends"
         raise UserError(
-            f"back end {COMPILED}", expected="a model that torch.compile can compile", found=found, cure=cure
+            f"back end {COMPILED}", expected="a model that torch.compile can compile", found=found, fix=fix
         ) from None

@@ -41,8 +41,8 @@ def measure_memory(name: str, folder: Path, backend: str, inputs: Inputs) -> dic
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
     if done.returncode:
         found = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]
-        cure = "free memory, or set benchmark.memory = false"
-        raise UserError(f"peak memory of {name}", expected="a process that runs it", found=found, cure=cure)
+        fix = "free memory, or set benchmark.memory = false"
+        raise UserError(f"peak memory of {name}", expected="a process that runs it", found=found, fix=fix)
     sizes: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return sizes
 

@@ -58,7 +58,7 @@ def words(rest: list[str]) -> Iterator[tuple[str, list[str]]]:
             values.append(rest[index])
             index += 1
         if not values and flag != "dry-run":
-            raise UserError(f"--{flag}", expected="a value", found="none", cure="write it after the flag")
+            raise UserError(f"--{flag}", expected="a value", found="none", fix="write it after the flag")
         yield flag, values
 
 
@@ -89,7 +89,7 @@ def parse(rest: list[str]) -> Request:
             _put(overrides, key.replace("-", "_") if key.count(".") < 2 else key, values)
     if len(names) > 1:
         found = f"{names[0]!r} and {names[1]!r}"
-        raise UserError("command line", expected="one recipe", found=found, cure="delete one")
+        raise UserError("command line", expected="one recipe", found=found, fix="delete one")
     if own:
         _put_own_task(overrides, own)
     if names and (Path(names[0]) / MODEL_FILE).is_file():
@@ -97,14 +97,14 @@ def parse(rest: list[str]) -> Request:
         return Request(chosen, output or Path("runs") / chosen.name, dry_run)
     given_model = "model" in overrides.get("finetune", {})
     if not names and not given_model:
-        cure = "for example: tinydistilbert replicate quickstart"
-        raise UserError("command line", expected="a recipe", found="none", cure=cure)
+        fix = "for example: tinydistilbert replicate quickstart"
+        raise UserError("command line", expected="a recipe", found="none", fix=fix)
     if not names:
         tasks = overrides["finetune"].get("tasks", ["finetune"])
         overrides.setdefault("name", tasks if isinstance(tasks, str) else "-".join(tasks))
     if not names and not overrides["finetune"].get("tasks"):
-        cure = "give --task NAME, or --data FILE with --validation FILE, --text and --label"
-        raise UserError("--model", expected="a task to fine-tune it on", found="none", cure=cure)
+        fix = "give --task NAME, or --data FILE with --validation FILE, --text and --label"
+        raise UserError("--model", expected="a task to fine-tune it on", found="none", fix=fix)
     base = toml.load(names[0]) if names else schema.Recipe()
     merged = toml.merge(schema.to_dict(base), overrides)
     chosen = toml.from_dict(merged, "command line") if overrides else base
@@ -125,9 +125,9 @@ def _compression(model: str, overrides: dict[str, Any]) -> schema.Recipe:
     tasks = finetune.setdefault("tasks", [task] if task else [])
     tasks = [tasks] if isinstance(tasks, str) else tasks
     if len(tasks) != 1:
-        cure = "give --task NAME, or --data FILE with --validation FILE, --text and --label"
+        fix = "give --task NAME, or --data FILE with --validation FILE, --text and --label"
         found = " ".join(tasks) or "none"
-        raise UserError(f"compress {model}", expected="the one task it was fine-tuned on", found=found, cure=cure)
+        raise UserError(f"compress {model}", expected="the one task it was fine-tuned on", found=found, fix=fix)
     if teachers := finetune.get("distillation", {}).pop("teachers", None):
         compress["teachers"] = teachers
     compress |= {"model": model, "row": row or "model", "tasks": compress.get("tasks", tasks)}
@@ -153,13 +153,13 @@ def _put(overrides: dict[str, Any], flag: str, values: list[str]) -> None:
 def _put_own_task(overrides: dict[str, Any], own: dict[str, list[str]]) -> None:
     """A task of one's own, called after its train file."""
     if "data" not in own:
-        found, cure = f"--{next(iter(own))} alone", "name its train examples: --data train.csv"
-        raise UserError("command line", expected="--data beside it", found=found, cure=cure)
+        found, fix = f"--{next(iter(own))} alone", "name its train examples: --data train.csv"
+        raise UserError("command line", expected="--data beside it", found=found, fix=fix)
     if several := next((flag for flag, values in own.items() if len(values) > 1), None):
-        raise UserError(f"--{several}", expected="one value", found=" ".join(own[several]), cure="delete the others")
+        raise UserError(f"--{several}", expected="one value", found=" ".join(own[several]), fix="delete the others")
     if "tasks" in overrides.get("finetune", {}):
-        cure = "leave --task out: a task of your own is called after its file"
-        raise UserError("--task", expected="no other task beside --data with columns", found="one", cure=cure)
+        fix = "leave --task out: a task of your own is called after its file"
+        raise UserError("--task", expected="no other task beside --data with columns", found="one", fix=fix)
     train = own.pop("data")[0]
     name = re.sub(r"[^a-z0-9]+", "-", Path(train).stem.lower()).strip("-") or "own"
     if name in (*TASK_NAMES, *MEASURED):

@@ -81,8 +81,8 @@ def _dispatch(arguments: list[str]) -> None:
     known = {**STAGE_COMMANDS, **STUDY_COMMANDS, **COMPARE_COMMAND, **MODEL_COMMANDS, **OTHER_COMMANDS}
     if command not in known:
         near = difflib.get_close_matches(command, known, n=1)
-        cure = f"did you mean {near[0]!r}?" if near else "see tinydistilbert --help"
-        raise UserError("command line", expected=f"one of {', '.join(known)}", found=repr(command), cure=cure)
+        fix = f"did you mean {near[0]!r}?" if near else "see tinydistilbert --help"
+        raise UserError("command line", expected=f"one of {', '.join(known)}", found=repr(command), fix=fix)
     if "-h" in rest or "--help" in rest:
         print(command_help(command))
     elif command == "recipes":
@@ -113,7 +113,7 @@ def _recipes(rest: list[str]) -> None:
         return
     if rest[0] not in presets:
         toml.load(rest[0])  # says which preset was meant; a path to a file is no preset, and is refused below
-        raise UserError("recipes", expected=f"one of {', '.join(presets)}", found=repr(rest[0]), cure="name a preset")
+        raise UserError("recipes", expected=f"one of {', '.join(presets)}", found=repr(rest[0]), fix="name a preset")
     print(presets[rest[0]], end="")
 
 
@@ -130,20 +130,20 @@ def _stages(command: str, rest: list[str]) -> None:
     given = request.recipe.compress.model if command == "compress" else request.recipe.finetune.model
     is_whole = command == "replicate" or (command in ("finetune", "compress") and given)
     if command == "compress" and not request.recipe.compress.tasks:
-        cure = "give --compress.tasks TASK, one of finetune.tasks, or the folder of a fine-tuned model"
-        raise UserError("compress", expected="a task whose model is compressed", found="none", cure=cure)
+        fix = "give --compress.tasks TASK, one of finetune.tasks, or the folder of a fine-tuned model"
+        raise UserError("compress", expected="a task whose model is compressed", found="none", fix=fix)
     if request.recipe.compress.model and command != "compress":
-        cure = "give a recipe, or use compress"
-        raise UserError("command line", expected="a recipe", found="a model folder", cure=cure)
+        fix = "give a recipe, or use compress"
+        raise UserError("command line", expected="a recipe", found="a model folder", fix=fix)
     until = "report" if is_whole else command
     if request.recipe.finetune.model and command not in OF_GIVEN:
         expected = f"one of {', '.join(OF_GIVEN)} with --model"
-        raise UserError("command line", expected=expected, found=repr(command), cure="leave --model out, or use one")
+        raise UserError("command line", expected=expected, found=repr(command), fix="leave --model out, or use one")
     from tinydistilbert.dry_run.plan import plan, refuse_full_disk
     from tinydistilbert.pipeline.run import Run, run
 
     shown = shlex.join(["tinydistilbert", command, *rest])
-    work = Run(request.recipe, request.output, until=until, tell=functools.partial(print, flush=True), command=shown)
+    work = Run(request.recipe, request.output, until=until, log=functools.partial(print, flush=True), command=shown)
     if request.dry_run:
         print(plan(work))
         return
@@ -165,14 +165,14 @@ def _compare(rest: list[str]) -> None:
         if flag == "output":
             output = Path(values[0])
         elif flag:
-            raise UserError(f"--{flag}", expected="--output", found=f"--{flag}", cure="delete it")
+            raise UserError(f"--{flag}", expected="--output", found=f"--{flag}", fix="delete it")
         else:
             operands += values
     if not 1 <= len(operands) <= 2:
-        cure = "for example: tinydistilbert compare runs/a runs/b"
-        raise UserError("compare", expected="one or two runs", found=str(len(operands)), cure=cure)
+        fix = "for example: tinydistilbert compare runs/a runs/b"
+        raise UserError("compare", expected="one or two runs", found=str(len(operands)), fix=fix)
     if output is not None and output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}", expected="a folder", found="a file", cure="give another --output")
+        raise UserError(f"--output {output}", expected="a folder", found="a file", fix="give another --output")
     from tinydistilbert.report.compare import compare, operand
     from tinydistilbert.report.comparison_page import PAGE_FILE, comparison_table, write_comparison
 
@@ -187,9 +187,9 @@ def _compare(rest: list[str]) -> None:
 
 def _predict(rest: list[str]) -> None:
     if not 2 <= len(rest) <= 3:
-        cure = 'for example: tinydistilbert predict runs/a/tasks/sst2/compressed/best "a fine film"'
+        fix = 'for example: tinydistilbert predict runs/a/tasks/sst2/compressed/best "a fine film"'
         raise UserError(
-            "predict", expected="a folder, a text and perhaps its pair", found=f"{len(rest)} words", cure=cure
+            "predict", expected="a folder, a text and perhaps its pair", found=f"{len(rest)} words", fix=fix
         )
     from tinydistilbert.predictor import load
 
@@ -197,8 +197,8 @@ def _predict(rest: list[str]) -> None:
     if rest[1] == "-":
         lines = [line.rstrip("\n").split("\t", 1) for line in sys.stdin]
         if rest[2:] or len({len(line) for line in lines}) > 1:
-            expected, cure = "a pair behind a tab on every line of the standard input, or on none", "make them alike"
-            raise UserError("predict", expected=expected, found="both", cure=cure)
+            expected, fix = "a pair behind a tab on every line of the standard input, or on none", "make them alike"
+            raise UserError("predict", expected=expected, found="both", fix=fix)
         pairs = [line[1] for line in lines] if lines and len(lines[0]) > 1 else None
         answers = predictor.predict([line[0] for line in lines], pairs)
     else:
@@ -212,7 +212,7 @@ def _export(rest: list[str]) -> None:
     given = _flags("export", [word for word in rest if word not in switches], {"output"})
     chosen = {word for word in rest if word in switches}
     if len(chosen) > 1 and "--half" in chosen:
-        raise UserError("--half", expected="it alone", found=" ".join(sorted(chosen)), cure="delete one")
+        raise UserError("--half", expected="it alone", found=" ".join(sorted(chosen)), fix="delete one")
     source, output = Path(given[""]), Path(given["output"])
     with locks.new_output(output):
         if "--half" in chosen:
@@ -255,15 +255,15 @@ def _flags(command: str, rest: list[str], wanted: set[str], *, operand: bool = T
         if flag not in wanted and (flag or not operand or flag in found):
             known = ", ".join(f"--{name}" for name in sorted(wanted))
             word = f"--{flag}" if flag else values[0]
-            raise UserError(command, expected=known, found=word, cure="delete it")
+            raise UserError(command, expected=known, found=word, fix="delete it")
         if len(values) > 1:
-            cure = f"see tinydistilbert {command} --help"
-            raise UserError(f"--{flag}", expected="one value", found=" ".join(values), cure=cure)
+            fix = f"see tinydistilbert {command} --help"
+            raise UserError(f"--{flag}", expected="one value", found=" ".join(values), fix=fix)
         found[flag] = values[0]
     for name in (*([""] if operand else []), *sorted(wanted)):
         if name not in found:
             expected = f"--{name}" if name else "a model folder"
-            raise UserError(command, expected=expected, found="none", cure=f"see tinydistilbert {command} --help")
+            raise UserError(command, expected=expected, found="none", fix=f"see tinydistilbert {command} --help")
     return found
 
 
@@ -275,7 +275,7 @@ def _ablate(rest: list[str]) -> None:
         print(plan_ablation(request.recipe, request.output))
         return
     shown = shlex.join(["tinydistilbert", "ablate", *rest])
-    table, failures = ablate(request.recipe, request.output, tell=lambda line: print(line, flush=True), command=shown)
+    table, failures = ablate(request.recipe, request.output, log=lambda line: print(line, flush=True), command=shown)
     _print([table])
     print(f"The page: {request.output / 'report.html'}")
     if failures:

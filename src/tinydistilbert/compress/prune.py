@@ -109,18 +109,18 @@ def _only(**targets: float | None) -> tuple[str, float]:
     """The one target that was given."""
     given = [(name, value) for name, value in targets.items() if value is not None]
     if len(given) != 1:
-        expected, cure = f"one of {', '.join(targets)}", "give exactly one"
-        raise UserError("the pruning's target", expected=expected, found=str(len(given)), cure=cure)
+        expected, fix = f"one of {', '.join(targets)}", "give exactly one"
+        raise UserError("the pruning's target", expected=expected, found=str(len(given)), fix=fix)
     return given[0]
 
 
 def _check_reachable(name: str, target: float, least: float) -> None:
     if name == "keep" and target > 1:
-        raise UserError(name, expected="a share of at most 1", found=f"{target:g}", cure="lower it")
+        raise UserError(name, expected="a share of at most 1", found=f"{target:g}", fix="lower it")
     if target < least:
         lowest, found = (f"{value:.3f}" if name == "keep" else f"{value:,.0f}" for value in (least, target))
-        cure = "raise it, drop layers, or trim the vocabulary"
-        raise UserError(name, expected=f"at least {lowest}", found=found, cure=cure)
+        fix = "raise it, drop layers, or trim the vocabulary"
+        raise UserError(name, expected=f"at least {lowest}", found=found, fix=fix)
 
 
 def _in_proportion(importance: Importance, layers: Sequence[Parts]) -> Importance:
@@ -199,7 +199,7 @@ def drop_layers(model: PreTrainedModel, kept_layers: Sequence[int]) -> None:
     depth = len(parts_of(model))
     if not kept_layers or len(set(kept_layers)) != len(kept_layers) or not all(0 <= n < depth for n in kept_layers):
         expected, found = f"different layers among 0 to {depth - 1}", str(list(kept_layers))
-        raise UserError("the layers to keep", expected=expected, found=found, cure="change the list")
+        raise UserError("the layers to keep", expected=expected, found=found, fix="change the list")
     base: Any = model.base_model
     stack = base.transformer if model.config.model_type == "distilbert" else base.encoder
     stack.layer = nn.ModuleList(layers[n] for n in kept_layers)

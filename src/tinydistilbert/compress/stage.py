@@ -148,13 +148,13 @@ class _Ladder:
         try:
             for rung in self.workshop.rungs():
                 found.append(self._measured(rung))
-                self._tell(found[-1], found[0])
+                self._log(found[-1], found[0])
                 if len(found) > 1 and _has_target(self.settings) and not found[-1].misses(self.settings):
                     break
         except UserError as error:
             if len(found) < 2:
                 raise
-            self.workshop.tell(f"  the ladder ends here: {error}")  # what was made is worth keeping
+            self.workshop.log(f"  the ladder ends here: {error}")  # what was made is worth keeping
         return found
 
     def timed_together(self, forms: Sequence[Form]) -> tuple[list[Form], Times]:
@@ -172,9 +172,9 @@ class _Ladder:
             parameter_count(model),
         )  # fmt: skip
 
-    def _tell(self, form: Form, first: Form) -> None:
+    def _log(self, form: Form, first: Form) -> None:
         lost = signed(form.held_out - first.held_out)
-        self.workshop.tell(
+        self.workshop.log(
             f"  {form.rung.name}: {form.milliseconds:.2f} ms, {form.size / 1e6:.1f} MB"
             + (f", {lost} points on held-out train examples" if form is not first else "")
         )

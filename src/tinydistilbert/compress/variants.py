@@ -68,7 +68,7 @@ class Workshop:
     output: Path
     """Gets a folder for each rung."""
     device: torch.device
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
     @cached_property
     def held_out(self) -> Examples:
@@ -124,7 +124,7 @@ class Workshop:
         if atomic.is_finished(path):
             atomic.tidy(path)
         else:
-            self.tell(f"compress {self.row} on {self.task.title}: {title}")
+            self.log(f"compress {self.row} on {self.task.title}: {title}")
             make(path)
         return path
 

@@ -68,9 +68,9 @@ def _always_kept(model_folder: Path, config: PretrainedConfig, tokenizer: PreTra
     """Special and added tokens, those that the config names, and single characters."""
     told = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     if told["type"] != "WordPiece":
-        cure = "keep the whole vocabulary, or use a model of the BERT kind"
+        fix = "keep the whole vocabulary, or use a model of the BERT kind"
         expected = "WordPiece, where a piece can go without a change to the others"
-        raise UserError(f"tokenizer of {model_folder}", expected=expected, found=str(told["type"]), cure=cure)
+        raise UserError(f"tokenizer of {model_folder}", expected=expected, found=str(told["type"]), fix=fix)
     prefix = told["continuing_subword_prefix"]
     single = {token for piece, token in told["vocab"].items() if 1 in (len(piece), len(piece.removeprefix(prefix)))}
     kept = single | set(tokenizer.added_tokens_decoder) | set(_named(config).values())
@@ -105,16 +105,16 @@ def _parts(texts: Iterator[str]) -> Iterator[list[str]]:
 
 def _weights(model_folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
     """All tensors of the model, with a word embedding among them that the tokenizer fits."""
-    where, cure = str(model_folder / WEIGHTS), "use a complete model folder"
+    where, fix = str(model_folder / WEIGHTS), "use a complete model folder"
     try:
         weights = safetensors.torch.load_file(model_folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         found = str(error).split("\n", 1)[0][:160]
-        raise UserError(where, expected="the model's weights", found=found, cure=cure) from None
+        raise UserError(where, expected="the model's weights", found=found, fix=fix) from None
     rows = [len(value) for key, value in weights.items() if _EMBEDDING.fullmatch(key)]
     if rows != [config.vocab_size] or len(tokenizer) > rows[0]:
         expected = f"a word embedding for {len(tokenizer)} tokens, with the {config.vocab_size} rows of config.json"
-        raise UserError(where, expected=expected, found=f"{rows} rows", cure=cure)
+        raise UserError(where, expected=expected, found=f"{rows} rows", fix=fix)
     return weights
 
 

@@ -18,7 +18,7 @@ from tinydistilbert.data.npy import RowFile
 from tinydistilbert.data.sources import Source, open_source
 from tinydistilbert.data.wikitext import UNKNOWN
 from tinydistilbert.data.word_pieces import continues_word
-from tinydistilbert.errors import UserError, told
+from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.storage import atomic, disk, locks
 
@@ -164,7 +164,7 @@ def load_blocks(folder: Path) -> TokenBlocks:
         UserError: the folder is unfinished, or a file in it is not what the manifest says; the cure is to delete it.
     """
     manifest = atomic.read_manifest(folder)
-    with told(str(folder), expected="token blocks", cure=f"delete {folder} and run the command again"):
+    with as_user_error(str(folder), expected="token blocks", fix=f"delete {folder} and run the command again"):
         arrays = {
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in (*SPLITS, "token_counts", "continues_word")
@@ -186,8 +186,8 @@ def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     tokens = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask")}
     missing = [name for name, token in tokens.items() if token is None]
     if missing:
-        found, cure = f"none for {', '.join(missing)}", "use the tokenizer of a masked language model"
-        raise UserError(f"tokenizer {tokenizer.name_or_path}", expected="special tokens", found=found, cure=cure)
+        found, fix = f"none for {', '.join(missing)}", "use the tokenizer of a masked language model"
+        raise UserError(f"tokenizer {tokenizer.name_or_path}", expected="special tokens", found=found, fix=fix)
     return tokens
 
 
@@ -211,8 +211,8 @@ def _write_split(
             f"text for a block of {corpus.block_size} tokens",
         )
         found = f"{counts.tokens} tokens in {counts.documents} documents"
-        cure = "give more text, a larger corpus.validation_share or a smaller corpus.block_size"
-        raise UserError(where, expected=expected, found=found, cure=cure)
+        fix = "give more text, a larger corpus.validation_share or a smaller corpus.block_size"
+        raise UserError(where, expected=expected, found=found, fix=fix)
     if split == "train":
         np.save(folder / "token_counts.npy", token_counts, allow_pickle=False)
     return dataclasses.asdict(counts)

@@ -44,8 +44,8 @@ def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
     if not any(file.stat().st_size for file in files):
         expected = f"text in files that end in {', '.join(SUFFIXES)}"
         found = "only empty ones" if files else "no such file"
-        cure = "point corpus.source at a text, JSONL or Parquet file or a folder of them"
-        raise UserError(f"corpus.source {path}", expected=expected, found=found, cure=cure)
+        fix = "point corpus.source at a text, JSONL or Parquet file or a folder of them"
+        raise UserError(f"corpus.source {path}", expected=expected, found=found, fix=fix)
     if path.is_file():
         return files, []
     names = {file: file.relative_to(path).as_posix().lower() for file in files}
@@ -78,8 +78,8 @@ def records(path: Path, column: str) -> Iterator[str]:
     try:
         yield from rows
     except OSError as error:
-        cure = "look at its permissions and at the disk"
-        raise UserError(str(path), expected="a file that can be read", found=str(error), cure=cure) from None
+        fix = "look at its permissions and at the disk"
+        raise UserError(str(path), expected="a file that can be read", found=str(error), fix=fix) from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -89,19 +89,19 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             if len(line) > LONGEST_LINE:
                 raise _too_long(where, "a line", "bytes")
             if b"\0" in line:
-                raise UserError(where, expected="text", found="a NUL byte", cure="save the file as UTF-8 text")
+                raise UserError(where, expected="text", found="a NUL byte", fix="save the file as UTF-8 text")
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 found = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-                cure = "save the file as UTF-8"
-                raise UserError(where, expected="UTF-8", found=found, cure=cure) from None
+                fix = "save the file as UTF-8"
+                raise UserError(where, expected="UTF-8", found=found, fix=fix) from None
             yield number, text.rstrip("\r\n")
 
 
 def _too_long(where: str, what: str, unit: str) -> UserError:
     expected = f"{what} of at most {LONGEST_LINE:,} {unit}"
-    return UserError(where, expected=expected, found="a longer one", cure="cut it into several")
+    return UserError(where, expected=expected, found="a longer one", fix="cut it into several")
 
 
 def not_too_long(text: str, where: str) -> str:
@@ -116,25 +116,25 @@ def not_too_long(text: str, where: str) -> str:
 
 
 def _no_column(where: str, column: str, found: str) -> UserError:
-    return UserError(where, expected=f"a column {column!r} of texts", found=found, cure="set corpus.text_column")
+    return UserError(where, expected=f"a column {column!r} of texts", found=found, fix="set corpus.text_column")
 
 
 def _jsonl_rows(path: Path, column: str) -> Iterator[str]:
     for number, line in _lines(path):
         if not line.strip():
             continue
-        where, cure = f"{path}:{number}", "write one JSON object a line"
+        where, fix = f"{path}:{number}", "write one JSON object a line"
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             found = f"{error.msg} at column {error.colno}"
-            raise UserError(where, expected="a JSON object", found=found, cure=cure) from None
+            raise UserError(where, expected="a JSON object", found=found, fix=fix) from None
         except (RecursionError, ValueError) as error:  # Python's limits
             words = "too many brackets in one another", "a number of thousands of digits"
             found = words[isinstance(error, ValueError)]
-            raise UserError(where, expected="a JSON object", found=found, cure=cure) from None
+            raise UserError(where, expected="a JSON object", found=found, fix=fix) from None
         if not isinstance(row, dict):
-            raise UserError(where, expected="a JSON object", found=type(row).__name__, cure=cure)
+            raise UserError(where, expected="a JSON object", found=type(row).__name__, fix=fix)
         if column not in row:
             raise _no_column(where, column, ", ".join(row) or "no key")
         if not isinstance(row[column], str | None):
@@ -162,4 +162,4 @@ def _parquet_rows(path: Path, column: str) -> Iterator[str]:
                     yield not_too_long(text or "", str(path))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         found = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(str(path), expected="a Parquet file", found=found, cure="write the file again") from None
+        raise UserError(str(path), expected="a Parquet file", found=found, fix="write the file again") from None

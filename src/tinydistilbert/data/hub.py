@@ -11,7 +11,7 @@ from tinydistilbert.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LOCAL_CURE = "or name a local file or folder (text, JSONL, Parquet), or `python-docs`, as corpus.source"
+LOCAL_FIX = "or name a local file or folder (text, JSONL, Parquet), or `python-docs`, as corpus.source"
 
 
 def is_saved(folder: Path) -> bool:
@@ -28,16 +28,16 @@ def load(name: str, config: str | None) -> "dict[str, Dataset]":
     import datasets  # a second of imports that other sources do not need
 
     where = f"corpus.source {name}"
-    cure = f"check the name, corpus.config and the network, {LOCAL_CURE}"
+    fix = f"check the name, corpus.config and the network, {LOCAL_FIX}"
     try:
         loaded = datasets.load_from_disk(name) if is_saved(Path(name)) else datasets.load_dataset(name, config)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         found = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(where, expected="a data set on the hub", found=found, cure=cure) from None
+        raise UserError(where, expected="a data set on the hub", found=found, fix=fix) from None
     splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
     if "train" not in splits:
-        found, cure = ", ".join(splits), f"name another, {LOCAL_CURE}"
-        raise UserError(where, expected="a split called train", found=found, cure=cure)
+        found, fix = ", ".join(splits), f"name another, {LOCAL_FIX}"
+        raise UserError(where, expected="a split called train", found=found, fix=fix)
     return splits
 
 
@@ -51,7 +51,7 @@ def records(dataset: "Dataset", name: str, column: str) -> Iterator[str]:
     if getattr(feature, "dtype", None) not in ("string", "large_string"):
         found = ", ".join(dataset.column_names) if feature is None else f"{feature} in it"
         expected = f"a column {column!r} of texts"
-        raise UserError(f"corpus.source {name}", expected=expected, found=found, cure="set corpus.text_column")
+        raise UserError(f"corpus.source {name}", expected=expected, found=found, fix="set corpus.text_column")
     for batch in dataset.select_columns([column]).iter(batch_size=files.PARQUET_ROWS):
         for text in batch[column]:
             yield files.not_too_long(text or "", f"corpus.source {name}")

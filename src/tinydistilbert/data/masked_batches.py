@@ -110,12 +110,12 @@ class MaskedBatches:
             original, self.blocks, self.masking, rate, self.kl_positions, self.kl_sampled_share, self.seed, number
         )
 
-    def __call__(self, step: int, halvings: int = 0) -> list[dict[str, Tensor]]:
+    def __call__(self, step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
         """The micro-batches of `step`; masks are drawn for all at once, so their size does not change them."""
         indices, _ = self.chosen(step)
         original = self.blocks.train[indices].astype(np.int64)
         drawn = self.draw(original, rate=ramp_at(self.masking.rate, step, self.steps), number=step)
-        return micro_batches(original, drawn, self.blocks, self.batch_size >> halvings, self.attention)
+        return micro_batches(original, drawn, self.blocks, self.batch_size >> oom_splits, self.attention)
 
 
 def validation_batches(blocks: TokenBlocks, limit: int, *, attention: Attention) -> Iterator[dict[str, Tensor]]:

@@ -105,8 +105,8 @@ def _python_docs(corpus: Corpus) -> Source:
 
 def _from_files(corpus: Corpus, path: Path) -> Source:
     if not path.exists():
-        cure = "correct corpus.source or --data"
-        raise UserError(f"corpus.source {corpus.source}", expected="a file or folder", found=f"no {path}", cure=cure)
+        fix = "correct corpus.source or --data"
+        raise UserError(f"corpus.source {corpus.source}", expected="a file or folder", found=f"no {path}", fix=fix)
     train, validation = files.find_splits(path)
 
     def read(paths: Sequence[Path]) -> Iterator[str]:
@@ -135,8 +135,8 @@ def _with_validation(corpus: Corpus, fingerprint: str, train: Documents, validat
     if validation is not None:
         return Source(corpus.source, fingerprint, train, validation)
     if corpus.packing == "lines":  # each line would be held out or not by itself, and an article's lines would part
-        expected, cure = 'a validation split for packing = "lines"', 'add one, or set packing = "documents"'
-        raise UserError(f"corpus.source {corpus.source}", expected=expected, found="none", cure=cure)
+        expected, fix = 'a validation split for packing = "lines"', 'add one, or set packing = "documents"'
+        raise UserError(f"corpus.source {corpus.source}", expected=expected, found="none", fix=fix)
 
     def select(held_out: bool) -> Iterator[str]:
         return (text for text in train() if is_held_out(text, corpus.validation_share) == held_out)

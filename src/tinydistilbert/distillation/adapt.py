@@ -33,8 +33,8 @@ def check_head(recipe: Recipe, teacher: LoadedTeacher) -> None:
         UserError: the teacher has no trained masked-LM head and `recipe.adapt.tokens` is 0.
     """
     if not (recipe.adapt.tokens or teacher.has_trained_head):
-        cure = "set adapt.tokens (the preset minilm has 3,000,000), or give a teacher with a masked-LM head"
-        raise UserError("adapt.tokens", expected="a budget to train the teacher's new head", found="0", cure=cure)
+        fix = "set adapt.tokens (the preset minilm has 3,000,000), or give a teacher with a masked-LM head"
+        raise UserError("adapt.tokens", expected="a budget to train the teacher's new head", found="0", fix=fix)
 
 
 def adapt(recipe: Recipe, teacher: LoadedTeacher, blocks: TokenBlocks, output: Path, device: torch.device) -> None:

@@ -53,7 +53,7 @@ def distill(
     device: torch.device,
     *,
     control: bool = False,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Make the finished student folder `output`, which `AutoModelForMaskedLM` and `pipeline("fill-mask")` read.
 
@@ -64,7 +64,7 @@ def distill(
         output: folder to make; beside the model it holds `log.jsonl` and `measurements.jsonl`.
         device: where to compute.
         control: leave the distillation out: the cut alone, to show what distilling it added.
-        tell: called with a line about the teacher's cache and the steps that fit into a time budget.
+        log: called with a line about the teacher's cache and the steps that fit into a time budget.
 
     Raises:
         UserError: the student cannot be cut from this teacher, a cache does not fit on the disk, or no step fits into
@@ -76,7 +76,7 @@ def distill(
     with atomic.unfinished(output) as folder:
         seconds, steps = 0.0, 0
         if not control:
-            training = _Training(recipe, teacher.model, student, blocks, folder, device, tell)
+            training = _Training(recipe, teacher.model, student, blocks, folder, device, log)
             steps = training.steps
             seconds = training.run(student, steps, folder)
         student.eval()
@@ -102,15 +102,15 @@ class _Training:
         blocks: TokenBlocks,
         folder: Path,
         device: torch.device,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        self.recipe, self.teacher, self.blocks, self.device, self.tell = recipe, teacher, blocks, device, tell
+        self.recipe, self.teacher, self.blocks, self.device, self.log = recipe, teacher, blocks, device, log
         self.matches = match_layers(recipe, teacher.config, student.config)
         if recipe.distill.compile:
             compile_encoders(teacher, student)
         self.cached = None
         if recipe.distill.cache.kind != "none":
-            self.cached = make_cache(teacher, blocks, recipe, cache.folder(), device, tell)
+            self.cached = make_cache(teacher, blocks, recipe, cache.folder(), device, log)
         if recipe.distill.time_budget:
             self.steps = self._fitted(student, folder)
         else:
@@ -160,9 +160,9 @@ class _Training:
             found = (
                 f"{self.recipe.distill.time_budget}, of which measuring took {spent:.0f} s; a step takes {step:.1f} s"
             )
-            raise UserError(where, expected=expected, found=found, cure="give more time, or validate less often")
+            raise UserError(where, expected=expected, found=found, fix="give more time, or validate less often")
         atomic.write_json(path, {"steps": steps, "seconds_per_step": step, "seconds_per_validation": validation})
-        self.tell(f"distill: {steps:,} steps of {step:.2f} s fit into {self.recipe.distill.time_budget}")
+        self.log(f"distill: {steps:,} steps of {step:.2f} s fit into {self.recipe.distill.time_budget}")
         return steps
 
     def _probe(self, twin: PreTrainedModel, steps: int) -> float:

@@ -17,7 +17,7 @@ from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import set_dropout
 from tinydistilbert.recipe import schema
 from tinydistilbert.results import Measurement
-from tinydistilbert.training.loop import MicroBatches, Work, step_seed, train
+from tinydistilbert.training.loop import MicroBatches, TrainingJob, step_seed, train
 
 
 def validation_losses(
@@ -93,11 +93,11 @@ def pretrain(
     times = settings.validation.times
     # The loss of TinyDistilBERT's loop depends on the size of the micro-batches, so they stay as they are there.
     can_be_halved = settings.objective.reduction != "notebook"
-    work = Work(
+    work = TrainingJob(
         steps=loss.steps, micro_batches=batches, shares=loss.shares, weights=loss.weights, loss=loss.loss,
         tokens=useful_tokens, validate=lambda _: validation_losses(model, loss.teacher, blocks, settings, device),
         validate_after=frozenset(math.ceil(loss.steps * k / times) for k in range(1, times + 1)),
-        halvings=int(math.log2(optimization.batch_size)) if can_be_halved else 0,
+        oom_splits=int(math.log2(optimization.batch_size)) if can_be_halved else 0,
     )  # fmt: skip
     with quick_dropout(model):
         return train(

@@ -24,7 +24,7 @@ from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked_batches import Drawn, MaskedBatches, micro_batches
 from tinydistilbert.data.masking import IGNORED
 from tinydistilbert.data.npy import RowFile
-from tinydistilbert.errors import UserError, told
+from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.models.heads import hidden_states, vocabulary_logits, vocabulary_size
 from tinydistilbert.progress import Progress
 from tinydistilbert.recipe.schema import Recipe
@@ -56,7 +56,7 @@ class TeacherCache:
     views: tuple[View, ...]
     """Memory-mapped arrays of each view."""
 
-    def micro_batches(self, step: int, halvings: int = 0) -> list[dict[str, Tensor]]:
+    def micro_batches(self, step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
         """Those of `step`, as `MaskedBatches` makes them, with what the teacher said.
 
         That is `teacher_hidden` [batch length hidden] in half precision, or `teacher_top_ids` and
@@ -70,7 +70,7 @@ class TeacherCache:
         marks = _gather(views, "marks", indices)
         masked_ids = _gather(views, "input_ids", indices).astype(np.int64)
         drawn = Drawn(masked_ids, np.where(marks & MASKED, original, IGNORED), (marks & SOFT) > 0)
-        size = batches.batch_size >> halvings
+        size = batches.batch_size >> oom_splits
         made = micro_batches(original, drawn, batches.blocks, size, batches.attention)
         for number, batch in enumerate(made):
             part = slice(number * size, (number + 1) * size)
@@ -108,7 +108,7 @@ def make_cache(
     recipe: Recipe,
     folder: Path,
     device: torch.device,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> TeacherCache:
     """The cache `folder/teacher-<key>`, with the views that `recipe.distill.cache` asks for; missing ones are made.
 
@@ -118,7 +118,7 @@ def make_cache(
         recipe: `recipe_file` has refused the settings that do not go with a cache.
         folder: of all caches.
         device: where the teacher computes.
-        tell: called with a line that says how large the cache is, before anything is written, and where.
+        log: called with a line that says how large the cache is, before anything is written, and where.
 
     Raises:
         UserError: the disk has no room for it, or the folder holds what another teacher said, or of something else.
@@ -130,7 +130,7 @@ def make_cache(
     missing = _missing(place, settings.views)
     whole = check_room(teacher, blocks, recipe, folder, views=len(missing))
     size = f"{settings.views} views of {len(blocks.train):,} blocks, {whole / 1e9:,.2f} GB, in {place}"
-    tell(f"teacher cache: {size}; {len(missing) or 'none'} to be made")
+    log(f"teacher cache: {size}; {len(missing) or 'none'} to be made")
     batches = MaskedBatches.of(recipe, recipe.distill.optimization, blocks, steps=1, epochs_end_steps=False)
     lock = place.with_name(f".{place.name}{atomic.LOCK}")
     if missing:
@@ -245,8 +245,8 @@ def _refuse_full_disk(folder: Path, size: int) -> None:
     needed, free = int(size * (1 + SPARE)), free_bytes(folder)
     if needed > free:
         expected, found = f"{needed / 1e9:,.2f} GB free for the teacher's cache", f"{free / 1e9:,.2f} GB"
-        cure = "free some, point TINYDISTILBERT_CACHE at another disk, or lower distill.cache.views"
-        raise UserError(str(folder), expected=expected, found=found, cure=cure)
+        fix = "free some, point TINYDISTILBERT_CACHE at another disk, or lower distill.cache.views"
+        raise UserError(str(folder), expected=expected, found=found, fix=fix)
 
 
 def _make_view(
@@ -313,8 +313,8 @@ def _said(
 def _half(hidden: Float[Tensor, "batch length hidden"]) -> np.ndarray:
     half = hidden.half()
     if not torch.isfinite(half).all():
-        found, cure = f"{float(hidden.abs().max()):.3g}", 'set distill.cache.kind = "top-k" or "none"'
-        raise UserError("distill.cache.kind", expected="hidden states below 65504", found=found, cure=cure)
+        found, fix = f"{float(hidden.abs().max()):.3g}", 'set distill.cache.kind = "top-k" or "none"'
+        raise UserError("distill.cache.kind", expected="hidden states below 65504", found=found, fix=fix)
     array: np.ndarray = half.cpu().numpy()
     return array
 
@@ -339,16 +339,16 @@ def _open_view(place: Path, number: int, facts: dict[str, Any]) -> View:
     """
     folder = _view_folder(place, number)
     manifest = atomic.read_manifest(folder)
-    cure = f"delete {place} and run the command again"
+    fix = f"delete {place} and run the command again"
     wrong = [name for name, value in {**facts, "view": number}.items() if manifest.get(name) != value]
     if "teacher" in wrong:
         expected, found = f"what the teacher {facts['teacher'][:12]} said", f"{manifest.get('teacher')}"[:12]
-        raise UserError(str(folder), expected=expected, found=f"a cache of another teacher, {found}", cure=cure)
+        raise UserError(str(folder), expected=expected, found=f"a cache of another teacher, {found}", fix=fix)
     if wrong:
         found = f"{wrong[0]} = {manifest.get(wrong[0])!r}"
         raise UserError(
-            str(folder), expected=f"a cache of {wrong[0]} = {facts.get(wrong[0], number)!r}", found=found, cure=cure
+            str(folder), expected=f"a cache of {wrong[0]} = {facts.get(wrong[0], number)!r}", found=found, fix=fix
         )
-    with told(str(folder), expected="arrays of numbers", cure=cure):
+    with as_user_error(str(folder), expected="arrays of numbers", fix=fix):
         files = {Path(name).stem: folder / name for name in manifest["files"]}
         return {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}

@@ -31,8 +31,8 @@ def refuse_full_disk(run: Run) -> None:
     needed, free = _needed(lines), free_bytes(run.output)
     if needed > free:
         expected, found = f"about {size_in_words(needed)} free for it", f"{size_in_words(free)}"
-        cure = "free some, or give an --output on another disk; --dry-run tells what needs it"
-        raise UserError(f"--output {run.output}", expected=expected, found=found, cure=cure)
+        fix = "free some, or give an --output on another disk; --dry-run tells what needs it"
+        raise UserError(f"--output {run.output}", expected=expected, found=found, fix=fix)
 
 
 def _planned(run: Run) -> tuple[Planner, list[Line]]:

@@ -47,12 +47,12 @@ def quantize(
     names = int8.layers(model)
     for name in keep_float:
         if name not in names:
-            cure = "take one of those"
-            raise UserError("keep_float", expected=f"one of {', '.join(names)}", found=repr(name), cure=cure)
+            fix = "take one of those"
+            raise UserError("keep_float", expected=f"one of {', '.join(names)}", found=repr(name), fix=fix)
     ranges = int8.input_ranges(model, calibration) if method == "static" else None
     if ranges == {}:
-        cure = "give some, or quantize dynamically"
-        raise UserError("static quantization", expected="calibration inputs", found="none", cure=cure)
+        fix = "give some, or quantize dynamically"
+        raise UserError("static quantization", expected="calibration inputs", found="none", fix=fix)
     settings = {"per_channel": per_channel, "reduce_range": reduce_range, "embeddings": embeddings}
     int8.to_int8(model, ranges=ranges, keep_float=keep_float, **settings)
     facts = {"precision": "int8", "method": method, **settings, "keep_float": list(keep_float)}
@@ -136,12 +136,12 @@ def sensitive_layers(
 def _open(exported: Path) -> tuple[dict[str, Any], Any]:
     """The config and the graph of an exported folder in float32, checked against its manifest."""
     onnx = require("onnx", extra="onnx")
-    cure = "give a folder that `tinydistilbert export` made"
+    fix = "give a folder that `tinydistilbert export` made"
     if not (exported / MODEL_FILE).is_file() or not (exported / CONFIG).is_file():
-        raise UserError(str(exported), expected=f"{MODEL_FILE} and {CONFIG}", found="not both", cure=cure)
+        raise UserError(str(exported), expected=f"{MODEL_FILE} and {CONFIG}", found="not both", fix=fix)
     atomic.read_manifest(exported)
     config: dict[str, Any] = atomic.read_json(exported / CONFIG)
     precision = config.get(OWN_KEY, {}).get("precision")
     if precision != "fp32":
-        raise UserError(str(exported), expected="an exported model in fp32", found=str(precision), cure=cure)
+        raise UserError(str(exported), expected="an exported model in fp32", found=str(precision), fix=fix)
     return config, onnx.load(str(exported / MODEL_FILE))

@@ -64,8 +64,8 @@ def export(
     model, head = _torch_model(model_folder)
     tokenizer = tokenizer or load_tokenizer(model_folder)
     if model.config.model_type == ELMO:
-        cure = "run it by torch: load() does"
-        raise UserError(str(model_folder), expected="a transformer", found="ELMo", cure=cure)
+        fix = "run it by torch: load() does"
+        raise UserError(str(model_folder), expected="a transformer", found="ELMo", fix=fix)
     fused = fused and model.config.model_type in fusion.FAMILIES
     trials = [_random_inputs(model, *shape, seed=seed) for seed, shape in enumerate(TRIALS)]
     expected = [_logits(model, head, inputs) for inputs in trials]
@@ -103,8 +103,8 @@ def to_half(model_folder: Path, output: Path) -> None:
     tokenizer = load_tokenizer(model_folder)
     largest = max(float(weight.detach().abs().max()) for weight in model.parameters())
     if largest > torch.finfo(torch.float16).max:
-        expected, cure = f"weights up to {torch.finfo(torch.float16).max:g}", "keep it in single precision"
-        raise UserError(str(model_folder), expected=expected, found=f"{largest:g}", cure=cure)
+        expected, fix = f"weights up to {torch.finfo(torch.float16).max:g}", "keep it in single precision"
+        raise UserError(str(model_folder), expected=expected, found=f"{largest:g}", fix=fix)
     with atomic.unfinished(output, made_from=model_folder.name) as folder:
         save_model(model.half(), tokenizer, folder)
 
@@ -112,8 +112,8 @@ def to_half(model_folder: Path, output: Path) -> None:
 def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
     """The model in `folder`, in evaluation mode, and which head it has."""
     if (folder / MODEL_FILE).exists():
-        cure = "give the folder that it was exported from"
-        raise UserError(str(folder), expected="a torch model", found="an exported one", cure=cure)
+        fix = "give the folder that it was exported from"
+        raise UserError(str(folder), expected="a torch model", found="an exported one", fix=fix)
     head = head_of(folder, load_config(folder))
     return load_model(folder, head, require_head=True).eval(), head
 
@@ -156,8 +156,8 @@ def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) ->
             )  # fmt: skip
     except Exception as error:  # whatever the exporter stumbles over; its own message is a page long
         found = f"{model.config.model_type}: {type(error).__name__}"
-        cure = f"use a model of {', '.join(fusion.FAMILIES)}"
-        raise UserError(str(folder), expected="a model that torch.onnx exports", found=found, cure=cure) from error
+        fix = f"use a model of {', '.join(fusion.FAMILIES)}"
+        raise UserError(str(folder), expected="a model that torch.onnx exports", found=found, fix=fix) from error
     assert program is not None, "the dynamo exporter returns a program"
     return _tidied(program.model_proto)
 
@@ -239,5 +239,5 @@ def _check_parity(
         difference = float(np.abs(runtime(inputs) - logits).max() / max(1.0, float(np.abs(logits).max())))
         if not difference <= TOLERANCE:
             found = f"a difference of {difference:.2g} on inputs of shape {inputs['input_ids'].shape}"
-            cure = "this model cannot be exported with these versions of torch and onnxruntime"
-            raise UserError(str(folder), expected=f"torch's logits within {TOLERANCE:g}", found=found, cure=cure)
+            fix = "this model cannot be exported with these versions of torch and onnxruntime"
+            raise UserError(str(folder), expected=f"torch's logits within {TOLERANCE:g}", found=found, fix=fix)

@@ -55,7 +55,7 @@ def augment(
     *,
     seed: int,
     device: torch.device,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     max_length: int,
 ) -> Examples:
     """The copies of `examples` alone, at most `settings.augment` of each; nothing but `examples` is read.
@@ -67,12 +67,12 @@ def augment(
         settings: how many copies, and how they are made.
         seed: of what is replaced in each copy.
         device: where to compute.
-        tell: called with a line that says how much there is to do.
+        log: called with a line that says how much there is to do.
         max_length: tokens of an example that are looked at; words behind them stay in every copy.
     """
     proposals = propose(
         examples.columns["text"], examples.columns.get("text_pair"), model, tokenizer,
-        candidates=settings.augment_candidates, device=device, max_length=max_length, tell=tell,
+        candidates=settings.augment_candidates, device=device, max_length=max_length, log=log,
     )  # fmt: skip
     return augmented(examples, proposals, copies=settings.augment, share=settings.augment_share, seed=seed)
 
@@ -87,7 +87,7 @@ def propose(
     device: torch.device,
     max_length: int,
     token_budget: int | None = None,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Proposals:
     """The likeliest other words for each word, told by a masked LM that sees the rest of the example.
 
@@ -106,7 +106,7 @@ def propose(
         max_length: tokens of an example that are looked at, or fewer where the model's positions end before.
         token_budget: tokens in a batch, padding included; by default 2,048 on CPUs, whose caches do not hold more (a
             fifth faster than 8,192), and 8,192 elsewhere.
-        tell: called with a line that says how much there is to do.
+        log: called with a line that says how much there is to do.
     """
     vocabulary = _Vocabulary.of(tokenizer, vocabulary_size(model))
     found = find_words(texts, pairs, tokenizer, min(max_length, longest_input(model.config)))
@@ -116,7 +116,7 @@ def propose(
     number = np.arange(len(example)) - np.repeat(np.cumsum(passes) - passes, passes)
     token_budget = token_budget or (2048 if device.type == "cpu" else 8192)
     batches = batches_by_length(np.diff(found.token_ends)[example], token_budget)
-    tell(f"augmentation: {len(own):,} words of {len(texts):,} examples to be guessed in {len(example):,} passes")
+    log(f"augmentation: {len(own):,} words of {len(texts):,} examples to be guessed in {len(example):,} passes")
     proposed = np.full((len(own), candidates), -1, dtype=np.int32)
     model.to(device).eval()
     with torch.inference_mode():

@@ -87,8 +87,8 @@ class Targets:
         there = atomic.read_manifest(folder)["examples"]
         if there != examples.fingerprint:
             expected, found = f"the examples of sha256 {there[:12]}…", f"sha256 {examples.fingerprint[:12]}…"
-            cure = "bring the old data back, or give another --output"
-            raise UserError(str(folder), expected=expected, found=found, cure=cure)
+            fix = "bring the old data back, or give another --output"
+            raise UserError(str(folder), expected=expected, found=found, fix=fix)
         self._logits: NDArray[np.float32] = np.load(folder / LOGITS, mmap_mode="r")
         self._features = features
         rows = int(features.lengths.sum()) if features.offsets is not None else len(features)

@@ -30,7 +30,7 @@ from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import wanted_examples
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 from tinydistilbert.training.best_epoch import Best, Chooser
-from tinydistilbert.training.loop import Batch, Work, step_seed, train
+from tinydistilbert.training.loop import Batch, TrainingJob, step_seed, train
 from tinydistilbert.training.optimizer import learning_rate_factor
 
 
@@ -99,8 +99,8 @@ def _refuse_elmo(*folders: Path) -> None:
     """
     for folder in folders:
         if load_config(folder).model_type == ELMO:
-            cure = "fine-tune ELMo without a teacher, and no student from it"
-            raise UserError(str(folder), expected="a transformer as teacher and student", found="ELMo", cure=cure)
+            fix = "fine-tune ELMo without a teacher, and no student from it"
+            raise UserError(str(folder), expected="a transformer as teacher and student", found="ELMo", fix=fix)
 
 
 class TaskTraining:
@@ -150,11 +150,11 @@ class TaskTraining:
         self._features = self._in_used_words(features)
         self._scored = self._in_used_words(scored) if scored else None
         self._epoch = lru_cache(maxsize=2)(self._grouped)
-        self.work = Work(
+        self.work = TrainingJob(
             steps=finetune_steps(self.settings, len(features)), micro_batches=self._micro_batches,
             weights=self.objective.weights, shares=self.objective.shares, loss=self.objective.loss,
             tokens=lambda batch: int(batch["attention_mask"].sum()),
-            halvings=int(math.log2(self.optimization.batch_size)),
+            oom_splits=int(math.log2(self.optimization.batch_size)),
         )  # fmt: skip
 
     @property
@@ -202,11 +202,11 @@ class TaskTraining:
         steps = intermediate_steps(self.settings, features)
         return TaskLoss(self.task.kind, distillation, teacher, matches, steps), Learner(self.model, teacher)
 
-    def _micro_batches(self, step: int, halvings: int = 0) -> list[Batch]:
+    def _micro_batches(self, step: int, oom_splits: int = 0) -> list[Batch]:
         accumulation = self.optimization.gradient_accumulation_steps
         numbers = range(step * accumulation, (step + 1) * accumulation)
         places = [divmod(number, self.batches_per_epoch) for number in numbers]
-        parts = [np.array_split(self._epoch(epoch)[place], 2**halvings) for epoch, place in places]
+        parts = [np.array_split(self._epoch(epoch)[place], 2**oom_splits) for epoch, place in places]
         return [self._batch(part) for split in parts for part in split if len(part)]
 
     def _grouped(self, epoch: int) -> list[NDArray[np.int64]]:

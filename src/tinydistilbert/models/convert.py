@@ -50,8 +50,8 @@ def convert(name: str | Path, output: Path) -> None:
     folder = place(name, None, wanted)
     for there in (untrusted.WEIGHTS, untrusted.INDEX):
         if (folder / there).exists():
-            cure = "use the folder as it is"
-            raise UserError(f"model {name}", expected=f"weights in {untrusted.PICKLE}", found=there, cure=cure)
+            fix = "use the folder as it is"
+            raise UserError(f"model {name}", expected=f"weights in {untrusted.PICKLE}", found=there, fix=fix)
     pickles = untrusted.weight_files(folder, str(name), weights=untrusted.PICKLE, index=untrusted.PICKLE_INDEX)
     with atomic.unfinished(output, converted_from=folder.name) as partial:
         try:
@@ -73,7 +73,7 @@ def _unpickle(pickles: list[Path], target: Path) -> None:
     """
     script = resources.files("tinydistilbert.models") / "unpickle.py"
     command = [sys.executable, "-I", str(script), *(str(path.absolute()) for path in pickles)]
-    where, cure = str(pickles[0]), "use another model, or one that was published as safetensors"
+    where, fix = str(pickles[0]), "use another model, or one that was published as safetensors"
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"}
     most = sum(path.stat().st_size for path in pickles) + SPARE
     process = subprocess.Popen(
@@ -97,7 +97,7 @@ def _unpickle(pickles: list[Path], target: Path) -> None:
         return
     found = {REFUSED: "a pickle that does more than that: it was stopped"}.get(code)
     found = found or (said.splitlines()[-1][:250] if said else f"a reader that was stopped ({code})")
-    raise UserError(where, expected="a pickle of weights alone", found=found, cure=cure)
+    raise UserError(where, expected="a pickle of weights alone", found=found, fix=fix)
 
 
 def _copied(stream: IO[bytes], target: Path, most: int) -> int:
@@ -122,7 +122,7 @@ def _check(folder: Path, config: PretrainedConfig, name: str) -> None:
         load_tokenizer(folder)
     except UserError as error:
         where = error.where.replace(str(folder), name)
-        raise UserError(where, expected=error.expected, found=error.found, cure=error.cure) from None
+        raise UserError(where, expected=error.expected, found=error.found, fix=error.fix) from None
 
 
 def _head(folder: Path, config: PretrainedConfig) -> tuple[Head, bool]:

@@ -153,10 +153,10 @@ def head_of(folder: Path, config: PretrainedConfig) -> Head:
     """
     architecture = (getattr(config, "architectures", None) or ["no architecture"])[0]
     if config.problem_type == "multi_label_classification":
-        expected, cure = "one class for a text", "use transformers for models that give several"
-        raise UserError(str(folder), expected=expected, found="a model of several labels at once", cure=cure)
+        expected, fix = "one class for a text", "use transformers for models that give several"
+        raise UserError(str(folder), expected=expected, found="a model of several labels at once", fix=fix)
     for ending, head in _HEADS.items():
         if architecture.endswith(ending):
             return "regression" if head == "classification" and config.num_labels == 1 else head
     expected = f"a model {', '.join(_HEADS)}"
-    raise UserError(str(folder), expected=expected, found=architecture, cure="fine-tune it on a task first")
+    raise UserError(str(folder), expected=expected, found=architecture, fix="fine-tune it on a task first")

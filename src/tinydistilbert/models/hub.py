@@ -10,7 +10,7 @@ from tinydistilbert.errors import UserError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-CURE = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
+FIX = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
 _pins: dict[str, str] = {}
 
 
@@ -47,7 +47,7 @@ def place(name: str | Path, revision: str | None, files: tuple[str, ...]) -> Pat
         return path
     known, _, given = str(name).partition("@")
     if not _NAME.fullmatch(known):
-        raise UserError(where, expected="a model folder or hub name", found="no such folder", cure=CURE)
+        raise UserError(where, expected="a model folder or hub name", found="no such folder", fix=FIX)
     return _downloaded(known, _commit(known, revision or given or None), files)
 
 
@@ -88,4 +88,4 @@ def _downloaded(name: str, commit: str, files: tuple[str, ...]) -> Path:
 def _not_there(name: str, revision: str | None, error: Exception) -> UserError:
     found = (str(error).strip().partition("\n")[0] or type(error).__name__)[:160]
     where = f"model {name}" + (f"@{revision}" if revision else "")
-    return UserError(where, expected="a model folder or hub name", found=found, cure=CURE)
+    return UserError(where, expected="a model folder or hub name", found=found, fix=FIX)

@@ -28,10 +28,10 @@ from transformers import (
 from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
 from transformers.utils import logging
 
-from tinydistilbert.errors import UserError, told
+from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.models import untrusted
 from tinydistilbert.models.elmo.model import ElmoConfig  # also so that the Auto classes know ELMo from here on
-from tinydistilbert.models.hub import CURE, place
+from tinydistilbert.models.hub import FIX, place
 from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
 from tinydistilbert.storage import atomic
 
@@ -86,13 +86,15 @@ def load_config(name: str | Path, revision: str | None = None) -> PretrainedConf
     where = _where(name, revision)
     folder = place(name, revision, (untrusted.CONFIG,))
     if not (folder / untrusted.CONFIG).is_file():
-        raise UserError(where, expected="a model folder or hub name", found="no config.json there", cure=CURE)
+        raise UserError(where, expected="a model folder or hub name", found="no config.json there", fix=FIX)
     _check_unchanged(folder, (untrusted.CONFIG,))
     family = untrusted.check_config(folder)["model_type"]
     if family not in (*FAMILIES, ELMO):
         expected = f"a family among {', '.join((*FAMILIES, ELMO))}"
-        raise UserError(where, expected=expected, found=repr(family), cure="use another model")
-    with told(where, expected="a config.json that transformers reads", cure="use the one it was published with"):
+        raise UserError(where, expected=expected, found=repr(family), fix="use another model")
+    with as_user_error(
+        where, expected="a config.json that transformers reads", fix="use the one it was published with"
+    ):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         config.name_or_path = str(name)
     return config
@@ -110,25 +112,25 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     folder = place(name, revision, (untrusted.CONFIG, *untrusted.TOKENIZER))
     _check_unchanged(folder, untrusted.TOKENIZER)
     untrusted.check_tokenizer(folder)
-    with told(where, expected="tokenizer.json", cure="save the tokenizer beside the model"):
+    with as_user_error(where, expected="tokenizer.json", fix="save the tokenizer beside the model"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         tokenizer.name_or_path = str(name)
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             found = type(tokenizer).__name__
-            raise UserError(where, expected="a fast tokenizer", found=found, cure="convert it to tokenizer.json")
+            raise UserError(where, expected="a fast tokenizer", found=found, fix="convert it to tokenizer.json")
         for token in ("cls_token", "sep_token", "pad_token", "mask_token"):
             if getattr(tokenizer, token) is None:
-                raise UserError(where, expected=f"a {token}", found="none", cure="use a tokenizer of the BERT kind")
+                raise UserError(where, expected=f"a {token}", found="none", fix="use a tokenizer of the BERT kind")
         _forget_lengths(tokenizer)
         vocabulary = tokenizer.get_vocab()
     if config.model_type == ELMO:  # which spells words, and has no vocabulary
         return tokenizer
     if vocabulary.keys() <= set(tokenizer.all_special_tokens):  # made up by transformers, where there is no file of one
-        found, cure = "no token but the special ones", "save the tokenizer beside the model"
-        raise UserError(where, expected="a vocabulary in tokenizer.json", found=found, cure=cure)
+        found, fix = "no token but the special ones", "save the tokenizer beside the model"
+        raise UserError(where, expected="a vocabulary in tokenizer.json", found=found, fix=fix)
     if max(vocabulary.values()) >= config.vocab_size:
         expected, found = f"numbers of tokens below {config.vocab_size}", str(max(vocabulary.values()))
-        raise UserError(where, expected=expected, found=found, cure="put the model's own tokenizer beside it")
+        raise UserError(where, expected=expected, found=found, fix="put the model's own tokenizer beside it")
     return tokenizer
 
 
@@ -197,8 +199,8 @@ def load_model(
     where = _where(name, revision)
     config = load_config(name, revision)
     if head == "masked-lm" and config.model_type == ELMO:
-        cure = "fine-tune it instead (finetune.model), or take another teacher"
-        raise UserError(where, expected="a masked language model", found="ELMo, which is none", cure=cure)
+        fix = "fine-tune it instead (finetune.model), or take another teacher"
+        raise UserError(where, expected="a masked language model", found="ELMo, which is none", fix=fix)
     new_head = {"masked-lm": "masked-lm", "span": "span"}.get(head, "sequence")
     if head == "regression":
         config.num_labels = 1
@@ -216,8 +218,8 @@ def load_model(
     files = untrusted.weight_files(folder, str(name))
     _check_unchanged(folder, {untrusted.WEIGHTS, untrusted.INDEX, *(file.name for file in files)})
     untrusted.check_weights(files, config, str(name))
-    cure = "check the folder; weights must be in model.safetensors"
-    with told(where, expected="a complete safetensors model", cure=cure), _quietly():
+    fix = "check the folder; weights must be in model.safetensors"
+    with as_user_error(where, expected="a complete safetensors model", fix=fix), _quietly():
         model, info = architecture.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
             local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,  # which is told below
@@ -231,16 +233,14 @@ def load_model(
     for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)):
         if keys:
             found = f"{len(keys)} {kind}, such as {keys[0]}"
-            cure = (
+            fix = (
                 "use a complete model of that kind"
                 if head != "masked-lm"
                 else "use the masked-LM checkpoint of that model (only the teacher 'offline' gets a new head)"
             )
-            raise UserError(where, expected=f"every weight of a {head} {config.model_type}", found=found, cure=cure)
+            raise UserError(where, expected=f"every weight of a {head} {config.model_type}", found=found, fix=fix)
     if bad := next((key for key, tensor in model.named_parameters() if not torch.isfinite(tensor).all()), None):
-        raise UserError(
-            where, expected="finite weights", found=f"others in {bad}", cure="take the model from elsewhere"
-        )
+        raise UserError(where, expected="finite weights", found=f"others in {bad}", fix="take the model from elsewhere")
     if is_pruned(config):
         model.__class__ = architecture.__base__  # from here on a model as any other
     return cast("PreTrainedModel", model)
@@ -268,9 +268,7 @@ def check_length(where: str, length: int, longest: int) -> None:
         UserError: they are.
     """
     if length > longest:
-        raise UserError(
-            where, expected=f"at most the teacher's {longest} positions", found=str(length), cure="lower it"
-        )
+        raise UserError(where, expected=f"at most the teacher's {longest} positions", found=str(length), fix="lower it")
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -38,10 +38,10 @@ def match_layers(settings: schema.Recipe, teacher: PretrainedConfig, student: Pr
         matched = copied if objective.matched_layers == "copied" else objective.matched_layers
     if len(matched) != size or any(layer >= depth for layer in matched):
         expected = f"{size} layers among 0 to {depth - 1}, one for each layer of the student"
-        raise UserError("objective.matched_layers", expected=expected, found=str(list(matched)), cure="change the list")
+        raise UserError("objective.matched_layers", expected=expected, found=str(list(matched)), fix="change the list")
     if not -depth <= objective.relation_layer < depth:
         expected, found = f"a layer of the teacher, 0 to {depth - 1} or -{depth} to -1", str(objective.relation_layer)
-        raise UserError("objective.relation_layer", expected=expected, found=found, cure="change it")
+        raise UserError("objective.relation_layer", expected=expected, found=found, fix="change it")
     _check_heads(objective, teacher, student)
     return Matches(tuple(range(size)), matched, objective.relation_layer % depth)
 
@@ -61,8 +61,8 @@ def uniform_matches(
     """
     size, depth = student.num_hidden_layers, teacher.num_hidden_layers
     if size > depth:
-        expected, cure = f"a student of at most the teacher's {depth} layers", "set hidden, attention and relation to 0"
-        raise UserError("finetune.distillation", expected=expected, found=str(size), cure=cure)
+        expected, fix = f"a student of at most the teacher's {depth} layers", "set hidden, attention and relation to 0"
+        raise UserError("finetune.distillation", expected=expected, found=str(size), fix=fix)
     inner = schema.Objective(relation=distillation.relation, attention=distillation.attention)
     _check_heads(inner, teacher, student)
     return Matches(tuple(range(size)), _uniform(size, depth), depth - 1)
@@ -70,16 +70,16 @@ def uniform_matches(
 
 def _check_heads(objective: schema.Objective, teacher: PretrainedConfig, student: PretrainedConfig) -> None:
     if (highest(objective.relation) or highest(objective.attention)) and (is_pruned(teacher) or is_pruned(student)):
-        expected, cure = "teacher and student with all their heads", "leave relation and attention at 0"
-        raise UserError("relation and attention", expected=expected, found="a pruned model", cure=cure)
+        expected, fix = "teacher and student with all their heads", "leave relation and attention at 0"
+        raise UserError("relation and attention", expected=expected, found="a pruned model", fix=fix)
     if highest(objective.relation):
         heads = objective.relation_heads or teacher.num_attention_heads
         for name, width in (("teacher", teacher.hidden_size), ("student", student.hidden_size)):
             if width % heads:
                 expected = f"a number that divides the {name}'s width of {width}"
-                cure = "set another objective.relation_heads"
-                raise UserError("objective.relation_heads", expected=expected, found=str(heads), cure=cure)
+                fix = "set another objective.relation_heads"
+                raise UserError("objective.relation_heads", expected=expected, found=str(heads), fix=fix)
     if highest(objective.attention) and teacher.num_attention_heads != student.num_attention_heads:
         expected = f"a student with the teacher's {teacher.num_attention_heads} attention heads"
-        cure = "use objective.relation, which has no need of that"
-        raise UserError("objective.attention", expected=expected, found=str(student.num_attention_heads), cure=cure)
+        fix = "use objective.relation, which has no need of that"
+        raise UserError("objective.attention", expected=expected, found=str(student.num_attention_heads), fix=fix)

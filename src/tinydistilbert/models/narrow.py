@@ -79,14 +79,14 @@ def student_widths(teacher: Widths, student: schema.Student) -> Widths:
     hidden = student.hidden_size or teacher.hidden
     if hidden > teacher.hidden or hidden % teacher.head_size:
         expected = f"a multiple of {teacher.head_size}, the size of the teacher's heads, up to its {teacher.hidden}"
-        raise UserError("student.hidden_size", expected=expected, found=str(hidden), cure="change it")
+        raise UserError("student.hidden_size", expected=expected, found=str(hidden), fix="change it")
     rows = student.intermediate_size
     if not rows:
         in_proportion = round(teacher.rows * hidden / teacher.hidden / ROUNDED_TO) * ROUNDED_TO
         rows = teacher.rows if hidden == teacher.hidden else min(max(in_proportion, ROUNDED_TO), teacher.rows)
     if rows > teacher.rows:
         expected = f"at most the teacher's {teacher.rows}"
-        raise UserError("student.intermediate_size", expected=expected, found=str(rows), cure="lower it")
+        raise UserError("student.intermediate_size", expected=expected, found=str(rows), fix="lower it")
     return Widths(hidden, hidden // teacher.head_size, rows)
 
 

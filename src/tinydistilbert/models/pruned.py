@@ -70,8 +70,8 @@ def parts_of(model: PreTrainedModel) -> list[Parts]:
     """
     family = model.config.model_type
     if family not in FAMILIES:
-        cure = "use another model, or make its student with student.architecture = 'distilbert'"
-        raise UserError("the model", expected=f"a family among {', '.join(FAMILIES)}", found=repr(family), cure=cure)
+        fix = "use another model, or make its student with student.architecture = 'distilbert'"
+        raise UserError("the model", expected=f"a family among {', '.join(FAMILIES)}", found=repr(family), fix=fix)
     return [_distilbert(layer) if family == "distilbert" else _bert(layer) for layer in encoder_layers(model)]
 
 
@@ -144,8 +144,8 @@ def shapes_of(config: PretrainedConfig) -> Shapes:
     for key, most in whole.items():
         counts = told.get(key) if isinstance(told, dict) else None
         if not _are_counts(counts, depth, most):
-            expected, cure = f"{depth} numbers from 1 to {most}", "use the folder as it was written"
-            raise UserError(f"config.json: pruned.{key}", expected=expected, found=str(counts)[:80], cure=cure)
+            expected, fix = f"{depth} numbers from 1 to {most}", "use the folder as it was written"
+            raise UserError(f"config.json: pruned.{key}", expected=expected, found=str(counts)[:80], fix=fix)
     return Shapes(tuple(told["heads"]), tuple(told["intermediate"]))
 
 

@@ -59,7 +59,7 @@ def check_fits(inputs: Inputs, longest: int | None) -> None:
     length = inputs["input_ids"].shape[1]
     if longest is not None and length > longest:
         expected = f"at most the {longest} tokens of the model's position embeddings"
-        raise UserError("a batch of inputs", expected=expected, found=str(length), cure="shorten the texts")
+        raise UserError("a batch of inputs", expected=expected, found=str(length), fix="shorten the texts")
 
 
 class TorchRuntime:
@@ -121,8 +121,8 @@ class OnnxRuntime:
             self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors share no class of their own
             found = str(error).split("\n", 1)[0][:200]
-            cure = "export the model again"
-            raise UserError(str(file), expected="a model that ONNX Runtime reads", found=found, cure=cure) from None
+            fix = "export the model again"
+            raise UserError(str(file), expected="a model that ONNX Runtime reads", found=found, fix=fix) from None
         self._names = [item.name for item in self._session.get_inputs()]
         self._longest = facts.get("longest_input")
         self.token_types = "token_type_ids" in self._names
@@ -156,8 +156,8 @@ class OpenVinoRuntime:
             self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
         except RuntimeError as error:
             found = next((line for line in str(error).splitlines() if line.strip()), "an error")[:200]
-            cure = "export it with fused=False, or update openvino (2026.4 reads ONNX Runtime's attention, too)"
-            raise UserError(str(file), expected="a model that OpenVINO reads", found=found, cure=cure) from None
+            fix = "export it with fused=False, or update openvino (2026.4 reads ONNX Runtime's attention, too)"
+            raise UserError(str(file), expected="a model that OpenVINO reads", found=found, fix=fix) from None
         self._names = [port.any_name for port in self._compiled.inputs]
         self._longest = facts.get("longest_input")
         self.token_types = "token_type_ids" in self._names
@@ -179,8 +179,8 @@ def exported_facts(folder: Path) -> dict[str, Any]:
 def _model_file(model: Path) -> Path:
     file = model / MODEL_FILE if model.is_dir() else model
     if not file.is_file():
-        cure = "give a folder that `export` made"
-        raise UserError(str(model), expected=f"a folder with {MODEL_FILE}", found="none", cure=cure)
+        fix = "give a folder that `export` made"
+        raise UserError(str(model), expected=f"a folder with {MODEL_FILE}", found="none", fix=fix)
     return file
 
 

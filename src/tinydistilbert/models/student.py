@@ -53,14 +53,12 @@ def layer_map(student: schema.Student, depth: int) -> tuple[int, ...]:
         bad = [layer for layer in student.layers if layer >= depth]
         if bad or not student.layers or len(set(student.layers)) != len(student.layers):
             expected = f"different layers among 0 to {depth - 1}"
-            raise UserError(
-                "student.layers", expected=expected, found=str(list(student.layers)), cure="change the list"
-            )
+            raise UserError("student.layers", expected=expected, found=str(list(student.layers)), fix="change the list")
         return student.layers
     size = student.num_hidden_layers or max(depth // 2, 1)
     if size > depth:
         raise UserError(
-            "student.num_hidden_layers", expected=f"at most the teacher's {depth}", found=str(size), cure="lower it"
+            "student.num_hidden_layers", expected=f"at most the teacher's {depth}", found=str(size), fix="lower it"
         )
     if student.layers == "first":
         return tuple(range(size))
@@ -92,9 +90,9 @@ def _distilbert_config(teacher: PreTrainedModel, layers: int) -> DistilBertConfi
     if config.model_type != "bert" or config.layer_norm_eps != 1e-12 or config.hidden_act != "gelu":
         norms = getattr(config, "layer_norm_eps", None)
         found = f"{config.model_type}, {getattr(config, 'hidden_act', None)}, layer_norm_eps {norms}"
-        cure = 'set student.architecture = "same"'
+        fix = 'set student.architecture = "same"'
         expected = "a BERT teacher with gelu and layer_norm_eps 1e-12 for distilbert"
-        raise UserError("student.architecture", expected=expected, found=found, cure=cure)
+        raise UserError("student.architecture", expected=expected, found=found, fix=fix)
     return DistilBertConfig(
         vocab_size=config.vocab_size, max_position_embeddings=config.max_position_embeddings, n_layers=layers,
         n_heads=config.num_attention_heads, dim=config.hidden_size, hidden_dim=config.intermediate_size,
@@ -133,8 +131,8 @@ def cut_student(teacher: PreTrainedModel, student: schema.Student, *, seed: int)
         UserError: the layers do not exist, or the architecture or the widths cannot be made from this teacher.
     """
     if is_pruned(teacher.config):
-        cure = "cut the student from the model before it was pruned"
-        raise UserError("the teacher", expected="a teacher that was not pruned", found="a pruned one", cure=cure)
+        fix = "cut the student from the model before it was pruned"
+        raise UserError("the teacher", expected="a teacher that was not pruned", found="a pruned one", fix=fix)
     layers = layer_map(student, teacher.config.num_hidden_layers)
     as_distilbert = student.architecture == "distilbert" and teacher.config.model_type != "distilbert"
     config = _distilbert_config(teacher, len(layers)) if as_distilbert else _same_config(teacher, layers)
@@ -147,7 +145,7 @@ def cut_student(teacher: PreTrainedModel, student: schema.Student, *, seed: int)
         return model
     if config.model_type == "modernbert" and layers[0] != 0:
         expected = "a list that begins with layer 0, the only one that ModernBERT has without a norm before attention"
-        raise UserError("student.layers", expected=expected, found=str(list(layers)), cure="change it")
+        raise UserError("student.layers", expected=expected, found=str(list(layers)), fix="change it")
     weights = teacher.state_dict()
     if as_distilbert:
         weights = _as_distilbert(weights)

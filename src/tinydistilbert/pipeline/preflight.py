@@ -68,7 +68,7 @@ class Inputs:
         """
         data = self.recipe.data
         if data is not None and not Path(data).is_dir():
-            raise UserError(f"--data {data}", expected="a folder", found="none", cure="name an existing folder")
+            raise UserError(f"--data {data}", expected="a folder", found="none", fix="name an existing folder")
 
     def check_inputs(self) -> None:
         """Load whatever can be wrong in the stages up to the last: teacher, cut, corpus, lengths, labels of every task.
@@ -140,11 +140,11 @@ class Inputs:
             if folder == model:
                 self.check_compressible(config)
                 if order is not None:
-                    expected, cure = (
+                    expected, fix = (
                         f"the classes in the order {', '.join(task.labels)}",
                         "reorder its head and id2label",
                     )
-                    raise UserError(str(model), expected=expected, found="another order", cure=cure)
+                    raise UserError(str(model), expected=expected, found="another order", fix=fix)
 
     def check_compression(self) -> None:
         """Look for what a compression needs beside a model: texts of its vocabulary, ONNX Runtime.
@@ -158,9 +158,9 @@ class Inputs:
         for library in ("onnx", "onnxscript", "onnxruntime"):
             require(library, extra="onnx")
         if settings.vocabulary not in ("", "train") and not Path(settings.vocabulary).exists():
-            cure = "name a file or folder of texts, or write `train`"
+            fix = "name a file or folder of texts, or write `train`"
             found = f"no {settings.vocabulary}"
-            raise UserError("compress.vocabulary", expected="texts", found=found, cure=cure)
+            raise UserError("compress.vocabulary", expected="texts", found=found, fix=fix)
 
     def check_compressible(self, config: PretrainedConfig) -> None:
         """Refuse a model that cannot go down the ladder of the recipe.
@@ -171,11 +171,11 @@ class Inputs:
         settings, family, depth = self.recipe.compress, config.model_type, config.num_hidden_layers
         prunes = bool(settings.keep or settings.layers)
         if family == ELMO or (prunes and family not in PRUNABLE):
-            cure = "take another model" if family == ELMO else "leave pruning out: --keep [] --compress.layers []"
-            raise UserError("compress", expected=f"a family among {', '.join(PRUNABLE)}", found=repr(family), cure=cure)
+            fix = "take another model" if family == ELMO else "leave pruning out: --keep [] --compress.layers []"
+            raise UserError("compress", expected=f"a family among {', '.join(PRUNABLE)}", found=repr(family), fix=fix)
         if settings.layers and max(settings.layers) >= depth:
             expected, found = f"fewer than the {depth} layers of the model", str(max(settings.layers))
-            raise UserError("compress.layers", expected=expected, found=found, cure="lower it")
+            raise UserError("compress.layers", expected=expected, found=found, fix="lower it")
 
     def _student_of_tasks(self) -> Taught:
         """What the second distillations start from, and the run's own teacher."""
@@ -226,6 +226,6 @@ class Inputs:
         row, own = self.recipe.compress.row, [job for job in jobs(self.recipe) if job.task == task]
         found = next((job for job in own if job.row == row), None)
         if found is None:
-            expected, cure = f"a row of {task}: {', '.join(dict.fromkeys(job.row for job in own))}", "change it"
-            raise UserError("compress.row", expected=expected, found=repr(row), cure=cure)
+            expected, fix = f"a row of {task}: {', '.join(dict.fromkeys(job.row for job in own))}", "change it"
+            raise UserError("compress.row", expected=expected, found=repr(row), fix=fix)
         return found

@@ -48,19 +48,19 @@ class Run(Inputs):
         recipe: what to do.
         output: the run folder; made if missing, continued if it belongs to this recipe.
         until: the last stage, a name in `STAGES`.
-        tell: called with a line for each stage that was done or skipped.
+        log: called with a line for each stage that was done or skipped.
         command: the command line that the report shows as the way to get the same again.
     """
 
     def __init__(
-        self, recipe: Recipe, output: Path, *, until: str, tell: Callable[[str], None], command: str = ""
+        self, recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = ""
     ) -> None:
         super().__init__(recipe, until=until)
-        self.output, self.tell, self.command = output, tell, command
+        self.output, self.log, self.command = output, log, command
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if processes > 1:
-            cure = "start the command without a launcher"
-            raise UserError("command line", expected="one process", found=f"{processes}, by a launcher", cure=cure)
+            fix = "start the command without a launcher"
+            raise UserError("command line", expected="one process", found=f"{processes}, by a launcher", fix=fix)
         self.failures: list[str] = []
         self.unreached: list[str] = []
 
@@ -106,12 +106,12 @@ class Run(Inputs):
         path = self.output / folder
         if atomic.is_finished(path):
             atomic.tidy(path)
-            self.tell(f"{title}: finished before, skipped")
+            self.log(f"{title}: finished before, skipped")
             return
         started = time.monotonic()
         make(path)
         run_folder.remember_models(self.output, hub.pins())
-        self.tell(f"{title}: {duration(time.monotonic() - started)}")
+        self.log(f"{title}: {duration(time.monotonic() - started)}")
         self.gather()
 
     def gather(self) -> None:
@@ -138,7 +138,7 @@ class Run(Inputs):
         run_folder.remember(self.output, "corpus", self.blocks.fingerprint)
         train, validation = len(self.blocks.train), len(self.blocks.validation)
         size = self.recipe.corpus.block_size
-        self.tell(f"prepare: {train:,} + {validation:,} blocks of {size} tokens in {self.blocks.folder}")
+        self.log(f"prepare: {train:,} + {validation:,} blocks of {size} tokens in {self.blocks.folder}")
 
     def adapt(self) -> None:
         """Stage adapt: the teacher into the run folder, moved to the text if the recipe says so."""
@@ -158,7 +158,7 @@ class Run(Inputs):
         return self.until not in ("finetune", "evaluate") or "student" in self.recipe.finetune.models
 
     def _distill(self, path: Path, *, control: bool) -> None:
-        distill(self.recipe, self.teacher, self.blocks, path, self.device, control=control, tell=self.tell)
+        distill(self.recipe, self.teacher, self.blocks, path, self.device, control=control, log=self.log)
 
     def finetune(self) -> None:
         """Stage finetune: every row of the tables on every task."""
@@ -216,7 +216,7 @@ class Run(Inputs):
         with atomic.unfinished(path) as folder:
             copies = augment(
                 examples, model, tokenizer, self.recipe.finetune.settings(task.name).distillation,
-                seed=self.recipe.seed, device=self.device, tell=self.tell,
+                seed=self.recipe.seed, device=self.device, log=self.log,
                 max_length=self.recipe.finetune.max_length(task.name, task.max_length),
             )  # fmt: skip
             write_examples(copies, folder / AUGMENTED)
@@ -246,12 +246,12 @@ class Run(Inputs):
             started = time.monotonic()
             workshop = Workshop(
                 self.recipe, task, self.compressed_model(name), self.teachers_of_pruned(name), settings.row, output,
-                self.device, self.tell,
+                self.device, self.log,
             )  # fmt: skip
             if unreached := climb_down(workshop):
                 self.unreached.append(f"{title} came to {unreached}; the best model is in {output / BEST}")
             spent = "finished before, skipped" if finished else duration(time.monotonic() - started)
-            self.tell(f"{title}: {spent}; the best is {output / BEST}")
+            self.log(f"{title}: {spent}; the best is {output / BEST}")
             self.gather()
 
     def compressed_model(self, task: str) -> Path:
@@ -286,7 +286,7 @@ class Run(Inputs):
         if not self.recipe.finetune.model:
             write_card(self.output)
         write_report(self.output, command=self.command)
-        self.tell("report: written")
+        self.log("report: written")
 
 
 def run(work: Run) -> tuple[str, ...]:
@@ -306,6 +306,6 @@ def run(work: Run) -> tuple[str, ...]:
         if work.until != "prepare":  # whatever happened to the file meanwhile
             work.gather()
     if work.unreached:
-        cure = "ask for less, or prune further (--keep 0.25 0.15)"
-        raise UserError("compress", expected="to reach the target", found="; ".join(work.unreached), cure=cure)
+        fix = "ask for less, or prune further (--keep 0.25 0.15)"
+        raise UserError("compress", expected="to reach the target", found="; ".join(work.unreached), fix=fix)
     return tuple(work.failures)

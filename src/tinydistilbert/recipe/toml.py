@@ -99,9 +99,9 @@ def from_toml(text: str, where: str) -> Recipe:
         content = tomllib.loads(text)
     except RecursionError:
         found = "too many brackets in one another"
-        raise UserError(where, expected="TOML", found=found, cure="mend the file") from None
+        raise UserError(where, expected="TOML", found=found, fix="mend the file") from None
     except ValueError as error:  # also of a number with thousands of digits
-        raise UserError(where, expected="TOML", found=_shortened(str(error)), cure="mend the file") from None
+        raise UserError(where, expected="TOML", found=_shortened(str(error)), fix="mend the file") from None
     return from_dict(content, where)
 
 
@@ -161,10 +161,10 @@ def _explain(error: ValidationError, where: str) -> UserError:
     key = ".".join(keys)
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         _, section = _key_of(first["loc"][:-1])
-        cure = _nearest(keys[-1], [item.name for item in dataclasses.fields(section)])
-        return UserError(f"{where}, key {key}", expected="a known key", found=repr(keys[-1]), cure=cure)
+        fix = _nearest(keys[-1], [item.name for item in dataclasses.fields(section)])
+        return UserError(f"{where}, key {key}", expected="a known key", found=repr(keys[-1]), fix=fix)
     expected, found = _expected(kind, first["msg"]), _shortened(repr(first["input"]))
-    return UserError(f"{where}, key {key}", expected=expected, found=found, cure="change the value")
+    return UserError(f"{where}, key {key}", expected=expected, found=found, fix="change the value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,7 @@ class _Conflict:
     key: str
     expected: str
     found: str
-    cure: str
+    fix: str
 
 
 def check(recipe: Recipe, where: str) -> Recipe:
@@ -183,13 +183,13 @@ def check(recipe: Recipe, where: str) -> Recipe:
     """
     for conflict in (*_conflicts(recipe), *_conflicts_of_distillation(recipe)):
         raise UserError(
-            f"{where}, key {conflict.key}", expected=conflict.expected, found=conflict.found, cure=conflict.cure
+            f"{where}, key {conflict.key}", expected=conflict.expected, found=conflict.found, fix=conflict.fix
         )
     plain = to_dict(dataclasses.replace(recipe, ablate=dataclasses.replace(recipe.ablate, rows={})))
     for name, changes in recipe.ablate.rows.items():
         row = f"{where}, row {name!r} of ablate.rows"
         if not changes:  # nor could it be shown: TOML made from it has no line for it
-            raise UserError(row, expected="a change", found="none", cure="write one, such as { masking.rate = 0.3 }")
+            raise UserError(row, expected="a change", found="none", fix="write one, such as { masking.rate = 0.3 }")
         from_dict(merge(plain, changes), row)
     return recipe
 
@@ -226,12 +226,12 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
     if finetune.tasks and not finetune.models:
         yield _Conflict("finetune.models", "at least one model", "none", 'add "student"')
     if finetune.select != "fixed" and finetune.score_on == "train":
-        expected, cure = 'select = "fixed" with score_on = "train"', "leave one of them at its default"
-        yield _Conflict("finetune.select", expected, repr(finetune.select), cure)
+        expected, fix = 'select = "fixed" with score_on = "train"', "leave one of them at its default"
+        yield _Conflict("finetune.select", expected, repr(finetune.select), fix)
     if finetune.learning_rates and finetune.select != "heldout":
         expected = 'select = "heldout", by which one of them is chosen'
-        cure = "set it, or give finetune.optimization.learning_rate alone"
-        yield _Conflict("finetune.learning_rates", expected, repr(finetune.select), cure)
+        fix = "set it, or give finetune.optimization.learning_rate alone"
+        yield _Conflict("finetune.learning_rates", expected, repr(finetune.select), fix)
     distillation = finetune.distillation
     inner = [term for term in ("hidden", "attention", "relation") if getattr(distillation, term)]
     if distillation.intermediate_epochs and not inner:
@@ -251,8 +251,8 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
         own = finetune.settings(name).distillation
         for key in (key for key in ("unlabelled", "augment") if getattr(own, key)):
             expected = f"no {key} with the span task {name!r}: a new text has no place for an answer"
-            cure = "leave one of them out, or augment single tasks: finetune.override.TASK.augment"
-            yield _Conflict(f"finetune.distillation.{key}", expected, repr(getattr(own, key)), cure)
+            fix = "leave one of them out, or augment single tasks: finetune.override.TASK.augment"
+            yield _Conflict(f"finetune.distillation.{key}", expected, repr(getattr(own, key)), fix)
     if distillation.unlabelled and len(finetune.tasks) > 1:
         expected, found = "one task with unlabelled texts, which are in its columns", ", ".join(finetune.tasks)
         yield _Conflict("finetune.distillation.unlabelled", expected, found, "run the tasks one by one")
@@ -276,8 +276,8 @@ def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
     own = {"teacher", "student"} <= set(finetune.models) or (given and "student" in finetune.models)
     if finetune.distillation.tasks == "none" or not (given if finetune.model else own):
         for key in (key for key in ("unlabelled", "augment") if getattr(finetune.distillation, key)):
-            found, cure = "no teacher to learn from", f"give one (--teacher FOLDER), or leave {key} out"
-            yield _Conflict(f"finetune.distillation.{key}", "a second distillation", found, cure)
+            found, fix = "no teacher to learn from", f"give one (--teacher FOLDER), or leave {key} out"
+            yield _Conflict(f"finetune.distillation.{key}", "a second distillation", found, fix)
 
 
 def _conflicts_of_custom(name: str, custom: CustomTask, *, scored_on: str) -> Iterator[_Conflict]:
@@ -289,8 +289,8 @@ def _conflicts_of_custom(name: str, custom: CustomTask, *, scored_on: str) -> It
     if not custom.train:
         yield _Conflict(f"{key}.train", "a file or hub name", "nothing", "name one")
     if not custom.validation and scored_on != "train":
-        cure = 'name one, or set finetune.score_on = "train" to hold out a part of the train file'
-        yield _Conflict(f"{key}.validation", "a file or hub name", "nothing", cure)
+        fix = 'name one, or set finetune.score_on = "train" to hold out a part of the train file'
+        yield _Conflict(f"{key}.validation", "a file or hub name", "nothing", fix)
 
 
 def _conflicts_of_distillation(recipe: Recipe) -> Iterator[_Conflict]:
@@ -326,18 +326,18 @@ def _conflicts_of_distillation(recipe: Recipe) -> Iterator[_Conflict]:
     if cache == "top-k":
         if "cosine" in weighted:
             expected = "no weight of cosine: a cache of kind 'top-k' holds no hidden states"
-            cure = 'set it to 0, or distill.cache.kind = "hidden"'
-            yield _Conflict("objective.cosine", expected, str(objective.cosine), cure)
+            fix = 'set it to 0, or distill.cache.kind = "hidden"'
+            yield _Conflict("objective.cosine", expected, str(objective.cosine), fix)
         if isinstance(objective.temperature, tuple):
             expected = "one temperature: a cache of kind 'top-k' holds probabilities at it"
-            cure = 'write one number, or distill.cache.kind = "hidden"'
-            yield _Conflict("objective.temperature", expected, str(list(objective.temperature)), cure)
+            fix = 'write one number, or distill.cache.kind = "hidden"'
+            yield _Conflict("objective.temperature", expected, str(list(objective.temperature)), fix)
     if recipe.distill.compile and inner:
         expected = "no terms that look into the layers, which compiled code does not show"
         yield _Conflict("distill.compile", expected, f"a weight of {inner[0]}", "set one of them off")
     if recipe.distill.time_budget and not seconds_of(recipe.distill.time_budget):
-        cure = "give some, such as 20m"
-        yield _Conflict("distill.time_budget", "more than no time", repr(recipe.distill.time_budget), cure)
+        fix = "give some, such as 20m"
+        yield _Conflict("distill.time_budget", "more than no time", repr(recipe.distill.time_budget), fix)
     if recipe.distill.time_budget and recipe.distill.max_steps:
         yield _Conflict("distill", "time_budget or max_steps", "both", "delete one")
 
@@ -358,8 +358,8 @@ def read(path: Path) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        found, cure = str(error), "save it as UTF-8, or look at its permissions"
-        raise UserError(str(path), expected="a TOML file in UTF-8", found=found, cure=cure) from None
+        found, fix = str(error), "save it as UTF-8, or look at its permissions"
+        raise UserError(str(path), expected="a TOML file in UTF-8", found=found, fix=fix) from None
     return from_toml(text, str(path))
 
 
@@ -376,5 +376,5 @@ def load(name_or_path: str) -> Recipe:
     if path.is_file():
         return read(path)
     near = difflib.get_close_matches(name_or_path, list(known), n=1)
-    cure = f"did you mean {near[0]!r}?" if near else "name an existing file"
-    raise UserError(name_or_path, expected=f"a file or one of {', '.join(known)}", found="neither", cure=cure)
+    fix = f"did you mean {near[0]!r}?" if near else "name an existing file"
+    raise UserError(name_or_path, expected=f"a file or one of {', '.join(known)}", found="neither", fix=fix)

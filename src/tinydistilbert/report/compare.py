@@ -90,8 +90,8 @@ def operand(text: str) -> Operand:
     for found in (Operand(Path(text)), *([Operand(Path(folder), row.strip())] if colon else [])):
         if (found.run / "recipe.toml").is_file():
             return found
-    cure = "give a folder that `tinydistilbert replicate` or `finetune` wrote, if wanted with :ROW"
-    raise UserError(text, expected="a run folder with recipe.toml", found="none", cure=cure)
+    fix = "give a folder that `tinydistilbert replicate` or `finetune` wrote, if wanted with :ROW"
+    raise UserError(text, expected="a run folder with recipe.toml", found="none", fix=fix)
 
 
 def compare(first: Operand, second: Operand | None = None, *, seed: int = 0) -> Comparison:
@@ -112,13 +112,13 @@ def compare(first: Operand, second: Operand | None = None, *, seed: int = 0) -> 
     other = scored_run(second.run) if second else one
     for run, row in ((one, first.row), (other, second.row if second else None)):
         if row is not None and row not in run.rows:
-            cure = f"use one of {', '.join(run.rows)}"
-            raise UserError(f"{run.folder}:{row}", expected="a row that was scored", found=repr(row), cure=cure)
+            fix = f"use one of {', '.join(run.rows)}"
+            raise UserError(f"{run.folder}:{row}", expected="a row that was scored", found=repr(row), fix=fix)
     pairings = list(_pairings(one, other, _row_pairs(first, one, second, other)))
     if not pairings:
-        expected, cure = "a task and a row that both have", "see the rows of each in its report.html"
+        expected, fix = "a task and a row that both have", "see the rows of each in its report.html"
         found = f"{_having(one)}" + (f"; {_having(other)}" if second else "")
-        raise UserError("compare", expected=expected, found=found, cure=cure)
+        raise UserError("compare", expected=expected, found=found, fix=fix)
     at_hand: dict[tuple[str, str], Examples | None] = {}
     differences = []
     for difference in _differences(pairings, seed):
@@ -159,8 +159,8 @@ def _row_pairs(first: Operand, one: ScoredRun, second: Operand | None, other: Sc
     else:
         pairs = [(row, row) for row in one.rows if row in other.rows]
     if one.folder.resolve() == other.folder.resolve() and all(row == same for row, same in pairs):
-        cure = "give one run alone to compare its rows, or name a row of each"
-        raise UserError("compare", expected="two runs or two rows", found="the same one twice", cure=cure)
+        fix = "give one run alone to compare its rows, or name a row of each"
+        raise UserError("compare", expected="two runs or two rows", found="the same one twice", fix=fix)
     return pairs
 
 
@@ -170,8 +170,8 @@ def _pairings(one: ScoredRun, other: ScoredRun, rows: Iterable[tuple[str, str]])
             if name not in other.tasks or row not in one.scores[name] or its not in other.scores[name]:
                 continue
             if other.tasks[name].kind != task.kind:
-                where, cure = f"{name} of {other.folder}", "compare runs of the same task"
-                raise UserError(where, expected=task.kind, found=other.tasks[name].kind, cure=cure)
+                where, fix = f"{name} of {other.folder}", "compare runs of the same task"
+                raise UserError(where, expected=task.kind, found=other.tasks[name].kind, fix=fix)
             there = splits_of(other, name, its)
             for split in (split for split in splits_of(one, name, row) if split in there):
                 yield pair(task, split, read_predicted(one, task, row, split), read_predicted(other, task, its, split))

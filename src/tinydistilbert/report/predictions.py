@@ -121,10 +121,10 @@ def scored_run(folder: Path, recipe: Recipe | None = None) -> ScoredRun:
     Raises:
         UserError: no run folder, or one without scores, or a file in it that is not as it was written.
     """
-    where, cure = str(folder), "give the folder that `tinydistilbert replicate` or `finetune` wrote"
+    where, fix = str(folder), "give the folder that `tinydistilbert replicate` or `finetune` wrote"
     if recipe is None:
         if not (folder / "recipe.toml").is_file():
-            raise UserError(where, expected="a run folder with recipe.toml", found="none", cure=cure)
+            raise UserError(where, expected="a run folder with recipe.toml", found="none", fix=fix)
         recipe = toml.load(str(folder / "recipe.toml"))
     scores: dict[str, dict[str, dict[int, Path]]] = {}
     for path in sorted(folder.glob("tasks/*/*/seed-*/scores")):
@@ -132,7 +132,7 @@ def scored_run(folder: Path, recipe: Recipe | None = None) -> ScoredRun:
         scores.setdefault(facts["task"], {}).setdefault(facts["row"], {})[facts["seed"]] = path
     run = ScoredRun(folder, recipe, scores)
     if not run.tasks:
-        raise UserError(where, expected="a run with scored tasks", found="none", cure="run it up to `evaluate` first")
+        raise UserError(where, expected="a run with scored tasks", found="none", fix="run it up to `evaluate` first")
     return run
 
 
@@ -155,20 +155,20 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
     gold: list[Any] = []
     answers: dict[int, list[Any]] = {}
     warnings: dict[str, None] = {}
-    fingerprint, cure = "", "delete this folder and run `tinydistilbert evaluate` again"
+    fingerprint, fix = "", "delete this folder and run `tinydistilbert evaluate` again"
     for seed, folder in sorted(run.scores[task.name][row].items()):
         path = folder / f"predictions-{slug}.parquet"
         try:
             table = pyarrow.parquet.read_table(path).select(columns)
         except (pa.ArrowException, OSError, KeyError) as error:
             expected = f"predictions in the columns {', '.join(columns)}"
-            raise UserError(str(path), expected=expected, found=str(error), cure=cure) from None
+            raise UserError(str(path), expected=expected, found=str(error), fix=fix) from None
         own, labels, answers[seed] = (table[name].to_pylist() for name in columns)
         if len(set(own)) < len(own):
             found = f"{len(own) - len(set(own))} more"
-            raise UserError(str(path), expected="one prediction an example", found=found, cure=cure)
+            raise UserError(str(path), expected="one prediction an example", found=found, fix=fix)
         if ids and (own, labels) != (ids, gold):
-            raise UserError(str(path), expected="the examples of the other seeds", found="other ones", cure=cure)
+            raise UserError(str(path), expected="the examples of the other seeds", found="other ones", fix=fix)
         ids, gold = own, labels
         for measured in results.read(folder / "measurements.jsonl"):
             if measured.split == split:
@@ -186,19 +186,19 @@ def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing
         UserError: no example is shared, or a shared one has another label on the other side.
     """
     where = f"{task.title} ({split}) of {first.side.run} and {second.side.run}"
-    cure = "compare runs that were scored on the same data"
+    fix = "compare runs that were scored on the same data"
     if task.family == "probe" and first.fingerprint != second.fingerprint:  # their ids are places, not names
-        cure = "score both with the same corpus, seed and finetune.validation_examples"
-        raise UserError(where, expected="the same examples, made from the same text", found="other ones", cure=cure)
+        fix = "score both with the same corpus, seed and finetune.validation_examples"
+        raise UserError(where, expected="the same examples, made from the same text", found="other ones", fix=fix)
     places = {name: place for place, name in enumerate(second.ids)}
     shared = [(here, places[name]) for here, name in enumerate(first.ids) if name in places]
     if not shared:
-        raise UserError(where, expected="examples that both were scored on", found="none", cure=cure)
+        raise UserError(where, expected="examples that both were scored on", found="none", fix=fix)
     one, other = (_taken(p, [pairs[side] for pairs in shared]) for side, p in enumerate((first, second)))
     for name, label, there in zip(one.ids, one.gold, other.gold, strict=True):
         if label != there:
             found = f"{label!r} and {there!r} for example {name}"
-            raise UserError(where, expected="the same labels", found=found, cure=cure)
+            raise UserError(where, expected="the same labels", found=found, fix=fix)
     return Pairing(task, split, one, other, (len(first.ids), len(second.ids)))
 
 

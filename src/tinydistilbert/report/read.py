@@ -20,8 +20,8 @@ def read_run(run: Path) -> tuple[Recipe, list[Measurement]]:
     """
     for name in ("recipe.toml", "results.jsonl"):
         if not (run / name).is_file():
-            cure = "give the folder that `tinydistilbert replicate` wrote"
-            raise UserError(str(run), expected=f"a run folder with {name}", found="none", cure=cure)
+            fix = "give the folder that `tinydistilbert replicate` wrote"
+            raise UserError(str(run), expected=f"a run folder with {name}", found="none", fix=fix)
     return toml.load(str(run / "recipe.toml")), results.read(run / "results.jsonl")
 
 
@@ -38,5 +38,5 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (ValueError, RecursionError) as error:
-        cure = "delete it, or restore it from a copy"
-        raise UserError(str(path), expected="a JSON object a line", found=str(error), cure=cure) from None
+        fix = "delete it, or restore it from a copy"
+        raise UserError(str(path), expected="a JSON object a line", found=str(error), fix=fix) from None

@@ -116,7 +116,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     Raises:
         UserError: there is no manifest or a damaged one, or a file is missing, of another size or of another content.
     """
-    cure = f"delete {folder} and run the command again"
+    fix = f"delete {folder} and run the command again"
     manifest: Any = {}
     try:
         manifest = read_json(folder / MANIFEST)
@@ -128,14 +128,14 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         found, listed = type(error).__name__, {}
     if found is not None:
-        raise UserError(str(folder), expected=f"a whole {MANIFEST}", found=found, cure=cure)
+        raise UserError(str(folder), expected=f"a whole {MANIFEST}", found=found, fix=fix)
     if verify:
         for name, (size, digest) in listed.items():
             path = folder / name
             if not path.is_file():
-                raise UserError(str(path), expected="a file that the manifest lists", found="no file", cure=cure)
+                raise UserError(str(path), expected="a file that the manifest lists", found="no file", fix=fix)
             if path.stat().st_size != size or sha256(path) != digest:
-                raise UserError(str(path), expected=f"sha256 {digest[:12]}…", found="other content", cure=cure)
+                raise UserError(str(path), expected=f"sha256 {digest[:12]}…", found="other content", fix=fix)
     return dict(manifest)
 
 
@@ -146,13 +146,13 @@ def intact(folder: Path, name: str) -> Path:
         UserError: the manifest is damaged, does not list the file, or lists it with another size or content.
     """
     listed, path = read_manifest(folder, verify=False)["files"], folder / name
-    cure = f"delete {folder} and run the command again"
+    fix = f"delete {folder} and run the command again"
     if name not in listed or not path.is_file():
         found = "no file" if name in listed else "none in the manifest"
-        raise UserError(str(path), expected="a file that the manifest lists", found=found, cure=cure)
+        raise UserError(str(path), expected="a file that the manifest lists", found=found, fix=fix)
     if sha256(path) != listed[name]["sha256"]:
         expected = f"sha256 {listed[name]['sha256'][:12]}…"
-        raise UserError(str(path), expected=expected, found="other content", cure=cure)
+        raise UserError(str(path), expected=expected, found="other content", fix=fix)
     return path
 
 
@@ -189,8 +189,8 @@ def check_new(folder: Path) -> None:
         UserError: it does.
     """
     if not is_new(folder):
-        expected, cure = "a new or empty folder", "give another --output, or delete it"
-        raise UserError(f"--output {folder}", expected=expected, found="other files", cure=cure)
+        expected, fix = "a new or empty folder", "give another --output, or delete it"
+        raise UserError(f"--output {folder}", expected=expected, found="other files", fix=fix)
 
 
 @contextmanager

@@ -72,16 +72,16 @@ def _held(lock: Path, where: str, wait: bool) -> IO[str] | None:
                 disk.make_folder(lock.parent)
                 stream = lock.open("a+", encoding="utf-8")
         except OSError as error:
-            found, cure = error.strerror or str(error), "give another place"
-            raise UserError(where, expected="a folder that can be made", found=found, cure=cure) from None
+            found, fix = error.strerror or str(error), "give another place"
+            raise UserError(where, expected="a folder that can be made", found=found, fix=fix) from None
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _holder(stream)
             if not wait:
                 stream.close()
-                found, cure = f"{holder} at work", "wait until it is done, or stop it"
-                raise UserError(where, expected="no other run there", found=found, cure=cure) from None
+                found, fix = f"{holder} at work", "wait until it is done, or stop it"
+                raise UserError(where, expected="no other run there", found=found, fix=fix) from None
             if not told:
                 sys.stderr.write(f"waiting for {holder}, which is at work on {where}\n")
                 told = True

@@ -108,7 +108,7 @@ def _probe_columns(
     if not made:
         raise UserError(
             f"{task.name} ({split}) from {source.name}", expected="documents of several sentences",
-            found="none to make it from", cure="give corpus.source a text with paragraphs of prose",
+            found="none to make it from", fix="give corpus.source a text with paragraphs of prose",
         )  # fmt: skip
     return synthetic.columns(made, list(range(len(made)))), [row.key for row in made]
 
@@ -124,7 +124,7 @@ def _rows(
     if count >= total:
         raise UserError(
             f"finetune.validation_examples of {task.name}", expected=f"fewer than the {total:,} train examples",
-            found=f"{count:,}", cure="lower it: with finetune.score_on they are held out of the train split",
+            found=f"{count:,}", fix="lower it: with finetune.score_on they are held out of the train split",
         )  # fmt: skip
     scored = choose(total, count, HELD_OUT_SEED, pairs=pairs)
     if split == HELD_OUT:
@@ -133,6 +133,6 @@ def _rows(
     rest = np.array([row for row, key in enumerate(keys) if key not in apart], dtype=np.int64)
     if not len(rest):
         raise UserError(
-            task.name, expected="train examples of several texts", found="one text in all of them", cure="mend the file"
+            task.name, expected="train examples of several texts", found="one text in all of them", fix="mend the file"
         )
     return rest[choose(len(rest), limit, seed, pairs=pairs)]

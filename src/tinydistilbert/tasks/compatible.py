@@ -17,8 +17,8 @@ def check_same_tokenizer(teacher: Path, own: PreTrainedTokenizerFast, student: P
         UserError: they are not.
     """
     if tokenizer_hash(own) != tokenizer_hash(student):
-        cure = "fine-tune a teacher that shares the student's tokenizer"
-        raise UserError(str(teacher), expected="the student's tokenizer", found="another one", cure=cure)
+        fix = "fine-tune a teacher that shares the student's tokenizer"
+        raise UserError(str(teacher), expected="the student's tokenizer", found="another one", fix=fix)
 
 
 def check_classes(teacher: Path, config: Any, task: Task) -> list[int] | None:
@@ -27,15 +27,15 @@ def check_classes(teacher: Path, config: Any, task: Task) -> list[int] | None:
     Raises:
         UserError: the teacher has other classes, or another number of outputs.
     """
-    cure = "give a teacher fine-tuned on this task"
+    fix = "give a teacher fine-tuned on this task"
     outputs = {"classification": len(task.labels), "regression": 1, "span": 2}[task.kind]
     if config.num_labels != outputs:
         found = f"{config.num_labels} outputs"
-        raise UserError(str(teacher), expected=f"a {task.kind} model of {outputs}", found=found, cure=cure)
+        raise UserError(str(teacher), expected=f"a {task.kind} model of {outputs}", found=found, fix=fix)
     names = [str(config.id2label[index]) for index in range(outputs)]
     if task.kind != "classification" or names == list(task.labels) or all(n.startswith("LABEL_") for n in names):
         return None
     if sorted(names) != sorted(task.labels):
         expected = f"the classes {', '.join(task.labels)}"
-        raise UserError(str(teacher), expected=expected, found=", ".join(names), cure=cure)
+        raise UserError(str(teacher), expected=expected, found=", ".join(names), fix=fix)
     return [names.index(label) for label in task.labels]

@@ -38,8 +38,8 @@ def custom_task(name: str, settings: CustomTask) -> Task:
     columns = [text, *([text_pair] if text_pair else []), *([] if is_span else [settings.label])]
     if len(set(columns)) < len(columns):
         where, found = f"finetune.custom.{name}", ", ".join(columns)
-        cure = "name the column of each of text, text_pair and label"
-        raise UserError(where, expected="a column of its own for each", found=found, cure=cure)
+        fix = "name the column of each of text, text_pair and label"
+        raise UserError(where, expected="a column of its own for each", found=found, fix=fix)
     return Task(
         name=name, title=name, family="custom", kind=settings.kind, text=text, text_pair=text_pair,
         label=settings.label, labels=(), metrics=METRICS[settings.kind], headline=HEADLINES[settings.kind],
@@ -72,14 +72,12 @@ def classes_of(task: Task, rows: Rows) -> tuple[str, ...]:
     """
     found = set(_names(task, rows))
     if len(found) == 1:
-        where, cure = f"{rows.where}, column {task.label}", "add examples of another class"
-        raise UserError(where, expected="two classes or more", found=f"{found.pop()!r} in every row", cure=cure)
+        where, fix = f"{rows.where}, column {task.label}", "add examples of another class"
+        raise UserError(where, expected="two classes or more", found=f"{found.pop()!r} in every row", fix=fix)
     if len(found) > MOST_CLASSES:
-        cure = (
-            f'if the labels are measurements, set finetune.custom.{task.name}.kind = "regression" (--kind regression)'
-        )
+        fix = f'if the labels are measurements, set finetune.custom.{task.name}.kind = "regression" (--kind regression)'
         expected, where = f"at most {MOST_CLASSES:,} classes", f"{rows.where}, column {task.label}"
-        raise UserError(where, expected=expected, found=f"{len(found):,}", cure=cure)
+        raise UserError(where, expected=expected, found=f"{len(found):,}", fix=fix)
     return tuple(sorted(found, key=int if all(map(_is_whole, found)) else None))
 
 
@@ -95,8 +93,8 @@ def with_class_numbers(task: Task, rows: Rows) -> Rows:
         if name not in numbers:
             near = nearest(name, task.labels)
             expected = f"a class that training knows: {shortened(', '.join(task.labels))}"
-            cure = (f"did you mean {near!r}? " if near else "") + f"correct it, add it to the train split, {DROP}"
-            raise UserError(rows.at(row, task.label), expected=expected, found=shown(name), cure=cure)
+            fix = (f"did you mean {near!r}? " if near else "") + f"correct it, add it to the train split, {DROP}"
+            raise UserError(rows.at(row, task.label), expected=expected, found=shown(name), fix=fix)
         labels.append(numbers[name])
     place = rows.table.column_names.index(task.label)
     return dataclasses.replace(rows, table=rows.table.set_column(place, task.label, pa.array(labels, pa.int64())))
@@ -108,9 +106,9 @@ def _names(task: Task, rows: Rows) -> Iterator[str]:
         if name is None:
             is_number = number(label) is not None
             kind = f'finetune.custom.{task.name}.kind = "regression" (--kind regression)'
-            cure = f"set {kind} if the labels are measurements" if is_number else f"fill it in {DROP}"
+            fix = f"set {kind} if the labels are measurements" if is_number else f"fill it in {DROP}"
             expected = "a word or a whole number that names a class"
-            raise UserError(rows.at(row, task.label), expected=expected, found=shown(label), cure=cure)
+            raise UserError(rows.at(row, task.label), expected=expected, found=shown(label), fix=fix)
         yield name
 
 

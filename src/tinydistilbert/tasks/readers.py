@@ -42,9 +42,9 @@ class Rows:
         try:
             return list(self.table[column].to_pylist())
         except (pa.ArrowException, ValueError, OverflowError) as error:
-            expected, cure = "texts and numbers", "write the column in another form"
+            expected, fix = "texts and numbers", "write the column in another form"
             found = str(error).partition("\n")[0]
-            raise UserError(f"{self.where}, column {column}", expected=expected, found=found, cure=cure) from None
+            raise UserError(f"{self.where}, column {column}", expected=expected, found=found, fix=fix) from None
 
     def at(self, row: int, column: str) -> str:
         """Where a value stands, for errors."""
@@ -79,17 +79,17 @@ def read_rows(path: Path) -> Rows:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         expected, found = f"a file that ends in {', '.join(READERS)}", path.suffix or "no ending"
-        raise UserError(str(path), expected=expected, found=found, cure="save the table in one of these forms")
+        raise UserError(str(path), expected=expected, found=found, fix="save the table in one of these forms")
     if not path.is_file():
-        raise UserError(str(path), expected="a file", found="none there", cure="correct the path")
+        raise UserError(str(path), expected="a file", found="none there", fix="correct the path")
     try:
         rows = reader(path)
     except OSError as error:
-        cure = "look at its permissions and at the disk"
-        raise UserError(str(path), expected="a file that can be read", found=str(error), cure=cure) from None
+        fix = "look at its permissions and at the disk"
+        raise UserError(str(path), expected="a file that can be read", found=str(error), fix=fix) from None
     if rows.table.num_rows == 0:
-        cure = "put the split's examples into the file"
-        raise UserError(str(path), expected="at least one row", found="none", cure=cure)
+        fix = "put the split's examples into the file"
+        raise UserError(str(path), expected="at least one row", found="none", fix=fix)
     return rows
 
 
@@ -101,8 +101,8 @@ def table_rows(table: pa.Table, where: str) -> Rows:
 def _refuse_twins(names: list[str], where: str) -> None:
     twins = [name for number, name in enumerate(names) if name in names[:number]]
     if twins:
-        cure = "rename or drop one of them"
-        raise UserError(where, expected="columns of different names", found=f"{twins[0]!r} twice", cure=cure)
+        fix = "rename or drop one of them"
+        raise UserError(where, expected="columns of different names", found=f"{twins[0]!r} twice", fix=fix)
 
 
 def _parquet(path: Path) -> Rows:
@@ -112,7 +112,7 @@ def _parquet(path: Path) -> Rows:
         table.validate(full=True)  # that texts are UTF-8, for one
     except (pa.ArrowException, OSError) as error:
         found = str(error).partition("\n")[0]
-        raise UserError(str(path), expected="a readable parquet file", found=found, cure="replace the file") from None
+        raise UserError(str(path), expected="a readable parquet file", found=found, fix="replace the file") from None
     return table_rows(table, str(path))
 
 
@@ -126,10 +126,10 @@ def _text(path: Path) -> str:
         before = error.object[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         found = f"byte 0x{error.object[error.start]:02x} at byte {column} of the line"
-        raise UserError(f"{path}:{line}", expected="UTF-8", found=found, cure="save the file as UTF-8") from None
+        raise UserError(f"{path}:{line}", expected="UTF-8", found=found, fix="save the file as UTF-8") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise UserError(f"{path}:{line}", expected="text", found="a NUL byte", cure="save the file as UTF-8 text")
+        raise UserError(f"{path}:{line}", expected="text", found="a NUL byte", fix="save the file as UTF-8 text")
     return text
 
 
@@ -139,16 +139,16 @@ def _csv(path: Path, delimiter: str = ",") -> Rows:
     header_line, header = next(found, (1, None))
     if header is None:
         raise UserError(
-            str(path), expected="a line with the names of the columns", found="an empty file", cure="fill it"
+            str(path), expected="a line with the names of the columns", found="an empty file", fix="fill it"
         )
     _refuse_twins(header, f"{path}:{header_line}")
     lines: list[int] = []
     records: list[list[str]] = []
     for line, record in found:
         if len(record) != len(header):
-            cure = "put a field with a separator, a quote or a line break in it into quotes"
+            fix = "put a field with a separator, a quote or a line break in it into quotes"
             expected = f"{len(header)} fields, as the header has"
-            raise UserError(f"{path}:{line}", expected=expected, found=str(len(record)), cure=cure)
+            raise UserError(f"{path}:{line}", expected=expected, found=str(len(record)), fix=fix)
         lines.append(line)
         records.append(record)
     columns = zip(*records, strict=True) if records else [()] * len(header)
@@ -168,8 +168,8 @@ def _csv_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, l
                 is_open = "unexpected end of data" in str(error)
                 found = "none to the end of the file" if is_open else f"{error} (line {reader.line_num})"
                 expected = "a closing quote" if is_open else "a quoted field to end at the next single quote"
-                cure = 'close the quotes, and write a quote inside of a quoted field twice: ""'
-                raise UserError(f"{path}:{begin}", expected=expected, found=found, cure=cure) from None
+                fix = 'close the quotes, and write a quote inside of a quoted field twice: ""'
+                raise UserError(f"{path}:{begin}", expected=expected, found=found, fix=fix) from None
             if record is None:
                 return
             if record:
@@ -200,8 +200,8 @@ def _jsonl(path: Path) -> Rows:
         if line.strip():
             record = _parsed(line, f"{path}:{number}", "write one JSON object a line")
             if not isinstance(record, dict):
-                found, cure = type(record).__name__, "write one JSON object a line"
-                raise UserError(f"{path}:{number}", expected="a JSON object", found=found, cure=cure)
+                found, fix = type(record).__name__, "write one JSON object a line"
+                raise UserError(f"{path}:{number}", expected="a JSON object", found=found, fix=fix)
             lines.append(number)
             records.append(record)
     names = list(dict.fromkeys(name for record in records for name in record))
@@ -209,9 +209,9 @@ def _jsonl(path: Path) -> Rows:
     return _with_lines(pa.table(columns, names=names), path, lines)
 
 
-def _parsed(text: str, where: str, cure: str) -> Any:
+def _parsed(text: str, where: str, fix: str) -> Any:
     def no_number(word: str) -> Any:
-        raise UserError(where, expected="numbers as JSON has them", found=word, cure="correct it or drop the row")
+        raise UserError(where, expected="numbers as JSON has them", found=word, fix="correct it or drop the row")
 
     def different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         record = dict(pairs)
@@ -224,14 +224,14 @@ def _parsed(text: str, where: str, cure: str) -> Any:
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text.strip() else ""
         found = f"{error.msg} at {line}column {error.colno}"
-        raise UserError(where, expected="JSON", found=found, cure=cure) from None
+        raise UserError(where, expected="JSON", found=found, fix=fix) from None
     except RecursionError:
-        raise UserError(where, expected="JSON", found="too many brackets in one another", cure=cure) from None
+        raise UserError(where, expected="JSON", found="too many brackets in one another", fix=fix) from None
     except UserError:
         raise
     except ValueError:  # Python's limit
         found = "a number of thousands of digits"
-        raise UserError(where, expected="numbers as JSON has them", found=found, cure="correct it") from None
+        raise UserError(where, expected="numbers as JSON has them", found=found, fix="correct it") from None
 
 
 def _json_column(values: list[Any], name: str, path: Path, lines: list[int]) -> pa.Array:
@@ -248,15 +248,15 @@ def _json_column(values: list[Any], name: str, path: Path, lines: list[int]) -> 
             except (pa.ArrowException, OverflowError, ValueError):
                 fails = middle
         expected = "values of one kind that UTF-8 and 64 bits can hold"
-        cure = "write the column the same way in every row"
+        fix = "write the column the same way in every row"
         where = f"{path}:{lines[fits]}, column {name}"
-        raise UserError(where, expected=expected, found=shown(values[fits]), cure=cure) from None
+        raise UserError(where, expected=expected, found=shown(values[fits]), fix=fix) from None
 
 
 def _squad_json(path: Path) -> Rows:
     """The questions of a file in SQuAD's form: {"data": [{"title", "paragraphs": [{"context", "qas": [...]}]}]}."""
-    cure = "give SQuAD's form (data, paragraphs, qas), or one JSON object a line in a file that ends in .jsonl"
-    content = _parsed(_text(path), str(path), cure)
+    fix = "give SQuAD's form (data, paragraphs, qas), or one JSON object a line in a file that ends in .jsonl"
+    content = _parsed(_text(path), str(path), fix)
     places: list[str] = []
     records: list[dict[str, Any]] = []
 
@@ -264,12 +264,12 @@ def _squad_json(path: Path) -> Rows:
         found = part.get(key)
         if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
             raise UserError(
-                f"{path}, {where or 'top'}", expected=f"a list of objects {key!r}", found=shown(found), cure=cure
+                f"{path}, {where or 'top'}", expected=f"a list of objects {key!r}", found=shown(found), fix=fix
             )
         yield from ((f"{where}{'.' if where else ''}{key}[{number}]", item) for number, item in enumerate(found))
 
     if not isinstance(content, dict):
-        raise UserError(str(path), expected="an object with the key 'data'", found=type(content).__name__, cure=cure)
+        raise UserError(str(path), expected="an object with the key 'data'", found=type(content).__name__, fix=fix)
     for in_article, article in items(content, "data", ""):
         for in_paragraph, paragraph in items(article, "paragraphs", in_article):
             for place, question in items(paragraph, "qas", in_paragraph):
@@ -288,7 +288,7 @@ def _squad_json(path: Path) -> Rows:
         table = pa.table({name: pa.array(values) for name, values in columns.items()})
     except (pa.ArrowException, ValueError) as error:
         found = str(error).partition("\n")[0]
-        raise UserError(str(path), expected="texts, and answer_start as a number", found=found, cure=cure) from None
+        raise UserError(str(path), expected="texts, and answer_start as a number", found=found, fix=fix) from None
     return Rows(table, str(path), places.__getitem__)
 
 

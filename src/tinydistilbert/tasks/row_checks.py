@@ -15,13 +15,13 @@ LONGEST_TEXT = 1_000_000
 """Characters of a text: a whole one is tokenised at once, which takes 150 bytes of memory a character."""
 
 
-def check_columns(rows: Rows, wanted: Sequence[str], cure: str = "") -> None:
+def check_columns(rows: Rows, wanted: Sequence[str], fix: str = "") -> None:
     """That the columns are there; the error names the nearest of those that are.
 
     Args:
         rows: what was read.
         wanted: names of the columns.
-        cure: what else than renaming a column would mend it.
+        fix: what else than renaming a column would mend it.
 
     Raises:
         UserError: one of them is missing.
@@ -31,11 +31,11 @@ def check_columns(rows: Rows, wanted: Sequence[str], cure: str = "") -> None:
     if not missing:
         return
     meant = [f"did you mean {near!r} for {name!r}?" for name in missing if (near := nearest(name, names))]
-    cure = " ".join([*meant, *([f"{cure}, or"] if cure else []), f"rename or add {', '.join(missing)}"])
+    fix = " ".join([*meant, *([f"{fix}, or"] if fix else []), f"rename or add {', '.join(missing)}"])
     if len(names) == 1 and any(sign in names[0] for sign in ";\t|,"):
-        cure = "separate the columns with commas (.csv) or tabs (.tsv)"
+        fix = "separate the columns with commas (.csv) or tabs (.tsv)"
     found = shortened(", ".join(names))
-    raise UserError(rows.where, expected=f"the columns {', '.join(wanted)}", found=found, cure=cure)
+    raise UserError(rows.where, expected=f"the columns {', '.join(wanted)}", found=found, fix=fix)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -87,11 +87,11 @@ def texts_of(rows: Rows, column: str, *, may_be_empty: bool) -> list[str]:
             found = shown(value)
         elif len(value) > LONGEST_TEXT:
             expected, found = f"a text of at most {LONGEST_TEXT:,} characters", f"{len(value):,}"
-            raise UserError(rows.at(row, column), expected=expected, found=found, cure=f"cut it into several {DROP}")
+            raise UserError(rows.at(row, column), expected=expected, found=found, fix=f"cut it into several {DROP}")
         elif not may_be_empty and (not value or value.isspace()):
             found = "white space alone" if value else "an empty one"
         if found:
-            raise UserError(rows.at(row, column), expected="a text", found=found, cure=f"fill it in {DROP}")
+            raise UserError(rows.at(row, column), expected="a text", found=found, fix=f"fill it in {DROP}")
     return values
 
 
@@ -106,12 +106,12 @@ def _names(rows: Rows, column: str, *, may_lack: bool) -> list[Any]:
         if is_lacking and may_lack:
             continue
         if isinstance(name, (dict, list)):
-            raise UserError(rows.at(row, column), expected="a number or a text", found=shown(name), cure="write one")
+            raise UserError(rows.at(row, column), expected="a number or a text", found=shown(name), fix="write one")
         first = seen.setdefault(name, row)
         if is_lacking or first != row:
             found = "nothing" if is_lacking else f"{shown(name)} once more, after {rows.place(first)}"
-            cure = f"give it one{', rename the column if it does not name the examples,' * may_lack} {DROP}"
-            raise UserError(rows.at(row, column), expected="a name of its own", found=found, cure=cure)
+            fix = f"give it one{', rename the column if it does not name the examples,' * may_lack} {DROP}"
+            raise UserError(rows.at(row, column), expected="a name of its own", found=found, fix=fix)
     return names
 
 
@@ -139,8 +139,8 @@ def _labels(task: Task, rows: Rows) -> list[Any]:
         if label is None or not math.isfinite(label) or not low <= label <= high or (is_class and type(label) is float):
             expected = f"a number from {low} to {high}" if math.isfinite(high) else "a finite number"
             expected += f" ({', '.join(task.labels)})" if task.labels else ""
-            cure = f"correct the label {DROP}" + (" (-1 marks an unlabelled test split)" if label == -1 else "")
-            raise UserError(rows.at(row, task.label), expected=expected, found=shown(value), cure=cure)
+            fix = f"correct the label {DROP}" + (" (-1 marks an unlabelled test split)" if label == -1 else "")
+            raise UserError(rows.at(row, task.label), expected=expected, found=shown(value), fix=fix)
         labels.append(label if is_class else float(label))
     return labels
 
@@ -152,13 +152,13 @@ def _answers(rows: Rows, contexts: list[str], *, must_match: bool) -> list[Any]:
     for row, (answer, context) in enumerate(zip(answers, contexts, strict=True)):
         problem = _answer_problem(answer, context, must_match=must_match)
         if problem:
-            expected, found, cure = problem
-            raise UserError(rows.at(row, "answers"), expected=expected, found=found, cure=cure)
+            expected, found, fix = problem
+            raise UserError(rows.at(row, "answers"), expected=expected, found=found, fix=fix)
     for column in unanswerable:
         for row, value in enumerate(rows.values(column)):
             if value:
-                expected, cure = "SQuAD v1.1, where every question has an answer", "drop the questions without one"
-                raise UserError(rows.at(row, column), expected=expected, found=shown(value), cure=cure)
+                expected, fix = "SQuAD v1.1, where every question has an answer", "drop the questions without one"
+                raise UserError(rows.at(row, column), expected=expected, found=shown(value), fix=fix)
     return answers
 
 
@@ -166,8 +166,8 @@ def _answer_problem(answer: Any, context: str, *, must_match: bool) -> tuple[str
     """Expected, found and cure of what is wrong with the answers of a row, if anything is."""
     lists = [answer.get(name) for name in ("text", "answer_start")] if isinstance(answer, dict) else [None]
     if not all(isinstance(part, list) for part in lists) or len(answer["text"]) != len(answer["answer_start"]):
-        cure = "bring the answers into the SQuAD v1.1 form, in JSONL, Parquet or SQuAD's own JSON"
-        return '{"text": [...], "answer_start": [...]}', shown(answer), cure
+        fix = "bring the answers into the SQuAD v1.1 form, in JSONL, Parquet or SQuAD's own JSON"
+        return '{"text": [...], "answer_start": [...]}', shown(answer), fix
     if not answer["text"]:
         return "at least one answer", "none", "drop the row (SQuAD v2's unanswerable questions are not supported)"
     for text, start in zip(answer["text"], answer["answer_start"], strict=True):

@@ -32,11 +32,11 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
         UserError: no such file, a file that cannot be read, no network, a missing column or no row.
     """
     if task.family == "custom":
-        rows, cure = _own(task, split, data), f"correct finetune.custom.{task.name} (--text, --text-pair, --label)"
+        rows, fix = _own(task, split, data), f"correct finetune.custom.{task.name} (--text, --text-pair, --label)"
     else:
-        rows, cure = _published(task, split, data), ""
+        rows, fix = _published(task, split, data), ""
     answer = "answers" if task.kind == "span" else task.label
-    check_columns(rows, [task.text, *([task.text_pair] if task.text_pair else []), answer], cure)
+    check_columns(rows, [task.text, *([task.text_pair] if task.text_pair else []), answer], fix)
     return rows
 
 
@@ -48,13 +48,13 @@ def _in_folder(task: Task, split: str, data: str) -> Path | None:
 
 def _published(task: Task, split: str, data: str | None) -> Rows:
     if data is None:
-        cure = f"connect to the network, or give --data FOLDER with {task.folder}/{split}.parquet in it"
-        return table_rows(_from_hub(*task.hub, split, cure).with_format("arrow")[:], f"{task.hub[0]} ({split})")
+        fix = f"connect to the network, or give --data FOLDER with {task.folder}/{split}.parquet in it"
+        return table_rows(_from_hub(*task.hub, split, fix).with_format("arrow")[:], f"{task.hub[0]} ({split})")
     file = _in_folder(task, split, data)
     if file is None:
         where = str(Path(data) / task.folder / f"{split}.parquet")
-        cure = f"put the split there ({', '.join(READERS)}), or take {task.name!r} out of finetune.tasks"
-        raise UserError(where, expected=f"the {split} split of {task.title}", found="no file", cure=cure)
+        fix = f"put the split there ({', '.join(READERS)}), or take {task.name!r} out of finetune.tasks"
+        raise UserError(where, expected=f"the {split} split of {task.title}", found="no file", fix=fix)
     return read_rows(file)
 
 
@@ -69,7 +69,7 @@ def _own(task: Task, split: str, data: str | None) -> Rows:
     if not named or path.suffix.lower() in READERS or not HUB_NAME.fullmatch(named):
         expected = f"a file ({', '.join(READERS)}) or a data set on the hub (owner/name)"
         found = f"no file {' or '.join(map(str, places))}" if named else "nothing"
-        raise UserError(key, expected=expected, found=found, cure="correct the path")
+        raise UserError(key, expected=expected, found=found, fix="correct the path")
     rows = _from_hub(named, None, split, f"correct {key}, connect to the network, or name a file")
     return table_rows(_with_class_names(rows, task.label), f"{named} ({split})")
 
@@ -82,14 +82,14 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _from_hub(name: str, configuration: str | None, split: str, cure: str) -> "Dataset":
+def _from_hub(name: str, configuration: str | None, split: str, fix: str) -> "Dataset":
     import datasets  # slow to import, and not needed where files are given
 
     try:
         return datasets.load_dataset(name, configuration, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         expected = f"its {split} split"
-        raise UserError(f"hub data set {name}", expected=expected, found=str(error), cure=cure) from error
+        raise UserError(f"hub data set {name}", expected=expected, found=str(error), fix=fix) from error
 
 
 def _with_class_names(rows: "Dataset", label: str) -> pa.Table:

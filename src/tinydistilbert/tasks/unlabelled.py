@@ -36,7 +36,7 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
     if task.kind == "span":
         expected, found = "a task of classification or regression", f"{task.title}, whose answers are pieces of texts"
         raise UserError(
-            f"unlabelled texts {path}", expected=expected, found=found, cure="leave unlabelled texts out of its recipe"
+            f"unlabelled texts {path}", expected=expected, found=found, fix="leave unlabelled texts out of its recipe"
         )
     names = {"text": task.text, **({"text_pair": task.text_pair} if task.text_pair else {})}
     if path.suffix.lower() == TEXT:
@@ -52,16 +52,16 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
 
 def _lines(path: Path, wanted: list[str]) -> list[str]:
     if len(wanted) > 1:
-        expected, cure = f"the columns {', '.join(wanted)}", "save the texts as .csv, .tsv, .jsonl or .parquet"
-        raise UserError(str(path), expected=expected, found="a file with one text a line", cure=cure)
+        expected, fix = f"the columns {', '.join(wanted)}", "save the texts as .csv, .tsv, .jsonl or .parquet"
+        raise UserError(str(path), expected=expected, found="a file with one text a line", fix=fix)
     if not path.is_file():
-        raise UserError(str(path), expected="a file", found="none there", cure="correct the path")
+        raise UserError(str(path), expected="a file", found="none there", fix="correct the path")
     texts = list(records(path, wanted[0]))
     for number, text in enumerate(texts, 1):
         if not text.strip():
-            raise UserError(f"{path}:{number}", expected="a text", found="an empty line", cure="take the line out")
+            raise UserError(f"{path}:{number}", expected="a text", found="an empty line", fix="take the line out")
     if not texts:
-        raise UserError(str(path), expected="at least one text", found="an empty file", cure="write one text a line")
+        raise UserError(str(path), expected="at least one text", found="an empty file", fix="write one text a line")
     return texts
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tinydistilbert.errors import UserError, told
+from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.storage import atomic, disk
 
 KEPT = 2
@@ -35,7 +35,7 @@ class State:
     log_sha256: str = hashlib.sha256().hexdigest()
     """Of the log's first `log_bytes` bytes."""
     seconds: float = 0.0
-    halvings: int = 0
+    oom_splits: int = 0
     """How often the micro-batches were halved, for want of memory."""
 
 
@@ -124,9 +124,9 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, tr
             continue
         return state
     if candidates:
-        cure = "restore one from a copy, or delete the folder to train from the start"
+        fix = "restore one from a copy, or delete the folder to train from the start"
         raise UserError(
-            str(folder), expected="a whole checkpoint", found=f"{len(candidates)} that were skipped", cure=cure
+            str(folder), expected="a whole checkpoint", found=f"{len(candidates)} that were skipped", fix=fix
         )
     return None
 
@@ -137,16 +137,19 @@ def _read(path: Path, training: str, log: Path) -> tuple[State, dict[str, Tensor
     Raises:
         UserError: it is not whole, or does not belong to this training and its log.
     """
-    cure = "keep it for another training, or delete it"
+    fix = "keep it for another training, or delete it"
     found = atomic.read_manifest(path).get("training")
     if found != training:
-        raise UserError(str(path), expected=f"a checkpoint of {training}", found=f"one of {found}", cure=cure)
-    with told(str(path), expected="the files of a checkpoint", cure=cure):
-        state = State(**atomic.read_json(path / "state.json"))
+        raise UserError(str(path), expected=f"a checkpoint of {training}", found=f"one of {found}", fix=fix)
+    with as_user_error(str(path), expected="the files of a checkpoint", fix=fix):
+        content = atomic.read_json(path / "state.json")
+        if "halvings" in content:  # the name in version 0.1
+            content["oom_splits"] = content.pop("halvings")
+        state = State(**content)
         weights, moments = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
     if not atomic.begins_with(log, state.log_bytes, state.log_sha256):
         expected = f"{log.name} to begin as it did at step {state.step}"
-        raise UserError(str(path), expected=expected, found="another beginning", cure="restore it from a copy")
+        raise UserError(str(path), expected=expected, found="another beginning", fix="restore it from a copy")
     return state, weights, moments
 
 
@@ -162,8 +165,8 @@ def _put(
     differing = sorted(set(_shapes(weights.items())) ^ set(_shapes(model.named_parameters())))
     if differing:
         name, shape = differing[0]
-        expected, cure = "the parameters of this model", "delete the folder to train from the start"
-        raise UserError(str(path), expected=expected, found=f"a difference at {name} {shape}", cure=cure)
+        expected, fix = "the parameters of this model", "delete the folder to train from the start"
+        raise UserError(str(path), expected=expected, found=f"a difference at {name} {shape}", fix=fix)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])

@@ -20,7 +20,7 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         found = str(error).split("\n", 1)[0][:120]
         expected = "auto, cpu, cuda or mps, and present"
-        raise UserError("--device", expected=expected, found=f"{name!r} ({found})", cure="use --device auto") from None
+        raise UserError("--device", expected=expected, found=f"{name!r} ({found})", fix="use --device auto") from None
     return device
 
 
@@ -36,5 +36,5 @@ def chosen_precision(device: torch.device, wanted: str = "auto") -> str:
         has_bf16 = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
     if wanted == "bf16" and not has_bf16:
         expected, found = "a device that multiplies in bf16", f"{device.type} without units for it"
-        raise UserError("precision", expected=expected, found=found, cure="leave it at auto, or set fp32")
+        raise UserError("precision", expected=expected, found=found, fix="leave it at auto, or set fp32")
     return "bf16" if wanted == "bf16" or (wanted == "auto" and has_bf16 and device.type == "cuda") else "no"

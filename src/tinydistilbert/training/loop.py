@@ -37,13 +37,13 @@ LOOK_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
 class MicroBatches(Protocol):
     """The micro-batches of each optimiser step, on the CPU: a pure function of its arguments."""
 
-    def __call__(self, step: int, halvings: int = 0) -> list[Batch]:
-        """Those of one step; after `halvings` each is of 1 / 2^halvings the size, and the step reads the same."""
+    def __call__(self, step: int, oom_splits: int = 0) -> list[Batch]:
+        """Those of one step; after `oom_splits` each is of 1 / 2^oom_splits the size, and the step reads the same."""
         ...
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainingJob:
     """What to train on and towards."""
 
     steps: int
@@ -61,7 +61,7 @@ class Work:
     """Of the number of finished steps: what is measured then."""
     validate_after: frozenset[int] = field(default_factory=frozenset)
     """Numbers of finished steps after which to validate."""
-    halvings: int = 0
+    oom_splits: int = 0
     """How often micro-batches can be halved when memory runs out."""
 
 
@@ -91,7 +91,7 @@ def step_seed(seed: int, *numbers: int) -> int:
 
 def train(
     model: nn.Module,
-    work: Work,
+    work: TrainingJob,
     settings: schema.Optimization,
     *,
     seed: int,
@@ -135,7 +135,7 @@ class _Loop:
     """One training: where it is at, and how it goes on."""
 
     def __init__(
-        self, model: nn.Module, work: Work, settings: schema.Optimization, seed: int, folder: Path,
+        self, model: nn.Module, work: TrainingJob, settings: schema.Optimization, seed: int, folder: Path,
         device: torch.device, label: str, checkpoint_minutes: float, precision: str,
     ) -> None:  # fmt: skip
         self.model, self.work, self.settings, self.seed, self.device = model, work, settings, seed, device
@@ -153,7 +153,7 @@ class _Loop:
         self.log = atomic.Log(log, self.state.log_bytes)
         self.progress = Progress(label, work.steps, done=self.state.step)
         self.begun = self.last_save = time.monotonic()
-        self.tokens, self.halvings = self.state.tokens, self.state.halvings
+        self.tokens, self.oom_splits = self.state.tokens, self.state.oom_splits
         self.pending: list[_Step] = []
         self.failed = torch.zeros((), device=device)
 
@@ -210,7 +210,7 @@ class _Loop:
 
     def accumulate(self, step: int) -> tuple[dict[str, Tensor], int]:
         """Forward and backward passes of a step's micro-batches."""
-        micro_batches, weights = self.work.micro_batches(step, self.halvings), self.work.weights(step)
+        micro_batches, weights = self.work.micro_batches(step, self.oom_splits), self.work.weights(step)
         sums = {name: torch.zeros((), device=self.device) for name in weights}
         for index, (cpu_batch, share) in enumerate(zip(micro_batches, self.work.shares(micro_batches), strict=True)):
             torch.manual_seed(step_seed(self.seed, step, index))
@@ -234,14 +234,14 @@ class _Loop:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.look()
-        if self.halvings == self.work.halvings:
-            cure = "lower max_length or corpus.block_size, take a smaller model, or more memory"
-            raise OutOfMemory(f"{self.label}: expected memory for step {step + 1}, found too little; {cure}")
-        self.halvings += 1
-        self.log.write({"step": step + 1, "micro_batches_halved": self.halvings})
+        if self.oom_splits == self.work.oom_splits:
+            fix = "lower max_length or corpus.block_size, take a smaller model, or more memory"
+            raise OutOfMemory(f"{self.label}: expected memory for step {step + 1}, found too little; {fix}")
+        self.oom_splits += 1
+        self.log.write({"step": step + 1, "micro_batches_halved": self.oom_splits})
         sys.stderr.write(
             f"{self.label}: out of memory in step {step + 1}; from here on in micro-batches of "
-            f"1/{2**self.halvings} of their size, with as many examples in a step as before\n"
+            f"1/{2**self.oom_splits} of their size, with as many examples in a step as before\n"
         )
 
     def look(self) -> None:
@@ -269,16 +269,16 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         self.accumulate(item.step)
         place = write_diagnosis(
-            self.folder, self.model, self.work.micro_batches(item.step, self.halvings),
+            self.folder, self.model, self.work.micro_batches(item.step, self.oom_splits),
             facts={
                 "step": item.step + 1, "seed": self.seed, "terms": item.values(), "weights": dict(item.weights),
                 "learning_rate": item.learning_rate, "gradient_norm": float(item.norm),
             },
         )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
-        cure = f"lower the learning rate, or look at the data of this step, which are in {place}"
+        fix = f"lower the learning rate, or look at the data of this step, which are in {place}"
         where = f"step {item.step + 1}: expected finite numbers, found {what} infinite or not a number"
-        raise NonFiniteLoss(f"{where}; {cure}")
+        raise NonFiniteLoss(f"{where}; {fix}")
 
     def validate(self, done: int) -> None:
         """What is measured after so many steps, if anything is; a request to stop does not wait for its end."""
@@ -298,7 +298,7 @@ class _Loop:
     def save(self, done: int) -> None:
         """A checkpoint after so many steps, all of which are in the log."""
         length, digest = self.log.sync()
-        state = checkpoint.State(done, self.tokens, length, digest, self.seconds, self.halvings)
+        state = checkpoint.State(done, self.tokens, length, digest, self.seconds, self.oom_splits)
         checkpoint.save(self.folder / atomic.CHECKPOINTS, self.model, self.optimizer, state, training=self.name)
         self.last_save = time.monotonic()
 

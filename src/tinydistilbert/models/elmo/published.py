@@ -21,7 +21,7 @@ from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
 WEIGHTS = "model.safetensors"
-CURE = "give the weights and the options of one model, as they were downloaded"
+FIX = "give the weights and the options of one model, as they were downloaded"
 
 
 def write_published(weights: Path, options: Path, output: Path) -> None:
@@ -85,10 +85,10 @@ def read_options(path: Path) -> ElmoConfig:
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         found = f"{type(error).__name__}: {error}"
-        raise UserError(str(path), expected="ELMo's options in JSON", found=found, cure=CURE) from None
+        raise UserError(str(path), expected="ELMo's options in JSON", found=found, fix=FIX) from None
     for key, (value, known) in fixed.items():
         if value not in known:
-            raise UserError(f"{path}: {key}", expected=f"{known[-1]!r}", found=repr(value), cure="use another model")
+            raise UserError(f"{path}: {key}", expected=f"{known[-1]!r}", found=repr(value), fix="use another model")
     return config
 
 
@@ -106,7 +106,7 @@ def _read(path: Path) -> dict[str, NDArray[np.float32]]:
             file.visititems(keep)
     except (OSError, ValueError, TypeError) as error:
         found = str(error).split("\n", 1)[0][:160] if path.is_file() else "no such file"
-        raise UserError(str(path), expected="ELMo's weights in HDF5", found=found, cure=CURE) from None
+        raise UserError(str(path), expected="ELMo's weights in HDF5", found=found, fix=FIX) from None
     return arrays
 
 
@@ -120,13 +120,13 @@ class _Arrays:
         array = self._left.pop(name, None)
         if array is None or array.shape != shape:
             found = "none" if array is None else str(array.shape)
-            raise UserError(f"{self._path}: {name}", expected=f"numbers of shape {shape}", found=found, cure=CURE)
+            raise UserError(f"{self._path}: {name}", expected=f"numbers of shape {shape}", found=found, fix=FIX)
         return array
 
     def check_all_taken(self) -> None:
         if self._left:
             found = f"{len(self._left)} more arrays, such as {min(self._left)}"
-            raise UserError(str(self._path), expected="the weights that the options tell", found=found, cure=CURE)
+            raise UserError(str(self._path), expected="the weights that the options tell", found=found, fix=FIX)
 
 
 def _language_model(arrays: _Arrays, config: ElmoConfig) -> dict[str, Tensor]:
