@@ -71,10 +71,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         table
         for table in (
             paper_tables.pretraining_table(measurements),
-            paper_tables.glue_table(measurements),
-            paper_tables.downstream_table(measurements),
-            paper_tables.custom_table(measurements, tasks),
-            paper_tables.probe_table(measurements),
+            *paper_tables.score_tables(measurements, tasks),
             speed_table(measurements),
         )
         if table.is_measured

@@ -123,7 +123,7 @@ def compare(first: Operand, second: Operand | None = None, *, seed: int = 0) -> 
     differences = []
     for difference in _differences(pairings, seed):
         pairing = difference.pairing
-        if difference.metric == _metrics(difference.task)[0]:
+        if difference.metric == difference.task.table_metrics[0]:
             key = pairing.task.name, pairing.split
             if key not in at_hand:
                 at_hand[key] = examples_at_hand(pairing, (one.recipe, other.recipe))
@@ -177,14 +177,12 @@ def _pairings(one: ScoredRun, other: ScoredRun, rows: Iterable[tuple[str, str]])
                 yield pair(task, split, read_predicted(one, task, row, split), read_predicted(other, task, its, split))
 
 
-def _metrics(task: Task) -> tuple[str, ...]:
-    return ("exact_match", "f1") if task.kind == "span" else (task.headline,)
-
-
 def _differences(pairings: Sequence[Pairing], seed: int) -> list[Difference]:
     """The differences in the metrics of the tables, with Holm's adjustment over all of them."""
     found = [
-        (pairing, metric, _paired(pairing, metric, seed)) for pairing in pairings for metric in _metrics(pairing.task)
+        (pairing, metric, _paired(pairing, metric, seed))
+        for pairing in pairings
+        for metric in pairing.task.table_metrics
     ]
     adjusted = metrics.holm([paired.p for _, _, paired in found])
     return [Difference(*one, p) for one, p in zip(found, adjusted, strict=True)]

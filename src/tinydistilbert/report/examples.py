@@ -13,13 +13,8 @@ from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Task
 
 SLUGS = {model.replace(" (D)", "-d"): model for model in TITLES}
-SENTENCE, PAIR, QUESTION = "A sentence to judge", "A pair to compare", "A question to answer"
-KINDS: dict[str, tuple[str, ...]] = {
-    SENTENCE: ("cola", "acceptability", "sst2", "imdb"),
-    PAIR: ("stsb", "adjacency", "mrpc", "qqp", "rte", "mnli", "qnli", "wnli"),
-    QUESTION: ("squad", "cloze-qa"),
-}
-"""For each kind the built-in tasks that can show it; the first that was run is taken, one's own before them."""
+KINDS = SENTENCE, PAIR, QUESTION = "A sentence to judge", "A pair to compare", "A question to answer"
+"""For each of them the first task of the kind that was run is taken."""
 LONGEST = 480
 """Characters of a text that are shown."""
 
@@ -143,10 +138,11 @@ def read_examples(run: Path, tasks: Mapping[str, Task] = TASKS) -> list[Kind]:
         run: its folder.
         tasks: by name, as `tasks_of` gives them for the run's recipe.
     """
-    own = [task for task in tasks.values() if task.family == "custom"]
+    # One's own tasks first, and what is made from text last.
+    ordered = sorted(tasks.values(), key=lambda task: (task.is_synthetic, bool(task.official)))
     kinds = []
-    for title, names in KINDS.items():
-        for task in [*(task for task in own if _kind_of(task) == title), *(tasks[name] for name in names)]:
+    for title in KINDS:
+        for task in (task for task in ordered if _kind_of(task) == title):
             rows = {slug: found for slug in SLUGS if (found := _samples(run, task.name, slug))}
             if not rows:
                 continue

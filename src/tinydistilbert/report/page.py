@@ -42,8 +42,8 @@ def _score_figures(
     measurements: Sequence[Measurement], told: summary.Summary, tasks: Mapping[str, Task]
 ) -> list[dict[str, Any]]:
     found = scores.collect(measurements)
-    labelled = [task for task in tasks.values() if task.family != "probe"]
-    chosen = labelled if scores.tasks_scored(found, labelled) else paper_tables.PROBES
+    real = [task for task in tasks.values() if not task.is_synthetic]
+    chosen = real if scores.tasks_scored(found, real) else list(tasks.values())
     caption = "Each model by task. The line is what was lost of the teacher; the stroke, always giving the same answer."
     drawn = figure(figures.task_scores(found, chosen), caption)
     if told.kept is not None and told.faster is not None:

@@ -187,7 +187,7 @@ def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing
     """
     where = f"{task.title} ({split}) of {first.side.run} and {second.side.run}"
     fix = "compare runs that were scored on the same data"
-    if task.family == "probe" and first.fingerprint != second.fingerprint:  # their ids are places, not names
+    if task.is_synthetic and first.fingerprint != second.fingerprint:  # their ids are places, not names
         fix = "score both with the same corpus, seed and finetune.validation_examples"
         raise UserError(where, expected="the same examples, made from the same text", found="other ones", fix=fix)
     places = {name: place for place, name in enumerate(second.ids)}
