@@ -111,7 +111,7 @@ class NearlyFull(io.FileIO):
     ROOM = 1000
 
     def write(self, content: bytes) -> int:  # type: ignore[override]
-        if self.log() >= self.ROOM:
+        if self.tell() >= self.ROOM:
             raise OSError(errno.ENOSPC, "No space left on device")
         return super().write(content[:2])
 
