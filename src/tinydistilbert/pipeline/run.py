@@ -87,7 +87,7 @@ class Run(Inputs):
             atomic.sweep(self.output)
             if not self.is_begun():
                 atomic.write_text(self.output / run_folder.RECIPE, to_toml(self.recipe))
-            run_folder.remember_models(self.output, hub.pins())
+            run_folder.remember_models(self.output, hub.pinned_revisions())
             yield
 
     def is_begun(self) -> bool:
@@ -98,7 +98,7 @@ class Run(Inputs):
         """
         is_begun = run_folder.is_begun(self.recipe, self.output)
         if is_begun:
-            hub.pin(run_folder.models(self.output))
+            hub.pin_revisions(run_folder.models(self.output))
         return is_begun
 
     def stage(self, folder: str, title: str, make: Callable[[Path], None]) -> None:
@@ -110,7 +110,7 @@ class Run(Inputs):
             return
         started = time.monotonic()
         make(path)
-        run_folder.remember_models(self.output, hub.pins())
+        run_folder.remember_models(self.output, hub.pinned_revisions())
         self.log(f"{title}: {duration(time.monotonic() - started)}")
         self.gather()
 
