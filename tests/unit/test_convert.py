@@ -172,8 +172,7 @@ def test_the_reading_process_has_given_up_what_it_does_not_need(code: str, tmp_p
 
 
 def test_the_reading_process_has_no_memory_for_more_than_its_files() -> None:
-    program = (
-        f"import torch; from tinydistilbert.models import unpickle; unpickle.give_up(0); torch.ones({unpickle.SPARE} // 2)"
-    )
+    program = "import torch; from tinydistilbert.models import unpickle; unpickle.give_up(0); "
+    program += f"torch.ones({unpickle.SPARE} // 2)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 1 and "memory" in run.stderr
