@@ -293,7 +293,7 @@ def keep_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
     atomic.write_json(run.inputs, stored)
 
 
-def pinned_revisions(run: RunFolder) -> dict[str, str]:
+def kept_revisions(run: RunFolder) -> dict[str, str]:
     """The commits at which hub models were read that the recipe names without one, by their names.
 
     Raises:
@@ -302,7 +302,7 @@ def pinned_revisions(run: RunFolder) -> dict[str, str]:
     return {key.removeprefix(_MODEL): commit for key, commit in _inputs(run).items() if key.startswith(_MODEL)}
 
 
-def pin_revisions(run: RunFolder, commits: Mapping[str, str]) -> None:
+def keep_revisions(run: RunFolder, commits: Mapping[str, str]) -> None:
     """Keep the commits of hub models; those that are kept already stay."""
     stored = _inputs(run)
     new = {_MODEL + name: commit for name, commit in commits.items()} | stored

@@ -27,7 +27,7 @@ from tinydistilbert.finetuning.soft_targets import make_targets
 from tinydistilbert.finetuning.trainer import Lesson, training_examples
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
-from tinydistilbert.models.runtimes import MODEL_FILE, Inputs, OnnxRuntime, Runtime, TorchRuntime, uses_token_types
+from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime, TorchRuntime, uses_token_types
 from tinydistilbert.recipe.schema import Recipe, TaskSettings
 from tinydistilbert.run_folder import CompressedFolder
 from tinydistilbert.storage import atomic
@@ -172,7 +172,7 @@ class Workshop:
         failed = training_facts(model).get("failed")
         return f"the training failed at {failed}" if failed else ""
 
-    def _calibration(self, exported: Path) -> list[Inputs]:
+    def _calibration(self, exported: Path) -> list[ModelInputs]:
         if self.recipe.compress.quantization != "static":
             return []
         features = self.encoded(self.held_out, exported)
@@ -255,7 +255,7 @@ def pad_token_id(folder: Path) -> int:
     return int(load_tokenizer(folder).pad_token_id)
 
 
-def single_inputs(features: Features, indices: Sequence[int] | NDArray[np.int64], pad: int) -> list[Inputs]:
+def single_inputs(features: Features, indices: Sequence[int] | NDArray[np.int64], pad: int) -> list[ModelInputs]:
     """The inputs of some features, each a batch of its own."""
     batches = (collate(features, [index], pad, token_types=True) for index in indices)
     return [{name: batch[name].numpy() for name in INPUTS} for batch in batches]

@@ -86,7 +86,7 @@ class Run(Inputs):
             atomic.sweep(output)
             if not self.is_begun():
                 atomic.write_text(self.folder.recipe, to_toml(self.recipe))
-            run_folder.pin_revisions(self.folder, hub.pins())
+            run_folder.keep_revisions(self.folder, hub.pinned_revisions())
             yield
 
     def is_begun(self) -> bool:
@@ -97,7 +97,7 @@ class Run(Inputs):
         """
         is_begun = run_folder.is_begun(self.folder, self.recipe)
         if is_begun:
-            hub.pin(run_folder.pinned_revisions(self.folder))
+            hub.pin_revisions(run_folder.kept_revisions(self.folder))
         return is_begun
 
     def stage(self, path: Path, title: str, make: Callable[[Path], None]) -> None:
@@ -108,7 +108,7 @@ class Run(Inputs):
             return
         started = time.monotonic()
         make(path)
-        run_folder.pin_revisions(self.folder, hub.pins())
+        run_folder.keep_revisions(self.folder, hub.pinned_revisions())
         self.log(f"{title}: {duration(time.monotonic() - started)}")
         self.gather()
 

@@ -122,7 +122,7 @@ def train(
         keep_freed_memory()
     model.to(device).train()
     loop = _Loop(model, work, settings, seed, folder, device, label, checkpoint_minutes, precision)
-    with loop.log, signals.noted() as loop.stop:
+    with loop.log, signals.deferred() as loop.stop:
         loop.run()
     if loop.stop:  # since the last step was looked at: there is nothing left to save, but the command is to end
         raise KeyboardInterrupt
