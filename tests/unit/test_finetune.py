@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(data: Path,
     assert made[0] == made[1] != made[2]
 
 
-@pytest.mark.parametrize("select", ["heldout", "published"])
+@pytest.mark.parametrize("select", ["heldout", "reported"])
 def test_an_epoch_is_chosen_by_the_examples_that_the_recipe_names(
     select: str, data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,11 +127,11 @@ def test_an_epoch_is_chosen_by_the_examples_that_the_recipe_names(
     settings = recipe(data, select=select)
     finetune(settings, TASKS["cola"], encoder, tmp_path / "chosen", row="student", seed=0, device=CPU)
     told = facts(tmp_path / "chosen")["selected"]
-    train = 64 if select == "published" else 64 - 6
+    train = 64 if select == "reported" else 64 - 6
     steps = 4 * -(-train // 8)
     assert told == {
         "by": select, "score": 0.7, "step": steps // 2, "epoch": 2.0,
-        "examples": 30 if select == "published" else 6,
+        "examples": 30 if select == "reported" else 6,
     }  # fmt: skip
     assert facts(tmp_path / "chosen")["train_examples"] == train
 

@@ -16,7 +16,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
-from tinydistilbert.report.scores import ROWS
+from tinydistilbert.report.scores import CHOSEN_ON_REPORTED, ROWS
 from tinydistilbert.run_folder import MEASUREMENTS, RunFolder, predictions_file
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT, tasks_of
@@ -172,7 +172,7 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
             if measured.split == split:
                 fingerprint = measured.data_fingerprint
                 warnings |= dict.fromkeys(measured.details.get("warnings", ()))
-                if measured.details.get("selected", {}).get("by") == "published":
+                if measured.details.get("selected", {}).get("by") in CHOSEN_ON_REPORTED:
                     warnings[CHOSEN_NOTE] = None
     return Predicted(Side(run.folder, row), ids, gold, answers, fingerprint, tuple(warnings))
 
