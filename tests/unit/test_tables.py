@@ -122,8 +122,9 @@ def test_subsets_and_warnings_are_marked_and_explained() -> None:
     )
 
 
-def test_an_epoch_chosen_by_the_scored_examples_brands_the_row() -> None:
-    told = {"selected": {"by": "published", "epoch": 2.0}}
+@pytest.mark.parametrize("by", ["reported", "published"])  # the second in measurements of earlier versions
+def test_an_epoch_chosen_by_the_scored_examples_brands_the_row(by: str) -> None:
+    told = {"selected": {"by": by, "epoch": 2.0}}
     branded = score("student", "rte", 0.6, details=told)
     honest = score("teacher", "rte", 0.6, details={"selected": {"by": "heldout", "epoch": 2.0}})
     table = glue_table([branded, honest])

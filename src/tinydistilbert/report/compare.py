@@ -10,7 +10,7 @@ from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.metrics import Paired
 from tinydistilbert.report.disagreements import Disagreement, disagreement, examples_at_hand
 from tinydistilbert.report.predictions import Pairing, ScoredRun, pair, read_predicted, scored_run, splits_of
-from tinydistilbert.storage import atomic
+from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.tasks.base import Examples, Task
 
 TEACHER = "teacher"
@@ -88,7 +88,7 @@ def operand(text: str) -> Operand:
     """
     folder, colon, row = text.rpartition(":")
     for found in (Operand(Path(text)), *([Operand(Path(folder), row.strip())] if colon else [])):
-        if (found.run / "recipe.toml").is_file():
+        if RunFolder(found.run).recipe.is_file():
             return found
     fix = "give a folder that `tinydistilbert replicate` or `finetune` wrote, if wanted with :ROW"
     raise UserError(text, expected="a run folder with recipe.toml", found="none", fix=fix)
@@ -140,7 +140,7 @@ def compare_rows(run: Path) -> Comparison:
         UserError: a file of scores that is not as it was written.
     """
     first = Operand(run)
-    if not any(run.glob(f"tasks/*/*/seed-*/scores/{atomic.MANIFEST}")):
+    if not RunFolder(run).all_scores():
         return Comparison(first, None, ())
     scored = scored_run(run)
     pairings = list(_pairings(scored, scored, [pair for pair in PAIRS if set(pair) <= set(scored.rows)]))
