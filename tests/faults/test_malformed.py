@@ -27,7 +27,7 @@ from tinydistilbert.cli.main import main
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.pipeline.preflight import Inputs
+from tinydistilbert.pipeline.run import check_inputs, run_context
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.storage import cache
@@ -615,7 +615,7 @@ def test_malformed_input_is_refused_in_one_line(
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_is_odd_but_right_is_read(name: str, teacher: Path, tmp_path: Path) -> None:
     command, *rest = map(str, ACCEPTED[name](Place(tmp_path, teacher)))
-    Inputs(parse(rest).recipe, until=command).check_inputs()
+    check_inputs(run_context(parse(rest).recipe, tmp_path / "run", until=command, log=print))
 
 
 def mutated(content: bytes, draw: random.Random) -> bytes:

@@ -141,17 +141,18 @@ def _stages(command: str, rest: list[str]) -> None:
         expected = f"one of {', '.join(OF_GIVEN)} with --model"
         raise UserError("command line", expected=expected, found=repr(command), fix="leave --model out, or use one")
     from tinydistilbert.dry_run.plan import plan, refuse_full_disk
-    from tinydistilbert.pipeline.run import Run, run
+    from tinydistilbert.pipeline.run import run_context, run_stages
 
     shown = shlex.join(["tinydistilbert", command, *rest])
-    work = Run(request.recipe, request.output, until=until, log=functools.partial(print, flush=True), command=shown)
+    log = functools.partial(print, flush=True)
+    run = run_context(request.recipe, request.output, until=until, log=log, command=shown)
     if request.dry_run:
-        print(plan(work))
+        print(plan(run))
         return
     from tinydistilbert.report.paper_tables import console_tables
 
-    refuse_full_disk(work)
-    failures = run(work)
+    refuse_full_disk(run)
+    failures = run_stages(run)
     if until in ("evaluate", "compress", "benchmark", "report"):
         _print(console_tables(request.output))
     if until == "report":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tinydistilbert.dry_run import machine as costs
-from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, encoder_size, together
+from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, encoder_size, joint_state
 from tinydistilbert.dry_run.sizes import TaskSize, task_size
 from tinydistilbert.finetuning.trainer import finetune_steps
 from tinydistilbert.models.loading import load_tokenizer
@@ -14,7 +14,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT_SHARE
 
 
-def compression(basis: Basis) -> Line:
+def compress_line(basis: Basis) -> Line:
     """The line of the stage: the whole ladder of every task, though a target may be reached before its end.
 
     How often int8 is tried with another layer left in float is not known beforehand, and not counted.
@@ -27,7 +27,7 @@ def compression(basis: Basis) -> Line:
         state = "finished" if folders else "nothing to do"
         return Line("compress", state, forms if folders else "no tasks")
     found = [_ladder(basis, name) for name in left]
-    state = together(["to do" if name in left else "finished" for name in folders])
+    state = joint_state(["to do" if name in left else "finished" for name in folders])
     seconds = [ladder.seconds for ladder in found if ladder.seconds is not None]
     steps = sorted({ladder.steps for ladder in found if ladder.steps})
     if steps:
@@ -64,7 +64,7 @@ def _shares(settings: Compress, layers: int) -> list[float]:
 
 def _ladder(basis: Basis, name: str) -> _Ladder:
     settings = basis.recipe.compress
-    tokenizer = load_tokenizer(settings.model) if settings.model else basis.tokenizer
+    tokenizer = load_tokenizer(settings.model) if settings.model else basis.shared.tokenizer
     model, size = _size(basis, name), task_size(basis.recipe, name, tokenizer)
     shares, int8 = _shares(settings, model.layers), settings.quantization != "none"
     # Each pruned form before and after it is taught, exported, and in int8.
