@@ -15,7 +15,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.preflight import Taught, check_models
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
-from tinydistilbert.models.pruned import FAMILIES as PRUNABLE
+from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher, load_teacher
 from tinydistilbert.optional import require
@@ -170,9 +170,11 @@ class Inputs:
         """
         settings, family, depth = self.recipe.compress, config.model_type, config.num_hidden_layers
         prunes = bool(settings.keep or settings.layers)
-        if family == ELMO or (prunes and family not in PRUNABLE):
+        if family == ELMO or (prunes and family not in PRUNABLE_FAMILIES):
             fix = "take another model" if family == ELMO else "leave pruning out: --keep [] --compress.layers []"
-            raise UserError("compress", expected=f"a family among {', '.join(PRUNABLE)}", found=repr(family), fix=fix)
+            raise UserError(
+                "compress", expected=f"a family among {', '.join(PRUNABLE_FAMILIES)}", found=repr(family), fix=fix
+            )
         if settings.layers and max(settings.layers) >= depth:
             expected, found = f"fewer than the {depth} layers of the model", str(max(settings.layers))
             raise UserError("compress.layers", expected=expected, found=found, fix="lower it")

@@ -16,7 +16,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.storage import disk
 
 MANIFEST = "manifest.json"
-OWN_HASH = "sha256"
+HASH_KEY = "sha256"
 """Key of the manifest with the hash of all else in it."""
 CHECKPOINTS = "checkpoints"
 """Folder that only unfinished work needs: no manifest lists it, and it is deleted when the work is finished."""
@@ -107,7 +107,7 @@ def write_manifest(folder: Path, **facts: Any) -> None:
     for inner in sorted({inner for name in files for inner in PurePosixPath(name).parents} - {PurePosixPath()}):
         disk.sync_folder(folder / inner)
     manifest = {**facts, "files": files}
-    write_json(folder / MANIFEST, {**manifest, OWN_HASH: _hash_of(manifest)})
+    write_json(folder / MANIFEST, {**manifest, HASH_KEY: _hash_of(manifest)})
 
 
 def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     try:
         manifest = read_json(folder / MANIFEST)
         # Those from before there was a hash have none.
-        found = "other content" if manifest.pop(OWN_HASH, None) not in (None, _hash_of(manifest)) else None
+        found = "other content" if manifest.pop(HASH_KEY, None) not in (None, _hash_of(manifest)) else None
         listed = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
         if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in listed):
             found = "the name of a file outside the folder"
@@ -193,6 +193,11 @@ def check_new(folder: Path) -> None:
         raise UserError(f"--output {folder}", expected=expected, found="other files", fix=fix)
 
 
+def partial(folder: Path) -> Path:
+    """Where the work towards a finished `folder` lies until it is done."""
+    return folder.with_name(folder.name + ".partial")
+
+
 @contextmanager
 def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
     """Work towards a finished `folder`: yields `folder.partial`, and on success closes it and renames it to `folder`.
@@ -203,21 +208,21 @@ def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
     Raises:
         DiskError: the disk is full or failing, whoever noticed it.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    with disk.disk_errors(partial):
-        disk.make_folder(partial)
-        sweep(partial)
-        yield partial
-        _finish(partial, folder, facts)
+    begun = partial(folder)
+    with disk.disk_errors(begun):
+        disk.make_folder(begun)
+        sweep(begun)
+        yield begun
+        _finish(begun, folder, facts)
     tidy(folder)
 
 
-def _finish(partial: Path, folder: Path, facts: dict[str, Any]) -> None:
+def _finish(begun: Path, folder: Path, facts: dict[str, Any]) -> None:
     """Close the partial folder, and give it its name."""
-    write_manifest(partial, **facts)
+    write_manifest(begun, **facts)
     if folder.exists():  # a folder without manifest: left by another program, or emptied by hand
         disk.remove(folder)
-    disk.rename(partial, folder)
+    disk.rename(begun, folder)
     disk.sync_folder(folder.parent)
 
 
