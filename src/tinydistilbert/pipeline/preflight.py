@@ -90,7 +90,7 @@ class Inputs:
             return
         check_head(recipe, self.original_teacher)
         student = cut_student(self.original_teacher.model, recipe.student, seed=recipe.seed)
-        match_layers(recipe, self.original_teacher.model.config, student.config)
+        match_layers(recipe.objective, recipe.student, self.original_teacher.model.config, student.config)
         self.check_lengths(self.original_teacher.model.config)
         if recipe.compress.tasks and "compress" in self.stages():
             self.check_compressible(
