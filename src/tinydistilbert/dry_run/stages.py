@@ -20,6 +20,7 @@ from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.size import Size
 from tinydistilbert.pipeline import run as pipeline
 from tinydistilbert.pipeline.preflight import check_compressible, check_data_folder, check_lengths
+from tinydistilbert.recipe.objective import TERMS, Needs
 from tinydistilbert.recipe.schema import Optimization, Recipe
 from tinydistilbert.recipe.types import highest, seconds_of
 from tinydistilbert.storage import atomic
@@ -41,7 +42,7 @@ def check_inputs(basis: Basis) -> None:
         return
     check_data_folder(run.recipe.data)
     teacher, student = basis.models
-    match_layers(run.recipe, teacher.config, student.config)
+    match_layers(run.recipe.objective, run.recipe.student, teacher.config, student.config)
     check_lengths(run, teacher.config)
     if run.recipe.compress.tasks and "compress" in run.stages:
         check_compressible(run.recipe.compress, (teacher if run.recipe.compress.row == "teacher" else student).config)
@@ -139,11 +140,12 @@ def _positions(recipe: Recipe, useful: float, *, with_teacher: bool) -> tuple[fl
         return masked, 0.0
     if objective.reduction == "notebook":
         return 1.0, 1.0
-    if highest(objective.kl):
+    needs = {TERMS[name].needs for name in objective.terms}
+    if Needs.LOGITS in needs:
         sampled = masked + (useful - masked) * objective.kl_sampled_share
         share = {"all": useful, "masked": masked, "sampled": sampled}[objective.kl_positions]
         return share, share
-    return (masked if highest(objective.mlm) else 0.0), 0.0
+    return (masked if Needs.TOKENS in needs else 0.0), 0.0
 
 
 def benchmark_line(basis: Basis) -> Line:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
+from tinydistilbert.benchmark.pairs import requested_examples
 from tinydistilbert.benchmark.rows import check_installed
 from tinydistilbert.distillation.adapt import check_head
 from tinydistilbert.distillation.teacher_cache import check_room, views_to_make
@@ -45,7 +46,7 @@ def check_teacher_and_student(run: RunContext) -> None:
     recipe, teacher = run.recipe, run.sources.original_teacher
     check_head(recipe, teacher)
     student = cut_student(teacher.model, recipe.student, seed=recipe.seed)
-    match_layers(recipe, teacher.model.config, student.config)
+    match_layers(recipe.objective, recipe.student, teacher.model.config, student.config)
     check_lengths(run, teacher.model.config)
 
 
@@ -180,11 +181,12 @@ def check_compressible(settings: Compress, config: PretrainedConfig) -> None:
 
 
 def check_benchmark(run: RunContext) -> None:
-    """Stage benchmark: the back ends.
+    """Stage benchmark: the back ends, and the examples that are timed.
 
     Raises:
-        UserError: one is not installed.
+        UserError: one is not installed, or the examples are missing or damaged.
     """
+    requested_examples(run.recipe)
     check_installed(run.recipe.benchmark.backends)
 
 
