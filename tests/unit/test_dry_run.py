@@ -200,7 +200,7 @@ def test_a_step_has_the_examples_of_all_its_micro_batches(recipe: Recipe, tmp_pa
     assert line.seconds == pytest.approx(estimated(taught(recipe), tmp_path / "run", "student").seconds)
 
 
-def test_every_back_end_and_protocol_is_timed_and_every_form_is_made(recipe: Recipe, tmp_path: Path) -> None:
+def test_every_back_end_and_protocol_is_timed_and_every_variant_is_made(recipe: Recipe, tmp_path: Path) -> None:
     def line(stage: str, **changes: object) -> Line:
         own = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
         return next(iter(ESTIMATES[stage](on_simple_machine(run_of(own, tmp_path / "run", until="report")))))
@@ -212,7 +212,7 @@ def test_every_back_end_and_protocol_is_timed_and_every_form_is_made(recipe: Rec
     assert line("compress").state == "nothing to do"
     # As it is, exported, in int8, and three pruned ones; of 21 examples a tenth is held out, and 19 make 5 batches.
     small = line("compress", compress={"tasks": ["cola"], "held_out": 0})
-    assert small.what == "1 model in up to 6 forms; 3 of them pruned and taught again in 10 steps"
+    assert small.what == "1 model, up to 6 variants each; 3 of them pruned, then recovery fine-tuning of 10 steps"
     fewer = line("compress", compress={"tasks": ["cola"], "held_out": 0, "keep": [0.5]})
     assert 0 < (fewer.seconds or 0) < (small.seconds or 0) and 0 < fewer.disk < small.disk
 

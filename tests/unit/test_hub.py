@@ -315,4 +315,6 @@ def test_a_run_goes_on_with_the_version_that_it_was_begun_with(
     assert "pinned" not in capsys.readouterr().err
     other = begun(tmp_path / "other", text)
     run.run_stages(other)
-    assert other.sources.original_teacher.model.config.initializer_range == 0.5, "a new run takes what the name stands for now"
+    assert other.sources.original_teacher.model.config.initializer_range == 0.5, (
+        "a new run takes what the name stands for now"
+    )

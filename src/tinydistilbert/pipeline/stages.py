@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tinydistilbert import results, run_folder
 from tinydistilbert.benchmark import benchmark
-from tinydistilbert.compress.stage import climb_down
-from tinydistilbert.compress.variants import Workshop
+from tinydistilbert.compress import stage as compression
+from tinydistilbert.compress.builder import VariantBuilder
 from tinydistilbert.distillation.adapt import adapt
 from tinydistilbert.distillation.distill import distill
 from tinydistilbert.evaluation.evaluate import evaluate
@@ -197,12 +197,11 @@ def compress_models(run: RunContext) -> None:
     for name in run.recipe.compress.tasks:
         folder, started = run.folder.compressed(name), time.monotonic()
         was_finished = atomic.is_finished(folder.summary)
-        climb_down(
-            Workshop(
-                run.recipe, run.tasks[name], compressed_model(run, name), recovery_teachers(run, name),
-                run.recipe.compress.row, folder, run.device, run.log,
-            )
+        builder = VariantBuilder(
+            run.recipe, run.tasks[name], compressed_model(run, name), recovery_teachers(run, name),
+            run.recipe.compress.row, folder, run.device, run.log,
         )  # fmt: skip
+        compression.compress_task_model(builder)
         spent = "finished before, skipped" if was_finished else duration(time.monotonic() - started)
         run.log(f"{_compress_title(run, name)}: {spent}; the best is {folder.best}")
         write_results(run)
@@ -215,7 +214,7 @@ def _compress_title(run: RunContext, task: str) -> str:
 def missed_targets(run: RunContext) -> tuple[str, ...]:
     """The compressions that did not reach a target, each with how far it came."""
     folders = {name: run.folder.compressed(name) for name in run.recipe.compress.tasks}
-    missed = {name: atomic.read_manifest(folder.summary)["unreached"] for name, folder in folders.items()}
+    missed = {name: compression.missed_targets(folder) for name, folder in folders.items()}
     return tuple(
         f"{_compress_title(run, name)} came to {what}; the best model is in {folders[name].best}"
         for name, what in missed.items()
@@ -230,7 +229,7 @@ def compressed_model(run: RunContext, task: str) -> Path:
 
 
 def recovery_teachers(run: RunContext, task: str) -> tuple[Path, ...]:
-    """What pruned models of a task learn from again; nothing = the unpruned one."""
+    """The teachers of recovery fine-tuning; nothing = the model itself."""
     settings = run.recipe.compress
     if settings.teachers or settings.model:
         return tuple(map(Path, settings.teachers))
