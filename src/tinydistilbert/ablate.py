@@ -281,7 +281,7 @@ def _naming(trial: Trial) -> Iterator[None]:
         if trial.variation is None:
             raise
         where = f"row {trial.variation.name!r}, {error.where}"
-        raise UserError(where, expected=error.expected, found=error.found, fix=error.fix) from None
+        raise UserError(where, problem=error.problem, fix=error.fix) from None
 
 
 def ablate(
