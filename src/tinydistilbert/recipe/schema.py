@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from tinydistilbert.recipe.objective import Objective
 from tinydistilbert.recipe.task_sections import Compress, CustomTask, Finetune, TaskDistillation, TaskSettings
 from tinydistilbert.recipe.types import (
     RENAMED_VALUES,
@@ -17,9 +18,6 @@ from tinydistilbert.recipe.types import (
     NotNegative,
     Optimization,
     Positive,
-    PositiveRamp,
-    Ramp,
-    Rate,
     RateRamp,
     Share,
     renamed_values,
@@ -119,38 +117,6 @@ class Student:
     """How a narrower student gets its embeddings: the teacher's strongest dimensions, or a projection by SVD."""
 
     _renamed = renamed_values("student.layers")
-
-
-@section
-class Objective:
-    """The weighted sum that the student minimises; terms as defined in docs/reference/objective.md."""
-
-    kl: Ramp = 5.0
-    """Weight of the soft targets (Sanh et al. 2019, L_ce; weights 5/2/1 are the authors' published command)."""
-    mlm: Ramp = 2.0
-    """Weight of the masked-LM cross-entropy."""
-    cosine: Ramp = 1.0
-    """Weight of 1 - cos of the last hidden states."""
-    relation: Ramp = 0.0
-    """Weight of the self-attention relations Q-Q, K-K and V-V (MiniLMv2, Wang et al. 2021)."""
-    attention: Ramp = 0.0
-    """Weight of the squared difference of attention scores before the softmax (TinyBERT, Jiao et al. 2020)."""
-    hidden: Ramp = 0.0
-    """Weight of the squared difference of hidden states (TinyBERT); a learned projection joins different widths."""
-    temperature: PositiveRamp = 2.0
-    kl_positions: Literal["all", "masked", "sampled"] = "all"
-    """Where the KL is taken: at every token (the authors' default), at masked ones, or at those and some others."""
-    kl_sampled_share: Rate = 0.15
-    """Share of the tokens that are not masked at which `sampled` takes the KL."""
-    relation_heads: Amount = 0
-    """Heads that Q, K and V are cut into for `relation`, whatever the models have; 0 = as many as the teacher has."""
-    relation_layer: int = -1
-    """Teacher layer whose relations the student's last layer learns; negative counts from the last, -1."""
-    matched_layers: Literal["uniform", "copied"] | tuple[Amount, ...] = "uniform"
-    """Teacher layers that `attention` and `hidden` compare with: the last of each run of layers that a student layer
-    stands for (TinyBERT), those that it was copied from, or a list."""
-    reduction: Literal["mean", "notebook"] = "mean"
-    """`notebook` keeps TinyDistilBERT's faults: KL summed over positions, divided by the batch; cosine on [CLS]."""
 
 
 @section

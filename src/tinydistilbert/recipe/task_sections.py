@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.types import (
     Amount,
     Bytes,
@@ -82,6 +83,12 @@ class TaskDistillation:
     """Chance of each word to be replaced in a copy (TinyBERT's p_t)."""
     augment_candidates: Count = 15
     """Proposals among which a replacement is drawn (TinyBERT's K)."""
+
+    @property
+    def inner_terms(self) -> dict[str, float]:
+        """The weights above 0 of the terms that look into the layers, by name."""
+        weights = {name: getattr(self, name, 0.0) for name, term in TERMS.items() if term.is_inner}
+        return {name: weight for name, weight in weights.items() if weight > 0}
 
 
 @section
