@@ -37,9 +37,10 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.report.predictions import read_predicted, scored_run
+from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.tasks.encoding import encode
-from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
 
 CPU = torch.device("cpu")
 TASK = "reviews"
@@ -76,15 +77,15 @@ def trained(folder: Path, *, seed: int, stop_at: int | None = None) -> str:
         return [{"rows": data[step * 8 : step * 8 + 8]}]
 
     def loss(
-        model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
+        model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         said = model.get_submodule("layer")(batch["rows"]).squeeze(-1)
-        return weighted({"fit": (said - batch["rows"].sum(-1)).square().mean()}, scales)
+        return scaled_sum({"fit": (said - batch["rows"].sum(-1)).square().mean()}, term_scales)
 
     model = Net()
     work = TrainingJob(
-        steps=STEPS, micro_batches=micro_batches, loss=loss, weights=lambda _: {"fit": 1.0},
-        shares=lambda batches: shares_of([{"fit": 8} for _ in batches]), tokens=lambda _: 8,
+        steps=STEPS, micro_batches=micro_batches, loss=loss, term_weights=lambda _: {"fit": 1.0},
+        token_shares=lambda batches: token_shares([{"fit": 8} for _ in batches]), tokens=lambda _: 8,
     )  # fmt: skip
     settings = schema.Optimization(learning_rate=0.05)
     train(model, work, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=1e-9)
@@ -125,7 +126,7 @@ class Made:
         known = pipeline.Run(self.recipe, self.run, until="evaluate", log=lambda _: None).known
         self.examples, _ = training_examples(self.recipe, known[TASK], augmented=None, soft=True)
         self.features = encode(self.examples, tokenizer, 16)
-        self.inputs: dict[str, str] = atomic.read_json(self.run / run_folder.INPUTS)
+        self.inputs: dict[str, str] = atomic.read_json(RunFolder(self.run).inputs)
 
     # What reads each kind of file; `there` is a copy of the folder that holds it.
     def resumed(self, there: Path) -> str:
@@ -167,12 +168,12 @@ class Made:
 
     def remembered(self, there: Path) -> str:
         for name, fingerprint in self.inputs.items():
-            run_folder.remember(there, name, fingerprint)
-        found = atomic.read_json(there / run_folder.INPUTS)
+            run_folder.keep_fingerprint(RunFolder(there), name, fingerprint)
+        found = atomic.read_json(RunFolder(there).inputs)
         return digest([found[name] for name in self.inputs])
 
     def begun(self, there: Path) -> str:
-        assert run_folder.is_begun(self.recipe, there)
+        assert run_folder.is_begun(RunFolder(there), self.recipe)
         return digest(list(scored_run(there).rows))
 
 

@@ -1,13 +1,17 @@
 """The recipe: presets load, mistakes are told in one line with the cure, what is shown can be read again."""
 
 import dataclasses
+import hashlib
+import json
 import tomllib
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tinydistilbert.cli import main
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import schema, toml
+from tinydistilbert.recipe import schema, toml, types
 from tinydistilbert.recipe.types import highest, ramp_at, seconds_of
 
 
@@ -40,6 +44,8 @@ def test_a_part_of_a_section_keeps_the_defaults_of_that_section() -> None:
     [
         ("objectiv.kl = 3", ["key objectiv", "did you mean 'objective'"]),
         ("[objective]\ntemprature = 2", ["key objective.temprature", "did you mean 'temperature'"]),
+        ("finetune.learning_rate = 1e-4", ["did you mean 'finetune.optimization.learning_rate'?"]),
+        ("temperature = 3", ["did you mean 'objective.temperature' or 'finetune.distillation.temperature'?"]),
         ("[objective]\ntemperature = 'hot'", ["key objective.temperature", "'hot'"]),
         ("[objective]\ntemperature = 0", ["key objective.temperature", "a number > 0 or two of them (start, end)"]),
         ("objective.kl = 'x'", ["key objective.kl:", "a number >= 0 or two of them (start, end)", "'x'"]),
@@ -52,7 +58,7 @@ def test_a_part_of_a_section_keeps_the_defaults_of_that_section() -> None:
         ("[objective]\nkl = 0\nmlm = 0\ncosine = 0", ["only zeros"]),
         ("[masking]\nmask_share = 0.8\nrandom_share = 0.3", ["mask_share + random_share <= 1"]),
         ("[masking]\nrate = 1.5", ["key masking.rate", "a number > 0 and < 1 or two"]),
-        ("[student]\nlayers = 'odd'", ["key student.layers", "'authors'"]),
+        ("[student]\nlayers = 'odd'", ["key student.layers", "'distilbert'"]),
         ("[student]\nlayers = []", ["key student.layers", "at least one layer"]),
         ("[student]\nlayers = [0, 1]\nnum_hidden_layers = 2", ["found both"]),
         ("[finetune]\ntasks = ['colla']", ["'colla'", "did you mean 'cola'"]),
@@ -170,6 +176,16 @@ def test_rows_of_any_name_survive_being_shown() -> None:
     assert loaded.ablate.rows == rows
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.text(), st.text())
+@example("\x7f", "\x7f\x00\x1f\x85\u2028\r\n\t\"\\'")
+def test_every_text_survives_being_written(name: str, text: str) -> None:
+    rows = {name: {"corpus": {"text_column": text}}}
+    loaded = toml.from_dict({"name": name, "corpus": {"text_column": text}, "ablate": {"rows": rows}}, "here")
+    assert toml.from_toml(toml.to_toml(loaded), "shown") == loaded
+    assert loaded.name == name and loaded.ablate.rows == rows
+
+
 def test_changes_replace_lists_and_go_into_tables() -> None:
     base = {"a": {"b": [1, 2], "c": 3}, "d": [4], "e": {"f": 1}}
     changes = {"a": {"b": 5}, "d": [6, 7], "e": 8}
@@ -231,3 +247,30 @@ def test_settings_of_a_task_are_the_sections_with_its_override() -> None:
     section = toml.from_toml("[finetune.override.cola]\nepochs = 9\nlearning_rate = 1e-3", "here").finetune
     assert section.settings("cola").epochs == 9 and section.settings("cola").optimization.learning_rate == 1e-3
     assert section.settings("rte") == section.settings("sst2") == dataclasses.replace(section, override={})
+
+
+@pytest.mark.parametrize(
+    ("text", "current"),
+    [
+        ('[student]\nlayers = "authors"', '[student]\nlayers = "distilbert"'),
+        ('[finetune]\nselect = "published"', '[finetune]\nselect = "reported"'),
+    ],
+)
+def test_a_deprecated_spelling_is_the_same_recipe_with_one_warning(
+    text: str, current: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    types._warn_of_renamed.cache_clear()
+    before, now = toml.from_toml(text, "here"), toml.from_toml(current, "here")
+    assert before == now and toml.to_toml(before) == toml.to_toml(now)
+    assert toml.from_toml(text, "there") == now
+    (warning,) = caplog.messages
+    old, new = text.split()[-1].strip('"'), current.split()[-1].strip('"')
+    assert f"{old!r} is a deprecated spelling; write {new!r}" in warning
+
+
+def test_renamed_values_leave_the_hash_of_a_recipe_as_measurements_have_it() -> None:
+    recipe = dataclasses.replace(schema.Recipe(), finetune=schema.Finetune(select="reported"))
+    content = schema.to_dict(recipe)
+    del content["device"], content["data"]
+    content["student"]["layers"], content["finetune"]["select"] = "authors", "published"
+    assert schema.recipe_hash(recipe) == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

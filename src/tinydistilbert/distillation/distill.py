@@ -25,6 +25,7 @@ from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.types import seconds_of
+from tinydistilbert.run_folder import MEASUREMENTS
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.training.loop import MicroBatches
 
@@ -86,7 +87,7 @@ def distill(
         optimization = recipe.distill.optimization
         tokens = steps * optimization.batch_size * optimization.gradient_accumulation_steps * recipe.corpus.block_size
         results.write(
-            folder / "measurements.jsonl",
+            folder / MEASUREMENTS,
             pretraining_measurements(row, values, recipe, blocks, seconds, steps=steps, positions=tokens),
         )
 
@@ -105,7 +106,7 @@ class _Training:
         log: Callable[[str], None],
     ) -> None:
         self.recipe, self.teacher, self.blocks, self.device, self.log = recipe, teacher, blocks, device, log
-        self.matches = match_layers(recipe, teacher.config, student.config)
+        self.matches = match_layers(recipe.objective, recipe.student, teacher.config, student.config)
         if recipe.distill.compile:
             compile_encoders(teacher, student)
         self.cached = None

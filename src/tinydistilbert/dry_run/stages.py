@@ -19,6 +19,7 @@ from tinydistilbert.dry_run.tasks import TaskEstimates
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.size import Size
 from tinydistilbert.pipeline.run import Run
+from tinydistilbert.recipe.objective import TERMS, Needs
 from tinydistilbert.recipe.schema import Optimization
 from tinydistilbert.recipe.types import highest, seconds_of
 from tinydistilbert.storage import atomic
@@ -44,7 +45,7 @@ class Planner(Basis):
         if self.recipe.finetune.model or self.recipe.compress.model:
             self.run.check_inputs()
             return
-        match_layers(self.recipe, self.models[0].config, self.models[1].config)
+        match_layers(self.recipe.objective, self.recipe.student, self.models[0].config, self.models[1].config)
         self.run.check_lengths(self.models[0].config)
         _ = self._tasks.sizes if self.run.tasks() else None, self.text
 
@@ -74,7 +75,7 @@ class Planner(Basis):
         return Line("prepare", "finished" if text.is_prepared else "to do", what, text.seconds, text.disk)
 
     def _adapt(self) -> Line:
-        if self.teacher_is_here and not atomic.is_finished(self.run.output / "teacher"):
+        if self.teacher_is_here and not atomic.is_finished(self.run.folder.teacher):
             check_head(self.recipe, self.run.original_teacher)
         return self._pretraining(
             "teacher", "adapt", self.teacher, self.recipe.adapt.optimization, adapt_steps(self.recipe)
@@ -99,7 +100,7 @@ class Planner(Basis):
         self, folder: str, title: str, model: Size, optimization: Optimization | None, steps: int | None
     ) -> Line:
         """A training on token blocks of so many steps (None = unknown), and what is measured on validation blocks."""
-        state, done = state_of(self.run.output / folder)
+        state, done = state_of(self.run.folder.encoder(folder))
         size, recipe = self.recipe.corpus.block_size, self.recipe
         teacher = None if folder == "teacher" else self.teacher
         disk = 0 if state == "finished" else 4 * model.parameters + TOKENIZER_BYTES
@@ -141,11 +142,12 @@ class Planner(Basis):
             return masked, 0.0
         if objective.reduction == "notebook":
             return 1.0, 1.0
-        if highest(objective.kl):
+        needs = {TERMS[name].needs for name in objective.terms}
+        if Needs.LOGITS in needs:
             sampled = masked + (useful - masked) * objective.kl_sampled_share
             share = {"all": useful, "masked": masked, "sampled": sampled}[objective.kl_positions]
             return share, share
-        return (masked if highest(objective.mlm) else 0.0), 0.0
+        return (masked if Needs.TOKENS in needs else 0.0), 0.0
 
     def _benchmark(self) -> Line:
         settings = self.recipe.benchmark
@@ -157,7 +159,7 @@ class Planner(Basis):
         what = f"{len(settings.models)} models by {backends} back end{'s' * (backends > 1)}, pairs: " + ", ".join(
             f"{count:,} {protocol}" for protocol, count in pairs.items()
         )
-        state, _ = state_of(self.run.output / "benchmark")
+        state, _ = state_of(self.run.folder.benchmark)
         if state == "finished":
             return Line("benchmark", state, what)
         warm_up = WARM_UP * settings.rounds

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import untrusted
 from tinydistilbert.models.heads import head_of
-from tinydistilbert.models.hub import place
+from tinydistilbert.models.hub import local_folder
 from tinydistilbert.models.loading import Head, load_config, load_model, load_tokenizer
 from tinydistilbert.storage import atomic, disk
 
@@ -47,7 +47,7 @@ def convert(name: str | Path, output: Path) -> None:
     atomic.check_new(output)
     config = load_config(name)
     wanted = (untrusted.CONFIG, *untrusted.TOKENIZER, untrusted.PICKLE, untrusted.PICKLE_INDEX, "pytorch_model-*.bin")
-    folder = place(name, None, wanted)
+    folder = local_folder(name, None, wanted)
     for there in (untrusted.WEIGHTS, untrusted.INDEX):
         if (folder / there).exists():
             fix = "use the folder as it is"
@@ -122,7 +122,7 @@ def _check(folder: Path, config: PretrainedConfig, name: str) -> None:
         load_tokenizer(folder)
     except UserError as error:
         where = error.where.replace(str(folder), name)
-        raise UserError(where, expected=error.expected, found=error.found, fix=error.fix) from None
+        raise UserError(where, problem=error.problem, fix=error.fix) from None
 
 
 def _head(folder: Path, config: PretrainedConfig) -> tuple[Head, bool]:

@@ -7,15 +7,14 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from tinydistilbert import __version__
-from tinydistilbert.recipe.names import TERMS
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, PYTHON_DOCS, Recipe, recipe_hash
-from tinydistilbert.recipe.types import highest
 from tinydistilbert.report import paper_tables
 from tinydistilbert.report.read import read_run
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.summary import summarize
 from tinydistilbert.report.table import to_markdown
 from tinydistilbert.results import Measurement
+from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 
@@ -60,9 +59,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         name: the heading, usually the name of the folder.
     """
     objective, tasks = recipe.objective, tasks_of(recipe.finetune)
-    weights = ", ".join(
-        f"{term} {_number(getattr(objective, term))}" for term in TERMS if highest(getattr(objective, term))
-    )
+    weights = ", ".join(f"{term} {_number(getattr(objective, term))}" for term in objective.terms)
     layers = recipe.student.layers
     cut = f"`{layers}`" if isinstance(layers, str) else ", ".join(map(str, layers))
     random = recipe.student.initialization == "random"
@@ -71,10 +68,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         table
         for table in (
             paper_tables.pretraining_table(measurements),
-            paper_tables.glue_table(measurements),
-            paper_tables.downstream_table(measurements),
-            paper_tables.custom_table(measurements, tasks),
-            paper_tables.probe_table(measurements),
+            *paper_tables.score_tables(measurements, tasks),
             speed_table(measurements),
         )
         if table.is_measured
@@ -105,6 +99,6 @@ def write_card(run: Path) -> Path:
         UserError: `run` is not a run folder.
     """
     settings, measurements = read_run(run)
-    path = run / "student" / "README.md"
+    path = RunFolder(run).model_card
     atomic.write_text(path, model_card(measurements, settings, name=f"{run.resolve().name}/student"))
     return path

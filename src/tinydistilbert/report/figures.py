@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from tinydistilbert.recipe.names import TERMS
+from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.scores import TITLES, Scores
 from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.glue import TABLE as GLUE
 
 # Colours stand for variables of the page's style sheet, which has a value for light and one for dark.
 INK, GRID = "#000001", "#000002"
@@ -24,14 +25,8 @@ SERIES = {
     "teacher": "#000011", "student": "#000012", "student (D)": "#000012", "control": "#000013", "model": "#000012",
     "model (D)": "#000012",
 }  # fmt: skip
-TERM_COLOURS = {
-    "kl": "#000021", "mlm": "#000022", "cosine": "#000023", "relation": "#000024", "attention": "#000021",
-    "hidden": "#000022", "loss": "#000024",
-}  # fmt: skip
-TERM_TITLES = {
-    "kl": "KL, nats", "mlm": "Masked LM, nats", "cosine": "1 − cosine", "relation": "Relations, nats",
-    "attention": "Attention", "hidden": "Hidden", "loss": "Loss",
-}  # fmt: skip
+CURVES = {name: (term.title, f"#00002{term.colour}") for name, term in TERMS.items()} | {"loss": ("Loss", "#000024")}
+"""Title and colour of the curve of each loss term, and of their weighted sum where a log has no terms."""
 _VARIABLES = {
     INK: "var(--ink-2)", GRID: "var(--line)", "#000011": "var(--teacher)", "#000012": "var(--student)",
     "#000013": "var(--control)", "#000021": "var(--series-1)", "#000022": "var(--series-2)",
@@ -93,14 +88,14 @@ def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(2.4, len(terms))
         for axis, name in zip(axes, terms, strict=True):
-            colour = TERM_COLOURS[name]
+            curve_title, colour = CURVES[name]
             points = [(line["step"], line[name]) for line in train if line.get(name) is not None]
             checked = [(step, values[name]) for step, values in held_out if values.get(name) is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), color=colour, linewidth=0.8, alpha=0.55)
             if checked:
                 axis.plot(*zip(*checked, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3.5)
-            axis.set_title(TERM_TITLES[name], fontsize=9, loc="left")
+            axis.set_title(curve_title, fontsize=9, loc="left")
             axis.set_xlabel("step")
             axis.locator_params(axis="x", nbins=3)
             axis.locator_params(axis="y", nbins=5)
@@ -247,14 +242,16 @@ def trade(kept: float, faster: float) -> str:
         kept: student's score as a share of the teacher's, 1 = all of it.
         faster: teacher's seconds over the student's.
     """
-    bert, seconds = published.BERT_BASE, published.BERT_BASE.seconds
+    printed_scores, seconds = GLUE.published_scores, published.BERT_BASE.seconds
     replication = published.BERT_BASE.seconds_replication
-    assert bert.score and seconds and replication, "BERT-base has printed figures"
+    assert seconds and replication, "BERT-base has printed figures"
     points = []
     for row in (published.DISTILBERT, published.TINYDISTILBERT):
         own, reference = (row.seconds, seconds) if row.seconds else (row.seconds_replication, replication)
-        assert row.score and own, f"{row.name} has printed figures"
-        points.append((row.name, reference / own, 100 * row.score / bert.score))
+        assert own, f"{row.name} has printed figures"
+        points.append(
+            (row.name, reference / own, 100 * printed_scores[row.name] / printed_scores[published.BERT_BASE.name])
+        )
     with mpl.rc_context(_STYLE):
         figure, (axis,) = _figure(3.3)
         axis.axhline(100, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
