@@ -20,7 +20,7 @@ from tinydistilbert.cli.main import main as command_line
 
 EPOCHS = 40.0
 STEPS_SHARE = 0.6
-"""Of the time, what the steps may take, at the speed of the KL at masked positions alone; it is at more of them here."""
+"""Of the time, what steps may take at the speed of the KL at masked positions alone; here it is at more of them."""
 TOKENS = 2_450_000
 """Of WikiText-2's training text, in blocks."""
 BATCH_SIZE = 64

@@ -1,4 +1,4 @@
-"""benchmarks/gpu_day.py at toy size: every part that needs no GPU comes to its end, and what is done is not done again."""
+"""benchmarks/gpu_day.py at toy size: all that needs no GPU comes to its end, and what is done is not done again."""
 
 import json
 import os
@@ -10,9 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conftest import sentence
-
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+WORDS = ["the", "student", "learned", "from", "a", "large", "teacher", "and", "answered", "some", "people", "near", "the", "old", "house", "by", "the", "lake"]
+
+
+def sentence(draw: random.Random) -> str:
+    return " ".join(draw.choices(WORDS, k=12)) + " ."
 
 
 def made_up_data(folder: Path) -> Path:
