@@ -23,14 +23,22 @@ class Matches:
     """The teacher's layer whose relations the student's last one learns."""
 
 
-def match_layers(settings: schema.Recipe, teacher: PretrainedConfig, student: PretrainedConfig) -> Matches:
-    """The layers that the recipe's objective compares, after everything about them was checked.
+def match_layers(
+    objective: schema.Objective, cut: schema.Student, teacher: PretrainedConfig, student: PretrainedConfig
+) -> Matches:
+    """The layers that the objective compares, after everything about them was checked.
+
+    Args:
+        objective: which terms look into layers, and which layers it names.
+        cut: how the student was cut from the teacher.
+        teacher: its configuration.
+        student: its configuration.
 
     Raises:
         UserError: a layer does not exist, a list has another length than the student, or heads do not divide.
     """
-    objective, depth = settings.objective, teacher.num_hidden_layers
-    copied = layer_map(settings.student, depth)
+    depth = teacher.num_hidden_layers
+    copied = layer_map(cut, depth)
     size = len(copied)
     if objective.matched_layers == "uniform":
         matched = _uniform(size, depth)

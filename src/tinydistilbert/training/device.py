@@ -1,8 +1,25 @@
 """Where and in which precision a training computes."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 
 from tinydistilbert.errors import UserError
+
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How every training of a run computes, and how often it saves what it has; nothing of what it learns."""
+
+    device: torch.device
+    precision: Precision
+    """Of matrix products; `auto`: see `chosen_precision`."""
+    checkpoint_minutes: float
+    """Minutes between checkpoints."""
 
 
 def choose_device(name: str) -> torch.device:
