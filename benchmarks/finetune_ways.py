@@ -233,7 +233,7 @@ def difference(training: TaskTraining, setup: Setup) -> float:
     pad = int(training.tokenizer.pad_token_id)
     padded = collate(setup.features, batch, pad, token_types=False, pad_to=pad_to)
     with torch.no_grad(), training.objective.quick(training.model.eval()):
-        found, _ = training.work.loss(training.learner, own, {"hard": 1.0}, 0)
+        found, _ = training.work.loss(training.projected, own, {"hard": 1.0}, 0)
         wanted = new_model(setup.task, setup.encoder, SEED).eval()(**padded).loss
     return abs(float(found) - float(wanted)) / abs(float(wanted))
 

@@ -29,8 +29,8 @@ from tinydistilbert.evaluation.scoring import headline_score
 from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.models import pruned
 from tinydistilbert.models.heads import parameter_count, vocabulary_size
-from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.pruned import Parts, parts_of
 from tinydistilbert.models.runtimes import uses_token_types
 from tinydistilbert.recipe import schema
@@ -58,11 +58,11 @@ def is_shown(way: str) -> bool:
 
 def importances(model: PreTrainedModel, batches: list[Batch], kind: Any, draws: int) -> dict[str, Importance]:
     """What each way holds each head and neuron for."""
-    learner, objective = Learner(model), TaskLoss(kind)
+    projected, objective = ProjectedStudent(model), TaskLoss(kind)
     totals: dict[str, list[Tensor]] = {}
     for batch in batches:
         heads, neurons, layers = mask_gradients(
-            model, batch, lambda _, told: objective.loss(learner, told, {"hard": 1.0}, 0)[0]
+            model, batch, lambda _, told: objective.loss(projected, told, {"hard": 1.0}, 0)[0]
         )
         for way, form in FORMS.items():
             sums = [form(gradient).sum(0) for gradient in (*heads, *neurons, *layers)]

@@ -25,7 +25,7 @@ from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.distillation.pretraining import pretrain
 from tinydistilbert.distillation.teacher_cache import make_cache
 from tinydistilbert.dry_run.machine import FORWARD_AND_BACKWARD
-from tinydistilbert.models.learner import Learner
+from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.recipe import schema
@@ -279,7 +279,7 @@ def our_loss(
 ) -> Tensor:
     """The library's weighted sum for one batch that is a whole step."""
     loss = PretrainingLoss(objective, teacher)
-    total, _ = loss.loss(Learner(student, teacher), batch, loss.weights(0), 0)
+    total, _ = loss.loss(ProjectedStudent(student, teacher), batch, loss.term_weights(0), 0)
     return total.detach()
 
 

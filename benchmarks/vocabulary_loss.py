@@ -47,7 +47,7 @@ def measure(positions: int, width: int, keep: bool, rounds: int) -> dict[str, fl
 
     def chunked(chunk: int, rows: int) -> Tensor:
         vocabulary.CHUNK, vocabulary.ROWS = chunk, rows
-        return vocabulary.vocabulary_loss(*student, told, labels, temperature=TEMPERATURE, scales=SCALES)[0]
+        return vocabulary.vocabulary_loss(*student, told, labels, temperature=TEMPERATURE, term_scales=SCALES)[0]
 
     ways: dict[str, Callable[[], Tensor]] = {"full logits": plain}
     ways |= {f"chunks of {c}, {r} at a time": (lambda c=c, r=r: chunked(c, r)) for c, r in CHUNKS}

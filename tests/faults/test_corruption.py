@@ -39,7 +39,7 @@ from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.report.predictions import read_predicted, scored_run
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.tasks.encoding import encode
-from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
 
 CPU = torch.device("cpu")
 TASK = "reviews"
@@ -76,15 +76,15 @@ def trained(folder: Path, *, seed: int, stop_at: int | None = None) -> str:
         return [{"rows": data[step * 8 : step * 8 + 8]}]
 
     def loss(
-        model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
+        model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         said = model.get_submodule("layer")(batch["rows"]).squeeze(-1)
-        return weighted({"fit": (said - batch["rows"].sum(-1)).square().mean()}, scales)
+        return scaled_sum({"fit": (said - batch["rows"].sum(-1)).square().mean()}, term_scales)
 
     model = Net()
     work = TrainingJob(
-        steps=STEPS, micro_batches=micro_batches, loss=loss, weights=lambda _: {"fit": 1.0},
-        shares=lambda batches: shares_of([{"fit": 8} for _ in batches]), tokens=lambda _: 8,
+        steps=STEPS, micro_batches=micro_batches, loss=loss, term_weights=lambda _: {"fit": 1.0},
+        token_shares=lambda batches: token_shares([{"fit": 8} for _ in batches]), tokens=lambda _: 8,
     )  # fmt: skip
     settings = schema.Optimization(learning_rate=0.05)
     train(model, work, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=1e-9)

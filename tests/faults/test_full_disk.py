@@ -44,7 +44,7 @@ from tinydistilbert.report.page import write_report
 from tinydistilbert.storage import atomic, disk
 from tinydistilbert.storage.disk import Operation
 from tinydistilbert.tasks import tasks_of
-from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
 
 CPU = torch.device("cpu")
 TASK = "reviews"
@@ -104,15 +104,15 @@ class Place:
         data = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
 
         def loss(
-            model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
+            model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
         ) -> tuple[Tensor, Mapping[str, Tensor]]:
             said = model.get_submodule("layer")(batch["rows"]).squeeze(-1)
-            return weighted({"fit": (said - batch["rows"].sum(-1)).square().mean()}, scales)
+            return scaled_sum({"fit": (said - batch["rows"].sum(-1)).square().mean()}, term_scales)
 
         work = TrainingJob(
             steps=8, micro_batches=lambda step, _=0: [{"rows": data[step * 8 : step * 8 + 8]}], loss=loss,
-            weights=lambda _: {"fit": 1.0}, shares=lambda batches: shares_of([{"fit": 8} for _ in batches]),
-            tokens=lambda _: 8,
+            term_weights=lambda _: {"fit": 1.0}, tokens=lambda _: 8,
+            token_shares=lambda batches: token_shares([{"fit": 8} for _ in batches]),
         )  # fmt: skip
         if atomic.is_finished(output / "model"):
             return

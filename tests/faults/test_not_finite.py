@@ -28,7 +28,7 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.training import loop
 from tinydistilbert.training.diagnosis import FOLDER
-from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
 
 CPU = torch.device("cpu")
 STEPS = 12
@@ -75,7 +75,7 @@ def work(place: str = "", at: int = -1, value: float = 0.0, before: list[Any] | 
         return [{"rows": one, "told": other} for one, other in zip(rows.split(4), told.split(4), strict=True)]
 
     def loss(
-        model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
+        model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         net: Any = model
         if before is not None and len(before) == step:
@@ -89,11 +89,11 @@ def work(place: str = "", at: int = -1, value: float = 0.0, before: list[Any] | 
         terms = {"fit": (predicted - batch["told"]).square().mean(), "size": predicted.square().mean()}
         if step == at and place == "loss":
             terms["size"] = terms["size"] * value
-        return weighted(terms, scales)
+        return scaled_sum(terms, term_scales)
 
     return TrainingJob(
-        steps=STEPS, micro_batches=micro_batches, loss=loss, weights=lambda _: {"fit": 2.0, "size": 0.1},
-        shares=lambda batches: shares_of([dict.fromkeys(("fit", "size"), len(batch["rows"])) for batch in batches]),
+        steps=STEPS, micro_batches=micro_batches, loss=loss, term_weights=lambda _: {"fit": 2.0, "size": 0.1},
+        token_shares=lambda batches: token_shares([{"fit": len(b["rows"]), "size": len(b["rows"])} for b in batches]),
         tokens=lambda batch: len(batch["rows"]),
     )  # fmt: skip
 
@@ -228,10 +228,10 @@ def test_an_infinity_that_reaches_no_gradient_is_no_error(tmp_path: Path) -> Non
     plain = work()
 
     def loss(
-        model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
+        model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         masked = torch.softmax(torch.tensor([0.0, -math.inf]), 0)[0]  # 1, as attention masks padding
-        total, terms = plain.loss(model, batch, scales, step)
+        total, terms = plain.loss(model, batch, term_scales, step)
         return total * masked, terms
 
     whole, _ = run(tmp_path / "whole", plain)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import atomic
 from tinydistilbert.training.best_epoch import Chooser
-from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
 
 CPU = torch.device("cpu")
 STEPS = 4
@@ -63,16 +63,16 @@ class Tiny:
 
     @staticmethod
     def loss(
-        model: nn.Module, batch: Batch, scales: Mapping[str, float], _step: int
+        model: nn.Module, batch: Batch, term_scales: Mapping[str, float], _step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         predicted = model(batch["rows"]).squeeze(-1)
-        return weighted({"fit": (predicted - batch["rows"].sum(-1)).square().mean()}, scales)
+        return scaled_sum({"fit": (predicted - batch["rows"].sum(-1)).square().mean()}, term_scales)
 
     def train(self, model: nn.Module, folder: Path) -> None:
         """In a folder that is there."""
         work = TrainingJob(
-            steps=self.steps, micro_batches=self.micro_batches, loss=self.loss, weights=lambda _: {"fit": 2.0},
-            shares=lambda batches: shares_of([{"fit": len(batch["rows"])} for batch in batches]),
+            steps=self.steps, micro_batches=self.micro_batches, loss=self.loss, term_weights=lambda _: {"fit": 2.0},
+            token_shares=lambda batches: token_shares([{"fit": len(batch["rows"])} for batch in batches]),
             tokens=lambda batch: len(batch["rows"]),
             validate=lambda step: self.validate(model, folder, step),
             validate_after=frozenset({self.steps // 2, self.steps}),

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tinydistilbert.recipe import schema
-from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
 
 ROWS, WIDTH, STEPS = 32, 200_000, 3
 """What one layer gives for a step's examples are 26 MB, of which a step needs several times as much."""
@@ -26,9 +26,11 @@ class Wide(nn.Module):
         self.wide = nn.Linear(2, WIDTH)
 
 
-def loss(model: nn.Module, batch: Batch, scales: Mapping[str, float], _: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+def loss(
+    model: nn.Module, batch: Batch, term_scales: Mapping[str, float], _: int
+) -> tuple[Tensor, Mapping[str, Tensor]]:
     net: Any = model
-    return weighted({"fit": (net.wide(batch["rows"]) - 1).square().mean()}, scales)
+    return scaled_sum({"fit": (net.wide(batch["rows"]) - 1).square().mean()}, term_scales)
 
 
 def micro_batches(step: int, oom_splits: int = 0) -> list[Batch]:
@@ -42,8 +44,8 @@ def main(folder: Path, megabytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20,) * 2)
     model = Wide()
     work = TrainingJob(
-        steps=STEPS, micro_batches=micro_batches, loss=loss, weights=lambda _: {"fit": 1.0},
-        shares=lambda batches: shares_of([{"fit": len(batch["rows"])} for batch in batches]),
+        steps=STEPS, micro_batches=micro_batches, loss=loss, term_weights=lambda _: {"fit": 1.0},
+        token_shares=lambda batches: token_shares([{"fit": len(batch["rows"])} for batch in batches]),
         tokens=lambda batch: len(batch["rows"]), validate=lambda _: {}, validate_after=frozenset(),
         oom_splits=ROWS.bit_length() - 1,
     )  # fmt: skip

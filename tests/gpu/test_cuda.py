@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tinydistilbert.losses.vocabulary import TeacherHead, vocabulary_loss
 from tinydistilbert.recipe import schema
 from tinydistilbert.training.device import choose_device, chosen_precision
-from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -25,9 +25,11 @@ def fit(folder: Path, device: torch.device, *, die_at: int | None = None) -> lis
     model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 1))
     rows = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
 
-    def loss(net: nn.Module, batch: Batch, scales: Mapping[str, float], _: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(
+        net: nn.Module, batch: Batch, term_scales: Mapping[str, float], _: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         fitted = (net(batch["rows"]).float().squeeze(-1) - batch["rows"].sum(-1)).square().mean()
-        return weighted({"fit": fitted}, scales)
+        return scaled_sum({"fit": fitted}, term_scales)
 
     def micro_batches(step: int, oom_splits: int = 0) -> list[Batch]:
         if step == die_at:
@@ -36,8 +38,8 @@ def fit(folder: Path, device: torch.device, *, die_at: int | None = None) -> lis
 
     work = TrainingJob(
         steps=20, micro_batches=micro_batches, loss=loss,
-        shares=lambda parts: shares_of([{"fit": len(part["rows"])} for part in parts]), weights=lambda _: {"fit": 1.0},
-        tokens=lambda batch: len(batch["rows"]),
+        token_shares=lambda parts: token_shares([{"fit": len(part["rows"])} for part in parts]),
+        term_weights=lambda _: {"fit": 1.0}, tokens=lambda batch: len(batch["rows"]),
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     train(
@@ -76,7 +78,7 @@ def test_the_vocabulary_losses_agree_with_the_cpu() -> None:
         own = [tensor.to(name).requires_grad_() for tensor in (inputs, weight)]
         total, terms = vocabulary_loss(
             *own, None, TeacherHead(told.to(name), teacher_weight.to(name), None), labels.to(name), temperature=2.0,
-            scales={"kl": 5.0, "mlm": 2.0},
+            term_scales={"kl": 5.0, "mlm": 2.0},
         )  # fmt: skip
         gradients = torch.autograd.grad(total, own)
         found[name] = [value.detach().cpu() for value in (*terms.values(), *gradients)]

@@ -8,8 +8,8 @@ import torch
 from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 
 from tinydistilbert.finetuning.objective import TEACHER_IDS, TaskLoss
-from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.matching import uniform_matches
+from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe.schema import TaskDistillation
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
@@ -39,8 +39,8 @@ class Says(torch.nn.Module):
 
 
 def loss(objective: TaskLoss, model: Any, batch: dict[str, torch.Tensor], step: int = 0) -> dict[str, float]:
-    total, terms = objective.loss(Learner(model), batch, objective.weights(step), step)
-    weighted = sum(objective.weights(step)[name] * float(value) for name, value in terms.items())
+    total, terms = objective.loss(ProjectedStudent(model), batch, objective.term_weights(step), step)
+    weighted = sum(objective.term_weights(step)[name] * float(value) for name, value in terms.items())
     assert float(total) == pytest.approx(weighted, rel=1e-5)
     return {name: float(value) for name, value in terms.items()}
 
@@ -50,7 +50,7 @@ def test_soft_targets_are_the_tempered_kl_and_labels_the_cross_entropy() -> None
     teacher = 2 * torch.log(torch.tensor([[0.8, 0.2], [0.5, 0.5], [0.8, 0.2]]))  # at T = 2 just these probabilities
     objective = TaskLoss("classification", TaskDistillation(temperature=2.0, soft=0.25))
     found = loss(objective, Says(logits=logits), batch(labels=torch.tensor([0, 1, 0]), teacher_logits=teacher))
-    assert objective.weights(0) == {"hard": 0.75, "soft": 0.25}
+    assert objective.term_weights(0) == {"hard": 0.75, "soft": 0.25}
     assert found["hard"] == pytest.approx(math.log(2))
     assert found["soft"] == pytest.approx(4 * 2 / 3 * (0.8 * math.log(1.6) + 0.2 * math.log(0.4)), rel=1e-5)
 
@@ -72,7 +72,7 @@ def test_examples_without_a_label_count_in_the_soft_term_alone() -> None:
     none = loss(objective, classifier(), batch(labels=torch.full((3,), -100), **told))
     assert none["hard"] == 0 and none["soft"] > 0
     labels = [torch.tensor([1, -100, -100]), torch.tensor([0, 1, 1])]
-    shares = objective.shares([batch(labels=one, **told) for one in labels])
+    shares = objective.token_shares([batch(labels=one, **told) for one in labels])
     assert shares == [{"hard": 1 / 4, "soft": 1 / 2}, {"hard": 3 / 4, "soft": 1 / 2}]
 
 
@@ -102,7 +102,7 @@ def test_layers_are_compared_only_in_the_first_stage_and_answers_only_in_the_sec
     first, second = loss(objective, student, given, 2), loss(objective, student, given, 3)
     assert first.keys() == {"hidden", "attention", "relation"} and all(value > 0 for value in first.values())
     assert second.keys() == {"hard", "soft"}
-    assert objective.weights(0).keys() == objective.weights(9).keys()
+    assert objective.term_weights(0).keys() == objective.term_weights(9).keys()
     joint = TaskLoss("classification", distillation, teacher, matches)
     assert loss(joint, student, given).keys() == {"hard", "soft", "hidden", "attention", "relation"}
 

@@ -41,26 +41,26 @@ def plain(student: list[Tensor], teacher: TeacherHead, labels: Tensor, temperatu
 
 
 def chunked(
-    student: list[Tensor], teacher: TeacherHead | TeacherTop | None, labels: Tensor, scales: dict[str, float]
+    student: list[Tensor], teacher: TeacherHead | TeacherTop | None, labels: Tensor, term_scales: dict[str, float]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     bias = student[2] if len(student) > 2 else None
-    return vocabulary.vocabulary_loss(*student[:2], bias, teacher, labels, temperature=2.5, scales=scales)
+    return vocabulary.vocabulary_loss(*student[:2], bias, teacher, labels, temperature=2.5, term_scales=term_scales)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("scales", [{"kl": 5.0, "mlm": 2.0}, {"kl": 0.5}, {"mlm": 3.0}])
-def test_value_and_gradient_are_the_plain_ones(scales: dict[str, float], bias: bool) -> None:
+@pytest.mark.parametrize("term_scales", [{"kl": 5.0, "mlm": 2.0}, {"kl": 0.5}, {"mlm": 3.0}])
+def test_value_and_gradient_are_the_plain_ones(term_scales: dict[str, float], bias: bool) -> None:
     student, teacher, labels = made(bias=bias)
-    rows = POSITIONS if "kl" in scales else MASKED  # without soft targets only masked positions are asked for
+    rows = POSITIONS if "kl" in term_scales else MASKED  # without soft targets only masked positions are asked for
     inputs = [student[0][:rows], *student[1:]]
-    total, terms = chunked(inputs, teacher if "kl" in scales else None, labels, scales)
+    total, terms = chunked(inputs, teacher if "kl" in term_scales else None, labels, term_scales)
     (1.5 * total).backward()
     found = [tensor.grad.clone() for tensor in student]
     for tensor in student:
         tensor.grad = None
     expected = plain(student, teacher, labels, 2.5)
-    (1.5 * sum(scale * expected[name] for name, scale in scales.items())).backward()
-    assert terms.keys() == scales.keys()
+    (1.5 * sum(scale * expected[name] for name, scale in term_scales.items())).backward()
+    assert terms.keys() == term_scales.keys()
     for name, value in terms.items():
         torch.testing.assert_close(value, expected[name].detach())
     for own, tensor in zip(found, student, strict=True):
@@ -83,7 +83,7 @@ def test_the_rest_of_the_vocabulary_counts_as_one_token() -> None:
     inputs, weight = torch.zeros(1, 2), torch.zeros(5, 2)
     top = TeacherTop(torch.tensor([[1, 3]]), torch.tensor([[0.6, 0.3]]).log())
     _, terms = vocabulary.vocabulary_loss(
-        inputs, weight, None, top, torch.empty(0, dtype=torch.long), temperature=1.0, scales={"kl": 1.0}
+        inputs, weight, None, top, torch.empty(0, dtype=torch.long), temperature=1.0, term_scales={"kl": 1.0}
     )
     expected = 0.6 * torch.tensor(3.0).log() + 0.3 * torch.tensor(1.5).log() + 0.1 * torch.tensor(1 / 6).log()
     torch.testing.assert_close(terms["kl"], expected)

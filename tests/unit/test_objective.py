@@ -13,8 +13,8 @@ from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.errors import UserError
 from tinydistilbert.losses import terms as losses
 from tinydistilbert.models.heads import encode
-from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.matching import Matches, match_layers
+from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.names import TERMS
 from tinydistilbert.training.loop import Batch
@@ -49,9 +49,9 @@ def batch(*, padded: bool, where: str = "all") -> Batch:
 
 def one(loss: PretrainingLoss, student: BertForMaskedLM, what: Batch, step: int = 0) -> dict[str, float]:
     """The plain terms of one micro-batch."""
-    shares = loss.shares([what])[0]
-    scales = {name: weight * shares[name] for name, weight in loss.weights(step).items()}
-    _, terms = loss.loss(Learner(student, loss.teacher), what, scales, step)
+    shares = loss.token_shares([what])[0]
+    term_scales = {name: weight * shares[name] for name, weight in loss.term_weights(step).items()}
+    _, terms = loss.loss(ProjectedStudent(student, loss.teacher), what, term_scales, step)
     return {name: float(value) for name, value in terms.items()}
 
 
@@ -83,9 +83,9 @@ def by_hand(
 def test_terms_and_gradient_equal_the_formulas(padded: bool, where: str) -> None:
     student, teacher, what = model(1), model(2).requires_grad_(False), batch(padded=padded, where=where)
     loss = PretrainingLoss(schema.Objective(kl_positions=where, temperature=3.0), teacher)
-    scales = {"kl": 5.0, "mlm": 2.0, "cosine": 1.0}
-    assert loss.weights(0) == scales
-    total, terms = loss.loss(Learner(student, teacher), what, scales, 0)
+    term_scales = {"kl": 5.0, "mlm": 2.0, "cosine": 1.0}
+    assert loss.term_weights(0) == term_scales
+    total, terms = loss.loss(ProjectedStudent(student, teacher), what, term_scales, 0)
     total.backward()
     gradient = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
     student.zero_grad()
@@ -104,7 +104,7 @@ def test_terms_and_gradient_equal_the_formulas(padded: bool, where: str) -> None
 def test_shares_follow_the_number_of_positions_of_each_term() -> None:
     full, padded = batch(padded=False), batch(padded=True)
     padded["masked"] = padded["masked"][:2]
-    shares = PretrainingLoss(schema.Objective(attention=1), model(2)).shares([full, padded])
+    shares = PretrainingLoss(schema.Objective(attention=1), model(2)).token_shares([full, padded])
     # 24 and 17 tokens; 4 and 2 masked; pairs within rows of 8, 8, 8 and of 8, 5, 4 tokens: 192 and 105.
     assert shares[0] == pytest.approx({"kl": 24 / 41, "mlm": 4 / 6, "cosine": 24 / 41, "attention": 192 / 297})
     assert [sum(share[name] for share in shares) for name in shares[0]] == pytest.approx([1.0] * 4)
@@ -125,7 +125,7 @@ def test_no_gradient_reaches_the_teacher() -> None:
     student, teacher = model(1), model(2)
     every = schema.Objective(relation=1, attention=1, hidden=1)
     loss = PretrainingLoss(every, teacher, Matches((0, 1), (0, 1), 1))
-    total, _ = loss.loss(Learner(student, teacher), batch(padded=True), loss.weights(0), 0)
+    total, _ = loss.loss(ProjectedStudent(student, teacher), batch(padded=True), loss.term_weights(0), 0)
     total.backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(parameter.grad is not None for name, parameter in student.named_parameters() if "pooler" not in name)
@@ -191,7 +191,7 @@ def test_padding_counts_nowhere_where_documents_are_kept_apart() -> None:
 
 def test_weights_and_temperature_follow_their_ramps() -> None:
     loss = PretrainingLoss(schema.Objective(kl=(4, 0), mlm=1, temperature=(4, 1)), model(2), steps=5)
-    assert [loss.weights(step)["kl"] for step in range(5)] == [4, 3, 2, 1, 0]
+    assert [loss.term_weights(step)["kl"] for step in range(5)] == [4, 3, 2, 1, 0]
     what, student = batch(padded=False), model(1)
     for step, temperature in ((0, 4.0), (4, 1.0)):
         told = by_hand(student, model(2), what, temperature, "all")["kl"]
@@ -223,12 +223,12 @@ def test_a_narrower_student_learns_through_a_projection() -> None:
         vocab_size=VOCABULARY, hidden_size=8, num_attention_heads=1, intermediate_size=12, num_hidden_layers=1
     )
     narrow, teacher = BertForMaskedLM(config).double(), model(2)
-    learner = Learner(narrow, teacher).double()
+    projected = ProjectedStudent(narrow, teacher).double()
     loss = PretrainingLoss(schema.Objective(hidden=1, relation=1), teacher, Matches((0,), (1,), 1))
-    total, terms = loss.loss(learner, batch(padded=True), loss.weights(0), 0)
+    total, terms = loss.loss(projected, batch(padded=True), loss.term_weights(0), 0)
     total.backward()
     assert terms.keys() == {"kl", "mlm", "cosine", "hidden", "relation"}
-    assert learner.projection.weight.shape == (16, 8) and learner.projection.weight.grad.abs().sum() > 0
+    assert projected.projection.weight.shape == (16, 8) and projected.projection.weight.grad.abs().sum() > 0
     assert not any("projection" in name for name in narrow.state_dict())
 
 
@@ -266,7 +266,7 @@ def test_blank_lines_alone_count_nothing(reduction: str, where: str) -> None:
     blank["soft"] = blank["counted"] if where == "all" else blank["masked"]
     student = model(1)
     loss = PretrainingLoss(schema.Objective(kl_positions=where, reduction=reduction), model(2))
-    total, terms = loss.loss(Learner(student), blank, loss.weights(0), 0)
+    total, terms = loss.loss(ProjectedStudent(student), blank, loss.term_weights(0), 0)
     assert float(terms["mlm"]) == 0 and all(torch.isfinite(value) for value in terms.values())
     assert terms.keys() == {"kl", "mlm", "cosine"}
     total.backward()

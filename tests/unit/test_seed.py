@@ -18,7 +18,7 @@ from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked_batches import MaskedBatches
 from tinydistilbert.distillation.distill import distill_steps
 from tinydistilbert.distillation.objective import PretrainingLoss
-from tinydistilbert.models.learner import Learner
+from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe.schema import Masking, Optimization, Recipe, to_dict
 from tinydistilbert.recipe.toml import from_dict, load, merge
 from tinydistilbert.training.loop import Batch, TrainingJob, train
@@ -114,7 +114,7 @@ def test_the_learning_rates_are_those_of_transformers_schedule_over_27_steps() -
 
 def test_weight_decay_is_on_every_parameter() -> None:
     student = bert(1, 2)
-    optimizer = make_optimizer(Learner(student, bert(2, 2)), SEED.distill.optimization)
+    optimizer = make_optimizer(ProjectedStudent(student, bert(2, 2)), SEED.distill.optimization)
     decays = {id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
     assert decays == {id(parameter): 0.01 for parameter in student.parameters()}
 
@@ -147,10 +147,10 @@ def test_the_gradient_of_a_short_step_is_the_notebooks() -> None:
     for batch in micro_batches:
         (notebook_loss(expected, teacher, batch) / 4).backward()
 
-    learner = Learner(student, teacher)
-    for batch, share in zip(micro_batches, loss.shares(micro_batches), strict=True):
-        scales = {name: weight * share[name] for name, weight in loss.weights(1).items()}
-        total, terms = loss.loss(learner, batch, scales, 1)
+    projected = ProjectedStudent(student, teacher)
+    for batch, share in zip(micro_batches, loss.token_shares(micro_batches), strict=True):
+        term_scales = {name: weight * share[name] for name, weight in loss.term_weights(1).items()}
+        total, terms = loss.loss(projected, batch, term_scales, 1)
         assert set(terms) == {"kl", "mlm", "cosine"}
         assert total.item() == pytest.approx(
             notebook_loss(student, teacher, batch).item() / 4, rel=1e-6
@@ -181,11 +181,11 @@ def test_a_small_training_ends_with_the_notebooks_weights(tmp_path: Path) -> Non
 
     before = copy.deepcopy(student)
     work = TrainingJob(
-        steps=loss.steps, micro_batches=batches, shares=loss.shares, weights=loss.weights, loss=loss.loss,
-        tokens=lambda batch: len(batch["counted"]),
+        steps=loss.steps, micro_batches=batches, token_shares=loss.token_shares, term_weights=loss.term_weights,
+        loss=loss.loss, tokens=lambda batch: len(batch["counted"]),
     )  # fmt: skip
     train(
-        Learner(student, teacher), work, recipe.distill.optimization, seed=0, folder=tmp_path,
+        ProjectedStudent(student, teacher), work, recipe.distill.optimization, seed=0, folder=tmp_path,
         device=torch.device("cpu"), label="seed", checkpoint_minutes=60, precision=recipe.precision,
     )  # fmt: skip
     for own, theirs, start in zip(student.parameters(), expected.parameters(), before.parameters(), strict=True):

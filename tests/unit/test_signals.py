@@ -14,7 +14,7 @@ from torch import nn
 
 from tinydistilbert import signals
 from tinydistilbert.recipe import schema
-from tinydistilbert.training.loop import TrainingJob, shares_of, train, weighted
+from tinydistilbert.training.loop import TrainingJob, scaled_sum, token_shares, train
 
 BOTH = pytest.mark.parametrize("number", signals.SIGNALS, ids=lambda number: number.name)
 
@@ -110,8 +110,9 @@ def test_a_request_after_the_last_step_of_a_training_is_not_lost(
 ) -> None:
     work = TrainingJob(
         steps=2, micro_batches=lambda step, oom_splits=0: [{"rows": torch.ones(4, 3)}],
-        shares=lambda batches: shares_of([{"size": 4} for _ in batches]), weights=lambda step: {"size": 1.0},
-        loss=lambda model, batch, scales, step: weighted({"size": model(batch["rows"]).square().mean()}, scales),
+        token_shares=lambda batches: token_shares([{"size": 4} for _ in batches]),
+        term_weights=lambda step: {"size": 1.0},
+        loss=lambda model, batch, scales, step: scaled_sum({"size": model(batch["rows"]).square().mean()}, scales),
         tokens=lambda batch: 4, validate=lambda done: {"always": 1.0}, validate_after=frozenset({2}),
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from tinydistilbert.recipe.types import ramp_at
 from tinydistilbert.storage import disk
 from tinydistilbert.training import checkpoint, loop
 from tinydistilbert.training.device import chosen_precision
-from tinydistilbert.training.loop import Batch, TrainingJob, shares_of, train, weighted
+from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
 from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def work(
     *,
     spoil: int | None = None,
     stop_at: int | None = None,
-    weights: Callable[[int], Mapping[str, float]] = lambda step: {"fit": 2.0},
+    term_weights: Callable[[int], Mapping[str, float]] = lambda step: {"fit": 2.0},
 ) -> TrainingJob:
     """Regression on rows of `DATA`; a step reads 8 rows, in micro-batches of `sizes`."""
     assert sum(sizes) == 8
@@ -57,15 +57,15 @@ def work(
         return [{"rows": part} for part in rows.split(smaller)]
 
     def loss(
-        model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
+        model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         predicted = model(batch["rows"]).squeeze(-1)
         terms = {"fit": (predicted - batch["rows"].sum(-1)).square().mean(), "size": predicted.square().mean()}
-        return weighted({name: terms[name] for name in scales}, scales)
+        return scaled_sum({name: terms[name] for name in term_scales}, term_scales)
 
     return TrainingJob(
-        steps=steps, micro_batches=micro_batches, loss=loss, weights=weights,
-        shares=lambda batches: shares_of([dict.fromkeys(("fit", "size"), len(batch["rows"])) for batch in batches]),
+        steps=steps, micro_batches=micro_batches, loss=loss, term_weights=term_weights,
+        token_shares=lambda batches: token_shares([{"fit": len(b["rows"]), "size": len(b["rows"])} for b in batches]),
         tokens=lambda batch: len(batch["rows"]),
         validate=lambda _: {"always": 1.0}, validate_after=frozenset({steps // 2, steps}), oom_splits=3,
     )  # fmt: skip
@@ -200,7 +200,7 @@ def test_weights_may_change_from_step_to_step(tmp_path: Path) -> None:
     def weights(step: int) -> dict[str, float]:
         return {"fit": 1 - step / 3, "size": step / 3}
 
-    run(tmp_path, work(4, [5, 3], weights=weights), dropout=0.0)
+    run(tmp_path, work(4, [5, 3], term_weights=weights), dropout=0.0)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "loss" in line]
     for step, line in enumerate(lines):
@@ -209,8 +209,8 @@ def test_weights_may_change_from_step_to_step(tmp_path: Path) -> None:
 
 
 def test_a_term_whose_weight_is_zero_at_a_step_moves_nothing_then(tmp_path: Path) -> None:
-    only = run(tmp_path / "a", work(5, [8], weights=lambda step: {"fit": 1.0}), dropout=0.0)
-    beside = run(tmp_path / "b", work(5, [8], weights=lambda step: {"fit": 1.0, "size": 0.0}), dropout=0.0)
+    only = run(tmp_path / "a", work(5, [8], term_weights=lambda step: {"fit": 1.0}), dropout=0.0)
+    beside = run(tmp_path / "b", work(5, [8], term_weights=lambda step: {"fit": 1.0, "size": 0.0}), dropout=0.0)
     assert same(only, beside)
 
 
@@ -218,22 +218,22 @@ def test_changing_weights_survive_an_interruption(tmp_path: Path) -> None:
     def weights(step: int) -> dict[str, float]:
         return {"fit": 1.0, "size": ramp_at((0.0, 2.0), step, 20)}
 
-    uninterrupted = run(tmp_path / "a", work(20, [4, 4], weights=weights))
+    uninterrupted = run(tmp_path / "a", work(20, [4, 4], term_weights=weights))
     with pytest.raises(Interrupted):
-        run(tmp_path / "b", work(20, [4, 4], weights=weights, stop_at=11), minutes=60)
-    assert same(uninterrupted, run(tmp_path / "b", work(20, [4, 4], weights=weights)))
+        run(tmp_path / "b", work(20, [4, 4], term_weights=weights, stop_at=11), minutes=60)
+    assert same(uninterrupted, run(tmp_path / "b", work(20, [4, 4], term_weights=weights)))
     assert (tmp_path / "a" / "log.jsonl").read_bytes() == (tmp_path / "b" / "log.jsonl").read_bytes()
 
 
 def test_shares_by_hand() -> None:
-    found = shares_of([{"kl": 6, "mlm": 1}, {"kl": 2, "mlm": 3}, {"kl": 0, "mlm": 0}])
+    found = token_shares([{"kl": 6, "mlm": 1}, {"kl": 2, "mlm": 3}, {"kl": 0, "mlm": 0}])
     assert found == [{"kl": 0.75, "mlm": 0.25}, {"kl": 0.25, "mlm": 0.75}, {"kl": 0, "mlm": 0}]
-    assert shares_of([{"mlm": 0}, {"mlm": 0}]) == [{"mlm": 0}, {"mlm": 0}]  # blank lines: nothing counts
+    assert token_shares([{"mlm": 0}, {"mlm": 0}]) == [{"mlm": 0}, {"mlm": 0}]  # blank lines: nothing counts
 
 
 def test_weighted_terms_by_hand() -> None:
     term = torch.tensor(3.0, requires_grad=True)
-    total, means = weighted({"fit": term, "size": torch.tensor(5.0)}, {"fit": 0.5, "size": 2.0})
+    total, means = scaled_sum({"fit": term, "size": torch.tensor(5.0)}, {"fit": 0.5, "size": 2.0})
     total.backward()
     assert total.item() == 11.5 and term.grad is not None and term.grad.item() == 0.5
     assert {name: value.item() for name, value in means.items()} == {"fit": 3.0, "size": 5.0}
@@ -318,9 +318,9 @@ def hungry(what: TrainingJob, rows: int, since: int) -> TrainingJob:
     """The same work where from a step on no more than so many rows fit into the memory."""
 
     def loss(
-        model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
+        model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        found = what.loss(model, batch, scales, step)
+        found = what.loss(model, batch, term_scales, step)
         if step >= since and len(batch["rows"]) > rows:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
         return found

@@ -25,8 +25,8 @@ from tinydistilbert.finetuning.finetune import finetune, training_facts
 from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.finetuning.soft_targets import make_targets
 from tinydistilbert.finetuning.trainer import Lesson, training_examples
-from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
+from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.runtimes import MODEL_FILE, Inputs, OnnxRuntime, Runtime, TorchRuntime, uses_token_types
 from tinydistilbert.recipe.schema import Recipe, TaskSettings
 from tinydistilbert.storage import atomic
@@ -201,13 +201,13 @@ class Workshop:
         examples, _ = training_examples(self._own_recipe, self.task, augmented=None, soft=False)
         features = self.encoded(examples, self.model)
         chosen = choose(len(features), self.recipe.compress.importance_examples, self.recipe.seed)
-        objective, learner = TaskLoss(self.task.kind), Learner(model)
+        objective, projected = TaskLoss(self.task.kind), ProjectedStudent(model)
         batches = (
             collate(features, chosen[places], pad_token_id(self.model), token_types=uses_token_types(model))
             for places in batches_by_length(features.lengths[chosen], TOKENS_A_BATCH)
         )
         return head_and_neuron_importance(
-            model, batches, lambda _, batch: objective.loss(learner, dict(batch), {"hard": 1.0}, 0)[0]
+            model, batches, lambda _, batch: objective.loss(projected, dict(batch), {"hard": 1.0}, 0)[0]
         )
 
     @cached_property

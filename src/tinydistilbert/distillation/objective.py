@@ -15,12 +15,12 @@ from tinydistilbert.losses import terms as losses
 from tinydistilbert.losses.layers import INNER, attention_layers, layer_terms
 from tinydistilbert.losses.vocabulary import TeacherHead, TeacherTop, vocabulary_loss
 from tinydistilbert.models.heads import Seen, encode, vocabulary_input, vocabulary_logits, vocabulary_matrix
-from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.matching import Matches
+from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.names import TERMS
 from tinydistilbert.recipe.types import highest, ramp_at
-from tinydistilbert.training.loop import Batch, shares_of, weighted
+from tinydistilbert.training.loop import Batch, scaled_sum, token_shares
 
 NO_MATCHES = Matches()
 
@@ -44,15 +44,15 @@ class PretrainingLoss:
         names = TERMS if self.teacher is not None else ("mlm",)
         return tuple(name for name in names if highest(getattr(self.objective, name)) > 0)
 
-    def weights(self, step: int) -> dict[str, float]:
+    def term_weights(self, step: int) -> dict[str, float]:
         """The weight of each term at a step."""
         return {name: ramp_at(getattr(self.objective, name), step, self.steps) for name in self.terms}
 
-    def shares(self, micro_batches: list[Batch]) -> list[dict[str, float]]:
+    def token_shares(self, micro_batches: list[Batch]) -> list[dict[str, float]]:
         """How much of each term's mean over the step is each micro-batch's own."""
         if self.objective.reduction == "notebook":
             return [dict.fromkeys(self.terms, 1 / self.accumulation) for _ in micro_batches]
-        return shares_of([self._counts(batch) for batch in micro_batches])
+        return token_shares([self._counts(batch) for batch in micro_batches])
 
     def _counts(self, batch: Batch) -> dict[str, int]:
         """Over how many positions, or pairs of positions, each term of this micro-batch is a mean."""
@@ -64,52 +64,52 @@ class PretrainingLoss:
         return {name: counts[name] for name in self.terms}
 
     def loss(
-        self, learner: nn.Module, batch: Batch, scales: Mapping[str, float], step: int
+        self, model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The scaled sum of the terms, and each term's mean; logits are computed only where a term reads them."""
-        assert isinstance(learner, Learner)
+        assert isinstance(model, ProjectedStudent)
         mask, own = batch.get("attention_mask"), self.matches.student_layers
         student = encode(
-            learner.student, batch["input_ids"], mask,
-            layers=own if "hidden" in scales else (), attention=attention_layers(scales, own, own[-1:]),
+            model.student, batch["input_ids"], mask,
+            layers=own if "hidden" in term_scales else (), attention=attention_layers(term_scales, own, own[-1:]),
         )  # fmt: skip
-        teacher = self._teacher(batch, scales)
+        teacher = self._teacher(batch, term_scales)
         if self.objective.reduction == "notebook":
-            return weighted(self._notebook_terms(learner.student, student.last, teacher.last, batch), scales)
-        terms = self._layer_terms(learner, student, teacher, batch, scales)
-        inner, found = weighted(terms, scales) if terms else (student.last.sum() * 0, {})
-        if {"kl", "mlm"} & scales.keys():
-            outer, at_words = self._vocabulary(learner.student, student.last, teacher.last, batch, scales, step)
+            return scaled_sum(self._notebook_terms(model.student, student.last, teacher.last, batch), term_scales)
+        terms = self._layer_terms(model, student, teacher, batch, term_scales)
+        inner, found = scaled_sum(terms, term_scales) if terms else (student.last.sum() * 0, {})
+        if {"kl", "mlm"} & term_scales.keys():
+            outer, at_words = self._vocabulary(model.student, student.last, teacher.last, batch, term_scales, step)
             inner, found = inner + outer, {**at_words, **found}
         return inner, found
 
-    def _teacher(self, batch: Batch, scales: Mapping[str, float]) -> Seen:
+    def _teacher(self, batch: Batch, term_scales: Mapping[str, float]) -> Seen:
         """What the teacher says of the batch: computed, or read from the cache that the batch comes from."""
         if "teacher_hidden" in batch:
             return Seen(batch["teacher_hidden"].to(torch.get_default_dtype()), {}, {})
-        if self.teacher is None or "teacher_top_ids" in batch or scales.keys() <= {"mlm"}:
+        if self.teacher is None or "teacher_top_ids" in batch or term_scales.keys() <= {"mlm"}:
             return Seen(torch.empty(0, 0, 0), {}, {})  # no term reads it
         with torch.no_grad():
             return encode(
                 self.teacher, batch["input_ids"], batch.get("attention_mask"),
-                layers=self.matches.teacher_layers if "hidden" in scales else (),
-                attention=attention_layers(scales, self.matches.teacher_layers, (self.matches.relation_layer,)),
+                layers=self.matches.teacher_layers if "hidden" in term_scales else (),
+                attention=attention_layers(term_scales, self.matches.teacher_layers, (self.matches.relation_layer,)),
             )  # fmt: skip
 
     def _layer_terms(
-        self, learner: Learner, student: Seen, teacher: Seen, batch: Batch, scales: Mapping[str, float]
+        self, model: ProjectedStudent, student: Seen, teacher: Seen, batch: Batch, term_scales: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """The terms on hidden states and attention."""
         counted = batch["counted"]
         terms: dict[str, Tensor] = {}
-        if "cosine" in scales:
+        if "cosine" in term_scales:
             terms["cosine"] = losses.cosine(
-                learner.projection(student.last.flatten(0, 1)[counted]), teacher.last.flatten(0, 1)[counted]
+                model.projection(student.last.flatten(0, 1)[counted]), teacher.last.flatten(0, 1)[counted]
             )
-        if inner := INNER & scales.keys():
+        if inner := INNER & term_scales.keys():
             terms |= layer_terms(
                 inner, student, teacher, self.matches, visible=lambda: _visible(batch), counted=counted,
-                relation_heads=self.objective.relation_heads, projection=learner.projection,
+                relation_heads=self.objective.relation_heads, projection=model.projection,
             )  # fmt: skip
         return terms
 
@@ -119,14 +119,14 @@ class PretrainingLoss:
         student_last: Tensor,
         teacher_last: Tensor,
         batch: Batch,
-        scales: Mapping[str, float],
+        term_scales: Mapping[str, float],
         step: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The terms on logits: at the positions of the soft targets, or where there are none at the masked ones."""
         masked = batch["masked"]
-        positions = batch["soft"] if "kl" in scales else masked
+        positions = batch["soft"] if "kl" in term_scales else masked
         labels = batch["labels"].flatten()[masked]
-        wanted = {name: scales[name] for name in ("kl", "mlm") if name in scales}
+        wanted = {name: term_scales[name] for name in ("kl", "mlm") if name in term_scales}
         if not len(masked):  # of a micro-batch of blank lines, in which no token is masked: it counts 0
             nothing = {name: student_last.new_zeros(()) for name in wanted if name == "mlm" or not len(positions)}
             wanted = {name: scale for name, scale in wanted.items() if name not in nothing}
@@ -143,7 +143,7 @@ class PretrainingLoss:
                 told = TeacherHead(seen, *vocabulary_matrix(self.teacher))
         total, found = vocabulary_loss(
             vocabulary_input(student, student_last.flatten(0, 1)[positions]), *vocabulary_matrix(student), told, labels,
-            temperature=ramp_at(self.objective.temperature, step, self.steps), scales=wanted,
+            temperature=ramp_at(self.objective.temperature, step, self.steps), term_scales=wanted,
         )  # fmt: skip
         return total, {**found, **nothing}
 

@@ -14,8 +14,8 @@ from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.losses import terms
 from tinydistilbert.models.dropout import quick_dropout
 from tinydistilbert.models.heads import hidden_states, vocabulary_logits
-from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import set_dropout
+from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe import schema
 from tinydistilbert.results import Measurement, Origin
 from tinydistilbert.training.device import Compute
@@ -103,28 +103,28 @@ def pretrain(
         NonFiniteLoss: a loss or gradient is not finite.
     """
     torch.manual_seed(step_seed(setup.seed, -1))  # of the projection, whatever was drawn before it
-    learner = learner_for(model, loss, optimization, setup.compute.device)
+    trained = projected_student_for(model, loss, optimization, setup.compute.device)
     times = setup.validation.times
     # The loss of TinyDistilBERT's loop depends on the size of the micro-batches, so they stay as they are there.
     can_be_halved = loss.objective.reduction != "notebook"
     job = TrainingJob(
-        steps=loss.steps, micro_batches=batches, shares=loss.shares, weights=loss.weights, loss=loss.loss,
-        tokens=useful_tokens, validate=lambda _: validation_losses(model, loss.teacher, setup),
+        steps=loss.steps, micro_batches=batches, term_weights=loss.term_weights, token_shares=loss.token_shares,
+        loss=loss.loss, tokens=useful_tokens, validate=lambda _: validation_losses(model, loss.teacher, setup),
         validate_after=frozenset(math.ceil(loss.steps * k / times) for k in range(1, times + 1)),
         oom_splits=int(math.log2(optimization.batch_size)) if can_be_halved else 0,
     )  # fmt: skip
     with quick_dropout(model):
-        return train(learner, job, optimization, setup.compute, seed=setup.seed, folder=folder, label=label)
+        return train(trained, job, optimization, setup.compute, seed=setup.seed, folder=folder, label=label)
 
 
-def learner_for(
+def projected_student_for(
     model: PreTrainedModel, loss: PretrainingLoss, optimization: schema.Optimization, device: torch.device
-) -> Learner:
+) -> ProjectedStudent:
     """The student as it is trained: its dropout set, the teacher beside it still and without gradients."""
     set_dropout(model, optimization.dropout, optimization.attention_dropout)
     if loss.teacher is not None:
         loss.teacher.to(device).eval().requires_grad_(False)
-    return Learner(model, loss.teacher).to(device)
+    return ProjectedStudent(model, loss.teacher).to(device)
 
 
 def pretraining_measurements(

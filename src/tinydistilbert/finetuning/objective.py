@@ -16,13 +16,13 @@ from tinydistilbert.losses.layers import INNER, attention_layers, layer_terms
 from tinydistilbert.models.capture import capturing
 from tinydistilbert.models.dropout import quick_dropout
 from tinydistilbert.models.first_token import first_token_only
-from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.matching import Matches
+from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe.schema import TaskDistillation
 from tinydistilbert.tasks.base import Kind
 from tinydistilbert.tasks.encoding import NO_LABEL
 from tinydistilbert.tasks.inference import INPUTS
-from tinydistilbert.training.loop import Batch, shares_of, weighted
+from tinydistilbert.training.loop import Batch, scaled_sum, token_shares
 
 TEACHER_IDS = "teacher_input_ids"
 """The tokens as the teacher numbers them, where the student's word embedding was cut to those that occur."""
@@ -51,7 +51,7 @@ class TaskLoss:
             return {}
         return {name: weight for name in sorted(INNER) if (weight := getattr(self.distillation, name)) > 0}
 
-    def weights(self, step: int) -> dict[str, float]:
+    def term_weights(self, step: int) -> dict[str, float]:
         """The weight of each term at a step."""
         if self.distillation is None:
             return {"hard": 1.0}
@@ -61,9 +61,9 @@ class TaskLoss:
             return {**dict.fromkeys(outer, 0.0), **self.inner}
         return {**outer, **(dict.fromkeys(self.inner, 0.0) if self.intermediate_steps else self.inner)}
 
-    def shares(self, micro_batches: list[Batch]) -> list[dict[str, float]]:
+    def token_shares(self, micro_batches: list[Batch]) -> list[dict[str, float]]:
         """How much of each term's mean over the step is each micro-batch's own."""
-        return shares_of([self._counts(batch) for batch in micro_batches])
+        return token_shares([self._counts(batch) for batch in micro_batches])
 
     def _counts(self, batch: Batch) -> dict[str, int]:
         tokens = int(batch["attention_mask"].sum())
@@ -71,7 +71,7 @@ class TaskLoss:
         counts |= {"hidden": tokens, "relation": tokens}
         if "attention" in self.inner:
             counts["attention"] = int(_visible(batch).sum())
-        return {name: counts[name] for name in self.weights(0)}
+        return {name: counts[name] for name in self.term_weights(0)}
 
     def _labelled(self, batch: Batch) -> Bool[Tensor, " batch"]:
         if self.kind == "span":
@@ -89,17 +89,17 @@ class TaskLoss:
             yield
 
     def loss(
-        self, learner: nn.Module, batch: Batch, scales: Mapping[str, float], _step: int
+        self, model: nn.Module, batch: Batch, term_scales: Mapping[str, float], _step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The scaled sum of the terms, and each term's mean; what has no weight at this step is not computed."""
-        assert isinstance(learner, Learner)
-        wanted = {name for name, scale in scales.items() if scale}
+        assert isinstance(model, ProjectedStudent)
+        wanted = {name for name, scale in term_scales.items() if scale}
         inner = wanted & INNER
         own = self.matches.student_layers
         with capturing(
-            learner.student, own if "hidden" in inner else (), attention_layers(inner, own, own[-1:])
+            model.student, own if "hidden" in inner else (), attention_layers(inner, own, own[-1:])
         ) as student:
-            output = learner.student(**{name: batch[name] for name in INPUTS if name in batch})
+            output = model.student(**{name: batch[name] for name in INPUTS if name in batch})
         terms: dict[str, Tensor] = {}
         if inner:
             assert self.teacher is not None, "a term on layers needs the teacher"
@@ -116,13 +116,13 @@ class TaskLoss:
             counted = batch["attention_mask"].flatten().nonzero().squeeze(-1)
             terms |= layer_terms(
                 inner, student, teacher, self.matches, visible=lambda: _visible(batch), counted=counted,
-                relation_heads=0, projection=learner.projection,
+                relation_heads=0, projection=model.projection,
             )  # fmt: skip
         if "hard" in wanted:
             terms["hard"] = self._hard(output, batch)
         if "soft" in wanted:
             terms["soft"] = self._soft(output, batch)
-        return weighted(terms, scales)
+        return scaled_sum(terms, term_scales)
 
     @property
     def _teacher_inputs(self) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.evaluation.scoring import headline_score
 from tinydistilbert.finetuning.objective import TEACHER_IDS, TaskLoss
 from tinydistilbert.finetuning.soft_targets import Targets
-from tinydistilbert.models.learner import Learner
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, set_dropout
 from tinydistilbert.models.matching import uniform_matches
+from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.runtimes import uses_token_types
 from tinydistilbert.models.used_words import UsedWords
 from tinydistilbert.recipe import schema
@@ -143,7 +143,7 @@ class TaskTraining:
         torch.manual_seed(step_seed(seed))  # of the new head
         self.model = load_model(encoder, self.task.kind, labels=self.task.labels)
         set_dropout(self.model, self.optimization.dropout, self.optimization.attention_dropout)
-        self.objective, self.learner = self._objective(lesson, len(features))
+        self.objective, self.projected = self._objective(lesson, len(features))
         self._targets = Targets(lesson.targets, self.examples, features) if lesson else None
         self._words, self._pad = self._used_words(features, scored)
         self._whole_ids = features.input_ids if self.objective.inner else None
@@ -152,8 +152,8 @@ class TaskTraining:
         self._epoch = lru_cache(maxsize=2)(self._grouped)
         self.work = TrainingJob(
             steps=finetune_steps(self.settings, len(features)), micro_batches=self._micro_batches,
-            weights=self.objective.weights, shares=self.objective.shares, loss=self.objective.loss,
-            tokens=lambda batch: int(batch["attention_mask"].sum()),
+            term_weights=self.objective.term_weights, token_shares=self.objective.token_shares,
+            loss=self.objective.loss, tokens=lambda batch: int(batch["attention_mask"].sum()),
             oom_splits=int(math.log2(self.optimization.batch_size)),
         )  # fmt: skip
 
@@ -188,19 +188,19 @@ class TaskTraining:
         split = HELD_OUT if by == "heldout" else self.examples.task.evaluation[0]
         return wanted_examples(self.recipe, self.examples.task, split, limit=self.settings.validation_examples)
 
-    def _objective(self, lesson: Lesson | None, features: int) -> tuple[TaskLoss, Learner]:
+    def _objective(self, lesson: Lesson | None, features: int) -> tuple[TaskLoss, ProjectedStudent]:
         if lesson is None:
-            return TaskLoss(self.task.kind), Learner(self.model)
+            return TaskLoss(self.task.kind), ProjectedStudent(self.model)
         distillation = self.settings.distillation
         plain = TaskLoss(self.task.kind, distillation)
         if not plain.inner:
-            return plain, Learner(self.model)
+            return plain, ProjectedStudent(self.model)
         check_same_tokenizer(lesson.teachers[0], load_tokenizer(lesson.teachers[0]), self.tokenizer)
         teacher = load_model(lesson.teachers[0], self.task.kind, require_head=True).to(self.device)
         teacher.eval().requires_grad_(False)
         matches = uniform_matches(teacher.config, self.model.config, distillation)
         steps = intermediate_steps(self.settings, features)
-        return TaskLoss(self.task.kind, distillation, teacher, matches, steps), Learner(self.model, teacher)
+        return TaskLoss(self.task.kind, distillation, teacher, matches, steps), ProjectedStudent(self.model, teacher)
 
     def _micro_batches(self, step: int, oom_splits: int = 0) -> list[Batch]:
         accumulation = self.optimization.gradient_accumulation_steps
@@ -245,7 +245,7 @@ class TaskTraining:
             if chooser is None or not chooser.is_finished:
                 with self.objective.quick(self.model):
                     seconds = train(
-                        self.learner, work, self.optimization, seed=self.seed, folder=folder, device=self.device,
+                        self.projected, work, self.optimization, seed=self.seed, folder=folder, device=self.device,
                         label=label, checkpoint_minutes=self.recipe.checkpoint_minutes, precision=self.recipe.precision,
                     )  # fmt: skip
             if chooser is None:

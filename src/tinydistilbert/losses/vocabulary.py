@@ -46,9 +46,9 @@ def vocabulary_loss(
     labels: Int[Tensor, "masked"],
     *,
     temperature: float,
-    scales: Mapping[str, float],
+    term_scales: Mapping[str, float],
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """`scales["kl"]` x KL over all positions + `scales["mlm"]` x cross-entropy over the first ones, which are masked.
+    """KL over all positions and cross-entropy over the first ones, which are masked, each times its scale.
 
     Value and gradient are those of `losses.kl` and `losses.mlm` on the full logits.
 
@@ -59,7 +59,7 @@ def vocabulary_loss(
         teacher: where the soft targets come from; None for no KL.
         labels: the original tokens of the first `len(labels)` positions.
         temperature: of the KL.
-        scales: what each term counts; a term that is not named is not computed.
+        term_scales: what each term counts; a term that is not named is not computed.
 
     Returns:
         The sum to derive, and the mean of each term, detached.
@@ -67,12 +67,12 @@ def vocabulary_loss(
     Raises:
         ValueError: a term has no position.
     """
-    assert "kl" not in scales or teacher is not None
-    if ("kl" in scales and not len(inputs)) or ("mlm" in scales and not len(labels)):
+    assert "kl" not in term_scales or teacher is not None
+    if ("kl" in term_scales and not len(inputs)) or ("mlm" in term_scales and not len(labels)):
         raise ValueError("a loss needs at least one counted position")
     apply: Any = _VocabularyLoss.apply
-    total, kl, mlm = apply(inputs, weight, bias, teacher, labels, temperature, scales)
-    return total, {name: value for name, value in (("kl", kl), ("mlm", mlm)) if name in scales}
+    total, kl, mlm = apply(inputs, weight, bias, teacher, labels, temperature, term_scales)
+    return total, {name: value for name, value in (("kl", kl), ("mlm", mlm)) if name in term_scales}
 
 
 class _VocabularyLoss(torch.autograd.Function):
@@ -85,16 +85,17 @@ class _VocabularyLoss(torch.autograd.Function):
         teacher: TeacherHead | TeacherTop | None,
         labels: Tensor,
         temperature: float,
-        scales: Mapping[str, float],
+        term_scales: Mapping[str, float],
     ) -> tuple[Tensor, Tensor, Tensor]:
         device = inputs.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
         with torch.autocast(device, enabled=False):
             work = _Work(inputs.to(dtype), weight.to(dtype), bias, teacher, labels)
-            kl, mlm = work.run(temperature, scales)
+            kl, mlm = work.run(temperature, term_scales)
         ctx.save_for_backward(work.d_inputs, work.d_weight, work.d_bias)
         ctx.mark_non_differentiable(kl, mlm)
-        total = sum((scales[name] * value for name, value in (("kl", kl), ("mlm", mlm)) if name in scales), kl * 0)
+        means = {"kl": kl, "mlm": mlm}
+        total = sum((scale * means[name] for name, scale in term_scales.items()), kl * 0)
         return total, kl, mlm
 
     @staticmethod
@@ -125,7 +126,7 @@ class _Work:
         self.d_weight = torch.zeros_like(weight, dtype=exact)
         self.d_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
 
-    def run(self, temperature: float, scales: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+    def run(self, temperature: float, term_scales: Mapping[str, float]) -> tuple[Tensor, Tensor]:
         """Both means; the gradients of their scaled sum are in `d_inputs`, `d_weight` and `d_bias` then."""
         positions = len(self.inputs)
         rows = ROWS if self.inputs.device.type == "cpu" else CHUNK
@@ -134,10 +135,10 @@ class _Work:
             chunk = slice(start, min(start + CHUNK, positions))
             inputs = self.inputs[chunk]
             logits = (inputs @ self.weight.t()).to(self.exact)  # the bias is added below, where a part is in the cache
-            told = self._told(chunk, temperature) if "kl" in scales else None
+            told = self._told(chunk, temperature) if "kl" in term_scales else None
             for first in range(0, len(inputs), rows):
                 part = slice(first, min(first + rows, len(inputs)))
-                masked = min(max(len(self.labels) - start - first, 0), part.stop - first) if "mlm" in scales else 0
+                masked = min(max(len(self.labels) - start - first, 0), part.stop - first) if "mlm" in term_scales else 0
                 if self.bias is not None:
                     logits[part] += self.bias
                 at_masked = None
@@ -147,11 +148,11 @@ class _Work:
                     mlm -= at_masked.gather(1, labels).sum()
                     at_masked.exp_().scatter_add_(1, labels, torch.full_like(labels, -1.0, dtype=self.exact))
                 if told is not None:
-                    kl += told.learn(logits[part], part, temperature, scales["kl"] * temperature / positions)
+                    kl += told.learn(logits[part], part, temperature, term_scales["kl"] * temperature / positions)
                 else:
                     logits[part].zero_()
                 if at_masked is not None:
-                    logits[part][:masked].add_(at_masked, alpha=scales["mlm"] / len(self.labels))
+                    logits[part][:masked].add_(at_masked, alpha=term_scales["mlm"] / len(self.labels))
             gradient = logits.to(inputs.dtype)
             self.d_inputs[chunk] = gradient @ self.weight
             if self.exact == inputs.dtype:

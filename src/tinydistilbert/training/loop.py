@@ -1,7 +1,7 @@
 """The one training loop: accumulate, clip, schedule, precision, log, validate, checkpoint, resume.
 
-What is trained is described by `Work`. Every number of it is a pure function of the step, so a resumed training does
-the same as one that was never interrupted, and no sampler or random state exists that could be lost.
+What is trained is described by `TrainingJob`. Every number of it is a pure function of the step, so a resumed training
+does the same as one that was never interrupted, and no sampler or random state exists that could be lost.
 """
 
 import gc
@@ -48,13 +48,13 @@ class TrainingJob:
 
     steps: int
     micro_batches: MicroBatches
-    shares: Callable[[list[Batch]], list[dict[str, float]]]
-    """For each micro-batch of a step, how much of each term's mean over the whole step is its own."""
-    weights: Callable[[int], Mapping[str, float]]
+    token_shares: Callable[[list[Batch]], list[dict[str, float]]]
+    """For each micro-batch of a step and each term: the part of what the term's mean over the step is taken over."""
+    term_weights: Callable[[int], Mapping[str, float]]
     """The weight of each term at a step; the names are the same at all."""
     loss: Callable[[nn.Module, Batch, Mapping[str, float], int], tuple[Tensor, Mapping[str, Tensor]]]
-    """Of model, micro-batch, what each term counts in it (weight times share) and step: the sum to derive, and each
-    term's plain mean over the micro-batch, detached."""
+    """Of model, micro-batch, term scales (term weight x token share) and step: the scaled sum, to call backward on, and
+    each term's plain mean over the micro-batch, detached."""
     tokens: Callable[[Batch], int]
     """Useful tokens (no padding) in a micro-batch."""
     validate: Callable[[int], dict[str, float]] | None = None
@@ -65,8 +65,8 @@ class TrainingJob:
     """How often micro-batches can be halved when memory runs out."""
 
 
-def shares_of(counts: list[dict[str, int]]) -> list[dict[str, float]]:
-    """Shares in proportion to how many positions or examples each term's mean was taken over.
+def token_shares(counts: list[dict[str, int]]) -> list[dict[str, float]]:
+    """Token shares, in proportion to how many positions or examples each term's mean was taken over.
 
     With them 8 x 1 accumulated is 1 x 8 exactly, though micro-batches have different numbers of masked tokens.
     """
@@ -74,12 +74,10 @@ def shares_of(counts: list[dict[str, int]]) -> list[dict[str, float]]:
     return [{name: count[name] / totals[name] for name in count} for count in counts]
 
 
-def weighted(terms: Mapping[str, Tensor], scales: Mapping[str, float]) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """What `Work.loss` returns, from plain means that can be derived."""
-    total = sum(
-        (scales[name] * value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in terms.items()),
-        torch.zeros(()),
-    )
+def scaled_sum(terms: Mapping[str, Tensor], term_scales: Mapping[str, float]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """What `TrainingJob.loss` returns, from plain means that can be derived."""
+    exact = {name: value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in terms.items()}
+    total = sum((term_scales[name] * value for name, value in exact.items()), torch.zeros(()))
     return total, {name: value.detach() for name, value in terms.items()}
 
 
@@ -196,7 +194,7 @@ class _Loop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.tokens += tokens
-        self.pending.append(_Step(step, sums, norm, self.work.weights(step), rate, self.tokens))
+        self.pending.append(_Step(step, sums, norm, self.work.term_weights(step), rate, self.tokens))
 
     def gradients(self, step: int) -> tuple[dict[str, Tensor], int]:
         """Gradients of a step, in parts that fit into the memory; gives the terms' means and the useful tokens."""
@@ -210,14 +208,15 @@ class _Loop:
 
     def accumulate(self, step: int) -> tuple[dict[str, Tensor], int]:
         """Forward and backward passes of a step's micro-batches."""
-        micro_batches, weights = self.work.micro_batches(step, self.oom_splits), self.work.weights(step)
-        sums = {name: torch.zeros((), device=self.device) for name in weights}
-        for index, (cpu_batch, share) in enumerate(zip(micro_batches, self.work.shares(micro_batches), strict=True)):
+        micro_batches, term_weights = self.work.micro_batches(step, self.oom_splits), self.work.term_weights(step)
+        shares = self.work.token_shares(micro_batches)
+        sums = {name: torch.zeros((), device=self.device) for name in term_weights}
+        for index, (cpu_batch, share) in enumerate(zip(micro_batches, shares, strict=True)):
             torch.manual_seed(step_seed(self.seed, step, index))
             batch = {name: _moved(value, self.device) for name, value in cpu_batch.items()}
-            scales = {name: weight * share[name] for name, weight in weights.items()}
+            term_scales = {name: weight * share[name] for name, weight in term_weights.items()}
             with self.accelerator.autocast():
-                loss, terms = self.work.loss(self.model, batch, scales, step)
+                loss, terms = self.work.loss(self.model, batch, term_scales, step)
             self.accelerator.backward(loss)
             for name, value in terms.items():
                 sums[name] += value.float() * share[name]
@@ -271,7 +270,7 @@ class _Loop:
         place = write_diagnosis(
             self.folder, self.model, self.work.micro_batches(item.step, self.oom_splits),
             facts={
-                "step": item.step + 1, "seed": self.seed, "terms": item.values(), "weights": dict(item.weights),
+                "step": item.step + 1, "seed": self.seed, "terms": item.values(), "weights": dict(item.term_weights),
                 "learning_rate": item.learning_rate, "gradient_norm": float(item.norm),
             },
         )  # fmt: skip
@@ -320,7 +319,7 @@ class _Step:
     step: int
     sums: dict[str, Tensor]
     norm: Tensor
-    weights: Mapping[str, float]
+    term_weights: Mapping[str, float]
     learning_rate: float
     tokens: int
 
@@ -331,7 +330,7 @@ class _Step:
     def line(self) -> dict[str, float]:
         """Its line in the log."""
         terms = self.values()
-        loss = sum(self.weights[name] * value for name, value in terms.items())
+        loss = sum(self.term_weights[name] * value for name, value in terms.items())
         line = {
             "step": self.step + 1, "loss": loss, **terms, "learning_rate": self.learning_rate, "tokens": self.tokens,
         }  # fmt: skip
