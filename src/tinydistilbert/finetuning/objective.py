@@ -24,10 +24,6 @@ from tinydistilbert.tasks.encoding import NO_LABEL
 from tinydistilbert.tasks.inference import INPUTS
 from tinydistilbert.training.loop import Batch, scaled_sum, token_shares
 
-TEACHER_IDS = "teacher_input_ids"
-"""The tokens as the teacher numbers them, where the student's word embedding was cut to those that occur."""
-
-
 NO_MATCHES = Matches()
 
 
