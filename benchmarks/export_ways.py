@@ -31,7 +31,7 @@ from tinydistilbert.export import fused_attention
 from tinydistilbert.export import to_onnx as exporting
 from tinydistilbert.export.quantize import quantize
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.models.runtimes import Inputs, OnnxRuntime, TorchRuntime
+from tinydistilbert.models.runtimes import ModelInputs, OnnxRuntime, TorchRuntime
 
 SHAPES: dict[str, Callable[[], PreTrainedModel]] = {
     "BERT 6 x 384": lambda: BertForSequenceClassification(
@@ -89,11 +89,11 @@ WAYS: dict[str, tuple[Callable[[], Any], bool, bool]] = {
 """What is changed while exporting, whether attention is an operator of ONNX Runtime's, and whether int8 is timed."""
 
 
-def make(model: PreTrainedModel, tokenizer: Any, work: Path) -> dict[str, Callable[[Inputs], Any]]:
+def make(model: PreTrainedModel, tokenizer: Any, work: Path) -> dict[str, Callable[[ModelInputs], Any]]:
     """The rows of one shape."""
     model.config.num_labels = 1
     save_model(model, tokenizer, work / "model")
-    rows: dict[str, Callable[[Inputs], Any]] = {
+    rows: dict[str, Callable[[ModelInputs], Any]] = {
         "torch": whole(model),
         "torch, first token": TorchRuntime(model, span=False),
     }
@@ -108,17 +108,17 @@ def make(model: PreTrainedModel, tokenizer: Any, work: Path) -> dict[str, Callab
     return rows
 
 
-def whole(model: PreTrainedModel) -> Callable[[Inputs], Any]:
+def whole(model: PreTrainedModel) -> Callable[[ModelInputs], Any]:
     """The model as transformers runs it."""
 
-    def answer(inputs: Inputs) -> Any:
+    def answer(inputs: ModelInputs) -> Any:
         with torch.inference_mode():
             return model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits.numpy()
 
     return answer
 
 
-def pair(model: PreTrainedModel, length: int) -> Inputs:
+def pair(model: PreTrainedModel, length: int) -> ModelInputs:
     """One made-up pair."""
     ids = np.random.default_rng(length).integers(1000, model.config.vocab_size, (1, length))
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}

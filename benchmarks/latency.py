@@ -48,7 +48,7 @@ from tinydistilbert.benchmark.timing import (
 )
 from tinydistilbert.models.elmo.model import ElmoConfig, ElmoForSequenceClassification
 from tinydistilbert.models.pruned import keep, parts_of
-from tinydistilbert.models.runtimes import Inputs
+from tinydistilbert.models.runtimes import ModelInputs
 from tinydistilbert.recipe.schema import Recipe
 
 PROTOCOLS = (TRUE_LENGTH, WITH_TOKENIZER, PADDED)
@@ -152,7 +152,7 @@ class NoModel:
 
     name, token_types = "none", True
 
-    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+    def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         return np.zeros((1, 1), np.float32)
 
 

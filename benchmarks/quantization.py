@@ -29,7 +29,7 @@ from tinydistilbert.evaluation.scoring import headline_score, read_predictions
 from tinydistilbert.export.quantize import quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.loading import load_tokenizer
-from tinydistilbert.models.runtimes import MODEL_FILE, Inputs, OnnxRuntime
+from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime
 from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT, TASKS, load_examples
@@ -76,7 +76,7 @@ class Subject:
     features: Features
     held_out: Examples
     held_out_features: Features
-    calibration: list[Inputs]
+    calibration: list[ModelInputs]
     pad: int
 
     def logits(self, folder: Path, features: Features | None = None) -> Any:
@@ -139,7 +139,7 @@ def subjects(chosen: argparse.Namespace) -> Iterator[Subject]:
         yield Subject(task, row, folder, examples, features, held_out, scored, calibration, pad)
 
 
-def single(features: Features, indices: Sequence[int], pad: int) -> list[Inputs]:
+def single(features: Features, indices: Sequence[int], pad: int) -> list[ModelInputs]:
     """Some inputs, each a batch of its own."""
     batches = (collate(features, [index], pad, token_types=True) for index in indices)
     names = ("input_ids", "attention_mask", "token_type_ids")
@@ -191,7 +191,7 @@ def measure(subject: Subject, ways: Sequence[str], work: Path) -> list[dict[str,
     return rows
 
 
-def latencies(runtimes: dict[str, Callable[[Inputs], Any]], subject: Subject) -> dict[str, dict[str, float]]:
+def latencies(runtimes: dict[str, Callable[[ModelInputs], Any]], subject: Subject) -> dict[str, dict[str, float]]:
     """Milliseconds of one input on one core at its true length; each round goes through every way, the first in turn.
 
     `ms` is the mean over the inputs of each one's median over the rounds, `spread` the slowest round over the fastest.

@@ -25,7 +25,7 @@ from tinydistilbert.tasks.squad import TASKS, best_answers
 SQUAD = TASKS[0]
 """Its window and stride serve every span model."""
 
-Answer = dict[str, Any]
+Prediction = dict[str, Any]
 
 
 class Predictor:
@@ -47,7 +47,7 @@ class Predictor:
         self._tokenizer, self._backend = tokenizer, tokenizer.backend_tokenizer
         self._pad = int(tokenizer.pad_token_id or 0)
 
-    def predict(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[Answer]:
+    def predict(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[Prediction]:
         """An answer for each text, in their order; texts of like length are computed together.
 
         Args:
@@ -97,7 +97,7 @@ class Predictor:
         encoded = self._backend.encode(text, pair)
         return np.array(encoded.ids, np.int64), np.array(encoded.type_ids, np.int64)
 
-    def _classes(self, logits: NDArray[np.float32]) -> Answer:
+    def _classes(self, logits: NDArray[np.float32]) -> Prediction:
         values = logits.tolist()  # a few numbers: numpy's calls would take longer than the arithmetic
         best = max(range(len(values)), key=values.__getitem__)
         powers = [math.exp(value - values[best]) for value in values]
@@ -108,7 +108,7 @@ class Predictor:
             "scores": dict(zip(self.labels, probabilities, strict=True)),
         }  # fmt: skip
 
-    def _answers(self, questions: Sequence[str], contexts: Sequence[str]) -> list[Answer]:
+    def _answers(self, questions: Sequence[str], contexts: Sequence[str]) -> list[Prediction]:
         unknown = {"text": [""], "answer_start": [0]}
         columns: dict[str, list[Any]] = {
             "question": [*questions],
@@ -127,7 +127,7 @@ class Predictor:
         ]
 
 
-def _best(windows: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]], context: str) -> Answer:
+def _best(windows: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]], context: str) -> Prediction:
     """The best answer over all windows of a context, each given by its logits and the places of its tokens."""
     best = best_answers([logits for logits, _ in windows], [places for _, places in windows], context, n_best=1)[0]
     inside = np.concatenate([logits[places[:, 0] >= 0] for logits, places in windows]).astype(np.float64)

@@ -44,7 +44,7 @@ class Requests:
 
 
 @contextmanager
-def noted() -> Iterator[Requests]:
+def deferred() -> Iterator[Requests]:
     """Note requests instead of dying of them; outside the main thread, whose owner handles them, none comes.
 
     A signal that the process was told to ignore, as SIGINT is in the background jobs of scripts, stays ignored.
@@ -64,7 +64,7 @@ def noted() -> Iterator[Requests]:
 
 
 @contextmanager
-def heard() -> Iterator[None]:
+def handled() -> Iterator[None]:
     """The first request in the body is raised as KeyboardInterrupt, the second ends the process."""
-    with noted() as requests, requests.raised():
+    with deferred() as requests, requests.raised():
         yield

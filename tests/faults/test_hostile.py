@@ -436,7 +436,7 @@ def place_cases() -> Iterator[Case]:
 
     def of_manifest(files: Any, folder: Path) -> None:
         manifest: dict[str, Any] = {"files": files}
-        atomic.write_json(folder / "model/manifest.json", {**manifest, atomic.OWN_HASH: atomic._hash_of(manifest)})
+        atomic.write_json(folder / "model/manifest.json", {**manifest, atomic.HASH_KEY: atomic._hash_of(manifest)})
 
     for name, files in {
         "a file above": {"../outside": {"bytes": 1, "sha256": "0" * 64}},

@@ -111,7 +111,7 @@ class NearlyFull(io.FileIO):
     ROOM = 1000
 
     def write(self, content: bytes) -> int:  # type: ignore[override]
-        if self.log() >= self.ROOM:
+        if self.tell() >= self.ROOM:
             raise OSError(errno.ENOSPC, "No space left on device")
         return super().write(content[:2])
 
@@ -184,10 +184,10 @@ def finished(tmp_path: Path) -> Path:
 def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], object], *, own_hash: bool) -> None:
     """Change the manifest as somebody would who knows how it is made."""
     manifest = atomic.read_json(folder / atomic.MANIFEST)
-    before = manifest.pop(atomic.OWN_HASH)
+    before = manifest.pop(atomic.HASH_KEY)
     change(manifest)
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest() if own_hash else before
-    atomic.write_json(folder / atomic.MANIFEST, {**manifest, atomic.OWN_HASH: digest})
+    atomic.write_json(folder / atomic.MANIFEST, {**manifest, atomic.HASH_KEY: digest})
 
 
 def test_a_manifest_lists_sizes_and_hashes_and_closes_with_a_hash_of_all_that(finished: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_manifest_that_was_changed_is_refused(finished: Path) -> None:
 def test_a_manifest_without_a_hash_of_its_own_is_read(finished: Path) -> None:
     """From before there was one."""
     manifest = atomic.read_json(finished / atomic.MANIFEST)
-    del manifest[atomic.OWN_HASH]
+    del manifest[atomic.HASH_KEY]
     atomic.write_json(finished / atomic.MANIFEST, manifest)
     assert atomic.read_manifest(finished)["reason"] == "test"
 

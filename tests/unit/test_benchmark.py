@@ -32,7 +32,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models.elmo.model import ElmoConfig, ElmoForSequenceClassification
 from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.models.runtimes import Inputs
+from tinydistilbert.models.runtimes import ModelInputs
 from tinydistilbert.recipe.schema import Benchmark, Recipe
 from tinydistilbert.storage import atomic
 
@@ -206,9 +206,9 @@ class Seen:
 
     def __init__(self, token_types: bool) -> None:
         self.token_types = token_types
-        self.inputs: list[Inputs] = []
+        self.inputs: list[ModelInputs] = []
 
-    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+    def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         self.inputs.append(inputs)
         return np.zeros((1, 1), np.float32)
 

@@ -23,7 +23,7 @@ from tinydistilbert.export.to_onnx import export, to_half
 from tinydistilbert.models.heads import head_of, parameter_count
 from tinydistilbert.models.loading import load_config, load_model, save_model
 from tinydistilbert.models.pruned import keep
-from tinydistilbert.models.runtimes import Inputs, OnnxRuntime
+from tinydistilbert.models.runtimes import ModelInputs, OnnxRuntime
 from tinydistilbert.storage import atomic
 
 Maker = Callable[[str, str], Path]
@@ -31,7 +31,7 @@ SHAPES = [(1, 1), *((int(b), int(n)) for b, n in np.random.default_rng(0).intege
 """A hundred (batch, length), the smallest among them."""
 
 
-def random_inputs(shape: tuple[int, int], *, token_types: bool, pad: int = 0) -> Inputs:
+def random_inputs(shape: tuple[int, int], *, token_types: bool, pad: int = 0) -> ModelInputs:
     """Tokens 5 to 231, about half of the rows with padding at their end."""
     generator = np.random.default_rng(shape[0] * 1000 + shape[1])
     ends = np.where(generator.random(shape[0]) < 0.5, shape[1], generator.integers(1, shape[1] + 1, shape[0]))[:, None]
@@ -41,7 +41,7 @@ def random_inputs(shape: tuple[int, int], *, token_types: bool, pad: int = 0) ->
     return inputs | ({"token_type_ids": types} if token_types else {})
 
 
-def torchs(folder: Path, inputs: Inputs) -> NDArray[np.float32]:
+def torchs(folder: Path, inputs: ModelInputs) -> NDArray[np.float32]:
     """What plain transformers says."""
     model = load_model(folder, head_of(folder, load_config(folder))).eval()
     with torch.inference_mode():
@@ -138,7 +138,7 @@ def test_weights_beyond_the_limit_of_the_format_lie_beside_the_model(
     task_model: Maker, exported: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traced_as(onnx.load(exported("bert", "regression") / "model.onnx"), monkeypatch)
-    monkeypatch.setattr(exporting, "INSIDE", 0)
+    monkeypatch.setattr(exporting, "MAX_EMBEDDED_BYTES", 0)
     export(task_model("bert", "regression"), tmp_path / "large")
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "large").glob("model.*")}
     assert sizes["model.onnx.data"] > sizes["model.onnx"]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.models import hub as places
+from tinydistilbert.models import hub as hub_module
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.pipeline import run
@@ -40,8 +40,8 @@ def hub(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache of the hub with a model in two versions, of which `main` is the first."""
     cache = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(places, "_pins", {})
-    places._downloaded.cache_clear()
+    monkeypatch.setattr(hub_module, "_pinned", {})
+    hub_module._downloaded.cache_clear()
     repository = cache / "models--some--model"
     atomic.write_text(repository / "refs/main", COMMIT)
     for number, commit in enumerate((COMMIT, OTHER)):
@@ -89,10 +89,10 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network
         huggingface_hub.HfApi, "model_info", lambda _, name, **keywords: found.model_info(name, **keywords)
     )
     monkeypatch.setattr(huggingface_hub, "snapshot_download", found.snapshot_download)
-    monkeypatch.setattr(places, "_pins", {})
-    places._downloaded.cache_clear()
+    monkeypatch.setattr(hub_module, "_pinned", {})
+    hub_module._downloaded.cache_clear()
     yield found
-    places._downloaded.cache_clear()
+    hub_module._downloaded.cache_clear()
 
 
 def test_a_hub_model_is_pinned_once_and_told(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,7 +170,7 @@ def test_what_can_be_no_name_of_the_hub_is_a_folder_that_is_not_there(
     network: Network, name: str, revision: str | None
 ) -> None:
     with pytest.raises(UserError) as error:
-        places.place(name, revision, ("config.json",))
+        hub_module.local_folder(name, revision, ("config.json",))
     where = f"model {name}".replace("\n", " ") + ("@main" if revision else "")
     assert str(error.value) == f"{where}: expected a model folder or hub name, found no such folder; {PLACES}"
     assert network.asked == network.downloaded == []
@@ -180,7 +180,7 @@ def test_a_folder_is_taken_before_a_hub_model_of_its_name(
     folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
-    assert places.place("model", None, ("config.json",)) == Path("model")
+    assert hub_module.local_folder("model", None, ("config.json",)) == Path("model")
     assert network.asked == network.downloaded == []
 
 
@@ -203,9 +203,9 @@ def test_a_folder_is_taken_before_a_hub_model_of_its_name(
 def test_a_name_or_branch_is_looked_up_once_and_then_read_at_its_commit(
     network: Network, name: str, revision: str | None, asked: tuple[str, str | None], pinned: str
 ) -> None:
-    first = places.place(name, revision, ("config.json", "model-*.safetensors"))
-    again = places.place(name, revision, ("config.json", "model-*.safetensors"))
-    other = places.place(name, revision, ("vocab.txt",))
+    first = hub_module.local_folder(name, revision, ("config.json", "model-*.safetensors"))
+    again = hub_module.local_folder(name, revision, ("config.json", "model-*.safetensors"))
+    other = hub_module.local_folder(name, revision, ("vocab.txt",))
     assert first == again == other == network.cache / COMMIT
     assert network.asked == [asked]
     at = {"revision": COMMIT}
@@ -213,34 +213,34 @@ def test_a_name_or_branch_is_looked_up_once_and_then_read_at_its_commit(
         (asked[0], at | {"allow_patterns": ["config.json", "model-*.safetensors"]}),
         (asked[0], at | {"allow_patterns": ["vocab.txt"]}),
     ]
-    assert places.pins() == {pinned: COMMIT}
+    assert hub_module.pinned_revisions() == {pinned: COMMIT}
 
 
 @pytest.mark.parametrize(("name", "revision"), [("some/model", OTHER), (f"some/model@{OTHER}", None)])
 def test_a_commit_is_not_looked_up_and_not_pinned(
     network: Network, name: str, revision: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert places.place(name, revision, ("config.json",)) == network.cache / OTHER
+    assert hub_module.local_folder(name, revision, ("config.json",)) == network.cache / OTHER
     assert network.downloaded == [("some/model", {"revision": OTHER, "allow_patterns": ["config.json"]})]
-    assert network.asked == [] and places.pins() == {} and capsys.readouterr().err == ""
+    assert network.asked == [] and hub_module.pinned_revisions() == {} and capsys.readouterr().err == ""
 
 
 def test_pins_of_an_earlier_process_are_followed_without_a_word(
     network: Network, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places.pin({"some/model": OTHER})
-    places.pin({"some/model@v2": "a" * 40})
-    assert places.place("some/model", None, ()) == network.cache / OTHER
-    assert places.place("some/model", "v2", ()) == network.cache / ("a" * 40)
+    hub_module.pin_revisions({"some/model": OTHER})
+    hub_module.pin_revisions({"some/model@v2": "a" * 40})
+    assert hub_module.local_folder("some/model", None, ()) == network.cache / OTHER
+    assert hub_module.local_folder("some/model", "v2", ()) == network.cache / ("a" * 40)
     assert network.asked == [] and capsys.readouterr().err == ""
-    copied = places.pins()
+    copied = hub_module.pinned_revisions()
     copied["some/model"] = COMMIT  # what a caller does with them changes nothing here
-    assert places.pins() == {"some/model": OTHER, "some/model@v2": "a" * 40}
+    assert hub_module.pinned_revisions() == {"some/model": OTHER, "some/model@v2": "a" * 40}
 
 
 def test_without_a_network_a_branch_is_what_the_cache_remembers_of_it(network: Network) -> None:
     network.trouble = ConnectionError("no way there")
-    assert places.place("some/model", "v2", ("config.json",)) == network.cache / OTHER
+    assert hub_module.local_folder("some/model", "v2", ("config.json",)) == network.cache / OTHER
     local, download = network.downloaded
     assert local == ("some/model", {"revision": "v2", "local_files_only": True})
     assert download == ("some/model", {"revision": OTHER, "allow_patterns": ["config.json"]})
@@ -268,9 +268,9 @@ def test_a_model_that_is_neither_there_nor_in_the_cache_is_told_with_the_first_t
 ) -> None:
     network.trouble, network.is_cached = trouble, False
     with pytest.raises(UserError) as error:
-        places.place(name, None, ("config.json",))
+        hub_module.local_folder(name, None, ("config.json",))
     assert str(error.value) == f"model {where}: expected a model folder or hub name, found {found}; {PLACES}"
-    assert places.pins() == {}
+    assert hub_module.pinned_revisions() == {}
 
 
 def test_each_part_of_a_model_asks_for_its_own_files_only(network: Network, folder: Path) -> None:
@@ -291,7 +291,7 @@ def test_each_part_of_a_model_asks_for_its_own_files_only(network: Network, fold
 
 def begun(output: Path, text: Path) -> run.Run:
     """A run with a teacher from the hub, in a process that has read nothing of it yet."""
-    places._pins.clear()
+    hub_module._pinned.clear()
     content = {
         "name": "tiny", "device": "cpu", "teacher": {"model": "some/model"},
         "corpus": {"source": str(text), "block_size": 16, "validation_share": 0.2},

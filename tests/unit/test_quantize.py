@@ -26,7 +26,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.export import int8 as integers
 from tinydistilbert.export.quantize import export_int8, layer_names, quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
-from tinydistilbert.models.runtimes import Inputs, OnnxRuntime
+from tinydistilbert.models.runtimes import ModelInputs, OnnxRuntime
 from tinydistilbert.storage import atomic
 
 WORDS = 2000
@@ -70,7 +70,7 @@ def int8(folder: Path, fp32: Path) -> Path:
     return folder / "int8"
 
 
-def some_inputs(count: int = 12, *, seed: int = 0, words: int = WORDS) -> list[Inputs]:
+def some_inputs(count: int = 12, *, seed: int = 0, words: int = WORDS) -> list[ModelInputs]:
     generator = np.random.default_rng(seed)
     found = []
     for length in generator.integers(3, 40, count):
@@ -219,7 +219,7 @@ def test_what_is_kept_in_float_is_exact(fp32: Path, tmp_path: Path) -> None:
 
 
 def test_static_ranges_come_from_the_calibration_inputs(fp32: Path, tmp_path: Path) -> None:
-    def scales(name: str, inputs: list[Inputs]) -> list[float]:
+    def scales(name: str, inputs: list[ModelInputs]) -> list[float]:
         quantize(fp32, tmp_path / name, method="static", keep_float=[SENSITIVE], calibration=inputs)
         found = weights(onnx.load(str(tmp_path / name / "model.onnx")))
         return [float(found[key]) for key in sorted(found) if key.removesuffix(".zero") + ".zero" in found]

@@ -4,6 +4,8 @@ import dataclasses
 import tomllib
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tinydistilbert.cli import main
 from tinydistilbert.errors import UserError
@@ -40,6 +42,8 @@ def test_a_part_of_a_section_keeps_the_defaults_of_that_section() -> None:
     [
         ("objectiv.kl = 3", ["key objectiv", "did you mean 'objective'"]),
         ("[objective]\ntemprature = 2", ["key objective.temprature", "did you mean 'temperature'"]),
+        ("finetune.learning_rate = 1e-4", ["did you mean 'finetune.optimization.learning_rate'?"]),
+        ("temperature = 3", ["did you mean 'objective.temperature' or 'finetune.distillation.temperature'?"]),
         ("[objective]\ntemperature = 'hot'", ["key objective.temperature", "'hot'"]),
         ("[objective]\ntemperature = 0", ["key objective.temperature", "a number > 0 or two of them (start, end)"]),
         ("objective.kl = 'x'", ["key objective.kl:", "a number >= 0 or two of them (start, end)", "'x'"]),
@@ -168,6 +172,16 @@ def test_rows_of_any_name_survive_being_shown() -> None:
     loaded = toml.from_dict({"ablate": {"rows": rows}}, "here")
     assert toml.from_toml(toml.to_toml(loaded), "shown") == loaded
     assert loaded.ablate.rows == rows
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(), st.text())
+@example("\x7f", "\x7f\x00\x1f\x85\u2028\r\n\t\"\\'")
+def test_every_text_survives_being_written(name: str, text: str) -> None:
+    rows = {name: {"corpus": {"text_column": text}}}
+    loaded = toml.from_dict({"name": name, "corpus": {"text_column": text}, "ablate": {"rows": rows}}, "here")
+    assert toml.from_toml(toml.to_toml(loaded), "shown") == loaded
+    assert loaded.name == name and loaded.ablate.rows == rows
 
 
 def test_changes_replace_lists_and_go_into_tables() -> None:

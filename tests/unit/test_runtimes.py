@@ -12,14 +12,14 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_model
-from tinydistilbert.models.runtimes import MODEL_FILE, Inputs, OnnxRuntime, OpenVinoRuntime, TorchRuntime
+from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, OpenVinoRuntime, TorchRuntime
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.inference import predict
 
 Maker = Callable[[str, str], Path]
 
 
-def inputs(batch: int, length: int, **more: int) -> Inputs:
+def inputs(batch: int, length: int, **more: int) -> ModelInputs:
     ids = np.random.default_rng(0).integers(5, 232, (batch, length))
     mask = np.ones_like(ids)
     mask[-1, (length + 1) // 2 :] = 0

@@ -32,7 +32,7 @@ def handlers() -> Iterator[None]:
 
 @BOTH
 def test_a_noted_request_changes_nothing_until_it_is_looked_at(number: signal.Signals) -> None:
-    with signals.noted() as requests:
+    with signals.deferred() as requests:
         assert not requests
         signal.raise_signal(number)
         assert requests
@@ -41,7 +41,7 @@ def test_a_noted_request_changes_nothing_until_it_is_looked_at(number: signal.Si
 @BOTH
 def test_a_heard_request_is_raised_where_it_comes(number: signal.Signals) -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), signals.heard():
+    with pytest.raises(KeyboardInterrupt), signals.handled():
         done.append("before")
         signal.raise_signal(number)
         done.append("after")
@@ -50,7 +50,7 @@ def test_a_heard_request_is_raised_where_it_comes(number: signal.Signals) -> Non
 
 def test_a_request_that_came_before_is_raised_at_the_beginning_of_the_body() -> None:
     done = []
-    with signals.noted() as requests:
+    with signals.deferred() as requests:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt), requests.raised():
             done.append("body")
@@ -58,7 +58,7 @@ def test_a_request_that_came_before_is_raised_at_the_beginning_of_the_body() -> 
 
 
 def test_after_the_body_a_request_is_noted_again() -> None:
-    with signals.noted() as requests:
+    with signals.deferred() as requests:
         with requests.raised():
             pass
         signal.raise_signal(signal.SIGINT)
@@ -66,15 +66,15 @@ def test_after_the_body_a_request_is_noted_again() -> None:
 
 
 def test_inner_handlers_give_way_to_the_outer_ones() -> None:
-    with pytest.raises(KeyboardInterrupt), signals.heard():
-        with signals.noted() as inner:
+    with pytest.raises(KeyboardInterrupt), signals.handled():
+        with signals.deferred() as inner:
             signal.raise_signal(signal.SIGTERM)
         assert inner, "the inner ones noted the first"
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("the outer ones raise the next")
 
 
-@pytest.mark.parametrize("name", ["noted", "heard"])
+@pytest.mark.parametrize("name", ["deferred", "handled"])
 def test_the_second_request_ends_the_process(name: str) -> None:
     code = f"""
 import os, signal
@@ -96,7 +96,7 @@ def test_outside_the_main_thread_the_body_runs_and_no_handler_is_touched() -> No
     found: list[object] = []
 
     def work() -> None:
-        with signals.noted() as requests:
+        with signals.deferred() as requests:
             found.extend((bool(requests), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)
@@ -131,7 +131,7 @@ def test_a_request_after_the_last_step_of_a_training_is_not_lost(
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with signals.heard():
+        with signals.handled():
             signal.raise_signal(signal.SIGINT)
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -10,7 +10,14 @@ from transformers import PreTrainedModel
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.heads import head_of
 from tinydistilbert.models.loading import Head, load_config, load_model
-from tinydistilbert.models.runtimes import Inputs, OnnxRuntime, OpenVinoRuntime, Runtime, TorchRuntime, uses_token_types
+from tinydistilbert.models.runtimes import (
+    ModelInputs,
+    OnnxRuntime,
+    OpenVinoRuntime,
+    Runtime,
+    TorchRuntime,
+    uses_token_types,
+)
 
 TORCH, COMPILED, ONNX, INT8, OPENVINO = "torch", "torch-compile", "onnx", "onnx-int8", "openvino"
 
@@ -24,7 +31,7 @@ class PlainTorch:
         self.token_types = uses_token_types(model)
         self._model = model
 
-    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+    def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """See `Runtime`."""
         with torch.inference_mode():
             output = self._model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
@@ -33,7 +40,7 @@ class PlainTorch:
         return found
 
 
-def known_words(inputs: Inputs, words: int) -> Inputs:
+def known_words(inputs: ModelInputs, words: int) -> ModelInputs:
     """Inputs whose ids beyond the `words` of an embedding became its last one.
 
     Only random weights need it, where the tokenizer has more words; their time does not depend on which words they get.
@@ -48,7 +55,7 @@ class KnownWords:
         self.name, self.token_types = runtime.name, runtime.token_types
         self._runtime, self._words = runtime, words
 
-    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+    def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """See `Runtime`."""
         return self._runtime(known_words(inputs, self._words))
 

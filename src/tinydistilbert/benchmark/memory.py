@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.runtimes import Inputs
+from tinydistilbert.models.runtimes import ModelInputs
 
 PASSES = 3
 MIB = 2**20
 _CHILD = "from tinydistilbert.benchmark.memory import child; child()"
 
 
-def measure_memory(name: str, folder: Path, backend: str, inputs: Inputs) -> dict[str, float]:
+def measure_memory(name: str, folder: Path, backend: str, inputs: ModelInputs) -> dict[str, float]:
     """Resident memory in MiB of a process that loads a row and runs some passes.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tinydistilbert.benchmark.pairs import PADDED_LENGTH, Pairs, slices_of_like_lengths
 from tinydistilbert.benchmark.rows import Subject
 from tinydistilbert.benchmark.timing import Timed
-from tinydistilbert.models.runtimes import Inputs, Runtime
+from tinydistilbert.models.runtimes import ModelInputs, Runtime
 from tinydistilbert.predictor import Predictor
 from tinydistilbert.recipe.schema import Benchmark
 from tinydistilbert.tasks.encoding import Features, collate, encode
@@ -46,7 +46,7 @@ class PairInputs:
             return Timed(self.pairs.texts, lambda texts: predictor.logits(texts[:1], texts[1:]))
         return Timed(lambda index: self.at(index, PADDED_LENGTH if protocol == PADDED else None), runtime)
 
-    def at(self, index: int, pad_to: int | None = None) -> Inputs:
+    def at(self, index: int, pad_to: int | None = None) -> ModelInputs:
         """The pair of a number, at its true length or padded."""
         pad = int(self.subject.tokenizer.pad_token_id or 0)
         batch = collate(self.features, [index], pad, token_types=self.token_types, pad_to=pad_to)

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        with signals.heard():
+        with signals.handled():
             _dispatch(arguments)
             sys.stdout.flush()
     except UserError as error:

@@ -25,7 +25,7 @@ from tinydistilbert.evaluation.evaluate import write_predictions
 from tinydistilbert.evaluation.scoring import Predictions, read_predictions, score
 from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import load_model
-from tinydistilbert.models.runtimes import Inputs
+from tinydistilbert.models.runtimes import ModelInputs
 from tinydistilbert.models.size import Size
 from tinydistilbert.recipe.schema import Compress, recipe_hash
 from tinydistilbert.recipe.types import quantity
@@ -197,7 +197,7 @@ class _Ladder:
         runtime, pad = self.workshop.runtime(rung.folder, threads=1), pad_token_id(rung.folder)
         left_out = () if runtime.token_types else ("token_type_ids",)
 
-        def prepare(index: int) -> Inputs:
+        def prepare(index: int) -> ModelInputs:
             (inputs,) = single_inputs(features, [index], pad)
             return {name: array for name, array in inputs.items() if name not in left_out}
 

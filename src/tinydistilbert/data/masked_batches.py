@@ -68,7 +68,7 @@ class MaskedBatches:
     def epochs_end_steps(self) -> bool:
         """Whether the last step of an epoch has only the blocks that are left, as in a loop over epochs.
 
-        So it is in TinyDistilBERT's; else the blocks are one stream, and a step may lie across the border of two epochs.
+        So it is in TinyDistilBERT; else the blocks are one stream, and a step may lie across the border of two epochs.
         """
         return self.objective.reduction == "notebook"
 

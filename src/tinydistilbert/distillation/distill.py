@@ -29,6 +29,7 @@ from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import seconds_of
 from tinydistilbert.storage import atomic, cache
+from tinydistilbert.training.loop import MicroBatches
 
 SCHEDULE = "schedule.json"
 """In a student folder whose steps were fitted to a time budget: their number, and what was measured."""
@@ -134,9 +135,8 @@ def _train(parts: _Parts, student: PreTrainedModel, steps: int, folder: Path, *,
     loss = PretrainingLoss(
         parts.objective, parts.teacher, parts.matches, steps, optimization.gradient_accumulation_steps
     )
-    if parts.cached is None:
-        batches = parts.setup.batches(parts.objective, optimization, steps=steps)
-    else:
+    batches: MicroBatches = parts.setup.batches(parts.objective, optimization, steps=steps)
+    if parts.cached is not None:
         batches = parts.cached.micro_batches
     return pretrain(student, loss, batches, parts.setup, optimization, folder=folder, label=label)
 

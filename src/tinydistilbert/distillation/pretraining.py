@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from transformers import PreTrainedModel
@@ -33,6 +34,12 @@ class PretrainingSetup:
     validation: schema.Validation
     seed: int
     compute: Compute
+
+    @classmethod
+    def of(cls, recipe: schema.Recipe, blocks: TokenBlocks, device: torch.device) -> Self:
+        """As a recipe wants it, on a text that was prepared and a device that was chosen."""
+        compute = Compute.of(recipe, device)
+        return cls(blocks, recipe.corpus.attention, recipe.masking, recipe.validation, recipe.seed, compute)
 
     def batches(self, objective: schema.Objective, optimization: schema.Optimization, *, steps: int) -> MaskedBatches:
         """The micro-batches of a training of so many steps."""

@@ -20,7 +20,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked_batches import Drawn, MaskedBatches, micro_batches
 from tinydistilbert.data.masking import IGNORED
 from tinydistilbert.data.npy import RowFile
@@ -40,7 +39,7 @@ BLOCKS_AT_ONCE = 16
 POSITIONS_AT_ONCE = 512
 """Positions whose logits exist at a time: 62 MB in BERT's vocabulary."""
 SPARE = 0.05
-"""Room on the disk beside the size that was computed, as a share of it: for manifests, and because masks are drawn by chance."""
+"""Room on the disk beside the computed size, as a share of it: for manifests, and because masks are drawn by chance."""
 
 MASKED, SOFT = 1, 2
 """Bits of `marks`: the token is to be guessed; the KL is taken here."""

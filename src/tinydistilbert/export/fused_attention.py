@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from tinydistilbert.models.capture import encoder_layers
 
-FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta")
+FUSABLE_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta")
 """Whose attention is three linear layers, a softmax and nothing else."""
 OPERATOR = "com.microsoft::MultiHeadAttention"
 
@@ -26,10 +26,10 @@ Mask = Int[Tensor, "batch 1 1 length"]
 
 
 def fuse(model: PreTrainedModel, *, first_token: bool) -> None:
-    """Write the attention of `model`, of one of `FAMILIES`, as ONNX Runtime's operator: it can then only be exported.
+    """Replace the attention of `model` by ONNX Runtime's operator, in place; the model can then only be exported.
 
     Args:
-        model: changed in place; its masks must be int32 of the form `Mask`.
+        model: of one of `FUSABLE_FAMILIES`; its masks must be int32 of the form `Mask`.
         first_token: compute the last layer for the first token only: (batch, 1, hidden).
     """
     layers = [*encoder_layers(model)]

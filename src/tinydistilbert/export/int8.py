@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.models.runtimes import Inputs
+from tinydistilbert.models.runtimes import ModelInputs
 from tinydistilbert.optional import require
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -34,7 +34,7 @@ def layers(model: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(graph.layer(node) for node in model.graph.node if graph.is_quantizable(node)))
 
 
-def input_ranges(model: Any, calibration: Iterable[Inputs]) -> dict[str, tuple[float, float]]:
+def input_ranges(model: Any, calibration: Iterable[ModelInputs]) -> dict[str, tuple[float, float]]:
     """The range of every matrix's input over all calibration inputs; nothing where there are none."""
     onnx, ort = require("onnx", extra="onnx"), require("onnxruntime", extra="onnx")
     graph = _Graph(model)

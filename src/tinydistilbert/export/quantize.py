@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import int8
 from tinydistilbert.export.to_onnx import export
-from tinydistilbert.models.runtimes import MODEL_FILE, OWN_KEY, Inputs
+from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, ModelInputs
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
@@ -21,7 +21,7 @@ CONFIG = "config.json"
 
 def quantize(
     exported: Path, output: Path, *, method: Method = "dynamic", per_channel: bool = True, reduce_range: bool = True,
-    embeddings: bool = True, keep_float: Sequence[str] = (), calibration: Iterable[Inputs] = (),
+    embeddings: bool = True, keep_float: Sequence[str] = (), calibration: Iterable[ModelInputs] = (),
 ) -> None:  # fmt: skip
     """Make the finished folder `output`: the exported model with its matrices and embedding tables in 8 bits.
 
@@ -61,7 +61,7 @@ def quantize(
             if file.name not in (MODEL_FILE, f"{MODEL_FILE}.data", CONFIG, atomic.MANIFEST):
                 shutil.copyfile(file, folder / file.name)
         atomic.write_bytes(folder / MODEL_FILE, model.SerializeToString())
-        atomic.write_json(folder / CONFIG, config | {OWN_KEY: config[OWN_KEY] | facts})
+        atomic.write_json(folder / CONFIG, config | {EXPORT_KEY: config[EXPORT_KEY] | facts})
 
 
 def export_int8(model_folder: Path, output: Path, *, fused: bool = True) -> None:
@@ -86,7 +86,8 @@ def layer_names(exported: Path) -> tuple[str, ...]:
 
 def sensitive_layers(
     exported: Path, *, score: Callable[[Path], float], max_loss: float, method: Method = "dynamic",
-    per_channel: bool = True, reduce_range: bool = True, embeddings: bool = True, calibration: Iterable[Inputs] = (),
+    per_channel: bool = True, reduce_range: bool = True, embeddings: bool = True,
+    calibration: Iterable[ModelInputs] = (),
 ) -> tuple[str, ...]:  # fmt: skip
     """The layers to keep in float so that at most `max_loss` of the score is lost; none where int8 is good enough.
 
@@ -141,7 +142,7 @@ def _open(exported: Path) -> tuple[dict[str, Any], Any]:
         raise UserError(str(exported), expected=f"{MODEL_FILE} and {CONFIG}", found="not both", fix=fix)
     atomic.read_manifest(exported)
     config: dict[str, Any] = atomic.read_json(exported / CONFIG)
-    precision = config.get(OWN_KEY, {}).get("precision")
+    precision = config.get(EXPORT_KEY, {}).get("precision")
     if precision != "fp32":
         raise UserError(str(exported), expected="an exported model in fp32", found=str(precision), fix=fix)
     return config, onnx.load(str(exported / MODEL_FILE))

@@ -26,7 +26,7 @@ from tinydistilbert.export import fused_attention as fusion
 from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.heads import head_of, vocabulary_input, vocabulary_matrix
 from tinydistilbert.models.loading import ELMO, Head, load_config, load_model, load_tokenizer, longest_input, save_model
-from tinydistilbert.models.runtimes import MODEL_FILE, OWN_KEY, Inputs, OnnxRuntime, uses_token_types
+from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, ModelInputs, OnnxRuntime, uses_token_types
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic, disk
 
@@ -34,7 +34,7 @@ OPSET = 20
 """The first with GELU as one operator."""
 TOLERANCE = 1e-4
 """Largest difference to torch's logits, as a share of the largest of them where that is above 1."""
-INSIDE = 2_000_000_000
+MAX_EMBEDDED_BYTES = 2_000_000_000
 """Bytes of weights that fit into the model file; more lie beside it. A protocol buffer ends at 2 GiB."""
 TRIALS = ((1, 1), (1, 7), (2, 16), (5, 33))
 """(batch, length) of the inputs whose logits are compared with torch's."""
@@ -66,7 +66,7 @@ def export(
     if model.config.model_type == ELMO:
         fix = "run it by torch: load() does"
         raise UserError(str(model_folder), expected="a transformer", found="ELMo", fix=fix)
-    fused = fused and model.config.model_type in fusion.FAMILIES
+    fused = fused and model.config.model_type in fusion.FUSABLE_FAMILIES
     trials = [_random_inputs(model, *shape, seed=seed) for seed, shape in enumerate(TRIALS)]
     expected = [_logits(model, head, inputs) for inputs in trials]
     facts = {
@@ -76,7 +76,7 @@ def export(
     with disk.disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / MODEL_FILE
         made = _traced(model_folder, model, head, fused=fused)
-        if sum(weight.nbytes for weight in model.parameters()) < INSIDE:
+        if sum(weight.nbytes for weight in model.parameters()) < MAX_EMBEDDED_BYTES:
             onnx.save_model(made, str(file))
         else:
             onnx.save_model(made, str(file), save_as_external_data=True, location=f"{MODEL_FILE}.data")
@@ -85,7 +85,7 @@ def export(
             for part in Path(temporary).iterdir():
                 atomic.write_bytes(folder / part.name, part.read_bytes())
             model.config.save_pretrained(folder)
-            atomic.write_json(folder / "config.json", {**atomic.read_json(folder / "config.json"), OWN_KEY: facts})
+            atomic.write_json(folder / "config.json", {**atomic.read_json(folder / "config.json"), EXPORT_KEY: facts})
             tokenizer.save_pretrained(folder)
 
 
@@ -156,7 +156,7 @@ def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) ->
             )  # fmt: skip
     except Exception as error:  # whatever the exporter stumbles over; its own message is a page long
         found = f"{model.config.model_type}: {type(error).__name__}"
-        fix = f"use a model of {', '.join(fusion.FAMILIES)}"
+        fix = f"use a model of {', '.join(fusion.FUSABLE_FAMILIES)}"
         raise UserError(str(folder), expected="a model that torch.onnx exports", found=found, fix=fix) from error
     assert program is not None, "the dynamo exporter returns a program"
     return _tidied(program.model_proto)
@@ -210,7 +210,7 @@ def _module_of(node: Any) -> str:
     return modules[-1] if modules else "graph"
 
 
-def _random_inputs(model: PreTrainedModel, batch: int, length: int, *, seed: int) -> Inputs:
+def _random_inputs(model: PreTrainedModel, batch: int, length: int, *, seed: int) -> ModelInputs:
     """Random tokens; every row but the first ends in padding."""
     generator = np.random.default_rng(seed)
     config: Any = model.config
@@ -224,7 +224,7 @@ def _random_inputs(model: PreTrainedModel, batch: int, length: int, *, seed: int
     return inputs
 
 
-def _logits(model: PreTrainedModel, head: Head, inputs: Inputs) -> NDArray[np.float32]:
+def _logits(model: PreTrainedModel, head: Head, inputs: ModelInputs) -> NDArray[np.float32]:
     """What torch says, by the model's own forward."""
     with torch.inference_mode():
         found = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
@@ -233,7 +233,7 @@ def _logits(model: PreTrainedModel, head: Head, inputs: Inputs) -> NDArray[np.fl
 
 
 def _check_parity(
-    folder: Path, runtime: OnnxRuntime, trials: list[Inputs], expected: list[NDArray[np.float32]]
+    folder: Path, runtime: OnnxRuntime, trials: list[ModelInputs], expected: list[NDArray[np.float32]]
 ) -> None:
     for inputs, logits in zip(trials, expected, strict=True):
         difference = float(np.abs(runtime(inputs) - logits).max() / max(1.0, float(np.abs(logits).max())))

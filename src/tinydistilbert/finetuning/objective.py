@@ -101,7 +101,6 @@ class TaskLoss:
             assert self.teacher is not None, "a term on layers needs the teacher"
             theirs, related = self.matches.teacher_layers, (self.matches.relation_layer,)
             told = {name: batch[name] for name in INPUTS if name in batch}
-            told["input_ids"] = batch.get(TEACHER_IDS, told["input_ids"])
             with (
                 torch.no_grad(),
                 capturing(

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import untrusted
 from tinydistilbert.models.heads import head_of
-from tinydistilbert.models.hub import place
+from tinydistilbert.models.hub import local_folder
 from tinydistilbert.models.loading import Head, load_config, load_model, load_tokenizer
 from tinydistilbert.storage import atomic, disk
 
@@ -47,7 +47,7 @@ def convert(name: str | Path, output: Path) -> None:
     atomic.check_new(output)
     config = load_config(name)
     wanted = (untrusted.CONFIG, *untrusted.TOKENIZER, untrusted.PICKLE, untrusted.PICKLE_INDEX, "pytorch_model-*.bin")
-    folder = place(name, None, wanted)
+    folder = local_folder(name, None, wanted)
     for there in (untrusted.WEIGHTS, untrusted.INDEX):
         if (folder / there).exists():
             fix = "use the folder as it is"

@@ -11,24 +11,24 @@ from tinydistilbert.errors import UserError
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 FIX = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
-_pins: dict[str, str] = {}
+_pinned: dict[str, str] = {}
 
 
-def pins() -> dict[str, str]:
+def pinned_revisions() -> dict[str, str]:
     """The commits at which this process reads hub models that were named without one, by `NAME` or `NAME@REVISION`."""
-    return dict(_pins)
+    return dict(_pinned)
 
 
-def pin(commits: Mapping[str, str]) -> None:
+def pin_revisions(commits: Mapping[str, str]) -> None:
     """Read these hub models at these commits, as a run did that now goes on.
 
     Args:
-        commits: by name, as `pins` gave them.
+        commits: by name, as `pinned_revisions` gave them.
     """
-    _pins.update(commits)
+    _pinned.update(commits)
 
 
-def place(name: str | Path, revision: str | None, files: tuple[str, ...]) -> Path:
+def local_folder(name: str | Path, revision: str | None, files: tuple[str, ...]) -> Path:
     """The folder of a model, with those of its files that there are.
 
     A hub model without a commit is pinned: the commit that its name (or branch, or tag) stands for is looked up once in
@@ -56,11 +56,11 @@ def _commit(name: str, revision: str | None) -> str:
     if revision and COMMIT.fullmatch(revision):
         return revision
     named = f"{name}@{revision}" if revision else name
-    if named not in _pins:
-        _pins[named] = _looked_up(name, revision)
-        advice = f'add teacher.revision = "{_pins[named]}" to the recipe, or write the name so'
-        sys.stderr.write(f"pinned {name}@{_pins[named]}: {advice}\n")
-    return _pins[named]
+    if named not in _pinned:
+        _pinned[named] = _looked_up(name, revision)
+        advice = f'add teacher.revision = "{_pinned[named]}" to the recipe, or write the name so'
+        sys.stderr.write(f"pinned {name}@{_pinned[named]}: {advice}\n")
+    return _pinned[named]
 
 
 def _looked_up(name: str, revision: str | None) -> str:

@@ -31,13 +31,13 @@ from transformers.utils import logging
 from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.models import untrusted
 from tinydistilbert.models.elmo.model import ElmoConfig  # also so that the Auto classes know ELMo from here on
-from tinydistilbert.models.hub import FIX, place
+from tinydistilbert.models.hub import FIX, local_folder
 from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
 from tinydistilbert.storage import atomic
 
 Head = Literal["masked-lm", "classification", "regression", "span"]
 
-FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
+SUPPORTED_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
 ELMO = ElmoConfig.model_type
 """The baseline: can be fine-tuned, scored and timed; it has no masked-LM head, so it is neither teacher nor student."""
 _CLASSES = {
@@ -80,17 +80,17 @@ def load_config(name: str | Path, revision: str | None = None) -> PretrainedConf
     """The configuration of a model folder or hub name.
 
     Raises:
-        UserError: there is no such model, its family is neither ELMo nor one of `FAMILIES`, or what its config says
-            cannot be believed (`untrusted.check_config`).
+        UserError: there is no such model, its family is neither ELMo nor one of `SUPPORTED_FAMILIES`, or its config
+            has values that no model can have (`untrusted.check_config`).
     """
     where = _where(name, revision)
-    folder = place(name, revision, (untrusted.CONFIG,))
+    folder = local_folder(name, revision, (untrusted.CONFIG,))
     if not (folder / untrusted.CONFIG).is_file():
         raise UserError(where, expected="a model folder or hub name", found="no config.json there", fix=FIX)
     _check_unchanged(folder, (untrusted.CONFIG,))
     family = untrusted.check_config(folder)["model_type"]
-    if family not in (*FAMILIES, ELMO):
-        expected = f"a family among {', '.join((*FAMILIES, ELMO))}"
+    if family not in (*SUPPORTED_FAMILIES, ELMO):
+        expected = f"a family among {', '.join((*SUPPORTED_FAMILIES, ELMO))}"
         raise UserError(where, expected=expected, found=repr(family), fix="use another model")
     with as_user_error(
         where, expected="a config.json that transformers reads", fix="use the one it was published with"
@@ -109,7 +109,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     """
     where = f"tokenizer of {_where(name, revision)}"
     config = load_config(name, revision)  # which tells the kind of tokenizer where nothing else does
-    folder = place(name, revision, (untrusted.CONFIG, *untrusted.TOKENIZER))
+    folder = local_folder(name, revision, (untrusted.CONFIG, *untrusted.TOKENIZER))
     _check_unchanged(folder, untrusted.TOKENIZER)
     untrusted.check_tokenizer(folder)
     with as_user_error(where, expected="tokenizer.json", fix="save the tokenizer beside the model"):
@@ -188,7 +188,7 @@ def load_model(
     Args:
         name: local folder or hub name.
         head: `regression` is a classification head with one output.
-        revision: of a hub model; without a commit, one is looked up and told (`places.place`).
+        revision: of a hub model; without a commit, one is looked up and told (`hub.local_folder`).
         labels: names of the classes, in the order of their ids; they travel in the model's config.
         require_head: whether a new head would be an error, because the model is meant to be a trained one.
 
@@ -214,7 +214,7 @@ def load_model(
     if is_pruned(config):
         shapes_of(config)  # says what is wrong with them
         architecture = shaped(architecture._model_mapping[type(config)])
-    folder = place(name, revision, (untrusted.CONFIG, untrusted.WEIGHTS, untrusted.INDEX, "model-*.safetensors"))
+    folder = local_folder(name, revision, (untrusted.CONFIG, untrusted.WEIGHTS, untrusted.INDEX, "model-*.safetensors"))
     files = untrusted.weight_files(folder, str(name))
     _check_unchanged(folder, {untrusted.WEIGHTS, untrusted.INDEX, *(file.name for file in files)})
     untrusted.check_weights(files, config, str(name))

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.capture import encoder_layers
 
-FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta")
+PRUNABLE_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta")
 """Not ModernBERT: one matrix makes its queries, keys and values, and another gates its neurons."""
 _NAMES = {"heads": "num_attention_heads", "intermediate": "intermediate_size"}
 """Keys of `config.pruned`, and where the config has the number of a layer that was not pruned."""
@@ -66,12 +66,14 @@ def parts_of(model: PreTrainedModel) -> list[Parts]:
     """The matrices of each layer.
 
     Raises:
-        UserError: the family is not one of `FAMILIES`.
+        UserError: the family is not one of `PRUNABLE_FAMILIES`.
     """
     family = model.config.model_type
-    if family not in FAMILIES:
+    if family not in PRUNABLE_FAMILIES:
         fix = "use another model, or make its student with student.architecture = 'distilbert'"
-        raise UserError("the model", expected=f"a family among {', '.join(FAMILIES)}", found=repr(family), fix=fix)
+        raise UserError(
+            "the model", expected=f"a family among {', '.join(PRUNABLE_FAMILIES)}", found=repr(family), fix=fix
+        )
     return [_distilbert(layer) if family == "distilbert" else _bert(layer) for layer in encoder_layers(model)]
 
 
@@ -92,7 +94,7 @@ def keep(model: PreTrainedModel, heads: Sequence[Sequence[int]], neurons: Sequen
     """Leave only some heads and neurons in each layer of `model`, in place, and write into its config how many.
 
     Args:
-        model: of one of `FAMILIES`; it may be pruned already.
+        model: of one of `PRUNABLE_FAMILIES`; it may be pruned already.
         heads: for each layer the heads to keep, counted from 0 among those that it has; at least one.
         neurons: the same for its feed-forward neurons.
 

@@ -18,11 +18,11 @@ from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
 MODEL_FILE = "model.onnx"
-OWN_KEY = "tinydistilbert"
+EXPORT_KEY = "tinydistilbert"
 """Key of an exported folder's `config.json` with what `export` wrote about it: format, head, precision, …"""
 CPU = torch.device("cpu")
 
-Inputs = Mapping[str, NDArray[np.int64]]
+ModelInputs = Mapping[str, NDArray[np.int64]]
 """`input_ids`, `attention_mask` (1 = token, 0 = padding) and, where the model uses them, `token_type_ids`: each (batch,
 length)."""
 
@@ -35,7 +35,7 @@ class Runtime(Protocol):
     token_types: bool
     """Whether it takes `token_type_ids`."""
 
-    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+    def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """Logits: (batch, classes), or of span models (batch, length, 2), start and end.
 
         Raises:
@@ -50,7 +50,7 @@ def uses_token_types(model: nn.Module) -> bool:
     return int(getattr(config, "type_vocab_size", 0)) > 1
 
 
-def check_fits(inputs: Inputs, longest: int | None) -> None:
+def check_fits(inputs: ModelInputs, longest: int | None) -> None:
     """Refuse inputs of more than `longest` tokens; None = no limit is known.
 
     Raises:
@@ -87,7 +87,7 @@ class TorchRuntime:
                 self._reduced.enter_context(first_token_only(model))
             self._forward = torch.compile(model, dynamic=True)
 
-    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+    def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """See `Runtime`."""
         check_fits(inputs, self._longest)
         tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
@@ -128,7 +128,7 @@ class OnnxRuntime:
         self.token_types = "token_type_ids" in self._names
         self.name = "onnx" if facts.get("precision", "fp32") == "fp32" else f"onnx-{facts['precision']}"
 
-    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+    def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """See `Runtime`; of a masked-LM model the logits are (batch, length, vocabulary)."""
         check_fits(inputs, self._longest)
         return _together(self._session.run(None, {name: inputs[name] for name in self._names}))
@@ -162,7 +162,7 @@ class OpenVinoRuntime:
         self._longest = facts.get("longest_input")
         self.token_types = "token_type_ids" in self._names
 
-    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+    def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """See `Runtime`."""
         check_fits(inputs, self._longest)
         found = self._compiled({name: inputs[name] for name in self._names})
@@ -172,7 +172,7 @@ class OpenVinoRuntime:
 def exported_facts(folder: Path) -> dict[str, Any]:
     """What `export` wrote about its folder: `format`, `head`, `precision`, `longest_input` …; nothing for others."""
     config = folder / "config.json"
-    facts: dict[str, Any] = atomic.read_json(config).get(OWN_KEY, {}) if config.is_file() else {}
+    facts: dict[str, Any] = atomic.read_json(config).get(EXPORT_KEY, {}) if config.is_file() else {}
     return facts
 
 

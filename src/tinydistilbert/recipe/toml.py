@@ -2,18 +2,18 @@
 
 import dataclasses
 import difflib
-import json
 import re
 import tomllib
-import types
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
+import tomli_w
 from pydantic import ValidationError
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.recipe.keys import did_you_mean, is_list, members, nearest, sections
 from tinydistilbert.recipe.names import MEASURED, SPAN_NAMES, TASK_NAMES, TERMS
 from tinydistilbert.recipe.schema import ADAPTER, CustomTask, Finetune, Recipe, to_dict
 from tinydistilbert.recipe.types import Duration, highest, seconds_of
@@ -22,27 +22,15 @@ LONGEST_SHOWN = 200
 """Characters of a value that an error shows."""
 
 
-def _toml_value(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are written as in JSON
-
-
-def _toml_lines(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
-    plain = {k: v for k, v in content.items() if not isinstance(v, dict) and v is not None}
-    if path and plain:
-        yield f"\n[{'.'.join(path)}]"
-    for key, value in plain.items():
-        yield f"{key} = {_toml_value(value)}"
-    for key, value in content.items():
-        if isinstance(value, dict):
-            bare = re.fullmatch("[A-Za-z0-9_-]+", key)
-            yield from _toml_lines(value, (*path, key if bare else json.dumps(key, ensure_ascii=False)))
+def _without_unset(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content without what is None, for which TOML has no word."""
+    inner = {k: _without_unset(v) if isinstance(v, Mapping) else v for k, v in content.items()}
+    return {k: v for k, v in inner.items() if v is not None}
 
 
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML with every setting, readable by `from_toml`; what is unset (None) is left out."""
-    return "\n".join(_toml_lines(to_dict(recipe))) + "\n"
+    return tomli_w.dumps(_without_unset(to_dict(recipe)))
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,24 +42,16 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
-def _is_list(kind: Any) -> bool:
-    return get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
-
-
 def _with_lists(kind: Any, content: Any) -> Any:
     """`content` of a section, where one value stands for a list of it: `tasks = "cola"`, `layers = 3`."""
     if not isinstance(content, Mapping):
         return content
     filled = dict(content)
     for item in dataclasses.fields(kind):
-        value, wanted = filled.get(item.name), _members(item.type)
+        value, wanted = filled.get(item.name), members(item.type)
         if dataclasses.is_dataclass(item.type):
             filled |= {item.name: _with_lists(item.type, value)} if item.name in filled else {}
-        elif isinstance(value, str | int) and any(map(_is_list, wanted)):
+        elif isinstance(value, str | int) and any(map(is_list, wanted)):
             # Beside a list of numbers, words have a meaning of their own.
             filled[item.name] = [value] if len(wanted) == 1 or str(value).isdecimal() else value
     return filled
@@ -116,7 +96,7 @@ def _key_of(location: Iterable[Any]) -> tuple[list[str], Any]:
         elif get_origin(kind) is dict:
             keys.append(str(part))
             kind = get_args(kind)[1]
-        elif isinstance(part, int) and len(_members(kind)) == 1:  # a place in a list
+        elif isinstance(part, int) and len(members(kind)) == 1:  # a place in a list
             keys.append(str(part))
     return keys, kind
 
@@ -136,7 +116,7 @@ def _expected(kind: Any, message: str) -> str:
         return "a duration such as 20m, 1h30m or 90s"
     if get_origin(kind) is dict or dataclasses.is_dataclass(kind):
         return "a table of keys"
-    one, *others = _members(kind)
+    one, *others = members(kind)
     if not others or others == [type(None)]:
         return message.removeprefix("Input should be ")
     if get_origin(one) is Literal:
@@ -146,9 +126,20 @@ def _expected(kind: Any, message: str) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
+    near = difflib.get_close_matches(name, known := list(known), n=1)
+    return did_you_mean([repr(near[0])]) if near else f"use one of {', '.join(known)}"
+
+
+def _nearest_key(keys: list[str], section: Any) -> str:
+    """Which key of the recipe is meant by an unknown one in a section of that type."""
+    *parents, leaf = keys
+    prefix = "".join(f"{parent}." for parent in parents)
+    siblings = [item.name for item in dataclasses.fields(section)]
+    deeper = [key.name for part in sections(section()) for key in part.keys]
+    near = nearest(prefix + leaf, [prefix + name for name in (*siblings, *deeper)])
+    # Of the same section the name is enough.
+    near = [name if "." in name.removeprefix(prefix) else name.removeprefix(prefix) for name in near]
+    return did_you_mean([repr(name) for name in near]) if near else f"use one of {', '.join(siblings)}"
 
 
 def _shortened(text: str) -> str:
@@ -161,7 +152,7 @@ def _explain(error: ValidationError, where: str) -> UserError:
     key = ".".join(keys)
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         _, section = _key_of(first["loc"][:-1])
-        fix = _nearest(keys[-1], [item.name for item in dataclasses.fields(section)])
+        fix = _nearest_key(keys, section)
         return UserError(f"{where}, key {key}", expected="a known key", found=repr(keys[-1]), fix=fix)
     expected, found = _expected(kind, first["msg"]), _shortened(repr(first["input"]))
     return UserError(f"{where}, key {key}", expected=expected, found=found, fix="change the value")

@@ -16,7 +16,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.storage import disk
 
 MANIFEST = "manifest.json"
-OWN_HASH = "sha256"
+HASH_KEY = "sha256"
 """Key of the manifest with the hash of all else in it."""
 CHECKPOINTS = "checkpoints"
 """Folder that only unfinished work needs: no manifest lists it, and it is deleted when the work is finished."""
@@ -107,7 +107,7 @@ def write_manifest(folder: Path, **facts: Any) -> None:
     for inner in sorted({inner for name in files for inner in PurePosixPath(name).parents} - {PurePosixPath()}):
         disk.sync_folder(folder / inner)
     manifest = {**facts, "files": files}
-    write_json(folder / MANIFEST, {**manifest, OWN_HASH: _hash_of(manifest)})
+    write_json(folder / MANIFEST, {**manifest, HASH_KEY: _hash_of(manifest)})
 
 
 def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     try:
         manifest = read_json(folder / MANIFEST)
         # Those from before there was a hash have none.
-        found = "other content" if manifest.pop(OWN_HASH, None) not in (None, _hash_of(manifest)) else None
+        found = "other content" if manifest.pop(HASH_KEY, None) not in (None, _hash_of(manifest)) else None
         listed = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
         if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in listed):
             found = "the name of a file outside the folder"

@@ -136,7 +136,7 @@ def train(
         precision=chosen_precision(compute.device, compute.precision), tokens=state.tokens, oom_splits=state.oom_splits,
         failed=torch.zeros((), device=compute.device),
     )  # fmt: skip
-    with loop.log, signals.noted() as loop.stop:
+    with loop.log, signals.deferred() as loop.stop:
         loop.run()
     if loop.stop:  # since the last step was flushed: there is nothing left to save, but the command is to end
         raise KeyboardInterrupt
@@ -236,7 +236,7 @@ class _Loop:
             term_scales = {name: weight * share[name] for name, weight in term_weights.items()}
             with torch.autocast(self.compute.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 loss, terms = self.job.loss(self.model, batch, term_scales, step)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             for name, value in terms.items():
                 sums[name] += value.float() * share[name]
         return sums, sum(self.job.tokens(batch) for batch in micro_batches)
