@@ -278,7 +278,7 @@ def configs(**changes: int) -> tuple[BertConfig, BertConfig]:
 
 
 def matched(objective: schema.Objective, **changes: int) -> Matches:
-    return match_layers(schema.Recipe(objective=objective), *configs(**changes))
+    return match_layers(objective, schema.Student(), *configs(**changes))
 
 
 def test_layers_are_matched_as_the_recipe_says() -> None:
