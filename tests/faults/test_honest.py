@@ -189,8 +189,8 @@ def schedule_begins_again(patch: pytest.MonkeyPatch) -> None:
 
 def data_begin_again(patch: pytest.MonkeyPatch) -> None:
     def change(loop: Any, start: int) -> None:
-        batches = loop.work.micro_batches
-        loop.work = replace(loop.work, micro_batches=lambda step, oom_splits=0: batches(step - start, oom_splits))
+        batches = loop.job.micro_batches
+        loop.job = replace(loop.job, micro_batches=lambda step, oom_splits=0: batches(step - start, oom_splits))
 
     with_start(patch, change)
 

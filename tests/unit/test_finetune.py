@@ -17,11 +17,12 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.finetuning import trainer
 from tinydistilbert.finetuning.examples import task_examples, training_examples
-from tinydistilbert.finetuning.finetune import TRAINING_FACTS, finetune
-from tinydistilbert.finetuning.soft_targets import LOGITS, SoftTargets, SoftTargetSource, make_soft_targets
+from tinydistilbert.finetuning.finetune import finetune
+from tinydistilbert.finetuning.soft_targets import SoftTargets, SoftTargetSource, make_soft_targets
 from tinydistilbert.finetuning.trainer import TaskTraining, finetune_steps, prepare_training
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.recipe.schema import Finetune, Optimization, Recipe, TaskDistillation
+from tinydistilbert.run_folder import SOFT_TARGETS, TRAINING_FACTS
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS, Examples
 from tinydistilbert.tasks.encoding import encode
@@ -137,7 +138,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(data: Path,
     assert made[0] == made[1] != made[2]
 
 
-@pytest.mark.parametrize("select", ["heldout", "published"])
+@pytest.mark.parametrize("select", ["heldout", "reported"])
 def test_an_epoch_is_chosen_by_the_examples_that_the_recipe_names(
     select: str, data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,11 +147,11 @@ def test_an_epoch_is_chosen_by_the_examples_that_the_recipe_names(
     settings = recipe(data, select=select)
     finetuned(settings, "cola", encoder, tmp_path / "chosen", seed=0)
     found = facts(tmp_path / "chosen")["selected"]
-    train = 64 if select == "published" else 64 - 6
+    train = 64 if select == "reported" else 64 - 6
     steps = 4 * -(-train // 8)
     assert found == {
         "by": select, "score": 0.7, "step": steps // 2, "epoch": 2.0,
-        "examples": 30 if select == "published" else 6,
+        "examples": 30 if select == "reported" else 6,
     }  # fmt: skip
     assert facts(tmp_path / "chosen")["train_examples"] == train
 
@@ -218,10 +219,10 @@ def test_a_student_learns_from_its_teachers_without_any_label(
     settings = recipe(data, distillation=TaskDistillation(soft=1.0))
     source = soft_targets_of(settings, task, encoder, folders, tmp_path / "targets")
     one, two = (
-        np.load(soft_targets_of(settings, task, encoder, [teacher], tmp_path / f"of-{i}").targets / LOGITS)
+        np.load(soft_targets_of(settings, task, encoder, [teacher], tmp_path / f"of-{i}").targets / SOFT_TARGETS)
         for i, teacher in enumerate(folders)
     )
-    both = np.load(source.targets / LOGITS)
+    both = np.load(source.targets / SOFT_TARGETS)
     assert both.shape == (64, 2 if task == "cola" else 1)
     np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
     finetuned(settings, task, encoder, tmp_path / "d", row="student (D)", seed=5, soft_targets=source)
@@ -272,7 +273,7 @@ def test_targets_belong_to_their_examples(data: Path, encoder: Path, tmp_path: P
         prepared(fewer, "cola", encoder, source)
     examples, _ = training_examples(settings, TASKS["cola"], augmented=None, soft=True)
     targets = SoftTargets.open(source.targets, examples, encode(examples, load_tokenizer(encoder), 128))
-    logits = np.load(source.targets / LOGITS)
+    logits = np.load(source.targets / SOFT_TARGETS)
     np.testing.assert_array_equal(targets.batch(np.array([7, 3]))["teacher_logits"].numpy(), logits[[7, 3]])
 
 
@@ -289,10 +290,11 @@ def test_a_teacher_may_number_the_classes_in_its_own_way_but_must_have_them(
     config.id2label = {0: "unacceptable", 1: "splendid"}
     save_model(turned, tokenizer, tmp_path / "other")
     settings = recipe(data)
-    straight, reversed_ = (
-        np.load(soft_targets_of(settings, "cola", encoder, [tmp_path / name], tmp_path / f"of-{name}").targets / LOGITS)
+    sources = (
+        soft_targets_of(settings, "cola", encoder, [tmp_path / name], tmp_path / f"of-{name}")
         for name in ("straight", "turned")
     )
+    straight, reversed_ = (np.load(source.targets / SOFT_TARGETS) for source in sources)
     np.testing.assert_allclose(straight, reversed_[:, ::-1])
     with pytest.raises(UserError, match="splendid"):
         soft_targets_of(settings, "cola", encoder, [tmp_path / "other"], tmp_path / "of-other")

@@ -87,14 +87,14 @@ def test_the_kl_is_taken_where_the_recipe_says() -> None:
     assert make(blocks, kl_positions="sampled", batch_size=400)(1)[0]["soft"].tolist() != sampled["soft"].tolist()
 
 
-@pytest.mark.parametrize("epochs_end_steps", [False, True])
-def test_accumulation_only_cuts_a_step(epochs_end_steps: bool) -> None:
+@pytest.mark.parametrize("reduction", ["mean", "notebook"])
+def test_accumulation_only_cuts_a_step(reduction: str) -> None:
     blocks = make_blocks(21, padded=True)
     for step in range(6):
         whole, parts = (
             make(
                 blocks, batch_size=size, gradient_accumulation_steps=8 // size, kl_positions="sampled",
-                epochs_end_steps=epochs_end_steps,
+                reduction=reduction,
             )(step)
             for size in (8, 2)
         )  # fmt: skip

@@ -79,12 +79,9 @@ def batches_of(recipe: Recipe, blocks: TokenBlocks, steps: int) -> MaskedBatches
 
 
 def parts_of(recipe: Recipe, blocks: TokenBlocks, teacher: BertForMaskedLM) -> tuple[MaskedBatches, PretrainingLoss]:
-    steps, optimization = (
-        distill_steps(recipe.distill, recipe.objective, len(blocks.train)),
-        recipe.distill.optimization,
-    )
+    steps = distill_steps(recipe.distill, recipe.objective, len(blocks.train))
     batches = batches_of(recipe, blocks, steps)
-    accumulation = optimization.gradient_accumulation_steps
+    accumulation = recipe.distill.optimization.gradient_accumulation_steps
     return batches, PretrainingLoss(recipe.objective, teacher, steps=steps, accumulation=accumulation)
 
 
@@ -111,14 +108,9 @@ def test_the_learning_rates_are_those_of_transformers_schedule_over_27_steps() -
         theirs.step()
         schedule.step()
     settings = SEED.distill.optimization
+    steps, from_zero = distill_steps(SEED.distill, SEED.objective, LINES), settings.warmup_start == "zero"
     found = [
-        settings.learning_rate
-        * learning_rate_factor(
-            step,
-            distill_steps(SEED.distill, SEED.objective, LINES),
-            settings.warmup_ratio,
-            from_zero=settings.warmup_start == "zero",
-        )
+        settings.learning_rate * learning_rate_factor(step, steps, settings.warmup_ratio, from_zero=from_zero)
         for step in range(STEPS)
     ]
     assert found == pytest.approx(expected, rel=1e-12)

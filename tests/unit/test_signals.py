@@ -14,6 +14,7 @@ from torch import nn
 
 from tinydistilbert import signals
 from tinydistilbert.recipe import schema
+from tinydistilbert.training.device import Compute
 from tinydistilbert.training.loop import TrainingJob, scaled_sum, token_shares, train
 
 BOTH = pytest.mark.parametrize("number", signals.SIGNALS, ids=lambda number: number.name)
@@ -79,7 +80,6 @@ def test_the_second_request_ends_the_process(name: str) -> None:
     code = f"""
 import os, signal
 from tinydistilbert import signals
-from tinydistilbert.training.device import Compute
 with signals.{name}():
     try:
         os.kill(os.getpid(), signal.SIGINT)

@@ -146,7 +146,7 @@ def test_with_only_damaged_checkpoints_it_does_not_start_from_zero(tmp_path: Pat
 
 
 def test_nan_stops_before_the_update_and_names_step_and_term(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteLoss, match=r"step 4: .* the term fit"):
+    with pytest.raises(NonFiniteLoss, match="step 4: the term fit"):
         run(tmp_path, work(10, [4, 4], spoil=3))
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
 
@@ -177,9 +177,7 @@ def test_nan_that_is_noticed_late_has_changed_nothing_and_is_named(
     with pytest.raises(Interrupted, match="after step 5 of 8"):
         run(tmp_path / "before", work(8, [8], stop_at=4), minutes=60, model=before)
     monkeypatch.setitem(loop.FLUSH_EVERY, "cpu", 100)
-    with pytest.raises(
-        NonFiniteLoss, match="step 6"
-    ):  # steps 7 and 8, which are sound, come before the metrics are flushed
+    with pytest.raises(NonFiniteLoss, match="step 6"):  # steps 7 and 8, which are sound, are done before it is read
         run(tmp_path / "late", work(8, [8], spoil=5), minutes=60, model=noticed_late)
     assert same(noticed_late, before)
     lines = [json.loads(line) for line in (tmp_path / "late" / "log.jsonl").read_text().splitlines()]

@@ -117,10 +117,10 @@ def _compression(model: str, overrides: dict[str, Any]) -> schema.Recipe:
     Raises:
         UserError: it is not told which task the model was fine-tuned on.
     """
-    run, task, row = run_folder.place_in_run(Path(model))
-    base = schema.Recipe()
-    if run is not None:
-        base = toml.read(run / run_folder.RECIPE)
+    base, task, row = schema.Recipe(), "", ""
+    if made_in := run_folder.run_of_task_model(Path(model)):
+        run, task, row = made_in
+        base = toml.read(run.recipe)
     finetune, compress = (overrides.setdefault(section, {}) for section in ("finetune", "compress"))
     tasks = finetune.setdefault("tasks", [task] if task else [])
     tasks = [tasks] if isinstance(tasks, str) else tasks

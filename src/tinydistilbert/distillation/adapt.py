@@ -15,6 +15,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.recipe.schema import Adapt, Objective
+from tinydistilbert.run_folder import MEASUREMENTS
 from tinydistilbert.storage import atomic
 
 MASKED_LM_ONLY = Objective(kl=0, mlm=1, cosine=0, kl_positions="masked")
@@ -63,4 +64,4 @@ def adapt(
         after = validation_losses(model, None, setup) if settings.tokens else before
         save_model(model, teacher.tokenizer, folder)
         rows = pretraining_measurements("teacher", after, setup, origin, seconds, mlm_before=before["mlm"])
-        results.write(folder / "measurements.jsonl", rows)
+        results.write(folder / MEASUREMENTS, rows)

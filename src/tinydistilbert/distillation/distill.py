@@ -28,6 +28,7 @@ from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import seconds_of
+from tinydistilbert.run_folder import MEASUREMENTS
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.training.loop import MicroBatches
 
@@ -98,7 +99,7 @@ def distill(
             "control" if control else "student", losses, setup, origin, seconds, steps=steps,
             positions=steps * blocks_per_step * setup.blocks.train.shape[1],
         )  # fmt: skip
-        results.write(folder / "measurements.jsonl", rows)
+        results.write(folder / MEASUREMENTS, rows)
 
 
 @dataclass(frozen=True)

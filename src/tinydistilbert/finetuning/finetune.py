@@ -1,6 +1,5 @@
 """finetune: encoder + task → task model; with fine-tuned teachers of the task, "(D)", it learns from them as well."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterable
@@ -13,12 +12,10 @@ from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.finetuning.trainer import TaskTraining, loss_without_learning, prepare_training, run_training
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.recipe import schema
-from tinydistilbert.storage import atomic, disk
+from tinydistilbert.run_folder import LOG, TRAINING_FACTS
+from tinydistilbert.storage import atomic, disk, json_lines
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.device import Compute
-
-TRAINING_FACTS = "training.json"
-"""In a finished model folder: how many examples of how many it was trained on, in how many steps and seconds."""
 
 
 def finetune(
@@ -69,7 +66,7 @@ def finetune(
         facts |= {
             "train_examples": examples.labelled, "train_examples_total": examples.train.total,
             "steps": training.job.steps, "seconds": round(seconds, 1), "seed": seed,
-            "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / "log.jsonl"),
+            "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / LOG),
             "loss_without_learning": loss_without_learning(training),
         }  # fmt: skip
         if len(examples.train) > examples.labelled:
@@ -119,7 +116,7 @@ def _best_of(
         total += seconds
     assert best is not None, "there is a learning rate"
     training, part, facts = best
-    shutil.copy(part / "log.jsonl", folder / "log.jsonl")
+    shutil.copy(part / LOG, folder / LOG)
     return training, total, facts | {"learning_rates": scores}
 
 
@@ -147,7 +144,6 @@ def _run(training: TaskTraining, folder: Path, label: str) -> tuple[float, dict[
 
 def _last_loss(log: Path) -> float | None:
     """Mean of the labels' loss over the last tenth of the steps; None where labels had no weight there."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    steps = [line for line in lines if "learning_rate" in line]
+    steps = [line for line in json_lines.read(log) if "learning_rate" in line]
     last = [line["hard"] for line in steps[-max(1, len(steps) // 10) :] if line.get("hard")]
     return round(sum(last) / len(last), 4) if last else None

@@ -13,14 +13,13 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.run_folder import SOFT_TARGETS
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
 from tinydistilbert.tasks.encoding import Features, encode
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.training.loop import Batch
-
-LOGITS = "logits.npy"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def make_soft_targets(
             logits = _teacher_logits(teacher, examples, tokenizer, max_length, device)
             total = logits if total is None else total + logits
         assert total is not None, "there is a teacher"
-        np.save(to / LOGITS, (total / len(teachers)).astype(np.float32))
+        np.save(to / SOFT_TARGETS, (total / len(teachers)).astype(np.float32))
 
 
 def _teacher_logits(
@@ -106,7 +105,7 @@ class SoftTargets:
             expected, found = f"the examples of sha256 {stored_hash[:12]}…", f"sha256 {examples.fingerprint[:12]}…"
             fix = "bring the old data back, or give another --output"
             raise UserError(str(folder), expected=expected, found=found, fix=fix)
-        logits: NDArray[np.float32] = np.load(folder / LOGITS, mmap_mode="r")
+        logits: NDArray[np.float32] = np.load(folder / SOFT_TARGETS, mmap_mode="r")
         rows = int(features.lengths.sum()) if features.offsets is not None else len(features)
         assert len(logits) == rows, (len(logits), rows)
         return cls(logits, features)

@@ -23,7 +23,8 @@ from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.runtimes import uses_token_types
 from tinydistilbert.models.used_words import only_used_words
 from tinydistilbert.recipe import schema
-from tinydistilbert.storage import atomic
+from tinydistilbert.run_folder import LOG
+from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks.compatible import check_same_tokenizer
 from tinydistilbert.tasks.encoding import NO_LABEL, Features, encode
 from tinydistilbert.tasks.inference import predict
@@ -224,8 +225,7 @@ def _ends_of_epochs(training: TaskTraining) -> frozenset[int]:
 
 def finished_steps(folder: Path) -> int:
     """Optimiser steps in the log of a training."""
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return sum("learning_rate" in line for line in lines)
+    return sum("learning_rate" in line for line in json_lines.read(folder / LOG))
 
 
 def _unused_factor(training: TaskTraining, steps: int) -> float:

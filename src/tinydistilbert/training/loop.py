@@ -20,6 +20,7 @@ from tinydistilbert import signals
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, OutOfMemory
 from tinydistilbert.progress import Progress
 from tinydistilbert.recipe import schema
+from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.allocator import keep_freed_memory
@@ -126,7 +127,7 @@ def train(
     if compute.device.type == "cpu":
         keep_freed_memory()
     model.to(compute.device).train()
-    optimizer, log = make_optimizer(model, settings), folder / "log.jsonl"
+    optimizer, log = make_optimizer(model, settings), folder / LOG
     name = f"{label}, seed {seed}, {job.steps} steps"
     state = checkpoint.load(folder / atomic.CHECKPOINTS, model, optimizer, training=name, log=log) or checkpoint.State()
     loop = _Loop(
