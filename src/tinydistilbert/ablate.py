@@ -349,7 +349,8 @@ def plan_ablation(recipe: Recipe, output: Path) -> str:
         seconds = waiting * (_seconds(own, "distill") + scoring)
         left += seconds
         budget = trial.recipe.distill.time_budget
-        steps = budget or (f"{distill_steps(trial.recipe, own.text.train):,}" if own.text else "unknown")
+        settings, objective = trial.recipe.distill, trial.recipe.objective
+        steps = budget or (f"{distill_steps(settings, objective, own.text.train):,}" if own.text else "unknown")
         of_all = f"{waiting} of {len(seeds)}"
         cells.append((trial.variation.name, trial.variation.words, steps, of_all, duration(seconds)))
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
