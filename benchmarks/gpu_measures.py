@@ -36,7 +36,7 @@ from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.data.masked_batches import MaskedBatches, useful_tokens
 from tinydistilbert.distillation.distill import compile_encoders
 from tinydistilbert.distillation.objective import PretrainingLoss
-from tinydistilbert.distillation.pretraining import pretrain
+from tinydistilbert.distillation.pretraining import PretrainingSetup, pretrain
 from tinydistilbert.models.runtimes import uses_token_types
 from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
@@ -66,7 +66,7 @@ STEPS = {
 """Pair, blocks in a step, objective, whether the encoders are compiled; the most wanted first."""
 SECONDS = {"full": 4.0, "quick": 2.5, "toy": 0.1}
 """For which each kind of step is measured."""
-WARM_UP_STEPS = 6
+WARM_UP_STEPS, STEPS_OF_SCHEDULE = 6, 10**6
 CALLS = {"full": 200, "quick": 50, "toy": 3}
 COMPILE_SECONDS = 45.0
 """That must be left when something is compiled."""
@@ -225,22 +225,18 @@ def _step(
     student, teacher = (model.to(measures.device) for model in pair_of(pair, folder, measures.size))
     sizes = Size.of(student), Size.of(teacher)
     optimization = schema.Optimization(batch_size=batch_size, dropout=0.0, attention_dropout=0.0)
-    settings = schema.Recipe(
-        objective=objective, checkpoint_minutes=1e6, device=measures.device.type,
-        distill=schema.Distill(optimization=optimization), validation=schema.Validation(times=1, blocks=4),
-    )  # fmt: skip
+    recipe = schema.Recipe(checkpoint_minutes=1e6, validation=schema.Validation(times=1, blocks=4))
+    setup = PretrainingSetup.of(recipe, blocks, measures.device)
     if is_compiled:
         compile_encoders(teacher, student)
-    batches = MaskedBatches.of(settings, optimization, blocks, steps=10**6, epochs_end_steps=False)
+    batches = setup.batches(objective, optimization, steps=STEPS_OF_SCHEDULE)
     clock = Clocked(batches, SECONDS[measures.size], measures)
     if measures.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            pretrain(
-                student, PretrainingLoss(objective, teacher, steps=10**6), clock, blocks, settings, optimization,
-                folder=Path(scratch), device=measures.device, label=way,
-            )  # fmt: skip
+            loss = PretrainingLoss(objective, teacher, steps=STEPS_OF_SCHEDULE)
+            pretrain(student, loss, clock, setup, optimization, folder=Path(scratch), label=way)
     except Finished:
         pass
     name = "bfloat16" if chosen_precision(measures.device) == "bf16" else "float32"

@@ -13,7 +13,26 @@ import pyarrow.parquet as pq
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-WORDS = ["the", "student", "learned", "from", "a", "large", "teacher", "and", "answered", "some", "people", "near", "the", "old", "house", "by", "the", "lake"]
+WORDS = [
+    "the",
+    "student",
+    "learned",
+    "from",
+    "a",
+    "large",
+    "teacher",
+    "and",
+    "answered",
+    "some",
+    "people",
+    "near",
+    "the",
+    "old",
+    "house",
+    "by",
+    "the",
+    "lake",
+]
 
 
 def sentence(draw: random.Random) -> str:
