@@ -23,7 +23,7 @@ from tinydistilbert.recipe.schema import TaskDistillation
 from tinydistilbert.tasks.base import Kind
 from tinydistilbert.tasks.encoding import NO_LABEL
 from tinydistilbert.tasks.inference import INPUTS
-from tinydistilbert.training.loop import Batch, scaled_sum, token_shares
+from tinydistilbert.training.job import Batch, scaled_sum, token_shares
 
 NO_MATCHES = Matches()
 
