@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tinydistilbert.recipe import schema
+from tinydistilbert.training.device import Compute
 from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
 
 ROWS, WIDTH, STEPS = 32, 200_000, 3
@@ -50,5 +51,5 @@ def main(folder: Path, megabytes: int) -> None:
         oom_splits=ROWS.bit_length() - 1,
     )  # fmt: skip
     settings = schema.Optimization(learning_rate=0.05)
-    train(model, work, settings, seed=3, folder=folder, device=torch.device("cpu"), label="fit", checkpoint_minutes=0)
+    train(model, work, settings, Compute(torch.device("cpu"), "auto", 0), seed=3, folder=folder, label="fit")
     save_file({name: value.detach() for name, value in model.named_parameters()}, folder / "model.safetensors")
