@@ -34,7 +34,7 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.encoding import Features, collate
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.loop import Batch, step_seed
+from tinydistilbert.training.job import Batch, step_seed
 
 MODELS = ("offline-student", "distilbert")
 TASK_NAMES = ("sst2", "cola", "squad")

@@ -29,7 +29,7 @@ from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.recipe import schema
-from tinydistilbert.training.loop import MicroBatches
+from tinydistilbert.training.job import MicroBatches
 
 PAIRS = ("bert-base", "offline")
 THEIRS = ("notebook", "authors_all", "authors_masked")

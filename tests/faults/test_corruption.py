@@ -42,7 +42,8 @@ from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 CPU = torch.device("cpu")
 TASK = "reviews"

@@ -47,7 +47,8 @@ from tinydistilbert.storage import atomic, disk
 from tinydistilbert.storage.disk import Operation
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 CPU = torch.device("cpu")
 TASK = "reviews"

@@ -31,7 +31,8 @@ from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.training import loop
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.diagnosis import FOLDER
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 CPU = torch.device("cpu")
 STEPS = 12

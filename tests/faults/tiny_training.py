@@ -12,7 +12,8 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.storage import atomic
 from tinydistilbert.training.best_epoch import EpochSelector
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 CPU = torch.device("cpu")
 STEPS = 4

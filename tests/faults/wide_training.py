@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tinydistilbert.recipe import schema
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 ROWS, WIDTH, STEPS = 32, 200_000, 3
 """What one layer gives for a step's examples are 26 MB, of which a step needs several times as much."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from tinydistilbert.losses.vocabulary import TeacherHead, vocabulary_loss
 from tinydistilbert.recipe import schema
 from tinydistilbert.training.device import Compute, choose_device, chosen_precision
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 

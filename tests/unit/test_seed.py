@@ -23,7 +23,8 @@ from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe.schema import Masking, Optimization, Recipe, to_dict
 from tinydistilbert.recipe.toml import from_dict, load, merge
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.loop import Batch, TrainingJob, train
+from tinydistilbert.training.job import Batch, TrainingJob
+from tinydistilbert.training.loop import train
 from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
 
 LINES, STEPS, STEPS_PER_EPOCH, WARMUP_STEPS = 36_718, 27, 9, 2

@@ -15,7 +15,8 @@ from torch import nn
 from tinydistilbert import signals
 from tinydistilbert.recipe import schema
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.loop import TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.job import TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 BOTH = pytest.mark.parametrize("number", signals.SIGNALS, ids=lambda number: number.name)
 

@@ -19,7 +19,8 @@ from tinydistilbert.recipe.types import ramp_at
 from tinydistilbert.storage import disk
 from tinydistilbert.training import checkpoint, loop
 from tinydistilbert.training.device import Compute, chosen_precision
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
 
 CPU = torch.device("cpu")

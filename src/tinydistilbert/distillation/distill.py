@@ -30,7 +30,7 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import seconds_of
 from tinydistilbert.run_folder import MEASUREMENTS
 from tinydistilbert.storage import atomic, cache
-from tinydistilbert.training.loop import MicroBatches
+from tinydistilbert.training.job import MicroBatches
 
 SCHEDULE = "schedule.json"
 """In a student folder whose steps were fitted to a time budget: their number, and what was measured."""

@@ -20,7 +20,8 @@ from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe import schema
 from tinydistilbert.results import Measurement, Origin
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.loop import MicroBatches, TrainingJob, step_seed, train
+from tinydistilbert.training.job import MicroBatches, TrainingJob, step_seed
+from tinydistilbert.training.loop import train
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tinydistilbert.finetuning.soft_targets import SoftTargets
 from tinydistilbert.recipe.schema import Optimization
 from tinydistilbert.tasks.base import Kind
 from tinydistilbert.tasks.encoding import Features, collate
-from tinydistilbert.training.loop import Batch
+from tinydistilbert.training.job import Batch
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from tinydistilbert.recipe.schema import TaskDistillation
 from tinydistilbert.tasks.base import Kind
 from tinydistilbert.tasks.encoding import NO_LABEL
 from tinydistilbert.tasks.inference import INPUTS
-from tinydistilbert.training.loop import Batch, scaled_sum, token_shares
+from tinydistilbert.training.job import Batch, scaled_sum, token_shares
 
 NO_MATCHES = Matches()
 
@@ -130,7 +130,7 @@ class TaskLoss:
             ]
             return torch.stack(values).mean()
         labelled = self._labelled(batch)
-        # Without any label the term has no scale in a training, so a GPU, which would have to be waited for, is not asked.
+        # In a training the term has no scale where there is no label; so a GPU, which one would wait for, is not asked.
         if labelled.device.type == "cpu" and not labelled.any():
             return 0 * torch.as_tensor(output.logits).sum()
         if self.kind == "regression":

@@ -19,7 +19,7 @@ from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
 from tinydistilbert.tasks.encoding import Features, encode
 from tinydistilbert.tasks.inference import Logits, predict
-from tinydistilbert.training.loop import Batch
+from tinydistilbert.training.job import Batch
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from tinydistilbert.tasks.encoding import NO_LABEL, Features, encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.training.best_epoch import BestEpoch, EpochSelector
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.loop import TrainingJob, step_seed, train
+from tinydistilbert.training.job import TrainingJob, step_seed
+from tinydistilbert.training.loop import train
 from tinydistilbert.training.optimizer import learning_rate_factor
 
 MAX_SELECTIONS = 20
