@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tinydistilbert.evaluation.scoring import headline_score
-from tinydistilbert.finetuning.trainer import training_examples
+from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.models.loading import load_model, load_tokenizer
 from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime, TorchRuntime
 from tinydistilbert.recipe.schema import Recipe, TaskSettings

@@ -25,10 +25,10 @@ from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.data.files import find_splits, records
 from tinydistilbert.export.quantize import quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
+from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune, training_facts
 from tinydistilbert.finetuning.objective import TaskLoss
-from tinydistilbert.finetuning.soft_targets import make_targets
-from tinydistilbert.finetuning.trainer import Lesson, training_examples
+from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.runtimes import ModelInputs, uses_token_types
@@ -38,6 +38,7 @@ from tinydistilbert.tasks.base import choose
 from tinydistilbert.tasks.encoding import collate
 from tinydistilbert.tasks.inference import batches_by_length
 from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.training.device import Compute
 
 TOKENS_A_BATCH = 2048
 """Of the batches that importance is estimated from."""
@@ -151,9 +152,11 @@ def _pruned(
             save_model(model.cpu(), load_tokenizer(source), partial_output)
 
     def recover(output: Path) -> None:
+        recipe, soft_targets = builder.recovery_recipe, _soft_targets(builder)
         finetune(
-            builder.recovery_recipe, builder.task, pruned, output, row=f"{builder.row} {folder.name}",
-            seed=builder.recipe.seed, device=builder.device, lesson=_lesson(builder),
+            recipe.finetune, task_examples(recipe, builder.task, soft_targets), pruned, output,
+            compute=Compute.of(recipe, builder.device), row=f"{builder.row} {folder.name}", seed=recipe.seed,
+            soft_targets=soft_targets,
         )  # fmt: skip
 
     pruned = make_folder(builder, folder.pruned, f"prune to {folder.name}", make)
@@ -175,14 +178,15 @@ def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
     )
 
 
-def _lesson(builder: VariantBuilder) -> Lesson:
+def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
     """What pruned models learn from beside the labels."""
     teachers = builder.teachers or (builder.model,)
 
     def make(output: Path) -> None:
-        make_targets(
+        make_soft_targets(
             builder.recovery_examples, teachers, output, tokenizer=load_tokenizer(builder.model),
             device=builder.device, max_length=builder.max_length,
         )  # fmt: skip
 
-    return Lesson(make_folder(builder, builder.folder.soft_targets, "soft targets of the teacher", make), teachers)
+    folder = make_folder(builder, builder.folder.soft_targets, "soft targets of the teacher", make)
+    return SoftTargetSource(folder, teachers)

@@ -63,10 +63,9 @@ def prepare_line(basis: Basis) -> Line:
 def adapt_line(basis: Basis) -> Line:
     """The line of the teacher in the run folder."""
     if basis.shared.teacher_is_local and not atomic.is_finished(basis.run.folder.teacher):
-        check_head(basis.recipe, basis.run.sources.original_teacher)
-    return _pretraining(
-        basis, "teacher", "adapt", basis.teacher, basis.recipe.adapt.optimization, adapt_steps(basis.recipe)
-    )
+        check_head(basis.recipe.adapt, basis.run.sources.original_teacher)
+    steps = adapt_steps(basis.recipe.adapt, basis.recipe.corpus.block_size)
+    return _pretraining(basis, "teacher", "adapt", basis.teacher, basis.recipe.adapt.optimization, steps)
 
 
 def distill_lines(basis: Basis) -> Iterator[Line]:
@@ -78,8 +77,8 @@ def distill_lines(basis: Basis) -> Iterator[Line]:
 
 
 def _student_line(basis: Basis) -> Line:
-    budget = basis.recipe.distill.time_budget
-    steps = distill_steps(basis.recipe, basis.text.train) if basis.text else None
+    recipe, budget = basis.recipe, basis.recipe.distill.time_budget
+    steps = distill_steps(recipe.distill, recipe.objective, basis.text.train) if basis.text else None
     line = _pretraining(basis, "student", "distill", basis.student, basis.recipe.distill.optimization, steps)
     if budget and line.state != "finished":
         line = replace(line, what=f"as many steps as fit into {budget}", seconds=seconds_of(budget))
@@ -87,7 +86,10 @@ def _student_line(basis: Basis) -> Line:
     if settings.kind == "none" or basis.text is None or line.state == "finished":
         return line
     size, width = basis.recipe.corpus.block_size, basis.models[0].config.hidden_size
-    disk = cache_bytes(basis.text.train, size, width, basis.teacher.vocabulary, basis.recipe)
+    disk = cache_bytes(
+        settings, recipe.objective, recipe.masking, blocks=basis.text.train, length=size, hidden_size=width,
+        vocab_size=basis.teacher.vocabulary,
+    )  # fmt: skip
     what = f"{line.what}; teacher cached in {settings.views} views, if they are not there yet"
     passes = basis.machine.seconds(settings.views * basis.teacher.forward(basis.text.train * size, size))
     return replace(line, what=what, disk=line.disk + disk, seconds=(line.seconds or 0.0) + passes)

@@ -10,9 +10,10 @@ from transformers import PretrainedConfig
 from tinydistilbert.benchmark.pairs import requested_examples
 from tinydistilbert.benchmark.rows import check_installed
 from tinydistilbert.distillation.adapt import check_head
+from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.distillation.teacher_cache import check_room, views_to_make
 from tinydistilbert.errors import UserError
-from tinydistilbert.finetuning.preflight import Taught, check_models
+from tinydistilbert.finetuning.preflight import TaughtStudent, check_models
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
@@ -44,27 +45,29 @@ def check_teacher_and_student(run: RunContext) -> None:
         UserError: one of them does not fit the others.
     """
     recipe, teacher = run.recipe, run.sources.original_teacher
-    check_head(recipe, teacher)
+    check_head(recipe.adapt, teacher)
     student = cut_student(teacher.model, recipe.student, seed=recipe.seed)
     match_layers(recipe.objective, recipe.student, teacher.model.config, student.config)
     check_lengths(run, teacher.model.config)
 
 
 def check_text(run: RunContext) -> None:
-    """The text as token blocks, and room for what the teacher says of it, on the disk.
+    """The text as token blocks, and room for the teacher's cache on the disk.
 
     Raises:
         UserError: the text cannot be read or is too short, or there is no room.
     """
     assert len(run.sources.blocks.train)
-    settings, teacher, blocks = run.recipe.distill.cache, run.sources.original_teacher.model, run.sources.blocks
+    recipe, settings, teacher = run.recipe, run.recipe.distill.cache, run.sources.original_teacher.model
     if settings.kind == "none" or "distill" not in run.stages:
         return
-    if run.recipe.adapt.tokens:  # another teacher, of which nothing is cached
+    setup = PretrainingSetup.of(recipe, run.sources.blocks, run.device)
+    batches = setup.batches(recipe.objective, recipe.distill.optimization, steps=1)
+    if recipe.adapt.tokens:  # another teacher, of which nothing is cached
         views = settings.views
     else:
-        views = views_to_make(teacher, blocks, run.recipe, cache.folder(), run.device)
-    check_room(teacher, blocks, run.recipe, cache.folder(), views=views)
+        views = views_to_make(settings, batches, teacher, cache.folder(), setup.compute)
+    check_room(settings, batches, teacher, cache.folder(), views=views)
 
 
 def check_lengths(run: RunContext, config: PretrainedConfig) -> None:
@@ -101,16 +104,16 @@ def check_tasks(run: RunContext) -> None:
             wanted_examples(recipe, task, split)
         if distilled and recipe.finetune.distillation.unlabelled:
             read_unlabelled(Path(recipe.finetune.distillation.unlabelled), task)
-        check_models(recipe, task, _student_of_tasks(run) if name in distilled else None)
+        check_models(recipe.finetune, task, _student_of_tasks(run) if name in distilled else None)
 
 
-def _student_of_tasks(run: RunContext) -> Taught:
+def _student_of_tasks(run: RunContext) -> TaughtStudent:
     """What the second distillations start from, and the run's own teacher."""
     if name := run.recipe.finetune.model:
-        return Taught(load_config(name), load_tokenizer(name), None)
+        return TaughtStudent(load_config(name), load_tokenizer(name), None)
     teacher = run.sources.original_teacher
     student = cut_student(teacher.model, run.recipe.student, seed=run.recipe.seed)
-    return Taught(student.config, teacher.tokenizer, teacher.model.config)
+    return TaughtStudent(student.config, teacher.tokenizer, teacher.model.config)
 
 
 def check_compression(run: RunContext) -> None:

@@ -11,11 +11,12 @@ from tinydistilbert.compress import stage as compression
 from tinydistilbert.compress.builder import VariantBuilder
 from tinydistilbert.distillation.adapt import adapt
 from tinydistilbert.distillation.distill import distill
+from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.evaluation.evaluate import evaluate
 from tinydistilbert.finetuning.augment import augment
+from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune, training_facts
-from tinydistilbert.finetuning.soft_targets import make_targets
-from tinydistilbert.finetuning.trainer import Lesson, training_examples
+from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models import hub
 from tinydistilbert.models.loading import load_model, load_tokenizer
 from tinydistilbert.pipeline.context import RunContext
@@ -29,6 +30,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import scored_split, wanted_examples
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
+from tinydistilbert.training.device import Compute
 
 
 def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], None]) -> None:
@@ -70,11 +72,16 @@ def prepare(run: RunContext) -> None:
     run.log(f"prepare: {train:,} + {validation:,} blocks of {size} tokens in {blocks.folder}")
 
 
+def _pretraining_setup(run: RunContext) -> PretrainingSetup:
+    return PretrainingSetup.of(run.recipe, run.sources.blocks, run.device)
+
+
 def adapt_teacher(run: RunContext) -> None:
     """The teacher into the run folder, adapted to the text if the recipe says so."""
 
     def make(output: Path) -> None:
-        adapt(run.recipe, run.sources.original_teacher, run.sources.blocks, output, run.device)
+        setup, origin = _pretraining_setup(run), results.Origin.of(run.recipe)
+        adapt(run.recipe.adapt, run.sources.original_teacher, setup, output, origin=origin)
 
     make_folder(run, run.folder.teacher, "adapt", make)
 
@@ -83,7 +90,11 @@ def distill_student(run: RunContext) -> None:
     """The student, and the control if a table needs it."""
 
     def make(output: Path, *, control: bool) -> None:
-        distill(run.recipe, run.teacher, run.sources.blocks, output, run.device, control=control, log=run.log)
+        recipe = run.recipe
+        distill(
+            recipe.distill, recipe.objective, recipe.student, run.teacher, _pretraining_setup(run), output,
+            origin=results.Origin.of(recipe), control=control, log=run.log,
+        )  # fmt: skip
 
     if "control" in run.recipe.finetune.models:
         make_folder(run, run.folder.control, "distill (control)", partial(make, control=True))
@@ -119,13 +130,14 @@ def _encoder(run: RunContext, job: Job) -> Path:
 
 
 def _finetune(run: RunContext, job: Job, output: Path) -> None:
+    soft_targets = _soft_targets(run, job) if job.is_second_distillation else None
     finetune(
-        run.recipe, run.tasks[job.task], _encoder(run, job), output, row=job.row, seed=job.seed, device=run.device,
-        lesson=_lesson(run, job) if job.is_second_distillation else None,
+        run.recipe.finetune, task_examples(run.recipe, run.tasks[job.task], soft_targets), _encoder(run, job), output,
+        compute=Compute.of(run.recipe, run.device), row=job.row, seed=job.seed, soft_targets=soft_targets,
     )  # fmt: skip
 
 
-def _lesson(run: RunContext, job: Job) -> Lesson:
+def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
     """What the second distillations of a task learn from: made once for all seeds."""
     task, settings = run.tasks[job.task], run.recipe.finetune.settings(job.task)
     encoder, teachers, augmented = _encoder(run, job), task_teachers(run, job.task), None
@@ -139,11 +151,11 @@ def _lesson(run: RunContext, job: Job) -> Lesson:
     make_folder(
         run, targets, f"soft targets of {task.title}",
         partial(
-            make_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
+            make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
             max_length=run.recipe.finetune.max_length(job.task, task.max_length),
         ),
     )  # fmt: skip
-    return Lesson(targets, teachers, augmented)
+    return SoftTargetSource(targets, teachers, augmented)
 
 
 def task_teachers(run: RunContext, task: str) -> tuple[Path, ...]:
