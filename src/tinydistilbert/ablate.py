@@ -281,7 +281,7 @@ def _naming(trial: Trial) -> Iterator[None]:
         if trial.variation is None:
             raise
         where = f"row {trial.variation.name!r}, {error.where}"
-        raise UserError(where, expected=error.expected, found=error.found, fix=error.fix) from None
+        raise UserError(where, problem=error.problem, fix=error.fix) from None
 
 
 def ablate(
@@ -349,7 +349,8 @@ def plan_ablation(recipe: Recipe, output: Path) -> str:
         seconds = waiting * (_seconds(own, "distill") + scoring)
         left += seconds
         budget = trial.recipe.distill.time_budget
-        steps = budget or (f"{distill_steps(trial.recipe, own.text.train):,}" if own.text else "unknown")
+        settings, objective = trial.recipe.distill, trial.recipe.objective
+        steps = budget or (f"{distill_steps(settings, objective, own.text.train):,}" if own.text else "unknown")
         of_all = f"{waiting} of {len(seeds)}"
         cells.append((trial.variation.name, trial.variation.words, steps, of_all, duration(seconds)))
     widths = [max(len(row[column]) for row in cells) for column in range(5)]

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert import benchmark, results
 from tinydistilbert.benchmark import gpu, memory, timing
 from tinydistilbert.benchmark.backends import PlainTorch, open_runtime
@@ -33,7 +34,7 @@ from tinydistilbert.models.elmo.model import ElmoConfig, ElmoForSequenceClassifi
 from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.runtimes import ModelInputs
-from tinydistilbert.recipe.schema import Benchmark, Recipe
+from tinydistilbert.recipe.schema import Benchmark, Finetune, Recipe
 from tinydistilbert.storage import atomic
 
 BERT = BertConfig.from_dict(
@@ -193,6 +194,31 @@ def test_without_the_data_it_times_random_words_and_says_so(tmp_path: Path, toke
         assert found.synthetic and found.total == 1500 and "random words" in found.source and not found.fingerprint
 
 
+STSB = "sentence1,sentence2,label\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("validation.csv", STSB + "one,two,9\n", r"validation\.csv:2, column label"),
+        ("validation.csv", STSB + "one\n", r"validation\.csv:2"),
+        ("validation.parquet", "PAR1", r"validation\.parquet.*readable parquet"),
+        ("train.csv", STSB + "one,two,3\n", r"glue/stsb.*validation split"),
+    ],
+)
+def test_damaged_data_is_an_error_and_not_replaced_by_made_up_pairs(
+    name: str, content: str, message: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    atomic.write_text(tmp_path / "glue" / "stsb" / name, content)
+    with pytest.raises(UserError, match=message):
+        load_pairs(Recipe(data=str(tmp_path)), tokenizer)
+
+
+def test_sts_b_that_is_a_task_of_the_recipe_has_to_be_there(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UserError, match=r"stsb.*validation"):
+        load_pairs(Recipe(data=str(tmp_path), finetune=Finetune(tasks=("stsb",))), tokenizer)
+
+
 def test_with_the_data_it_times_sts_b(data: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     found = load_pairs(Recipe(data=str(data)), tokenizer)
     assert not found.synthetic and found.total == len(found.examples) == 1500 and found.fingerprint
@@ -250,7 +276,7 @@ def test_the_back_end_torch_is_transformers_as_it_is(make: Made) -> None:
     with torch.no_grad():
         model = BertForSequenceClassification.from_pretrained(folder).eval()
         expected = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits
-    np.testing.assert_array_equal(runtime(inputs), expected.numpy())
+    assert_equal_up_to_rounding(runtime(inputs), expected.numpy())
 
 
 def test_rows_are_models_by_back_ends_and_give_alike_logits(
