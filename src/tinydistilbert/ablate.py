@@ -37,9 +37,9 @@ from tinydistilbert.report.ablation import (
 from tinydistilbert.report.read import read_log
 from tinydistilbert.report.table import Table
 from tinydistilbert.results import Measurement
+from tinydistilbert.run_folder import LOG, MEASUREMENTS, AblationFolder, RunFolder
 from tinydistilbert.storage import atomic, disk, locks
 
-RECIPE, RESULTS = "ablation.toml", "results.jsonl"
 TABLE_4 = (
     Variation("without KL", {"objective": {"kl": 0.0}}, published.TABLE_4["kl"]),
     Variation("without cosine", {"objective": {"cosine": 0.0}}, published.TABLE_4["cosine"]),
@@ -58,7 +58,7 @@ class Trial:
     variation: Variation | None
     seed: int
     recipe: Recipe
-    folder: Path
+    folder: RunFolder
 
     @property
     def title(self) -> str:
@@ -74,8 +74,8 @@ class Trial:
     def parts(self) -> dict[str, Path]:
         """The folders that make it finished, by name of the model or task; each holds `measurements.jsonl`."""
         models = ("student",) if self.variation else tuple(REFERENCES)
-        scored = {f"{job.row} {job.task} {job.seed}": f"{job.folder}/scores" for job in jobs(self.recipe)}
-        return {name: self.folder / part for name, part in {**dict(zip(models, models, strict=True)), **scored}.items()}
+        scored = {f"{job.row} {job.task} {job.seed}": job.scores(self.folder) for job in jobs(self.recipe)}
+        return {**{name: self.folder.encoder(name) for name in models}, **scored}
 
     def is_finished(self) -> bool:
         """Whether nothing is left to do in it."""
@@ -83,15 +83,15 @@ class Trial:
 
     def run(self, log: Callable[[str], None]) -> Run:
         """The run in its folder."""
-        return Run(self.recipe, self.folder, until=self.until, log=log)
+        return Run(self.recipe, self.folder.path, until=self.until, log=log)
 
     def measured(self) -> list[Measurement]:
         """What it measured, under the name of its row; `seed` is that of the distillation."""
         found = []
-        log = read_log(self.folder / "student" / "log.jsonl")
+        log = read_log(self.folder.student / LOG)
         tokens = max((line["tokens"] for line in log if "tokens" in line), default=0)
         for part in self.parts.values():
-            for m in results.read(atomic.intact(part, "measurements.jsonl")):
+            for m in results.read(part / MEASUREMENTS):
                 own: dict[str, Any] = {"tokens": tokens} if m.task == "pretraining" else {FINETUNE_SEED: m.seed}
                 name = self.variation.name if self.variation else m.model
                 found.append(dataclasses.replace(m, model=name, seed=self.seed, details={**m.details, **own}))
@@ -99,10 +99,10 @@ class Trial:
 
     def free(self) -> None:
         """Delete what was needed only until the scores were there; `is_finished` does not ask for it."""
-        for model in self.folder.glob("tasks/*/*/seed-*/model"):
+        for model in self.folder.all_task_models():
             disk.remove(model)
         if self.variation:
-            disk.remove(self.folder / "teacher")
+            disk.remove(self.folder.teacher)
 
 
 def slug(name: str) -> str:
@@ -165,10 +165,10 @@ class Study:
     """The runs of one ablation in one folder."""
 
     def __init__(self, recipe: Recipe, output: Path, *, log: Callable[[str], None]) -> None:
-        self.recipe, self.output, self.log = recipe, output, log
+        self.recipe, self.folder, self.log = recipe, AblationFolder(output), log
         self.variations = variations(recipe)
         self.references = Trial(
-            None, recipe.seed, _plain(recipe, "references", tuple(REFERENCES)), self.output / "base"
+            None, recipe.seed, _plain(recipe, "references", tuple(REFERENCES)), self.folder.references
         )
         self.trials = tuple(self._trials())
         self.failures: dict[str, str] = {}
@@ -179,10 +179,10 @@ class Study:
             for row in self.variations:
                 plain = dataclasses.replace(_plain(self.recipe, row.name, ("student",)), seed=seed)
                 if self.recipe.adapt.tokens:  # once for all rows, in base/
-                    teacher = Teacher(model=str((self.output / "base" / "teacher").resolve()))
+                    teacher = Teacher(model=str(self.folder.references.teacher.resolve()))
                     adapt = Adapt(tokens=0, optimization=plain.adapt.optimization)
                     plain = dataclasses.replace(plain, teacher=teacher, adapt=adapt)
-                folder = self.output / "rows" / slug(row.name) / f"seed-{seed}"
+                folder = self.folder.row(slug(row.name), seed)
                 yield Trial(row, seed, _changed(plain, row), folder)
 
     def check(self) -> None:
@@ -198,8 +198,8 @@ class Study:
         if not run.is_begun():
             run.check_inputs()
         for trial in self.first_of_each():
-            if not atomic.is_finished(trial.folder / "student"):
-                own = Run(self.before_adapting(trial), trial.folder, until="distill", log=self.log)
+            if not atomic.is_finished(trial.folder.student):
+                own = Run(self.before_adapting(trial), trial.folder.path, until="distill", log=self.log)
                 own.original_teacher = run.original_teacher
                 if trial.recipe.corpus == self.recipe.corpus:
                     own.blocks = run.blocks
@@ -212,10 +212,10 @@ class Study:
         Raises:
             UserError: there are some.
         """
-        there = self.output
-        if not (there / RECIPE).is_file() and not atomic.is_new(there):
+        output = self.folder.path
+        if not self.folder.recipe.is_file() and not atomic.is_new(output):
             expected, fix = "a new or empty folder, or an ablation", "give another --output"
-            raise UserError(f"--output {there}", expected=expected, found="other files", fix=fix)
+            raise UserError(f"--output {output}", expected=expected, found="other files", fix=fix)
         for trial in (self.references, *self.trials):
             trial.run(self.log).is_begun()
 
@@ -229,9 +229,10 @@ class Study:
 
     def run(self, command: str) -> Table:
         """Do what is not done yet; table and page are written anew after every row."""
-        with locks.alone(self.output / atomic.LOCK, where=f"--output {self.output}"):
-            atomic.sweep(self.output)
-            atomic.write_text(self.output / RECIPE, to_toml(self.recipe))
+        output = self.folder.path
+        with locks.alone(output / atomic.LOCK, where=f"--output {output}"):
+            atomic.sweep(output)
+            atomic.write_text(self.folder.recipe, to_toml(self.recipe))
             for trial in (self.references, *self.trials):
                 if trial.is_finished():
                     trial.free()
@@ -249,7 +250,7 @@ class Study:
 
         try:
             with _naming(trial):
-                failures = run(Run(trial.recipe, trial.folder, until=trial.until, log=log))
+                failures = run(Run(trial.recipe, trial.folder.path, until=trial.until, log=log))
         except NonFiniteLoss as error:
             if trial.variation is None:
                 raise
@@ -265,9 +266,9 @@ class Study:
         """Write results, table and page of what is finished so far."""
         finished = [trial for trial in (self.references, *self.trials) if trial.is_finished()]
         measurements = [m for trial in finished for m in trial.measured()]
-        results.write(self.output / RESULTS, measurements)
+        results.write(self.folder.results, measurements)
         ablation = Ablation(self.recipe, self.variations, measurements, self.failures)
-        return write_ablation(self.output, ablation, command=command)
+        return write_ablation(self.folder.path, ablation, command=command)
 
 
 @contextmanager

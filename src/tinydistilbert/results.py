@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import functools
-import json
 import os
 import platform
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tinydistilbert.errors import as_user_error
-from tinydistilbert.storage import atomic
+from tinydistilbert.storage import json_lines
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
 OPTIONAL_LIBRARIES = ("onnxruntime", "openvino")
@@ -101,22 +100,17 @@ class Measurement:
         return 0 < self.train_examples < self.train_examples_total
 
 
-def to_line(measurement: Measurement) -> str:
-    """The measurement as one line of JSON, without the line break."""
-    return json.dumps(dataclasses.asdict(measurement), ensure_ascii=False, allow_nan=False)
-
-
 def write(path: Path, measurements: Iterable[Measurement]) -> None:
     """Replace the file at `path` by one line a measurement."""
-    atomic.write_text(path, "".join(to_line(m) + "\n" for m in measurements))
+    json_lines.write(path, map(dataclasses.asdict, measurements))
 
 
 def read(path: Path) -> list[Measurement]:
-    """The measurements in a JSON-lines file, in its order.
+    """The measurements in a JSON-lines file, in its order; in a finished folder it is compared with the manifest first.
 
     Raises:
-        UserError: a line is none.
+        UserError: the file is not as it was when its folder was finished, or a line is no measurement.
     """
-    fix = "delete it, or the folder that it lies in, and run the command again; it is written anew"
-    with as_user_error(str(path), expected="measurements", fix=fix), path.open(encoding="utf-8") as stream:
-        return [Measurement(**json.loads(line)) for line in stream if line.strip()]
+    lines = json_lines.read(path)
+    with as_user_error(str(path), expected="measurements", fix=json_lines.REMAKE):
+        return [Measurement(**line) for line in lines]

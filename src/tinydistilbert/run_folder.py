@@ -1,6 +1,8 @@
-"""What a run folder was begun with, which stays: one recipe, one set of data, one version of each hub model."""
+"""Every path and file name of a run, and what it was begun with: one recipe, one set of data, one revision a model."""
 
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tinydistilbert.errors import UserError
@@ -8,38 +10,264 @@ from tinydistilbert.recipe.schema import Recipe, to_dict
 from tinydistilbert.recipe.toml import read
 from tinydistilbert.storage import atomic
 
-RECIPE, INPUTS, RESULTS = "recipe.toml", "inputs.json", "results.jsonl"
+MEASUREMENTS = "measurements.jsonl"
+"""In the folder of a stage: what it measured."""
+LOG = "log.jsonl"
+"""In the folder of a training: a line for each step and each validation."""
+TRAINING_FACTS = "training.json"
+"""In a fine-tuned model: on how many examples of how many it was trained, in how many steps and seconds."""
+SAMPLES = "samples.jsonl"
+"""In a folder of scores: a few examples with the labels and the predictions."""
+AUGMENTED_EXAMPLES = "examples.parquet"
+SOFT_TARGETS = "logits.npy"
+BENCHMARK_TIMES, VARIANT_TIMES = "latencies.jsonl", "latencies.json"
+"""Every single time: of the stage benchmark, and of compressed variants."""
+_SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER = " (D)", "-d"
 _MODEL = "model "
+"""Begins the names of hub models in `inputs.json`."""
 
 
-def is_begun(recipe: Recipe, output: Path) -> bool:
+def predictions_file(split: str | int) -> str:
+    """The file with the predictions on a split, or of a compressed variant by its number."""
+    slug = re.sub(r"\W+", "-", str(split)).strip("-")
+    return f"predictions-{slug}.parquet"
+
+
+def row_folder(row: str) -> str:
+    """The folder name of a row of the tables: `student (D)` lies in `student-d`."""
+    return row.replace(_SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER)
+
+
+@dataclass(frozen=True)
+class VariantFolder:
+    """The steps from a task model to one of its compressed variants, each in a finished folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """`whole`, `keep-N` (per cent of heads and neurons) or `layers-N`."""
+        return self.path.name
+
+    @property
+    def pruned(self) -> Path:
+        """The model just after pruning."""
+        return self.path / "cut"
+
+    @property
+    def recovered(self) -> Path:
+        """The pruned model after recovery fine-tuning."""
+        return self.path / "model"
+
+    @property
+    def trimmed(self) -> Path:
+        """The model with a smaller vocabulary."""
+        return self.path / "trimmed"
+
+    @property
+    def onnx(self) -> Path:
+        """The model exported in fp32."""
+        return self.path / "onnx"
+
+    @property
+    def int8(self) -> Path:
+        """The exported model in int8."""
+        return self.path / "int8"
+
+
+@dataclass(frozen=True)
+class CompressedFolder:
+    """What `compress` made of the model of one task."""
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        """The variant that was chosen."""
+        return self.path / "best"
+
+    @property
+    def summary(self) -> Path:
+        """Measurements, predictions and times of all variants."""
+        return self.path / "summary"
+
+    @property
+    def soft_targets(self) -> Path:
+        """What the teachers of recovery fine-tuning answered."""
+        return self.path / "targets"
+
+    def variant(self, name: str) -> VariantFolder:
+        """The folder of a variant: `whole`, `keep-N` or `layers-N`."""
+        return VariantFolder(self.path / name)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as it ran."""
+        return self.path / "recipe.toml"
+
+    @property
+    def inputs(self) -> Path:
+        """Fingerprints of the data and revisions of the hub models that the run was begun with."""
+        return self.path / "inputs.json"
+
+    @property
+    def results(self) -> Path:
+        """The measurements of all finished stages."""
+        return self.path / "results.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    @property
+    def teacher(self) -> Path:
+        """The teacher, adapted if the recipe says so."""
+        return self.path / "teacher"
+
+    @property
+    def student(self) -> Path:
+        """The distilled student."""
+        return self.path / "student"
+
+    @property
+    def control(self) -> Path:
+        """The same cut as the student, not distilled."""
+        return self.path / "control"
+
+    @property
+    def model_card(self) -> Path:
+        """The student's."""
+        return self.student / "README.md"
+
+    @property
+    def benchmark(self) -> Path:
+        """Sizes and latencies."""
+        return self.path / "benchmark"
+
+    def encoder(self, name: str) -> Path:
+        """The folder of `teacher`, `student` or `control`."""
+        return self.path / name
+
+    def task(self, task: str) -> Path:
+        """Everything of one task."""
+        return self.path / "tasks" / task
+
+    def task_model(self, task: str, row: str, seed: int) -> Path:
+        """A fine-tuned model."""
+        return self._seed(task, row, seed) / "model"
+
+    def scores(self, task: str, row: str, seed: int) -> Path:
+        """Predictions and measurements of a task model."""
+        return self._seed(task, row, seed) / "scores"
+
+    def _seed(self, task: str, row: str, seed: int) -> Path:
+        return self.task(task) / row_folder(row) / f"seed-{seed}"
+
+    def scores_of_seeds(self, task: str, row: str) -> list[Path]:
+        """The folders of scores that a row has on a task, finished or not."""
+        return sorted((self.task(task) / row_folder(row)).glob("seed-*/scores"))
+
+    def all_scores(self) -> list[Path]:
+        """Every finished folder of scores."""
+        return [path for path in sorted(self.path.glob("tasks/*/*/seed-*/scores")) if atomic.is_finished(path)]
+
+    def all_task_models(self) -> list[Path]:
+        """Every fine-tuned model."""
+        return sorted(self.path.glob("tasks/*/*/seed-*/model"))
+
+    def augmented(self, task: str) -> Path:
+        """Copies of the train examples with words replaced."""
+        return self.task(task) / "augmented"
+
+    def soft_targets(self, task: str) -> Path:
+        """What the task's teachers answered to the train examples."""
+        return self.task(task) / "targets"
+
+    def compressed(self, task: str) -> CompressedFolder:
+        """The compressed variants of the task's model."""
+        return CompressedFolder(self.task(task) / "compressed")
+
+
+@dataclass(frozen=True)
+class AblationFolder:
+    """The paths of one ablation."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe that all rows are variations of."""
+        return self.path / "ablation.toml"
+
+    @property
+    def results(self) -> Path:
+        """The measurements of all finished rows."""
+        return self.path / "results.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    @property
+    def table(self) -> Path:
+        """The table alone."""
+        return self.path / "ablation.md"
+
+    @property
+    def references(self) -> RunFolder:
+        """The run with what all rows share: the teacher, and scores of the teacher and of the control."""
+        return RunFolder(self.path / "base")
+
+    def row(self, name: str, seed: int) -> RunFolder:
+        """The run of a row with a seed; `name` is that of its folder."""
+        return RunFolder(self.path / "rows" / name / f"seed-{seed}")
+
+
+def run_of_task_model(model: Path) -> tuple[RunFolder, str, str] | None:
+    """Run, task and row of a model that lies at RUN/tasks/TASK/ROW/seed-N/model; None where it does not."""
+    parts = model.absolute().parts
+    if len(parts) < 6 or parts[-5] != "tasks":
+        return None
+    run, task, row = RunFolder(Path(*parts[:-5])), parts[-4], parts[-3]
+    return (run, task, row.replace(_SECOND_DISTILLATION_FOLDER, _SECOND_DISTILLATION)) if run.recipe.is_file() else None
+
+
+def is_begun(run: RunFolder, recipe: Recipe) -> bool:
     """Whether the folder holds a run of this recipe; if not, it is new or empty.
 
     Raises:
         UserError: it belongs to another recipe or to something else.
     """
-    path = output / RECIPE
     try:
-        is_there = path.is_file()
+        has_recipe = run.recipe.is_file()
     except OSError as error:  # a name too long, say
         found, fix = error.strerror or str(error), "give another --output"
         raise UserError("--output", expected="a folder that can be made", found=found, fix=fix) from None
-    if is_there:
-        _compare(recipe, read(path), output)
+    if has_recipe:
+        _check_same_recipe(run, recipe)
         return True
-    if not atomic.is_new(output):
+    if not atomic.is_new(run.path):
         expected, fix = "a new or empty folder, or a run", "give another --output"
-        raise UserError(f"--output {output}", expected=expected, found="other files", fix=fix)
+        raise UserError(f"--output {run.path}", expected=expected, found="other files", fix=fix)
     return False
 
 
-def _compare(here: Recipe, there: Recipe, output: Path) -> None:
-    ours, theirs = dict(_flat(to_dict(here))), dict(_flat(to_dict(there)))
-    for key in sorted(ours.keys() | theirs.keys()):
-        if key not in ("device", "data") and ours.get(key) != theirs.get(key):
-            found = f"one with {key} = {theirs.get(key)!r} (here {ours.get(key)!r})"
+def _check_same_recipe(run: RunFolder, recipe: Recipe) -> None:
+    given, stored = dict(_flat(to_dict(recipe))), dict(_flat(to_dict(read(run.recipe))))
+    for key in sorted(given.keys() | stored.keys()):
+        if key not in ("device", "data") and given.get(key) != stored.get(key):
+            found = f"one with {key} = {stored.get(key)!r} (here {given.get(key)!r})"
             fix = "give another --output, or delete the folder"
-            raise UserError(f"--output {output}", expected="a run of this recipe", found=found, fix=fix)
+            raise UserError(f"--output {run.path}", expected="a run of this recipe", found=found, fix=fix)
 
 
 def _flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
@@ -50,57 +278,43 @@ def _flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
         yield path, content
 
 
-def remember(output: Path, name: str, fingerprint: str) -> None:
+def keep_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
     """Keep the fingerprint of data that the run reads; `name` says which.
 
     Raises:
-        UserError: it was begun with other data.
+        UserError: the run was begun with other data.
     """
-    there = _inputs(output)
-    before = there.setdefault(name, fingerprint)
+    stored = _inputs(run)
+    before = stored.setdefault(name, fingerprint)
     if before != fingerprint:
         expected, found = f"the data it was begun with ({name}: sha256 {before[:12]}…)", f"sha256 {fingerprint[:12]}…"
         fix = "give another --output, or bring the old data back"
-        raise UserError(f"--output {output}", expected=expected, found=found, fix=fix)
-    atomic.write_json(output / INPUTS, there)
+        raise UserError(f"--output {run.path}", expected=expected, found=found, fix=fix)
+    atomic.write_json(run.inputs, stored)
 
 
-def models(output: Path) -> dict[str, str]:
-    """The commits at which hub models were read that were named without one, by their names.
+def kept_revisions(run: RunFolder) -> dict[str, str]:
+    """The commits at which hub models were read that the recipe names without one, by their names.
 
     Raises:
         UserError: the file that keeps them is damaged.
     """
-    return {key.removeprefix(_MODEL): commit for key, commit in _inputs(output).items() if key.startswith(_MODEL)}
+    return {key.removeprefix(_MODEL): commit for key, commit in _inputs(run).items() if key.startswith(_MODEL)}
 
 
-def remember_models(output: Path, commits: Mapping[str, str]) -> None:
+def keep_revisions(run: RunFolder, commits: Mapping[str, str]) -> None:
     """Keep the commits of hub models; those that are kept already stay."""
-    there = _inputs(output)
-    new = {_MODEL + name: commit for name, commit in commits.items()} | there
-    if new != there:
-        atomic.write_json(output / INPUTS, new)
+    stored = _inputs(run)
+    new = {_MODEL + name: commit for name, commit in commits.items()} | stored
+    if new != stored:
+        atomic.write_json(run.inputs, new)
 
 
-def _inputs(output: Path) -> dict[str, str]:
-    path = output / INPUTS
+def _inputs(run: RunFolder) -> dict[str, str]:
     try:
-        there = atomic.read_json(path) if path.is_file() else {}
-        return {str(name): str(fingerprint) for name, fingerprint in there.items()}
+        stored = atomic.read_json(run.inputs) if run.inputs.is_file() else {}
+        return {str(name): str(fingerprint) for name, fingerprint in stored.items()}
     except (ValueError, AttributeError, RecursionError) as error:
         fix = "restore it from a copy, or give another --output"
         expected, found = "fingerprints as JSON", str(error) or type(error).__name__
-        raise UserError(str(path), expected=expected, found=found, fix=fix) from None
-
-
-def compressed_folder(task: str) -> str:
-    """Where the compressed forms of a task's model lie in a run."""
-    return f"tasks/{task}/compressed"
-
-
-def place_in_run(model: Path) -> tuple[Path | None, str, str]:
-    """Run folder, task and row of a model that lies at RUN/tasks/TASK/ROW/seed-N/model; None where it does not."""
-    parts = model.absolute().parts
-    if len(parts) < 6 or parts[-5] != "tasks" or not (run := Path(*parts[:-5])).joinpath(RECIPE).is_file():
-        return None, "", ""
-    return run, parts[-4], parts[-3].replace("-d", " (D)")
+        raise UserError(str(run.inputs), expected=expected, found=found, fix=fix) from None

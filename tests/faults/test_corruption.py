@@ -37,6 +37,7 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.report.predictions import read_predicted, scored_run
+from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
@@ -125,7 +126,7 @@ class Made:
         known = pipeline.Run(self.recipe, self.run, until="evaluate", log=lambda _: None).known
         self.examples, _ = training_examples(self.recipe, known[TASK], augmented=None, soft=True)
         self.features = encode(self.examples, tokenizer, 16)
-        self.inputs: dict[str, str] = atomic.read_json(self.run / run_folder.INPUTS)
+        self.inputs: dict[str, str] = atomic.read_json(RunFolder(self.run).inputs)
 
     # What reads each kind of file; `there` is a copy of the folder that holds it.
     def resumed(self, there: Path) -> str:
@@ -167,12 +168,12 @@ class Made:
 
     def remembered(self, there: Path) -> str:
         for name, fingerprint in self.inputs.items():
-            run_folder.remember(there, name, fingerprint)
-        found = atomic.read_json(there / run_folder.INPUTS)
+            run_folder.keep_fingerprint(RunFolder(there), name, fingerprint)
+        found = atomic.read_json(RunFolder(there).inputs)
         return digest([found[name] for name in self.inputs])
 
     def begun(self, there: Path) -> str:
-        assert run_folder.is_begun(self.recipe, there)
+        assert run_folder.is_begun(RunFolder(there), self.recipe)
         return digest(list(scored_run(there).rows))
 
 

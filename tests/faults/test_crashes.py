@@ -28,6 +28,7 @@ from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Distill, Recipe, TeacherCache
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.page import write_report
+from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import checkpoint
 
@@ -212,19 +213,19 @@ def begun_run(inputs: Any) -> Scenario:
         with pipeline.Run(settings, folder / "runs" / "a", until="prepare", log=lambda _: None).claimed():
             promise(("recipe",))
             for name in ("corpus", "examples"):
-                run_folder.remember(folder / "runs" / "a", name, f"those of {name}")
+                run_folder.keep_fingerprint(RunFolder(folder / "runs" / "a"), name, f"those of {name}")
                 promise(("recipe", "corpus", name))
 
     def judge(folder: Path, promised: Any) -> None:
         output = folder / "runs" / "a"
-        assert run_folder.is_begun(settings, output) or not promised, "the recipe is lost"
+        assert run_folder.is_begun(RunFolder(output), settings) or not promised, "the recipe is lost"
         kept = atomic.read_json(output / "inputs.json") if (output / "inputs.json").exists() else {}
         assert {*(promised or ())[1:]} <= {*kept}, f"only {kept} is kept"
         act(folder, lambda _: None)
-        assert run_folder.is_begun(settings, output)
+        assert run_folder.is_begun(RunFolder(output), settings)
         assert {path.name for path in output.iterdir()} == {"recipe.toml", "inputs.json"}
         with pytest.raises(UserError, match="expected the data it was begun with"):
-            run_folder.remember(output, "corpus", "others")
+            run_folder.keep_fingerprint(RunFolder(output), "corpus", "others")
 
     return Scenario(act, judge)
 

@@ -22,7 +22,7 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
     run = tmp_path / "run"
     code, out, err = call("replicate", recipe_file, "--output", run)
     assert code == 0, err
-    for title in ("Probes", "Table 3", "Masked language model", "The page:"):
+    for title in ("Synthetic tasks", "Table 3", "Masked language model", "The page:"):
         assert title in out
     assert "<h1" in (run / "report.html").read_text()
 

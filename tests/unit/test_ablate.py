@@ -214,7 +214,7 @@ def test_every_run_differs_from_the_recipe_by_its_row_alone(tmp_path: Path) -> N
     ]
     assert len(made.trials) == 2 * 6
     hot = made.trials[5].recipe
-    assert made.trials[5].folder == tmp_path / "study" / "rows" / "hot" / "seed-4"
+    assert made.trials[5].folder.path == tmp_path / "study" / "rows" / "hot" / "seed-4"
     assert (hot.name, hot.seed, hot.objective.temperature) == ("x/hot", 4, 4.0)
     assert (hot.finetune.models, hot.finetune.score_on, hot.ablate) == (("student",), "train", Ablate())
     assert (hot.teacher.model, hot.adapt.tokens) == (str(tmp_path / "study" / "base" / "teacher"), 0)

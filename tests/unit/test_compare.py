@@ -172,7 +172,7 @@ def test_other_examples_or_labels_are_refused(tmp_path: Path) -> None:
     assert any("texts differ" in note for note in comparison_table(compare(Operand(a), Operand(retold))).notes)
 
 
-def test_probes_made_from_other_text_are_refused_though_their_numbers_agree(tmp_path: Path) -> None:
+def test_synthetic_examples_made_from_other_text_are_refused_though_their_numbers_agree(tmp_path: Path) -> None:
     runs = []
     for name in ("a", "b"):
         run = tmp_path / name

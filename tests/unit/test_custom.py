@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.metrics import METRICS
 from tinydistilbert.recipe.schema import Corpus, CustomTask, Finetune
-from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, has_split, load_examples, splits, tasks_of
+from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, custom, has_split, load_examples, splits, tasks_of
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.custom import class_name, custom_task
 
@@ -45,7 +45,7 @@ ROWS = [("good", "pos"), ("bad", "neg"), ("fine", "pos"), ("poor", "neg")]
 @pytest.mark.parametrize("kind", ["classification", "regression", "span"])
 def test_a_section_of_the_recipe_becomes_a_task(kind: Any) -> None:
     task = custom_task("mine", CustomTask(train="a.csv", validation="b.csv", kind=kind))
-    assert (task.name, task.title, task.family, task.kind) == ("mine", "mine", "custom", kind)
+    assert (task.name, task.title, task.table, task.kind) == ("mine", "mine", custom.TABLE, kind)
     assert task.headline in task.metrics and task.evaluation == ("validation",) and hash(task) == hash(task)
     if kind == "span":
         assert (task.text, task.text_pair, task.max_length, task.doc_stride) == ("question", "context", 384, 128)

@@ -17,7 +17,7 @@ from tinydistilbert.report.page import write_report
 from tinydistilbert.report.summary import summarize
 from tinydistilbert.results import Measurement
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import tasks_of
+from tinydistilbert.tasks import custom, tasks_of
 
 FINETUNE = Finetune(
     tasks=("reviews", "alike", "manual"),
@@ -46,7 +46,7 @@ def test_their_table_has_medians_marks_the_same_answer_and_what_was_kept() -> No
     measured = [score("teacher", "reviews", 0.9, seed=seed) for seed in (0, 1, 2)]
     measured += [score("student", "reviews", value, seed=seed) for seed, value in enumerate((0.7, 0.81, 0.9))]
     measured += [score("student", "manual", 0.3, metric=m, warnings=["a warning"]) for m in ("exact_match", "f1")]
-    table = paper_tables.custom_table(measured, TASKS)
+    table = paper_tables.score_table(custom.TABLE, measured, TASKS)
     assert table.name == "custom" and table.columns == (
         "Model", "reviews, accuracy", "manual, exact match", "manual, F1",
     )  # fmt: skip
@@ -60,7 +60,7 @@ def test_their_table_has_medians_marks_the_same_answer_and_what_was_kept() -> No
 def test_nothing_of_them_is_printed_in_the_tables_of_the_paper() -> None:
     measured = [score("teacher", "reviews", 0.9), score("student", "reviews", 0.8)]
     assert [table.name for table in paper_tables.all_tables(measured, TASKS) if table.is_measured] == ["custom"]
-    assert not paper_tables.custom_table(measured).is_measured, "only the run's recipe knows them"
+    assert not paper_tables.score_table(custom.TABLE, measured).is_measured, "only the run's recipe knows them"
     rows = paper_tables.variants_table([*measured, score("student", "reviews", 0.7, metric="macro_f1")], TASKS).rows
     assert [[cell.text for cell in row.cells[:5]] for row in rows] == [
         ["reviews", "validation", "accuracy ★", "Teacher", "90.0"],

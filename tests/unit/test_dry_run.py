@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert import dry_run, run_folder
+from tinydistilbert import dry_run
 from tinydistilbert.dry_run import plan
 from tinydistilbert.dry_run.machine import BYTES_PER_UPDATE, EFFICIENCY, Machine
 from tinydistilbert.dry_run.sizes import task_size, text_size
@@ -19,6 +19,7 @@ from tinydistilbert.models.size import Size
 from tinydistilbert.pipeline import run
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
 
 CONFIG = BertConfig(
@@ -98,7 +99,7 @@ def test_steps_and_blocks_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -
 
 def test_what_is_left_is_told_by_the_folders(recipe: Recipe, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    atomic.write_text(output / run_folder.RECIPE, toml.to_toml(recipe))
+    atomic.write_text(RunFolder(output).recipe, toml.to_toml(recipe))
     (output / "teacher").mkdir()
     atomic.write_json(output / "teacher" / atomic.MANIFEST, {"files": {}})
     partial_checkpoint(output / "student", 2)
@@ -114,7 +115,7 @@ def test_what_is_left_is_told_by_the_folders(recipe: Recipe, tmp_path: Path) -> 
 def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
     three = toml.from_dict(toml.merge(toml.to_dict(recipe), {"finetune": {"seeds": [0, 1, 2], "min_steps": 0}}), "")
     output = tmp_path / "run"
-    atomic.write_text(output / run_folder.RECIPE, toml.to_toml(three))
+    atomic.write_text(RunFolder(output).recipe, toml.to_toml(three))
     atomic.write_json(output / "tasks/cola/teacher/seed-0/model" / atomic.MANIFEST, {"files": {}})
     partial_checkpoint(output / "tasks/cola/teacher/seed-1/model", 5)
     told = rows(plan.plan(run_of(three, output, until="finetune")))
@@ -229,7 +230,7 @@ def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
         return toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
 
     output = tmp_path / "run"
-    atomic.write_text(output / run_folder.RECIPE, toml.to_toml(recipe))
+    atomic.write_text(RunFolder(output).recipe, toml.to_toml(recipe))
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "letter.txt").write_text("dear")
     cases = [

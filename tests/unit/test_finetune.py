@@ -15,11 +15,12 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from tinydistilbert.errors import NonFiniteLoss, UserError
-from tinydistilbert.finetuning.finetune import TRAINING_FACTS, finetune
-from tinydistilbert.finetuning.soft_targets import LOGITS, Targets, make_targets
+from tinydistilbert.finetuning.finetune import finetune
+from tinydistilbert.finetuning.soft_targets import Targets, make_targets
 from tinydistilbert.finetuning.trainer import Lesson, TaskTraining, finetune_steps, training_examples
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.recipe.schema import Finetune, Optimization, Recipe, TaskDistillation
+from tinydistilbert.run_folder import SOFT_TARGETS, TRAINING_FACTS
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS, Examples
 from tinydistilbert.tasks.encoding import encode
@@ -117,7 +118,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(data: Path,
     assert made[0] == made[1] != made[2]
 
 
-@pytest.mark.parametrize("select", ["heldout", "published"])
+@pytest.mark.parametrize("select", ["heldout", "reported"])
 def test_an_epoch_is_chosen_by_the_examples_that_the_recipe_names(
     select: str, data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,11 +127,11 @@ def test_an_epoch_is_chosen_by_the_examples_that_the_recipe_names(
     settings = recipe(data, select=select)
     finetune(settings, TASKS["cola"], encoder, tmp_path / "chosen", row="student", seed=0, device=CPU)
     told = facts(tmp_path / "chosen")["selected"]
-    train = 64 if select == "published" else 64 - 6
+    train = 64 if select == "reported" else 64 - 6
     steps = 4 * -(-train // 8)
     assert told == {
         "by": select, "score": 0.7, "step": steps // 2, "epoch": 2.0,
-        "examples": 30 if select == "published" else 6,
+        "examples": 30 if select == "reported" else 6,
     }  # fmt: skip
     assert facts(tmp_path / "chosen")["train_examples"] == train
 
@@ -194,10 +195,10 @@ def test_a_student_learns_from_its_teachers_without_any_label(
     settings = recipe(data, distillation=TaskDistillation(soft=1.0))
     taught = lesson(settings, task, encoder, told, tmp_path / "targets")
     one, two = (
-        np.load(lesson(settings, task, encoder, [teacher], tmp_path / f"of-{i}").targets / LOGITS)
+        np.load(lesson(settings, task, encoder, [teacher], tmp_path / f"of-{i}").targets / SOFT_TARGETS)
         for i, teacher in enumerate(told)
     )
-    both = np.load(taught.targets / LOGITS)
+    both = np.load(taught.targets / SOFT_TARGETS)
     assert both.shape == (64, 2 if task == "cola" else 1)
     np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
     finetune(settings, TASKS[task], encoder, tmp_path / "d", row="student (D)", seed=5, device=CPU, lesson=taught)
@@ -248,7 +249,7 @@ def test_targets_belong_to_their_examples(data: Path, encoder: Path, tmp_path: P
         TaskTraining(fewer, TASKS["cola"], encoder, seed=0, device=CPU, lesson=taught)
     examples, _ = training_examples(settings, TASKS["cola"], augmented=None, soft=True)
     targets = Targets(taught.targets, examples, encode(examples, load_tokenizer(encoder), 128))
-    logits = np.load(taught.targets / LOGITS)
+    logits = np.load(taught.targets / SOFT_TARGETS)
     np.testing.assert_array_equal(targets.batch(np.array([7, 3]))["teacher_logits"].numpy(), logits[[7, 3]])
 
 
@@ -266,7 +267,7 @@ def test_a_teacher_may_number_the_classes_in_its_own_way_but_must_have_them(
     save_model(turned, tokenizer, tmp_path / "other")
     settings = recipe(data)
     straight, reversed_ = (
-        np.load(lesson(settings, "cola", encoder, [tmp_path / name], tmp_path / f"of-{name}").targets / LOGITS)
+        np.load(lesson(settings, "cola", encoder, [tmp_path / name], tmp_path / f"of-{name}").targets / SOFT_TARGETS)
         for name in ("straight", "turned")
     )
     np.testing.assert_allclose(straight, reversed_[:, ::-1])

@@ -12,7 +12,7 @@ import pytest
 from tinydistilbert import results
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import toml as recipe_file
-from tinydistilbert.recipe.names import GLUE_NAMES, PROBE_NAMES
+from tinydistilbert.recipe.names import GLUE_NAMES, SYNTHETIC_NAMES
 from tinydistilbert.report.page import write_report
 from tinydistilbert.report.paper_tables import console_tables
 from tinydistilbert.results import Measurement
@@ -141,7 +141,7 @@ def make_run(folder: Path, names: Iterable[str], *, seeds: int = 1, toml: str = 
     write_lines(
         folder / "teacher" / "log.jsonl", [{"step": s, "loss": 5 + 5 / s, "mlm": 5 + 5 / s} for s in range(1, 99)]
     )
-    tasks = ("cola", "stsb", "squad") if "cola" in names else PROBE_NAMES
+    tasks = ("cola", "stsb", "squad") if "cola" in names else SYNTHETIC_NAMES
     for slug in ("teacher", "student", "control"):
         for task, lines in zip(tasks, samples(slug, graded="cola" in names), strict=True):
             write_lines(folder / "tasks" / task / slug / "seed-0" / "scores" / "samples.jsonl", lines)
@@ -184,8 +184,8 @@ def glue_page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def probe_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("probes"), PROBE_NAMES)
+def synthetic_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("synthetic"), SYNTHETIC_NAMES)
 
 
 def test_every_tag_is_closed_and_nothing_is_loaded_or_run(glue_page: str) -> None:
@@ -208,7 +208,7 @@ def test_text_of_data_sets_is_shown_as_text(glue_page: str) -> None:
 
 
 def test_text_of_a_recipe_is_shown_as_text(tmp_path: Path) -> None:
-    run = make_run(tmp_path, PROBE_NAMES, toml=f"name = {json.dumps(SCRIPT)}\n")
+    run = make_run(tmp_path, SYNTHETIC_NAMES, toml=f"name = {json.dumps(SCRIPT)}\n")
     assert SCRIPT not in write_report(run).read_text(encoding="utf-8")
 
 
@@ -245,27 +245,27 @@ def test_the_headline_is_computed_from_the_measurements(glue_page: str) -> None:
     assert "medians over at least 3 trainings" in glue_page
 
 
-def test_the_command_is_shown_as_it_was_given(probe_run: Path) -> None:
+def test_the_command_is_shown_as_it_was_given(synthetic_run: Path) -> None:
     shown = "tinydistilbert replicate mine.toml --seed 3 --output <here>"
-    html = write_report(probe_run, command=shown).read_text(encoding="utf-8")
+    html = write_report(synthetic_run, command=shown).read_text(encoding="utf-8")
     assert "<dd>tinydistilbert replicate mine.toml --seed 3 --output &lt;here&gt;</dd>" in html
 
 
-def test_the_same_run_gives_the_same_bytes(probe_run: Path) -> None:
-    first = write_report(probe_run).read_bytes()
-    assert write_report(probe_run).read_bytes() == first
+def test_the_same_run_gives_the_same_bytes(synthetic_run: Path) -> None:
+    first = write_report(synthetic_run).read_bytes()
+    assert write_report(synthetic_run).read_bytes() == first
 
 
-def test_a_run_on_probes_shows_them_first_and_folds_the_published_tables(probe_run: Path) -> None:
-    html = write_report(probe_run).read_text(encoding="utf-8")
+def test_a_run_on_synthetic_tasks_shows_them_first_and_folds_the_published_tables(synthetic_run: Path) -> None:
+    html = write_report(synthetic_run).read_text(encoding="utf-8")
     folded = html.index("Published tables beside which this run measured nothing")
-    assert html.index("<h3>Probes</h3>") < folded < html.index("<h3>Table 1. GLUE</h3>")
+    assert html.index("<h3>Synthetic tasks</h3>") < folded < html.index("<h3>Table 1. GLUE</h3>")
     assert "Faults kept on purpose" not in html
-    assert [table.name for table in console_tables(probe_run)] == ["probes", "speed", "pretraining"]
+    assert [table.name for table in console_tables(synthetic_run)] == ["synthetic", "speed", "pretraining"]
 
 
 def test_a_run_of_the_notebook_says_that_it_keeps_the_faults(tmp_path: Path) -> None:
-    run = make_run(tmp_path, PROBE_NAMES, toml='name = "seed"\n[objective]\nreduction = "notebook"\n')
+    run = make_run(tmp_path, SYNTHETIC_NAMES, toml='name = "seed"\n[objective]\nreduction = "notebook"\n')
     assert "Faults kept on purpose" in write_report(run).read_text(encoding="utf-8")
 
 

@@ -1,6 +1,8 @@
 """The recipe: presets load, mistakes are told in one line with the cure, what is shown can be read again."""
 
 import dataclasses
+import hashlib
+import json
 import tomllib
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinydistilbert.cli import main
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import schema, toml
+from tinydistilbert.recipe import schema, toml, types
 from tinydistilbert.recipe.types import highest, ramp_at, seconds_of
 
 
@@ -56,7 +58,7 @@ def test_a_part_of_a_section_keeps_the_defaults_of_that_section() -> None:
         ("[objective]\nkl = 0\nmlm = 0\ncosine = 0", ["only zeros"]),
         ("[masking]\nmask_share = 0.8\nrandom_share = 0.3", ["mask_share + random_share <= 1"]),
         ("[masking]\nrate = 1.5", ["key masking.rate", "a number > 0 and < 1 or two"]),
-        ("[student]\nlayers = 'odd'", ["key student.layers", "'authors'"]),
+        ("[student]\nlayers = 'odd'", ["key student.layers", "'distilbert'"]),
         ("[student]\nlayers = []", ["key student.layers", "at least one layer"]),
         ("[student]\nlayers = [0, 1]\nnum_hidden_layers = 2", ["found both"]),
         ("[finetune]\ntasks = ['colla']", ["'colla'", "did you mean 'cola'"]),
@@ -245,3 +247,30 @@ def test_settings_of_a_task_are_the_sections_with_its_override() -> None:
     section = toml.from_toml("[finetune.override.cola]\nepochs = 9\nlearning_rate = 1e-3", "here").finetune
     assert section.settings("cola").epochs == 9 and section.settings("cola").optimization.learning_rate == 1e-3
     assert section.settings("rte") == section.settings("sst2") == dataclasses.replace(section, override={})
+
+
+@pytest.mark.parametrize(
+    ("text", "current"),
+    [
+        ('[student]\nlayers = "authors"', '[student]\nlayers = "distilbert"'),
+        ('[finetune]\nselect = "published"', '[finetune]\nselect = "reported"'),
+    ],
+)
+def test_a_deprecated_spelling_is_the_same_recipe_with_one_warning(
+    text: str, current: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    types._warn_of_renamed.cache_clear()
+    before, now = toml.from_toml(text, "here"), toml.from_toml(current, "here")
+    assert before == now and toml.to_toml(before) == toml.to_toml(now)
+    assert toml.from_toml(text, "there") == now
+    (warning,) = caplog.messages
+    old, new = text.split()[-1].strip('"'), current.split()[-1].strip('"')
+    assert f"{old!r} is a deprecated spelling; write {new!r}" in warning
+
+
+def test_renamed_values_leave_the_hash_of_a_recipe_as_measurements_have_it() -> None:
+    recipe = dataclasses.replace(schema.Recipe(), finetune=schema.Finetune(select="reported"))
+    content = schema.to_dict(recipe)
+    del content["device"], content["data"]
+    content["student"]["layers"], content["finetune"]["select"] = "authors", "published"
+    assert schema.recipe_hash(recipe) == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

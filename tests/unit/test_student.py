@@ -62,8 +62,8 @@ def test_the_cut_takes_the_chosen_layers_and_leaves_the_teacher_alone() -> None:
 @pytest.mark.parametrize(
     ("layers", "size", "depth", "expected"),
     [
-        ("authors", 0, 12, (0, 2, 4, 7, 9, 11)),
-        ("authors", 0, 6, (0, 2, 5)),
+        ("distilbert", 0, 12, (0, 2, 4, 7, 9, 11)),
+        ("distilbert", 0, 6, (0, 2, 5)),
         ("even", 0, 12, (0, 2, 4, 6, 8, 10)),
         ("even", 4, 12, (0, 3, 6, 9)),
         ("first", 4, 12, (0, 1, 2, 3)),

@@ -32,7 +32,7 @@ def document(seed: int) -> str:
 
 
 DOCUMENTS = [document(seed) for seed in range(1, 9)]
-PROBES = pytest.mark.parametrize("name", ["acceptability", "adjacency", "cloze-qa"])
+EACH = pytest.mark.parametrize("name", ["acceptability", "adjacency", "cloze-qa"])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_only_prose_is_used(text: str, usable: bool) -> None:
     assert synthetic.is_usable(text) is usable
 
 
-@PROBES
+@EACH
 def test_the_same_documents_and_seed_give_the_same_examples_and_another_seed_others(name: str) -> None:
     task = TASKS[name]
     one = synthetic.make(task, DOCUMENTS, seed=0, cap=1000)
@@ -142,7 +142,7 @@ def corpus(folder: Path, documents: Sequence[str] = DOCUMENTS) -> Path:
     return path
 
 
-@PROBES
+@EACH
 def test_train_and_validation_come_from_different_documents(name: str, tmp_path: Path) -> None:
     settings = Corpus(source=str(corpus(tmp_path)), validation_share=0.3)
     task = TASKS[name]

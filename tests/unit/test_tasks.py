@@ -45,6 +45,7 @@ def test_every_task_has_metrics_that_exist_and_a_headline_among_them() -> None:
         assert (task.kind == "classification") == (len(task.labels) >= 2)
         assert (task.kind == "span") == (task.doc_stride > 0)
         assert hash(task) == hash(TASKS[name])
+        assert bool(task.official) == bool(task.typical_length) == (not task.is_synthetic), "the dry run needs both"
 
 
 def test_headlines_are_those_of_the_distilbert_paper() -> None:
@@ -228,7 +229,7 @@ def test_other_splits_do_not_change_when_train_examples_are_held_out(tmp_path: P
     assert held_out("rte", "validation", data, 5).columns == load("rte", "validation", data).columns
 
 
-def test_probes_are_held_out_in_pairs_the_same_for_every_seed(tmp_path: Path) -> None:
+def test_synthetic_examples_are_held_out_in_pairs_the_same_for_every_seed(tmp_path: Path) -> None:
     word = ("old", "small", "tall", "grey", "green", "young", "quiet", "proud")
     documents = [
         "\n".join(

@@ -1,7 +1,6 @@
 """The stage benchmark: every row in every protocol, and what it needs of disk and memory."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -29,7 +28,8 @@ from tinydistilbert.benchmark.rows import (
 )
 from tinydistilbert.benchmark.timing import load_average, one_core, time_in_turns
 from tinydistilbert.recipe.schema import Benchmark, Recipe, recipe_hash
-from tinydistilbert.storage import atomic
+from tinydistilbert.run_folder import BENCHMARK_TIMES, MEASUREMENTS
+from tinydistilbert.storage import atomic, json_lines
 
 _LIBRARIES = {TORCH: "torch", COMPILED: "torch", ONNX: "onnxruntime", INT8: "onnxruntime", OPENVINO: "openvino"}
 
@@ -76,8 +76,8 @@ def benchmark(
     signature: dict[str, Any] = {"seed": recipe.seed, "recipe": recipe.name, "recipe_hash": recipe_hash(recipe)}
     with atomic.unfinished(output) as folder:
         signed = [dataclasses.replace(m, **signature) for m in record.measurements]
-        results.write(folder / "measurements.jsonl", signed)
-        atomic.write_text(folder / "latencies.jsonl", "".join(json.dumps(line) + "\n" for line in record.raw))
+        results.write(folder / MEASUREMENTS, signed)
+        json_lines.write(folder / BENCHMARK_TIMES, record.raw)
 
 
 def _measure(

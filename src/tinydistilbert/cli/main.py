@@ -27,6 +27,7 @@ from tinydistilbert.cli.help import (
 )
 from tinydistilbert.errors import DiskError, Interrupted, NonFiniteLoss, OutOfMemory, UserError
 from tinydistilbert.recipe import toml
+from tinydistilbert.run_folder import AblationFolder, RunFolder
 from tinydistilbert.storage import locks
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _stages(command: str, rest: list[str]) -> None:
     if until in ("evaluate", "compress", "benchmark", "report"):
         _print(console_tables(request.output))
     if until == "report":
-        print(f"The page: {request.output / 'report.html'}")
+        print(f"The page: {RunFolder(request.output).report}")
     if failures:
         raise NonFiniteLoss("; ".join(failures))
 
@@ -277,7 +278,7 @@ def _ablate(rest: list[str]) -> None:
     shown = shlex.join(["tinydistilbert", "ablate", *rest])
     table, failures = ablate(request.recipe, request.output, log=lambda line: print(line, flush=True), command=shown)
     _print([table])
-    print(f"The page: {request.output / 'report.html'}")
+    print(f"The page: {AblationFolder(request.output).report}")
     if failures:
         raise NonFiniteLoss("; ".join(f"row {name!r}, {why}" for name, why in failures.items()))
 

@@ -31,13 +31,12 @@ from tinydistilbert.recipe.schema import Compress, recipe_hash
 from tinydistilbert.recipe.types import quantity
 from tinydistilbert.report.table import signed
 from tinydistilbert.results import Measurement
+from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, predictions_file
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.recipe_splits import scored_split, wanted_examples
 
-SUMMARY, BEST = "summary", "best"
-"""Folders in the output of a ladder: what was measured, and the model that was chosen."""
 QUICKLY_TIMED = 40
 """Inputs by which a rung is compared with a target before the next is made."""
 TASK = "compress"
@@ -92,13 +91,13 @@ def climb_down(workshop: Workshop) -> str:
     Raises:
         UserError: the model is not one of the task, or a file of the ladder is not as it was written.
     """
-    summary = workshop.output / SUMMARY
+    summary = workshop.output.summary
     if not atomic.is_finished(summary):
         ladder = _Ladder(workshop)
         forms, times = ladder.timed_together(ladder.forms())
         best = choose(forms, workshop.recipe.compress)
-        shutil.rmtree(workshop.output / f"{BEST}.partial", ignore_errors=True)  # perhaps with files of another form
-        with atomic.unfinished(workshop.output / BEST) as folder:
+        shutil.rmtree(atomic.partial(workshop.output.best), ignore_errors=True)  # perhaps with files of another form
+        with atomic.unfinished(workshop.output.best) as folder:
             shutil.copytree(
                 best.rung.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(atomic.MANIFEST)
             )
@@ -216,12 +215,12 @@ class _Ladder:
                     "held_out_examples": len(self.workshop.held_out), "operations": form.operations,
                 }  # fmt: skip
                 measurements += self._rows(form, predictions, said[0], times[form.rung.name], shared)
-                write_predictions(folder / f"predictions-{place}.parquet", self.validation, predictions)
+                write_predictions(folder / predictions_file(place), self.validation, predictions)
             atomic.write_json(
-                folder / "latencies.json",
+                folder / VARIANT_TIMES,
                 {name: [[round(1000 * s, 4) for s in part] for part in parts] for name, parts in times.items()},
             )
-            results.write(folder / "measurements.jsonl", measurements)
+            results.write(folder / MEASUREMENTS, measurements)
 
     def _predictions(self, rung: Rung) -> Predictions:
         features = self._features(rung)

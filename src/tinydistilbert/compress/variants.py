@@ -29,6 +29,7 @@ from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime, TorchRuntime, uses_token_types
 from tinydistilbert.recipe.schema import Recipe, TaskSettings
+from tinydistilbert.run_folder import CompressedFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task, choose
@@ -65,7 +66,7 @@ class Workshop:
     teachers: tuple[Path, ...]
     """That pruned models learn from again; none = the model itself."""
     row: str
-    output: Path
+    output: CompressedFolder
     """Gets a folder for each rung."""
     device: torch.device
     log: Callable[[str], None]
@@ -119,8 +120,7 @@ class Workshop:
             return self._exported(source, slug, f"{name}, fp32")
         return self._quantized(source, slug, f"{name}, int8")
 
-    def _folder(self, name: str, title: str, make: Callable[[Path], None]) -> Path:
-        path = self.output / name
+    def _folder(self, path: Path, title: str, make: Callable[[Path], None]) -> Path:
         if atomic.is_finished(path):
             atomic.tidy(path)
         else:
@@ -131,8 +131,10 @@ class Workshop:
     def _exported(self, model: Path, slug: str, name: str) -> Rung:
         source = model
         if self.recipe.compress.vocabulary:
-            source = self._folder(f"{slug}/trimmed", "cut the vocabulary", lambda to: trim(model, self._texts(), to))
-        folder = self._folder(f"{slug}/onnx", f"export {slug}", lambda to: export(source, to))
+            source = self._folder(
+                self.output.variant(slug).trimmed, "cut the vocabulary", lambda to: trim(model, self._texts(), to)
+            )
+        folder = self._folder(self.output.variant(slug).onnx, f"export {slug}", lambda to: export(source, to))
         return Rung(name, folder, source, self._note(model))
 
     def _texts(self) -> Iterator[str]:
@@ -160,7 +162,7 @@ class Workshop:
             )  # fmt: skip
             quantize(exported, to, method=method, keep_float=kept, calibration=calibration)
 
-        folder = self._folder(f"{slug}/int8", f"int8 of {slug}", make)
+        folder = self._folder(self.output.variant(slug).int8, f"int8 of {slug}", make)
         kept = tuple(atomic.read_json(folder / "config.json")["tinydistilbert"].get("keep_float", ()))
         notes = [whole.note, f"in float: {', '.join(kept)}" if kept else ""]
         return replace(whole, folder=folder, note="; ".join(note for note in notes if note))
@@ -188,9 +190,9 @@ class Workshop:
             with atomic.unfinished(to) as folder:
                 save_model(model.cpu(), load_tokenizer(source), folder)
 
-        cut = self._folder(f"{slug}/cut", f"prune to {slug}", make)
+        cut = self._folder(self.output.variant(slug).pruned, f"prune to {slug}", make)
         return self._folder(
-            f"{slug}/model", f"teach {slug} again",
+            self.output.variant(slug).recovered, f"teach {slug} again",
             lambda to: finetune(
                 self._own_recipe, self.task, cut, to, row=f"{self.row} {slug}", seed=self.recipe.seed,
                 device=self.device, lesson=self._lesson,
@@ -235,7 +237,7 @@ class Workshop:
     def _lesson(self) -> Lesson:
         teachers = self.teachers or (self.model,)
         folder = self._folder(
-            "targets", "ask the teacher",
+            self.output.soft_targets, "ask the teacher",
             lambda to: make_targets(
                 self._training, teachers, to, tokenizer=load_tokenizer(self.model), device=self.device,
                 max_length=self.recipe.finetune.max_length(self.task.name, self.task.max_length),

@@ -14,6 +14,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.recipe.schema import Objective, Recipe
+from tinydistilbert.run_folder import MEASUREMENTS
 from tinydistilbert.storage import atomic
 
 MASKED_LM_ONLY = Objective(kl=0, mlm=1, cosine=0, kl_positions="masked")
@@ -66,4 +67,4 @@ def adapt(recipe: Recipe, teacher: LoadedTeacher, blocks: TokenBlocks, output: P
         after = measure() if recipe.adapt.tokens else before
         save_model(model, teacher.tokenizer, folder)
         rows = pretraining_measurements("teacher", after, recipe, blocks, seconds, mlm_before=before["mlm"])
-        results.write(folder / "measurements.jsonl", rows)
+        results.write(folder / MEASUREMENTS, rows)

@@ -25,6 +25,7 @@ from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.types import seconds_of
+from tinydistilbert.run_folder import MEASUREMENTS
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.training.loop import MicroBatches
 
@@ -86,7 +87,7 @@ def distill(
         optimization = recipe.distill.optimization
         tokens = steps * optimization.batch_size * optimization.gradient_accumulation_steps * recipe.corpus.block_size
         results.write(
-            folder / "measurements.jsonl",
+            folder / MEASUREMENTS,
             pretraining_measurements(row, values, recipe, blocks, seconds, steps=steps, positions=tokens),
         )
 

@@ -121,7 +121,7 @@ def state_of(folder: Path) -> tuple[str, int]:
     """What a real run would find at `folder`, in words, and the step that it would go on from."""
     if atomic.is_finished(folder):
         return "finished", 0
-    step = checkpoint.newest_step(folder.with_name(folder.name + ".partial") / "checkpoints")
+    step = checkpoint.newest_step(atomic.partial(folder) / atomic.CHECKPOINTS)
     return (f"goes on from step {step:,}" if step else "to do"), step
 
 

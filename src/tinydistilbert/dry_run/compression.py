@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tinydistilbert.compress.stage import SUMMARY
 from tinydistilbert.dry_run import machine as costs
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, encoder_size, together
 from tinydistilbert.dry_run.sizes import TaskSize, task_size
@@ -11,7 +10,6 @@ from tinydistilbert.finetuning.trainer import finetune_steps
 from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.size import Size
 from tinydistilbert.recipe.schema import Compress
-from tinydistilbert.run_folder import compressed_folder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT_SHARE
 
@@ -23,7 +21,7 @@ def compression(basis: Basis) -> Line:
     """
     settings = basis.recipe.compress
     forms = f"{len(settings.tasks)} model{'s' * (len(settings.tasks) != 1)} in up to {_forms(settings)} forms"
-    folders = {name: basis.run.output / compressed_folder(name) / SUMMARY for name in settings.tasks}
+    folders = {name: basis.run.folder.compressed(name).summary for name in settings.tasks}
     left = [name for name, folder in folders.items() if not atomic.is_finished(folder)]
     if not left:
         state = "finished" if folders else "nothing to do"

@@ -18,7 +18,7 @@ def plan(run: Run) -> str:
         UserError: an input is wrong or the folder belongs to something else: the same as of the run.
     """
     planner, lines = _planned(run)
-    return "\n".join([*_table(lines), "", *_totals(lines, planner, run.output)])
+    return "\n".join([*_table(lines), "", *_totals(lines, planner, run.folder.path)])
 
 
 def refuse_full_disk(run: Run) -> None:
@@ -28,11 +28,11 @@ def refuse_full_disk(run: Run) -> None:
         UserError: it does not fit, or an input is wrong: the same as of the run.
     """
     _, lines = _planned(run)
-    needed, free = _needed(lines), free_bytes(run.output)
+    needed, free = _needed(lines), free_bytes(run.folder.path)
     if needed > free:
         expected, found = f"about {size_in_words(needed)} free for it", f"{size_in_words(free)}"
         fix = "free some, or give an --output on another disk; --dry-run tells what needs it"
-        raise UserError(f"--output {run.output}", expected=expected, found=found, fix=fix)
+        raise UserError(f"--output {run.folder.path}", expected=expected, found=found, fix=fix)
 
 
 def _planned(run: Run) -> tuple[Planner, list[Line]]:

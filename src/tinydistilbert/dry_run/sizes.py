@@ -21,11 +21,6 @@ from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.recipe_splits import wanted_examples
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
-TYPICAL_LENGTHS = {
-    "cola": 11, "mnli": 38, "mrpc": 53, "qnli": 49, "qqp": 31, "rte": 67, "sst2": 13, "stsb": 28, "wnli": 37,
-    "imdb": 276, "squad": 173,
-}  # fmt: skip
-"""Mean tokens of an input, of 1,000 training examples in BERT's uncased vocabulary, for tasks that are on the hub."""
 WIKITEXT2_COUNTS = {"train": (2_137_010, 36_718), "validation": (215_376, 3_760)}
 """Tokens in BERT's uncased vocabulary, and lines, of the splits of WikiText-2, for when it is on the hub."""
 SAMPLE = 200
@@ -141,13 +136,13 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
     also = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
     splits = [HELD_OUT] if settings.score_on == "train" else [task.evaluation[0], *also]
     max_length = recipe.finetune.max_length(name, task.max_length)
-    if task.family == "probe" and is_on_hub(recipe.corpus, recipe.data):
+    if task.is_synthetic and is_on_hub(recipe.corpus, recipe.data):
         return None
-    if task.family not in ("probe", "custom") and recipe.data is None:
+    if task.official and recipe.data is None:
         count = limited(task.official[task.train], settings.train_examples)
         official = dict(task.official) | {HELD_OUT: round(HELD_OUT_SHARE * task.official[task.train])}
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)
-        length = min(TYPICAL_LENGTHS[name], max_length)
+        length = min(task.typical_length, max_length)
         return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))
     totals, windows, lengths, longest = [], [], [], 0
     for split in (task.train, splits[0]):

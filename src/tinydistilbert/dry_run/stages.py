@@ -74,7 +74,7 @@ class Planner(Basis):
         return Line("prepare", "finished" if text.is_prepared else "to do", what, text.seconds, text.disk)
 
     def _adapt(self) -> Line:
-        if self.teacher_is_here and not atomic.is_finished(self.run.output / "teacher"):
+        if self.teacher_is_here and not atomic.is_finished(self.run.folder.teacher):
             check_head(self.recipe, self.run.original_teacher)
         return self._pretraining(
             "teacher", "adapt", self.teacher, self.recipe.adapt.optimization, adapt_steps(self.recipe)
@@ -99,7 +99,7 @@ class Planner(Basis):
         self, folder: str, title: str, model: Size, optimization: Optimization | None, steps: int | None
     ) -> Line:
         """A training on token blocks of so many steps (None = unknown), and what is measured on validation blocks."""
-        state, done = state_of(self.run.output / folder)
+        state, done = state_of(self.run.folder.encoder(folder))
         size, recipe = self.recipe.corpus.block_size, self.recipe
         teacher = None if folder == "teacher" else self.teacher
         disk = 0 if state == "finished" else 4 * model.parameters + TOKENIZER_BYTES
@@ -157,7 +157,7 @@ class Planner(Basis):
         what = f"{len(settings.models)} models by {backends} back end{'s' * (backends > 1)}, pairs: " + ", ".join(
             f"{count:,} {protocol}" for protocol, count in pairs.items()
         )
-        state, _ = state_of(self.run.output / "benchmark")
+        state, _ = state_of(self.run.folder.benchmark)
         if state == "finished":
             return Line("benchmark", state, what)
         warm_up = WARM_UP * settings.rounds

@@ -51,7 +51,7 @@ class TaskEstimates:
 
     def _jobs_line(self, title: str, members: Sequence[Job]) -> Line:
         """Fine-tunings on one task as one line."""
-        states = {job: state_of(self._run.output / job.folder / "model") for job in members}
+        states = {job: state_of(job.model(self._run.folder)) for job in members}
         left = [job for job in members if states[job][0] != "finished"]
         state = together([found for found, _ in states.values()])
         if not left:
@@ -90,14 +90,14 @@ class TaskEstimates:
 
     def _lesson_seconds(self, task: str, settings: Finetune, size: TaskSize) -> float:
         """Time of what is made once for all second distillations of a task: augmented copies, the teachers' answers."""
-        folder, operations = self._run.output / "tasks" / task, 0.0
-        if settings.distillation.augment and not atomic.is_finished(folder / "augmented"):
+        folder, operations = self._run.folder, 0.0
+        if settings.distillation.augment and not atomic.is_finished(folder.augmented(task)):
             guesser = self._given if self._recipe.finetune.model else self._basis.teacher
             words = size.length  # nearly
             passes = int(passes_of(np.array([round(words)]))[0])
             operations += guesser.forward(size.examples * passes * size.length, size.length)
             operations += guesser.vocabulary_head(size.examples * words)
-        if not atomic.is_finished(folder / "targets"):
+        if not atomic.is_finished(folder.soft_targets(task)):
             asked = self._teachers() * _features_taught(settings, size) * size.length
             operations += self._task_teacher.forward(asked, size.length)
         return self._basis.machine.seconds(operations)
@@ -128,9 +128,7 @@ class TaskEstimates:
     @cached_property
     def sizes(self) -> dict[str, TaskSize | None]:
         """Of every task with something left to do."""
-        unfinished = [
-            job for job in jobs(self._recipe) if not atomic.is_finished(self._run.output / job.folder / "scores")
-        ]
+        unfinished = [job for job in jobs(self._recipe) if not atomic.is_finished(job.scores(self._run.folder))]
         return {
             name: task_size(self._recipe, name, self._basis.tokenizer)
             for name in dict.fromkeys(job.task for job in unfinished)
@@ -138,7 +136,7 @@ class TaskEstimates:
 
     def evaluate(self) -> Line:
         """The line of all scores."""
-        states = {job: state_of(self._run.output / job.folder / "scores")[0] for job in jobs(self._recipe)}
+        states = {job: state_of(job.scores(self._run.folder))[0] for job in jobs(self._recipe)}
         if not states:
             return Line("evaluate", "nothing to do", "no tasks")
         left = [job for job, found in states.items() if found != "finished"]

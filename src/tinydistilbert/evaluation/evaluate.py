@@ -1,8 +1,7 @@
 """A task model and the splits of its task → predictions, samples and measurements, in one finished folder."""
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from tinydistilbert.evaluation.scoring import Predictions, read_predictions, sco
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
-from tinydistilbert.storage import atomic
+from tinydistilbert.run_folder import MEASUREMENTS, SAMPLES, predictions_file
+from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks import HELD_OUT, has_split
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.compatible import check_classes
@@ -24,7 +24,7 @@ from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import wanted_examples
 
-SAMPLES = 8
+SAMPLE_COUNT = 8
 """Examples that are shown with their predictions."""
 
 
@@ -40,7 +40,7 @@ def predictions_table(examples: Examples, predictions: Predictions) -> pa.Table:
 
 def samples(examples: Examples, predictions: Predictions, *, seed: int) -> list[dict[str, Any]]:
     """Up to eight examples, the same for every model, with label and prediction as words."""
-    count = min(SAMPLES, len(examples))
+    count = min(SAMPLE_COUNT, len(examples))
     chosen = np.sort(np.random.default_rng(seed).choice(len(examples), count, replace=False))
     shown = [name for name in examples.columns if name not in ("label", "answers")]
     return [
@@ -117,9 +117,9 @@ def evaluate(
                 for metric, (value, details) in scores.items()
             ]  # fmt: skip
             shown += samples(examples, predictions, seed=recipe.seed)
-            write_predictions(folder / f"predictions-{_slug(split)}.parquet", examples, predictions)
-        _write_lines(folder / "samples.jsonl", shown)
-        results.write(folder / "measurements.jsonl", measurements)
+            write_predictions(folder / predictions_file(split), examples, predictions)
+        json_lines.write(folder / SAMPLES, shown)
+        results.write(folder / MEASUREMENTS, measurements)
 
 
 def trained_badly(training: Mapping[str, Any]) -> list[str]:
@@ -135,10 +135,6 @@ def trained_badly(training: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
-def _slug(split: str) -> str:
-    return "train-held-out" if split == HELD_OUT else split
-
-
 def _pad_token_id(tokenizer: Any) -> int:
     assert isinstance(tokenizer.pad_token_id, int), "encoders have a padding token"
     return tokenizer.pad_token_id
@@ -149,7 +145,3 @@ def write_predictions(path: Path, examples: Examples, predictions: Predictions) 
     buffer = pa.BufferOutputStream()
     pyarrow.parquet.write_table(predictions_table(examples, predictions), buffer, compression="zstd")
     atomic.write_bytes(path, buffer.getvalue().to_pybytes())
-
-
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    atomic.write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))

@@ -1,6 +1,5 @@
 """finetune: encoder + task → task model; with fine-tuned teachers of the task, "(D)", it learns from them as well."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterable
@@ -13,12 +12,10 @@ from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning.trainer import Lesson, TaskTraining
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.recipe.schema import Recipe
-from tinydistilbert.storage import atomic, disk
+from tinydistilbert.run_folder import LOG, TRAINING_FACTS
+from tinydistilbert.storage import atomic, disk, json_lines
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.training import checkpoint
-
-TRAINING_FACTS = "training.json"
-"""In a finished model folder: how many examples of how many it was trained on, in how many steps and seconds."""
 
 
 def finetune(
@@ -69,7 +66,7 @@ def finetune(
         facts |= {
             "train_examples": training.labelled, "train_examples_total": examples.total,
             "steps": training.work.steps, "seconds": round(seconds, 1), "seed": seed,
-            "data_fingerprint": examples.fingerprint, "loss": _last_loss(folder / "log.jsonl"),
+            "data_fingerprint": examples.fingerprint, "loss": _last_loss(folder / LOG),
             "loss_without_learning": training.loss_without_learning(),
         }  # fmt: skip
         if len(examples) > training.labelled:
@@ -119,7 +116,7 @@ def _best_of(
         total += seconds
     assert best is not None, "there is a learning rate"
     training, part, facts = best
-    shutil.copy(part / "log.jsonl", folder / "log.jsonl")
+    shutil.copy(part / LOG, folder / LOG)
     return training, total, facts | {"learning_rates": scores}
 
 
@@ -147,7 +144,6 @@ def _run(training: TaskTraining, folder: Path, label: str) -> tuple[float, dict[
 
 def _last_loss(log: Path) -> float | None:
     """Mean of the labels' loss over the last tenth of the steps; None where labels had no weight there."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    steps = [line for line in lines if "learning_rate" in line]
+    steps = [line for line in json_lines.read(log) if "learning_rate" in line]
     last = [line["hard"] for line in steps[-max(1, len(steps) // 10) :] if line.get("hard")]
     return round(sum(last) / len(last), 4) if last else None

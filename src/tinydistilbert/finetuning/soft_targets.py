@@ -11,14 +11,13 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.run_folder import SOFT_TARGETS
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
 from tinydistilbert.tasks.encoding import Features, encode
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.training.loop import Batch
-
-LOGITS = "logits.npy"
 
 
 def make_targets(
@@ -54,7 +53,7 @@ def make_targets(
             said = _said_by(teacher, examples, tokenizer, max_length, device)
             total = said if total is None else total + said
         assert total is not None, "somebody teaches"
-        np.save(to / LOGITS, (total / len(teachers)).astype(np.float32))
+        np.save(to / SOFT_TARGETS, (total / len(teachers)).astype(np.float32))
 
 
 def _said_by(
@@ -89,7 +88,7 @@ class Targets:
             expected, found = f"the examples of sha256 {there[:12]}…", f"sha256 {examples.fingerprint[:12]}…"
             fix = "bring the old data back, or give another --output"
             raise UserError(str(folder), expected=expected, found=found, fix=fix)
-        self._logits: NDArray[np.float32] = np.load(folder / LOGITS, mmap_mode="r")
+        self._logits: NDArray[np.float32] = np.load(folder / SOFT_TARGETS, mmap_mode="r")
         self._features = features
         rows = int(features.lengths.sum()) if features.offsets is not None else len(features)
         assert len(self._logits) == rows, (len(self._logits), rows)

@@ -21,7 +21,8 @@ from tinydistilbert.models.runtimes import uses_token_types
 from tinydistilbert.models.used_words import UsedWords
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.schema import Recipe
-from tinydistilbert.storage import atomic
+from tinydistilbert.run_folder import LOG
+from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.compatible import check_same_tokenizer
@@ -36,8 +37,7 @@ from tinydistilbert.training.optimizer import learning_rate_factor
 
 def finished_steps(folder: Path) -> int:
     """Optimiser steps in the log of a training."""
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return sum("learning_rate" in line for line in lines)
+    return sum("learning_rate" in line for line in json_lines.read(folder / LOG))
 
 
 MOST_LOOKS = 20

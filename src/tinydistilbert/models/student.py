@@ -38,9 +38,9 @@ _OTHER_PARTS = {
 def layer_map(student: schema.Student, depth: int) -> tuple[int, ...]:
     """The teacher layers that the student's layers are copied from, lowest first.
 
-    `authors` spreads them evenly from the first to the last layer, which for 12 -> 6 is exactly the choice of the
-    DistilBERT authors, 0, 2, 4, 7, 9, 11; `even` takes every other one from the first
-    (of 12 -> 6: 0, 2, 4, 6, 8, 10); `first` and `last` neighbours.
+    `distilbert` spreads them evenly from the first to the last layer, which for 12 -> 6 is exactly the choice of
+    DistilBERT's authors, 0, 2, 4, 7, 9, 11; `even` takes every other one from the first
+    (of 12 -> 6: 0, 2, 4, 6, 8, 10); `first` and `last` take neighbours.
 
     Args:
         student: its `layers` and `num_hidden_layers` are read.

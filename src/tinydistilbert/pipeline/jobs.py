@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
 
@@ -23,19 +24,17 @@ class Job:
     """Whether `encoder` is a task model already, which is only scored."""
 
     @property
-    def folder(self) -> str:
-        """Its folder in the run."""
-        slug = self.row.replace(" (D)", "-d")
-        return f"tasks/{self.task}/{slug}/seed-{self.seed}"
-
-    @property
     def is_second_distillation(self) -> bool:
         """Whether fine-tuned teachers are learned from beside the labels."""
         return self.row.endswith("(D)")
 
-    def model(self, run: Path) -> Path:
+    def model(self, run: RunFolder) -> Path:
         """Folder of the task model."""
-        return Path(self.encoder) if self.is_given else run / self.folder / "model"
+        return Path(self.encoder) if self.is_given else run.task_model(self.task, self.row, self.seed)
+
+    def scores(self, run: RunFolder) -> Path:
+        """Folder of its scores."""
+        return run.scores(self.task, self.row, self.seed)
 
 
 def jobs(recipe: Recipe) -> Iterator[Job]:

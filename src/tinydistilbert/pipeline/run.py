@@ -5,14 +5,14 @@ Every command is this: `distill` runs the stages up to distill, `replicate` runs
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
 from tinydistilbert import results, run_folder
 from tinydistilbert.benchmark import benchmark
-from tinydistilbert.compress.stage import BEST, SUMMARY, climb_down
+from tinydistilbert.compress.stage import climb_down
 from tinydistilbert.compress.variants import Workshop
 from tinydistilbert.distillation.adapt import adapt
 from tinydistilbert.distillation.distill import distill
@@ -32,13 +32,11 @@ from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.page import write_report
-from tinydistilbert.run_folder import RESULTS, compressed_folder
+from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS, RunFolder
 from tinydistilbert.storage import atomic, locks
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.recipe_splits import scored_split, wanted_examples
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
-
-AUGMENTED = "examples.parquet"
 
 
 class Run(Inputs):
@@ -56,7 +54,7 @@ class Run(Inputs):
         self, recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = ""
     ) -> None:
         super().__init__(recipe, until=until)
-        self.output, self.log, self.command = output, log, command
+        self.folder, self.log, self.command = RunFolder(output), log, command
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if processes > 1:
             fix = "start the command without a launcher"
@@ -67,7 +65,7 @@ class Run(Inputs):
     @cached_property
     def teacher(self) -> LoadedTeacher:
         """The teacher in the run folder, adapted if the recipe says so."""
-        folder = self.output / "teacher"
+        folder = self.folder.teacher
         loaded = LoadedTeacher(load_model(folder, "masked-lm"), load_tokenizer(folder), has_trained_head=True)
         check_tokenizer(loaded.model, loaded.tokenizer, str(folder))
         return loaded
@@ -83,11 +81,12 @@ class Run(Inputs):
         if not self.is_begun():
             self.check_data_folder()
             self.check_inputs()
-        with locks.alone(self.output / atomic.LOCK, where=f"--output {self.output}"):
-            atomic.sweep(self.output)
+        output = self.folder.path
+        with locks.alone(output / atomic.LOCK, where=f"--output {output}"):
+            atomic.sweep(output)
             if not self.is_begun():
-                atomic.write_text(self.output / run_folder.RECIPE, to_toml(self.recipe))
-            run_folder.remember_models(self.output, hub.pinned_revisions())
+                atomic.write_text(self.folder.recipe, to_toml(self.recipe))
+            run_folder.keep_revisions(self.folder, hub.pinned_revisions())
             yield
 
     def is_begun(self) -> bool:
@@ -96,46 +95,43 @@ class Run(Inputs):
         Raises:
             UserError: it belongs to another recipe or to something else.
         """
-        is_begun = run_folder.is_begun(self.recipe, self.output)
+        is_begun = run_folder.is_begun(self.folder, self.recipe)
         if is_begun:
-            hub.pin_revisions(run_folder.models(self.output))
+            hub.pin_revisions(run_folder.kept_revisions(self.folder))
         return is_begun
 
-    def stage(self, folder: str, title: str, make: Callable[[Path], None]) -> None:
+    def stage(self, path: Path, title: str, make: Callable[[Path], None]) -> None:
         """Make one folder of the run, unless it is finished."""
-        path = self.output / folder
         if atomic.is_finished(path):
             atomic.tidy(path)
             self.log(f"{title}: finished before, skipped")
             return
         started = time.monotonic()
         make(path)
-        run_folder.remember_models(self.output, hub.pinned_revisions())
+        run_folder.keep_revisions(self.folder, hub.pinned_revisions())
         self.log(f"{title}: {duration(time.monotonic() - started)}")
         self.gather()
 
     def gather(self) -> None:
         """Write `results.jsonl`: what every finished stage measured, in the order of the stages."""
-        folders = [self.output / name for name in ("teacher", "control", "student")]
-        folders += [self.output / job.folder / "scores" for job in jobs(self.recipe)]
-        folders += [self.output / compressed_folder(name) / SUMMARY for name in self.recipe.compress.tasks]
-        folders.append(self.output / "benchmark")
+        run, recipe = self.folder, self.recipe
+        scores = [job.scores(run) for job in jobs(recipe)]
+        summaries = [run.compressed(name).summary for name in recipe.compress.tasks]
+        folders = [run.teacher, run.control, run.student, *scores, *summaries, run.benchmark]
         finished = [folder for folder in folders if atomic.is_finished(folder)]
-        found = [m for folder in finished for m in results.read(atomic.intact(folder, "measurements.jsonl"))]
-        results.write(self.output / RESULTS, found)
+        results.write(run.results, [m for folder in finished for m in results.read(folder / MEASUREMENTS)])
 
-    def remember_examples(self, folder: str, split: Callable[[Task], str], limit: str) -> None:
-        """Keep which examples were read, for every task that has an unfinished `folder`."""
+    def remember_examples(self, outputs: Mapping[Job, Path], split: Callable[[Task], str], limit: str) -> None:
+        """Keep which examples were read, for every task that has an unfinished output."""
         for name in self.tasks():
-            own = [job for job in jobs(self.recipe) if job.task == name and not (job.is_given and folder == "model")]
-            if not all(atomic.is_finished(self.output / job.folder / folder) for job in own):
+            if not all(atomic.is_finished(output) for job, output in outputs.items() if job.task == name):
                 task, settings = self.known[name], self.recipe.finetune.settings(name)
                 examples = wanted_examples(self.recipe, task, split(task), limit=getattr(settings, limit))
-                run_folder.remember(self.output, f"{name} {examples.split}", examples.fingerprint)
+                run_folder.keep_fingerprint(self.folder, f"{name} {examples.split}", examples.fingerprint)
 
     def prepare(self) -> None:
         """Stage prepare: text → token blocks in the cache."""
-        run_folder.remember(self.output, "corpus", self.blocks.fingerprint)
+        run_folder.keep_fingerprint(self.folder, "corpus", self.blocks.fingerprint)
         train, validation = len(self.blocks.train), len(self.blocks.validation)
         size = self.recipe.corpus.block_size
         self.log(f"prepare: {train:,} + {validation:,} blocks of {size} tokens in {self.blocks.folder}")
@@ -143,15 +139,17 @@ class Run(Inputs):
     def adapt(self) -> None:
         """Stage adapt: the teacher into the run folder, moved to the text if the recipe says so."""
         self.stage(
-            "teacher", "adapt", lambda path: adapt(self.recipe, self.original_teacher, self.blocks, path, self.device)
+            self.folder.teacher,
+            "adapt",
+            lambda path: adapt(self.recipe, self.original_teacher, self.blocks, path, self.device),
         )
 
     def distill(self) -> None:
         """Stage distill: the student, and the control if a table wants it."""
         if "control" in self.recipe.finetune.models:
-            self.stage("control", "distill (control)", lambda path: self._distill(path, control=True))
+            self.stage(self.folder.control, "distill (control)", lambda path: self._distill(path, control=True))
         if self.needs_student():
-            self.stage("student", "distill", lambda path: self._distill(path, control=False))
+            self.stage(self.folder.student, "distill", lambda path: self._distill(path, control=False))
 
     def needs_student(self) -> bool:
         """Whether anything up to the last stage reads the student; fine-tuning teacher and control alone does not."""
@@ -162,16 +160,16 @@ class Run(Inputs):
 
     def finetune(self) -> None:
         """Stage finetune: every row of the tables on every task."""
-        self.remember_examples("model", lambda task: task.train, "train_examples")
-        for job in jobs(self.recipe):
-            if not job.is_given:
-                title = f"finetune {job.row} on {self.known[job.task].title}, seed {job.seed}"
-                self.stage(f"{job.folder}/model", title, partial(self._finetune, job))
-                if failure := training_facts(job.model(self.output)).get("failed"):
-                    self.failures.append(f"{title}: {failure}")
+        models = {job: job.model(self.folder) for job in jobs(self.recipe) if not job.is_given}
+        self.remember_examples(models, lambda task: task.train, "train_examples")
+        for job, model in models.items():
+            title = f"finetune {job.row} on {self.known[job.task].title}, seed {job.seed}"
+            self.stage(model, title, partial(self._finetune, job))
+            if failure := training_facts(model).get("failed"):
+                self.failures.append(f"{title}: {failure}")
 
     def _finetune(self, job: Job, path: Path) -> None:
-        encoder = Path(job.encoder) if self.recipe.finetune.model else self.output / job.encoder
+        encoder = Path(job.encoder) if self.recipe.finetune.model else self.folder.encoder(job.encoder)
         finetune(
             self.recipe, self.known[job.task], encoder, path, row=job.row, seed=job.seed, device=self.device,
             lesson=self.lesson(job) if job.is_second_distillation else None,
@@ -180,30 +178,30 @@ class Run(Inputs):
     def lesson(self, job: Job) -> Lesson:
         """What the (D)s of a task learn from: made once for all seeds."""
         task, settings = self.known[job.task], self.recipe.finetune.settings(job.task)
-        encoder = Path(job.encoder) if self.recipe.finetune.model else self.output / job.encoder
+        encoder = Path(job.encoder) if self.recipe.finetune.model else self.folder.encoder(job.encoder)
         teachers, augmented = self.task_teachers(job.task), None
         if settings.distillation.augment:
-            folder = f"tasks/{job.task}/augmented"
+            folder = self.folder.augmented(job.task)
             self.stage(folder, f"augment {task.title}", partial(self._augment, task))
-            file = self.output / folder / AUGMENTED
+            file = folder / AUGMENTED_EXAMPLES
             augmented = file if holds_examples(file) else None
         examples, _ = training_examples(self.recipe, task, augmented=augmented, soft=True)
-        folder = f"tasks/{job.task}/targets"
+        targets = self.folder.soft_targets(job.task)
         self.stage(
-            folder, f"ask the teacher about {task.title}",
+            targets, f"ask the teacher about {task.title}",
             partial(
                 make_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=self.device,
                 max_length=self.recipe.finetune.max_length(job.task, task.max_length),
             ),
         )  # fmt: skip
-        return Lesson(self.output / folder, teachers, augmented)
+        return Lesson(targets, teachers, augmented)
 
     def task_teachers(self, task: str) -> tuple[Path, ...]:
         """Fine-tuned teachers of a task: the given ones, or the run's own, less those whose training failed."""
         chosen = self.recipe.finetune.distillation.teachers
         if isinstance(chosen, tuple):
             return tuple(map(Path, chosen))
-        own = [job.model(self.output) for job in jobs(self.recipe) if (job.task, job.row) == (task, "teacher")]
+        own = [job.model(self.folder) for job in jobs(self.recipe) if (job.task, job.row) == (task, "teacher")]
         sound = [folder for folder in own if "failed" not in training_facts(folder)] or own
         return tuple(sound if chosen == "all" else sound[:1])
 
@@ -219,17 +217,18 @@ class Run(Inputs):
                 seed=self.recipe.seed, device=self.device, log=self.log,
                 max_length=self.recipe.finetune.max_length(task.name, task.max_length),
             )  # fmt: skip
-            write_examples(copies, folder / AUGMENTED)
+            write_examples(copies, folder / AUGMENTED_EXAMPLES)
 
     def evaluate(self) -> None:
         """Stage evaluate: the scores of every task model."""
-        self.remember_examples("scores", partial(scored_split, self.recipe), "validation_examples")
-        for job in jobs(self.recipe):
+        scores = {job: job.scores(self.folder) for job in jobs(self.recipe)}
+        self.remember_examples(scores, partial(scored_split, self.recipe), "validation_examples")
+        for job, folder in scores.items():
             title = f"evaluate {job.row} on {self.known[job.task].title}, seed {job.seed}"
-            self.stage(f"{job.folder}/scores", title, partial(self._evaluate, job))
+            self.stage(folder, title, partial(self._evaluate, job))
 
     def _evaluate(self, job: Job, path: Path) -> None:
-        model = job.model(self.output)
+        model = job.model(self.folder)
         facts = {} if job.is_given else training_facts(model)
         evaluate(
             model, self.known[job.task], row=job.row, seed=job.seed, recipe=self.recipe, output=path,
@@ -240,24 +239,24 @@ class Run(Inputs):
         """Stage compress: smaller and faster forms of task models, and what each gives."""
         settings = self.recipe.compress
         for name in settings.tasks:
-            task, output = self.known[name], self.output / compressed_folder(name)
+            task, folder = self.known[name], self.folder.compressed(name)
             title = f"compress {settings.row} on {task.title}"
-            finished = atomic.is_finished(output / SUMMARY)
+            finished = atomic.is_finished(folder.summary)
             started = time.monotonic()
             workshop = Workshop(
-                self.recipe, task, self.compressed_model(name), self.teachers_of_pruned(name), settings.row, output,
+                self.recipe, task, self.compressed_model(name), self.teachers_of_pruned(name), settings.row, folder,
                 self.device, self.log,
             )  # fmt: skip
             if unreached := climb_down(workshop):
-                self.unreached.append(f"{title} came to {unreached}; the best model is in {output / BEST}")
+                self.unreached.append(f"{title} came to {unreached}; the best model is in {folder.best}")
             spent = "finished before, skipped" if finished else duration(time.monotonic() - started)
-            self.log(f"{title}: {spent}; the best is {output / BEST}")
+            self.log(f"{title}: {spent}; the best is {folder.best}")
             self.gather()
 
     def compressed_model(self, task: str) -> Path:
         """Folder of the task model that is compressed."""
         given = self.recipe.compress.model
-        return Path(given) if given else self.compressed_job(task).model(self.output)
+        return Path(given) if given else self.compressed_job(task).model(self.folder)
 
     def teachers_of_pruned(self, task: str) -> tuple[Path, ...]:
         """What pruned models of a task learn from again; nothing = the unpruned one."""
@@ -268,13 +267,11 @@ class Run(Inputs):
 
     def benchmark(self) -> None:
         """Stage benchmark: size and latency."""
-        own = {"teacher": self.output / "teacher", "student": self.output / "student"}
+        own = {"teacher": self.folder.teacher, "student": self.folder.student}
         rows: dict[str, Path | None] = {name: own.get(name) for name in self.recipe.benchmark.models}
-        rows |= {
-            f"compressed ({name})": self.output / compressed_folder(name) / BEST for name in self.recipe.compress.tasks
-        }
+        rows |= {f"compressed ({name})": self.folder.compressed(name).best for name in self.recipe.compress.tasks}
         self.stage(
-            "benchmark", "benchmark",
+            self.folder.benchmark, "benchmark",
             lambda path: benchmark(
                 rows, self.recipe.benchmark, recipe=self.recipe, tokenizer=self.teacher.tokenizer, output=path
             ),
@@ -284,8 +281,8 @@ class Run(Inputs):
         """Stage report: tables, page and model card; always made anew, for it costs seconds."""
         self.gather()
         if not self.recipe.finetune.model:
-            write_card(self.output)
-        write_report(self.output, command=self.command)
+            write_card(self.folder.path)
+        write_report(self.folder.path, command=self.command)
         self.log("report: written")
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from tinydistilbert.recipe.task_sections import Compress, CustomTask, Finetune, TaskDistillation, TaskSettings
 from tinydistilbert.recipe.types import (
+    RENAMED_VALUES,
     Amount,
     Count,
     Duration,
@@ -21,6 +22,7 @@ from tinydistilbert.recipe.types import (
     Rate,
     RateRamp,
     Share,
+    renamed_values,
     section,
 )
 
@@ -101,8 +103,9 @@ class Adapt:
 class Student:
     """The small model, cut from the teacher."""
 
-    layers: Literal["authors", "even", "first", "last"] | tuple[Amount, ...] = "authors"
-    """Teacher layers to copy: `authors` = 0, 2, 4, 7, 9, 11 of 12, spread alike over another depth; or a list."""
+    layers: Literal["distilbert", "even", "first", "last"] | tuple[Amount, ...] = "distilbert"
+    """Teacher layers to copy: `distilbert` = 0, 2, 4, 7, 9, 11 of 12, as DistilBERT's authors chose, and spread alike
+    over another depth; or a list."""
     num_hidden_layers: Amount = 0
     """Layers of the student where `layers` is not a list; 0 = half of the teacher's."""
     architecture: Literal["same", "distilbert"] = "same"
@@ -114,6 +117,8 @@ class Student:
     """Width of the feed-forward layers; 0 = in proportion to `hidden_size`."""
     width_reduction: Literal["slice", "svd"] = "slice"
     """How a narrower student gets its embeddings: the teacher's strongest dimensions, or a projection by SVD."""
+
+    _renamed = renamed_values("student.layers")
 
 
 @section
@@ -273,6 +278,16 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Twelve hexadecimal digits that name the recipe's content; device and data folder are places and do not enter."""
+    """Twelve hexadecimal digits that identify what the recipe computes: device and data folder do not enter.
+
+    A value that has been renamed enters by its first spelling, so that a recipe has the hash that measurements of
+    earlier versions give it.
+    """
     content = {k: v for k, v in to_dict(recipe).items() if k not in ("device", "data")}
+    for key, spellings in RENAMED_VALUES.items():
+        section_name, name = key.split(".")
+        first = {now: before for before, now in spellings.items()}
+        value = content[section_name][name]
+        if isinstance(value, str):
+            content[section_name][name] = first.get(value, value)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

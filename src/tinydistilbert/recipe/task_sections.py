@@ -17,6 +17,7 @@ from tinydistilbert.recipe.types import (
     Optimization,
     Positive,
     Share,
+    renamed_values,
     section,
 )
 
@@ -98,8 +99,8 @@ class Finetune:
     epochs: Epochs = 3.0
     min_steps: Amount = 500
     """Small train sets are gone through more often, until so many steps (Mosbach et al. 2021); 0 = never."""
-    select: Literal["fixed", "heldout", "published"] = "fixed"
-    """What chooses the epoch: nothing; examples held out of train; or, as TinyDistilBERT did, the scored ones."""
+    select: Literal["fixed", "heldout", "reported"] = "fixed"
+    """What chooses the epoch: nothing; examples held out of train; or, as TinyDistilBERT did, the reported split."""
     learning_rates: tuple[Positive, ...] = ()
     """With select = "heldout": candidates among which the held-out examples choose too."""
     train_examples: Amount = 0
@@ -117,6 +118,8 @@ class Finetune:
     """Settings of single tasks: `[finetune.override.cola]`."""
     custom: dict[str, CustomTask] = field(default_factory=dict)
     """Tasks of your own by name: `[finetune.custom.reviews]`."""
+
+    _renamed = renamed_values("finetune.select")
 
     def settings(self, task: str) -> "Finetune":
         """These settings with the override of `task` applied; `override` of the result is empty."""

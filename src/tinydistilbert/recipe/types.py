@@ -1,10 +1,12 @@
 """What recipe sections are made of: the decorator that checks them, kinds of numbers, durations, ramps, AdamW."""
 
+import functools
+import logging
 import re
 from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 
 T = TypeVar("T")
@@ -16,6 +18,36 @@ def section(kind: type[T]) -> type[T]:
     """A frozen, checked dataclass that refuses unknown keys; the text under each field is its help."""
     made: Any = dataclass(frozen=True, kw_only=True, config=_CONFIG)(kind)
     return cast("type[T]", made)
+
+
+RENAMED_VALUES = {
+    "student.layers": {"authors": "distilbert"},
+    "finetune.select": {"published": "reported"},
+}
+"""By key, the deprecated spellings of its values, and the spelling that is used now."""
+
+
+def renamed_values(key: str) -> Any:
+    """A validator for a field of a section: deprecated spellings of its value (`RENAMED_VALUES`) still work.
+
+    Args:
+        key: of the recipe, as `student.layers`.
+    """
+
+    def current(value: Any) -> Any:
+        if not isinstance(value, str) or value not in RENAMED_VALUES[key]:
+            return value
+        _warn_of_renamed(key, value)
+        return RENAMED_VALUES[key][value]
+
+    return field_validator(key.rpartition(".")[2], mode="before")(current)
+
+
+@functools.cache
+def _warn_of_renamed(key: str, value: str) -> None:
+    """Once in a process: a recipe is checked several times on its way."""
+    message = "%s = %r is a deprecated spelling; write %r"
+    logging.getLogger(__name__).warning(message, key, value, RENAMED_VALUES[key][value])
 
 
 Share = Annotated[float, Field(ge=0, le=1)]

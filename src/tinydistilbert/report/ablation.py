@@ -17,6 +17,7 @@ from tinydistilbert.report.paper_tables import score_cell
 from tinydistilbert.report.scores import Score
 from tinydistilbert.report.table import NOTHING, Cell, Row, Table, points, to_markdown
 from tinydistilbert.results import Measurement
+from tinydistilbert.run_folder import AblationFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
@@ -26,7 +27,6 @@ REFERENCES = {"teacher": "the teacher itself", "control": "the baseline's cut, n
 """Rows beside which the others stand; they are fine-tuned once."""
 FINETUNE_SEED = "finetune_seed"
 """Key in a measurement's details: `seed` is that of the distillation here."""
-TABLE_FILE, PAGE_FILE = "ablation.md", "report.html"
 
 
 @dataclass(frozen=True)
@@ -270,6 +270,7 @@ def write_ablation(output: Path, ablation: Ablation, *, command: str) -> Table:
         findings=findings(ablation), facts=facts(command, ablation.recipe, ablation.measurements),
         has_tasks=bool(ablation.recipe.finetune.tasks), recipe_toml=to_toml(ablation.recipe),
     )  # fmt: skip
-    atomic.write_text(output / TABLE_FILE, to_markdown(table))
-    atomic.write_text(output / PAGE_FILE, html)
+    folder = AblationFolder(output)
+    atomic.write_text(folder.table, to_markdown(table))
+    atomic.write_text(folder.report, html)
     return table

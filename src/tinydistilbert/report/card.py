@@ -16,6 +16,7 @@ from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.summary import summarize
 from tinydistilbert.report.table import to_markdown
 from tinydistilbert.results import Measurement
+from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 
@@ -71,10 +72,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         table
         for table in (
             paper_tables.pretraining_table(measurements),
-            paper_tables.glue_table(measurements),
-            paper_tables.downstream_table(measurements),
-            paper_tables.custom_table(measurements, tasks),
-            paper_tables.probe_table(measurements),
+            *paper_tables.score_tables(measurements, tasks),
             speed_table(measurements),
         )
         if table.is_measured
@@ -105,6 +103,6 @@ def write_card(run: Path) -> Path:
         UserError: `run` is not a run folder.
     """
     settings, measurements = read_run(run)
-    path = run / "student" / "README.md"
+    path = RunFolder(run).model_card
     atomic.write_text(path, model_card(measurements, settings, name=f"{run.resolve().name}/student"))
     return path

@@ -10,7 +10,7 @@ from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.metrics import Paired
 from tinydistilbert.report.disagreements import Disagreement, disagreement, examples_at_hand
 from tinydistilbert.report.predictions import Pairing, ScoredRun, pair, read_predicted, scored_run, splits_of
-from tinydistilbert.storage import atomic
+from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.tasks.base import Examples, Task
 
 TEACHER = "teacher"
@@ -88,7 +88,7 @@ def operand(text: str) -> Operand:
     """
     folder, colon, row = text.rpartition(":")
     for found in (Operand(Path(text)), *([Operand(Path(folder), row.strip())] if colon else [])):
-        if (found.run / "recipe.toml").is_file():
+        if RunFolder(found.run).recipe.is_file():
             return found
     fix = "give a folder that `tinydistilbert replicate` or `finetune` wrote, if wanted with :ROW"
     raise UserError(text, expected="a run folder with recipe.toml", found="none", fix=fix)
@@ -123,7 +123,7 @@ def compare(first: Operand, second: Operand | None = None, *, seed: int = 0) -> 
     differences = []
     for difference in _differences(pairings, seed):
         pairing = difference.pairing
-        if difference.metric == _metrics(difference.task)[0]:
+        if difference.metric == difference.task.table_metrics[0]:
             key = pairing.task.name, pairing.split
             if key not in at_hand:
                 at_hand[key] = examples_at_hand(pairing, (one.recipe, other.recipe))
@@ -140,7 +140,7 @@ def compare_rows(run: Path) -> Comparison:
         UserError: a file of scores that is not as it was written.
     """
     first = Operand(run)
-    if not any(run.glob(f"tasks/*/*/seed-*/scores/{atomic.MANIFEST}")):
+    if not RunFolder(run).all_scores():
         return Comparison(first, None, ())
     scored = scored_run(run)
     pairings = list(_pairings(scored, scored, [pair for pair in PAIRS if set(pair) <= set(scored.rows)]))
@@ -177,14 +177,12 @@ def _pairings(one: ScoredRun, other: ScoredRun, rows: Iterable[tuple[str, str]])
                 yield pair(task, split, read_predicted(one, task, row, split), read_predicted(other, task, its, split))
 
 
-def _metrics(task: Task) -> tuple[str, ...]:
-    return ("exact_match", "f1") if task.kind == "span" else (task.headline,)
-
-
 def _differences(pairings: Sequence[Pairing], seed: int) -> list[Difference]:
     """The differences in the metrics of the tables, with Holm's adjustment over all of them."""
     found = [
-        (pairing, metric, _paired(pairing, metric, seed)) for pairing in pairings for metric in _metrics(pairing.task)
+        (pairing, metric, _paired(pairing, metric, seed))
+        for pairing in pairings
+        for metric in pairing.task.table_metrics
     ]
     adjusted = metrics.holm([paired.p for _, _, paired in found])
     return [Difference(*one, p) for one, p in zip(found, adjusted, strict=True)]

@@ -1,7 +1,6 @@
 """A comparison as a table, and as a page with the examples that one side alone gets right."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tinydistilbert.report.paper_tables import METRICS
 from tinydistilbert.report.predictions import Pairing, Side
 from tinydistilbert.report.scores import TITLES, WARNING
 from tinydistilbert.report.table import NOTHING, Cell, Row, Table, p_words, points, signed
-from tinydistilbert.storage import atomic
+from tinydistilbert.storage import atomic, json_lines
 
 PAGE_FILE, CASES_FILE = "comparison.html", "differences.jsonl"
 HEADINGS = {"question": "Question", "context": "Passage", "text": "Text", "text_pair": "Second text"}
@@ -175,7 +174,6 @@ def write_comparison(output: Path, comparison: Comparison, *, shown: int = 5, co
     )  # fmt: skip
     found = [(d.pairing, d.disagreement) for d in comparison.differences]
     lines = [line for pairing, cases in found if cases for line in as_lines(pairing, cases)]
-    content = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
-    atomic.write_text(output / CASES_FILE, content)
+    json_lines.write(output / CASES_FILE, lines)
     atomic.write_text(output / PAGE_FILE, html)
     return table

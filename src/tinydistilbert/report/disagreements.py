@@ -3,19 +3,19 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.data.sources import WIKITEXT2
+from tinydistilbert.data.sources import is_on_hub
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
-from tinydistilbert.recipe.schema import PYTHON_DOCS, Recipe
+from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.predictions import Pairing, Predicted
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.splits import is_fetched
 
 TEXTS = ("question", "context", "text", "text_pair")
 
@@ -132,14 +132,9 @@ def examples_at_hand(pairing: Pairing, recipes: Sequence[Recipe]) -> Examples | 
 
 
 def _is_local(recipe: Recipe, task: Task) -> bool:
-    data = Path(recipe.data) if recipe.data is not None else None
-    if task.family == "custom":
-        named = [Path(name) for name in task.files.values() if name]
-        return all(path.is_file() or (data is not None and (data / path).is_file()) for path in named)
-    if task.family == "probe":
-        source = recipe.corpus.source
-        return source == PYTHON_DOCS or Path(source).exists() or (source == WIKITEXT2 and data is not None)
-    return data is not None
+    if task.is_synthetic:
+        return not is_on_hub(recipe.corpus, recipe.data)
+    return not any(is_fetched(task, split, recipe.data) for split in (task.train, *task.evaluation))
 
 
 def as_lines(pairing: Pairing, found: Disagreement) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The three kinds of example, with what teacher and student answered: a judged sentence, a pair, a question."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +7,13 @@ from typing import Any
 
 from tinydistilbert.evaluation.metrics import squad_scores
 from tinydistilbert.report.scores import TITLES
-from tinydistilbert.storage import atomic
+from tinydistilbert.run_folder import SAMPLES, RunFolder
+from tinydistilbert.storage import json_lines
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Task
 
-SLUGS = {model.replace(" (D)", "-d"): model for model in TITLES}
-SENTENCE, PAIR, QUESTION = "A sentence to judge", "A pair to compare", "A question to answer"
-KINDS: dict[str, tuple[str, ...]] = {
-    SENTENCE: ("cola", "acceptability", "sst2", "imdb"),
-    PAIR: ("stsb", "adjacency", "mrpc", "qqp", "rte", "mnli", "qnli", "wnli"),
-    QUESTION: ("squad", "cloze-qa"),
-}
-"""For each kind the built-in tasks that can show it; the first that was run is taken, one's own before them."""
+KINDS = SENTENCE, PAIR, QUESTION = "A sentence to judge", "A pair to compare", "A question to answer"
+"""For each of them the first task of the kind that was run is taken."""
 LONGEST = 480
 """Characters of a text that are shown."""
 
@@ -55,12 +49,12 @@ def _name(sample: dict[str, Any]) -> str:
     return str(sample.get("idx", sample.get("id")))
 
 
-def _samples(run: Path, task: str, slug: str) -> dict[str, dict[str, Any]]:
+def _samples(run: Path, task: str, row: str) -> dict[str, dict[str, Any]]:
     """Samples of the first seed and split by the example's name; empty when the row was not scored."""
-    for path in sorted((run / "tasks" / task / slug).glob("seed-*/scores/samples.jsonl")):
-        if atomic.is_finished(path.parent):
-            atomic.intact(path.parent, path.name)
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for path in (scores / SAMPLES for scores in RunFolder(run).scores_of_seeds(task, row)):
+        if not path.is_file():
+            continue
+        lines = json_lines.read(path)
         return {
             _name(line): line for line in lines if line.get("split", lines[0].get("split")) == lines[0].get("split")
         }
@@ -113,11 +107,11 @@ def _example(task: Task, rows: dict[str, dict[str, Any]]) -> Example:
             texts.append((heading, *around(str(sample[key]), first_gold if key == "context" else "")))
     answers = tuple(
         Answer(
-            TITLES[SLUGS[slug]],
-            words(row["prediction"]) or "(no answer)",
-            _is_right(task, row),
+            TITLES[row],
+            words(sample["prediction"]) or "(no answer)",
+            _is_right(task, sample),
         )
-        for slug, row in rows.items()
+        for row, sample in rows.items()
     )
     return Example(task.title, tuple(texts), words(gold), answers)
 
@@ -143,18 +137,19 @@ def read_examples(run: Path, tasks: Mapping[str, Task] = TASKS) -> list[Kind]:
         run: its folder.
         tasks: by name, as `tasks_of` gives them for the run's recipe.
     """
-    own = [task for task in tasks.values() if task.family == "custom"]
+    # One's own tasks first, and what is made from text last.
+    ordered = sorted(tasks.values(), key=lambda task: (task.is_synthetic, bool(task.official)))
     kinds = []
-    for title, names in KINDS.items():
-        for task in [*(task for task in own if _kind_of(task) == title), *(tasks[name] for name in names)]:
-            rows = {slug: found for slug in SLUGS if (found := _samples(run, task.name, slug))}
+    for title in KINDS:
+        for task in (task for task in ordered if _kind_of(task) == title):
+            rows = {row: found for row in TITLES if (found := _samples(run, task.name, row))}
             if not rows:
                 continue
             first = next(iter(rows.values()))
             shared = [sample for name, sample in first.items() if all(name in found for found in rows.values())]
             chosen = _choose(task, shared or list(first.values()))
             examples = [
-                _example(task, {slug: found[name] for slug, found in rows.items() if name in found}) for name in chosen
+                _example(task, {row: found[name] for row, found in rows.items() if name in found}) for name in chosen
             ]
             kinds.append(Kind(title, tuple(examples)))
             break

@@ -14,6 +14,7 @@ from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.html import figure, render
 from tinydistilbert.report.read import read_log, read_run
 from tinydistilbert.results import Measurement
+from tinydistilbert.run_folder import LOG, RunFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
@@ -42,8 +43,8 @@ def _score_figures(
     measurements: Sequence[Measurement], told: summary.Summary, tasks: Mapping[str, Task]
 ) -> list[dict[str, Any]]:
     found = scores.collect(measurements)
-    labelled = [task for task in tasks.values() if task.family != "probe"]
-    chosen = labelled if scores.tasks_scored(found, labelled) else paper_tables.PROBES
+    real = [task for task in tasks.values() if not task.is_synthetic]
+    chosen = real if scores.tasks_scored(found, real) else list(tasks.values())
     caption = "Each model by task. The line is what was lost of the teacher; the stroke, always giving the same answer."
     drawn = figure(figures.task_scores(found, chosen), caption)
     if told.kept is not None and told.faster is not None:
@@ -64,14 +65,10 @@ def _compression(ladders: Sequence[compression.Ladder]) -> list[dict[str, Any]]:
     return drawn
 
 
-def _curves(run: Path) -> list[dict[str, Any]]:
+def _curves(run: RunFolder) -> list[dict[str, Any]]:
     held_out = "Thin: training; thick: held-out text."
-    student = figures.loss_curves(
-        read_log(run / "student" / "log.jsonl"), "Distillation: terms of the loss over the steps"
-    )
-    teacher = figures.loss_curves(
-        read_log(run / "teacher" / "log.jsonl"), "Adaptation of the teacher: loss over the steps"
-    )
+    student = figures.loss_curves(read_log(run.student / LOG), "Distillation: terms of the loss over the steps")
+    teacher = figures.loss_curves(read_log(run.teacher / LOG), "Adaptation of the teacher: loss over the steps")
     return [
         *figure(student, f"Distillation of the student, term by term. {held_out}"),
         *figure(teacher, f"Adaptation of the teacher to this text. {held_out}"),
@@ -120,6 +117,7 @@ def write_report(run: Path, *, command: str = "") -> Path:
     Raises:
         UserError: `run` is not a run folder.
     """
+    folder = RunFolder(run)
     settings, measurements = read_run(run)
     tasks = tasks_of(settings.finetune)
     told = summary.summarize(measurements, tasks)
@@ -135,12 +133,11 @@ def write_report(run: Path, *, command: str = "") -> Path:
         compressed=_compression(compression.ladders(measurements, tasks)),
         variants=paper_tables.variants_table(measurements, tasks),
         pretraining=paper_tables.pretraining_table(measurements),
-        curves=_curves(run),
+        curves=_curves(folder),
         kinds=read_examples(run, tasks),
         faults=_faults(settings),
         facts=facts(command or f"tinydistilbert replicate {settings.name}", settings, measurements),
-        recipe_toml=(run / "recipe.toml").read_text(encoding="utf-8"),
+        recipe_toml=folder.recipe.read_text(encoding="utf-8"),
     )
-    path = run / "report.html"
-    atomic.write_text(path, html)
-    return path
+    atomic.write_text(folder.report, html)
+    return folder.report

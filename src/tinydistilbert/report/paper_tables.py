@@ -1,21 +1,19 @@
 """The tables of the paper, this run's numbers beside the published ones: pure functions of measurements."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinydistilbert.recipe.names import GLUE_NAMES, PROBE_NAMES
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.compression import compression_table, ladders
-from tinydistilbert.report.published import Published
 from tinydistilbert.report.read import read_run
 from tinydistilbert.report.scores import ROWS, TITLES, Score, Scores
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.table import NOTHING, Cell, Row, Table, as_printed, points
 from tinydistilbert.results import Measurement
-from tinydistilbert.tasks import HELD_OUT, TASKS, tasks_of
-from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks import HELD_OUT, TASKS, tables_of, tasks_of
+from tinydistilbert.tasks.base import ScoreTable, Task
 
 MARK_REPLACED = "‡"
 METRICS = {
@@ -23,8 +21,6 @@ METRICS = {
     "pearson": "Pearson", "spearman": "Spearman", "f1_accuracy_mean": "mean of F1 and accuracy",
     "pearson_spearman_mean": "mean of Pearson and Spearman", "macro_f1": "macro F1",
 }  # fmt: skip
-GLUE = tuple(TASKS[name] for name in GLUE_NAMES)
-PROBES = tuple(TASKS[name] for name in PROBE_NAMES)
 PRETRAINING = {
     "kl": "KL to teacher, nats", "mlm": "Masked-LM loss, nats", "perplexity": "Perplexity", "cosine": "1 − cosine",
 }  # fmt: skip
@@ -32,12 +28,15 @@ PRETRAINING = {
 
 @dataclass(frozen=True)
 class Column:
-    """A metric of a task as a column, and where a published row keeps it."""
+    """A metric of a task as a column."""
 
     title: str
     task: Task
     metric: str
-    printed: Callable[[Published], float | None] = lambda row: None
+
+    def published(self, model: str) -> float | None:
+        """The figure that is printed for a model, in points."""
+        return self.task.published.get(self.metric, {}).get(model)
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,12 @@ class Mean:
 
     title: str
     tasks: tuple[Task, ...]
-    printed: Callable[[Published], float | None] = lambda row: None
+    printed: Mapping[str, float] | None = None
+    """The mean as printed, by model; None where it is taken of the printed scores."""
+
+    def published(self, model: str) -> float | None:
+        """The mean of a published model, in points."""
+        return published.mean_over(model, self.tasks) if self.printed is None else self.printed.get(model)
 
 
 def _one_decimal(value: float | None) -> str:
@@ -83,11 +87,10 @@ def _retention_row(name: str, own: Sequence[float | None], teacher: Sequence[flo
     return Row("derived", (Cell(f"{name}, % of teacher"), *cells))
 
 
-def _published_row(row: Published, means: Sequence[Mean], columns: Sequence[Column]) -> Row:
-    mark = MARK_REPLACED if row is published.BERT_BASE and means else ""
-    averages = [Cell(_one_decimal(mean.printed(row))) for mean in means]
-    own = [Cell(as_printed(c.printed(row)), mark if c.task.name == "mnli" else "") for c in columns]
-    return Row("published", (Cell(row.name), *averages, *own))
+def _published_row(model: str, means: Sequence[Mean], columns: Sequence[Column]) -> Row:
+    averages = [Cell(_one_decimal(mean.published(model))) for mean in means]
+    cells = [Cell(as_printed(c.published(model)), MARK_REPLACED * (model in c.task.corrected)) for c in columns]
+    return Row("published", (Cell(model), *averages, *cells))
 
 
 def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column]) -> Row:
@@ -113,7 +116,7 @@ def _majority_row(used: Sequence[tuple[str, Column, Score]], means: Sequence[Mea
 
 
 def _score_rows(
-    found: Scores, means: Sequence[Mean], columns: Sequence[Column], rows: Sequence[Published]
+    found: Scores, means: Sequence[Mean], columns: Sequence[Column], published_models: Sequence[str]
 ) -> tuple[tuple[Row, ...], list[str]]:
     """Published rows, the majority class, measured rows and retention; and the footnotes of the measured cells."""
     used = [
@@ -122,7 +125,7 @@ def _score_rows(
         for column in columns
         if (score := scores.of_task(found, model, column.task, column.metric)) is not None
     ]
-    body = [_published_row(row, means, columns) for row in rows]
+    body = [_published_row(model, means, columns) for model in published_models]
     if used:
         body.append(_majority_row(used, means, columns))
     models = list(dict.fromkeys(model for model, _, _ in used))
@@ -148,98 +151,68 @@ def _shared_tasks(found: Scores, tasks: Sequence[Task]) -> tuple[Task, ...]:
     return scores.tasks_scored(found, tasks, pair)
 
 
-def _glue_column(task: Task) -> Column:
-    return Column(task.title, task, task.headline, lambda row: row.glue.get(task.name))
-
-
-def _missing_splits(measurements: Sequence[Measurement]) -> list[str]:
+def _missing_splits(measurements: Sequence[Measurement], tasks: Sequence[Task]) -> list[str]:
     """A note for each task that has a split which the data folder lacks, such as MNLI's mismatched one."""
     lacking = {m.task: m.details["missing"] for m in measurements if m.details.get("missing")}
     return [
         f"{task.title}: no {', '.join(lacking[task.name])} in the data, so not scored."
-        for task in GLUE
+        for task in tasks
         if task.name in lacking
     ]
 
 
-def glue_table(measurements: Sequence[Measurement]) -> Table:
-    """Table 1: the nine GLUE tasks. With fewer than nine measured, a second mean is over just those."""
+def _means(table: ScoreTable, tasks: tuple[Task, ...], shared: tuple[Task, ...]) -> list[Mean]:
+    """The table's score, and the mean over the tasks that were scored unless it is the same."""
+    means = [Mean(table.score, tasks, table.published_scores)] if table.score else []
+    if (0 < len(shared) < len(tasks)) if table.score else (table.has_mean and len(shared) > 1):
+        means.append(Mean(f"Mean of {len(shared)}", shared))
+    return means
+
+
+def score_table(table: ScoreTable, measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
+    """A table of scores: those of `tasks` that belong to it, if they were scored or have published scores.
+
+    Args:
+        table: which one.
+        measurements: of one run.
+        tasks: by name, as `tasks_of` gives them for the run's recipe.
+    """
+    members = tuple(task for task in tasks.values() if task.table == table)
     found = scores.collect(measurements)
-    means = [Mean("Score", GLUE, lambda row: row.score)]
-    shared = _shared_tasks(found, GLUE)
-    names = tuple(task.name for task in shared)
-    notes = []
-    if 0 < len(shared) < len(GLUE):
-        means.append(Mean(f"Mean of {len(shared)}", shared, lambda row: published.mean_over(row, names)))
-        titles = ", ".join(task.title for task in shared)
-        notes.append(
-            f"Score needs all nine tasks. “Mean of {len(shared)}” is taken in every row, published ones too, "
-            f"over the tasks that this run scored: {titles}."
-        )
-    notes += _missing_splits(measurements)
-    columns = [_glue_column(task) for task in GLUE]
-    rows, marks = _score_rows(found, means, columns, published.GLUE_ROWS)
-    sources = (
-        f"{MARK_REPLACED} {published.BERT_MNLI_NOTE}",
-        f"Published: {published.PAPER}; {published.REPLICATION}. TinyDistilBERT prints means of five runs, "
-        "which average 54.8; the medians of its run table, in the row below, give the printed 54.9.",
-    )
-    caption = (
-        "Development sets, in points. CoLA: Matthews correlation; MNLI: matched accuracy; MRPC and QQP: mean of F1 and "
-        "accuracy (TinyDistilBERT’s MRPC: F1 alone); STS-B: mean of Pearson and Spearman; the others: accuracy. Score: "
-        "plain mean of the nine."
-    )
-    headings = ("Model", *(mean.title for mean in means), *(column.title for column in columns))
-    return Table("glue", "Table 1. GLUE", caption, headings, rows, (*marks, *notes, *sources))
-
-
-def downstream_table(measurements: Sequence[Measurement]) -> Table:
-    """Table 2: IMDb and SQuAD v1.1, with the rows after a second distillation, "(D)"."""
+    scored = scores.tasks_scored(found, members)
     columns = [
-        Column("IMDb accuracy", TASKS["imdb"], "accuracy", lambda row: row.imdb),
-        Column("SQuAD EM", TASKS["squad"], "exact_match", lambda row: row.squad_exact_match),
-        Column("SQuAD F1", TASKS["squad"], "f1", lambda row: row.squad_f1),
+        Column(f"{task.title}, {METRICS[metric]}" if table.metrics_in_headings else task.title, task, metric)
+        for task in members
+        if task in scored or task.published
+        for metric in task.table_metrics
     ]
-    rows, notes = _score_rows(scores.collect(measurements), [], columns, published.DOWNSTREAM_ROWS)
-    caption = (
-        "IMDb test accuracy, SQuAD v1.1 development exact match and F1, in points. "
-        "(D): distilled a second time while fine-tuned, from a teacher that was itself fine-tuned."
-    )
-    source = f"Published: {published.PAPER}; {published.REPLICATION}."
-    headings = ("Model", *(column.title for column in columns))
-    return Table("downstream", "Table 2. IMDb and SQuAD", caption, headings, rows, (*notes, source))
-
-
-def probe_table(measurements: Sequence[Measurement]) -> Table:
-    """The probes: tasks made out of the corpus itself. Nothing published stands beside them."""
-    caption = (
-        "Tasks made out of text without labels, held out by document, in points. They tell teacher, student and "
-        "control apart; they are not GLUE and must not be compared with it."
-    )
-    return _unpublished_table("probes", "Probes", caption, PROBES, measurements)
-
-
-def custom_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
-    """The tasks of one's own among `tasks`."""
-    own = [task for task in tasks.values() if task.family == "custom"]
-    caption = "Tasks from the files or data sets that the recipe names in finetune.custom, in points."
-    return _unpublished_table("custom", "Your tasks", caption, own, measurements)
-
-
-def _unpublished_table(
-    name: str, title: str, caption: str, tasks: Sequence[Task], measurements: Sequence[Measurement]
-) -> Table:
-    """Those of `tasks` that were scored, by headline (spans by exact match too), and the mean of several."""
-    found = scores.collect(measurements)
-    columns = []
-    for task in scores.tasks_scored(found, tasks):
-        metrics = ("exact_match", "f1") if task.kind == "span" else (task.headline,)
-        columns += [Column(f"{task.title}, {METRICS.get(metric, metric)}", task, metric) for metric in metrics]
-    shared = _shared_tasks(found, tasks)
-    means = [Mean(f"Mean of {len(shared)}", shared)] if len(shared) > 1 else []
-    rows, notes = _score_rows(found, means, columns, ())
+    shared = _shared_tasks(found, members)
+    means = _means(table, members, shared)
+    models = published.models_of(members)
+    rows, notes = _score_rows(found, means, columns, models)
+    if len(means) == 2:
+        notes.append(
+            f"{means[0].title} needs all {len(members)} tasks. “{means[1].title}” is taken in every row, published "
+            f"ones too, over the tasks that this run scored: {', '.join(task.title for task in shared)}."
+        )
+    notes += [*_missing_splits(measurements, members), *table.notes]
+    sources = dict.fromkeys(published.MODELS[model].source for model in models if model in published.MODELS)
+    if sources:
+        notes.append(f"Published: {'; '.join(sources)}.")
     headings = ("Model", *(mean.title for mean in means), *(column.title for column in columns))
-    return Table(name, title, caption, headings, rows, tuple(notes))
+    return Table(table.name, table.title, table.caption, headings, rows, tuple(notes))
+
+
+def score_tables(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> list[Table]:
+    """The tables of scores: first those without published rows, if something was measured in them."""
+    without, beside = [], []
+    for table, members in tables_of(tasks).items():
+        made = score_table(table, measurements, tasks)
+        if published.models_of(members):
+            beside.append(made)
+        elif made.is_measured:
+            without.append(made)
+    return [*without, *beside]
 
 
 def _plain(score: Score | None) -> Cell:
@@ -315,15 +288,13 @@ def _variant_row(task: Task, split: str, metric: str, model: str, score: Score) 
 
 
 def all_tables(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> list[Table]:
-    """The tables of the report in its order; the probes and the tasks of one's own only where they were run.
+    """The tables of the report in its order.
 
     Args:
         measurements: of one run.
         tasks: by name, as `tasks_of` gives them for the run's recipe.
     """
-    own = [custom_table(measurements, tasks), probe_table(measurements)]
-    paper = [glue_table(measurements), downstream_table(measurements), speed_table(measurements)]
-    return [*(table for table in own if table.is_measured), *paper, pretraining_table(measurements)]
+    return [*score_tables(measurements, tasks), speed_table(measurements), pretraining_table(measurements)]
 
 
 def console_tables(run: Path) -> list[Table]:

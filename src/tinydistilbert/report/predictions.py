@@ -16,14 +16,13 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
-from tinydistilbert.report.scores import ROWS
+from tinydistilbert.report.scores import CHOSEN_ON_REPORTED, ROWS
+from tinydistilbert.run_folder import MEASUREMENTS, RunFolder, predictions_file
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT, tasks_of
 from tinydistilbert.tasks.base import Task
 
 CHOSEN_NOTE = "its epoch was chosen by the very examples that are scored, so the score is too high"
-SPLITS = {"train-held-out": HELD_OUT}
-"""Splits whose predictions have another name than their file."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +122,12 @@ def scored_run(folder: Path, recipe: Recipe | None = None) -> ScoredRun:
     """
     where, fix = str(folder), "give the folder that `tinydistilbert replicate` or `finetune` wrote"
     if recipe is None:
-        if not (folder / "recipe.toml").is_file():
+        if not RunFolder(folder).recipe.is_file():
             raise UserError(where, expected="a run folder with recipe.toml", found="none", fix=fix)
-        recipe = toml.load(str(folder / "recipe.toml"))
+        recipe = toml.load(str(RunFolder(folder).recipe))
     scores: dict[str, dict[str, dict[int, Path]]] = {}
-    for path in sorted(folder.glob("tasks/*/*/seed-*/scores")):
-        facts = atomic.read_manifest(path)  # unfinished ones have another name
+    for path in RunFolder(folder).all_scores():
+        facts = atomic.read_manifest(path)
         scores.setdefault(facts["task"], {}).setdefault(facts["row"], {})[facts["seed"]] = path
     run = ScoredRun(folder, recipe, scores)
     if not run.tasks:
@@ -138,9 +137,9 @@ def scored_run(folder: Path, recipe: Recipe | None = None) -> ScoredRun:
 
 def splits_of(run: ScoredRun, task: str, row: str) -> list[str]:
     """The splits that every seed of a row has predictions on."""
-    found = [{path.stem for path in folder.glob("predictions-*.parquet")} for folder in run.scores[task][row].values()]
-    slugs = sorted(set.intersection(*found))
-    return [SPLITS.get(slug, slug) for slug in (stem.removeprefix("predictions-") for stem in slugs)]
+    scores = run.scores[task][row].values()
+    splits = sorted((*run.tasks[task].evaluation, HELD_OUT))
+    return [split for split in splits if all((folder / predictions_file(split)).is_file() for folder in scores)]
 
 
 def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicted:
@@ -149,7 +148,6 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
     Raises:
         UserError: a file that cannot be read, an example with two predictions, or seeds with different examples.
     """
-    slug = next((slug for slug, name in SPLITS.items() if name == split), split)
     columns = ["id", "answers", "prediction_text"] if task.kind == "span" else ["idx", "label", "prediction"]
     ids: list[Any] = []
     gold: list[Any] = []
@@ -157,7 +155,7 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
     warnings: dict[str, None] = {}
     fingerprint, fix = "", "delete this folder and run `tinydistilbert evaluate` again"
     for seed, folder in sorted(run.scores[task.name][row].items()):
-        path = folder / f"predictions-{slug}.parquet"
+        path = folder / predictions_file(split)
         try:
             table = pyarrow.parquet.read_table(path).select(columns)
         except (pa.ArrowException, OSError, KeyError) as error:
@@ -170,11 +168,11 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
         if ids and (own, labels) != (ids, gold):
             raise UserError(str(path), expected="the examples of the other seeds", found="other ones", fix=fix)
         ids, gold = own, labels
-        for measured in results.read(folder / "measurements.jsonl"):
+        for measured in results.read(folder / MEASUREMENTS):
             if measured.split == split:
                 fingerprint = measured.data_fingerprint
                 warnings |= dict.fromkeys(measured.details.get("warnings", ()))
-                if measured.details.get("selected", {}).get("by") == "published":
+                if measured.details.get("selected", {}).get("by") in CHOSEN_ON_REPORTED:
                     warnings[CHOSEN_NOTE] = None
     return Predicted(Side(run.folder, row), ids, gold, answers, fingerprint, tuple(warnings))
 
@@ -187,7 +185,7 @@ def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing
     """
     where = f"{task.title} ({split}) of {first.side.run} and {second.side.run}"
     fix = "compare runs that were scored on the same data"
-    if task.family == "probe" and first.fingerprint != second.fingerprint:  # their ids are places, not names
+    if task.is_synthetic and first.fingerprint != second.fingerprint:  # their ids are places, not names
         fix = "score both with the same corpus, seed and finetune.validation_examples"
         raise UserError(where, expected="the same examples, made from the same text", found="other ones", fix=fix)
     places = {name: place for place, name in enumerate(second.ids)}

@@ -9,6 +9,8 @@ from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Task
 
 SUBSET, TRAINED_ON_SUBSET, FROM_TRAIN, CHOSEN, WARNING = MARKS = ("*", "†", "§", "¶", "⚠")
+CHOSEN_ON_REPORTED = ("reported", "published")
+"""Values of `finetune.select` with which the reported examples chose the epoch; earlier versions wrote the second."""
 ROWS = ("teacher", "student", "student (D)", "control", "model", "model (D)")
 """Measured rows in the order of the tables; a given model (`finetune.model`) takes the place of student and control."""
 TITLES = {
@@ -69,7 +71,7 @@ class Score:
         scored = any(run.is_subset for run in self.runs)
         trained = any(run.is_trained_on_subset for run in self.runs)
         held_out = any(run.split == HELD_OUT for run in self.runs)
-        chosen = any(run.details.get("selected", {}).get("by") == "published" for run in self.runs)
+        chosen = any(run.details.get("selected", {}).get("by") in CHOSEN_ON_REPORTED for run in self.runs)
         marks = SUBSET * scored + TRAINED_ON_SUBSET * trained + FROM_TRAIN * held_out + CHOSEN * chosen
         return marks + WARNING * bool(self.warnings)
 

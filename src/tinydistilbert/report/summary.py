@@ -7,7 +7,7 @@ from tinydistilbert.report import compression, scores
 from tinydistilbert.report.scores import WARNING, Scores
 from tinydistilbert.report.speed import measured_seconds
 from tinydistilbert.results import Measurement
-from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks import TASKS, tables_of
 from tinydistilbert.tasks.base import Task
 
 SUBJECTS = {"student": "The student", "model (D)": "The distilled model", "model": "The model"}
@@ -39,13 +39,12 @@ class Summary:
 
 
 def _basis(found: Scores, tasks: Mapping[str, Task], models: Sequence[str]) -> tuple[tuple[Task, ...], str]:
-    """Where models are compared: GLUE if it was run, else IMDb and SQuAD, else one's own tasks, else the probes."""
-    families = ((("glue",), "GLUE task"), (("imdb", "squad"), "task"), (("custom",), "task"), (("probe",), "probe"))
-    for family, words in families:
-        shared = scores.tasks_scored(found, [task for task in tasks.values() if task.family in family], models)
+    """Where models are compared: the scored tasks of the first table in which there are any."""
+    for table, members in tables_of(tasks).items():
+        shared = scores.tasks_scored(found, members, models)
         if shared:
-            several = f"mean of {len(shared)} {words}s"
-            return shared, several if len(shared) > 1 else f"1 {words}: {shared[0].title}"
+            several = f"mean of {len(shared)} {table.unit}s"
+            return shared, several if len(shared) > 1 else f"1 {table.unit}: {shared[0].title}"
     return (), ""
 
 

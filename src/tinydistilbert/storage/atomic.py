@@ -193,6 +193,11 @@ def check_new(folder: Path) -> None:
         raise UserError(f"--output {folder}", expected=expected, found="other files", fix=fix)
 
 
+def partial(folder: Path) -> Path:
+    """Where the work towards a finished `folder` lies until it is done."""
+    return folder.with_name(folder.name + ".partial")
+
+
 @contextmanager
 def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
     """Work towards a finished `folder`: yields `folder.partial`, and on success closes it and renames it to `folder`.
@@ -203,21 +208,21 @@ def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
     Raises:
         DiskError: the disk is full or failing, whoever noticed it.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    with disk.disk_errors(partial):
-        disk.make_folder(partial)
-        sweep(partial)
-        yield partial
-        _finish(partial, folder, facts)
+    begun = partial(folder)
+    with disk.disk_errors(begun):
+        disk.make_folder(begun)
+        sweep(begun)
+        yield begun
+        _finish(begun, folder, facts)
     tidy(folder)
 
 
-def _finish(partial: Path, folder: Path, facts: dict[str, Any]) -> None:
+def _finish(begun: Path, folder: Path, facts: dict[str, Any]) -> None:
     """Close the partial folder, and give it its name."""
-    write_manifest(partial, **facts)
+    write_manifest(begun, **facts)
     if folder.exists():  # a folder without manifest: left by another program, or emptied by hand
         disk.remove(folder)
-    disk.rename(partial, folder)
+    disk.rename(begun, folder)
     disk.sync_folder(folder.parent)
 
 

@@ -1,7 +1,7 @@
 """Tasks: what is fine-tuned and scored, and the examples to do it with."""
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES
 from tinydistilbert.recipe.schema import Corpus, Finetune
 from tinydistilbert.tasks import custom, glue, imdb, squad, synthetic
-from tinydistilbert.tasks.base import Examples, Task, choose
+from tinydistilbert.tasks.base import Examples, ScoreTable, Task, choose
 from tinydistilbert.tasks.row_checks import checked_columns
 from tinydistilbert.tasks.splits import has_split, read_split
 
@@ -21,7 +21,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (*glue.TASKS, *imdb.TASKS,
 assert tuple(TASKS) == TASK_NAMES, "names.py and the task tables list the same tasks"
 assert tuple(name for name, task in TASKS.items() if task.kind == "span") == SPAN_NAMES
 
-__all__ = ["HELD_OUT", "TASKS", "Examples", "Task", "has_split", "load_examples", "tasks_of"]
+__all__ = ["HELD_OUT", "TASKS", "Examples", "Task", "has_split", "load_examples", "tables_of", "tasks_of"]
 
 HELD_OUT = "train (held out)"
 """Split of the train examples that are scored and never trained on, where settings are chosen by them."""
@@ -39,25 +39,33 @@ def tasks_of(finetune: Finetune) -> dict[str, Task]:
     return TASKS | {name: custom.custom_task(name, settings) for name, settings in finetune.custom.items()}
 
 
+def tables_of(tasks: Mapping[str, Task]) -> dict[ScoreTable, tuple[Task, ...]]:
+    """The tables that tasks belong to, each with its tasks: real data before what is made from text."""
+    tables: dict[ScoreTable, tuple[Task, ...]] = {}
+    for task in sorted(tasks.values(), key=lambda task: task.is_synthetic):
+        tables[task.table] = (*tables.get(task.table, ()), task)
+    return tables
+
+
 def load_examples(
     task: Task, split: str, *, data: str | None, corpus: Corpus, limit: int, seed: int, held_out: int | None = None,
     labels: tuple[str, ...] | None = None,
 ) -> Examples:  # fmt: skip
     """Examples of a split: from `{data}/{task.folder}/{split}.parquet` (.jsonl, .csv …), without `data` from the hub.
 
-    Those of one's own task come from the file or hub data set that it names. The task of the examples has its classes:
-    those of its train split. Every row is checked, also those that a sample leaves out.
+    Those of one's own task come from the file or hub data set that it names. The task of the examples has its classes,
+    if need be those of its train split. Every row is checked, also those that a sample leaves out.
 
-    The probes are made from the text of `corpus`, their train examples from its train documents and the others from its
+    Synthetic examples are made from the text of `corpus`: train examples from its train documents, the others from its
     validation documents.
 
     Args:
         task: one of `tasks_of`.
         split: `task.train`, one of `task.evaluation`, or `HELD_OUT`.
         data: folder with the task folders; one's own files may lie there too.
-        corpus: text for the probes; nothing else uses it.
+        corpus: text for synthetic tasks; nothing else uses it.
         limit: size of a seeded sample without replacement, in the order of the split; 0 = all.
-        seed: of the sample, and of the probes.
+        seed: of the sample, and of synthetic examples.
         held_out: of the train split, how many examples are kept for scoring (0 = a tenth), the same for every `seed`:
             the split `HELD_OUT` is those, in full, and `task.train` is the rest, less what repeats one of them. None =
             none are.
@@ -70,8 +78,8 @@ def load_examples(
     """
     assert split != HELD_OUT or held_out is not None, "how many were held out is said by whoever wants them"
     source_split = task.train if split == HELD_OUT else split
-    if task.family == "probe":
-        columns, keys = _probe_columns(
+    if task.is_synthetic:
+        columns, keys = _synthetic_columns(
             task, source_split, data, corpus, HELD_OUT_SEED if held_out is not None else seed
         )
     else:
@@ -88,18 +96,18 @@ def load_examples(
 def _columns(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> tuple[Task, dict[str, Any]]:
     """The task with its classes, and the columns of `Examples` of all rows of a split."""
     source = read_split(task, split, data)
-    if task.family == "custom" and task.kind == "classification":
+    if task.labels_from_data and task.kind == "classification":
         train = source if split == task.train or labels else read_split(task, task.train, data)
         task = dataclasses.replace(task, labels=labels or custom.classes_of(task, train))
         source = custom.with_class_numbers(task, source)
     return task, checked_columns(task, split, source)
 
 
-def _probe_columns(
+def _synthetic_columns(
     task: Task, split: str, data: str | None, corpus: Corpus, seed: int
 ) -> tuple[dict[str, Any], list[Hashable]]:
     """The columns of `Examples` of all examples that are made for a split, and what each was made from."""
-    # Whatever the blocks of the student are packed from, probes need whole documents.
+    # Whatever the blocks of the student are packed from, synthetic examples need whole documents.
     source = open_source(dataclasses.replace(corpus, packing="documents"), data)
     made = synthetic.make(task, source.train(), seed=seed, cap=synthetic.TRAIN_CAP)
     if split != task.train:
@@ -117,7 +125,7 @@ def _rows(
     task: Task, split: str, keys: Sequence[Hashable], *, limit: int, seed: int, held_out: int | None
 ) -> NDArray[np.int64]:
     """Which rows `load_examples` takes; those with the same of `keys` are the same example."""
-    pairs, total = task.family == "probe", len(keys)
+    pairs, total = task.is_synthetic, len(keys)
     if held_out is None or split not in (task.train, HELD_OUT):
         return choose(total, limit, seed, pairs=pairs)
     count = held_out or max(1, round(HELD_OUT_SHARE * total))

@@ -2,15 +2,43 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from random import Random
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["classification", "regression", "span"]
+
+Candidate = tuple[str, tuple[dict[str, Any], ...]]
+"""The sentence that a synthetic example rests on, and the example with each label."""
+Maker = Callable[[list[str], list[str], Random], Iterator[Candidate]]
+"""From the paragraphs of a document, those of the document before it and a source of chance to candidates."""
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """A table of the report. The tasks in it are those whose `table` it is, in the order of `TASKS`."""
+
+    name: str
+    """Short and stable: the `id` of the table on the page."""
+    title: str
+    caption: str
+    unit: str = "task"
+    """What a sentence calls one of its tasks."""
+    score: str = ""
+    """Heading of the mean over all its tasks, where a paper prints one; beside it, the mean over the tasks scored."""
+    published_scores: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """That mean as printed, in points, by published model."""
+    has_mean: bool = True
+    """Whether the mean over the tasks that were scored is a column."""
+    metrics_in_headings: bool = True
+    """Whether a heading names the metric beside the task; if not, the caption does."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -20,34 +48,57 @@ class Task:
     name: str
     title: str
     """The name that tables print."""
-    family: Literal["glue", "imdb", "squad", "probe", "custom"]
+    table: ScoreTable
+    """The table of the report that it is a column of."""
     kind: Kind
     text: str
     """Column of the first text; of the question in span tasks."""
     text_pair: str | None
     """Column of the second text, if there is one; of the context in span tasks."""
     labels: tuple[str, ...]
-    """Names of the classes 0, 1, …; empty for regression and span, and for one's own task before its data is read."""
+    """Names of the classes 0, 1, …; empty for regression and span, and with `labels_from_data` before data is read."""
     metrics: tuple[str, ...]
     headline: str
     """The metric that stands for the task in tables and means."""
     label: str = "label"
     """Column of the label; span tasks have their column `answers` instead."""
+    label_range: tuple[float, float] = (-math.inf, math.inf)
+    """Lowest and highest label of a regression task."""
+    labels_from_data: bool = False
+    """Whether what the labels may be comes from the data: classes are named there, and not by their number."""
     folder: str = ""
     """Folder of the split files below the data folder."""
     hub: tuple[str, str | None] = ("", None)
     """Name and configuration of the data set on the Hugging Face hub."""
     files: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Of a task of one's own: the file or hub name of each split, empty where there is none."""
+    make: Maker | None = None
+    """Of a synthetic task: what makes its examples from the documents of the corpus."""
     train: str = "train"
     evaluation: tuple[str, ...] = ("validation",)
     """Splits that are reported; the first is the one in the tables."""
     max_length: int = 128
     """Longest input in tokens."""
+    typical_length: int = 0
+    """Mean tokens of an input, in BERT's uncased vocabulary: an estimate for data that is still on the hub."""
     doc_stride: int = 0
     """Tokens that two neighbouring windows of a long context share (span tasks only)."""
     official: Mapping[str, int] = field(default_factory=dict, hash=False)
     """Rows of the published splits, so that a file with a part of one is known for what it is."""
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
+    """Published scores in points, by metric and then by the model's name in `report.published`."""
+    corrected: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """By model, what means take instead of a printed headline score that cannot be right."""
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether its examples are made from the corpus, with labels in turn, and have no names outside of a run."""
+        return self.make is not None
+
+    @property
+    def table_metrics(self) -> tuple[str, ...]:
+        """The metrics that tables of scores and comparisons show."""
+        return self.metrics if self.kind == "span" else (self.headline,)
 
 
 @dataclass(frozen=True)
@@ -69,9 +120,9 @@ class Examples:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content, and of the names of the classes where those are the file's own."""
+        """SHA-256 of the content, and of the names of the classes where those come from the data."""
         digest = hashlib.sha256()
-        if self.task.family == "custom":
+        if self.task.labels_from_data:
             digest.update(json.dumps(self.task.labels, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         for name in sorted(self.columns):
             digest.update(json.dumps([name, self.columns[name]], ensure_ascii=False).encode("utf-8", "surrogatepass"))

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import CustomTask
-from tinydistilbert.tasks.base import Kind, Task
+from tinydistilbert.tasks.base import Kind, ScoreTable, Task
 from tinydistilbert.tasks.readers import Rows, shortened, shown
 from tinydistilbert.tasks.row_checks import DROP, nearest, number
 
@@ -20,6 +20,9 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "regression": ("pearson", "spearman", "pearson_spearman_mean"),
     "span": ("exact_match", "f1"),
 }
+TABLE = ScoreTable(
+    "custom", "Your tasks", "Tasks from the files or data sets that the recipe names in finetune.custom, in points."
+)
 HEADLINES: dict[Kind, str] = {
     "classification": "accuracy", "regression": "pearson_spearman_mean", "span": "f1",
 }  # fmt: skip
@@ -41,8 +44,9 @@ def custom_task(name: str, settings: CustomTask) -> Task:
         fix = "name the column of each of text, text_pair and label"
         raise UserError(where, expected="a column of its own for each", found=found, fix=fix)
     return Task(
-        name=name, title=name, family="custom", kind=settings.kind, text=text, text_pair=text_pair,
-        label=settings.label, labels=(), metrics=METRICS[settings.kind], headline=HEADLINES[settings.kind],
+        name=name, title=name, table=TABLE, kind=settings.kind, text=text, text_pair=text_pair,
+        label=settings.label, labels=(), labels_from_data=True,
+        metrics=METRICS[settings.kind], headline=HEADLINES[settings.kind],
         files={"train": settings.train, "validation": settings.validation},
         max_length=settings.max_length or (384 if is_span else 128), doc_stride=128 if is_span else 0,
     )  # fmt: skip

@@ -7,7 +7,6 @@ from typing import Any
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.glue import SCORE_RANGE
 from tinydistilbert.tasks.readers import Rows, shortened, shown
 
 DROP = "or drop the row"
@@ -54,12 +53,12 @@ def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, list[Any]]:
         rows: has the columns of the task.
 
     Raises:
-        UserError: a text that is missing, or empty where it is trained on or the task is one's own (but the published
-            splits are taken as they are); a label that is none or out of range; an answer that is not at its place; two
-            rows of one name.
+        UserError: a text that is missing, or empty where it is trained on or no published data set is known to have
+            empty ones (published splits are taken as they are); a label that is none or out of range; an answer that is
+            not where it should be; two rows of one name.
     """
     is_published = rows.table.num_rows == task.official.get(split)
-    may_be_empty = is_published or (split != task.train and task.family != "custom")
+    may_be_empty = is_published or (split != task.train and bool(task.official))
     first = texts_of(rows, task.text, may_be_empty=may_be_empty)
     second = texts_of(rows, task.text_pair, may_be_empty=may_be_empty) if task.text_pair else None
     if task.kind != "span":
@@ -130,9 +129,7 @@ def number(value: Any) -> int | float | None:
 
 def _labels(task: Task, rows: Rows) -> list[Any]:
     is_class = task.kind == "classification"
-    low, high = (0, len(task.labels) - 1) if is_class else SCORE_RANGE
-    if task.kind == "regression" and task.family == "custom":
-        low, high = -math.inf, math.inf
+    low, high = (0, len(task.labels) - 1) if is_class else task.label_range
     labels = []
     for row, value in enumerate(rows.values(task.label)):
         label = number(value)

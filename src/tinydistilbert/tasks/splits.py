@@ -1,6 +1,7 @@
 """The rows of a split: from the data folder, from a file of your own, or from the hub."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,45 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 """`owner/name`; a path that looks so and is not there is looked for on the hub, unless it ends like a file."""
 
 
+@dataclass(frozen=True)
+class _Sources:
+    """Where a split is looked for: the first of the files that is there, else on the hub."""
+
+    files: tuple[Path, ...]
+    hub: tuple[str, str | None] | None
+
+    @property
+    def file(self) -> Path | None:
+        return next((file for file in self.files if _is_file(file)), None)
+
+
+def _sources(task: Task, split: str, data: str | None) -> _Sources:
+    """Of a task that names its files, a path from the working or the data folder, else a name on the hub.
+
+    Of others, `{data}/{task.folder}/{split}` with one of the endings that can be read; without a data folder, the hub.
+    """
+    if not task.files:
+        if data is None:
+            return _Sources((), task.hub)
+        return _Sources(tuple(Path(data) / task.folder / (split + suffix) for suffix in READERS), None)
+    named = task.files.get(split, "")
+    path = Path(named).expanduser()
+    on_hub = HUB_NAME.fullmatch(named) and path.suffix.lower() not in READERS
+    return _Sources((path, *([Path(data) / path] if data else [])), (named, None) if on_hub else None)
+
+
 def has_split(task: Task, split: str, data: str | None) -> bool:
     """Whether the split can be had: its file is named or in the data folder, or it is on the hub, or made from text."""
-    if task.family == "custom":
-        return bool(task.files.get(split))
-    return data is None or task.family == "probe" or _in_folder(task, split, data) is not None
+    if task.is_synthetic or task.files.get(split):
+        return True
+    sources = _sources(task, split, data)
+    return sources.hub is not None or sources.file is not None
+
+
+def is_fetched(task: Task, split: str, data: str | None) -> bool:
+    """Whether `read_split` would ask the hub for the split."""
+    sources = _sources(task, split, data)
+    return sources.hub is not None and sources.file is None
 
 
 def read_split(task: Task, split: str, data: str | None) -> Rows:
@@ -31,47 +66,33 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
     Raises:
         UserError: no such file, a file that cannot be read, no network, a missing column or no row.
     """
-    if task.family == "custom":
-        rows, fix = _own(task, split, data), f"correct finetune.custom.{task.name} (--text, --text-pair, --label)"
+    sources = _sources(task, split, data)
+    if sources.file:
+        rows = read_rows(sources.file)
+    elif sources.hub:
+        rows = _hub_rows(task, split, sources.hub)
     else:
-        rows, fix = _published(task, split, data), ""
+        raise _nothing_there(task, split, data, sources)
     answer = "answers" if task.kind == "span" else task.label
+    fix = f"correct finetune.custom.{task.name} (--text, --text-pair, --label)" if task.files else ""
     check_columns(rows, [task.text, *([task.text_pair] if task.text_pair else []), answer], fix)
     return rows
 
 
-def _in_folder(task: Task, split: str, data: str) -> Path | None:
-    """`{data}/{task.folder}/{split}` with one of the endings that can be read."""
-    files = (Path(data) / task.folder / (split + suffix) for suffix in READERS)
-    return next((file for file in files if file.is_file()), None)
-
-
-def _published(task: Task, split: str, data: str | None) -> Rows:
-    if data is None:
-        fix = f"connect to the network, or give --data FOLDER with {task.folder}/{split}.parquet in it"
-        return table_rows(_from_hub(*task.hub, split, fix).with_format("arrow")[:], f"{task.hub[0]} ({split})")
-    file = _in_folder(task, split, data)
-    if file is None:
-        where = str(Path(data) / task.folder / f"{split}.parquet")
-        fix = f"put the split there ({', '.join(READERS)}), or take {task.name!r} out of finetune.tasks"
-        raise UserError(where, expected=f"the {split} split of {task.title}", found="no file", fix=fix)
-    return read_rows(file)
-
-
-def _own(task: Task, split: str, data: str | None) -> Rows:
-    """The split of one's own task: a path from the working folder or from the data folder, else a name on the hub."""
-    named, key = task.files.get(split, ""), f"finetune.custom.{task.name}.{split}"
-    path = Path(named).expanduser()
-    places = [path, *([Path(data) / path] if data else [])]
-    file = next((place for place in places if _is_file(place)), None)
-    if file:
-        return read_rows(file)
-    if not named or path.suffix.lower() in READERS or not HUB_NAME.fullmatch(named):
-        expected = f"a file ({', '.join(READERS)}) or a data set on the hub (owner/name)"
-        found = f"no file {' or '.join(map(str, places))}" if named else "nothing"
-        raise UserError(key, expected=expected, found=found, fix="correct the path")
-    rows = _from_hub(named, None, split, f"correct {key}, connect to the network, or name a file")
-    return table_rows(_with_class_names(rows, task.label), f"{named} ({split})")
+def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) -> UserError:
+    endings = ", ".join(READERS)
+    if task.files:
+        return UserError(
+            f"finetune.custom.{task.name}.{split}",
+            expected=f"a file ({endings}) or a data set on the hub (owner/name)",
+            found=f"no file {' or '.join(map(str, sources.files))}" if task.files.get(split) else "nothing",
+            fix="correct the path",
+        )
+    return UserError(
+        str(Path(data or "") / task.folder / f"{split}.parquet"),
+        expected=f"the {split} split of {task.title}", found="no file",
+        fix=f"put the split there ({endings}), or take {task.name!r} out of finetune.tasks",
+    )  # fmt: skip
 
 
 def _is_file(path: Path) -> bool:
@@ -82,14 +103,21 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _from_hub(name: str, configuration: str | None, split: str, fix: str) -> "Dataset":
+def _hub_rows(task: Task, split: str, hub: tuple[str, str | None]) -> Rows:
     import datasets  # slow to import, and not needed where files are given
 
+    name, configuration = hub
+    if task.files:
+        fix = f"correct finetune.custom.{task.name}.{split}, connect to the network, or name a file"
+    else:
+        fix = f"connect to the network, or give --data FOLDER with {task.folder}/{split}.parquet in it"
     try:
-        return datasets.load_dataset(name, configuration, split=split)
+        rows = datasets.load_dataset(name, configuration, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         expected = f"its {split} split"
         raise UserError(f"hub data set {name}", expected=expected, found=str(error), fix=fix) from error
+    table = _with_class_names(rows, task.label) if task.labels_from_data else rows.with_format("arrow")[:]
+    return table_rows(table, f"{name} ({split})")
 
 
 def _with_class_names(rows: "Dataset", label: str) -> pa.Table:

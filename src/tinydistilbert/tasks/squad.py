@@ -8,12 +8,19 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.imdb import TABLE
 
+PUBLISHED_EXACT_MATCH = {
+    "BERT-base": 81.2, "DistilBERT": 77.7, "DistilBERT (D)": 79.1, "TinyDistilBERT": 10.36, "TinyDistilBERT (D)": 10.98,
+}  # fmt: skip
+PUBLISHED_F1 = {
+    "BERT-base": 88.5, "DistilBERT": 85.8, "DistilBERT (D)": 86.9, "TinyDistilBERT": 18.58, "TinyDistilBERT (D)": 19.62,
+}  # fmt: skip
 TASKS = (
     Task(
         name="squad",
         title="SQuAD",
-        family="squad",
+        table=TABLE,
         kind="span",
         text="question",
         text_pair="context",
@@ -24,7 +31,9 @@ TASKS = (
         hub=("rajpurkar/squad", None),
         max_length=384,
         doc_stride=128,
+        typical_length=173,
         official={"train": 87_599, "validation": 10_570},
+        published={"exact_match": PUBLISHED_EXACT_MATCH, "f1": PUBLISHED_F1},
     ),
 )
 

@@ -9,27 +9,19 @@ nothing about the data sets named here.
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 from typing import Any, TypeVar
 
-from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.base import Candidate, ScoreTable, Task
 
-TASKS = (
-    Task(
-        "acceptability", "Acceptability", "probe", "classification", "text", None, ("unacceptable", "acceptable"),
-        ("matthews_correlation", "accuracy"), "matthews_correlation",
-    ),
-    Task(
-        "adjacency", "Adjacency", "probe", "classification", "text", "text_pair", ("not_adjacent", "adjacent"),
-        ("accuracy",), "accuracy",
-    ),
-    Task(
-        "cloze-qa", "Cloze QA", "probe", "span", "question", "context", (), ("exact_match", "f1"), "f1",
-        max_length=384, doc_stride=128,
-    ),
+TABLE = ScoreTable(
+    "synthetic", "Synthetic tasks",
+    "Tasks made from text without labels, scored on documents that were not trained on, in points. They show how "
+    "teacher, student and control differ; they are not GLUE and must not be compared with it.",
+    unit="synthetic task",
 )  # fmt: skip
 
 TRAIN_CAP, EVALUATION_CAP = 20_000, 2_000
@@ -63,8 +55,6 @@ class Row:
 
 
 Item = TypeVar("Item")
-Candidate = tuple[str, tuple[dict[str, Any], ...]]
-"""The sentence that an example rests on, and the example with each label."""
 
 BOUNDARY = re.compile(r"[.!?][\"”’')\]]*\s+(?=[\"“'(\[]?[A-Z0-9])")
 ABBREVIATION = re.compile(
@@ -200,18 +190,28 @@ def _context(paragraphs: list[str], number: int, random: Random) -> tuple[str, i
     return context, start
 
 
-# Candidates come in random order and one by one, so that no more are made than are taken.
-MAKERS: dict[str, Callable[[list[str], list[str], Random], Iterator[Candidate]]] = {
-    "acceptability": _acceptability,
-    "adjacency": _adjacency,
-    "cloze-qa": _cloze_qa,
-}
+# Makers yield candidates in random order and one by one, so that no more are made than are taken.
+TASKS = (
+    Task(
+        "acceptability", "Acceptability", TABLE, "classification", "text", None, ("unacceptable", "acceptable"),
+        ("matthews_correlation", "accuracy"), "matthews_correlation", make=_acceptability,
+    ),
+    Task(
+        "adjacency", "Adjacency", TABLE, "classification", "text", "text_pair", ("not_adjacent", "adjacent"),
+        ("accuracy",), "accuracy", make=_adjacency,
+    ),
+    Task(
+        "cloze-qa", "Cloze QA", TABLE, "span", "question", "context", (), ("exact_match", "f1"), "f1", make=_cloze_qa,
+        max_length=384, doc_stride=128,
+    ),
+)  # fmt: skip
 
 
 def make(
     task: Task, documents: Iterable[str], *, seed: int, cap: int, exclude: Collection[str] = frozenset()
 ) -> list[Row]:
     """At most `cap` examples, with labels in turn; sentences in `exclude` and those that come twice are left out."""
+    assert task.make, f"{task.name} is made from documents"
     rows: list[Row] = []
     used = set(exclude)
     elsewhere: list[str] = []  # the paragraphs of the document before
@@ -220,7 +220,7 @@ def make(
         random = Random(f"{seed} {task.name} {hashlib.sha256(document.encode()).hexdigest()}")
         room = min(PER_DOCUMENT, cap - len(rows))
         paragraphs = _paragraphs(document)
-        for key, variants in MAKERS[task.name](paragraphs, elsewhere, random):
+        for key, variants in task.make(paragraphs, elsewhere, random):
             if room == 0:
                 break
             if key not in used:

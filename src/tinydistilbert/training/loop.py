@@ -21,6 +21,7 @@ from tinydistilbert import signals
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, OutOfMemory
 from tinydistilbert.progress import Progress
 from tinydistilbert.recipe import schema
+from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.allocator import keep_freed_memory
@@ -142,7 +143,7 @@ class _Loop:
         self.stop = signals.Requests()
         self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=chosen_precision(device, precision))
         self.optimizer = make_optimizer(model, settings)
-        log = folder / "log.jsonl"
+        log = folder / LOG
         self.state = (
             checkpoint.load(folder / atomic.CHECKPOINTS, model, self.optimizer, training=self.name, log=log)
             or checkpoint.State()
