@@ -22,8 +22,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert.cli.flags import parse
 from tinydistilbert.cli.main import main
+from tinydistilbert.cli.request import request
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
@@ -614,8 +614,8 @@ def test_malformed_input_is_refused_in_one_line(
 
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_is_odd_but_right_is_read(name: str, teacher: Path, tmp_path: Path) -> None:
-    command, *rest = map(str, ACCEPTED[name](Place(tmp_path, teacher)))
-    Inputs(parse(rest).recipe, until=command).check_inputs()
+    arguments = [str(argument) for argument in ACCEPTED[name](Place(tmp_path, teacher))]
+    Inputs(request(arguments).recipe, until=arguments[0]).check_inputs()
 
 
 def mutated(content: bytes, draw: random.Random) -> bytes:

@@ -4,9 +4,10 @@ Values are only taken apart here (what is a list?); whether they are right is ch
 """
 
 import argparse
+import dataclasses
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from tinydistilbert.errors import UserError
@@ -65,6 +66,7 @@ PLACEHOLDERS = ("--finetune.override.TASK.epochs", "--finetune.custom.NAME.train
 METAVARS = {
     "data": "FOLDER", "device": "NAME", "teacher.model": "NAME", "finetune.model": "NAME", "finetune.tasks": "NAME",
     "compress.tasks": "NAME", "finetune.distillation.teachers": "FOLDER", "compress.teachers": "FOLDER",
+    "validation": "FILE", "text": "COLUMN", "text_pair": "COLUMN", "label": "COLUMN",
 }  # fmt: skip
 """What stands for the value in the help, where the type says too little."""
 
@@ -118,7 +120,11 @@ class SettingAction(argparse.Action):
         self.key = key
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
     ) -> None:
         """Take the value or values behind one use of the flag."""
         flag = option_string or self.option_strings[0]
@@ -135,27 +141,80 @@ class SettingAction(argparse.Action):
 
 
 def add_setting(
-    group: Any, key: Key, *, short: Sequence[str] = (), dest: str = "settings", help_text: str = "",
-    names: Sequence[str] | None = None, choices: bool = False,
+    group: Any, key: Key, names: Sequence[str], *, shown: Sequence[str], help_text: str, dest: str = "settings",
+    choices: bool = False,
 ) -> None:  # fmt: skip
     """Add the flags of one key.
 
     Args:
         group: a parser or a group of one.
         key: what is set.
-        short: names of one word, without dashes.
+        names: its flags without dashes.
+        shown: those of them that the help shows.
+        help_text: what it says, or `argparse.SUPPRESS`.
         dest: the dictionary in the namespace that takes the value.
-        help_text: `argparse.SUPPRESS`, or what the help says.
-        names: in place of the key's own name and its spelling with hyphens.
-        choices: add the words that it takes, for completion; as an error they are told elsewhere.
+        choices: add the words that the key takes, for completion; whether a value is one is checked elsewhere.
     """
-    spellings = [key.name, key.name.replace("_", "-")] if names is None else list(names)
     action = group.add_argument(
-        *dict.fromkeys(f"--{name}" for name in (*short, *spellings)), action=SettingAction, key=key, dest=dest,
+        *dict.fromkeys(f"--{name}" for name in names), action=SettingAction, key=key, dest=dest,
         nargs="+" if key.item or key.is_ramp else None, metavar=metavar(key), help=help_text,
     )  # fmt: skip
+    action.shown = [f"--{name}" for name in shown]
     if choices and key.choices:
         action.choices = key.choices
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, run: Any, command: str, words: Sequence[str], *, everything: bool
+) -> None:
+    """Add all settings of the recipe to the parser of a command.
+
+    Args:
+        parser: of the command.
+        run: its group of flags that every command has.
+        command: its name; short flags are those of it.
+        words: that follow it on the command line, for sections under names of the user's choice.
+        everything: all settings are in the help, by sections; else only those with a short flag.
+    """
+    given_model = any(word.partition("=")[0] in ("--model", "--finetune.model") for word in words)
+    names = {key: flag for flag, key in short_flags(command, given_model=given_model).items()}
+    title = f"settings of {command}, and the keys of the recipe that they set"
+    short_group = None if everything or not names else parser.add_argument_group(title)
+
+    def add(group: Any, key: Key, *, shown: bool) -> None:
+        text = help_of(key, with_name=not everything and key.name in names) if shown else argparse.SUPPRESS
+        short = [names[key.name]] if key.name in names else []
+        spellings = [*short, key.name, key.name.replace("_", "-")]
+        both = [key.name, *short] if everything else spellings[:1]
+        add_setting(group, key, spellings, shown=both, help_text=text, choices=everything)
+
+    def add_sections(shown_sections: Iterable[Section], *, shown: bool) -> None:
+        for section in shown_sections:
+            group = parser.add_argument_group(section.name or "recipe", section.help) if shown else parser
+            for key in section.keys:
+                add(group, key, shown=shown)
+
+    known = {key.name: key for section in sections() for key in section.keys}
+    first = [*RUN, *(names if short_group else ())]
+    for name in first:
+        add(run if name in RUN else short_group, known[name], shown=True)
+    if command in OWN_TASK:
+        title = "a task of your own, called after its file: --data FILE, the train examples, and"
+        group = parser.add_argument_group(title)
+        for flag, key in own_task_flags().items():
+            add_setting(group, key, [flag], shown=[flag], help_text=help_of(key), dest="own_task", choices=everything)
+    others = [
+        dataclasses.replace(section, keys=tuple(key for key in section.keys if key.name not in first))
+        for section in sections()
+    ]
+    add_sections(others, shown=everything)
+    add_sections(named_sections(words), shown=False)
+    add_sections(named_sections(PLACEHOLDERS) if everything else (), shown=True)
+
+
+def section_names() -> str:
+    """The sections of the recipe, for a sentence."""
+    return ", ".join(section.name for section in sections() if section.name and "." not in section.name)
 
 
 def metavar(key: Key) -> str:
@@ -177,7 +236,8 @@ def help_of(key: Key, *, with_name: bool = False) -> str:
     text = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
     text = text.lower() if isinstance(default, bool) else text
     facts = [key.name] * with_name + ([] if default in (None, "", ()) else [f"default: {text}"])
-    return f"{key.help} ({'; '.join(facts)})".strip() if facts else key.help
+    text = f"{key.help} ({'; '.join(facts)})".strip() if facts else key.help
+    return text.replace("%", "%%")  # argparse formats it
 
 
 def _base(kind: Any) -> Any:

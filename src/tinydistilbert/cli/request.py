@@ -71,13 +71,17 @@ def _compression(model: str, changes: dict[str, Any]) -> schema.Recipe:
     Raises:
         UserError: it is unknown which task the model was fine-tuned on.
     """
-    run, own_task, row = run_folder.place_in_run(Path(model))
-    base = schema.Recipe() if run is None else toml.read(run / run_folder.RECIPE)
+    base, own_task, row = schema.Recipe(), "", ""
+    if made_in := run_folder.run_of_task_model(Path(model)):
+        run, own_task, row = made_in
+        base = toml.read(run.recipe)
     finetune, compress = (changes.setdefault(section, {}) for section in ("finetune", "compress"))
     tasks = compress.get("tasks") or finetune.get("tasks") or ([own_task] if own_task else [])
     if len(tasks) != 1:
         found = " ".join(tasks) or "none"
-        raise UserError(f"compress {model}", expected="the one task it was fine-tuned on", found=found, fix=_GIVE_A_TASK)
+        raise UserError(
+            f"compress {model}", expected="the one task it was fine-tuned on", found=found, fix=_GIVE_A_TASK
+        )
     if own_task and tasks[0] != own_task and tasks[0] not in finetune.get("custom", {}):
         expected, fix = f"{own_task!r}, which it was fine-tuned on", "leave --task out"
         raise UserError(f"compress {model}, key compress.tasks", expected=expected, found=repr(tasks[0]), fix=fix)
