@@ -20,10 +20,9 @@ from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.pipeline.jobs import jobs
 from tinydistilbert.pipeline.run import Run, run
 from tinydistilbert.progress import duration
-from tinydistilbert.recipe.names import TERMS
+from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.schema import Ablate, Adapt, Recipe, Teacher, to_dict
 from tinydistilbert.recipe.toml import from_dict, merge, to_toml
-from tinydistilbert.recipe.types import highest
 from tinydistilbert.report import published
 from tinydistilbert.report.ablation import (
     BASELINE,
@@ -41,9 +40,11 @@ from tinydistilbert.run_folder import LOG, MEASUREMENTS, AblationFolder, RunFold
 from tinydistilbert.storage import atomic, disk, locks
 
 TABLE_4 = (
-    Variation("without KL", {"objective": {"kl": 0.0}}, published.TABLE_4["kl"]),
-    Variation("without cosine", {"objective": {"cosine": 0.0}}, published.TABLE_4["cosine"]),
-    Variation("without masked LM", {"objective": {"mlm": 0.0}}, published.TABLE_4["mlm"]),
+    *(
+        Variation(f"without {TERMS[name].label}", {"objective": {name: 0.0}}, change)
+        for name, change in published.TABLE_4.items()
+        if name in TERMS
+    ),
     Variation("random initialisation", {"student": {"initialization": "random"}}, published.TABLE_4["random"]),
 )
 CHANGEABLE = ("student", "objective", "masking", "distill", "precision")
@@ -120,7 +121,7 @@ def variations(recipe: Recipe) -> tuple[Variation, ...]:
         UserError: a row of the recipe has no usable name, the name of another one, changes nothing, or changes
             something by which rows are compared.
     """
-    weighted = [term for term in TERMS if highest(getattr(recipe.objective, term))]
+    weighted = recipe.objective.terms
     alone = {"objective": {weighted[0]: 0.0}} if len(weighted) == 1 else None
     paper = [row for row in TABLE_4 if row.changes != alone] if recipe.ablate.table4 else []
     plain = dataclasses.replace(recipe, ablate=Ablate())

@@ -33,7 +33,7 @@ from tinydistilbert.models.elmo.model import ElmoConfig, ElmoForSequenceClassifi
 from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.runtimes import ModelInputs
-from tinydistilbert.recipe.schema import Benchmark, Recipe
+from tinydistilbert.recipe.schema import Benchmark, Finetune, Recipe
 from tinydistilbert.storage import atomic
 
 BERT = BertConfig.from_dict(
@@ -191,6 +191,31 @@ def test_without_the_data_it_times_random_words_and_says_so(tmp_path: Path, toke
     for recipe in (Recipe(), Recipe(data=str(tmp_path))):
         found = load_pairs(recipe, tokenizer)
         assert found.synthetic and found.total == 1500 and "random words" in found.source and not found.fingerprint
+
+
+STSB = "sentence1,sentence2,label\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("validation.csv", STSB + "one,two,9\n", r"validation\.csv:2, column label"),
+        ("validation.csv", STSB + "one\n", r"validation\.csv:2"),
+        ("validation.parquet", "PAR1", r"validation\.parquet.*readable parquet"),
+        ("train.csv", STSB + "one,two,3\n", r"glue/stsb.*validation split"),
+    ],
+)
+def test_damaged_data_is_an_error_and_not_replaced_by_made_up_pairs(
+    name: str, content: str, message: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    atomic.write_text(tmp_path / "glue" / "stsb" / name, content)
+    with pytest.raises(UserError, match=message):
+        load_pairs(Recipe(data=str(tmp_path)), tokenizer)
+
+
+def test_sts_b_that_is_a_task_of_the_recipe_has_to_be_there(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UserError, match=r"stsb.*validation"):
+        load_pairs(Recipe(data=str(tmp_path), finetune=Finetune(tasks=("stsb",))), tokenizer)
 
 
 def test_with_the_data_it_times_sts_b(data: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from tinydistilbert.models.dropout import ATTENTION, drop, quick_dropout
-from tinydistilbert.models.heads import encode
+from tinydistilbert.models.heads import hidden_states
 
 SIZES = {"vocab_size": 40, "max_position_embeddings": 32}
 MODELS = {
@@ -70,14 +70,14 @@ def test_a_model_without_dropout_computes_the_same_by_this_way(family: str, padd
     if padded:
         mask = torch.ones_like(ids)
         mask[1, 5:] = 0
-    expected = encode(model, ids, mask).last
+    expected = hidden_states(model, ids, mask)
     with quick_dropout(model):
         assert model.config._attn_implementation == ATTENTION
-        torch.testing.assert_close(encode(model, ids, mask).last, expected)
+        torch.testing.assert_close(hidden_states(model, ids, mask), expected)
         for module in model.modules():  # so small that nothing is dropped, and yet the way with dropped weights is gone
             if isinstance(module, nn.Dropout):
                 module.p = 1e-9
-        torch.testing.assert_close(encode(model, ids, mask).last, expected)
+        torch.testing.assert_close(hidden_states(model, ids, mask), expected)
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -94,6 +94,6 @@ def test_in_evaluation_nothing_is_dropped() -> None:
     model = MODELS["distilbert"]().eval()
     ids = torch.randint(40, (2, 6))
     with quick_dropout(model):
-        torch.testing.assert_close(encode(model, ids, None).last, encode(model, ids, None).last)
+        torch.testing.assert_close(hidden_states(model, ids, None), hidden_states(model, ids, None))
         model.train()
-        assert not encode(model, ids, None).last.equal(encode(model, ids, None).last)
+        assert not hidden_states(model, ids, None).equal(hidden_states(model, ids, None))

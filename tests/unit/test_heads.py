@@ -49,7 +49,7 @@ def attended(taken: QueryKeyValue, seen: Tensor | None) -> Tensor:
 @torch.no_grad()
 def test_attention_worked_from_queries_keys_and_values_is_the_models_own(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
-    taken = encode(model, ids, None, attention=(0, 2)).attention
+    taken = encode(model, ids, None, attention=(0, 2)).layers.attention
     positions = torch.arange(11)
     window = (positions[:, None] - positions).abs() <= 3
     for layer in (0, 2):
@@ -64,15 +64,15 @@ def test_layer_outputs_are_the_hidden_states_that_transformers_tells(scrambled, 
     model, ids = scrambled(family), tokens()
     seen = encode(model, ids, None, layers=(0, 2))
     theirs = model.base_model(input_ids=ids, output_hidden_states=True).hidden_states
-    assert set(seen.layers) == {0, 2} and not seen.attention
-    assert torch.equal(seen.layers[0], theirs[1]) and torch.equal(seen.layers[2], theirs[3])
+    assert set(seen.layers.hidden_states) == {0, 2} and not seen.layers.attention
+    assert torch.equal(seen.layers.hidden_states[0], theirs[1]) and torch.equal(seen.layers.hidden_states[2], theirs[3])
 
 
 def test_asking_changes_no_result_and_leaves_no_hooks_and_no_settings_behind(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
     plain, settings = hidden_states(model, ids, None), model.config.to_json_string()
     seen = encode(model, ids, None, layers=(1,), attention=(3,))
-    assert torch.equal(seen.last, plain)
+    assert torch.equal(seen.last_hidden_state, plain)
     assert hook_count(model) == 0 and model.config.to_json_string() == settings
     assert model.config._attn_implementation == "sdpa"
     with pytest.raises(IndexError):
@@ -83,8 +83,8 @@ def test_asking_changes_no_result_and_leaves_no_hooks_and_no_settings_behind(scr
 def test_gradients_flow_through_what_is_taken(scrambled, family) -> None:
     model = scrambled(family)
     seen = encode(model, tokens(), None, layers=(1,), attention=(2,))
-    taken = seen.attention[2]
-    (taken.query.sum() + taken.key.sum() + taken.value.sum() + seen.layers[1].square().sum()).backward()
+    taken = seen.layers.attention[2]
+    (taken.query.sum() + taken.key.sum() + taken.value.sum() + seen.layers.hidden_states[1].square().sum()).backward()
     embedding = model.get_input_embeddings().weight
     assert embedding.grad is not None and embedding.grad.abs().sum() > 0
 
@@ -97,8 +97,9 @@ def test_teacher_and_student_may_be_asked_one_within_the_other(scrambled) -> Non
     )
     outer = encode(student, ids, None, layers=(0,), attention=(0,))
     handle.remove()
-    assert torch.equal(outer.layers[0], encode(student, ids, None, layers=(0,)).layers[0])
-    assert torch.equal(inner[0].layers[0], encode(teacher, ids, None, layers=(0,)).layers[0])
+    for output, model in ((outer, student), (inner[0], teacher)):
+        alone = encode(model, ids, None, layers=(0,))
+        assert torch.equal(output.layers.hidden_states[0], alone.layers.hidden_states[0])
 
 
 @torch.no_grad()
@@ -108,9 +109,9 @@ def test_padding_does_not_reach_what_is_taken(scrambled, family) -> None:
     mask = (torch.arange(14) < 11).long().expand(2, 14)
     ours = encode(model, padded, mask, layers=(3,), attention=(3,))
     alone = encode(model, ids, None, layers=(3,), attention=(3,))
-    torch.testing.assert_close(ours.last[:, :11], alone.last)
-    torch.testing.assert_close(ours.layers[3][:, :11], alone.layers[3])
-    torch.testing.assert_close(ours.attention[3].key[:, :, :11], alone.attention[3].key)
+    torch.testing.assert_close(ours.last_hidden_state[:, :11], alone.last_hidden_state)
+    torch.testing.assert_close(ours.layers.hidden_states[3][:, :11], alone.layers.hidden_states[3])
+    torch.testing.assert_close(ours.layers.attention[3].key[:, :, :11], alone.layers.attention[3].key)
 
 
 @torch.no_grad()
@@ -120,16 +121,17 @@ def test_with_a_mask_of_documents_a_change_in_one_document_leaves_the_other_as_i
     together = document[:, None].eq(document)[None, None].expand(2, 1, 16, 16)
     changed = ids.clone()
     changed[:, 7:] = 231
-    first, second = (encode(model, each, together).last for each in (ids, changed))
+    first, second = (encode(model, each, together).last_hidden_state for each in (ids, changed))
     torch.testing.assert_close(first[:, :7], second[:, :7])
-    assert not torch.allclose(encode(model, ids, None).last[:, :7], encode(model, changed, None).last[:, :7])
+    first, second = (hidden_states(model, each, None) for each in (ids, changed))
+    assert not torch.allclose(first[:, :7], second[:, :7])
 
 
 @torch.no_grad()
 def test_a_mask_of_one_document_keeps_modernberts_window(scrambled) -> None:
     model, ids = scrambled("modernbert"), tokens(16)
     everything = torch.ones(2, 1, 16, 16, dtype=torch.bool)
-    torch.testing.assert_close(encode(model, ids, everything).last, encode(model, ids, None).last)
+    torch.testing.assert_close(hidden_states(model, ids, everything), hidden_states(model, ids, None))
 
 
 @torch.no_grad()

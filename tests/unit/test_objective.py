@@ -16,7 +16,7 @@ from tinydistilbert.models.heads import encode
 from tinydistilbert.models.matching import Matches, match_layers
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe import schema
-from tinydistilbert.recipe.names import TERMS
+from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.training.loop import Batch
 
 VOCABULARY, PAD = 50, 0
@@ -156,7 +156,7 @@ def test_relations_are_the_mean_of_those_of_queries_keys_and_values() -> None:
     found = one(PretrainingLoss(only, teacher, Matches((0, 1), (0, 1), 0)), student, what)["relation"]
     mask = what["attention_mask"]
     ours, told = (
-        encode(m, what["input_ids"], mask, attention=(i,)).attention[i] for m, i in ((student, 1), (teacher, 0))
+        encode(m, what["input_ids"], mask, attention=(i,)).layers.attention[i] for m, i in ((student, 1), (teacher, 0))
     )
     visible = mask.bool()[:, :, None] & mask.bool()[:, None, :]
     parts = [losses.relation(getattr(ours, k), getattr(told, k), 4, visible) for k in ("query", "key", "value")]
@@ -278,7 +278,7 @@ def configs(**changes: int) -> tuple[BertConfig, BertConfig]:
 
 
 def matched(objective: schema.Objective, **changes: int) -> Matches:
-    return match_layers(schema.Recipe(objective=objective), *configs(**changes))
+    return match_layers(objective, schema.Student(), *configs(**changes))
 
 
 def test_layers_are_matched_as_the_recipe_says() -> None:

@@ -1,5 +1,6 @@
 """Table 3 where there are several back ends, protocols, a GPU and memory; without them it is in test_tables."""
 
+import dataclasses
 from typing import Any
 
 from tinydistilbert.report.speed import measured_seconds, speed_table
@@ -79,6 +80,20 @@ def test_notes_name_machine_instruction_sets_load_noise_and_random_weights() -> 
     assert "Some CPU (avx2, avx512_vnni)" in notes and "load average when it began 0.5" in notes
     assert "BERT-base, ONNX Runtime int8 true-length 30 %" in notes
     assert "ELMo: timed with random weights" in notes and "ELMo's figures are published" not in notes
+
+
+def test_times_of_a_part_of_the_pairs_are_marked_as_extrapolated() -> None:
+    part = latency("student", "torch", "padded-128", 2.0, estimated=True)
+    table = speed_table([dataclasses.replace(part, examples=60, examples_total=1500)])
+    assert line(table, "Student")["Padded, s"].marks == "*"
+    assert "* extrapolated from 60 of 1,500 pairs (padded-128)." in table.notes
+
+
+def test_the_caption_says_whether_the_pairs_were_made_up() -> None:
+    assert "made-up" not in speed_table(MEASURED).caption
+    made_up = latency("student", "torch", "true-length", 2.0, synthetic=True, inputs="random words")
+    table = speed_table([made_up])
+    assert "1,500 made-up pairs" in table.caption and any("Inputs: random words" in note for note in table.notes)
 
 
 def test_a_gpu_has_columns_of_its_own_and_throughput() -> None:

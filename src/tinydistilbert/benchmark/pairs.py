@@ -1,7 +1,8 @@
-"""What is timed: the sentence pairs of STS-B validation, or made-up ones of such lengths; and how they are dealt."""
+"""What is timed: the sentence pairs of STS-B validation, or made-up ones of such lengths; how rounds share them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Recipe
-from tinydistilbert.tasks import TASKS, load_examples
+from tinydistilbert.tasks import TASKS, has_split, load_examples
 from tinydistilbert.tasks.base import Examples
 
 PADDED_LENGTH = 128
@@ -44,22 +45,38 @@ class Pairs:
         return self.examples.columns["text"][index], self.examples.columns["text_pair"][index]
 
 
+def requested_examples(recipe: Recipe) -> Examples | None:
+    """STS-B validation where a recipe asks for it: it is one of its tasks, or has its folder in the data folder.
+
+    Raises:
+        UserError: it is asked for, and missing or damaged.
+    """
+    task, data = TASKS["stsb"], recipe.data
+    if task.name not in recipe.finetune.tasks:
+        if data is None or not (Path(data) / task.folder).exists():
+            return None
+        if not has_split(task, "validation", data):
+            where, fix = (
+                str(Path(data) / task.folder),
+                "put the split there, or remove this folder to time random words",
+            )
+            raise UserError(where, expected="the validation split, which benchmark times", found="no file", fix=fix)
+    return load_examples(task, "validation", data=data, corpus=recipe.corpus, limit=0, seed=recipe.seed)
+
+
 def load_pairs(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Pairs:
-    """STS-B validation where the recipe has it (a data folder, or the task itself); else random words at such lengths.
+    """STS-B validation where the recipe asks for it; else random words at such lengths.
 
     Args:
         recipe: where the data is, and the seed.
         tokenizer: in whose tokens made-up pairs have STS-B's lengths.
+
+    Raises:
+        UserError: STS-B is asked for, and missing or damaged.
     """
-    if recipe.data is not None or "stsb" in recipe.finetune.tasks:
-        try:
-            examples = load_examples(
-                TASKS["stsb"], "validation", data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed
-            )
-        except (UserError, OSError):
-            pass  # no such file, or no network: timing does not need the words, and the report says what was timed
-        else:
-            return Pairs(examples, "STS-B validation", False)
+    examples = requested_examples(recipe)
+    if examples is not None:
+        return Pairs(examples, "STS-B validation", False)
     source = "random words at lengths distributed as STS-B validation's (mean 31 word pieces)"
     return Pairs(made_up_examples(tokenizer, recipe.seed), source, True)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from tinydistilbert.progress import duration, say
@@ -77,17 +78,17 @@ def time_in_turns(
 @contextmanager
 def one_core() -> Iterator[None]:
     """Run the body with one torch thread, pinned to one core where the system can; both are restored afterwards."""
-    threads = torch.get_num_threads()
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    threads, process = torch.get_num_threads(), psutil.Process()
+    cores: list[int] = process.cpu_affinity() if hasattr(process, "cpu_affinity") else []  # macOS pins nothing
     try:
         torch.set_num_threads(1)
         if cores:
-            os.sched_setaffinity(0, {max(cores)})
+            process.cpu_affinity([max(cores)])
         yield
     finally:
         torch.set_num_threads(threads)
         if cores:
-            os.sched_setaffinity(0, cores)
+            process.cpu_affinity(cores)
 
 
 def load_average() -> float | None:

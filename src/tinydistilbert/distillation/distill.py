@@ -106,7 +106,7 @@ class _Training:
         log: Callable[[str], None],
     ) -> None:
         self.recipe, self.teacher, self.blocks, self.device, self.log = recipe, teacher, blocks, device, log
-        self.matches = match_layers(recipe, teacher.config, student.config)
+        self.matches = match_layers(recipe.objective, recipe.student, teacher.config, student.config)
         if recipe.distill.compile:
             compile_encoders(teacher, student)
         self.cached = None

@@ -19,6 +19,7 @@ from tinydistilbert.dry_run.tasks import TaskEstimates
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.size import Size
 from tinydistilbert.pipeline.run import Run
+from tinydistilbert.recipe.objective import TERMS, Needs
 from tinydistilbert.recipe.schema import Optimization
 from tinydistilbert.recipe.types import highest, seconds_of
 from tinydistilbert.storage import atomic
@@ -44,7 +45,7 @@ class Planner(Basis):
         if self.recipe.finetune.model or self.recipe.compress.model:
             self.run.check_inputs()
             return
-        match_layers(self.recipe, self.models[0].config, self.models[1].config)
+        match_layers(self.recipe.objective, self.recipe.student, self.models[0].config, self.models[1].config)
         self.run.check_lengths(self.models[0].config)
         _ = self._tasks.sizes if self.run.tasks() else None, self.text
 
@@ -141,11 +142,12 @@ class Planner(Basis):
             return masked, 0.0
         if objective.reduction == "notebook":
             return 1.0, 1.0
-        if highest(objective.kl):
+        needs = {TERMS[name].needs for name in objective.terms}
+        if Needs.LOGITS in needs:
             sampled = masked + (useful - masked) * objective.kl_sampled_share
             share = {"all": useful, "masked": masked, "sampled": sampled}[objective.kl_positions]
             return share, share
-        return (masked if highest(objective.mlm) else 0.0), 0.0
+        return (masked if Needs.TOKENS in needs else 0.0), 0.0
 
     def _benchmark(self) -> Line:
         settings = self.recipe.benchmark

@@ -1,23 +1,24 @@
-"""The objective of a fine-tuning: the labels, and where a task's teacher helps, its soft targets and its inside."""
+"""The objective of a fine-tuning: the labels, and with a teacher of the task its soft targets and its layers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tinydistilbert.losses import terms as losses
-from tinydistilbert.losses.layers import INNER, attention_layers, layer_terms
-from tinydistilbert.models.capture import capturing
+from tinydistilbert.losses.layers import layer_terms, layers_of_student, layers_of_teacher
+from tinydistilbert.models.capture import LayerOutputs, capturing
 from tinydistilbert.models.dropout import quick_dropout
 from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.matching import Matches
 from tinydistilbert.models.projected_student import ProjectedStudent
+from tinydistilbert.recipe.objective import TERMS, MeanOver
 from tinydistilbert.recipe.schema import TaskDistillation
 from tinydistilbert.tasks.base import Kind
 from tinydistilbert.tasks.encoding import NO_LABEL
@@ -33,23 +34,25 @@ NO_MATCHES = Matches()
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """The weighted terms of a fine-tuning: `hard`, and with soft targets in the batches `soft` and the inner terms."""
+    """The weighted terms of a fine-tuning: `hard`, and with a teacher `soft` and inner terms.
+
+    `hard` compares with the labels, `soft` with the teacher's soft targets, which are in the batches. The inner terms
+    are those rows of the table in recipe/objective.py that look into the layers of both models.
+    """
 
     kind: Kind
     distillation: TaskDistillation | None = None
-    """None: there is no teacher, and only `hard` counts."""
+    """None: there is no teacher, and only `hard` has weight."""
     teacher: PreTrainedModel | None = None
     """Runs in every step where an inner term has weight."""
     matches: Matches = NO_MATCHES
     intermediate_steps: int = 0
-    """At the beginning, in which only the inner terms count, and after which they do not."""
+    """So many steps at the beginning have the inner terms alone, all later ones the others alone; 0 = always all."""
 
     @property
     def inner(self) -> dict[str, float]:
         """The weights of the terms that look into the layers."""
-        if self.distillation is None:
-            return {}
-        return {name: weight for name in sorted(INNER) if (weight := getattr(self.distillation, name)) > 0}
+        return {} if self.distillation is None else self.distillation.inner_terms
 
     def term_weights(self, step: int) -> dict[str, float]:
         """The weight of each term at a step."""
@@ -62,15 +65,15 @@ class TaskLoss:
         return {**outer, **(dict.fromkeys(self.inner, 0.0) if self.intermediate_steps else self.inner)}
 
     def token_shares(self, micro_batches: list[Batch]) -> list[dict[str, float]]:
-        """How much of each term's mean over the step is each micro-batch's own."""
+        """For each micro-batch of a step, how much of each term's mean over the step falls to it."""
         return token_shares([self._counts(batch) for batch in micro_batches])
 
     def _counts(self, batch: Batch) -> dict[str, int]:
-        tokens = int(batch["attention_mask"].sum())
+        """Over how many examples, positions or pairs of positions each term of this micro-batch is a mean."""
         counts = {"hard": int(self._labelled(batch).sum()), "soft": len(batch["input_ids"])}
-        counts |= {"hidden": tokens, "relation": tokens}
-        if "attention" in self.inner:
-            counts["attention"] = int(_visible(batch).sum())
+        for name in self.inner:
+            is_over_pairs = TERMS[name].mean_over is MeanOver.PAIRS
+            counts[name] = int((_visible(batch) if is_over_pairs else batch["attention_mask"]).sum())
         return {name: counts[name] for name in self.term_weights(0)}
 
     def _labelled(self, batch: Batch) -> Bool[Tensor, " batch"]:
@@ -90,54 +93,47 @@ class TaskLoss:
 
     def loss(
         self, model: nn.Module, batch: Batch, term_scales: Mapping[str, float], _step: int
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Float[Tensor, ""]]]:
         """The scaled sum of the terms, and each term's mean; what has no weight at this step is not computed."""
         assert isinstance(model, ProjectedStudent)
-        wanted = {name for name, scale in term_scales.items() if scale}
-        inner = wanted & INNER
-        own = self.matches.student_layers
-        with capturing(
-            model.student, own if "hidden" in inner else (), attention_layers(inner, own, own[-1:])
-        ) as student:
-            output = model.student(**{name: batch[name] for name in INPUTS if name in batch})
+        names = {name for name, scale in term_scales.items() if scale}
+        inner = names & self.inner.keys()
+        inputs = {name: batch[name] for name in INPUTS if name in batch}
+        with capturing(model.student, **layers_of_student(inner, self.matches)) as student_layers:
+            output = model.student(**inputs)
         terms: dict[str, Tensor] = {}
         if inner:
-            assert self.teacher is not None, "a term on layers needs the teacher"
-            theirs, related = self.matches.teacher_layers, (self.matches.relation_layer,)
-            told = {name: batch[name] for name in INPUTS if name in batch}
-            told["input_ids"] = batch.get(TEACHER_IDS, told["input_ids"])
-            with (
-                torch.no_grad(),
-                capturing(
-                    self.teacher, theirs if "hidden" in inner else (), attention_layers(inner, theirs, related)
-                ) as teacher,
-            ):
-                self.teacher.base_model(**{name: told[name] for name in told if name in self._teacher_inputs})
             counted = batch["attention_mask"].flatten().nonzero().squeeze(-1)
             terms |= layer_terms(
-                inner, student, teacher, self.matches, visible=lambda: _visible(batch), counted=counted,
-                relation_heads=0, projection=model.projection,
+                inner, student_layers, self._teacher_layers(inner, batch, inputs), self.matches,
+                visible=lambda: _visible(batch), counted=counted, relation_heads=0, projection=model.projection,
             )  # fmt: skip
-        if "hard" in wanted:
+        if "hard" in names:
             terms["hard"] = self._hard(output, batch)
-        if "soft" in wanted:
+        if "soft" in names:
             terms["soft"] = self._soft(output, batch)
         return scaled_sum(terms, term_scales)
 
-    @property
-    def _teacher_inputs(self) -> tuple[str, ...]:
-        assert self.teacher is not None
-        has_types = int(getattr(self.teacher.config, "type_vocab_size", 0)) > 1
-        return INPUTS if has_types else tuple(name for name in INPUTS if name != "token_type_ids")
+    def _teacher_layers(self, names: Collection[str], batch: Batch, inputs: Mapping[str, Tensor]) -> LayerOutputs:
+        """What the terms read from inside the teacher."""
+        assert self.teacher is not None, "a term on layers needs the teacher"
+        inputs = {**inputs, "input_ids": batch.get(TEACHER_IDS, inputs["input_ids"])}
+        if int(getattr(self.teacher.config, "type_vocab_size", 0)) <= 1:
+            inputs.pop("token_type_ids", None)
+        with torch.no_grad(), capturing(self.teacher, **layers_of_teacher(names, self.matches)) as teacher_layers:
+            self.teacher.base_model(**inputs)
+        return teacher_layers
 
     def _hard(self, output: Any, batch: Batch) -> Tensor:
         """Cross-entropy or squared error against the labels, mean over the examples that have one."""
         if self.kind == "span":
-            # Unlike in transformers padding is no answer: the loss must not depend on what else is in the batch.
+            # Unlike in transformers, padding has no probability: the loss must not depend on what else is in the batch.
             padding, low = batch["attention_mask"] == 0, torch.finfo(output.start_logits.dtype).min
             ends = ((output.start_logits, "start"), (output.end_logits, "end"))
-            found = [F.cross_entropy(of.masked_fill(padding, low), batch[f"{end}_positions"]) for of, end in ends]
-            return torch.stack(found).mean()
+            values = [
+                F.cross_entropy(logits.masked_fill(padding, low), batch[f"{end}_positions"]) for logits, end in ends
+            ]
+            return torch.stack(values).mean()
         labelled = self._labelled(batch)
         if not labelled.any():
             return 0 * torch.as_tensor(output.logits).sum()
@@ -160,6 +156,6 @@ class TaskLoss:
 
 
 def _visible(batch: Batch) -> Bool[Tensor, "batch length length"]:
-    """Pairs of positions that are no padding."""
+    """Pairs of positions of which neither is padding."""
     mask = batch["attention_mask"].bool()
     return mask[:, :, None] & mask[:, None, :]

@@ -1,81 +1,82 @@
-"""The terms that compare layers of student and teacher, for pretraining and for tasks."""
+"""The terms that look into the layers of student and teacher, for pretraining and for tasks."""
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tinydistilbert.losses import terms as losses
-from tinydistilbert.models.capture import QueryKeyValue
+from tinydistilbert.losses.terms import FUNCTIONS
+from tinydistilbert.models.capture import LayerOutputs
 from tinydistilbert.models.matching import Matches
+from tinydistilbert.recipe.objective import TERMS, Needs
 
 
-class Inside(Protocol):
-    """What was taken from inside a model."""
-
-    @property
-    def layers(self) -> Mapping[int, Tensor]:
-        """Outputs of layers, (batch, length, hidden)."""
-        ...
-
-    @property
-    def attention(self) -> Mapping[int, QueryKeyValue]:
-        """Queries, keys and values of layers."""
-        ...
+def layers_of_student(names: Iterable[str], matches: Matches) -> dict[str, tuple[int, ...]]:
+    """Which of the student's layers `capturing` has to take for these terms: its `layers` and its `attention`."""
+    return _layers(names, matches.student_layers, matches.student_layers[-1:])
 
 
-INNER = frozenset({"relation", "attention", "hidden"})
-"""Terms that look into the layers of both models."""
+def layers_of_teacher(names: Iterable[str], matches: Matches) -> dict[str, tuple[int, ...]]:
+    """As `layers_of_student`, of the teacher."""
+    return _layers(names, matches.teacher_layers, (matches.relation_layer,))
 
 
-def attention_layers(wanted: Collection[str], layers: tuple[int, ...], related: tuple[int, ...]) -> tuple[int, ...]:
-    """Layers of which queries, keys and values are needed: `layers` for attention, `related` for relation."""
-    last = related if "relation" in wanted else ()
-    return tuple(sorted({*last, *(layers if "attention" in wanted else ())}))
+def _layers(names: Iterable[str], matched: tuple[int, ...], related: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    needs = {TERMS[name].needs for name in names}
+    attention = {*(matched if Needs.ATTENTION in needs else ()), *(related if Needs.RELATION in needs else ())}
+    return {"layers": matched if Needs.HIDDEN_STATES in needs else (), "attention": tuple(sorted(attention))}
 
 
 def layer_terms(
-    wanted: Collection[str],
-    student: Inside,
-    teacher: Inside,
+    names: Collection[str],
+    student: LayerOutputs,
+    teacher: LayerOutputs,
     matches: Matches,
     *,
     visible: Callable[[], Bool[Tensor, "batch length length"]],
     counted: Int[Tensor, " positions"],
     relation_heads: int,
     projection: Callable[[Tensor], Tensor],
-) -> dict[str, Tensor]:
-    """Those of the terms relation, attention and hidden that are `wanted`, each a mean over the micro-batch.
+) -> dict[str, Float[Tensor, ""]]:
+    """Those terms among `names` that look into the layers, each a mean over the micro-batch.
 
     Args:
-        wanted: names of terms.
+        names: of terms.
         student: what was taken from inside the student.
         teacher: the same of the teacher.
         matches: which layers are compared.
-        visible: gives the pairs of positions of which the first attends to the second.
-        counted: positions of the flattened batch that are no padding.
-        relation_heads: heads that queries, keys and values are cut into; 0 = as many as the teacher has.
+        visible: gives the pairs of positions of which the first attends to the second. It is called only if a term
+            reads them.
+        counted: positions of the flattened batch that are not padding.
+        relation_heads: parts that queries, keys and values are cut into; 0 = as many as the teacher has heads.
         projection: from the student's width to the teacher's.
     """
-    terms: dict[str, Tensor] = {}
-    pairs = list(zip(matches.student_layers, matches.teacher_layers, strict=True))
-    if "relation" in wanted:
-        ours, told = student.attention[matches.student_layers[-1]], teacher.attention[matches.relation_layer]
-        heads, seen = relation_heads or told.query.shape[1], visible()
-        kinds = ((ours.query, told.query), (ours.key, told.key), (ours.value, told.value))
-        terms["relation"] = torch.stack([losses.relation(a, b, heads, seen) for a, b in kinds]).mean()
-    if "attention" in wanted:
-        seen = visible()
-        scores = [losses.attention(student.attention[own], teacher.attention[other], seen) for own, other in pairs]
-        terms["attention"] = torch.stack(scores).mean()
-    if "hidden" in wanted:
-        differences = [
-            losses.hidden(
-                projection(student.layers[own].flatten(0, 1)[counted]), teacher.layers[other].flatten(0, 1)[counted]
+
+    def of_term(name: str) -> Tensor:
+        function, needs = FUNCTIONS[name], TERMS[name].needs
+        if needs is Needs.RELATION:
+            student_attention = student.attention[matches.student_layers[-1]]
+            teacher_attention = teacher.attention[matches.relation_layer]
+            heads, pairs = relation_heads or teacher_attention.query.shape[1], visible()
+            vectors = (
+                (student_attention.query, teacher_attention.query),
+                (student_attention.key, teacher_attention.key),
+                (student_attention.value, teacher_attention.value),
             )
-            for own, other in pairs
-        ]
-        terms["hidden"] = torch.stack(differences).mean()
-    return terms
+            values = [function(of_student, of_teacher, heads, pairs) for of_student, of_teacher in vectors]
+        elif needs is Needs.ATTENTION:
+            pairs = visible()
+            values = [function(student.attention[low], teacher.attention[high], pairs) for low, high in layer_pairs]
+        else:
+            values = [
+                function(
+                    projection(student.hidden_states[student_layer].flatten(0, 1)[counted]),
+                    teacher.hidden_states[teacher_layer].flatten(0, 1)[counted],
+                )
+                for student_layer, teacher_layer in layer_pairs
+            ]
+        return torch.stack(values).mean()
+
+    layer_pairs = list(zip(matches.student_layers, matches.teacher_layers, strict=True))
+    return {name: of_term(name) for name, term in TERMS.items() if term.is_inner and name in names}

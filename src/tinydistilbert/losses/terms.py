@@ -1,12 +1,13 @@
-"""The terms of the objective: pure functions on tensors.
+"""The loss terms: pure functions on tensors. Their rows, with everything else about them, are in recipe/objective.py.
 
-`kl`, `mlm`, `cosine` and `hidden` are means over the counted positions. The caller gathers those first (no padding, or
-only the masked ones), so they never see padding and cannot depend on it. `relation` and `attention` compare pairs of
-positions and are told which are `visible`. The temperature's factor T² keeps the size of the gradient about the same
-for every T (Hinton et al. 2015).
+`kl`, `mlm`, `cosine` and `hidden` get the positions that count and no others: the caller leaves out padding, and for
+`mlm` everything that is not masked. So they cannot depend on padding. `relation` and `attention` compare pairs of
+positions; `visible` says which pairs count. The factor T² of `kl` keeps the size of its gradient about the same for
+every temperature T (Hinton et al. 2015).
 """
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +25,12 @@ def kl(
     teacher_logits: Float[Tensor, "positions classes"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """T² · KL(teacher ‖ student) of the tempered softmaxes, in nats, mean over the positions.
+    """T² · KL(teacher ‖ student) of the softmaxes of logits / T, in nats, mean over the positions.
 
     The soft-target loss of Hinton et al. (2015) and DistilBERT's L_ce (up to T² and the teacher's constant entropy).
+    Over the vocabulary, training computes it in `losses/vocabulary.py`: by chunks, with a gradient of its own, and
+    together with `mlm`. This function is the definition to which a test holds that one, and what validation and the
+    soft targets of tasks use.
 
     Raises:
         ValueError: there is no position.
@@ -38,7 +42,13 @@ def kl(
 
 
 def mlm(student_logits: Float[Tensor, "positions vocabulary"], labels: Int[Tensor, "positions"]) -> Float[Tensor, ""]:
-    """Cross-entropy at the masked positions, in nats, mean (Devlin et al. 2019). `labels` holds the original tokens.
+    """Cross-entropy of the original tokens at the masked positions, in nats, mean (Devlin et al. 2019).
+
+    Training computes it in `losses/vocabulary.py`, as it does `kl`.
+
+    Args:
+        student_logits: at the masked positions.
+        labels: the original tokens there.
 
     Raises:
         ValueError: there is no position.
@@ -76,6 +86,7 @@ def hidden(
     return F.mse_loss(student_hidden, teacher_hidden)
 
 
+@runtime_checkable
 class QueryKey(Protocol):
     """Queries and keys of one self-attention layer."""
 
@@ -91,21 +102,25 @@ class QueryKey(Protocol):
 
     @property
     def scaling(self) -> float:
-        """What the model multiplies the scores by; 1/sqrt(size) where not stated otherwise."""
+        """Factor of query · key before the softmax; in most models 1 / sqrt(size)."""
         ...
 
 
 def _visible_pairs(visible: Bool[Tensor, "batch length length"]) -> Bool[Tensor, "batch length length"]:
-    """`visible` without the queries that do not see themselves, which are padding."""
+    """`visible` without the rows of padding. Padding is what does not attend to itself."""
     return visible & visible.diagonal(dim1=1, dim2=2).unsqueeze(2)
 
 
 def attention(student: QueryKey, teacher: QueryKey, visible: Bool[Tensor, "batch length length"]) -> Float[Tensor, ""]:
     """Mean squared difference of the attention scores before the softmax, over heads and visible pairs.
 
-    TinyBERT's L_attn (Jiao et al. 2020, section 3.1), which averages over padding too; here it does not count.
-    `visible` says which keys each query may look at: neither is padding, and both are of one document where documents
-    are kept apart. Without any such pair the loss is 0.
+    TinyBERT's L_attn (Jiao et al. 2020, section 3.1), which averages over padding too; here padding does not count.
+
+    Args:
+        student: queries and keys of a layer of the student.
+        teacher: the same of a layer of the teacher.
+        visible: which keys (last dimension) each query (the one before) may attend to: neither is padding, and where
+            documents are kept apart both are of the same one. If there is no such pair, the loss is 0.
 
     Raises:
         ValueError: student and teacher have different numbers of heads.
@@ -114,7 +129,7 @@ def attention(student: QueryKey, teacher: QueryKey, visible: Bool[Tensor, "batch
     if heads != teacher_heads:
         raise ValueError(f"attention scores compare equal numbers of heads, found {heads} and {teacher_heads}")
     pairs = _visible_pairs(visible)
-    # The vectors are scaled and not their products: those are length / size times as many numbers.
+    # The queries are scaled, not the products, which are length / size times as many numbers.
     difference = (student.query * student.scaling) @ student.key.mT - (teacher.query * teacher.scaling) @ teacher.key.mT
     squares = difference.masked_fill(~pairs.unsqueeze(1), 0).square()
     total = squares.sum(dtype=torch.promote_types(squares.dtype, torch.float32))  # bf16 cannot hold a long sum
@@ -124,7 +139,7 @@ def attention(student: QueryKey, teacher: QueryKey, visible: Bool[Tensor, "batch
 def _log_relations(
     vectors: Float[Tensor, "batch heads length size"], relation_heads: int, pairs: Bool[Tensor, "batch length length"]
 ) -> Float[Tensor, "batch relation_heads length length"]:
-    """Log softmax of the scaled products of every vector with those that it sees, for each relation head."""
+    """Log softmax over the visible keys of A·Aᵀ / sqrt(size of a relation head), for each relation head."""
     batch, heads, length, head_size = vectors.shape
     width = heads * head_size
     if relation_heads < 1 or width % relation_heads:
@@ -132,7 +147,7 @@ def _log_relations(
     size = width // relation_heads
     parts = vectors.transpose(1, 2).reshape(batch, length, relation_heads, size).transpose(1, 2)
     scores = (parts * size**-0.5) @ parts.mT
-    # The lowest finite number, not -inf: queries that see nothing stay free of NaN (and are not counted).
+    # The lowest finite number, not -inf: rows of padding, in which nothing is visible, would become NaN.
     return F.log_softmax(scores.masked_fill(~pairs.unsqueeze(1), torch.finfo(scores.dtype).min), dim=-1)
 
 
@@ -142,19 +157,24 @@ def relation(
     relation_heads: int,
     visible: Bool[Tensor, "batch length length"],
 ) -> Float[Tensor, ""]:
-    """KL(teacher ‖ student) of self-attention relations, in nats, mean over relation heads and queries.
+    """KL(teacher ‖ student) of self-attention relations, in nats, mean over relation heads and counted positions.
 
-    One of MiniLMv2's (Wang et al. 2021, section 3.1) Q-Q, K-K and V-V: the vectors of all heads are laid side by side
-    and cut into `relation_heads`; a query's relation is softmax(A·Aᵀ / sqrt(size of a relation head)) over the keys
-    that it sees. Numbers of heads and widths of student and teacher may differ. `visible` is as in `attention`; without
-    any visible pair the loss is 0.
+    One of Q-Q, K-K and V-V of MiniLMv2 (Wang et al. 2021, section 3.1). The vectors A of all heads are laid side by
+    side and cut into `relation_heads` parts; the relation is softmax(A·Aᵀ / sqrt(size of a part)), each row over the
+    visible keys. Student and teacher may differ in number of heads and in width.
+
+    Args:
+        student: queries, or keys, or values of a layer of the student.
+        teacher: the same of a layer of the teacher.
+        relation_heads: into how many parts to cut.
+        visible: as in `attention`. If there is no visible pair, the loss is 0.
 
     Raises:
         ValueError: `relation_heads` does not divide a width.
     """
     pairs = _visible_pairs(visible)
     student_log, teacher_log = (_log_relations(vectors, relation_heads, pairs) for vectors in (student, teacher))
-    # Of a query that sees nothing both relations are even, so it adds exactly 0; nor is it counted.
+    # In a row of padding both relations are uniform, so it adds exactly 0; it is not counted either.
     total = F.kl_div(student_log, teacher_log, reduction="sum", log_target=True)
     queries = visible.diagonal(dim1=1, dim2=2).sum()
     return total / (queries * relation_heads).clamp(min=1)
@@ -165,9 +185,9 @@ def notebook_kl(
     teacher_logits: Float[Tensor, "batch length vocabulary"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """TinyDistilBERT's KL as it was: T² · the sum over all positions, padding too, divided by the batch only.
+    """TinyDistilBERT's KL as it was: T² · the sum over all positions, padding too, divided by the batch size only.
 
-    At 128 positions a line it is 128 times its value per token. Kept for the preset `seed` alone.
+    At 128 positions a line it is 128 times the mean over positions. Kept for the preset `seed` alone.
     """
     batch = len(student_logits)
     student = F.log_softmax(student_logits / temperature, dim=-1)
@@ -181,11 +201,18 @@ def span_kl(
     counted: Bool[Tensor, "batch length"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """T² · KL between two distributions over a window's positions, mean over the batch; padding has no probability.
+    """`kl` of two distributions over the positions of a window, mean over the batch; padding has no probability.
 
-    The soft part of the second distillation on SQuAD, "(D)", taken for start and for end (Sanh et al. 2019, section 3).
+    The soft targets of the second distillation on SQuAD, "(D)", for the start and the end of an answer
+    (Sanh et al. 2019, section 3).
     """
     low = torch.finfo(student_logits.dtype).min
     student = student_logits.masked_fill(~counted, low)
     teacher = teacher_logits.masked_fill(~counted, low)
     return kl(student, teacher, temperature)
+
+
+FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
+    "kl": kl, "mlm": mlm, "cosine": cosine, "relation": relation, "attention": attention, "hidden": hidden,
+}  # fmt: skip
+"""The function of each row of the table; `Needs` in recipe/objective.py says what it is called with."""

@@ -1,6 +1,6 @@
-"""Taking layer outputs, queries, keys and values out of a running model, by hooks that are gone afterwards.
+"""Layer outputs, queries, keys and values of a running model, taken by hooks that are removed afterwards.
 
-Attention itself stays the fast one: its weights are never asked for, and what it multiplies is read before it.
+The model keeps its fast attention: no attention weights are asked for, only what attention multiplies is read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +26,11 @@ class QueryKeyValue:
 
 
 @dataclass(frozen=True)
-class Captured:
-    """What `capturing` has taken so far, by layer."""
+class LayerOutputs:
+    """What a forward pass computed inside the layers that were asked for; keys are their numbers, 0 = the first."""
 
-    layers: dict[int, Tensor] = field(default_factory=dict)
+    hidden_states: dict[int, Float[Tensor, "batch length hidden"]] = field(default_factory=dict)
+    """Outputs of layers."""
     attention: dict[int, QueryKeyValue] = field(default_factory=dict)
 
 
@@ -43,19 +44,24 @@ def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 @contextmanager
-def capturing(model: PreTrainedModel, layers: Sequence[int], attention: Sequence[int]) -> Iterator[Captured]:
-    """Take the outputs and the attention inputs of some layers from the next forward pass of `model`.
+def capturing(model: PreTrainedModel, layers: Sequence[int], attention: Sequence[int]) -> Iterator[LayerOutputs]:
+    """Inside the `with`, a forward pass of `model` fills what this gives with what its layers compute.
 
-    Gradients flow through what is taken. Calls may be nested; with no layers asked for, nothing is hooked.
+    Gradients flow through it. Calls may be nested; with no layers asked for, nothing is hooked.
+
+    Args:
+        model: encoder of one of the known families, with or without a head.
+        layers: numbers of the layers whose outputs are wanted.
+        attention: numbers of the layers whose queries, keys and values are wanted.
     """
-    captured = Captured()
+    captured = LayerOutputs()
     if not layers and not attention:
         yield captured
         return
     blocks = encoder_layers(model)
     with ExitStack() as hooks:
         for index in layers:
-            hooks.enter_context(blocks[index].register_forward_hook(_keep(captured.layers, index)))
+            hooks.enter_context(blocks[index].register_forward_hook(_keep(captured.hidden_states, index)))
         take = _take_rotated if model.config.model_type == "modernbert" else _take_projected
         for index in attention:
             take(cast("Any", blocks[index]), captured.attention, index, hooks)

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.capture import QueryKeyValue, capturing
+from tinydistilbert.models.capture import LayerOutputs, capturing
 from tinydistilbert.models.dropout import ATTENTION as QUICK
 from tinydistilbert.models.loading import Head
 
 __all__ = [
-    "QueryKeyValue",
-    "Seen",
+    "EncoderOutput",
     "encode",
     "hidden_states",
     "parameter_count",
@@ -34,15 +33,13 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Seen:
+class EncoderOutput:
     """What one forward pass of an encoder gave."""
 
-    last: Float[Tensor, "batch length hidden"]
-    """Last hidden states: what the masked-LM head reads."""
-    layers: dict[int, Float[Tensor, "batch length hidden"]]
-    """Outputs of the layers that were asked for; 0 = the first layer."""
-    attention: dict[int, QueryKeyValue]
-    """Queries, keys and values of the layers that were asked for."""
+    last_hidden_state: Float[Tensor, "batch length hidden"]
+    """What the masked-LM head reads."""
+    layers: LayerOutputs
+    """What was asked for from inside."""
 
 
 def encode(
@@ -52,30 +49,30 @@ def encode(
     *,
     layers: Sequence[int] = (),
     attention: Sequence[int] = (),
-) -> Seen:
-    """Run the encoder and take what is asked for from its inside, with gradients.
+) -> EncoderOutput:
+    """Run the encoder without its head; gradients flow through everything that this gives.
 
     Args:
         model: masked-LM model of one of the known families.
         input_ids: tokens.
-        attention_mask: 0 at padding; or for each query the keys that it may look at; None = everything is seen.
+        attention_mask: 0 at padding; or for each query the keys that it may attend to; None = nothing is padding.
         layers: layers whose outputs are wanted, from 0.
         attention: layers whose queries, keys and values are wanted, from 0.
     """
     mask = _mask_for(model, attention_mask)
     with capturing(model, layers, attention) as captured:
-        last: Tensor = model.base_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
-    assert captured.layers.keys() == set(layers), "layers were not seen: hooks do not run in this model"
-    assert captured.attention.keys() == set(attention), "attention was not seen: hooks do not run in this model"
-    return Seen(last, captured.layers, captured.attention)
+        last_hidden_state: Tensor = model.base_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+    assert captured.hidden_states.keys() == set(layers), "no layer outputs: hooks do not run in this model"
+    assert captured.attention.keys() == set(attention), "no queries and keys: hooks do not run in this model"
+    return EncoderOutput(last_hidden_state, captured)
 
 
 def _mask_for(model: PreTrainedModel, mask: Tensor | None) -> Tensor | dict[str, Tensor] | None:
-    """The mask as the family's layers take it: for each query, the keys that it may look at.
+    """The mask as the family's layers take it: for each query, the keys that it may attend to.
 
-    Transformers hands a mask of four dimensions on as it is. From one of two it makes the same, but first asks whether
-    anything is padding at all, for which a GPU would have to be waited for; and ModernBERT's window of local attention
-    has to be cut out of the mask here.
+    Transformers hands a mask of four dimensions on as it is. From one of two it makes the same, but only after it asked
+    whether anything is padding at all, and that answer has to be waited for on a GPU. ModernBERT's window of local
+    attention is not in such a mask and is cut out of it here.
     """
     if mask is None:
         return None
@@ -95,12 +92,12 @@ def hidden_states(
     attention_mask: Int[Tensor, "batch length"] | Bool[Tensor, "batch 1 length length"] | None,
 ) -> Float[Tensor, "batch length hidden"]:
     """Last hidden states of the encoder; `attention_mask=None` says that nothing is padding."""
-    return encode(model, input_ids, attention_mask).last
+    return encode(model, input_ids, attention_mask).last_hidden_state
 
 
 def vocabulary_input(
-    model: PreTrainedModel, hidden: Float[Tensor, "positions hidden"]
-) -> Float[Tensor, "positions hidden"]:
+    model: PreTrainedModel, hidden: Float[Tensor, "*positions hidden"]
+) -> Float[Tensor, "*positions hidden"]:
     """The masked-LM head without its last matrix: what the vocabulary matrix is multiplied with."""
     family, whole = model.config.model_type, cast("Any", model)
     if family == "bert":
@@ -122,9 +119,9 @@ def vocabulary_matrix(
 
 
 def vocabulary_logits(
-    model: PreTrainedModel, hidden: Float[Tensor, "positions hidden"]
-) -> Float[Tensor, "positions vocabulary"]:
-    """The whole masked-LM head applied to gathered hidden states."""
+    model: PreTrainedModel, hidden: Float[Tensor, "*positions hidden"]
+) -> Float[Tensor, "*positions vocabulary"]:
+    """The whole masked-LM head applied to hidden states."""
     return F.linear(vocabulary_input(model, hidden), *vocabulary_matrix(model))
 
 

@@ -1,5 +1,6 @@
 """Which layers of teacher and student the terms on hidden states and attention compare."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig
@@ -8,7 +9,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models.pruned import is_pruned
 from tinydistilbert.models.student import layer_map
 from tinydistilbert.recipe import schema
-from tinydistilbert.recipe.types import highest
+from tinydistilbert.recipe.objective import TERMS, Needs, Objective
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,22 @@ class Matches:
     """The teacher's layer whose relations the student's last one learns."""
 
 
-def match_layers(settings: schema.Recipe, teacher: PretrainedConfig, student: PretrainedConfig) -> Matches:
-    """The layers that the recipe's objective compares, after everything about them was checked.
+def match_layers(
+    objective: Objective, cut: schema.Student, teacher: PretrainedConfig, student: PretrainedConfig
+) -> Matches:
+    """The layers that the objective compares, after everything about them was checked.
+
+    Args:
+        objective: its terms, `matched_layers`, `relation_layer` and `relation_heads` are read.
+        cut: which of the teacher's layers the student's are copied from.
+        teacher: the teacher's config.
+        student: the config of the student that was cut from it.
 
     Raises:
         UserError: a layer does not exist, a list has another length than the student, or heads do not divide.
     """
-    objective, depth = settings.objective, teacher.num_hidden_layers
-    copied = layer_map(settings.student, depth)
+    depth = teacher.num_hidden_layers
+    copied = layer_map(cut, depth)
     size = len(copied)
     if objective.matched_layers == "uniform":
         matched = _uniform(size, depth)
@@ -42,7 +51,7 @@ def match_layers(settings: schema.Recipe, teacher: PretrainedConfig, student: Pr
     if not -depth <= objective.relation_layer < depth:
         expected, found = f"a layer of the teacher, 0 to {depth - 1} or -{depth} to -1", str(objective.relation_layer)
         raise UserError("objective.relation_layer", expected=expected, found=found, fix="change it")
-    _check_heads(objective, teacher, student)
+    _check_heads(objective.terms, objective.relation_heads, teacher, student)
     return Matches(tuple(range(size)), matched, objective.relation_layer % depth)
 
 
@@ -63,23 +72,30 @@ def uniform_matches(
     if size > depth:
         expected, fix = f"a student of at most the teacher's {depth} layers", "set hidden, attention and relation to 0"
         raise UserError("finetune.distillation", expected=expected, found=str(size), fix=fix)
-    inner = schema.Objective(relation=distillation.relation, attention=distillation.attention)
-    _check_heads(inner, teacher, student)
+    _check_heads(distillation.inner_terms, 0, teacher, student)
     return Matches(tuple(range(size)), _uniform(size, depth), depth - 1)
 
 
-def _check_heads(objective: schema.Objective, teacher: PretrainedConfig, student: PretrainedConfig) -> None:
-    if (highest(objective.relation) or highest(objective.attention)) and (is_pruned(teacher) or is_pruned(student)):
-        expected, fix = "teacher and student with all their heads", "leave relation and attention at 0"
-        raise UserError("relation and attention", expected=expected, found="a pruned model", fix=fix)
-    if highest(objective.relation):
-        heads = objective.relation_heads or teacher.num_attention_heads
+def _check_heads(
+    terms: Collection[str], relation_heads: int, teacher: PretrainedConfig, student: PretrainedConfig
+) -> None:
+    """Whether the numbers of heads suit those of the `terms` that read attention."""
+    of_attention = [name for name in terms if TERMS[name].needs is Needs.ATTENTION]
+    of_relation = [name for name in terms if TERMS[name].needs is Needs.RELATION]
+    if (of_attention or of_relation) and (is_pruned(teacher) or is_pruned(student)):
+        names = " and ".join(name for name, term in TERMS.items() if term.needs in (Needs.RELATION, Needs.ATTENTION))
+        expected, fix = "teacher and student with all their heads", f"leave {names} at 0"
+        raise UserError(names, expected=expected, found="a pruned model", fix=fix)
+    if of_relation:
+        heads = relation_heads or teacher.num_attention_heads
         for name, width in (("teacher", teacher.hidden_size), ("student", student.hidden_size)):
             if width % heads:
                 expected = f"a number that divides the {name}'s width of {width}"
                 fix = "set another objective.relation_heads"
                 raise UserError("objective.relation_heads", expected=expected, found=str(heads), fix=fix)
-    if highest(objective.attention) and teacher.num_attention_heads != student.num_attention_heads:
+    if of_attention and teacher.num_attention_heads != student.num_attention_heads:
         expected = f"a student with the teacher's {teacher.num_attention_heads} attention heads"
         fix = "use objective.relation, which has no need of that"
-        raise UserError("objective.attention", expected=expected, found=str(student.num_attention_heads), fix=fix)
+        raise UserError(
+            f"objective.{of_attention[0]}", expected=expected, found=str(student.num_attention_heads), fix=fix
+        )

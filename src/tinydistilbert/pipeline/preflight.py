@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
+from tinydistilbert.benchmark.pairs import requested_examples
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.distillation.adapt import check_head
 from tinydistilbert.distillation.teacher_cache import check_room, views_to_make
@@ -89,7 +90,7 @@ class Inputs:
             return
         check_head(recipe, self.original_teacher)
         student = cut_student(self.original_teacher.model, recipe.student, seed=recipe.seed)
-        match_layers(recipe, self.original_teacher.model.config, student.config)
+        match_layers(recipe.objective, recipe.student, self.original_teacher.model.config, student.config)
         self.check_lengths(self.original_teacher.model.config)
         if recipe.compress.tasks and "compress" in self.stages():
             self.check_compressible(
@@ -100,7 +101,7 @@ class Inputs:
         self.check_cache()
 
     def check_tasks(self) -> None:
-        """Load whatever the tasks read: the splits, further texts, and the given teachers' configurations.
+        """Load whatever tasks and benchmark read: splits, further texts, and the given teachers' configurations.
 
         Raises:
             UserError: one of them is wrong.
@@ -115,6 +116,8 @@ class Inputs:
                 read_unlabelled(Path(more), found[0].task)
             is_taught = any(job.is_second_distillation and job.task == name for job in jobs(recipe))
             check_models(recipe, found[0].task, self._student_of_tasks() if is_taught else None)
+        if "benchmark" in self.stages():
+            requested_examples(recipe)
         if "compress" in self.stages():
             self.check_compression()
             for name in recipe.compress.tasks:

@@ -6,6 +6,3 @@ SPAN_NAMES = ("squad", "cloze-qa")
 TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", *SYNTHETIC_NAMES)
 MEASURED = ("pretraining", "size", "latency")
 """What stands in place of a task in measurements of other things."""
-
-TERMS = ("kl", "mlm", "cosine", "relation", "attention", "hidden")
-"""Loss terms of the objective, in the order of tables and logs."""

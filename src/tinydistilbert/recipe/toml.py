@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.keys import did_you_mean, is_list, members, nearest, sections
-from tinydistilbert.recipe.names import MEASURED, SPAN_NAMES, TASK_NAMES, TERMS
+from tinydistilbert.recipe.names import MEASURED, SPAN_NAMES, TASK_NAMES
+from tinydistilbert.recipe.objective import NOTEBOOK_TERMS, TERMS
 from tinydistilbert.recipe.schema import ADAPTER, CustomTask, Finetune, Recipe, to_dict
-from tinydistilbert.recipe.types import Duration, highest, seconds_of
+from tinydistilbert.recipe.types import Duration, seconds_of
 
 LONGEST_SHOWN = 200
 """Characters of a value that an error shows."""
@@ -103,7 +104,8 @@ def _key_of(location: Iterable[Any]) -> tuple[list[str], Any]:
 
 def _bounds(number: Any) -> str:
     """The limits of an annotated number, in signs."""
-    limits = [limit for info in getattr(number, "__metadata__", ()) for limit in info.metadata]
+    annotations = getattr(number, "__metadata__", ())  # limits, or pydantic's `Field` with limits in it
+    limits = [limit for annotation in annotations for limit in getattr(annotation, "metadata", (annotation,))]
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     return " and ".join(
         f"{sign} {getattr(limit, name)}" for limit in limits for name, sign in signs.items() if hasattr(limit, name)
@@ -118,7 +120,8 @@ def _expected(kind: Any, message: str) -> str:
         return "a table of keys"
     one, *others = members(kind)
     if not others or others == [type(None)]:
-        return message.removeprefix("Input should be ")
+        words = message.removeprefix("Input should be ")
+        return f"a number {words}" if words.startswith(("greater", "less")) else words
     if get_origin(one) is Literal:
         words = ", ".join(map(repr, get_args(one)))
         return f"{words} or a list of whole numbers {_bounds(get_args(others[0])[0])}"
@@ -224,8 +227,7 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
         fix = "set it, or give finetune.optimization.learning_rate alone"
         yield _Conflict("finetune.learning_rates", expected, repr(finetune.select), fix)
     distillation = finetune.distillation
-    inner = [term for term in ("hidden", "attention", "relation") if getattr(distillation, term)]
-    if distillation.intermediate_epochs and not inner:
+    if distillation.intermediate_epochs and not distillation.inner_terms:
         expected = "a weight of hidden, attention or relation for the epochs in which they alone count"
         yield _Conflict("finetune.distillation.intermediate_epochs", expected, "none", "give one, or set it to 0")
     for name in finetune.tasks:
@@ -286,16 +288,17 @@ def _conflicts_of_custom(name: str, custom: CustomTask, *, scored_on: str) -> It
 
 def _conflicts_of_distillation(recipe: Recipe) -> Iterator[_Conflict]:
     objective, cache = recipe.objective, recipe.distill.cache.kind
-    weighted = [term for term in TERMS if highest(getattr(objective, term))]
+    weighted = objective.terms
     if not weighted:
         yield _Conflict("objective", "a term with weight", "only zeros", f"give one of {', '.join(TERMS)} a weight")
-    inner = [term for term in weighted if term in ("relation", "attention", "hidden")]
+    inner = [name for name in weighted if TERMS[name].is_inner]
     if objective.reduction == "notebook":
         changing = [key for key in ("temperature", *TERMS) if isinstance(getattr(objective, key), tuple)]
         mend = 'or reduction = "mean"'
-        if inner:
-            expected = "with reduction = 'notebook' weights of kl, mlm and cosine alone"
-            yield _Conflict("objective.reduction", expected, f"a weight of {inner[0]}", f"set {inner[0]} to 0, {mend}")
+        if others := [name for name in weighted if name not in NOTEBOOK_TERMS]:
+            expected = f"with reduction = 'notebook' weights of {', '.join(NOTEBOOK_TERMS)} alone"
+            fix = f"set {others[0]} to 0, {mend}"
+            yield _Conflict("objective.reduction", expected, f"a weight of {others[0]}", fix)
         if objective.kl_positions != "all":
             expected = "kl_positions = 'all' with reduction = 'notebook'"
             yield _Conflict("objective.kl_positions", expected, repr(objective.kl_positions), f"delete it, {mend}")
@@ -315,10 +318,10 @@ def _conflicts_of_distillation(recipe: Recipe) -> Iterator[_Conflict]:
             expected = "one masking.rate for all views of a cache"
             yield _Conflict("masking.rate", expected, str(list(recipe.masking.rate)), f"write one number, {mend}")
     if cache == "top-k":
-        if "cosine" in weighted:
-            expected = "no weight of cosine: a cache of kind 'top-k' holds no hidden states"
+        for name in (name for name in weighted if not TERMS[name].by_chunks and not TERMS[name].is_inner):
+            expected = f"no weight of {name}: a cache of kind 'top-k' holds the likeliest tokens, no hidden states"
             fix = 'set it to 0, or distill.cache.kind = "hidden"'
-            yield _Conflict("objective.cosine", expected, str(objective.cosine), fix)
+            yield _Conflict(f"objective.{name}", expected, str(getattr(objective, name)), fix)
         if isinstance(objective.temperature, tuple):
             expected = "one temperature: a cache of kind 'top-k' holds probabilities at it"
             fix = 'write one number, or distill.cache.kind = "hidden"'

@@ -7,9 +7,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from tinydistilbert import __version__
-from tinydistilbert.recipe.names import TERMS
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, PYTHON_DOCS, Recipe, recipe_hash
-from tinydistilbert.recipe.types import highest
 from tinydistilbert.report import paper_tables
 from tinydistilbert.report.read import read_run
 from tinydistilbert.report.speed import speed_table
@@ -61,9 +59,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         name: the heading, usually the name of the folder.
     """
     objective, tasks = recipe.objective, tasks_of(recipe.finetune)
-    weights = ", ".join(
-        f"{term} {_number(getattr(objective, term))}" for term in TERMS if highest(getattr(objective, term))
-    )
+    weights = ", ".join(f"{term} {_number(getattr(objective, term))}" for term in objective.terms)
     layers = recipe.student.layers
     cut = f"`{layers}`" if isinstance(layers, str) else ", ".join(map(str, layers))
     random = recipe.student.initialization == "random"

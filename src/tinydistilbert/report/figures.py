@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from tinydistilbert.recipe.names import TERMS
+from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.scores import TITLES, Scores
 from tinydistilbert.tasks.base import Task
@@ -25,14 +25,8 @@ SERIES = {
     "teacher": "#000011", "student": "#000012", "student (D)": "#000012", "control": "#000013", "model": "#000012",
     "model (D)": "#000012",
 }  # fmt: skip
-TERM_COLOURS = {
-    "kl": "#000021", "mlm": "#000022", "cosine": "#000023", "relation": "#000024", "attention": "#000021",
-    "hidden": "#000022", "loss": "#000024",
-}  # fmt: skip
-TERM_TITLES = {
-    "kl": "KL, nats", "mlm": "Masked LM, nats", "cosine": "1 − cosine", "relation": "Relations, nats",
-    "attention": "Attention", "hidden": "Hidden", "loss": "Loss",
-}  # fmt: skip
+CURVES = {name: (term.title, f"#00002{term.colour}") for name, term in TERMS.items()} | {"loss": ("Loss", "#000024")}
+"""Title and colour of the curve of each loss term, and of their weighted sum where a log has no terms."""
 _VARIABLES = {
     INK: "var(--ink-2)", GRID: "var(--line)", "#000011": "var(--teacher)", "#000012": "var(--student)",
     "#000013": "var(--control)", "#000021": "var(--series-1)", "#000022": "var(--series-2)",
@@ -94,14 +88,14 @@ def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(2.4, len(terms))
         for axis, name in zip(axes, terms, strict=True):
-            colour = TERM_COLOURS[name]
+            curve_title, colour = CURVES[name]
             points = [(line["step"], line[name]) for line in train if line.get(name) is not None]
             checked = [(step, values[name]) for step, values in held_out if values.get(name) is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), color=colour, linewidth=0.8, alpha=0.55)
             if checked:
                 axis.plot(*zip(*checked, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3.5)
-            axis.set_title(TERM_TITLES[name], fontsize=9, loc="left")
+            axis.set_title(curve_title, fontsize=9, loc="left")
             axis.set_xlabel("step")
             axis.locator_params(axis="x", nbins=3)
             axis.locator_params(axis="y", nbins=5)

@@ -162,27 +162,32 @@ def speed_table(measurements: Sequence[Measurement]) -> Table:
 
 
 def _caption(speed: _Speed) -> str:
-    told = (
-        "Parameters of the encoder without task head, and seconds of a full pass over the 1,500 pairs of STS-B "
-        "validation at batch 1 on one core: padded to 128 tokens, as the replication did, and at true length"
+    made_up = any(m.details["synthetic"] for m in speed.timed)
+    pairs = (
+        "1,500 made-up pairs as long as those of STS-B validation" if made_up else "the 1,500 pairs of STS-B validation"
+    )
+    caption = (
+        f"Parameters of the encoder without task head, and seconds of a full pass over {pairs} at batch 1 on one core: "
+        "padded to 128 tokens, as the replication did, and at true length"
     )
     if ("cpu", "with-tokenizer") in speed.places:
-        told += "; with tokenizer: at true length, from the text on"
-    told += "."
+        caption += "; with tokenizer: at true length, tokenization included"
+    caption += "."
     if speed.reference:
         interval = "95 % interval, and " if any("interval" in m.details for m in speed.timed) else ""
-        told += f" Small: {interval}times as fast as {REFERENCES[speed.reference]} by torch eager in that column."
-    return told
+        caption += f" Small: {interval}speed-up over {REFERENCES[speed.reference]} by torch eager in that column."
+    return caption
 
 
 def _notes(speed: _Speed) -> list[str]:
     notes = []
-    estimated = {
-        f"{m.details['protocol']} {m.examples:,} of {m.examples_total:,}": None
-        for m in speed.timed if m.details["estimated"]
-    }  # fmt: skip
-    if estimated:
-        notes.append(f"{SUBSET} told from the mean of a part of the pairs: {', '.join(estimated)}.")
+    extrapolated: dict[str, dict[str, None]] = {}
+    for m in speed.timed:
+        if m.details["estimated"]:
+            extrapolated.setdefault(f"{m.examples:,} of {m.examples_total:,} pairs", {})[m.details["protocol"]] = None
+    if extrapolated:
+        counts = (f"{count} ({', '.join(protocols)})" for count, protocols in extrapolated.items())
+        notes.append(f"{SUBSET} extrapolated from {'; '.join(counts)}.")
     noisy = [m for m in speed.timed if m.details["noisy"]]
     if noisy:
         rows = ", ".join(

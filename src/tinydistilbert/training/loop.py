@@ -50,7 +50,7 @@ class TrainingJob:
     steps: int
     micro_batches: MicroBatches
     token_shares: Callable[[list[Batch]], list[dict[str, float]]]
-    """For each micro-batch of a step and each term: the part of what the term's mean over the step is taken over."""
+    """For each micro-batch of a step, how much of each term's mean over the step falls to it."""
     term_weights: Callable[[int], Mapping[str, float]]
     """The weight of each term at a step; the names are the same at all."""
     loss: Callable[[nn.Module, Batch, Mapping[str, float], int], tuple[Tensor, Mapping[str, Tensor]]]
