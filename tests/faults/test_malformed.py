@@ -97,11 +97,11 @@ class Place:
         """Of a task of one's own; what is wrong is in its train file."""
         path = train if isinstance(train, Path) else self.file(name, train)
         validation = self.file("val.json", squad(asked())) if kind == "span" else self.file("val.csv", GOOD)
-        columns = [] if kind == "span" else ["--text", "review", "--label", "stars"]
+        columns = {} if kind == "span" else {"--text": "review", "--label": "stars"}
         if kind == "regression":
             validation = self.file("val.csv", table([("a", 1.5), ("b", 2.5)]))
-        kinds = ["--kind", kind] if kind else []
-        return self.finetune("--data", path, "--validation", validation, *columns, *kinds, *flags)
+        usual = {"--data": path, "--validation": validation, **columns, **({"--kind": kind} if kind else {})}
+        return self.finetune(*(word for flag in usual.items() if flag[0] not in flags for word in flag), *flags)
 
     def glue(self, task: str, train: list[Any], validation: list[Any] | None = None) -> list[object]:
         """Of a task of GLUE whose train split is wrong, in JSON lines."""

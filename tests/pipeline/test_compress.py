@@ -161,8 +161,8 @@ def test_no_pruning_can_be_asked_for() -> None:
     ("arguments", "part"),
     [
         (["predict", "folder", "-", "pair"], "tab"),
-        (["export", "folder", "--output", "a", "half"], "one value"),
-        (["export", "--output", "a", "folder"], "one value"),
+        (["export", "folder", "--output", "a", "half"], "'half'"),
+        (["export", "--output", "a"], "FOLDER"),
         (["export", "folder"], "--output"),
         (["elmo", "--weights", "a"], "--options"),
     ],

@@ -20,7 +20,9 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         self._action_max_length = 16  # argparse forgets the indent of sub-commands where it counts
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        lines = [line if line.startswith(" ") else textwrap.fill(line, width - len(indent)) for line in text.splitlines()]
+        lines = [
+            line if line.startswith(" ") else textwrap.fill(line, width - len(indent)) for line in text.splitlines()
+        ]
         return textwrap.indent("\n".join(lines), indent)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:

@@ -92,7 +92,7 @@ def _predict_arguments(parser: Parser, words: Sequence[str], everything: bool) -
     parser.add_argument("text", metavar="TEXT", help=text)
     parser.add_argument("pair", nargs="?", metavar="PAIR", help="the second text; the context of a question")
     _threads_flag(parser)
-    parser.epilog = "A text that begins with - stands behind --: tinydistilbert predict FOLDER -- --help"
+    parser.epilog = "A text that begins with - stands behind --:\n  tinydistilbert predict FOLDER -- --help"
 
 
 def _export_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
@@ -134,11 +134,10 @@ def _tasks_arguments(parser: Parser, words: Sequence[str], everything: bool) -> 
 
 def _completion_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
     parser.add_argument("shell", choices=("bash", "zsh"), metavar="bash|zsh", help="the shell")
-    parser.epilog = "\n".join(
-        [
-            "  tinydistilbert completion bash > ~/.local/share/bash-completion/completions/tinydistilbert",
-            "  tinydistilbert completion zsh > ~/.zfunc/_tinydistilbert",
-        ]
+    parser.epilog = (
+        "Write it to a file that the shell reads:\n"
+        "  bash  ~/.local/share/bash-completion/completions/tinydistilbert\n"
+        "  zsh   ~/.zfunc/_tinydistilbert, or another folder of $fpath"
     )
 
 

@@ -132,6 +132,8 @@ class SettingAction(argparse.Action):
             setattr(namespace, self.dest, {})
         settings: dict[str, Any] = getattr(namespace, self.dest)
         value = value_of(self.key, flag, [values] if isinstance(values, str) else values)
+        if self.key.name.startswith("ablate.rows."):  # where no type of the recipe makes numbers of texts
+            value = [_as_number(item) for item in value] if isinstance(value, list) else _as_number(value)
         if self.key.name in settings:
             before = settings[self.key.name]
             if not (isinstance(before, list) and isinstance(value, list) and self.key.item):
@@ -263,6 +265,15 @@ def value_of(key: Key, flag: str, words: Sequence[str]) -> Any:
     items = [item for word in words for item in _items(word, flag, are_paths=are_paths)]
     # Beside a list of numbers, words have a meaning of their own: one item may be such a word, misspelt.
     return items[0] if len(items) == 1 and len(members(key.kind)) > 1 and not is_text else items
+
+
+def _as_number(word: Any) -> Any:
+    """The number or the truth value that a word is in TOML, or the word."""
+    try:
+        value = tomllib.loads(f"x = {word}")["x"]
+    except tomllib.TOMLDecodeError:
+        return word
+    return value if isinstance(value, (bool, int, float)) else word
 
 
 def _items(word: str, flag: str, *, are_paths: bool) -> list[Any]:

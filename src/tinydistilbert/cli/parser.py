@@ -14,9 +14,9 @@ from tinydistilbert.errors import UserError
 
 DESCRIPTION = "A teacher, a text and tasks in; a small fast student out, with the evidence."
 EXAMPLES = """\
-  tinydistilbert replicate quickstart    the whole job, offline, in minutes
-  tinydistilbert COMMAND --help          the flags of a command
-  tinydistilbert COMMAND --help-all      every setting of the recipe, with its default"""
+  tinydistilbert replicate quickstart  the whole job, offline, in minutes
+  tinydistilbert COMMAND --help        the flags of a command
+  tinydistilbert COMMAND --help-all    all settings of the recipe, with defaults"""
 
 
 def build(command: str | None = None, words: Sequence[str] = (), *, everything: bool = False) -> Parser:
@@ -102,7 +102,7 @@ def _about_others(namespace: argparse.Namespace, others: Sequence[str]) -> UserE
     if recipe is not None:
         fix = "delete one; a flag takes one value, and those of a list stand right behind it"
         return UserError("command line", expected="one recipe", found=f"{recipe!r} and {others[0]!r}", fix=fix)
-    return UserError(f"tinydistilbert {command}", expected=usage, found=f"also {others[0]!r}", fix="delete it")
+    return UserError(f"tinydistilbert {command}", problem=f"one word too many, {others[0]!r}", fix=f"usage: {usage}")
 
 
 def _about_a_flag(command: str, flag: str, usage: str) -> UserError:
