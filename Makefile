@@ -17,7 +17,7 @@ RECIPE ?= minilm
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
 ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" --adapt.tokens 0)
 
-.PHONY: help install replicate real ablation bench test faults mutants test-slow test-offline test-gpu check format clean folder
+.PHONY: help install replicate real ablation bench test faults mutants test-slow test-cpus test-offline test-gpu check format clean folder
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,9 @@ mutants: $(READY) ## Change durability and loading in two thousand small ways, a
 
 test-slow: $(READY) ## Run the tests that take minutes.
 	$(PYTEST) -m "slow and not gpu"
+
+test-cpus: $(READY) ## Run the tests as other kinds of CPU would compute, within an hour; the counts go into results/cpus.jsonl.
+	$(OFFLINE) TOKENIZERS_PARALLELISM=false $(BIN)/python results/cpus.py
 
 test-offline: $(READY) ## Run the tests of `make test` where there is no network at all (needs Linux and `unshare`).
 	unshare --map-root-user --net $(MAKE) test

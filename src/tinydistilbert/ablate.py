@@ -281,7 +281,7 @@ def _naming(trial: Trial) -> Iterator[None]:
         if trial.variation is None:
             raise
         where = f"row {trial.variation.name!r}, {error.where}"
-        raise UserError(where, expected=error.expected, found=error.found, fix=error.fix) from None
+        raise UserError(where, problem=error.problem, fix=error.fix) from None
 
 
 def ablate(
@@ -361,7 +361,8 @@ def planned_rows(recipe: Recipe, output: Path) -> list[PlannedRow]:
         waiting = sum(not other.is_finished() for other in seeds)
         seconds = waiting * (_seconds(own, "distill") + scoring)
         budget = trial.recipe.distill.time_budget
-        steps = budget or (f"{distill_steps(trial.recipe, own.text.train):,}" if own.text else "unknown")
+        settings, objective = trial.recipe.distill, trial.recipe.objective
+        steps = budget or (f"{distill_steps(settings, objective, own.text.train):,}" if own.text else "unknown")
         rows.append(PlannedRow(trial.variation.name, trial.variation.words, steps, len(seeds), waiting, seconds))
     return rows
 

@@ -11,7 +11,7 @@ from transformers import pipeline
 
 from tinydistilbert import results
 from tinydistilbert.errors import NonFiniteLoss
-from tinydistilbert.finetuning.trainer import TaskTraining
+from tinydistilbert.finetuning import trainer
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import loop
 
@@ -149,15 +149,15 @@ def test_an_interrupted_selection_ends_as_an_uninterrupted_one(
     command = ["finetune", "--model", teacher, *replaced(files, ["--seeds", "0"]), "--select", "heldout"]
     command += ["--finetune.learning_rates", "1e-4", "3e-3"]
     assert call(*command, "--output", tmp_path / "whole")[0] == 0
-    real = TaskTraining.score
+    real = trainer.selection_score
     looks = iter(range(100))
 
-    def stops(self: TaskTraining) -> float:
+    def stops(training: trainer.TaskTraining) -> float:
         if next(looks) == 8:  # in the third epoch of the second learning rate
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self)
+        return real(training)
 
-    monkeypatch.setattr(TaskTraining, "score", stops)
+    monkeypatch.setattr(trainer, "selection_score", stops)
     code, _, err = call(*command, "--output", tmp_path / "stopped")
     assert code == 130 and "goes on from there" in err
     assert call(*command, "--output", tmp_path / "stopped")[0] == 0

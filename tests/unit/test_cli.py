@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tinydistilbert.cli import flags
 from tinydistilbert.cli.arguments import COMMANDS
 from tinydistilbert.cli.main import main

@@ -165,15 +165,14 @@ GIVEN_UP = {
 @pytest.mark.parametrize("code", GIVEN_UP.values(), ids=GIVEN_UP.keys())
 def test_the_reading_process_has_given_up_what_it_does_not_need(code: str, tmp_path: Path) -> None:
     (tmp_path / "kept").touch()
-    program = f"from tinydistilbert import unpickle; unpickle.give_up(0)\n{code}"
+    program = f"from tinydistilbert.models import unpickle; unpickle.give_up(0)\n{code}"
     run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=False)
     assert run.returncode == module.REFUSED, run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_the_reading_process_has_no_memory_for_more_than_its_files() -> None:
-    program = (
-        f"import torch; from tinydistilbert import unpickle; unpickle.give_up(0); torch.ones({unpickle.SPARE} // 2)"
-    )
+    begun = "import torch; from tinydistilbert.models import unpickle; unpickle.give_up(0)"
+    program = f"{begun}; torch.ones({unpickle.SPARE} // 2)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 1 and "memory" in run.stderr

@@ -13,7 +13,7 @@ from tinydistilbert.cli import flags
 from tinydistilbert.cli.arguments import COMMANDS
 from tinydistilbert.cli.parser import parse
 from tinydistilbert.cli.request import request
-from tinydistilbert.recipe import schema, toml
+from tinydistilbert.recipe import schema
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs/reference/command-line.md"

@@ -132,9 +132,6 @@ def test_a_misspelt_flag_is_answered_with_the_right_one_first(flag: str, first: 
 
 def test_the_learning_rate_has_one_short_name_that_errors_say() -> None:
     assert "In short: --learning-rate" in refusal("finetune", "minilm", "--finetune.learning_rate", "1e-4")
-    assert "did you mean 'finetune.optimization.learning_rate'?" in str(
-        pytest.raises(UserError, toml.from_toml, "finetune.learning_rate = 1e-4", "mine.toml").value
-    )
 
 
 @pytest.mark.parametrize(
@@ -250,8 +247,9 @@ def test_settings_of_one_task_and_of_rows() -> None:
 def test_a_mistake_in_a_value_is_told_as_in_a_file() -> None:
     for key, value in (("objective.kl", "much"), ("student.layers", "odd"), ("finetune.select", "best")):
         section, name = key.split(".")
-        in_file = str(pytest.raises(UserError, toml.from_dict, {section: {name: value}}, "command line").value)
-        assert refusal("finetune", "minilm", f"--{key}", value) == in_file
+        with pytest.raises(UserError) as in_file:
+            toml.from_dict({section: {name: value}}, "command line")
+        assert refusal("finetune", "minilm", f"--{key}", value) == str(in_file.value)
 
 
 def test_a_model_needs_no_recipe_and_gives_the_run_its_tasks_name() -> None:

@@ -67,7 +67,8 @@ def _recipe_arguments(command: str) -> Callable[[Parser, Sequence[str], bool], N
         flags.add_settings(parser, run, command, words, everything=everything)
         if not everything:
             parser.epilog = (
-                f"Every setting of the recipe is a flag: --SECTION.KEY VALUE, with the sections {flags.section_names()}.\n"
+                "Every setting of the recipe is a flag: --SECTION.KEY VALUE, with the sections "
+                f"{flags.section_names()}.\n"
                 f"`tinydistilbert {command} --help-all` lists them with their defaults."
             )
 

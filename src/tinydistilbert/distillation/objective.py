@@ -22,7 +22,7 @@ from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.objective import TERMS, MeanOver, Needs
 from tinydistilbert.recipe.types import highest, ramp_at
-from tinydistilbert.training.loop import Batch, scaled_sum, token_shares
+from tinydistilbert.training.job import Batch, scaled_sum, token_shares
 
 NO_MATCHES = Matches()
 

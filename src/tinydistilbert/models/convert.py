@@ -122,7 +122,7 @@ def _check(folder: Path, config: PretrainedConfig, name: str) -> None:
         load_tokenizer(folder)
     except UserError as error:
         where = error.where.replace(str(folder), name)
-        raise UserError(where, expected=error.expected, found=error.found, fix=error.fix) from None
+        raise UserError(where, problem=error.problem, fix=error.fix) from None
 
 
 def _head(folder: Path, config: PretrainedConfig) -> tuple[Head, bool]:

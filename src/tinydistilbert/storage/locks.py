@@ -24,10 +24,10 @@ NOT_SUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 @contextmanager
 def new_output(output: Path) -> Iterator[None]:
-    """Have a folder that is not there yet, or empty, for this process alone.
+    """Reserve an output folder, which does not exist yet or is empty, for this process.
 
     Raises:
-        UserError: something is in it, or another process is making it.
+        UserError: it holds other files, or another process is making it.
     """
     with alone(output.with_name(f".{output.name}{atomic.LOCK}"), where=f"--output {output}"):
         atomic.check_new(output)
@@ -63,7 +63,7 @@ def alone(lock: Path, *, where: str, wait: bool = False) -> Iterator[None]:
 
 
 def tidy(lock: Path) -> None:
-    """Delete the file of a lock that nobody holds: a process may have died before it came to that."""
+    """Delete the file of a lock that nobody holds: its process may have died before it did."""
     if lock.exists():
         with suppress(UserError, OSError), alone(lock, where=str(lock)):
             pass

@@ -1,11 +1,32 @@
 """Where and in which precision a training computes."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Self
 
 import torch
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.recipe.schema import Recipe
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How every training of a run computes, and how often it saves what it has; nothing of what it learns."""
+
+    device: torch.device
+    precision: Precision
+    """Of matrix products; `auto`: see `chosen_precision`."""
+    checkpoint_minutes: float
+    """Minutes between checkpoints."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, device: torch.device) -> Self:
+        """As a recipe wants it, on a device that was chosen."""
+        return cls(device, recipe.precision, recipe.checkpoint_minutes)
 
 
 def choose_device(name: str) -> torch.device:
