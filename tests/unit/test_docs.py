@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +104,3 @@ def test_the_reference_states_every_setting_with_its_default():
             sections = ("adapt", "distill", "finetune")
             stated |= {f"{name}.optimization.{cells[0]}": cells[1 + i] for i, name in enumerate(sections)}
     assert stated == {key: "unset" if value is None else json.dumps(value) for key, value in DEFAULTS.items()}
-
-
-def test_every_runtime_dependency_is_used():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
-    names = [re.split(r"[<>=]", dependency)[0].replace("-", "_") for dependency in project["dependencies"]]
-    assert [name for name in names if not re.search(rf"\b{name}\b", source)] == []
