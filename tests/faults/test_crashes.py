@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from tinydistilbert import results, run_folder
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.distillation import teacher_cache
+from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import to_onnx as exporting
 from tinydistilbert.models.loading import load_model
@@ -263,7 +264,10 @@ def teachers_cache(
     expected: dict[str, bytes] = {}
 
     def make(folder: Path) -> None:
-        teacher_cache.make_cache(teacher, blocks, settings, folder / "caches", CPU, lambda _: None)
+        setup = PretrainingSetup.of(settings, blocks, CPU)
+        batches = setup.batches(settings.objective, settings.distill.optimization, steps=1)
+        wanted = settings.distill.cache
+        teacher_cache.make_cache(wanted, batches, teacher, folder / "caches", setup.compute, lambda _: None)
 
     def act(folder: Path, promise: Promise) -> None:
         make(folder)

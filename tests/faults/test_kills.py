@@ -149,7 +149,7 @@ def killed_in(forks: Any, case: Case, run: Path, cache: Path, function: str) -> 
 @pytest.mark.parametrize(
     ("name", "function"),
     [
-        ("finetune with selection", "tinydistilbert.finetuning.trainer:TaskTraining.run"),
+        ("finetune with selection", "tinydistilbert.finetuning.finetune:run_training"),
         ("finetune with selection", "tinydistilbert.finetuning.finetune:save_model"),
         ("finetune with selection", "tinydistilbert.finetuning.finetune:_last_loss"),
         ("distill", "tinydistilbert.distillation.distill:save_model"),

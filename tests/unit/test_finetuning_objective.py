@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 
-from tinydistilbert.finetuning.objective import TEACHER_IDS, TaskLoss
+from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.models.matching import uniform_matches
 from tinydistilbert.models.projected_student import ProjectedStudent
+from tinydistilbert.models.used_words import only_used_words
 from tinydistilbert.recipe.schema import TaskDistillation
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
@@ -118,13 +119,16 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_its_layers() ->
     assert all(found[name] == pytest.approx(0, abs=1e-6) for name in ("soft", "hidden", "attention", "relation"))
 
 
-def test_the_teacher_reads_the_tokens_by_its_own_numbers() -> None:
+def test_the_teacher_reads_the_same_tokens_while_the_students_words_are_cut() -> None:
     distillation = TaskDistillation(hidden=1.0)
-    model = classifier(2)
+    teacher, student = classifier(2), classifier(2)
     objective = TaskLoss(
-        "classification", distillation, model, uniform_matches(model.config, model.config, distillation)
+        "classification", distillation, teacher, uniform_matches(teacher.config, student.config, distillation)
     )
     given = batch(labels=torch.tensor([0, 1, 0]), teacher_logits=torch.zeros(3, 2))
-    other = given["input_ids"].clone()
-    other[0, 1] = 30
-    assert loss(objective, model, {**given, TEACHER_IDS: other})["hidden"] > 1e-3
+    with only_used_words(student, given["input_ids"].numpy()):
+        assert student.get_input_embeddings().num_embeddings < SIZES["vocab_size"]
+        assert loss(objective, student, given)["hidden"] == pytest.approx(0, abs=1e-6)
+        other = given["input_ids"].clone()
+        other[0, 1] = given["input_ids"][0, 2]
+        assert loss(objective, student, {**given, "input_ids": other})["hidden"] == pytest.approx(0, abs=1e-6)

@@ -17,7 +17,7 @@ from tinydistilbert.models.matching import Matches, match_layers
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.objective import TERMS
-from tinydistilbert.training.loop import Batch
+from tinydistilbert.training.job import Batch
 
 VOCABULARY, PAD = 50, 0
 

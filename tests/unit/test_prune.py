@@ -35,9 +35,9 @@ from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.compress.importance import Batch, Importance, head_and_neuron_importance, mask_gradients, masked
 from tinydistilbert.compress.prune import choose, drop_layers, layer_operations, most_important_layers, prune
 from tinydistilbert.errors import UserError
+from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
-from tinydistilbert.finetuning.soft_targets import make_targets
-from tinydistilbert.finetuning.trainer import Lesson, training_examples
+from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.losses.terms import kl
 from tinydistilbert.models import pruned
 from tinydistilbert.models.capture import capturing
@@ -50,6 +50,7 @@ from tinydistilbert.models.student import cut_student
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
+from tinydistilbert.training.device import Compute
 
 CPU = torch.device("cpu")
 LAYERS, HEADS, SIZE, HIDDEN, NEURONS, VOCABULARY = 3, 4, 8, 32, 48, 232
@@ -522,17 +523,24 @@ def test_a_pruned_folder_is_fine_tuned_further_alone_and_with_a_teacher(
     task = TASKS["cola"]
     torch.manual_seed(0)
     save_model(MODELS[family, "masked-lm"](), tokenizer, tmp_path / "encoder")
-    finetune(run, task, tmp_path / "encoder", tmp_path / "teacher", row="teacher", seed=0, device=CPU)
+
+    def finetuned(start: str, output: str, source: SoftTargetSource | None = None) -> None:
+        finetune(
+            run.finetune, task_examples(run, task, source), tmp_path / start, tmp_path / output,
+            compute=Compute.of(run, CPU), row=output, seed=0, soft_targets=source,
+        )  # fmt: skip
+
+    finetuned("encoder", "teacher")
     model = load_model(tmp_path / "teacher", "classification", require_head=True)
     pruned.keep(model, KEPT_HEADS, KEPT_NEURONS)
     drop_layers(model, (0, 2))
     save_model(model, tokenizer, tmp_path / "pruned")
 
     examples, _ = training_examples(run, task, augmented=None, soft=True)
-    told = [tmp_path / "teacher"]
-    make_targets(examples, told, tmp_path / "targets", tokenizer=tokenizer, max_length=128, device=CPU)
-    for name, lesson in (("alone", None), ("taught", Lesson(tmp_path / "targets", tuple(told)))):
-        finetune(run, task, tmp_path / "pruned", tmp_path / name, row=name, seed=0, device=CPU, lesson=lesson)
+    teachers = (tmp_path / "teacher",)
+    make_soft_targets(examples, teachers, tmp_path / "targets", tokenizer=tokenizer, max_length=128, device=CPU)
+    for name, source in (("alone", None), ("with-teacher", SoftTargetSource(tmp_path / "targets", teachers))):
+        finetuned("pruned", name, source)
         again = load_model(tmp_path / name, "classification", require_head=True)
         assert shapes_of(again.config) == Shapes((2, 4), (24, 8))
         for before, after in zip(parts_of(model), parts_of(again), strict=True):

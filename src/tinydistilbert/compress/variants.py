@@ -21,10 +21,10 @@ from tinydistilbert.data.files import find_splits, records
 from tinydistilbert.evaluation.scoring import headline_score
 from tinydistilbert.export.quantize import quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
+from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune, training_facts
 from tinydistilbert.finetuning.objective import TaskLoss
-from tinydistilbert.finetuning.soft_targets import make_targets
-from tinydistilbert.finetuning.trainer import Lesson, training_examples
+from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime, TorchRuntime, uses_token_types
@@ -36,6 +36,7 @@ from tinydistilbert.tasks.base import Examples, Task, choose
 from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import INPUTS, Logits, batches_by_length, predict
 from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.training.device import Compute
 
 TOKENS_A_BATCH = 2048
 """Of what importance is told from."""
@@ -194,8 +195,9 @@ class Workshop:
         return self._folder(
             self.output.variant(slug).recovered, f"teach {slug} again",
             lambda to: finetune(
-                self._own_recipe, self.task, cut, to, row=f"{self.row} {slug}", seed=self.recipe.seed,
-                device=self.device, lesson=self._lesson,
+                self._own_recipe.finetune, task_examples(self._own_recipe, self.task, self._soft_targets), cut, to,
+                compute=Compute.of(self.recipe, self.device), row=f"{self.row} {slug}", seed=self.recipe.seed,
+                soft_targets=self._soft_targets,
             ),
         )  # fmt: skip
 
@@ -234,16 +236,16 @@ class Workshop:
         return training_examples(self._own_recipe, self.task, augmented=None, soft=True)[0]
 
     @cached_property
-    def _lesson(self) -> Lesson:
+    def _soft_targets(self) -> SoftTargetSource:
         teachers = self.teachers or (self.model,)
         folder = self._folder(
             self.output.soft_targets, "ask the teacher",
-            lambda to: make_targets(
+            lambda to: make_soft_targets(
                 self._training, teachers, to, tokenizer=load_tokenizer(self.model), device=self.device,
                 max_length=self.recipe.finetune.max_length(self.task.name, self.task.max_length),
             ),
         )  # fmt: skip
-        return Lesson(folder, teachers)
+        return SoftTargetSource(folder, teachers)
 
 
 def _keep_layers(model: PreTrainedModel, importance: Importance, *, count: int) -> None:

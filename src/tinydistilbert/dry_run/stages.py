@@ -76,14 +76,14 @@ class Planner(Basis):
 
     def _adapt(self) -> Line:
         if self.teacher_is_here and not atomic.is_finished(self.run.folder.teacher):
-            check_head(self.recipe, self.run.original_teacher)
-        return self._pretraining(
-            "teacher", "adapt", self.teacher, self.recipe.adapt.optimization, adapt_steps(self.recipe)
-        )
+            check_head(self.recipe.adapt, self.run.original_teacher)
+        settings = self.recipe.adapt
+        steps = adapt_steps(settings, self.recipe.corpus.block_size)
+        return self._pretraining("teacher", "adapt", self.teacher, settings.optimization, steps)
 
     def _distill(self) -> Line:
         budget = self.recipe.distill.time_budget
-        steps = distill_steps(self.recipe, self.text.train) if self.text else None
+        steps = distill_steps(self.recipe.distill, self.recipe.objective, self.text.train) if self.text else None
         line = self._pretraining("student", "distill", self.student, self.recipe.distill.optimization, steps)
         if budget and line.state != "finished":
             line = replace(line, what=f"as many steps as fit into {budget}", seconds=seconds_of(budget))
@@ -91,7 +91,10 @@ class Planner(Basis):
         if settings.kind == "none" or self.text is None or line.state == "finished":
             return line
         size, width = self.recipe.corpus.block_size, self.models[0].config.hidden_size
-        disk = cache_bytes(self.text.train, size, width, self.teacher.vocabulary, self.recipe)
+        disk = cache_bytes(
+            settings, self.recipe.objective, self.recipe.masking, blocks=self.text.train, length=size,
+            hidden_size=width, vocab_size=self.teacher.vocabulary,
+        )  # fmt: skip
         what = f"{line.what}; teacher cached in {settings.views} views, if they are not there yet"
         passes = self.machine.seconds(settings.views * self.teacher.forward(self.text.train * size, size))
         return replace(line, what=what, disk=line.disk + disk, seconds=(line.seconds or 0.0) + passes)

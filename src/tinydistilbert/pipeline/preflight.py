@@ -11,9 +11,10 @@ from transformers import PretrainedConfig
 from tinydistilbert.benchmark.pairs import requested_examples
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.distillation.adapt import check_head
+from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.distillation.teacher_cache import check_room, views_to_make
 from tinydistilbert.errors import UserError
-from tinydistilbert.finetuning.preflight import Taught, check_models
+from tinydistilbert.finetuning.preflight import TaughtStudent, check_models
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
@@ -88,7 +89,7 @@ class Inputs:
                 self.check_compressible(load_config(recipe.finetune.model))
             self.check_tasks()
             return
-        check_head(recipe, self.original_teacher)
+        check_head(recipe.adapt, self.original_teacher)
         student = cut_student(self.original_teacher.model, recipe.student, seed=recipe.seed)
         match_layers(recipe.objective, recipe.student, self.original_teacher.model.config, student.config)
         self.check_lengths(self.original_teacher.model.config)
@@ -115,7 +116,7 @@ class Inputs:
             if more and any(job.is_second_distillation for job in jobs(recipe)):
                 read_unlabelled(Path(more), found[0].task)
             is_taught = any(job.is_second_distillation and job.task == name for job in jobs(recipe))
-            check_models(recipe, found[0].task, self._student_of_tasks() if is_taught else None)
+            check_models(recipe.finetune, found[0].task, self._student_of_tasks() if is_taught else None)
         if "benchmark" in self.stages():
             requested_examples(recipe)
         if "compress" in self.stages():
@@ -182,16 +183,16 @@ class Inputs:
             expected, found = f"fewer than the {depth} layers of the model", str(max(settings.layers))
             raise UserError("compress.layers", expected=expected, found=found, fix="lower it")
 
-    def _student_of_tasks(self) -> Taught:
+    def _student_of_tasks(self) -> TaughtStudent:
         """What the second distillations start from, and the run's own teacher."""
         if name := self.recipe.finetune.model:
-            return Taught(load_config(name), load_tokenizer(name), None)
+            return TaughtStudent(load_config(name), load_tokenizer(name), None)
         teacher = self.original_teacher
         student = cut_student(teacher.model, self.recipe.student, seed=self.recipe.seed)
-        return Taught(student.config, teacher.tokenizer, teacher.model.config)
+        return TaughtStudent(student.config, teacher.tokenizer, teacher.model.config)
 
     def check_cache(self) -> None:
-        """Make sure that what the teacher says finds room on the disk; an adapted teacher says all of it anew.
+        """Make sure that the teacher's cache finds room on the disk; of an adapted teacher all of it is made anew.
 
         Raises:
             UserError: it does not.
@@ -199,11 +200,13 @@ class Inputs:
         settings, teacher = self.recipe.distill.cache, self.original_teacher.model
         if settings.kind == "none" or STAGES.index(self.until) < STAGES.index("distill"):
             return
+        setup = PretrainingSetup.of(self.recipe, self.blocks, self.device)
+        batches = setup.batches(self.recipe.objective, self.recipe.distill.optimization, steps=1)
         if self.recipe.adapt.tokens:
             views = settings.views
         else:
-            views = views_to_make(teacher, self.blocks, self.recipe, cache.folder(), self.device)
-        check_room(teacher, self.blocks, self.recipe, cache.folder(), views=views)
+            views = views_to_make(settings, batches, teacher, cache.folder(), setup.compute)
+        check_room(settings, batches, teacher, cache.folder(), views=views)
 
     def tasks(self) -> tuple[str, ...]:
         """The tasks that the stages up to the last read."""

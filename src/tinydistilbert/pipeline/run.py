@@ -16,12 +16,13 @@ from tinydistilbert.compress.stage import climb_down
 from tinydistilbert.compress.variants import Workshop
 from tinydistilbert.distillation.adapt import adapt
 from tinydistilbert.distillation.distill import distill
+from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.evaluate import evaluate
 from tinydistilbert.finetuning.augment import augment
+from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune, training_facts
-from tinydistilbert.finetuning.soft_targets import make_targets
-from tinydistilbert.finetuning.trainer import Lesson, training_examples
+from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models import hub
 from tinydistilbert.models.loading import load_model, load_tokenizer
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer
@@ -37,6 +38,7 @@ from tinydistilbert.storage import atomic, locks
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.recipe_splits import scored_split, wanted_examples
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
+from tinydistilbert.training.device import Compute
 
 
 class Run(Inputs):
@@ -141,7 +143,13 @@ class Run(Inputs):
         self.stage(
             self.folder.teacher,
             "adapt",
-            lambda path: adapt(self.recipe, self.original_teacher, self.blocks, path, self.device),
+            lambda path: adapt(
+                self.recipe.adapt,
+                self.original_teacher,
+                self.pretraining_setup(),
+                path,
+                origin=results.Origin.of(self.recipe),
+            ),
         )
 
     def distill(self) -> None:
@@ -156,7 +164,14 @@ class Run(Inputs):
         return self.until not in ("finetune", "evaluate") or "student" in self.recipe.finetune.models
 
     def _distill(self, path: Path, *, control: bool) -> None:
-        distill(self.recipe, self.teacher, self.blocks, path, self.device, control=control, log=self.log)
+        distill(
+            self.recipe.distill, self.recipe.objective, self.recipe.student, self.teacher, self.pretraining_setup(),
+            path, origin=results.Origin.of(self.recipe), control=control, log=self.log,
+        )  # fmt: skip
+
+    def pretraining_setup(self) -> PretrainingSetup:
+        """What the trainings on the text share."""
+        return PretrainingSetup.of(self.recipe, self.blocks, self.device)
 
     def finetune(self) -> None:
         """Stage finetune: every row of the tables on every task."""
@@ -170,12 +185,14 @@ class Run(Inputs):
 
     def _finetune(self, job: Job, path: Path) -> None:
         encoder = Path(job.encoder) if self.recipe.finetune.model else self.folder.encoder(job.encoder)
+        soft_targets = self.soft_targets(job) if job.is_second_distillation else None
+        examples = task_examples(self.recipe, self.known[job.task], soft_targets)
         finetune(
-            self.recipe, self.known[job.task], encoder, path, row=job.row, seed=job.seed, device=self.device,
-            lesson=self.lesson(job) if job.is_second_distillation else None,
+            self.recipe.finetune, examples, encoder, path, compute=Compute.of(self.recipe, self.device), row=job.row,
+            seed=job.seed, soft_targets=soft_targets,
         )  # fmt: skip
 
-    def lesson(self, job: Job) -> Lesson:
+    def soft_targets(self, job: Job) -> SoftTargetSource:
         """What the (D)s of a task learn from: made once for all seeds."""
         task, settings = self.known[job.task], self.recipe.finetune.settings(job.task)
         encoder = Path(job.encoder) if self.recipe.finetune.model else self.folder.encoder(job.encoder)
@@ -190,11 +207,11 @@ class Run(Inputs):
         self.stage(
             targets, f"ask the teacher about {task.title}",
             partial(
-                make_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=self.device,
+                make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=self.device,
                 max_length=self.recipe.finetune.max_length(job.task, task.max_length),
             ),
         )  # fmt: skip
-        return Lesson(targets, teachers, augmented)
+        return SoftTargetSource(targets, teachers, augmented)
 
     def task_teachers(self, task: str) -> tuple[Path, ...]:
         """Fine-tuned teachers of a task: the given ones, or the run's own, less those whose training failed."""
