@@ -31,7 +31,7 @@ from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
-from tinydistilbert.models.runtimes import ModelInputs, uses_token_types
+from tinydistilbert.models.runtimes import ModelInputs, exported_facts, uses_token_types
 from tinydistilbert.run_folder import VariantFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import choose
@@ -124,7 +124,7 @@ def _quantized(builder: VariantBuilder, source: Path, folder: VariantFolder, nam
         quantize(exported.folder, output, method=method, keep_float=kept, calibration=calibration)
 
     int8 = make_folder(builder, folder.int8, f"int8 of {folder.name}", make)
-    kept = tuple(atomic.read_json(int8 / "config.json")["tinydistilbert"].get("keep_float", ()))
+    kept = exported_facts(int8).get("keep_float", ())
     notes = [exported.note, f"in float: {', '.join(kept)}" if kept else ""]
     return replace(exported, folder=int8, note="; ".join(note for note in notes if note))
 

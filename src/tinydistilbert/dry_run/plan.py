@@ -1,7 +1,9 @@
 """What a run would do, and about what it would cost: `--dry-run`, as plain text."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tinydistilbert.dry_run import machine as costs
 from tinydistilbert.dry_run.basis import Basis, Line, basis_of
@@ -21,6 +23,27 @@ def plan(run: RunContext) -> str:
     basis = basis_of(run)
     lines = _lines(basis)
     return "\n".join([*_table(lines), "", *_totals(lines, basis.machine, run.folder.path)])
+
+
+def plan_as_json(run: RunContext) -> dict[str, Any]:
+    """What the run would do, as data: a line of the plan each, and the totals; sizes in bytes.
+
+    Raises:
+        UserError: as `plan`.
+    """
+    basis = basis_of(run)
+    lines = _lines(basis)
+    return {
+        "stages": [dataclasses.asdict(line) for line in lines],
+        "seconds": sum(line.seconds or 0 for line in lines),
+        "some_seconds_unknown": any(line.seconds is None for line in lines),
+        "disk": sum(line.disk for line in lines),
+        "disk_for_a_while": max((line.passing for line in lines), default=0.0),
+        "disk_free": free_bytes(run.folder.path),
+        "memory": costs.PROCESS_BYTES + max((line.memory for line in lines), default=0.0),
+        "device": basis.machine.device,
+        "threads": basis.machine.threads,
+    }
 
 
 def refuse_full_disk(run: RunContext) -> None:
