@@ -233,7 +233,7 @@ class _Loop:
         what = f"the term {', the term '.join(bad)}" if bad else "the gradient"
         self.optimizer.zero_grad(set_to_none=True)
         self.accumulate(item.step)
-        place = write_diagnosis(
+        diagnosis = write_diagnosis(
             self.folder, self.model, self.job.micro_batches(item.step, self.oom_splits),
             facts={
                 "step": item.step + 1, "seed": self.seed, "terms": item.values(), "weights": dict(item.term_weights),
@@ -241,7 +241,7 @@ class _Loop:
             },
         )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
-        fix = f"lower the learning rate, or look at the data of this step, which are in {place}"
+        fix = f"lower the learning rate, or look at the data of this step, which are in {diagnosis}"
         raise NonFiniteLoss(f"step {item.step + 1}: {what} is infinite or not a number; {fix}")
 
     def validate(self, done: int) -> None:
