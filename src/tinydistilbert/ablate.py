@@ -313,10 +313,24 @@ def ablate(
     return study.run(command), study.failures
 
 
-def plan_ablation(recipe: Recipe, output: Path) -> str:
+@dataclass(frozen=True)
+class PlannedRow:
+    """What is left to do for one row of an ablation, its seeds together."""
+
+    row: str
+    changes: str
+    steps: str
+    """Of each distillation; of a time budget its words."""
+    seeds: int
+    seeds_left: int
+    seconds: float
+
+
+def planned_rows(recipe: Recipe, output: Path) -> list[PlannedRow]:
     """What `ablate` with the same arguments would do, and about how long it would take; nothing is written.
 
-    Fine-tuning and scoring are taken to last as long in every row as in the baseline.
+    Fine-tuning and scoring are taken to last as long in every row as in the baseline. The first row is that of the
+    references, which no seed is counted for.
 
     Raises:
         UserError: an input is wrong: the same as of the run.
@@ -337,8 +351,7 @@ def plan_ablation(recipe: Recipe, output: Path) -> str:
 
     scoring = _seconds(planner(study.trials[0], "evaluate"), "finetune", "evaluate")
     left = _seconds(shared, "adapt", "distill", "finetune", "evaluate")
-    cells = [("row", "what it changes", "steps", "seeds left", "time")]
-    cells.append(("references", "teacher and control, fine-tuned once", "–", "–", duration(left)))
+    rows = [PlannedRow("references", "teacher and control, fine-tuned once", "", 0, 0, left)]
     for trial in study.first_of_each():
         assert trial.variation, "the references are no trial"
         own = planner(trial, "distill")
@@ -347,14 +360,27 @@ def plan_ablation(recipe: Recipe, output: Path) -> str:
         seeds = [other for other in study.trials if other.variation == trial.variation]
         waiting = sum(not other.is_finished() for other in seeds)
         seconds = waiting * (_seconds(own, "distill") + scoring)
-        left += seconds
         budget = trial.recipe.distill.time_budget
         settings, objective = trial.recipe.distill, trial.recipe.objective
         steps = budget or (f"{distill_steps(settings, objective, own.text.train):,}" if own.text else "unknown")
-        of_all = f"{waiting} of {len(seeds)}"
-        cells.append((trial.variation.name, trial.variation.words, steps, of_all, duration(seconds)))
-    widths = [max(len(row[column]) for row in cells) for column in range(5)]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+        rows.append(PlannedRow(trial.variation.name, trial.variation.words, steps, len(seeds), waiting, seconds))
+    return rows
+
+
+def plan_ablation(recipe: Recipe, output: Path) -> str:
+    """The rows of `planned_rows` as a table in plain text.
+
+    Raises:
+        UserError: an input is wrong: the same as of the run.
+    """
+    rows = planned_rows(recipe, output)
+    cells = [("row", "what it changes", "steps", "seeds left", "time")]
+    for row in rows:
+        seeds = f"{row.seeds_left} of {row.seeds}" if row.seeds else "–"
+        cells.append((row.row, row.changes, row.steps or "–", seeds, duration(row.seconds)))
+    widths = [max(len(line[column]) for line in cells) for column in range(5)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    left = sum(row.seconds for row in rows)
     notes = [f"{SCORED_ON}."] if recipe.finetune.tasks else []
     notes.append(f"time left: about {duration(left)}; an estimate, good to about 40 %. Nothing was written.")
     return "\n".join([*lines, "", *notes])

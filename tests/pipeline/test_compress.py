@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinydistilbert import results
-from tinydistilbert.cli.flags import parse
+from tinydistilbert.cli.request import request
 from tinydistilbert.compress.stage import Form, choose
 from tinydistilbert.compress.variants import Rung
 from tinydistilbert.predictor import load
@@ -154,15 +154,15 @@ def test_compress_says_when_there_is_nothing_to_compress(recipe_file: Path, tmp_
 
 
 def test_no_pruning_can_be_asked_for() -> None:
-    assert parse(["table3", "--keep", "[]"]).recipe.compress.keep == ()
+    assert request(["compress", "table3", "--task", "sst2", "--keep", "[]"]).recipe.compress.keep == ()
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         (["predict", "folder", "-", "pair"], "tab"),
-        (["export", "folder", "--output", "a", "half"], "one value"),
-        (["export", "--output", "a", "folder"], "one value"),
+        (["export", "folder", "--output", "a", "half"], "'half'"),
+        (["export", "--output", "a"], "FOLDER"),
         (["export", "folder"], "--output"),
         (["elmo", "--weights", "a"], "--options"),
     ],

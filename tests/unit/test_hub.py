@@ -100,7 +100,7 @@ def test_a_hub_model_is_pinned_once_and_told(hub: Path, capsys: pytest.CaptureFi
     atomic.write_text(hub / "refs/main", OTHER)  # somebody publishes another version meanwhile
     assert load_config("some/model").initializer_range == loaded.model.config.initializer_range == 0.02
     assert load_tokenizer("some/model")("the student")["input_ids"]
-    advice = f'add teacher.revision = "{COMMIT}" to the recipe, or write the name so'
+    advice = f'to keep this version, add teacher.revision = "{COMMIT}" to the recipe, or use this name'
     assert capsys.readouterr().err == f"pinned some/model@{COMMIT}: {advice}\n"
 
 
@@ -150,7 +150,7 @@ def test_a_tokenizer_is_compared_with_the_config_of_its_own_version(hub: Path) -
     content = json.loads((hub / "blobs/1config.json").read_text())
     (hub / "blobs/1config.json").write_text(json.dumps(content | {"vocab_size": 231}))
     assert len(load_tokenizer("some/model", COMMIT)) == 232
-    with pytest.raises(UserError, match="expected numbers of tokens below 231, found 231"):
+    with pytest.raises(UserError, match="expected token ids below 231, found 231"):
         load_tokenizer("some/model", OTHER)
 
 

@@ -217,8 +217,8 @@ class PretrainingLoss:
 def _at(
     states: Float[Tensor, "batch length width"], positions: Int[Tensor, " positions"]
 ) -> Float[Tensor, "positions width"]:
-    """Those at some positions of the flattened batch."""
-    return states.flatten(0, 1)[positions]
+    """Those at some positions of the flattened batch; by `index_select`, whose gradient on a GPU need not sort them."""
+    return states.flatten(0, 1).index_select(0, positions)
 
 
 def _visible(batch: Batch) -> Bool[Tensor, "batch length length"]:

@@ -1,7 +1,9 @@
 """What a run would do, and about what it would cost: `--dry-run`, as plain text."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tinydistilbert.dry_run import Line, Planner
 from tinydistilbert.dry_run import machine as costs
@@ -19,6 +21,26 @@ def plan(run: Run) -> str:
     """
     planner, lines = _planned(run)
     return "\n".join([*_table(lines), "", *_totals(lines, planner, run.folder.path)])
+
+
+def plan_as_json(run: Run) -> dict[str, Any]:
+    """What the run would do, as data: a line of the plan each, and the totals; sizes in bytes.
+
+    Raises:
+        UserError: as `plan`.
+    """
+    planner, lines = _planned(run)
+    return {
+        "stages": [dataclasses.asdict(line) for line in lines],
+        "seconds": sum(line.seconds or 0 for line in lines),
+        "some_seconds_unknown": any(line.seconds is None for line in lines),
+        "disk": sum(line.disk for line in lines),
+        "disk_for_a_while": max((line.passing for line in lines), default=0.0),
+        "disk_free": free_bytes(run.folder.path),
+        "memory": costs.PROCESS_BYTES + max((line.memory for line in lines), default=0.0),
+        "device": planner.machine.device,
+        "threads": planner.machine.threads,
+    }
 
 
 def refuse_full_disk(run: Run) -> None:

@@ -130,7 +130,8 @@ class TaskLoss:
             ]
             return torch.stack(values).mean()
         labelled = self._labelled(batch)
-        if not labelled.any():
+        # In a training the term has no scale where there is no label; so a GPU, which one would wait for, is not asked.
+        if labelled.device.type == "cpu" and not labelled.any():
             return 0 * torch.as_tensor(output.logits).sum()
         if self.kind == "regression":
             return F.mse_loss(output.logits.squeeze(-1)[labelled], batch["labels"][labelled])

@@ -71,8 +71,8 @@ def layer_terms(
         else:
             values = [
                 function(
-                    projection(student.hidden_states[student_layer].flatten(0, 1)[counted]),
-                    teacher.hidden_states[teacher_layer].flatten(0, 1)[counted],
+                    projection(student.hidden_states[student_layer].flatten(0, 1).index_select(0, counted)),
+                    teacher.hidden_states[teacher_layer].flatten(0, 1).index_select(0, counted),
                 )
                 for student_layer, teacher_layer in layer_pairs
             ]
