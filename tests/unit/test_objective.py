@@ -121,6 +121,27 @@ def test_a_term_without_weight_is_not_computed() -> None:
     assert set(one(PretrainingLoss(schema.Objective(kl_positions="masked")), student, what)) == {"mlm"}
 
 
+def test_every_row_of_the_table_has_its_function() -> None:
+    assert losses.FUNCTIONS.keys() == TERMS.keys()
+    assert {name for name, term in TERMS.items() if term.by_chunks} == {"kl", "mlm"}  # what losses/vocabulary.py knows
+
+
+@pytest.mark.parametrize("where", ["all", "masked"])
+def test_terms_on_logits_are_the_same_by_chunks_and_in_whole(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In whole is how a new term on logits is computed, without a line in losses/vocabulary.py.
+    what, results = batch(padded=True, where=where), []
+    for by_chunks in (True, False):
+        for name in ("kl", "mlm"):
+            monkeypatch.setitem(TERMS, name, dataclasses.replace(TERMS[name], by_chunks=by_chunks))
+        student, teacher = model(1), model(2).requires_grad_(False)
+        loss = PretrainingLoss(schema.Objective(temperature=3.0), teacher)
+        total, means = loss.loss(ProjectedStudent(student, teacher), what, loss.term_weights(0), 0)
+        total.backward()
+        gradient = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+        results.append((total.detach(), dict(means), gradient))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-12)
+
+
 def test_no_gradient_reaches_the_teacher() -> None:
     student, teacher = model(1), model(2)
     every = schema.Objective(relation=1, attention=1, hidden=1)
@@ -155,11 +176,13 @@ def test_relations_are_the_mean_of_those_of_queries_keys_and_values() -> None:
     only = schema.Objective(kl=0, mlm=0, cosine=0, relation=1, relation_heads=4)
     found = one(PretrainingLoss(only, teacher, Matches((0, 1), (0, 1), 0)), student, what)["relation"]
     mask = what["attention_mask"]
-    ours, told = (
+    of_student, of_teacher = (
         encode(m, what["input_ids"], mask, attention=(i,)).layers.attention[i] for m, i in ((student, 1), (teacher, 0))
     )
     visible = mask.bool()[:, :, None] & mask.bool()[:, None, :]
-    parts = [losses.relation(getattr(ours, k), getattr(told, k), 4, visible) for k in ("query", "key", "value")]
+    parts = [
+        losses.relation(getattr(of_student, k), getattr(of_teacher, k), 4, visible) for k in ("query", "key", "value")
+    ]
     assert found == pytest.approx(float(torch.stack(parts).mean().detach()), rel=1e-9)
     assert len({round(float(part.detach()), 6) for part in parts}) == 3
 
