@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 
 from tinydistilbert.data.randomness import generator
 
@@ -50,8 +50,13 @@ def epoch_part(part: int, epoch: int, examples: int, batch_size: int, seed: int)
 
 
 def length_grouped(
-    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, *, sorted_together: int = GROUPED_BATCHES
-) -> list[Int64[np.ndarray, " batch"]]:
+    lengths: Sequence[int] | Integer[np.ndarray, " examples"],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    sorted_together: int = GROUPED_BATCHES,
+) -> list[Int64[np.ndarray, " _"]]:
     """One epoch of batches whose examples are of like length, so that little of a batch is padding.
 
     All examples are shuffled; each run of `sorted_together` batches of them is sorted by length and cut into batches;
