@@ -137,7 +137,9 @@ def variations(recipe: Recipe) -> tuple[Variation, ...]:
                 fix = "make another ablation of it"
                 raise UserError(where, expected=f"changes of {', '.join(CHANGEABLE)}", found=key, fix=fix)
         if _changed(plain, row) == plain:
-            raise UserError(where, expected="a change", found=f"the recipe's own {row.words}", fix="delete the row")
+            raise UserError(
+                where, expected="a change", found=f"the recipe's own {row.description}", fix="delete the row"
+            )
         taken[slug(name)] = name
         found.append(row)
     return tuple(found)
@@ -351,7 +353,7 @@ def plan_ablation(recipe: Recipe, output: Path) -> str:
         budget = trial.recipe.distill.time_budget
         steps = budget or (f"{distill_steps(trial.recipe, own.text.train):,}" if own.text else "unknown")
         of_all = f"{waiting} of {len(seeds)}"
-        cells.append((trial.variation.name, trial.variation.words, steps, of_all, duration(seconds)))
+        cells.append((trial.variation.name, trial.variation.description, steps, of_all, duration(seconds)))
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     notes = [f"{SCORED_ON}."] if recipe.finetune.tasks else []

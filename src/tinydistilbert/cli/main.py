@@ -174,10 +174,10 @@ def _compare(rest: list[str]) -> None:
         raise UserError("compare", expected="one or two runs", found=str(len(operands)), fix=fix)
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"--output {output}", expected="a folder", found="a file", fix="give another --output")
-    from tinydistilbert.report.compare import compare, operand
+    from tinydistilbert.report.compare import compare, parse_run
     from tinydistilbert.report.comparison_page import PAGE_FILE, comparison_table, write_comparison
 
-    found = compare(*map(operand, operands))
+    found = compare(*map(parse_run, operands))
     if output is None:
         _print([comparison_table(found)])
         print("With --output FOLDER also the examples that one side alone gets right.")

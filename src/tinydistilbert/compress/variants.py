@@ -32,7 +32,7 @@ from tinydistilbert.recipe.schema import Recipe, TaskSettings
 from tinydistilbert.run_folder import CompressedFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT
-from tinydistilbert.tasks.base import Examples, Task, choose
+from tinydistilbert.tasks.base import Examples, Task, sample_rows
 from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import INPUTS, Logits, batches_by_length, predict
 from tinydistilbert.tasks.recipe_splits import wanted_examples
@@ -176,7 +176,7 @@ class Workshop:
         if self.recipe.compress.quantization != "static":
             return []
         features = self.encoded(self.held_out, exported)
-        chosen = choose(len(features), self.recipe.compress.calibration_examples, self.recipe.seed)
+        chosen = sample_rows(len(features), self.recipe.compress.calibration_examples, self.recipe.seed)
         return single_inputs(features, chosen, pad_token_id(exported))
 
     def _pruned(self, source: Path, slug: str, smaller: Callable[[PreTrainedModel, Importance], object]) -> Path:
@@ -202,7 +202,7 @@ class Workshop:
     def _importance(self, model: PreTrainedModel) -> Importance:
         examples, _ = training_examples(self._own_recipe, self.task, augmented=None, soft=False)
         features = self.encoded(examples, self.model)
-        chosen = choose(len(features), self.recipe.compress.importance_examples, self.recipe.seed)
+        chosen = sample_rows(len(features), self.recipe.compress.importance_examples, self.recipe.seed)
         objective, projected = TaskLoss(self.task.kind), ProjectedStudent(model)
         batches = (
             collate(features, chosen[places], pad_token_id(self.model), token_types=uses_token_types(model))
