@@ -17,7 +17,7 @@ RECIPE ?= minilm
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
 ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" --adapt.tokens 0)
 
-.PHONY: help install replicate real ablation bench test faults mutants test-slow test-offline test-gpu check format clean folder
+.PHONY: help install replicate real ablation bench gpu gpu-pack test faults mutants test-slow test-cpus test-offline test-gpu check format clean folder
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,12 @@ bench: folder $(READY) ## Measure steps of distillation and fine-tuning, and lat
 	$(OFFLINE) $(BIN)/python benchmarks/finetune_throughput.py --data "$(DATA)"
 	$(OFFLINE) $(BIN)/python benchmarks/latency.py --data "$(DATA)"
 
+gpu: folder $(READY) ## Tests, measurements and a replication on a CUDA device, nine minutes: make gpu DATA=FOLDER [TEACHER=FOLDER].
+	$(OFFLINE) $(BIN)/python benchmarks/gpu_day.py --data "$(DATA)" --teacher "$(TEACHER)"
+
+gpu-pack: folder $(READY) ## Pack what that needs for a machine without a network, into packs/: make gpu-pack DATA=FOLDER [TEACHER=FOLDER].
+	$(BIN)/python benchmarks/gpu_pack.py --data "$(DATA)" --teacher "$(TEACHER)"
+
 test: $(READY) ## Run the tests, those that take minutes or need a GPU excepted.
 	$(LEDGER) $(PYTEST) $(WORKERS) -m "not slow and not gpu"
 
@@ -53,6 +59,9 @@ mutants: $(READY) ## Change durability and loading in two thousand small ways, a
 
 test-slow: $(READY) ## Run the tests that take minutes.
 	$(PYTEST) -m "slow and not gpu"
+
+test-cpus: $(READY) ## Run the tests as other kinds of CPU would compute, within an hour; the counts go into results/cpus.jsonl.
+	$(OFFLINE) TOKENIZERS_PARALLELISM=false $(BIN)/python results/cpus.py
 
 test-offline: $(READY) ## Run the tests of `make test` where there is no network at all (needs Linux and `unshare`).
 	unshare --map-root-user --net $(MAKE) test

@@ -17,9 +17,8 @@ import torch
 from throughput_ways import PAIRS, models
 
 from tinydistilbert.data.corpus import load_blocks, prepare
-from tinydistilbert.data.masked_batches import MaskedBatches
 from tinydistilbert.distillation.objective import PretrainingLoss
-from tinydistilbert.distillation.pretraining import pretrain, validation_losses
+from tinydistilbert.distillation.pretraining import PretrainingSetup, pretrain, validation_losses
 from tinydistilbert.distillation.teacher_cache import make_cache
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import cache
@@ -84,21 +83,22 @@ def run(way: str, seed: int, chosen: argparse.Namespace, blocks_folder: Path) ->
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         build_seconds, size = 0.0, 0
-        live = MaskedBatches.of(settings, optimization, blocks, steps=steps, epochs_end_steps=False)
+        setup = PretrainingSetup.of(settings, blocks, CPU)
+        live = setup.batches(objective, optimization, steps=steps)
         if WAYS[way].kind == "none":
             batches = common.StepTimes(live)
         else:
             begin = time.perf_counter()
-            made = make_cache(teacher, blocks, settings, folder, CPU, print)
+            made = make_cache(WAYS[way], live, teacher, folder, setup.compute, print)
             build_seconds = time.perf_counter() - begin
             size = sum(path.stat().st_size for path in folder.rglob("*.npy"))
             batches = common.StepTimes(made.micro_batches)
         loss = PretrainingLoss(settings.objective, teacher, steps=steps)
-        pretrain(student, loss, batches, blocks, settings, optimization, folder=folder, device=CPU, label=way)
+        pretrain(student, loss, batches, setup, optimization, folder=folder, label=way)
     student.eval()
     tokens, seconds = batches.measured()
     epoch_seconds = seconds / tokens * blocks.train.size
-    validation = validation_losses(student, teacher, blocks, settings, CPU)
+    validation = validation_losses(student, teacher, setup)
     return Run(way, seed, steps / per_epoch, steps, build_seconds, epoch_seconds, size / common.MIB, validation)
 
 

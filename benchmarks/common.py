@@ -22,7 +22,7 @@ from tinydistilbert import results
 from tinydistilbert.data.masked_batches import useful_tokens
 from tinydistilbert.models.teacher import LoadedTeacher, load_teacher
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, PYTHON_DOCS, Corpus, Teacher
-from tinydistilbert.training.loop import MicroBatches
+from tinydistilbert.training.job import MicroBatches
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_DATA = ROOT.parent / "shared" / "data"

@@ -17,10 +17,9 @@ import torch
 from throughput_ways import models
 
 from tinydistilbert.data.corpus import load_blocks, prepare
-from tinydistilbert.data.masked_batches import MaskedBatches
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.distillation.objective import PretrainingLoss
-from tinydistilbert.distillation.pretraining import pretrain
+from tinydistilbert.distillation.pretraining import PretrainingSetup, pretrain
 from tinydistilbert.recipe import schema
 
 SIZES = (100_000, 1_000_000, 10_000_000)
@@ -83,12 +82,13 @@ def measure_distill(text: Path, scratch: Path, teacher: Path | None, steps: int,
         distill=schema.Distill(optimization=optimization), checkpoint_minutes=1e6,
         validation=schema.Validation(times=1, blocks=1),
     )  # fmt: skip
-    batches = common.StepTimes(MaskedBatches.of(settings, optimization, blocks, steps=steps, epochs_end_steps=False))
+    setup = PretrainingSetup.of(settings, blocks, torch.device("cpu"))
+    batches = common.StepTimes(setup.batches(settings.objective, optimization, steps=steps))
     common.restart_peak()
     with common.AnonymousPeak() as peak:
         pretrain(
-            student, PretrainingLoss(settings.objective, large, steps=steps), batches, blocks, settings, optimization,
-            folder=scratch, device=torch.device("cpu"), label=f"{text.stem}",
+            student, PretrainingLoss(settings.objective, large, steps=steps), batches, setup, optimization,
+            folder=scratch, label=f"{text.stem}",
         )  # fmt: skip
     tokens, seconds = batches.measured()
     return Cost(blocks.manifest["splits"]["train"]["tokens"], tokens / seconds, common.peak_mib(), peak.mib)

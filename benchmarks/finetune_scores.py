@@ -20,7 +20,8 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallba
 from transformers.utils import logging
 
 from tinydistilbert.evaluation.scoring import headline_score
-from tinydistilbert.finetuning.trainer import TaskTraining, training_examples
+from tinydistilbert.finetuning.examples import task_examples, training_examples
+from tinydistilbert.finetuning.trainer import prepare_training, run_training
 from tinydistilbert.models.loading import load_tokenizer, save_model
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.recipe import schema
@@ -29,6 +30,7 @@ from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.training.device import Compute
 
 SCORED = ("cola", "stsb")
 CPU = torch.device("cpu")
@@ -66,9 +68,10 @@ def by_trainer(settings: schema.Recipe, task: Task, encoder: Path, seed: int) ->
 
 def by_ours(settings: schema.Recipe, task: Task, encoder: Path, seed: int) -> PreTrainedModel:
     """Fine-tuned by the library, in batches of like length."""
-    training = TaskTraining(settings, task, encoder, seed=seed, device=CPU)
+    examples, compute = task_examples(settings, task, None), Compute.of(settings, CPU)
+    training = prepare_training(settings.finetune, examples, encoder, compute=compute, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
-        training.run(Path(folder), f"{task.title}, seed {seed}")
+        run_training(training, Path(folder), f"{task.title}, seed {seed}")
     return training.model
 
 

@@ -2,8 +2,8 @@
 
 Each way has a process of its own, with the system's memory allocator for the others and for ours the setting that its
 training makes; they take turns, and in each turn all go through the same examples. Ours is
-`task_training.TaskTraining`, which is stopped between two steps. README.md here tells how to run it and how to read
-what it prints.
+`finetuning.trainer.run_training`, which is stopped between two steps. README.md here says how to run it and how to
+read what it prints.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from throughput_ways import Sample
 from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.finetuning.trainer import training_examples
+from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher

@@ -27,12 +27,14 @@ from transformers import (
 from transformers.utils import logging
 
 from tinydistilbert.data.order import length_grouped
-from tinydistilbert.finetuning.trainer import TaskTraining
+from tinydistilbert.finetuning.examples import task_examples
+from tinydistilbert.finetuning.trainer import TaskTraining, prepare_training, run_training
 from tinydistilbert.models.loading import load_model, load_tokenizer
 from tinydistilbert.recipe import schema
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.encoding import Features, collate
-from tinydistilbert.training.loop import Batch, step_seed
+from tinydistilbert.training.device import Compute
+from tinydistilbert.training.job import Batch, step_seed
 
 MODELS = ("offline-student", "distilbert")
 TASK_NAMES = ("sst2", "cola", "squad")
@@ -201,20 +203,21 @@ def measure_theirs(way: str, setup: Setup, clock: Clock) -> None:
 def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
     """Train with the library until the clock has enough; the first step is not measured."""
     settings = settings_for(way, setup.batch_size, setup.data, setup.train_examples)
-    training = TaskTraining(settings, TASKS[setup.task], setup.encoder, seed=SEED, device=torch.device("cpu"))
+    compute = Compute.of(settings, torch.device("cpu"))
+    examples = task_examples(settings, TASKS[setup.task], None)
+    training = prepare_training(settings.finetune, examples, setup.encoder, compute=compute, seed=SEED)
     far = difference(training, setup)
     if far > SAME:
         raise ValueError(f"expected the Trainer's loss up to {SAME}, found a relative difference of {far:.1e}")
-    own = training.work.micro_batches
 
     def next_batches(step: int, oom_splits: int = 0) -> list[Batch]:
         if step:
             clock.between_steps()
-        return own(setup.steps[(step - 1) % len(setup.steps) if step else 0], oom_splits)
+        return training.batches(setup.steps[(step - 1) % len(setup.steps) if step else 0], oom_splits)
 
-    training.work = replace(training.work, steps=setup.most_steps, micro_batches=next_batches)
+    timed = replace(training, job=replace(training.job, steps=setup.most_steps, micro_batches=next_batches))
     with tempfile.TemporaryDirectory() as folder:
-        training.run(Path(folder), way)
+        run_training(timed, Path(folder), way)
 
 
 def difference(training: TaskTraining, setup: Setup) -> float:
@@ -224,7 +227,7 @@ def difference(training: TaskTraining, setup: Setup) -> float:
     without any are compared.
     """
     batch, task = setup.batches[0], TASKS[setup.task]
-    (own,) = training.work.micro_batches(setup.steps[0])
+    (own,) = training.batches(setup.steps[0])
     longest = own["input_ids"].shape[1]
     pad_to = min(task.max_length, longest + 8)
     if task.kind == "span":
@@ -233,7 +236,7 @@ def difference(training: TaskTraining, setup: Setup) -> float:
     pad = int(training.tokenizer.pad_token_id)
     padded = collate(setup.features, batch, pad, token_types=False, pad_to=pad_to)
     with torch.no_grad(), training.objective.quick(training.model.eval()):
-        found, _ = training.work.loss(training.projected, own, {"hard": 1.0}, 0)
+        found, _ = training.job.loss(training.student, own, {"hard": 1.0}, 0)
         wanted = new_model(setup.task, setup.encoder, SEED).eval()(**padded).loss
     return abs(float(found) - float(wanted)) / abs(float(wanted))
 

@@ -22,9 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
-from tinydistilbert.data.masked_batches import MaskedBatches
 from tinydistilbert.distillation.objective import PretrainingLoss
-from tinydistilbert.distillation.pretraining import pretrain, validation_losses
+from tinydistilbert.distillation.pretraining import PretrainingSetup, pretrain, validation_losses
 from tinydistilbert.models import narrow
 from tinydistilbert.models.narrow import Widths
 from tinydistilbert.models.student import cut_student
@@ -137,12 +136,13 @@ def run(way: str, width: int, seed: int, steps: int, teacher: PreTrainedModel, b
     settings = schema.Recipe(
         seed=seed, objective=OBJECTIVE, checkpoint_minutes=1e6, validation=schema.Validation(times=1, blocks=0)
     )
-    cut = validation_losses(model, teacher, blocks, settings, CPU)
-    batches = MaskedBatches.of(settings, OPTIMIZATION, blocks, steps=steps, epochs_end_steps=False)
+    setup = PretrainingSetup.of(settings, blocks, CPU)
+    cut = validation_losses(model, teacher, setup)
+    batches = setup.batches(OBJECTIVE, OPTIMIZATION, steps=steps)
     loss = PretrainingLoss(OBJECTIVE, teacher, steps=steps)
     with tempfile.TemporaryDirectory() as folder:
         pretrain(
-            model, loss, batches, blocks, settings, OPTIMIZATION, folder=Path(folder), device=CPU,
+            model, loss, batches, setup, OPTIMIZATION, folder=Path(folder),
             label=f"{way}, {model.config.hidden_size}, seed {seed}",
         )  # fmt: skip
         trained = json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])["validation"]
@@ -209,9 +209,9 @@ def main() -> None:
     blocks = load_blocks(prepare(corpus, opened.tokenizer, cache.folder(), data))
     stride = max(len(blocks.validation) // chosen.validation_blocks, 1)
     blocks = replace(blocks, validation=blocks.validation[::stride][: chosen.validation_blocks])
-    settings = schema.Recipe(validation=schema.Validation(blocks=0))
+    setup = PretrainingSetup.of(schema.Recipe(validation=schema.Validation(blocks=0)), blocks, CPU)
     shared = {"benchmark": "narrowing", "documents": chosen.documents, "validation_blocks": len(blocks.validation)}
-    loss, related = validation_losses(teacher, None, blocks, settings, CPU)["mlm"], correlations(teacher)
+    loss, related = validation_losses(teacher, None, setup)["mlm"], correlations(teacher)
     print(f"masked-LM loss of the teacher {loss:.2f}; correlation of the norms of QᵀK and OV over the heads of each of")
     print(f"its layers: {related}")
     common.append(chosen.output, [{**shared, "teacher": loss, "correlation of QK and OV": related}])

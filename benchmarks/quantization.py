@@ -235,11 +235,11 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
 
 def without_vnni() -> int:
     """This program once more, with a processor that says it has AVX2 at most; its exit code."""
-    source = Path(__file__).with_name("avx2_only.c")
+    source = Path(__file__).with_name("other_cpu.c")
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "avx2_only.so"
+        library = Path(folder) / "other_cpu.so"
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
-        environment = {**os.environ, "LD_PRELOAD": str(library), PRELOADED: "1"}
+        environment = {**os.environ, "LD_PRELOAD": str(library), "OTHER_CPU": "avx2", PRELOADED: "1"}
         return subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode
 
 

@@ -22,14 +22,14 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 from tinydistilbert.data.corpus import load_blocks
 from tinydistilbert.data.masked_batches import MaskedBatches, useful_tokens
 from tinydistilbert.distillation.objective import PretrainingLoss
-from tinydistilbert.distillation.pretraining import pretrain
+from tinydistilbert.distillation.pretraining import PretrainingSetup, pretrain
 from tinydistilbert.distillation.teacher_cache import make_cache
 from tinydistilbert.dry_run.machine import FORWARD_AND_BACKWARD
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.recipe import schema
-from tinydistilbert.training.loop import MicroBatches
+from tinydistilbert.training.job import MicroBatches
 
 PAIRS = ("bert-base", "offline")
 THEIRS = ("notebook", "authors_all", "authors_masked")
@@ -191,16 +191,20 @@ def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
     settings = settings_for(way, setup.batch_size)
     blocks = load_blocks(setup.cached_blocks if cached else setup.blocks)
     optimization = settings.distill.optimization
+    shared = PretrainingSetup.of(settings, blocks, torch.device("cpu"))
 
     def masked_batches(batch_size: int) -> MaskedBatches:
         sized = replace(optimization, batch_size=batch_size)
-        return MaskedBatches.of(settings, sized, blocks, steps=steps, epochs_end_steps=False)
+        return shared.batches(settings.objective, sized, steps=steps)
 
     with tempfile.TemporaryDirectory() as scratch:
         batches: MicroBatches = masked_batches(setup.batch_size)
         if cached:
             teacher.requires_grad_(False)
-            made_cache = make_cache(teacher, blocks, settings, Path(scratch), torch.device("cpu"), lambda line: None)
+            made_cache = make_cache(
+                settings.distill.cache, masked_batches(setup.batch_size), teacher, Path(scratch),
+                shared.compute, lambda line: None,
+            )  # fmt: skip
             batches = made_cache.micro_batches
 
         def next_batches(step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
@@ -218,8 +222,7 @@ def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
 
         loss = PretrainingLoss(settings.objective, teacher, steps=steps)
         pretrain(
-            student, loss, next_batches, blocks, settings, optimization, folder=Path(scratch),
-            device=torch.device("cpu"), label=way,
+            student, loss, next_batches, shared, optimization, folder=Path(scratch), label=way
         )  # fmt: skip
 
 
@@ -250,7 +253,8 @@ def differences(student: PreTrainedModel, teacher: PreTrainedModel, setup: Setup
     blocks, found = load_blocks(setup.blocks), {}
     for way, other in (("ours_all", "authors_all"), ("ours_masked", "authors_masked")):
         settings = settings_for(way, 2)
-        batches = MaskedBatches.of(settings, settings.distill.optimization, blocks, steps=1, epochs_end_steps=False)
+        shared = PretrainingSetup.of(settings, blocks, torch.device("cpu"))
+        batches = shared.batches(settings.objective, settings.distill.optimization, steps=1)
         (batch,) = batches(0)
         alike = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
         with torch.no_grad():

@@ -36,6 +36,7 @@ TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
 )  # fmt: skip
 """Which table of which committed run the README shows."""
 FAULTS = RESULTS / "faults.jsonl"
+CPUS = RESULTS / "cpus.jsonl"
 MUTANTS, SURVIVORS = RESULTS / "mutants.json", RESULTS / "survivors.toml"
 FAULT_KEYS = ("goal", "tier", "trials", "failures", "seconds", "commit", "date")
 COMPRESSED = ("table3", "squad-compressed")
@@ -144,6 +145,22 @@ def faults_section(until: str = "") -> str:
     return "\n".join([f"As of {max(line['date'] for line in last.values())}:", "", *shown]) + "\n"
 
 
+def cpus_section() -> str:
+    """The last count of the tests that passed and failed for each kind of CPU, on each machine."""
+    last = {(line["machine"], line["kind"]): line for line in _lines(CPUS)}
+    shown = [
+        "| machine | kind | threads | passed | failed | skipped | seconds | commit | date |",
+        "| :-- | :-- | --: | --: | --: | --: | --: | :-- | :-- |",
+    ]
+    for (machine, kind), line in last.items():
+        settings = " ".join(f"`{name}={value}`" for name, value in line["variables"].items())
+        shown.append(
+            f"| {machine} | {kind} {settings} | {line['threads']} | {line['passed']:,} | {line['failed']:,} | "
+            f"{line['skipped']:,} | {line['seconds']:,} | `{line['commit']}` | {line['date'][:10]} |"
+        )
+    return "\n".join(shown) + "\n"
+
+
 def mutants_section() -> str:
     """The last count of the changes that tests notice, and by reason those that they do not."""
     counts = atomic.read_json(MUTANTS)
@@ -166,7 +183,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
         "compression": compression_section,
     },
-    "docs/explanation/reliability.md": {"faults": faults_section},
+    "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
 }  # fmt: skip
 """By page what stands between `<!-- NAME -->` and `<!-- end of NAME -->` in it."""

@@ -1,4 +1,4 @@
-"""Libraries that only some commands need: imported where they are used, asked for by name where they are missing."""
+"""Libraries that only some commands need: imported where they are used, with the command that installs them."""
 
 import importlib
 from types import ModuleType
@@ -16,6 +16,6 @@ def require(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
-            raise  # it is there, and something that it needs is broken
+            raise  # it is installed, but something that it imports is not
         fix = f"run: pip install 'tinydistilbert[{extra}]'"
-        raise UserError("this machine", expected=f"the library {module}", found="none", fix=fix) from None
+        raise UserError(module, problem="this library is not installed", fix=fix) from None

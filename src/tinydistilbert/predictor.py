@@ -1,4 +1,4 @@
-"""A fine-tuned model as a function from texts to answers: torch and exported folders alike."""
+"""A fine-tuned model as a function from texts to predictions, for torch models and exported ones."""
 
 import math
 from collections.abc import Sequence
@@ -23,9 +23,10 @@ from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.squad import TASKS, best_answers
 
 SQUAD = TASKS[0]
-"""Its window and stride serve every span model."""
+"""Its window and stride are used for every span model."""
 
 Prediction = dict[str, Any]
+"""What a model predicts for one text; its keys are listed at `Predictor.predict`."""
 
 
 class Predictor:
@@ -34,9 +35,9 @@ class Predictor:
     Args:
         runtime: computes the logits.
         tokenizer: the model's.
-        kind: what it answers.
-        labels: names of its classes, in the order of its logits; none where it has no classes.
-        longest_input: tokens that its position embeddings reach.
+        kind: of the task.
+        labels: names of the classes, in the order of the logits; empty where there are no classes.
+        longest_input: largest number of tokens that the position embeddings allow.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Predictor:
         self._pad = int(tokenizer.pad_token_id or 0)
 
     def predict(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[Prediction]:
-        """An answer for each text, in their order; texts of like length are computed together.
+        """A prediction for each text, in their order; texts of similar length are computed together.
 
         Args:
             texts: one text or many; in span models the questions.
@@ -59,17 +60,18 @@ class Predictor:
             `score`. Span: `answer`, its `start` and `end` in the context in characters, and its probability `score`.
 
         Raises:
-            UserError: not as many pairs as texts, or a text is longer than the model can read.
+            UserError: not as many pairs as texts, or a text is longer than the model allows.
         """
         texts = [texts] if isinstance(texts, str) else [*texts]
         pairs = [pairs] if isinstance(pairs, str) else None if pairs is None else [*pairs]
         if pairs is not None and len(pairs) != len(texts):
-            raise UserError("pairs", expected=f"{len(texts)}, one a text", found=str(len(pairs)), fix="add the others")
+            problem = f"there are {len(texts)} texts and {len(pairs)} pairs"
+            raise UserError("pairs", problem=problem, fix="give one pair for each text")
         if not texts:
             return []
         if self.kind == "span":
             if pairs is None:
-                raise UserError("pairs", expected="a context for each question", found="none", fix="give them")
+                raise UserError("pairs", expected="a context for each question", found="none", fix="give the contexts")
             return self._answers(texts, pairs)
         logits = self.logits(texts, pairs)
         if self.kind == "regression":
@@ -77,9 +79,9 @@ class Predictor:
         return [self._classes(row) for row in logits]
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> NDArray[np.float32]:
-        """(texts, classes) logits of texts that are not span tasks', in their order; see `predict`."""
+        """Logits (texts, classes) in the order of the texts, for models without a span head; see `predict`."""
         rows = [self._encoded(text, pairs[i] if pairs else None) for i, text in enumerate(texts)]
-        if len(rows) == 1:  # without sorting and padding: this is the path whose milliseconds count
+        if len(rows) == 1:  # without sorting and padding, which would add to the latency of a single text
             ids, types = rows[0]
             inputs = {"input_ids": ids[None], "attention_mask": np.ones((1, len(ids)), np.int64)}
             return self.runtime({**inputs, "token_type_ids": types[None]} if self.runtime.token_types else inputs)
@@ -90,15 +92,15 @@ class Predictor:
         return found
 
     def _encoded(self, text: str, pair: str | None) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Tokens and token types; past the tokenizer's Python side, which takes longer than the tokenizer."""
-        if isinstance(self._tokenizer, ElmoTokenizer):  # whose Python side makes the characters
-            whole = self._tokenizer(text, pair, return_token_type_ids=True)
-            return np.asarray(whole["input_ids"], np.int64), np.asarray(whole["token_type_ids"], np.int64)
+        """Token ids and token types, from the Rust tokenizer directly: transformers' wrapper takes longer than it."""
+        if isinstance(self._tokenizer, ElmoTokenizer):  # only its Python wrapper makes the characters
+            inputs = self._tokenizer(text, pair, return_token_type_ids=True)
+            return np.asarray(inputs["input_ids"], np.int64), np.asarray(inputs["token_type_ids"], np.int64)
         encoded = self._backend.encode(text, pair)
         return np.array(encoded.ids, np.int64), np.array(encoded.type_ids, np.int64)
 
     def _classes(self, logits: NDArray[np.float32]) -> Prediction:
-        values = logits.tolist()  # a few numbers: numpy's calls would take longer than the arithmetic
+        values = logits.tolist()  # so few numbers that numpy's calls would take longer than the arithmetic
         best = max(range(len(values)), key=values.__getitem__)
         powers = [math.exp(value - values[best]) for value in values]
         total = sum(powers)
@@ -128,33 +130,35 @@ class Predictor:
 
 
 def _best(windows: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]], context: str) -> Prediction:
-    """The best answer over all windows of a context, each given by its logits and the places of its tokens."""
-    best = best_answers([logits for logits, _ in windows], [places for _, places in windows], context, n_best=1)[0]
-    inside = np.concatenate([logits[places[:, 0] >= 0] for logits, places in windows]).astype(np.float64)
-    chance = float(np.exp(best.score - logsumexp(inside, axis=0).sum())) if best.text else 0.0
-    return {"answer": best.text, "start": best.start, "end": best.start + len(best.text), "score": chance}
+    """The best answer over all windows of a context, each given by its logits and the offsets of its tokens."""
+    best = best_answers([logits for logits, _ in windows], [offsets for _, offsets in windows], context, n_best=1)[0]
+    in_context = np.concatenate([logits[offsets[:, 0] >= 0] for logits, offsets in windows]).astype(np.float64)
+    probability = float(np.exp(best.score - logsumexp(in_context, axis=0).sum())) if best.text else 0.0
+    return {"answer": best.text, "start": best.start, "end": best.start + len(best.text), "score": probability}
 
 
 def load(folder: str | Path, *, threads: int = 0, compiled: bool = False) -> Predictor:
-    """A fine-tuned model, as torch or as `export` and `compress` write it, ready to answer on the CPU.
+    """A fine-tuned model, of torch or written by `export` or `compress`, ready to predict on the CPU.
 
     Args:
         folder: of the model; its files are compared with the hashes in its manifest, if it has one.
-        threads: that one operation may use; 0 = as many as there are cores. With torch it holds for the whole process.
-        compiled: of a torch model: by torch.compile; the first answer takes about a minute then.
+        threads: that one operation may use; 0 = as many as there are cores. With torch it holds for the entire process.
+        compiled: compile a torch model by torch.compile; the first prediction then takes about a minute.
 
     Raises:
-        UserError: no model is there, it is not complete or not as its manifest says, or it has no task's head.
+        UserError: there is no model, it is incomplete or differs from its manifest, or it has no head of a task.
     """
     folder = Path(folder)
     config = load_config(folder)
     facts = exported_facts(folder)
-    if facts:  # of a torch model each loader looks at what it reads
+    if facts:  # for torch models, each loader checks the files that it reads
         atomic.check_intact(folder)
     kind = facts["head"] if facts else head_of(folder, config)
     if kind == "masked-lm":
         fix = "fine-tune it on a task first"
-        raise UserError(str(folder), expected="a model with a task's head", found="a masked language model", fix=fix)
+        raise UserError(
+            str(folder), expected="a model with the head of a task", found="a masked language model", fix=fix
+        )
     tokenizer = load_tokenizer(folder)
     runtime: Runtime
     if facts:

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tinydistilbert.errors import as_user_error
+from tinydistilbert.recipe import schema
 from tinydistilbert.storage import json_lines
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
@@ -58,6 +59,20 @@ def environment() -> dict[str, Any]:
         **_cpu(),
         **libraries,
     }
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The recipe that a measurement comes from."""
+
+    recipe: str
+    """Its name."""
+    recipe_hash: str
+
+    @classmethod
+    def of(cls, recipe: schema.Recipe) -> Self:
+        """That recipe, by name and content."""
+        return cls(recipe.name, schema.recipe_hash(recipe))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Requests to stop: SIGINT and SIGTERM. A first one stops in good order, a second one at once.
+"""Requests to stop: SIGINT and SIGTERM. The first stops the program in good order, the second at once.
 
-Outside of a training nothing is lost by stopping anywhere, since only finished folders count: a request is raised as
-KeyboardInterrupt. A training goes on to the end of its step and saves a checkpoint.
+Outside of a training nothing is lost by stopping at any moment, since only finished folders count: the request is
+raised as KeyboardInterrupt (`handled`). A training finishes its step and saves a checkpoint first (`deferred`).
 """
 
 import signal
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Requests:
-    """The requests that came while they are noted; true when there is one."""
+    """The requests that have been received; true when there is one."""
 
     def __init__(self) -> None:
         self._numbers: list[int] = []
@@ -23,7 +23,7 @@ class Requests:
         return bool(self._numbers)
 
     def note(self, number: int, _frame: FrameType | None) -> None:
-        """The handler of the signals."""
+        """The signal handler."""
         for each in SIGNALS:
             if signal.getsignal(each) is not signal.SIG_IGN:
                 signal.signal(each, signal.SIG_DFL)  # the next one takes effect at once
@@ -33,7 +33,7 @@ class Requests:
 
     @contextmanager
     def raised(self) -> Iterator[None]:
-        """In the body a request is raised as KeyboardInterrupt, one that came before it as well."""
+        """Raise a request as KeyboardInterrupt in the body; one that was received before is raised at its beginning."""
         self._is_raised = True
         try:
             if self:
@@ -45,14 +45,15 @@ class Requests:
 
 @contextmanager
 def deferred() -> Iterator[Requests]:
-    """Note requests instead of dying of them; outside the main thread, whose owner handles them, none comes.
+    """Record requests, for the body to look at, instead of ending the process.
 
-    A signal that the process was told to ignore, as SIGINT is in the background jobs of scripts, stays ignored.
+    Outside the main thread, which alone can handle signals, none is received. A signal that the process ignores, as
+    background jobs of scripts ignore SIGINT, stays ignored.
     """
     requests = Requests()
-    wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    not_ignored = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     try:
-        before = {number: signal.signal(number, requests.note) for number in wanted}
+        before = {number: signal.signal(number, requests.note) for number in not_ignored}
     except ValueError:  # not in the main thread
         yield requests
         return
@@ -65,6 +66,6 @@ def deferred() -> Iterator[Requests]:
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """The first request in the body is raised as KeyboardInterrupt, the second ends the process."""
+    """Raise the first request in the body as KeyboardInterrupt; the second ends the process."""
     with deferred() as requests, requests.raised():
         yield

@@ -152,6 +152,7 @@ def teacher_cache(recipe: str) -> None:
     import torch
 
     from tinydistilbert.data.corpus import load_blocks, prepare
+    from tinydistilbert.distillation.pretraining import PretrainingSetup
     from tinydistilbert.distillation.teacher_cache import make_cache
     from tinydistilbert.models.teacher import load_teacher
     from tinydistilbert.recipe import toml
@@ -160,7 +161,11 @@ def teacher_cache(recipe: str) -> None:
     chosen = toml.load(recipe)
     teacher = load_teacher(chosen.teacher)
     blocks = load_blocks(prepare(chosen.corpus, teacher.tokenizer, cache.folder(), chosen.data))
-    make_cache(teacher.model.eval(), blocks, chosen, cache.folder(), torch.device("cpu"), lambda line: None)
+    setup = PretrainingSetup.of(chosen, blocks, torch.device("cpu"))
+    batches = setup.batches(chosen.objective, chosen.distill.optimization, steps=1)
+    make_cache(
+        chosen.distill.cache, batches, teacher.model.eval(), cache.folder(), setup.compute, lambda line: None
+    )  # fmt: skip
 
 
 def batches(recipe: str, encoder: str, task: str, threads: int, steps: int) -> None:
@@ -170,8 +175,9 @@ def batches(recipe: str, encoder: str, task: str, threads: int, steps: int) -> N
     import torch
 
     from tinydistilbert.data.corpus import load_blocks, prepare
-    from tinydistilbert.data.masked_batches import MaskedBatches
-    from tinydistilbert.finetuning.trainer import TaskTraining
+    from tinydistilbert.distillation.pretraining import PretrainingSetup
+    from tinydistilbert.finetuning.examples import task_examples
+    from tinydistilbert.finetuning.trainer import prepare_training
     from tinydistilbert.models.teacher import load_teacher
     from tinydistilbert.recipe import toml
     from tinydistilbert.storage import cache
@@ -180,14 +186,15 @@ def batches(recipe: str, encoder: str, task: str, threads: int, steps: int) -> N
     torch.set_num_threads(threads)
     chosen = toml.load(recipe)
     blocks = load_blocks(prepare(chosen.corpus, load_teacher(chosen.teacher).tokenizer, cache.folder(), chosen.data))
-    masked = MaskedBatches.of(chosen, chosen.distill.optimization, blocks, steps=steps, epochs_end_steps=False)
-    known = tasks_of(chosen.finetune)[task]
-    training = TaskTraining(chosen, known, Path(encoder), seed=0, device=torch.device("cpu"))
+    setup = PretrainingSetup.of(chosen, blocks, torch.device("cpu"))
+    masked = setup.batches(chosen.objective, chosen.distill.optimization, steps=steps)
+    examples = task_examples(chosen, tasks_of(chosen.finetune)[task], None)
+    training = prepare_training(chosen.finetune, examples, Path(encoder), compute=setup.compute, seed=0)
     order = list(range(steps))
     random.shuffle(order)  # the order in which they are asked for does not matter
     found: dict[int, list[str]] = {}
     for step in order:
-        for each in (masked, training.work.micro_batches):
+        for each in (masked, training.batches):
             content = hashlib.sha256()
             for batch in each(step):
                 for name, value in sorted(batch.items()):

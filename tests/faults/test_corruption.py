@@ -24,23 +24,28 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tinydistilbert import predictor, results, run_folder
 from tinydistilbert.data.corpus import load_blocks, prepare, tokenizer_hash
+from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.distillation.teacher_cache import make_cache, weights_hash
 from tinydistilbert.errors import Interrupted, UserError
 from tinydistilbert.export.to_onnx import export
+from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.finetuning.finetune import training_facts
-from tinydistilbert.finetuning.soft_targets import Targets
-from tinydistilbert.finetuning.trainer import training_examples
+from tinydistilbert.finetuning.soft_targets import SoftTargets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.pipeline import run as pipeline
+from tinydistilbert.pipeline.stages import write_results
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.report.predictions import read_predicted, scored_run
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
+from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.encoding import encode
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.device import Compute
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 CPU = torch.device("cpu")
 TASK = "reviews"
@@ -88,7 +93,7 @@ def trained(folder: Path, *, seed: int, stop_at: int | None = None) -> str:
         token_shares=lambda batches: token_shares([{"fit": 8} for _ in batches]), tokens=lambda _: 8,
     )  # fmt: skip
     settings = schema.Optimization(learning_rate=0.05)
-    train(model, work, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=1e-9)
+    train(model, work, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
     return digest(*model.state_dict().values(), (folder / "log.jsonl").read_bytes())
 
 
@@ -111,7 +116,7 @@ class Made:
             },
         }  # fmt: skip
         self.recipe: Recipe = from_dict(content, "test")
-        pipeline.run(pipeline.Run(self.recipe, self.run, until="evaluate", log=lambda _: None))
+        pipeline.run_stages(pipeline.run_context(self.recipe, self.run, until="evaluate", log=lambda _: None))
         self.task = f"tasks/{TASK}/student-d/seed-{seed}"
         export(self.run / self.task / "model", folder / "exported")
         corpus = self.recipe.corpus
@@ -123,8 +128,8 @@ class Made:
         with contextlib.suppress(Interrupted):
             trained(folder / "training", seed=seed, stop_at=STEPS - 2)
         self.seed = seed
-        known = pipeline.Run(self.recipe, self.run, until="evaluate", log=lambda _: None).known
-        self.examples, _ = training_examples(self.recipe, known[TASK], augmented=None, soft=True)
+        tasks = tasks_of(self.recipe.finetune)
+        self.examples, _ = training_examples(self.recipe, tasks[TASK], augmented=None, soft=True)
         self.features = encode(self.examples, tokenizer, 16)
         self.inputs: dict[str, str] = atomic.read_json(RunFolder(self.run).inputs)
 
@@ -138,7 +143,9 @@ class Made:
         return digest(*map(np.asarray, arrays), blocks.special_ids, blocks.mask_token_id, blocks.fingerprint)
 
     def cached_batches(self, there: Path) -> str:
-        made = make_cache(self.teacher.model, self.blocks, self.recipe, there, CPU, lambda _: None)
+        setup, settings = PretrainingSetup.of(self.recipe, self.blocks, CPU), self.recipe.distill
+        batches = setup.batches(self.recipe.objective, settings.optimization, steps=1)
+        made = make_cache(settings.cache, batches, self.teacher.model, there, setup.compute, lambda _: None)
         return digest(
             *(made.micro_batches(step)[0][name] for step in (0, 1) for name in ("teacher_hidden", "input_ids"))
         )
@@ -150,9 +157,8 @@ class Made:
         return digest(training_facts(there))
 
     def targets(self, there: Path) -> str:
-        return digest(
-            Targets(there, self.examples, self.features).batch(np.arange(len(self.features)))["teacher_logits"]
-        )
+        targets = SoftTargets.open(there, self.examples, self.features)
+        return digest(targets.batch(np.arange(len(self.features)))["teacher_logits"])
 
     def predictions(self, there: Path) -> str:
         run = scored_run(there)
@@ -160,7 +166,7 @@ class Made:
         return digest(said.ids, said.gold, said.answers[self.seed], said.fingerprint)
 
     def measurements(self, there: Path) -> str:
-        pipeline.Run(self.recipe, there, until="evaluate", log=lambda _: None).gather()
+        write_results(pipeline.run_context(self.recipe, there, until="evaluate", log=lambda _: None))
         return digest([dataclasses.asdict(each) for each in results.read(there / "results.jsonl")])
 
     def answers(self, there: Path) -> str:
@@ -311,5 +317,5 @@ def test_the_file_that_gathers_the_measurements_is_made_anew(made: tuple[Made, M
     whole = (run / "results.jsonl").read_bytes()
     (run / "results.jsonl").write_bytes(whole.replace(b"0.5", b"0.9"))
     assert (run / "results.jsonl").read_bytes() != whole
-    pipeline.run(pipeline.Run(made[0].recipe, run, until="evaluate", log=lambda _: None))
+    pipeline.run_stages(pipeline.run_context(made[0].recipe, run, until="evaluate", log=lambda _: None))
     assert (run / "results.jsonl").read_bytes() == whole

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from tinydistilbert import results, run_folder
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.distillation import teacher_cache
+from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import to_onnx as exporting
 from tinydistilbert.models.loading import load_model
@@ -210,7 +211,9 @@ def begun_run(inputs: Any) -> Scenario:
     settings = toml.load(str(inputs.recipe("begun")))
 
     def act(folder: Path, promise: Promise) -> None:
-        with pipeline.Run(settings, folder / "runs" / "a", until="prepare", log=lambda _: None).claimed():
+        with pipeline.claimed(
+            pipeline.run_context(settings, folder / "runs" / "a", until="prepare", log=lambda _: None)
+        ):
             promise(("recipe",))
             for name in ("corpus", "examples"):
                 run_folder.keep_fingerprint(RunFolder(folder / "runs" / "a"), name, f"those of {name}")
@@ -263,7 +266,10 @@ def teachers_cache(
     expected: dict[str, bytes] = {}
 
     def make(folder: Path) -> None:
-        teacher_cache.make_cache(teacher, blocks, settings, folder / "caches", CPU, lambda _: None)
+        setup = PretrainingSetup.of(settings, blocks, CPU)
+        batches = setup.batches(settings.objective, settings.distill.optimization, steps=1)
+        wanted = settings.distill.cache
+        teacher_cache.make_cache(wanted, batches, teacher, folder / "caches", setup.compute, lambda _: None)
 
     def act(folder: Path, promise: Promise) -> None:
         make(folder)

@@ -30,21 +30,26 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tinydistilbert.cli.main import main
 from tinydistilbert.data.corpus import load_blocks, prepare
+from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.distillation.teacher_cache import make_cache
 from tinydistilbert.errors import DiskError
 from tinydistilbert.evaluation.evaluate import evaluate
 from tinydistilbert.export.to_onnx import export
+from tinydistilbert.finetuning.examples import task_examples
 from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.pipeline import run
+from tinydistilbert.pipeline.stages import write_results
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.toml import from_dict, to_toml
 from tinydistilbert.report.page import write_report
 from tinydistilbert.storage import atomic, disk
 from tinydistilbert.storage.disk import Operation
 from tinydistilbert.tasks import tasks_of
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.device import Compute
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 CPU = torch.device("cpu")
 TASK = "reviews"
@@ -96,7 +101,7 @@ class Place:
         prose = (f"The student {i} learns from the teacher in a large house near the lake {i}." for i in range(150))
         (folder / "corpus.txt").write_text("\n\n".join(prose))
         place = cls(folder)
-        run.run(run.Run(place.recipe, folder / "run", until="evaluate", log=lambda _: None))
+        run.run_stages(run.run_context(place.recipe, folder / "run", until="evaluate", log=lambda _: None))
         place.blocks(folder / "cache")
         return place
 
@@ -119,7 +124,7 @@ class Place:
         with atomic.unfinished(output / "model") as folder:
             model = Net()
             settings = schema.Optimization(learning_rate=0.05)
-            train(model, work, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=1e-9)
+            train(model, work, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
             atomic.write_bytes(folder / "weights", b"".join(p.detach().numpy().tobytes() for p in model.parameters()))
 
     def blocks(self, output: Path) -> Any:
@@ -130,11 +135,17 @@ class Place:
 
     def teacher_cache(self, output: Path) -> None:
         teacher = load_teacher(self.recipe.teacher).model
-        make_cache(teacher, self.blocks(self.folder / "cache"), self.recipe, output, CPU, lambda _: None)
+        setup = PretrainingSetup.of(self.recipe, self.blocks(self.folder / "cache"), CPU)
+        settings = self.recipe.distill
+        batches = setup.batches(self.recipe.objective, settings.optimization, steps=1)
+        make_cache(settings.cache, batches, teacher, output, setup.compute, lambda _: None)
 
     def task_model(self, output: Path) -> None:
         if not atomic.is_finished(output / "model"):
-            finetune(self.recipe, self.task, self.folder / "teacher", output / "model", row="model", seed=0, device=CPU)
+            finetune(
+                self.recipe.finetune, task_examples(self.recipe, self.task, None), self.folder / "teacher",
+                output / "model", compute=Compute.of(self.recipe, CPU), row="model", seed=0,
+            )  # fmt: skip
 
     def scores(self, output: Path) -> None:
         if not atomic.is_finished(output / "scores"):
@@ -144,7 +155,7 @@ class Place:
             )  # fmt: skip
 
     def report(self, output: Path) -> None:
-        run.Run(self.recipe, output, until="evaluate", log=lambda _: None).gather()
+        write_results(run.run_context(self.recipe, output, until="evaluate", log=lambda _: None))
         write_report(output)
 
     def begin(self, name: str, output: Path) -> None:

@@ -167,13 +167,13 @@ def dropout_from_a_running_generator(patch: pytest.MonkeyPatch) -> None:
 
 def with_start(patch: pytest.MonkeyPatch, change: Callable[[Any, int], None]) -> None:
     """Change a loop once it knows the step that it goes on from."""
-    begin = training._Loop.__init__
+    run = training._Loop.run
 
-    def begun(self: Any, *arguments: Any) -> None:
-        begin(self, *arguments)
-        change(self, self.state.step)
+    def changed(self: Any) -> None:
+        change(self, self.resumed_from.step)
+        run(self)
 
-    patch.setattr(training._Loop, "__init__", begun)
+    patch.setattr(training._Loop, "run", changed)
 
 
 def schedule_begins_again(patch: pytest.MonkeyPatch) -> None:
@@ -189,8 +189,8 @@ def schedule_begins_again(patch: pytest.MonkeyPatch) -> None:
 
 def data_begin_again(patch: pytest.MonkeyPatch) -> None:
     def change(loop: Any, start: int) -> None:
-        batches = loop.work.micro_batches
-        loop.work = replace(loop.work, micro_batches=lambda step, oom_splits=0: batches(step - start, oom_splits))
+        batches = loop.job.micro_batches
+        loop.job = replace(loop.job, micro_batches=lambda step, oom_splits=0: batches(step - start, oom_splits))
 
     with_start(patch, change)
 

@@ -18,17 +18,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from tinydistilbert import results
 from tinydistilbert.cli.main import main
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.distillation.distill import distill
+from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.training import loop
+from tinydistilbert.training.device import Compute
 from tinydistilbert.training.diagnosis import FOLDER
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 CPU = torch.device("cpu")
 STEPS = 12
@@ -102,7 +106,7 @@ def run(folder: Path, what: TrainingJob, minutes: float = 1e-9) -> tuple[Net, No
     model, settings = Net(), schema.Optimization(learning_rate=0.05, weight_decay=0.1)
     folder.mkdir(exist_ok=True)
     try:
-        train(model, what, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=minutes)
+        train(model, what, settings, Compute(CPU, "auto", minutes), seed=3, folder=folder, label="fit")
     except NonFiniteLoss as error:
         return model, error
     return model, None
@@ -117,8 +121,8 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def check_training(place: str, draw: random.Random, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at, value = draw.randrange(STEPS), draw.choice(VALUES)
-    # Now and then as on a GPU, which is looked at late.
-    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", draw.choice((1, 1, 5)))
+    # Now and then as on a GPU, whose numbers are read late.
+    monkeypatch.setitem(loop.FLUSH_EVERY, "cpu", draw.choice((1, 1, 5)))
     before: list[Any] = []
     whole, nothing = run(folder / "whole", work(before=before))
     assert nothing is None and len(before) == STEPS
@@ -127,7 +131,7 @@ def check_training(place: str, draw: random.Random, folder: Path, monkeypatch: p
     model, error = run(here, work(place, at, value), minutes)
     assert error is not None, "not noticed"
     term = {"batch": "fit, size", "teacher": "fit", "loss": "size", "gradient": "", "weights": "fit, size"}[place]
-    assert f"step {at + 1}:" in str(error) and (f"the term {term}" if term else "the gradient") in str(error), error
+    assert f"step {at + 1}:" in str(error) and (f" {term} became" if term else "the gradient") in str(error), error
     there = dict(before[at])
     if place == "weights":
         there["layers.0.weight"][1, 1] = value
@@ -186,7 +190,11 @@ class Distillation:
             calls += 1
 
         model.bert.register_forward_hook(spoil)
-        distill(self.recipe, LoadedTeacher(model, self.tokenizer, True), self.blocks, output, CPU)
+        recipe, teacher = self.recipe, LoadedTeacher(model, self.tokenizer, True)
+        setup = PretrainingSetup.of(recipe, self.blocks, CPU)
+        distill(
+            recipe.distill, recipe.objective, recipe.student, teacher, setup, output, origin=results.Origin.of(recipe)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +207,7 @@ def distillation(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrained
 
 def check_distillation(draw: random.Random, made: Distillation, folder: Path) -> None:
     at, value, output = draw.randrange(6), draw.choice(VALUES), folder / "student"
-    with pytest.raises(NonFiniteLoss, match=rf"step {at + 1}: .* the term kl, cosine infinite or not a number"):
+    with pytest.raises(NonFiniteLoss, match=rf"step {at + 1}: the terms kl, cosine became infinite"):
         made.run(output, at, value)
     assert not output.exists(), "an unfinished student is not taken for a finished one"
     place = output.with_name("student.partial") / FOLDER

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import atomic
-from tinydistilbert.training.best_epoch import Chooser
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.best_epoch import EpochSelector
+from tinydistilbert.training.device import Compute
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 CPU = torch.device("cpu")
 STEPS = 4
@@ -78,16 +80,16 @@ class Tiny:
             validate_after=frozenset({self.steps // 2, self.steps}),
         )  # fmt: skip
         settings = schema.Optimization(learning_rate=0.05, weight_decay=0.1)
-        train(model, work, settings, seed=3, folder=folder, device=CPU, label="fit", checkpoint_minutes=1e-9)
+        train(model, work, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
 
     def validate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
-        chooser = self.chooser(model, folder, step)
-        return {"always": 1.0} if chooser is None else chooser.look(step)
+        selector = self.selector(model, folder, step)
+        return {"always": 1.0} if selector is None else selector.score_epoch(step)
 
-    def chooser(self, model: nn.Module, folder: Path, step: int = 0) -> Chooser | None:
+    def selector(self, model: nn.Module, folder: Path, step: int = 0) -> EpochSelector | None:
         """Of the best weights, if they are to be chosen."""
         scores = self.scores
-        return None if scores is None else Chooser(model, folder / atomic.CHECKPOINTS, lambda: scores[step])
+        return None if scores is None else EpochSelector(model, folder / atomic.CHECKPOINTS, lambda: scores[step])
 
     def stage(self, output: Path) -> None:
         """All of it, as a stage of a run does it."""
@@ -96,8 +98,8 @@ class Tiny:
             return
         with atomic.unfinished(output) as folder:
             model = Net()
-            if (chooser := self.chooser(model, folder)) is None or not chooser.is_finished:
+            if (selector := self.selector(model, folder)) is None or not selector.is_finished:
                 self.train(model, folder)
-            if chooser is not None:
-                chooser.finish(1.0)
+            if selector is not None:
+                selector.finish(1.0)
             save_file(dict(model.named_parameters()), folder / "model.safetensors")

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tinydistilbert.recipe import schema
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.device import Compute
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 ROWS, WIDTH, STEPS = 32, 200_000, 3
 """What one layer gives for a step's examples are 26 MB, of which a step needs several times as much."""
@@ -50,5 +52,5 @@ def main(folder: Path, megabytes: int) -> None:
         oom_splits=ROWS.bit_length() - 1,
     )  # fmt: skip
     settings = schema.Optimization(learning_rate=0.05)
-    train(model, work, settings, seed=3, folder=folder, device=torch.device("cpu"), label="fit", checkpoint_minutes=0)
+    train(model, work, settings, Compute(torch.device("cpu"), "auto", 0), seed=3, folder=folder, label="fit")
     save_file({name: value.detach() for name, value in model.named_parameters()}, folder / "model.safetensors")

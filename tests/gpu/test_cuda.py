@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from tinydistilbert.losses.vocabulary import TeacherHead, vocabulary_loss
 from tinydistilbert.recipe import schema
-from tinydistilbert.training.device import choose_device, chosen_precision
-from tinydistilbert.training.loop import Batch, TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.device import Compute, choose_device, chosen_precision
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -43,8 +44,8 @@ def fit(folder: Path, device: torch.device, *, die_at: int | None = None) -> lis
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     train(
-        model, work, schema.Optimization(learning_rate=1e-2), seed=0, folder=folder, device=device, label="fit",
-        checkpoint_minutes=0,
+        model, work, schema.Optimization(learning_rate=1e-2), Compute(device, "auto", 0), seed=0, folder=folder,
+        label="fit",
     )  # fmt: skip
     return [parameter.detach().cpu() for parameter in model.parameters()]
 

@@ -11,7 +11,7 @@ from transformers import pipeline
 
 from tinydistilbert import results
 from tinydistilbert.errors import NonFiniteLoss
-from tinydistilbert.finetuning.trainer import TaskTraining
+from tinydistilbert.finetuning import trainer
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import loop
 
@@ -25,6 +25,15 @@ def files(tmp_path: Path, reviews: Reviews) -> list[str]:
     columns = ["--text", "review", "--label", "stars"]
     quick = ["--epochs", "6", "--seeds", "0", "1", "--learning-rate", "3e-3", "--batch-size", "8"]
     return ["--data", str(train), "--validation", str(validation), *columns, *quick, "--finetune.min_steps", "0"]
+
+
+def replaced(arguments: list[str], change: list[str]) -> list[str]:
+    """The arguments with those flags of theirs replaced that `change` has."""
+    kept, is_kept = [], True
+    for word in arguments:
+        is_kept = word not in change if word.startswith("--") else is_kept
+        kept += [word] * is_kept
+    return [*kept, *change]
 
 
 def test_from_a_csv_to_a_distilled_classifier(files: list[str], teacher: Path, tmp_path: Path, call: Call) -> None:
@@ -86,7 +95,7 @@ def test_a_model_on_a_task_of_the_paper_needs_no_recipe(teacher: Path, tmp_path:
 def test_a_mistake_is_told_before_anything_is_written(
     change: list[str], parts: list[str], files: list[str], teacher: Path, tmp_path: Path, call: Call
 ) -> None:
-    code, _, err = call("finetune", "--model", teacher, *files, *change, "--output", tmp_path / "run")
+    code, _, err = call("finetune", "--model", teacher, *replaced(files, change), "--output", tmp_path / "run")
     assert code == 2 and err.count("\n") == 1, err
     assert all(part in err for part in parts), err
     assert not (tmp_path / "run").exists()
@@ -137,18 +146,18 @@ def test_a_failed_training_is_scored_named_and_ends_in_an_error(
 def test_an_interrupted_selection_ends_as_an_uninterrupted_one(
     files: list[str], teacher: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["finetune", "--model", teacher, *files, "--seeds", "0", "--select", "heldout"]
+    command = ["finetune", "--model", teacher, *replaced(files, ["--seeds", "0"]), "--select", "heldout"]
     command += ["--finetune.learning_rates", "1e-4", "3e-3"]
     assert call(*command, "--output", tmp_path / "whole")[0] == 0
-    real = TaskTraining.score
+    real = trainer.selection_score
     looks = iter(range(100))
 
-    def stops(self: TaskTraining) -> float:
+    def stops(training: trainer.TaskTraining) -> float:
         if next(looks) == 8:  # in the third epoch of the second learning rate
             os.kill(os.getpid(), signal.SIGINT)
-        return real(self)
+        return real(training)
 
-    monkeypatch.setattr(TaskTraining, "score", stops)
+    monkeypatch.setattr(trainer, "selection_score", stops)
     code, _, err = call(*command, "--output", tmp_path / "stopped")
     assert code == 130 and "goes on from there" in err
     assert call(*command, "--output", tmp_path / "stopped")[0] == 0

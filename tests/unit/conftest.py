@@ -43,6 +43,8 @@ NAMES = (
     "corpus_scaling",
     "cache_payoff",
     "narrowing",
+    "gpu_day",
+    "gpu_pack",
 )
 """Each after those that it imports."""
 

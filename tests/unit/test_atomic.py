@@ -231,13 +231,13 @@ def test_a_manifest_that_is_none_is_refused(finished: Path, content: bytes | Non
     if content is not None:
         (finished / atomic.MANIFEST).write_bytes(content)
     for read in (atomic.read_manifest, lambda folder: atomic.read_manifest(folder, verify=False)):
-        assert refusal(finished, read) == f": expected a whole manifest.json, found {found}"
+        assert refusal(finished, read) == f": expected a complete manifest.json, found {found}"
 
 
 def test_a_manifest_that_was_changed_is_refused(finished: Path) -> None:
     rewrite_manifest(finished, lambda manifest: manifest.update(reason="other"), own_hash=False)
     told = refusal(finished, lambda folder: atomic.read_manifest(folder, verify=False))
-    assert told == ": expected a whole manifest.json, found other content"
+    assert told == ": expected a complete manifest.json, found other content"
 
 
 def test_a_manifest_without_a_hash_of_its_own_is_read(finished: Path) -> None:

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert import benchmark, results
 from tinydistilbert.benchmark import gpu, memory, timing
 from tinydistilbert.benchmark.backends import PlainTorch, open_runtime
@@ -275,7 +276,7 @@ def test_the_back_end_torch_is_transformers_as_it_is(make: Made) -> None:
     with torch.no_grad():
         model = BertForSequenceClassification.from_pretrained(folder).eval()
         expected = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits
-    np.testing.assert_array_equal(runtime(inputs), expected.numpy())
+    assert_equal_up_to_rounding(runtime(inputs), expected.numpy())
 
 
 def test_rows_are_models_by_back_ends_and_give_alike_logits(

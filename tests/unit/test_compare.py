@@ -163,7 +163,7 @@ def test_other_examples_or_labels_are_refused(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", {"student": [GOOD]})
     apart, relabelled, retold = (make_run(tmp_path / name, {}) for name in ("b", "c", "d"))
     write_scores(apart, "sst2", "student", 0, sst2(POOR, LABELS, first=100))
-    with pytest.raises(UserError, match="no example .*same data"):
+    with pytest.raises(UserError, match=r"no example .*same data"):
         compare(ComparedRun(a), ComparedRun(apart))
     write_scores(relabelled, "sst2", "student", 0, sst2(POOR, [*LABELS[:7], 1 - LABELS[7], *LABELS[8:]]))
     with pytest.raises(UserError, match="found 1 and 0 for example 7"):

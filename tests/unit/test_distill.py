@@ -28,10 +28,10 @@ def test_durations_and_ramps_by_hand() -> None:
 
 def test_steps_of_a_recipe() -> None:
     optimization = schema.Optimization(batch_size=4, gradient_accumulation_steps=2)
-    stages = schema.Distill(epochs=2, optimization=optimization)
-    assert distill.distill_steps(schema.Recipe(distill=stages), 100) == 25
-    notebook = schema.Recipe(distill=stages, objective=schema.Objective(reduction="notebook"))
-    assert distill.distill_steps(notebook, 100) == 26  # 13 an epoch, the last of which has half of the blocks
+    settings = schema.Distill(epochs=2, optimization=optimization)
+    assert distill.distill_steps(settings, schema.Objective(), 100) == 25
+    notebook = schema.Objective(reduction="notebook")
+    assert distill.distill_steps(settings, notebook, 100) == 26  # 13 an epoch, the last of which has half of the blocks
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has these settings")

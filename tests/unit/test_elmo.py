@@ -13,8 +13,10 @@ from transformers import BertConfig, BertForMaskedLM
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.evaluate import evaluate
+from tinydistilbert.finetuning.examples import task_examples
 from tinydistilbert.finetuning.finetune import finetune
-from tinydistilbert.finetuning.trainer import Lesson, TaskTraining
+from tinydistilbert.finetuning.soft_targets import SoftTargetSource
+from tinydistilbert.finetuning.trainer import TaskTraining, prepare_training
 from tinydistilbert.models.elmo.model import (
     ElmoConfig,
     ElmoForQuestionAnswering,
@@ -31,6 +33,7 @@ from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import collate, encode
 from tinydistilbert.tasks.inference import predict
+from tinydistilbert.training.device import Compute
 
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {
@@ -250,11 +253,21 @@ def recipe(data: Path, *, epochs: float = 1.0) -> Recipe:
     return Recipe(name="tiny", data=str(data), finetune=settings)
 
 
+def finetuned(settings: Recipe, encoder: Path, output: Path) -> None:
+    examples, compute = task_examples(settings, TASKS["cola"], None), Compute.of(settings, CPU)
+    finetune(settings.finetune, examples, encoder, output, compute=compute, row="elmo", seed=0)
+
+
+def prepared(settings: Recipe, encoder: Path, source: SoftTargetSource) -> TaskTraining:
+    examples, compute = task_examples(settings, TASKS["cola"], source), Compute.of(settings, CPU)
+    return prepare_training(settings.finetune, examples, encoder, compute=compute, seed=0, soft_targets=source)
+
+
 def test_it_learns_and_is_scored_like_every_encoder(data: Path, tmp_path: Path):
     model = scrambled(ElmoModel(ElmoConfig(**SIZES, freeze_encoder=False)))  # frozen, random filters tell too little
     save_model(model, elmo_tokenizer(), tmp_path / "encoder")
     tiny, task = recipe(data, epochs=16.0), TASKS["cola"]
-    finetune(tiny, task, tmp_path / "encoder", tmp_path / "model", row="elmo", seed=0, device=CPU)
+    finetuned(tiny, tmp_path / "encoder", tmp_path / "model")
     evaluate(
         tmp_path / "model", task, row="elmo", seed=0, recipe=tiny, output=tmp_path / "scores", device=CPU, training={}
     )
@@ -264,7 +277,7 @@ def test_it_learns_and_is_scored_like_every_encoder(data: Path, tmp_path: Path):
 
 def test_fine_tuning_leaves_the_language_model_as_it_was_and_nothing_else(data: Path, encoder: Path, tmp_path: Path):
     task = TASKS["cola"]
-    finetune(recipe(data), task, encoder, tmp_path / "model", row="elmo", seed=0, device=CPU)
+    finetuned(recipe(data), encoder, tmp_path / "model")
     before = load_model(encoder, "classification", labels=task.labels).elmo.state_dict()
     after = load_model(tmp_path / "model", "classification", require_head=True).elmo.state_dict()
     assert {name for name, value in before.items() if torch.equal(after[name], value)} == {
@@ -302,9 +315,9 @@ def test_a_batch_is_padded_with_words_without_characters():
 def test_it_is_refused_where_a_masked_language_model_is_needed(encoder: Path, tmp_path: Path, data: Path):
     with pytest.raises(UserError, match="expected a masked language model, found ELMo"):
         load_model(encoder, "masked-lm")
-    lesson = Lesson(tmp_path / "targets", (tmp_path / "teacher",))
+    source = SoftTargetSource(tmp_path / "targets", (tmp_path / "teacher",))
     with pytest.raises(UserError, match="expected a transformer as teacher and student, found ELMo"):
-        TaskTraining(recipe(data), TASKS["cola"], encoder, seed=0, device=CPU, lesson=lesson)
+        prepared(recipe(data), encoder, source)
 
 
 def test_it_is_refused_as_the_teacher_of_a_second_distillation(
@@ -312,9 +325,9 @@ def test_it_is_refused_as_the_teacher_of_a_second_distillation(
 ):
     config = BertConfig(vocab_size=232, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     save_model(BertForMaskedLM(config), tokenizer, tmp_path / "student")
-    lesson = Lesson(tmp_path / "targets", (encoder,))
+    source = SoftTargetSource(tmp_path / "targets", (encoder,))
     with pytest.raises(UserError, match="found ELMo"):
-        TaskTraining(recipe(data), TASKS["cola"], tmp_path / "student", seed=0, device=CPU, lesson=lesson)
+        prepared(recipe(data), tmp_path / "student", source)
 
 
 def test_it_reads_texts_of_any_length(encoder: Path):

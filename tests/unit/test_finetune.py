@@ -15,9 +15,11 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.finetuning import trainer
+from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
-from tinydistilbert.finetuning.soft_targets import Targets, make_targets
-from tinydistilbert.finetuning.trainer import Lesson, TaskTraining, finetune_steps, training_examples
+from tinydistilbert.finetuning.soft_targets import SoftTargets, SoftTargetSource, make_soft_targets
+from tinydistilbert.finetuning.trainer import TaskTraining, finetune_steps, prepare_training
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.recipe.schema import Finetune, Optimization, Recipe, TaskDistillation
 from tinydistilbert.run_folder import SOFT_TARGETS, TRAINING_FACTS
@@ -26,6 +28,7 @@ from tinydistilbert.tasks import TASKS, Examples
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.unlabelled import write_examples
 from tinydistilbert.training import loop
+from tinydistilbert.training.device import Compute
 
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {
@@ -74,6 +77,23 @@ def recipe(data: Path, **changes: Any) -> Recipe:
     return Recipe(name="tiny", data=str(data), finetune=Finetune(**settings))
 
 
+def finetuned(
+    recipe: Recipe, task: str, encoder: Path, output: Path, *, row: str = "student", seed: int = 0,
+    soft_targets: SoftTargetSource | None = None,
+) -> None:  # fmt: skip
+    """Fine-tune as the pipeline does."""
+    examples = task_examples(recipe, TASKS[task], soft_targets)
+    finetune(
+        recipe.finetune, examples, encoder, output, compute=Compute.of(recipe, CPU), row=row, seed=seed,
+        soft_targets=soft_targets,
+    )  # fmt: skip
+
+
+def prepared(recipe: Recipe, task: str, encoder: Path, soft_targets: SoftTargetSource | None = None) -> TaskTraining:
+    examples, compute = task_examples(recipe, TASKS[task], soft_targets), Compute.of(recipe, CPU)
+    return prepare_training(recipe.finetune, examples, encoder, compute=compute, seed=0, soft_targets=soft_targets)
+
+
 def facts(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = atomic.read_json(folder / TRAINING_FACTS)
     return found
@@ -86,8 +106,8 @@ def steps_logged(folder: Path) -> list[dict[str, Any]]:
 
 def test_batches_are_of_like_length_but_where_scores_are_learned(data: Path, encoder: Path) -> None:
     for task, is_sorted in (("cola", True), ("stsb", False)):
-        training = TaskTraining(recipe(data), TASKS[task], encoder, seed=0, device=CPU)
-        spreads = [np.ptp(b["attention_mask"].sum(1).numpy()) for n in range(8) for b in training.work.micro_batches(n)]
+        training = prepared(recipe(data), task, encoder)
+        spreads = [np.ptp(b["attention_mask"].sum(1).numpy()) for n in range(8) for b in training.batches(n)]
         assert (np.mean(spreads) <= 2) == is_sorted, (task, spreads)
 
 
@@ -99,11 +119,11 @@ def test_small_sets_are_gone_through_more_often() -> None:
 
 
 def test_it_learns_and_tells_what_it_did(data: Path, encoder: Path, tmp_path: Path) -> None:
-    finetune(recipe(data), TASKS["cola"], encoder, tmp_path / "model", row="student", seed=0, device=CPU)
-    told = facts(tmp_path / "model")
-    assert told["steps"] == 32 and told["train_examples"] == told["train_examples_total"] * 64 // 8551
-    assert told["loss_without_learning"] == pytest.approx(np.log(2))
-    assert told["loss"] < 0.75 * np.log(2)
+    finetuned(recipe(data), "cola", encoder, tmp_path / "model", seed=0)
+    found = facts(tmp_path / "model")
+    assert found["steps"] == 32 and found["train_examples"] == found["train_examples_total"] * 64 // 8551
+    assert found["loss_without_learning"] == pytest.approx(np.log(2))
+    assert found["loss"] < 0.75 * np.log(2)
     model = load_model(tmp_path / "model", "classification", require_head=True)
     assert model.config.id2label == {0: "unacceptable", 1: "acceptable"}
     assert model.get_input_embeddings().num_embeddings == model.config.vocab_size
@@ -113,7 +133,7 @@ def test_it_learns_and_tells_what_it_did(data: Path, encoder: Path, tmp_path: Pa
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(data: Path, encoder: Path, tmp_path: Path) -> None:
     made = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        finetune(recipe(data), TASKS["cola"], encoder, tmp_path / name, row="student", seed=seed, device=CPU)
+        finetuned(recipe(data), "cola", encoder, tmp_path / name, seed=seed)
         made.append(atomic.sha256(tmp_path / name / "model.safetensors"))
     assert made[0] == made[1] != made[2]
 
@@ -123,36 +143,38 @@ def test_an_epoch_is_chosen_by_the_examples_that_the_recipe_names(
     select: str, data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.1, 0.7, 0.7, 0.2])
-    monkeypatch.setattr(TaskTraining, "score", lambda self: next(scores))
+    monkeypatch.setattr(trainer, "selection_score", lambda training: next(scores))
     settings = recipe(data, select=select)
-    finetune(settings, TASKS["cola"], encoder, tmp_path / "chosen", row="student", seed=0, device=CPU)
-    told = facts(tmp_path / "chosen")["selected"]
+    finetuned(settings, "cola", encoder, tmp_path / "chosen", seed=0)
+    found = facts(tmp_path / "chosen")["selected"]
     train = 64 if select == "reported" else 64 - 6
     steps = 4 * -(-train // 8)
-    assert told == {
+    assert found == {
         "by": select, "score": 0.7, "step": steps // 2, "epoch": 2.0,
         "examples": 30 if select == "reported" else 6,
     }  # fmt: skip
     assert facts(tmp_path / "chosen")["train_examples"] == train
 
     # The weights are those of that epoch: as if the same schedule had been stopped there.
-    prepared = TaskTraining(settings, TASKS["cola"], encoder, seed=0, device=CPU)
+    training = prepared(settings, "cola", encoder)
     stopped = tmp_path / "stopped"
     stopped.mkdir()
     scored = {1: 0.1, 2: 0.7}
-    monkeypatch.setattr(TaskTraining, "score", lambda self: scored.get(len(steps_logged(stopped)) // (steps // 4), 0.0))
-    prepared.run(stopped, "again")
+    monkeypatch.setattr(
+        trainer, "selection_score", lambda training: scored.get(len(steps_logged(stopped)) // (steps // 4), 0.0)
+    )
+    trainer.run_training(training, stopped, "again")
     chosen = load_model(tmp_path / "chosen", "classification", require_head=True)
-    for (name, ours), theirs in zip(chosen.named_parameters(), prepared.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs), name
+    for (name, one), other in zip(chosen.named_parameters(), training.model.parameters(), strict=True):
+        assert torch.equal(one, other), name
 
 
 def test_learning_rates_are_chosen_among_by_held_out_examples(data: Path, encoder: Path, tmp_path: Path) -> None:
     settings = recipe(data, select="heldout", learning_rates=(1e-7, 3e-3))
-    finetune(settings, TASKS["cola"], encoder, tmp_path / "model", row="student", seed=0, device=CPU)
-    told = facts(tmp_path / "model")
-    assert told["learning_rate"] == 3e-3 and told["learning_rates"].keys() == {"1e-07", "0.003"}
-    assert told["learning_rates"]["0.003"] == told["selected"]["score"] > told["learning_rates"]["1e-07"]
+    finetuned(settings, "cola", encoder, tmp_path / "model", seed=0)
+    found = facts(tmp_path / "model")
+    assert found["learning_rate"] == 3e-3 and found["learning_rates"].keys() == {"1e-07", "0.003"}
+    assert found["learning_rates"]["0.003"] == found["selected"]["score"] > found["learning_rates"]["1e-07"]
     assert [path.name for path in (tmp_path / "model").iterdir() if path.is_dir()] == []
 
 
@@ -167,7 +189,7 @@ def test_a_training_that_breaks_is_kept_and_told(
         return real(item)
 
     monkeypatch.setattr(loop._Step, "line", breaks)
-    finetune(recipe(data), TASKS["cola"], encoder, tmp_path / "model", row="student", seed=0, device=CPU)
+    finetuned(recipe(data), "cola", encoder, tmp_path / "model", seed=0)
     assert facts(tmp_path / "model")["failed"] == "step 6: the loss is infinite"
     assert load_model(tmp_path / "model", "classification", require_head=True).config.num_labels == 2
     assert not (tmp_path / "model" / "checkpoints").exists()
@@ -177,31 +199,33 @@ def teachers(data: Path, encoder: Path, tmp_path: Path, task: str, seeds: Sequen
     made = []
     for seed in seeds:
         made.append(tmp_path / f"teacher-{seed}")
-        finetune(recipe(data), TASKS[task], encoder, made[-1], row="teacher", seed=seed, device=CPU)
+        finetuned(recipe(data), task, encoder, made[-1], row="teacher", seed=seed)
     return made
 
 
-def lesson(settings: Recipe, task: str, encoder: Path, told: list[Path], folder: Path) -> Lesson:
+def soft_targets_of(
+    settings: Recipe, task: str, encoder: Path, folders: list[Path], output: Path
+) -> SoftTargetSource:  # fmt: skip
     examples, _ = training_examples(settings, TASKS[task], augmented=None, soft=True)
-    make_targets(examples, told, folder, tokenizer=load_tokenizer(encoder), max_length=128, device=CPU)
-    return Lesson(folder, tuple(told))
+    make_soft_targets(examples, folders, output, tokenizer=load_tokenizer(encoder), max_length=128, device=CPU)
+    return SoftTargetSource(output, tuple(folders))
 
 
 @pytest.mark.parametrize("task", ["cola", "stsb"])
 def test_a_student_learns_from_its_teachers_without_any_label(
     task: str, data: Path, encoder: Path, tmp_path: Path
 ) -> None:
-    told = teachers(data, encoder, tmp_path, task, [0, 1])
+    folders = teachers(data, encoder, tmp_path, task, [0, 1])
     settings = recipe(data, distillation=TaskDistillation(soft=1.0))
-    taught = lesson(settings, task, encoder, told, tmp_path / "targets")
+    source = soft_targets_of(settings, task, encoder, folders, tmp_path / "targets")
     one, two = (
-        np.load(lesson(settings, task, encoder, [teacher], tmp_path / f"of-{i}").targets / SOFT_TARGETS)
-        for i, teacher in enumerate(told)
+        np.load(soft_targets_of(settings, task, encoder, [teacher], tmp_path / f"of-{i}").targets / SOFT_TARGETS)
+        for i, teacher in enumerate(folders)
     )
-    both = np.load(taught.targets / SOFT_TARGETS)
+    both = np.load(source.targets / SOFT_TARGETS)
     assert both.shape == (64, 2 if task == "cola" else 1)
     np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
-    finetune(settings, TASKS[task], encoder, tmp_path / "d", row="student (D)", seed=5, device=CPU, lesson=taught)
+    finetuned(settings, task, encoder, tmp_path / "d", row="student (D)", seed=5, soft_targets=source)
     first, *_, last = steps_logged(tmp_path / "d")
     assert "hard" not in last and last["soft"] < 0.75 * first["soft"]
     assert facts(tmp_path / "d")["loss"] is None
@@ -221,12 +245,12 @@ def test_the_padding_token_may_be_any_and_never_changes_what_is_learned(
         folder = tmp_path / name
         save_model(model, own, folder / "encoder")
         settings = recipe(data, epochs=1.0, select="heldout", distillation=distillation)
-        told = [folder / "teacher"]
-        finetune(settings, TASKS["cola"], folder / "encoder", told[0], row="teacher", seed=0, device=CPU)
-        taught = lesson(settings, "cola", folder / "encoder", told, folder / "targets")
-        finetune(
-            settings, TASKS["cola"], folder / "encoder", folder / "d", row="student (D)", seed=1, device=CPU,
-            lesson=taught,
+        folders = [folder / "teacher"]
+        finetuned(settings, "cola", folder / "encoder", folders[0], row="teacher", seed=0)
+        source = soft_targets_of(settings, "cola", folder / "encoder", folders, folder / "targets")
+        finetuned(
+            settings, "cola", folder / "encoder", folder / "d", row="student (D)", seed=1,
+            soft_targets=source,
         )  # fmt: skip
         trained.append(load_model(folder / "d", "classification", require_head=True).state_dict())
     for name, value in trained[0].items():
@@ -241,15 +265,15 @@ def test_copies_of_published_examples_may_be_as_empty_as_those(data: Path, tmp_p
 
 
 def test_targets_belong_to_their_examples(data: Path, encoder: Path, tmp_path: Path) -> None:
-    told = teachers(data, encoder, tmp_path, "cola", [0])
+    folders = teachers(data, encoder, tmp_path, "cola", [0])
     settings = recipe(data)
-    taught = lesson(settings, "cola", encoder, told, tmp_path / "targets")
+    source = soft_targets_of(settings, "cola", encoder, folders, tmp_path / "targets")
     fewer = recipe(data, train_examples=20)
     with pytest.raises(UserError, match="sha256"):
-        TaskTraining(fewer, TASKS["cola"], encoder, seed=0, device=CPU, lesson=taught)
+        prepared(fewer, "cola", encoder, source)
     examples, _ = training_examples(settings, TASKS["cola"], augmented=None, soft=True)
-    targets = Targets(taught.targets, examples, encode(examples, load_tokenizer(encoder), 128))
-    logits = np.load(taught.targets / SOFT_TARGETS)
+    targets = SoftTargets.open(source.targets, examples, encode(examples, load_tokenizer(encoder), 128))
+    logits = np.load(source.targets / SOFT_TARGETS)
     np.testing.assert_array_equal(targets.batch(np.array([7, 3]))["teacher_logits"].numpy(), logits[[7, 3]])
 
 
@@ -266,24 +290,25 @@ def test_a_teacher_may_number_the_classes_in_its_own_way_but_must_have_them(
     config.id2label = {0: "unacceptable", 1: "splendid"}
     save_model(turned, tokenizer, tmp_path / "other")
     settings = recipe(data)
-    straight, reversed_ = (
-        np.load(lesson(settings, "cola", encoder, [tmp_path / name], tmp_path / f"of-{name}").targets / SOFT_TARGETS)
+    sources = (
+        soft_targets_of(settings, "cola", encoder, [tmp_path / name], tmp_path / f"of-{name}")
         for name in ("straight", "turned")
     )
+    straight, reversed_ = (np.load(source.targets / SOFT_TARGETS) for source in sources)
     np.testing.assert_allclose(straight, reversed_[:, ::-1])
     with pytest.raises(UserError, match="splendid"):
-        lesson(settings, "cola", encoder, [tmp_path / "other"], tmp_path / "of-other")
+        soft_targets_of(settings, "cola", encoder, [tmp_path / "other"], tmp_path / "of-other")
     with pytest.raises(UserError, match="regression model of 1"):
-        lesson(settings, "stsb", encoder, [tmp_path / "turned"], tmp_path / "of-stsb")
+        soft_targets_of(settings, "stsb", encoder, [tmp_path / "turned"], tmp_path / "of-stsb")
 
 
 def test_layers_are_learned_first_where_the_recipe_says_so(data: Path, encoder: Path, tmp_path: Path) -> None:
-    told = teachers(data, encoder, tmp_path, "cola", [0])
+    folders = teachers(data, encoder, tmp_path, "cola", [0])
     distillation = TaskDistillation(hidden=1.0, relation=1.0, intermediate_epochs=1.0)
     settings = recipe(data, epochs=2.0, distillation=distillation)
-    taught = lesson(settings, "cola", encoder, told, tmp_path / "targets")
-    finetune(
-        settings, TASKS["cola"], encoder, tmp_path / "d", row="student (D)", seed=1, device=CPU, lesson=taught
+    source = soft_targets_of(settings, "cola", encoder, folders, tmp_path / "targets")
+    finetuned(
+        settings, "cola", encoder, tmp_path / "d", row="student (D)", seed=1, soft_targets=source
     )  # fmt: skip
     log = steps_logged(tmp_path / "d")
     assert [line["step"] for line in log if line["hidden"] > 0] == list(range(1, 9))

@@ -18,7 +18,7 @@ from tinydistilbert.storage import locks
 HOLD = """
 import sys
 from pathlib import Path
-from tinydistilbert import locks
+from tinydistilbert.storage import locks
 with locks.alone(Path(sys.argv[1]), where="there", wait=len(sys.argv) > 2):
     print("held", flush=True)
     sys.stdin.readline()

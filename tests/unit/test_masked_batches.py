@@ -33,11 +33,19 @@ def make_blocks(rows: int, *, padded: bool = False) -> TokenBlocks:
 
 
 def make(blocks: TokenBlocks, **changed: Any) -> MaskedBatches:
-    settings: dict[str, Any] = {
-        "masking": schema.Masking(), "batch_size": 4, "gradient_accumulation_steps": 1, "seed": 0, "steps": 10,
-        "kl_positions": "all", "kl_sampled_share": 0.3, "attention": "block", "epochs_end_steps": False,
+    sections = {
+        "optimization": {"batch_size": 4, "gradient_accumulation_steps": 1},
+        "objective": {"kl_positions": "all", "kl_sampled_share": 0.3, "reduction": "mean"},
     }  # fmt: skip
-    return MaskedBatches(blocks=blocks, **{**settings, **changed})
+    of_sections = {
+        section: {key: changed.pop(key, value) for key, value in settings.items()}
+        for section, settings in sections.items()
+    }
+    others: dict[str, Any] = {"masking": schema.Masking(), "seed": 0, "steps": 10, "attention": "block", **changed}
+    return MaskedBatches(
+        blocks=blocks, optimization=schema.Optimization(**of_sections["optimization"]),
+        objective=schema.Objective(**of_sections["objective"]), **others,
+    )  # fmt: skip
 
 
 def joined(batches: list[dict[str, torch.Tensor]], name: str) -> list[Any]:
@@ -79,14 +87,14 @@ def test_the_kl_is_taken_where_the_recipe_says() -> None:
     assert make(blocks, kl_positions="sampled", batch_size=400)(1)[0]["soft"].tolist() != sampled["soft"].tolist()
 
 
-@pytest.mark.parametrize("epochs_end_steps", [False, True])
-def test_accumulation_only_cuts_a_step(epochs_end_steps: bool) -> None:
+@pytest.mark.parametrize("reduction", ["mean", "notebook"])
+def test_accumulation_only_cuts_a_step(reduction: str) -> None:
     blocks = make_blocks(21, padded=True)
     for step in range(6):
         whole, parts = (
             make(
                 blocks, batch_size=size, gradient_accumulation_steps=8 // size, kl_positions="sampled",
-                epochs_end_steps=epochs_end_steps,
+                reduction=reduction,
             )(step)
             for size in (8, 2)
         )  # fmt: skip
@@ -156,7 +164,7 @@ def originals(batches: MaskedBatches, step: int) -> list[int]:
 
 def test_where_epochs_end_steps_the_last_has_what_is_left() -> None:
     """11 blocks by 2, 3 at a time: steps of 6 and 5 blocks, the last of these in micro-batches of 2, 2 and 1."""
-    batches = make(make_blocks(11), batch_size=2, gradient_accumulation_steps=3, epochs_end_steps=True)
+    batches = make(make_blocks(11), batch_size=2, gradient_accumulation_steps=3, reduction="notebook")
     assert batches.steps_per_epoch == 2
     sizes = [[len(batch["input_ids"]) for batch in batches(step)] for step in range(4)]
     assert sizes == [[2, 2, 2], [2, 2, 1]] * 2
@@ -170,19 +178,6 @@ def test_an_epoch_that_ends_no_step_goes_on_in_the_next() -> None:
     seen = [place for step in range(5) for place in originals(batches, step)]
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(5, 15))
     assert batches.chosen(2)[1].tolist() == [0, 0, 1, 1]
-
-
-def test_a_recipe_gives_its_own_batches() -> None:
-    settings = schema.Recipe(
-        seed=3, masking=schema.Masking(rate=0.3), corpus=schema.Corpus(attention="documents"),
-        objective=schema.Objective(kl_positions="sampled", kl_sampled_share=0.2),
-    )  # fmt: skip
-    blocks, optimization = make_blocks(4), schema.Optimization(batch_size=2, gradient_accumulation_steps=5)
-    made = MaskedBatches.of(settings, optimization, blocks, steps=7, epochs_end_steps=True)
-    assert made == make(
-        blocks, seed=3, masking=settings.masking, attention="documents", kl_positions="sampled", kl_sampled_share=0.2,
-        batch_size=2, gradient_accumulation_steps=5, steps=7, epochs_end_steps=True,
-    )  # fmt: skip
 
 
 def test_tokens_look_within_their_own_document_only() -> None:

@@ -88,7 +88,7 @@ def test_both_forms_give_the_same_answers(task_model: Maker, exported: Maker) ->
 
 def test_what_it_cannot_answer_is_told(folder_of: Maker) -> None:
     predictor = load(folder_of("distilbert", "regression"))
-    with pytest.raises(UserError, match="expected 2, one a text, found 1"):
+    with pytest.raises(UserError, match="2 texts and 1 pairs"):
         predictor.predict(["one", "two"], ["pair"])
     for texts in (["a " * 600], ["a " * 600, "a cat"]):
         with pytest.raises(UserError, match="at most the 512 tokens of the model's position embeddings, found 602"):

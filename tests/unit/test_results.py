@@ -1,6 +1,7 @@
 """The committed results: the pages show what they hold."""
 
 import importlib.util
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -46,3 +47,24 @@ def test_the_reliability_page_shows_the_ledger_as_it_was_when_the_page_was_made(
     (date,) = re.findall(r"^As of (\S+):$", text, flags=re.MULTILINE)
     made = readme.written(text, {"faults": partial(readme.faults_section, date)})
     assert made == text, "run: python results/readme.py"
+
+
+def test_the_reliability_page_shows_the_kinds_of_cpu_that_were_tried(readme: ModuleType) -> None:
+    text = (ROOT / "docs" / "explanation" / "reliability.md").read_text(encoding="utf-8")
+    assert readme.written(text, {"cpus": readme.cpus_section}) == text, "run: python results/readme.py"
+
+
+def test_a_kind_of_cpu_is_shown_by_its_last_count(
+    readme: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {
+        "machine": "Some CPU", "kind": "plain", "variables": {}, "threads": 2, "passed": 1300, "failed": 1,
+        "skipped": 2, "seconds": 400, "commit": "abc", "date": "2026-11-01T00:00:00+00:00",
+    }  # fmt: skip
+    monkeypatch.setattr(readme, "CPUS", tmp_path / "cpus.jsonl")
+    rows = (row, row | {"failed": 0}, row | {"kind": "narrow", "variables": {"ISA": "AVX2"}})
+    readme.CPUS.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    assert readme.cpus_section().splitlines()[2:] == [
+        "| Some CPU | plain  | 2 | 1,300 | 0 | 2 | 400 | `abc` | 2026-11-01 |",
+        "| Some CPU | narrow `ISA=AVX2` | 2 | 1,300 | 1 | 2 | 400 | `abc` | 2026-11-01 |",
+    ]

@@ -18,10 +18,13 @@ from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked_batches import MaskedBatches
 from tinydistilbert.distillation.distill import distill_steps
 from tinydistilbert.distillation.objective import PretrainingLoss
+from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe.schema import Masking, Optimization, Recipe, to_dict
 from tinydistilbert.recipe.toml import from_dict, load, merge
-from tinydistilbert.training.loop import Batch, TrainingJob, train
+from tinydistilbert.training.device import Compute
+from tinydistilbert.training.job import Batch, TrainingJob
+from tinydistilbert.training.loop import train
 from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
 
 LINES, STEPS, STEPS_PER_EPOCH, WARMUP_STEPS = 36_718, 27, 9, 2
@@ -71,10 +74,15 @@ def small_seed(**optimization: float) -> Recipe:
     return from_dict(merge(to_dict(SEED), changes), "small seed")
 
 
+def batches_of(recipe: Recipe, blocks: TokenBlocks, steps: int) -> MaskedBatches:
+    setup = PretrainingSetup.of(recipe, blocks, torch.device("cpu"))
+    return setup.batches(recipe.objective, recipe.distill.optimization, steps=steps)
+
+
 def parts_of(recipe: Recipe, blocks: TokenBlocks, teacher: BertForMaskedLM) -> tuple[MaskedBatches, PretrainingLoss]:
-    steps, optimization = distill_steps(recipe, len(blocks.train)), recipe.distill.optimization
-    batches = MaskedBatches.of(recipe, optimization, blocks, steps=steps, epochs_end_steps=True)
-    accumulation = optimization.gradient_accumulation_steps
+    steps = distill_steps(recipe.distill, recipe.objective, len(blocks.train))
+    batches = batches_of(recipe, blocks, steps)
+    accumulation = recipe.distill.optimization.gradient_accumulation_steps
     return batches, PretrainingLoss(recipe.objective, teacher, steps=steps, accumulation=accumulation)
 
 
@@ -101,11 +109,9 @@ def test_the_learning_rates_are_those_of_transformers_schedule_over_27_steps() -
         theirs.step()
         schedule.step()
     settings = SEED.distill.optimization
+    steps, from_zero = distill_steps(SEED.distill, SEED.objective, LINES), settings.warmup_start == "zero"
     found = [
-        settings.learning_rate
-        * learning_rate_factor(
-            step, distill_steps(SEED, LINES), settings.warmup_ratio, from_zero=settings.warmup_start == "zero"
-        )
+        settings.learning_rate * learning_rate_factor(step, steps, settings.warmup_ratio, from_zero=from_zero)
         for step in range(STEPS)
     ]
     assert found == pytest.approx(expected, rel=1e-12)
@@ -121,8 +127,8 @@ def test_weight_decay_is_on_every_parameter() -> None:
 
 def test_27_steps_are_three_epochs_of_nine_and_none_crosses_an_epoch() -> None:
     blocks = lines(LINES, 8)
-    assert distill_steps(SEED, LINES) == STEPS
-    batches = MaskedBatches.of(SEED, SEED.distill.optimization, blocks, steps=STEPS, epochs_end_steps=True)
+    assert distill_steps(SEED.distill, SEED.objective, LINES) == STEPS
+    batches = batches_of(SEED, blocks, STEPS)
     orders = []
     for epoch in range(3):
         steps = [batches.chosen(step)[0] for step in range(epoch * STEPS_PER_EPOCH, (epoch + 1) * STEPS_PER_EPOCH)]
@@ -185,8 +191,8 @@ def test_a_small_training_ends_with_the_notebooks_weights(tmp_path: Path) -> Non
         loss=loss.loss, tokens=lambda batch: len(batch["counted"]),
     )  # fmt: skip
     train(
-        ProjectedStudent(student, teacher), work, recipe.distill.optimization, seed=0, folder=tmp_path,
-        device=torch.device("cpu"), label="seed", checkpoint_minutes=60, precision=recipe.precision,
+        ProjectedStudent(student, teacher), work, recipe.distill.optimization,
+        Compute.of(recipe, torch.device("cpu")), seed=0, folder=tmp_path, label="seed",
     )  # fmt: skip
     for own, theirs, start in zip(student.parameters(), expected.parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(own, theirs, rtol=1e-7, atol=1e-9)

@@ -14,7 +14,9 @@ from torch import nn
 
 from tinydistilbert import signals
 from tinydistilbert.recipe import schema
-from tinydistilbert.training.loop import TrainingJob, scaled_sum, token_shares, train
+from tinydistilbert.training.device import Compute
+from tinydistilbert.training.job import TrainingJob, scaled_sum, token_shares
+from tinydistilbert.training.loop import train
 
 BOTH = pytest.mark.parametrize("number", signals.SIGNALS, ids=lambda number: number.name)
 
@@ -123,8 +125,8 @@ def test_a_request_after_the_last_step_of_a_training_is_not_lost(
     monkeypatch.setattr("tinydistilbert.training.loop.Progress.note", lambda self, *facts: stops(*facts))
     with pytest.raises(KeyboardInterrupt):
         train(
-            nn.Linear(3, 1), work, schema.Optimization(), seed=0, folder=tmp_path, device=torch.device("cpu"),
-            label="fit", checkpoint_minutes=60,
+            nn.Linear(3, 1), work, schema.Optimization(), Compute(torch.device("cpu"), "auto", 60), seed=0,
+            folder=tmp_path, label="fit",
         )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import pruned
@@ -76,13 +77,13 @@ def test_what_is_kept_is_what_the_texts_use_the_special_tokens_and_all_character
 
 @settings(max_examples=60, deadline=None)
 @given(words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=12))
-def test_covered_text_keeps_its_tokens_and_its_logits_to_the_last_bit(both, words) -> None:
+def test_covered_text_keeps_its_tokens_and_its_logits(both, words) -> None:
     text = " ".join(words)
     (_, whole), (_, trimmed) = opened(both[0]), opened(both[1])
     before, after = whole.tokenize(text), trimmed.tokenize(text)
     if set(before) <= trimmed.get_vocab().keys():
         assert after == before
-        assert torch.equal(logits(both[1], text), logits(both[0], text))
+        assert_equal_up_to_rounding(logits(both[1], text), logits(both[0], text))
     else:
         assert len(after) > len(before)
         assert after.count("[UNK]") == before.count("[UNK]")
@@ -97,7 +98,7 @@ def test_any_text_can_be_read(both, text) -> None:
 
 def test_the_corpus_itself_is_covered(both) -> None:
     for text in CORPUS:
-        assert torch.equal(logits(both[1], text), logits(both[0], text))
+        assert_equal_up_to_rounding(logits(both[1], text), logits(both[0], text))
 
 
 def test_rare_tokens_go_where_a_minimum_is_asked_for(both, tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_special_tokens_are_renumbered_everywhere(backwards, tmp_path: Path) -> 
     ids = tokenizer("teacher")["input_ids"]
     assert ids == [vocabulary["[CLS]"], vocabulary["teacher"], vocabulary["[SEP]"]]
     assert tokenizer.tokenize("student") == ["s", "##t", "##u", "##d", "##e", "##n", "##t"]
-    assert torch.equal(logits(tmp_path / "out", "teacher"), logits(tmp_path / "whole", "teacher"))
+    assert_equal_up_to_rounding(logits(tmp_path / "out", "teacher"), logits(tmp_path / "whole", "teacher"))
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
@@ -177,7 +178,7 @@ def test_robertas_positions_stay_where_they_are(tokenizer, tmp_path: Path) -> No
                            max_position_embeddings=64, **sizes)  # fmt: skip
     save_model(RobertaForSequenceClassification(config).eval(), tokenizer, tmp_path / "whole")
     trim(tmp_path / "whole", CORPUS, tmp_path / "out")
-    assert torch.equal(logits(tmp_path / "out", CORPUS[0]), logits(tmp_path / "whole", CORPUS[0]))
+    assert_equal_up_to_rounding(logits(tmp_path / "out", CORPUS[0]), logits(tmp_path / "whole", CORPUS[0]))
     assert opened(tmp_path / "out")[0].config.pad_token_id == 9
 
 
@@ -186,7 +187,7 @@ def test_a_pruned_model_stays_pruned(tokenizer, tmp_path: Path) -> None:
     pruned.keep(model, [(1,), (0, 1)], [range(8), range(16)])
     save_model(model, tokenizer, tmp_path / "whole")
     trim(tmp_path / "whole", CORPUS, tmp_path / "out")
-    assert torch.equal(logits(tmp_path / "out", CORPUS[1]), logits(tmp_path / "whole", CORPUS[1]))
+    assert_equal_up_to_rounding(logits(tmp_path / "out", CORPUS[1]), logits(tmp_path / "whole", CORPUS[1]))
 
 
 def test_other_tokenizers_are_refused(tokenizer, tmp_path: Path) -> None:

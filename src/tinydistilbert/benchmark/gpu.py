@@ -14,6 +14,7 @@ from tinydistilbert.benchmark.protocols import PADDED, WITH_TOKENIZER, PairInput
 from tinydistilbert.benchmark.record import Record
 from tinydistilbert.benchmark.rows import Subject, is_exported
 from tinydistilbert.benchmark.timing import Timed, load_average, time_in_turns
+from tinydistilbert.models.heads import vocabulary_size
 from tinydistilbert.models.runtimes import uses_token_types
 from tinydistilbert.recipe.schema import Benchmark
 
@@ -86,9 +87,12 @@ def event_clock(answer: Callable[[Any], object], prepared: Any) -> float:
 
 
 def full_batch(model: PreTrainedModel, size: int, *, token_types: bool) -> dict[str, Tensor]:
-    """So many inputs of 128 tokens without padding, on the model's device."""
-    names = ("input_ids", "attention_mask", *(("token_type_ids",) if token_types else ()))
-    return {name: torch.ones(size, PADDED_LENGTH, dtype=torch.int64, device=model.device) for name in names}
+    """So many inputs of 128 random tokens without padding, on the model's device: equal ones would be faster."""
+    words = vocabulary_size(model)
+    input_ids = torch.randint(words, (size, PADDED_LENGTH), generator=torch.Generator().manual_seed(0))
+    ones = torch.ones_like(input_ids)
+    batch = {"input_ids": input_ids, "attention_mask": ones, **({"token_type_ids": 0 * ones} if token_types else {})}
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.runtimes import ModelInputs
@@ -67,26 +68,19 @@ def child() -> None:
 
 
 def resident_mib() -> float:
-    """Resident memory of this process, in MiB; where the system does not tell, its largest so far."""
-    found = _status("VmRSS")
-    return peak_mib() if found is None else found
+    """Resident memory of this process, in MiB."""
+    return float(psutil.Process().memory_info().rss / MIB)
 
 
 def peak_mib() -> float:
     """Largest resident memory of this process since its start, in MiB."""
-    found = _status("VmHWM")
-    if found is not None:
-        return found
-    import resource  # is not on every system
+    if psutil.WINDOWS:
+        return float(psutil.Process().memory_info().peak_wset / MIB)
+    if psutil.LINUX:  # where getrusage gives the peak of the parent process, if that is higher
+        lines = Path("/proc/self/status").read_text().splitlines()
+        if peaks := [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")]:
+            return peaks[0]
+    import resource  # not on Windows
 
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest / MIB if sys.platform == "darwin" else largest / 1024  # macOS counts in bytes
-
-
-def _status(name: str) -> float | None:
-    """A line of Linux's account of this process, in MiB."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), None)
+    return largest / MIB if psutil.MACOS else largest / 1024  # macOS counts in bytes

@@ -1,7 +1,6 @@
 """The clock: one pinned core, warm-up, rounds in turn; and what a row of the table needs of the times."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
-from tinydistilbert.progress import duration
+from tinydistilbert.progress import duration, say
 
 WARM_UP = 2
 """Passes before each slice that are not timed: the model before it has filled the caches."""
@@ -71,24 +71,24 @@ def time_in_turns(
             seconds[name].append([clock(row.answer, one) for one in prepared])
         if label:
             left = (time.monotonic() - begun) / (number + 1) * (len(rounds) - number - 1)
-            sys.stderr.write(f"{label}: round {number + 1} of {len(rounds)}, about {duration(left)} left\n")
+            say(f"{label}: round {number + 1} of {len(rounds)}, about {duration(left)} left")
     return seconds
 
 
 @contextmanager
 def one_core() -> Iterator[None]:
     """Run the body with one torch thread, pinned to one core where the system can; both are restored afterwards."""
-    threads = torch.get_num_threads()
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    threads, process = torch.get_num_threads(), psutil.Process()
+    cores: list[int] = process.cpu_affinity() if hasattr(process, "cpu_affinity") else []  # macOS pins nothing
     try:
         torch.set_num_threads(1)
         if cores:
-            os.sched_setaffinity(0, {max(cores)})
+            process.cpu_affinity([max(cores)])
         yield
     finally:
         torch.set_num_threads(threads)
         if cores:
-            os.sched_setaffinity(0, cores)
+            process.cpu_affinity(cores)
 
 
 def load_average() -> float | None:

@@ -36,7 +36,7 @@ def trim(model_folder: Path, texts: Iterable[str], output: Path, *, minimum_coun
 
     Kept are the tokens that occur in the texts, the special ones, and all single characters, at the beginning of a word
     and inside it; their order stays, their numbers change. For a text whose tokens were all kept, the tokens are the
-    same and a task model's output is the same to the last bit. (A word that the old vocabulary could not make up stays
+    same and a task model's output is the same up to rounding. (A word that the old vocabulary could not make up stays
     unknown if every character in the vocabulary is a token of its own too, as in BERT's.)
 
     Args:

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -54,41 +54,28 @@ class MaskedBatches:
     """
 
     blocks: TokenBlocks
+    attention: Attention
     masking: schema.Masking
-    batch_size: int
-    gradient_accumulation_steps: int
+    objective: schema.Objective
+    """Says where the KL is taken."""
+    optimization: schema.Optimization
+    """Says how large a batch is."""
     seed: int
     steps: int
     """Optimiser steps of the whole training, over which a mask rate of two numbers changes."""
-    kl_positions: KlPositions
-    kl_sampled_share: float
-    attention: Attention
-    epochs_end_steps: bool
-    """Whether the last step of an epoch has only the blocks that are left, as in a loop over epochs; else the blocks
-    are one stream, and a step may lie across the border of two epochs."""
 
-    @classmethod
-    def of(
-        cls,
-        settings: schema.Recipe,
-        optimization: schema.Optimization,
-        blocks: TokenBlocks,
-        *,
-        steps: int,
-        epochs_end_steps: bool,
-    ) -> Self:
-        """The batches of a recipe, in the sizes of one of its sections."""
-        return cls(
-            blocks=blocks, masking=settings.masking, batch_size=optimization.batch_size,
-            gradient_accumulation_steps=optimization.gradient_accumulation_steps, seed=settings.seed, steps=steps,
-            kl_positions=settings.objective.kl_positions, kl_sampled_share=settings.objective.kl_sampled_share,
-            attention=settings.corpus.attention, epochs_end_steps=epochs_end_steps,
-        )  # fmt: skip
+    @property
+    def epochs_end_steps(self) -> bool:
+        """Whether the last step of an epoch has only the blocks that are left, as in a loop over epochs.
+
+        So it is in TinyDistilBERT; else the blocks are one stream, and a step may lie across the border of two epochs.
+        """
+        return self.objective.reduction == "notebook"
 
     @property
     def blocks_per_step(self) -> int:
         """Blocks that one optimiser step reads."""
-        return self.batch_size * self.gradient_accumulation_steps
+        return self.optimization.batch_size * self.optimization.gradient_accumulation_steps
 
     @property
     def steps_per_epoch(self) -> int:
@@ -106,16 +93,18 @@ class MaskedBatches:
 
     def draw(self, original: Int64[np.ndarray, "batch length"], *, rate: float, number: int) -> Drawn:
         """Masks and KL positions of some training blocks; another `number` gives others."""
+        objective = self.objective
         return _draw(
-            original, self.blocks, self.masking, rate, self.kl_positions, self.kl_sampled_share, self.seed, number
-        )
+            original, self.blocks, self.masking, rate, objective.kl_positions, objective.kl_sampled_share, self.seed,
+            number,
+        )  # fmt: skip
 
     def __call__(self, step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
         """The micro-batches of `step`; masks are drawn for all at once, so their size does not change them."""
         indices, _ = self.chosen(step)
         original = self.blocks.train[indices].astype(np.int64)
         drawn = self.draw(original, rate=ramp_at(self.masking.rate, step, self.steps), number=step)
-        return micro_batches(original, drawn, self.blocks, self.batch_size >> oom_splits, self.attention)
+        return micro_batches(original, drawn, self.blocks, self.optimization.batch_size >> oom_splits, self.attention)
 
 
 def validation_batches(blocks: TokenBlocks, limit: int, *, attention: Attention) -> Iterator[dict[str, Tensor]]:

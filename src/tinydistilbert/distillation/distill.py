@@ -2,32 +2,35 @@
 
 import copy
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from tinydistilbert import results
-from tinydistilbert.data.corpus import TokenBlocks
-from tinydistilbert.data.masked_batches import MaskedBatches
 from tinydistilbert.distillation.objective import PretrainingLoss
-from tinydistilbert.distillation.pretraining import pretrain, pretraining_measurements, validation_losses
-from tinydistilbert.distillation.teacher_cache import make_cache
+from tinydistilbert.distillation.pretraining import (
+    PretrainingSetup,
+    pretrain,
+    pretraining_measurements,
+    validation_losses,
+)
+from tinydistilbert.distillation.teacher_cache import TeacherCache, make_cache
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.models.matching import match_layers
+from tinydistilbert.models.matching import Matches, match_layers
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher
-from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.progress import say
+from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import seconds_of
 from tinydistilbert.run_folder import MEASUREMENTS
 from tinydistilbert.storage import atomic, cache
-from tinydistilbert.training.loop import MicroBatches
+from tinydistilbert.training.job import MicroBatches
 
 SCHEDULE = "schedule.json"
 """In a student folder whose steps were fitted to a time budget: their number, and what was measured."""
@@ -35,35 +38,39 @@ PROBE_STEPS, PROBE_SHARE = 20, 0.05
 """A budget's speed is measured over so many steps, or as many as fit into this share of it, at least two."""
 
 
-def distill_steps(recipe: Recipe, train_blocks: int) -> int:
-    """Optimiser steps of the distillation without a time budget: as the epochs need, at most `distill.max_steps`."""
-    optimization = recipe.distill.optimization
+def distill_steps(settings: schema.Distill, objective: schema.Objective, train_blocks: int) -> int:
+    """Optimiser steps of the distillation without a time budget: as the epochs need, at most `max_steps`."""
+    optimization = settings.optimization
     blocks_per_step = optimization.batch_size * optimization.gradient_accumulation_steps
-    if recipe.objective.reduction == "notebook":  # TinyDistilBERT's steps end with its epochs
-        steps = math.ceil(recipe.distill.epochs * math.ceil(train_blocks / blocks_per_step))
+    if objective.reduction == "notebook":  # TinyDistilBERT's steps end with its epochs
+        steps = math.ceil(settings.epochs * math.ceil(train_blocks / blocks_per_step))
     else:
-        steps = math.ceil(recipe.distill.epochs * train_blocks / blocks_per_step)
-    return min(steps, recipe.distill.max_steps) if recipe.distill.max_steps else steps
+        steps = math.ceil(settings.epochs * train_blocks / blocks_per_step)
+    return min(steps, settings.max_steps) if settings.max_steps else steps
 
 
 def distill(
-    recipe: Recipe,
+    settings: schema.Distill,
+    objective: schema.Objective,
+    cut: schema.Student,
     teacher: LoadedTeacher,
-    blocks: TokenBlocks,
+    setup: PretrainingSetup,
     output: Path,
-    device: torch.device,
     *,
+    origin: results.Origin,
     control: bool = False,
     log: Callable[[str], None] = print,
 ) -> None:
     """Make the finished student folder `output`, which `AutoModelForMaskedLM` and `pipeline("fill-mask")` read.
 
     Args:
-        recipe: its sections student, objective, masking, distill and validation are read.
+        settings: how long to train, with which optimiser, cached or not.
+        objective: what the student minimises.
+        cut: how the student is cut from the teacher.
         teacher: the model to learn from; it is not changed.
-        blocks: the text.
+        setup: the text, its masks, what is measured on it, and where to compute.
         output: folder to make; beside the model it holds `log.jsonl` and `measurements.jsonl`.
-        device: where to compute.
+        origin: the recipe that the measurements name.
         control: leave the distillation out: the cut alone, to show what distilling it added.
         log: called with a line about the teacher's cache and the steps that fit into a time budget.
 
@@ -72,107 +79,111 @@ def distill(
             the time budget.
         Interrupted: the user asked to stop; the same call goes on from a checkpoint.
     """
-    student = cut_student(teacher.model, recipe.student, seed=recipe.seed).to(device)
-    teacher.model.to(device).eval()
+    student = cut_student(teacher.model, cut, seed=setup.seed).to(setup.compute.device)
+    teacher.model.to(setup.compute.device).eval()
     with atomic.unfinished(output) as folder:
         seconds, steps = 0.0, 0
         if not control:
-            training = _Training(recipe, teacher.model, student, blocks, folder, device, log)
-            steps = training.steps
-            seconds = training.run(student, steps, folder)
+            parts = _prepared(settings, objective, cut, teacher.model, student, setup, log)
+            if settings.time_budget:
+                steps = _steps_in_budget(parts, student, folder, log)
+            else:
+                steps = distill_steps(settings, objective, len(setup.blocks.train))
+            seconds = _train(parts, student, steps, folder, label="distill student")
         student.eval()
-        values = validation_losses(student, teacher.model, blocks, recipe, device)
+        losses = validation_losses(student, teacher.model, setup)
         save_model(student, teacher.tokenizer, folder)
-        row = "control" if control else "student"
-        optimization = recipe.distill.optimization
-        tokens = steps * optimization.batch_size * optimization.gradient_accumulation_steps * recipe.corpus.block_size
-        results.write(
-            folder / MEASUREMENTS,
-            pretraining_measurements(row, values, recipe, blocks, seconds, steps=steps, positions=tokens),
-        )
-
-
-class _Training:
-    """One distillation: its batches, its objective, and how many steps it has."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        teacher: PreTrainedModel,
-        student: PreTrainedModel,
-        blocks: TokenBlocks,
-        folder: Path,
-        device: torch.device,
-        log: Callable[[str], None],
-    ) -> None:
-        self.recipe, self.teacher, self.blocks, self.device, self.log = recipe, teacher, blocks, device, log
-        self.matches = match_layers(recipe.objective, recipe.student, teacher.config, student.config)
-        if recipe.distill.compile:
-            compile_encoders(teacher, student)
-        self.cached = None
-        if recipe.distill.cache.kind != "none":
-            self.cached = make_cache(teacher, blocks, recipe, cache.folder(), device, log)
-        if recipe.distill.time_budget:
-            self.steps = self._fitted(student, folder)
-        else:
-            self.steps = distill_steps(recipe, len(blocks.train))
-
-    def batches(self, steps: int) -> MicroBatches:
-        """The micro-batches of a training of so many steps."""
-        if self.cached is not None:
-            return self.cached.micro_batches
-        return MaskedBatches.of(
-            self.recipe, self.recipe.distill.optimization, self.blocks, steps=steps,
-            epochs_end_steps=self.recipe.objective.reduction == "notebook",
+        optimization = settings.optimization
+        blocks_per_step = optimization.batch_size * optimization.gradient_accumulation_steps
+        rows = pretraining_measurements(
+            "control" if control else "student", losses, setup, origin, seconds, steps=steps,
+            positions=steps * blocks_per_step * setup.blocks.train.shape[1],
         )  # fmt: skip
+        results.write(folder / MEASUREMENTS, rows)
 
-    def run(self, student: PreTrainedModel, steps: int, folder: Path, *, label: str = "distill student") -> float:
-        """Train `student`; returns the seconds."""
-        optimization = self.recipe.distill.optimization
-        loss = PretrainingLoss(
-            self.recipe.objective, self.teacher, self.matches, steps, optimization.gradient_accumulation_steps
-        )
-        return pretrain(
-            student, loss, self.batches(steps), self.blocks, self.recipe, optimization, folder=folder,
-            device=self.device, label=label,
-        )  # fmt: skip
 
-    def _fitted(self, student: PreTrainedModel, folder: Path) -> int:
-        """Steps that fit into the time budget, measured on a copy of the student; a resumed run keeps their number."""
-        path = folder / SCHEDULE
-        if path.is_file():
-            steps: int = atomic.read_json(path)["steps"]
-            return steps
-        budget, begun = seconds_of(self.recipe.distill.time_budget), time.monotonic()
-        twin = copy.deepcopy(student)
-        if self.recipe.distill.compile:  # which a copy forgets
-            compile_encoders(twin)
-        self._probe(twin, 1)  # the first step pays for what happens once
-        step = self._probe(twin, 1)
-        count = max(2, min(PROBE_STEPS, int(PROBE_SHARE * budget / step)))
-        step = self._probe(twin, count) / count
-        measured = time.monotonic()
-        validation_losses(twin.eval(), self.teacher, self.blocks, self.recipe, self.device)
-        validation = time.monotonic() - measured
-        spent = time.monotonic() - begun
-        steps = fit_steps(budget - spent, step, validation * (self.recipe.validation.times + 1))
-        if steps < 1:
-            where, expected = "distill.time_budget", "time for a step"
-            found = (
-                f"{self.recipe.distill.time_budget}, of which measuring took {spent:.0f} s; a step takes {step:.1f} s"
-            )
-            raise UserError(where, expected=expected, found=found, fix="give more time, or validate less often")
-        atomic.write_json(path, {"steps": steps, "seconds_per_step": step, "seconds_per_validation": validation})
-        self.log(f"distill: {steps:,} steps of {step:.2f} s fit into {self.recipe.distill.time_budget}")
+@dataclass(frozen=True)
+class _Parts:
+    """What a distillation of any number of steps is made of."""
+
+    settings: schema.Distill
+    objective: schema.Objective
+    teacher: PreTrainedModel
+    matches: Matches
+    setup: PretrainingSetup
+    cached: TeacherCache | None
+    """What the teacher says, if it was computed before."""
+
+
+def _prepared(
+    settings: schema.Distill, objective: schema.Objective, cut: schema.Student, teacher: PreTrainedModel,
+    student: PreTrainedModel, setup: PretrainingSetup, log: Callable[[str], None],
+) -> _Parts:  # fmt: skip
+    """Layers matched, encoders compiled and the teacher's cache made, if the settings want it."""
+    matches = match_layers(objective, cut, teacher.config, student.config)
+    if settings.compile:
+        compile_encoders(teacher, student)
+    cached = None
+    if settings.cache.kind != "none":
+        batches = setup.batches(objective, settings.optimization, steps=1)
+        cached = make_cache(settings.cache, batches, teacher, cache.folder(), setup.compute, log)
+    return _Parts(settings, objective, teacher, matches, setup, cached)
+
+
+def _train(parts: _Parts, student: PreTrainedModel, steps: int, folder: Path, *, label: str) -> float:
+    """Train `student` in place; returns the seconds."""
+    optimization = parts.settings.optimization
+    loss = PretrainingLoss(
+        parts.objective, parts.teacher, parts.matches, steps, optimization.gradient_accumulation_steps
+    )
+    batches: MicroBatches = parts.setup.batches(parts.objective, optimization, steps=steps)
+    if parts.cached is not None:
+        batches = parts.cached.micro_batches
+    return pretrain(student, loss, batches, parts.setup, optimization, folder=folder, label=label)
+
+
+def _steps_in_budget(parts: _Parts, student: PreTrainedModel, folder: Path, log: Callable[[str], None]) -> int:
+    """Steps that fit into the time budget, measured on a copy of the student; a resumed run keeps their number.
+
+    Raises:
+        UserError: not even one does.
+    """
+    path, time_budget = folder / SCHEDULE, parts.settings.time_budget
+    if path.is_file():
+        steps: int = atomic.read_json(path)["steps"]
         return steps
+    budget, begun = seconds_of(time_budget), time.monotonic()
+    twin = copy.deepcopy(student)
+    if parts.settings.compile:  # which a copy forgets
+        compile_encoders(twin)
+    _seconds_of_steps(parts, twin, 1)  # the first step pays for what happens once
+    step_seconds = _seconds_of_steps(parts, twin, 1)
+    count = max(2, min(PROBE_STEPS, int(PROBE_SHARE * budget / step_seconds)))
+    step_seconds = _seconds_of_steps(parts, twin, count) / count
+    before_validation = time.monotonic()
+    validation_losses(twin.eval(), parts.teacher, parts.setup)
+    validation_seconds = time.monotonic() - before_validation
+    spent = time.monotonic() - begun
+    validations = parts.setup.validation.times + 1
+    steps = fit_steps(budget - spent, step_seconds, validation_seconds * validations)
+    if steps < 1:
+        problem = (
+            f"no step fits into {time_budget}: measuring the speed took {spent:.0f} s of it, a step takes "
+            f"{step_seconds:.1f} s, and {validations} validations {validation_seconds:.1f} s each"
+        )
+        raise UserError("distill.time_budget", problem=problem, fix="give more time, or validate less often")
+    atomic.write_json(
+        path, {"steps": steps, "seconds_per_step": step_seconds, "seconds_per_validation": validation_seconds}
+    )
+    log(f"distill: {steps:,} steps of {step_seconds:.2f} s fit into {time_budget}")
+    return steps
 
-    def _probe(self, twin: PreTrainedModel, steps: int) -> float:
-        """Seconds of so many steps, validation left out."""
-        with tempfile.TemporaryDirectory() as scratch:
-            quick = replace(self.recipe.validation, times=1, blocks=1)
-            probe = copy.copy(self)
-            probe.recipe = replace(self.recipe, validation=quick)
-            return probe.run(twin, steps, Path(scratch), label="measure the speed")
+
+def _seconds_of_steps(parts: _Parts, student: PreTrainedModel, steps: int) -> float:
+    """Seconds of a training of so many steps in a folder of its own, with as little validation as can be."""
+    little = replace(parts.setup, validation=replace(parts.setup.validation, times=1, blocks=1))
+    with tempfile.TemporaryDirectory() as scratch:
+        return _train(replace(parts, setup=little), student, steps, Path(scratch), label="measure the speed")
 
 
 def fit_steps(budget: float, step: float, validation: float) -> int:
@@ -187,4 +198,4 @@ def compile_encoders(*models: PreTrainedModel) -> None:
         encoder = model.base_model
         assert isinstance(encoder, torch.nn.Module)
         encoder.compile()
-    sys.stderr.write("torch.compile: the first steps take about a minute\n")
+    say("torch.compile: the first steps take about a minute")

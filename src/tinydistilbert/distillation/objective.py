@@ -22,7 +22,7 @@ from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.objective import TERMS, MeanOver, Needs
 from tinydistilbert.recipe.types import highest, ramp_at
-from tinydistilbert.training.loop import Batch, scaled_sum, token_shares
+from tinydistilbert.training.job import Batch, scaled_sum, token_shares
 
 NO_MATCHES = Matches()
 
@@ -217,8 +217,8 @@ class PretrainingLoss:
 def _at(
     states: Float[Tensor, "batch length width"], positions: Int[Tensor, " positions"]
 ) -> Float[Tensor, "positions width"]:
-    """Those at some positions of the flattened batch."""
-    return states.flatten(0, 1)[positions]
+    """Those at some positions of the flattened batch; by `index_select`, whose gradient on a GPU need not sort them."""
+    return states.flatten(0, 1).index_select(0, positions)
 
 
 def _visible(batch: Batch) -> Bool[Tensor, "batch length length"]:

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from transformers import PreTrainedModel
 
 from tinydistilbert.data.corpus import TokenBlocks
-from tinydistilbert.data.masked_batches import useful_tokens, validation_batches
+from tinydistilbert.data.masked_batches import Attention, MaskedBatches, useful_tokens, validation_batches
 from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.losses import terms
 from tinydistilbert.models.dropout import quick_dropout
@@ -16,16 +18,39 @@ from tinydistilbert.models.heads import hidden_states, vocabulary_logits
 from tinydistilbert.models.loading import set_dropout
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.recipe import schema
-from tinydistilbert.results import Measurement
-from tinydistilbert.training.loop import MicroBatches, TrainingJob, step_seed, train
+from tinydistilbert.results import Measurement, Origin
+from tinydistilbert.training.device import Compute
+from tinydistilbert.training.job import MicroBatches, TrainingJob, step_seed
+from tinydistilbert.training.loop import train
+
+
+@dataclass(frozen=True)
+class PretrainingSetup:
+    """What is alike for every training on token blocks: the text, its masks, what is measured on it, and where."""
+
+    blocks: TokenBlocks
+    attention: Attention
+    """Across a whole block, or within a document."""
+    masking: schema.Masking
+    validation: schema.Validation
+    seed: int
+    compute: Compute
+
+    @classmethod
+    def of(cls, recipe: schema.Recipe, blocks: TokenBlocks, device: torch.device) -> Self:
+        """As a recipe wants it, on a text that was prepared and a device that was chosen."""
+        compute = Compute.of(recipe, device)
+        return cls(blocks, recipe.corpus.attention, recipe.masking, recipe.validation, recipe.seed, compute)
+
+    def batches(self, objective: schema.Objective, optimization: schema.Optimization, *, steps: int) -> MaskedBatches:
+        """The micro-batches of a training of so many steps."""
+        return MaskedBatches(
+            self.blocks, self.attention, self.masking, objective, optimization, seed=self.seed, steps=steps
+        )
 
 
 def validation_losses(
-    model: PreTrainedModel,
-    teacher: PreTrainedModel | None,
-    blocks: TokenBlocks,
-    settings: schema.Recipe,
-    device: torch.device,
+    model: PreTrainedModel, teacher: PreTrainedModel | None, setup: PretrainingSetup
 ) -> dict[str, float]:
     """What the model is worth on held-out text, whatever it was trained with: 15 % are masked, the same ones always.
 
@@ -38,19 +63,20 @@ def validation_losses(
     masked = counted = 0
     is_as_wide = teacher is not None and teacher.config.hidden_size == model.config.hidden_size
     with torch.inference_mode():
-        for cpu_batch in validation_batches(blocks, settings.validation.blocks, attention=settings.corpus.attention):
-            batch = {name: value.to(device) for name, value in cpu_batch.items()}
-            mask, here = batch.get("attention_mask"), len(batch["masked"])
+        for cpu_batch in validation_batches(setup.blocks, setup.validation.blocks, attention=setup.attention):
+            batch = {name: value.to(setup.compute.device) for name, value in cpu_batch.items()}
+            mask, masked_count = batch.get("attention_mask"), len(batch["masked"])
             hidden = hidden_states(model, batch["input_ids"], mask).flatten(0, 1)
             logits = vocabulary_logits(model, hidden[batch["masked"]])
-            sums["mlm"] += float(terms.mlm(logits, batch["labels"].flatten()[batch["masked"]])) * here
+            sums["mlm"] += float(terms.mlm(logits, batch["labels"].flatten()[batch["masked"]])) * masked_count
             if teacher is not None:
-                told = hidden_states(teacher, batch["input_ids"], mask).flatten(0, 1)
-                sums["kl"] += float(terms.kl(logits, vocabulary_logits(teacher, told[batch["masked"]]), 1.0)) * here
+                teacher_hidden = hidden_states(teacher, batch["input_ids"], mask).flatten(0, 1)
+                teacher_logits = vocabulary_logits(teacher, teacher_hidden[batch["masked"]])
+                sums["kl"] += float(terms.kl(logits, teacher_logits, 1.0)) * masked_count
                 if is_as_wide:
                     in_text = batch["counted"]
-                    sums["cosine"] += float(terms.cosine(hidden[in_text], told[in_text])) * len(in_text)
-            masked, counted = masked + here, counted + len(batch["counted"])
+                    sums["cosine"] += float(terms.cosine(hidden[in_text], teacher_hidden[in_text])) * len(in_text)
+            masked, counted = masked + masked_count, counted + len(batch["counted"])
     values = {"mlm": sums["mlm"] / masked, "perplexity": math.exp(min(sums["mlm"] / masked, 700.0))}
     if teacher is not None:
         values["kl"] = sums["kl"] / masked
@@ -63,12 +89,10 @@ def pretrain(
     model: PreTrainedModel,
     loss: PretrainingLoss,
     batches: MicroBatches,
-    blocks: TokenBlocks,
-    settings: schema.Recipe,
+    setup: PretrainingSetup,
     optimization: schema.Optimization,
     *,
     folder: Path,
-    device: torch.device,
     label: str,
 ) -> float:
     """Train `model` for `loss.steps` optimiser steps, measuring on validation blocks; returns the seconds.
@@ -77,34 +101,28 @@ def pretrain(
         model: what is trained, in place.
         loss: the objective, with the teacher if it has one.
         batches: the micro-batches of each step.
-        blocks: their corpus, for its validation blocks.
-        settings: its sections validation and corpus are read, and seed, precision and checkpoint_minutes.
+        setup: says what is measured on the way, the seed, and where to compute.
         optimization: AdamW and the schedule.
         folder: where `log.jsonl` and the checkpoints go.
-        device: where to compute.
         label: what the progress line calls it.
 
     Raises:
         Interrupted: the user asked to stop; a checkpoint was saved in `folder`.
         NonFiniteLoss: a loss or gradient is not finite.
     """
-    torch.manual_seed(step_seed(settings.seed, -1))  # of the projection, whatever was drawn before it
-    trained = projected_student_for(model, loss, optimization, device)
-    times = settings.validation.times
+    torch.manual_seed(step_seed(setup.seed, -1))  # of the projection, whatever was drawn before it
+    trained = projected_student_for(model, loss, optimization, setup.compute.device)
+    times = setup.validation.times
     # The loss of TinyDistilBERT's loop depends on the size of the micro-batches, so they stay as they are there.
-    can_be_halved = settings.objective.reduction != "notebook"
-    work = TrainingJob(
+    can_be_halved = loss.objective.reduction != "notebook"
+    job = TrainingJob(
         steps=loss.steps, micro_batches=batches, term_weights=loss.term_weights, token_shares=loss.token_shares,
-        loss=loss.loss, tokens=useful_tokens,
-        validate=lambda _: validation_losses(model, loss.teacher, blocks, settings, device),
+        loss=loss.loss, tokens=useful_tokens, validate=lambda _: validation_losses(model, loss.teacher, setup),
         validate_after=frozenset(math.ceil(loss.steps * k / times) for k in range(1, times + 1)),
         oom_splits=int(math.log2(optimization.batch_size)) if can_be_halved else 0,
     )  # fmt: skip
     with quick_dropout(model):
-        return train(
-            trained, work, optimization, seed=settings.seed, folder=folder, device=device, label=label,
-            checkpoint_minutes=settings.checkpoint_minutes, precision=settings.precision,
-        )  # fmt: skip
+        return train(trained, job, optimization, setup.compute, seed=setup.seed, folder=folder, label=label)
 
 
 def projected_student_for(
@@ -119,14 +137,14 @@ def projected_student_for(
 
 def pretraining_measurements(
     row: str,
-    losses_of_row: Mapping[str, float],
-    settings: schema.Recipe,
-    blocks: TokenBlocks,
+    losses: Mapping[str, float],
+    setup: PretrainingSetup,
+    origin: Origin,
     seconds: float,
     **details: float,
 ) -> list[Measurement]:
     """The validation losses of one row of the tables as measurements; `examples` are blocks."""
-    total = len(blocks.validation)
+    total = len(setup.blocks.validation)
     return [
         Measurement(
             model=row,
@@ -135,14 +153,14 @@ def pretraining_measurements(
             value=value,
             split="validation",
             higher_is_better=False,
-            examples=min(settings.validation.blocks or total, total),
+            examples=min(setup.validation.blocks or total, total),
             examples_total=total,
-            seed=settings.seed,
+            seed=setup.seed,
             seconds=round(seconds, 1),
-            recipe=settings.name,
-            recipe_hash=schema.recipe_hash(settings),
-            data_fingerprint=blocks.fingerprint,
+            recipe=origin.recipe,
+            recipe_hash=origin.recipe_hash,
+            data_fingerprint=setup.blocks.fingerprint,
             details=dict(details),
         )
-        for metric, value in losses_of_row.items()
+        for metric, value in losses.items()
     ]

@@ -1,4 +1,4 @@
-"""The teacher's cache: what the frozen teacher says about a few maskings of the training text, stored once.
+"""The teacher's cache: hidden states or top logits of the frozen teacher for a few maskings of the text, stored once.
 
 A *view* is the whole training part with one mask. Epochs take the views in turn: epoch e reads view e % views. Each
 view is a finished folder of its own with memory-mapped arrays, so a build that was killed goes on after the last
@@ -20,18 +20,17 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked_batches import Drawn, MaskedBatches, micro_batches
 from tinydistilbert.data.masking import IGNORED
 from tinydistilbert.data.npy import RowFile
 from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.models.heads import hidden_states, vocabulary_logits, vocabulary_size
 from tinydistilbert.progress import Progress
-from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import highest
 from tinydistilbert.storage import atomic, locks
 from tinydistilbert.storage.disk import free_bytes
-from tinydistilbert.training.device import chosen_precision
+from tinydistilbert.training.device import Compute, chosen_precision
 
 FORMAT = 1
 """Raise it whenever the same teacher, text and settings would be stored otherwise."""
@@ -40,16 +39,16 @@ BLOCKS_AT_ONCE = 16
 POSITIONS_AT_ONCE = 512
 """Positions whose logits exist at a time: 62 MB in BERT's vocabulary."""
 SPARE = 0.05
-"""Room on the disk beside the size told, as a share of it: for manifests, and because masks are drawn by chance."""
+"""Room on the disk beside the computed size, as a share of it: for manifests, and because masks are drawn by chance."""
 
 MASKED, SOFT = 1, 2
-"""Bits of `marks`: the token is to be guessed; the KL is taken here."""
+"""Bits of `marks`: the token is masked; it is a position of the KL."""
 View = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class TeacherCache:
-    """The micro-batches of a training whose teacher has already spoken."""
+    """The micro-batches of a training whose teacher was run before."""
 
     batches: MaskedBatches
     """Which blocks each step reads: the same in the same order as without a cache."""
@@ -57,9 +56,9 @@ class TeacherCache:
     """Memory-mapped arrays of each view."""
 
     def micro_batches(self, step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
-        """Those of `step`, as `MaskedBatches` makes them, with what the teacher said.
+        """Those of `step`, as `MaskedBatches` makes them, with the stored outputs of the teacher.
 
-        That is `teacher_hidden` [batch length hidden] in half precision, or `teacher_top_ids` and
+        They are `teacher_hidden` [batch length hidden] in half precision, or `teacher_top_ids` and
         `teacher_top_log_probabilities` [soft k]: natural logarithms at the recipe's temperature, falling, in the order
         of `soft`; what is missing to a sum of 1 is the rest of the vocabulary.
         """
@@ -70,14 +69,14 @@ class TeacherCache:
         marks = _gather(views, "marks", indices)
         masked_ids = _gather(views, "input_ids", indices).astype(np.int64)
         drawn = Drawn(masked_ids, np.where(marks & MASKED, original, IGNORED), (marks & SOFT) > 0)
-        size = batches.batch_size >> oom_splits
+        size = batches.optimization.batch_size >> oom_splits
         made = micro_batches(original, drawn, batches.blocks, size, batches.attention)
         for number, batch in enumerate(made):
             part = slice(number * size, (number + 1) * size)
             if "hidden" in self.views[0]:
                 batch["teacher_hidden"] = torch.from_numpy(_gather(views[part], "hidden", indices[part]))
             else:
-                batch |= _told_at(batch["soft"].numpy(), views[part], indices[part])
+                batch |= _top_tokens_at(batch["soft"].numpy(), views[part], indices[part])
         return made
 
 
@@ -86,15 +85,15 @@ def _gather(views: list[View], name: str, indices: Int64[np.ndarray, " batch"]) 
     return np.stack([view[name][index] for view, index in zip(views, indices, strict=True)])
 
 
-def _told_at(
+def _top_tokens_at(
     soft: Int64[np.ndarray, " positions"], views: list[View], indices: Int64[np.ndarray, " batch"]
 ) -> dict[str, Tensor]:
     """The likeliest tokens at the flat positions `soft` of a micro-batch; stored are a block's in rising order."""
     ids, log_probabilities = [], []
     for view, index in zip(views, indices, strict=True):
-        here = slice(view["top_ends"][index - 1] if index else 0, view["top_ends"][index])
-        ids.append(view["top_ids"][here])
-        log_probabilities.append(view["top_log_probabilities"][here])
+        of_block = slice(view["top_ends"][index - 1] if index else 0, view["top_ends"][index])
+        ids.append(view["top_ids"][of_block])
+        log_probabilities.append(view["top_log_probabilities"][of_block])
     order = np.argsort(np.argsort(soft))
     return {
         "teacher_top_ids": torch.from_numpy(np.concatenate(ids)[order].astype(np.int64)),
@@ -103,89 +102,95 @@ def _told_at(
 
 
 def make_cache(
+    settings: schema.TeacherCache,
+    batches: MaskedBatches,
     teacher: PreTrainedModel,
-    blocks: TokenBlocks,
-    recipe: Recipe,
     folder: Path,
-    device: torch.device,
+    compute: Compute,
     log: Callable[[str], None],
 ) -> TeacherCache:
-    """The cache `folder/teacher-<key>`, with the views that `recipe.distill.cache` asks for; missing ones are made.
+    """The cache `folder/teacher-<key>`, with the views that the settings ask for; missing ones are made.
 
     Args:
-        teacher: already on `device` and not training.
-        blocks: the training part is what it speaks about.
-        recipe: `recipe_file` has refused the settings that do not go with a cache.
+        settings: the checks of the recipe have refused those that do not go with a cache.
+        batches: of the training without a cache; their text and masks are what the teacher reads.
+        teacher: already on the device and not training.
         folder: of all caches.
-        device: where the teacher computes.
+        compute: where the teacher computes, and in which precision.
         log: called with a line that says how large the cache is, before anything is written, and where.
 
     Raises:
-        UserError: the disk has no room for it, or the folder holds what another teacher said, or of something else.
+        UserError: the disk has no room for it, or the folder holds the outputs of another teacher, or something else.
     """
-    settings = recipe.distill.cache
     assert settings.kind != "none" and not teacher.training
-    facts = _facts(teacher, blocks, recipe, _precision(device, recipe))
-    place = _place(folder, facts)
-    missing = _missing(place, settings.views)
-    whole = check_room(teacher, blocks, recipe, folder, views=len(missing))
-    size = f"{settings.views} views of {len(blocks.train):,} blocks, {whole / 1e9:,.2f} GB, in {place}"
+    facts = _facts(settings, batches, teacher, _precision(compute))
+    cache = _cache_folder(folder, facts)
+    missing = _missing(cache, settings.views)
+    total_bytes = check_room(settings, batches, teacher, folder, views=len(missing))
+    size = f"{settings.views} views of {len(batches.blocks.train):,} blocks, {total_bytes / 1e9:,.2f} GB, in {cache}"
     log(f"teacher cache: {size}; {len(missing) or 'none'} to be made")
-    batches = MaskedBatches.of(recipe, recipe.distill.optimization, blocks, steps=1, epochs_end_steps=False)
-    lock = place.with_name(f".{place.name}{atomic.LOCK}")
+    lock = cache.with_name(f".{cache.name}{atomic.LOCK}")
     if missing:
-        with locks.alone(lock, where=f"the cache {place}", wait=True):
-            for number in _missing(place, settings.views):  # another process may have made some of them meanwhile
-                _make_view(place, number, teacher, batches, recipe, facts, device)
+        with locks.alone(lock, where=f"the cache {cache}", wait=True):
+            for number in _missing(cache, settings.views):  # another process may have made some of them meanwhile
+                _make_view(cache, number, settings, batches, teacher, facts, compute.device)
     else:
         locks.tidy(lock)
-    return TeacherCache(batches, tuple(_open_view(place, number, facts) for number in range(settings.views)))
+    return TeacherCache(batches, tuple(_open_view(cache, number, facts) for number in range(settings.views)))
 
 
-def check_room(teacher: PreTrainedModel, blocks: TokenBlocks, recipe: Recipe, folder: Path, *, views: int) -> int:
+def check_room(
+    settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, folder: Path, *, views: int
+) -> int:
     """Bytes of all views of the cache, after it was made sure that `views` of them, still to be made, fit on the disk.
 
     Raises:
         UserError: they do not.
     """
-    whole = cache_bytes(
-        len(blocks.train), blocks.train.shape[1], teacher.config.hidden_size, vocabulary_size(teacher), recipe
-    )
+    blocks, length = batches.blocks.train.shape
+    total_bytes = cache_bytes(
+        settings, batches.objective, batches.masking, blocks=blocks, length=length,
+        hidden_size=teacher.config.hidden_size, vocab_size=vocabulary_size(teacher),
+    )  # fmt: skip
     if views:
-        _refuse_full_disk(folder, whole * views // recipe.distill.cache.views)
-    return whole
+        _refuse_full_disk(folder, total_bytes * views // settings.views)
+    return total_bytes
 
 
 def views_to_make(
-    teacher: PreTrainedModel, blocks: TokenBlocks, recipe: Recipe, folder: Path, device: torch.device
+    settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, folder: Path, compute: Compute
 ) -> int:
     """How many views `make_cache` would have to make for this teacher."""
-    place = _place(folder, _facts(teacher, blocks, recipe, _precision(device, recipe)))
-    return len(_missing(place, recipe.distill.cache.views))
+    cache = _cache_folder(folder, _facts(settings, batches, teacher, _precision(compute)))
+    return len(_missing(cache, settings.views))
 
 
-def _precision(device: torch.device, recipe: Recipe) -> str:
-    is_bf16 = device.type == "cuda" and chosen_precision(device, recipe.precision) == "bf16"
+def _precision(compute: Compute) -> str:
+    is_bf16 = compute.device.type == "cuda" and chosen_precision(compute.device, compute.precision) == "bf16"
     return "bf16" if is_bf16 else "fp32"
 
 
-def _place(folder: Path, facts: dict[str, Any]) -> Path:
+def _cache_folder(folder: Path, facts: dict[str, Any]) -> Path:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"teacher-{key}"
 
 
-def cache_bytes(blocks: int, length: int, hidden_size: int, vocab_size: int, recipe: Recipe) -> int:
-    """Bytes of all views of the cache that a recipe asks for; of `top-k` as many positions as are expected.
+def cache_bytes(
+    settings: schema.TeacherCache, objective: schema.Objective, masking: schema.Masking, *, blocks: int, length: int,
+    hidden_size: int, vocab_size: int,
+) -> int:  # fmt: skip
+    """Bytes of all views of a cache; of `top-k` as many positions as are expected.
 
     Args:
+        settings: of the cache.
+        objective: says at which positions soft targets are needed.
+        masking: says how many positions are masked.
         blocks: of the training part.
         length: tokens in a block.
         hidden_size: of the teacher.
         vocab_size: of the teacher.
-        recipe: its sections distill.cache, masking and objective are read.
     """
-    settings, objective, rate = recipe.distill.cache, recipe.objective, highest(recipe.masking.rate)
-    id_bytes = _id_type(vocab_size).itemsize
+    rate, id_bytes = highest(masking.rate), _id_type(vocab_size).itemsize
     tokens = blocks * length
     size = tokens * (id_bytes + 1)
     if settings.kind == "hidden":
@@ -210,35 +215,37 @@ def weights_hash(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def _facts(teacher: PreTrainedModel, blocks: TokenBlocks, recipe: Recipe, precision: str) -> dict[str, Any]:
+def _facts(
+    settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, precision: str
+) -> dict[str, Any]:
     """All that a view depends on beside its number. How many views there are is no matter of each of them."""
-    cache, objective = recipe.distill.cache, recipe.objective
-    tokens = json.dumps(blocks.manifest, sort_keys=True)
+    objective = batches.objective
+    tokens = json.dumps(batches.blocks.manifest, sort_keys=True)
     facts: dict[str, Any] = {
         "format": FORMAT,
         "teacher": weights_hash(teacher),
         "tokens": hashlib.sha256(tokens.encode()).hexdigest(),
-        "masking": dataclasses.asdict(recipe.masking),
-        "seed": recipe.seed,
-        "kind": cache.kind,
+        "masking": dataclasses.asdict(batches.masking),
+        "seed": batches.seed,
+        "kind": settings.kind,
         "kl_positions": objective.kl_positions,
-        "attention": recipe.corpus.attention,
+        "attention": batches.attention,
         "precision": precision,
     }
     if objective.kl_positions == "sampled":
         facts["kl_sampled_share"] = objective.kl_sampled_share
-    if cache.kind == "top-k":
-        facts |= {"top_k": cache.top_k, "temperature": objective.temperature}
+    if settings.kind == "top-k":
+        facts |= {"top_k": settings.top_k, "temperature": objective.temperature}
     return facts
 
 
-def _missing(place: Path, views: int) -> list[int]:
+def _missing(cache: Path, views: int) -> list[int]:
     """The numbers of the views that are not finished."""
-    return [number for number in range(views) if not atomic.is_finished(_view_folder(place, number))]
+    return [number for number in range(views) if not atomic.is_finished(_view_folder(cache, number))]
 
 
-def _view_folder(place: Path, number: int) -> Path:
-    return place / f"view-{number}"
+def _view_folder(cache: Path, number: int) -> Path:
+    return cache / f"view-{number}"
 
 
 def _refuse_full_disk(folder: Path, size: int) -> None:
@@ -250,22 +257,23 @@ def _refuse_full_disk(folder: Path, size: int) -> None:
 
 
 def _make_view(
-    place: Path,
+    cache: Path,
     number: int,
-    teacher: PreTrainedModel,
+    settings: schema.TeacherCache,
     batches: MaskedBatches,
-    recipe: Recipe,
+    teacher: PreTrainedModel,
     facts: dict[str, Any],
     device: torch.device,
 ) -> None:
     """Write one view, a few blocks at a time."""
-    train, views = batches.blocks.train, recipe.distill.cache.views
+    train = batches.blocks.train
     passes = -(-len(train) // BLOCKS_AT_ONCE)
-    rate, id_type = highest(recipe.masking.rate), _id_type(vocabulary_size(teacher))
-    progress, tokens, spoken = Progress(f"teacher cache, view {number + 1} of {views}", passes), 0, 0
+    rate, id_type = highest(batches.masking.rate), _id_type(vocabulary_size(teacher))
+    progress = Progress(f"teacher cache, view {number + 1} of {settings.views}", passes)
+    tokens, top_rows = 0, 0
     files: dict[str, RowFile] = {}
     with (
-        atomic.unfinished(_view_folder(place, number), **facts, view=number) as partial,
+        atomic.unfinished(_view_folder(cache, number), **facts, view=number) as partial,
         contextlib.ExitStack() as stack,  # closes the files before the folder is closed
         torch.inference_mode(),
     ):
@@ -274,13 +282,13 @@ def _make_view(
             drawn = batches.draw(original, rate=rate, number=number * passes + done)
             (batch,) = micro_batches(original, drawn, batches.blocks, BLOCKS_AT_ONCE, batches.attention)
             with torch.autocast(device.type, torch.bfloat16, enabled=facts["precision"] == "bf16"):
-                parts = _said(teacher, batch, drawn.soft, recipe, device)
+                parts = _teacher_outputs(settings, batches.objective, teacher, batch, drawn.soft, device)
             parts["input_ids"] = drawn.input_ids.astype(id_type)
             marks = np.where(drawn.labels != IGNORED, MASKED, 0) | np.where(drawn.soft, SOFT, 0)
             parts["marks"] = marks.astype(np.uint8)
             if "top_ids" in parts:
-                parts["top_ends"] = spoken + np.cumsum(drawn.soft.sum(axis=1))
-                spoken += len(parts["top_ids"])
+                parts["top_ends"] = top_rows + np.cumsum(drawn.soft.sum(axis=1))
+                top_rows += len(parts["top_ids"])
             for name, part in parts.items():
                 if name not in files:
                     file = RowFile(partial / f"{name}.npy", part.shape[1:], part.dtype)
@@ -291,21 +299,22 @@ def _make_view(
                 progress.show(done + 1, tokens, {})
 
 
-def _said(
+def _teacher_outputs(
+    settings: schema.TeacherCache,
+    objective: schema.Objective,
     teacher: PreTrainedModel,
     batch: dict[str, Tensor],
     soft: Bool[np.ndarray, "batch length"],
-    recipe: Recipe,
     device: torch.device,
 ) -> dict[str, np.ndarray]:
     """What is kept of one pass of the teacher; at the positions `soft` in rising order."""
     mask = batch.get("attention_mask")
     hidden = hidden_states(teacher, batch["input_ids"].to(device), None if mask is None else mask.to(device))
-    if recipe.distill.cache.kind == "hidden":
+    if settings.kind == "hidden":
         return {"hidden": _half(hidden)}
     positions = torch.from_numpy(np.flatnonzero(soft)).to(device)
     vocab_size = vocabulary_size(teacher)
-    top_k, temperature = min(recipe.distill.cache.top_k, vocab_size), highest(recipe.objective.temperature)
+    top_k, temperature = min(settings.top_k, vocab_size), highest(objective.temperature)
     ids, log_probabilities = _likeliest(teacher, hidden.flatten(0, 1)[positions], temperature, top_k)
     return {"top_ids": ids.astype(_id_type(vocab_size)), "top_log_probabilities": log_probabilities}
 
@@ -332,23 +341,23 @@ def _likeliest(
     return torch.cat(ids).numpy(), torch.cat(logs).numpy()
 
 
-def _open_view(place: Path, number: int, facts: dict[str, Any]) -> View:
+def _open_view(cache: Path, number: int, facts: dict[str, Any]) -> View:
     """The arrays of a finished view, when its manifest says that it is what it should be.
 
     The files are read in full for that: a few seconds a gigabyte, once in a training.
     """
-    folder = _view_folder(place, number)
+    folder = _view_folder(cache, number)
     manifest = atomic.read_manifest(folder)
-    fix = f"delete {place} and run the command again"
+    fix = f"delete {cache} and run the command again"
     wrong = [name for name, value in {**facts, "view": number}.items() if manifest.get(name) != value]
     if "teacher" in wrong:
-        expected, found = f"what the teacher {facts['teacher'][:12]} said", f"{manifest.get('teacher')}"[:12]
-        raise UserError(str(folder), expected=expected, found=f"a cache of another teacher, {found}", fix=fix)
+        stored_hash = f"{manifest.get('teacher')}"[:12]
+        problem = f"these are the outputs of another teacher, {stored_hash}, not of {facts['teacher'][:12]}"
+        raise UserError(str(folder), problem=problem, fix=fix)
     if wrong:
-        found = f"{wrong[0]} = {manifest.get(wrong[0])!r}"
-        raise UserError(
-            str(folder), expected=f"a cache of {wrong[0]} = {facts.get(wrong[0], number)!r}", found=found, fix=fix
-        )
+        (name, *_) = wrong
+        expected, found = f"a cache of {name} = {facts.get(name, number)!r}", f"{name} = {manifest.get(name)!r}"
+        raise UserError(str(folder), expected=expected, found=found, fix=fix)
     with as_user_error(str(folder), expected="arrays of numbers", fix=fix):
         files = {Path(name).stem: folder / name for name in manifest["files"]}
         return {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}

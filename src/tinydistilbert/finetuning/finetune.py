@@ -6,71 +6,71 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tinydistilbert.errors import NonFiniteLoss
-from tinydistilbert.finetuning.trainer import Lesson, TaskTraining
+from tinydistilbert.finetuning.examples import TaskExamples
+from tinydistilbert.finetuning.soft_targets import SoftTargetSource
+from tinydistilbert.finetuning.trainer import TaskTraining, loss_without_learning, prepare_training, run_training
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG, TRAINING_FACTS
 from tinydistilbert.storage import atomic, disk, json_lines
-from tinydistilbert.tasks.base import Task
 from tinydistilbert.training import checkpoint
+from tinydistilbert.training.device import Compute
 
 
 def finetune(
-    recipe: Recipe,
-    task: Task,
+    settings: schema.Finetune,
+    examples: TaskExamples,
     encoder: Path,
     output: Path,
     *,
+    compute: Compute,
     row: str,
     seed: int,
-    device: torch.device,
-    lesson: Lesson | None = None,
+    soft_targets: SoftTargetSource | None = None,
 ) -> None:
     """Make the finished folder `output`: the encoder with the task's head, trained on the task's train split.
 
-    Batches hold examples of like length, but where scores are learned, and are padded to their own longest. Nothing
-    that is scored is read, unless the recipe selects as published; what is held out of the train split is read to
-    select, never to train.
+    Batches hold examples of like length, but where scores are learned, and are padded to their own longest.
 
     A training whose loss becomes infinite ends there: the model is kept as it was, and `training.json` says so.
 
     Args:
-        recipe: its section finetune, with the task's override, is read.
-        task: a row of `tasks_of`.
+        settings: of all tasks; those of the examples' task are taken.
+        examples: what is trained on, and what chooses an epoch.
         encoder: folder of teacher, student or control.
         output: folder to make; beside the model it holds `log.jsonl` and `training.json`.
+        compute: where to compute.
         row: name of the model in tables and progress lines.
-        seed: of the head's weights, the order of the examples, and dropout; a sample of them is `recipe.seed`'s.
-        device: where to compute.
-        lesson: what fine-tuned teachers say, to be learned beside the labels (Sanh et al. 2019, section 3: "a second
+        seed: of the head's weights, the order of the examples, and dropout.
+        soft_targets: of fine-tuned teachers, learned from beside the labels (Sanh et al. 2019, section 3: "a second
             step of distillation").
 
     Raises:
-        UserError: the data, the encoder or the teachers do not fit the task.
+        UserError: the encoder or the teachers do not fit the task, or each other.
         Interrupted: the user asked to stop; the same call goes on from a checkpoint.
     """
-    settings = recipe.finetune.settings(task.name)
-    rates = settings.learning_rates or (settings.optimization.learning_rate,)
+    task = examples.task
+    of_task = settings.settings(task.name)
+    rates = of_task.learning_rates or (of_task.optimization.learning_rate,)
 
     def prepare(rate: float) -> TaskTraining:
-        return TaskTraining(recipe, task, encoder, seed=seed, device=device, lesson=lesson, learning_rate=rate)
+        return prepare_training(
+            settings, examples, encoder, compute=compute, seed=seed, soft_targets=soft_targets, learning_rate=rate
+        )
 
     with atomic.unfinished(output) as folder:
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
         save_model(training.model, training.tokenizer, folder)
-        examples = training.examples
         facts |= {
-            "train_examples": training.labelled, "train_examples_total": examples.total,
-            "steps": training.work.steps, "seconds": round(seconds, 1), "seed": seed,
-            "data_fingerprint": examples.fingerprint, "loss": _last_loss(folder / LOG),
-            "loss_without_learning": training.loss_without_learning(),
+            "train_examples": examples.labelled, "train_examples_total": examples.train.total,
+            "steps": training.job.steps, "seconds": round(seconds, 1), "seed": seed,
+            "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / LOG),
+            "loss_without_learning": loss_without_learning(training),
         }  # fmt: skip
-        if len(examples) > training.labelled:
-            facts["unlabelled_examples"] = len(examples) - training.labelled
+        if len(examples.train) > examples.labelled:
+            facts["unlabelled_examples"] = len(examples.train) - examples.labelled
         atomic.write_json(folder / TRAINING_FACTS, facts)
 
 
@@ -126,18 +126,18 @@ def _score(facts: dict[str, Any]) -> float:
 
 
 def _run(training: TaskTraining, folder: Path, label: str) -> tuple[float, dict[str, Any]]:
-    """Train; gives the seconds and what is worth telling: how an epoch was selected, or why the training failed."""
+    """Train; gives the seconds and the facts: how an epoch was selected, or why the training failed."""
     facts: dict[str, Any] = {"learning_rate": training.optimization.learning_rate}
     try:
-        seconds, best = training.run(folder, label)
+        seconds, best = run_training(training, folder, label)
     except NonFiniteLoss as error:
         return 0.0, facts | {"failed": str(error)}
     if best is not None:
-        assert training.scored is not None
-        epoch = best.step * training.optimization.gradient_accumulation_steps / training.batches_per_epoch
+        assert training.examples.selection is not None
+        epoch = best.step * training.optimization.gradient_accumulation_steps / training.batches.per_epoch
         facts["selected"] = {
             "by": training.settings.select, "score": best.score, "step": best.step, "epoch": round(epoch, 2),
-            "examples": len(training.scored),
+            "examples": len(training.examples.selection),
         }  # fmt: skip
     return seconds, facts
 

@@ -23,11 +23,7 @@ from tinydistilbert.recipe.schema import TaskDistillation
 from tinydistilbert.tasks.base import Kind
 from tinydistilbert.tasks.encoding import NO_LABEL
 from tinydistilbert.tasks.inference import INPUTS
-from tinydistilbert.training.loop import Batch, scaled_sum, token_shares
-
-TEACHER_IDS = "teacher_input_ids"
-"""The tokens as the teacher numbers them, where the student's word embedding was cut to those that occur."""
-
+from tinydistilbert.training.job import Batch, scaled_sum, token_shares
 
 NO_MATCHES = Matches()
 
@@ -105,7 +101,7 @@ class TaskLoss:
         if inner:
             counted = batch["attention_mask"].flatten().nonzero().squeeze(-1)
             terms |= layer_terms(
-                inner, student_layers, self._teacher_layers(inner, batch, inputs), self.matches,
+                inner, student_layers, self._teacher_layers(inner, inputs), self.matches,
                 visible=lambda: _visible(batch), counted=counted, relation_heads=0, projection=model.projection,
             )  # fmt: skip
         if "hard" in names:
@@ -114,12 +110,11 @@ class TaskLoss:
             terms["soft"] = self._soft(output, batch)
         return scaled_sum(terms, term_scales)
 
-    def _teacher_layers(self, names: Collection[str], batch: Batch, inputs: Mapping[str, Tensor]) -> LayerOutputs:
+    def _teacher_layers(self, names: Collection[str], inputs: Mapping[str, Tensor]) -> LayerOutputs:
         """What the terms read from inside the teacher."""
         assert self.teacher is not None, "a term on layers needs the teacher"
-        inputs = {**inputs, "input_ids": batch.get(TEACHER_IDS, inputs["input_ids"])}
         if int(getattr(self.teacher.config, "type_vocab_size", 0)) <= 1:
-            inputs.pop("token_type_ids", None)
+            inputs = {name: value for name, value in inputs.items() if name != "token_type_ids"}
         with torch.no_grad(), capturing(self.teacher, **layers_of_teacher(names, self.matches)) as teacher_layers:
             self.teacher.base_model(**inputs)
         return teacher_layers
@@ -135,7 +130,8 @@ class TaskLoss:
             ]
             return torch.stack(values).mean()
         labelled = self._labelled(batch)
-        if not labelled.any():
+        # In a training the term has no scale where there is no label; so a GPU, which one would wait for, is not asked.
+        if labelled.device.type == "cpu" and not labelled.any():
             return 0 * torch.as_tensor(output.logits).sum()
         if self.kind == "regression":
             return F.mse_loss(output.logits.squeeze(-1)[labelled], batch["labels"][labelled])

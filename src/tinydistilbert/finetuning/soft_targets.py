@@ -1,8 +1,10 @@
-"""What fine-tuned teachers say of a task's examples, computed once and read in every epoch and by every seed."""
+"""Soft targets: the logits of fine-tuned teachers for a task's examples, computed once, read in every epoch."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,10 +19,22 @@ from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
 from tinydistilbert.tasks.encoding import Features, encode
 from tinydistilbert.tasks.inference import Logits, predict
-from tinydistilbert.training.loop import Batch
+from tinydistilbert.training.job import Batch
 
 
-def make_targets(
+@dataclass(frozen=True)
+class SoftTargetSource:
+    """What a second distillation learns from beside the labels."""
+
+    targets: Path
+    """Folder of `make_soft_targets`."""
+    teachers: tuple[Path, ...]
+    """Fine-tuned models; layers are compared with the first one's where the recipe compares layers."""
+    augmented: Path | None = None
+    """File with augmented copies of the train examples, if the recipe wants them."""
+
+
+def make_soft_targets(
     examples: Examples,
     teachers: Sequence[Path],
     output: Path,
@@ -50,65 +64,68 @@ def make_targets(
         output, examples=examples.fingerprint, teachers=[str(teacher) for teacher in teachers]
     ) as to:
         for teacher in teachers:
-            said = _said_by(teacher, examples, tokenizer, max_length, device)
-            total = said if total is None else total + said
-        assert total is not None, "somebody teaches"
+            logits = _teacher_logits(teacher, examples, tokenizer, max_length, device)
+            total = logits if total is None else total + logits
+        assert total is not None, "there is a teacher"
         np.save(to / SOFT_TARGETS, (total / len(teachers)).astype(np.float32))
 
 
-def _said_by(
+def _teacher_logits(
     teacher: Path, examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int, device: torch.device
 ) -> NDArray[np.float64]:
-    task, own = examples.task, load_tokenizer(teacher)
+    """One teacher's logits for every example, classes in the task's order; of all windows laid end to end."""
+    task, teacher_tokenizer = examples.task, load_tokenizer(teacher)
     if task.kind == "span":
-        check_same_tokenizer(teacher, own, tokenizer)
+        check_same_tokenizer(teacher, teacher_tokenizer, tokenizer)
     order = check_classes(teacher, load_config(teacher), task)
     model = load_model(teacher, task.kind, require_head=True)
-    features = encode(examples, own, max_length)
-    logits: Logits = predict(model, features, pad_token_id=int(own.pad_token_id), device=device)
-    said = np.concatenate(logits) if isinstance(logits, list) else logits
-    return (said if order is None else said[:, order]).astype(np.float64)
+    features = encode(examples, teacher_tokenizer, max_length)
+    predicted: Logits = predict(model, features, pad_token_id=int(teacher_tokenizer.pad_token_id), device=device)
+    logits = np.concatenate(predicted) if isinstance(predicted, list) else predicted
+    return (logits if order is None else logits[:, order]).astype(np.float64)
 
 
-class Targets:
-    """The teachers' logits, read by the student's features.
+@dataclass(frozen=True, eq=False)
+class SoftTargets:
+    """The teachers' logits, read by the student's features."""
 
-    Args:
-        folder: made by `make_targets`.
-        examples: that the features were made of.
-        features: the student's.
+    logits: NDArray[np.float32]
+    features: Features
+    """The student's."""
 
-    Raises:
-        UserError: the folder was made from other examples.
-    """
+    @classmethod
+    def open(cls, folder: Path, examples: Examples, features: Features) -> Self:
+        """Those in a folder of `make_soft_targets`, for features that were made of the same examples.
 
-    def __init__(self, folder: Path, examples: Examples, features: Features) -> None:
-        there = atomic.read_manifest(folder)["examples"]
-        if there != examples.fingerprint:
-            expected, found = f"the examples of sha256 {there[:12]}…", f"sha256 {examples.fingerprint[:12]}…"
+        Raises:
+            UserError: the folder was made from other examples.
+        """
+        stored_hash = atomic.read_manifest(folder)["examples"]
+        if stored_hash != examples.fingerprint:
+            expected, found = f"the examples of sha256 {stored_hash[:12]}…", f"sha256 {examples.fingerprint[:12]}…"
             fix = "bring the old data back, or give another --output"
             raise UserError(str(folder), expected=expected, found=found, fix=fix)
-        self._logits: NDArray[np.float32] = np.load(folder / SOFT_TARGETS, mmap_mode="r")
-        self._features = features
+        logits: NDArray[np.float32] = np.load(folder / SOFT_TARGETS, mmap_mode="r")
         rows = int(features.lengths.sum()) if features.offsets is not None else len(features)
-        assert len(self._logits) == rows, (len(self._logits), rows)
+        assert len(logits) == rows, (len(logits), rows)
+        return cls(logits, features)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
         """Row of each window's first token."""
-        return np.cumsum(self._features.lengths) - self._features.lengths
+        return np.cumsum(self.features.lengths) - self.features.lengths
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
-        """What the teachers say of the features at `indices`.
+        """The soft targets of the features at `indices`.
 
         Returns:
             `teacher_logits` (batch, classes); in span tasks `teacher_start` and `teacher_end` (batch, length), padded
             with zeros, which the loss does not count.
         """
-        if self._features.offsets is None:
-            return {"teacher_logits": torch.from_numpy(np.asarray(self._logits[indices]))}
-        lengths = self._features.lengths[indices]
+        if self.features.offsets is None:
+            return {"teacher_logits": torch.from_numpy(np.asarray(self.logits[indices]))}
+        lengths = self.features.lengths[indices]
         padded = np.zeros((len(indices), int(lengths.max()), 2), dtype=np.float32)
-        for place, start, length in zip(padded, self._starts[indices], lengths, strict=True):
-            place[:length] = self._logits[start : start + length]
+        for row, start, length in zip(padded, self._starts[indices], lengths, strict=True):
+            row[:length] = self.logits[start : start + length]
         return {"teacher_start": torch.from_numpy(padded[..., 0]), "teacher_end": torch.from_numpy(padded[..., 1])}

@@ -5,50 +5,71 @@ gradient is cleared for all of them. A row without gradient keeps its moments at
 end in one product. What is trained is the same up to rounding.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tinydistilbert.models.loading import ELMO
 
-class UsedWords:
-    """The word embedding of `model`, cut to the tokens that occur; `restore` puts the whole one back.
+
+class _CutEmbedding(nn.Embedding):
+    """Some rows of a word embedding, looked up by the token ids of the whole one; any other id is an error."""
+
+    row_of: Tensor
+
+    def __init__(self, whole: nn.Embedding, used: Int64[Tensor, " words"]) -> None:
+        rows = whole.weight.detach()[used]
+        row_of = torch.full((whole.num_embeddings,), -1, device=used.device)
+        row_of[used] = torch.arange(len(used), device=used.device)
+        padding = None if whole.padding_idx is None else int(row_of[whole.padding_idx])
+        super().__init__(len(rows), rows.shape[1], padding, _weight=rows.clone())
+        self.register_buffer("row_of", row_of, persistent=False)
+
+    def forward(self, input: Int64[Tensor, "batch length"]) -> Tensor:
+        """The embeddings of the tokens."""
+        return super().forward(self.row_of[input])
+
+
+@contextmanager
+def only_used_words(
+    model: PreTrainedModel, token_ids: Iterable[NDArray[np.int32]]
+) -> Iterator[Callable[[float], None]]:
+    """Inside the `with`, the word embedding of `model` has only the rows of tokens that occur; then it is whole again.
+
+    The model reads the same token ids inside and outside. An ELMo, whose inputs are characters, stays as it is.
 
     Args:
         model: its input embedding is exchanged; it must not be tied to an output.
         token_ids: every token that the model will see, padding among them.
+
+    Yields:
+        A function that multiplies the rows that are left out by a factor: what weight decay would have left of them.
     """
+    if model.config.model_type == ELMO:
+        yield lambda _: None
+        return
+    whole: nn.Embedding = model.get_input_embeddings()
+    occurs = np.zeros(whole.num_embeddings, dtype=bool)
+    for row in token_ids:
+        occurs[row] = True
+    occurs[: (whole.padding_idx or 0) + 1] = True  # as in checkpoints that were made before
+    used = torch.from_numpy(np.flatnonzero(occurs)).to(whole.weight.device)
+    cut = _CutEmbedding(whole, used)
 
-    def __init__(self, model: PreTrainedModel, token_ids: Iterable[NDArray[np.int32]]) -> None:
-        self._model = model
-        self._whole: nn.Embedding = model.get_input_embeddings()
-        occurs = np.zeros(self._whole.num_embeddings, dtype=bool)
-        for row in token_ids:
-            occurs[row] = True
-        # RoBERTa tells padding by its id, so the ids up to it keep their places.
-        occurs[: (self._whole.padding_idx or 0) + 1] = True
-        self._used = torch.from_numpy(np.flatnonzero(occurs))
-        self._place = np.cumsum(occurs, dtype=np.int32) - 1
-        rows = self._whole.weight.detach()[self._used.to(self._whole.weight.device)]
-        model.set_input_embeddings(
-            nn.Embedding(len(rows), rows.shape[1], self._whole.padding_idx, _weight=rows.clone())
-        )
-
-    def __len__(self) -> int:
-        return len(self._used)
-
-    def places(self, token_ids: Iterable[NDArray[np.int32]]) -> list[Int64[np.ndarray, " length"]]:
-        """The token ids as rows of the cut embedding."""
-        return [self._place[row] for row in token_ids]
-
-    def restore(self, unused_factor: float = 1.0) -> None:
-        """Put the whole embedding back, the trained rows in it; the others are multiplied by what they have decayed."""
-        trained: nn.Embedding = self._model.get_input_embeddings()
+    def decay_others(factor: float) -> None:
         with torch.no_grad():
-            self._whole.weight.mul_(unused_factor)
-            self._whole.weight[self._used] = trained.weight.to(self._whole.weight.device)
-        self._model.set_input_embeddings(self._whole.to(trained.weight.device))
+            whole.weight.mul_(factor)  # of the rows in use too, which are overwritten at the end
+
+    model.set_input_embeddings(cut)
+    try:
+        yield decay_others
+    finally:
+        with torch.no_grad():
+            whole.weight[used] = cut.weight.to(whole.weight.device)
+        model.set_input_embeddings(whole.to(cut.weight.device))

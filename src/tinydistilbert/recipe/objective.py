@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Literal
 
-from tinydistilbert.recipe.types import Amount, PositiveRamp, Ramp, Rate, highest, section
+from pydantic import NonNegativeInt
+
+from tinydistilbert.recipe.types import PositiveRamp, Ramp, Rate, highest, section
 
 
 class Needs(Enum):
@@ -111,11 +113,11 @@ class Objective:
     """Where the KL is taken: at every token (the authors' default), at masked ones, or at those and some others."""
     kl_sampled_share: Rate = 0.15
     """Share of the tokens that are not masked at which `sampled` takes the KL."""
-    relation_heads: Amount = 0
+    relation_heads: NonNegativeInt = 0
     """Heads that Q, K and V are cut into for `relation`, whatever the models have; 0 = as many as the teacher has."""
     relation_layer: int = -1
     """Teacher layer whose relations the student's last layer learns; negative counts from the last, -1."""
-    matched_layers: Literal["uniform", "copied"] | tuple[Amount, ...] = "uniform"
+    matched_layers: Literal["uniform", "copied"] | tuple[NonNegativeInt, ...] = "uniform"
     """Teacher layers that `attention` and `hidden` compare with: the last of each run of layers that a student layer
     stands for (TinyBERT), those that it was copied from, or a list."""
     reduction: Literal["mean", "notebook"] = "mean"

@@ -5,19 +5,15 @@ import json
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
 
 from tinydistilbert.recipe.objective import Objective
 from tinydistilbert.recipe.task_sections import Compress, CustomTask, Finetune, TaskDistillation, TaskSettings
 from tinydistilbert.recipe.types import (
     RENAMED_VALUES,
-    Amount,
-    Count,
     Duration,
     Epochs,
-    NotNegative,
     Optimization,
-    Positive,
     RateRamp,
     Share,
     renamed_values,
@@ -80,7 +76,7 @@ class Corpus:
     """`documents`: no padding. `lines`: each line padded and cut to one block, blanks too, as TinyDistilBERT did."""
     block_size: Annotated[int, Field(ge=8)] = 128
     """Tokens in a block, [CLS] and [SEP] among them."""
-    max_train_documents: Amount = 0
+    max_train_documents: NonNegativeInt = 0
     """Use only the first so many training documents; 0 = all."""
     attention: Literal["block", "documents"] = "block"
     """`documents`: tokens attend only within their own document; `block`: across all of their block."""
@@ -90,7 +86,7 @@ class Corpus:
 class Adapt:
     """Masked-LM training of the teacher on the corpus before it teaches (Gururangan et al. 2020)."""
 
-    tokens: Amount = 0
+    tokens: NonNegativeInt = 0
     """Tokens of text to train on; 0 = leave it out."""
     optimization: Optimization = field(
         default_factory=lambda: Optimization(weight_decay=0.01, max_grad_norm=1.0, batch_size=16)
@@ -101,17 +97,17 @@ class Adapt:
 class Student:
     """The small model, cut from the teacher."""
 
-    layers: Literal["distilbert", "even", "first", "last"] | tuple[Amount, ...] = "distilbert"
+    layers: Literal["distilbert", "even", "first", "last"] | tuple[NonNegativeInt, ...] = "distilbert"
     """Teacher layers to copy: `distilbert` = 0, 2, 4, 7, 9, 11 of 12, as DistilBERT's authors chose, and spread alike
     over another depth; or a list."""
-    num_hidden_layers: Amount = 0
+    num_hidden_layers: NonNegativeInt = 0
     """Layers of the student where `layers` is not a list; 0 = half of the teacher's."""
     architecture: Literal["same", "distilbert"] = "same"
     """`same` as the teacher's family, or DistilBERT's (from BERT: token types folded into positions, no pooler)."""
     initialization: Literal["teacher", "random"] = "teacher"
-    hidden_size: Amount = 0
+    hidden_size: NonNegativeInt = 0
     """Width of the student; 0 = the teacher's. A multiple of the size of its attention heads, which stays."""
-    intermediate_size: Amount = 0
+    intermediate_size: NonNegativeInt = 0
     """Width of the feed-forward layers; 0 = in proportion to `hidden_size`."""
     width_reduction: Literal["slice", "svd"] = "slice"
     """How a narrower student gets its embeddings: the teacher's strongest dimensions, or a projection by SVD."""
@@ -131,7 +127,7 @@ class Masking:
     """Of the chosen tokens, the share that becomes a random token; the rest stays as it is. 1 and 0: pure [MASK]."""
     whole_words: bool = False
     """Choose words, not word pieces (BERT's later release)."""
-    smoothing: NotNegative = 0.0
+    smoothing: NonNegativeFloat = 0.0
     """Choose rare tokens more often, in proportion to count^-smoothing (DistilBERT's authors: 0.7); 0 = all alike."""
 
 
@@ -141,7 +137,7 @@ class Validation:
 
     times: Annotated[int, Field(ge=1, le=10_000)] = 4
     """Times that KL, MLM loss and perplexity are measured, evenly spread over the training, its end included."""
-    blocks: Amount = 256
+    blocks: NonNegativeInt = 256
     """Validation blocks to measure on; 0 = all."""
 
 
@@ -151,9 +147,9 @@ class TeacherCache:
 
     kind: Literal["none", "hidden", "top-k"] = "none"
     """`hidden`: last hidden states in half precision, which give the logits; `top-k`: the likeliest tokens alone."""
-    views: Count = 4
+    views: PositiveInt = 4
     """Maskings of the corpus that are kept; epochs take them in turn."""
-    top_k: Count = 64
+    top_k: PositiveInt = 64
     """Tokens kept at each position by `top-k`; the rest of the probability is one number."""
 
 
@@ -162,7 +158,7 @@ class Distill:
     """Pretraining distillation."""
 
     epochs: Epochs = 3.0
-    max_steps: Amount = 0
+    max_steps: NonNegativeInt = 0
     """Stop after so many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need."""
     time_budget: Duration = ""
     """`20m`, `1h30m`: as many steps as fit into it at the measured speed, whatever `epochs` says; empty = no budget."""
@@ -186,11 +182,11 @@ class Benchmark:
     """Inputs padded to 128 tokens, or as long as they are; `with-tokenizer`: from the text on."""
     memory: bool = True
     """Measure the peak memory of each row too, in a process of its own."""
-    examples: Amount = 0
+    examples: NonNegativeInt = 0
     """Sentence pairs of STS-B validation at true length; 0 = all 1,500."""
-    padded_examples: Amount = 0
+    padded_examples: NonNegativeInt = 0
     """Pairs padded to 128 (all cost the same); the time of a full pass is told from them. 0 = all."""
-    rounds: Count = 5
+    rounds: PositiveInt = 5
     """The pairs are cut into so many rounds, and each round goes through every model in turn."""
 
 
@@ -200,7 +196,7 @@ class Ablate:
 
     table4: bool = True
     """The paper's Table 4: without KL, without cosine, without masked LM, and from random weights."""
-    seeds: tuple[Amount, ...] = (0,)
+    seeds: tuple[NonNegativeInt, ...] = (0,)
     """Each row is distilled once with each of them."""
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """More rows: a name, and what it changes: `"rate 30 %" = { masking.rate = 0.3 }`."""
@@ -211,14 +207,14 @@ class Recipe:
     """A whole experiment."""
 
     name: str = "default"
-    seed: Amount = 0
+    seed: NonNegativeInt = 0
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products while training; `auto`: bf16 on GPUs that have it, fp32 elsewhere."""
     data: str | None = None
     """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`; without it they come from the hub."""
-    checkpoint_minutes: Positive = 5.0
+    checkpoint_minutes: PositiveFloat = 5.0
     """Minutes between checkpoints in every training stage."""
     teacher: Teacher = Teacher()
     corpus: Corpus = Corpus()

@@ -4,19 +4,15 @@ import dataclasses
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.types import (
-    Amount,
     Bytes,
-    Count,
     Epochs,
     Milliseconds,
-    NotNegative,
     Operations,
     Optimization,
-    Positive,
     Share,
     renamed_values,
     section,
@@ -48,12 +44,12 @@ class TaskSettings:
     """What differs from `finetune` for one task."""
 
     epochs: Epochs | None = None
-    learning_rate: Positive | None = None
-    batch_size: Count | None = None
-    train_examples: Amount | None = None
-    validation_examples: Amount | None = None
+    learning_rate: PositiveFloat | None = None
+    batch_size: PositiveInt | None = None
+    train_examples: NonNegativeInt | None = None
+    validation_examples: NonNegativeInt | None = None
     max_length: Annotated[int, Field(ge=8)] | None = None
-    augment: Amount | None = None
+    augment: NonNegativeInt | None = None
 
 
 @section
@@ -64,30 +60,30 @@ class TaskDistillation:
     """Tasks on which the student is fine-tuned once more with a teacher; the authors did so on SQuAD alone."""
     teachers: Literal["first", "all"] | tuple[str, ...] = "first"
     """The run's own teacher of the first seed, those of all seeds averaged, or folders of fine-tuned models."""
-    temperature: Positive = 2.0
+    temperature: PositiveFloat = 2.0
     soft: Share = 0.5
     """Weight of the teacher's soft targets; the rest is the labels' (the authors' alpha_ce = alpha_squad = 0.5)."""
-    hidden: NotNegative = 0.0
+    hidden: NonNegativeFloat = 0.0
     """Weight of the squared difference of hidden states (TinyBERT); the teacher then runs in every step."""
-    attention: NotNegative = 0.0
+    attention: NonNegativeFloat = 0.0
     """Weight of the squared difference of attention scores before the softmax (TinyBERT)."""
-    relation: NotNegative = 0.0
+    relation: NonNegativeFloat = 0.0
     """Weight of the self-attention relations Q-Q, K-K and V-V of the last layers (MiniLMv2)."""
-    intermediate_epochs: NotNegative = 0.0
+    intermediate_epochs: NonNegativeFloat = 0.0
     """Epochs at the beginning in which only hidden, attention and relation count, and after which they do not."""
     unlabelled: str = ""
     """File with more texts of the task's kind without labels, in the task's columns (or one text a line)."""
-    augment: Amount = 0
+    augment: NonNegativeInt = 0
     """Copies of each train example with words replaced by what a masked LM proposes (TinyBERT), for soft targets."""
     augment_share: Share = 0.4
     """Chance of each word to be replaced in a copy (TinyBERT's p_t)."""
-    augment_candidates: Count = 15
+    augment_candidates: PositiveInt = 15
     """Proposals among which a replacement is drawn (TinyBERT's K)."""
 
     @property
     def inner_terms(self) -> dict[str, float]:
         """The weights above 0 of the terms that look into the layers, by name."""
-        weights = {name: getattr(self, name, 0.0) for name, term in TERMS.items() if term.is_inner}
+        weights = {name: getattr(self, name, 0.0) for name in sorted(TERMS) if TERMS[name].is_inner}
         return {name: weight for name, weight in weights.items() if weight > 0}
 
 
@@ -101,18 +97,18 @@ class Finetune:
     """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
     models: tuple[Literal["teacher", "student", "control"], ...] = ("teacher", "student")
     """`control` is the same cut of the teacher without distillation."""
-    seeds: tuple[Amount, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
     """Each model is fine-tuned once with each; tables show medians (five runs, as in the paper)."""
     epochs: Epochs = 3.0
-    min_steps: Amount = 500
+    min_steps: NonNegativeInt = 500
     """Small train sets are gone through more often, until so many steps (Mosbach et al. 2021); 0 = never."""
     select: Literal["fixed", "heldout", "reported"] = "fixed"
     """What chooses the epoch: nothing; examples held out of train; or, as TinyDistilBERT did, the reported split."""
-    learning_rates: tuple[Positive, ...] = ()
+    learning_rates: tuple[PositiveFloat, ...] = ()
     """With select = "heldout": candidates among which the held-out examples choose too."""
-    train_examples: Amount = 0
+    train_examples: NonNegativeInt = 0
     """Train on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
-    validation_examples: Amount = 0
+    validation_examples: NonNegativeInt = 0
     """Score on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
     score_on: Literal["validation", "train"] = "validation"
     """`train`: score on `validation_examples` of the train split that are not trained on; for choosing settings."""
@@ -160,20 +156,20 @@ class Compress:
     """First cut the vocabulary to the tokens of these texts: a file or folder, or `train`; empty = keep all of it."""
     quantization: Literal["dynamic", "static", "none"] = "dynamic"
     """int8: scales of the activations from each input, or `static`, from calibration inputs held out of train."""
-    calibration_examples: Count = 256
+    calibration_examples: PositiveInt = 256
     keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.75, 0.5, 0.35)
     """Shares of the weights in heads and feed-forward neurons that the rungs of pruning keep; each prunes the last.
     With 1 first, a rung shows what teaching as long gives without pruning."""
-    layers: tuple[Count, ...] = ()
+    layers: tuple[PositiveInt, ...] = ()
     """Rungs after those: so many encoder layers kept, the most important ones."""
-    importance_examples: Count = 1000
+    importance_examples: PositiveInt = 1000
     """Train examples that tell how important a head, a neuron or a layer is (Michel et al. 2019)."""
     recovery_epochs: Epochs = 2.0
     """Epochs of fine-tuning with the teacher after each pruning."""
-    held_out: Amount = 1000
+    held_out: NonNegativeInt = 1000
     """Train examples that no pruned model is trained on, and by which everything is chosen; at most, and with 0, a
     tenth."""
-    max_loss: NotNegative = 1.0
+    max_loss: NonNegativeFloat = 1.0
     """Points of the headline metric that may be lost on those: more keeps layers of int8 in float, or marks the row."""
     target_latency: Milliseconds = ""
     """`5ms`: go down the ladder until the median of one input on one core is that short."""
@@ -181,5 +177,5 @@ class Compress:
     """`20MB`: until the model file is that small."""
     target_operations: Operations = ""
     """`100M`: until an input of mean length needs so few floating-point operations."""
-    timed_examples: Count = 200
+    timed_examples: PositiveInt = 200
     """Validation inputs that are timed at their true length."""

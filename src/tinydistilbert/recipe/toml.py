@@ -104,7 +104,8 @@ def _key_of(location: Iterable[Any]) -> tuple[list[str], Any]:
 
 def _bounds(number: Any) -> str:
     """The limits of an annotated number, in signs."""
-    limits = [limit for info in getattr(number, "__metadata__", ()) for limit in info.metadata]
+    annotations = getattr(number, "__metadata__", ())  # limits, or pydantic's `Field` with limits in it
+    limits = [limit for annotation in annotations for limit in getattr(annotation, "metadata", (annotation,))]
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     return " and ".join(
         f"{sign} {getattr(limit, name)}" for limit in limits for name, sign in signs.items() if hasattr(limit, name)
@@ -119,7 +120,8 @@ def _expected(kind: Any, message: str) -> str:
         return "a table of keys"
     one, *others = members(kind)
     if not others or others == [type(None)]:
-        return message.removeprefix("Input should be ")
+        words = message.removeprefix("Input should be ")
+        return f"a number {words}" if words.startswith(("greater", "less")) else words
     if get_origin(one) is Literal:
         words = ", ".join(map(repr, get_args(one)))
         return f"{words} or a list of whole numbers {_bounds(get_args(others[0])[0])}"

@@ -6,7 +6,7 @@ import re
 from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from pydantic.dataclasses import dataclass
 
 T = TypeVar("T")
@@ -51,12 +51,8 @@ def _warn_of_renamed(key: str, value: str) -> None:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 Epochs = Annotated[float, Field(gt=0, le=10_000)]
 """Ten thousand are more than anything learns from, and fewer than a slip of the keys asks for."""
-Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[int, Field(ge=0)]
 
 Duration = Annotated[str, Field(pattern=r"^((\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?)$")]
 """`20m`, `1h30m`, `90s`; empty = none."""
@@ -66,9 +62,9 @@ Bytes = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?(kB|MB|GB))?$")]
 """`20MB`, in powers of 1,000; empty = none."""
 Operations = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?[MGT])?$")]
 """`500M` floating-point operations; empty = none."""
-Ramp = NotNegative | tuple[NotNegative, NotNegative]
+Ramp = NonNegativeFloat | tuple[NonNegativeFloat, NonNegativeFloat]
 """A number, or two: the value at the first step and at the last, changing evenly between them."""
-PositiveRamp = Positive | tuple[Positive, Positive]
+PositiveRamp = PositiveFloat | tuple[PositiveFloat, PositiveFloat]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 RateRamp = Rate | tuple[Rate, Rate]
 
@@ -77,21 +73,21 @@ RateRamp = Rate | tuple[Rate, Rate]
 class Optimization:
     """AdamW with linear warm-up and decay."""
 
-    learning_rate: Positive = 5e-4
-    weight_decay: NotNegative = 0.0
+    learning_rate: PositiveFloat = 5e-4
+    weight_decay: NonNegativeFloat = 0.0
     decayed: Literal["matrices", "all"] = "matrices"
     """`all`: biases and normalisation weights decay too, as where all parameters are given to AdamW in one group."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
-    adam_epsilon: Positive = 1e-6
+    adam_epsilon: PositiveFloat = 1e-6
     warmup_ratio: Share = 0.05
     warmup_start: Literal["above zero", "zero"] = "above zero"
     """`zero`: as transformers' linear schedule, whose first step therefore changes nothing."""
-    max_grad_norm: NotNegative = 5.0
+    max_grad_norm: NonNegativeFloat = 5.0
     """Gradients are scaled down to this norm; 0 = never."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Blocks or examples in one forward pass."""
-    gradient_accumulation_steps: Count = 1
+    gradient_accumulation_steps: PositiveInt = 1
     """Forward passes in one optimiser step."""
     dropout: Share | None = None
     """Dropout of hidden states while training; by default the model's own (0.1)."""

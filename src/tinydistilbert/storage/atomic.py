@@ -1,6 +1,6 @@
 """Every durable write: a temporary name in the same folder, fsync, rename, fsync of the parent.
 
-Whoever reads a name that these functions wrote sees either the old content or the new one, never a part of it.
+A reader of a name that these functions wrote sees either the old content or the new one, never a part of it.
 A folder is finished when its `manifest.json` is there: it is written last and lists the size and SHA-256 of every file.
 """
 
@@ -17,11 +17,9 @@ from tinydistilbert.storage import disk
 
 MANIFEST = "manifest.json"
 HASH_KEY = "sha256"
-"""Key of the manifest with the hash of all else in it."""
+"""Key of the manifest with the hash of its other content."""
 CHECKPOINTS = "checkpoints"
 """Folder that only unfinished work needs: no manifest lists it, and it is deleted when the work is finished."""
-
-
 _TEMPORARIES = ".*.tmp"
 
 
@@ -53,14 +51,14 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON; a NaN or an infinity in it is an error, not a non-standard word in the file."""
+    """Write `content` as indented JSON; a NaN or an infinity in it is an error, for JSON has neither."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to the end of the file, durably; processes that do so at once do not mix their lines.
+    """Add a line to the end of the file, durably; lines of several processes are not mixed.
 
-    A line that was cut short by the end of its process stays by itself.
+    An incomplete last line, which a killed process may have left, is ended first.
     """
     disk.make_folder(path.parent)
     before = path.read_bytes() if path.is_file() else b""
@@ -71,7 +69,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def adopt(temporary: Path, path: Path) -> None:
-    """Put a file that another library wrote in the place of `path`, atomically and durably."""
+    """Move a file that another library wrote to `path`, atomically and durably."""
     disk.sync(temporary)
     disk.rename(temporary, path)
     disk.sync_folder(path.parent)
@@ -89,7 +87,7 @@ def sha256(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What the manifest of `folder` lists."""
+    """The files that the manifest of `folder` lists."""
     left_out = {folder / MANIFEST, folder / CHECKPOINTS}
     return sorted(path for path in folder.rglob("*") if path.is_file() and left_out.isdisjoint((path, *path.parents)))
 
@@ -99,7 +97,7 @@ def _hash_of(manifest: dict[str, Any]) -> str:
 
 
 def write_manifest(folder: Path, **facts: Any) -> None:
-    """Close `folder`: flush each file, then write `manifest.json` with every size and hash, and `facts` beside them."""
+    """Finish `folder`: flush each file, then write `manifest.json` with every size and hash, and with `facts`."""
     files = {}
     for path in _files(folder):
         disk.sync(path)
@@ -120,7 +118,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     manifest: Any = {}
     try:
         manifest = read_json(folder / MANIFEST)
-        # Those from before there was a hash have none.
+        # Manifests of early versions have no hash of themselves.
         found = "other content" if manifest.pop(HASH_KEY, None) not in (None, _hash_of(manifest)) else None
         listed = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
         if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in listed):
@@ -128,7 +126,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         found, listed = type(error).__name__, {}
     if found is not None:
-        raise UserError(str(folder), expected=f"a whole {MANIFEST}", found=found, fix=fix)
+        raise UserError(str(folder), expected=f"a complete {MANIFEST}", found=found, fix=fix)
     if verify:
         for name, (size, digest) in listed.items():
             path = folder / name
@@ -140,7 +138,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
 
 
 def intact(folder: Path, name: str) -> Path:
-    """The path of one file in a finished folder, after it was compared with the manifest; the others may be large.
+    """The path of one file of a finished folder, after comparing it, and no other, with the manifest.
 
     Raises:
         UserError: the manifest is damaged, does not list the file, or lists it with another size or content.
@@ -167,26 +165,26 @@ def check_intact(folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether `folder` was closed by `unfinished` (its manifest is there)."""
+    """Whether `folder` was finished by `unfinished`: it has a manifest."""
     return (folder / MANIFEST).is_file()
 
 
 def is_new(folder: Path) -> bool:
-    """Whether `folder` is not there or has nothing in it but a lock, and a first file that was never finished."""
+    """Whether `folder` does not exist, or holds only a lock and temporary files of interrupted writes."""
     return not folder.exists() or (
         folder.is_dir() and all(path.name == LOCK or path.match(_TEMPORARIES) for path in folder.iterdir())
     )
 
 
 LOCK = ".lock"
-"""Name of the file by which a process has a folder for itself (`locks.py`)."""
+"""Name of the file by which a process locks a folder (`locks.py`)."""
 
 
 def check_new(folder: Path) -> None:
-    """Refuse an output folder that holds something already.
+    """Check that an output folder does not exist or is empty.
 
     Raises:
-        UserError: it does.
+        UserError: it holds other files.
     """
     if not is_new(folder):
         expected, fix = "a new or empty folder", "give another --output, or delete it"
@@ -200,13 +198,13 @@ def partial(folder: Path) -> Path:
 
 @contextmanager
 def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
-    """Work towards a finished `folder`: yields `folder.partial`, and on success closes it and renames it to `folder`.
+    """Make a finished `folder`: yields `folder.partial`; after the body writes its manifest and renames it to `folder`.
 
-    When the body fails or the process dies, the partial folder stays, so that whoever comes next can resume from what
-    is in it. `facts` go into the manifest. Only one process may work at a folder at a time (`locks.py`).
+    When the body fails or the process dies, the partial folder stays, so that the next process can resume from its
+    content. `facts` go into the manifest. Only one process may work at a folder at a time (`locks.py`).
 
     Raises:
-        DiskError: the disk is full or failing, whoever noticed it.
+        DiskError: the disk is full or failing.
     """
     begun = partial(folder)
     with disk.disk_errors(begun):
@@ -218,7 +216,7 @@ def unfinished(folder: Path, **facts: Any) -> Iterator[Path]:
 
 
 def _finish(begun: Path, folder: Path, facts: dict[str, Any]) -> None:
-    """Close the partial folder, and give it its name."""
+    """Write the manifest of the partial folder, and give it its final name."""
     write_manifest(begun, **facts)
     if folder.exists():  # a folder without manifest: left by another program, or emptied by hand
         disk.remove(folder)
@@ -227,23 +225,23 @@ def _finish(begun: Path, folder: Path, facts: dict[str, Any]) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what writes left in `folder` and below whose process was killed; no other process may work there."""
-    for rest in folder.rglob(_TEMPORARIES):
-        rest.unlink()
+    """Delete temporary files of killed processes in `folder` and below; no other process may write there."""
+    for temporary in folder.rglob(_TEMPORARIES):
+        temporary.unlink()
 
 
 def tidy(folder: Path) -> None:
-    """Delete what a finished folder no longer needs; a process may have died before it came to that."""
+    """Delete the checkpoints of a finished folder; its process may have died before it did."""
     if (folder / CHECKPOINTS).exists():
         disk.remove(folder / CHECKPOINTS)
 
 
 class Log:
-    """A file of JSON lines that grows while a training runs, of which a checkpoint knows how far it goes.
+    """A file of JSON lines that grows while a training runs; checkpoints record its length.
 
     Args:
         path: of the file; made if missing.
-        length: bytes that stay; what comes after them belongs to steps that are done again.
+        length: bytes to keep, as the checkpoint recorded; the lines after them are of steps that are done again.
     """
 
     def __init__(self, path: Path, length: int = 0) -> None:
@@ -251,7 +249,7 @@ class Log:
         path.touch()
         disk.cut(path, length)
         self._hash = hashlib.sha256(path.read_bytes())
-        self._stream = path.open("ab", buffering=0)  # line by line, for who watches it
+        self._stream = path.open("ab", buffering=0)  # each line is visible at once
 
     def write(self, line: dict[str, Any]) -> None:
         """Add a line."""
@@ -274,7 +272,7 @@ class Log:
 
 
 def begins_with(path: Path, length: int, digest: str) -> bool:
-    """Whether the file's first `length` bytes have this SHA-256; a file that is not there has no bytes."""
+    """Whether the file's first `length` bytes have this SHA-256; a missing file counts as empty."""
     content = b""
     if path.is_file():
         with path.open("rb") as stream:

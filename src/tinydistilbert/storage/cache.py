@@ -1,4 +1,4 @@
-"""Where token blocks are kept, to be shared by runs: `TINYDISTILBERT_CACHE`, or the user's cache folder."""
+"""The folder in which runs share token blocks and teacher outputs."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 def folder() -> Path:
     """`$TINYDISTILBERT_CACHE`, else `$XDG_CACHE_HOME/tinydistilbert`, else `~/.cache/tinydistilbert`."""
-    if own := os.environ.get("TINYDISTILBERT_CACHE"):
-        return Path(own)
+    if configured := os.environ.get("TINYDISTILBERT_CACHE"):
+        return Path(configured)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "tinydistilbert"

@@ -1,6 +1,7 @@
-"""The operations on files that durability is made of, each announced to a hook: a test can watch, fail or stop any.
+"""The few operations on files that every durable write (`atomic.py`) is made of.
 
-All else that is durable (`atomic.py`) is made of these few. A disk that is full or failing is told as `DiskError`.
+Each is announced to a hook, so that a test can observe, fail or stop any of them. A disk that is full or failing raises
+`DiskError`.
 """
 
 import errno
@@ -31,21 +32,21 @@ class Operation:
 Hook = Callable[[Operation], AbstractContextManager[object]]
 
 
-def _unwatched(_operation: Operation) -> AbstractContextManager[object]:
+def _no_hook(_operation: Operation) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-hook: Hook = _unwatched
-"""Called with each operation; the operation happens inside the context that it gives. Set by tests alone."""
+hook: Hook = _no_hook
+"""Called with each operation, which runs inside the context that it returns. Only tests set it."""
 
 _FAILURES = {
-    errno.ENOSPC: "no space left",
-    errno.EDQUOT: "a quota that is used up",
-    errno.EFBIG: "a limit on the size of files",
-    errno.EIO: "an input/output error",
-    errno.EROFS: "a read-only file system",
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "disk quota used up",
+    errno.EFBIG: "file larger than the system allows",
+    errno.EIO: "input/output error of the disk",
+    errno.EROFS: "read-only file system",
 }
-_IN_WORDS = {  # as libraries in C++ and Rust tell them, whose exceptions have no errno
+_MESSAGES = {  # of libraries in C++ and Rust, whose exceptions have no errno
     "no space left": errno.ENOSPC,
     "os error 28": errno.ENOSPC,
     "disk quota exceeded": errno.EDQUOT,
@@ -57,15 +58,15 @@ _IN_WORDS = {  # as libraries in C++ and Rust tell them, whose exceptions have n
 
 
 def failure_of(error: BaseException) -> str | None:
-    """What is wrong with the disk, in words, if that is what the error tells of; else None."""
+    """What is wrong with the disk, as a noun, if the error is one of the disk; else None."""
     if isinstance(error, OSError) and error.errno is not None:
         return _FAILURES.get(error.errno)
     text = str(error).lower()
-    return next((_FAILURES[number] for words, number in _IN_WORDS.items() if words in text), None)
+    return next((_FAILURES[number] for message, number in _MESSAGES.items() if message in text), None)
 
 
 def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+    """The path, or the nearest folder above it that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
@@ -76,7 +77,7 @@ def free_bytes(path: Path) -> int:
 
 @contextmanager
 def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
-    """Tell errors of the disk in the body as `DiskError`, with the path, and what was `needed` (bytes, 0 = unknown).
+    """Raise errors of the disk in the body as `DiskError`, with the path and the bytes `needed` (0 = unknown).
 
     Raises:
         DiskError: the disk is full or failing.
@@ -86,8 +87,8 @@ def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
     except DiskError:
         raise
     except Exception as error:
-        if found := failure_of(error):
-            raise DiskError(path, found, needed=needed, free=free_bytes(path)) from error
+        if failure := failure_of(error):
+            raise DiskError(path, failure, needed=needed, free=free_bytes(path)) from error
         raise
 
 
@@ -98,7 +99,7 @@ def _operation(operation: Operation) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder durably, and those above it that are missing; nothing happens when it is there."""
+    """Make the folder and its missing parents durably; nothing happens when it exists."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         with _operation(Operation("make folder", path)):
@@ -107,31 +108,31 @@ def make_folder(folder: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Make or overwrite the file; nothing is flushed."""
+    """Make or overwrite the file; its content is not flushed to the disk."""
     with _operation(Operation("write", path, content=content)), path.open("wb") as stream:
         stream.write(content)
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to the file's end; nothing is flushed."""
+    """Add to the end of the file; the addition is not flushed to the disk."""
     with _operation(Operation("write", path, content=content)), path.open("ab", buffering=0) as stream:
         write_whole(stream, content)
 
 
 def write_whole(stream: FileIO, content: bytes) -> None:
-    """Write all of `content` to an unbuffered file: a disk that is nearly full takes a part, and only then refuses."""
+    """Write all of `content` to an unbuffered file: a disk that is nearly full first takes a part of it."""
     while content:
         content = content[stream.write(content) :]
 
 
 def cut(path: Path, length: int) -> None:
-    """Make the file, which has at least `length` bytes, so long."""
+    """Truncate the file to its first `length` bytes."""
     with _operation(Operation("cut", path)):
         os.truncate(path, length)
 
 
 def sync(path: Path) -> None:
-    """Flush the file's content to the disk, whoever wrote it."""
+    """Flush the file's content to the disk, whatever process wrote it."""
     with _operation(Operation("sync", path)), path.open("rb") as stream:
         os.fsync(stream.fileno())
 
@@ -153,7 +154,7 @@ def rename(path: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete the file, or the folder with all that is in it; nothing happens when it is not there."""
+    """Delete the file, or the folder with its content; nothing happens when it does not exist."""
     with _operation(Operation("remove", path)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,26 +1,33 @@
 """One process at a time: in a run folder, or at one entry of a cache.
 
-The lock is the kernel's (`flock`), so it ends with the process that holds it, however that dies: none goes stale.
-The file tells who holds it, and is deleted when it is let go.
+The lock belongs to the operating system (by `filelock`), so it ends with the process that holds it, however that dies:
+none goes stale. The lock file names the process that holds it, and is deleted when the lock is released.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.storage import atomic, disk
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+NOT_SUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""Errors of a file system that has no locks."""
+
 
 @contextmanager
 def new_output(output: Path) -> Iterator[None]:
-    """Have a folder that is not there yet, or empty, for this process alone.
+    """Reserve an output folder, which does not exist yet or is empty, for this process.
 
     Raises:
-        UserError: something is in it, or another process is making it.
+        UserError: it holds other files, or another process is making it.
     """
     with alone(output.with_name(f".{output.name}{atomic.LOCK}"), where=f"--output {output}"):
         atomic.check_new(output)
@@ -31,84 +38,72 @@ def new_output(output: Path) -> Iterator[None]:
 def alone(lock: Path, *, where: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock while the body runs.
 
-    On file systems and systems without such locks (Windows) the body runs unguarded.
+    On a file system without locks the body runs unprotected.
 
     Args:
         lock: the file; the folder that it lies in is made.
-        where: what is locked, as its user knows it.
-        wait: wait for another process that holds it, which is told; otherwise it is an error.
+        where: what is locked, as the user knows it.
+        wait: wait for the process that holds it, with a line on standard error; otherwise it is an error.
 
     Raises:
-        UserError: another process holds it; its id is named. Or its folder cannot be made.
+        UserError: another process holds it; the message has its id. Or the file or its folder cannot be made.
     """
-    stream = _held(lock, where, wait)
+    held = _acquired(lock, where, wait)
     try:
+        if held is not None:
+            with disk.disk_errors(lock), suppress(PermissionError):  # Windows lets nobody write into a locked file
+                lock.write_text(f"{os.getpid()}\n", encoding="utf-8")
         yield
     finally:
-        if stream is not None:
-            lock.unlink(
-                missing_ok=True
-            )  # while it is still held: who waits finds that its file is gone, and opens anew
-            stream.close()
+        if held is not None:
+            # Deleted while it is still held: processes that wait notice that their file is gone, and open a new one.
+            with suppress(PermissionError):  # on Windows filelock deletes it after the release
+                lock.unlink(missing_ok=True)
+            held.release()
 
 
 def tidy(lock: Path) -> None:
-    """Delete the file of a lock that nobody holds: a process may have died before it came to that."""
+    """Delete the file of a lock that nobody holds: its process may have died before it did."""
     if lock.exists():
         with suppress(UserError, OSError), alone(lock, where=str(lock)):
             pass
 
 
-def _held(lock: Path, where: str, wait: bool) -> IO[str] | None:
-    """The open and locked file that lies at `lock`."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
+def _acquired(lock: Path, where: str, wait: bool) -> "BaseFileLock | None":
+    """The acquired lock; None on a file system without locks.
 
-    told = False
-    while True:
-        try:
-            with disk.disk_errors(lock):
-                disk.make_folder(lock.parent)
-                stream = lock.open("a+", encoding="utf-8")
-        except OSError as error:
-            found, fix = error.strerror or str(error), "give another place"
-            raise UserError(where, expected="a folder that can be made", found=found, fix=fix) from None
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _holder(stream)
-            if not wait:
-                stream.close()
-                found, fix = f"{holder} at work", "wait until it is done, or stop it"
-                raise UserError(where, expected="no other run there", found=found, fix=fix) from None
-            if not told:
+    Raises:
+        UserError: another process holds it and `wait` is false, or the file or its folder cannot be made.
+    """
+    from filelock import FileLock, Timeout  # only commands that write need it
+
+    try:
+        with disk.disk_errors(lock):
+            disk.make_folder(lock.parent)
+            # A soft lock, which filelock would take instead where there are no locks, outlives a killed process.
+            file_lock = FileLock(lock, fallback_to_soft=False)
+            try:
+                file_lock.acquire(blocking=False)
+            except Timeout:
+                holder = _holder(lock)
+                if not wait:
+                    found, fix = f"{holder} at work", "wait until it is done, or stop it"
+                    raise UserError(where, expected="no other run there", found=found, fix=fix) from None
                 sys.stderr.write(f"waiting for {holder}, which is at work on {where}\n")
-                told = True
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            stream.close()
+                file_lock.acquire()
+    except OSError as error:
+        if error.errno in NOT_SUPPORTED:
             lock.unlink(missing_ok=True)
             return None
-        try:
-            is_there = os.path.samestat(os.fstat(stream.fileno()), lock.stat())
-        except FileNotFoundError:
-            is_there = False
-        if is_there:
-            try:
-                with disk.disk_errors(lock):
-                    os.ftruncate(stream.fileno(), 0)
-                    os.write(stream.fileno(), f"{os.getpid()}\n".encode())
-            except BaseException:
-                lock.unlink(missing_ok=True)
-                stream.close()
-                raise
-            return stream
-        stream.close()  # the one who held it has deleted it; another file may be there by now
+        found, fix = error.strerror or str(error), "give another place"
+        raise UserError(where, expected="a folder that can be made", found=found, fix=fix) from None
+    return file_lock
 
 
-def _holder(stream: IO[str]) -> str:
-    """Who holds the lock, in words."""
-    stream.seek(0)
-    number = stream.read(20).strip()
+def _holder(lock: Path) -> str:
+    """The process that holds the lock, for messages."""
+    try:
+        number = lock.read_text(encoding="utf-8")[:20].strip()
+    except (OSError, UnicodeDecodeError):  # Windows lets nobody read a locked file; or it has just been deleted
+        number = ""
     return f"process {number}" if number.isdigit() else "another process"

@@ -1,4 +1,4 @@
-"""Choosing an epoch by scored examples: weights are kept whenever the score is the best so far."""
+"""Selecting an epoch by scored examples: weights are kept whenever the score is the best so far."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ WEIGHTS, FACTS = "best.safetensors", "best.json"
 
 
 @dataclass(frozen=True)
-class Best:
+class BestEpoch:
     """The best epoch so far."""
 
     score: float
@@ -24,37 +24,37 @@ class Best:
     """Of the whole training; None while it goes on."""
 
 
-class Chooser:
+@dataclass(frozen=True)
+class EpochSelector:
     """Keeps the weights with the best score in a folder; of equals, the earliest.
 
-    A resumed training looks again at epochs after its checkpoint and finds the same, so nothing has to be undone; it
-    does not look again at those before it, so what was kept must stay until the work is finished.
-
-    Args:
-        model: whose weights are kept.
-        folder: where to keep them; made if missing. Beside the training's checkpoints, they stay as long as those.
-        score: the score of the model as it is.
+    A resumed training scores the epochs after its checkpoint again and finds the same, so nothing has to be undone; it
+    does not score those before it again, so what was kept must stay until the training is finished.
     """
 
-    def __init__(self, model: nn.Module, folder: Path, score: Callable[[], float]) -> None:
-        self._model, self._folder, self._score = model, folder, score
+    model: nn.Module
+    """Whose weights are kept."""
+    folder: Path
+    """Where to keep them; made if missing. Beside the training's checkpoints, they stay as long as those."""
+    score: Callable[[], float]
+    """The score of the model as it is."""
 
     @property
-    def best(self) -> Best | None:
+    def best(self) -> BestEpoch | None:
         """What was kept."""
-        path = self._folder / FACTS
-        return Best(**atomic.read_json(path)) if path.is_file() else None
+        path = self.folder / FACTS
+        return BestEpoch(**atomic.read_json(path)) if path.is_file() else None
 
-    def look(self, step: int) -> dict[str, float]:
-        """Score the model after so many steps, and keep it if it is the best."""
-        score, best = self._score(), self.best
+    def score_epoch(self, step: int) -> dict[str, float]:
+        """Score the model after so many steps, and keep its weights if it is the best."""
+        score, best = self.score(), self.best
         if best is None or score > best.score:
-            weights = {name: parameter.detach().contiguous() for name, parameter in self._model.named_parameters()}
-            disk.make_folder(self._folder)
-            temporary = self._folder / f".{WEIGHTS}.tmp"
+            weights = {name: parameter.detach().contiguous() for name, parameter in self.model.named_parameters()}
+            disk.make_folder(self.folder)
+            temporary = self.folder / f".{WEIGHTS}.tmp"
             save_file(weights, temporary)
-            atomic.adopt(temporary, self._folder / WEIGHTS)
-            atomic.write_json(self._folder / FACTS, asdict(Best(score, step)))
+            atomic.adopt(temporary, self.folder / WEIGHTS)
+            atomic.write_json(self.folder / FACTS, asdict(BestEpoch(score, step)))
         return {"score": score}
 
     @property
@@ -63,13 +63,13 @@ class Chooser:
         best = self.best
         return best is not None and best.seconds is not None
 
-    def finish(self, seconds: float) -> Best:
+    def finish(self, seconds: float) -> BestEpoch:
         """Put the kept weights into the model, and mark the choice as final, after a training of so many seconds."""
-        assert self.best is not None, "the last epoch is always looked at"
+        assert self.best is not None, "the last epoch is always scored"
         best = self.best if self.is_finished else replace(self.best, seconds=seconds)
-        atomic.write_json(self._folder / FACTS, asdict(best))
-        weights = load_file(self._folder / WEIGHTS)
+        atomic.write_json(self.folder / FACTS, asdict(best))
+        weights = load_file(self.folder / WEIGHTS)
         with torch.no_grad():
-            for name, parameter in self._model.named_parameters():
+            for name, parameter in self.model.named_parameters():
                 parameter.copy_(weights[name])
         return best

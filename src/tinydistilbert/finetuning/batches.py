@@ -1,0 +1,59 @@
+"""The micro-batches of a fine-tuning: a pure function of the seed and the step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydistilbert.data.order import length_grouped
+from tinydistilbert.finetuning.soft_targets import SoftTargets
+from tinydistilbert.recipe.schema import Optimization
+from tinydistilbert.tasks.base import Kind
+from tinydistilbert.tasks.encoding import Features, collate
+from tinydistilbert.training.job import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class TaskBatches:
+    """The micro-batches of each optimiser step, padded to their own longest input."""
+
+    features: Features
+    kind: Kind
+    optimization: Optimization
+    """Says how large a batch is."""
+    seed: int
+    pad_token_id: int
+    token_types: bool
+    """Whether the model reads them."""
+    soft_targets: SoftTargets | None = None
+
+    @property
+    def per_epoch(self) -> int:
+        """Micro-batches that read every input once."""
+        return math.ceil(len(self.features) / self.optimization.batch_size)
+
+    def __call__(self, step: int, oom_splits: int = 0) -> list[Batch]:
+        """The micro-batches of `step`, each cut into 2^oom_splits parts."""
+        accumulation = self.optimization.gradient_accumulation_steps
+        numbers = range(step * accumulation, (step + 1) * accumulation)
+        in_epochs = [divmod(number, self.per_epoch) for number in numbers]
+        splits = [np.array_split(self._order_of(epoch)[number], 2**oom_splits) for epoch, number in in_epochs]
+        return [self._batch(part) for split in splits for part in split if len(part)]
+
+    @cached_property
+    def _order_of(self) -> Callable[[int], list[NDArray[np.int64]]]:
+        """Which inputs each batch of an epoch reads; of two epochs, for a step may lie across their border."""
+        return lru_cache(maxsize=2)(self._grouped)
+
+    def _grouped(self, epoch: int) -> list[NDArray[np.int64]]:
+        # Where scores are learned, batches of like length are alike in their scores too, and cost points.
+        settings = {"sorted_together": 1} if self.kind == "regression" else {}
+        lengths = self.features.lengths.tolist()
+        return length_grouped(lengths, self.optimization.batch_size, self.seed, epoch, **settings)
+
+    def _batch(self, indices: NDArray[np.int64]) -> Batch:
+        batch = collate(self.features, indices, self.pad_token_id, token_types=self.token_types)
+        return batch | (self.soft_targets.batch(indices) if self.soft_targets else {})

@@ -1,0 +1,85 @@
+"""benchmarks/gpu_day.py at toy size: all that needs no GPU comes to its end, and what is done is not done again."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+WORDS = [
+    "the",
+    "student",
+    "learned",
+    "from",
+    "a",
+    "large",
+    "teacher",
+    "and",
+    "answered",
+    "some",
+    "people",
+    "near",
+    "the",
+    "old",
+    "house",
+    "by",
+    "the",
+    "lake",
+]
+
+
+def sentence(draw: random.Random) -> str:
+    return " ".join(draw.choices(WORDS, k=12)) + " ."
+
+
+def made_up_data(folder: Path) -> Path:
+    """WikiText-2's files with articles of a few sentences, and pairs for WNLI."""
+    draw = random.Random(0)
+    (folder / "wikitext2").mkdir(parents=True)
+    for name, count in (("train", 12), ("validation", 6)):
+        articles = [f" = Title {index} = \n\n" + " ".join(sentence(draw) for _ in range(30)) for index in range(count)]
+        (folder / "wikitext2" / f"{name}.txt").write_text("\n\n".join(articles) + "\n")
+    (folder / "glue" / "wnli").mkdir(parents=True)
+    for name, count in (("train", 40), ("validation", 20)):
+        columns = {
+            "sentence1": [sentence(draw) for _ in range(count)],
+            "sentence2": [sentence(draw) for _ in range(count)],
+        }
+        table = pa.table({**columns, "label": [index % 2 for index in range(count)], "idx": list(range(count))})
+        pq.write_table(table, folder / "glue" / "wnli" / f"{name}.parquet")
+    return folder
+
+
+def test_a_day_at_toy_size(tmp_path: Path, teacher: Path) -> None:
+    data, output = made_up_data(tmp_path / "data"), tmp_path / "output"
+    command = [
+        sys.executable, BENCHMARKS / "gpu_day.py", "--toy", "--device", "cpu", "--data", data, "--teacher", teacher,
+        "--output", output, "--minutes", "10", "--parts", "steps", "latency", "distill", "finetune",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr + (output / "log.txt").read_text()
+
+    parts = [json.loads(line) for line in (output / "parts.jsonl").read_text().splitlines()]
+    assert [(row["part"], row["state"]) for row in parts] == [
+        (name, "done") for name in ("steps", "latency", "distill", "finetune")
+    ]
+    measured = [json.loads(line) for line in (output / "measured.jsonl").read_text().splitlines()]
+    assert {row["measure"] for row in measured} == {"matrix rate", "distill", "latency", "finetune"}
+    assert all(row["value"] > 0 for row in measured)
+    assert all(row["utilisation"] > 0 for row in measured if row["measure"] == "distill")
+    scores = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert {(row["model"], row["task"]) for row in scores} == {
+        (model, "wnli") for model in ("teacher", "student", "control")
+    }
+    assert (output / "run.tar.gz").stat().st_size > 0
+
+    again = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert again.returncode == 0 and len((output / "parts.jsonl").read_text().splitlines()) == 4
