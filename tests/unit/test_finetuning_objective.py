@@ -65,14 +65,14 @@ def test_regression_learns_scores_and_the_teachers_scores() -> None:
 
 def test_examples_without_a_label_count_in_the_soft_term_alone() -> None:
     objective = TaskLoss("classification", TaskDistillation())
-    told = {"teacher_logits": torch.zeros(3, 2)}
-    some = loss(objective, classifier(), batch(labels=torch.tensor([1, -100, -100]), **told))
-    alone = {name: value[:1] for name, value in batch(labels=torch.tensor([1, -100, -100]), **told).items()}
+    soft_targets = {"teacher_logits": torch.zeros(3, 2)}
+    some = loss(objective, classifier(), batch(labels=torch.tensor([1, -100, -100]), **soft_targets))
+    alone = {name: value[:1] for name, value in batch(labels=torch.tensor([1, -100, -100]), **soft_targets).items()}
     assert some["hard"] == pytest.approx(loss(objective, classifier(), alone)["hard"], rel=1e-5)
-    none = loss(objective, classifier(), batch(labels=torch.full((3,), -100), **told))
+    none = loss(objective, classifier(), batch(labels=torch.full((3,), -100), **soft_targets))
     assert none["hard"] == 0 and none["soft"] > 0
     labels = [torch.tensor([1, -100, -100]), torch.tensor([0, 1, 1])]
-    shares = objective.token_shares([batch(labels=one, **told) for one in labels])
+    shares = objective.token_shares([batch(labels=one, **soft_targets) for one in labels])
     assert shares == [{"hard": 1 / 4, "soft": 1 / 2}, {"hard": 3 / 4, "soft": 1 / 2}]
 
 
@@ -113,8 +113,8 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_its_layers() ->
     matches = uniform_matches(model.config, model.config, distillation)
     objective = TaskLoss("classification", distillation, model, matches)
     with torch.no_grad():
-        told = model(**batch()).logits
-    found = loss(objective, model, batch(labels=torch.tensor([0, 1, 0]), teacher_logits=told))
+        teacher_logits = model(**batch()).logits
+    found = loss(objective, model, batch(labels=torch.tensor([0, 1, 0]), teacher_logits=teacher_logits))
     assert all(found[name] == pytest.approx(0, abs=1e-6) for name in ("soft", "hidden", "attention", "relation"))
 
 

@@ -146,10 +146,10 @@ def test_the_likeliest_tokens_with_all_of_the_vocabulary_are_the_whole_teacher()
     whole, terms = chunked(student, teacher, labels, {"kl": 1.0, "mlm": 1.0})
     expected = torch.autograd.grad(whole, student)
     top = torch.log_softmax(F.linear(teacher.inputs, teacher.weight, teacher.bias) / 2.5, -1).topk(VOCABULARY)
-    total, found = chunked(student, TeacherTop(top.indices, top.values), labels, {"kl": 1.0, "mlm": 1.0})
-    torch.testing.assert_close(found, terms)
-    for own, other in zip(torch.autograd.grad(total, student), expected, strict=True):
-        torch.testing.assert_close(own, other)
+    total, means = chunked(student, TeacherTop(top.indices, top.values), labels, {"kl": 1.0, "mlm": 1.0})
+    torch.testing.assert_close(means, terms)
+    for gradient, expected_gradient in zip(torch.autograd.grad(total, student), expected, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient)
 
 
 @pytest.mark.usefixtures("chunks")
@@ -178,10 +178,10 @@ def test_gradient_of_the_likeliest_tokens_is_that_of_its_value() -> None:
 
     total, terms = chunked(student, TeacherTop(top.indices, top.values), labels, {"kl": 1.0})
     torch.testing.assert_close(terms["kl"], value(*student).detach())
-    for own, other in zip(
+    for gradient, expected_gradient in zip(
         torch.autograd.grad(total, student), torch.autograd.grad(value(*student), student), strict=True
     ):
-        torch.testing.assert_close(own, other)
+        torch.testing.assert_close(gradient, expected_gradient)
 
 
 @pytest.mark.usefixtures("chunks")
@@ -197,8 +197,8 @@ def test_single_precision_is_enough_where_the_student_is_sure_of_one_token() -> 
     single = [tensor.detach().float().requires_grad_() for tensor in student]
     total, _ = chunked(single, TeacherTop(top.indices, top.values.float()), nothing, {"kl": 1.0})
     assert float(total.detach()) == pytest.approx(float(exact.detach()), rel=1e-4)
-    for own, other in zip(torch.autograd.grad(total, single), expected, strict=True):
-        assert (own - other).norm() < 1e-3 * other.norm()
+    for gradient, expected_gradient in zip(torch.autograd.grad(total, single), expected, strict=True):
+        assert (gradient - expected_gradient).norm() < 1e-3 * expected_gradient.norm()
 
 
 @pytest.mark.usefixtures("chunks")

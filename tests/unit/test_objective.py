@@ -95,9 +95,9 @@ def test_terms_and_gradient_equal_the_formulas(padded: bool, where: str) -> None
     found = {name: float(value) for name, value in terms.items()}
     assert found == pytest.approx({k: float(v.detach()) for k, v in expected.items()}, rel=1e-9)
     assert float(total.detach()) == pytest.approx(float(by_formula.detach()), rel=1e-9)
-    own = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
-    assert own.keys() == gradient.keys() and "cls.predictions.bias" in own
-    for name, value in own.items():
+    expected_gradient = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+    assert expected_gradient.keys() == gradient.keys() and "cls.predictions.bias" in gradient
+    for name, value in expected_gradient.items():
         torch.testing.assert_close(gradient[name], value, rtol=1e-9, atol=1e-12)
 
 
@@ -167,7 +167,7 @@ def test_hidden_states_are_compared_at_the_matched_layers() -> None:
     with torch.no_grad():
         s, t = student(**inputs).hidden_states, teacher(**inputs).hidden_states
     counted = what["attention_mask"].bool()
-    crossed = [(s[own + 1][counted] - t[other + 1][counted]).square().mean() for own, other in ((0, 1), (1, 0))]
+    crossed = [(s[low + 1][counted] - t[high + 1][counted]).square().mean() for low, high in ((0, 1), (1, 0))]
     assert found == pytest.approx(float(sum(crossed)) / 2, rel=1e-9)
 
 
@@ -217,8 +217,8 @@ def test_weights_and_temperature_follow_their_ramps() -> None:
     assert [loss.term_weights(step)["kl"] for step in range(5)] == [4, 3, 2, 1, 0]
     what, student = batch(padded=False), model(1)
     for step, temperature in ((0, 4.0), (4, 1.0)):
-        told = by_hand(student, model(2), what, temperature, "all")["kl"]
-        assert one(loss, student, what, step)["kl"] == pytest.approx(float(told.detach()), rel=1e-9)
+        expected = by_hand(student, model(2), what, temperature, "all")["kl"]
+        assert one(loss, student, what, step)["kl"] == pytest.approx(float(expected.detach()), rel=1e-9)
 
 
 def test_what_a_cache_holds_takes_the_place_of_the_teacher() -> None:
@@ -226,16 +226,16 @@ def test_what_a_cache_holds_takes_the_place_of_the_teacher() -> None:
     live = one(PretrainingLoss(schema.Objective(), teacher), student, what)
     mask = what["attention_mask"]
     with torch.no_grad():
-        said = teacher(input_ids=what["input_ids"], attention_mask=mask, output_hidden_states=True)
-    what["teacher_hidden"] = said.hidden_states[-1]
+        output = teacher(input_ids=what["input_ids"], attention_mask=mask, output_hidden_states=True)
+    what["teacher_hidden"] = output.hidden_states[-1]
     torch.set_default_dtype(torch.float64)
     try:
         assert one(PretrainingLoss(schema.Objective(), teacher), student, what) == pytest.approx(live, rel=1e-9)
     finally:
         torch.set_default_dtype(torch.float32)
     del what["teacher_hidden"]
-    told = torch.log_softmax(said.logits.flatten(0, 1)[what["soft"]] / 2, -1).topk(VOCABULARY)
-    what["teacher_top_ids"], what["teacher_top_log_probabilities"] = told.indices, told.values
+    top = torch.log_softmax(output.logits.flatten(0, 1)[what["soft"]] / 2, -1).topk(VOCABULARY)
+    what["teacher_top_ids"], what["teacher_top_log_probabilities"] = top.indices, top.values
     top = one(PretrainingLoss(schema.Objective(cosine=0), teacher), student, what)
     assert top == pytest.approx({name: live[name] for name in ("kl", "mlm")}, rel=1e-6)
 
@@ -307,8 +307,8 @@ def matched(objective: schema.Objective, **changes: int) -> Matches:
 def test_layers_are_matched_as_the_recipe_says() -> None:
     assert matched(schema.Objective()).teacher_layers == (1, 3, 5, 7, 9, 11)  # TinyBERT's uniform map, from 0
     assert matched(schema.Objective(matched_layers="copied")).teacher_layers == (0, 2, 4, 7, 9, 11)
-    own = matched(schema.Objective(matched_layers=(0, 1, 2, 3, 4, 11), relation_layer=-3))
-    assert own == Matches((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 11), 9)
+    matches = matched(schema.Objective(matched_layers=(0, 1, 2, 3, 4, 11), relation_layer=-3))
+    assert matches == Matches((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 11), 9)
 
 
 @pytest.mark.parametrize(
