@@ -1,11 +1,26 @@
-"""One line that says how far a long job is: rewritten in place on a terminal, now and then a new line elsewhere."""
+"""How far a long job is: a bar on a terminal, now and then a line in a pipe or in CI, nothing with `--quiet`."""
 
+import atexit
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 20.0
-"""Where the output is a file or a pipe, a line as often as this."""
+"""Where the output is no terminal, a line as often as this."""
+SECONDS_BETWEEN_UPDATES = 0.5
+"""Of a bar."""
+WIDE = 100
+"""Columns of a terminal from which on the bar has room for loss terms."""
+
+_is_silent = False
+_bar: "Bar | None" = None
+"""The bar on the terminal; there is one at most."""
 
 
 def duration(seconds: float) -> str:
@@ -18,41 +33,110 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+@contextmanager
+def reporting(*, quiet: bool) -> Iterator[None]:
+    """In the body progress is shown or not; after it the terminal is as it was, however the body ended."""
+    global _is_silent
+    before, _is_silent = _is_silent, quiet
+    try:
+        yield
+    finally:
+        _is_silent = before
+        _remove_bar()
+
+
+def say(line: str) -> None:
+    """Print a line about progress that stays."""
+    if not _is_silent:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _is_for_bars() -> bool:
+    """Whether standard error is a terminal whose lines can be rewritten."""
+    is_plain = os.environ.get("TERM") == "dumb" or os.environ.get("CI", "").lower() not in ("", "0", "false")
+    return sys.stderr.isatty() and not is_plain
+
+
+def _remove_bar() -> None:
+    """Take the bar off the terminal, and show the cursor again."""
+    global _bar
+    if _bar is not None:
+        _bar.stop()
+        _bar = None
+
+
+def _new_bar(label: str, steps: int, done: int) -> "Bar":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
+
+    global _bar
+    _remove_bar()  # of a job that an exception ended
+    atexit.register(_remove_bar)
+    label_column = Column(no_wrap=True, overflow="ellipsis", ratio=2)
+    # Lines of others go above the bar; standard output only where it is that terminal, and no file.
+    _bar = Progress(
+        TextColumn("{task.description}", markup=False, table_column=label_column),
+        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[facts]}", markup=False, style="progress.remaining", table_column=Column(no_wrap=True)),
+        console=Console(stderr=True), auto_refresh=False, transient=True, expand=True,
+        redirect_stdout=sys.stdout.isatty(), redirect_stderr=True,
+    )  # fmt: skip
+    _bar.add_task(label, total=steps, completed=done, facts="")
+    _bar.start()
+    return _bar
+
+
 class Progress:
-    """Prints to standard error: what, how far, useful tokens per second, loss terms, time left."""
+    """Shows on standard error: what, how far, useful tokens per second, time left, and loss terms where they fit.
+
+    Args:
+        label: what is done, such as "distill".
+        steps: how many there are.
+        done: how many of them were done in an earlier process.
+    """
 
     def __init__(self, label: str, steps: int, *, done: int = 0) -> None:
         self.label, self.steps, self.first = label, steps, done
-        self.terminal = sys.stderr.isatty()
         self.start = self.last = time.monotonic()
+        self._bar: Bar | None = None
+        self._is_for_bars = _is_for_bars()
 
     def wants(self, step: int) -> bool:
-        """Whether it is time for a line after `step` steps; ask before fetching numbers from a device."""
-        wait = 0.5 if self.terminal else SECONDS_BETWEEN_LINES
-        return step == self.steps or time.monotonic() - self.last >= wait
+        """Whether it is time to show something after `step` steps; ask before fetching numbers from a device."""
+        wait = SECONDS_BETWEEN_UPDATES if self._is_for_bars else SECONDS_BETWEEN_LINES
+        return not _is_silent and (step == self.steps or time.monotonic() - self.last >= wait)
 
     def line(self, step: int, tokens: int, terms: Mapping[str, float]) -> str:
         """The line after `step` steps, of which this process did those since its start, with `tokens` useful tokens."""
+        rate, left = self._rate_and_time(step, tokens)
+        return "  ".join([f"{self.label}: step {step}/{self.steps}", rate, *_terms(terms), left])
+
+    def _rate_and_time(self, step: int, tokens: int) -> tuple[str, str]:
         seconds = max(time.monotonic() - self.start, 1e-9)
         left = seconds / max(step - self.first, 1) * (self.steps - step)
-        numbers = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
         when = f"{duration(left)} left" if step < self.steps else f"done in {duration(seconds)}"
-        return f"{self.label}: step {step}/{self.steps}  {tokens / seconds:,.0f} tokens/s  {numbers}  {when}"
+        return f"{tokens / seconds:,.0f} tokens/s", when
 
     def show(self, step: int, tokens: int, terms: Mapping[str, float]) -> None:
-        """Print the line."""
+        """Show how far it is; the line after the last step stays."""
         self.last = time.monotonic()
-        text = self.line(step, tokens, terms)
-        if self.terminal:
-            sys.stderr.write(f"\r\033[K{text[:200]}" + ("\n" if step == self.steps else ""))
-        else:
-            sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        if not self._is_for_bars or step == self.steps:
+            _remove_bar()
+            print(self.line(step, tokens, terms), file=sys.stderr, flush=True)
+            return
+        if self._bar is None or self._bar is not _bar:
+            self._bar = _new_bar(self.label, self.steps, step)
+        rate, left = self._rate_and_time(step, tokens)
+        shown = _terms(terms) if self._bar.console.width >= WIDE else []
+        self._bar.update(self._bar.task_ids[0], completed=step, facts="  ".join([rate, *shown, left]), refresh=True)
 
     def note(self, step: int, what: str, numbers: Mapping[str, float]) -> None:
         """Print a line that stays, such as the losses on validation text after `step` steps."""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-        sys.stderr.write(
-            ("\r\033[K" if self.terminal else "") + f"{self.label}: step {step}/{self.steps}  {what}: {shown}\n"
-        )
-        sys.stderr.flush()
+        say(f"{self.label}: step {step}/{self.steps}  {what}: {shown}")
+
+
+def _terms(terms: Mapping[str, float]) -> list[str]:
+    return [f"{name} {value:.3f}" for name, value in terms.items()]

@@ -22,12 +22,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert.cli.flags import parse
 from tinydistilbert.cli.main import main
+from tinydistilbert.cli.request import request
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.pipeline.preflight import Inputs
+from tinydistilbert.pipeline.run import check_inputs, run_context
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.storage import cache
@@ -97,11 +97,11 @@ class Place:
         """Of a task of one's own; what is wrong is in its train file."""
         path = train if isinstance(train, Path) else self.file(name, train)
         validation = self.file("val.json", squad(asked())) if kind == "span" else self.file("val.csv", GOOD)
-        columns = [] if kind == "span" else ["--text", "review", "--label", "stars"]
+        columns = {} if kind == "span" else {"--text": "review", "--label": "stars"}
         if kind == "regression":
             validation = self.file("val.csv", table([("a", 1.5), ("b", 2.5)]))
-        kinds = ["--kind", kind] if kind else []
-        return self.finetune("--data", path, "--validation", validation, *columns, *kinds, *flags)
+        usual = {"--data": path, "--validation": validation, **columns, **({"--kind": kind} if kind else {})}
+        return self.finetune(*(word for flag in usual.items() if flag[0] not in flags for word in flag), *flags)
 
     def glue(self, task: str, train: list[Any], validation: list[Any] | None = None) -> list[object]:
         """Of a task of GLUE whose train split is wrong, in JSON lines."""
@@ -614,8 +614,8 @@ def test_malformed_input_is_refused_in_one_line(
 
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_is_odd_but_right_is_read(name: str, teacher: Path, tmp_path: Path) -> None:
-    command, *rest = map(str, ACCEPTED[name](Place(tmp_path, teacher)))
-    Inputs(parse(rest).recipe, until=command).check_inputs()
+    arguments = [str(argument) for argument in ACCEPTED[name](Place(tmp_path, teacher))]
+    check_inputs(run_context(request(arguments).recipe, tmp_path / "run", until=arguments[0], log=print))
 
 
 def mutated(content: bytes, draw: random.Random) -> bytes:

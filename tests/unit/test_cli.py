@@ -1,23 +1,204 @@
-"""Flags: the recipe's own keys, and the short ones that stand for a key."""
+"""The command line as it is seen: help, JSON, errors, completion. Whole runs are in tests/pipeline."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tinydistilbert.cli.flags import parse
+from tinydistilbert.cli import flags
+from tinydistilbert.cli.arguments import COMMANDS
 from tinydistilbert.cli.main import main
-from tinydistilbert.errors import UserError
+from tinydistilbert.cli.parser import build
+from tinydistilbert.recipe import keys
+
+Call = Callable[..., tuple[int, str, str]]
 
 
-def test_the_time_budget_has_a_short_flag() -> None:
-    assert parse(["quickstart", "--distill.max_steps", "0", "--time-budget", "20m"]).recipe.distill.time_budget == "20m"
-    short = ["minilm", "--time-budget=1h30m"]
-    assert parse(short) == parse(["minilm", "--distill.time_budget", "1h30m"])
-    with pytest.raises(UserError, match=r"distill\.time_budget.*'soon'"):
-        parse(["minilm", "--time-budget", "soon"])
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run the command line in this process on 80 columns; gives exit code, standard output and standard error."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = 0
+        try:
+            main(list(arguments))
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
-def test_help_names_ablate_and_the_short_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["ablate", "--help"])
-    text = capsys.readouterr().out
-    assert text.startswith("tinydistilbert ablate RECIPE") and "--time-budget 20m" in text and "--ablate.seeds" in text
-    main(["--help"])
-    assert "\n  ablate " in capsys.readouterr().out
+def test_the_overview_has_every_command_in_80_columns(call: Call) -> None:
+    for arguments in ((), ("--help",), ("-h",)):
+        code, out, err = call(*arguments)
+        assert code == 0 and not err
+        assert set(re.findall(r"^    ([a-z]+) ", out, re.MULTILINE)) == set(COMMANDS)
+        assert max(map(len, out.splitlines())) <= 80
+    assert call("--version")[1].startswith("tinydistilbert ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_is_short_and_says_how_to_see_more(command: str, call: Call) -> None:
+    code, out, err = call(command, "--help")
+    assert code == 0 and not err and out.startswith(f"usage: tinydistilbert {command} {COMMANDS[command].usage}")
+    assert max(map(len, out.splitlines())) <= 80
+    if command not in flags.SHORT:
+        return
+    assert f"tinydistilbert {command} --help-all" in out and len(out.splitlines()) < 100
+    for flag, key in flags.SHORT[command].items():
+        assert re.search(rf"^  --{flag} ", out, re.MULTILINE), flag
+        assert re.search(rf"\({re.escape(key)}[;)]", " ".join(out.split())), key
+    for flag in ("--output", "--seed", "--device", "--threads", "--data", "--dry-run", "--json", "--quiet"):
+        assert re.search(rf"^  {flag}\b", out, re.MULTILINE), flag
+    shown = set(re.findall(r"^  --([a-z-]+)", out, re.MULTILINE))
+    assert ("--objective.kl" not in out) and ("text-pair" in shown) == (command in flags.OWN_TASK)
+
+
+def test_help_all_has_every_setting_with_default_and_meaning(call: Call) -> None:
+    code, out, _ = call("replicate", "--help-all")
+    text = " ".join(out.split())
+    assert code == 0
+    for section in keys.sections():
+        for key in section.keys:
+            assert f" --{key.name} " in text or f" --{key.name}, " in text, key.name
+            if key.help:
+                assert re.sub(r"[\s-]", "", key.help) in re.sub(r"[\s-]", "", text), key.name
+    assert "--objective.temperature X ..." in out and "(default: 2.0)" in out
+    assert "--finetune.override.TASK.epochs" in out and "--finetune.custom.NAME.train" in out
+    assert call("predict", "--help-all")[0] == 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["distill", "--help"], ["replicate", "--help-all"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    heavy = ("torch", "transformers", "numpy", "rich", "shtab", "datasets")
+    heavy += ("pydantic",) if arguments == ["--help"] else ()
+    code = f"""
+import sys
+from tinydistilbert.cli.main import main
+try:
+    main({arguments!r})
+except SystemExit:
+    pass
+print(sorted(set(sys.modules) & {set(heavy)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_that_nobody_reads_to_its_end_is_no_error() -> None:
+    command = f"{sys.executable} -m tinydistilbert replicate --help-all | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage:") and not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["distil"], ["'distil'", "did you mean 'distill'"]),
+        (["--seed", "3"], ["'--seed'", "prepare"]),
+        (["export", "a"], ["--output", "none"]),
+        (["export", "a", "--output", "b", "c"], ["'c'"]),
+        (["export", "a", "--output", "b", "--half", "--int8"], ["--half", "--int8"]),
+        (["elmo", "--weights", "a", "--output", "b"], ["--options"]),
+        (["convert"], ["MODEL"]),
+        (["compare"], ["RUN"]),
+        (["compare", "a", "b", "c"], ["'c'"]),
+        (["compare", "/nowhere"], ["/nowhere", "a run folder"]),
+        (["compare", "a", "--seed", "x"], ["--seed", "'x'"]),
+        (["predict", "a"], ["TEXT"]),
+        (["predict", "a", "b", "--txt"], ["'--txt'", "[--] TEXT"]),
+        (["recipes", "quikstart"], ["did you mean 'quickstart'"]),
+        (["tasks", "sst2"], ["'sst2'"]),
+        (["completion", "fish"], ["fish"]),
+        (["distill", "quickstart", "--distill.time_budget", "20x"], ["key distill.time_budget", "'20x'"]),
+        (["compress", "quickstart"], ["compress.tasks"]),
+    ],
+)
+def test_mistakes_leave_with_exit_code_2_and_one_line(arguments: list[str], parts: list[str], call: Call) -> None:
+    code, out, err = call(*arguments)
+    assert code == 2 and not out and err.startswith("error: ") and err.count("\n") == 1, (out, err)
+    assert all(part in err for part in parts), err
+
+
+class Echo:
+    """A predictor that gives back what it is asked."""
+
+    def predict(self, texts: list[str], pairs: list[str] | None = None) -> list[dict[str, object]]:
+        return [{"text": text, "pair": pair} for text, pair in zip(texts, pairs or [None] * len(texts), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "pair"),
+    [
+        (["a fine film"], "a fine film", None),
+        (["one", "two"], "one", "two"),
+        (["--", "--help"], "--help", None),
+        (["--", "-x", "--y"], "-x", "--y"),
+        (["-5 degrees, and --help is a word"], "-5 degrees, and --help is a word", None),
+        (["-5"], "-5", None),
+        ([""], "", None),
+        (["a, b]"], "a, b]", None),
+    ],
+)
+def test_predict_takes_any_text(
+    words: list[str], text: str, pair: str | None, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinydistilbert.predictor.load", lambda folder, threads: Echo())
+    code, out, err = call("predict", "folder", *words)
+    assert code == 0 and json.loads(out) == {"text": text, "pair": pair}, err
+    code, out, _ = call("predict", "folder", "--help")
+    assert code == 0 and "predict FOLDER -- --help" in out
+
+
+def test_tasks_and_recipes_as_json(call: Call) -> None:
+    tasks = {task["name"]: task for task in json.loads(call("tasks", "--json")[1])}
+    assert tasks["stsb"]["kind"] == "regression" and "pearson" in tasks["stsb"]["metrics"]
+    assert list(tasks) == [line.split()[0] for line in call("tasks")[1].splitlines()]
+    recipes = {recipe["name"] for recipe in json.loads(call("recipes", "--json")[1])}
+    assert recipes == {line.split()[0] for line in call("recipes")[1].splitlines()} >= {"quickstart", "seed"}
+    assert json.loads(call("recipes", "--json", "quickstart")[1])["name"] == "quickstart"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_commands_and_settings(shell: str, call: Call) -> None:
+    code, out, _ = call("completion", shell)
+    assert code == 0
+    for part in ("replicate", "--objective.temperature", "--learning-rate", "heldout", "--quiet"):
+        assert part in out
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=out, text=True, check=True)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+@pytest.mark.parametrize(
+    ("words", "candidates"),
+    [
+        (["tinydistilbert", "repl"], {"replicate"}),
+        (["tinydistilbert", "distill", "--objective.te"], {"--objective.temperature"}),
+        (["tinydistilbert", "finetune", "--select", ""], {"fixed", "heldout", "reported"}),
+    ],
+)
+def test_completion_in_bash(words: list[str], candidates: set[str], tmp_path: Path, call: Call) -> None:
+    (tmp_path / "completion.bash").write_text(call("completion", "bash")[1])
+    script = f"""
+source {tmp_path}/completion.bash
+COMP_WORDS=({" ".join(repr(word) for word in words)})
+COMP_CWORD={len(words) - 1}
+_shtab_tinydistilbert tinydistilbert {words[-1]!r}
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == candidates, done.stderr
+
+
+def test_one_parser_has_all_commands() -> None:
+    assert build().parse_known_args(["tasks"])[0].command == "tasks"

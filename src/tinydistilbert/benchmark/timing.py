@@ -1,7 +1,6 @@
 """The clock: one pinned core, warm-up, rounds in turn; and what a row of the table needs of the times."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import numpy as np
 import psutil
 import torch
 
-from tinydistilbert.progress import duration
+from tinydistilbert.progress import duration, say
 
 WARM_UP = 2
 """Passes before each slice that are not timed: the model before it has filled the caches."""
@@ -72,7 +71,7 @@ def time_in_turns(
             seconds[name].append([clock(row.answer, one) for one in prepared])
         if label:
             left = (time.monotonic() - begun) / (number + 1) * (len(rounds) - number - 1)
-            sys.stderr.write(f"{label}: round {number + 1} of {len(rounds)}, about {duration(left)} left\n")
+            say(f"{label}: round {number + 1} of {len(rounds)}, about {duration(left)} left")
     return seconds
 
 

@@ -1,170 +1,292 @@
-"""What follows a command: a recipe, and flags that are keys of it, short names of some, or the files of a task.
+"""The recipe's keys as arguments of a command: `--section.key VALUE`, made from the schema, and short names of some.
 
-Values are read as their keys' types want them; several after one flag, or commas between them, make a list.
+Values are only taken apart here (what is a list?); whether they are right is checked where a TOML file is checked too.
 """
 
+import argparse
+import dataclasses
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, get_args
 
-from tinydistilbert import run_folder
 from tinydistilbert.errors import UserError
-from tinydistilbert.recipe import schema, toml
-from tinydistilbert.recipe.names import MEASURED, TASK_NAMES
+from tinydistilbert.recipe import types
+from tinydistilbert.recipe.keys import Key, Section, members, nearest, sections
+from tinydistilbert.recipe.schema import CustomTask, Recipe, TaskSettings
 
-SHORT = {
-    "time-budget": "distill.time_budget", "model": "finetune.model", "task": "finetune.tasks",
-    "teacher": "finetune.distillation.teachers", "select": "finetune.select", "seeds": "finetune.seeds",
-    "epochs": "finetune.epochs", "learning-rate": "finetune.optimization.learning_rate",
-    "batch-size": "finetune.optimization.batch_size", "target-latency": "compress.target_latency",
-    "target-size": "compress.target_size", "target-operations": "compress.target_operations",
-    "max-loss": "compress.max_loss", "keep": "compress.keep",
+_ADAPT = {
+    "teacher": "teacher.model", "learning-rate": "adapt.optimization.learning_rate",
+    "batch-size": "adapt.optimization.batch_size",
 }  # fmt: skip
-"""Flags that stand for a key of the recipe."""
-COLUMNS = ("validation", "text", "text-pair", "label", "kind", "max-length")
-"""Flags that describe a task of one's own, whose train examples are `--data`: the keys of finetune.custom."""
+_DISTILL = {
+    "teacher": "teacher.model", "epochs": "distill.epochs", "learning-rate": "distill.optimization.learning_rate",
+    "batch-size": "distill.optimization.batch_size",
+}  # fmt: skip
+_TIME = {"time-budget": "distill.time_budget"}
+_TASKS = {"task": "finetune.tasks", "select": "finetune.select", "seeds": "finetune.seeds"}
+_FINETUNE = _TASKS | {
+    "teacher": "finetune.distillation.teachers", "epochs": "finetune.epochs",
+    "learning-rate": "finetune.optimization.learning_rate", "batch-size": "finetune.optimization.batch_size",
+}  # fmt: skip
+_TARGETS = {
+    "target-latency": "compress.target_latency", "target-size": "compress.target_size",
+    "target-operations": "compress.target_operations", "max-loss": "compress.max_loss", "keep": "compress.keep",
+}  # fmt: skip
+_COMPRESS = {"task": "compress.tasks", "teacher": "compress.teachers"}
+_MODEL = {"model": "finetune.model"}
+
+SHORT: Mapping[str, Mapping[str, str]] = {
+    "prepare": {},
+    "adapt": _ADAPT,
+    "distill": _DISTILL | _TIME,
+    "finetune": _MODEL | _FINETUNE | _TIME,
+    "evaluate": _MODEL | _TASKS | _TIME,
+    "compress": _MODEL | _TASKS | _COMPRESS | _TARGETS | _TIME,
+    "benchmark": _TASKS | _TARGETS | _TIME,
+    "report": _MODEL | _TASKS | _TARGETS | _TIME,
+    "replicate": _MODEL | _TASKS | _TARGETS | _TIME,
+    "ablate": {"task": "finetune.tasks"} | _TIME,
+}
+"""By command: its short flags and the keys that they mean. What could mean keys of two stages that a command runs has
+no short flag there."""
+GIVEN_MODEL = tuple(command for command, flags in SHORT.items() if "model" in flags)
+"""Commands that have something to do with a model given by `--model`; it has no stage but fine-tuning and what follows
+that, so their short flags are then those of `finetune`."""
+OWN_TASK = tuple(command for command, flags in SHORT.items() if "task" in flags)
+"""Commands in which a file may be given as a task: `--data FILE` with columns."""
+RUN = ("data", "seed", "device")
+"""Keys whose flags every command has."""
+ANY_NAME = ("finetune.override", "finetune.custom", "ablate.rows")
+"""Sections in which users choose the names, so that their keys are not known beforehand."""
+
+PLACEHOLDERS = ("--finetune.override.TASK.epochs", "--finetune.custom.NAME.train")
+"""Flags with names that stand for any, for the help."""
+
+METAVARS = {
+    "data": "FOLDER", "device": "NAME", "teacher.model": "NAME", "finetune.model": "NAME", "finetune.tasks": "NAME",
+    "compress.tasks": "NAME", "finetune.distillation.teachers": "FOLDER", "compress.teachers": "FOLDER",
+    "validation": "FILE", "text": "COLUMN", "text_pair": "COLUMN", "label": "COLUMN",
+}  # fmt: skip
+"""What stands for the value in the help, where the type says too little."""
 
 
-MODEL_FILE = "config.json"
-"""By which a model folder is told from a recipe."""
+def short_flags(command: str, *, given_model: bool) -> Mapping[str, str]:
+    """The short flags of a command, with or without a model of the user's own."""
+    return {**SHORT[command], **_FINETUNE} if given_model and command in GIVEN_MODEL else SHORT[command]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a command line asks for."""
-
-    recipe: schema.Recipe
-    output: Path
-    dry_run: bool
+def meanings(flag: str) -> list[str]:
+    """Every key that a short flag (without dashes) means in some command."""
+    return list(dict.fromkeys(flags[flag] for flags in SHORT.values() if flag in flags))
 
 
-def words(rest: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Flags with their values, in order; what stands before the first flag, or behind one with `=`, has no flag ("").
-
-    Raises:
-        UserError: a flag without a value.
-    """
-    index = 0
-    while index < len(rest):
-        word, index = rest[index], index + 1
-        if not word.startswith("--"):
-            yield "", [word]
-            continue
-        flag, equals, inline = word[2:].partition("=")
-        values = [inline] if equals else []
-        while flag != "dry-run" and not equals and index < len(rest) and not rest[index].startswith("--"):
-            values.append(rest[index])
-            index += 1
-        if not values and flag != "dry-run":
-            raise UserError(f"--{flag}", expected="a value", found="none", fix="write it after the flag")
-        yield flag, values
+def own_task_flags() -> dict[str, Key]:
+    """The flags that describe a task of one's own beside `--data FILE`: the keys of `finetune.custom`."""
+    (section,) = sections(CustomTask())
+    return {key.name.replace("_", "-"): key for key in section.keys if key.name != "train"}
 
 
-def parse(rest: list[str]) -> Request:
-    """A recipe (a preset, a TOML file, or the defaults where `--model` is given) with the flags laid over it.
-
-    In place of a recipe there may be the folder of a fine-tuned model, which is to be compressed: then the recipe is
-    that of the run in which the folder lies, or the defaults.
-
-    Raises:
-        UserError: no recipe, an unknown flag (with the nearest known one), a missing or wrong value.
-    """
-    names: list[str] = []
-    output, dry_run = None, False
-    overrides: dict[str, Any] = {}
-    own: dict[str, list[str]] = {}
-    for flag, values in words(rest):
-        if not flag:
-            names += values
-        elif flag == "dry-run":
-            dry_run = True
-        elif flag == "output":
-            output = Path(values[0])
-        elif flag in COLUMNS or (flag == "data" and _names_a_task(rest)):
-            own[flag] = values
+def named_sections(words: Sequence[str]) -> Iterator[Section]:
+    """The sections under names of the user's choice for which a command line has flags."""
+    found = [re.match(rf"--({'|'.join(map(re.escape, ANY_NAME))})\.([^.=]+)\.([^=]+)", word) for word in words]
+    for section, name in dict.fromkeys((match[1], match[2]) for match in found if match):
+        if section == "ablate.rows":  # a row may change nearly every key: those that it does
+            used = {match[3] for match in found if match and (match[1], match[2]) == (section, name)}
+            keys = [key for part in sections() for key in part.keys if key.name in used]
+            renamed = [Key(f"{section}.{name}.{key.name}", key.kind, key.default, key.help) for key in keys]
+            yield Section(f"{section}.{name}", "", tuple(renamed))
         else:
-            key = SHORT.get(flag, flag)
-            _put(overrides, key.replace("-", "_") if key.count(".") < 2 else key, values)
-    if len(names) > 1:
-        found = f"{names[0]!r} and {names[1]!r}"
-        raise UserError("command line", expected="one recipe", found=found, fix="delete one")
-    if own:
-        _put_own_task(overrides, own)
-    if names and (Path(names[0]) / MODEL_FILE).is_file():
-        chosen = _compression(names[0], overrides)
-        return Request(chosen, output or Path("runs") / chosen.name, dry_run)
-    given_model = "model" in overrides.get("finetune", {})
-    if not names and not given_model:
-        fix = "for example: tinydistilbert replicate quickstart"
-        raise UserError("command line", expected="a recipe", found="none", fix=fix)
-    if not names:
-        tasks = overrides["finetune"].get("tasks", ["finetune"])
-        overrides.setdefault("name", tasks if isinstance(tasks, str) else "-".join(tasks))
-    if not names and not overrides["finetune"].get("tasks"):
-        fix = "give --task NAME, or --data FILE with --validation FILE, --text and --label"
-        raise UserError("--model", expected="a task to fine-tune it on", found="none", fix=fix)
-    base = toml.load(names[0]) if names else schema.Recipe()
-    merged = toml.merge(schema.to_dict(base), overrides)
-    chosen = toml.from_dict(merged, "command line") if overrides else base
-    return Request(chosen, output or Path("runs") / chosen.name, dry_run)
+            kind = TaskSettings if section == "finetune.override" else CustomTask
+            yield from sections(kind(), f"{section}.{name}")
 
 
-def _compression(model: str, overrides: dict[str, Any]) -> schema.Recipe:
-    """What `compress MODEL` does: the recipe of the run that made the model, with the model named in it.
+def nearest_flags(name: str) -> list[str]:
+    """The keys that an unknown flag (without dashes) may mean."""
+    for section in ANY_NAME:
+        if match := re.fullmatch(rf"({re.escape(section)}\.[^.]+)\.(.+)", name):
+            prefix, key = match[1], match[2]
+            known = {"finetune.override": TaskSettings, "finetune.custom": CustomTask}.get(section, Recipe)
+            inner = [each.name for part in sections(known()) for each in part.keys]
+            return [f"{prefix}.{found}" for found in nearest(key, inner)]
+    return nearest(name, [key.name for part in sections() for key in part.keys])
+
+
+class SettingAction(argparse.Action):
+    """Puts the value of a key into `settings` (or whatever `dest` says) of the namespace, by the key's name."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, key: Key, **options: Any) -> None:
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, **options)
+        self.key = key
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Take the value or values behind one use of the flag."""
+        flag = option_string or self.option_strings[0]
+        if not hasattr(namespace, self.dest):
+            setattr(namespace, self.dest, {})
+        settings: dict[str, Any] = getattr(namespace, self.dest)
+        value = value_of(self.key, flag, [values] if isinstance(values, str) else values)
+        if self.key.name.startswith("ablate.rows."):  # where no type of the recipe makes numbers of texts
+            value = [_as_number(item) for item in value] if isinstance(value, list) else _as_number(value)
+        if self.key.name in settings:
+            before = settings[self.key.name]
+            if not (isinstance(before, list) and isinstance(value, list) and self.key.item):
+                raise UserError(flag, problem=f"it is given twice, {before!r} and {value!r}", fix="delete one")
+            value = before + value
+        settings[self.key.name] = value
+
+
+def add_setting(
+    group: Any, key: Key, names: Sequence[str], *, shown: Sequence[str], help_text: str, dest: str = "settings",
+    choices: bool = False,
+) -> None:  # fmt: skip
+    """Add the flags of one key.
+
+    Args:
+        group: a parser or a group of one.
+        key: what is set.
+        names: its flags without dashes.
+        shown: those of them that the help shows.
+        help_text: what it says, or `argparse.SUPPRESS`.
+        dest: the dictionary in the namespace that takes the value.
+        choices: add the words that the key takes, for completion; whether a value is one is checked elsewhere.
+    """
+    action = group.add_argument(
+        *dict.fromkeys(f"--{name}" for name in names), action=SettingAction, key=key, dest=dest,
+        nargs="+" if key.item or key.is_ramp else None, metavar=metavar(key), help=help_text,
+    )  # fmt: skip
+    action.shown = [f"--{name}" for name in shown]
+    if choices and key.choices:
+        action.choices = key.choices
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, run: Any, command: str, words: Sequence[str], *, everything: bool
+) -> None:
+    """Add all settings of the recipe to the parser of a command.
+
+    Args:
+        parser: of the command.
+        run: its group of flags that every command has.
+        command: its name; short flags are those of it.
+        words: that follow it on the command line, for sections under names of the user's choice.
+        everything: all settings are in the help, by sections; else only those with a short flag.
+    """
+    given_model = any(word.partition("=")[0] in ("--model", "--finetune.model") for word in words)
+    names = {key: flag for flag, key in short_flags(command, given_model=given_model).items()}
+    title = f"settings of {command}, and the keys of the recipe that they set"
+    short_group = None if everything or not names else parser.add_argument_group(title)
+
+    def add(group: Any, key: Key, *, shown: bool) -> None:
+        text = help_of(key, with_name=not everything and key.name in names) if shown else argparse.SUPPRESS
+        short = [names[key.name]] if key.name in names else []
+        spellings = [*short, key.name, key.name.replace("_", "-")]
+        both = [key.name, *short] if everything else spellings[:1]
+        add_setting(group, key, spellings, shown=both, help_text=text, choices=everything)
+
+    def add_sections(shown_sections: Iterable[Section], *, shown: bool) -> None:
+        for section in shown_sections:
+            group = parser.add_argument_group(section.name or "recipe", section.help) if shown else parser
+            for key in section.keys:
+                add(group, key, shown=shown)
+
+    known = {key.name: key for section in sections() for key in section.keys}
+    first = [*RUN, *(names if short_group else ())]
+    for name in first:
+        add(run if name in RUN else short_group, known[name], shown=True)
+    if command in OWN_TASK:
+        title = "a task of your own, called after its file: --data FILE, the train examples, and"
+        group = parser.add_argument_group(title)
+        for flag, key in own_task_flags().items():
+            add_setting(group, key, [flag], shown=[flag], help_text=help_of(key), dest="own_task", choices=everything)
+    others = [
+        dataclasses.replace(section, keys=tuple(key for key in section.keys if key.name not in first))
+        for section in sections()
+    ]
+    add_sections(others, shown=everything)
+    add_sections(named_sections(words), shown=False)
+    add_sections(named_sections(PLACEHOLDERS) if everything else (), shown=True)
+
+
+def section_names() -> str:
+    """The sections of the recipe, for a sentence."""
+    return ", ".join(section.name for section in sections() if section.name and "." not in section.name)
+
+
+def metavar(key: Key) -> str:
+    """What stands for a value of the key in the help."""
+    by_kind = ((types.Duration, "20m"), (types.Milliseconds, "5ms"), (types.Bytes, "20MB"), (types.Operations, "100M"))
+    if key.name in METAVARS:
+        return METAVARS[key.name]
+    if key.choices:
+        return "|".join(key.choices)
+    for kind, example in by_kind:
+        if key.kind == kind:
+            return example
+    return {int: "N", float: "X"}.get(_base(key.item or members(key.kind)[0]), "TEXT")
+
+
+def help_of(key: Key, *, with_name: bool = False) -> str:
+    """Its text, its default, and where only its short flag is shown also its full name."""
+    default = key.default
+    text = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    text = text.lower() if isinstance(default, bool) else text
+    facts = [key.name] * with_name + ([] if default in (None, "", ()) else [f"default: {text}"])
+    text = f"{key.help} ({'; '.join(facts)})".strip() if facts else key.help
+    return text.replace("%", "%%")  # argparse formats it
+
+
+def _base(kind: Any) -> Any:
+    """The plain type of an annotated one."""
+    return get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+
+
+def value_of(key: Key, flag: str, words: Sequence[str]) -> Any:
+    """The value that words behind a flag stand for, as a TOML file would have it, with numbers still as text.
 
     Raises:
-        UserError: it is not told which task the model was fine-tuned on.
+        UserError: an empty word where that means nothing.
     """
-    base, task, row = schema.Recipe(), "", ""
-    if made_in := run_folder.run_of_task_model(Path(model)):
-        run, task, row = made_in
-        base = toml.read(run.recipe)
-    finetune, compress = (overrides.setdefault(section, {}) for section in ("finetune", "compress"))
-    tasks = finetune.setdefault("tasks", [task] if task else [])
-    tasks = [tasks] if isinstance(tasks, str) else tasks
-    if len(tasks) != 1:
-        fix = "give --task NAME, or --data FILE with --validation FILE, --text and --label"
-        found = " ".join(tasks) or "none"
-        raise UserError(f"compress {model}", expected="the one task it was fine-tuned on", found=found, fix=fix)
-    if teachers := finetune.get("distillation", {}).pop("teachers", None):
-        compress["teachers"] = teachers
-    compress |= {"model": model, "row": row or "model", "tasks": compress.get("tasks", tasks)}
-    overrides.setdefault("name", f"{tasks[0]}-compressed")
-    return toml.from_dict(toml.merge(schema.to_dict(base), overrides), "command line")
+    if not key.item and not key.is_ramp:
+        (word,) = words
+        if not word and key.default != "":
+            raise UserError(flag, expected="a value", found="an empty one", fix="write one, or leave the flag out")
+        return word
+    if len(words) == 1 and words[0] in key.choices and len(members(key.kind)) > 1:
+        return words[0]
+    is_text = _base(key.item) is str
+    are_paths = is_text and not key.name.endswith("tasks")
+    items = [item for word in words for item in _items(word, flag, are_paths=are_paths)]
+    # Beside a list of numbers, words have a meaning of their own: one item may be such a word, misspelt.
+    return items[0] if len(items) == 1 and len(members(key.kind)) > 1 and not is_text else items
 
 
-def _names_a_task(rest: list[str]) -> bool:
-    return any(word.partition("=")[0] == f"--{flag}" for word in rest for flag in COLUMNS)
+def _as_number(word: Any) -> Any:
+    """The number or the truth value that a word is in TOML, or the word."""
+    try:
+        value = tomllib.loads(f"x = {word}")["x"]
+    except tomllib.TOMLDecodeError:
+        return word
+    return value if isinstance(value, (bool, int, float)) else word
 
 
-def _put(overrides: dict[str, Any], flag: str, values: list[str]) -> None:
-    *path, key = flag.split(".")
-    place = overrides
-    for part in path:
-        place = place.setdefault(part, {})
-    split = [item.strip() for value in values for item in value.strip("[]").split(",")]
-    place[key] = split[0] if len(split) == 1 and key != "teachers" and values != ["[]"] else [i for i in split if i]
-    if key == "teachers" and place[key] in (["first"], ["all"]):
-        place[key] = place[key][0]
-
-
-def _put_own_task(overrides: dict[str, Any], own: dict[str, list[str]]) -> None:
-    """A task of one's own, called after its train file."""
-    if "data" not in own:
-        found, fix = f"--{next(iter(own))} alone", "name its train examples: --data train.csv"
-        raise UserError("command line", expected="--data beside it", found=found, fix=fix)
-    if several := next((flag for flag, values in own.items() if len(values) > 1), None):
-        raise UserError(f"--{several}", expected="one value", found=" ".join(own[several]), fix="delete the others")
-    if "tasks" in overrides.get("finetune", {}):
-        fix = "leave --task out: a task of your own is called after its file"
-        raise UserError("--task", expected="no other task beside --data with columns", found="one", fix=fix)
-    train = own.pop("data")[0]
-    name = re.sub(r"[^a-z0-9]+", "-", Path(train).stem.lower()).strip("-") or "own"
-    if name in (*TASK_NAMES, *MEASURED):
-        name = f"own-{name}"
-    section = {"train": train, **{flag.replace("-", "_"): values[0] for flag, values in own.items()}}
-    finetune = overrides.setdefault("finetune", {})
-    finetune["tasks"] = [name]
-    finetune.setdefault("custom", {})[name] = section
+def _items(word: str, flag: str, *, are_paths: bool) -> list[Any]:
+    """The items of a list that one word stands for: itself, a list in TOML, or, not of paths, words with commas."""
+    if not word:
+        raise UserError(flag, expected="a value", found="an empty one", fix="write one, or [] for an empty list")
+    if word.startswith("[") and word.endswith("]"):
+        try:
+            items = tomllib.loads(f"x = {word}")["x"]
+        except tomllib.TOMLDecodeError:
+            items = None
+        if isinstance(items, list) and (not are_paths or all(isinstance(item, str) for item in items)):
+            return items
+    if are_paths:
+        return [word]
+    return [item for item in map(str.strip, word.strip("[]").split(",")) if item]

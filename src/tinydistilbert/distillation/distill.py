@@ -2,7 +2,6 @@
 
 import copy
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.matching import Matches, match_layers
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher
+from tinydistilbert.progress import say
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import seconds_of
 from tinydistilbert.run_folder import MEASUREMENTS
@@ -198,4 +198,4 @@ def compile_encoders(*models: PreTrainedModel) -> None:
         encoder = model.base_model
         assert isinstance(encoder, torch.nn.Module)
         encoder.compile()
-    sys.stderr.write("torch.compile: the first steps take about a minute\n")
+    say("torch.compile: the first steps take about a minute")

@@ -84,11 +84,6 @@ def sections(section: Any = None, name: str = "") -> Iterator[Section]:
         yield from sections(value, key)
 
 
-def names() -> list[str]:
-    """The full keys of all settings."""
-    return [key.name for section in sections() for key in section.keys]
-
-
 def nearest(name: str, known: Sequence[str]) -> list[str]:
     """What a misspelt key may mean: one key, or a few of the same name in several sections; nothing where none is near.
 

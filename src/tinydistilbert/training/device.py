@@ -1,6 +1,8 @@
 """Where and in which precision a training computes."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 import torch
@@ -60,3 +62,18 @@ def chosen_precision(device: torch.device, wanted: str = "auto") -> str:
         expected, found = "a device that multiplies in bf16", f"{device.type} without units for it"
         raise UserError("precision", expected=expected, found=found, fix="leave it at auto, or set fp32")
     return "bf16" if wanted == "bf16" or (wanted == "auto" and has_bf16 and device.type == "cuda") else "no"
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: those that it may run on, and no more than its control group's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch use so many threads; None = as many as it takes by itself, but no more than there are cores to use."""
+    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cores()))

@@ -1,0 +1,181 @@
+"""The commands, each with its arguments and its help."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tinydistilbert.cli.actions import Once, Parser
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ValueError("a whole number >= 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("a whole number >= 0")
+    return int(text)
+
+
+def _threads_flag(group: Any) -> None:
+    text = "threads of matrix products (default: the cores that this process may use)"
+    group.add_argument("--threads", action=Once, convert=_threads, metavar="N", help=text)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Args:
+        help: its line in the overview.
+        usage: what follows its name.
+        fill: adds its arguments to a parser: called with the parser, the words that follow the command, and whether
+            every setting is to be in the help.
+    """
+
+    help: str
+    usage: str
+    fill: Callable[[Parser, Sequence[str], bool], None]
+
+
+def _output(group: Any, text: str, *, required: bool = False) -> None:
+    group.add_argument("--output", action=Once, metavar="FOLDER", help=text, required=required)
+
+
+def _json(group: Any, text: str) -> None:
+    group.add_argument("--json", action="store_true", help=text)
+
+
+def _recipe_arguments(command: str) -> Callable[[Parser, Sequence[str], bool], None]:
+    """What adds the arguments of a command that takes a recipe."""
+
+    def fill(parser: Parser, words: Sequence[str], everything: bool) -> None:
+        from tinydistilbert.cli import flags  # it needs the recipe, whose types cost most of the time of --help
+
+        text = "a preset (see `tinydistilbert recipes`) or a TOML file"
+        text += "; or MODEL, the folder of a fine-tuned model" if command == "compress" else ""
+        parser.add_argument("recipe", nargs="?", action=Once, convert=str, metavar="RECIPE", help=text)
+        run = parser.add_argument_group("the run")
+        _output(run, "the run folder (default: runs/NAME of the recipe); a run that was begun there goes on")
+        _threads_flag(run)
+        text = "say what would be done, with memory, disk and time estimated, and write nothing"
+        run.add_argument("--dry-run", action="store_true", help=text)
+        _json(run, "print the numbers as JSON; progress goes to standard error")
+        run.add_argument("--quiet", action="store_true", help="no lines about progress")
+        flags.add_settings(parser, run, command, words, everything=everything)
+        if not everything:
+            parser.epilog = (
+                "Every setting of the recipe is a flag: --SECTION.KEY VALUE, with the sections "
+                f"{flags.section_names()}.\n"
+                f"`tinydistilbert {command} --help-all` lists them with their defaults."
+            )
+
+    return fill
+
+
+def _compare_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+    text = "a run folder, or one row of it: `runs/a:student`, `runs/a:student (D)`"
+    parser.add_argument("first", action=Once, convert=str, metavar="RUN", help=text)
+    text = "with it, each row is compared with that row of it; without it, the rows of RUN with one another"
+    parser.add_argument("second", nargs="?", action=Once, convert=str, metavar="OTHER", help=text)
+    _output(parser, "also write a page, and the examples that one gets right and the other wrong")
+    parser.add_argument(
+        "--seed", action=Once, convert=_seed, metavar="N", help="seed of the bootstrap's resamples (default: 0)"
+    )
+    _json(parser, "print the differences as JSON")
+
+
+def _predict_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+    parser.add_argument("folder", action=Once, metavar="FOLDER", help="a model that was fine-tuned (torch) or exported")
+    text = "a text, or a question; `-`: each line of the standard input is one, with its pair behind a tab"
+    parser.add_argument("text", metavar="TEXT", help=text)
+    parser.add_argument("pair", nargs="?", metavar="PAIR", help="the second text; the context of a question")
+    _threads_flag(parser)
+    parser.epilog = "A text that begins with - stands behind --:\n  tinydistilbert predict FOLDER -- --help"
+
+
+def _export_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+    parser.add_argument("folder", action=Once, metavar="FOLDER", help="a fine-tuned model")
+    _output(parser, "the new folder", required=True)
+    text = "in 8-bit integers, a quarter of the size and two to three times as fast (see also `compress`)"
+    parser.add_argument("--int8", action="store_true", help=text)
+    text = "without ONNX Runtime's own operators: for programs that do not know them"
+    parser.add_argument("--plain", action="store_true", help=text)
+    parser.add_argument("--half", action="store_true", help="no ONNX: the model folder in half precision, for GPUs")
+
+
+def _elmo_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+    text = "the HDF5 file that AllenNLP distributes"
+    parser.add_argument("--weights", action=Once, metavar="FILE", help=text, required=True)
+    parser.add_argument("--options", action=Once, metavar="FILE", help="the JSON file beside it", required=True)
+    _output(parser, "the new folder", required=True)
+
+
+def _convert_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+    text = "a folder with pytorch_model.bin, or its name in the hub; config and tokenizer are copied"
+    parser.add_argument("model", action=Once, convert=str, metavar="MODEL", help=text)
+    _output(parser, "the new folder", required=True)
+    parser.epilog = (
+        "A pickle can be a program, so a process of its own reads it, which can write no file and\nopen no connection."
+    )
+
+
+def _recipes_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+    parser.add_argument(
+        "name", nargs="?", action=Once, convert=str, metavar="NAME", help="print this preset, to change it"
+    )
+    _json(parser, "print JSON; of a preset every setting")
+
+
+def _tasks_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+    _json(parser, "print JSON")
+
+
+def _completion_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh"), metavar="bash|zsh", help="the shell")
+    parser.epilog = (
+        "Write it to a file that the shell reads:\n"
+        "  bash  ~/.local/share/bash-completion/completions/tinydistilbert\n"
+        "  zsh   ~/.zfunc/_tinydistilbert, or another folder of $fpath"
+    )
+
+
+_STAGES = {
+    "prepare": "text → token blocks",
+    "adapt": "… → teacher, moved to the text if the recipe says so",
+    "distill": "… → student, and the control without distillation",
+    "finetune": "… → task models of teacher, student and control",
+    "evaluate": "… → scores with intervals",
+    "compress": "… → exported, int8 and pruned variants of task models; also of a MODEL folder alone",
+    "benchmark": "… → size and latency",
+    "report": "… → tables, page, model card",
+    "replicate": "all of them: distil, fine-tune, score, time, report",
+    "ablate": "the recipe over and over, one thing changed each time: Table 4, and ablate.rows",
+}
+RECIPE_USAGE = "RECIPE [flags] [--SECTION.KEY VALUE ...]"
+COMMANDS: dict[str, Command] = {
+    **{name: Command(text, RECIPE_USAGE, _recipe_arguments(name)) for name, text in _STAGES.items()},
+    "compare": Command(
+        "two runs, or the rows of one: differences with their tests, and the examples",
+        "RUN [OTHER] [--output FOLDER] [--seed N] [--json]", _compare_arguments,
+    ),
+    "predict": Command(
+        "answers of a fine-tuned or exported model, as lines of JSON", "FOLDER [--threads N] [--] TEXT [PAIR]",
+        _predict_arguments,
+    ),
+    "export": Command(
+        "a fine-tuned model as an ONNX folder", "FOLDER --output FOLDER [--int8] [--plain] [--half]", _export_arguments
+    ),
+    "elmo": Command(
+        "ELMo from its published files, as a folder to fine-tune and time",
+        "--weights FILE --options FILE --output FOLDER", _elmo_arguments,
+    ),
+    "convert": Command(
+        "a model with old pickled weights as a folder with safetensors", "MODEL --output FOLDER", _convert_arguments
+    ),
+    "recipes": Command("list the presets; with NAME print it, to change it", "[NAME] [--json]", _recipes_arguments),
+    "tasks": Command("list the tasks", "[--json]", _tasks_arguments),
+    "completion": Command("a completion script for bash or zsh", "bash|zsh", _completion_arguments),
+}  # fmt: skip

@@ -1,0 +1,268 @@
+"""What each command does. torch and transformers are imported inside the chosen one, to keep `--help` quick."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinydistilbert import progress
+from tinydistilbert.cli.output import log_to, print_json, print_tables, table_as_json
+from tinydistilbert.errors import NonFiniteLoss, UserError
+
+if TYPE_CHECKING:
+    from tinydistilbert.cli.request import Request
+    from tinydistilbert.report.table import Table
+
+TABLES_FROM = ("evaluate", "compress", "benchmark", "report")
+"""Stages after which there is something in the tables."""
+
+
+def _stages(parsed: argparse.Namespace, shown: str) -> None:
+    from tinydistilbert.cli.request import request
+
+    asked = request(parsed)
+    recipe, command = asked.recipe, asked.command
+    # A given model has no further stage that its user would call: its scores are wanted at once.
+    given = recipe.compress.model if command == "compress" else recipe.finetune.model
+    is_whole = command == "replicate" or (command in ("finetune", "compress") and given)
+    until = "report" if is_whole else command
+    _check_command(command, recipe)
+    from tinydistilbert.dry_run.plan import plan, plan_as_json, refuse_full_disk
+    from tinydistilbert.pipeline.run import run_context, run_stages
+    from tinydistilbert.report.paper_tables import console_tables
+    from tinydistilbert.run_folder import RunFolder
+    from tinydistilbert.training.device import use_threads
+
+    use_threads(asked.threads)
+    log = log_to(as_json=asked.json, quiet=asked.quiet)
+    run = run_context(recipe, asked.output, until=until, log=log, command=shown)
+    if asked.dry_run:
+        print_json(plan_as_json(run)) if asked.json else print(plan(run))
+        return
+    refuse_full_disk(run)
+    failures = run_stages(run)
+    folder = RunFolder(asked.output)
+    tables = console_tables(asked.output) if until in TABLES_FROM else []
+    _print_run(asked, tables, folder.results, folder.report if until == "report" else None, failures)
+    if failures:
+        raise NonFiniteLoss("; ".join(failures))
+
+
+def _print_run(
+    asked: "Request", tables: Sequence["Table"], results_file: Path, page: Path | None, failures: Sequence[str]
+) -> None:
+    """Print what a run or an ablation measured, and where its page is."""
+    if not asked.json:
+        print_tables(tables)
+        if page:
+            print(f"The page: {page}")
+        return
+    from tinydistilbert import results
+
+    measurements = results.read(results_file) if results_file.is_file() else []
+    print_json(
+        {
+            "run": str(asked.output),
+            "page": str(page) if page else None,
+            "tables": [table_as_json(table) for table in tables],
+            "measurements": [dataclasses.asdict(measurement) for measurement in measurements],
+            "failures": list(failures),
+        }
+    )
+
+
+def _check_command(command: str, recipe: Any) -> None:
+    """Refuse a recipe that the command has nothing to do with.
+
+    Raises:
+        UserError: it is so.
+    """
+    from tinydistilbert.cli.flags import GIVEN_MODEL
+
+    if command == "compress" and not recipe.compress.tasks:
+        fix = "give --task TASK, one of finetune.tasks, or the folder of a fine-tuned model"
+        raise UserError(
+            "compress, key compress.tasks", expected="a task whose model is compressed", found="none", fix=fix
+        )
+    if recipe.compress.model and command != "compress":
+        fix = "give a recipe, or use compress"
+        raise UserError("command line", expected="a recipe", found="a model folder", fix=fix)
+    if recipe.finetune.model and command not in GIVEN_MODEL:
+        expected = f"one of {', '.join(GIVEN_MODEL)} with finetune.model"
+        raise UserError("command line", expected=expected, found=repr(command), fix="leave it out, or use one of them")
+
+
+def _ablate(parsed: argparse.Namespace, shown: str) -> None:
+    from tinydistilbert.cli.request import request
+
+    asked = request(parsed)
+    from tinydistilbert.ablate import ablate, plan_ablation, planned_rows
+    from tinydistilbert.run_folder import AblationFolder
+    from tinydistilbert.training.device import use_threads
+
+    use_threads(asked.threads)
+    if asked.dry_run and asked.json:
+        rows = planned_rows(asked.recipe, asked.output)
+        print_json({"rows": [dataclasses.asdict(row) for row in rows], "seconds": sum(row.seconds for row in rows)})
+        return
+    if asked.dry_run:
+        print(plan_ablation(asked.recipe, asked.output))
+        return
+    log = log_to(as_json=asked.json, quiet=asked.quiet)
+    table, failed = ablate(asked.recipe, asked.output, log=log, command=shown)
+    folder = AblationFolder(asked.output)
+    failures = [f"row {name!r}, {why}" for name, why in failed.items()]
+    _print_run(asked, [table], folder.results, folder.report, failures)
+    if failures:
+        raise NonFiniteLoss("; ".join(failures))
+
+
+def _compare(parsed: argparse.Namespace, shown: str) -> None:
+    output: Path | None = parsed.output
+    if output is not None and output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}", expected="a folder", found="a file", fix="give another --output")
+    from tinydistilbert.report.compare import compare, operand
+    from tinydistilbert.report.comparison_page import PAGE_FILE, comparison_table, write_comparison
+
+    comparison = compare(*(operand(run) for run in (parsed.first, parsed.second) if run), seed=parsed.seed or 0)
+    table = write_comparison(output, comparison, command=shown) if output else comparison_table(comparison)
+    page = output / PAGE_FILE if output else None
+    if parsed.json:
+        differences = [_difference_as_json(difference) for difference in comparison.differences]
+        print_json({"page": str(page) if page else None, "differences": differences})
+        return
+    print_tables([table])
+    print(f"The page: {page}" if page else "With --output FOLDER also the examples that one side alone gets right.")
+
+
+def _difference_as_json(difference: Any) -> dict[str, Any]:
+    pairing, paired = difference.pairing, difference.paired
+    sides = {
+        name: {"run": str(predicted.side.run), "row": predicted.side.row, "value": value, "seeds": seeds}
+        for name, predicted, value, seeds in zip(
+            ("first", "second"), (pairing.first, pairing.second), (paired.first, paired.second), difference.seeds,
+            strict=True,
+        )
+    }  # fmt: skip
+    return {
+        "task": pairing.task.name, "split": pairing.split, "metric": difference.metric, **sides,
+        "difference": paired.difference, "interval": list(paired.interval), "p": paired.p,
+        "p_adjusted": difference.adjusted, "examples": len(pairing.first.ids),
+    }  # fmt: skip
+
+
+def _predict(parsed: argparse.Namespace, _shown: str) -> None:
+    from tinydistilbert.predictor import load
+
+    predictor = load(parsed.folder, threads=parsed.threads or 0)
+    if parsed.text == "-":
+        lines = [line.rstrip("\n").split("\t", 1) for line in sys.stdin]
+        if parsed.pair is not None or len({len(line) for line in lines}) > 1:
+            expected, fix = "a pair behind a tab on every line of the standard input, or on none", "make them alike"
+            raise UserError("predict", expected=expected, found="both", fix=fix)
+        pairs = [line[1] for line in lines] if lines and len(lines[0]) > 1 else None
+        answers = predictor.predict([line[0] for line in lines], pairs)
+    else:
+        answers = predictor.predict([parsed.text], None if parsed.pair is None else [parsed.pair])
+    for answer in answers:
+        print(json.dumps(answer, ensure_ascii=False))
+
+
+def _export(parsed: argparse.Namespace, _shown: str) -> None:
+    if parsed.half and (parsed.int8 or parsed.plain):
+        raise UserError("--half", expected="it alone", found="--int8 or --plain beside it", fix="delete one")
+    from tinydistilbert.storage import locks
+
+    with locks.new_output(parsed.output):
+        if parsed.half:
+            from tinydistilbert.export.to_onnx import to_half
+
+            to_half(parsed.folder, parsed.output)
+        else:
+            from tinydistilbert.export.quantize import export_int8
+            from tinydistilbert.export.to_onnx import export
+
+            make = export_int8 if parsed.int8 else export
+            make(parsed.folder, parsed.output, fused=not parsed.plain)
+    print(f"written: {parsed.output}")
+
+
+def _elmo(parsed: argparse.Namespace, _shown: str) -> None:
+    from tinydistilbert.storage import locks
+
+    with locks.new_output(parsed.output):
+        from tinydistilbert.models.elmo.published import write_published
+
+        write_published(parsed.weights, parsed.options, parsed.output)
+    print(f"written: {parsed.output}")
+
+
+def _convert(parsed: argparse.Namespace, _shown: str) -> None:
+    from tinydistilbert.storage import locks
+
+    with locks.new_output(parsed.output):
+        from tinydistilbert.models.convert import convert
+
+        convert(parsed.model, parsed.output)
+    print(f"written: {parsed.output}")
+
+
+def _recipes(parsed: argparse.Namespace, _shown: str) -> None:
+    from tinydistilbert.recipe import schema, toml
+
+    presets = toml.presets()
+    if parsed.name is None:
+        lines = {name: text.splitlines()[0].lstrip("# ") for name, text in presets.items()}
+        if parsed.json:
+            print_json([{"name": name, "description": line} for name, line in lines.items()])
+        else:
+            print("\n".join(f"{name:12} {line}" for name, line in lines.items()))
+        return
+    if parsed.name not in presets:
+        toml.load(parsed.name)  # says which preset was meant; a path to a file is no preset, and is refused below
+        raise UserError(
+            "recipes", expected=f"one of {', '.join(presets)}", found=repr(parsed.name), fix="name a preset"
+        )
+    if parsed.json:
+        print_json(schema.to_dict(toml.load(parsed.name)))
+    else:
+        print(presets[parsed.name], end="")
+
+
+def _tasks(parsed: argparse.Namespace, _shown: str) -> None:
+    from tinydistilbert.tasks import TASKS
+
+    if parsed.json:
+        print_json([{"name": task.name, "kind": task.kind, "metrics": list(task.metrics)} for task in TASKS.values()])
+        return
+    for task in TASKS.values():
+        print(f"{task.name:14} {task.kind:15} {', '.join(task.metrics)}")
+
+
+def _completion(parsed: argparse.Namespace, _shown: str) -> None:
+    import shtab
+
+    from tinydistilbert.cli.parser import build
+
+    print(shtab.complete(build(everything=True), parsed.shell))
+
+
+OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
+    "ablate": _ablate, "compare": _compare, "predict": _predict, "export": _export, "elmo": _elmo, "convert": _convert,
+    "recipes": _recipes, "tasks": _tasks, "completion": _completion,
+}  # fmt: skip
+"""What the commands do that are no stages of a recipe."""
+
+
+def call(parsed: argparse.Namespace, shown: str) -> None:
+    """Do what was parsed.
+
+    Args:
+        parsed: what `cli.parser.parse` gave.
+        shown: the command line, for pages that show how they were made.
+    """
+    with progress.reporting(quiet=getattr(parsed, "quiet", False)):
+        OTHER.get(parsed.command, _stages)(parsed, shown)

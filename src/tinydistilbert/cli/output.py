@@ -1,0 +1,43 @@
+"""What commands print: tables or JSON on standard output, lines about the work beside them."""
+
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinydistilbert.report.table import Table
+
+PIPE_WIDTH = 150
+"""Where the output is a file or a pipe there is no width to keep to; the widest tables need about so many columns."""
+
+
+def print_tables(tables: "Iterable[Table]") -> None:
+    """Print tables as wide as the terminal."""
+    from rich.console import Console
+
+    from tinydistilbert.report.table import to_rich
+
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    for table in tables:
+        console.print(to_rich(table))
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON document, with numbers in full precision."""
+    print(json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2))
+
+
+def table_as_json(table: "Table") -> dict[str, Any]:
+    """A table as its texts, cell by cell."""
+    rows = [{"kind": row.kind, "cells": [cell.text + cell.marks for cell in row.cells]} for row in table.rows]
+    return {**dataclasses.asdict(table), "rows": rows}
+
+
+def log_to(*, as_json: bool, quiet: bool) -> Callable[[str], None]:
+    """What prints a line about the work: to standard output, beside JSON to standard error, or nowhere."""
+    if quiet:
+        return lambda line: None
+    return functools.partial(print, flush=True, file=sys.stderr if as_json else None)

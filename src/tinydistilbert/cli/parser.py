@@ -1,0 +1,127 @@
+"""The parser: argparse with a sub-parser for each command. What it says of a mistake is said here.
+
+Only the parser of the command that is called is filled with arguments, so that the overview needs no recipe.
+"""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+
+from tinydistilbert import __version__
+from tinydistilbert.cli.actions import Parser
+from tinydistilbert.cli.arguments import COMMANDS, RECIPE_USAGE
+from tinydistilbert.errors import UserError
+
+DESCRIPTION = "A teacher, a text and tasks in; a small fast student out, with the evidence."
+EXAMPLES = """\
+  tinydistilbert replicate quickstart  the whole job, offline, in minutes
+  tinydistilbert COMMAND --help        the flags of a command
+  tinydistilbert COMMAND --help-all    all settings of the recipe, with defaults"""
+
+
+def build(command: str | None = None, words: Sequence[str] = (), *, everything: bool = False) -> Parser:
+    """The whole parser.
+
+    Args:
+        command: the one whose arguments are added; None = all.
+        words: that follow the command; settings of tasks and rows under a user's own names are taken from there.
+        everything: show every setting in the help, and know the words that it takes.
+    """
+    root = Parser(prog="tinydistilbert", description=DESCRIPTION, epilog=EXAMPLES, usage="tinydistilbert COMMAND ...")
+    root.add_argument("-h", "--help", action="help", help="this help")
+    root.add_argument("--version", action="version", version=f"tinydistilbert {__version__}", help="print the version")
+    commands = root.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True,
+        description="From prepare to report: the stages of a recipe up to that one; what is finished is skipped.",
+    )  # fmt: skip
+    for name, row in COMMANDS.items():
+        parser = commands.add_parser(
+            name,
+            prog=f"tinydistilbert {name}",
+            help=row.help,
+            description=row.help,
+            usage=f"tinydistilbert {name} {row.usage}",
+        )
+        if command in (None, name):
+            parser.add_argument("-h", "--help", action="help", help="this help")
+            if row.usage == RECIPE_USAGE:
+                parser.add_argument("--help-all", action="help", help="every setting of the recipe, with its default")
+            row.fill(parser, words, everything)
+    return root
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What a command line says; prints help and raises SystemExit where that is asked for.
+
+    Raises:
+        UserError: an unknown command or flag, with the nearest known one; a missing value, or one too many.
+    """
+    if not arguments:
+        arguments = ["--help"]
+    command, words = arguments[0], arguments[1:]
+    if command not in (*COMMANDS, "-h", "--help", "--version"):
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        fix = f"did you mean {near[0]!r}?" if near else "see tinydistilbert --help"
+        raise UserError("command line", expected=f"one of {', '.join(COMMANDS)}", found=repr(command), fix=fix)
+    parser = build(command, words, everything="--help-all" in words)
+    try:
+        namespace, others = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise _about_a_value(error, words) from None
+    if others:
+        raise _about_others(namespace, others)
+    return namespace
+
+
+def _about_a_value(error: argparse.ArgumentError, words: Sequence[str]) -> UserError:
+    """A flag without its value, or with one that it does not take."""
+    spellings = (error.argument_name or "").split("/")
+    used = [index for index, word in enumerate(words) if word.partition("=")[0] in spellings]
+    flag = words[used[-1]].partition("=")[0] if used else spellings[-1]
+    if "expected" in error.message:
+        following = words[used[-1] + 1] if used and used[-1] + 1 < len(words) else ""
+        if following.startswith("-") and not following.startswith("--"):
+            found, fix = f"{following!r}, which reads as a flag", f"write {flag}={following}"
+            return UserError(flag, expected="a value", found=found, fix=fix)
+        fix = "write it behind the flag; one that begins with - behind an =: " + f"{flag}=VALUE"
+        return UserError(flag, expected="a value", found="none", fix=fix)
+    if "ignored explicit argument" in error.message:
+        _, _, value = words[used[-1]].partition("=") if used else ("", "", "one")
+        return UserError(flag, expected="no value", found=repr(value), fix=f"write {flag} alone")
+    return UserError(flag or "command line", problem=error.message, fix="see its --help")
+
+
+def _about_others(namespace: argparse.Namespace, others: Sequence[str]) -> UserError:
+    """Words that no argument takes: an unknown flag, or one word too many."""
+    command = namespace.command
+    unknown = [word.partition("=")[0] for word in others if word.startswith("-") and word != "-"]
+    usage = f"tinydistilbert {command} {COMMANDS[command].usage}"
+    if unknown:
+        return _about_a_flag(command, unknown[0], usage)
+    recipe = getattr(namespace, "recipe", None)
+    if recipe is not None:
+        fix = "delete one; a flag takes one value, and those of a list stand right behind it"
+        return UserError("command line", expected="one recipe", found=f"{recipe!r} and {others[0]!r}", fix=fix)
+    return UserError(f"tinydistilbert {command}", problem=f"one word too many, {others[0]!r}", fix=f"usage: {usage}")
+
+
+def _about_a_flag(command: str, flag: str, usage: str) -> UserError:
+    from tinydistilbert.cli import flags
+    from tinydistilbert.recipe.keys import did_you_mean
+
+    name = flag.lstrip("-").replace("_", "-")
+    if command not in flags.SHORT:
+        return UserError(flag, expected="a flag of this command", found=repr(flag), fix=f"usage: {usage}")
+    own = [*flags.SHORT[command], "output", *flags.RUN, "dry-run", "json", "quiet", "threads"]
+    if name not in own and (keys := flags.meanings(name)):
+        fix = f"write the key that you mean: {' or '.join(f'--{key}' for key in keys)}"
+        return UserError(flag, problem=f"{command} has no flag of that name", fix=fix)
+    if name not in own and name in flags.own_task_flags():
+        fix = f"use it with {', '.join(flags.OWN_TASK)}"
+        return UserError(flag, problem=f"{command} trains on no task of your own", fix=fix)
+    near = [] if "." in flag else difflib.get_close_matches(name, own, n=1)
+    near = near or flags.nearest_flags(flag.lstrip("-"))
+    fix = did_you_mean([f"--{key}" for key in near]) if near else f"see tinydistilbert {command} --help-all"
+    for short, key in flags.SHORT[command].items():
+        fix += f" In short: --{short}" if near == [key] else ""
+    return UserError(flag, expected="a known flag", found=repr(flag), fix=fix)

@@ -1,0 +1,122 @@
+"""From what was parsed to what is to be done: the recipe with the flags laid over it, and the run folder."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import run_folder
+from tinydistilbert.cli.parser import parse
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import schema, toml
+from tinydistilbert.recipe.names import MEASURED, TASK_NAMES
+
+CONFIG_FILE = "config.json"
+"""A folder that has it is a model, and no recipe."""
+_GIVE_A_TASK = "give --task NAME, or --data FILE with --validation FILE, --text and --label"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line with a recipe asks for."""
+
+    command: str
+    recipe: schema.Recipe
+    output: Path
+    dry_run: bool = False
+    json: bool = False
+    quiet: bool = False
+    threads: int | None = None
+
+
+def request(arguments: Sequence[str] | argparse.Namespace) -> Request:
+    """What a command line that begins with a command that takes a recipe asks for.
+
+    The recipe is a preset, a TOML file, or the defaults where `--model` is given. `compress` takes the folder of a
+    fine-tuned model in its place: then the recipe is that of the run in which the folder lies, or the defaults.
+
+    Raises:
+        UserError: no recipe, an unknown flag (with the nearest known one), a missing or wrong value.
+    """
+    parsed = arguments if isinstance(arguments, argparse.Namespace) else parse(arguments)
+    changes = _nested(getattr(parsed, "settings", {}))
+    if columns := getattr(parsed, "own_task", {}):
+        _put_own_task(changes, columns, parsed.command)
+    recipe = _recipe(parsed.command, parsed.recipe, changes)
+    output = parsed.output or Path("runs") / recipe.name
+    return Request(parsed.command, recipe, output, parsed.dry_run, parsed.json, parsed.quiet, parsed.threads)
+
+
+def _recipe(command: str, name: str | None, changes: dict[str, Any]) -> schema.Recipe:
+    if name is not None and command == "compress" and (Path(name) / CONFIG_FILE).is_file():
+        return _compression(name, changes)
+    if name is not None:
+        base = toml.load(name)
+        return toml.from_dict(toml.merge(schema.to_dict(base), changes), "command line") if changes else base
+    finetune = changes.get("finetune", {})
+    if "model" not in finetune:
+        fix = f"write it right behind the command: tinydistilbert {command} quickstart"
+        raise UserError("command line", expected="a recipe", found="none", fix=fix)
+    if not finetune.get("tasks"):
+        raise UserError("--model", expected="a task to fine-tune it on", found="none", fix=_GIVE_A_TASK)
+    changes.setdefault("name", "-".join(finetune["tasks"]))
+    return toml.from_dict(changes, "command line")
+
+
+def _compression(model: str, changes: dict[str, Any]) -> schema.Recipe:
+    """What `compress MODEL` does: the recipe of the run that made the model, with the model named in it.
+
+    Raises:
+        UserError: it is unknown which task the model was fine-tuned on.
+    """
+    base, own_task, row = schema.Recipe(), "", ""
+    if made_in := run_folder.run_of_task_model(Path(model)):
+        run, own_task, row = made_in
+        base = toml.read(run.recipe)
+    finetune, compress = (changes.setdefault(section, {}) for section in ("finetune", "compress"))
+    tasks = compress.get("tasks") or finetune.get("tasks") or ([own_task] if own_task else [])
+    if len(tasks) != 1:
+        found = " ".join(tasks) or "none"
+        raise UserError(
+            f"compress {model}", expected="the one task it was fine-tuned on", found=found, fix=_GIVE_A_TASK
+        )
+    if own_task and tasks[0] != own_task and tasks[0] not in finetune.get("custom", {}):
+        expected, fix = f"{own_task!r}, which it was fine-tuned on", "leave --task out"
+        raise UserError(f"compress {model}, key compress.tasks", expected=expected, found=repr(tasks[0]), fix=fix)
+    finetune["tasks"] = tasks
+    compress |= {"model": model, "row": row or "model", "tasks": tasks}
+    changes.setdefault("name", f"{tasks[0]}-compressed")
+    return toml.from_dict(toml.merge(schema.to_dict(base), changes), "command line")
+
+
+def _nested(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by their full keys as a TOML file would have them: sections in one another."""
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        *parents, key = name.split(".")
+        section = nested
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[key] = value
+    return nested
+
+
+def _put_own_task(changes: dict[str, Any], columns: dict[str, Any], command: str) -> None:
+    """A task of one's own, called after its train file."""
+    if "data" not in changes:
+        found, fix = f"--{next(iter(columns)).replace('_', '-')} alone", "name its train examples: --data train.csv"
+        raise UserError("command line", expected="--data beside it", found=found, fix=fix)
+    finetune = changes.setdefault("finetune", {})
+    if "tasks" in finetune or "tasks" in changes.get("compress", {}):
+        fix = "leave --task out: a task of your own is called after its file"
+        raise UserError("--task", expected="no other task beside --data with columns", found="one", fix=fix)
+    train = changes.pop("data")
+    name = re.sub(r"[^a-z0-9]+", "-", Path(train).stem.lower()).strip("-") or "own"
+    if name in (*TASK_NAMES, *MEASURED):
+        name = f"own-{name}"
+    finetune["tasks"] = [name]
+    finetune.setdefault("custom", {})[name] = {"train": train, **columns}
+    if command == "compress":
+        changes.setdefault("compress", {})["tasks"] = [name]

@@ -1,0 +1,97 @@
+"""What pyproject.toml declares is what the code imports, and the other way round."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = {extra: names for extra, names in PROJECT["optional-dependencies"].items() if extra not in ("dev", "mutation")}
+WITHOUT_IMPORT = {"import-linter", "mypy", "pytest-xdist", "ruff", "scipy-stubs", "mutmut", "accelerate"}
+"""Tools, and what transformers' Trainer imports, with which a benchmark compares."""
+
+
+def normalized(requirement: str) -> str:
+    """The name of a distribution, of a requirement or of a module, in the one spelling that all have in common."""
+    return re.split(r"[<>=!~;\[ ]", requirement)[0].lower().replace("_", "-")
+
+
+DISTRIBUTIONS = metadata.packages_distributions()
+RUNTIME = {normalized(name) for name in PROJECT["dependencies"]}
+OPTIONAL = {normalized(name) for names in EXTRAS.values() for name in names}
+DECLARED = RUNTIME | {normalized(name) for names in PROJECT["optional-dependencies"].values() for name in names}
+INSIDE = {"tinydistilbert", "tests", "wide_training", *(path.stem for path in (ROOT / "benchmarks").glob("*.py"))}
+
+
+def imports(code: ast.AST, *, nested: bool = False) -> Iterator[tuple[str, bool]]:
+    """The distributions that are imported, each with whether that happens only when a function is called."""
+    for node in ast.iter_child_nodes(code):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            modules = [node.module or ""]
+        for module in {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - INSIDE:
+            for distribution in DISTRIBUTIONS.get(module, [module]):
+                yield normalized(distribution), nested
+        yield from imports(node, nested=nested or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def parsed(*folders: str) -> dict[str, ast.Module]:
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+
+
+SOURCE = parsed("src")
+
+
+def required(code: ast.Module) -> Iterator[tuple[str, str]]:
+    """Literal calls of `require`: the library and the extra that it is said to come with."""
+    for node in ast.walk(code):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require":
+            library, extra = node.args[0], node.keywords[0].value
+            if isinstance(library, ast.Constant) and isinstance(extra, ast.Constant):
+                yield library.value, extra.value
+
+
+def test_imports_are_found_and_their_depth() -> None:
+    code = ast.parse("import os, numpy.linalg\nfrom torch import nn\nfrom . import x\ndef f():\n    import sklearn.svm")
+    assert set(imports(code)) == {("numpy", False), ("torch", False), ("scikit-learn", True)}
+
+
+def test_what_the_package_imports_is_declared() -> None:
+    found = {(file, *used) for file, code in SOURCE.items() for used in imports(code)}
+    assert {
+        (file, name) for file, name, nested in found if name not in RUNTIME | (OPTIONAL if nested else set())
+    } == set()
+
+
+def test_what_tests_and_benchmarks_import_is_declared() -> None:
+    found = {
+        (file, name) for file, code in parsed("tests", "benchmarks", "results").items() for name, _ in imports(code)
+    }
+    assert {(file, name) for file, name in found if name not in DECLARED} == set()
+
+
+def test_what_is_declared_is_imported() -> None:
+    everything = SOURCE | parsed("tests", "benchmarks", "results")
+    used = {code: {name for name, _ in imports(tree)} for code, tree in everything.items()}
+    by_package = {name for file in SOURCE for name in used[file]}
+    # Modules of extras may be imported by their name.
+    words = {normalized(node.value) for code in SOURCE.values() for node in ast.walk(code)
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)}  # fmt: skip
+    assert RUNTIME - by_package == set()
+    assert OPTIONAL - by_package - words == set()
+    assert DECLARED - RUNTIME - OPTIONAL - {name for names in used.values() for name in names} == WITHOUT_IMPORT
+
+
+@pytest.mark.parametrize("file", [file for file, code in SOURCE.items() if any(required(code))])
+def test_an_extra_that_an_error_names_has_the_library(file: str) -> None:
+    for library, extra in required(SOURCE[file]):
+        assert normalized(library) in {normalized(name) for name in EXTRAS[extra]}, (library, extra)
