@@ -40,6 +40,7 @@ from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.pipeline import run
+from tinydistilbert.pipeline.stages import write_results
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.toml import from_dict, to_toml
 from tinydistilbert.report.page import write_report
@@ -100,7 +101,7 @@ class Place:
         prose = (f"The student {i} learns from the teacher in a large house near the lake {i}." for i in range(150))
         (folder / "corpus.txt").write_text("\n\n".join(prose))
         place = cls(folder)
-        run.run(run.Run(place.recipe, folder / "run", until="evaluate", log=lambda _: None))
+        run.run_stages(run.run_context(place.recipe, folder / "run", until="evaluate", log=lambda _: None))
         place.blocks(folder / "cache")
         return place
 
@@ -154,7 +155,7 @@ class Place:
             )  # fmt: skip
 
     def report(self, output: Path) -> None:
-        run.Run(self.recipe, output, until="evaluate", log=lambda _: None).gather()
+        write_results(run.run_context(self.recipe, output, until="evaluate", log=lambda _: None))
         write_report(output)
 
     def begin(self, name: str, output: Path) -> None:

@@ -131,7 +131,7 @@ def check_training(place: str, draw: random.Random, folder: Path, monkeypatch: p
     model, error = run(here, work(place, at, value), minutes)
     assert error is not None, "not noticed"
     term = {"batch": "fit, size", "teacher": "fit", "loss": "size", "gradient": "", "weights": "fit, size"}[place]
-    assert f"step {at + 1}:" in str(error) and (f"the term {term}" if term else "the gradient") in str(error), error
+    assert f"step {at + 1}:" in str(error) and (f" {term} became" if term else "the gradient") in str(error), error
     there = dict(before[at])
     if place == "weights":
         there["layers.0.weight"][1, 1] = value
@@ -207,7 +207,7 @@ def distillation(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrained
 
 def check_distillation(draw: random.Random, made: Distillation, folder: Path) -> None:
     at, value, output = draw.randrange(6), draw.choice(VALUES), folder / "student"
-    with pytest.raises(NonFiniteLoss, match=rf"step {at + 1}: .* the term kl, cosine infinite or not a number"):
+    with pytest.raises(NonFiniteLoss, match=rf"step {at + 1}: the terms kl, cosine became infinite"):
         made.run(output, at, value)
     assert not output.exists(), "an unfinished student is not taken for a finished one"
     place = output.with_name("student.partial") / FOLDER

@@ -42,7 +42,7 @@ SPARE = 0.05
 """Room on the disk beside the computed size, as a share of it: for manifests, and because masks are drawn by chance."""
 
 MASKED, SOFT = 1, 2
-"""Bits of `marks`: the token is to be guessed; the KL is taken here."""
+"""Bits of `marks`: the token is masked; it is a position of the KL."""
 View = Mapping[str, np.ndarray]
 
 
@@ -76,7 +76,7 @@ class TeacherCache:
             if "hidden" in self.views[0]:
                 batch["teacher_hidden"] = torch.from_numpy(_gather(views[part], "hidden", indices[part]))
             else:
-                batch |= _top_logits_at(batch["soft"].numpy(), views[part], indices[part])
+                batch |= _top_tokens_at(batch["soft"].numpy(), views[part], indices[part])
         return made
 
 
@@ -85,7 +85,7 @@ def _gather(views: list[View], name: str, indices: Int64[np.ndarray, " batch"]) 
     return np.stack([view[name][index] for view, index in zip(views, indices, strict=True)])
 
 
-def _top_logits_at(
+def _top_tokens_at(
     soft: Int64[np.ndarray, " positions"], views: list[View], indices: Int64[np.ndarray, " batch"]
 ) -> dict[str, Tensor]:
     """The likeliest tokens at the flat positions `soft` of a micro-batch; stored are a block's in rising order."""
@@ -355,10 +355,9 @@ def _open_view(cache: Path, number: int, facts: dict[str, Any]) -> View:
         problem = f"these are the outputs of another teacher, {stored_hash}, not of {facts['teacher'][:12]}"
         raise UserError(str(folder), problem=problem, fix=fix)
     if wrong:
-        found = f"{wrong[0]} = {manifest.get(wrong[0])!r}"
-        raise UserError(
-            str(folder), expected=f"a cache of {wrong[0]} = {facts.get(wrong[0], number)!r}", found=found, fix=fix
-        )
+        (name, *_) = wrong
+        expected, found = f"a cache of {name} = {facts.get(name, number)!r}", f"{name} = {manifest.get(name)!r}"
+        raise UserError(str(folder), expected=expected, found=found, fix=fix)
     with as_user_error(str(folder), expected="arrays of numbers", fix=fix):
         files = {Path(name).stem: folder / name for name in manifest["files"]}
         return {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}
