@@ -141,7 +141,9 @@ def variations(recipe: Recipe) -> tuple[Variation, ...]:
                 fix = "make another ablation of it"
                 raise UserError(where, expected=f"changes of {', '.join(CHANGEABLE)}", found=key, fix=fix)
         if _changed(plain, row) == plain:
-            raise UserError(where, expected="a change", found=f"the recipe's own {row.words}", fix="delete the row")
+            raise UserError(
+                where, expected="a change", found=f"the recipe's own {row.description}", fix="delete the row"
+            )
         taken[slug(name)] = name
         found.append(row)
     return tuple(found)
@@ -389,7 +391,7 @@ def planned_rows(recipe: Recipe, output: Path) -> list[PlannedRow]:
         budget = trial.recipe.distill.time_budget
         settings, objective = trial.recipe.distill, trial.recipe.objective
         steps = budget or (f"{distill_steps(settings, objective, of_row.text.train):,}" if of_row.text else "unknown")
-        rows.append(PlannedRow(trial.variation.name, trial.variation.words, steps, len(seeds), waiting, seconds))
+        rows.append(PlannedRow(trial.variation.name, trial.variation.description, steps, len(seeds), waiting, seconds))
     return rows
 
 
