@@ -141,7 +141,7 @@ def variations(recipe: Recipe) -> tuple[Variation, ...]:
                 fix = "make another ablation of it"
                 raise UserError(where, expected=f"changes of {', '.join(CHANGEABLE)}", found=key, fix=fix)
         if _changed(plain, row) == plain:
-            raise UserError(where, problem=f"changes nothing: the recipe has {row.words} already", fix="delete the row")
+            raise UserError(where, problem=f"changes nothing ({row.description})", fix="delete the row")
         taken[slug(name)] = name
         rows.append(row)
     return tuple(rows)
@@ -389,7 +389,7 @@ def planned_rows(recipe: Recipe, output: Path) -> list[PlannedRow]:
         budget = trial.recipe.distill.time_budget
         settings, objective = trial.recipe.distill, trial.recipe.objective
         steps = budget or (f"{distill_steps(settings, objective, of_row.text.train):,}" if of_row.text else "unknown")
-        rows.append(PlannedRow(trial.variation.name, trial.variation.words, steps, len(seeds), waiting, seconds))
+        rows.append(PlannedRow(trial.variation.name, trial.variation.description, steps, len(seeds), waiting, seconds))
     return rows
 
 

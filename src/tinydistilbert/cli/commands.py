@@ -124,10 +124,10 @@ def _compare(parsed: argparse.Namespace, shown: str) -> None:
     output: Path | None = parsed.output
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"--output {output}", expected="a folder", found="a file", fix="give another --output")
-    from tinydistilbert.report.compare import compare, operand
+    from tinydistilbert.report.compare import compare, parse_run
     from tinydistilbert.report.comparison_page import PAGE_FILE, comparison_table, write_comparison
 
-    comparison = compare(*(operand(run) for run in (parsed.first, parsed.second) if run), seed=parsed.seed or 0)
+    comparison = compare(*(parse_run(run) for run in (parsed.first, parsed.second) if run), seed=parsed.seed or 0)
     table = write_comparison(output, comparison, command=shown) if output else comparison_table(comparison)
     page = output / PAGE_FILE if output else None
     if parsed.json:

@@ -13,7 +13,7 @@ from tinydistilbert.distillation.adapt import check_head
 from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.distillation.teacher_cache import check_room, views_to_make
 from tinydistilbert.errors import UserError
-from tinydistilbert.finetuning.preflight import TaughtStudent, check_models
+from tinydistilbert.finetuning.preflight import DistilledStudent, check_models
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
@@ -107,13 +107,13 @@ def check_tasks(run: RunContext) -> None:
         check_models(recipe.finetune, task, _student_of_tasks(run) if name in distilled else None)
 
 
-def _student_of_tasks(run: RunContext) -> TaughtStudent:
+def _student_of_tasks(run: RunContext) -> DistilledStudent:
     """What the second distillations start from, and the run's own teacher."""
     if name := run.recipe.finetune.model:
-        return TaughtStudent(load_config(name), load_tokenizer(name), None)
+        return DistilledStudent(load_config(name), load_tokenizer(name), None)
     teacher = run.sources.original_teacher
     student = cut_student(teacher.model, run.recipe.student, seed=run.recipe.seed)
-    return TaughtStudent(student.config, teacher.tokenizer, teacher.model.config)
+    return DistilledStudent(student.config, teacher.tokenizer, teacher.model.config)
 
 
 def check_compression(run: RunContext) -> None:
