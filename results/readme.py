@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinydistilbert import results
-from tinydistilbert.report.compression import compression_table, ladders
+from tinydistilbert.report.compression import compressed_models, compression_table
 from tinydistilbert.report.paper_tables import pretraining_table, score_table
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.table import Table, to_markdown
@@ -55,9 +55,11 @@ def run_section() -> str:
 
 
 def compression_section() -> str:
-    """What each rung of the committed ladders gave."""
-    found = [ladder for run in COMPRESSED for ladder in ladders(results.read(RESULTS / run / "results.jsonl"), TASKS)]
-    return "\n".join(to_markdown(compression_table(ladder)) for ladder in found)
+    """What each variant of the committed compressions gave."""
+    found = [
+        model for run in COMPRESSED for model in compressed_models(results.read(RESULTS / run / "results.jsonl"), TASKS)
+    ]
+    return "\n".join(to_markdown(compression_table(model)) for model in found)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -15,10 +15,14 @@ from typing import Any
 
 from tinydistilbert import results
 from tinydistilbert.distillation.distill import distill_steps
-from tinydistilbert.dry_run import Planner
+from tinydistilbert.dry_run.basis import Basis, basis_of
+from tinydistilbert.dry_run.stages import ESTIMATES
+from tinydistilbert.dry_run.stages import check_inputs as check_dry_run_inputs
 from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.pipeline.context import RunContext, Sources
 from tinydistilbert.pipeline.jobs import jobs
-from tinydistilbert.pipeline.run import Run, run
+from tinydistilbert.pipeline.preflight import check_data_folder
+from tinydistilbert.pipeline.run import check_inputs, run_context, run_stages
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.schema import Ablate, Adapt, Recipe, Teacher, to_dict
@@ -82,9 +86,9 @@ class Trial:
         """Whether nothing is left to do in it."""
         return all(map(atomic.is_finished, self.parts.values()))
 
-    def run(self, log: Callable[[str], None]) -> Run:
+    def run(self, log: Callable[[str], None]) -> RunContext:
         """The run in its folder."""
-        return Run(self.recipe, self.folder.path, until=self.until, log=log)
+        return run_context(self.recipe, self.folder.path, until=self.until, log=log)
 
     def measured(self) -> list[Measurement]:
         """What it measured, under the name of its row; `seed` is that of the distillation."""
@@ -137,7 +141,9 @@ def variations(recipe: Recipe) -> tuple[Variation, ...]:
                 fix = "make another ablation of it"
                 raise UserError(where, expected=f"changes of {', '.join(CHANGEABLE)}", found=key, fix=fix)
         if _changed(plain, row) == plain:
-            raise UserError(where, expected="a change", found=f"the recipe's own {row.words}", fix="delete the row")
+            raise UserError(
+                where, expected="a change", found=f"the recipe's own {row.description}", fix="delete the row"
+            )
         taken[slug(name)] = name
         found.append(row)
     return tuple(found)
@@ -162,114 +168,138 @@ def _plain(recipe: Recipe, row: str, models: tuple[Any, ...]) -> Recipe:
     return dataclasses.replace(recipe, name=f"{recipe.name}/{row}", finetune=finetune, ablate=Ablate())
 
 
+@dataclass(frozen=True)
 class Study:
-    """The runs of one ablation in one folder."""
+    """The runs of one ablation in one folder; made by `study_of`."""
 
-    def __init__(self, recipe: Recipe, output: Path, *, log: Callable[[str], None]) -> None:
-        self.recipe, self.folder, self.log = recipe, AblationFolder(output), log
-        self.variations = variations(recipe)
-        self.references = Trial(
-            None, recipe.seed, _plain(recipe, "references", tuple(REFERENCES)), self.folder.references
-        )
-        self.trials = tuple(self._trials())
-        self.failures: dict[str, str] = {}
+    recipe: Recipe
+    folder: AblationFolder
+    variations: tuple[Variation, ...]
+    references: Trial
+    trials: tuple[Trial, ...]
+    """Every row with the first seed, then with the next, so that what there is can be compared early."""
+    log: Callable[[str], None]
 
-    def _trials(self) -> Iterator[Trial]:
-        """Every row with the first seed, then with the next, so that what there is can be compared early."""
-        for seed in self.recipe.ablate.seeds:
-            for row in self.variations:
-                plain = dataclasses.replace(_plain(self.recipe, row.name, ("student",)), seed=seed)
-                if self.recipe.adapt.tokens:  # once for all rows, in base/
-                    teacher = Teacher(model=str(self.folder.references.teacher.resolve()))
-                    adapt = Adapt(tokens=0, optimization=plain.adapt.optimization)
-                    plain = dataclasses.replace(plain, teacher=teacher, adapt=adapt)
-                folder = self.folder.row(slug(row.name), seed)
-                yield Trial(row, seed, _changed(plain, row), folder)
+    @property
+    def runs(self) -> tuple[Trial, ...]:
+        """References and rows, in the order in which they are made."""
+        return (self.references, *self.trials)
 
-    def check(self) -> None:
-        """Look at whatever can be wrong in any run, before the first one.
-
-        Raises:
-            UserError: the folder belongs to something else, a run in it to another recipe, or an input is wrong; of a
-                row it begins with its name.
-        """
-        self.check_folder()
-        run = self.references.run(self.log)
-        run.check_data_folder()
-        if not run.is_begun():
-            run.check_inputs()
-        for trial in self.first_of_each():
-            if not atomic.is_finished(trial.folder.student):
-                own = Run(self.before_adapting(trial), trial.folder.path, until="distill", log=self.log)
-                own.original_teacher = run.original_teacher
-                if trial.recipe.corpus == self.recipe.corpus:
-                    own.blocks = run.blocks
-                with _naming(trial):
-                    own.check_inputs()
-
-    def check_folder(self) -> None:
-        """Refuse a folder with something else in it, and runs of other recipes.
-
-        Raises:
-            UserError: there are some.
-        """
-        output = self.folder.path
-        if not self.folder.recipe.is_file() and not atomic.is_new(output):
-            expected, fix = "a new or empty folder, or an ablation", "give another --output"
-            raise UserError(f"--output {output}", expected=expected, found="other files", fix=fix)
-        for trial in (self.references, *self.trials):
-            trial.run(self.log).is_begun()
-
+    @property
     def first_of_each(self) -> tuple[Trial, ...]:
         """One trial of each row: its seeds differ in nothing that can be wrong."""
         return self.trials[: len(self.variations)]
 
-    def before_adapting(self, trial: Trial) -> Recipe:
-        """A trial's recipe with the teacher as it comes, for the adapted one may not be there yet."""
-        return dataclasses.replace(trial.recipe, teacher=self.recipe.teacher, adapt=self.recipe.adapt)
 
-    def run(self, command: str) -> Table:
-        """Do what is not done yet; table and page are written anew after every row."""
-        output = self.folder.path
-        with locks.alone(output / atomic.LOCK, where=f"--output {output}"):
-            atomic.sweep(output)
-            atomic.write_text(self.folder.recipe, to_toml(self.recipe))
-            for trial in (self.references, *self.trials):
-                if trial.is_finished():
-                    trial.free()
-                    self.log(f"{trial.title}: finished before, skipped")
-                    continue
-                self._run(trial)
-                if trial.is_finished():
-                    trial.free()
-                    self.publish(command)
-            return self.publish(command)
+def study_of(recipe: Recipe, output: Path, *, log: Callable[[str], None]) -> Study:
+    """The runs that the recipe's section `ablate` asks for.
 
-    def _run(self, trial: Trial) -> None:
-        def log(line: str) -> None:
-            self.log(f"{trial.title}: {line}")
+    Raises:
+        UserError: a row is wrong, as in `variations`.
+    """
+    folder, rows = AblationFolder(output), variations(recipe)
+    references = Trial(None, recipe.seed, _plain(recipe, "references", tuple(REFERENCES)), folder.references)
+    trials = tuple(_trial(recipe, folder, row, seed) for seed in recipe.ablate.seeds for row in rows)
+    return Study(recipe, folder, rows, references, trials, log)
 
-        try:
+
+def _trial(recipe: Recipe, folder: AblationFolder, row: Variation, seed: int) -> Trial:
+    plain = dataclasses.replace(_plain(recipe, row.name, ("student",)), seed=seed)
+    if recipe.adapt.tokens:  # once for all rows, in the run of the references
+        teacher = Teacher(model=str(folder.references.teacher.resolve()))
+        adapt = Adapt(tokens=0, optimization=plain.adapt.optimization)
+        plain = dataclasses.replace(plain, teacher=teacher, adapt=adapt)
+    return Trial(row, seed, _changed(plain, row), folder.row(slug(row.name), seed))
+
+
+def check_study(study: Study) -> None:
+    """Look for whatever can be wrong in any run, before the first one.
+
+    Raises:
+        UserError: the folder belongs to something else, a run in it to another recipe, or an input is wrong; of a row
+            it begins with its name.
+    """
+    check_folder(study)
+    references = study.references.run(study.log)
+    references.check_machine()
+    check_data_folder(study.recipe.data)
+    if not references.is_begun():
+        check_inputs(references)
+    for trial in study.first_of_each:
+        if not atomic.is_finished(trial.folder.student):
             with _naming(trial):
-                failures = run(Run(trial.recipe, trial.folder.path, until=trial.until, log=log))
-        except NonFiniteLoss as error:
-            if trial.variation is None:
-                raise
-            failures = (str(error),)
-        # What a row breaks is a finding about that row, and no reason to keep the others waiting.
-        name = trial.variation.name if trial.variation else "references"
-        for failure in failures:
-            before = [self.failures[name]] if name in self.failures else []
-            self.failures[name] = "; ".join([*before, f"seed {trial.seed}: {failure}"])
-            log(f"failed, {failure}")
+                check_inputs(_before_adapting(study, trial, until="distill", sources=references.sources))
 
-    def publish(self, command: str) -> Table:
-        """Write results, table and page of what is finished so far."""
-        finished = [trial for trial in (self.references, *self.trials) if trial.is_finished()]
-        measurements = [m for trial in finished for m in trial.measured()]
-        results.write(self.folder.results, measurements)
-        ablation = Ablation(self.recipe, self.variations, measurements, self.failures)
-        return write_ablation(self.folder.path, ablation, command=command)
+
+def check_folder(study: Study) -> None:
+    """Refuse a folder with something else in it, and runs of other recipes.
+
+    Raises:
+        UserError: there are some.
+    """
+    output = study.folder.path
+    if not study.folder.recipe.is_file() and not atomic.is_new(output):
+        expected, fix = "a new or empty folder, or an ablation", "give another --output"
+        raise UserError(f"--output {output}", expected=expected, found="other files", fix=fix)
+    for trial in study.runs:
+        trial.run(study.log).is_begun()
+
+
+def _before_adapting(study: Study, trial: Trial, *, until: str, sources: Sources) -> RunContext:
+    """The run of a trial with the teacher as it comes, for the adapted one may not be made yet."""
+    recipe = dataclasses.replace(trial.recipe, teacher=study.recipe.teacher, adapt=study.recipe.adapt)
+    return run_context(recipe, trial.folder.path, until=until, log=study.log, sources=sources)
+
+
+def run_study(study: Study, command: str) -> tuple[Table, dict[str, str]]:
+    """Do what is not done yet; table and page are written anew after every row.
+
+    Returns:
+        The table, and of the rows that failed, why.
+    """
+    output, failures = study.folder.path, dict[str, str]()
+    with locks.alone(output / atomic.LOCK, where=f"--output {output}"):
+        atomic.sweep(output)
+        atomic.write_text(study.folder.recipe, to_toml(study.recipe))
+        for trial in study.runs:
+            if trial.is_finished():
+                trial.free()
+                study.log(f"{trial.title}: finished before, skipped")
+                continue
+            for failure in _run_trial(study, trial):
+                # What a row breaks is a finding about that row, and no reason to keep the others waiting.
+                name = trial.variation.name if trial.variation else "references"
+                failures[name] = "; ".join([*([failures[name]] if name in failures else []), failure])
+            if trial.is_finished():
+                trial.free()
+                publish(study, failures, command)
+        return publish(study, failures, command), failures
+
+
+def _run_trial(study: Study, trial: Trial) -> list[str]:
+    """Run a trial; gives what failed in it."""
+
+    def log(line: str) -> None:
+        study.log(f"{trial.title}: {line}")
+
+    try:
+        with _naming(trial):
+            failures = run_stages(trial.run(log))
+    except NonFiniteLoss as error:
+        if trial.variation is None:
+            raise
+        failures = (str(error),)
+    for failure in failures:
+        log(f"failed, {failure}")
+    return [f"seed {trial.seed}: {failure}" for failure in failures]
+
+
+def publish(study: Study, failures: Mapping[str, str], command: str) -> Table:
+    """Write results, table and page of what is finished so far."""
+    measurements = [m for trial in study.runs if trial.is_finished() for m in trial.measured()]
+    results.write(study.folder.results, measurements)
+    ablation = Ablation(study.recipe, study.variations, measurements, failures)
+    return write_ablation(study.folder.path, ablation, command=command)
 
 
 @contextmanager
@@ -303,14 +333,14 @@ def ablate(
         Interrupted: the user asked to stop; the same call goes on.
         NonFiniteLoss: adapting the teacher.
     """
-    study = Study(recipe, output, log=log)
-    if not all(trial.is_finished() for trial in (study.references, *study.trials)):
-        study.check()
+    study = study_of(recipe, output, log=log)
+    if not all(trial.is_finished() for trial in study.runs):
+        check_study(study)
     else:
-        study.check_folder()
+        check_folder(study)
     if recipe.finetune.tasks:
         log(f"ablate: {SCORED_ON}")
-    return study.run(command), study.failures
+    return run_study(study, command)
 
 
 @dataclass(frozen=True)
@@ -335,35 +365,33 @@ def planned_rows(recipe: Recipe, output: Path) -> list[PlannedRow]:
     Raises:
         UserError: an input is wrong: the same as of the run.
     """
-    study = Study(recipe, output, log=lambda _: None)
-    study.check_folder()
-    shared = Planner(study.references.run(study.log))
-    shared.run.check_data_folder()
-    shared.check_inputs()
+    study = study_of(recipe, output, log=lambda _: None)
+    check_folder(study)
+    references = basis_of(study.references.run(study.log))
+    references.run.check_machine()
+    check_dry_run_inputs(references)
 
-    def planner(trial: Trial, until: str) -> Planner:
-        """For a trial from its beginning, with what the rows have in common found once."""
-        made = Planner(Run(study.before_adapting(trial), output / "rows", until=until, log=study.log))
-        made.machine = shared.machine
-        if trial.recipe.corpus == recipe.corpus:
-            made.text = shared.text
-        return made
+    def basis(trial: Trial, until: str) -> Basis:
+        """Of a trial from its beginning, with what the rows have in common estimated once."""
+        sources = references.run.sources
+        unmade = dataclasses.replace(trial, folder=study.folder.row("", trial.seed))  # which no row is called
+        return Basis(_before_adapting(study, unmade, until=until, sources=sources), references.shared)
 
-    scoring = _seconds(planner(study.trials[0], "evaluate"), "finetune", "evaluate")
-    left = _seconds(shared, "adapt", "distill", "finetune", "evaluate")
+    scoring = _seconds(basis(study.trials[0], "evaluate"), "finetune", "evaluate")
+    left = _seconds(references, "adapt", "distill", "finetune", "evaluate")
     rows = [PlannedRow("references", "teacher and control, fine-tuned once", "", 0, 0, left)]
-    for trial in study.first_of_each():
+    for trial in study.first_of_each:
         assert trial.variation, "the references are no trial"
-        own = planner(trial, "distill")
+        of_row = basis(trial, "distill")
         with _naming(trial):
-            own.check_inputs()
+            check_dry_run_inputs(of_row)
         seeds = [other for other in study.trials if other.variation == trial.variation]
         waiting = sum(not other.is_finished() for other in seeds)
-        seconds = waiting * (_seconds(own, "distill") + scoring)
+        seconds = waiting * (_seconds(of_row, "distill") + scoring)
         budget = trial.recipe.distill.time_budget
         settings, objective = trial.recipe.distill, trial.recipe.objective
-        steps = budget or (f"{distill_steps(settings, objective, own.text.train):,}" if own.text else "unknown")
-        rows.append(PlannedRow(trial.variation.name, trial.variation.words, steps, len(seeds), waiting, seconds))
+        steps = budget or (f"{distill_steps(settings, objective, of_row.text.train):,}" if of_row.text else "unknown")
+        rows.append(PlannedRow(trial.variation.name, trial.variation.description, steps, len(seeds), waiting, seconds))
     return rows
 
 
@@ -386,5 +414,5 @@ def plan_ablation(recipe: Recipe, output: Path) -> str:
     return "\n".join([*lines, "", *notes])
 
 
-def _seconds(planner: Planner, *stages: str) -> float:
-    return sum(line.seconds or 0.0 for stage in stages for line in planner.lines(stage))
+def _seconds(basis: Basis, *stages: str) -> float:
+    return sum(line.seconds or 0.0 for stage in stages for line in ESTIMATES[stage](basis))

@@ -34,12 +34,14 @@ from tinydistilbert.finetuning.soft_targets import SoftTargets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.pipeline import run as pipeline
+from tinydistilbert.pipeline.stages import write_results
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.report.predictions import read_predicted, scored_run
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
+from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
@@ -86,12 +88,12 @@ def trained(folder: Path, *, seed: int, stop_at: int | None = None) -> str:
         return scaled_sum({"fit": (said - batch["rows"].sum(-1)).square().mean()}, term_scales)
 
     model = Net()
-    work = TrainingJob(
+    job = TrainingJob(
         steps=STEPS, micro_batches=micro_batches, loss=loss, term_weights=lambda _: {"fit": 1.0},
         token_shares=lambda batches: token_shares([{"fit": 8} for _ in batches]), tokens=lambda _: 8,
     )  # fmt: skip
     settings = schema.Optimization(learning_rate=0.05)
-    train(model, work, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
+    train(model, job, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
     return digest(*model.state_dict().values(), (folder / "log.jsonl").read_bytes())
 
 
@@ -114,7 +116,7 @@ class Made:
             },
         }  # fmt: skip
         self.recipe: Recipe = from_dict(content, "test")
-        pipeline.run(pipeline.Run(self.recipe, self.run, until="evaluate", log=lambda _: None))
+        pipeline.run_stages(pipeline.run_context(self.recipe, self.run, until="evaluate", log=lambda _: None))
         self.task = f"tasks/{TASK}/student-d/seed-{seed}"
         export(self.run / self.task / "model", folder / "exported")
         corpus = self.recipe.corpus
@@ -126,8 +128,8 @@ class Made:
         with contextlib.suppress(Interrupted):
             trained(folder / "training", seed=seed, stop_at=STEPS - 2)
         self.seed = seed
-        known = pipeline.Run(self.recipe, self.run, until="evaluate", log=lambda _: None).known
-        self.examples, _ = training_examples(self.recipe, known[TASK], augmented=None, soft=True)
+        tasks = tasks_of(self.recipe.finetune)
+        self.examples, _ = training_examples(self.recipe, tasks[TASK], augmented=None, soft=True)
         self.features = encode(self.examples, tokenizer, 16)
         self.inputs: dict[str, str] = atomic.read_json(RunFolder(self.run).inputs)
 
@@ -144,9 +146,7 @@ class Made:
         setup, settings = PretrainingSetup.of(self.recipe, self.blocks, CPU), self.recipe.distill
         batches = setup.batches(self.recipe.objective, settings.optimization, steps=1)
         made = make_cache(settings.cache, batches, self.teacher.model, there, setup.compute, lambda _: None)
-        return digest(
-            *(made.micro_batches(step)[0][name] for step in (0, 1) for name in ("teacher_hidden", "input_ids"))
-        )
+        return digest(*(made(step)[0][name] for step in (0, 1) for name in ("teacher_hidden", "input_ids")))
 
     def student(self, there: Path) -> str:
         return digest(weights_hash(load_model(there, "masked-lm")), tokenizer_hash(load_tokenizer(there)))
@@ -164,7 +164,7 @@ class Made:
         return digest(said.ids, said.gold, said.answers[self.seed], said.fingerprint)
 
     def measurements(self, there: Path) -> str:
-        pipeline.Run(self.recipe, there, until="evaluate", log=lambda _: None).gather()
+        write_results(pipeline.run_context(self.recipe, there, until="evaluate", log=lambda _: None))
         return digest([dataclasses.asdict(each) for each in results.read(there / "results.jsonl")])
 
     def answers(self, there: Path) -> str:
@@ -315,5 +315,5 @@ def test_the_file_that_gathers_the_measurements_is_made_anew(made: tuple[Made, M
     whole = (run / "results.jsonl").read_bytes()
     (run / "results.jsonl").write_bytes(whole.replace(b"0.5", b"0.9"))
     assert (run / "results.jsonl").read_bytes() != whole
-    pipeline.run(pipeline.Run(made[0].recipe, run, until="evaluate", log=lambda _: None))
+    pipeline.run_stages(pipeline.run_context(made[0].recipe, run, until="evaluate", log=lambda _: None))
     assert (run / "results.jsonl").read_bytes() == whole

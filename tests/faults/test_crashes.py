@@ -211,7 +211,9 @@ def begun_run(inputs: Any) -> Scenario:
     settings = toml.load(str(inputs.recipe("begun")))
 
     def act(folder: Path, promise: Promise) -> None:
-        with pipeline.Run(settings, folder / "runs" / "a", until="prepare", log=lambda _: None).claimed():
+        with pipeline.claimed(
+            pipeline.run_context(settings, folder / "runs" / "a", until="prepare", log=lambda _: None)
+        ):
             promise(("recipe",))
             for name in ("corpus", "examples"):
                 run_folder.keep_fingerprint(RunFolder(folder / "runs" / "a"), name, f"those of {name}")

@@ -40,6 +40,7 @@ from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.pipeline import run
+from tinydistilbert.pipeline.stages import write_results
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.toml import from_dict, to_toml
 from tinydistilbert.report.page import write_report
@@ -100,7 +101,7 @@ class Place:
         prose = (f"The student {i} learns from the teacher in a large house near the lake {i}." for i in range(150))
         (folder / "corpus.txt").write_text("\n\n".join(prose))
         place = cls(folder)
-        run.run(run.Run(place.recipe, folder / "run", until="evaluate", log=lambda _: None))
+        run.run_stages(run.run_context(place.recipe, folder / "run", until="evaluate", log=lambda _: None))
         place.blocks(folder / "cache")
         return place
 
@@ -113,7 +114,7 @@ class Place:
             said = model.get_submodule("layer")(batch["rows"]).squeeze(-1)
             return scaled_sum({"fit": (said - batch["rows"].sum(-1)).square().mean()}, term_scales)
 
-        work = TrainingJob(
+        job = TrainingJob(
             steps=8, micro_batches=lambda step, _=0: [{"rows": data[step * 8 : step * 8 + 8]}], loss=loss,
             term_weights=lambda _: {"fit": 1.0}, tokens=lambda _: 8,
             token_shares=lambda batches: token_shares([{"fit": 8} for _ in batches]),
@@ -123,7 +124,7 @@ class Place:
         with atomic.unfinished(output / "model") as folder:
             model = Net()
             settings = schema.Optimization(learning_rate=0.05)
-            train(model, work, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
+            train(model, job, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
             atomic.write_bytes(folder / "weights", b"".join(p.detach().numpy().tobytes() for p in model.parameters()))
 
     def blocks(self, output: Path) -> Any:
@@ -154,7 +155,7 @@ class Place:
             )  # fmt: skip
 
     def report(self, output: Path) -> None:
-        run.Run(self.recipe, output, until="evaluate", log=lambda _: None).gather()
+        write_results(run.run_context(self.recipe, output, until="evaluate", log=lambda _: None))
         write_report(output)
 
     def begin(self, name: str, output: Path) -> None:

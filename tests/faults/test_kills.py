@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert.compress.variants import Workshop
+from tinydistilbert.compress.builder import VariantBuilder, make_folder
+from tinydistilbert.run_folder import CompressedFolder
 
 GOAL = "kill -9 at a random moment, then resume: weights and log as never interrupted"
 KILLS = (1, 1, 1, 2, 3)
@@ -155,7 +156,7 @@ def killed_in(forks: Any, case: Case, run: Path, cache: Path, function: str) -> 
         ("distill", "tinydistilbert.distillation.distill:save_model"),
         ("distill", "tinydistilbert.storage.atomic:write_manifest"),
         ("distill", "tinydistilbert.storage.atomic:tidy"),
-        ("distill", "tinydistilbert.pipeline.run:Run.gather"),
+        ("distill", "tinydistilbert.pipeline.stages:write_results"),
         ("finetune (D)", "tinydistilbert.storage.disk:rename"),
     ],
 )
@@ -190,11 +191,13 @@ def test_a_run_that_was_killed_at_its_first_file_can_begin(
     assert list(tiny.leftovers(run)) == []
 
 
-def test_a_finished_rung_of_a_ladder_is_tidied(tmp_path: Path) -> None:
+def test_a_finished_variant_is_tidied(tmp_path: Path) -> None:
     # Its process was killed between the last rename and the deletion of the checkpoints.
-    (tmp_path / "keep-50" / "model" / "checkpoints" / "step-00000001").mkdir(parents=True)
-    (tmp_path / "keep-50" / "model" / "manifest.json").write_text("{}")
     nothing: Any = None
-    workshop = Workshop(nothing, nothing, nothing, (), "student", tmp_path, nothing, pytest.fail)
-    workshop._folder("keep-50/model", "teach it again", pytest.fail)
-    assert [path.name for path in (tmp_path / "keep-50" / "model").iterdir()] == ["manifest.json"]
+    folder = CompressedFolder(tmp_path)
+    model = folder.variant("keep-50").recovered
+    (model / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (model / "manifest.json").write_text("{}")
+    builder = VariantBuilder(nothing, nothing, nothing, (), "student", folder, nothing, pytest.fail)
+    make_folder(builder, model, "recovery fine-tuning", pytest.fail)
+    assert [path.name for path in model.iterdir()] == ["manifest.json"]

@@ -27,7 +27,7 @@ from tinydistilbert.cli.request import request
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.pipeline.preflight import Inputs
+from tinydistilbert.pipeline.run import check_inputs, run_context
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.storage import cache
@@ -615,7 +615,7 @@ def test_malformed_input_is_refused_in_one_line(
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_is_odd_but_right_is_read(name: str, teacher: Path, tmp_path: Path) -> None:
     arguments = [str(argument) for argument in ACCEPTED[name](Place(tmp_path, teacher))]
-    Inputs(request(arguments).recipe, until=arguments[0]).check_inputs()
+    check_inputs(run_context(request(arguments).recipe, tmp_path / "run", until=arguments[0], log=print))
 
 
 def mutated(content: bytes, draw: random.Random) -> bytes:

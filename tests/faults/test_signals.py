@@ -55,13 +55,13 @@ PHASES = {
     "validation": Phase(
         "distill", ("tinydistilbert.distillation.pretraining:validation_losses",), ("student",), is_training=True
     ),
-    "evaluating": Phase("evaluate", ("tinydistilbert.pipeline.run:evaluate",), (f"{TASK}/student/seed-0/scores",)),
+    "evaluating": Phase("evaluate", ("tinydistilbert.pipeline.stages:evaluate",), (f"{TASK}/student/seed-0/scores",)),
     "exporting": Phase(
         "compress",
         ("tinydistilbert.compress.variants:export", "tinydistilbert.compress.variants:quantize"),
         (f"{TASK}/compressed",),
     ),
-    "report": Phase("report", ("tinydistilbert.pipeline.run:write_report",), ("report.html",)),
+    "report": Phase("report", ("tinydistilbert.pipeline.stages:write_report",), ("report.html",)),
 }
 
 

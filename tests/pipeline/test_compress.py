@@ -1,4 +1,4 @@
-"""A fine-tuned model goes down the ladder from the command line: its rungs, its targets, its mistakes."""
+"""A fine-tuned model is compressed from the command line: its variants, its targets, its mistakes."""
 
 import io
 import json
@@ -10,8 +10,8 @@ import pytest
 
 from tinydistilbert import results
 from tinydistilbert.cli.request import request
-from tinydistilbert.compress.stage import Form, choose
-from tinydistilbert.compress.variants import Rung
+from tinydistilbert.compress.measure import MeasuredVariant, best_variant
+from tinydistilbert.compress.variants import Variant
 from tinydistilbert.predictor import load
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import atomic
@@ -36,7 +36,7 @@ def run(columns: list[str], teacher: Path, tmp_path: Path, call: Call) -> Path:
     return tmp_path / "run"
 
 
-def test_down_the_ladder_with_the_settings_of_the_run(run: Path, tmp_path: Path, call: Call) -> None:
+def test_every_variant_with_the_settings_of_the_run(run: Path, tmp_path: Path, call: Call) -> None:
     model, output = run / "tasks/reviews/model/seed-0/model", tmp_path / "small"
     code, out, err = call("compress", model, *SMALL, "--max-loss", "100", "--output", output)
     assert code == 0, err
@@ -63,7 +63,7 @@ def test_down_the_ladder_with_the_settings_of_the_run(run: Path, tmp_path: Path,
     assert code == 0 and "finished before, skipped" in out, err
 
 
-def test_a_target_ends_the_ladder_and_a_vocabulary_is_cut(run: Path, tmp_path: Path, call: Call) -> None:
+def test_a_target_that_is_reached_is_the_end_and_a_vocabulary_is_trimmed(run: Path, tmp_path: Path, call: Call) -> None:
     model, output = run / "tasks/reviews/model/seed-0/model", tmp_path / "small"
     code, _, err = call(
         "compress", model, *SMALL, "--target-size", "10MB", "--compress.vocabulary", "train",
@@ -139,10 +139,10 @@ def test_classes_in_another_order_are_refused(run: Path, tmp_path: Path, call: C
     assert code == 2 and "bad, good" in err and not (tmp_path / "small").exists()
 
 
-def test_a_rung_that_cannot_be_made_ends_the_ladder(run: Path, tmp_path: Path, call: Call) -> None:
+def test_a_variant_that_cannot_be_made_is_the_end(run: Path, tmp_path: Path, call: Call) -> None:
     model, output = run / "tasks/reviews/model/seed-0/model", tmp_path / "small"
     code, out, err = call("compress", model, *SMALL[:-2], "--keep", "0.001", "--output", output)
-    assert code == 0 and "the ladder ends here" in out, err
+    assert code == 0 and "no smaller variant" in out and "keep" in out, err
     assert (output / "tasks/reviews/compressed/best/model.onnx").is_file()
     measured = [m.model for m in results.read(output / "results.jsonl") if m.metric == "accuracy"]
     assert measured == ["as it is, torch", "ONNX Runtime, fp32", "int8"]
@@ -176,15 +176,15 @@ def test_words_in_the_wrong_place_are_told(
     assert code == 2 and part in err, err
 
 
-def form(name: str, held_out: float, milliseconds: float, size: int) -> Form:
-    return Form(Rung(name, Path(name), Path(name)), held_out, milliseconds, size, 0.0, 0)
+def measured(name: str, held_out: float, milliseconds: float, size: int) -> MeasuredVariant:
+    return MeasuredVariant(Variant(name, Path(name), Path(name)), held_out, milliseconds, size, 0.0, 0)
 
 
-FORMS = [
-    form("torch", 0.9, 10.0, 100),
-    form("onnx", 0.9, 5.0, 100),
-    form("int8", 0.88, 3.0, 25),
-    form("half", 0.895, 2.0, 15),
+MEASURED = [
+    measured("torch", 0.9, 10.0, 100),
+    measured("onnx", 0.9, 5.0, 100),
+    measured("int8", 0.88, 3.0, 25),
+    measured("half", 0.895, 2.0, 15),
 ]
 
 
@@ -202,4 +202,4 @@ FORMS = [
 )
 def test_what_is_kept(settings: Compress, name: str) -> None:
     """The first that reaches the targets within the loss, else the first that reaches them, else the nearest."""
-    assert choose(FORMS, settings).rung.name == name
+    assert best_variant(MEASURED, settings).variant.name == name

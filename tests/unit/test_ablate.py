@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tinydistilbert import results
-from tinydistilbert.ablate import Study, slug, variations
+from tinydistilbert.ablate import slug, study_of, variations
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Ablate, Recipe
 from tinydistilbert.report import figures, published
@@ -169,7 +169,7 @@ def test_the_figure_places_changes_published_ones_and_kl() -> None:
                            effect("c", [1.0], None, [4.0])])  # fmt: skip
     assert svg is not None
     words = {element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
-    assert {"a", "c", "Published", "Ours"} <= words and "b" not in words
+    assert {"a", "c", "Published", "Measured"} <= words and "b" not in words
     points = re.findall(
         r'<use xlink:href="#[^"]+" x="([0-9.]+)" y="([0-9.]+)" style="(?:fill|stroke): var\(--(\w+)', svg
     )
@@ -188,7 +188,7 @@ def test_table_4_is_that_of_the_paper() -> None:
         "baseline": None, "without KL": -2.96, "without cosine": -1.46, "without masked LM": -0.31,
         "random initialisation": -3.69,
     }  # fmt: skip
-    assert rows["random initialisation"].words == "student.initialization = random"
+    assert rows["random initialisation"].description == "student.initialization = random"
     assert "arXiv:1910.01108v4, Table 4" in published.ABLATION
     assert [row.name for row in variations(recipe("[ablate]\ntable4 = false"))] == ["baseline"]
 
@@ -207,7 +207,7 @@ def test_every_run_differs_from_the_recipe_by_its_row_alone(tmp_path: Path) -> N
     text = 'name = "x"\nadapt.tokens = 1000\n[finetune]\ntasks = ["rte"]\nmodels = ["teacher", "control"]\n'
     text += "[ablate]\nseeds = [4, 5]"
     settings = recipe(text + '\nrows = { "hot" = { objective.temperature = 4.0 } }')
-    made = Study(settings, tmp_path / "study", log=print)
+    made = study_of(settings, tmp_path / "study", log=print)
     assert [(t.variation.name if t.variation else "", t.seed) for t in made.trials][:2] == [
         ("baseline", 4),
         ("without KL", 4),
@@ -223,7 +223,7 @@ def test_every_run_differs_from_the_recipe_by_its_row_alone(tmp_path: Path) -> N
     more = recipe(
         text + '\nrows = { "hot" = { objective.temperature = 4.0 }, "cold" = { objective.temperature = 1.0 } }'
     )
-    later = [trial.recipe for trial in Study(more, tmp_path / "study", log=print).trials]
+    later = [trial.recipe for trial in study_of(more, tmp_path / "study", log=print).trials]
     assert all(trial.recipe in later for trial in made.trials), "a row that is added changes no other"
 
 

@@ -214,7 +214,7 @@ def made_again(checkpoint_folder: Path, name: str, content: bytes | None, traini
 
 
 ANOTHER = "keep it for another training, or delete it"
-MODEL = "the parameters of this model"
+MODEL = "not those of this model"
 FROM_THE_START = "delete the folder to train from the start"
 LATER = b'{"step": 4, "log_bytes": 3}'
 MISFITS: dict[str, tuple[Callable[[Path], object], Callable[[], nn.Module], str, str, str]] = {
@@ -238,31 +238,31 @@ MISFITS: dict[str, tuple[Callable[[Path], object], Callable[[], nn.Module], str,
     ),
     "another log": (
         lambda path: made_again(path, "state.json", LATER),
-        lambda: nn.Linear(3, 2), "log.jsonl to begin as it did at step 4", "another beginning",
+        lambda: nn.Linear(3, 2), "log.jsonl", "not begin as it did at step 4",
         "restore it from a copy",
     ),
     "a wider model": (
-        lambda path: None, lambda: nn.Linear(4, 2), MODEL, "a difference at weight (2, 3)", FROM_THE_START,
+        lambda path: None, lambda: nn.Linear(4, 2), MODEL, "weight (2, 3)", FROM_THE_START,
     ),
     "a model with fewer parameters": (
-        lambda path: None, lambda: nn.Linear(3, 2, bias=False), MODEL, "a difference at bias (2,)", FROM_THE_START,
+        lambda path: None, lambda: nn.Linear(3, 2, bias=False), MODEL, "bias (2,)", FROM_THE_START,
     ),
     "a model with more parameters": (
-        lambda path: None, lambda: nn.Bilinear(1, 3, 2), MODEL, "a difference at weight (2, 1, 3)", FROM_THE_START,
+        lambda path: None, lambda: nn.Bilinear(1, 3, 2), MODEL, "weight (2, 1, 3)", FROM_THE_START,
     ),
     "a model with other names": (
-        lambda path: None, lambda: nn.Sequential(nn.Linear(3, 2)), MODEL, "a difference at 0.bias (2,)",
+        lambda path: None, lambda: nn.Sequential(nn.Linear(3, 2)), MODEL, "0.bias (2,)",
         FROM_THE_START,
     ),
 }  # fmt: skip
-"""What was done to the checkpoint, into which model it is loaded, what is told: expected, found, cure."""
+"""What was done to the checkpoint, into which model it is loaded, and key words of the message."""
 
 
 @pytest.mark.parametrize("misfit", MISFITS)
 def test_what_does_not_fit_is_told_and_changes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], misfit: str
 ) -> None:
-    does, make, expected, found, fix = MISFITS[misfit]
+    does, make, wanted, stored, fix = MISFITS[misfit]
     checkpoint.save(tmp_path, *new(), checkpoint.State(4), training="fit")
     path = tmp_path / "step-00000004"
     does(path)
@@ -271,8 +271,9 @@ def test_what_does_not_fit_is_told_and_changes_nothing(
     before = [parameter.detach().clone() for parameter in model.parameters()]
     with pytest.raises(UserError, match="1 that were skipped"):
         checkpoint.load(tmp_path, model, optimizer, training="fit", log=tmp_path / "log.jsonl")
-    line = f"{path}: expected {expected}, found {found}; {fix}"
-    assert capsys.readouterr().err == f"skipping checkpoint step-00000004: {line}\n"
+    line = capsys.readouterr().err
+    assert line.startswith(f"skipping checkpoint step-00000004: {path}: ") and line.count("\n") == 1
+    assert wanted in line and stored in line and line.endswith(f"; {fix}\n")
     assert all(torch.equal(*both) for both in zip(before, model.parameters(), strict=True)) and not optimizer.state
 
 

@@ -13,6 +13,7 @@ from tinydistilbert.cli.arguments import COMMANDS
 from tinydistilbert.cli.parser import parse
 from tinydistilbert.cli.request import request
 from tinydistilbert.recipe import schema
+from tinydistilbert.recipe.objective import TERMS
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs/reference/command-line.md"
@@ -104,3 +105,12 @@ def test_the_reference_states_every_setting_with_its_default():
             sections = ("adapt", "distill", "finetune")
             stated |= {f"{name}.optimization.{cells[0]}": cells[1 + i] for i, name in enumerate(sections)}
     assert stated == {key: "unset" if value is None else json.dumps(value) for key, value in DEFAULTS.items()}
+
+
+def test_the_page_of_the_objective_lists_the_terms_of_the_table():
+    page = (ROOT / "docs/reference/objective.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in re.findall(r"^\| `\w+` \| \d.*$", page, re.MULTILINE)]
+    assert [(name, weight, compares) for name, weight, _, compares, *_ in rows] == [
+        (f"`{name}`", f"{getattr(schema.Objective(), name):g}", term.needs.value) for name, term in TERMS.items()
+    ]
+    assert [mean_over.split(";")[0] for *_, mean_over, _ in rows] == [term.mean_over.value for term in TERMS.values()]

@@ -1,5 +1,6 @@
 """The dry run: the steps that stages log, what is finished and what is left, the errors of a run, nothing written."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -9,14 +10,16 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from tinydistilbert import dry_run
 from tinydistilbert.dry_run import plan
+from tinydistilbert.dry_run.basis import Basis, Line, Shared
 from tinydistilbert.dry_run.machine import BYTES_PER_UPDATE, EFFICIENCY, Machine
 from tinydistilbert.dry_run.sizes import task_size, text_size
+from tinydistilbert.dry_run.stages import ESTIMATES
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_tokenizer, save_model
 from tinydistilbert.models.size import Size
 from tinydistilbert.pipeline import run
+from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.run_folder import RunFolder
@@ -54,8 +57,8 @@ def recipe(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Recipe:
     return toml.from_dict(content, "test")
 
 
-def run_of(recipe: Recipe, output: Path, *, until: str) -> run.Run:
-    return run.Run(recipe, output, until=until, log=lambda _: None)
+def run_of(recipe: Recipe, output: Path, *, until: str) -> RunContext:
+    return run.run_context(recipe, output, until=until, log=lambda _: None)
 
 
 def rows(text: str) -> dict[str, str]:
@@ -83,7 +86,7 @@ def partial_checkpoint(folder: Path, step: int) -> None:
 
 def test_steps_and_blocks_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    run.run(run_of(recipe, output, until="finetune"))
+    run.run_stages(run_of(recipe, output, until="finetune"))
     # The stages are told as if none of them was made, on the blocks that are in the cache now.
     told = rows(plan.plan(run_of(recipe, tmp_path / "other", until="finetune")))
     assert told["prepare"].split()[1] == "finished"
@@ -129,11 +132,23 @@ def taught(recipe: Recipe, **distillation: object) -> Recipe:
     return toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
 
 
-def estimated(recipe: Recipe, folder: Path, row: str) -> dry_run.Line:
+@dataclasses.dataclass(frozen=True)
+class OnSimpleMachine(Shared):
+    """On a machine that does an operation a second and moves data in no time."""
+
+    @property
+    def machine(self) -> Machine:  # type: ignore[override]
+        return Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"))
+
+
+def on_simple_machine(context: RunContext) -> Basis:
+    return Basis(context, OnSimpleMachine(context))
+
+
+def estimated(recipe: Recipe, folder: Path, row: str) -> Line:
     """The line of a row on CoLA, on a machine that does an operation a second and moves data in no time."""
-    planner = dry_run.Planner(run_of(recipe, folder, until="finetune"))
-    planner.machine = Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"))
-    return next(line for line in planner.lines("finetune") if line.stage == f"finetune {row}, CoLA")
+    lines = ESTIMATES["finetune"](on_simple_machine(run_of(recipe, folder, until="finetune")))
+    return next(line for line in lines if line.stage == f"finetune {row}, CoLA")
 
 
 def test_texts_without_labels_and_copies_are_trained_on_too(recipe: Recipe, tmp_path: Path) -> None:
@@ -153,7 +168,7 @@ def test_the_steps_of_a_second_distillation_are_those_of_the_run(recipe: Recipe,
     more.write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 3))
     own = taught(recipe, unlabelled=str(more), hidden=1.0, intermediate_epochs=1.0)
     told = told_steps(estimated(own, tmp_path / "run", "student (D)").what)
-    run.run(run_of(own, tmp_path / "run", until="finetune"))
+    run.run_stages(run_of(own, tmp_path / "run", until="finetune"))
     log = (tmp_path / "run/tasks/cola/student-d/seed-0/model/log.jsonl").read_text().splitlines()
     lines = [json.loads(line) for line in log]
     assert max(line["step"] for line in lines) == told == 16
@@ -185,12 +200,10 @@ def test_a_step_has_the_examples_of_all_its_micro_batches(recipe: Recipe, tmp_pa
     assert line.seconds == pytest.approx(estimated(taught(recipe), tmp_path / "run", "student").seconds)
 
 
-def test_every_back_end_and_protocol_is_timed_and_every_form_is_made(recipe: Recipe, tmp_path: Path) -> None:
-    def line(stage: str, **changes: object) -> dry_run.Line:
+def test_every_back_end_and_protocol_is_timed_and_every_variant_is_made(recipe: Recipe, tmp_path: Path) -> None:
+    def line(stage: str, **changes: object) -> Line:
         own = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
-        planner = dry_run.Planner(run_of(own, tmp_path / "run", until="report"))
-        planner.machine = Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"))
-        return next(iter(planner.lines(stage)))
+        return next(iter(ESTIMATES[stage](on_simple_machine(run_of(own, tmp_path / "run", until="report")))))
 
     one = line("benchmark", benchmark={"protocols": ["true-length"]})
     four = line("benchmark", benchmark={"protocols": ["true-length", "with-tokenizer"], "backends": ["torch", "onnx"]})
@@ -199,9 +212,13 @@ def test_every_back_end_and_protocol_is_timed_and_every_form_is_made(recipe: Rec
     assert line("compress").state == "nothing to do"
     # As it is, exported, in int8, and three pruned ones; of 21 examples a tenth is held out, and 19 make 5 batches.
     small = line("compress", compress={"tasks": ["cola"], "held_out": 0})
-    assert small.what == "1 model in up to 6 forms; 3 of them pruned and taught again in 10 steps"
+    assert small.what == "1 model, up to 6 variants each; 3 of them pruned, then recovery fine-tuning of 10 steps"
     fewer = line("compress", compress={"tasks": ["cola"], "held_out": 0, "keep": [0.5]})
     assert 0 < (fewer.seconds or 0) < (small.seconds or 0) and 0 < fewer.disk < small.disk
+
+
+def test_every_stage_has_an_estimate() -> None:
+    assert tuple(ESTIMATES) == tuple(stage.name for stage in run.STAGES)
 
 
 def test_stages_after_the_command_are_not_told(recipe: Recipe, tmp_path: Path) -> None:
@@ -221,7 +238,7 @@ def same_error(wrong: Recipe, folder: Path, told: str, stages: Sequence[str] = (
         with pytest.raises(UserError) as of_plan:
             plan.plan(run_of(wrong, folder, until=until))
         with pytest.raises(UserError) as of_run:
-            run.run(run_of(wrong, folder, until=until))
+            run.run_stages(run_of(wrong, folder, until=until))
         assert str(of_plan.value) == str(of_run.value) and told in str(of_plan.value)
 
 
@@ -254,7 +271,7 @@ def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_corpus_is_estimated_near_what_it_is(recipe: Recipe) -> None:
     tokenizer = load_tokenizer(recipe.teacher.model)
     estimated = text_size(recipe, tokenizer)
-    run.run(run_of(recipe, Path(recipe.corpus.source).parent / "run", until="prepare"))
+    run.run_stages(run_of(recipe, Path(recipe.corpus.source).parent / "run", until="prepare"))
     counted = text_size(recipe, tokenizer)
     assert estimated is not None and counted is not None
     assert counted.is_prepared and counted.disk == 0

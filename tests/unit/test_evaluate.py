@@ -1,4 +1,4 @@
-"""Evaluation of tiny models from end to end: aligned predictions, honest measurements, guards that speak."""
+"""Evaluation of tiny models from end to end: aligned predictions, honest measurements, sanity warnings."""
 
 import json
 from pathlib import Path
@@ -160,7 +160,7 @@ def test_a_model_that_repeats_one_class_is_flagged(tokenizer: Any, tmp_path: Pat
     assert found.value == found.details["majority"] == 0.5
     assert found.details["warnings"] == [
         "every prediction is the same: 1",
-        "0.500 is not above the 0.500 of the majority class alone",
+        "0.500 is not above the 0.500 of the majority baseline",
     ]
 
 
@@ -198,7 +198,7 @@ def test_a_perfect_reader_of_spans_scores_one_whatever_the_order_of_the_windows(
     scores = score(examples, read_predictions(examples, features, logits), seed=0)
     assert {name: value for name, (value, _) in scores.items()} == {"exact_match": 1, "f1": 1}
     assert scores["f1"][1]["interval"] == [1, 1]
-    # all answers are the same word here, so even a perfect score proves nothing, and the guard says so
+    # all answers are the same word here, so even a perfect score proves nothing, and a warning says so
     assert scores["f1"][1]["majority"] == 1 and scores["f1"][1]["warnings"]
 
 
@@ -214,7 +214,7 @@ def test_what_the_training_says_against_a_score_is_among_its_warnings() -> None:
     assert trained_badly({"loss": 0.5, "loss_without_learning": 0.69}) == []
     assert trained_badly({}) == [] and trained_badly({"loss": None, "loss_without_learning": 0.69}) == []
     (never,) = trained_badly({"loss": 0.7, "loss_without_learning": 0.69})
-    assert "never learned" in never and "0.700" in never and "0.690" in never
+    assert "learned nothing" in never and "0.700" in never and "0.690" in never
     (failed,) = trained_badly({"failed": "step 6: the loss is infinite"})
     assert "step 6" in failed
 

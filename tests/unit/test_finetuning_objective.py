@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
+from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, PreTrainedModel
 
 from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.models.matching import uniform_matches
@@ -27,16 +27,15 @@ def batch(**more: Any) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": (ids > 0).long(), **more}
 
 
-class Says(torch.nn.Module):
-    """A model that answers what it is told to."""
+class FixedOutput(PreTrainedModel):
+    """A model whose output is given."""
 
-    def __init__(self, **answer: torch.Tensor) -> None:
-        super().__init__()
-        self.answer = answer
-        self.config = type("Config", (), {"hidden_size": 1})
+    def __init__(self, **output: torch.Tensor) -> None:
+        super().__init__(BertConfig(**SIZES))
+        self.output = output
 
     def forward(self, **_: Any) -> Any:
-        return type("Output", (), self.answer)
+        return type("Output", (), self.output)
 
 
 def loss(objective: TaskLoss, model: Any, batch: dict[str, torch.Tensor], step: int = 0) -> dict[str, float]:
@@ -50,7 +49,7 @@ def test_soft_targets_are_the_tempered_kl_and_labels_the_cross_entropy() -> None
     logits = torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]))
     teacher = 2 * torch.log(torch.tensor([[0.8, 0.2], [0.5, 0.5], [0.8, 0.2]]))  # at T = 2 just these probabilities
     objective = TaskLoss("classification", TaskDistillation(temperature=2.0, soft=0.25))
-    found = loss(objective, Says(logits=logits), batch(labels=torch.tensor([0, 1, 0]), teacher_logits=teacher))
+    found = loss(objective, FixedOutput(logits=logits), batch(labels=torch.tensor([0, 1, 0]), teacher_logits=teacher))
     assert objective.term_weights(0) == {"hard": 0.75, "soft": 0.25}
     assert found["hard"] == pytest.approx(math.log(2))
     assert found["soft"] == pytest.approx(4 * 2 / 3 * (0.8 * math.log(1.6) + 0.2 * math.log(0.4)), rel=1e-5)
@@ -59,21 +58,21 @@ def test_soft_targets_are_the_tempered_kl_and_labels_the_cross_entropy() -> None
 def test_regression_learns_scores_and_the_teachers_scores() -> None:
     objective = TaskLoss("regression", TaskDistillation(soft=0.5))
     given = batch(labels=torch.tensor([1.0, 2.0, math.nan]), teacher_logits=torch.tensor([[2.0], [2.0], [5.0]]))
-    found = loss(objective, Says(logits=torch.tensor([[1.5], [2.0], [3.0]])), given)
+    found = loss(objective, FixedOutput(logits=torch.tensor([[1.5], [2.0], [3.0]])), given)
     assert found["hard"] == pytest.approx((0.25 + 0) / 2)
     assert found["soft"] == pytest.approx((0.25 + 0 + 4) / 3)
 
 
 def test_examples_without_a_label_count_in_the_soft_term_alone() -> None:
     objective = TaskLoss("classification", TaskDistillation())
-    told = {"teacher_logits": torch.zeros(3, 2)}
-    some = loss(objective, classifier(), batch(labels=torch.tensor([1, -100, -100]), **told))
-    alone = {name: value[:1] for name, value in batch(labels=torch.tensor([1, -100, -100]), **told).items()}
+    soft_targets = {"teacher_logits": torch.zeros(3, 2)}
+    some = loss(objective, classifier(), batch(labels=torch.tensor([1, -100, -100]), **soft_targets))
+    alone = {name: value[:1] for name, value in batch(labels=torch.tensor([1, -100, -100]), **soft_targets).items()}
     assert some["hard"] == pytest.approx(loss(objective, classifier(), alone)["hard"], rel=1e-5)
-    none = loss(objective, classifier(), batch(labels=torch.full((3,), -100), **told))
+    none = loss(objective, classifier(), batch(labels=torch.full((3,), -100), **soft_targets))
     assert none["hard"] == 0 and none["soft"] > 0
     labels = [torch.tensor([1, -100, -100]), torch.tensor([0, 1, 1])]
-    shares = objective.token_shares([batch(labels=one, **told) for one in labels])
+    shares = objective.token_shares([batch(labels=one, **soft_targets) for one in labels])
     assert shares == [{"hard": 1 / 4, "soft": 1 / 2}, {"hard": 3 / 4, "soft": 1 / 2}]
 
 
@@ -114,8 +113,8 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_its_layers() ->
     matches = uniform_matches(model.config, model.config, distillation)
     objective = TaskLoss("classification", distillation, model, matches)
     with torch.no_grad():
-        told = model(**batch()).logits
-    found = loss(objective, model, batch(labels=torch.tensor([0, 1, 0]), teacher_logits=told))
+        teacher_logits = model(**batch()).logits
+    found = loss(objective, model, batch(labels=torch.tensor([0, 1, 0]), teacher_logits=teacher_logits))
     assert all(found[name] == pytest.approx(0, abs=1e-6) for name in ("soft", "hidden", "attention", "relation"))
 
 

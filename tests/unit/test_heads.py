@@ -39,42 +39,42 @@ def output_of_attention(model: PreTrainedModel, ids: Tensor, layer: int) -> Tens
     return caught[0]
 
 
-def attended(taken: QueryKeyValue, seen: Tensor | None) -> Tensor:
+def attended(attention: QueryKeyValue, visible: Tensor | None) -> Tensor:
     """Attention worked from its definition."""
-    scores = taken.query @ taken.key.transpose(2, 3) * taken.scaling
-    if seen is not None:
-        scores = scores.masked_fill(~seen, float("-inf"))
-    return (scores.softmax(-1) @ taken.value).transpose(1, 2).flatten(2)
+    scores = attention.query @ attention.key.transpose(2, 3) * attention.scaling
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (scores.softmax(-1) @ attention.value).transpose(1, 2).flatten(2)
 
 
 @torch.no_grad()
 def test_attention_worked_from_queries_keys_and_values_is_the_models_own(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
-    taken = encode(model, ids, None, attention=(0, 2)).layers.attention
+    attention = encode(model, ids, None, attention=(0, 2)).layers.attention
     positions = torch.arange(11)
     window = (positions[:, None] - positions).abs() <= 3
     for layer in (0, 2):
-        assert taken[layer].query.shape == (2, 4, 11, 8)
-        assert taken[layer].scaling == pytest.approx(8**-0.5)
-        seen = window if family == "modernbert" and layer == 2 else None
-        torch.testing.assert_close(attended(taken[layer], seen), output_of_attention(model, ids, layer))
+        assert attention[layer].query.shape == (2, 4, 11, 8)
+        assert attention[layer].scaling == pytest.approx(8**-0.5)
+        visible = window if family == "modernbert" and layer == 2 else None
+        torch.testing.assert_close(attended(attention[layer], visible), output_of_attention(model, ids, layer))
 
 
 @torch.no_grad()
 def test_layer_outputs_are_the_hidden_states_that_transformers_tells(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
-    seen = encode(model, ids, None, layers=(0, 2))
-    theirs = model.base_model(input_ids=ids, output_hidden_states=True).hidden_states
-    assert set(seen.layers.hidden_states) == {0, 2} and not seen.layers.attention
+    output = encode(model, ids, None, layers=(0, 2))
+    expected = model.base_model(input_ids=ids, output_hidden_states=True).hidden_states
+    assert set(output.layers.hidden_states) == {0, 2} and not output.layers.attention
     for layer in (0, 2):
-        assert_equal_up_to_rounding(seen.layers.hidden_states[layer], theirs[layer + 1])
+        assert_equal_up_to_rounding(output.layers.hidden_states[layer], expected[layer + 1])
 
 
 def test_asking_changes_no_result_and_leaves_no_hooks_and_no_settings_behind(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
     plain, settings = hidden_states(model, ids, None), model.config.to_json_string()
-    seen = encode(model, ids, None, layers=(1,), attention=(3,))
-    assert_equal_up_to_rounding(seen.last_hidden_state, plain)
+    output = encode(model, ids, None, layers=(1,), attention=(3,))
+    assert_equal_up_to_rounding(output.last_hidden_state, plain)
     assert hook_count(model) == 0 and model.config.to_json_string() == settings
     assert model.config._attn_implementation == "sdpa"
     with pytest.raises(IndexError):
@@ -84,9 +84,14 @@ def test_asking_changes_no_result_and_leaves_no_hooks_and_no_settings_behind(scr
 
 def test_gradients_flow_through_what_is_taken(scrambled, family) -> None:
     model = scrambled(family)
-    seen = encode(model, tokens(), None, layers=(1,), attention=(2,))
-    taken = seen.layers.attention[2]
-    (taken.query.sum() + taken.key.sum() + taken.value.sum() + seen.layers.hidden_states[1].square().sum()).backward()
+    output = encode(model, tokens(), None, layers=(1,), attention=(2,))
+    attention = output.layers.attention[2]
+    (
+        attention.query.sum()
+        + attention.key.sum()
+        + attention.value.sum()
+        + output.layers.hidden_states[1].square().sum()
+    ).backward()
     embedding = model.get_input_embeddings().weight
     assert embedding.grad is not None and embedding.grad.abs().sum() > 0
 
@@ -109,11 +114,11 @@ def test_padding_does_not_reach_what_is_taken(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
     padded = torch.cat([ids, torch.zeros(2, 3, dtype=torch.long)], 1)
     mask = (torch.arange(14) < 11).long().expand(2, 14)
-    ours = encode(model, padded, mask, layers=(3,), attention=(3,))
+    output = encode(model, padded, mask, layers=(3,), attention=(3,))
     alone = encode(model, ids, None, layers=(3,), attention=(3,))
-    torch.testing.assert_close(ours.last_hidden_state[:, :11], alone.last_hidden_state)
-    torch.testing.assert_close(ours.layers.hidden_states[3][:, :11], alone.layers.hidden_states[3])
-    torch.testing.assert_close(ours.layers.attention[3].key[:, :, :11], alone.layers.attention[3].key)
+    torch.testing.assert_close(output.last_hidden_state[:, :11], alone.last_hidden_state)
+    torch.testing.assert_close(output.layers.hidden_states[3][:, :11], alone.layers.hidden_states[3])
+    torch.testing.assert_close(output.layers.attention[3].key[:, :, :11], alone.layers.attention[3].key)
 
 
 @torch.no_grad()

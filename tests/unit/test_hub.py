@@ -18,6 +18,7 @@ from tinydistilbert.models import hub as hub_module
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.pipeline import run
+from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe import schema, toml
 from tinydistilbert.storage import atomic
 
@@ -100,7 +101,7 @@ def test_a_hub_model_is_pinned_once_and_told(hub: Path, capsys: pytest.CaptureFi
     atomic.write_text(hub / "refs/main", OTHER)  # somebody publishes another version meanwhile
     assert load_config("some/model").initializer_range == loaded.model.config.initializer_range == 0.02
     assert load_tokenizer("some/model")("the student")["input_ids"]
-    advice = f'add teacher.revision = "{COMMIT}" to the recipe, or write the name so'
+    advice = f'to keep this version, add teacher.revision = "{COMMIT}" to the recipe, or use this name'
     assert capsys.readouterr().err == f"pinned some/model@{COMMIT}: {advice}\n"
 
 
@@ -150,7 +151,7 @@ def test_a_tokenizer_is_compared_with_the_config_of_its_own_version(hub: Path) -
     content = json.loads((hub / "blobs/1config.json").read_text())
     (hub / "blobs/1config.json").write_text(json.dumps(content | {"vocab_size": 231}))
     assert len(load_tokenizer("some/model", COMMIT)) == 232
-    with pytest.raises(UserError, match="expected numbers of tokens below 231, found 231"):
+    with pytest.raises(UserError, match="expected token ids below 231, found 231"):
         load_tokenizer("some/model", OTHER)
 
 
@@ -289,14 +290,14 @@ def test_each_part_of_a_model_asks_for_its_own_files_only(network: Network, fold
     assert [keywords["allow_patterns"] for _, keywords in network.downloaded] == [config, tokenizer, weights]
 
 
-def begun(output: Path, text: Path) -> run.Run:
+def begun(output: Path, text: Path) -> RunContext:
     """A run with a teacher from the hub, in a process that has read nothing of it yet."""
     hub_module._pinned.clear()
     content = {
         "name": "tiny", "device": "cpu", "teacher": {"model": "some/model"},
         "corpus": {"source": str(text), "block_size": 16, "validation_share": 0.2},
     }  # fmt: skip
-    return run.Run(toml.from_dict(content, "test"), output, until="prepare", log=lambda _: None)
+    return run.run_context(toml.from_dict(content, "test"), output, until="prepare", log=lambda _: None)
 
 
 def test_a_run_goes_on_with_the_version_that_it_was_begun_with(
@@ -304,14 +305,16 @@ def test_a_run_goes_on_with_the_version_that_it_was_begun_with(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"The student {number} learns from the teacher." for number in range(80)))
-    run.run(begun(tmp_path / "run", text))
+    run.run_stages(begun(tmp_path / "run", text))
     assert atomic.read_json(tmp_path / "run" / "inputs.json")["model some/model"] == COMMIT
     assert f"pinned some/model@{COMMIT}" in capsys.readouterr().err
     atomic.write_text(hub / "refs/main", OTHER)  # somebody publishes another version meanwhile
     again = begun(tmp_path / "run", text)
-    run.run(again)
-    assert again.original_teacher.model.config.initializer_range == 0.02
+    run.run_stages(again)
+    assert again.sources.original_teacher.model.config.initializer_range == 0.02
     assert "pinned" not in capsys.readouterr().err
     other = begun(tmp_path / "other", text)
-    run.run(other)
-    assert other.original_teacher.model.config.initializer_range == 0.5, "a new run takes what the name stands for now"
+    run.run_stages(other)
+    assert other.sources.original_teacher.model.config.initializer_range == 0.5, (
+        "a new run takes what the name stands for now"
+    )

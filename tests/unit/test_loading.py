@@ -88,7 +88,7 @@ def a_pickle(folder: Path) -> None:
 WRONG_MODELS: dict[str, tuple[Head, Callable[[Path], object], str]] = {
     "no config": (
         "masked-lm", lambda folder: (folder / "config.json").unlink(),
-        f"model {{}}: expected a model folder or hub name, found no config.json there; {PLACES}",
+        f"model {{}}: expected a model folder or hub name, found no config.json in it; {PLACES}",
     ),
     "another family": (
         "masked-lm", another_family,
@@ -97,7 +97,7 @@ WRONG_MODELS: dict[str, tuple[Head, Callable[[Path], object], str]] = {
     ),
     "ELMo as a teacher": (
         "masked-lm", lambda folder: ElmoConfig().save_pretrained(folder),
-        "model {}: expected a masked language model, found ELMo, which is none; "
+        "model {}: ELMo is not a masked language model; "
         "fine-tune it instead (finetune.model), or take another teacher",
     ),
     "a pickle": (
@@ -111,7 +111,8 @@ WRONG_MODELS: dict[str, tuple[Head, Callable[[Path], object], str]] = {
     ),
     "more heads than there are": (
         "masked-lm", lambda folder: put(folder / "config.json", pruned={"heads": [4, 5], "intermediate": [48, 48]}),
-        "config.json: pruned.heads: expected 2 numbers from 1 to 4, found [4, 5]; use the folder as it was written",
+        "config.json: pruned.heads: expected 2 numbers from 1 to 4, found [4, 5]; "
+        "use the config.json that was saved with the weights",
     ),
     "a missing weight": (
         "masked-lm", lambda folder: put_weights(folder, **{QUERY: None}),
@@ -132,7 +133,7 @@ WRONG_MODELS: dict[str, tuple[Head, Callable[[Path], object], str]] = {
     ),
     "an infinite weight": (
         "masked-lm", lambda folder: put_weights(folder, **{QUERY: torch.eye(32) / 0}),
-        f"model {{}}: expected finite weights, found others in {QUERY}; take the model from elsewhere",
+        f"model {{}}: {QUERY} has values that are not finite; use another copy of the model",
     ),
 }  # fmt: skip
 
@@ -172,10 +173,10 @@ WRONG_TOKENIZERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "more tokens than embeddings": (
         lambda folder: put(folder / "config.json", vocab_size=231),
-        "expected numbers of tokens below 231, found 231; put the model's own tokenizer beside it",
+        "expected token ids below 231, found 231; put the model's own tokenizer beside it",
     ),
     **{
-        f"no {token}": (without(token), f"expected a {token}, found none; use a tokenizer of the BERT kind")
+        f"no {token}": (without(token), f"expected a {token}, found none; use a tokenizer like BERT's")
         for token in ("cls_token", "sep_token", "pad_token", "mask_token")
     },
 }

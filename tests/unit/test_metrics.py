@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand, against scikit-learn and scipy; laws of intervals, tests and guards."""
+"""Metrics against values worked out by hand, against scikit-learn and scipy; laws of intervals, tests and warnings."""
 
 import collections
 import math
@@ -316,23 +316,27 @@ def test_the_majority_score_is_that_of_the_most_frequent_label() -> None:
     assert metrics.majority_answer([["The dog", "dog"], ["dog!"], ["cat"]]) == "dog"
 
 
-def test_guards_are_silent_about_a_good_model_and_speak_about_bad_ones() -> None:
-    assert metrics.guards([0, 1, 1, 0], examples=4, value=0.9, majority=0.5) == []
-    assert metrics.guards([1, 1, 1], examples=3, value=0.6, majority=0.6) == [
+def test_sanity_warnings_are_silent_about_a_good_model_and_speak_about_bad_ones() -> None:
+    assert metrics.sanity_warnings([0, 1, 1, 0], examples=4, value=0.9, majority=0.5) == []
+    assert metrics.sanity_warnings([1, 1, 1], examples=3, value=0.6, majority=0.6) == [
         "every prediction is the same: 1",
-        "0.600 is not above the 0.600 of the majority class alone",
+        "0.600 is not above the 0.600 of the majority baseline",
     ]
-    assert metrics.guards([0, 1], examples=3, value=0.9, majority=0.5) == ["2 predictions for 3 examples"]
-    assert metrics.guards([0.1, math.nan], examples=2, value=0.9, majority=0) == ["1 of 2 predictions are not numbers"]
-    assert metrics.guards([metrics.NO_CLASS, 1], examples=2, value=1, majority=0) == [
+    assert metrics.sanity_warnings([0, 1], examples=3, value=0.9, majority=0.5) == ["2 predictions for 3 examples"]
+    assert metrics.sanity_warnings([0.1, math.nan], examples=2, value=0.9, majority=0) == [
         "1 of 2 predictions are not numbers"
     ]
-    assert metrics.guards([2.5, 2.5 + 1e-9], examples=2, value=0.5, majority=0) == ["every prediction is the same: 2.5"]
-    assert metrics.guards(["", ""], examples=2, value=0.5, majority=0) == ["every prediction is the same: "]
+    assert metrics.sanity_warnings([metrics.NO_CLASS, 1], examples=2, value=1, majority=0) == [
+        "1 of 2 predictions are not numbers"
+    ]
+    assert metrics.sanity_warnings([2.5, 2.5 + 1e-9], examples=2, value=0.5, majority=0) == [
+        "every prediction is the same: 2.5"
+    ]
+    assert metrics.sanity_warnings(["", ""], examples=2, value=0.5, majority=0) == ["every prediction is the same: "]
 
 
-def test_guards_name_doubled_examples() -> None:
-    assert metrics.guards([0, 1, 1], examples=3, value=0.9, majority=0.5, ids=["a", "b", "c"]) == []
-    assert metrics.guards([0, 1, 1, 0], examples=4, value=0.9, majority=0.5, ids=["a", "b", "b", "b"]) == [
-        "2 of 4 predictions are of an example that has one already"
+def test_sanity_warnings_name_doubled_examples() -> None:
+    assert metrics.sanity_warnings([0, 1, 1], examples=3, value=0.9, majority=0.5, ids=["a", "b", "c"]) == []
+    assert metrics.sanity_warnings([0, 1, 1, 0], examples=4, value=0.9, majority=0.5, ids=["a", "b", "b", "b"]) == [
+        "2 of 4 predictions are of an example that already has one"
     ]

@@ -95,9 +95,9 @@ def test_terms_and_gradient_equal_the_formulas(padded: bool, where: str) -> None
     found = {name: float(value) for name, value in terms.items()}
     assert found == pytest.approx({k: float(v.detach()) for k, v in expected.items()}, rel=1e-9)
     assert float(total.detach()) == pytest.approx(float(by_formula.detach()), rel=1e-9)
-    own = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
-    assert own.keys() == gradient.keys() and "cls.predictions.bias" in own
-    for name, value in own.items():
+    expected_gradient = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+    assert expected_gradient.keys() == gradient.keys() and "cls.predictions.bias" in gradient
+    for name, value in expected_gradient.items():
         torch.testing.assert_close(gradient[name], value, rtol=1e-9, atol=1e-12)
 
 
@@ -119,6 +119,27 @@ def test_a_term_without_weight_is_not_computed() -> None:
         found = one(PretrainingLoss(only, teacher, matches), student, what)
         assert set(found) == {name}
     assert set(one(PretrainingLoss(schema.Objective(kl_positions="masked")), student, what)) == {"mlm"}
+
+
+def test_every_row_of_the_table_has_its_function() -> None:
+    assert losses.FUNCTIONS.keys() == TERMS.keys()
+    assert {name for name, term in TERMS.items() if term.by_chunks} == {"kl", "mlm"}  # what losses/vocabulary.py knows
+
+
+@pytest.mark.parametrize("where", ["all", "masked"])
+def test_terms_on_logits_are_the_same_by_chunks_and_in_whole(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In whole is how a new term on logits is computed, without a line in losses/vocabulary.py.
+    what, results = batch(padded=True, where=where), []
+    for by_chunks in (True, False):
+        for name in ("kl", "mlm"):
+            monkeypatch.setitem(TERMS, name, dataclasses.replace(TERMS[name], by_chunks=by_chunks))
+        student, teacher = model(1), model(2).requires_grad_(False)
+        loss = PretrainingLoss(schema.Objective(temperature=3.0), teacher)
+        total, means = loss.loss(ProjectedStudent(student, teacher), what, loss.term_weights(0), 0)
+        total.backward()
+        gradient = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+        results.append((total.detach(), dict(means), gradient))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-12)
 
 
 def test_no_gradient_reaches_the_teacher() -> None:
@@ -146,7 +167,7 @@ def test_hidden_states_are_compared_at_the_matched_layers() -> None:
     with torch.no_grad():
         s, t = student(**inputs).hidden_states, teacher(**inputs).hidden_states
     counted = what["attention_mask"].bool()
-    crossed = [(s[own + 1][counted] - t[other + 1][counted]).square().mean() for own, other in ((0, 1), (1, 0))]
+    crossed = [(s[low + 1][counted] - t[high + 1][counted]).square().mean() for low, high in ((0, 1), (1, 0))]
     assert found == pytest.approx(float(sum(crossed)) / 2, rel=1e-9)
 
 
@@ -155,11 +176,13 @@ def test_relations_are_the_mean_of_those_of_queries_keys_and_values() -> None:
     only = schema.Objective(kl=0, mlm=0, cosine=0, relation=1, relation_heads=4)
     found = one(PretrainingLoss(only, teacher, Matches((0, 1), (0, 1), 0)), student, what)["relation"]
     mask = what["attention_mask"]
-    ours, told = (
+    of_student, of_teacher = (
         encode(m, what["input_ids"], mask, attention=(i,)).layers.attention[i] for m, i in ((student, 1), (teacher, 0))
     )
     visible = mask.bool()[:, :, None] & mask.bool()[:, None, :]
-    parts = [losses.relation(getattr(ours, k), getattr(told, k), 4, visible) for k in ("query", "key", "value")]
+    parts = [
+        losses.relation(getattr(of_student, k), getattr(of_teacher, k), 4, visible) for k in ("query", "key", "value")
+    ]
     assert found == pytest.approx(float(torch.stack(parts).mean().detach()), rel=1e-9)
     assert len({round(float(part.detach()), 6) for part in parts}) == 3
 
@@ -194,8 +217,8 @@ def test_weights_and_temperature_follow_their_ramps() -> None:
     assert [loss.term_weights(step)["kl"] for step in range(5)] == [4, 3, 2, 1, 0]
     what, student = batch(padded=False), model(1)
     for step, temperature in ((0, 4.0), (4, 1.0)):
-        told = by_hand(student, model(2), what, temperature, "all")["kl"]
-        assert one(loss, student, what, step)["kl"] == pytest.approx(float(told.detach()), rel=1e-9)
+        expected = by_hand(student, model(2), what, temperature, "all")["kl"]
+        assert one(loss, student, what, step)["kl"] == pytest.approx(float(expected.detach()), rel=1e-9)
 
 
 def test_what_a_cache_holds_takes_the_place_of_the_teacher() -> None:
@@ -203,16 +226,16 @@ def test_what_a_cache_holds_takes_the_place_of_the_teacher() -> None:
     live = one(PretrainingLoss(schema.Objective(), teacher), student, what)
     mask = what["attention_mask"]
     with torch.no_grad():
-        said = teacher(input_ids=what["input_ids"], attention_mask=mask, output_hidden_states=True)
-    what["teacher_hidden"] = said.hidden_states[-1]
+        output = teacher(input_ids=what["input_ids"], attention_mask=mask, output_hidden_states=True)
+    what["teacher_hidden"] = output.hidden_states[-1]
     torch.set_default_dtype(torch.float64)
     try:
         assert one(PretrainingLoss(schema.Objective(), teacher), student, what) == pytest.approx(live, rel=1e-9)
     finally:
         torch.set_default_dtype(torch.float32)
     del what["teacher_hidden"]
-    told = torch.log_softmax(said.logits.flatten(0, 1)[what["soft"]] / 2, -1).topk(VOCABULARY)
-    what["teacher_top_ids"], what["teacher_top_log_probabilities"] = told.indices, told.values
+    top = torch.log_softmax(output.logits.flatten(0, 1)[what["soft"]] / 2, -1).topk(VOCABULARY)
+    what["teacher_top_ids"], what["teacher_top_log_probabilities"] = top.indices, top.values
     top = one(PretrainingLoss(schema.Objective(cosine=0), teacher), student, what)
     assert top == pytest.approx({name: live[name] for name in ("kl", "mlm")}, rel=1e-6)
 
@@ -284,8 +307,8 @@ def matched(objective: schema.Objective, **changes: int) -> Matches:
 def test_layers_are_matched_as_the_recipe_says() -> None:
     assert matched(schema.Objective()).teacher_layers == (1, 3, 5, 7, 9, 11)  # TinyBERT's uniform map, from 0
     assert matched(schema.Objective(matched_layers="copied")).teacher_layers == (0, 2, 4, 7, 9, 11)
-    own = matched(schema.Objective(matched_layers=(0, 1, 2, 3, 4, 11), relation_layer=-3))
-    assert own == Matches((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 11), 9)
+    matches = matched(schema.Objective(matched_layers=(0, 1, 2, 3, 4, 11), relation_layer=-3))
+    assert matches == Matches((0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 11), 9)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def header_file(path: Path, header: object, data: int) -> Path:
         ([(4, 8), (8, 12)], [[1], [1]], 12, "a tensor at 4 where the one before ends at 0"),
         ([(0, 4), (4, 8)], [[1], [1]], 9, "8 bytes of tensors in 9 bytes of data"),
         ([(0, 4), (4, 8)], [[1], [2]], 8, r"t1 of shape \[2\] in 4 bytes"),
-        ([(0, 4), (4, 8)], [[1], [-1]], 8, "t1 with a size or a place that no file has"),
+        ([(0, 4), (4, 8)], [[1], [-1]], 8, "t1 with an impossible size or offset"),
         ([(0, 4), (4, 8)], [[1], [2**62]], 8, "t1 of shape"),
     ],
 )
@@ -200,7 +200,7 @@ def test_shares_in_a_config_are_from_0_to_1(key: str, tmp_path: Path) -> None:
     for right in (0, 0.0, 0.1, 1, 1.0, None):
         assert config_of(tmp_path, **{key: right})[key] == right
     for wrong in (-1e-9, 1.0000001, 2, 10**400, True, "0.1", [0.1]):
-        expected = f"expected a share from 0 to 1, found {repr(wrong)[:80]}; {OTHER_CONFIG}"
+        expected = f"expected a number from 0 to 1, found {repr(wrong)[:80]}; {OTHER_CONFIG}"
         assert refused(config_of, tmp_path, **{key: wrong}) == f"{tmp_path / 'config.json'}: {key}: {expected}"
 
 
@@ -218,7 +218,7 @@ def test_special_tokens_in_a_config_are_in_its_vocabulary(key: str, tmp_path: Pa
     for right in (-1, 0, 9, None):  # -1 is "there is none" in old configs
         assert config_of(tmp_path, vocab_size=10, **{key: right})[key] == right
     assert config_of(tmp_path, **{key: 1_999_999})[key] == 1_999_999
-    where, found = f"{tmp_path / 'config.json'}: {key}: expected a token's number", f"found {{}}; {OTHER_CONFIG}"
+    where, found = f"{tmp_path / 'config.json'}: {key}: expected a token id", f"found {{}}; {OTHER_CONFIG}"
     for wrong in (-2, 10, True, 1.0, "1", [1]):
         line = f"{where}, at most 9, {found.format(repr(wrong))}"
         assert refused(config_of, tmp_path, vocab_size=10, **{key: wrong}) == line
@@ -260,8 +260,8 @@ def test_configs_as_they_are_published_are_read_whole(keys: dict[str, object], t
     assert config_of(tmp_path, **keys) == {"model_type": "bert"} | keys
 
 
-LISTED, NAMED = "a list of names", "a name for each number"
-NUMBERED, PAIRS = "a number for each name", "pairs of width and number"
+LISTED, NAMED = "a list of names", "a label name for each id"
+NUMBERED, PAIRS = "an id for each label name", "pairs of width and number"
 
 
 @pytest.mark.parametrize(
@@ -277,10 +277,10 @@ NUMBERED, PAIRS = "a number for each name", "pairs of width and number"
         ("id2label", {"0": "bad", "1": 1}, NAMED),
         ("id2label", {"-1": "bad"}, NAMED),
         ("id2label", {str(number): "" for number in range(100_001)}, NAMED),
-        ("id2label", {"1": "bad", "2": "good"}, "numbers from 0 on, without a gap"),
-        ("id2label", {"0": "bad", "2": "good"}, "numbers from 0 on, without a gap"),
-        ("id2label", {"0": "bad", "00": "good"}, "numbers from 0 on, without a gap"),
-        ("id2label", {"1" * 5000: "bad"}, "numbers from 0 on, without a gap"),
+        ("id2label", {"1": "bad", "2": "good"}, "ids 0, 1, 2, … without a gap"),
+        ("id2label", {"0": "bad", "2": "good"}, "ids 0, 1, 2, … without a gap"),
+        ("id2label", {"0": "bad", "00": "good"}, "ids 0, 1, 2, … without a gap"),
+        ("id2label", {"1" * 5000: "bad"}, "ids 0, 1, 2, … without a gap"),
         ("label2id", ["bad", "good"], NUMBERED),
         ("label2id", {"bad": 0, "good": "1"}, NUMBERED),
         ("label2id", {"bad": -1}, NUMBERED),
@@ -301,8 +301,8 @@ NUMBERED, PAIRS = "a number for each name", "pairs of width and number"
         *((key, "evil/kernel", "eager or sdpa") for key in untrusted._ATTENTION),
         ("attn_implementation", "flash_attention_2", "eager or sdpa"),
         ("attn_implementation", False, "eager or sdpa"),
-        *((key, True, "an encoder, so false") for key in untrusted._OF_DECODERS),
-        ("is_decoder", "false", "an encoder, so false"),
+        *((key, True, "false, as of encoders") for key in untrusted._OF_DECODERS),
+        ("is_decoder", "false", "false, as of encoders"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -332,15 +332,13 @@ def test_width_and_heads_alone_are_believed(tmp_path: Path) -> None:
         assert config_of(tmp_path, **keys) == {"model_type": "bert"} | keys
 
 
-NO_CODE = (
-    "expected a model that needs no code of its own, found the key {}; use another model: code of others is never run"
-)
+NO_CODE = "this key asks for code of the model's authors, which is never run; use another model"
 
 
 @pytest.mark.parametrize("key", untrusted._OF_CODE)
 def test_configs_that_name_code_are_refused(key: str, tmp_path: Path) -> None:
     line = refused(config_of, tmp_path, **{key: {"AutoModel": "evil.Evil"}})
-    assert line == f"{tmp_path / 'config.json'}: {key}: {NO_CODE.format(key)}"
+    assert line == f"{tmp_path / 'config.json'}: {key}: {NO_CODE}"
 
 
 @pytest.mark.parametrize(
@@ -351,16 +349,16 @@ def test_configs_that_name_code_are_refused(key: str, tmp_path: Path) -> None:
         (b"[]", "JSON of another kind: list"),
         (b'"a"', "JSON of another kind: str"),
         (b"null", "JSON of another kind: NoneType"),
-        (b'{"a": {"b": 1, "b": 2}}', "a key that is there twice"),
-        (b'{"a": NaN}', "NaN, which is no number of JSON"),
-        (b'{"a": -Infinity}', "-Infinity, which is no number of JSON"),
+        (b'{"a": {"b": 1, "b": 2}}', "a key that occurs twice"),
+        (b'{"a": NaN}', "NaN, which is not a number in JSON"),
+        (b'{"a": -Infinity}', "-Infinity, which is not a number in JSON"),
         (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
     ],
 )
 def test_what_is_no_json_object_is_told(content: bytes, found: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
-    line = f"{path}: expected a JSON object, found {found}; give a folder with a whole config.json"
+    line = f"{path}: expected a JSON object, found {found}; give a folder with a complete config.json"
     assert refused(untrusted.check_config, tmp_path) == line
 
 
@@ -416,7 +414,7 @@ def test_a_tokenizer_that_names_code_is_refused(beside: tuple[str, ...], tmp_pat
         (tmp_path / name).write_text("{}")
     path = tmp_path / "tokenizer_config.json"
     path.write_text('{"auto_map": {"AutoTokenizer": ["evil.Evil", null]}}')
-    assert refused(untrusted.check_tokenizer, tmp_path) == f"{path}: auto_map: {NO_CODE.format('auto_map')}"
+    assert refused(untrusted.check_tokenizer, tmp_path) == f"{path}: auto_map: {NO_CODE}"
     path.write_text('{"auto_map": {}}')
     untrusted.check_tokenizer(tmp_path)
 
@@ -428,7 +426,7 @@ def test_a_tokenizer_names_files_only_where_they_are_not_read(key: str, tmp_path
     path.write_text(json.dumps({key: None}))
     untrusted.check_tokenizer(tmp_path)
     path.write_text(json.dumps({key: "/home/author/vocab.txt"}))
-    line = f"{path}: {key}: expected no file elsewhere, found '/home/author/vocab.txt'; {OTHER_CONFIG}"
+    line = f"{path}: {key}: expected no other file, found '/home/author/vocab.txt'; {OTHER_CONFIG}"
     assert refused(untrusted.check_tokenizer, tmp_path) == line
     (tmp_path / "tokenizer.json").write_text("{}")
     untrusted.check_tokenizer(tmp_path)
@@ -447,7 +445,7 @@ AGAIN = "download the model again"
     [
         (
             ["adapter_config.json", "model.safetensors"], {},
-            "expected a whole model, found an adapter; merge the adapter into its model, and give that",
+            "expected a complete model, found an adapter; merge the adapter into its base model, and give that",
         ),
         (
             ["config.json"], {},
@@ -526,17 +524,17 @@ def test_an_index_is_a_json_object(tmp_path: Path) -> None:
     ("name", "found"),
     [
         ("none", "no such file"),
-        ("below", "another place, or no file"),
-        ("below/shard", "another place, or no file"),
-        ("../outside", "another place, or no file"),
-        ("../none", "another place, or no file"),
-        ("link", "another place, or no file"),
+        ("below", "a path outside of it, or no regular file"),
+        ("below/shard", "a path outside of it, or no regular file"),
+        ("../outside", "a path outside of it, or no regular file"),
+        ("../none", "a path outside of it, or no regular file"),
+        ("link", "a path outside of it, or no regular file"),
         ("dangling", "no such file"),
-        ("..\\outside", "another place, or no file"),
-        ("a\0b", "another place, or no file"),
-        ("", "another place, or no file"),
-        (".", "another place, or no file"),
-        ("..", "another place, or no file"),
+        ("..\\outside", "a path outside of it, or no regular file"),
+        ("a\0b", "a path outside of it, or no regular file"),
+        ("", "a path outside of it, or no regular file"),
+        (".", "a path outside of it, or no regular file"),
+        ("..", "a path outside of it, or no regular file"),
     ],
 )
 def test_a_shard_is_a_file_in_the_folder(name: str, found: str, tmp_path: Path) -> None:
@@ -574,12 +572,13 @@ def test_shards_in_the_cache_of_the_hub_are_links_to_its_blobs(tmp_path: Path) -
     elsewhere = folder.parent.parent / "copies" / "0123"  # where no cache is, links lead out
     elsewhere.parent.mkdir()
     folder.rename(elsewhere)
-    line = f"{elsewhere / path.name}: 'shard': expected a file in this folder, found another place, or no file; {AGAIN}"
+    found = "a path outside of it, or no regular file"
+    line = f"{elsewhere / path.name}: 'shard': expected a file in this folder, found {found}; {AGAIN}"
     assert refused(untrusted.weight_files, elsewhere, "m") == line
     elsewhere.rename(folder)
     (folder / "shard").unlink()
     (folder / "shard").symlink_to("../../refs")
-    line = f"{path}: 'shard': expected a file in this folder, found another place, or no file; {AGAIN}"
+    line = f"{path}: 'shard': expected a file in this folder, found a path outside of it, or no regular file; {AGAIN}"
     assert refused(untrusted.weight_files, folder, "m") == line
 
 
@@ -600,12 +599,12 @@ def test_tensors_of_each_type_are_as_large_as_torch_writes_them(dtype: str, tmp_
     [
         ({"dtype": "OBJECT" * 5}, "{name} of the unknown type 'OBJECTOBJECTOBJECTOB'"),
         ({"dtype": 7}, "{name} of the unknown type '7'"),
-        ({"shape": ["1"]}, "{name} with a size or a place that no file has"),
-        ({"shape": [True]}, "{name} with a size or a place that no file has"),
-        ({"shape": [-1, -1]}, "{name} with a size or a place that no file has"),
-        ({"data_offsets": [0, 4.0]}, "{name} with a size or a place that no file has"),
-        ({"data_offsets": [-4, 0]}, "{name} with a size or a place that no file has"),
-        ({"shape": [2**63, 0]}, "{name} with a size or a place that no file has"),
+        ({"shape": ["1"]}, "{name} with an impossible size or offset"),
+        ({"shape": [True]}, "{name} with an impossible size or offset"),
+        ({"shape": [-1, -1]}, "{name} with an impossible size or offset"),
+        ({"data_offsets": [0, 4.0]}, "{name} with an impossible size or offset"),
+        ({"data_offsets": [-4, 0]}, "{name} with an impossible size or offset"),
+        ({"shape": [2**63, 0]}, "{name} with an impossible size or offset"),
         ({"shape": [2**63 - 1]}, "{name} of shape [9223372036854775807] in 4 bytes"),
         ({"shape": [1] * 65}, "{name} of 65 dimensions"),
         ({"shape": [10**4000] * 200}, "{name} of 200 dimensions"),
@@ -621,7 +620,7 @@ def test_what_is_wrong_with_a_tensor_is_told(changes: dict[str, object], found: 
     name = "t" * 90  # of which 80 are told
     header = {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} | changes}
     path = header_file(tmp_path / "x", header, 4)
-    line = f"{path}: expected a whole safetensors file, found {found.format(name=name[:80])}; {AGAIN}"
+    line = f"{path}: expected a complete safetensors file, found {found.format(name=name[:80])}; {AGAIN}"
     assert refused(untrusted.read_header, path) == line
 
 
@@ -641,7 +640,7 @@ def test_what_is_wrong_with_a_tensor_is_told(changes: dict[str, object], found: 
 def test_a_header_is_as_long_as_it_says(content: bytes, found: str, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(content)
-    line = f"{path}: expected a whole safetensors file, found {found}; {AGAIN}"
+    line = f"{path}: expected a complete safetensors file, found {found}; {AGAIN}"
     assert refused(untrusted.read_header, path) == line
 
 
@@ -660,7 +659,7 @@ def test_a_header_of_more_than_the_format_allows_is_not_read(tmp_path: Path, mon
     with path.open("r+b") as stream:
         stream.truncate(10**9)
     found = "a header of 100,000,001 bytes in a file of 1,000,000,000"
-    line = f"{path}: expected a whole safetensors file, found {found}; {AGAIN}"
+    line = f"{path}: expected a complete safetensors file, found {found}; {AGAIN}"
     assert refused(untrusted.read_header, path) == line
     header_file(path, {"größe": {"dtype": "U8", "shape": [30], "data_offsets": [0, 30]}}, 30)
     length = path.stat().st_size - 38
@@ -688,27 +687,27 @@ def test_weights_are_at_least_those_of_the_config(tmp_path: Path) -> None:
     untrusted.check_weights([words, rest], SMALL, "m")
     weight_file(rest, b=(30,), a=(11,))
     found = "found 49 in 3 tensors, such as a"
-    line = f"model m: expected weights of at least 50 numbers, {found}; {OTHER_CONFIG}"
+    line = f"model m: expected at least 50 weights, {found}; {OTHER_CONFIG}"
     assert refused(untrusted.check_weights, [words, rest], SMALL, "m") == line
-    line = f"model m: expected weights of at least 50 numbers, found 0 in 0 tensors; {OTHER_CONFIG}"
+    line = f"model m: expected at least 50 weights, found 0 in 0 tensors; {OTHER_CONFIG}"
     assert refused(untrusted.check_weights, [], SMALL, "m") == line
     large = BertConfig(**SMALL.to_dict() | {"max_position_embeddings": 1005})
     weight_file(rest, a=(2000,))
     found = "found 2,008 in 2 tensors, such as a"
-    line = f"model m: expected weights of at least 2,050 numbers, {found}; {OTHER_CONFIG}"
+    line = f"model m: expected at least 2,050 weights, {found}; {OTHER_CONFIG}"
     assert refused(untrusted.check_weights, [words, rest], large, "m") == line
 
 
 def test_a_tensor_is_in_one_of_the_files(tmp_path: Path) -> None:
     one, two = weight_file(tmp_path / "one", a=(50,), b=(1,), c=(1,)), weight_file(tmp_path / "two", b=(1,), c=(1,))
-    line = f"{two}: expected each tensor once, found b again; {OTHER_CONFIG}"
+    line = f"{two}: expected each tensor once, found b twice; {OTHER_CONFIG}"
     assert refused(untrusted.check_weights, [one, two], SMALL, "m") == line
 
 
 def test_of_long_names_a_line_has_the_beginning(tmp_path: Path) -> None:
     name = "t" * 81
     one = weight_file(tmp_path / "one", **{name: (1,)})
-    assert f"found {name[:80]} again;" in refused(untrusted.check_weights, [one, one], SMALL, "m")
+    assert f"found {name[:80]} twice;" in refused(untrusted.check_weights, [one, one], SMALL, "m")
     assert f"found 1 in 1 tensors, such as {name[:80]};" in refused(untrusted.check_weights, [one], SMALL, "m")
     words = weight_file(tmp_path / "words", **{f"{name}.word_embeddings.weight": (5, 2)})
     assert f"found {name[:80]} of shape (5, 2);" in refused(untrusted.check_weights, [words], SMALL, "m")

@@ -18,8 +18,8 @@ from tinydistilbert.models.heads import vocabulary_size
 from tinydistilbert.models.runtimes import uses_token_types
 from tinydistilbert.recipe.schema import Benchmark
 
-Batch = Mapping[str, Tensor]
-Forward = Callable[[Batch], object]
+GpuInputs = Mapping[str, Tensor]
+Forward = Callable[[GpuInputs], object]
 
 EAGER, COMPILED, GRAPH = "torch", "torch-compile", "torch-graph"
 MODES = (EAGER, COMPILED, GRAPH)
@@ -42,7 +42,7 @@ class Captured:
         self._model = model
         self._graphs: dict[tuple[int, ...], tuple[Any, dict[str, Tensor], Tensor]] = {}
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: GpuInputs) -> Tensor:
         """Logits, in memory that the next call of this shape overwrites."""
         shape = tuple(batch["input_ids"].shape)
         if shape not in self._graphs:
@@ -53,7 +53,7 @@ class Captured:
         graph.replay()
         return logits
 
-    def _capture(self, batch: Batch) -> tuple[Any, dict[str, Tensor], Tensor]:
+    def _capture(self, batch: GpuInputs) -> tuple[Any, dict[str, Tensor], Tensor]:
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
         stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -135,7 +135,7 @@ def throughput(model: PreTrainedModel, forward: Forward, *, token_types: bool) -
         batch = full_batch(model, size, token_types=token_types)
         forward(batch)
 
-        def passes(own: Batch) -> None:
+        def passes(own: GpuInputs) -> None:
             for _ in range(TIMED_PASSES):
                 forward(own)
 
@@ -163,7 +163,7 @@ class GpuRow:
         """What lies ready on the GPU before the events, and what is between them."""
         pad_to = PADDED_LENGTH if protocol == PADDED else None
 
-        def prepare(index: int) -> Batch:
+        def prepare(index: int) -> GpuInputs:
             arrays = self.inputs.at(index, pad_to)
             batch = {name: torch.from_numpy(array).to(self.model.device) for name, array in arrays.items()}
             if self.subject.words is not None:  # random weights may have fewer words than the tokenizer

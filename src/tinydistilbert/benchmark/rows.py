@@ -52,7 +52,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchmarkRow:
     """A model by a back end."""
 
     subject: Subject
@@ -121,7 +121,7 @@ def _count_exported(folder: Path) -> tuple[int, str]:
     return count, "the exported model with its task head"
 
 
-def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) -> list[Row]:
+def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) -> list[BenchmarkRow]:
     """Every subject by every back end that it has, opened; exported forms are made below `work`.
 
     ELMo has torch only: its LSTMs were never exported. An exported folder has the back end that it was made for.
@@ -130,7 +130,7 @@ def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) 
     for subject in subjects:
         if is_exported(subject.folder):
             runtime: Runtime = OnnxRuntime(subject.folder, threads=1)
-            rows.append(Row(subject, runtime.name, subject.folder, runtime))
+            rows.append(BenchmarkRow(subject, runtime.name, subject.folder, runtime))
             continue
         own = (TORCH,) if subject.words is None else backends
         for backend in own:
@@ -138,7 +138,7 @@ def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) 
             opened = open_runtime(folder, backend)
             if subject.words is not None and subject.words < len(subject.tokenizer):
                 opened = KnownWords(opened, subject.words)
-            rows.append(Row(subject, backend, folder, opened))
+            rows.append(BenchmarkRow(subject, backend, folder, opened))
     return rows
 
 

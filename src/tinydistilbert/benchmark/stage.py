@@ -20,7 +20,7 @@ from tinydistilbert.benchmark.record import Record
 from tinydistilbert.benchmark.rows import (
     ARCHITECTURES,
     Architectures,
-    Row,
+    BenchmarkRow,
     Subject,
     check_installed,
     make_rows,
@@ -81,7 +81,7 @@ def benchmark(
 
 
 def _measure(
-    subjects: Sequence[Subject], rows: Sequence[Row], settings: Benchmark, record: Record, *, seed: int
+    subjects: Sequence[Subject], rows: Sequence[BenchmarkRow], settings: Benchmark, record: Record, *, seed: int
 ) -> None:
     """Sizes, latencies on one core, and memory."""
     for subject in subjects:
@@ -116,7 +116,7 @@ def _measure(
         )  # fmt: skip
 
 
-def _inputs(rows: Sequence[Row], pairs: Pairs) -> dict[str, PairInputs]:
+def _inputs(rows: Sequence[BenchmarkRow], pairs: Pairs) -> dict[str, PairInputs]:
     features = encoded_pairs([row.subject for row in rows], pairs)
     return {
         row.name: PairInputs(row.subject, row.runtime.token_types, pairs, features[row.subject.name]) for row in rows

@@ -31,19 +31,19 @@ def _stages(parsed: argparse.Namespace, shown: str) -> None:
     until = "report" if is_whole else command
     _check_command(command, recipe)
     from tinydistilbert.dry_run.plan import plan, plan_as_json, refuse_full_disk
-    from tinydistilbert.pipeline.run import Run, run
+    from tinydistilbert.pipeline.run import run_context, run_stages
     from tinydistilbert.report.paper_tables import console_tables
     from tinydistilbert.run_folder import RunFolder
     from tinydistilbert.training.device import use_threads
 
     use_threads(asked.threads)
     log = log_to(as_json=asked.json, quiet=asked.quiet)
-    work = Run(recipe, asked.output, until=until, log=log, command=shown)
+    run = run_context(recipe, asked.output, until=until, log=log, command=shown)
     if asked.dry_run:
-        print_json(plan_as_json(work)) if asked.json else print(plan(work))
+        print_json(plan_as_json(run)) if asked.json else print(plan(run))
         return
-    refuse_full_disk(work)
-    failures = run(work)
+    refuse_full_disk(run)
+    failures = run_stages(run)
     folder = RunFolder(asked.output)
     tables = console_tables(asked.output) if until in TABLES_FROM else []
     _print_run(asked, tables, folder.results, folder.report if until == "report" else None, failures)
@@ -124,10 +124,10 @@ def _compare(parsed: argparse.Namespace, shown: str) -> None:
     output: Path | None = parsed.output
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"--output {output}", expected="a folder", found="a file", fix="give another --output")
-    from tinydistilbert.report.compare import compare, operand
+    from tinydistilbert.report.compare import compare, parse_run
     from tinydistilbert.report.comparison_page import PAGE_FILE, comparison_table, write_comparison
 
-    comparison = compare(*(operand(run) for run in (parsed.first, parsed.second) if run), seed=parsed.seed or 0)
+    comparison = compare(*(parse_run(run) for run in (parsed.first, parsed.second) if run), seed=parsed.seed or 0)
     table = write_comparison(output, comparison, command=shown) if output else comparison_table(comparison)
     page = output / PAGE_FILE if output else None
     if parsed.json:

@@ -1,24 +1,28 @@
-"""The rungs of the ladder that `compress` goes down: one fine-tuned model in smaller and smaller forms.
+"""The variants of a task model: exported, in 8-bit integers, and with fewer and fewer heads, neurons and layers.
 
-Every folder is made once and then found finished, so an interrupted ladder goes on where it was.
+Every folder is made once and then found finished, so that an interrupted compression goes on where it was.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from tinydistilbert.compress.builder import (
+    VariantBuilder,
+    encoded,
+    held_out_score,
+    make_folder,
+    pad_token_id,
+    single_inputs,
+)
 from tinydistilbert.compress.importance import Importance, head_and_neuron_importance
 from tinydistilbert.compress.prune import drop_layers, most_important_layers, prune
 from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.data.files import find_splits, records
-from tinydistilbert.evaluation.scoring import headline_score
 from tinydistilbert.export.quantize import quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.finetuning.examples import task_examples, training_examples
@@ -27,23 +31,21 @@ from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
-from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime, TorchRuntime, uses_token_types
-from tinydistilbert.recipe.schema import Recipe, TaskSettings
-from tinydistilbert.run_folder import CompressedFolder
+from tinydistilbert.models.runtimes import ModelInputs, exported_facts, uses_token_types
+from tinydistilbert.run_folder import VariantFolder
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import HELD_OUT
-from tinydistilbert.tasks.base import Examples, Task, choose
-from tinydistilbert.tasks.encoding import Features, collate, encode
-from tinydistilbert.tasks.inference import INPUTS, Logits, batches_by_length, predict
+from tinydistilbert.tasks.base import sample_rows
+from tinydistilbert.tasks.encoding import collate
+from tinydistilbert.tasks.inference import batches_by_length
 from tinydistilbert.tasks.recipe_splits import wanted_examples
 from tinydistilbert.training.device import Compute
 
 TOKENS_A_BATCH = 2048
-"""Of what importance is told from."""
+"""Of the batches that importance is estimated from."""
 
 
 @dataclass(frozen=True)
-class Rung:
+class Variant:
     """One form of the model."""
 
     name: str
@@ -56,208 +58,135 @@ class Rung:
     """What is special about it: layers that were left in float."""
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """Everything that the rungs of one model are made with."""
-
-    recipe: Recipe
-    task: Task
-    model: Path
-    """The fine-tuned model, in a Hugging Face folder."""
-    teachers: tuple[Path, ...]
-    """That pruned models learn from again; none = the model itself."""
-    row: str
-    output: CompressedFolder
-    """Gets a folder for each rung."""
-    device: torch.device
-    log: Callable[[str], None]
-
-    @cached_property
-    def held_out(self) -> Examples:
-        """Train examples by which everything is chosen; no pruned model is trained on them."""
-        return wanted_examples(self._own_recipe, self.task, HELD_OUT)
-
-    def held_out_score(self, folder: Path) -> float:
-        """The headline metric of a form of the model on them."""
-        features = self.encoded(self.held_out, folder)
-        return headline_score(self.held_out, features, self.logits(folder, features))
-
-    def encoded(self, examples: Examples, folder: Path) -> Features:
-        """The examples as inputs of a form of the model: one with a trimmed vocabulary has a tokenizer of its own."""
-        max_length = self.recipe.finetune.max_length(self.task.name, self.task.max_length)
-        return encode(examples, load_tokenizer(folder), max_length)
-
-    def logits(self, folder: Path, features: Features) -> Logits:
-        """What a form of the model says, on as many cores as there are."""
-        pad = pad_token_id(folder)
-        return predict(self.runtime(folder), features, pad_token_id=pad, device=self.device)
-
-    def runtime(self, folder: Path, *, threads: int = 0) -> Runtime:
-        """A form of the model, ready to answer."""
-        if (folder / MODEL_FILE).is_file():
-            return OnnxRuntime(folder, threads=threads)
-        model = load_model(folder, self.task.kind, labels=self._training.task.labels, require_head=True)
-        device = torch.device("cpu") if threads else self.device
-        return TorchRuntime(model, span=self.task.kind == "span", device=device)
-
-    def rungs(self) -> Iterator[Rung]:
-        """The rungs from the top, each made when it is asked for."""
-        settings = self.recipe.compress
-        yield Rung("as it is, torch", self.model, self.model)
-        yield self._exported(self.model, "whole", "ONNX Runtime, fp32")
-        if settings.quantization != "none":
-            yield self._quantized(self.model, "whole", "int8")
-        source = self.model
-        for before, share in pairwise((1.0, *sorted(settings.keep, reverse=True))):
-            name = f"{100 * share:g} % of heads and neurons" if share < 1 else "taught again"
-            source = self._pruned(source, f"keep-{100 * share:g}", partial(prune, keep=share / before))
-            yield self._small(source, f"keep-{100 * share:g}", name)
-        for count in sorted(settings.layers, reverse=True):
-            source = self._pruned(source, f"layers-{count}", partial(_keep_layers, count=count))
-            yield self._small(source, f"layers-{count}", f"{count} layers")
-
-    def _small(self, source: Path, slug: str, name: str) -> Rung:
-        if self.recipe.compress.quantization == "none":
-            return self._exported(source, slug, f"{name}, fp32")
-        return self._quantized(source, slug, f"{name}, int8")
-
-    def _folder(self, path: Path, title: str, make: Callable[[Path], None]) -> Path:
-        if atomic.is_finished(path):
-            atomic.tidy(path)
-        else:
-            self.log(f"compress {self.row} on {self.task.title}: {title}")
-            make(path)
-        return path
-
-    def _exported(self, model: Path, slug: str, name: str) -> Rung:
-        source = model
-        if self.recipe.compress.vocabulary:
-            source = self._folder(
-                self.output.variant(slug).trimmed, "cut the vocabulary", lambda to: trim(model, self._texts(), to)
-            )
-        folder = self._folder(self.output.variant(slug).onnx, f"export {slug}", lambda to: export(source, to))
-        return Rung(name, folder, source, self._note(model))
-
-    def _texts(self) -> Iterator[str]:
-        """What the vocabulary must cover."""
-        named = self.recipe.compress.vocabulary
-        if named != "train":
-            for file in find_splits(Path(named))[0]:
-                yield from records(file, self.recipe.corpus.text_column)
-            return
-        columns = wanted_examples(self._own_recipe, self.task, self.task.train).columns
-        for name in ("text", "text_pair", "question", "context"):
-            yield from columns.get(name, ())
-
-    def _quantized(self, source: Path, slug: str, name: str) -> Rung:
-        settings, whole = self.recipe.compress, self._exported(source, slug, name)
-        exported = whole.folder
-        method = settings.quantization
-        assert method != "none"
-
-        def make(to: Path) -> None:
-            calibration = self._calibration(exported)
-            kept = sensitive_layers(
-                exported, score=self.held_out_score, max_loss=settings.max_loss / 100, method=method,
-                calibration=calibration,
-            )  # fmt: skip
-            quantize(exported, to, method=method, keep_float=kept, calibration=calibration)
-
-        folder = self._folder(self.output.variant(slug).int8, f"int8 of {slug}", make)
-        kept = tuple(atomic.read_json(folder / "config.json")["tinydistilbert"].get("keep_float", ()))
-        notes = [whole.note, f"in float: {', '.join(kept)}" if kept else ""]
-        return replace(whole, folder=folder, note="; ".join(note for note in notes if note))
-
-    def _note(self, model: Path) -> str:
-        """What its training itself says against a form."""
-        failed = training_facts(model).get("failed")
-        return f"the training failed at {failed}" if failed else ""
-
-    def _calibration(self, exported: Path) -> list[ModelInputs]:
-        if self.recipe.compress.quantization != "static":
-            return []
-        features = self.encoded(self.held_out, exported)
-        chosen = choose(len(features), self.recipe.compress.calibration_examples, self.recipe.seed)
-        return single_inputs(features, chosen, pad_token_id(exported))
-
-    def _pruned(self, source: Path, slug: str, smaller: Callable[[PreTrainedModel, Importance], object]) -> Path:
-        """The model made smaller, and taught again."""
-
-        def make(to: Path) -> None:
-            model = load_model(source, self.task.kind, labels=self._training.task.labels, require_head=True).to(
-                self.device
-            )
-            smaller(model, self._importance(model))
-            with atomic.unfinished(to) as folder:
-                save_model(model.cpu(), load_tokenizer(source), folder)
-
-        cut = self._folder(self.output.variant(slug).pruned, f"prune to {slug}", make)
-        return self._folder(
-            self.output.variant(slug).recovered, f"teach {slug} again",
-            lambda to: finetune(
-                self._own_recipe.finetune, task_examples(self._own_recipe, self.task, self._soft_targets), cut, to,
-                compute=Compute.of(self.recipe, self.device), row=f"{self.row} {slug}", seed=self.recipe.seed,
-                soft_targets=self._soft_targets,
-            ),
-        )  # fmt: skip
-
-    def _importance(self, model: PreTrainedModel) -> Importance:
-        examples, _ = training_examples(self._own_recipe, self.task, augmented=None, soft=False)
-        features = self.encoded(examples, self.model)
-        chosen = choose(len(features), self.recipe.compress.importance_examples, self.recipe.seed)
-        objective, projected = TaskLoss(self.task.kind), ProjectedStudent(model)
-        batches = (
-            collate(features, chosen[places], pad_token_id(self.model), token_types=uses_token_types(model))
-            for places in batches_by_length(features.lengths[chosen], TOKENS_A_BATCH)
-        )
-        return head_and_neuron_importance(
-            model, batches, lambda _, batch: objective.loss(projected, dict(batch), {"hard": 1.0}, 0)[0]
-        )
-
-    @cached_property
-    def _own_recipe(self) -> Recipe:
-        """The recipe with what is held out here, and with the epochs of recovery."""
-        compress, task = self.recipe.compress, self.task.name
-        finetune = self.recipe.finetune
-        a_tenth = max(1, wanted_examples(self.recipe, self.task, self.task.train, limit=1).total // 10)
-        length = finetune.max_length(task, self.task.max_length)
-        own = finetune.settings(task)
-        # What compares attention needs all heads on both sides, and stages of their own more epochs.
-        distillation = replace(own.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0)
-        settings = replace(
-            own, distillation=distillation, epochs=compress.recovery_epochs, min_steps=0, select="fixed",
-            learning_rates=(), score_on="train", validation_examples=min(compress.held_out or a_tenth, a_tenth),
-            override={task: TaskSettings(max_length=length)},
-        )  # fmt: skip
-        return replace(self.recipe, finetune=settings)
-
-    @cached_property
-    def _training(self) -> Examples:
-        return training_examples(self._own_recipe, self.task, augmented=None, soft=True)[0]
-
-    @cached_property
-    def _soft_targets(self) -> SoftTargetSource:
-        teachers = self.teachers or (self.model,)
-        folder = self._folder(
-            self.output.soft_targets, "ask the teacher",
-            lambda to: make_soft_targets(
-                self._training, teachers, to, tokenizer=load_tokenizer(self.model), device=self.device,
-                max_length=self.recipe.finetune.max_length(self.task.name, self.task.max_length),
-            ),
-        )  # fmt: skip
-        return SoftTargetSource(folder, teachers)
+def variants(builder: VariantBuilder) -> Iterator[Variant]:
+    """The variants from the largest to the smallest, each made when it is asked for."""
+    settings, whole = builder.recipe.compress, builder.folder.variant("whole")
+    yield Variant("as it is, torch", builder.model, builder.model)
+    yield _exported(builder, builder.model, whole, "ONNX Runtime, fp32")
+    if settings.quantization != "none":
+        yield _quantized(builder, builder.model, whole, "int8")
+    source = builder.model
+    for before, share in pairwise((1.0, *sorted(settings.keep, reverse=True))):
+        name = f"{100 * share:g} % of heads and neurons" if share < 1 else "recovery fine-tuning alone"
+        folder = builder.folder.variant(f"keep-{100 * share:g}")
+        source = _pruned(builder, source, folder, partial(prune, keep=share / before))
+        yield _smallest(builder, source, folder, name)
+    for count in sorted(settings.layers, reverse=True):
+        folder = builder.folder.variant(f"layers-{count}")
+        source = _pruned(builder, source, folder, partial(_keep_layers, count=count))
+        yield _smallest(builder, source, folder, f"{count} layers")
 
 
 def _keep_layers(model: PreTrainedModel, importance: Importance, *, count: int) -> None:
     drop_layers(model, most_important_layers(importance, count))
 
 
-def pad_token_id(folder: Path) -> int:
-    """Of the tokenizer in a model folder."""
-    return int(load_tokenizer(folder).pad_token_id)
+def _smallest(builder: VariantBuilder, source: Path, folder: VariantFolder, name: str) -> Variant:
+    if builder.recipe.compress.quantization == "none":
+        return _exported(builder, source, folder, f"{name}, fp32")
+    return _quantized(builder, source, folder, f"{name}, int8")
 
 
-def single_inputs(features: Features, indices: Sequence[int] | NDArray[np.int64], pad: int) -> list[ModelInputs]:
-    """The inputs of some features, each a batch of its own."""
-    batches = (collate(features, [index], pad, token_types=True) for index in indices)
-    return [{name: batch[name].numpy() for name in INPUTS} for batch in batches]
+def _exported(builder: VariantBuilder, model: Path, folder: VariantFolder, name: str) -> Variant:
+    source = model
+    if builder.recipe.compress.vocabulary:
+        source = make_folder(
+            builder, folder.trimmed, "trim the vocabulary", lambda output: trim(model, _texts(builder), output)
+        )
+    onnx = make_folder(builder, folder.onnx, f"export {folder.name}", lambda output: export(source, output))
+    failed = training_facts(model).get("failed")
+    return Variant(name, onnx, source, f"the training failed at {failed}" if failed else "")
+
+
+def _texts(builder: VariantBuilder) -> Iterator[str]:
+    """What the vocabulary must cover."""
+    vocabulary = builder.recipe.compress.vocabulary
+    if vocabulary != "train":
+        for file in find_splits(Path(vocabulary))[0]:
+            yield from records(file, builder.recipe.corpus.text_column)
+        return
+    columns = wanted_examples(builder.recovery_recipe, builder.task, builder.task.train).columns
+    for name in ("text", "text_pair", "question", "context"):
+        yield from columns.get(name, ())
+
+
+def _quantized(builder: VariantBuilder, source: Path, folder: VariantFolder, name: str) -> Variant:
+    settings, exported = builder.recipe.compress, _exported(builder, source, folder, name)
+    method = settings.quantization
+    assert method != "none"
+
+    def make(output: Path) -> None:
+        calibration = _calibration(builder, exported.folder)
+        kept = sensitive_layers(
+            exported.folder, score=partial(held_out_score, builder), max_loss=settings.max_loss / 100, method=method,
+            calibration=calibration,
+        )  # fmt: skip
+        quantize(exported.folder, output, method=method, keep_float=kept, calibration=calibration)
+
+    int8 = make_folder(builder, folder.int8, f"int8 of {folder.name}", make)
+    kept = exported_facts(int8).get("keep_float", ())
+    notes = [exported.note, f"in float: {', '.join(kept)}" if kept else ""]
+    return replace(exported, folder=int8, note="; ".join(note for note in notes if note))
+
+
+def _calibration(builder: VariantBuilder, exported: Path) -> list[ModelInputs]:
+    settings = builder.recipe.compress
+    if settings.quantization != "static":
+        return []
+    features = encoded(builder, builder.held_out, exported)
+    chosen = sample_rows(len(features), settings.calibration_examples, builder.recipe.seed)
+    return single_inputs(features, chosen, pad_token_id(exported))
+
+
+def _pruned(
+    builder: VariantBuilder, source: Path, folder: VariantFolder,
+    make_smaller: Callable[[PreTrainedModel, Importance], object],
+) -> Path:  # fmt: skip
+    """The model made smaller, after recovery fine-tuning."""
+
+    def make(output: Path) -> None:
+        task = builder.recovery_examples.task
+        model = load_model(source, task.kind, labels=task.labels, require_head=True).to(builder.device)
+        make_smaller(model, _importance(builder, model))
+        with atomic.unfinished(output) as partial_output:
+            save_model(model.cpu(), load_tokenizer(source), partial_output)
+
+    def recover(output: Path) -> None:
+        recipe, soft_targets = builder.recovery_recipe, _soft_targets(builder)
+        finetune(
+            recipe.finetune, task_examples(recipe, builder.task, soft_targets), pruned, output,
+            compute=Compute.of(recipe, builder.device), row=f"{builder.row} {folder.name}", seed=recipe.seed,
+            soft_targets=soft_targets,
+        )  # fmt: skip
+
+    pruned = make_folder(builder, folder.pruned, f"prune to {folder.name}", make)
+    return make_folder(builder, folder.recovered, f"recovery fine-tuning of {folder.name}", recover)
+
+
+def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
+    """Of the heads, neurons and layers of the model for its task."""
+    examples, _ = training_examples(builder.recovery_recipe, builder.task, augmented=None, soft=False)
+    features = encoded(builder, examples, builder.model)
+    chosen = sample_rows(len(features), builder.recipe.compress.importance_examples, builder.recipe.seed)
+    objective, student, pad = TaskLoss(builder.task.kind), ProjectedStudent(model), pad_token_id(builder.model)
+    batches = (
+        collate(features, chosen[indices], pad, token_types=uses_token_types(model))
+        for indices in batches_by_length(features.lengths[chosen], TOKENS_A_BATCH)
+    )
+    return head_and_neuron_importance(
+        model, batches, lambda _, batch: objective.loss(student, dict(batch), {"hard": 1.0}, 0)[0]
+    )
+
+
+def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
+    """What pruned models learn from beside the labels."""
+    teachers = builder.teachers or (builder.model,)
+
+    def make(output: Path) -> None:
+        make_soft_targets(
+            builder.recovery_examples, teachers, output, tokenizer=load_tokenizer(builder.model),
+            device=builder.device, max_length=builder.max_length,
+        )  # fmt: skip
+
+    folder = make_folder(builder, builder.folder.soft_targets, "soft targets of the teacher", make)
+    return SoftTargetSource(folder, teachers)

@@ -42,12 +42,12 @@ SPARE = 0.05
 """Room on the disk beside the computed size, as a share of it: for manifests, and because masks are drawn by chance."""
 
 MASKED, SOFT = 1, 2
-"""Bits of `marks`: the token is to be guessed; the KL is taken here."""
+"""Bits of `marks`: the token is masked; it is a position of the KL."""
 View = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class TeacherCache:
+class CachedBatches:
     """The micro-batches of a training whose teacher was run before."""
 
     batches: MaskedBatches
@@ -55,10 +55,10 @@ class TeacherCache:
     views: tuple[View, ...]
     """Memory-mapped arrays of each view."""
 
-    def micro_batches(self, step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
+    def __call__(self, step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
         """Those of `step`, as `MaskedBatches` makes them, with the stored outputs of the teacher.
 
-        They are `teacher_hidden` [batch length hidden] in half precision, or `teacher_top_ids` and
+        These are `teacher_hidden` [batch length hidden] in half precision, or `teacher_top_ids` and
         `teacher_top_log_probabilities` [soft k]: natural logarithms at the recipe's temperature, falling, in the order
         of `soft`; what is missing to a sum of 1 is the rest of the vocabulary.
         """
@@ -76,7 +76,7 @@ class TeacherCache:
             if "hidden" in self.views[0]:
                 batch["teacher_hidden"] = torch.from_numpy(_gather(views[part], "hidden", indices[part]))
             else:
-                batch |= _top_logits_at(batch["soft"].numpy(), views[part], indices[part])
+                batch |= _top_tokens_at(batch["soft"].numpy(), views[part], indices[part])
         return made
 
 
@@ -85,7 +85,7 @@ def _gather(views: list[View], name: str, indices: Int64[np.ndarray, " batch"]) 
     return np.stack([view[name][index] for view, index in zip(views, indices, strict=True)])
 
 
-def _top_logits_at(
+def _top_tokens_at(
     soft: Int64[np.ndarray, " positions"], views: list[View], indices: Int64[np.ndarray, " batch"]
 ) -> dict[str, Tensor]:
     """The likeliest tokens at the flat positions `soft` of a micro-batch; stored are a block's in rising order."""
@@ -108,7 +108,7 @@ def make_cache(
     folder: Path,
     compute: Compute,
     log: Callable[[str], None],
-) -> TeacherCache:
+) -> CachedBatches:
     """The cache `folder/teacher-<key>`, with the views that the settings ask for; missing ones are made.
 
     Args:
@@ -136,7 +136,7 @@ def make_cache(
                 _make_view(cache, number, settings, batches, teacher, facts, compute.device)
     else:
         locks.tidy(lock)
-    return TeacherCache(batches, tuple(_open_view(cache, number, facts) for number in range(settings.views)))
+    return CachedBatches(batches, tuple(_open_view(cache, number, facts) for number in range(settings.views)))
 
 
 def check_room(
@@ -355,10 +355,9 @@ def _open_view(cache: Path, number: int, facts: dict[str, Any]) -> View:
         problem = f"these are the outputs of another teacher, {stored_hash}, not of {facts['teacher'][:12]}"
         raise UserError(str(folder), problem=problem, fix=fix)
     if wrong:
-        found = f"{wrong[0]} = {manifest.get(wrong[0])!r}"
-        raise UserError(
-            str(folder), expected=f"a cache of {wrong[0]} = {facts.get(wrong[0], number)!r}", found=found, fix=fix
-        )
+        (name, *_) = wrong
+        expected, found = f"a cache of {name} = {facts.get(name, number)!r}", f"{name} = {manifest.get(name)!r}"
+        raise UserError(str(folder), expected=expected, found=found, fix=fix)
     with as_user_error(str(folder), expected="arrays of numbers", fix=fix):
         files = {Path(name).stem: folder / name for name in manifest["files"]}
         return {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}

@@ -10,13 +10,14 @@ from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel, PreTr
 
 from tinydistilbert.dry_run import machine as costs
 from tinydistilbert.dry_run.machine import Machine
-from tinydistilbert.dry_run.sizes import TextSize, text_size
+from tinydistilbert.dry_run.sizes import TaskSize, TextSize, task_size, text_size
 from tinydistilbert.models.loading import load_config, load_tokenizer
 from tinydistilbert.models.pruned import give_shapes, is_pruned, shapes_of
 from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
-from tinydistilbert.pipeline.run import Run
-from tinydistilbert.recipe.schema import OFFLINE_TEACHER
+from tinydistilbert.pipeline.context import RunContext
+from tinydistilbert.pipeline.jobs import Job
+from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import checkpoint
 
@@ -43,37 +44,66 @@ class Line:
     """Bytes at its peak, beside those of the bare process."""
 
 
-class Basis:
-    """What is known of one recipe in one folder; what several lines need is found once."""
+@dataclass(frozen=True)
+class Shared:
+    """What estimates of recipes with the same teacher and text have in common, each found when it is first needed."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.recipe = run, run.recipe
+    run: RunContext
 
     @cached_property
     def machine(self) -> Machine:
-        """Measured when the first time is asked for."""
+        """How fast this machine is, measured."""
         return costs.measure(self.run.device)
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The teacher's."""
-        if name := self.recipe.finetune.model:
-            return load_tokenizer(name)
-        if self.teacher_is_here:
-            return self.run.original_teacher.tokenizer
-        return load_tokenizer(self.recipe.teacher.model, self.recipe.teacher.revision)
+    def teacher_is_local(self) -> bool:
+        """Whether the teacher is read from this machine, not from the hub."""
+        teacher = self.run.recipe.teacher
+        return teacher.model == OFFLINE_TEACHER or Path(teacher.model).exists()
 
     @cached_property
-    def teacher_is_here(self) -> bool:
-        """Whether the teacher is read from this machine, not from the hub."""
-        return self.recipe.teacher.model == OFFLINE_TEACHER or Path(self.recipe.teacher.model).exists()
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The teacher's, or that of the given model."""
+        if name := self.run.recipe.finetune.model:
+            return load_tokenizer(name)
+        if self.teacher_is_local:
+            return self.run.sources.original_teacher.tokenizer
+        return load_tokenizer(self.run.recipe.teacher.model, self.run.recipe.teacher.revision)
+
+    @cached_property
+    def text(self) -> TextSize | None:
+        """The corpus; None when it is on the hub and its size is unknown."""
+        return text_size(self.run.recipe, self.tokenizer)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the estimates of one recipe in one folder are computed from."""
+
+    run: RunContext
+    shared: Shared
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is estimated."""
+        return self.run.recipe
+
+    @property
+    def machine(self) -> Machine:
+        """How fast this machine is."""
+        return self.shared.machine
+
+    @property
+    def text(self) -> TextSize | None:
+        """The corpus; None when it is on the hub and its size is unknown."""
+        return self.shared.text
 
     @cached_property
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
         """Teacher and student on the meta device, without weights: of a teacher on the hub only the config is read."""
         named = self.recipe.teacher
-        if self.teacher_is_here:
-            config = self.run.original_teacher.model.config
+        if self.shared.teacher_is_local:
+            config = self.run.sources.original_teacher.model.config
         else:
             config = load_config(named.model, named.revision)
         with torch.device("meta"):
@@ -91,9 +121,28 @@ class Basis:
         return Size.of(self.models[1])
 
     @cached_property
-    def text(self) -> TextSize | None:
-        """The corpus; None when it is on the hub and nothing is known of it."""
-        return text_size(self.recipe, self.tokenizer)
+    def task_sizes(self) -> dict[str, TaskSize | None]:
+        """The examples of every task with something left to do; None where they are made from a text on the hub."""
+        folder = self.run.folder
+        unfinished = [job.task for job in self.run.jobs if not atomic.is_finished(job.scores(folder))]
+        return {name: task_size(self.recipe, name, self.shared.tokenizer) for name in dict.fromkeys(unfinished)}
+
+    @cached_property
+    def given_model(self) -> Size:
+        """The size of the model that is fine-tuned instead of a student."""
+        return encoder_size(self.recipe.finetune.model)
+
+    @cached_property
+    def task_teacher(self) -> Size:
+        """The size of a fine-tuned teacher."""
+        given = self.recipe.finetune.distillation.teachers
+        return encoder_size(given[0]) if isinstance(given, tuple) else self.teacher
+
+    def task_model(self, job: Job) -> Size:
+        """The size of a task model."""
+        if job.row == "teacher":
+            return self.task_teacher
+        return self.given_model if self.recipe.finetune.model else self.student
 
     def training_seconds(self, model: Size, operations: float, steps: int) -> float:
         """Time of so many updates and so many operations of forward and backward passes."""
@@ -107,6 +156,11 @@ class Basis:
         return (checkpoint.KEPT + 1) * costs.CHECKPOINT_BYTES * model.parameters
 
 
+def basis_of(run: RunContext) -> Basis:
+    """The basis of a recipe that shares nothing with another."""
+    return Basis(run, Shared(run))
+
+
 def encoder_size(name: str) -> Size:
     """The size of a model's encoder, of which only the config is read."""
     with torch.device("meta"):
@@ -118,14 +172,14 @@ def encoder_size(name: str) -> Size:
 
 
 def state_of(folder: Path) -> tuple[str, int]:
-    """What a real run would find at `folder`, in words, and the step that it would go on from."""
+    """The state of a stage's folder, in words, and the step that the run would go on from."""
     if atomic.is_finished(folder):
         return "finished", 0
     step = checkpoint.newest_step(atomic.partial(folder) / atomic.CHECKPOINTS)
     return (f"goes on from step {step:,}" if step else "to do"), step
 
 
-def together(states: Sequence[str]) -> str:
+def joint_state(states: Sequence[str]) -> str:
     """The state of several folders as one."""
     finished = states.count("finished")
     begun = next((state for state in states if state.startswith("goes on")), None)

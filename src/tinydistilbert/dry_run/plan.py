@@ -5,31 +5,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert.dry_run import Line, Planner
 from tinydistilbert.dry_run import machine as costs
+from tinydistilbert.dry_run.basis import Basis, Line, basis_of
+from tinydistilbert.dry_run.stages import ESTIMATES, check_inputs
 from tinydistilbert.errors import UserError
-from tinydistilbert.pipeline.run import Run
+from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.progress import duration
 from tinydistilbert.storage.disk import existing, free_bytes
 
 
-def plan(run: Run) -> str:
+def plan(run: RunContext) -> str:
     """What the run would do, as a table in plain text; nothing is written, and what is finished counts as done.
 
     Raises:
         UserError: an input is wrong or the folder belongs to something else: the same as of the run.
     """
-    planner, lines = _planned(run)
-    return "\n".join([*_table(lines), "", *_totals(lines, planner, run.folder.path)])
+    basis = basis_of(run)
+    lines = _lines(basis)
+    return "\n".join([*_table(lines), "", *_totals(lines, basis.machine, run.folder.path)])
 
 
-def plan_as_json(run: Run) -> dict[str, Any]:
+def plan_as_json(run: RunContext) -> dict[str, Any]:
     """What the run would do, as data: a line of the plan each, and the totals; sizes in bytes.
 
     Raises:
         UserError: as `plan`.
     """
-    planner, lines = _planned(run)
+    basis = basis_of(run)
+    lines = _lines(basis)
     return {
         "stages": [dataclasses.asdict(line) for line in lines],
         "seconds": sum(line.seconds or 0 for line in lines),
@@ -38,32 +41,31 @@ def plan_as_json(run: Run) -> dict[str, Any]:
         "disk_for_a_while": max((line.passing for line in lines), default=0.0),
         "disk_free": free_bytes(run.folder.path),
         "memory": costs.PROCESS_BYTES + max((line.memory for line in lines), default=0.0),
-        "device": planner.machine.device,
-        "threads": planner.machine.threads,
+        "device": basis.machine.device,
+        "threads": basis.machine.threads,
     }
 
 
-def refuse_full_disk(run: Run) -> None:
-    """Compare what the run will write with what is free, before it begins; what was read for it, the run has read.
+def refuse_full_disk(run: RunContext) -> None:
+    """Compare what the run will write with what is free, before it begins; teacher and text stay loaded for the run.
 
     Raises:
         UserError: it does not fit, or an input is wrong: the same as of the run.
     """
-    _, lines = _planned(run)
+    lines = _lines(basis_of(run))
     needed, free = _needed(lines), free_bytes(run.folder.path)
     if needed > free:
-        expected, found = f"about {size_in_words(needed)} free for it", f"{size_in_words(free)}"
-        fix = "free some, or give an --output on another disk; --dry-run tells what needs it"
-        raise UserError(f"--output {run.folder.path}", expected=expected, found=found, fix=fix)
+        problem = f"the run writes about {size_in_words(needed)}, and {size_in_words(free)} are free"
+        fix = "free some, or give an --output on another disk; --dry-run shows what each stage writes"
+        raise UserError(f"--output {run.folder.path}", problem=problem, fix=fix)
 
 
-def _planned(run: Run) -> tuple[Planner, list[Line]]:
-    """The lines of the plan, and what they were found by."""
-    planner = Planner(run)
-    if not run.is_begun():
-        run.check_data_folder()
-        planner.check_inputs()
-    return planner, [line for stage in run.stages() for line in planner.lines(stage)]
+def _lines(basis: Basis) -> list[Line]:
+    """The lines of the plan, after what the run checks was checked."""
+    basis.run.check_machine()
+    if not basis.run.is_begun():
+        check_inputs(basis)
+    return [line for stage in basis.run.stages for line in ESTIMATES[stage](basis)]
 
 
 def _needed(lines: Sequence[Line]) -> float:
@@ -86,23 +88,22 @@ def _table(lines: Sequence[Line]) -> list[str]:
     ]
 
 
-def _totals(lines: Sequence[Line], planner: Planner, output: Path) -> list[str]:
+def _totals(lines: Sequence[Line], machine: costs.Machine, output: Path) -> list[str]:
     seconds = sum(line.seconds or 0 for line in lines)
     passing = max(line.passing for line in lines)
     disk = sum(line.disk for line in lines)
-    free, there = free_bytes(output), existing(output)
+    free, disk_of = free_bytes(output), existing(output)
     unknown = any(line.seconds is None for line in lines)
     checkpoints = f", and {size_in_words(passing)} of checkpoints for a while" if passing else ""
     totals = [
         f"time left:   {'more than ' if unknown else 'about '}{duration(seconds)}",
-        f"disk:        about {size_in_words(disk)}{checkpoints}; {size_in_words(free)} free at {there}",
+        f"disk:        about {size_in_words(disk)}{checkpoints}; {size_in_words(free)} free at {disk_of}",
         f"peak memory: about {size_in_words(costs.PROCESS_BYTES + max(line.memory for line in lines))}",
     ]
     if _needed(lines) > free:
         totals.append(
-            f"warning: {size_in_words(_needed(lines))} do not fit into the {size_in_words(free)} free at {there}"
+            f"warning: {size_in_words(_needed(lines))} do not fit into the {size_in_words(free)} free at {disk_of}"
         )
-    machine = planner.machine
     on = f"{machine.threads} threads" if machine.device == "cpu" else machine.device
     totals.append(
         f"Estimates, good to about 40 %: {costs.EFFICIENCY:.0%} of the {machine.operations / 1e9:,.0f} GFLOP/s that "

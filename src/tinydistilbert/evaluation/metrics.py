@@ -93,12 +93,12 @@ def _ranks(values: Array, counts: Array | None) -> Array:
     """Rank from 1 of each value (…, n), ties at their mean; with `counts`, of values (n,) that occur so often."""
     if counts is None:
         return np.asarray(rankdata(values, axis=-1))
-    distinct, place = np.unique(values, return_inverse=True)
-    by_value = np.argsort(place, kind="stable")
-    first = np.searchsorted(place[by_value], np.arange(len(distinct)))
+    distinct, inverse = np.unique(values, return_inverse=True)
+    by_value = np.argsort(inverse, kind="stable")
+    first = np.searchsorted(inverse[by_value], np.arange(len(distinct)))
     tied = np.add.reduceat(counts[..., by_value], first, axis=-1)
     ranks = np.cumsum(tied, axis=-1) - (tied - 1) / 2
-    return np.asarray(np.where(np.isnan(values), np.nan, ranks[..., place]))
+    return np.asarray(np.where(np.isnan(values), np.nan, ranks[..., inverse]))
 
 
 def pearson_spearman_mean(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
@@ -166,7 +166,7 @@ def bootstrap(
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile interval of each statistic over resamples of the examples, drawn with replacement.
 
-    Says how much the value depends on which examples the split holds, not on the seed of the training.
+    It shows how much the value depends on which examples the split holds, not on the seed of the training.
     """
     random = np.random.default_rng(seed)
     rows = max(1, 1_000_000 // examples)  # resamples at a time, to bound memory
@@ -192,7 +192,7 @@ class Paired:
 
     @property
     def difference(self) -> float:
-        """First less second."""
+        """First minus second."""
         return self.first - self.second
 
 
@@ -216,7 +216,7 @@ def paired_bootstrap(
     gold, *predictions = np.ascontiguousarray(kinds.T)
 
     def values(counts: Array) -> Array:
-        each = [metric(gold, own, counts) for own in predictions]
+        each = [metric(gold, guesses, counts) for guesses in predictions]
         return np.stack([np.median(each[: len(first)], axis=0), np.median(each[len(first) :], axis=0)])
 
     random = np.random.default_rng(seed)
@@ -230,8 +230,9 @@ def paired_bootstrap(
     differences = np.concatenate(drawn)
     low, high = np.percentile(differences, (2.5, 97.5))
     tail = 1 + min((differences <= 0).sum(), (differences >= 0).sum())
-    (here,), (there,) = values(sizes[None].astype(np.float64))
-    return Paired(float(here), float(there), (float(low), float(high)), min(1.0, float(2 * tail / (1 + resamples))))
+    (first_value,), (second_value,) = values(sizes[None].astype(np.float64))
+    p = min(1.0, float(2 * tail / (1 + resamples)))
+    return Paired(float(first_value), float(second_value), (float(low), float(high)), p)
 
 
 def mcnemar(first_right: Array, second_right: Array) -> float:
@@ -258,7 +259,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def majority_predictions(labels: Array) -> Array:
-    """What a model without eyes would always say: the most frequent label, or the mean of labels that are floats."""
+    """The majority baseline: always the most frequent label, or the mean of labels that are floats."""
     if np.issubdtype(labels.dtype, np.floating):
         return np.full(labels.shape, labels.mean())
     values, counts = np.unique(labels, return_counts=True)
@@ -271,38 +272,38 @@ def majority_score(metric: str, labels: Array) -> float:
 
 
 def majority_answer(answers: Sequence[Sequence[str]]) -> str:
-    """The most frequent normalised answer: the majority class of a span task."""
+    """The most frequent normalised answer: the majority baseline of a span task."""
     return Counter(normalize_answer(gold[0]) for gold in answers).most_common(1)[0][0]
 
 
-def guards(
+def sanity_warnings(
     predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float, ids: Sequence[Any] = ()
 ) -> list[str]:
-    """What makes a value not worth believing, one sentence each; empty when nothing does.
+    """Reasons to distrust a value, one sentence each; empty when there are none.
 
     Args:
         predictions: classes (`NO_CLASS` for none), scores or answer texts.
         examples: how many predictions there should be.
         value: the metric's value.
-        majority: the same metric for the majority class alone.
+        majority: the same metric of the majority baseline.
         ids: names of the predicted examples, if they are to be checked.
     """
-    found = np.asarray(predictions)
+    predicted = np.asarray(predictions)
     warnings = []
-    if len(found) != examples:
-        warnings.append(f"{len(found)} predictions for {examples} examples")
+    if len(predicted) != examples:
+        warnings.append(f"{len(predicted)} predictions for {examples} examples")
     if doubled := len(ids) - len(set(ids)):
-        warnings.append(f"{doubled} of {len(ids)} predictions are of an example that has one already")
-    broken = 0
-    if np.issubdtype(found.dtype, np.floating):
-        broken = int(np.isnan(found).sum())
-    elif np.issubdtype(found.dtype, np.integer):
-        broken = int((found == NO_CLASS).sum())
-    if broken:
-        warnings.append(f"{broken} of {len(found)} predictions are not numbers")
-    rounded = np.round(found, 5) if np.issubdtype(found.dtype, np.floating) else found
-    if len(found) > 1 and len(np.unique(rounded)) == 1:
-        warnings.append(f"every prediction is the same: {found[0]!s}")
+        warnings.append(f"{doubled} of {len(ids)} predictions are of an example that already has one")
+    not_numbers = 0
+    if np.issubdtype(predicted.dtype, np.floating):
+        not_numbers = int(np.isnan(predicted).sum())
+    elif np.issubdtype(predicted.dtype, np.integer):
+        not_numbers = int((predicted == NO_CLASS).sum())
+    if not_numbers:
+        warnings.append(f"{not_numbers} of {len(predicted)} predictions are not numbers")
+    rounded = np.round(predicted, 5) if np.issubdtype(predicted.dtype, np.floating) else predicted
+    if len(predicted) > 1 and len(np.unique(rounded)) == 1:
+        warnings.append(f"every prediction is the same: {predicted[0]!s}")
     if value <= majority:
-        warnings.append(f"{value:.3f} is not above the {majority:.3f} of the majority class alone")
+        warnings.append(f"{value:.3f} is not above the {majority:.3f} of the majority baseline")
     return warnings

@@ -40,7 +40,7 @@ class Proposals:
 
     words: Words
     candidates: Int[np.ndarray, "words candidates"]
-    """Places in `spellings`, the likeliest first; -1 where there are fewer."""
+    """Indices into `spellings`, the likeliest first; -1 where there are fewer."""
     spellings: Sequence[str]
     """The words that can be proposed."""
     lower_cased: bool
@@ -89,7 +89,7 @@ def propose(
     token_budget: int | None = None,
     log: Callable[[str], None],
 ) -> Proposals:
-    """The likeliest other words for each word, told by a masked LM that sees the rest of the example.
+    """The likeliest other words for each word, proposed by a masked LM that sees the rest of the example.
 
     Words are those of `find_words`; one [MASK] hides all pieces of one. Proposals are single tokens of letters that
     begin a word, and are not the word itself, whatever the case. An example goes through the model as often as it takes
@@ -109,30 +109,30 @@ def propose(
         log: called with a line that says how much there is to do.
     """
     vocabulary = _Vocabulary.of(tokenizer, vocabulary_size(model))
-    found = find_words(texts, pairs, tokenizer, min(max_length, longest_input(model.config)))
-    own = vocabulary.numbers(found, texts, pairs, tokenizer)
-    passes = passes_of(np.diff(found.word_ends))
+    all_words = find_words(texts, pairs, tokenizer, min(max_length, longest_input(model.config)))
+    same_ids = vocabulary.numbers(all_words, texts, pairs, tokenizer)
+    passes = passes_of(np.diff(all_words.word_ends))
     example = np.repeat(np.arange(len(texts)), passes)
     number = np.arange(len(example)) - np.repeat(np.cumsum(passes) - passes, passes)
     token_budget = token_budget or (2048 if device.type == "cpu" else 8192)
-    batches = batches_by_length(np.diff(found.token_ends)[example], token_budget)
-    log(f"augmentation: {len(own):,} words of {len(texts):,} examples to be guessed in {len(example):,} passes")
-    proposed = np.full((len(own), candidates), -1, dtype=np.int32)
+    batches = batches_by_length(np.diff(all_words.token_ends)[example], token_budget)
+    log(f"augmentation: {len(same_ids):,} words of {len(texts):,} examples to be guessed in {len(example):,} passes")
+    proposed = np.full((len(same_ids), candidates), -1, dtype=np.int32)
     model.to(device).eval()
     with torch.inference_mode():
         guess, progress, tokens = vocabulary.guesser(model, candidates), Progress("augmentation", len(batches)), 0
         for step, chosen in enumerate(batches, 1):
-            words, hidden, inputs = _hide(found, example[chosen], number[chosen], passes, tokenizer)
+            words, hidden, inputs = _hide(all_words, example[chosen], number[chosen], passes, tokenizer)
             tokens += int(inputs["attention_mask"].sum())
             if not uses_token_types(model):
                 del inputs["token_type_ids"]
             states = model.base_model(**{name: value.to(device) for name, value in inputs.items()}).last_hidden_state
             parts = states[hidden.to(device)].split(POSITIONS)
-            for some, states_there in zip(np.split(words, range(POSITIONS, len(words), POSITIONS)), parts, strict=True):
-                proposed[some] = guess(states_there, own[some])
+            for some, part in zip(np.split(words, range(POSITIONS, len(words), POSITIONS)), parts, strict=True):
+                proposed[some] = guess(part, same_ids[some])
             if progress.wants(step):
                 progress.show(step, tokens, {})
-    return Proposals(found, proposed, vocabulary.spellings, _lower_cases(tokenizer))
+    return Proposals(all_words, proposed, vocabulary.spellings, _lower_cases(tokenizer))
 
 
 def passes_of(words: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
@@ -142,7 +142,7 @@ def passes_of(words: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples
 
 
 def _hide(
-    found: Words,
+    all_words: Words,
     examples: Int[np.ndarray, " batch"],
     numbers: Int[np.ndarray, " batch"],
     passes: Int[np.ndarray, " examples"],
@@ -151,7 +151,7 @@ def _hide(
     """A batch of passes, in each of which every so-manieth word of an example is one [MASK].
 
     Args:
-        found: all examples.
+        all_words: all examples.
         examples: the example of each pass.
         numbers: which of its passes it is: pass k hides the words k, k + passes, k + 2 passes, ...
         passes: how many each example has.
@@ -162,17 +162,19 @@ def _hide(
     """
     rows, words = [], []
     for example, number in zip(examples, numbers, strict=True):
-        here = slice(found.token_ends[example], found.token_ends[example + 1])
-        word = found.word[here]
+        tokens = slice(all_words.token_ends[example], all_words.token_ends[example + 1])
+        word = all_words.word[tokens]
         hidden = (word >= 0) & (word % passes[example] == number)
         kept = ~hidden | (word != np.concatenate(([-1], word[:-1])))
-        ids = np.where(hidden, tokenizer.mask_token_id, found.input_ids[here])
-        rows.append(np.stack((ids, np.ones_like(ids), found.token_type_ids[here], hidden))[:, kept])
-        words.append(np.arange(found.word_ends[example] + number, found.word_ends[example + 1], passes[example]))
+        ids = np.where(hidden, tokenizer.mask_token_id, all_words.input_ids[tokens])
+        rows.append(np.stack((ids, np.ones_like(ids), all_words.token_type_ids[tokens], hidden))[:, kept])
+        words.append(
+            np.arange(all_words.word_ends[example] + number, all_words.word_ends[example + 1], passes[example])
+        )
     batch = np.zeros((4, len(rows), max(row.shape[1] for row in rows)), dtype=np.int64)
     batch[0] = tokenizer.pad_token_id
-    for place, row in enumerate(rows):
-        batch[:, place, : row.shape[1]] = row
+    for index, row in enumerate(rows):
+        batch[:, index, : row.shape[1]] = row
     ids, mask, types, hidden = torch.from_numpy(batch)
     return np.concatenate(words), hidden.bool(), {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
@@ -205,7 +207,7 @@ class _Vocabulary:
         return cls(ids, list(spellings.values()), np.array(same, dtype=np.int64), number)
 
     def numbers(
-        self, found: Words, texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: PreTrainedTokenizerFast
+        self, words: Words, texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: PreTrainedTokenizerFast
     ) -> Int[np.ndarray, " words"]:
         """For each word the number in `same` of the tokens that are the word itself; -1 if there are none."""
         normalizer = tokenizer.backend_tokenizer.normalizer
@@ -216,23 +218,23 @@ class _Vocabulary:
             plain = normalizer.normalize_str(word).strip() if normalizer else word
             return self.number.get(plain.casefold(), -1)
 
-        example = np.repeat(np.arange(len(texts)), np.diff(found.word_ends))
-        spans = zip(example, found.second, found.begin, found.end, strict=True)
-        words = ((pairs if second and pairs else texts)[int(row)][begin:end] for row, second, begin, end in spans)
-        return np.fromiter(map(number, words), np.int64, len(example))
+        example = np.repeat(np.arange(len(texts)), np.diff(words.word_ends))
+        spans = zip(example, words.second, words.begin, words.end, strict=True)
+        spelt = ((pairs if second and pairs else texts)[int(row)][begin:end] for row, second, begin, end in spans)
+        return np.fromiter(map(number, spelt), np.int64, len(example))
 
     def guesser(self, model: PreTrainedModel, candidates: int) -> Callable[..., Int[np.ndarray, "words candidates"]]:
-        """The masked-LM head over these tokens alone: from hidden states, and `numbers`, to places in `spellings`."""
+        """The masked-LM head over these tokens alone: from hidden states and `numbers` to indices into `spellings`."""
         matrix, bias = vocabulary_matrix(model)
         ids = torch.from_numpy(self.ids).to(matrix.device)
         matrix, bias = matrix[ids], None if bias is None else bias[ids]
         most = min(candidates + int(np.bincount(self.same).max()), len(ids))
 
         def guess(
-            states: Float[Tensor, "words hidden"], own: Int[np.ndarray, " words"]
+            states: Float[Tensor, "words hidden"], same_ids: Int[np.ndarray, " words"]
         ) -> Int[np.ndarray, "words candidates"]:
             top = F.linear(vocabulary_input(model, states), matrix, bias).topk(most).indices.cpu().numpy()
-            top = np.where(self.same[top] == own[:, None], -1, top)
+            top = np.where(self.same[top] == same_ids[:, None], -1, top)
             others_first = np.argsort(top < 0, axis=1, kind="stable")[:, :candidates]
             best = np.full((len(top), candidates), -1)
             best[:, : others_first.shape[1]] = np.take_along_axis(top, others_first, axis=1)
@@ -261,8 +263,8 @@ def augmented(examples: Examples, proposals: Proposals, *, copies: int, share: f
     columns: dict[str, list[object]] = {name: [] for name in ("idx", *names)}
     originals = list(zip(*(examples.columns[name] for name in names), strict=True))
     seen = set(originals)
-    for place, (idx, original) in enumerate(zip(examples.columns["idx"], originals, strict=True)):
-        first, end = proposals.words.word_ends[place : place + 2]
+    for index, (idx, original) in enumerate(zip(examples.columns["idx"], originals, strict=True)):
+        first, end = proposals.words.word_ends[index : index + 2]
         for drawn in _drawn(proposals.candidates[first:end], copies, share, generator("augmentation", seed, idx)):
             copy = _replaced(original, proposals, first, drawn)
             if copy not in seen:
@@ -276,7 +278,7 @@ def augmented(examples: Examples, proposals: Proposals, *, copies: int, share: f
 def _drawn(
     candidates: Int[np.ndarray, "words candidates"], copies: int, share: float, random: np.random.Generator
 ) -> Iterable[Int[np.ndarray, " words"]]:
-    """For each copy, the place in `spellings` of what each word becomes; -1 where it stays."""
+    """For each copy, the index into `spellings` of what each word becomes; -1 where it stays."""
     counts = (candidates >= 0).sum(axis=1)
     if not counts.any():
         return ()

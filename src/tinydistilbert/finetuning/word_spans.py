@@ -59,8 +59,8 @@ def find_words(
         for example, encoding in zip(examples, encoded.encodings, strict=True):
             words = list(_words_of(encoding, example))
             number = np.full(len(encoding.ids), -1, dtype=np.int32)
-            for place, word in enumerate(words):
-                number[word.tokens] = place
+            for index, word in enumerate(words):
+                number[word.tokens] = index
             ids.append(np.array(encoding.ids, dtype=np.int32))
             types.append(np.array(encoding.type_ids, dtype=np.int8))
             numbers.append(number)
@@ -87,18 +87,18 @@ class _Word:
 
 def _words_of(encoding: Encoding, texts: Sequence[str]) -> Iterator[_Word]:
     """The words of one example, in the order of their tokens."""
-    found: list[_Word] = []
+    words: list[_Word] = []
     before = None
-    places = zip(encoding.sequence_ids, encoding.word_ids, encoding.offsets, strict=True)
-    for place, (text, number, (begin, end)) in enumerate(places):
+    tokens = zip(encoding.sequence_ids, encoding.word_ids, encoding.offsets, strict=True)
+    for token, (text, number, (begin, end)) in enumerate(tokens):
         if text is None or not any(map(str.isalnum, texts[text][begin:end])):
             before = None  # SentencePiece counts the comma behind a word to it
         elif (text, number) == before:
-            found[-1].end, found[-1].tokens = end, slice(found[-1].tokens.start, place + 1)
+            words[-1].end, words[-1].tokens = end, slice(words[-1].tokens.start, token + 1)
         else:
-            found.append(_Word(text, begin, end, slice(place, place + 1)))
+            words.append(_Word(text, begin, end, slice(token, token + 1)))
             before = text, number
-    for word, text_of_next in zip(found, [*(other.text for other in found[1:]), None], strict=True):
+    for word, text_of_next in zip(words, [*(other.text for other in words[1:]), None], strict=True):
         if _fits(word, texts[word.text], is_last=text_of_next != word.text):
             yield word
 

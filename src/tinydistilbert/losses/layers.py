@@ -52,31 +52,37 @@ def layer_terms(
         relation_heads: parts that queries, keys and values are cut into; 0 = as many as the teacher has heads.
         projection: from the student's width to the teacher's.
     """
+    layer_pairs = list(zip(matches.student_layers, matches.teacher_layers, strict=True))
 
-    def of_term(name: str) -> Tensor:
+    def values(name: str) -> list[Tensor]:
+        """The term at each pair of matched layers, or of queries, of keys and of values."""
         function, needs = FUNCTIONS[name], TERMS[name].needs
-        if needs is Needs.RELATION:
-            student_attention = student.attention[matches.student_layers[-1]]
-            teacher_attention = teacher.attention[matches.relation_layer]
-            heads, pairs = relation_heads or teacher_attention.query.shape[1], visible()
-            vectors = (
-                (student_attention.query, teacher_attention.query),
-                (student_attention.key, teacher_attention.key),
-                (student_attention.value, teacher_attention.value),
-            )
-            values = [function(of_student, of_teacher, heads, pairs) for of_student, of_teacher in vectors]
-        elif needs is Needs.ATTENTION:
-            pairs = visible()
-            values = [function(student.attention[low], teacher.attention[high], pairs) for low, high in layer_pairs]
-        else:
-            values = [
+        if needs is Needs.HIDDEN_STATES:
+            return [
                 function(
                     projection(student.hidden_states[student_layer].flatten(0, 1).index_select(0, counted)),
                     teacher.hidden_states[teacher_layer].flatten(0, 1).index_select(0, counted),
                 )
                 for student_layer, teacher_layer in layer_pairs
             ]
-        return torch.stack(values).mean()
+        pairs = visible()
+        if needs is Needs.ATTENTION:
+            return [
+                function(student.attention[student_layer], teacher.attention[teacher_layer], pairs)
+                for student_layer, teacher_layer in layer_pairs
+            ]
+        assert needs is Needs.RELATION
+        of_student = student.attention[matches.student_layers[-1]]
+        of_teacher = teacher.attention[matches.relation_layer]
+        heads = relation_heads or of_teacher.query.shape[1]
+        return [
+            function(student_vectors, teacher_vectors, heads, pairs)
+            for student_vectors, teacher_vectors in (
+                (of_student.query, of_teacher.query),
+                (of_student.key, of_teacher.key),
+                (of_student.value, of_teacher.value),
+            )
+        ]
 
-    layer_pairs = list(zip(matches.student_layers, matches.teacher_layers, strict=True))
-    return {name: of_term(name) for name, term in TERMS.items() if term.is_inner and name in names}
+    inner = [name for name, term in TERMS.items() if term.is_inner and name in names]
+    return {name: torch.stack(values(name)).mean() for name in inner}

@@ -1,7 +1,7 @@
 """Old pickled weights (`pytorch_model.bin`) as a folder with safetensors.
 
-A pickle is a program. It is read in a process of its own (`unpickle.py`), which gives up files, connections and other
-processes first, and sends the weights back through a pipe; here they are looked at like those of any stranger.
+A pickle is a program. It is read in a separate process (`unpickle.py`), which first gives up access to files,
+connections and other processes, and sends the weights back through a pipe; then they are checked as untrusted weights.
 """
 
 import shutil
@@ -22,36 +22,36 @@ from tinydistilbert.models.loading import Head, load_config, load_model, load_to
 from tinydistilbert.storage import atomic, disk
 
 SECONDS = 900
-"""After which the reading process is stopped."""
+"""After so many the reading process is stopped."""
 REFUSED = 77
-"""Exit code of a reading process that tried what it had given up."""
+"""Exit code of a reading process that tried a forbidden operation."""
 SPARE = 100_000_000
-"""Bytes that safetensors may have more than the pickles: the header."""
+"""Bytes that the safetensors file may be larger than the pickles: its header."""
 PIECE = 1 << 20
 
 
 def convert(name: str | Path, output: Path) -> None:
     """Make the finished folder `output` from a model whose weights are in `pytorch_model.bin`, or in shards of it.
 
-    Config and tokenizer are copied as they are. What is tied, and thus in the file twice, is stored once. The folder is
-    made only if `load_model` reads it strictly.
+    Config and tokenizer are copied unchanged; tied weights, which the pickle has twice, are stored once. The folder is
+    made only if `load_model` can read it.
 
     Args:
         name: the folder, or a name in the hub.
-        output: a folder that is not there yet.
+        output: a folder that does not exist yet.
 
     Raises:
-        UserError: no such model; weights in safetensors already; a pickle that is more than weights, is damaged, or
-            does not fit the config; `output` is there already.
+        UserError: no such model; weights that are safetensors already; a pickle that is damaged, that holds more than
+            weights, or that does not fit the config; `output` exists.
     """
     atomic.check_new(output)
     config = load_config(name)
-    wanted = (untrusted.CONFIG, *untrusted.TOKENIZER, untrusted.PICKLE, untrusted.PICKLE_INDEX, "pytorch_model-*.bin")
-    folder = local_folder(name, None, wanted)
-    for there in (untrusted.WEIGHTS, untrusted.INDEX):
-        if (folder / there).exists():
+    pickle_files = (untrusted.PICKLE, untrusted.PICKLE_INDEX, "pytorch_model-*.bin")
+    folder = local_folder(name, None, (untrusted.CONFIG, *untrusted.TOKENIZER, *pickle_files))
+    for file_name in (untrusted.WEIGHTS, untrusted.INDEX):
+        if (folder / file_name).exists():
             fix = "use the folder as it is"
-            raise UserError(f"model {name}", expected=f"weights in {untrusted.PICKLE}", found=there, fix=fix)
+            raise UserError(f"model {name}", expected=f"weights in {untrusted.PICKLE}", found=file_name, fix=fix)
     pickles = untrusted.weight_files(folder, str(name), weights=untrusted.PICKLE, index=untrusted.PICKLE_INDEX)
     with atomic.unfinished(output, converted_from=folder.name) as partial:
         try:
@@ -66,16 +66,16 @@ def convert(name: str | Path, output: Path) -> None:
 
 
 def _unpickle(pickles: list[Path], target: Path) -> None:
-    """Have another process read the pickles, and write what it sends.
+    """Let another process read the pickles, and write the safetensors file that it sends to `target`.
 
     Raises:
-        UserError: it could not, or tried more than to read.
+        UserError: it failed, or tried a forbidden operation.
     """
     script = resources.files("tinydistilbert.models") / "unpickle.py"
     command = [sys.executable, "-I", str(script), *(str(path.absolute()) for path in pickles)]
     where, fix = str(pickles[0]), "use another model, or one that was published as safetensors"
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"}
-    most = sum(path.stat().st_size for path in pickles) + SPARE
+    largest = sum(path.stat().st_size for path in pickles) + SPARE
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, close_fds=True, cwd="/",
         env=environment,
@@ -84,37 +84,38 @@ def _unpickle(pickles: list[Path], target: Path) -> None:
     clock.start()
     assert process.stdout is not None and process.stderr is not None
     try:
-        sent = _copied(process.stdout, target, most)
-        said = process.stderr.read(4096).decode("utf-8", "replace").strip() if sent <= most else "more than was read"
-        code = process.wait() if sent <= most else 1
+        sent = _copied(process.stdout, target, largest)
+        fits = sent <= largest
+        message = process.stderr.read(4096).decode("utf-8", "replace").strip() if fits else "more weights than bytes"
+        code = process.wait() if fits else 1
     finally:
-        process.kill()  # nothing where it has ended
+        process.kill()  # without effect where it has ended
         process.wait()
         clock.cancel()
         process.stdout.close()
         process.stderr.close()
     if code == 0:
         return
-    found = {REFUSED: "a pickle that does more than that: it was stopped"}.get(code)
-    found = found or (said.splitlines()[-1][:250] if said else f"a reader that was stopped ({code})")
+    found = {REFUSED: "a pickle that does more than that, and was stopped"}.get(code)
+    found = found or (message.splitlines()[-1][:250] if message else f"a reader that was stopped ({code})")
     raise UserError(where, expected="a pickle of weights alone", found=found, fix=fix)
 
 
-def _copied(stream: IO[bytes], target: Path, most: int) -> int:
-    """Bytes that came out of the stream; no more than `most` and a piece are taken."""
+def _copied(stream: IO[bytes], target: Path, largest: int) -> int:
+    """Write the stream to `target`, and return its number of bytes; beyond `largest`, reading ends after one piece."""
     sent = 0
-    with disk.disk_errors(target, most), target.open("wb") as file:
-        while sent <= most and (piece := stream.read(PIECE)):
+    with disk.disk_errors(target, largest), target.open("wb") as file:
+        while sent <= largest and (piece := stream.read(PIECE)):
             file.write(piece)
             sent += len(piece)
     return sent
 
 
 def _check(folder: Path, config: PretrainedConfig, name: str) -> None:
-    """Read the new folder as every command would.
+    """Read the new folder as every command does.
 
     Raises:
-        UserError: it cannot be.
+        UserError: it cannot be read.
     """
     head, has_head = _head(folder, config)
     try:
@@ -126,9 +127,9 @@ def _check(folder: Path, config: PretrainedConfig, name: str) -> None:
 
 
 def _head(folder: Path, config: PretrainedConfig) -> tuple[Head, bool]:
-    """Which head a model has by the class that its config names, and whether it has one at all."""
+    """The head of a model by the class that its config names, and whether it has one."""
     architecture = (getattr(config, "architectures", None) or [""])[0]
-    if architecture.endswith("ForPreTraining"):  # masked words and next sentences, as BERT was published
+    if architecture.endswith("ForPreTraining"):  # masked LM and next sentence, as BERT was published
         return "masked-lm", True
     if architecture.endswith("Model") or not architecture:
         return "classification", False

@@ -1,6 +1,6 @@
-"""The last layer for the first token alone: a classification head reads nothing else, so nothing else is computed.
+"""The last layer for the first token alone, because classification heads read no other token.
 
-The result is the same up to rounding; in a model of 3 layers a quarter of the arithmetic goes.
+The logits are the same up to rounding; in a model of 3 layers a quarter of the arithmetic is saved.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,22 +20,22 @@ Projection = Callable[[Tensor], Tensor]
 
 @contextmanager
 def first_token_only(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the `with`, the last layer of a classification or regression model gives (batch, 1, hidden).
+    """Inside the `with`, the last layer of a classification or regression model returns (batch, 1, hidden).
 
-    In ModernBERT and ELMo, whose heads read all tokens, nothing is changed.
+    ModernBERT and ELMo, whose heads read all tokens, are not changed.
     """
     if model.config.model_type in ("modernbert", "elmo"):
         yield
         return
     layer: Any = encoder_layers(model)[-1]
-    if "forward" in vars(layer):  # it is so already
+    if "forward" in vars(layer):  # replaced already, by an outer `with`
         yield
         return
     layer.forward = partial(_distilbert_layer if model.config.model_type == "distilbert" else _bert_layer, layer)
     try:
         yield
     finally:
-        del layer.forward  # the class's own comes back
+        del layer.forward  # which makes the method of the class visible again
 
 
 def _bert_layer(
@@ -46,8 +46,9 @@ def _bert_layer(
     **__: Any,
 ) -> Float[Tensor, "batch 1 hidden"]:
     """BERT's and RoBERTa's layer."""
-    own, first = layer.attention.self, hidden_states[:, :1]
-    attended = _attend(own, (own.query, own.key, own.value), own.attention_head_size, hidden_states, attention_mask)
+    attention, first = layer.attention.self, hidden_states[:, :1]
+    projections = (attention.query, attention.key, attention.value)
+    attended = _attend(attention, projections, attention.attention_head_size, hidden_states, attention_mask)
     return cast("Tensor", layer.feed_forward_chunk(layer.attention.output(attended, first)))
 
 
@@ -58,9 +59,10 @@ def _distilbert_layer(
     *_: Any,
     **__: Any,
 ) -> Float[Tensor, "batch 1 hidden"]:
-    own, first = layer.attention, hidden_states[:, :1]
-    attended = _attend(own, (own.q_lin, own.k_lin, own.v_lin), own.attention_head_size, hidden_states, attention_mask)
-    attended = layer.sa_layer_norm(own.out_lin(attended) + first)
+    attention, first = layer.attention, hidden_states[:, :1]
+    projections = (attention.q_lin, attention.k_lin, attention.v_lin)
+    attended = _attend(attention, projections, attention.attention_head_size, hidden_states, attention_mask)
+    attended = layer.sa_layer_norm(attention.out_lin(attended) + first)
     return cast("Tensor", layer.output_layer_norm(layer.ffn(attended) + attended))
 
 
@@ -68,7 +70,7 @@ def _attend(
     attention: Any, projections: tuple[Projection, Projection, Projection], size: int, hidden: Tensor,
     mask: Tensor | None,
 ) -> Float[Tensor, "batch 1 hidden"]:  # fmt: skip
-    """What the first token takes from all, by the attention function that the model is set to."""
+    """The attention output of the first token, by the attention function that the model is set to."""
     query, key, value = (
         project(part).view(*part.shape[:-1], -1, size).transpose(1, 2)
         for project, part in zip(projections, (hidden[:, :1], hidden, hidden), strict=True)

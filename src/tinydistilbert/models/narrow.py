@@ -1,9 +1,9 @@
 """Narrower weights: fewer attention heads and feed-forward rows in each layer, and fewer dimensions between the layers.
 
-Heads and rows are chosen layer by layer, by norm: how sharply a head can look, how much a row can write. The dimensions
-in which embeddings, layers and head speak to each other (the residual stream) are reduced alike everywhere, by one
-basis with orthonormal columns: unit vectors where the strongest dimensions are kept as they are (`slice`), directions
-of the word embeddings where all are projected (`svd`). Measured in docs/decisions/0010-narrower-students.md.
+Heads and rows are chosen layer by layer, by norms of their weights. The dimensions of the hidden states, which all
+layers share (the residual stream), are reduced in the same way everywhere, by one basis with orthonormal columns: unit
+vectors of the strongest dimensions (`slice`), or the principal directions of the word embeddings (`svd`). Measured in
+docs/decisions/0010-narrower-students.md.
 """
 
 import re
@@ -17,11 +17,11 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import schema
 
 ROUNDED_TO = 8
-"""An `intermediate_size` in proportion is a multiple of this, for the sake of matrix kernels."""
+"""A computed `intermediate_size` is a multiple of this, which matrix kernels like."""
 
-# Parts of the models by what they do, in the names of BERT, RoBERTa, DistilBERT and ModernBERT.
+# Parts of the models by their role, with their names in BERT, RoBERTa, DistilBERT and ModernBERT.
 _PARTS = {
-    "words": r"word_embeddings|tok_embeddings",
+    "word embeddings": r"word_embeddings|tok_embeddings",
     "other embeddings": r"position_embeddings|token_type_embeddings",
     "query": r"query|q_lin",
     "key": r"key|k_lin",
@@ -37,7 +37,7 @@ _PARTS = {
 }
 _PATTERNS = {part: re.compile(rf"(?:.*\.)?(?:{names})") for part, names in _PARTS.items()}
 _AXES = {
-    "words": ("all", "hidden"),
+    "word embeddings": ("all", "hidden"),
     "other embeddings": ("all", "hidden"),
     "query": ("heads", "hidden"),
     "key": ("heads", "hidden"),
@@ -51,7 +51,7 @@ _AXES = {
     "decoder": ("all", "hidden"),
     "norm": ("hidden",),
 }
-"""What the axes of a part's weight stand for, outputs first; its bias has the first of them."""
+"""The meaning of the axes of a part's weight, outputs first; its bias has the first axis."""
 _KEY = re.compile(r"((?:.*\blayers?\.\d+\.)?)(.*)\.(weight|bias)")
 
 
@@ -62,7 +62,7 @@ class Widths:
     hidden: int
     heads: int
     rows: int
-    """`intermediate_size`: rows of the first feed-forward matrix."""
+    """Rows of the first feed-forward matrix: `intermediate_size`."""
 
     @property
     def head_size(self) -> int:
@@ -71,10 +71,10 @@ class Widths:
 
 
 def student_widths(teacher: Widths, student: schema.Student) -> Widths:
-    """The widths that the recipe asks for; attention heads keep the teacher's size, so there are fewer of them.
+    """The widths in the recipe; attention heads keep the teacher's size, so a narrower student has fewer of them.
 
     Raises:
-        UserError: wider than the teacher, or not a whole number of heads.
+        UserError: a width is larger than the teacher's, or no multiple of the size of a head.
     """
     hidden = student.hidden_size or teacher.hidden
     if hidden > teacher.hidden or hidden % teacher.head_size:
@@ -96,7 +96,7 @@ def narrowed(weights: dict[str, Tensor], wide: Widths, narrow: Widths, reduction
     Args:
         weights: state dictionary of a model of any known family.
         wide: the widths that it has.
-        narrow: the widths to make; where one is the same, nothing changes along it.
+        narrow: the new widths; axes whose width stays the same are not changed.
         reduction: `slice` or `svd`: how the hidden dimensions are reduced.
     """
     parts = {key: _part(key) for key in weights}
@@ -106,19 +106,19 @@ def narrowed(weights: dict[str, Tensor], wide: Widths, narrow: Widths, reduction
             layers.setdefault(layer, {})[part] = weights[key]
     basis = None if narrow.hidden == wide.hidden else _BASES[reduction](weights, narrow.hidden)
     kept = {layer: _kept(matrices, wide, narrow) for layer, matrices in layers.items() if layer}
-    made = {}
+    reduced = {}
     for key, value in weights.items():
         layer, part, kind = parts[key]
-        made[key] = value
+        reduced[key] = value
         if part == "norm" and kind == "weight":
-            made[key] = value if basis is None else _gain(value, basis)
+            reduced[key] = value if basis is None else _gain(value, basis)
             continue
         for axis, name in enumerate(_AXES[part][: value.dim()]):
             if name == "hidden":
-                made[key] = made[key] if basis is None else _projected(made[key], basis, axis)
+                reduced[key] = reduced[key] if basis is None else _projected(reduced[key], basis, axis)
             elif name != "all":
-                made[key] = made[key].index_select(axis, kept[layer][name])
-    return made
+                reduced[key] = reduced[key].index_select(axis, kept[layer][name])
+    return reduced
 
 
 def _part(key: str) -> tuple[str, str, str]:
@@ -130,16 +130,16 @@ def _part(key: str) -> tuple[str, str, str]:
 
 
 def _strongest(scores: Float[Tensor, "candidates"], count: int) -> Int[Tensor, "count"]:
-    """Places of the highest scores, the first of equal ones, in their old order."""
+    """Indices of the highest scores in ascending order; of equal scores, the first."""
     return scores.argsort(descending=True, stable=True)[:count].sort().values
 
 
 def _kept(layer: dict[str, Tensor], wide: Widths, narrow: Widths) -> dict[str, Tensor]:
     """Indices to keep along the axes of one layer, by the axes' names.
 
-    A head counts by the Frobenius norm of its QᵀK, which says how sharply it can look; a row by the norm of its outputs
-    times that of its inputs (and its gate), the size of what it can write. What a head writes does not enter: large
-    values go with a diffuse look, and heads that were chosen by them recovered least in training.
+    A head's score is the Frobenius norm of its QᵀK, which bounds how sharp its attention can be; a row's score is the
+    norm of its outputs times that of its inputs (and its gate), which bounds what it can add. A head's values do not
+    enter: large values go with diffuse attention, and heads that were chosen by them recovered least in training.
     """
     if "query" in layer:
         query, key = layer["query"], layer["key"]
@@ -168,12 +168,12 @@ def _projected(value: Tensor, basis: Float[Tensor, "wide narrow"], axis: int) ->
 
 
 def _gain(weight: Float[Tensor, "wide"], basis: Float[Tensor, "wide narrow"]) -> Float[Tensor, "narrow"]:
-    """The diagonal of LayerNorm's gain in the new basis, where as a whole it is no longer diagonal."""
+    """The diagonal of LayerNorm's gain in the new basis, in which the gain is no longer a diagonal matrix."""
     return weight @ basis.square()
 
 
 def _strongest_dimensions(weights: dict[str, Tensor], count: int) -> Float[Tensor, "wide count"]:
-    """Unit vectors of the dimensions to which the LayerNorms give the largest gains, each LayerNorm counting alike."""
+    """Unit vectors of the dimensions to which the LayerNorms give the largest gains; all LayerNorms weigh the same."""
     gains = [value for key, value in weights.items() if _part(key)[1:] == ("norm", "weight")]
     scores = torch.stack([gain.square() / gain.square().sum() for gain in gains]).sum(0)
     return torch.eye(len(scores), dtype=scores.dtype, device=scores.device)[:, _strongest(scores, count)]
@@ -181,8 +181,8 @@ def _strongest_dimensions(weights: dict[str, Tensor], count: int) -> Float[Tenso
 
 def _principal_directions(weights: dict[str, Tensor], count: int) -> Float[Tensor, "wide count"]:
     """The right singular vectors of the word embeddings with the largest singular values."""
-    words = next(value for key, value in weights.items() if _part(key)[1] == "words")
-    _, _, directions = torch.linalg.svd(words, full_matrices=False)
+    embeddings = next(value for key, value in weights.items() if _part(key)[1] == "word embeddings")
+    _, _, directions = torch.linalg.svd(embeddings, full_matrices=False)
     chosen: Tensor = directions[:count].T
     return chosen
 

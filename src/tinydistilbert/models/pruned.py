@@ -24,28 +24,28 @@ _NAMES = {"heads": "num_attention_heads", "intermediate": "intermediate_size"}
 
 @dataclass(frozen=True)
 class Parts:
-    """The matrices of one layer that get smaller."""
+    """The matrices of one layer that pruning makes smaller."""
 
     query: nn.Linear
     key: nn.Linear
     value: nn.Linear
     attention_output: nn.Linear
-    """Reads what the heads give, one after the other."""
+    """Its inputs are the outputs of the heads, one after the other."""
     inner: nn.Linear
     """Its outputs are the feed-forward neurons."""
     outer: nn.Linear
-    """Reads what the neurons give."""
+    """Its inputs are the feed-forward neurons."""
     head_size: int
-    """Never changes."""
+    """Dimensions of a head; pruning does not change it."""
 
     @property
     def heads(self) -> int:
-        """Attention heads that are left."""
+        """Number of attention heads."""
         return self.query.weight.shape[0] // self.head_size
 
     @property
     def neurons(self) -> int:
-        """Feed-forward neurons that are left."""
+        """Number of feed-forward neurons."""
         return self.inner.weight.shape[0]
 
     @property
@@ -78,20 +78,23 @@ def parts_of(model: PreTrainedModel) -> list[Parts]:
 
 
 def _bert(layer: Any) -> Parts:
-    own = layer.attention.self
+    attention = layer.attention.self
     return Parts(
-        own.query, own.key, own.value, layer.attention.output.dense, layer.intermediate.dense, layer.output.dense,
-        own.attention_head_size,
+        attention.query, attention.key, attention.value, layer.attention.output.dense, layer.intermediate.dense,
+        layer.output.dense, attention.attention_head_size,
     )  # fmt: skip
 
 
 def _distilbert(layer: Any) -> Parts:
-    own = layer.attention
-    return Parts(own.q_lin, own.k_lin, own.v_lin, own.out_lin, layer.ffn.lin1, layer.ffn.lin2, own.attention_head_size)
+    attention, feed_forward = layer.attention, layer.ffn
+    return Parts(
+        attention.q_lin, attention.k_lin, attention.v_lin, attention.out_lin, feed_forward.lin1, feed_forward.lin2,
+        attention.attention_head_size,
+    )  # fmt: skip
 
 
 def keep(model: PreTrainedModel, heads: Sequence[Sequence[int]], neurons: Sequence[Sequence[int]]) -> None:
-    """Leave only some heads and neurons in each layer of `model`, in place, and write into its config how many.
+    """Remove all but some heads and neurons from each layer of `model`, in place, and write the counts to its config.
 
     Args:
         model: of one of `PRUNABLE_FAMILIES`; it may be pruned already.
@@ -102,21 +105,24 @@ def keep(model: PreTrainedModel, heads: Sequence[Sequence[int]], neurons: Sequen
         UserError: the family cannot be pruned.
     """
     layers = parts_of(model)
-    for own, kept_heads, kept_neurons in zip(layers, heads, neurons, strict=True):
+    for layer, kept_heads, kept_neurons in zip(layers, heads, neurons, strict=True):
         assert kept_heads and kept_neurons, "something is left of each layer"
-        size = own.head_size
-        dimensions = [head * size + place for head in kept_heads for place in range(size)]
-        for linear in (own.query, own.key, own.value):
+        size = layer.head_size
+        dimensions = [head * size + offset for head in kept_heads for offset in range(size)]
+        for linear in (layer.query, layer.key, layer.value):
             _cut(linear, 0, dimensions)
-        _cut(own.attention_output, 1, dimensions)
-        _cut(own.inner, 0, kept_neurons)
-        _cut(own.outer, 1, kept_neurons)
-    model.config.pruned = {"heads": [own.heads for own in layers], "intermediate": [own.neurons for own in layers]}
+        _cut(layer.attention_output, 1, dimensions)
+        _cut(layer.inner, 0, kept_neurons)
+        _cut(layer.outer, 1, kept_neurons)
+    model.config.pruned = {
+        "heads": [layer.heads for layer in layers],
+        "intermediate": [layer.neurons for layer in layers],
+    }
 
 
-def _cut(linear: nn.Linear, axis: int, places: Iterable[int]) -> None:
+def _cut(linear: nn.Linear, axis: int, indices: Iterable[int]) -> None:
     """Keep some outputs (axis 0, with their biases) or inputs (axis 1) of `linear`."""
-    index = torch.tensor(list(places), device=linear.weight.device)
+    index = torch.tensor(list(indices), device=linear.weight.device)
     linear.weight = _selected(linear.weight, axis, index)
     if axis == 0:
         linear.bias = _selected(linear.bias, 0, index)
@@ -128,49 +134,49 @@ def _selected(parameter: Tensor, axis: int, index: Tensor) -> nn.Parameter:
 
 
 def is_pruned(config: PretrainedConfig) -> bool:
-    """Whether the config says that layers have other shapes than its family's."""
+    """Whether the config has its own shapes for the layers."""
     return getattr(config, "pruned", None) is not None
 
 
 def shapes_of(config: PretrainedConfig) -> Shapes:
-    """How many heads and neurons each layer has; where nothing was pruned, as many as the family's config says.
+    """How many heads and neurons each layer has; where nothing was pruned, the numbers of the family's config.
 
     Raises:
-        UserError: what it says under `pruned` is not a number for each layer, from 1 to that of the whole architecture.
+        UserError: a list under `pruned` has not a number for each layer, from 1 to that of the unpruned architecture.
     """
     depth = config.num_hidden_layers
-    whole = {key: int(getattr(config, _attribute(config, name))) for key, name in _NAMES.items()}
+    unpruned = {key: int(getattr(config, _attribute(config, name))) for key, name in _NAMES.items()}
     if not is_pruned(config):
-        return Shapes((whole["heads"],) * depth, (whole["intermediate"],) * depth)
-    told: Any = config.pruned
-    for key, most in whole.items():
-        counts = told.get(key) if isinstance(told, dict) else None
+        return Shapes((unpruned["heads"],) * depth, (unpruned["intermediate"],) * depth)
+    pruned: Any = config.pruned
+    for key, most in unpruned.items():
+        counts = pruned.get(key) if isinstance(pruned, dict) else None
         if not _are_counts(counts, depth, most):
-            expected, fix = f"{depth} numbers from 1 to {most}", "use the folder as it was written"
+            expected, fix = f"{depth} numbers from 1 to {most}", "use the config.json that was saved with the weights"
             raise UserError(f"config.json: pruned.{key}", expected=expected, found=str(counts)[:80], fix=fix)
-    return Shapes(tuple(told["heads"]), tuple(told["intermediate"]))
+    return Shapes(tuple(pruned["heads"]), tuple(pruned["intermediate"]))
 
 
-def _are_counts(found: Any, depth: int, most: int) -> bool:
-    return isinstance(found, list) and len(found) == depth and all(type(n) is int and 1 <= n <= most for n in found)
+def _are_counts(value: Any, depth: int, most: int) -> bool:
+    return isinstance(value, list) and len(value) == depth and all(type(n) is int and 1 <= n <= most for n in value)
 
 
 def _attribute(config: PretrainedConfig, name: str) -> str:
-    """DistilBERT has no other name for it than its own."""
+    """The name of an attribute in the config of the family; DistilBERT's has no alias for `hidden_dim`."""
     return "hidden_dim" if name == "intermediate_size" and config.model_type == "distilbert" else name
 
 
 def give_shapes(model: PreTrainedModel, shapes: Shapes) -> None:
-    """Make a newly built model as small as `shapes`, on any device; its weights have no meaning then."""
+    """Give a newly built model the shapes of a pruned one, on any device; its weights have no meaning."""
     keep(model, [range(count) for count in shapes.heads], [range(count) for count in shapes.intermediate])
 
 
 def shaped(architecture: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """A class as `architecture`, but that its models are built with the shapes of their config, so that weights fit."""
+    """A subclass of `architecture` whose models have the shapes in their config, so that pruned weights fit."""
 
     def build(self: Any, config: PretrainedConfig, *arguments: Any, **keywords: Any) -> None:
         architecture.__init__(self, config, *arguments, **keywords)
         give_shapes(self, shapes_of(config))
 
-    made = type(architecture.__name__, (architecture,), {"__init__": build, "__module__": architecture.__module__})
-    return cast("type[PreTrainedModel]", made)
+    subclass = type(architecture.__name__, (architecture,), {"__init__": build, "__module__": architecture.__module__})
+    return cast("type[PreTrainedModel]", subclass)

@@ -1,4 +1,4 @@
-"""What computes a task model's logits: torch, ONNX Runtime or OpenVINO, all called alike, with arrays in and out."""
+"""Back ends that compute a task model's logits: torch, ONNX Runtime and OpenVINO, with one interface of arrays."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
@@ -19,7 +19,7 @@ from tinydistilbert.storage import atomic
 
 MODEL_FILE = "model.onnx"
 EXPORT_KEY = "tinydistilbert"
-"""Key of an exported folder's `config.json` with what `export` wrote about it: format, head, precision, …"""
+"""Key in the `config.json` of an exported folder with facts about the export: format, head, precision, …"""
 CPU = torch.device("cpu")
 
 ModelInputs = Mapping[str, NDArray[np.int64]]
@@ -28,7 +28,7 @@ length)."""
 
 
 class Runtime(Protocol):
-    """A model that is ready to answer."""
+    """A model that is ready to compute logits."""
 
     name: str
     """`torch`, `torch-compile`, `onnx`, `onnx-int8` or `openvino`."""
@@ -39,19 +39,19 @@ class Runtime(Protocol):
         """Logits: (batch, classes), or of span models (batch, length, 2), start and end.
 
         Raises:
-            UserError: the inputs are longer than the position embeddings reach.
+            UserError: the inputs are longer than the position embeddings allow.
         """
         ...
 
 
 def uses_token_types(model: nn.Module) -> bool:
-    """Whether the model tells first and second text apart by token types: BERT does, DistilBERT and RoBERTa do not."""
+    """Whether the model takes `token_type_ids`, as BERT does, and DistilBERT and RoBERTa do not."""
     config: Any = model.config
     return int(getattr(config, "type_vocab_size", 0)) > 1
 
 
 def check_fits(inputs: ModelInputs, longest: int | None) -> None:
-    """Refuse inputs of more than `longest` tokens; None = no limit is known.
+    """Check that inputs have at most `longest` tokens; None = no limit is known.
 
     Raises:
         UserError: they are longer.
@@ -63,13 +63,13 @@ def check_fits(inputs: ModelInputs, longest: int | None) -> None:
 
 
 class TorchRuntime:
-    """A task model by torch, in evaluation mode; of the last layer only what its head reads is computed.
+    """A task model in torch, in evaluation mode; the last layer computes only the token that the head reads.
 
     Args:
         model: with a classification, regression or span head.
         span: whether the head is a span head.
-        compiled: by torch.compile, for any batch and length; the first call takes about a minute, and the last layer
-            stays reduced to the first token while this object lives.
+        compiled: compile by torch.compile, for any batch and length; the first call takes about a minute, and the last
+            layer stays reduced to the first token as long as this object exists.
         device: where to compute; the model is moved there.
     """
 
@@ -83,7 +83,7 @@ class TorchRuntime:
         self._forward: Any = model
         self._reduced = ExitStack()
         if compiled:
-            if not span:  # once: a new function at each call would be compiled anew
+            if not span:  # only once: a new function in each call would be compiled again
                 self._reduced.enter_context(first_token_only(model))
             self._forward = torch.compile(model, dynamic=True)
 
@@ -94,12 +94,12 @@ class TorchRuntime:
         with torch.inference_mode(), nullcontext() if self._span else first_token_only(self._model):
             output = self._forward(**tensors)
             logits = torch.stack((output.start_logits, output.end_logits), dim=-1) if self._span else output.logits
-        found: NDArray[np.float32] = logits.float().cpu().numpy()
-        return found
+        array: NDArray[np.float32] = logits.float().cpu().numpy()
+        return array
 
 
 class OnnxRuntime:
-    """An exported model by ONNX Runtime on the CPU.
+    """An exported model in ONNX Runtime on the CPU.
 
     Args:
         model: an exported folder, or a model file.
@@ -116,10 +116,10 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3  # errors; they are raised as well
+        options.log_severity_level = 3  # errors alone, which are raised too
         try:
             self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors share no class of their own
+        except Exception as error:  # its errors have no common class
             found = str(error).split("\n", 1)[0][:200]
             fix = "export the model again"
             raise UserError(str(file), expected="a model that ONNX Runtime reads", found=found, fix=fix) from None
@@ -131,15 +131,15 @@ class OnnxRuntime:
     def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """See `Runtime`; of a masked-LM model the logits are (batch, length, vocabulary)."""
         check_fits(inputs, self._longest)
-        return _together(self._session.run(None, {name: inputs[name] for name in self._names}))
+        return _stacked(self._session.run(None, {name: inputs[name] for name in self._names}))
 
 
 class OpenVinoRuntime:
-    """An exported model by OpenVINO on the CPU.
+    """An exported model in OpenVINO on the CPU.
 
     Args:
         model: an exported folder, or a model file.
-        threads: that it may use; 0 = as it likes.
+        threads: that it may use; 0 = OpenVINO chooses.
 
     Raises:
         UserError: there is no such file, OpenVINO cannot read it, or OpenVINO is not installed.
@@ -156,7 +156,7 @@ class OpenVinoRuntime:
             self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
         except RuntimeError as error:
             found = next((line for line in str(error).splitlines() if line.strip()), "an error")[:200]
-            fix = "export it with fused=False, or update openvino (2026.4 reads ONNX Runtime's attention, too)"
+            fix = "export it with fused=False, or update openvino (2026.4 reads ONNX Runtime's attention)"
             raise UserError(str(file), expected="a model that OpenVINO reads", found=found, fix=fix) from None
         self._names = [port.any_name for port in self._compiled.inputs]
         self._longest = facts.get("longest_input")
@@ -165,12 +165,12 @@ class OpenVinoRuntime:
     def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """See `Runtime`."""
         check_fits(inputs, self._longest)
-        found = self._compiled({name: inputs[name] for name in self._names})
-        return _together([found[port] for port in self._compiled.outputs])
+        outputs = self._compiled({name: inputs[name] for name in self._names})
+        return _stacked([outputs[port] for port in self._compiled.outputs])
 
 
 def exported_facts(folder: Path) -> dict[str, Any]:
-    """What `export` wrote about its folder: `format`, `head`, `precision`, `longest_input` …; nothing for others."""
+    """Facts in the config of an exported folder: `format`, `head`, `precision`, `longest_input` …; else none."""
     config = folder / "config.json"
     facts: dict[str, Any] = atomic.read_json(config).get(EXPORT_KEY, {}) if config.is_file() else {}
     return facts
@@ -184,6 +184,6 @@ def _model_file(model: Path) -> Path:
     return file
 
 
-def _together(outputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Logits as they are; start and end logits stacked (batch, length, 2)."""
+def _stacked(outputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The only output unchanged; start and end logits stacked to (batch, length, 2)."""
     return outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)

@@ -1,4 +1,4 @@
-"""The shape of a model, as far as what it costs depends on it."""
+"""The facts about a model's shape on which its time and memory depend."""
 
 from dataclasses import dataclass
 
@@ -9,41 +9,41 @@ from tinydistilbert.models.heads import parameter_count, vocabulary_size
 from tinydistilbert.models.pruned import is_pruned, parts_of
 
 TRAINING_BYTES = 16
-"""Of a parameter: weight, gradient and AdamW's two moments, in single precision."""
+"""Bytes of a parameter in training: weight, gradient and AdamW's two moments, in single precision."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of a model, as far as costs depend on it."""
+    """The facts about a model's shape on which its time and memory depend."""
 
     parameters: int
-    """Tied ones once, with the masked-LM head."""
+    """Number of parameters, the masked-LM head included, tied ones counted once."""
     matrices: int
-    """Weights in the matrices of the encoder's layers: each is one multiplication and one addition a token."""
+    """Weights in the matrices of the encoder's layers: each costs one multiplication and one addition a token."""
     layers: int
     width: int
     vocabulary: int
     attended: int
-    """Widths of all layers' queries together: of pruned layers less than the model's width each."""
+    """Sum of the widths of all layers' queries; in pruned layers they are narrower than the model."""
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Size":
         """The size of a masked-LM or task model; it may be on the meta device, without any weights."""
         encoder: nn.Module = model.base_model
         config, parameters = model.config, parameter_count(model)
-        if config.model_type == "elmo":  # recurrent: each weight is used once a word, and nothing attends
+        if config.model_type == "elmo":  # recurrent: each weight is used once a word, and there is no attention
             return cls(parameters, parameter_count(encoder), config.num_hidden_layers, config.hidden_size, 0, 0)
         linear = [m for name, m in encoder.named_modules() if isinstance(m, nn.Linear) and "pooler" not in name]
         pruned = is_pruned(config)
         return cls(
             parameters, sum(m.weight.numel() for m in linear), config.num_hidden_layers, config.hidden_size,
             vocabulary_size(model),
-            sum(own.heads * own.head_size for own in parts_of(model)) if pruned
+            sum(layer.heads * layer.head_size for layer in parts_of(model)) if pruned
             else config.num_hidden_layers * config.hidden_size,
         )  # fmt: skip
 
     def forward(self, tokens: float, length: float) -> float:
-        """Operations of the encoder over `tokens` tokens in inputs of `length`: matrices and attention's products."""
+        """Operations of the encoder on `tokens` tokens in inputs of `length` tokens: matrices and attention."""
         return tokens * (2 * self.matrices + 4 * length * self.attended)
 
     def vocabulary_head(self, positions: float) -> float:

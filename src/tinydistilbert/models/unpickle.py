@@ -1,8 +1,8 @@
 """The child process of `convert`: pickled weights in, safetensors out. Run by its path, never imported.
 
-It is given names of files, writes the safetensors file to standard output, and one line to standard error if it cannot.
-Before a pickle is read it gives up what it does not need: memory and processor time beyond a limit, files to write to,
-connections, other processes. Torch's `weights_only` reader is the first guard; these are what is left if it fails.
+Its arguments are names of files; it writes the safetensors file to standard output, or one line to standard error.
+Before it reads a pickle it gives up what it does not need: memory and processor time beyond a limit, files to write to,
+connections, other processes. The first protection is torch's `weights_only` reader, the second these limits.
 """
 
 import os
@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save
 
 SECONDS = 600
-"""Of processor time."""
+"""Limit of processor time."""
 SPARE = 2 * 2**30
-"""Bytes of memory beside four times the size of the files."""
+"""Bytes of memory that are allowed in addition to four times the size of the files."""
 FORBIDDEN = (
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.spawn", "os.posix_spawn", "subprocess.Popen", "pty.spawn",
     "socket.", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
@@ -28,17 +28,17 @@ FORBIDDEN = (
 
 
 def give_up(size: int) -> None:
-    """Keep only what reading so many bytes of weights needs; there is no way back."""
+    """Restrict this process for good to what reading `size` bytes of weights needs."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit(resource.RLIMIT_AS, used + 4 * size + SPARE)
     limit(resource.RLIMIT_CPU, SECONDS)
-    limit(resource.RLIMIT_FSIZE, 0)  # of files; a pipe has no size
+    limit(resource.RLIMIT_FSIZE, 0)  # no file can be written, but a pipe can
     limit(resource.RLIMIT_CORE, 0)
     sys.addaudithook(_refuse)
 
 
 def limit(kind: int, value: int) -> None:
-    """Set a limit of this process, or leave it where it is lower already."""
+    """Set a limit of this process, unless it is lower already."""
     now = resource.getrlimit(kind)[1]
     lowest = value if now == resource.RLIM_INFINITY else min(value, now)
     resource.setrlimit(kind, (lowest, lowest))
@@ -54,8 +54,8 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def read(paths: list[str]) -> dict[str, torch.Tensor]:
-    """The tensors of all files, each with memory of its own; of several that share all of it, the first."""
-    found: dict[str, torch.Tensor] = {}
+    """The tensors of all files, copied so that none share memory; of tied tensors, only the first."""
+    tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
@@ -63,21 +63,21 @@ def read(paths: list[str]) -> dict[str, torch.Tensor]:
         for name, value in content.items():
             if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_quantized:
                 raise ValueError(f"no plain tensor under {name[:80]!r}")
-            if name in found:
+            if name in tensors:
                 raise ValueError(f"{name[:80]!r} a second time")
-            found[name] = value.detach()
+            tensors[name] = value.detach()
     kept: dict[str, torch.Tensor] = {}
     seen = set()
-    for name, value in found.items():
-        whole = (value.data_ptr(), value.dtype, value.shape, value.stride())
-        if value.numel() == 0 or whole not in seen:  # else tied, such as a head to the word embeddings
-            seen.add(whole)
+    for name, value in tensors.items():
+        memory = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        if value.numel() == 0 or memory not in seen:  # else tied, such as a head to the word embeddings
+            seen.add(memory)
             kept[name] = value.clone(memory_format=torch.contiguous_format)
     return kept
 
 
 def main(paths: list[str]) -> int:
-    """Read the files, write the tensors; 1 when that is not possible."""
+    """Read the files and write the tensors; the exit code is 1 if that fails."""
     warnings.simplefilter("ignore")
     try:
         give_up(sum(Path(path).stat().st_size for path in paths))

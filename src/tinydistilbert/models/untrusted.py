@@ -1,7 +1,7 @@
-"""Models of others, looked at before a library reads them: names of files, numbers of a config, headers of weights.
+"""Checks of untrusted models before a library reads them: names of files, numbers of a config, headers of weights.
 
-Nothing is allocated here that the size of a file does not pay for, and what a config tells of the model's size must be
-in the file of weights: a config of a million layers beside a megabyte of weights is refused at once.
+The checks allocate no more memory than the files have bytes. The size of the model that a config describes must be in
+the weights: a config of a million layers beside a megabyte of weights is refused at once.
 """
 
 import json
@@ -21,7 +21,7 @@ TOKENIZER = (
     "tokenizer.json", TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
     "merges.txt", "sentencepiece.bpe.model",
 )  # fmt: skip
-"""Files that make a tokenizer, of whichever kind."""
+"""Files of tokenizers, of all kinds."""
 
 LARGEST_JSON = 200_000_000
 """Bytes; `tokenizer.json` of a quarter of a million pieces has 17 MB."""
@@ -43,7 +43,7 @@ _COUNTS = {
     "projection_size": (1, 16_384), "cell_size": (1, 65_536), "sentence_layers": (1, 64),
     "attention_size": (0, 16_384), "classifier_size": (1, 16_384),
 }  # fmt: skip
-"""Whole numbers in a config with the least and the largest that is believed: several times the largest encoders'."""
+"""Whole numbers in a config, with the smallest and the largest accepted: several times those of large encoders."""
 _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 _SHARES = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout",
@@ -51,19 +51,19 @@ _SHARES = (
 )  # fmt: skip
 _POSITIVE = ("layer_norm_eps", "norm_eps", "cell_clip", "projection_clip", "global_rope_theta", "local_rope_theta")
 _OF_CODE = ("auto_map", "quantization_config", "transformers_weights", "per_layer_config", "gguf_file", "use_kernels")
-"""Keys that name code, or files that are read in another way than by `load_model`."""
+"""Keys that name code, or files that are read by other means than `load_model`."""
 _OF_DECODERS = ("is_decoder", "add_cross_attention", "is_encoder_decoder")
 _ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
-_OWN_ATTENTION = (None, "eager", "sdpa")
-"""Attention that is part of transformers; any other name may be that of code in the hub."""
+_BUILT_IN_ATTENTION = (None, "eager", "sdpa")
+"""Attention that is part of transformers; any other name may be one of code in the hub."""
 _NAMED_FILES = ("tokenizer_file", "vocab_file", "merges_file", "gguf_file")
-_WORDS = ("word_embeddings.weight", "tok_embeddings.weight")
-"""How names of the matrix of word embeddings end."""
+_WORD_EMBEDDINGS = ("word_embeddings.weight", "tok_embeddings.weight")
+"""Endings of the names of the matrix of word embeddings."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor as the header of a safetensors file tells it."""
+    """A tensor in the header of a safetensors file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -73,7 +73,7 @@ def read_object(path: Path, *, fix: str) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        UserError: no regular file, one of more than `LARGEST_JSON` bytes, or something else in it.
+        UserError: no regular file, one of more than `LARGEST_JSON` bytes, or no JSON object in it.
     """
     if not path.is_file():
         raise UserError(str(path), expected="a file", found="none", fix=fix)
@@ -85,35 +85,35 @@ def read_object(path: Path, *, fix: str) -> dict[str, Any]:
 
 
 def _object(text: str) -> dict[str, Any]:
-    found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    if not isinstance(found, dict):
-        raise ValueError(f"JSON of another kind: {type(found).__name__}")
-    return found
+    content = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+    if not isinstance(content, dict):
+        raise ValueError(f"JSON of another kind: {type(content).__name__}")
+    return content
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key that is there twice")
-    return found
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key that occurs twice")
+    return content
 
 
 def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word}, which is no number of JSON")
+    raise ValueError(f"{word}, which is not a number in JSON")
 
 
 def check_config(folder: Path) -> dict[str, Any]:
-    """The content of a model folder's `config.json`, after its numbers and its words were found to be believable.
+    """The content of a model folder's `config.json`, after all of its values were checked.
 
-    `auto_map` is refused, though the families that are known need no code of its authors: where they had their own, the
-    same weights in ours would make another model.
+    `auto_map` is refused, though the supported families need no code of the model's authors: where the authors had code
+    of their own, transformers' code would make another model of the same weights.
 
     Raises:
-        UserError: no JSON object; a number that is none, is negative or is huge; heads that do not divide the width;
-            code that would be needed; a decoder.
+        UserError: no JSON object; a value of another type, negative or huge; heads that do not divide the width; a
+            model that needs its authors' code; a decoder.
     """
     path = folder / CONFIG
-    config = read_object(path, fix="give a folder with a whole config.json")
+    config = read_object(path, fix="give a folder with a complete config.json")
     for key, (low, high) in _COUNTS.items():
         if key in config:
             _check(path, key, config[key], f"a whole number from {low} to {high:,}", _is_whole(config[key], low, high))
@@ -121,10 +121,10 @@ def check_config(folder: Path) -> dict[str, Any]:
         if config.get(key) is not None:
             last = config.get("vocab_size", 2_000_000) - 1
             fits = _is_whole(config[key], -1, last)
-            _check(path, key, config[key], f"a token's number, at most {last:,}", fits)
+            _check(path, key, config[key], f"a token id, at most {last:,}", fits)
     for key in _SHARES:
         if config.get(key) is not None:
-            _check(path, key, config[key], "a share from 0 to 1", _is_number(config[key], 0, 1))
+            _check(path, key, config[key], "a number from 0 to 1", _is_number(config[key], 0, 1))
     for key in (*_POSITIVE, "initializer_range", "initializer_cutoff_factor"):
         if config.get(key) is not None:
             _check(path, key, config[key], "a number from 0 to 1e9", _is_number(config[key], 0, 1e9))
@@ -132,11 +132,11 @@ def check_config(folder: Path) -> dict[str, Any]:
         if config.get(key):
             _refuse_code(path, key)
     for key in _ATTENTION:
-        known = any(config.get(key) is name or config.get(key) == name for name in _OWN_ATTENTION)
+        known = any(config.get(key) is name or config.get(key) == name for name in _BUILT_IN_ATTENTION)
         _check(path, key, config.get(key), "eager or sdpa", known)
     for key in _OF_DECODERS:
-        _check(path, key, config.get(key), "an encoder, so false", config.get(key) in (None, False))
-    _check_words(path, config)
+        _check(path, key, config.get(key), "false, as of encoders", config.get(key) in (None, False))
+    _check_names(path, config)
     width, heads = (config.get(name, config.get(short)) for name, short in _WIDTH_AND_HEADS)
     if width and heads:
         _check(path, "hidden_size", width, f"a multiple of the {heads} heads", width % heads == 0)
@@ -146,8 +146,8 @@ def check_config(folder: Path) -> dict[str, Any]:
 _WIDTH_AND_HEADS = (("hidden_size", "dim"), ("num_attention_heads", "n_heads"))
 
 
-def _check_words(path: Path, config: dict[str, Any]) -> None:
-    """Look at what in a config is not a number."""
+def _check_names(path: Path, config: dict[str, Any]) -> None:
+    """Check the values of a config that are no numbers."""
     kind = config.get("model_type")
     _check(path, "model_type", kind, "the name of a family", isinstance(kind, str))
     names = config.get("architectures") or []
@@ -155,83 +155,83 @@ def _check_words(path: Path, config: dict[str, Any]) -> None:
     _check(path, "architectures", names, "a list of names", listed)
     labels: Any = config.get("id2label") or {}
     named = isinstance(labels, dict) and all(k.isdecimal() and isinstance(v, str) for k, v in labels.items())
-    _check(path, "id2label", labels, "a name for each number", named and len(labels) <= _COUNTS["num_labels"][1])
+    _check(path, "id2label", labels, "a label name for each id", named and len(labels) <= _COUNTS["num_labels"][1])
     numbered = labels.keys() == set(map(str, range(len(labels))))
-    _check(path, "id2label", labels, "numbers from 0 on, without a gap", numbered)
+    _check(path, "id2label", labels, "ids 0, 1, 2, … without a gap", numbered)
     ids: Any = config.get("label2id") or {}
     known = isinstance(ids, dict) and all(_is_whole(number, 0, _COUNTS["num_labels"][1]) for number in ids.values())
-    _check(path, "label2id", ids, "a number for each name", known)
+    _check(path, "label2id", ids, "an id for each label name", known)
     if "filters" in config:
         filters = config["filters"]
         pairs = isinstance(filters, list) and 0 < len(filters) <= 64 and all(_is_filter(pair) for pair in filters)
         _check(path, "filters", filters, "pairs of width and number", pairs)
 
 
-def _is_filter(found: Any) -> bool:
-    return isinstance(found, list) and len(found) == 2 and _is_whole(found[0], 1, 50) and _is_whole(found[1], 1, 16_384)
+def _is_filter(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _is_whole(value[0], 1, 50) and _is_whole(value[1], 1, 16_384)
 
 
-def _is_whole(found: Any, low: int, high: int) -> bool:
-    return type(found) is int and low <= found <= high
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
 
 
-def _is_number(found: Any, low: float, high: float) -> bool:
-    return type(found) in (int, float) and low <= found <= high  # which is false of nan, and right of huge integers
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return type(value) in (int, float) and low <= value <= high  # false for nan, and exact for huge integers
 
 
-def _check(path: Path, key: str, found: Any, expected: str, is_right: bool) -> None:
-    if not is_right:
+def _check(path: Path, key: str, value: Any, expected: str, is_valid: bool) -> None:
+    if not is_valid:
         fix = "use the config.json that was published with the weights"
-        raise UserError(f"{path}: {key}", expected=expected, found=repr(found)[:80], fix=fix)
+        raise UserError(f"{path}: {key}", expected=expected, found=repr(value)[:80], fix=fix)
 
 
 def _refuse_code(path: Path, key: str) -> None:
-    expected, fix = "a model that needs no code of its own", "use another model: code of others is never run"
-    raise UserError(f"{path}: {key}", expected=expected, found=f"the key {key}", fix=fix)
+    problem = "this key asks for code of the model's authors, which is never run"
+    raise UserError(f"{path}: {key}", problem=problem, fix="use another model")
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Look at the files of a tokenizer: JSON objects all, that name no code and no file elsewhere.
+    """Check that the files of a tokenizer are JSON objects that name neither code nor files outside the folder.
 
     Raises:
-        UserError: they are not; that there is none is told by who loads it.
+        UserError: they are not. Without any file it is `load_tokenizer` that raises.
     """
     fix = "save the tokenizer beside the model"
     present = [name for name in TOKENIZER if (folder / name).is_file()]
     config: dict[str, Any] = {}
     for name in present:
-        if name == "tokenizer.json":  # which Rust reads, and bounds
+        if name == "tokenizer.json":  # read and checked by the Rust library
             if (size := (folder / name).stat().st_size) > LARGEST_JSON:
                 expected = f"at most {LARGEST_JSON:,} bytes"
                 raise UserError(str(folder / name), expected=expected, found=f"{size:,}", fix=fix)
         elif name.endswith(".json"):
-            found = read_object(folder / name, fix=fix)
-            config = found if name == TOKENIZER_CONFIG else config
+            content = read_object(folder / name, fix=fix)
+            config = content if name == TOKENIZER_CONFIG else config
     path = folder / TOKENIZER_CONFIG
     if config.get("auto_map"):
         _refuse_code(path, "auto_map")
-    if "tokenizer.json" in present:  # then it is read, whatever the config says of the places of its author's machine
+    if "tokenizer.json" in present:  # then it is read, whatever files of the author's machine the config names
         return
     for key in _NAMED_FILES:
-        _check(path, key, config.get(key), "no file elsewhere", config.get(key) is None)
+        _check(path, key, config.get(key), "no other file", config.get(key) is None)
 
 
 def weight_files(folder: Path, name: str, *, weights: str = WEIGHTS, index: str = INDEX) -> list[Path]:
-    """The files of weights in a model folder: the one, or the shards that an index names.
+    """The files of weights in a model folder: a single file, or the shards that an index names.
 
     Args:
         folder: of the model.
-        name: of the model, as its user knows it; for the cure.
-        weights: name of the one file.
+        name: of the model, as the user gave it; for messages.
+        weights: name of the single file.
         index: name of the index.
 
     Raises:
-        UserError: neither is there, an adapter is, or the index names something else than regular files in the folder.
+        UserError: neither exists, the folder holds an adapter, or the index names anything but regular files in it.
     """
     where = f"model {name}"
-    if (folder / "adapter_config.json").exists():  # transformers would go and get the model that it names
-        fix = "merge the adapter into its model, and give that"
-        raise UserError(where, expected="a whole model", found="an adapter", fix=fix)
+    if (folder / "adapter_config.json").exists():  # transformers would download the model that it names
+        fix = "merge the adapter into its base model, and give that"
+        raise UserError(where, expected="a complete model", found="an adapter", fix=fix)
     if (folder / weights).is_file():
         return [folder / weights]
     if not (folder / index).is_file():
@@ -253,25 +253,25 @@ def _shard(folder: Path, index: str, name: str) -> Path:
     expected, fix = "a file in this folder", "download the model again"
     with as_user_error(where, expected=expected, fix=fix):  # the name may be too long for any file
         is_plain = not set(name) & {"/", "\\", "\0"}
-        if is_plain and path.is_file() and any(path.resolve().is_relative_to(place) for place in _homes(folder)):
+        if is_plain and path.is_file() and any(path.resolve().is_relative_to(home) for home in _homes(folder)):
             return path
-        found = "no such file" if is_plain and not path.exists() else "another place, or no file"
+        found = "no such file" if is_plain and not path.exists() else "a path outside of it, or no regular file"
         raise UserError(where, expected=expected, found=found, fix=fix)
 
 
 def _homes(folder: Path) -> list[Path]:
-    """Where files that are named in the folder may lie: in it, and where the hub's cache puts what it links to."""
-    whole = folder.resolve()
-    return [whole, whole.parent.parent / "blobs"] if whole.parent.name == "snapshots" else [whole]
+    """The folders in which a model's files may lie: its own, and that to which links in the hub's cache lead."""
+    resolved = folder.resolve()
+    return [resolved, resolved.parent.parent / "blobs"] if resolved.parent.name == "snapshots" else [resolved]
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """What a safetensors file tells of its tensors; they follow each other without a gap and fill the file.
+    """The tensors in the header of a safetensors file; they must follow each other without a gap and fill the file.
 
     Raises:
-        UserError: the file is none, or not whole.
+        UserError: it is no complete safetensors file.
     """
-    with as_user_error(str(path), expected="a whole safetensors file", fix="download the model again"):
+    with as_user_error(str(path), expected="a complete safetensors file", fix="download the model again"):
         size = path.stat().st_size
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -291,7 +291,7 @@ def _entries(header: dict[str, Any], data: int) -> dict[str, Entry]:
         if len(shape) > MOST_DIMENSIONS:
             raise ValueError(f"{name[:80]} of {len(shape)} dimensions")
         if not all(_is_whole(number, 0, sys.maxsize) for number in (*shape, begin, end)):
-            raise ValueError(f"{name[:80]} with a size or a place that no file has")
+            raise ValueError(f"{name[:80]} with an impossible size or offset")
         if math.prod(shape) * ITEM_BYTES[dtype] != end - begin:
             raise ValueError(f"{name[:80]} of shape {str(shape)[:40]} in {end - begin} bytes")
         spans.append((begin, end))
@@ -307,44 +307,44 @@ def _entries(header: dict[str, Any], data: int) -> dict[str, Entry]:
 
 
 def check_weights(files: list[Path], config: Any, name: str) -> None:
-    """Compare the headers of a model's files with its config: the word embeddings, and what the layers need at least.
+    """Compare the headers of a model's files with its config: shape of the word embeddings, least number of weights.
 
     Args:
         files: of the weights.
-        config: as the library read it, with its family's defaults.
-        name: of the model, as its user knows it.
+        config: as transformers read it, with its family's defaults.
+        name: of the model, as the user gave it; for messages.
 
     Raises:
-        UserError: a file is damaged, a tensor is there twice, or the weights are not those of such a config.
+        UserError: a file is damaged, a tensor occurs twice, or the weights do not fit the config.
     """
     where, fix = f"model {name}", "use the config.json that was published with the weights"
     entries: dict[str, Entry] = {}
     for file in files:
-        found = read_header(file)
-        if twice := entries.keys() & found.keys():
-            raise UserError(str(file), expected="each tensor once", found=f"{min(twice)[:80]} again", fix=fix)
-        entries |= found
-    wanted = (config.vocab_size, config.hidden_size)
+        header = read_header(file)
+        if repeated := entries.keys() & header.keys():
+            raise UserError(str(file), expected="each tensor once", found=f"{min(repeated)[:80]} twice", fix=fix)
+        entries |= header
+    embeddings_shape = (config.vocab_size, config.hidden_size)
     for key, entry in entries.items():
-        if key.endswith(_WORDS) and entry.shape != wanted:
-            shape = f"{key[:80]} of shape {entry.shape}"
-            raise UserError(where, expected=f"word embeddings of shape {wanted}", found=shape, fix=fix)
-    there, needed = sum(math.prod(entry.shape) for entry in entries.values()), least_weights(config)
-    if there < needed:
-        shape = f"{there:,} in {len(entries)} tensors" + (f", such as {min(entries)[:80]}" if entries else "")
-        raise UserError(where, expected=f"weights of at least {needed:,} numbers", found=shape, fix=fix)
+        if key.endswith(_WORD_EMBEDDINGS) and entry.shape != embeddings_shape:
+            found = f"{key[:80]} of shape {entry.shape}"
+            raise UserError(where, expected=f"word embeddings of shape {embeddings_shape}", found=found, fix=fix)
+    stored, needed = sum(math.prod(entry.shape) for entry in entries.values()), least_weights(config)
+    if stored < needed:
+        found = f"{stored:,} in {len(entries)} tensors" + (f", such as {min(entries)[:80]}" if entries else "")
+        raise UserError(where, expected=f"at least {needed:,} weights", found=found, fix=fix)
 
 
 def least_weights(config: Any) -> int:
-    """Numbers that an encoder of this config has at least: those of its matrices."""
+    """A lower bound of an encoder's number of weights by its config: those of its matrices."""
     if config.model_type == "elmo":
         return int(2 * config.num_hidden_layers * 9 * config.cell_size * config.projection_size)
     width, layers = int(config.hidden_size), int(config.num_hidden_layers)
     rows = config.vocab_size + getattr(config, "type_vocab_size", 0) * (config.model_type != "distilbert")
-    if config.model_type != "modernbert":  # whose positions are no weights
+    if config.model_type != "modernbert":  # it has no position embeddings
         rows += config.max_position_embeddings
     pruned: Any = getattr(config, "pruned", None)
-    if pruned is not None:  # as `shapes_of` has found to be right
+    if pruned is not None:  # checked by `shapes_of` before
         attention, inner = sum(pruned["heads"]) * (width // config.num_attention_heads), sum(pruned["intermediate"])
     else:
         attention, inner = layers * width, layers * int(getattr(config, "intermediate_size", None) or config.hidden_dim)

@@ -83,7 +83,7 @@ class TaskDistillation:
     @property
     def inner_terms(self) -> dict[str, float]:
         """The weights above 0 of the terms that look into the layers, by name."""
-        weights = {name: getattr(self, name, 0.0) for name, term in TERMS.items() if term.is_inner}
+        weights = {name: getattr(self, name, 0.0) for name in sorted(TERMS) if TERMS[name].is_inner}
         return {name: weight for name, weight in weights.items() if weight > 0}
 
 

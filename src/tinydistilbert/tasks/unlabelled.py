@@ -18,7 +18,7 @@ TEXT = ".txt"
 def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Examples:
     """The texts of a .csv, .tsv, .jsonl or .parquet file in the task's columns, or of a .txt file, one a line.
 
-    Other columns, labels among them, are not looked at.
+    Other columns, labels among them, are ignored.
 
     Args:
         path: the file.
@@ -73,7 +73,7 @@ def holds_examples(path: Path) -> bool:
 def write_examples(examples: Examples, path: Path) -> None:
     """Write texts of a classification or regression task as the Parquet file that `read_unlabelled` reads.
 
-    The column `idx` is kept, so that it can be told which examples copies were made of.
+    The column `idx` is kept, so that each copy can be traced to its example.
     """
     task, columns = examples.task, examples.columns
     table = {"idx": pa.array(columns["idx"], pa.int64()), task.text: pa.array(columns["text"], pa.string())}

@@ -94,7 +94,7 @@ def _drop(checkpoint: Path) -> None:
 
 
 def newest_step(folder: Path) -> int:
-    """Step of the newest checkpoint in `folder`, told by its name, not verified; 0 when there is none."""
+    """Step of the newest checkpoint in `folder`, by its name, not verified; 0 when there is none."""
     whole = [path for path in _newest_first(folder) if atomic.is_finished(path)]
     return int(whole[0].name.removeprefix("step-")) if whole else 0
 
@@ -125,9 +125,8 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, tr
         return state
     if candidates:
         fix = "restore one from a copy, or delete the folder to train from the start"
-        raise UserError(
-            str(folder), expected="a whole checkpoint", found=f"{len(candidates)} that were skipped", fix=fix
-        )
+        found = f"{len(candidates)} that were skipped"
+        raise UserError(str(folder), expected="a whole checkpoint", found=found, fix=fix)
     return None
 
 
@@ -138,9 +137,9 @@ def _read(path: Path, training: str, log: Path) -> tuple[State, dict[str, Tensor
         UserError: it is not whole, or does not belong to this training and its log.
     """
     fix = "keep it for another training, or delete it"
-    found = atomic.read_manifest(path).get("training")
-    if found != training:
-        raise UserError(str(path), expected=f"a checkpoint of {training}", found=f"one of {found}", fix=fix)
+    stored = atomic.read_manifest(path).get("training")
+    if stored != training:
+        raise UserError(str(path), expected=f"a checkpoint of {training}", found=f"one of {stored}", fix=fix)
     with as_user_error(str(path), expected="the files of a checkpoint", fix=fix):
         content = atomic.read_json(path / "state.json")
         if "halvings" in content:  # the name in version 0.1
@@ -148,8 +147,8 @@ def _read(path: Path, training: str, log: Path) -> tuple[State, dict[str, Tensor
         state = State(**content)
         weights, moments = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
     if not atomic.begins_with(log, state.log_bytes, state.log_sha256):
-        expected = f"{log.name} to begin as it did at step {state.step}"
-        raise UserError(str(path), expected=expected, found="another beginning", fix="restore it from a copy")
+        problem = f"{log.name} does not begin as it did at step {state.step}"
+        raise UserError(str(path), problem=problem, fix="restore it from a copy")
     return state, weights, moments
 
 
@@ -165,8 +164,8 @@ def _put(
     differing = sorted(set(_shapes(weights.items())) ^ set(_shapes(model.named_parameters())))
     if differing:
         name, shape = differing[0]
-        expected, fix = "the parameters of this model", "delete the folder to train from the start"
-        raise UserError(str(path), expected=expected, found=f"a difference at {name} {shape}", fix=fix)
+        problem = f"its parameters are not those of this model: {name} {shape} is in one of them only"
+        raise UserError(str(path), problem=problem, fix="delete the folder to train from the start")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])

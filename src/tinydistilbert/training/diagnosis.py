@@ -30,8 +30,8 @@ def write_diagnosis(
     Returns:
         The folder.
     """
-    place = folder / FOLDER
-    place.mkdir(parents=True, exist_ok=True)
+    diagnosis = folder / FOLDER
+    diagnosis.mkdir(parents=True, exist_ok=True)
     named = list(model.named_parameters())
     bad = {
         "parameters": [name for name, parameter in named if not torch.isfinite(parameter).all()],
@@ -39,21 +39,21 @@ def write_diagnosis(
     }
     counts = {f"{kind}_not_finite": len(names) for kind, names in bad.items()}
     shown = {kind: names[:MOST_NAMED] for kind, names in bad.items()}
-    # JSON has no word for what is told here.
-    atomic.write_json(place / "facts.json", _words({**facts, **counts, **shown}))
+    # JSON has no numbers that are not finite.
+    atomic.write_json(diagnosis / "facts.json", _as_text({**facts, **counts, **shown}))
     tensors = {
         f"{number}/{name}": value.contiguous()
         for number, batch in enumerate(micro_batches)
         for name, value in batch.items()
     }
-    temporary = place / ".batch.safetensors.tmp"
+    temporary = diagnosis / ".batch.safetensors.tmp"
     save_file(tensors, temporary)
-    atomic.adopt(temporary, place / "batch.safetensors")
-    return place
+    atomic.adopt(temporary, diagnosis / "batch.safetensors")
+    return diagnosis
 
 
-def _words(value: Any) -> Any:
+def _as_text(value: Any) -> Any:
     """Numbers that are not finite as words: nan, inf, -inf."""
     if isinstance(value, dict):
-        return {key: _words(inner) for key, inner in value.items()}
+        return {key: _as_text(inner) for key, inner in value.items()}
     return str(value) if isinstance(value, float) and value - value != 0 else value

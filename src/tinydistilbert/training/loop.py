@@ -230,10 +230,10 @@ class _Loop:
             NonFiniteLoss: always.
         """
         bad = [name for name, value in item.sums.items() if not torch.isfinite(value)]
-        what = f"the term {', the term '.join(bad)}" if bad else "the gradient"
+        what = f"the {'term' if len(bad) == 1 else 'terms'} {', '.join(bad)}" if bad else "the gradient"
         self.optimizer.zero_grad(set_to_none=True)
         self.accumulate(item.step)
-        place = write_diagnosis(
+        diagnosis = write_diagnosis(
             self.folder, self.model, self.job.micro_batches(item.step, self.oom_splits),
             facts={
                 "step": item.step + 1, "seed": self.seed, "terms": item.values(), "weights": dict(item.term_weights),
@@ -241,8 +241,8 @@ class _Loop:
             },
         )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
-        fix = f"lower the learning rate, or look at the data of this step, which are in {place}"
-        raise NonFiniteLoss(f"step {item.step + 1}: {what} is infinite or not a number; {fix}")
+        fix = f"lower the learning rate, or look at the data of this step, which are in {diagnosis}"
+        raise NonFiniteLoss(f"step {item.step + 1}: {what} became infinite or not a number; {fix}")
 
     def validate(self, done: int) -> None:
         """What is measured after so many steps, if anything is; a request to stop does not wait for its end."""

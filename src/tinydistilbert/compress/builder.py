@@ -1,0 +1,120 @@
+"""What all variants of one task model are made from, and how any of them is run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tinydistilbert.evaluation.scoring import headline_score
+from tinydistilbert.finetuning.examples import training_examples
+from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime, TorchRuntime
+from tinydistilbert.recipe.schema import Recipe, TaskSettings
+from tinydistilbert.run_folder import CompressedFolder
+from tinydistilbert.storage import atomic
+from tinydistilbert.tasks import HELD_OUT
+from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.encoding import Features, collate, encode
+from tinydistilbert.tasks.inference import INPUTS, Logits, predict
+from tinydistilbert.tasks.recipe_splits import wanted_examples
+
+
+@dataclass(frozen=True)
+class VariantBuilder:
+    """What the variants of one task model are made from; examples are loaded when they are first read."""
+
+    recipe: Recipe
+    task: Task
+    model: Path
+    """The fine-tuned model, in a Hugging Face folder."""
+    teachers: tuple[Path, ...]
+    """Of recovery fine-tuning; none = the model itself."""
+    row: str
+    """Of the model, in the tables."""
+    folder: CompressedFolder
+    device: torch.device
+    log: Callable[[str], None]
+
+    @cached_property
+    def recovery_recipe(self) -> Recipe:
+        """The recipe of recovery fine-tuning: with its epochs, and with what is held out to choose by."""
+        compress, task = self.recipe.compress, self.task.name
+        finetune = self.recipe.finetune
+        a_tenth = max(1, wanted_examples(self.recipe, self.task, self.task.train, limit=1).total // 10)
+        length = finetune.max_length(task, self.task.max_length)
+        of_task = finetune.settings(task)
+        # What compares attention needs all heads on both sides, and stages of their own more epochs.
+        distillation = replace(of_task.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0)
+        settings = replace(
+            of_task, distillation=distillation, epochs=compress.recovery_epochs, min_steps=0, select="fixed",
+            learning_rates=(), score_on="train", validation_examples=min(compress.held_out or a_tenth, a_tenth),
+            override={task: TaskSettings(max_length=length)},
+        )  # fmt: skip
+        return replace(self.recipe, finetune=settings)
+
+    @cached_property
+    def held_out(self) -> Examples:
+        """Train examples by which everything is chosen; no pruned model is trained on them."""
+        return wanted_examples(self.recovery_recipe, self.task, HELD_OUT)
+
+    @cached_property
+    def recovery_examples(self) -> Examples:
+        """What pruned models are trained on."""
+        return training_examples(self.recovery_recipe, self.task, augmented=None, soft=True)[0]
+
+    @property
+    def max_length(self) -> int:
+        """Longest input in tokens."""
+        return self.recipe.finetune.max_length(self.task.name, self.task.max_length)
+
+
+def make_folder(builder: VariantBuilder, path: Path, title: str, make: Callable[[Path], None]) -> Path:
+    """Make one folder, unless it is finished; gives its path."""
+    if atomic.is_finished(path):
+        atomic.tidy(path)
+    else:
+        builder.log(f"compress {builder.row} on {builder.task.title}: {title}")
+        make(path)
+    return path
+
+
+def encoded(builder: VariantBuilder, examples: Examples, folder: Path) -> Features:
+    """The examples as inputs of a variant: one with a trimmed vocabulary has a tokenizer of its own."""
+    return encode(examples, load_tokenizer(folder), builder.max_length)
+
+
+def runtime_of(builder: VariantBuilder, folder: Path, *, threads: int = 0) -> Runtime:
+    """A variant, ready to predict; `threads` = 0: on the run's device, with as many cores as there are."""
+    if (folder / MODEL_FILE).is_file():
+        return OnnxRuntime(folder, threads=threads)
+    task = builder.recovery_examples.task
+    model = load_model(folder, task.kind, labels=task.labels, require_head=True)
+    device = torch.device("cpu") if threads else builder.device
+    return TorchRuntime(model, span=task.kind == "span", device=device)
+
+
+def logits_of(builder: VariantBuilder, folder: Path, features: Features) -> Logits:
+    """The logits of a variant, computed on as many cores as there are."""
+    pad = pad_token_id(folder)
+    return predict(runtime_of(builder, folder), features, pad_token_id=pad, device=builder.device)
+
+
+def held_out_score(builder: VariantBuilder, folder: Path) -> float:
+    """The headline metric of a variant on the held-out examples."""
+    features = encoded(builder, builder.held_out, folder)
+    return headline_score(builder.held_out, features, logits_of(builder, folder, features))
+
+
+def pad_token_id(folder: Path) -> int:
+    """Of the tokenizer in a model folder."""
+    return int(load_tokenizer(folder).pad_token_id)
+
+
+def single_inputs(features: Features, indices: Sequence[int] | NDArray[np.int64], pad: int) -> list[ModelInputs]:
+    """The inputs of some features, each a batch of its own."""
+    batches = (collate(features, [index], pad, token_types=True) for index in indices)
+    return [{name: batch[name].numpy() for name in INPUTS} for batch in batches]

@@ -1,0 +1,125 @@
+"""What the stages of one run work with: the recipe, the folder, and what several of them read and load once."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from tinydistilbert import run_folder
+from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
+from tinydistilbert.errors import UserError
+from tinydistilbert.models import hub
+from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
+from tinydistilbert.pipeline.jobs import Job, jobs
+from tinydistilbert.recipe.schema import Corpus, Recipe, Teacher
+from tinydistilbert.run_folder import RunFolder
+from tinydistilbert.storage import cache
+from tinydistilbert.tasks import tasks_of
+from tinydistilbert.tasks.base import Task
+from tinydistilbert.training.device import choose_device, chosen_precision
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Teacher and text as they come, each loaded when it is first read."""
+
+    teacher: Teacher
+    corpus: Corpus
+    data: str | None
+    """Folder of the data sets; None = from the hub."""
+
+    @cached_property
+    def original_teacher(self) -> LoadedTeacher:
+        """The teacher that the recipe names."""
+        return load_teacher(self.teacher)
+
+    @cached_property
+    def blocks(self) -> TokenBlocks:
+        """The corpus as token blocks, from the cache or made now."""
+        return load_blocks(prepare(self.corpus, self.original_teacher.tokenizer, cache.folder(), self.data))
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One recipe in one folder, for the stages of one command; made by `pipeline.run.run_context`."""
+
+    recipe: Recipe
+    folder: RunFolder
+    """Made if missing, continued if it belongs to this recipe."""
+    stages: tuple[str, ...]
+    """Names of the stages, in their order."""
+    sources: Sources
+    log: Callable[[str], None]
+    """Called with a line for each stage that was done or skipped."""
+    command: str = ""
+    """The command line that the report shows as the way to get the same again."""
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where everything is computed but latencies."""
+        return choose_device(self.recipe.device)
+
+    @cached_property
+    def tasks(self) -> Mapping[str, Task]:
+        """All tasks by name, built-in ones and the recipe's."""
+        return tasks_of(self.recipe.finetune)
+
+    @cached_property
+    def jobs(self) -> tuple[Job, ...]:
+        """Every task model, in the order in which they are made."""
+        return tuple(jobs(self.recipe))
+
+    @cached_property
+    def teacher(self) -> LoadedTeacher:
+        """The teacher in the run folder, adapted if the recipe says so; there is one after the stage adapt."""
+        folder = self.folder.teacher
+        loaded = LoadedTeacher(load_model(folder, "masked-lm"), load_tokenizer(folder), has_trained_head=True)
+        check_tokenizer(loaded.model, loaded.tokenizer, str(folder))
+        return loaded
+
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks that the stages read."""
+        return self.recipe.finetune.tasks if "finetune" in self.stages else ()
+
+    def makes_student(self) -> bool:
+        """Whether any stage reads the student; fine-tuning teacher and control alone does not."""
+        return self.stages[-1] not in ("finetune", "evaluate") or "student" in self.recipe.finetune.models
+
+    def compressed_job(self, task: str) -> Job:
+        """The task model that is compressed: that of the first seed of its row.
+
+        Raises:
+            UserError: the recipe does not fine-tune such a row on the task.
+        """
+        row, of_task = self.recipe.compress.row, [job for job in self.jobs if job.task == task]
+        chosen = next((job for job in of_task if job.row == row), None)
+        if chosen is None:
+            expected, fix = f"a row of {task}: {', '.join(dict.fromkeys(job.row for job in of_task))}", "change it"
+            raise UserError("compress.row", expected=expected, found=repr(row), fix=fix)
+        return chosen
+
+    def is_begun(self) -> bool:
+        """Whether the folder holds a run of this recipe, whose revisions of hub models are read from now on.
+
+        Raises:
+            UserError: it belongs to another recipe or to something else.
+        """
+        is_begun = run_folder.is_begun(self.folder, self.recipe)
+        if is_begun:
+            hub.pin_revisions(run_folder.kept_revisions(self.folder))
+        return is_begun
+
+    def check_machine(self) -> None:
+        """Refuse a device or a precision that this machine does not have, and a launcher of several processes.
+
+        Raises:
+            UserError: one of them was asked for.
+        """
+        chosen_precision(self.device, self.recipe.precision)
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if processes > 1:
+            fix = "start the command without a launcher"
+            raise UserError("command line", expected="one process", found=f"{processes}, by a launcher", fix=fix)

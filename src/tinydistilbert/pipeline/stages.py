@@ -1,0 +1,270 @@
+"""The stages of a run: each makes what is not finished of its part of the run folder."""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from tinydistilbert import results, run_folder
+from tinydistilbert.benchmark import benchmark
+from tinydistilbert.compress import stage as compression
+from tinydistilbert.compress.builder import VariantBuilder
+from tinydistilbert.distillation.adapt import adapt
+from tinydistilbert.distillation.distill import distill
+from tinydistilbert.distillation.pretraining import PretrainingSetup
+from tinydistilbert.evaluation.evaluate import evaluate
+from tinydistilbert.finetuning.augment import augment
+from tinydistilbert.finetuning.examples import task_examples, training_examples
+from tinydistilbert.finetuning.finetune import finetune, training_facts
+from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
+from tinydistilbert.models import hub
+from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.pipeline.context import RunContext
+from tinydistilbert.pipeline.jobs import Job
+from tinydistilbert.progress import duration
+from tinydistilbert.recipe.schema import Finetune
+from tinydistilbert.report.card import write_card
+from tinydistilbert.report.page import write_report
+from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS
+from tinydistilbert.storage import atomic
+from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.recipe_splits import scored_split, wanted_examples
+from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
+from tinydistilbert.training.device import Compute
+
+
+def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], None]) -> None:
+    """Make one folder of the run, unless it is finished."""
+    if atomic.is_finished(path):
+        atomic.tidy(path)
+        run.log(f"{title}: finished before, skipped")
+        return
+    started = time.monotonic()
+    make(path)
+    run_folder.keep_revisions(run.folder, hub.pinned_revisions())
+    run.log(f"{title}: {duration(time.monotonic() - started)}")
+    write_results(run)
+
+
+def write_results(run: RunContext) -> None:
+    """Write `results.jsonl`: what every finished stage measured, in the order of the stages."""
+    folder = run.folder
+    scores = [job.scores(folder) for job in run.jobs]
+    summaries = [folder.compressed(name).summary for name in run.recipe.compress.tasks]
+    folders = [folder.teacher, folder.control, folder.student, *scores, *summaries, folder.benchmark]
+    finished = [path for path in folders if atomic.is_finished(path)]
+    results.write(folder.results, [m for path in finished for m in results.read(path / MEASUREMENTS)])
+
+
+def keep_fingerprints(run: RunContext, outputs: Mapping[Job, Path], read: Callable[[Task, Finetune], Examples]) -> None:
+    """Keep the fingerprint of the examples that are read for each task with an unfinished output."""
+    for name in run.task_names():
+        if not all(atomic.is_finished(output) for job, output in outputs.items() if job.task == name):
+            examples = read(run.tasks[name], run.recipe.finetune.settings(name))
+            run_folder.keep_fingerprint(run.folder, f"{name} {examples.split}", examples.fingerprint)
+
+
+def prepare(run: RunContext) -> None:
+    """Text → token blocks in the cache."""
+    blocks = run.sources.blocks
+    run_folder.keep_fingerprint(run.folder, "corpus", blocks.fingerprint)
+    train, validation, size = len(blocks.train), len(blocks.validation), run.recipe.corpus.block_size
+    run.log(f"prepare: {train:,} + {validation:,} blocks of {size} tokens in {blocks.folder}")
+
+
+def _pretraining_setup(run: RunContext) -> PretrainingSetup:
+    return PretrainingSetup.of(run.recipe, run.sources.blocks, run.device)
+
+
+def adapt_teacher(run: RunContext) -> None:
+    """The teacher into the run folder, adapted to the text if the recipe says so."""
+
+    def make(output: Path) -> None:
+        setup, origin = _pretraining_setup(run), results.Origin.of(run.recipe)
+        adapt(run.recipe.adapt, run.sources.original_teacher, setup, output, origin=origin)
+
+    make_folder(run, run.folder.teacher, "adapt", make)
+
+
+def distill_student(run: RunContext) -> None:
+    """The student, and the control if a table needs it."""
+
+    def make(output: Path, *, control: bool) -> None:
+        recipe = run.recipe
+        distill(
+            recipe.distill, recipe.objective, recipe.student, run.teacher, _pretraining_setup(run), output,
+            origin=results.Origin.of(recipe), control=control, log=run.log,
+        )  # fmt: skip
+
+    if "control" in run.recipe.finetune.models:
+        make_folder(run, run.folder.control, "distill (control)", partial(make, control=True))
+    if run.makes_student():
+        make_folder(run, run.folder.student, "distill", partial(make, control=False))
+
+
+def finetune_tasks(run: RunContext) -> None:
+    """Every row of the tables on every task."""
+
+    def read(task: Task, settings: Finetune) -> Examples:
+        return wanted_examples(run.recipe, task, task.train, limit=settings.train_examples)
+
+    models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
+    keep_fingerprints(run, models, read)
+    for job, model in models.items():
+        make_folder(run, model, _finetune_title(run, job), partial(_finetune, run, job))
+
+
+def _finetune_title(run: RunContext, job: Job) -> str:
+    return f"finetune {job.row} on {run.tasks[job.task].title}, seed {job.seed}"
+
+
+def failed_trainings(run: RunContext) -> tuple[str, ...]:
+    """The fine-tunings whose loss became infinite, each with the step."""
+    models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
+    failures = {job: training_facts(model).get("failed") for job, model in models.items()}
+    return tuple(f"{_finetune_title(run, job)}: {failure}" for job, failure in failures.items() if failure)
+
+
+def _encoder(run: RunContext, job: Job) -> Path:
+    return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
+
+
+def _finetune(run: RunContext, job: Job, output: Path) -> None:
+    soft_targets = _soft_targets(run, job) if job.is_second_distillation else None
+    finetune(
+        run.recipe.finetune, task_examples(run.recipe, run.tasks[job.task], soft_targets), _encoder(run, job), output,
+        compute=Compute.of(run.recipe, run.device), row=job.row, seed=job.seed, soft_targets=soft_targets,
+    )  # fmt: skip
+
+
+def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
+    """What the second distillations of a task learn from: made once for all seeds."""
+    task, settings = run.tasks[job.task], run.recipe.finetune.settings(job.task)
+    encoder, teachers, augmented = _encoder(run, job), task_teachers(run, job.task), None
+    if settings.distillation.augment:
+        folder = run.folder.augmented(job.task)
+        make_folder(run, folder, f"augment {task.title}", partial(_augment, run, task))
+        file = folder / AUGMENTED_EXAMPLES
+        augmented = file if holds_examples(file) else None
+    examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=True)
+    targets = run.folder.soft_targets(job.task)
+    make_folder(
+        run, targets, f"soft targets of {task.title}",
+        partial(
+            make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
+            max_length=run.recipe.finetune.max_length(job.task, task.max_length),
+        ),
+    )  # fmt: skip
+    return SoftTargetSource(targets, teachers, augmented)
+
+
+def task_teachers(run: RunContext, task: str) -> tuple[Path, ...]:
+    """Fine-tuned teachers of a task: the given ones, or the run's own, less those whose training failed."""
+    chosen = run.recipe.finetune.distillation.teachers
+    if isinstance(chosen, tuple):
+        return tuple(map(Path, chosen))
+    trained = [job.model(run.folder) for job in run.jobs if (job.task, job.row) == (task, "teacher")]
+    sound = [folder for folder in trained if "failed" not in training_facts(folder)] or trained
+    return tuple(sound if chosen == "all" else sound[:1])
+
+
+def _augment(run: RunContext, task: Task, output: Path) -> None:
+    if name := run.recipe.finetune.model:
+        model, tokenizer = load_model(name, "masked-lm"), load_tokenizer(name)
+    else:
+        model, tokenizer = run.teacher.model, run.teacher.tokenizer
+    examples, _ = training_examples(run.recipe, task, augmented=None, soft=False)
+    with atomic.unfinished(output) as folder:
+        copies = augment(
+            examples, model, tokenizer, run.recipe.finetune.settings(task.name).distillation,
+            seed=run.recipe.seed, device=run.device, log=run.log,
+            max_length=run.recipe.finetune.max_length(task.name, task.max_length),
+        )  # fmt: skip
+        write_examples(copies, folder / AUGMENTED_EXAMPLES)
+
+
+def evaluate_tasks(run: RunContext) -> None:
+    """The scores of every task model."""
+
+    def read(task: Task, settings: Finetune) -> Examples:
+        return wanted_examples(run.recipe, task, scored_split(run.recipe, task), limit=settings.validation_examples)
+
+    scores = {job: job.scores(run.folder) for job in run.jobs}
+    keep_fingerprints(run, scores, read)
+    for job, output in scores.items():
+        title = f"evaluate {job.row} on {run.tasks[job.task].title}, seed {job.seed}"
+        make_folder(run, output, title, partial(_evaluate, run, job))
+
+
+def _evaluate(run: RunContext, job: Job, output: Path) -> None:
+    model = job.model(run.folder)
+    evaluate(
+        model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
+        training={} if job.is_given else training_facts(model),
+    )  # fmt: skip
+
+
+def compress_models(run: RunContext) -> None:
+    """Smaller and faster variants of task models, and what each gives."""
+    for name in run.recipe.compress.tasks:
+        folder, started = run.folder.compressed(name), time.monotonic()
+        was_finished = atomic.is_finished(folder.summary)
+        builder = VariantBuilder(
+            run.recipe, run.tasks[name], compressed_model(run, name), recovery_teachers(run, name),
+            run.recipe.compress.row, folder, run.device, run.log,
+        )  # fmt: skip
+        compression.compress_task_model(builder)
+        spent = "finished before, skipped" if was_finished else duration(time.monotonic() - started)
+        run.log(f"{_compress_title(run, name)}: {spent}; the best is {folder.best}")
+        write_results(run)
+
+
+def _compress_title(run: RunContext, task: str) -> str:
+    return f"compress {run.recipe.compress.row} on {run.tasks[task].title}"
+
+
+def missed_targets(run: RunContext) -> tuple[str, ...]:
+    """The compressions that did not reach a target, each with how far it came."""
+    folders = {name: run.folder.compressed(name) for name in run.recipe.compress.tasks}
+    missed = {name: compression.missed_targets(folder) for name, folder in folders.items()}
+    return tuple(
+        f"{_compress_title(run, name)} came to {what}; the best model is in {folders[name].best}"
+        for name, what in missed.items()
+        if what
+    )
+
+
+def compressed_model(run: RunContext, task: str) -> Path:
+    """Folder of the task model that is compressed."""
+    given = run.recipe.compress.model
+    return Path(given) if given else run.compressed_job(task).model(run.folder)
+
+
+def recovery_teachers(run: RunContext, task: str) -> tuple[Path, ...]:
+    """The teachers of recovery fine-tuning; nothing = the model itself."""
+    settings = run.recipe.compress
+    if settings.teachers or settings.model:
+        return tuple(map(Path, settings.teachers))
+    return task_teachers(run, task) if settings.row != "teacher" else ()
+
+
+def measure_speed(run: RunContext) -> None:
+    """Size and latency."""
+    in_folder = {"teacher": run.folder.teacher, "student": run.folder.student}
+    models: dict[str, Path | None] = {name: in_folder.get(name) for name in run.recipe.benchmark.models}
+    models |= {f"compressed ({name})": run.folder.compressed(name).best for name in run.recipe.compress.tasks}
+
+    def make(output: Path) -> None:
+        tokenizer = run.teacher.tokenizer
+        benchmark(models, run.recipe.benchmark, recipe=run.recipe, tokenizer=tokenizer, output=output)
+
+    make_folder(run, run.folder.benchmark, "benchmark", make)
+
+
+def report(run: RunContext) -> None:
+    """Tables, page and model card; always made anew, for it costs seconds."""
+    write_results(run)
+    if not run.recipe.finetune.model:
+        write_card(run.folder.path)
+    write_report(run.folder.path, command=run.command)
+    run.log("report: written")
