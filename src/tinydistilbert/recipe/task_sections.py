@@ -61,6 +61,7 @@ class TaskDistillation:
     teachers: Literal["first", "all"] | tuple[str, ...] = "first"
     """The run's own teacher of the first seed, those of all seeds averaged, or folders of fine-tuned models."""
     temperature: PositiveFloat = 2.0
+    """T of the soft targets."""
     soft: Share = 0.5
     """Weight of the teacher's soft targets; the rest is the labels' (the authors' alpha_ce = alpha_squad = 0.5)."""
     hidden: NonNegativeFloat = 0.0
@@ -100,6 +101,7 @@ class Finetune:
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
     """Each model is fine-tuned once with each; tables show medians (five runs, as in the paper)."""
     epochs: Epochs = 3.0
+    """Passes over the train examples; a fraction is allowed."""
     min_steps: NonNegativeInt = 500
     """Small train sets are gone through more often, until so many steps (Mosbach et al. 2021); 0 = never."""
     select: Literal["fixed", "heldout", "reported"] = "fixed"
@@ -157,6 +159,7 @@ class Compress:
     quantization: Literal["dynamic", "static", "none"] = "dynamic"
     """int8: scales of the activations from each input, or `static`, from calibration inputs held out of train."""
     calibration_examples: PositiveInt = 256
+    """Train examples that `static` measures those scales on."""
     keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.75, 0.5, 0.35)
     """Shares of the weights in heads and feed-forward neurons that the rungs of pruning keep; each prunes the last.
     With 1 first, a rung shows what teaching as long gives without pruning."""
