@@ -282,4 +282,4 @@ def test_a_run_folder_with_a_deprecated_spelling_is_one_of_the_same_recipe(tmp_p
     stored = toml.to_toml(schema.Recipe())
     assert 'layers = "distilbert"' in stored
     (tmp_path / "recipe.toml").write_text(stored.replace('layers = "distilbert"', 'layers = "authors"'))
-    assert run_folder.is_begun(schema.Recipe(), tmp_path)
+    assert run_folder.is_begun(run_folder.RunFolder(tmp_path), schema.Recipe())
