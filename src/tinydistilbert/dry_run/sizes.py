@@ -18,7 +18,7 @@ from tinydistilbert.storage import cache
 from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, has_split, tasks_of
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import encode
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 WIKITEXT2_COUNTS = {"train": (2_137_010, 36_718), "validation": (215_376, 3_760)}
@@ -146,7 +146,7 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
         return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))
     totals, windows, lengths, longest = [], [], [], 0
     for split in (task.train, splits[0]):
-        examples = wanted_examples(recipe, task, split)
+        examples = recipe_examples(recipe, task, split)
         sample = _sample(examples)
         features = encode(sample, tokenizer, max_length)
         totals.append(len(examples))

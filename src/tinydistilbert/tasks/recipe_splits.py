@@ -17,7 +17,7 @@ def scored_split(recipe: Recipe, task: Task) -> str:
     return HELD_OUT if recipe.finetune.score_on == "train" else task.evaluation[0]
 
 
-def wanted_examples(recipe: Recipe, task: Task, split: str, *, limit: int = 0) -> Examples:
+def recipe_examples(recipe: Recipe, task: Task, split: str, *, limit: int = 0) -> Examples:
     """Examples of a split, as `load_examples` gives them with the recipe's data, seed and hold-out.
 
     Raises:
