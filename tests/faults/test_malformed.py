@@ -465,7 +465,7 @@ CASES: dict[str, tuple[Maker, str]] = {
     ),
     "compare with a run without scores": (lambda p: ["compare", p.file("r/recipe.toml", "").parent], "/r"),
     "command misspelt": (lambda p: ["distil", "quickstart"], "did you mean 'distill'"),
-    "flag misspelt": (lambda p: p.own(GOOD, "--finetune.epoch", "1"), "did you mean 'epochs'"),
+    "flag misspelt": (lambda p: p.own(GOOD, "--finetune.epoch", "1"), "did you mean --finetune.epochs"),
     "flag without a value": (lambda p: ["distill", "quickstart", "--distill.epochs"], "--distill.epochs"),
     "flag with a word for a number": (lambda p: p.own(GOOD, "--epochs", "many"), "finetune.epochs"),
     "flag with a kind misspelt": (lambda p: p.own(GOOD, "--kind", "regresion"), "kind"),

@@ -70,8 +70,8 @@ def test_help_all_has_every_setting_with_default_and_meaning(call: Call) -> None
     for section in keys.sections():
         for key in section.keys:
             assert f" --{key.name} " in text or f" --{key.name}, " in text, key.name
-            if key.help:
-                assert re.sub(r"[\s-]", "", key.help) in re.sub(r"[\s-]", "", text), key.name
+            assert key.help, key.name
+            assert re.sub(r"[\s-]", "", key.help) in re.sub(r"[\s-]", "", text), key.name
     assert "--objective.temperature X ..." in out and "(default: 2.0)" in out
     assert "--finetune.override.TASK.epochs" in out and "--finetune.custom.NAME.train" in out
     assert call("predict", "--help-all")[0] == 2

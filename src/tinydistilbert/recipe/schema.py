@@ -105,6 +105,7 @@ class Student:
     architecture: Literal["same", "distilbert"] = "same"
     """`same` as the teacher's family, or DistilBERT's (from BERT: token types folded into positions, no pooler)."""
     initialization: Literal["teacher", "random"] = "teacher"
+    """Weights copied from the teacher's layers, or random ones (the paper's ablation)."""
     hidden_size: NonNegativeInt = 0
     """Width of the student, a multiple of the size of the teacher's attention heads; 0 = the teacher's width."""
     intermediate_size: NonNegativeInt = 0
@@ -158,6 +159,7 @@ class Distill:
     """Pretraining distillation."""
 
     epochs: Epochs = 3.0
+    """Passes over the training text; a fraction is allowed."""
     max_steps: NonNegativeInt = 0
     """Stop after so many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need."""
     time_budget: Duration = ""
@@ -207,7 +209,9 @@ class Recipe:
     """A whole experiment."""
 
     name: str = "default"
+    """Names the run in tables, and its folder where no --output is given."""
     seed: NonNegativeInt = 0
+    """Of order, masks, dropout, random weights and samples of examples; fine-tunings have `finetune.seeds`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -62,6 +62,7 @@ class TaskDistillation:
     teachers: Literal["first", "all"] | tuple[str, ...] = "first"
     """The run's teacher of the first seed, the mean of those of all seeds, or folders of fine-tuned models."""
     temperature: PositiveFloat = 2.0
+    """T of the soft targets."""
     soft: Share = 0.5
     """Weight of the soft targets; the rest goes to the labels (the authors' alpha_ce = alpha_squad = 0.5)."""
     hidden: NonNegativeFloat = 0.0
@@ -101,6 +102,7 @@ class Finetune:
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
     """Seeds; each model is fine-tuned once with each. Tables show medians (five runs, as in the paper)."""
     epochs: Epochs = 3.0
+    """Passes over the train examples; a fraction is allowed."""
     min_steps: NonNegativeInt = 500
     """Small train sets get more epochs, until they come to so many steps (Mosbach et al. 2021); 0 = never."""
     select: Literal["fixed", "heldout", "reported"] = "fixed"
@@ -159,6 +161,7 @@ class Compress:
     quantization: Literal["dynamic", "static", "none"] = "dynamic"
     """int8: scales of the activations from each input, or `static`, from calibration inputs held out of train."""
     calibration_examples: PositiveInt = 256
+    """Train examples that `static` measures those scales on."""
     keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.75, 0.5, 0.35)
     """Shares of the weights in heads and feed-forward neurons that the pruned variants keep; each is made from the one
     before. With 1 first, a variant shows what as much recovery fine-tuning gives without pruning."""

@@ -74,13 +74,19 @@ class Optimization:
     """AdamW with linear warm-up and decay."""
 
     learning_rate: PositiveFloat = 5e-4
+    """The highest learning rate, reached after the warm-up."""
     weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay (Loshchilov and Hutter 2019)."""
     decayed: Literal["matrices", "all"] = "matrices"
     """`all`: biases and normalisation weights decay too, as with one parameter group for all in AdamW."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the gradient's running mean."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    """Decay of the squared gradient's running mean."""
     adam_epsilon: PositiveFloat = 1e-6
+    """Added to the root of that mean, so that nothing is divided by zero."""
     warmup_ratio: Share = 0.05
+    """Share of the steps in which the learning rate rises to its highest value."""
     warmup_start: Literal["above zero", "zero"] = "above zero"
     """`zero`: as in transformers' linear schedule, whose first step has a learning rate of 0."""
     max_grad_norm: NonNegativeFloat = 5.0
