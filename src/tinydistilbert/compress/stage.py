@@ -51,7 +51,7 @@ def compress_task_model(builder: VariantBuilder) -> None:
     if atomic.is_finished(folder.summary):
         return
     limit = recipe.finetune.settings(task.name).validation_examples
-    validation = recipe_examples(recipe, task, scored_split(recipe, task), limit=limit)
+    validation = recipe_examples(recipe, task, scored_split(recipe.finetune, task), limit=limit)
     measured, times = timed_side_by_side(builder, measured_variants(builder, validation), validation)
     best = best_variant(measured, recipe.compress)
     shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # perhaps with files of another variant

@@ -98,7 +98,7 @@ def check_tasks(run: RunContext) -> None:
     for name in run.task_names():
         task = run.tasks[name]
         more = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
-        splits = (scored_split(recipe, task), *more)
+        splits = (scored_split(recipe.finetune, task), *more)
         task = recipe_examples(recipe, task, task.train).task  # with its classes
         for split in splits:
             recipe_examples(recipe, task, split)
@@ -149,7 +149,7 @@ def _check_given_model(run: RunContext, model: Path) -> None:
     recipe = run.recipe
     (name,) = recipe.compress.tasks
     task = recipe_examples(recipe, run.tasks[name], run.tasks[name].train).task
-    recipe_examples(recipe, task, scored_split(recipe, task))
+    recipe_examples(recipe, task, scored_split(recipe.finetune, task))
     load_tokenizer(model)
     for folder in (model, *map(Path, recipe.compress.teachers)):
         config = load_config(folder)

@@ -187,7 +187,9 @@ def evaluate_tasks(run: RunContext) -> None:
     """The scores of every task model."""
 
     def read(task: Task, settings: Finetune) -> Examples:
-        return recipe_examples(run.recipe, task, scored_split(run.recipe, task), limit=settings.validation_examples)
+        return recipe_examples(
+            run.recipe, task, scored_split(run.recipe.finetune, task), limit=settings.validation_examples
+        )
 
     scores = {job: job.scores(run.folder) for job in run.jobs}
     keep_fingerprints(run, scores, read)
