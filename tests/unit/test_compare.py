@@ -21,7 +21,7 @@ from tinydistilbert.report.table import to_markdown
 from tinydistilbert.results import Measurement
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 
 LABELS = [0, 1] * 20
 """Of SST-2's sentences here; sentence i is `sentence number i`."""
@@ -47,7 +47,7 @@ def recipe_of(data: Path | None, *tasks: str) -> Recipe:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    return wanted_examples(recipe, TASKS["sst2"], "validation").fingerprint
+    return recipe_examples(recipe, TASKS["sst2"], "validation").fingerprint
 
 
 def write_scores(

@@ -111,7 +111,7 @@ def test_a_broken_file_is_told_with_its_line(name: str, content: str | bytes, me
 
 
 def test_a_file_that_is_not_there_and_twin_columns_of_parquet_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.csv: expected a file, found none there"):
+    with pytest.raises(UserError, match=r"none\.csv: there is no such file"):
         read_rows(tmp_path / "none.csv")
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pa.table([[1], [2]], names=["a", "a"]), path)

@@ -37,7 +37,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import sample_rows
 from tinydistilbert.tasks.encoding import collate
 from tinydistilbert.tasks.inference import batches_by_length
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.training.device import Compute
 
 TOKENS_A_BATCH = 2048
@@ -105,7 +105,7 @@ def _texts(builder: VariantBuilder) -> Iterator[str]:
         for file in find_splits(Path(vocabulary))[0]:
             yield from records(file, builder.recipe.corpus.text_column)
         return
-    columns = wanted_examples(builder.recovery_recipe, builder.task, builder.task.train).columns
+    columns = recipe_examples(builder.recovery_recipe, builder.task, builder.task.train).columns
     for name in ("text", "text_pair", "question", "context"):
         yield from columns.get(name, ())
 

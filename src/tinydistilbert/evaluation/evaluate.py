@@ -22,7 +22,7 @@ from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 
 SAMPLE_COUNT = 8
 """Examples that are shown with their predictions."""
@@ -92,7 +92,7 @@ def evaluate(
         for split in present or wanted[:1]:  # with none there, loading the first says what is missing
             begin = time.perf_counter()
             limit = recipe.finetune.settings(task.name).validation_examples
-            examples = wanted_examples(recipe, task, split, limit=limit)
+            examples = recipe_examples(recipe, task, split, limit=limit)
             features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
             order = check_classes(model_folder, load_config(model_folder), examples.task)

@@ -24,7 +24,7 @@ from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import cache
 from tinydistilbert.tasks import has_split
 from tinydistilbert.tasks.compatible import check_classes
-from tinydistilbert.tasks.recipe_splits import scored_split, wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 
@@ -98,10 +98,10 @@ def check_tasks(run: RunContext) -> None:
     for name in run.task_names():
         task = run.tasks[name]
         more = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
-        splits = (scored_split(recipe, task), *more)
-        task = wanted_examples(recipe, task, task.train).task  # with its classes
+        splits = (scored_split(recipe.finetune, task), *more)
+        task = recipe_examples(recipe, task, task.train).task  # with its classes
         for split in splits:
-            wanted_examples(recipe, task, split)
+            recipe_examples(recipe, task, split)
         if distilled and recipe.finetune.distillation.unlabelled:
             read_unlabelled(Path(recipe.finetune.distillation.unlabelled), task)
         check_models(recipe.finetune, task, _student_of_tasks(run) if name in distilled else None)
@@ -148,8 +148,8 @@ def _check_given_model(run: RunContext, model: Path) -> None:
     """Load whatever the compression of a given model reads."""
     recipe = run.recipe
     (name,) = recipe.compress.tasks
-    task = wanted_examples(recipe, run.tasks[name], run.tasks[name].train).task
-    wanted_examples(recipe, task, scored_split(recipe, task))
+    task = recipe_examples(recipe, run.tasks[name], run.tasks[name].train).task
+    recipe_examples(recipe, task, scored_split(recipe.finetune, task))
     load_tokenizer(model)
     for folder in (model, *map(Path, recipe.compress.teachers)):
         config = load_config(folder)

@@ -14,7 +14,7 @@ from tinydistilbert.evaluation import metrics
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.predictions import Pairing, Predicted
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.splits import is_fetched
 
 TEXTS = ("question", "context", "text", "text_pair")
@@ -124,7 +124,7 @@ def examples_at_hand(pairing: Pairing, recipes: Sequence[Recipe]) -> Examples | 
             continue
         limit = recipe.finetune.settings(task.name).validation_examples
         try:
-            examples = wanted_examples(recipe, task, pairing.split, limit=limit)
+            examples = recipe_examples(recipe, task, pairing.split, limit=limit)
         except UserError:  # missing or changed since; ids are shown instead
             continue
         if examples.fingerprint in (pairing.first.fingerprint, pairing.second.fingerprint):

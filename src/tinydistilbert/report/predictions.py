@@ -84,7 +84,7 @@ class Pairing:
 
     @property
     def same_data(self) -> bool:
-        """Whether both were scored on the very same examples, as far as their fingerprints tell."""
+        """Whether both were scored on the very same examples, by their fingerprints."""
         return self.first.fingerprint == self.second.fingerprint
 
     @property

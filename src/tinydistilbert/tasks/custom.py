@@ -1,4 +1,4 @@
-"""Tasks of your own: what the recipe's section `finetune.custom` says, and the classes that the train file has."""
+"""Tasks of your own: from the recipe's section `finetune.custom`, with the classes of the train file."""
 
 import dataclasses
 from collections.abc import Iterator

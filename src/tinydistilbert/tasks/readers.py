@@ -81,7 +81,7 @@ def read_rows(path: Path) -> Rows:
         expected, found = f"a file that ends in {', '.join(READERS)}", path.suffix or "no ending"
         raise UserError(str(path), expected=expected, found=found, fix="save the table in one of these forms")
     if not path.is_file():
-        raise UserError(str(path), expected="a file", found="none there", fix="correct the path")
+        raise UserError(str(path), problem="there is no such file", fix="correct the path")
     try:
         rows = reader(path)
     except OSError as error:

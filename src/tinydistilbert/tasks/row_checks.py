@@ -15,7 +15,7 @@ LONGEST_TEXT = 1_000_000
 
 
 def check_columns(rows: Rows, wanted: Sequence[str], fix: str = "") -> None:
-    """That the columns are there; the error names the nearest of those that are.
+    """Refuse a table without the wanted columns; the error names the nearest of those that it has.
 
     Args:
         rows: what was read.
@@ -95,7 +95,7 @@ def texts_of(rows: Rows, column: str, *, may_be_empty: bool) -> list[str]:
 
 
 def _names(rows: Rows, column: str, *, may_lack: bool) -> list[Any]:
-    """What a column that names the rows holds, no name twice; the numbers of the rows where there is no such column."""
+    """The names of the rows, no name twice; their numbers where there is no such column."""
     if column not in rows.table.column_names:
         return list(range(rows.table.num_rows))
     names = rows.values(column)

@@ -55,7 +55,7 @@ def _lines(path: Path, wanted: list[str]) -> list[str]:
         expected, fix = f"the columns {', '.join(wanted)}", "save the texts as .csv, .tsv, .jsonl or .parquet"
         raise UserError(str(path), expected=expected, found="a file with one text a line", fix=fix)
     if not path.is_file():
-        raise UserError(str(path), expected="a file", found="none there", fix="correct the path")
+        raise UserError(str(path), problem="there is no such file", fix="correct the path")
     texts = list(records(path, wanted[0]))
     for number, text in enumerate(texts, 1):
         if not text.strip():
@@ -66,7 +66,7 @@ def _lines(path: Path, wanted: list[str]) -> list[str]:
 
 
 def holds_examples(path: Path) -> bool:
-    """Whether there is anything in a file of `write_examples`: where no word could be replaced, there is not."""
+    """Whether a file of `write_examples` has any rows: it has none where no word could be replaced."""
     return bool(pyarrow.parquet.read_metadata(path).num_rows)
 
 
