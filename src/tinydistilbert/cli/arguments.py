@@ -134,7 +134,7 @@ def _tasks_arguments(parser: Parser, given: Sequence[str], everything: bool) -> 
 
 
 def _completion_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh"), metavar="bash|zsh", help="the shell")
+    parser.add_argument("shell", choices=("bash", "zsh"), metavar="SHELL", help="bash or zsh")
     parser.epilog = (
         "Write it to a file that the shell reads:\n"
         "  bash  ~/.local/share/bash-completion/completions/tinydistilbert\n"

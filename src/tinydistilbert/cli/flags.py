@@ -89,10 +89,12 @@ def custom_task_flags() -> dict[str, Key]:
 
 def named_sections(given: Sequence[str]) -> Iterator[Section]:
     """The sections under names of the user's choice for which a command line has flags."""
-    found = [re.match(rf"--({'|'.join(map(re.escape, ANY_NAME))})\.([^.=]+)\.([^=]+)", argument) for argument in given]
-    for section, name in dict.fromkeys((match[1], match[2]) for match in found if match):
+    matches = [
+        re.match(rf"--({'|'.join(map(re.escape, ANY_NAME))})\.([^.=]+)\.([^=]+)", argument) for argument in given
+    ]
+    for section, name in dict.fromkeys((match[1], match[2]) for match in matches if match):
         if section == "ablate.rows":  # a row may change nearly every key: those that it does
-            used = {match[3] for match in found if match and (match[1], match[2]) == (section, name)}
+            used = {match[3] for match in matches if match and (match[1], match[2]) == (section, name)}
             keys = [key for part in sections() for key in part.keys if key.name in used]
             renamed = [Key(f"{section}.{name}.{key.name}", key.kind, key.default, key.help) for key in keys]
             yield Section(f"{section}.{name}", "", tuple(renamed))
@@ -108,7 +110,7 @@ def nearest_flags(name: str) -> list[str]:
             prefix, key = match[1], match[2]
             known = {"finetune.override": TaskSettings, "finetune.custom": CustomTask}.get(section, Recipe)
             inner = [each.name for part in sections(known()) for each in part.keys]
-            return [f"{prefix}.{found}" for found in nearest(key, inner)]
+            return [f"{prefix}.{each}" for each in nearest(key, inner)]
     return nearest(name, [key.name for part in sections() for key in part.keys])
 
 

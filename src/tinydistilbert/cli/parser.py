@@ -67,14 +67,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     try:
         namespace, others = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
-        raise _about_a_value(error, given) from None
+        raise _about_a_value(error, command, given) from None
     if others:
         raise _about_others(namespace, others)
     return namespace
 
 
-def _about_a_value(error: argparse.ArgumentError, given: Sequence[str]) -> UserError:
-    """A flag without its value, or with one that it does not take."""
+def _about_a_value(error: argparse.ArgumentError, command: str, given: Sequence[str]) -> UserError:
+    """A required argument that is missing, a flag without its value, or with one that it does not take."""
+    usage = f"usage: tinydistilbert {command} {COMMANDS[command].usage}"
+    _, _, missing = error.message.partition("required: ")
+    if missing:
+        return UserError(f"tinydistilbert {command}", expected=missing, found="none", fix=usage)
     spellings = (error.argument_name or "").split("/")
     used = [index for index, word in enumerate(given) if word.partition("=")[0] in spellings]
     flag = given[used[-1]].partition("=")[0] if used else spellings[-1]
@@ -88,7 +92,7 @@ def _about_a_value(error: argparse.ArgumentError, given: Sequence[str]) -> UserE
     if "ignored explicit argument" in error.message:
         _, _, value = given[used[-1]].partition("=") if used else ("", "", "one")
         return UserError(flag, expected="no value", found=repr(value), fix=f"write {flag} alone")
-    return UserError(flag or "command line", problem=error.message, fix="see its --help")
+    return UserError(flag or f"tinydistilbert {command}", problem=error.message, fix=usage)
 
 
 def _about_others(namespace: argparse.Namespace, others: Sequence[str]) -> UserError:
@@ -106,12 +110,12 @@ def _about_others(namespace: argparse.Namespace, others: Sequence[str]) -> UserE
 
 
 def _about_a_flag(command: str, flag: str, usage: str) -> UserError:
+    if COMMANDS[command].usage != RECIPE_USAGE:
+        return UserError(flag, expected="a flag of this command", found=repr(flag), fix=f"usage: {usage}")
     from tinydistilbert.cli import flags
     from tinydistilbert.recipe.keys import did_you_mean
 
     name = flag.lstrip("-").replace("_", "-")
-    if command not in flags.SHORT:
-        return UserError(flag, expected="a flag of this command", found=repr(flag), fix=f"usage: {usage}")
     known = [*flags.SHORT[command], "output", *flags.RUN, "dry-run", "json", "quiet", "threads"]
     if name not in known and (keys := flags.meanings(name)):
         fix = f"write the key that you mean: {' or '.join(f'--{key}' for key in keys)}"
