@@ -191,12 +191,11 @@ def gpu_section() -> str:
         + ". [All numbers](../results/gpu/measured.jsonl), [scores](../results/gpu/results.jsonl).",
         "", "| distilling | useful tokens/s | utilisation | ms a step | peak MiB |", "| :-- | --: | --: | --: | --: |",
     ]  # fmt: skip
-    for row in rows:
-        if row["measure"] == "distill":
-            shown.append(
-                f"| {row['what']} | {row['value']:,.0f} | {row['utilisation']:.1%} | {row['milliseconds']:.1f} | "
-                f"{row['peak_mib']:,} |"
-            )
+    shown += [
+        f"| {row['what']} | {row['value']:,.0f} | {row['utilisation']:.1%} | {row['milliseconds']:.1f} | "
+        f"{row['peak_mib']:,} |"
+        for row in rows if row["measure"] == "distill"
+    ]  # fmt: skip
     modes = list(dict.fromkeys(row["what"].split(", ", 1)[1] for row in rows if row["measure"] == "latency"))
     times = {row["what"]: row["value"] for row in rows if row["measure"] == "latency"}
     models = list(dict.fromkeys(what.split(", ")[0] for what in times))

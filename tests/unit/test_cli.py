@@ -60,7 +60,7 @@ def test_help_of_a_command_is_short_and_says_how_to_see_more(command: str, call:
     for flag in ("--output", "--seed", "--device", "--threads", "--data", "--dry-run", "--json", "--quiet"):
         assert re.search(rf"^  {flag}\b", out, re.MULTILINE), flag
     shown = set(re.findall(r"^  --([a-z-]+)", out, re.MULTILINE))
-    assert ("--objective.kl" not in out) and ("text-pair" in shown) == (command in flags.OWN_TASK)
+    assert ("--objective.kl" not in out) and ("text-pair" in shown) == (command in flags.CUSTOM_TASK)
 
 
 def test_help_all_has_every_setting_with_default_and_meaning(call: Call) -> None:
