@@ -23,7 +23,7 @@ Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 """From indices of examples (…, n) to the metric on these examples (…)."""
 
 NO_CLASS = -1
-"""Prediction of a classifier whose logits are not numbers; never right."""
+"""Prediction of a classifier whose logits are not finite numbers; never right."""
 
 
 def _sum(values: Array, counts: Array | None) -> Array:
@@ -78,10 +78,26 @@ def matthews_correlation(labels: Array, predictions: Array, counts: Array | None
 
 
 def pearson(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Pearson's correlation over (…, n) examples; 0 where it is undefined: a constant, or a NaN among them."""
-    x = labels - _mean(labels, counts)[..., None]
-    y = predictions - _mean(predictions, counts)[..., None]
-    return _ratio(_sum(x * y, counts), np.sqrt(_sum(x * x, counts) * _sum(y * y, counts)))
+    """Pearson's correlation over (…, n) examples, whatever their unit.
+
+    It is 0 where it is undefined: all are exactly the same, or one of them is not a finite number.
+    """
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        x = labels - _mean(labels, counts)[..., None]
+        y = predictions - _mean(predictions, counts)[..., None]
+        above, below = _sum(x * y, counts), np.sqrt(_sum(x * x, counts) * _sum(y * y, counts))
+    # The mean of equal numbers can be another one by rounding, so that they are compared, not their deviations.
+    defined = _vary(labels, counts) & _vary(predictions, counts) & (below > 0) & np.isfinite(above)
+    return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=defined))
+
+
+def _vary(values: Array, counts: Array | None) -> Array:
+    """Whether the values (…, n) that occur are not all the same."""
+    if counts is None:
+        return np.asarray(values.max(-1) > values.min(-1))
+    occurs = counts > 0
+    largest, smallest = np.where(occurs, values, -np.inf).max(-1), np.where(occurs, values, np.inf).min(-1)
+    return np.asarray(largest > smallest)
 
 
 def spearman(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
@@ -112,7 +128,7 @@ def mean_score(labels: Array, scores: Array, counts: Array | None = None) -> NDA
 
 
 def _ratio(above: Array, below: Array) -> NDArray[np.float64]:
-    """`above / below`, and 0 where `below` is zero (up to rounding) or either is no number."""
+    """`above / below`, and 0 where `below` is zero (up to rounding) or either is no number; of counts or shares."""
     above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     defined = (below > 1e-12) & np.isfinite(above)
     return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=defined))
@@ -277,8 +293,9 @@ def majority_answer(answers: Sequence[Sequence[str]]) -> str:
 
 
 def sanity_warnings(
-    predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float, ids: Sequence[Any] = ()
-) -> list[str]:
+    predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float, ids: Sequence[Any] = (),
+    not_finite: int = 0,
+) -> list[str]:  # fmt: skip
     """Reasons to distrust a value, one sentence each; empty when there are none.
 
     Args:
@@ -287,6 +304,8 @@ def sanity_warnings(
         value: the metric's value.
         majority: the same metric of the majority baseline.
         ids: names of the predicted examples, if they are to be checked.
+        not_finite: how many answer texts were read from logits of which some are not finite numbers; classes and scores
+            show it themselves.
     """
     predicted = np.asarray(predictions)
     warnings = []
@@ -294,16 +313,21 @@ def sanity_warnings(
         warnings.append(f"{len(predicted)} predictions for {examples} examples")
     if doubled := len(ids) - len(set(ids)):
         warnings.append(f"{doubled} of {len(ids)} predictions are of an example that already has one")
-    not_numbers = 0
     if np.issubdtype(predicted.dtype, np.floating):
-        not_numbers = int(np.isnan(predicted).sum())
+        not_finite = int((~np.isfinite(predicted)).sum())
     elif np.issubdtype(predicted.dtype, np.integer):
-        not_numbers = int((predicted == NO_CLASS).sum())
-    if not_numbers:
-        warnings.append(f"{not_numbers} of {len(predicted)} predictions are not numbers")
-    rounded = np.round(predicted, 5) if np.issubdtype(predicted.dtype, np.floating) else predicted
-    if len(predicted) > 1 and len(np.unique(rounded)) == 1:
+        not_finite = int((predicted == NO_CLASS).sum())
+    if not_finite:
+        warnings.append(f"{not_finite} of {len(predicted)} predictions are not finite numbers")
+    if len(predicted) > 1 and _are_the_same(predicted):
         warnings.append(f"every prediction is the same: {predicted[0]!s}")
     if value <= majority:
         warnings.append(f"{value:.3f} is not above the {majority:.3f} of the majority baseline")
     return warnings
+
+
+def _are_the_same(predictions: Array) -> bool:
+    """Whether there is only one prediction; scores also where they differ by the rounding of float32 alone."""
+    if np.issubdtype(predictions.dtype, np.floating) and np.isfinite(predictions).all():
+        return bool(np.ptp(predictions) <= np.finfo(np.float32).eps * np.abs(predictions).max())
+    return len(np.unique(predictions)) == 1

@@ -28,6 +28,8 @@ class Predictions:
     """The labels as a reader sees them; for each span example the list of its answers."""
     extra: dict[str, list[Any]]
     """Further columns of the predictions file: logits and probabilities, or the best answers as JSON."""
+    not_finite: int = 0
+    """Answers that were read from logits of which some are not finite numbers."""
 
 
 def read_predictions(examples: Examples, features: Features, logits: Logits) -> Predictions:
@@ -41,7 +43,7 @@ def read_predictions(examples: Examples, features: Features, logits: Logits) -> 
     if examples.task.kind == "regression":
         scores = rows[:, 0].astype(np.float64)
         return Predictions(scores, scores.tolist(), labels, {})
-    classes = np.where(np.isnan(rows).any(-1), metrics.NO_CLASS, rows.argmax(-1))
+    classes = np.where(np.isfinite(rows).all(-1), rows.argmax(-1), metrics.NO_CLASS)
     words = [names[i] if i != metrics.NO_CLASS else "" for i in classes]
     extra = {"logits": rows.tolist(), "probabilities": softmax(rows.astype(np.float64), axis=-1).tolist()}
     return Predictions(classes, words, [names[i] for i in labels], extra)
@@ -52,14 +54,15 @@ def _read_answers(examples: Examples, features: Features, logits: list[NDArray[n
     windows: list[list[int]] = [[] for _ in range(len(examples))]
     for window, example in enumerate(features.example):
         windows[example].append(window)
-    texts, best = [], []
+    texts, best, not_finite = [], [], 0
     for context, indices in zip(examples.columns["context"], windows, strict=True):
         answers = best_answers([logits[i] for i in indices], [features.offsets[i] for i in indices], context)
         texts.append(answers[0].text)
+        not_finite += not all(np.isfinite(logits[i]).all() for i in indices)
         finite = [{"text": a.text, "score": round(a.score, 4)} for a in answers if np.isfinite(a.score)]
         best.append(json.dumps(finite, ensure_ascii=False))
     gold = [answer["text"] for answer in examples.columns["answers"]]
-    return Predictions(np.array(texts), texts, gold, {"best": best})
+    return Predictions(np.array(texts), texts, gold, {"best": best}, not_finite)
 
 
 def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[str, tuple[float, dict[str, Any]]]:
@@ -72,8 +75,9 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
         value = float(statistic(everything))
         ids = examples.columns["id" if "id" in examples.columns else "idx"]
         warnings = metrics.sanity_warnings(
-            predictions.values, examples=len(examples), value=value, majority=majority[name], ids=ids
-        )
+            predictions.values, examples=len(examples), value=value, majority=majority[name], ids=ids,
+            not_finite=predictions.not_finite,
+        )  # fmt: skip
         details = {"interval": list(intervals[name]), "majority": majority[name], "warnings": warnings}
         scores[name] = value, details
     return scores

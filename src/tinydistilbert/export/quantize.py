@@ -121,7 +121,7 @@ def sensitive_layers(
                     embeddings=embeddings, keep_float=sorted(kept), calibration=inputs,
                 )  # fmt: skip
                 value = score(folder)
-                scores[kept] = -math.inf if math.isnan(value) else value
+                scores[kept] = value if math.isfinite(value) else -math.inf
         return scores[kept]
 
     least = score(exported) - max_loss
