@@ -134,7 +134,7 @@ def small_glue(folder: Path, labels: list[int]) -> Path:
         (["--objective.kl", "much"], ["objective.kl", "'much'"]),
         (["--objective.kl"], ["--objective.kl", "a value"]),
         (["--teacher.model", "/nowhere"], ["/nowhere", "no such folder"]),
-        (["--teacher.model", "{mismatched}"], ["232 pieces", "tokenizer"]),
+        (["--teacher.model", "{mismatched}"], ["232 tokens", "tokenizer"]),
         (["--student.layers", "0,9"], ["student.layers", "0 to 3"]),
         (["--teacher.model", "offline", "--adapt.tokens", "0"], ["adapt.tokens", "new head"]),
         (["--data", "/nowhere"], ["/nowhere"]),
