@@ -20,7 +20,7 @@ from tinydistilbert.finetuning import augment
 from tinydistilbert.finetuning.word_spans import find_words
 from tinydistilbert.recipe import schema
 from tinydistilbert.tasks import TASKS, load_examples
-from tinydistilbert.tasks.base import Examples, choose
+from tinydistilbert.tasks.base import Examples, sample_rows
 
 EXAMPLES = {"cola": (512, 32), "rte": (32, 4)}
 """Of each task: for ours, and how many of them one at a time. CoLA: short sentences; RTE: long pairs."""
@@ -61,7 +61,7 @@ def ours(examples: Examples, model: PreTrainedModel, tokenizer: PreTrainedTokeni
 
 def some(examples: Examples, count: int) -> tuple[Examples, list[int]]:
     """A sample, and the places of its examples."""
-    rows = choose(len(examples), count, seed=0).tolist()
+    rows = sample_rows(len(examples), count, seed=0).tolist()
     columns = {name: [values[row] for row in rows] for name, values in examples.columns.items()}
     return Examples(examples.task, examples.split, columns, examples.total), rows
 

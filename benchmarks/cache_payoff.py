@@ -92,7 +92,7 @@ def run(way: str, seed: int, chosen: argparse.Namespace, blocks_folder: Path) ->
             made = make_cache(WAYS[way], live, teacher, folder, setup.compute, print)
             build_seconds = time.perf_counter() - begin
             size = sum(path.stat().st_size for path in folder.rglob("*.npy"))
-            batches = common.StepTimes(made.micro_batches)
+            batches = common.StepTimes(made)
         loss = PretrainingLoss(settings.objective, teacher, steps=steps)
         pretrain(student, loss, batches, setup, optimization, folder=folder, label=way)
     student.eval()

@@ -29,7 +29,7 @@ from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.training.device import Compute
 
 SCORED = ("cola", "stsb")
@@ -84,7 +84,7 @@ def measure(way: str, settings: schema.Recipe, task: Task, encoder: Path, seed: 
     model = WAYS[way](settings, task, encoder, seed)
     seconds = time.perf_counter() - begin
     tokenizer, limit = load_tokenizer(encoder), settings.finetune.train_examples
-    examples = wanted_examples(settings, task, task.evaluation[0])
+    examples = recipe_examples(settings, task, task.evaluation[0])
     features = encode(examples, tokenizer, task.max_length)
     logits = predict(model, features, pad_token_id=tokenizer.pad_token_id, device=CPU)
     return Score(task.name, way, seed, headline_score(examples, features, logits), limit, seconds)

@@ -97,6 +97,8 @@ def distill(chosen: argparse.Namespace) -> None:
         raise SystemExit(code)
     seconds = time.monotonic() - begun
     rows = [json.loads(line) for line in (chosen.run / "distill" / "results.jsonl").read_text("utf-8").splitlines()]
+    with (chosen.output / "results.jsonl").open("a", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
     for row in rows:
         print(row["model"], row["metric"], row["value"], f"{row['seconds']:.1f} s", row["details"], flush=True)
     print(f"distilled in {seconds:.1f} s", flush=True)

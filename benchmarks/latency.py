@@ -35,7 +35,7 @@ from tinydistilbert.benchmark.protocols import (
     encoded_pairs,
     predictor_of,
 )
-from tinydistilbert.benchmark.rows import ARCHITECTURES, Row, Subject, make_rows, make_subject
+from tinydistilbert.benchmark.rows import ARCHITECTURES, BenchmarkRow, Subject, make_rows, make_subject
 from tinydistilbert.benchmark.timing import (
     NOISE_LIMIT,
     Timed,
@@ -113,7 +113,7 @@ TINY: Mapping[str, Architecture] = {
 
 
 def measure(
-    rows: Sequence[Row], pairs: Pairs, protocol: str, examples: int, rounds: Iterator[None], clock: Any
+    rows: Sequence[BenchmarkRow], pairs: Pairs, protocol: str, examples: int, rounds: Iterator[None], clock: Any
 ) -> list[dict[str, Any]]:
     """One line a row. Each round goes through the same pairs, so that a pair has the median of its rounds."""
     features = encoded_pairs([row.subject for row in rows], pairs)
@@ -216,7 +216,7 @@ def main() -> None:
     pairs = load_pairs(Recipe(data=data), tokenizer)
     print(f"inputs: {pairs.source}")
     with tempfile.TemporaryDirectory() as scratch:
-        rows: list[Row] = []
+        rows: list[BenchmarkRow] = []
         for name in chosen.models:
             made = make_subject(
                 name, None, architectures=TINY if chosen.tiny else SHAPES, tokenizer=tokenizer, seed=0,

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tinydistilbert.compress import prune
-from tinydistilbert.compress.importance import Batch, Importance, mask_gradients
+from tinydistilbert.compress.importance import Importance, mask_gradients
 from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.evaluation.scoring import headline_score
 from tinydistilbert.finetuning.objective import TaskLoss
@@ -38,6 +38,7 @@ from tinydistilbert.tasks import HELD_OUT, TASKS, load_examples
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import batches_by_length, predict
+from tinydistilbert.training.job import Batch
 
 CPU = torch.device("cpu")
 MAX_LENGTH = 128
@@ -95,7 +96,7 @@ def shrunk(model: PreTrainedModel, importance: Importance, keep: float, way: str
     """A pruned copy."""
     as_it_is = mock.patch.object(prune, "_in_proportion", lambda found, _: found)
     with as_it_is if way in AS_THEY_ARE else nullcontext():
-        kept = prune.choose(model, importance, keep=keep)
+        kept = prune.units_to_keep(model, importance, keep=keep)
     smaller = copy.deepcopy(model)
     pruned.keep(smaller, kept.heads, kept.neurons)
     return smaller

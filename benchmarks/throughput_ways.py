@@ -201,11 +201,10 @@ def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
         batches: MicroBatches = masked_batches(setup.batch_size)
         if cached:
             teacher.requires_grad_(False)
-            made_cache = make_cache(
+            batches = make_cache(
                 settings.distill.cache, masked_batches(setup.batch_size), teacher, Path(scratch),
                 shared.compute, lambda line: None,
             )  # fmt: skip
-            batches = made_cache.micro_batches
 
         def next_batches(step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
             if step == 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinydistilbert import results
-from tinydistilbert.report.compression import compression_table, ladders
+from tinydistilbert.report.compression import compressed_models, compression_table
 from tinydistilbert.report.paper_tables import pretraining_table, score_table
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.table import Table, to_markdown
@@ -37,6 +37,7 @@ TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
 """Which table of which committed run the README shows."""
 FAULTS = RESULTS / "faults.jsonl"
 CPUS = RESULTS / "cpus.jsonl"
+GPU = RESULTS / "gpu"
 MUTANTS, SURVIVORS = RESULTS / "mutants.json", RESULTS / "survivors.toml"
 FAULT_KEYS = ("goal", "tier", "trials", "failures", "seconds", "commit", "date")
 COMPRESSED = ("table3", "squad-compressed")
@@ -55,9 +56,11 @@ def run_section() -> str:
 
 
 def compression_section() -> str:
-    """What each rung of the committed ladders gave."""
-    found = [ladder for run in COMPRESSED for ladder in ladders(results.read(RESULTS / run / "results.jsonl"), TASKS)]
-    return "\n".join(to_markdown(compression_table(ladder)) for ladder in found)
+    """What each variant of the committed compressions gave."""
+    found = [
+        model for run in COMPRESSED for model in compressed_models(results.read(RESULTS / run / "results.jsonl"), TASKS)
+    ]
+    return "\n".join(to_markdown(compression_table(model)) for model in found)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -176,11 +179,45 @@ def mutants_section() -> str:
     return "\n".join(shown) + "\n"
 
 
+def gpu_section() -> str:
+    """What the last `make gpu` measured."""
+    rows, parts = _lines(GPU / "measured.jsonl"), _lines(GPU / "parts.jsonl")
+    best = max(row["value"] for row in rows if row["measure"] == "matrix rate" and "bfloat16" in row["what"])
+    machine = rows[0]["environment"]
+    shown = [
+        f"Measured on {rows[0]['date'][:10]} on one {rows[0]['device']}, torch {machine['torch']}, transformers "
+        f"{machine['transformers']}; best bf16 matrix rate {best:,.0f} TFLOP/s. One run, no spread. "
+        + "; ".join(f"{part['part']}: {part['state']} after {part['seconds']:.0f} s" for part in parts)
+        + ". [All numbers](../results/gpu/measured.jsonl), [scores](../results/gpu/results.jsonl).",
+        "", "| distilling | useful tokens/s | utilisation | ms a step | peak MiB |", "| :-- | --: | --: | --: | --: |",
+    ]  # fmt: skip
+    shown += [
+        f"| {row['what']} | {row['value']:,.0f} | {row['utilisation']:.1%} | {row['milliseconds']:.1f} | "
+        f"{row['peak_mib']:,} |"
+        for row in rows if row["measure"] == "distill"
+    ]  # fmt: skip
+    modes = list(dict.fromkeys(row["what"].split(", ", 1)[1] for row in rows if row["measure"] == "latency"))
+    times = {row["what"]: row["value"] for row in rows if row["measure"] == "latency"}
+    models = list(dict.fromkeys(what.split(", ")[0] for what in times))
+    shown += ["", "| one input, ms | " + " | ".join(models) + " |", "| :-- |" + " --: |" * len(models)]
+    for mode in modes:
+        cells = [f"{times[f'{name}, {mode}']:.2f}" if f"{name}, {mode}" in times else "–" for name in models]
+        shown.append(f"| {mode} | " + " | ".join(cells) + " |")
+    rates = {row["what"]: (row["value"], row["note"]) for row in rows if row["measure"] == "throughput"}
+    shown += ["", "| inputs/s at the best batch | " + " | ".join(models) + " |", "| :-- |" + " --: |" * len(models)]
+    for mode in dict.fromkeys(what.split(", ", 1)[1] for what in rates):
+        cells = [f"{rates[f'{name}, {mode}'][0]:,.0f}" if f"{name}, {mode}" in rates else "–" for name in models]
+        shown.append(f"| {mode} | " + " | ".join(cells) + " |")
+    scores = results.read(GPU / "results.jsonl")
+    return "\n".join([*shown, "", to_markdown(score_table(glue.TABLE, scores)), to_markdown(pretraining_table(scores))])
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
         "compression": compression_section,
     },
+    "benchmarks/README.md": {"gpu": gpu_section},
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
 }  # fmt: skip

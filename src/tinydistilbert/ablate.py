@@ -67,7 +67,7 @@ class Trial:
 
     @property
     def title(self) -> str:
-        """What the console calls it."""
+        """Its name in the log."""
         return f"{self.variation.name}, seed {self.seed}" if self.variation else "references"
 
     @property
@@ -92,18 +92,18 @@ class Trial:
 
     def measured(self) -> list[Measurement]:
         """What it measured, under the name of its row; `seed` is that of the distillation."""
-        found = []
+        measurements = []
         log = read_log(self.folder.student / LOG)
         tokens = max((line["tokens"] for line in log if "tokens" in line), default=0)
         for part in self.parts.values():
             for m in results.read(part / MEASUREMENTS):
-                own: dict[str, Any] = {"tokens": tokens} if m.task == "pretraining" else {FINETUNE_SEED: m.seed}
+                more: dict[str, Any] = {"tokens": tokens} if m.task == "pretraining" else {FINETUNE_SEED: m.seed}
                 name = self.variation.name if self.variation else m.model
-                found.append(dataclasses.replace(m, model=name, seed=self.seed, details={**m.details, **own}))
-        return found
+                measurements.append(dataclasses.replace(m, model=name, seed=self.seed, details={**m.details, **more}))
+        return measurements
 
     def free(self) -> None:
-        """Delete what was needed only until the scores were there; `is_finished` does not ask for it."""
+        """Delete what only the scoring needed; `is_finished` does not depend on it."""
         for model in self.folder.all_task_models():
             disk.remove(model)
         if self.variation:
@@ -129,22 +129,22 @@ def variations(recipe: Recipe) -> tuple[Variation, ...]:
     alone = {"objective": {weighted[0]: 0.0}} if len(weighted) == 1 else None
     paper = [row for row in TABLE_4 if row.changes != alone] if recipe.ablate.table4 else []
     plain = dataclasses.replace(recipe, ablate=Ablate())
-    found = [Variation(BASELINE, {}), *(row for row in paper if _changed(plain, row) != plain)]
-    taken = {slug(row.name): row.name for row in (*found, *paper)} | {name: name for name in REFERENCES}
+    rows = [Variation(BASELINE, {}), *(row for row in paper if _changed(plain, row) != plain)]
+    taken = {slug(row.name): row.name for row in (*rows, *paper)} | {name: name for name in REFERENCES}
     for name, changes in recipe.ablate.rows.items():
         row, where = Variation(name, changes), f"row {name!r} of ablate.rows"
         if not slug(name) or slug(name) in taken:
             other = f"the folder name of {taken[slug(name)]!r}" if slug(name) else "no letter or digit in it"
-            raise UserError(where, expected="a name of its own", found=other, fix="rename it")
+            raise UserError(where, problem=f"its name has {other}", fix="rename it")
         for key, _ in flat(changes):
             if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
                 fix = "make another ablation of it"
                 raise UserError(where, expected=f"changes of {', '.join(CHANGEABLE)}", found=key, fix=fix)
         if _changed(plain, row) == plain:
-            raise UserError(where, expected="a change", found=f"the recipe's own {row.words}", fix="delete the row")
+            raise UserError(where, problem=f"changes nothing ({row.description})", fix="delete the row")
         taken[slug(name)] = name
-        found.append(row)
-    return tuple(found)
+        rows.append(row)
+    return tuple(rows)
 
 
 def _changed(recipe: Recipe, row: Variation) -> Recipe:
@@ -302,7 +302,7 @@ def publish(study: Study, failures: Mapping[str, str], command: str) -> Table:
 
 @contextmanager
 def _naming(trial: Trial) -> Iterator[None]:
-    """Tell the user's mistakes with the name of the row."""
+    """Put the name of the row before the user's mistakes."""
     try:
         yield
     except UserError as error:
@@ -389,7 +389,7 @@ def planned_rows(recipe: Recipe, output: Path) -> list[PlannedRow]:
         budget = trial.recipe.distill.time_budget
         settings, objective = trial.recipe.distill, trial.recipe.objective
         steps = budget or (f"{distill_steps(settings, objective, of_row.text.train):,}" if of_row.text else "unknown")
-        rows.append(PlannedRow(trial.variation.name, trial.variation.words, steps, len(seeds), waiting, seconds))
+        rows.append(PlannedRow(trial.variation.name, trial.variation.description, steps, len(seeds), waiting, seconds))
     return rows
 
 

@@ -19,7 +19,7 @@ from tinydistilbert.models.runtimes import OnnxRuntime, Runtime, TorchRuntime, e
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Kind
 from tinydistilbert.tasks.encoding import Features, encode
-from tinydistilbert.tasks.inference import predict
+from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.squad import TASKS, best_answers
 
 SQUAD = TASKS[0]
@@ -60,7 +60,8 @@ class Predictor:
             `score`. Span: `answer`, its `start` and `end` in the context in characters, and its probability `score`.
 
         Raises:
-            UserError: not as many pairs as texts, or a text is longer than the model allows.
+            UserError: not as many pairs as texts, a text is longer than the model allows, or the model's logits are not
+                finite numbers.
         """
         texts = [texts] if isinstance(texts, str) else [*texts]
         pairs = [pairs] if isinstance(pairs, str) else None if pairs is None else [*pairs]
@@ -74,6 +75,7 @@ class Predictor:
                 raise UserError("pairs", expected="a context for each question", found="none", fix="give the contexts")
             return self._answers(texts, pairs)
         logits = self.logits(texts, pairs)
+        _check_finite(logits)
         if self.kind == "regression":
             return [{"score": float(row[0])} for row in logits]
         return [self._classes(row) for row in logits]
@@ -122,6 +124,7 @@ class Predictor:
             min(SQUAD.max_length, self.longest_input),
         )  # fmt: skip
         logits = predict(self.runtime, features, pad_token_id=self._pad)
+        _check_finite(logits)
         assert features.offsets is not None
         return [
             _best([(logits[i], features.offsets[i]) for i in np.flatnonzero(features.example == number)], context)
@@ -135,6 +138,14 @@ def _best(windows: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]], cont
     in_context = np.concatenate([logits[offsets[:, 0] >= 0] for logits, offsets in windows]).astype(np.float64)
     probability = float(np.exp(best.score - logsumexp(in_context, axis=0).sum())) if best.text else 0.0
     return {"answer": best.text, "start": best.start, "end": best.start + len(best.text), "score": probability}
+
+
+def _check_finite(logits: Logits) -> None:
+    """Check that the logits of all texts are finite numbers, or there is no answer to read from them."""
+    bad = sum(not np.isfinite(row).all() for row in logits)
+    if bad:
+        problem = f"the logits of {bad} of {len(logits)} texts are not finite numbers"
+        raise UserError("the model", problem=problem, fix="use a model whose training did not diverge, in float32")
 
 
 def load(folder: str | Path, *, threads: int = 0, compiled: bool = False) -> Predictor:

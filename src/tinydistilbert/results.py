@@ -29,8 +29,8 @@ def _cpu() -> dict[str, Any]:
     except OSError:
         pass
     flags = set(info.get("flags", "").split())
-    wanted = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-    return {"cpu": info.get("model name", platform.processor()), "instruction_sets": [f for f in wanted if f in flags]}
+    listed = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    return {"cpu": info.get("model name", platform.processor()), "instruction_sets": [f for f in listed if f in flags]}
 
 
 def _git_commit() -> str:

@@ -88,12 +88,12 @@ def trained(folder: Path, *, seed: int, stop_at: int | None = None) -> str:
         return scaled_sum({"fit": (said - batch["rows"].sum(-1)).square().mean()}, term_scales)
 
     model = Net()
-    work = TrainingJob(
+    job = TrainingJob(
         steps=STEPS, micro_batches=micro_batches, loss=loss, term_weights=lambda _: {"fit": 1.0},
         token_shares=lambda batches: token_shares([{"fit": 8} for _ in batches]), tokens=lambda _: 8,
     )  # fmt: skip
     settings = schema.Optimization(learning_rate=0.05)
-    train(model, work, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
+    train(model, job, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
     return digest(*model.state_dict().values(), (folder / "log.jsonl").read_bytes())
 
 
@@ -146,9 +146,7 @@ class Made:
         setup, settings = PretrainingSetup.of(self.recipe, self.blocks, CPU), self.recipe.distill
         batches = setup.batches(self.recipe.objective, settings.optimization, steps=1)
         made = make_cache(settings.cache, batches, self.teacher.model, there, setup.compute, lambda _: None)
-        return digest(
-            *(made.micro_batches(step)[0][name] for step in (0, 1) for name in ("teacher_hidden", "input_ids"))
-        )
+        return digest(*(made(step)[0][name] for step in (0, 1) for name in ("teacher_hidden", "input_ids")))
 
     def student(self, there: Path) -> str:
         return digest(weights_hash(load_model(there, "masked-lm")), tokenizer_hash(load_tokenizer(there)))

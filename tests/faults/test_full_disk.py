@@ -114,7 +114,7 @@ class Place:
             said = model.get_submodule("layer")(batch["rows"]).squeeze(-1)
             return scaled_sum({"fit": (said - batch["rows"].sum(-1)).square().mean()}, term_scales)
 
-        work = TrainingJob(
+        job = TrainingJob(
             steps=8, micro_batches=lambda step, _=0: [{"rows": data[step * 8 : step * 8 + 8]}], loss=loss,
             term_weights=lambda _: {"fit": 1.0}, tokens=lambda _: 8,
             token_shares=lambda batches: token_shares([{"fit": 8} for _ in batches]),
@@ -124,7 +124,7 @@ class Place:
         with atomic.unfinished(output / "model") as folder:
             model = Net()
             settings = schema.Optimization(learning_rate=0.05)
-            train(model, work, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
+            train(model, job, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
             atomic.write_bytes(folder / "weights", b"".join(p.detach().numpy().tobytes() for p in model.parameters()))
 
     def blocks(self, output: Path) -> Any:

@@ -41,7 +41,7 @@ from tinydistilbert.predictor import load
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report.card import write_card
-from tinydistilbert.report.compare import Operand, compare
+from tinydistilbert.report.compare import ComparedRun, compare
 from tinydistilbert.report.comparison_page import PAGE_FILE, write_comparison
 from tinydistilbert.report.page import write_report
 from tinydistilbert.results import Measurement
@@ -233,7 +233,7 @@ def read_card(folder: Path) -> None:
 
 def read_comparison(folder: Path) -> None:
     (folder / "out").mkdir()
-    write_comparison(folder / "out", compare(Operand(folder / "run")), command=MARKUP)
+    write_comparison(folder / "out", compare(ComparedRun(folder / "run")), command=MARKUP)
     check_page(folder / "out" / PAGE_FILE, folder / "run")
 
 

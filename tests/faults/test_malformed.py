@@ -465,7 +465,7 @@ CASES: dict[str, tuple[Maker, str]] = {
     ),
     "compare with a run without scores": (lambda p: ["compare", p.file("r/recipe.toml", "").parent], "/r"),
     "command misspelt": (lambda p: ["distil", "quickstart"], "did you mean 'distill'"),
-    "flag misspelt": (lambda p: p.own(GOOD, "--finetune.epoch", "1"), "did you mean 'epochs'"),
+    "flag misspelt": (lambda p: p.own(GOOD, "--finetune.epoch", "1"), "did you mean --finetune.epochs"),
     "flag without a value": (lambda p: ["distill", "quickstart", "--distill.epochs"], "--distill.epochs"),
     "flag with a word for a number": (lambda p: p.own(GOOD, "--epochs", "many"), "finetune.epochs"),
     "flag with a kind misspelt": (lambda p: p.own(GOOD, "--kind", "regresion"), "kind"),
@@ -579,7 +579,7 @@ def check_refusal(
     seconds, taken = time.process_time() - begun, memory("VmHWM") - in_use
     assert code == 2, (code, error)
     assert len(error.splitlines()) == 1 and error.endswith("\n") and len(error) < 2000, error
-    assert re.fullmatch(r"error: .+: expected .+, found .+; .+", error.strip()) and names_it in error, error
+    assert re.fullmatch(r"error: .+: .+; .+", error.strip()) and names_it in error, error
     assert all(character.isprintable() for character in error[:-1]), error
     assert (names(place.folder), names(cache.folder())) == before, "something was written"
     assert seconds < MOST_SECONDS and taken < MOST_MEMORY, (seconds, taken)

@@ -63,7 +63,7 @@ class Spoilt(torch.autograd.Function):
         return gradient * ctx.by, None
 
 
-def work(place: str = "", at: int = -1, value: float = 0.0, before: list[Any] | None = None) -> TrainingJob:
+def job(place: str = "", at: int = -1, value: float = 0.0, before: list[Any] | None = None) -> TrainingJob:
     """Regression on rows of `DATA`, 8 a step, whose numbers are spoilt in one place at one step.
 
     What the weights are before each step goes into `before`.
@@ -124,11 +124,11 @@ def check_training(place: str, draw: random.Random, folder: Path, monkeypatch: p
     # Now and then as on a GPU, whose numbers are read late.
     monkeypatch.setitem(loop.FLUSH_EVERY, "cpu", draw.choice((1, 1, 5)))
     before: list[Any] = []
-    whole, nothing = run(folder / "whole", work(before=before))
+    whole, nothing = run(folder / "whole", job(before=before))
     assert nothing is None and len(before) == STEPS
     minutes = draw.choice((1e-9, 60))
     here = folder / "run"
-    model, error = run(here, work(place, at, value), minutes)
+    model, error = run(here, job(place, at, value), minutes)
     assert error is not None, "not noticed"
     term = {"batch": "fit, size", "teacher": "fit", "loss": "size", "gradient": "", "weights": "fit, size"}[place]
     assert f"step {at + 1}:" in str(error) and (f" {term} became" if term else "the gradient") in str(error), error
@@ -147,7 +147,7 @@ def check_training(place: str, draw: random.Random, folder: Path, monkeypatch: p
     spoilt = [name for name, tensor in batch.items() if not torch.isfinite(tensor).all()]
     assert spoilt == {"batch": ["1/rows"], "teacher": ["1/told"]}.get(place, [])
 
-    again, nothing = run(here, work(), minutes)
+    again, nothing = run(here, job(), minutes)
     assert nothing is None and same(again.state_dict(), whole.state_dict())
     assert (here / "log.jsonl").read_bytes() == (folder / "whole" / "log.jsonl").read_bytes()
 
@@ -233,7 +233,7 @@ def test_numbers_that_are_not_finite_stop_the_training_before_the_update(
 
 
 def test_an_infinity_that_reaches_no_gradient_is_no_error(tmp_path: Path) -> None:
-    plain = work()
+    plain = job()
 
     def loss(
         model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int

@@ -72,7 +72,7 @@ class Tiny:
 
     def train(self, model: nn.Module, folder: Path) -> None:
         """In a folder that is there."""
-        work = TrainingJob(
+        job = TrainingJob(
             steps=self.steps, micro_batches=self.micro_batches, loss=self.loss, term_weights=lambda _: {"fit": 2.0},
             token_shares=lambda batches: token_shares([{"fit": len(batch["rows"])} for batch in batches]),
             tokens=lambda batch: len(batch["rows"]),
@@ -80,7 +80,7 @@ class Tiny:
             validate_after=frozenset({self.steps // 2, self.steps}),
         )  # fmt: skip
         settings = schema.Optimization(learning_rate=0.05, weight_decay=0.1)
-        train(model, work, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
+        train(model, job, settings, Compute(CPU, "auto", 1e-9), seed=3, folder=folder, label="fit")
 
     def validate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
         selector = self.selector(model, folder, step)

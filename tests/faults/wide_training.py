@@ -45,12 +45,12 @@ def main(folder: Path, megabytes: int) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20,) * 2)
     model = Wide()
-    work = TrainingJob(
+    job = TrainingJob(
         steps=STEPS, micro_batches=micro_batches, loss=loss, term_weights=lambda _: {"fit": 1.0},
         token_shares=lambda batches: token_shares([{"fit": len(batch["rows"])} for batch in batches]),
         tokens=lambda batch: len(batch["rows"]), validate=lambda _: {}, validate_after=frozenset(),
         oom_splits=ROWS.bit_length() - 1,
     )  # fmt: skip
     settings = schema.Optimization(learning_rate=0.05)
-    train(model, work, settings, Compute(torch.device("cpu"), "auto", 0), seed=3, folder=folder, label="fit")
+    train(model, job, settings, Compute(torch.device("cpu"), "auto", 0), seed=3, folder=folder, label="fit")
     save_file({name: value.detach() for name, value in model.named_parameters()}, folder / "model.safetensors")

@@ -37,14 +37,14 @@ def fit(folder: Path, device: torch.device, *, die_at: int | None = None) -> lis
             raise Killed
         return [{"rows": part} for part in rows.split(16 >> oom_splits)]
 
-    work = TrainingJob(
+    job = TrainingJob(
         steps=20, micro_batches=micro_batches, loss=loss,
         token_shares=lambda parts: token_shares([{"fit": len(part["rows"])} for part in parts]),
         term_weights=lambda _: {"fit": 1.0}, tokens=lambda batch: len(batch["rows"]),
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     train(
-        model, work, schema.Optimization(learning_rate=1e-2), Compute(device, "auto", 0), seed=0, folder=folder,
+        model, job, schema.Optimization(learning_rate=1e-2), Compute(device, "auto", 0), seed=0, folder=folder,
         label="fit",
     )  # fmt: skip
     return [parameter.detach().cpu() for parameter in model.parameters()]

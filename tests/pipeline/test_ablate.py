@@ -1,5 +1,6 @@
 """`ablate` as a user calls it: rows run once, resumed, compared with numbers worked out from the run folders."""
 
+import json
 import shutil
 import signal
 import statistics
@@ -156,6 +157,12 @@ def test_a_dry_run_lists_the_rows_and_writes_nothing(
     row = next(line for line in lines if line.startswith("rate 30 %"))
     assert "masking.rate = 0.3" in row and "  6  " in row and "2 of 2" in row
     assert any(line.startswith("time left: about") for line in lines)
+    arguments = ("--dry-run", "--json", "--ablate.table4", "true")
+    assert call("ablate", recipe_file, "--output", tmp_path / "study", *arguments) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [row["row"] for row in plan["rows"]][:2] == ["references", "baseline"]
+    assert {"steps": "6", "seeds": 2, "seeds_left": 2}.items() <= plan["rows"][-1].items()
+    assert plan["seconds"] == pytest.approx(sum(row["seconds"] for row in plan["rows"]))
     assert sorted(tmp_path.rglob("*")) == before
 
 

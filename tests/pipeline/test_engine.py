@@ -127,14 +127,14 @@ def test_a_run_that_does_not_fit_on_the_disk_is_refused_before_anything_is_made(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     code, _, err = call("distill", recipe_file, "--distill.cache.kind=hidden", "--output", tmp_path / "run")
-    assert code == 2 and "--output" in err and "free for it, found 1 B; free some" in err and err.count("\n") == 1
+    assert code == 2 and "--output" in err and "1 B are free; free some" in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
 def test_a_budget_without_time_for_a_step_is_refused(recipe_file: Path, tmp_path: Path, call: Call) -> None:
     more = {"adapt.tokens": "0", "distill.max_steps": "0"}
     code, _, err = call("distill", recipe_file, *flags(more), "--time-budget", "0.001s", "--output", tmp_path / "run")
-    assert code == 2 and "distill.time_budget: expected time for a step, found 0.001s" in err
+    assert code == 2 and "distill.time_budget: no step fits into 0.001s" in err
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,12 @@ def test_from_a_csv_to_a_distilled_classifier(files: list[str], teacher: Path, t
     assert code == 0, err
     assert "reviews" in out and (tmp_path / "compared" / "comparison.html").is_file()
     assert call("compare", second)[0] == 0
+    code, out, err = call("compare", f"{first}:model", f"{second}:model (D)", "--json")
+    (difference,) = json.loads(out)["differences"]
+    assert code == 0 and difference["task"] == "reviews" and difference["metric"] == "accuracy", err
+    assert difference["first"]["row"] == "model" and difference["second"]["row"] == "model (D)"
+    assert difference["first"]["value"] - difference["second"]["value"] == pytest.approx(difference["difference"])
+    assert difference["interval"][0] <= difference["difference"] <= difference["interval"][1]
     assert call("compare")[0] == 2 and call("compare", tmp_path)[0] == 2
 
 
@@ -113,6 +119,11 @@ def test_a_given_model_has_no_stages_before_its_tasks(
 def test_the_dry_run_of_a_task_of_ones_own(files: list[str], teacher: Path, call: Call) -> None:
     code, once, err = call("finetune", "--model", teacher, *files, "--dry-run")
     assert code == 0 and "2 models × 48 steps × 8, 60 examples" in once, err
+    code, out, err = call("finetune", "--model", teacher, *files, "--dry-run", "--json")
+    plan = json.loads(out)
+    assert code == 0 and plan["threads"] >= 1 and plan["memory"] > 0, err
+    (line,) = [line for line in plan["stages"] if line["stage"].startswith("finetune model")]
+    assert line["what"] in once and 0 < line["seconds"] <= plan["seconds"] and 0 < line["disk"] <= plan["disk"]
 
 
 def test_a_run_does_not_go_on_with_other_examples(files: list[str], teacher: Path, tmp_path: Path, call: Call) -> None:

@@ -59,6 +59,16 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
     assert lines == (run / "results.jsonl").read_text()
 
+    code, out, err = call("replicate", recipe_file, "--output", run, "--json")
+    document = json.loads(out)
+    assert code == 0 and err.count("finished before, skipped") == 3 + 2 * 12 + 1
+    assert [results.Measurement(**line) for line in document["measurements"]] == measured
+    assert document["run"] == str(run) and document["page"] == str(run / "report.html") and not document["failures"]
+    titles = {table["title"] for table in document["tables"]}
+    assert any("Table 3" in title for title in titles) and any("Masked language model" in title for title in titles)
+    code, out, err = call("report", recipe_file, "--output", run, "--quiet")
+    assert code == 0 and not err and "Synthetic tasks" in out and "finished before" not in out
+
     code, _, err = call("replicate", recipe_file, "--output", run, "--objective.kl", "3")
     assert code == 2 and "objective.kl = 5.0 (here 3.0)" in err
 
@@ -120,11 +130,11 @@ def small_glue(folder: Path, labels: list[int]) -> Path:
         (["--corpus.source", "/nowhere.txt"], ["/nowhere.txt"]),
         (["--corpus.source", "{empty}"], ["empty"]),
         (["--finetune.tasks", "colla"], ["'colla'", "did you mean 'cola'"]),
-        (["--objectiv.kl", "3"], ["objectiv", "did you mean 'objective'"]),
+        (["--objectiv.kl", "3"], ["--objectiv.kl", "did you mean --objective.kl"]),
         (["--objective.kl", "much"], ["objective.kl", "'much'"]),
         (["--objective.kl"], ["--objective.kl", "a value"]),
         (["--teacher.model", "/nowhere"], ["/nowhere", "no such folder"]),
-        (["--teacher.model", "{mismatched}"], ["232 pieces", "tokenizer"]),
+        (["--teacher.model", "{mismatched}"], ["232 tokens", "tokenizer"]),
         (["--student.layers", "0,9"], ["student.layers", "0 to 3"]),
         (["--teacher.model", "offline", "--adapt.tokens", "0"], ["adapt.tokens", "new head"]),
         (["--data", "/nowhere"], ["/nowhere"]),
@@ -132,7 +142,10 @@ def small_glue(folder: Path, labels: list[int]) -> Path:
         (["--data", "{data}", "--finetune.tasks", "rte"], ["rte"]),
         (["--corpus.block_size", "600"], ["corpus.block_size", "512 positions"]),
         (["--finetune.override.cloze-qa.max_length", "513"], ["cloze-qa", "512 positions"]),
-        (["--finetune.override.cloze-qa.epoch", "3"], ["finetune.override.cloze-qa.epoch", "did you mean 'epochs'"]),
+        (
+            ["--finetune.override.cloze-qa.epoch", "3"],
+            ["did you mean --finetune.override.cloze-qa.epochs"],
+        ),
         (["--device", "gpu"], ["--device", "'gpu'"]),
         (["--output", "{other}"], ["--output", "other files"]),
     ],
@@ -152,7 +165,8 @@ def test_bad_input_is_told_in_one_line_and_nothing_is_written(
     (places["other"] / "thesis.tex").touch()
     mismatched_teacher(teacher, places["mismatched"])
     before = sorted(tmp_path.rglob("*"))
-    arguments = ["replicate", str(recipe_file), "--output", str(tmp_path / "run")]
+    output = [] if "--output" in change else ["--output", str(tmp_path / "run")]
+    arguments = ["replicate", str(recipe_file), *output]
     code, out, err = call(*arguments, *(word.format(**places) for word in change))
     lines = err.strip().splitlines()
     assert code == 2 and len(lines) == 1 and lines[0].startswith("error: "), (out, err)

@@ -169,7 +169,7 @@ def test_the_figure_places_changes_published_ones_and_kl() -> None:
                            effect("c", [1.0], None, [4.0])])  # fmt: skip
     assert svg is not None
     words = {element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
-    assert {"a", "c", "Published", "Ours"} <= words and "b" not in words
+    assert {"a", "c", "Published", "Measured"} <= words and "b" not in words
     points = re.findall(
         r'<use xlink:href="#[^"]+" x="([0-9.]+)" y="([0-9.]+)" style="(?:fill|stroke): var\(--(\w+)', svg
     )
@@ -188,7 +188,7 @@ def test_table_4_is_that_of_the_paper() -> None:
         "baseline": None, "without KL": -2.96, "without cosine": -1.46, "without masked LM": -0.31,
         "random initialisation": -3.69,
     }  # fmt: skip
-    assert rows["random initialisation"].words == "student.initialization = random"
+    assert rows["random initialisation"].description == "student.initialization = random"
     assert "arXiv:1910.01108v4, Table 4" in published.ABLATION
     assert [row.name for row in variations(recipe("[ablate]\ntable4 = false"))] == ["baseline"]
 

@@ -27,7 +27,7 @@ from tinydistilbert.benchmark.backends import PlainTorch, open_runtime
 from tinydistilbert.benchmark.memory import measure_memory
 from tinydistilbert.benchmark.pairs import Pairs, load_pairs, made_up_examples, slices_of_like_lengths
 from tinydistilbert.benchmark.protocols import PairInputs, encoded_pairs
-from tinydistilbert.benchmark.rows import Row, Subject, make_rows, make_subject
+from tinydistilbert.benchmark.rows import BenchmarkRow, Subject, make_rows, make_subject
 from tinydistilbert.benchmark.timing import Timed, mean_interval, one_core, summarize, time_in_turns
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.elmo.model import ElmoConfig, ElmoForSequenceClassification
@@ -74,7 +74,7 @@ def pairs(tokenizer: PreTrainedTokenizerFast) -> Pairs:
     return Pairs(made_up_examples(tokenizer, 0), "made up", True)
 
 
-def inputs_of(row: Row, pairs: Pairs) -> PairInputs:
+def inputs_of(row: BenchmarkRow, pairs: Pairs) -> PairInputs:
     (features,) = encoded_pairs([row.subject], pairs).values()
     return PairInputs(row.subject, row.runtime.token_types, pairs, features)
 
@@ -244,7 +244,7 @@ def test_a_protocol_is_padded_or_as_long_as_the_pair_or_from_its_words(
     make: Made, pairs: Pairs, token_types: bool
 ) -> None:
     runtime = Seen(token_types)
-    row = Row(make("bert-base"), "torch", Path(), runtime)
+    row = BenchmarkRow(make("bert-base"), "torch", Path(), runtime)
     length = int(inputs_of(row, pairs).features.lengths[3])
     for protocol in ("padded-128", "true-length", "with-tokenizer"):
         timed = inputs_of(row, pairs).timed(protocol, runtime)

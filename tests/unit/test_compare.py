@@ -15,13 +15,13 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.recipe.schema import Finetune, Recipe
 from tinydistilbert.recipe.toml import to_toml
-from tinydistilbert.report.compare import Operand, compare, compare_rows, operand
+from tinydistilbert.report.compare import ComparedRun, compare, compare_rows, parse_run
 from tinydistilbert.report.comparison_page import comparison_table, rows_table, write_comparison
 from tinydistilbert.report.table import to_markdown
 from tinydistilbert.results import Measurement
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 
 LABELS = [0, 1] * 20
 """Of SST-2's sentences here; sentence i is `sentence number i`."""
@@ -47,7 +47,7 @@ def recipe_of(data: Path | None, *tasks: str) -> Recipe:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    return wanted_examples(recipe, TASKS["sst2"], "validation").fingerprint
+    return recipe_examples(recipe, TASKS["sst2"], "validation").fingerprint
 
 
 def write_scores(
@@ -84,20 +84,20 @@ def make_run(
 def test_two_runs_differ_by_the_medians_of_their_seeds(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", {"student": [POOR, GOOD, GOOD]})  # median 38/40, not the mean
     b = make_run(tmp_path / "b", {"student": [POOR]})
-    (difference,) = compare(Operand(a), Operand(b)).differences
+    (difference,) = compare(ComparedRun(a), ComparedRun(b)).differences
     assert difference.paired.first == pytest.approx(38 / 40) and difference.paired.second == pytest.approx(26 / 40)
     assert difference.paired.difference == pytest.approx(12 / 40) and difference.seeds == (3, 1)
     assert difference.paired.p < 0.02 and difference.mark == "▲" and difference.adjusted == difference.paired.p
     low, high = difference.paired.interval
     assert 0.1 < low < 0.2 and 0.4 < high < 0.5
-    (back,) = compare(Operand(b), Operand(a)).differences
+    (back,) = compare(ComparedRun(b), ComparedRun(a)).differences
     assert back.paired.difference == pytest.approx(-12 / 40) and back.mark == "▼"
 
 
 def test_examples_that_one_side_alone_has_right_are_counted_by_the_majority_of_seeds(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", {"student": [GOOD, GOOD, POOR]})
     b = make_run(tmp_path / "b", {"student": [POOR, POOR]})
-    (difference,) = compare(Operand(a), Operand(b)).differences
+    (difference,) = compare(ComparedRun(a), ComparedRun(b)).differences
     assert difference.disagreement is not None
     first, second = difference.disagreement.cases
     assert {case.id for case in first} == set(range(26, 40)) and {case.id for case in second} == {0, 1}
@@ -105,13 +105,13 @@ def test_examples_that_one_side_alone_has_right_are_counted_by_the_majority_of_s
         1: TASKS["sst2"].labels[LABELS[first[0].id]], 2: TASKS["sst2"].labels[1 - LABELS[first[0].id]],
     }  # fmt: skip
     half = make_run(tmp_path / "c", {"student": [GOOD, POOR]})  # one of two seeds is no majority
-    (undecided,) = compare(Operand(half), Operand(b)).differences
+    (undecided,) = compare(ComparedRun(half), ComparedRun(b)).differences
     assert undecided.disagreement is not None and undecided.disagreement.cases == ((), ())
 
 
 def test_single_trainings_are_given_the_exact_test_of_mcnemar(tmp_path: Path) -> None:
     a, b = (make_run(tmp_path / name, {"student": [own]}) for name, own in (("a", GOOD), ("b", POOR)))
-    (difference,) = compare(Operand(a), Operand(b)).differences
+    (difference,) = compare(ComparedRun(a), ComparedRun(b)).differences
     assert difference.disagreement is not None
     # 14 against 2: twice the sum of C(16, k) / 2^16 for k = 0, 1, 2
     assert difference.disagreement.mcnemar == pytest.approx(2 * (1 + 16 + 120) / 2**16)
@@ -119,11 +119,11 @@ def test_single_trainings_are_given_the_exact_test_of_mcnemar(tmp_path: Path) ->
 
 def test_one_run_is_its_rows_beside_one_another(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", {"teacher": [GOOD], "student": [POOR], "student (D)": [GOOD], "control": [POOR]})
-    pairs = [(d.pairing.first.side.row, d.pairing.second.side.row) for d in compare(Operand(run)).differences]
+    pairs = [(d.pairing.first.side.row, d.pairing.second.side.row) for d in compare(ComparedRun(run)).differences]
     assert pairs == [
         ("student", "teacher"), ("student (D)", "teacher"), ("student (D)", "student"), ("student", "control"),
     ]  # fmt: skip
-    only = compare(Operand(run, "student (D)")).differences
+    only = compare(ComparedRun(run, "student (D)")).differences
     assert [d.pairing.second.side.row for d in only] == ["teacher", "student"]
     assert [d.paired.difference for d in only] == [0, pytest.approx(12 / 40)]
     assert only[0].paired.interval == (0, 0) and only[0].paired.p == 1
@@ -134,42 +134,42 @@ def test_one_run_is_its_rows_beside_one_another(tmp_path: Path) -> None:
 def test_rows_are_named_behind_a_colon(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", {"teacher": [GOOD], "student": [POOR]})
     other = make_run(tmp_path / "b:student", {"student": [POOR]})
-    assert operand(str(run)) == Operand(run)
-    assert operand(f"{run}:student (D)") == Operand(run, "student (D)")
-    assert operand(str(other)) == Operand(other), "a folder with a colon in its name is that folder"
-    (difference,) = compare(operand(f"{run}:teacher"), operand(f"{run}:student")).differences
+    assert parse_run(str(run)) == ComparedRun(run)
+    assert parse_run(f"{run}:student (D)") == ComparedRun(run, "student (D)")
+    assert parse_run(str(other)) == ComparedRun(other), "a folder with a colon in its name is that folder"
+    (difference,) = compare(parse_run(f"{run}:teacher"), parse_run(f"{run}:student")).differences
     assert difference.paired.difference == pytest.approx(12 / 40)
-    (same,) = compare(operand(f"{run}:student"), operand(str(other))).differences
+    (same,) = compare(parse_run(f"{run}:student"), parse_run(str(other))).differences
     assert same.paired.difference == 0, "a row that is named once is meant on both sides"
     with pytest.raises(UserError, match=r"use one of .*teacher"):
-        compare(operand(f"{run}:studnet"), operand(str(other)))
+        compare(parse_run(f"{run}:studnet"), parse_run(str(other)))
     with pytest.raises(UserError, match=r"recipe\.toml"):
-        operand(str(tmp_path))
+        parse_run(str(tmp_path))
     with pytest.raises(UserError, match="the same one twice"):
-        compare(Operand(run), Operand(run))
+        compare(ComparedRun(run), ComparedRun(run))
 
 
 def test_samples_are_compared_on_what_they_share_and_it_is_said(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", {"student": [GOOD]})
     b = make_run(tmp_path / "b", {})
     write_scores(b, "sst2", "student", 0, sst2(POOR[20:], LABELS[20:], first=20), mark="g")
-    comparison = compare(Operand(a), Operand(b))
+    comparison = compare(ComparedRun(a), ComparedRun(b))
     (difference,) = comparison.differences
     assert difference.paired.difference == pytest.approx(14 / 20) and len(difference.pairing.first.ids) == 20
-    assert "SST-2: on the 20 shared examples, of 40 and 20." in comparison_table(comparison).notes
+    assert "SST-2: on the 20 shared examples of 40 and 20." in comparison_table(comparison).notes
 
 
 def test_other_examples_or_labels_are_refused(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", {"student": [GOOD]})
     apart, relabelled, retold = (make_run(tmp_path / name, {}) for name in ("b", "c", "d"))
     write_scores(apart, "sst2", "student", 0, sst2(POOR, LABELS, first=100))
-    with pytest.raises(UserError, match="found none; compare runs that were scored on the same data"):
-        compare(Operand(a), Operand(apart))
+    with pytest.raises(UserError, match=r"no example .*same data"):
+        compare(ComparedRun(a), ComparedRun(apart))
     write_scores(relabelled, "sst2", "student", 0, sst2(POOR, [*LABELS[:7], 1 - LABELS[7], *LABELS[8:]]))
     with pytest.raises(UserError, match="found 1 and 0 for example 7"):
-        compare(Operand(a), Operand(relabelled))
+        compare(ComparedRun(a), ComparedRun(relabelled))
     write_scores(retold, "sst2", "student", 0, sst2(POOR), mark="g")
-    assert any("texts differ" in note for note in comparison_table(compare(Operand(a), Operand(retold))).notes)
+    assert any("texts differ" in note for note in comparison_table(compare(ComparedRun(a), ComparedRun(retold))).notes)
 
 
 def test_synthetic_examples_made_from_other_text_are_refused_though_their_numbers_agree(tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_synthetic_examples_made_from_other_text_are_refused_though_their_number
         run = tmp_path / name
         atomic.write_text(run / "recipe.toml", to_toml(recipe_of(None, "adjacency")))
         write_scores(run, "adjacency", "student", 0, sst2(GOOD), mark=name)
-        runs.append(Operand(run))
-    with pytest.raises(UserError, match="made from the same text"):
+        runs.append(ComparedRun(run))
+    with pytest.raises(UserError, match="made from different texts"):
         compare(*runs)
 
 
@@ -188,15 +188,15 @@ def test_damaged_doubled_and_mixed_predictions_are_refused(tmp_path: Path) -> No
     doubled = {"idx": [0, 1, 1], "label": [0, 1, 1], "prediction": [0, 0, 1]}
     write_scores(make_run(tmp_path / "c", {}), "sst2", "student", 0, doubled)
     with pytest.raises(UserError, match="one prediction an example, found 1 more"):
-        compare(Operand(a), Operand(tmp_path / "c"))
+        compare(ComparedRun(a), ComparedRun(tmp_path / "c"))
     write_scores(a, "sst2", "student", 2, sst2(POOR[1:], LABELS[1:], first=1))
-    with pytest.raises(UserError, match="the examples of the other seeds"):
-        compare(Operand(a), Operand(b))
+    with pytest.raises(UserError, match="not those of the other seeds"):
+        compare(ComparedRun(a), ComparedRun(b))
     (b / "tasks/sst2/student/seed-0/scores/predictions-validation.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="other content"):
-        compare(Operand(b), Operand(a))
+        compare(ComparedRun(b), ComparedRun(a))
     with pytest.raises(UserError, match="a run with scored tasks"):
-        compare(Operand(make_run(tmp_path / "d", {})))
+        compare(ComparedRun(make_run(tmp_path / "d", {})))
 
 
 def test_answers_are_scored_by_the_best_of_their_gold_answers(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_answers_are_scored_by_the_best_of_their_gold_answers(tmp_path: Path) ->
         atomic.write_text(run / "recipe.toml", to_toml(recipe_of(None, "squad")))
         columns = {"id": ["p", "q", "r", "s"], "answers": gold, "prediction_text": texts}
         write_scores(run, "squad", "student", 0, columns)
-    exact, f1 = compare(Operand(tmp_path / "a"), Operand(tmp_path / "b")).differences
+    exact, f1 = compare(ComparedRun(tmp_path / "a"), ComparedRun(tmp_path / "b")).differences
     assert (exact.metric, exact.paired.first, exact.paired.second) == ("exact_match", 3 / 4, 2 / 4)
     # F1: a = 1, 1, 1, 2/3; b = 0, 2/3, 1, 1
     assert (f1.metric, f1.paired.first, f1.paired.second) == ("f1", pytest.approx(11 / 12), pytest.approx(8 / 12))
@@ -226,7 +226,7 @@ def test_similarity_scores_are_told_apart_by_the_distance_of_their_medians(tmp_p
         for seed, predictions in enumerate(own):
             columns = {"idx": list(range(5)), "label": labels, "prediction": predictions}
             write_scores(run, "stsb", "student", seed, columns)
-    comparison = compare(Operand(tmp_path / "a"), Operand(tmp_path / "b"))
+    comparison = compare(ComparedRun(tmp_path / "a"), ComparedRun(tmp_path / "b"))
     (difference,) = comparison.differences
     assert difference.metric == "pearson_spearman_mean" and difference.disagreement is not None
     first, second = difference.disagreement.cases
@@ -241,7 +241,7 @@ def test_the_page_shows_texts_escaped_and_the_file_has_every_case(tmp_path: Path
     a = make_run(tmp_path / "a", {"student": [GOOD]}, data_folder)
     b = make_run(tmp_path / "b", {"student": [POOR]}, data_folder)
     table = write_comparison(
-        tmp_path / "out", compare(Operand(a), Operand(b)), shown=3, command="tinydistilbert compare"
+        tmp_path / "out", compare(ComparedRun(a), ComparedRun(b)), shown=3, command="tinydistilbert compare"
     )
     page = (tmp_path / "out/comparison.html").read_text()
     assert "14 examples; 3 of them" in page and "2 examples:" in page and page.count("<article>") == 5
@@ -264,7 +264,7 @@ def test_texts_are_left_out_when_the_data_is_gone_or_another(tmp_path: Path, dat
     pyarrow.parquet.write_table(pa.table(changed), file)
 
     def texts() -> list[Mapping[str, str]]:
-        (difference,) = compare(Operand(a), Operand(b)).differences
+        (difference,) = compare(ComparedRun(a), ComparedRun(b)).differences
         assert difference.disagreement is not None
         return [case.texts for cases in difference.disagreement.cases for case in cases]
 
@@ -285,7 +285,7 @@ def test_a_run_says_how_far_its_rows_are_from_one_another(tmp_path: Path) -> Non
     assert rows_table(make_run(tmp_path / "b", {"student": [POOR]})) is None
 
 
-def test_what_the_guards_said_of_a_row_is_told_beside_its_difference(tmp_path: Path) -> None:
+def test_the_sanity_warnings_of_a_row_stand_beside_its_difference(tmp_path: Path) -> None:
     a, b = (make_run(tmp_path / name, {"student": [own]}) for name, own in (("a", GOOD), ("b", POOR)))
     path = b / "tasks/sst2/student/seed-1/scores"
     with atomic.unfinished(path, task="sst2", row="student", seed=1) as folder:
@@ -293,7 +293,7 @@ def test_what_the_guards_said_of_a_row_is_told_beside_its_difference(tmp_path: P
         said = {"warnings": ["every prediction is the same: 1"]}
         measured = Measurement("student", "sst2", "accuracy", 0.5, "validation", data_fingerprint="f", details=said)
         results.write(folder / "measurements.jsonl", [measured])
-    notes = comparison_table(compare(Operand(a), Operand(b))).notes
+    notes = comparison_table(compare(ComparedRun(a), ComparedRun(b))).notes
     assert [note for note in notes if "⚠" in note] == [f"⚠ SST-2, Student, {b}: every prediction is the same: 1."]
 
 
@@ -301,6 +301,6 @@ def test_the_same_comparison_gives_the_same_numbers(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     noisy = [[int(x) for x in np.where(random.random(40) < 0.3, 1 - np.array(LABELS), LABELS)] for _ in range(3)]
     a, b = (make_run(tmp_path / name, {"student": own}) for name, own in (("a", noisy), ("b", [GOOD])))
-    one, two = (compare(Operand(a), Operand(b), seed=1).differences[0].paired for _ in range(2))
+    one, two = (compare(ComparedRun(a), ComparedRun(b), seed=1).differences[0].paired for _ in range(2))
     assert one == two
-    assert compare(Operand(a), Operand(b), seed=2).differences[0].paired != one
+    assert compare(ComparedRun(a), ComparedRun(b), seed=2).differences[0].paired != one

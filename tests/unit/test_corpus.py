@@ -241,7 +241,7 @@ def test_damaged_blocks_are_made_anew_and_named(
     (folder / "train.npy").write_bytes(whole[:-1])
     assert prepare(corpus, tokenizer, tmp_path, None) == folder
     assert (folder / "train.npy").read_bytes() == whole
-    assert f"making token blocks anew: {folder / 'train.npy'}" in capsys.readouterr().err
+    assert f"making token blocks again: {folder / 'train.npy'}" in capsys.readouterr().err
 
 
 def word_tokenizer(size: int, **special: str) -> PreTrainedTokenizerFast:

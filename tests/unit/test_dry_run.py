@@ -109,10 +109,10 @@ def test_what_is_left_is_told_by_the_folders(recipe: Recipe, tmp_path: Path) -> 
     partial_checkpoint(output / "student", 3)
     told = rows(plan.plan(run_of(recipe, output, until="report")))
     assert "finished" in told["adapt"] and told["adapt"].rstrip().endswith("-")
-    assert "goes on from step 3" in told["distill"]
+    assert "resumes at step 3" in told["distill"]
     for stage in ("finetune teacher, CoLA", "evaluate", "benchmark"):
         assert "to do" in told[stage]
-    assert "always anew" in told["report"]
+    assert "always made anew" in told["report"]
 
 
 def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
     atomic.write_json(output / "tasks/cola/teacher/seed-0/model" / atomic.MANIFEST, {"files": {}})
     partial_checkpoint(output / "tasks/cola/teacher/seed-1/model", 5)
     told = rows(plan.plan(run_of(three, output, until="finetune")))
-    assert "1 of 3 finished, goes on from step 5" in told["finetune teacher, CoLA"]
+    assert "1 of 3 finished, resumes at step 5" in told["finetune teacher, CoLA"]
     assert "3 models × 9 steps × 4, 21 examples" in told["finetune student, CoLA"]
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of tiny models from end to end: aligned predictions, honest measurements, guards that speak."""
+"""Evaluation of tiny models from end to end: aligned predictions, honest measurements, sanity warnings."""
 
 import json
 from pathlib import Path
@@ -160,7 +160,7 @@ def test_a_model_that_repeats_one_class_is_flagged(tokenizer: Any, tmp_path: Pat
     assert found.value == found.details["majority"] == 0.5
     assert found.details["warnings"] == [
         "every prediction is the same: 1",
-        "0.500 is not above the 0.500 of the majority class alone",
+        "0.500 is not above the 0.500 of the majority baseline",
     ]
 
 
@@ -172,9 +172,32 @@ def test_logits_that_are_not_numbers_are_wrong_and_flagged(task: str, tokenizer:
     output = run(task, model, tokenizer, tmp_path)
     for m in results.read(output / "measurements.jsonl"):
         assert m.value == 0
-        assert "12 of 12 predictions are not numbers" in m.details["warnings"] or task == "squad"
-        assert m.details["warnings"]
+        assert any("12 of 12" in warning and "not finite" in warning for warning in m.details["warnings"])
     assert len(lines(output / "samples.jsonl")) == 8
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("task", ["sst2", "stsb", "squad"])
+def test_one_prediction_that_is_not_finite_is_counted_and_never_right(task: str, bad: float, tokenizer: Any) -> None:
+    columns: dict[str, list[Any]] = {"idx": [0, 1, 2], "label": [0, 1, 1]}
+    width = 2
+    if task == "stsb":
+        columns["label"], width = [0.0, 2.5, 5.0], 1
+    if task == "squad":
+        answers = [{"text": ["Paris"], "answer_start": [0]}] * 3
+        columns = {"id": ["a", "b", "c"], "question": ["what ?"] * 3, "context": ["Paris"] * 3, "answers": answers}
+    text = {"sst2": ["text"], "stsb": ["text", "text_pair"], "squad": []}[task]
+    columns |= dict.fromkeys(text, ["Paris is old ."] * 3)
+    examples = Examples(TASKS[task], "validation", columns, 3)
+    features = encode(examples, tokenizer, 64)
+    shape = [(length, 2) for length in features.lengths] if task == "squad" else [(width,)] * 3
+    logits = [np.arange(float(np.prod(s)), dtype=np.float32).reshape(s) + row for row, s in enumerate(shape)]
+    logits[2].reshape(-1)[-1] = bad
+    found = read_predictions(examples, features, logits if task == "squad" else np.stack(logits))
+    for _, details in score(examples, found, seed=0).values():
+        assert any("1 of 3" in warning and "not finite" in warning for warning in details["warnings"])
+    if task == "sst2":
+        assert found.values[2] == metrics.NO_CLASS
 
 
 def test_a_perfect_reader_of_spans_scores_one_whatever_the_order_of_the_windows(tokenizer: Any) -> None:
@@ -198,7 +221,7 @@ def test_a_perfect_reader_of_spans_scores_one_whatever_the_order_of_the_windows(
     scores = score(examples, read_predictions(examples, features, logits), seed=0)
     assert {name: value for name, (value, _) in scores.items()} == {"exact_match": 1, "f1": 1}
     assert scores["f1"][1]["interval"] == [1, 1]
-    # all answers are the same word here, so even a perfect score proves nothing, and the guard says so
+    # all answers are the same word here, so even a perfect score proves nothing, and a warning says so
     assert scores["f1"][1]["majority"] == 1 and scores["f1"][1]["warnings"]
 
 
@@ -214,7 +237,7 @@ def test_what_the_training_says_against_a_score_is_among_its_warnings() -> None:
     assert trained_badly({"loss": 0.5, "loss_without_learning": 0.69}) == []
     assert trained_badly({}) == [] and trained_badly({"loss": None, "loss_without_learning": 0.69}) == []
     (never,) = trained_badly({"loss": 0.7, "loss_without_learning": 0.69})
-    assert "never learned" in never and "0.700" in never and "0.690" in never
+    assert "learned nothing" in never and "0.700" in never and "0.690" in never
     (failed,) = trained_badly({"failed": "step 6: the loss is infinite"})
     assert "step 6" in failed
 

@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand, against scikit-learn and scipy; laws of intervals, tests and guards."""
+"""Metrics against values worked out by hand, against scikit-learn and scipy; laws of intervals, tests and warnings."""
 
 import collections
 import math
@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.tasks import TASKS
@@ -92,6 +94,45 @@ def test_correlations_agree_with_scipy_with_ties() -> None:
     labels, predictions = random.integers(5, size=100).astype(float), random.normal(size=100).round(1)
     assert float(metrics.pearson(labels, predictions)) == pytest.approx(scipy.stats.pearsonr(labels, predictions)[0])
     assert float(metrics.spearman(labels, predictions)) == pytest.approx(scipy.stats.spearmanr(labels, predictions)[0])
+
+
+def _of_scale(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(math.log10(low), math.log10(high)).map(lambda power: 10.0**power)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    seed=st.integers(0, 2**32 - 1), n=st.integers(3, 40),
+    size=st.tuples(_of_scale(1e-12, 1e12), _of_scale(1e-12, 1e12)),
+    offset=st.sampled_from([0.0, 1.0, -1000.0]), levels=st.sampled_from([2, 3, 1000]), counted=st.booleans(),
+)  # fmt: skip
+def test_correlations_are_those_of_scipy_whatever_the_unit(seed, n, size, offset, levels, counted) -> None:
+    random = np.random.default_rng(seed)
+    labels, predictions = (unit * (offset + random.integers(levels, size=n) / levels) for unit in size)
+    counts = random.integers(4, size=n).astype(np.float64) if counted else None
+    one, other = (x if counts is None else np.repeat(x, counts.astype(int)) for x in (labels, predictions))
+    assume(len(one) > 1)
+    constant = len(np.unique(one)) == 1 or len(np.unique(other)) == 1
+    for name, reference in (("pearson", scipy.stats.pearsonr), ("spearman", scipy.stats.spearmanr)):
+        value = float(metrics.METRICS[name](labels, predictions, counts))
+        assert value == (0 if constant else pytest.approx(reference(one, other)[0], abs=1e-9))
+
+
+@given(value=st.floats(-1e12, 1e12), n=st.integers(2, 40), tiny=st.sampled_from([1e-12, 1e-6, 1.0]))
+def test_equal_numbers_have_correlation_zero_though_their_mean_is_rounded(value: float, n: int, tiny: float) -> None:
+    labels = np.arange(n, dtype=np.float64)
+    for counts in (None, np.ones(n), np.arange(n, dtype=np.float64)):
+        assert float(metrics.pearson(labels, np.full(n, value * tiny), counts)) == 0
+        assert float(metrics.pearson(np.full(n, value * tiny), labels, counts)) == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_prediction_that_is_not_finite_makes_the_correlation_zero_without_a_warning(bad: float) -> None:
+    labels, predictions = np.arange(4.0), np.array([0.0, 1.0, bad, 3.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert float(metrics.pearson(labels, predictions)) == 0
+        assert float(metrics.pearson(labels, predictions, np.ones(4))) == 0
 
 
 @pytest.mark.parametrize("name", ["matthews_correlation", "pearson", "spearman", "pearson_spearman_mean"])
@@ -316,23 +357,41 @@ def test_the_majority_score_is_that_of_the_most_frequent_label() -> None:
     assert metrics.majority_answer([["The dog", "dog"], ["dog!"], ["cat"]]) == "dog"
 
 
-def test_guards_are_silent_about_a_good_model_and_speak_about_bad_ones() -> None:
-    assert metrics.guards([0, 1, 1, 0], examples=4, value=0.9, majority=0.5) == []
-    assert metrics.guards([1, 1, 1], examples=3, value=0.6, majority=0.6) == [
+def test_sanity_warnings_are_silent_about_a_good_model_and_speak_about_bad_ones() -> None:
+    assert metrics.sanity_warnings([0, 1, 1, 0], examples=4, value=0.9, majority=0.5) == []
+    assert metrics.sanity_warnings([1, 1, 1], examples=3, value=0.6, majority=0.6) == [
         "every prediction is the same: 1",
-        "0.600 is not above the 0.600 of the majority class alone",
+        "0.600 is not above the 0.600 of the majority baseline",
     ]
-    assert metrics.guards([0, 1], examples=3, value=0.9, majority=0.5) == ["2 predictions for 3 examples"]
-    assert metrics.guards([0.1, math.nan], examples=2, value=0.9, majority=0) == ["1 of 2 predictions are not numbers"]
-    assert metrics.guards([metrics.NO_CLASS, 1], examples=2, value=1, majority=0) == [
-        "1 of 2 predictions are not numbers"
+    assert metrics.sanity_warnings([0, 1], examples=3, value=0.9, majority=0.5) == ["2 predictions for 3 examples"]
+    for bad in (math.nan, math.inf, -math.inf):
+        assert metrics.sanity_warnings([0.1, bad], examples=2, value=0.9, majority=0) == [
+            "1 of 2 predictions are not finite numbers"
+        ]
+    assert metrics.sanity_warnings([metrics.NO_CLASS, 1], examples=2, value=1, majority=0) == [
+        "1 of 2 predictions are not finite numbers"
     ]
-    assert metrics.guards([2.5, 2.5 + 1e-9], examples=2, value=0.5, majority=0) == ["every prediction is the same: 2.5"]
-    assert metrics.guards(["", ""], examples=2, value=0.5, majority=0) == ["every prediction is the same: "]
+    assert metrics.sanity_warnings(["a", "b"], examples=2, value=1, majority=0, not_finite=1) == [
+        "1 of 2 predictions are not finite numbers"
+    ]
+    assert metrics.sanity_warnings([2.5, 2.5 + 1e-9], examples=2, value=0.5, majority=0) == [
+        "every prediction is the same: 2.5"
+    ]
+    assert metrics.sanity_warnings(["", ""], examples=2, value=0.5, majority=0) == ["every prediction is the same: "]
 
 
-def test_guards_name_doubled_examples() -> None:
-    assert metrics.guards([0, 1, 1], examples=3, value=0.9, majority=0.5, ids=["a", "b", "c"]) == []
-    assert metrics.guards([0, 1, 1, 0], examples=4, value=0.9, majority=0.5, ids=["a", "b", "b", "b"]) == [
-        "2 of 4 predictions are of an example that has one already"
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e6, 1e12])
+def test_predictions_are_the_same_only_within_the_rounding_of_float32(scale: float) -> None:
+    def warned(predictions: Sequence[float]) -> bool:
+        found = metrics.sanity_warnings(np.array(predictions) * scale, examples=3, value=0.5, majority=0)
+        return any("the same" in warning for warning in found)
+
+    assert warned([2.5, 2.5, 2.5]) and warned([2.5, 2.5 + 1e-9, 2.5]) and warned([-2.5, -2.5, -2.5])
+    assert not warned([2.5, 2.5 + 1e-6, 2.5]) and not warned([0.5, 0.5 + 1e-6, 0.5]) and not warned([0, 1e-9, 0])
+
+
+def test_sanity_warnings_name_doubled_examples() -> None:
+    assert metrics.sanity_warnings([0, 1, 1], examples=3, value=0.9, majority=0.5, ids=["a", "b", "c"]) == []
+    assert metrics.sanity_warnings([0, 1, 1, 0], examples=4, value=0.9, majority=0.5, ids=["a", "b", "b", "b"]) == [
+        "2 of 4 predictions are of an example that already has one"
     ]

@@ -215,7 +215,7 @@ def test_text_of_a_recipe_is_shown_as_text(tmp_path: Path) -> None:
 def test_the_three_tables_and_the_three_kinds_of_example_are_there(glue_page: str) -> None:
     for heading in ("Table 1. GLUE", "Table 2. IMDb and SQuAD", "Table 3. Size and speed", "Masked language model"):
         assert f"<h3>{heading}</h3>" in glue_page
-    for heading in ("A sentence to judge", "A pair to compare", "A question to answer"):
+    for heading in ("A single text", "A pair of texts", "A question"):
         assert f"<h3>{heading}</h3>" in glue_page
     assert "<mark>Gustave Eiffel</mark>" in glue_page
     assert glue_page.count("Every metric, with intervals") >= 1
@@ -241,7 +241,7 @@ def test_the_headline_is_computed_from_the_measurements(glue_page: str) -> None:
     teacher = sum(TEACHER[name] for name in GLUE_NAMES) / 9 + 0.004
     student = 0.93 * sum(TEACHER[name] for name in GLUE_NAMES) / 9 + 0.004
     assert f"keeps {100 * student / teacher:.1f} % of the teacher’s score (mean of 9 GLUE tasks)" in glue_page
-    assert f"answers {27.0 / 13.9:.2f} times as fast" in glue_page
+    assert f"is {27.0 / 13.9:.2f} times as fast" in glue_page
     assert "medians over at least 3 trainings" in glue_page
 
 
@@ -258,15 +258,15 @@ def test_the_same_run_gives_the_same_bytes(synthetic_run: Path) -> None:
 
 def test_a_run_on_synthetic_tasks_shows_them_first_and_folds_the_published_tables(synthetic_run: Path) -> None:
     html = write_report(synthetic_run).read_text(encoding="utf-8")
-    folded = html.index("Published tables beside which this run measured nothing")
+    folded = html.index("Published tables without a measurement of this run")
     assert html.index("<h3>Synthetic tasks</h3>") < folded < html.index("<h3>Table 1. GLUE</h3>")
-    assert "Faults kept on purpose" not in html
+    assert "Faults repeated on purpose" not in html
     assert [table.name for table in console_tables(synthetic_run)] == ["synthetic", "speed", "pretraining"]
 
 
 def test_a_run_of_the_notebook_says_that_it_keeps_the_faults(tmp_path: Path) -> None:
     run = make_run(tmp_path, SYNTHETIC_NAMES, toml='name = "seed"\n[objective]\nreduction = "notebook"\n')
-    assert "Faults kept on purpose" in write_report(run).read_text(encoding="utf-8")
+    assert "Faults repeated on purpose" in write_report(run).read_text(encoding="utf-8")
 
 
 def test_a_run_with_nothing_but_a_recipe_and_no_measurements_is_reported(tmp_path: Path) -> None:

@@ -97,6 +97,25 @@ def test_what_it_cannot_answer_is_told(folder_of: Maker) -> None:
         load(folder_of("bert", "span")).predict("Where?")
 
 
+@pytest.mark.parametrize("head", ["classification", "regression", "span"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused(task_model: Maker, head: str, bad: float) -> None:
+    predictor = load(task_model("distilbert", head))
+    computed = predictor.runtime
+
+    class Broken:
+        name, token_types = computed.name, computed.token_types
+
+        def __call__(self, inputs):
+            logits = computed(inputs)
+            logits[0, -1] = bad
+            return logits
+
+    predictor.runtime = Broken()
+    with pytest.raises(UserError, match=r"1 of 2 .*not finite"):
+        predictor.predict(["Paris is old", "what is a river ?"], ["Paris", "a river"] if head == "span" else None)
+
+
 def test_folders_that_are_no_task_model_are_told(
     task_model: Maker, exported: Maker, folder_of: Maker, tmp_path: Path
 ) -> None:

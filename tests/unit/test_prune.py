@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from tests.tiny import assert_equal_up_to_rounding
-from tinydistilbert.compress.importance import Batch, Importance, head_and_neuron_importance, mask_gradients, masked
-from tinydistilbert.compress.prune import choose, drop_layers, layer_operations, most_important_layers, prune
+from tinydistilbert.compress.importance import Importance, head_and_neuron_importance, mask_gradients, masked
+from tinydistilbert.compress.prune import drop_layers, layer_operations, most_important_layers, prune, units_to_keep
 from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
@@ -51,6 +51,7 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.training.device import Compute
+from tinydistilbert.training.job import Batch
 
 CPU = torch.device("cpu")
 LAYERS, HEADS, SIZE, HIDDEN, NEURONS, VOCABULARY = 3, 4, 8, 32, 48, 232
@@ -370,7 +371,7 @@ def test_spans_can_be_judged_too() -> None:
 def test_where_nothing_matters_something_stays() -> None:
     model = scrambled("bert")
     nothing = Importance([torch.zeros(4)] * 3, [torch.zeros(48)] * 3, torch.zeros(3))
-    kept = choose(model, nothing, keep=0.5)
+    kept = units_to_keep(model, nothing, keep=0.5)
     assert all(kept.heads) and all(len(own) % 8 == 0 and own for own in kept.neurons)
 
 
@@ -392,10 +393,10 @@ def test_heads_and_neurons_go_by_importance_for_their_cost() -> None:
     first = torch.cat([torch.full((8,), 3.5), torch.full((40,), 0.5)])
     found = Importance(heads, [first, first.flip(0) / 100, first], torch.ones(3))
     # At least one head and one group a layer: 3 · 1536 = 4608 weights. Then the heads of 0.8: 3072. Together 7680.
-    kept = choose(model, found, keep=7680 / 21504)
+    kept = units_to_keep(model, found, keep=7680 / 21504)
     assert kept.heads == ((1, 3),) * 3
     assert kept.neurons == (tuple(range(8)), tuple(range(40, 48)), tuple(range(8)))
-    more = choose(model, found, keep=(7680 + 1023) / 21504)
+    more = units_to_keep(model, found, keep=(7680 + 1023) / 21504)
     assert more.heads == kept.heads  # no other head can be paid for, but a group can
     assert sum(map(len, more.neurons)) == 32
 
@@ -403,7 +404,7 @@ def test_heads_and_neurons_go_by_importance_for_their_cost() -> None:
 def test_long_inputs_make_heads_dearer() -> None:
     # Of one token among n, a head has 8 · 32 · 8 operations in matrices and 4 · n · 8 in attention's products.
     kept = {
-        length: choose(
+        length: units_to_keep(
             model := scrambled("bert"), by_rank(model), target_flops=layer_operations(model, length) / 2, length=length
         )
         for length in (1, 512)
@@ -563,7 +564,7 @@ def test_the_law_holds_for_a_real_encoder(data: Path, keep) -> None:
         return F.cross_entropy(model(**batch).logits.flatten(0, 1), batch["input_ids"].flatten())
 
     found = head_and_neuron_importance(model, [batch], masked_lm)
-    kept = choose(model, found, keep=keep)
+    kept = units_to_keep(model, found, keep=keep)
     layers = parts_of(model)
     of_heads, of_neurons = masks(kept.heads, layers[0].heads), masks(kept.neurons, layers[0].neurons)
     with torch.no_grad():

@@ -30,10 +30,10 @@ def test_cells_stay_the_text_that_they_are(tmp_path: Path) -> None:
 def test_rows_know_the_line_that_they_begin_on(tmp_path: Path) -> None:
     path = file(tmp_path, "a.csv", 'text,label\n"one\r\ntwo\nthree",1\n\nfour,2\r\nfive,3')
     rows = read_rows(path)
-    assert [rows.place(row) for row in range(3)] == [f"{path}:2", f"{path}:6", f"{path}:7"]
+    assert [rows.location(row) for row in range(3)] == [f"{path}:2", f"{path}:6", f"{path}:7"]
     assert rows.at(1, "label") == f"{path}:6, column label"
     lines = read_rows(file(tmp_path, "a.jsonl", '\n{"a": 1}\n\n{"a": 2}\n'))
-    assert [lines.place(row).rpartition(":")[2] for row in range(2)] == ["2", "4"]
+    assert [lines.location(row).rpartition(":")[2] for row in range(2)] == ["2", "4"]
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "A.TSV"])
@@ -69,7 +69,7 @@ def test_the_official_form_of_squad_is_flattened(tmp_path: Path) -> None:
         {"id": name, "question": "Where?", "context": "Paris is in France"} for name in ("q1", "q2")
     ]
     assert rows.table["answers"].to_pylist() == [{"text": ["France"], "answer_start": [12]}] * 2
-    assert rows.place(1).endswith("a.json, data[0].paragraphs[0].qas[1]")
+    assert rows.location(1).endswith("a.json, data[0].paragraphs[0].qas[1]")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_broken_file_is_told_with_its_line(name: str, content: str | bytes, me
 
 
 def test_a_file_that_is_not_there_and_twin_columns_of_parquet_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.csv: expected a file, found none there"):
+    with pytest.raises(UserError, match=r"none\.csv: there is no such file"):
         read_rows(tmp_path / "none.csv")
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pa.table([[1], [2]], names=["a", "a"]), path)

@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tinydistilbert import run_folder
 from tinydistilbert.cli import main
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import schema, toml, types
@@ -274,3 +276,10 @@ def test_renamed_values_leave_the_hash_of_a_recipe_as_measurements_have_it() -> 
     del content["device"], content["data"]
     content["student"]["layers"], content["finetune"]["select"] = "authors", "published"
     assert schema.recipe_hash(recipe) == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def test_a_run_folder_with_a_deprecated_spelling_is_one_of_the_same_recipe(tmp_path: Path) -> None:
+    stored = toml.to_toml(schema.Recipe())
+    assert 'layers = "distilbert"' in stored
+    (tmp_path / "recipe.toml").write_text(stored.replace('layers = "distilbert"', 'layers = "authors"'))
+    assert run_folder.is_begun(run_folder.RunFolder(tmp_path), schema.Recipe())

@@ -32,9 +32,10 @@ def test_the_readme_shows_the_tables_of_the_committed_run(readme: ModuleType) ->
     assert readme.written(text, readme.PAGES["README.md"]) == text, "run: python results/readme.py"
 
 
-def test_the_mutants_page_shows_what_was_counted(readme: ModuleType) -> None:
-    text = (ROOT / "docs" / "explanation" / "mutants.md").read_text(encoding="utf-8")
-    assert readme.written(text, readme.PAGES["docs/explanation/mutants.md"]) == text, "run: python results/readme.py"
+@pytest.mark.parametrize("page", ["docs/explanation/mutants.md", "benchmarks/README.md"])
+def test_a_page_shows_what_was_counted_and_measured(readme: ModuleType, page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert readme.written(text, readme.PAGES[page]) == text, "run: python results/readme.py"
 
 
 def test_most_mutants_were_caught_and_each_survivor_is_explained() -> None:

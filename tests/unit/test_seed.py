@@ -186,12 +186,12 @@ def test_a_small_training_ends_with_the_notebooks_weights(tmp_path: Path) -> Non
         optimizer.zero_grad()
 
     before = copy.deepcopy(student)
-    work = TrainingJob(
+    job = TrainingJob(
         steps=loss.steps, micro_batches=batches, token_shares=loss.token_shares, term_weights=loss.term_weights,
         loss=loss.loss, tokens=lambda batch: len(batch["counted"]),
     )  # fmt: skip
     train(
-        ProjectedStudent(student, teacher), work, recipe.distill.optimization,
+        ProjectedStudent(student, teacher), job, recipe.distill.optimization,
         Compute.of(recipe, torch.device("cpu")), seed=0, folder=tmp_path, label="seed",
     )  # fmt: skip
     for own, theirs, start in zip(student.parameters(), expected.parameters(), before.parameters(), strict=True):

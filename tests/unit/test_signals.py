@@ -110,7 +110,7 @@ def test_outside_the_main_thread_the_body_runs_and_no_handler_is_touched() -> No
 def test_a_request_after_the_last_step_of_a_training_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = TrainingJob(
+    job = TrainingJob(
         steps=2, micro_batches=lambda step, oom_splits=0: [{"rows": torch.ones(4, 3)}],
         token_shares=lambda batches: token_shares([{"size": 4} for _ in batches]),
         term_weights=lambda step: {"size": 1.0},
@@ -125,7 +125,7 @@ def test_a_request_after_the_last_step_of_a_training_is_not_lost(
     monkeypatch.setattr("tinydistilbert.training.loop.Progress.note", lambda self, *facts: stops(*facts))
     with pytest.raises(KeyboardInterrupt):
         train(
-            nn.Linear(3, 1), work, schema.Optimization(), Compute(torch.device("cpu"), "auto", 60), seed=0,
+            nn.Linear(3, 1), job, schema.Optimization(), Compute(torch.device("cpu"), "auto", 60), seed=0,
             folder=tmp_path, label="fit",
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from tinydistilbert.recipe.names import GLUE_NAMES
 from tinydistilbert.report import paper_tables, published, scores
 from tinydistilbert.report.speed import speed_table
-from tinydistilbert.report.table import Cell, Row, Table, to_markdown, to_rich
+from tinydistilbert.report.table import Cell, Table, TableRow, to_markdown, to_rich
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS, glue, imdb, synthetic
 
@@ -115,7 +115,7 @@ def test_subsets_and_warnings_are_marked_and_explained() -> None:
     assert line(table, "Student")["SST-2"].marks == "*†⚠"
     assert line(table, "Student")["Mean of 1"].marks == "*†⚠"
     assert line(table, "Teacher")["SST-2"].marks == ""
-    assert line(table, "Always the same answer")["SST-2"].text == "80.0"
+    assert line(table, "Majority baseline")["SST-2"].text == "80.0"
     notes = "\n".join(table.notes)
     assert (
         "SST-2 100 of 872" in notes and "SST-2 2,000 of 67,349" in notes and "⚠ Student, SST-2: 0.700 is not" in notes
@@ -244,7 +244,7 @@ def test_markdown_has_as_many_cells_in_every_line_and_escapes_bars() -> None:
         "Title",
         "Caption.",
         ("Model", "A"),
-        (Row("measured", (Cell("a|b"), Cell("1.0", "*", "0.9–1.1"))),),
+        (TableRow("measured", (Cell("a|b"), Cell("1.0", "*", "0.9–1.1"))),),
         ("* note.",),
     )
     text = to_markdown(table)
@@ -259,7 +259,7 @@ def test_the_terminal_shows_every_cell_and_reads_no_markup() -> None:
         "Title",
         "Caption.",
         ("Model", "A"),
-        (Row("measured", (Cell("[red]x[/red]"), Cell("1.0", "*"))),),
+        (TableRow("measured", (Cell("[red]x[/red]"), Cell("1.0", "*"))),),
         ("note",),
     )
     stream = io.StringIO()

@@ -14,7 +14,7 @@ from tinydistilbert.evaluation.metrics import METRICS
 from tinydistilbert.recipe.names import GLUE_NAMES
 from tinydistilbert.recipe.schema import Corpus, Finetune, TaskSettings
 from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, has_split, load_examples
-from tinydistilbert.tasks.base import choose
+from tinydistilbert.tasks.base import sample_rows
 from tinydistilbert.tasks.recipe_splits import held_out_of_train
 
 
@@ -92,14 +92,14 @@ def test_a_file_with_a_part_of_the_official_split_is_known_as_a_part(tmp_path: P
 
 
 def test_sampled_pairs_stay_together() -> None:
-    rows = choose(101, 20, 3, pairs=True)
+    rows = sample_rows(101, 20, 3, pairs=True)
     assert len(rows) == 20 and (rows[1::2] == rows[::2] + 1).all() and (rows[::2] % 2 == 0).all()
     for total in range(2, 12):
         for limit in range(1, total):
             for pairs in (True, False):
-                rows = choose(total, limit, 0, pairs=pairs)
+                rows = sample_rows(total, limit, 0, pairs=pairs)
                 assert len(rows) == limit == len(set(rows.tolist())) and rows.max() < total
-    np.testing.assert_array_equal(choose(5, 0, 0), np.arange(5))
+    np.testing.assert_array_equal(sample_rows(5, 0, 0), np.arange(5))
 
 
 def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTraine
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.distillation import teacher_cache
 from tinydistilbert.distillation.pretraining import PretrainingSetup
-from tinydistilbert.distillation.teacher_cache import TeacherCache, cache_bytes, make_cache, weights_hash
+from tinydistilbert.distillation.teacher_cache import CachedBatches, cache_bytes, make_cache, weights_hash
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.heads import hidden_states, vocabulary_logits
 from tinydistilbert.recipe import schema
@@ -60,7 +60,7 @@ class Made(NamedTuple):
     blocks: TokenBlocks
     folder: Path
 
-    def cache(self, settings: schema.Recipe, **other: Any) -> TeacherCache:
+    def cache(self, settings: schema.Recipe, **other: Any) -> CachedBatches:
         setup = PretrainingSetup.of(settings, other.pop("blocks", self.blocks), CPU)
         batches = setup.batches(settings.objective, settings.distill.optimization, steps=9)
         parts = {"teacher": self.teacher, "folder": self.folder, "log": lambda _: None, **other}
@@ -109,9 +109,9 @@ def told_live(teacher: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch
         return hidden_states(teacher, batch["input_ids"], batch.get("attention_mask"))
 
 
-def every_batch(cache: TeacherCache, epochs: int) -> Iterator[dict[str, torch.Tensor]]:
+def every_batch(cache: CachedBatches, epochs: int) -> Iterator[dict[str, torch.Tensor]]:
     steps = -(-epochs * len(cache.batches.blocks.train) // cache.batches.blocks_per_step)
-    return (batch for step in range(steps) for batch in cache.micro_batches(step))
+    return (batch for step in range(steps) for batch in cache(step))
 
 
 def assert_same(one: list[dict[str, torch.Tensor]], other: list[dict[str, torch.Tensor]]) -> None:
@@ -158,7 +158,7 @@ def test_steps_read_the_same_blocks_as_without_a_cache(made: Made, kind: str) ->
     cache = made.cache(settings)
     live = cache.batches
     for step in range(12):
-        for one, other in zip(cache.micro_batches(step), live(step), strict=True):
+        for one, other in zip(cache(step), live(step), strict=True):
             assert one.keys() - {name for name in one if name.startswith("teacher_")} == other.keys()
             original = [
                 torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"]) for batch in (one, other)
@@ -169,12 +169,12 @@ def test_steps_read_the_same_blocks_as_without_a_cache(made: Made, kind: str) ->
             }.items()
 
 
-def masks_by_block(cache: TeacherCache, epoch: int) -> dict[tuple[int, ...], tuple[int, ...]]:
+def masks_by_block(cache: CachedBatches, epoch: int) -> dict[tuple[int, ...], tuple[int, ...]]:
     """What is guessed in each block, in one epoch whose length is a whole number of steps."""
     steps = len(cache.batches.blocks.train) // cache.batches.blocks_per_step
     found = {}
     for step in range(epoch * steps, (epoch + 1) * steps):
-        for batch in cache.micro_batches(step):
+        for batch in cache(step):
             original = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
             for row, labels in zip(original.tolist(), batch["labels"].tolist(), strict=True):
                 found[tuple(row)] = tuple(labels)
@@ -188,7 +188,7 @@ def test_epochs_take_the_views_in_turn(made: Made) -> None:
     assert all(len(epoch) == 36 for epoch in epochs), "each block once"
     assert epochs[:3] == epochs[3:]
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
-    first = [batch["input_ids"].tolist() for step in (0, 18) for batch in cache.micro_batches(step)]
+    first = [batch["input_ids"].tolist() for step in (0, 18) for batch in cache(step)]
     assert first[:2] != first[2:], "in another order"
 
 

@@ -37,7 +37,7 @@ class Net(nn.Module):
         return self.layers(rows)
 
 
-def work(
+def job(
     steps: int,
     sizes: list[int],
     *,
@@ -90,7 +90,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def test_it_learns_and_logs_every_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(tmp_path, work(40, [8]), dropout=0.0)
+    run(tmp_path, job(40, [8]), dropout=0.0)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 41))
@@ -108,52 +108,52 @@ def test_it_learns_and_logs_every_step(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("sizes", [[1] * 8, [4, 4], [5, 3], [7, 1]])
 def test_accumulated_micro_batches_equal_one_batch(tmp_path: Path, sizes: list[int]) -> None:
-    whole, parts = (run(tmp_path / str(len(s)), work(10, s), dropout=0.0) for s in ([8], sizes))
+    whole, parts = (run(tmp_path / str(len(s)), job(10, s), dropout=0.0) for s in ([8], sizes))
     for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_stopped_and_resumed_is_never_interrupted(tmp_path: Path) -> None:
-    uninterrupted = run(tmp_path / "a", work(30, [4, 4]))
+    uninterrupted = run(tmp_path / "a", job(30, [4, 4]))
     with pytest.raises(Interrupted, match="after step 12 of 30"):
-        run(tmp_path / "b", work(30, [4, 4], stop_at=11), minutes=60)
+        run(tmp_path / "b", job(30, [4, 4], stop_at=11), minutes=60)
     with (tmp_path / "b" / "log.jsonl").open("a") as log:
         log.write('{"step": 13, "loss": "of a life that ended before its checkpoint"}\n')
-    assert same(uninterrupted, run(tmp_path / "b", work(30, [4, 4])))
+    assert same(uninterrupted, run(tmp_path / "b", job(30, [4, 4])))
     assert (tmp_path / "a" / "log.jsonl").read_bytes() == (tmp_path / "b" / "log.jsonl").read_bytes()
 
 
 def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    uninterrupted = run(tmp_path / "a", work(20, [8]))
+    uninterrupted = run(tmp_path / "a", job(20, [8]))
     with pytest.raises(Interrupted):
-        run(tmp_path / "b", work(20, [8], stop_at=9))  # a checkpoint after each step: 9 and 10 are kept
+        run(tmp_path / "b", job(20, [8], stop_at=9))  # a checkpoint after each step: 9 and 10 are kept
     kept = sorted((tmp_path / "b" / "checkpoints").iterdir())
     assert [path.name for path in kept] == ["step-00000009", "step-00000010"]
     weights = kept[1] / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-3] ^= 1
     weights.write_bytes(content)
-    assert same(uninterrupted, run(tmp_path / "b", work(20, [8])))
+    assert same(uninterrupted, run(tmp_path / "b", job(20, [8])))
     assert "skipping checkpoint step-00000010" in capsys.readouterr().err
 
 
 def test_with_only_damaged_checkpoints_it_does_not_start_from_zero(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        run(tmp_path, work(20, [8], stop_at=9))
+        run(tmp_path, job(20, [8], stop_at=9))
     for path in (tmp_path / "checkpoints").glob("*/state.json"):
         path.write_text("{}")
     with pytest.raises(UserError, match="2 that were skipped"):
-        run(tmp_path, work(20, [8]))
+        run(tmp_path, job(20, [8]))
 
 
 def test_nan_stops_before_the_update_and_names_step_and_term(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss, match=r"step 4: the term.* fit"):
-        run(tmp_path, work(10, [4, 4], spoil=3))
+        run(tmp_path, job(10, [4, 4], spoil=3))
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
 
 
 def test_each_step_drops_others(tmp_path: Path) -> None:
-    what = work(4, [8])
+    what = job(4, [8])
     same_rows = dataclasses.replace(what, micro_batches=lambda *_: what.micro_batches(0))
     settings = schema.Optimization(learning_rate=1e-30)
     tmp_path.joinpath("run").mkdir()
@@ -165,9 +165,9 @@ def test_each_step_drops_others(tmp_path: Path) -> None:
 def test_numbers_that_are_read_late_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As on a GPU, which is asked every few steps only.
     at_once, late = tmp_path / "at-once", tmp_path / "late"
-    run(at_once, work(7, [8]))
+    run(at_once, job(7, [8]))
     monkeypatch.setitem(loop.FLUSH_EVERY, "cpu", 4)
-    run(late, work(7, [8]))
+    run(late, job(7, [8]))
     assert (late / "log.jsonl").read_bytes() == (at_once / "log.jsonl").read_bytes()
 
 
@@ -176,10 +176,10 @@ def test_nan_that_is_noticed_late_has_changed_nothing_and_is_named(
 ) -> None:
     before, noticed_late = Net(), Net()
     with pytest.raises(Interrupted, match="after step 5 of 8"):
-        run(tmp_path / "before", work(8, [8], stop_at=4), minutes=60, model=before)
+        run(tmp_path / "before", job(8, [8], stop_at=4), minutes=60, model=before)
     monkeypatch.setitem(loop.FLUSH_EVERY, "cpu", 100)
     with pytest.raises(NonFiniteLoss, match="step 6"):  # steps 7 and 8, which are sound, are done before it is read
-        run(tmp_path / "late", work(8, [8], spoil=5), minutes=60, model=noticed_late)
+        run(tmp_path / "late", job(8, [8], spoil=5), minutes=60, model=noticed_late)
     assert same(noticed_late, before)
     lines = [json.loads(line) for line in (tmp_path / "late" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5]
@@ -201,7 +201,7 @@ def test_weights_may_change_from_step_to_step(tmp_path: Path) -> None:
     def weights(step: int) -> dict[str, float]:
         return {"fit": 1 - step / 3, "size": step / 3}
 
-    run(tmp_path, work(4, [5, 3], term_weights=weights), dropout=0.0)
+    run(tmp_path, job(4, [5, 3], term_weights=weights), dropout=0.0)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "loss" in line]
     for step, line in enumerate(lines):
@@ -210,8 +210,8 @@ def test_weights_may_change_from_step_to_step(tmp_path: Path) -> None:
 
 
 def test_a_term_whose_weight_is_zero_at_a_step_moves_nothing_then(tmp_path: Path) -> None:
-    only = run(tmp_path / "a", work(5, [8], term_weights=lambda step: {"fit": 1.0}), dropout=0.0)
-    beside = run(tmp_path / "b", work(5, [8], term_weights=lambda step: {"fit": 1.0, "size": 0.0}), dropout=0.0)
+    only = run(tmp_path / "a", job(5, [8], term_weights=lambda step: {"fit": 1.0}), dropout=0.0)
+    beside = run(tmp_path / "b", job(5, [8], term_weights=lambda step: {"fit": 1.0, "size": 0.0}), dropout=0.0)
     assert same(only, beside)
 
 
@@ -219,10 +219,10 @@ def test_changing_weights_survive_an_interruption(tmp_path: Path) -> None:
     def weights(step: int) -> dict[str, float]:
         return {"fit": 1.0, "size": ramp_at((0.0, 2.0), step, 20)}
 
-    uninterrupted = run(tmp_path / "a", work(20, [4, 4], term_weights=weights))
+    uninterrupted = run(tmp_path / "a", job(20, [4, 4], term_weights=weights))
     with pytest.raises(Interrupted):
-        run(tmp_path / "b", work(20, [4, 4], term_weights=weights, stop_at=11), minutes=60)
-    assert same(uninterrupted, run(tmp_path / "b", work(20, [4, 4], term_weights=weights)))
+        run(tmp_path / "b", job(20, [4, 4], term_weights=weights, stop_at=11), minutes=60)
+    assert same(uninterrupted, run(tmp_path / "b", job(20, [4, 4], term_weights=weights)))
     assert (tmp_path / "a" / "log.jsonl").read_bytes() == (tmp_path / "b" / "log.jsonl").read_bytes()
 
 
@@ -263,7 +263,7 @@ def test_a_schedule_from_zero_changes_nothing_in_its_first_step(tmp_path: Path) 
     for start in ("zero", "above zero"):
         model, settings = Net(), schema.Optimization(learning_rate=0.05, warmup_ratio=0.5, warmup_start=start)
         (tmp_path / start).mkdir()
-        train(model, work(4, [8]), settings, Compute(CPU, "auto", 60), seed=3, folder=tmp_path / start, label="fit")
+        train(model, job(4, [8]), settings, Compute(CPU, "auto", 60), seed=3, folder=tmp_path / start, label="fit")
         lines = [json.loads(line) for line in (tmp_path / start / "log.jsonl").read_text().splitlines()]
         logged[start] = [line["learning_rate"] for line in lines if "loss" in line]
     assert logged["zero"] == pytest.approx([0, 0.025, 0.05, 0.025])
@@ -313,7 +313,7 @@ def test_no_more_checkpoints_than_needed(tmp_path: Path) -> None:
 
 
 def hungry(what: TrainingJob, rows: int, since: int) -> TrainingJob:
-    """The same work where from a step on no more than so many rows fit into the memory."""
+    """The same job where from a step on no more than so many rows fit into the memory."""
 
     def loss(
         model: nn.Module, batch: Batch, term_scales: Mapping[str, float], step: int
@@ -329,8 +329,8 @@ def hungry(what: TrainingJob, rows: int, since: int) -> TrainingJob:
 def test_out_of_memory_halves_the_micro_batches_and_keeps_the_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = run(tmp_path / "whole", work(20, [8]), dropout=0.0)
-    parts = run(tmp_path / "parts", hungry(work(20, [8]), 2, since=7), dropout=0.0)
+    whole = run(tmp_path / "whole", job(20, [8]), dropout=0.0)
+    parts = run(tmp_path / "parts", hungry(job(20, [8]), 2, since=7), dropout=0.0)
     for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     lines = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
@@ -341,16 +341,16 @@ def test_out_of_memory_halves_the_micro_batches_and_keeps_the_step(
 
 
 def test_halved_micro_batches_survive_an_interruption(tmp_path: Path) -> None:
-    uninterrupted = run(tmp_path / "a", hungry(work(20, [8]), 4, since=3))
+    uninterrupted = run(tmp_path / "a", hungry(job(20, [8]), 4, since=3))
     with pytest.raises(Interrupted):
-        run(tmp_path / "b", hungry(work(20, [8], stop_at=9), 4, since=3), minutes=60)
+        run(tmp_path / "b", hungry(job(20, [8], stop_at=9), 4, since=3), minutes=60)
     # Memory would do again, but a step in other parts has another dropout.
-    assert same(uninterrupted, run(tmp_path / "b", work(20, [8])))
+    assert same(uninterrupted, run(tmp_path / "b", job(20, [8])))
 
 
 def test_without_memory_for_a_row_it_ends_with_a_word_about_it(tmp_path: Path) -> None:
     with pytest.raises(OutOfMemory, match="fit: out of memory at step 4 with micro-batches of 1; lower max_length"):
-        run(tmp_path, hungry(work(20, [8]), 0, since=3))
+        run(tmp_path, hungry(job(20, [8]), 0, since=3))
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 4, 4]
 
@@ -360,11 +360,11 @@ def test_what_is_no_want_of_memory_is_no_reason_to_halve(tmp_path: Path) -> None
         raise RuntimeError("size mismatch")
 
     with pytest.raises(RuntimeError, match="size mismatch"):
-        run(tmp_path, dataclasses.replace(work(4, [8]), loss=loss))
+        run(tmp_path, dataclasses.replace(job(4, [8]), loss=loss))
 
 
 def test_a_stop_does_not_wait_for_the_end_of_a_validation(tmp_path: Path) -> None:
-    uninterrupted = run(tmp_path / "a", work(20, [4, 4]))
+    uninterrupted = run(tmp_path / "a", job(20, [4, 4]))
     ended = []
 
     def validate(step: int) -> dict[str, float]:
@@ -373,39 +373,39 @@ def test_a_stop_does_not_wait_for_the_end_of_a_validation(tmp_path: Path) -> Non
         return {"always": 1.0}
 
     with pytest.raises(Interrupted, match="after step 10 of 20"):
-        run(tmp_path / "b", dataclasses.replace(work(20, [4, 4]), validate=validate), minutes=60)
+        run(tmp_path / "b", dataclasses.replace(job(20, [4, 4]), validate=validate), minutes=60)
     assert not ended
-    assert same(uninterrupted, run(tmp_path / "b", work(20, [4, 4])))
+    assert same(uninterrupted, run(tmp_path / "b", job(20, [4, 4])))
     assert (tmp_path / "a" / "log.jsonl").read_bytes() == (tmp_path / "b" / "log.jsonl").read_bytes()
 
 
 def test_a_training_at_its_end_is_not_done_again(tmp_path: Path) -> None:
-    done = run(tmp_path, work(20, [8]))  # what follows it, such as saving the model, was killed
+    done = run(tmp_path, job(20, [8]))  # what follows it, such as saving the model, was killed
     log = (tmp_path / "log.jsonl").read_bytes()
-    assert same(done, run(tmp_path, dataclasses.replace(work(20, [8]), loss=None)))  # type: ignore[arg-type]
+    assert same(done, run(tmp_path, dataclasses.replace(job(20, [8]), loss=None)))  # type: ignore[arg-type]
     assert (tmp_path / "log.jsonl").read_bytes() == log
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(tmp_path, work(20, [8]))
+    run(tmp_path, job(20, [8]))
     with pytest.raises(UserError, match="expected a whole checkpoint, found 2 that were skipped"):
-        run(tmp_path, work(30, [8]))
+        run(tmp_path, job(30, [8]))
     told = capsys.readouterr().err
     assert "expected a checkpoint of fit, seed 3, 30 steps, found one of fit, seed 3, 20 steps" in told
 
 
 def test_a_checkpoint_counts_only_with_the_log_that_it_was_made_with(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        run(tmp_path, work(20, [8], stop_at=9))
+        run(tmp_path, job(20, [8], stop_at=9))
     log = tmp_path / "log.jsonl"
     log.write_bytes(log.read_bytes().replace(b"0", b"1", 1))
     with pytest.raises(UserError, match="2 that were skipped"):
-        run(tmp_path, work(20, [8]))
+        run(tmp_path, job(20, [8]))
 
 
 def test_numbers_that_are_not_finite_leave_something_to_look_into(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss, match=f"which are in {tmp_path / 'diagnosis'}"):
-        run(tmp_path, work(10, [4, 4], spoil=3))
+        run(tmp_path, job(10, [4, 4], spoil=3))
     facts = json.loads((tmp_path / "diagnosis" / "facts.json").read_text())
     assert facts["step"] == 4 and facts["terms"] == {"fit": "nan"} and facts["gradient_norm"] == "nan"
     assert facts["parameters"] == [] and "layers.0.weight" in facts["gradients"]
@@ -422,5 +422,5 @@ def test_the_log_is_durable_when_the_training_is_over(tmp_path: Path, monkeypatc
         return nullcontext()
 
     monkeypatch.setattr(disk, "hook", watch)
-    run(tmp_path, work(2, [8]), minutes=60)
+    run(tmp_path, job(2, [8]), minutes=60)
     assert operations[-2:] == [("sync", tmp_path / "log.jsonl"), ("sync folder", tmp_path)]

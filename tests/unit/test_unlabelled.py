@@ -81,7 +81,7 @@ def test_faults_are_told_in_a_line_with_their_place(
 
 def test_a_file_that_is_not_there_and_a_task_of_spans_are_refused(tmp_path: Path) -> None:
     for name in ("none.txt", "none.csv"):
-        with pytest.raises(UserError, match="expected a file, found none there"):
+        with pytest.raises(UserError, match="no such file"):
             read_unlabelled(tmp_path / name, TASKS["cola"])
     with pytest.raises(UserError, match="expected a task of classification or regression, found SQuAD"):
         read_unlabelled(tmp_path / "more.csv", TASKS["squad"])

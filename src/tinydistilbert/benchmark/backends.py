@@ -23,7 +23,7 @@ TORCH, COMPILED, ONNX, INT8, OPENVINO = "torch", "torch-compile", "onnx", "onnx-
 
 
 class PlainTorch:
-    """A model of transformers just as it is, every position of every layer: what published seconds are of."""
+    """A model as transformers runs it, every position of every layer: what published seconds were measured on."""
 
     name = TORCH
 
@@ -36,32 +36,32 @@ class PlainTorch:
         with torch.inference_mode():
             output = self._model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
         logits = output.logits if "logits" in output else torch.stack((output.start_logits, output.end_logits), dim=-1)
-        found: NDArray[np.float32] = logits.numpy()
-        return found
+        array: NDArray[np.float32] = logits.numpy()
+        return array
 
 
-def known_words(inputs: ModelInputs, words: int) -> ModelInputs:
-    """Inputs whose ids beyond the `words` of an embedding became its last one.
+def clamp_ids(inputs: ModelInputs, vocabulary_size: int) -> ModelInputs:
+    """Inputs with every id above an embedding of `vocabulary_size` rows replaced by its last one.
 
-    Only random weights need it, where the tokenizer has more words; their time does not depend on which words they get.
+    Only random weights need this, where the tokenizer has more tokens; which tokens they get does not change the time.
     """
-    return {**inputs, "input_ids": np.minimum(inputs["input_ids"], words - 1)}
+    return {**inputs, "input_ids": np.minimum(inputs["input_ids"], vocabulary_size - 1)}
 
 
-class KnownWords:
-    """A runtime of a model with fewer words than the tokenizer."""
+class ClampedRuntime:
+    """A runtime of a model whose embedding has fewer rows than the tokenizer has tokens."""
 
-    def __init__(self, runtime: Runtime, words: int) -> None:
+    def __init__(self, runtime: Runtime, vocabulary_size: int) -> None:
         self.name, self.token_types = runtime.name, runtime.token_types
-        self._runtime, self._words = runtime, words
+        self._runtime, self._vocabulary_size = runtime, vocabulary_size
 
     def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """See `Runtime`."""
-        return self._runtime(known_words(inputs, self._words))
+        return self._runtime(clamp_ids(inputs, self._vocabulary_size))
 
 
 def open_runtime(folder: Path, backend: str) -> Runtime:
-    """What answers by `backend` from the folder of a task model, of the kind that this back end reads.
+    """The runtime of `backend` for the folder of a task model in the form that this back end reads.
 
     Raises:
         UserError: it is no such folder, the back end is not installed, or it does not work on this machine.
@@ -89,7 +89,7 @@ def open_model(folder: Path) -> tuple[PreTrainedModel, Head]:
 
 
 def _compile(runtime: Runtime) -> None:
-    """Let the first calls happen before anything is timed; a model that was not compiled is no row."""
+    """Make the first calls before anything is timed, and refuse a model that torch.compile cannot compile."""
     try:
         with torch._dynamo.config.patch(suppress_errors=False):
             for length in (12, 31, 128):

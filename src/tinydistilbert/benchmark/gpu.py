@@ -18,18 +18,18 @@ from tinydistilbert.models.heads import vocabulary_size
 from tinydistilbert.models.runtimes import uses_token_types
 from tinydistilbert.recipe.schema import Benchmark
 
-Batch = Mapping[str, Tensor]
-Forward = Callable[[Batch], object]
+GpuInputs = Mapping[str, Tensor]
+Forward = Callable[[GpuInputs], object]
 
 EAGER, COMPILED, GRAPH = "torch", "torch-compile", "torch-graph"
 MODES = (EAGER, COMPILED, GRAPH)
 PASSES_OF_CAPTURE = 3
-"""Before a capture, on a stream of its own, as torch's documentation of CUDA graphs asks for."""
+"""Before a capture, on a separate stream, as torch's documentation of CUDA graphs asks for."""
 LARGEST_BATCH = 2**14
 GAIN = 1.02
-"""A batch twice as large that is not at least so many times as fast ends the search."""
+"""The search for a batch size ends where doubling it raises the throughput by less than this factor."""
 TIMED_PASSES = 10
-"""Of each batch size; their mean counts."""
+"""Passes of each batch size; their mean counts."""
 
 
 class Captured:
@@ -42,7 +42,7 @@ class Captured:
         self._model = model
         self._graphs: dict[tuple[int, ...], tuple[Any, dict[str, Tensor], Tensor]] = {}
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: GpuInputs) -> Tensor:
         """Logits, in memory that the next call of this shape overwrites."""
         shape = tuple(batch["input_ids"].shape)
         if shape not in self._graphs:
@@ -53,7 +53,7 @@ class Captured:
         graph.replay()
         return logits
 
-    def _capture(self, batch: Batch) -> tuple[Any, dict[str, Tensor], Tensor]:
+    def _capture(self, batch: GpuInputs) -> tuple[Any, dict[str, Tensor], Tensor]:
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
         stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -88,8 +88,8 @@ def event_clock(answer: Callable[[Any], object], prepared: Any) -> float:
 
 def full_batch(model: PreTrainedModel, size: int, *, token_types: bool) -> dict[str, Tensor]:
     """So many inputs of 128 random tokens without padding, on the model's device: equal ones would be faster."""
-    words = vocabulary_size(model)
-    input_ids = torch.randint(words, (size, PADDED_LENGTH), generator=torch.Generator().manual_seed(0))
+    tokens = vocabulary_size(model)
+    input_ids = torch.randint(tokens, (size, PADDED_LENGTH), generator=torch.Generator().manual_seed(0))
     ones = torch.ones_like(input_ids)
     batch = {"input_ids": input_ids, "attention_mask": ones, **({"token_type_ids": 0 * ones} if token_types else {})}
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
@@ -135,9 +135,9 @@ def throughput(model: PreTrainedModel, forward: Forward, *, token_types: bool) -
         batch = full_batch(model, size, token_types=token_types)
         forward(batch)
 
-        def passes(own: Batch) -> None:
+        def passes(inputs: GpuInputs) -> None:
             for _ in range(TIMED_PASSES):
-                forward(own)
+                forward(inputs)
 
         return event_clock(passes, batch) / TIMED_PASSES
 
@@ -160,14 +160,14 @@ class GpuRow:
         return f"{self.subject.name}/{self.mode}"
 
     def timed(self, protocol: str) -> Timed:
-        """What lies ready on the GPU before the events, and what is between them."""
+        """What is on the GPU before the first event, and what runs between the two."""
         pad_to = PADDED_LENGTH if protocol == PADDED else None
 
-        def prepare(index: int) -> Batch:
+        def prepare(index: int) -> GpuInputs:
             arrays = self.inputs.at(index, pad_to)
             batch = {name: torch.from_numpy(array).to(self.model.device) for name, array in arrays.items()}
-            if self.subject.words is not None:  # random weights may have fewer words than the tokenizer
-                batch["input_ids"].clamp_(max=self.subject.words - 1)
+            if self.subject.vocabulary_size is not None:  # random weights may have fewer words than the tokenizer
+                batch["input_ids"].clamp_(max=self.subject.vocabulary_size - 1)
             return batch
 
         return Timed(prepare, self.forward)
@@ -181,28 +181,28 @@ def measure_on_gpu(subjects: Sequence[Subject], settings: Benchmark, record: Rec
     subjects = [subject for subject in subjects if not is_exported(subject.folder)]
     if not subjects:
         return
-    place = {"device": "cuda", "gpu": torch.cuda.get_device_name(), "precision": "fp32"}
+    gpu = {"device": "cuda", "gpu": torch.cuda.get_device_name(), "precision": "fp32"}
     library = f"torch {torch.__version__}"
     with torch.inference_mode():
         rows = list(_gpu_rows(subjects, record))
         for protocol in [protocol for protocol in settings.protocols if protocol != WITH_TOKENIZER]:
             timed = {row.name: row.timed(protocol) for row in rows}
             slices = slices_of(rows[0].inputs.features, settings, protocol, seed)
-            for own in timed.values():  # compiles, and captures a graph of every length, before anything is timed
+            for timed_row in timed.values():  # compiles, and captures a graph of every length, before anything is timed
                 for index in (index for part in slices for index in part):
-                    own.answer(own.prepare(index))
+                    timed_row.answer(timed_row.prepare(index))
             seconds = time_in_turns(timed, slices, event_clock)
             for row in rows:
                 record.add_latency(
                     row.subject, seconds[row.name], backend=row.mode, protocol=protocol, library=library,
-                    load_average=load_average(), **place,
+                    load_average=load_average(), **gpu,
                 )  # fmt: skip
-        for row in [row for row in rows if row.subject.words is not None]:
-            found = throughput(row.model, row.forward, token_types=row.inputs.token_types)
+        for row in [row for row in rows if row.subject.vocabulary_size is not None]:
+            best = throughput(row.model, row.forward, token_types=row.inputs.token_types)
             record.add(
-                row.subject, "throughput", "pairs_per_second", found.per_second, higher_is_better=True,
-                backend=row.mode, protocol=PADDED, library=library, batch_size=found.batch_size,
-                tried={str(size): rate for size, rate in found.tried.items()}, **place,
+                row.subject, "throughput", "pairs_per_second", best.per_second, higher_is_better=True,
+                backend=row.mode, protocol=PADDED, library=library, batch_size=best.batch_size,
+                tried={str(size): rate for size, rate in best.tried.items()}, **gpu,
             )  # fmt: skip
 
 
@@ -212,5 +212,5 @@ def _gpu_rows(subjects: Sequence[Subject], record: Record) -> Iterator[GpuRow]:
         model, _ = open_model(subject.folder)
         torch.nn.Module.to(model, torch.device("cuda"))
         inputs = PairInputs(subject, uses_token_types(model), record.pairs, features[subject.name])
-        for mode in MODES if subject.words is not None else (EAGER,):
+        for mode in MODES if subject.vocabulary_size is not None else (EAGER,):
             yield GpuRow(subject, mode, model, forward_of(model, mode), inputs)

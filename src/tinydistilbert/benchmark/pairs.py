@@ -1,4 +1,4 @@
-"""What is timed: the sentence pairs of STS-B validation, or made-up ones of such lengths; how rounds share them."""
+"""What is timed: the sentence pairs of STS-B validation, or made-up ones of such lengths; their split into rounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Pairs:
 
     examples: Examples
     source: str
-    """What they are, in words."""
+    """What they are, as the table says it."""
     synthetic: bool
 
     @property
@@ -87,7 +87,7 @@ def made_up_examples(tokenizer: PreTrainedTokenizerFast, seed: int) -> Examples:
     lengths = np.clip(np.rint(generator.lognormal(LOG_MEAN, LOG_STD, PAIRS)), SHORTEST, PADDED_LENGTH)
     counts = lengths.astype(np.int64) - tokenizer.num_special_tokens_to_add(pair=True)
     known = whole_words(tokenizer)
-    words = [[known[place] for place in generator.integers(len(known), size=count)] for count in counts]
+    words = [[known[index] for index in generator.integers(len(known), size=count)] for count in counts]
     columns: dict[str, list[Any]] = {
         "idx": list(range(PAIRS)),
         "text": [" ".join(row[: len(row) // 2]) for row in words],
@@ -109,10 +109,10 @@ def whole_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
 
 
 def slices_of_like_lengths(lengths: Sequence[int], examples: int, rounds: int, seed: int) -> list[list[int]]:
-    """Indices of `examples` pairs drawn without return (0 = all), dealt into rounds of the same lengths.
+    """Indices of `examples` pairs drawn without replacement (0 = all), split into rounds of like lengths.
 
-    Pairs in order of length are dealt to and fro, as cards are; so the mean time of one round can be compared with
-    another's, and what differs between them is the machine. The order within a round is random.
+    Pairs in order of length go to the rounds in turn, forwards and backwards, so that rounds have the same mean length
+    and only the machine makes their times differ. The order within a round is random.
     """
     generator = np.random.default_rng(seed)
     chosen = generator.permutation(len(lengths))[: examples or len(lengths)]
@@ -120,6 +120,6 @@ def slices_of_like_lengths(lengths: Sequence[int], examples: int, rounds: int, s
     rounds = min(rounds, len(by_length))
     slices: list[list[int]] = [[] for _ in range(rounds)]
     for position, index in enumerate(by_length):
-        lap, place = divmod(position, rounds)
-        slices[place if lap % 2 == 0 else rounds - 1 - place].append(index)
+        lap, turn = divmod(position, rounds)
+        slices[turn if lap % 2 == 0 else rounds - 1 - turn].append(index)
     return [generator.permutation(part).tolist() for part in slices]

@@ -1,4 +1,4 @@
-"""The pairs as the inputs of a row, in each of the protocols."""
+"""The sentence pairs as inputs of a benchmark row, in each protocol."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def encoded_pairs(subjects: Sequence[Subject], pairs: Pairs) -> dict[str, Featur
 
 
 def slices_of(features: Features, settings: Benchmark, protocol: str, seed: int) -> list[list[int]]:
-    """The rounds of a protocol: every row is given the same pairs, dealt by their lengths in one tokenizer."""
+    """The rounds of a protocol: every row is given the same pairs, split by their lengths in one tokenizer."""
     examples = settings.padded_examples if protocol == PADDED else settings.examples
     return slices_of_like_lengths(features.lengths.tolist(), examples, settings.rounds, seed)
 
@@ -40,7 +40,7 @@ class PairInputs:
         self.subject, self.token_types, self.pairs, self.features = subject, token_types, pairs, features
 
     def timed(self, protocol: str, runtime: Runtime) -> Timed:
-        """What lies ready before the clock starts, and what is timed, in a protocol."""
+        """What is prepared before the clock starts, and what is timed, in a protocol."""
         if protocol == WITH_TOKENIZER:
             predictor = predictor_of(runtime, self.subject)
             return Timed(self.pairs.texts, lambda texts: predictor.logits(texts[:1], texts[1:]))

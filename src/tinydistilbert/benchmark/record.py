@@ -1,4 +1,4 @@
-"""What a benchmark has measured so far, as the lines of its two files."""
+"""The measurements of a benchmark so far, as the lines of its two files."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,7 @@ class Record:
         self, subject: Subject, rounds: Rounds, *, backend: str, device: str, protocol: str, **details: Any
     ) -> None:
         """The times of a row in a protocol."""
-        place = {"backend": backend, "device": device, "protocol": protocol}
+        setting = {"backend": backend, "device": device, "protocol": protocol}
         conditions = {
             "weights": subject.weights, "inputs": self.pairs.source, "synthetic": self.pairs.synthetic,
             "batch_size": 1, "threads": 1,
@@ -41,8 +41,8 @@ class Record:
                 subject.name, "latency", "seconds_per_pass", row.pop("seconds_per_pass"), split="validation",
                 higher_is_better=False, examples=sum(map(len, rounds)), examples_total=self.pairs.total,
                 seconds=sum(map(sum, rounds)), data_fingerprint=self.pairs.fingerprint,
-                details={**place, **conditions, **details, **row},
+                details={**setting, **conditions, **details, **row},
             )
         )  # fmt: skip
         milliseconds = [[round(1000 * s, 4) for s in part] for part in rounds]
-        self.raw.append({"model": subject.name, **place, "milliseconds": milliseconds})
+        self.raw.append({"model": subject.name, **setting, "milliseconds": milliseconds})

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tinydistilbert.benchmark.backends import INT8, ONNX, OPENVINO, TORCH, KnownWords, open_runtime
+from tinydistilbert.benchmark.backends import INT8, ONNX, OPENVINO, TORCH, ClampedRuntime, open_runtime
 from tinydistilbert.export.quantize import quantize
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.elmo.model import elmo_architecture
@@ -44,16 +44,16 @@ class Subject:
     weights: str
     """`random` or `trained`."""
     tokenizer: PreTrainedTokenizerFast
-    words: int | None
+    vocabulary_size: int | None
     """Rows of its word embedding; None where it reads characters."""
     parameters: int
     counted: str
-    """What the parameters are those of, in words."""
+    """The part of the model that `parameters` counts."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A model by a back end."""
+class BenchmarkRow:
+    """A model run by a back end: a row of Table 3."""
 
     subject: Subject
     backend: str
@@ -87,23 +87,24 @@ def make_subject(
     A masked-LM model gets a regression head, as STS-B needs it. What has to be saved for that goes below `work`.
     """
     if given is not None and is_exported(given):
-        own = load_tokenizer(given)
-        return Subject(name, given, "trained", own, len(own), *_count_exported(given))
+        exported_tokenizer = load_tokenizer(given)
+        vocabulary_size = len(exported_tokenizer)
+        return Subject(name, given, "trained", exported_tokenizer, vocabulary_size, *_count_exported(given))
     torch.manual_seed(seed)
     if given is None:
-        model, folder, own = architectures[name]().float(), work / name, tokenizer
+        model, folder = architectures[name]().float(), work / name
     else:
         head = head_of(given, load_config(given))
         has_task = head != "masked-lm"
         model, folder = load_model(given, head if has_task else "regression"), given if has_task else work / name
-        own = load_tokenizer(given)
+        tokenizer = load_tokenizer(given)
     reads_characters = model.config.model_type == ELMO
     if reads_characters:
-        own = elmo_tokenizer()
+        tokenizer = elmo_tokenizer()
     if folder != given:
-        save_model(model, own, folder)
+        save_model(model, tokenizer, folder)
     return Subject(
-        name, folder, "random" if given is None else "trained", own,
+        name, folder, "random" if given is None else "trained", tokenizer,
         None if reads_characters else model.config.vocab_size,
         parameter_count(model.base_model), "encoder without task head, tied tensors once",
     )  # fmt: skip
@@ -121,7 +122,7 @@ def _count_exported(folder: Path) -> tuple[int, str]:
     return count, "the exported model with its task head"
 
 
-def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) -> list[Row]:
+def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) -> list[BenchmarkRow]:
     """Every subject by every back end that it has, opened; exported forms are made below `work`.
 
     ELMo has torch only: its LSTMs were never exported. An exported folder has the back end that it was made for.
@@ -130,15 +131,14 @@ def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) 
     for subject in subjects:
         if is_exported(subject.folder):
             runtime: Runtime = OnnxRuntime(subject.folder, threads=1)
-            rows.append(Row(subject, runtime.name, subject.folder, runtime))
+            rows.append(BenchmarkRow(subject, runtime.name, subject.folder, runtime))
             continue
-        own = (TORCH,) if subject.words is None else backends
-        for backend in own:
+        for backend in (TORCH,) if subject.vocabulary_size is None else backends:
             folder = _folder_for(backend, subject, work)
             opened = open_runtime(folder, backend)
-            if subject.words is not None and subject.words < len(subject.tokenizer):
-                opened = KnownWords(opened, subject.words)
-            rows.append(Row(subject, backend, folder, opened))
+            if subject.vocabulary_size is not None and subject.vocabulary_size < len(subject.tokenizer):
+                opened = ClampedRuntime(opened, subject.vocabulary_size)
+            rows.append(BenchmarkRow(subject, backend, folder, opened))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The stage benchmark: every row in every protocol, and what it needs of disk and memory."""
+"""The stage benchmark: the latency of every row in every protocol, its size and its memory."""
 
 import dataclasses
 import shutil
@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import results
-from tinydistilbert.benchmark.backends import COMPILED, INT8, ONNX, OPENVINO, TORCH, known_words
+from tinydistilbert.benchmark.backends import COMPILED, INT8, ONNX, OPENVINO, TORCH, clamp_ids
 from tinydistilbert.benchmark.gpu import measure_on_gpu
 from tinydistilbert.benchmark.memory import measure_memory
 from tinydistilbert.benchmark.pairs import Pairs, load_pairs
@@ -20,7 +20,7 @@ from tinydistilbert.benchmark.record import Record
 from tinydistilbert.benchmark.rows import (
     ARCHITECTURES,
     Architectures,
-    Row,
+    BenchmarkRow,
     Subject,
     check_installed,
     make_rows,
@@ -49,7 +49,7 @@ def benchmark(
         models: rows of the table: a model folder, an exported folder, or None for one of `architectures` with random
             weights.
         settings: back ends, protocols, how many pairs, in how many rounds.
-        recipe: where the data is, the seed, and what the measurements are signed with.
+        recipe: where the data is, the seed, and the name and hash that measurements carry.
         tokenizer: of the rows without a folder.
         output: gets `measurements.jsonl` and `latencies.jsonl` (every single time, in milliseconds).
         architectures: what the rows without a folder are built with.
@@ -81,7 +81,7 @@ def benchmark(
 
 
 def _measure(
-    subjects: Sequence[Subject], rows: Sequence[Row], settings: Benchmark, record: Record, *, seed: int
+    subjects: Sequence[Subject], rows: Sequence[BenchmarkRow], settings: Benchmark, record: Record, *, seed: int
 ) -> None:
     """Sizes, latencies on one core, and memory."""
     for subject in subjects:
@@ -106,9 +106,9 @@ def _measure(
                 load_average=before, load_average_after=load_average(),
             )  # fmt: skip
     for row in rows if settings.memory else ():
-        own = inputs[row.name]
-        longest = own.at(int(own.features.lengths.argmax()))
-        longest = longest if row.subject.words is None else known_words(longest, row.subject.words)
+        pair_inputs = inputs[row.name]
+        longest = pair_inputs.at(int(pair_inputs.features.lengths.argmax()))
+        longest = longest if row.subject.vocabulary_size is None else clamp_ids(longest, row.subject.vocabulary_size)
         sizes = measure_memory(row.name, row.folder, row.backend, longest)
         record.add(
             row.subject, "memory", "peak_memory_mib", sizes["peak_mib"], backend=row.backend, device="cpu",
@@ -116,7 +116,7 @@ def _measure(
         )  # fmt: skip
 
 
-def _inputs(rows: Sequence[Row], pairs: Pairs) -> dict[str, PairInputs]:
+def _inputs(rows: Sequence[BenchmarkRow], pairs: Pairs) -> dict[str, PairInputs]:
     features = encoded_pairs([row.subject for row in rows], pairs)
     return {
         row.name: PairInputs(row.subject, row.runtime.token_types, pairs, features[row.subject.name]) for row in rows

@@ -1,4 +1,4 @@
-"""The clock: one pinned core, warm-up, rounds in turn; and what a row of the table needs of the times."""
+"""Timing: one pinned core, warm-up, rounds in turn; and the statistics of the times."""
 
 import os
 import time
@@ -14,9 +14,9 @@ import torch
 from tinydistilbert.progress import duration, say
 
 WARM_UP = 2
-"""Passes before each slice that are not timed: the model before it has filled the caches."""
+"""Untimed passes before each slice: the caches still hold the previous model."""
 NOISE_LIMIT = 1.10
-"""A spread between rounds above this is reported as noise of the machine."""
+"""A larger ratio between the slowest and the fastest round is reported as noise of the machine."""
 RESAMPLES = 1000
 """Of the bootstrap behind an interval."""
 
@@ -29,9 +29,9 @@ class Timed:
     """Something to be timed on the pair of a number."""
 
     prepare: Callable[[int], Any]
-    """What lies ready before the clock starts."""
+    """Makes the inputs, before the clock starts."""
     answer: Callable[[Any], object]
-    """What is timed, from what was prepared to the logits."""
+    """What is timed: from those inputs to the logits."""
 
 
 def wall_clock(answer: Callable[[Any], object], prepared: Any) -> float:
@@ -42,7 +42,7 @@ def wall_clock(answer: Callable[[Any], object], prepared: Any) -> float:
 
 
 def core_clock(answer: Callable[[Any], object], prepared: Any) -> float:
-    """Seconds for which one call had the core: what other programs took of it is left out, but for the caches."""
+    """CPU seconds of one call: time that other programs took is left out, except for their effect on the caches."""
     start = time.thread_time()
     answer(prepared)
     return time.thread_time() - start
@@ -92,12 +92,12 @@ def one_core() -> Iterator[None]:
 
 
 def load_average() -> float | None:
-    """Mean number of programs that wanted a core in the last minute, this one among them; None where unknown."""
+    """Mean number of programs that were running or waiting in the last minute, this one too; None where unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def summarize(rounds: Rounds, total: int) -> dict[str, Any]:
-    """What a row of Table 3 needs, from the seconds of each pair by round.
+    """The statistics in a row of Table 3, from the seconds of each pair by round.
 
     `seconds_per_pass` is `total` times the mean, `interval` its 95 % interval; `spread` the largest over the smallest
     mean of a round (1.0 = alike).
@@ -132,7 +132,7 @@ def mean_interval(rounds: Rounds) -> tuple[float, float]:
     means = np.zeros((RESAMPLES, len(rounds)))
     for column in range(len(rounds)):
         drawn = generator.integers(len(rounds), size=(RESAMPLES, 1))
-        places = (generator.random((RESAMPLES, sizes.max())) * sizes[drawn]).astype(np.int64)
-        means[:, column] = seconds[drawn, places].mean(axis=1)
+        resampled = (generator.random((RESAMPLES, sizes.max())) * sizes[drawn]).astype(np.int64)
+        means[:, column] = seconds[drawn, resampled].mean(axis=1)
     low, high = np.quantile(means.mean(axis=1), (0.025, 0.975))
     return float(low), float(high)

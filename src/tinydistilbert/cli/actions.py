@@ -48,16 +48,12 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Report what argparse finds wrong beside single flags: required words that are missing.
+        """Raise what argparse finds wrong beside single flags as what it raises about those.
 
         Raises:
-            UserError: always.
+            ArgumentError: always.
         """
-        _, _, missing = message.partition("required: ")
-        fix = f"usage: {self.usage}"
-        if missing:
-            raise UserError(self.prog, expected=missing, found="none", fix=fix)
-        raise UserError(self.prog, problem=message, fix=fix)
+        raise argparse.ArgumentError(None, message)
 
 
 class Once(argparse.Action):

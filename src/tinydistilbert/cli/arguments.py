@@ -31,7 +31,7 @@ class Command:
     Args:
         help: its line in the overview.
         usage: what follows its name.
-        fill: adds its arguments to a parser: called with the parser, the words that follow the command, and whether
+        fill: adds its arguments to a parser: called with the parser, the arguments that follow the command, and whether
             every setting is to be in the help.
     """
 
@@ -51,7 +51,7 @@ def _json(group: Any, text: str) -> None:
 def _recipe_arguments(command: str) -> Callable[[Parser, Sequence[str], bool], None]:
     """What adds the arguments of a command that takes a recipe."""
 
-    def fill(parser: Parser, words: Sequence[str], everything: bool) -> None:
+    def fill(parser: Parser, given: Sequence[str], everything: bool) -> None:
         from tinydistilbert.cli import flags  # it needs the recipe, whose types cost most of the time of --help
 
         text = "a preset (see `tinydistilbert recipes`) or a TOML file"
@@ -64,7 +64,7 @@ def _recipe_arguments(command: str) -> Callable[[Parser, Sequence[str], bool], N
         run.add_argument("--dry-run", action="store_true", help=text)
         _json(run, "print the numbers as JSON; progress goes to standard error")
         run.add_argument("--quiet", action="store_true", help="no lines about progress")
-        flags.add_settings(parser, run, command, words, everything=everything)
+        flags.add_settings(parser, run, command, given, everything=everything)
         if not everything:
             parser.epilog = (
                 "Every setting of the recipe is a flag: --SECTION.KEY VALUE, with the sections "
@@ -75,7 +75,7 @@ def _recipe_arguments(command: str) -> Callable[[Parser, Sequence[str], bool], N
     return fill
 
 
-def _compare_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+def _compare_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     text = "a run folder, or one row of it: `runs/a:student`, `runs/a:student (D)`"
     parser.add_argument("first", action=Once, convert=str, metavar="RUN", help=text)
     text = "with it, each row is compared with that row of it; without it, the rows of RUN with one another"
@@ -87,7 +87,7 @@ def _compare_arguments(parser: Parser, words: Sequence[str], everything: bool) -
     _json(parser, "print the differences as JSON")
 
 
-def _predict_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+def _predict_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     parser.add_argument("folder", action=Once, metavar="FOLDER", help="a model that was fine-tuned (torch) or exported")
     text = "a text, or a question; `-`: each line of the standard input is one, with its pair behind a tab"
     parser.add_argument("text", metavar="TEXT", help=text)
@@ -96,7 +96,7 @@ def _predict_arguments(parser: Parser, words: Sequence[str], everything: bool) -
     parser.epilog = "A text that begins with - stands behind --:\n  tinydistilbert predict FOLDER -- --help"
 
 
-def _export_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+def _export_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     parser.add_argument("folder", action=Once, metavar="FOLDER", help="a fine-tuned model")
     _output(parser, "the new folder", required=True)
     text = "in 8-bit integers, a quarter of the size and two to three times as fast (see also `compress`)"
@@ -106,14 +106,14 @@ def _export_arguments(parser: Parser, words: Sequence[str], everything: bool) ->
     parser.add_argument("--half", action="store_true", help="no ONNX: the model folder in half precision, for GPUs")
 
 
-def _elmo_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+def _elmo_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     text = "the HDF5 file that AllenNLP distributes"
     parser.add_argument("--weights", action=Once, metavar="FILE", help=text, required=True)
     parser.add_argument("--options", action=Once, metavar="FILE", help="the JSON file beside it", required=True)
     _output(parser, "the new folder", required=True)
 
 
-def _convert_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+def _convert_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     text = "a folder with pytorch_model.bin, or its name in the hub; config and tokenizer are copied"
     parser.add_argument("model", action=Once, convert=str, metavar="MODEL", help=text)
     _output(parser, "the new folder", required=True)
@@ -122,19 +122,19 @@ def _convert_arguments(parser: Parser, words: Sequence[str], everything: bool) -
     )
 
 
-def _recipes_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+def _recipes_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     parser.add_argument(
         "name", nargs="?", action=Once, convert=str, metavar="NAME", help="print this preset, to change it"
     )
     _json(parser, "print JSON; of a preset every setting")
 
 
-def _tasks_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
+def _tasks_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     _json(parser, "print JSON")
 
 
-def _completion_arguments(parser: Parser, words: Sequence[str], everything: bool) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh"), metavar="bash|zsh", help="the shell")
+def _completion_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh"), metavar="SHELL", help="bash or zsh")
     parser.epilog = (
         "Write it to a file that the shell reads:\n"
         "  bash  ~/.local/share/bash-completion/completions/tinydistilbert\n"

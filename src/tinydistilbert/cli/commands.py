@@ -20,7 +20,7 @@ TABLES_FROM = ("evaluate", "compress", "benchmark", "report")
 """Stages after which there is something in the tables."""
 
 
-def _stages(parsed: argparse.Namespace, shown: str) -> None:
+def _stages(parsed: argparse.Namespace, command_line: str) -> None:
     from tinydistilbert.cli.request import request
 
     asked = request(parsed)
@@ -38,7 +38,7 @@ def _stages(parsed: argparse.Namespace, shown: str) -> None:
 
     use_threads(asked.threads)
     log = log_to(as_json=asked.json, quiet=asked.quiet)
-    run = run_context(recipe, asked.output, until=until, log=log, command=shown)
+    run = run_context(recipe, asked.output, until=until, log=log, command=command_line)
     if asked.dry_run:
         print_json(plan_as_json(run)) if asked.json else print(plan(run))
         return
@@ -95,7 +95,7 @@ def _check_command(command: str, recipe: Any) -> None:
         raise UserError("command line", expected=expected, found=repr(command), fix="leave it out, or use one of them")
 
 
-def _ablate(parsed: argparse.Namespace, shown: str) -> None:
+def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
     from tinydistilbert.cli.request import request
 
     asked = request(parsed)
@@ -112,7 +112,7 @@ def _ablate(parsed: argparse.Namespace, shown: str) -> None:
         print(plan_ablation(asked.recipe, asked.output))
         return
     log = log_to(as_json=asked.json, quiet=asked.quiet)
-    table, failed = ablate(asked.recipe, asked.output, log=log, command=shown)
+    table, failed = ablate(asked.recipe, asked.output, log=log, command=command_line)
     folder = AblationFolder(asked.output)
     failures = [f"row {name!r}, {why}" for name, why in failed.items()]
     _print_run(asked, [table], folder.results, folder.report, failures)
@@ -120,15 +120,15 @@ def _ablate(parsed: argparse.Namespace, shown: str) -> None:
         raise NonFiniteLoss("; ".join(failures))
 
 
-def _compare(parsed: argparse.Namespace, shown: str) -> None:
+def _compare(parsed: argparse.Namespace, command_line: str) -> None:
     output: Path | None = parsed.output
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"--output {output}", expected="a folder", found="a file", fix="give another --output")
-    from tinydistilbert.report.compare import compare, operand
+    from tinydistilbert.report.compare import compare, parse_run
     from tinydistilbert.report.comparison_page import PAGE_FILE, comparison_table, write_comparison
 
-    comparison = compare(*(operand(run) for run in (parsed.first, parsed.second) if run), seed=parsed.seed or 0)
-    table = write_comparison(output, comparison, command=shown) if output else comparison_table(comparison)
+    comparison = compare(*(parse_run(run) for run in (parsed.first, parsed.second) if run), seed=parsed.seed or 0)
+    table = write_comparison(output, comparison, command=command_line) if output else comparison_table(comparison)
     page = output / PAGE_FILE if output else None
     if parsed.json:
         differences = [_difference_as_json(difference) for difference in comparison.differences]
@@ -154,7 +154,7 @@ def _difference_as_json(difference: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _predict(parsed: argparse.Namespace, _shown: str) -> None:
+def _predict(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.predictor import load
 
     predictor = load(parsed.folder, threads=parsed.threads or 0)
@@ -171,7 +171,7 @@ def _predict(parsed: argparse.Namespace, _shown: str) -> None:
         print(json.dumps(answer, ensure_ascii=False))
 
 
-def _export(parsed: argparse.Namespace, _shown: str) -> None:
+def _export(parsed: argparse.Namespace, _command_line: str) -> None:
     if parsed.half and (parsed.int8 or parsed.plain):
         raise UserError("--half", expected="it alone", found="--int8 or --plain beside it", fix="delete one")
     from tinydistilbert.storage import locks
@@ -190,7 +190,7 @@ def _export(parsed: argparse.Namespace, _shown: str) -> None:
     print(f"written: {parsed.output}")
 
 
-def _elmo(parsed: argparse.Namespace, _shown: str) -> None:
+def _elmo(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.storage import locks
 
     with locks.new_output(parsed.output):
@@ -200,7 +200,7 @@ def _elmo(parsed: argparse.Namespace, _shown: str) -> None:
     print(f"written: {parsed.output}")
 
 
-def _convert(parsed: argparse.Namespace, _shown: str) -> None:
+def _convert(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.storage import locks
 
     with locks.new_output(parsed.output):
@@ -210,7 +210,7 @@ def _convert(parsed: argparse.Namespace, _shown: str) -> None:
     print(f"written: {parsed.output}")
 
 
-def _recipes(parsed: argparse.Namespace, _shown: str) -> None:
+def _recipes(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.recipe import schema, toml
 
     presets = toml.presets()
@@ -232,7 +232,7 @@ def _recipes(parsed: argparse.Namespace, _shown: str) -> None:
         print(presets[parsed.name], end="")
 
 
-def _tasks(parsed: argparse.Namespace, _shown: str) -> None:
+def _tasks(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.tasks import TASKS
 
     if parsed.json:
@@ -242,7 +242,7 @@ def _tasks(parsed: argparse.Namespace, _shown: str) -> None:
         print(f"{task.name:14} {task.kind:15} {', '.join(task.metrics)}")
 
 
-def _completion(parsed: argparse.Namespace, _shown: str) -> None:
+def _completion(parsed: argparse.Namespace, _command_line: str) -> None:
     import shtab
 
     from tinydistilbert.cli.parser import build
@@ -257,12 +257,12 @@ OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
 """What the commands do that are no stages of a recipe."""
 
 
-def call(parsed: argparse.Namespace, shown: str) -> None:
+def call(parsed: argparse.Namespace, command_line: str) -> None:
     """Do what was parsed.
 
     Args:
         parsed: what `cli.parser.parse` gave.
-        shown: the command line, for pages that show how they were made.
+        command_line: the command line, for pages that show how they were made.
     """
     with progress.reporting(quiet=getattr(parsed, "quiet", False)):
-        OTHER.get(parsed.command, _stages)(parsed, shown)
+        OTHER.get(parsed.command, _stages)(parsed, command_line)

@@ -53,7 +53,7 @@ no short flag there."""
 GIVEN_MODEL = tuple(command for command, flags in SHORT.items() if "model" in flags)
 """Commands that have something to do with a model given by `--model`; it has no stage but fine-tuning and what follows
 that, so their short flags are then those of `finetune`."""
-OWN_TASK = tuple(command for command, flags in SHORT.items() if "task" in flags)
+CUSTOM_TASK = tuple(command for command, flags in SHORT.items() if "task" in flags)
 """Commands in which a file may be given as a task: `--data FILE` with columns."""
 RUN = ("data", "seed", "device")
 """Keys whose flags every command has."""
@@ -81,18 +81,20 @@ def meanings(flag: str) -> list[str]:
     return list(dict.fromkeys(flags[flag] for flags in SHORT.values() if flag in flags))
 
 
-def own_task_flags() -> dict[str, Key]:
+def custom_task_flags() -> dict[str, Key]:
     """The flags that describe a task of one's own beside `--data FILE`: the keys of `finetune.custom`."""
     (section,) = sections(CustomTask())
     return {key.name.replace("_", "-"): key for key in section.keys if key.name != "train"}
 
 
-def named_sections(words: Sequence[str]) -> Iterator[Section]:
+def named_sections(given: Sequence[str]) -> Iterator[Section]:
     """The sections under names of the user's choice for which a command line has flags."""
-    found = [re.match(rf"--({'|'.join(map(re.escape, ANY_NAME))})\.([^.=]+)\.([^=]+)", word) for word in words]
-    for section, name in dict.fromkeys((match[1], match[2]) for match in found if match):
+    matches = [
+        re.match(rf"--({'|'.join(map(re.escape, ANY_NAME))})\.([^.=]+)\.([^=]+)", argument) for argument in given
+    ]
+    for section, name in dict.fromkeys((match[1], match[2]) for match in matches if match):
         if section == "ablate.rows":  # a row may change nearly every key: those that it does
-            used = {match[3] for match in found if match and (match[1], match[2]) == (section, name)}
+            used = {match[3] for match in matches if match and (match[1], match[2]) == (section, name)}
             keys = [key for part in sections() for key in part.keys if key.name in used]
             renamed = [Key(f"{section}.{name}.{key.name}", key.kind, key.default, key.help) for key in keys]
             yield Section(f"{section}.{name}", "", tuple(renamed))
@@ -108,7 +110,7 @@ def nearest_flags(name: str) -> list[str]:
             prefix, key = match[1], match[2]
             known = {"finetune.override": TaskSettings, "finetune.custom": CustomTask}.get(section, Recipe)
             inner = [each.name for part in sections(known()) for each in part.keys]
-            return [f"{prefix}.{found}" for found in nearest(key, inner)]
+            return [f"{prefix}.{each}" for each in nearest(key, inner)]
     return nearest(name, [key.name for part in sections() for key in part.keys])
 
 
@@ -167,7 +169,7 @@ def add_setting(
 
 
 def add_settings(
-    parser: argparse.ArgumentParser, run: Any, command: str, words: Sequence[str], *, everything: bool
+    parser: argparse.ArgumentParser, run: Any, command: str, given: Sequence[str], *, everything: bool
 ) -> None:
     """Add all settings of the recipe to the parser of a command.
 
@@ -175,10 +177,10 @@ def add_settings(
         parser: of the command.
         run: its group of flags that every command has.
         command: its name; short flags are those of it.
-        words: that follow it on the command line, for sections under names of the user's choice.
+        given: the arguments that follow it, for sections under names of the user's choice.
         everything: all settings are in the help, by sections; else only those with a short flag.
     """
-    given_model = any(word.partition("=")[0] in ("--model", "--finetune.model") for word in words)
+    given_model = any(each.partition("=")[0] in ("--model", "--finetune.model") for each in given)
     names = {key: flag for flag, key in short_flags(command, given_model=given_model).items()}
     title = f"settings of {command}, and the keys of the recipe that they set"
     short_group = None if everything or not names else parser.add_argument_group(title)
@@ -200,17 +202,19 @@ def add_settings(
     first = [*RUN, *(names if short_group else ())]
     for name in first:
         add(run if name in RUN else short_group, known[name], shown=True)
-    if command in OWN_TASK:
+    if command in CUSTOM_TASK:
         title = "a task of your own, called after its file: --data FILE, the train examples, and"
         group = parser.add_argument_group(title)
-        for flag, key in own_task_flags().items():
-            add_setting(group, key, [flag], shown=[flag], help_text=help_of(key), dest="own_task", choices=everything)
+        for flag, key in custom_task_flags().items():
+            add_setting(
+                group, key, [flag], shown=[flag], help_text=help_of(key), dest="custom_task", choices=everything
+            )
     others = [
         dataclasses.replace(section, keys=tuple(key for key in section.keys if key.name not in first))
         for section in sections()
     ]
     add_sections(others, shown=everything)
-    add_sections(named_sections(words), shown=False)
+    add_sections(named_sections(given), shown=False)
     add_sections(named_sections(PLACEHOLDERS) if everything else (), shown=True)
 
 
@@ -247,22 +251,22 @@ def _base(kind: Any) -> Any:
     return get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
 
 
-def value_of(key: Key, flag: str, words: Sequence[str]) -> Any:
-    """The value that words behind a flag stand for, as a TOML file would have it, with numbers still as text.
+def value_of(key: Key, flag: str, texts: Sequence[str]) -> Any:
+    """The value that the texts behind a flag stand for, as a TOML file would have it, numbers still being texts.
 
     Raises:
-        UserError: an empty word where that means nothing.
+        UserError: an empty text where that means nothing.
     """
     if not key.item and not key.is_ramp:
-        (word,) = words
-        if not word and key.default != "":
+        (text,) = texts
+        if not text and key.default != "":
             raise UserError(flag, expected="a value", found="an empty one", fix="write one, or leave the flag out")
-        return word
-    if len(words) == 1 and words[0] in key.choices and len(members(key.kind)) > 1:
-        return words[0]
+        return text
+    if len(texts) == 1 and texts[0] in key.choices and len(members(key.kind)) > 1:
+        return texts[0]
     is_text = _base(key.item) is str
     are_paths = is_text and not key.name.endswith("tasks")
-    items = [item for word in words for item in _items(word, flag, are_paths=are_paths)]
+    items = [item for text in texts for item in _items(text, flag, are_paths=are_paths)]
     # Beside a list of numbers, words have a meaning of their own: one item may be such a word, misspelt.
     return items[0] if len(items) == 1 and len(members(key.kind)) > 1 and not is_text else items
 

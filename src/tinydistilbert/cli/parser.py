@@ -19,12 +19,12 @@ EXAMPLES = """\
   tinydistilbert COMMAND --help-all    all settings of the recipe, with defaults"""
 
 
-def build(command: str | None = None, words: Sequence[str] = (), *, everything: bool = False) -> Parser:
+def build(command: str | None = None, given: Sequence[str] = (), *, everything: bool = False) -> Parser:
     """The whole parser.
 
     Args:
         command: the one whose arguments are added; None = all.
-        words: that follow the command; settings of tasks and rows under a user's own names are taken from there.
+        given: the arguments that follow the command, for settings of tasks and rows with names of the user's choice.
         everything: show every setting in the help, and know the words that it takes.
     """
     root = Parser(prog="tinydistilbert", description=DESCRIPTION, epilog=EXAMPLES, usage="tinydistilbert COMMAND ...")
@@ -46,7 +46,7 @@ def build(command: str | None = None, words: Sequence[str] = (), *, everything: 
             parser.add_argument("-h", "--help", action="help", help="this help")
             if row.usage == RECIPE_USAGE:
                 parser.add_argument("--help-all", action="help", help="every setting of the recipe, with its default")
-            row.fill(parser, words, everything)
+            row.fill(parser, given, everything)
     return root
 
 
@@ -58,37 +58,41 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     if not arguments:
         arguments = ["--help"]
-    command, words = arguments[0], arguments[1:]
+    command, given = arguments[0], arguments[1:]
     if command not in (*COMMANDS, "-h", "--help", "--version"):
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         fix = f"did you mean {near[0]!r}?" if near else "see tinydistilbert --help"
         raise UserError("command line", expected=f"one of {', '.join(COMMANDS)}", found=repr(command), fix=fix)
-    parser = build(command, words, everything="--help-all" in words)
+    parser = build(command, given, everything="--help-all" in given)
     try:
         namespace, others = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
-        raise _about_a_value(error, words) from None
+        raise _about_a_value(error, command, given) from None
     if others:
         raise _about_others(namespace, others)
     return namespace
 
 
-def _about_a_value(error: argparse.ArgumentError, words: Sequence[str]) -> UserError:
-    """A flag without its value, or with one that it does not take."""
+def _about_a_value(error: argparse.ArgumentError, command: str, given: Sequence[str]) -> UserError:
+    """A required argument that is missing, a flag without its value, or with one that it does not take."""
+    usage = f"usage: tinydistilbert {command} {COMMANDS[command].usage}"
+    _, _, missing = error.message.partition("required: ")
+    if missing:
+        return UserError(f"tinydistilbert {command}", expected=missing, found="none", fix=usage)
     spellings = (error.argument_name or "").split("/")
-    used = [index for index, word in enumerate(words) if word.partition("=")[0] in spellings]
-    flag = words[used[-1]].partition("=")[0] if used else spellings[-1]
+    used = [index for index, word in enumerate(given) if word.partition("=")[0] in spellings]
+    flag = given[used[-1]].partition("=")[0] if used else spellings[-1]
     if "expected" in error.message:
-        following = words[used[-1] + 1] if used and used[-1] + 1 < len(words) else ""
+        following = given[used[-1] + 1] if used and used[-1] + 1 < len(given) else ""
         if following.startswith("-") and not following.startswith("--"):
             found, fix = f"{following!r}, which reads as a flag", f"write {flag}={following}"
             return UserError(flag, expected="a value", found=found, fix=fix)
         fix = "write it behind the flag; one that begins with - behind an =: " + f"{flag}=VALUE"
         return UserError(flag, expected="a value", found="none", fix=fix)
     if "ignored explicit argument" in error.message:
-        _, _, value = words[used[-1]].partition("=") if used else ("", "", "one")
+        _, _, value = given[used[-1]].partition("=") if used else ("", "", "one")
         return UserError(flag, expected="no value", found=repr(value), fix=f"write {flag} alone")
-    return UserError(flag or "command line", problem=error.message, fix="see its --help")
+    return UserError(flag or f"tinydistilbert {command}", problem=error.message, fix=usage)
 
 
 def _about_others(namespace: argparse.Namespace, others: Sequence[str]) -> UserError:
@@ -106,20 +110,20 @@ def _about_others(namespace: argparse.Namespace, others: Sequence[str]) -> UserE
 
 
 def _about_a_flag(command: str, flag: str, usage: str) -> UserError:
+    if COMMANDS[command].usage != RECIPE_USAGE:
+        return UserError(flag, expected="a flag of this command", found=repr(flag), fix=f"usage: {usage}")
     from tinydistilbert.cli import flags
     from tinydistilbert.recipe.keys import did_you_mean
 
     name = flag.lstrip("-").replace("_", "-")
-    if command not in flags.SHORT:
-        return UserError(flag, expected="a flag of this command", found=repr(flag), fix=f"usage: {usage}")
-    own = [*flags.SHORT[command], "output", *flags.RUN, "dry-run", "json", "quiet", "threads"]
-    if name not in own and (keys := flags.meanings(name)):
+    known = [*flags.SHORT[command], "output", *flags.RUN, "dry-run", "json", "quiet", "threads"]
+    if name not in known and (keys := flags.meanings(name)):
         fix = f"write the key that you mean: {' or '.join(f'--{key}' for key in keys)}"
         return UserError(flag, problem=f"{command} has no flag of that name", fix=fix)
-    if name not in own and name in flags.own_task_flags():
-        fix = f"use it with {', '.join(flags.OWN_TASK)}"
+    if name not in known and name in flags.custom_task_flags():
+        fix = f"use it with {', '.join(flags.CUSTOM_TASK)}"
         return UserError(flag, problem=f"{command} trains on no task of your own", fix=fix)
-    near = [] if "." in flag else difflib.get_close_matches(name, own, n=1)
+    near = [] if "." in flag else difflib.get_close_matches(name, known, n=1)
     near = near or flags.nearest_flags(flag.lstrip("-"))
     fix = did_you_mean([f"--{key}" for key in near]) if near else f"see tinydistilbert {command} --help-all"
     for short, key in flags.SHORT[command].items():

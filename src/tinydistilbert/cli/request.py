@@ -42,8 +42,8 @@ def request(arguments: Sequence[str] | argparse.Namespace) -> Request:
     """
     parsed = arguments if isinstance(arguments, argparse.Namespace) else parse(arguments)
     changes = _nested(getattr(parsed, "settings", {}))
-    if columns := getattr(parsed, "own_task", {}):
-        _put_own_task(changes, columns, parsed.command)
+    if columns := getattr(parsed, "custom_task", {}):
+        _put_custom_task(changes, columns, parsed.command)
     recipe = _recipe(parsed.command, parsed.recipe, changes)
     output = parsed.output or Path("runs") / recipe.name
     return Request(parsed.command, recipe, output, parsed.dry_run, parsed.json, parsed.quiet, parsed.threads)
@@ -71,19 +71,19 @@ def _compression(model: str, changes: dict[str, Any]) -> schema.Recipe:
     Raises:
         UserError: it is unknown which task the model was fine-tuned on.
     """
-    base, own_task, row = schema.Recipe(), "", ""
+    base, made_for, row = schema.Recipe(), "", ""
     if made_in := run_folder.run_of_task_model(Path(model)):
-        run, own_task, row = made_in
+        run, made_for, row = made_in
         base = toml.read(run.recipe)
     finetune, compress = (changes.setdefault(section, {}) for section in ("finetune", "compress"))
-    tasks = compress.get("tasks") or finetune.get("tasks") or ([own_task] if own_task else [])
+    tasks = compress.get("tasks") or finetune.get("tasks") or ([made_for] if made_for else [])
     if len(tasks) != 1:
         found = " ".join(tasks) or "none"
         raise UserError(
             f"compress {model}", expected="the one task it was fine-tuned on", found=found, fix=_GIVE_A_TASK
         )
-    if own_task and tasks[0] != own_task and tasks[0] not in finetune.get("custom", {}):
-        expected, fix = f"{own_task!r}, which it was fine-tuned on", "leave --task out"
+    if made_for and tasks[0] != made_for and tasks[0] not in finetune.get("custom", {}):
+        expected, fix = f"{made_for!r}, which it was fine-tuned on", "leave --task out"
         raise UserError(f"compress {model}, key compress.tasks", expected=expected, found=repr(tasks[0]), fix=fix)
     finetune["tasks"] = tasks
     compress |= {"model": model, "row": row or "model", "tasks": tasks}
@@ -103,7 +103,7 @@ def _nested(settings: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _put_own_task(changes: dict[str, Any], columns: dict[str, Any], command: str) -> None:
+def _put_custom_task(changes: dict[str, Any], columns: dict[str, Any], command: str) -> None:
     """A task of one's own, called after its train file."""
     if "data" not in changes:
         found, fix = f"--{next(iter(columns)).replace('_', '-')} alone", "name its train examples: --data train.csv"

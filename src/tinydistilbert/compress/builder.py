@@ -20,7 +20,7 @@ from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import INPUTS, Logits, predict
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class VariantBuilder:
         """The recipe of recovery fine-tuning: with its epochs, and with what is held out to choose by."""
         compress, task = self.recipe.compress, self.task.name
         finetune = self.recipe.finetune
-        a_tenth = max(1, wanted_examples(self.recipe, self.task, self.task.train, limit=1).total // 10)
+        a_tenth = max(1, recipe_examples(self.recipe, self.task, self.task.train, limit=1).total // 10)
         length = finetune.max_length(task, self.task.max_length)
         of_task = finetune.settings(task)
         # What compares attention needs all heads on both sides, and stages of their own more epochs.
@@ -59,7 +59,7 @@ class VariantBuilder:
     @cached_property
     def held_out(self) -> Examples:
         """Train examples by which everything is chosen; no pruned model is trained on them."""
-        return wanted_examples(self.recovery_recipe, self.task, HELD_OUT)
+        return recipe_examples(self.recovery_recipe, self.task, HELD_OUT)
 
     @cached_property
     def recovery_examples(self) -> Examples:

@@ -1,11 +1,11 @@
 """How much each attention head, feed-forward neuron and layer matters to a task, by the first derivative of its loss.
 
-What a head or a neuron writes is multiplied by a mask of one; the derivative of the loss by that mask tells, to first
-order, how the loss changes when the mask becomes zero, which is when the head or the neuron is gone (Molchanov et al.
+What a head or a neuron writes is multiplied by a mask of one; the derivative of the loss by that mask is, to first
+order, the change of the loss when the mask becomes zero, which is when the head or the neuron is gone (Molchanov et al.
 2017, arXiv 1611.06440, section 2.2; Michel et al. 2019, arXiv 1905.10650, section 4.1).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from tinydistilbert.models.capture import encoder_layers
 from tinydistilbert.models.pruned import parts_of
+from tinydistilbert.training.job import Batch
 
-Batch = Mapping[str, Tensor]
 Loss = Callable[[PreTrainedModel, Batch], Tensor]
 """The mean over a batch's examples of a loss that depends on each of them alone."""
 
@@ -49,10 +49,10 @@ def masked(
         layers: the same for what the layers add to their inputs; nothing = all of it.
     """
     with ExitStack() as hooks:
-        for own, head_mask, neuron_mask in zip(parts_of(model), heads, neurons, strict=True):
-            scaled = _scaled(head_mask, own.head_size)
-            hooks.enter_context(own.attention_output.register_forward_pre_hook(scaled))
-            hooks.enter_context(own.outer.register_forward_pre_hook(_scaled(neuron_mask, 1)))
+        for parts, head_mask, neuron_mask in zip(parts_of(model), heads, neurons, strict=True):
+            scaled = _scaled(head_mask, parts.head_size)
+            hooks.enter_context(parts.attention_output.register_forward_pre_hook(scaled))
+            hooks.enter_context(parts.outer.register_forward_pre_hook(_scaled(neuron_mask, 1)))
         for layer, mask in zip(encoder_layers(model), layers, strict=False):
             hooks.enter_context(layer.register_forward_hook(_partly(mask), with_kwargs=True))
         yield
@@ -78,10 +78,10 @@ def _partly(mask: Tensor) -> Callable[..., Tensor]:
 def mask_gradients(
     model: PreTrainedModel, batch: Batch, loss: Loss
 ) -> tuple[list[Float[Tensor, "batch _"]], list[Float[Tensor, "batch _"]], list[Float[Tensor, " batch"]]]:
-    """For each layer, the derivatives of each example's own loss by the masks of heads, neurons and the layer."""
+    """For each layer, the derivatives of each example's loss by the masks of heads, neurons and the layer."""
     layers, size = parts_of(model), len(batch["input_ids"])
     device = layers[0].query.weight.device
-    widths = [[own.heads for own in layers], [own.neurons for own in layers]]
+    widths = [[layer.heads for layer in layers], [layer.neurons for layer in layers]]
     heads, neurons = ([torch.ones(size, n, device=device, requires_grad=True) for n in kind] for kind in widths)
     whole = [torch.ones(size, device=device, requires_grad=True) for _ in layers]
     with masked(model, heads, neurons, whole):
@@ -112,7 +112,7 @@ def head_and_neuron_importance(model: PreTrainedModel, batches: Iterable[Batch],
             heads, neurons, layers = mask_gradients(model, batch, loss)
             every = (*heads, *neurons, *layers)
             sums = [(gradient if signs_cancel else gradient.abs()).sum(0) for gradient in every]
-            totals = [total + own for total, own in zip(totals, sums, strict=True)] if totals else sums
+            totals = [total + added for total, added in zip(totals, sums, strict=True)] if totals else sums
             examples += len(batch["input_ids"])
     finally:
         model.train(was_training)

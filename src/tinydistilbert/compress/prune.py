@@ -23,7 +23,7 @@ from tinydistilbert.models.pruned import Parts, parts_of
 GROUP = 8
 """Neurons leave a layer in groups of so many, because matrix kernels are fastest at multiples of it."""
 LENGTH = 128
-"""Tokens of the input whose operations `target_flops` counts, where nothing else is said."""
+"""Tokens of the input whose operations `target_flops` counts by default."""
 
 
 @dataclass(frozen=True)
@@ -50,28 +50,30 @@ class _Unit:
 def layer_operations(model: PreTrainedModel, length: int) -> int:
     """Operations of the encoder's layers for one input of `length` tokens: matrices and attention's two products."""
     return sum(
-        own.heads * _operations(own, length)[0] + own.neurons * _operations(own, length)[1] for own in parts_of(model)
+        layer.heads * head + layer.neurons * neuron
+        for layer in parts_of(model)
+        for head, neuron in [_operations(layer, length)]
     )
 
 
-def _operations(own: Parts, length: int) -> tuple[int, int]:
+def _operations(layer: Parts, length: int) -> tuple[int, int]:
     """Of a head and of a neuron."""
-    head = 8 * length * own.hidden * own.head_size + 4 * length**2 * own.head_size
-    return head, 4 * length * own.hidden
+    head = 8 * length * layer.hidden * layer.head_size + 4 * length**2 * layer.head_size
+    return head, 4 * length * layer.hidden
 
 
-def _weights(own: Parts) -> tuple[int, int]:
+def _weights(layer: Parts) -> tuple[int, int]:
     """In the matrices of a head and of a neuron."""
-    return 4 * own.hidden * own.head_size, 2 * own.hidden
+    return 4 * layer.hidden * layer.head_size, 2 * layer.hidden
 
 
-def _parameters(own: Parts) -> tuple[int, int]:
+def _parameters(layer: Parts) -> tuple[int, int]:
     """Of a head and of a neuron: weights and the biases that go with them."""
-    head, neuron = _weights(own)
-    return head + 3 * own.head_size, neuron + 1
+    head, neuron = _weights(layer)
+    return head + 3 * layer.head_size, neuron + 1
 
 
-def choose(
+def units_to_keep(
     model: PreTrainedModel, importance: Importance, *, keep: float | None = None, target_parameters: int | None = None,
     target_flops: float | None = None, length: int = LENGTH,
 ) -> Kept:  # fmt: skip
@@ -93,11 +95,11 @@ def choose(
     """
     layers = parts_of(model)
     name, target = _only(keep=keep, target_parameters=target_parameters, target_flops=target_flops)
-    ways: dict[str, Callable[[Parts], tuple[int, int]]] = {
+    costs: dict[str, Callable[[Parts], tuple[int, int]]] = {
         "keep": _weights, "target_parameters": _parameters, "target_flops": partial(_operations, length=length),
     }  # fmt: skip
-    fair = _in_proportion(importance, layers)
-    units = [unit for place, own in enumerate(layers) for unit in _units(place, fair, ways[name](own))]
+    scaled = _in_proportion(importance, layers)
+    units = [unit for n, layer in enumerate(layers) for unit in _units(n, scaled, costs[name](layer))]
     total = sum(unit.cost for unit in units)
     fixed = parameter_count(model) - total if name == "target_parameters" else 0
     scale = total if name == "keep" else 1
@@ -131,8 +133,8 @@ def _in_proportion(importance: Importance, layers: Sequence[Parts]) -> Importanc
     """
     heads, neurons = (
         [
-            scores * (_weights(own)[kind] * len(scores) / scores.sum().clamp(min=torch.finfo(torch.float32).tiny))
-            for own, scores in zip(layers, of_kind, strict=True)
+            scores * (_weights(layer)[kind] * len(scores) / scores.sum().clamp(min=torch.finfo(torch.float32).tiny))
+            for layer, scores in zip(layers, of_kind, strict=True)
         ]
         for kind, of_kind in enumerate((importance.heads, importance.neurons))
     )
@@ -162,10 +164,10 @@ def _affordable(units: Sequence[_Unit], budget: float) -> list[_Unit]:
 
 
 def _kept(units: Sequence[_Unit], depth: int) -> Kept:
-    places: dict[str, list[list[int]]] = {kind: [[] for _ in range(depth)] for kind in ("heads", "neurons")}
+    members: dict[str, list[list[int]]] = {kind: [[] for _ in range(depth)] for kind in ("heads", "neurons")}
     for unit in units:
-        places[unit.kind][unit.layer] += unit.members
-    heads, neurons = (tuple(tuple(sorted(own)) for own in places[kind]) for kind in ("heads", "neurons"))
+        members[unit.kind][unit.layer] += unit.members
+    heads, neurons = (tuple(tuple(sorted(layer)) for layer in members[kind]) for kind in ("heads", "neurons"))
     return Kept(heads, neurons)
 
 
@@ -173,12 +175,12 @@ def prune(
     model: PreTrainedModel, importance: Importance, *, keep: float | None = None, target_parameters: int | None = None,
     target_flops: float | None = None, length: int = LENGTH,
 ) -> Kept:  # fmt: skip
-    """Make `model` smaller, in place, by what `choose` leaves out; gives what is left.
+    """Make `model` smaller, in place, by what `units_to_keep` leaves out; gives what is left.
 
     Raises:
-        UserError: as in `choose`; the model is as it was.
+        UserError: as in `units_to_keep`; the model is as it was.
     """
-    kept = choose(
+    kept = units_to_keep(
         model, importance, keep=keep, target_parameters=target_parameters, target_flops=target_flops, length=length
     )
     pruned.keep(model, kept.heads, kept.neurons)
@@ -205,8 +207,8 @@ def drop_layers(model: PreTrainedModel, kept_layers: Sequence[int]) -> None:
     stack.layer = nn.ModuleList(layers[n] for n in kept_layers)
     model.config.num_hidden_layers = len(kept_layers)
     if pruned.is_pruned(model.config):
-        told = model.config.pruned
-        model.config.pruned = {key: [counts[n] for n in kept_layers] for key, counts in told.items()}
+        counts_by_kind = model.config.pruned
+        model.config.pruned = {key: [counts[n] for n in kept_layers] for key, counts in counts_by_kind.items()}
 
 
 def most_important_layers(importance: Importance, count: int) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.recipe_splits import scored_split, wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
 
 TASK = "compress"
 """The task name of measurements of variants; the task that the model was fine-tuned on is in their details."""
@@ -51,7 +51,7 @@ def compress_task_model(builder: VariantBuilder) -> None:
     if atomic.is_finished(folder.summary):
         return
     limit = recipe.finetune.settings(task.name).validation_examples
-    validation = wanted_examples(recipe, task, scored_split(recipe, task), limit=limit)
+    validation = recipe_examples(recipe, task, scored_split(recipe.finetune, task), limit=limit)
     measured, times = timed_side_by_side(builder, measured_variants(builder, validation), validation)
     best = best_variant(measured, recipe.compress)
     shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # perhaps with files of another variant

@@ -34,10 +34,10 @@ from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.runtimes import ModelInputs, exported_facts, uses_token_types
 from tinydistilbert.run_folder import VariantFolder
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks.base import choose
+from tinydistilbert.tasks.base import sample_rows
 from tinydistilbert.tasks.encoding import collate
 from tinydistilbert.tasks.inference import batches_by_length
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.training.device import Compute
 
 TOKENS_A_BATCH = 2048
@@ -105,7 +105,7 @@ def _texts(builder: VariantBuilder) -> Iterator[str]:
         for file in find_splits(Path(vocabulary))[0]:
             yield from records(file, builder.recipe.corpus.text_column)
         return
-    columns = wanted_examples(builder.recovery_recipe, builder.task, builder.task.train).columns
+    columns = recipe_examples(builder.recovery_recipe, builder.task, builder.task.train).columns
     for name in ("text", "text_pair", "question", "context"):
         yield from columns.get(name, ())
 
@@ -134,7 +134,7 @@ def _calibration(builder: VariantBuilder, exported: Path) -> list[ModelInputs]:
     if settings.quantization != "static":
         return []
     features = encoded(builder, builder.held_out, exported)
-    chosen = choose(len(features), settings.calibration_examples, builder.recipe.seed)
+    chosen = sample_rows(len(features), settings.calibration_examples, builder.recipe.seed)
     return single_inputs(features, chosen, pad_token_id(exported))
 
 
@@ -167,7 +167,7 @@ def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
     """Of the heads, neurons and layers of the model for its task."""
     examples, _ = training_examples(builder.recovery_recipe, builder.task, augmented=None, soft=False)
     features = encoded(builder, examples, builder.model)
-    chosen = choose(len(features), builder.recipe.compress.importance_examples, builder.recipe.seed)
+    chosen = sample_rows(len(features), builder.recipe.compress.importance_examples, builder.recipe.seed)
     objective, student, pad = TaskLoss(builder.task.kind), ProjectedStudent(model), pad_token_id(builder.model)
     batches = (
         collate(features, chosen[indices], pad, token_types=uses_token_types(model))

@@ -55,7 +55,7 @@ def trim(model_folder: Path, texts: Iterable[str], output: Path, *, minimum_coun
     weights = _weights(model_folder, config, tokenizer)
     counts = _counts(tokenizer, texts)
     kept = sorted(always | {token for token, count in counts.items() if count >= minimum_count})
-    new = {old: place for place, old in enumerate(kept)}
+    new = {old: number for number, old in enumerate(kept)}
     with atomic.unfinished(output, tokens=len(kept), tokens_before=config.vocab_size) as folder:
         atomic.write_bytes(folder / WEIGHTS, safetensors.torch.save(_rows(weights, kept), metadata={"format": "pt"}))
         raw = atomic.read_json(model_folder / CONFIG)
@@ -66,13 +66,13 @@ def trim(model_folder: Path, texts: Iterable[str], output: Path, *, minimum_coun
 
 def _always_kept(model_folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> set[int]:
     """Special and added tokens, those that the config names, and single characters."""
-    told = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    if told["type"] != "WordPiece":
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if model["type"] != "WordPiece":
         fix = "keep the whole vocabulary, or use a model of the BERT kind"
         expected = "WordPiece, where a piece can go without a change to the others"
-        raise UserError(f"tokenizer of {model_folder}", expected=expected, found=str(told["type"]), fix=fix)
-    prefix = told["continuing_subword_prefix"]
-    single = {token for piece, token in told["vocab"].items() if 1 in (len(piece), len(piece.removeprefix(prefix)))}
+        raise UserError(f"tokenizer of {model_folder}", expected=expected, found=str(model["type"]), fix=fix)
+    prefix = model["continuing_subword_prefix"]
+    single = {token for piece, token in model["vocab"].items() if 1 in (len(piece), len(piece.removeprefix(prefix)))}
     kept = single | set(tokenizer.added_tokens_decoder) | set(_named(config).values())
     if config.model_type in ("roberta", "xlm-roberta"):  # they number positions from the padding's token on
         kept |= set(range(config.pad_token_id))
@@ -129,12 +129,12 @@ def _rows(weights: Mapping[str, Tensor], kept: list[int]) -> dict[str, Tensor]:
 
 def _renumber_tokenizer(folder: Path, new: Mapping[int, int]) -> None:
     """Leave only the pieces that are in `new`, under their new numbers, in the files of a saved tokenizer."""
-    told = atomic.read_json(folder / TOKENIZER)
-    pieces = told["model"]["vocab"]
-    told["model"]["vocab"] = {piece: new[token] for piece, token in pieces.items() if token in new}
-    told["added_tokens"] = [added | {"id": new[added["id"]]} for added in told["added_tokens"]]
-    _renumber_processor(told["post_processor"], new)
-    atomic.write_json(folder / TOKENIZER, told)
+    content = atomic.read_json(folder / TOKENIZER)
+    pieces = content["model"]["vocab"]
+    content["model"]["vocab"] = {piece: new[token] for piece, token in pieces.items() if token in new}
+    content["added_tokens"] = [added | {"id": new[added["id"]]} for added in content["added_tokens"]]
+    _renumber_processor(content["post_processor"], new)
+    atomic.write_json(folder / TOKENIZER, content)
     settings = atomic.read_json(folder / "tokenizer_config.json")
     if "added_tokens_decoder" in settings:
         added = settings["added_tokens_decoder"]

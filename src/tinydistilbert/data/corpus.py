@@ -23,15 +23,15 @@ from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.storage import atomic, disk, locks
 
 FORMAT = 2
-"""Enters the key of a folder: raise it whenever the same source and settings would give other blocks than before."""
+"""Part of a folder's key; raise it when the same source and settings give other blocks than before."""
 SPLITS = ("train", "validation")
 CHARACTERS_AT_ONCE = 1_000_000
-"""Text that is tokenised in one parallel call; bounds the memory, whatever the size of the corpus."""
+"""Characters that are tokenised in one parallel call, which bounds the memory for corpora of any size."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenBlocks:
-    """The blocks of a prepared corpus and what is needed to mask and pad them; all arrays are memory-mapped."""
+    """The blocks of a prepared corpus and the facts that masking and padding need; all arrays are memory-mapped."""
 
     train: UInt16[np.ndarray, "train_blocks block_size"] | UInt32[np.ndarray, "train_blocks block_size"]
     validation: UInt16[np.ndarray, "other_blocks block_size"] | UInt32[np.ndarray, "other_blocks block_size"]
@@ -41,21 +41,21 @@ class TokenBlocks:
     """The tokens that are later pieces of a word."""
     pad_token_id: int
     sep_token_id: int
-    """Ends a document, and a block."""
+    """The token at the end of a document, and of a block."""
     special_ids: tuple[int, ...]
-    """All special tokens, the one for unknown words among them."""
+    """All special tokens, [UNK] included."""
     mask_token_id: int
     vocab_size: int
-    """Tokens that the tokenizer knows."""
+    """Number of tokens of the tokenizer."""
     fingerprint: str
-    """Of the source's content."""
+    """SHA-256 of the source's content."""
     folder: Path
     manifest: dict[str, Any]
 
 
 @dataclass
 class _Counts:
-    """What the manifest tells of a split. `tokens` are the text's own, before anything is added or cut off."""
+    """The facts about a split in the manifest. `tokens` counts the text before anything is added or cut off."""
 
     documents: int = 0
     tokens: int = 0
@@ -63,9 +63,9 @@ class _Counts:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
-    """SHA-256 of how the tokenizer turns text into tokens.
+    """SHA-256 of the settings by which the tokenizer turns text into tokens.
 
-    Truncation and padding are left out: they are settings of the last call that are kept in the tokenizer.
+    Truncation and padding do not enter: they are settings of the last call, which the tokenizer keeps.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content["truncation"] = content["padding"] = None
@@ -73,19 +73,19 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, data: str | None) -> Path:
-    """The folder of token blocks of a corpus: `cache/tokens-<key>`, made if it is not there.
+    """The folder of token blocks of a corpus: `cache/tokens-<key>`, made if it does not exist.
 
     With `packing = "documents"` each document is followed by [SEP], and the stream of all tokens is cut into pieces of
     `block_size` - 2, each wrapped as [CLS] … [SEP]; the last, incomplete piece of a split is dropped, so nothing is
     padded. With `packing = "lines"` each line is wrapped, cut and padded by itself.
 
-    Damaged blocks are named on standard error and made anew. While another process makes the same ones, it is waited
-    for.
+    Damaged blocks are reported on standard error and made again. If another process is making the same blocks, this
+    one waits for it.
 
     Args:
         corpus: the recipe's section.
         tokenizer: the teacher's.
-        cache: folder that prepared corpora are kept in. The key is a hash of source, settings and tokenizer.
+        cache: folder of prepared corpora. The key is a hash of source, settings and tokenizer.
         data: folder with `wikitext2/`; None for the hub.
 
     Raises:
@@ -100,16 +100,16 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
         locks.tidy(lock)
         return folder
     with locks.alone(lock, where=f"the cache {folder}", wait=True):
-        if damage := _damage(folder):  # else another process has made it meanwhile
+        if damage := _damage(folder):  # else another process has made it while this one waited
             if atomic.is_finished(folder):
-                sys.stderr.write(f"making token blocks anew: {damage}\n")
+                sys.stderr.write(f"making token blocks again: {damage}\n")
                 disk.remove(folder)
-            facts["splits"] = {}  # filled below, and written with the other facts when the folder is closed
+            facts["splits"] = {}  # filled below, and written with the other facts when the folder is finished
             with atomic.unfinished(folder, **facts) as partial:
                 try:
                     for split in SPLITS:
                         facts["splits"][split] = _write_split(partial, source, split, corpus, tokenizer)
-                except UserError:  # the text is wrong: nothing of it is left in the cache
+                except UserError:  # a mistake in the text: nothing of it may stay in the cache
                     disk.remove(partial)
                     raise
                 np.save(partial / "continues_word.npy", continues_word(tokenizer), allow_pickle=False)
@@ -117,7 +117,7 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with the folder, as far as its manifest tells; None when it is whole."""
+    """What is wrong with the folder by its manifest; None when it is complete."""
     try:
         atomic.read_manifest(folder)
     except UserError as error:
@@ -128,7 +128,7 @@ def _damage(folder: Path) -> str | None:
 def prepared_splits(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, source: Source, cache: Path
 ) -> dict[str, dict[str, int]] | None:
-    """Documents, tokens and blocks of each split as `prepare` counted them; None if it has not made the folder yet."""
+    """Documents, tokens and blocks of each split; None if `prepare` has not made the folder yet."""
     folder = _folder(cache, _facts(corpus, tokenizer, source))
     if not atomic.is_finished(folder):
         return None
@@ -137,9 +137,9 @@ def prepared_splits(
 
 
 def _facts(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, source: Source) -> dict[str, Any]:
-    """All that the blocks depend on; how tokens attend to each other is no matter of theirs."""
+    """All facts on which the blocks depend."""
     settings = dataclasses.asdict(corpus)
-    del settings["attention"]
+    del settings["attention"]  # it changes what tokens attend to, and no block
     return {
         "format": FORMAT,
         "source": source.name,
@@ -161,7 +161,7 @@ def load_blocks(folder: Path) -> TokenBlocks:
     """The blocks in a folder that `prepare` returned; they are mapped into memory, not read.
 
     Raises:
-        UserError: the folder is unfinished, or a file in it is not what the manifest says; the cure is to delete it.
+        UserError: the folder is unfinished, or a file differs from the manifest.
     """
     manifest = atomic.read_manifest(folder)
     with as_user_error(str(folder), expected="token blocks", fix=f"delete {folder} and run the command again"):
@@ -194,7 +194,7 @@ def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 def _write_split(
     folder: Path, source: Source, split: str, corpus: Corpus, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, int]:
-    """Tokenise one split of a source into `<split>.npy`, a part at a time; of the training split, count the tokens."""
+    """Tokenise one split of a source into `<split>.npy`, a part at a time; tokens of the training split are counted."""
     counts = _Counts()
     documents = source.train() if split == "train" else source.validation()
     cut = _packed if corpus.packing == "documents" else _by_line
@@ -206,10 +206,8 @@ def _write_split(
             token_counts += np.bincount(blocks.ravel(), minlength=len(tokenizer))
     counts.blocks = rows.rows
     if not counts.blocks:
-        where, expected = (
-            f"corpus.source {source.name}, {split} split",
-            f"text for a block of {corpus.block_size} tokens",
-        )
+        where = f"corpus.source {source.name}, {split} split"
+        expected = f"text for a block of {corpus.block_size} tokens"
         found = f"{counts.tokens} tokens in {counts.documents} documents"
         fix = "give more text, a larger corpus.validation_share or a smaller corpus.block_size"
         raise UserError(where, expected=expected, found=found, fix=fix)
@@ -219,7 +217,7 @@ def _write_split(
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Runs of documents of about `CHARACTERS_AT_ONCE` together."""
+    """Groups of consecutive documents with about `CHARACTERS_AT_ONCE` characters each."""
     batch: list[str] = []
     characters = 0
     for document in documents:
@@ -235,7 +233,7 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
 def _tokenize(
     documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, counts: _Counts
 ) -> Iterator[list[list[int]]]:
-    """Token ids of runs of documents, without special tokens around them, in parallel over the documents of a run."""
+    """Token ids of groups of documents, without special tokens; the documents of a group are tokenised in parallel."""
     for batch in _batches(documents):
         if tokenizer.unk_token is not None:
             batch = [document.replace(UNKNOWN, tokenizer.unk_token) for document in batch]
@@ -244,7 +242,7 @@ def _tokenize(
             add_special_tokens=False,
             return_attention_mask=False,
             return_token_type_ids=False,
-            verbose=False,  # no warning that an article is longer than the model's input: it is cut into blocks
+            verbose=False,  # no warning about articles longer than the model's input: they are cut into blocks
         )["input_ids"]
         counts.documents += len(batch)
         counts.tokens += sum(map(len, ids))
@@ -260,11 +258,11 @@ def _packed(
     for batch in batches:
         followed = ((*ids, tokenizer.sep_token_id) for ids in batch if ids)
         stream = np.fromiter(itertools.chain(rest, *followed), dtype=np.int64)
-        whole = len(stream) // length
-        blocks = np.empty((whole, block_size), dtype=np.int64)
+        complete = len(stream) // length
+        blocks = np.empty((complete, block_size), dtype=np.int64)
         blocks[:, 0], blocks[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
-        blocks[:, 1:-1] = stream[: whole * length].reshape(whole, length)
-        rest = stream[whole * length :].tolist()
+        blocks[:, 1:-1] = stream[: complete * length].reshape(complete, length)
+        rest = stream[complete * length :].tolist()
         yield blocks
 
 

@@ -1,4 +1,4 @@
-"""Text out of local files: which files of a folder are which split, and the records in them, read one after another."""
+"""Text from local files: the files of each split in a folder, and their records, read one after another."""
 
 import hashlib
 import itertools
@@ -18,11 +18,11 @@ JSONL = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
 SUFFIXES = (*TEXT, *JSONL, *PARQUET)
 LONGEST_LINE = 5_000_000
-"""Bytes of a line, characters of a row of Parquet: each is tokenised at once, at 150 bytes of memory a character."""
+"""Bytes of a line, or characters of a row of Parquet; tokenising one takes 150 bytes of memory a character."""
 PARQUET_ROWS = 256
-"""Rows in memory at a time, at most."""
+"""Largest number of rows in memory at a time."""
 PARQUET_BYTES = 256 * 2**20
-"""Bytes in memory at a time: a file of a few kilobytes can say in one byte that a long text comes once more."""
+"""Bytes in memory at a time: compressed, a file of a few kilobytes can repeat a long text very often."""
 
 _SPLITS = {
     "train": re.compile(r"(?<![a-z])train(?:ing)?(?![a-z])"),
@@ -32,12 +32,12 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
-    """Training and validation files at `path`, a file or a folder, told by `train` and `validation` in their names.
+    """Training and validation files at `path`, a file or a folder, by `train` and `validation` in their names.
 
-    Where no name tells of training, all files are for training. Without a validation file the second list is empty.
+    Without a training file by its name, all files are for training. Without a validation file the second list is empty.
 
     Raises:
-        UserError: no file that could be read, or none with anything in it.
+        UserError: there is no file of a known kind, or all are empty.
     """
     candidates = [path] if path.is_file() else sorted(path.rglob("*"))
     files = [file for file in candidates if file.suffix.lower() in SUFFIXES and file.is_file()]
@@ -49,17 +49,17 @@ def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
     if path.is_file():
         return files, []
     names = {file: file.relative_to(path).as_posix().lower() for file in files}
-    train, validation = ([file for file in files if words.search(names[file])] for words in _SPLITS.values())
+    train, validation = ([file for file in files if pattern.search(names[file])] for pattern in _SPLITS.values())
     return (train, validation) if train else (files, [])
 
 
 def fingerprint(*splits: Sequence[Path]) -> str:
-    """SHA-256 over the contents of the files of each split, whatever the files are called."""
+    """SHA-256 over the contents of the files of each split; their names do not enter."""
     return hashlib.sha256("\n".join(" ".join(map(atomic.sha256, files)) for files in splits).encode()).hexdigest()
 
 
 def has_rows(path: Path) -> bool:
-    """Whether a record of this file is a row of its own (JSONL, Parquet), not a line of a running text."""
+    """Whether the records of this file are rows (JSONL, Parquet), not lines of a text."""
     return path.suffix.lower() not in TEXT
 
 
@@ -67,8 +67,8 @@ def records(path: Path, column: str) -> Iterator[str]:
     """The lines of a text file, or the `column` of every row of a JSONL or Parquet file; a null is an empty text.
 
     Raises:
-        UserError: not UTF-8, JSON or Parquet, no such column, a value in it that is no text, or one that is too long;
-            the line is named.
+        UserError: the file is not UTF-8, JSON or Parquet; there is no such column; a value in it is no text, or is too
+            long. The message has the number of the line.
     """
     suffix = path.suffix.lower()
     if suffix in PARQUET:
@@ -78,7 +78,7 @@ def records(path: Path, column: str) -> Iterator[str]:
     try:
         yield from rows
     except OSError as error:
-        fix = "look at its permissions and at the disk"
+        fix = "check its permissions and the disk"
         raise UserError(str(path), expected="a file that can be read", found=str(error), fix=fix) from None
 
 
@@ -105,7 +105,7 @@ def _too_long(where: str, what: str, unit: str) -> UserError:
 
 
 def not_too_long(text: str, where: str) -> str:
-    """The text of a row.
+    """The text of a row, after checking its length.
 
     Raises:
         UserError: it has more than `LONGEST_LINE` characters.
@@ -130,8 +130,8 @@ def _jsonl_rows(path: Path, column: str) -> Iterator[str]:
             found = f"{error.msg} at column {error.colno}"
             raise UserError(where, expected="a JSON object", found=found, fix=fix) from None
         except (RecursionError, ValueError) as error:  # Python's limits
-            words = "too many brackets in one another", "a number of thousands of digits"
-            found = words[isinstance(error, ValueError)]
+            is_number = isinstance(error, ValueError)
+            found = "a number of thousands of digits" if is_number else "brackets that are nested too deeply"
             raise UserError(where, expected="a JSON object", found=found, fix=fix) from None
         if not isinstance(row, dict):
             raise UserError(where, expected="a JSON object", found=type(row).__name__, fix=fix)
@@ -140,7 +140,7 @@ def _jsonl_rows(path: Path, column: str) -> Iterator[str]:
         if not isinstance(row[column], str | None):
             raise _no_column(where, column, f"{type(row[column]).__name__} in it")
         text = row[column] or ""
-        if _LONE_SURROGATE.search(text):  # JSON can spell what no tokenizer can read
+        if _LONE_SURROGATE.search(text):  # possible in JSON, but in no text that a tokenizer reads
             raise _no_column(where, column, "half a surrogate pair in it")
         yield text
 
@@ -155,8 +155,8 @@ def _parquet_rows(path: Path, column: str) -> Iterator[str]:
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
                 raise _no_column(str(path), column, f"{kind} in it")
             for group in range(file.num_row_groups):
-                whole = file.metadata.row_group(group).total_byte_size  # as decompressed; a text has no more than that
-                rows = min(PARQUET_ROWS, max(PARQUET_BYTES // max(whole, 1), 1))
+                size = file.metadata.row_group(group).total_byte_size  # decompressed; no text is larger than that
+                rows = min(PARQUET_ROWS, max(PARQUET_BYTES // max(size, 1), 1))
                 batches = file.iter_batches(batch_size=rows, row_groups=[group], columns=[column])
                 for text in itertools.chain.from_iterable(batch.column(0).to_pylist() for batch in batches):
                     yield not_too_long(text or "", str(path))

@@ -1,4 +1,4 @@
-"""Text out of data sets that the `datasets` library reads: from the hub, or a folder that `save_to_disk` wrote."""
+"""Text from data sets that the `datasets` library reads: on the hub, or in a folder that `save_to_disk` wrote."""
 
 import hashlib
 from collections.abc import Iterator
@@ -23,9 +23,9 @@ def load(name: str, config: str | None) -> "dict[str, Dataset]":
     """The splits of a data set on the hub (or in its local cache) or of a saved folder; `train` is among them.
 
     Raises:
-        UserError: it cannot be had: offline, unknown, of a configuration it does not have, or without a train split.
+        UserError: it cannot be loaded, because of the network, its name or its configuration, or has no train split.
     """
-    import datasets  # a second of imports that other sources do not need
+    import datasets  # takes a second, and other sources do not need it
 
     where = f"corpus.source {name}"
     fix = f"check the name, corpus.config and the network, {LOCAL_FIX}"
@@ -36,7 +36,7 @@ def load(name: str, config: str | None) -> "dict[str, Dataset]":
         raise UserError(where, expected="a data set on the hub", found=found, fix=fix) from None
     splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
     if "train" not in splits:
-        found, fix = ", ".join(splits), f"name another, {LOCAL_FIX}"
+        found, fix = ", ".join(splits), f"use another data set, {LOCAL_FIX}"
         raise UserError(where, expected="a split called train", found=found, fix=fix)
     return splits
 
@@ -58,6 +58,6 @@ def records(dataset: "Dataset", name: str, column: str) -> Iterator[str]:
 
 
 def fingerprint(splits: "dict[str, Dataset]") -> str:
-    """SHA-256 over the fingerprints that `datasets` gives the splits; a new revision of the data changes them."""
+    """SHA-256 over the fingerprints of the splits by `datasets`, which change with the revision of the data."""
     lines = [f"{split} {dataset._fingerprint}" for split, dataset in sorted(splits.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Dynamic masking: which tokens the model has to guess, drawn anew each time a block is seen."""
+"""Dynamic masking: the tokens that the model has to predict are drawn again each time a block is used."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from tinydistilbert.data.randomness import generator
 from tinydistilbert.recipe.schema import Masking
 
 IGNORED = -100
-"""Label of a position that no loss counts, as in PyTorch's cross-entropy."""
+"""Label of positions that losses ignore, as in PyTorch's cross-entropy."""
 
 
 def mask_tokens(
@@ -24,30 +24,30 @@ def mask_tokens(
     seed: int,
     step: int,
 ) -> tuple[Int64[np.ndarray, "batch length"], Int64[np.ndarray, "batch length"]]:
-    """Choose tokens to be guessed, and hide most of them: a pure function of its arguments.
+    """Choose tokens to predict, and mask most of them; a pure function of its arguments.
 
-    Each token that is not special is chosen with its `chance`; in a row where that chooses none, the one that came
-    nearest is taken all the same. Of the chosen, `mask_share` become [MASK], `random_share` a token drawn evenly from
-    all that are not special, and the rest stay as they are (80/10/10 in Devlin et al. 2019, section 3.1).
+    Each token that is not special is chosen with its `chance`; in a row where none is chosen, the one whose draw was
+    nearest to its chance is. Of the chosen, `mask_share` become [MASK], `random_share` a token drawn uniformly from all
+    that are not special, and the others stay unchanged (80/10/10 in Devlin et al. 2019, section 3.1).
 
-    With whole words, a word is chosen with the mean of its pieces' chances and then with all its pieces, so the
-    expected number of chosen tokens is the same; what becomes of each piece is drawn for itself, as in the whole-word
-    release of BERT. A piece after a special token begins a word: that is the end of one that the block's border cut, or
-    the first word of a text, which some tokenizers do not mark.
+    With whole words, a word is chosen with the mean chance of its pieces, and then with all of them, so the expected
+    number of chosen tokens is the same; [MASK], random or unchanged is drawn for each piece, as in the whole-word
+    release of BERT. A piece after a special token begins a word: it is the rest of a word that the start of the block
+    cut, or the first word of a text, which some tokenizers do not mark.
 
     Args:
-        input_ids: whole tokens; the array is not changed.
-        masking: shares of what becomes of the chosen. The rate is not read: it may change from step to step.
-        chance: of each token to be chosen: the rate, or what `token_chances` made of it.
+        input_ids: unmasked tokens; the array is not changed.
+        masking: shares of [MASK] and of random tokens. The rate is not read, because it may change from step to step.
+        chance: of each token to be chosen: the rate, or the result of `token_chances`.
         continues_word: for whole words: the tokens that belong to the word of the token before them.
         special_ids: tokens that are neither chosen nor drawn: [CLS], [SEP], [PAD], [UNK], [MASK].
-        mask_token_id: the token that hides another.
+        mask_token_id: id of [MASK].
         vocab_size: number of tokens; every id is below it.
         seed: the run's seed.
-        step: number of the batch; another number gives another mask.
+        step: number of the batch; each batch has another mask.
 
     Returns:
-        The ids with the chosen ones hidden, and the labels: the token where it was chosen, -100 elsewhere.
+        The masked ids, and the labels: the token where it was chosen, -100 elsewhere.
     """
     random = generator("masking", seed, step)
     is_special = np.zeros(vocab_size, dtype=bool)
@@ -80,7 +80,7 @@ def _by_word(
     special: Bool[np.ndarray, "batch length"],
     continues: Bool[np.ndarray, "batch length"],
 ) -> tuple[Float[np.ndarray, "batch length"], float | Float[np.ndarray, "batch length"]]:
-    """Draws and chances that are the same for all pieces of a word: the first piece's draw, the mean of the chances."""
+    """The draw of a word's first piece and the mean of its pieces' chances, for all of its pieces."""
     begins = special | ~continues
     begins[:, 0] = True
     begins[:, 1:] |= special[:, :-1]
@@ -95,7 +95,7 @@ def _by_word(
 def token_chances(
     token_counts: Int64[np.ndarray, " vocabulary"], rate: float, smoothing: float, special_ids: Sequence[int]
 ) -> Float[np.ndarray, " vocabulary"]:
-    """The chance of each token to be chosen where rare ones are to be guessed more often than frequent ones.
+    """The chance of each token to be chosen where rare tokens are to be predicted more often than frequent ones.
 
     min(1, scale · max(count, 1)^-smoothing), with the one scale for which `rate` of all tokens of the counted corpus
     are chosen in expectation. The weights are those of DistilBERT's authors (their `mlm_smoothing`, 0.7), who draw a
@@ -114,11 +114,11 @@ def token_chances(
         return np.full(len(counts), rate)
     order = np.argsort(-weights, kind="stable")
     ordered_counts, ordered_weights = counts[order], weights[order]
-    # scale[k] is right if the k tokens of the highest weights are chosen always: the first that needs no more of them.
+    # scale[k] is correct if exactly the k tokens of the highest weights have a chance of 1: take the first such k.
     always = np.cumsum(ordered_counts) - ordered_counts
     others = np.cumsum((ordered_counts * ordered_weights)[::-1])[::-1]
     with np.errstate(divide="ignore"):
         scale = (rate * counts.sum() - always) / others
-    scale_found = scale[np.argmax(scale * ordered_weights <= 1.0)]
-    chances: np.ndarray = np.minimum(1.0, scale_found * weights)
+    correct_scale = scale[np.argmax(scale * ordered_weights <= 1.0)]
+    chances: np.ndarray = np.minimum(1.0, correct_scale * weights)
     return chances

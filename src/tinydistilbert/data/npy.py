@@ -1,4 +1,4 @@
-"""`.npy` files that are written a part at a time, whatever their size."""
+"""`.npy` files of any size, written a part at a time."""
 
 from pathlib import Path
 from types import TracebackType
@@ -8,12 +8,12 @@ import numpy as np
 
 
 class RowFile:
-    """A `.npy` file that grows by rows; its header is mended when it is closed.
+    """A `.npy` file that grows by rows; its header gets the number of rows when the file is closed.
 
     Args:
-        path: the file; what is there is overwritten.
+        path: the file; an existing one is overwritten.
         row_shape: the shape of one row, () for numbers.
-        dtype: the rows are stored as.
+        dtype: type in which the rows are stored.
     """
 
     def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -43,4 +43,4 @@ class RowFile:
             if error is None:
                 self._stream.seek(0)
                 self._write_header()
-                assert self._stream.tell() == self._start, "NumPy leaves room for the first dimension to grow"
+                assert self._stream.tell() == self._start, "NumPy pads the header so that the first dimension can grow"

@@ -1,20 +1,20 @@
-"""The order of examples: every batch is a pure function of a seed and a number, and no sampler has a state to lose."""
+"""The order of examples: every batch is a pure function of a seed and its number, so there is no state to save."""
 
 import functools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Int64
 
 from tinydistilbert.data.randomness import generator
 
 GROUPED_BATCHES = 50
-"""Batches that are sorted by length together: enough that batches hardly pad, few enough that they stay well mixed."""
+"""Number of batches that are sorted by length together: many enough for little padding, and few enough to mix well."""
 
 
 @functools.lru_cache(maxsize=4)
 def _epoch_order(examples: int, seed: int, epoch: int) -> Int64[np.ndarray, " examples"]:
-    """A permutation of all examples; kept, for consecutive steps of a large corpus read from the same one."""
+    """A permutation of all examples; cached, because consecutive steps read from the same one."""
     order = generator("epoch order", seed, epoch).permutation(examples)
     order.flags.writeable = False
     return order
@@ -25,8 +25,8 @@ def stream_part(
 ) -> tuple[Int64[np.ndarray, " batch_size"], Int64[np.ndarray, " batch_size"]]:
     """The examples of batch number `step`, from 0, in an endless stream of shuffled epochs, and the epoch of each.
 
-    The stream runs through all examples in a random order, then through all of them in another, and so on; a batch may
-    lie across the border of two epochs, or be larger than an epoch.
+    The stream has all examples in a random order, then all of them in another order, and so on; a batch may begin in
+    one epoch and end in a later one.
     """
     assert examples > 0 and step >= 0, (examples, step)
     parts, epochs = [], []
@@ -40,7 +40,7 @@ def stream_part(
 
 
 def epoch_part(part: int, epoch: int, examples: int, batch_size: int, seed: int) -> Int64[np.ndarray, " batch"]:
-    """The examples of batch number `part`, from 0, of one epoch; its last batch has those that are left.
+    """The examples of batch number `part`, from 0, of one epoch; the last batch may be smaller.
 
     The order of an epoch is that of `stream_part`.
     """
@@ -50,24 +50,19 @@ def epoch_part(part: int, epoch: int, examples: int, batch_size: int, seed: int)
 
 
 def length_grouped(
-    lengths: Sequence[int] | Integer[np.ndarray, " examples"],
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    *,
-    sorted_together: int = GROUPED_BATCHES,
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, *, sorted_together: int = GROUPED_BATCHES
 ) -> list[Int64[np.ndarray, " _"]]:
-    """One epoch of batches whose examples are of like length, so that little of a batch is padding.
+    """One epoch of batches whose examples have similar lengths, so that little of a batch is padding.
 
-    All examples are shuffled; each run of `sorted_together` batches of them is sorted by length and cut into batches;
+    All examples are shuffled; each group of `sorted_together` batches is sorted by length and cut into batches; then
     the batches are shuffled. Every example occurs exactly once, and only one batch may be smaller than `batch_size`.
 
     Args:
         lengths: length of each example in tokens.
         batch_size: examples in a batch.
         seed: the run's seed.
-        epoch: number of the epoch; another number gives other batches.
-        sorted_together: with 1, batches are random.
+        epoch: number of the epoch; each epoch has other batches.
+        sorted_together: batches in a group; with 1, batches are random.
     """
     random = generator("length-grouped order", seed, epoch)
     size = np.asarray(lengths)

@@ -1,8 +1,7 @@
-"""The corpus that every machine has: the Python manual and the prose in the standard library, cleaned to sentences.
+"""A corpus that every machine has: sentences of the Python manual and of the standard library's documentation.
 
-Nothing of the library is imported or run: its source files are read and parsed. What is taken are docstrings and
-comment blocks; what is kept of them are paragraphs of English, one a line. A document is one topic of the manual or one
-module.
+The source files of the library are parsed, not imported. Of their docstrings and comment blocks, paragraphs of English
+are kept, one a line. A document is one topic of the manual or one module.
 """
 
 import ast
@@ -17,7 +16,7 @@ from pydoc_data import topics as manual
 Document = tuple[str, str]
 """Name and text, one paragraph a line."""
 
-# Tests, programs, installed packages, tables of characters; and the manual's own file, which is read as topics.
+# Tests, programs, installed packages, tables of characters, and the file of the manual, which is read as topics.
 SKIPPED_FOLDERS = frozenset({
     "test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "__phello__", "encodings", "pydoc_data",
     "site-packages", "dist-packages", "__pycache__",
@@ -44,20 +43,20 @@ _COMMENT = re.compile(r"[ \t]*#+ ?(?P<text>.*)")
 def _segments(text: str) -> Iterator[str]:
     """Cut a text at blank lines, bullets and changes of indentation, and join the lines of each part.
 
-    A signature above its indented description, or a code block below its paragraph, so becomes a part of its own.
+    So a signature is separated from its indented description, and a code block from the paragraph before it.
     """
     lines: list[str] = []
     indent: int | None = None  # None: the next line sets it, as the one after a bullet does
     for line in text.expandtabs().splitlines():
         content = line.strip()
         bullet = _BULLET.match(content)
-        own_indent = len(line) - len(line.lstrip())
-        if lines and (not content or bullet or (indent is not None and own_indent != indent)):
+        line_indent = len(line) - len(line.lstrip())
+        if lines and (not content or bullet or (indent is not None and line_indent != indent)):
             yield " ".join(lines)
             lines = []
         if content:
             lines.append(content[bullet.end() :] if bullet else content)
-            indent = None if bullet else own_indent
+            indent = None if bullet else line_indent
     if lines:
         yield " ".join(lines)
 
@@ -80,14 +79,14 @@ def is_prose(paragraph: str) -> bool:
 
 
 def paragraphs(text: str) -> Iterator[str]:
-    """The paragraphs of prose in a docstring or manual page, each on one line and ended by its last whole sentence.
+    """The paragraphs of prose in a docstring or manual page, each on one line, up to its last complete sentence.
 
-    Markup, headings, tables, code, signatures and what introduces them ("For example:") are dropped.
+    Markup, headings, tables, code, signatures and lines that introduce them ("For example:") are dropped.
     """
     for segment in _segments(text):
-        whole_sentences = _SENTENCES.match(_without_markup(segment))
-        if whole_sentences and is_prose(whole_sentences[0]):
-            yield whole_sentences[0]
+        sentences = _SENTENCES.match(_without_markup(segment))
+        if sentences and is_prose(sentences[0]):
+            yield sentences[0]
 
 
 def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -102,7 +101,7 @@ def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def _comments(source: str) -> Iterator[tuple[int, str]]:
-    """Blocks of lines that hold nothing but a comment, with the number of their last line."""
+    """Blocks of comment lines, with the number of their last line."""
     block: list[str] = []
     for number, line in enumerate([*source.splitlines(), ""]):
         comment = _COMMENT.fullmatch(line)
@@ -114,7 +113,7 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _module_text(path: Path) -> str:
-    """Docstrings and comments of a source file in their order there."""
+    """Docstrings and comments of a source file, in the order of the file."""
     source = path.read_text(encoding="utf-8", errors="replace")
     parts = sorted([*_docstrings(ast.parse(source)), *_comments(source)])
     return "\n\n".join(text for _, text in parts)
@@ -130,7 +129,7 @@ def _pages(library: Path) -> Iterator[Document]:
 
 
 def clean(pages: Iterable[Document]) -> Iterator[Document]:
-    """The prose of each page; a paragraph that an earlier page had is dropped, and so is a page with nothing left."""
+    """The prose of each page, without paragraphs of earlier pages; pages without any prose are dropped."""
     seen: set[str] = set()
     for name, text in pages:
         new = [p for p in dict.fromkeys(paragraphs(text)) if p not in seen]
@@ -141,5 +140,5 @@ def clean(pages: Iterable[Document]) -> Iterator[Document]:
 
 @functools.cache
 def documents() -> tuple[Document, ...]:
-    """All documents of the running interpreter's library, in a fixed order. Takes some seconds, once a process."""
+    """All documents of the running interpreter's library, in a fixed order; the first call takes some seconds."""
     return tuple(clean(_pages(Path(sysconfig.get_path("stdlib")))))

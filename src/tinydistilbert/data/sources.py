@@ -1,4 +1,4 @@
-"""Where a corpus comes from: one `Source` of documents, whether it is local, in the Python library or on the hub."""
+"""The source of a corpus's documents: local files, the Python library or the hub."""
 
 import functools
 import hashlib
@@ -15,10 +15,10 @@ from tinydistilbert.recipe.schema import PYTHON_DOCS, Corpus
 WIKITEXT2 = "wikitext2"
 WIKITEXT2_ON_HUB = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 LINES_TO_LOOK_AT = 1000
-"""Lines from the start of a text by which its layout is told."""
+"""Lines from the start of a text by which its layout is recognised."""
 LONGEST_DOCUMENT = 200_000
-"""Characters after which a running text without a blank line is cut at the end of a line. A whole document is tokenised
-at once, which takes 150 bytes of memory a character: of a text of 50 MB in one piece it would be 7 GB."""
+"""Characters after which a text without blank lines is cut at the end of a line. A document is tokenised in one call,
+which takes 150 bytes of memory a character: a text of 50 MB in one piece would take 7 GB."""
 
 Packing = Literal["documents", "lines"]
 Documents = Callable[[], Iterator[str]]
@@ -26,34 +26,34 @@ Documents = Callable[[], Iterator[str]]
 
 @dataclass(frozen=True)
 class Source:
-    """Documents of a corpus, read anew and one after another at each call of `train` and `validation`.
+    """Documents of a corpus; each call of `train` or `validation` reads them again, one after another.
 
-    A document is the text of an article, one paragraph a line. With `packing = "lines"` each line is a document of its
-    own, as it stands; a blank one is empty.
+    A document is the text of an article, one paragraph a line. With `packing = "lines"` each line is a document,
+    blank ones included.
     """
 
     name: str
     fingerprint: str
-    """SHA-256 of the content, or of what names the revision of a hub data set."""
+    """SHA-256 of the content; for a hub data set, of the fingerprints of its revision."""
     train: Documents
     validation: Documents
 
 
 def open_source(corpus: Corpus, data: str | None) -> Source:
-    """The source that `corpus` names; nothing but its fingerprint is read yet.
+    """The source that `corpus` names; the documents are not read yet.
 
     Args:
         corpus: the recipe's section.
-        data: folder with `wikitext2/`, from which the source `wikitext2` is then read instead of from the hub.
+        data: folder with `wikitext2/`, which is then read instead of the data set on the hub.
 
     Raises:
-        UserError: no such file, no file of a known kind, nothing in it, or a hub data set that cannot be had. What is
-            wrong inside a file is told when the documents are read.
+        UserError: no such file, no file of a known kind, an empty file, or a hub data set that cannot be loaded.
+            Mistakes inside a file are reported when the documents are read.
     """
     source = _open(corpus, data)
     if corpus.max_train_documents:
-        whole = source.train
-        return replace(source, train=lambda: itertools.islice(whole(), corpus.max_train_documents))
+        all_documents = source.train
+        return replace(source, train=lambda: itertools.islice(all_documents(), corpus.max_train_documents))
     return source
 
 
@@ -81,12 +81,12 @@ def is_on_hub(corpus: Corpus, data: str | None) -> bool:
 
 
 def _must_be_path(source: str) -> bool:
-    """Whether a name cannot be a hub's `owner/name`, so that a slip in a path is not looked for on the network."""
+    """Whether a name cannot be `owner/name` on the hub, so that a misspelt path is not looked up on the network."""
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.lower().endswith(files.SUFFIXES)
 
 
 def is_held_out(name: str, share: float) -> bool:
-    """Whether what is called `name` lies in the validation split: told by its hash, whatever else is in the corpus."""
+    """Whether a document belongs to the validation split: by the hash of its name alone, or of its text."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
@@ -114,9 +114,9 @@ def _from_files(corpus: Corpus, path: Path) -> Source:
             texts = files.records(file, corpus.text_column)
             yield from to_documents(texts, has_rows=files.has_rows(file), packing=corpus.packing)
 
-    own_validation = functools.partial(read, validation) if validation else None
+    read_validation = functools.partial(read, validation) if validation else None
     fingerprint = files.fingerprint(train, validation)
-    return _with_validation(corpus, fingerprint, functools.partial(read, train), own_validation)
+    return _with_validation(corpus, fingerprint, functools.partial(read, train), read_validation)
 
 
 def _from_hub(corpus: Corpus) -> Source:
@@ -126,15 +126,15 @@ def _from_hub(corpus: Corpus) -> Source:
         texts = hub.records(splits[split], corpus.source, corpus.text_column)
         return to_documents(texts, has_rows=True, packing=corpus.packing)
 
-    own_validation = functools.partial(read, "validation") if "validation" in splits else None
-    return _with_validation(corpus, hub.fingerprint(splits), functools.partial(read, "train"), own_validation)
+    read_validation = functools.partial(read, "validation") if "validation" in splits else None
+    return _with_validation(corpus, hub.fingerprint(splits), functools.partial(read, "train"), read_validation)
 
 
 def _with_validation(corpus: Corpus, fingerprint: str, train: Documents, validation: Documents | None) -> Source:
-    """A source with the validation split it has, or with a share of the training documents, chosen by their content."""
+    """A source with its validation split, or with a share of the training documents, chosen by their hash."""
     if validation is not None:
         return Source(corpus.source, fingerprint, train, validation)
-    if corpus.packing == "lines":  # each line would be held out or not by itself, and an article's lines would part
+    if corpus.packing == "lines":  # lines of one article would be divided between the splits
         expected, fix = 'a validation split for packing = "lines"', 'add one, or set packing = "documents"'
         raise UserError(f"corpus.source {corpus.source}", expected=expected, found="none", fix=fix)
 
@@ -145,28 +145,28 @@ def _with_validation(corpus: Corpus, fingerprint: str, train: Documents, validat
 
 
 def _raw_lines(records: Iterable[str]) -> Iterator[str]:
-    """The lines of all records; a record's line break at its end begins no further line."""
+    """The lines of all records; a line break at the end of a record begins no further line."""
     return (line.strip() for record in records for line in record.removesuffix("\n").split("\n"))
 
 
 def _paragraph_groups(lines: Iterable[str]) -> Iterator[str]:
-    """Runs of lines between blank ones; a run of more than `LONGEST_DOCUMENT` characters is cut into several."""
-    run: list[str] = []
+    """Groups of lines between blank ones; a group of more than `LONGEST_DOCUMENT` characters is cut into several."""
+    group: list[str] = []
     characters = 0
     for line in itertools.chain(map(str.strip, lines), [""]):
         if line:
-            run.append(line)
+            group.append(line)
             characters += len(line)
-        if run and (not line or characters >= LONGEST_DOCUMENT):
-            yield "\n".join(run)
-            run, characters = [], 0
+        if group and (not line or characters >= LONGEST_DOCUMENT):
+            yield "\n".join(group)
+            group, characters = [], 0
 
 
 def to_documents(records: Iterable[str], *, has_rows: bool, packing: Packing) -> Iterator[str]:
-    """Documents out of lines or rows.
+    """Documents from lines or rows.
 
-    WikiText is told by its titles, in lines and in rows, and cut into articles. Other rows are one document each; other
-    lines are cut at blank ones, or where there are none for long.
+    WikiText is recognised by its titles, in lines and in rows, and cut into articles. Other rows are one document each;
+    other lines are cut into documents at blank ones, or after `LONGEST_DOCUMENT` characters.
     """
     if packing == "lines":
         return _raw_lines(records)

@@ -1,8 +1,8 @@
-"""WikiText: articles out of its lines, and its spaced tokens turned back into text.
+"""WikiText: articles from its lines, and its spaced tokens turned back into text.
 
-Both variants that are in use (Merity et al. 2017) are split into tokens by spaces and write hyphens and the marks in
-numbers as ` @-@ `, ` @,@ ` and ` @.@ `; the word-level one also has `<unk>` for rare words, which is left in the text
-for the tokenizer. A text that was already turned back is left as it is.
+Both variants (Merity et al. 2017) are split into tokens by spaces and write hyphens and the marks in numbers as
+` @-@ `, ` @,@ ` and ` @.@ `; the word-level one also has `<unk>` for rare words, which stays in the text for the
+tokenizer. A text that is not split into tokens is not changed.
 """
 
 import itertools
@@ -28,13 +28,13 @@ def is_wikitext(lines: Sequence[str]) -> bool:
 
 
 def is_tokenized(lines: Iterable[str]) -> bool:
-    """Whether commas and full stops in these lines mostly stand between spaces, as no writer puts them."""
+    """Whether most commas and full stops in these lines have spaces on both sides."""
     text = " ".join(lines)
     return len(_SPACED_MARK.findall(text)) > len(_ATTACHED_MARK.findall(text))
 
 
 def _marked(lines: Iterable[str]) -> Iterator[tuple[bool, str]]:
-    """Each line with whether it is a title: tables have the same pattern, but there without blank lines around it."""
+    """Each line, and whether it is a title; lines of tables have the same pattern, but no blank lines around them."""
     before, line = "", None
     for after in itertools.chain(lines, [""]):
         if line is not None:
@@ -48,7 +48,7 @@ def articles(lines: Iterable[str], *, tokenized: bool) -> Iterator[str]:
 
     Args:
         lines: lines of a WikiText file, without their line breaks.
-        tokenized: whether the tokens are to be turned back into text.
+        tokenized: whether the lines are tokens that must be turned back into text.
     """
     paragraphs: list[str] = []
     for is_title, line in _marked(lines):
@@ -66,7 +66,7 @@ def _is_number(token: str) -> bool:
 
 
 def _is_elision(tokens: Sequence[str], index: int) -> bool:
-    """Whether the lone `'` at `index`, no quotation being open, ends the word before it: the boys ' club."""
+    """Whether the `'` at `index`, outside of a quotation, belongs to the word before it: the boys ' club."""
     word = tokens[index - 1] if index else ""
     if word.endswith(("s", "z")) or (word.endswith("in") and len(word) > 4):
         return True
@@ -74,10 +74,10 @@ def _is_elision(tokens: Sequence[str], index: int) -> bool:
 
 
 def detokenize(line: str) -> str:
-    """A line of WikiText as its writer would have spaced it.
+    """A line of WikiText with the spaces of normal text.
 
-    Straight quotation marks open and close in turn, each line by itself. The few that stay ambiguous (an apostrophe at
-    a word's end beside single quotation marks) are decided by the word before them.
+    Straight quotation marks open and close in turn within a line. In the few ambiguous cases (an apostrophe at the end
+    of a word beside single quotation marks) the word before them decides.
     """
     tokens = line.split()
     pieces: list[str] = []

@@ -19,7 +19,7 @@ from tinydistilbert.distillation.pretraining import (
     pretraining_measurements,
     validation_losses,
 )
-from tinydistilbert.distillation.teacher_cache import TeacherCache, make_cache
+from tinydistilbert.distillation.teacher_cache import CachedBatches, make_cache
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.matching import Matches, match_layers
@@ -30,7 +30,6 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import seconds_of
 from tinydistilbert.run_folder import MEASUREMENTS
 from tinydistilbert.storage import atomic, cache
-from tinydistilbert.training.job import MicroBatches
 
 SCHEDULE = "schedule.json"
 """In a student folder whose steps were fitted to a time budget: their number, and what was measured."""
@@ -111,8 +110,8 @@ class _Parts:
     teacher: PreTrainedModel
     matches: Matches
     setup: PretrainingSetup
-    cached: TeacherCache | None
-    """What the teacher says, if it was computed before."""
+    cached: CachedBatches | None
+    """With the teacher's outputs, if they were computed before."""
 
 
 def _prepared(
@@ -136,9 +135,7 @@ def _train(parts: _Parts, student: PreTrainedModel, steps: int, folder: Path, *,
     loss = PretrainingLoss(
         parts.objective, parts.teacher, parts.matches, steps, optimization.gradient_accumulation_steps
     )
-    batches: MicroBatches = parts.setup.batches(parts.objective, optimization, steps=steps)
-    if parts.cached is not None:
-        batches = parts.cached.micro_batches
+    batches = parts.cached or parts.setup.batches(parts.objective, optimization, steps=steps)
     return pretrain(student, loss, batches, parts.setup, optimization, folder=folder, label=label)
 
 

@@ -47,7 +47,7 @@ View = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class TeacherCache:
+class CachedBatches:
     """The micro-batches of a training whose teacher was run before."""
 
     batches: MaskedBatches
@@ -55,10 +55,10 @@ class TeacherCache:
     views: tuple[View, ...]
     """Memory-mapped arrays of each view."""
 
-    def micro_batches(self, step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
+    def __call__(self, step: int, oom_splits: int = 0) -> list[dict[str, Tensor]]:
         """Those of `step`, as `MaskedBatches` makes them, with the stored outputs of the teacher.
 
-        They are `teacher_hidden` [batch length hidden] in half precision, or `teacher_top_ids` and
+        These are `teacher_hidden` [batch length hidden] in half precision, or `teacher_top_ids` and
         `teacher_top_log_probabilities` [soft k]: natural logarithms at the recipe's temperature, falling, in the order
         of `soft`; what is missing to a sum of 1 is the rest of the vocabulary.
         """
@@ -108,7 +108,7 @@ def make_cache(
     folder: Path,
     compute: Compute,
     log: Callable[[str], None],
-) -> TeacherCache:
+) -> CachedBatches:
     """The cache `folder/teacher-<key>`, with the views that the settings ask for; missing ones are made.
 
     Args:
@@ -136,7 +136,7 @@ def make_cache(
                 _make_view(cache, number, settings, batches, teacher, facts, compute.device)
     else:
         locks.tidy(lock)
-    return TeacherCache(batches, tuple(_open_view(cache, number, facts) for number in range(settings.views)))
+    return CachedBatches(batches, tuple(_open_view(cache, number, facts) for number in range(settings.views)))
 
 
 def check_room(

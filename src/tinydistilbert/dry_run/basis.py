@@ -38,8 +38,8 @@ class Line:
     """Left to compute; None = unknown."""
     disk: float = 0.0
     """Bytes still to be written, to stay."""
-    passing: float = 0.0
-    """Bytes of checkpoints that are there while it trains."""
+    temporary_disk: float = 0.0
+    """Bytes of checkpoints, which are deleted when the stage is finished."""
     memory: float = 0.0
     """Bytes at its peak, beside those of the bare process."""
 
@@ -176,13 +176,13 @@ def state_of(folder: Path) -> tuple[str, int]:
     if atomic.is_finished(folder):
         return "finished", 0
     step = checkpoint.newest_step(atomic.partial(folder) / atomic.CHECKPOINTS)
-    return (f"goes on from step {step:,}" if step else "to do"), step
+    return (f"resumes at step {step:,}" if step else "to do"), step
 
 
 def joint_state(states: Sequence[str]) -> str:
     """The state of several folders as one."""
     finished = states.count("finished")
-    begun = next((state for state in states if state.startswith("goes on")), None)
+    begun = next((state for state in states if state.startswith("resumes")), None)
     if len(set(states)) == 1:
         return states[0]
     return ", ".join(([f"{finished} of {len(states)} finished"] if finished else []) + ([begun] if begun else []))

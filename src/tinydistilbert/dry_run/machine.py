@@ -1,6 +1,6 @@
-"""What work costs: operations, memory and disk of a model told from its shape, and how fast this machine is.
+"""How fast this machine is, and what a parameter costs in memory traffic, checkpoints and time.
 
-Good for telling minutes from hours before a run, not for comparing machines.
+Good enough to know minutes from hours before a run, not to compare machines.
 """
 
 import time
@@ -80,14 +80,14 @@ def _copy(device: torch.device) -> float:
     return 2 * source.nbytes / _least_seconds(lambda: target.copy_(source), device)
 
 
-def _least_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The shortest of several times: whatever made the others longer was not the work."""
-    work()
+def _least_seconds(operation: Callable[[], object], device: torch.device) -> float:
+    """The shortest of several times: whatever made the others longer was not the operation."""
+    operation()
     least, end = float("inf"), time.perf_counter() + PROBE_SECONDS
     while least == float("inf") or time.perf_counter() < end:
         _wait(device)
         begin = time.perf_counter()
-        work()
+        operation()
         _wait(device)
         least = min(least, time.perf_counter() - begin)
     return least

@@ -38,7 +38,7 @@ def plan_as_json(run: RunContext) -> dict[str, Any]:
         "seconds": sum(line.seconds or 0 for line in lines),
         "some_seconds_unknown": any(line.seconds is None for line in lines),
         "disk": sum(line.disk for line in lines),
-        "disk_for_a_while": max((line.passing for line in lines), default=0.0),
+        "temporary_disk": max((line.temporary_disk for line in lines), default=0.0),
         "disk_free": free_bytes(run.folder.path),
         "memory": costs.PROCESS_BYTES + max((line.memory for line in lines), default=0.0),
         "device": basis.machine.device,
@@ -69,8 +69,8 @@ def _lines(basis: Basis) -> list[Line]:
 
 
 def _needed(lines: Sequence[Line]) -> float:
-    """Bytes that will be written to stay, and for a while."""
-    return sum(line.disk for line in lines) + max((line.passing for line in lines), default=0.0)
+    """Bytes that will be written, temporary ones included."""
+    return sum(line.disk for line in lines) + max((line.temporary_disk for line in lines), default=0.0)
 
 
 def _table(lines: Sequence[Line]) -> list[str]:
@@ -90,11 +90,11 @@ def _table(lines: Sequence[Line]) -> list[str]:
 
 def _totals(lines: Sequence[Line], machine: costs.Machine, output: Path) -> list[str]:
     seconds = sum(line.seconds or 0 for line in lines)
-    passing = max(line.passing for line in lines)
+    temporary = max(line.temporary_disk for line in lines)
     disk = sum(line.disk for line in lines)
     free, disk_of = free_bytes(output), existing(output)
     unknown = any(line.seconds is None for line in lines)
-    checkpoints = f", and {size_in_words(passing)} of checkpoints for a while" if passing else ""
+    checkpoints = f", and {size_in_words(temporary)} of checkpoints while training" if temporary else ""
     totals = [
         f"time left:   {'more than ' if unknown else 'about '}{duration(seconds)}",
         f"disk:        about {size_in_words(disk)}{checkpoints}; {size_in_words(free)} free at {disk_of}",
@@ -113,7 +113,7 @@ def _totals(lines: Sequence[Line], machine: costs.Machine, output: Path) -> list
 
 
 def size_in_words(count: float) -> str:
-    """Bytes as people say them, in powers of 1,000."""
+    """Bytes in words, in powers of 1,000."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"

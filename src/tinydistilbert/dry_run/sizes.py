@@ -1,6 +1,6 @@
 """How much text and how many examples a recipe has: counted where they are on disk, estimated where they are not.
 
-Nothing is written, and nothing is fetched from the hub: there, published sizes stand in.
+Nothing is written, and nothing is fetched from the hub: published sizes stand in for data that is there.
 """
 
 from collections.abc import Iterable
@@ -18,15 +18,15 @@ from tinydistilbert.storage import cache
 from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, has_split, tasks_of
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import encode
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 WIKITEXT2_COUNTS = {"train": (2_137_010, 36_718), "validation": (215_376, 3_760)}
 """Tokens in BERT's uncased vocabulary, and lines, of the splits of WikiText-2, for when it is on the hub."""
 SAMPLE = 200
-"""Task examples that are tokenised to tell their length."""
+"""Task examples that are tokenised to estimate the mean length."""
 SAMPLE_WORDS = 20_000
-"""Words of the corpus that are tokenised to tell how many tokens all of them are."""
+"""Words of the corpus that are tokenised to estimate the tokens of all of it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TaskSize:
     length: float
     """Mean tokens of a train input."""
     longest: int
-    """Tokens of the longest input seen."""
+    """Tokens of the longest sampled input."""
     evaluation_examples: int
     """In all evaluation splits together."""
     evaluation_tokens: float
@@ -146,7 +146,7 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
         return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))
     totals, windows, lengths, longest = [], [], [], 0
     for split in (task.train, splits[0]):
-        examples = wanted_examples(recipe, task, split)
+        examples = recipe_examples(recipe, task, split)
         sample = _sample(examples)
         features = encode(sample, tokenizer, max_length)
         totals.append(len(examples))

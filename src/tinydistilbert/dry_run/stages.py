@@ -90,7 +90,7 @@ def _student_line(basis: Basis) -> Line:
         settings, recipe.objective, recipe.masking, blocks=basis.text.train, length=size, hidden_size=width,
         vocab_size=basis.teacher.vocabulary,
     )  # fmt: skip
-    what = f"{line.what}; teacher cached in {settings.views} views, if they are not there yet"
+    what = f"{line.what}; teacher cached in {settings.views} views, unless they were made before"
     passes = basis.machine.seconds(settings.views * basis.teacher.forward(basis.text.train * size, size))
     return replace(line, what=what, disk=line.disk + disk, seconds=(line.seconds or 0.0) + passes)
 
@@ -109,7 +109,7 @@ def _pretraining(
     measured = [m for m in (model, teacher) if m]
     once = sum(m.forward(validation, size) + m.vocabulary_head(validation * VALIDATION_RATE) for m in measured)
     if not steps or optimization is None:
-        what = "the cut alone" if folder == "control" else "the teacher as it is"
+        what = "cut from the teacher, not trained" if folder == "control" else "copied, not trained"
         seconds = 0.0 if state == "finished" else basis.machine.seconds(once) + SECONDS_A_FOLDER
         return Line(title, state, what, seconds, disk)
     blocks = optimization.batch_size * optimization.gradient_accumulation_steps
@@ -183,7 +183,7 @@ def benchmark_line(basis: Basis) -> Line:
 
 def report_line(_basis: Basis) -> Line:
     """The line of the page."""
-    return Line("report", "always anew", "report.html, model card", SECONDS_OF_REPORT, 2e6)
+    return Line("report", "always made anew", "report.html, model card", SECONDS_OF_REPORT, 2e6)
 
 
 ESTIMATES: Mapping[str, Callable[[Basis], Iterable[Line]]] = {

@@ -22,20 +22,20 @@ from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 
 SAMPLE_COUNT = 8
 """Examples that are shown with their predictions."""
 
 
 def predictions_table(examples: Examples, predictions: Predictions) -> pa.Table:
-    """The predictions with the `idx` or `id` of their example, its label and all that the model said."""
+    """The predictions with the `idx` or `id` of their example, its label, and logits or best answers."""
     if examples.task.kind == "span":
-        own = {"id": examples.columns["id"], "answers": predictions.gold, "prediction_text": predictions.words}
+        shared = {"id": examples.columns["id"], "answers": predictions.gold, "prediction_text": predictions.words}
     else:
         columns = examples.columns
-        own = {"idx": columns["idx"], "label": columns["label"], "prediction": predictions.values.tolist()}
-    return pa.table({**own, **predictions.extra})
+        shared = {"idx": columns["idx"], "label": columns["label"], "prediction": predictions.values.tolist()}
+    return pa.table({**shared, **predictions.extra})
 
 
 def samples(examples: Examples, predictions: Predictions, *, seed: int) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def evaluate(
         recipe: gives the data and the sizes.
         output: folder to write.
         device: to predict on.
-        training: what `finetune` wrote into `training.json`; nothing for a model from elsewhere.
+        training: what `finetune` wrote into `training.json`; empty for a given model.
 
     Raises:
         UserError: the split of the tables is missing, or its content is wrong.
@@ -92,11 +92,11 @@ def evaluate(
         for split in present or wanted[:1]:  # with none there, loading the first says what is missing
             begin = time.perf_counter()
             limit = recipe.finetune.settings(task.name).validation_examples
-            examples = wanted_examples(recipe, task, split, limit=limit)
+            examples = recipe_examples(recipe, task, split, limit=limit)
             features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
             order = check_classes(model_folder, load_config(model_folder), examples.task)
-            if order is not None:  # of a model from elsewhere, which numbers the classes in its own way
+            if order is not None:  # of a given model, which numbers the classes in another order
                 logits = np.stack(list(logits))[:, order]
             predictions = read_predictions(examples, features, logits)
             scores = score(examples, predictions, seed=recipe.seed)
@@ -123,14 +123,14 @@ def evaluate(
 
 
 def trained_badly(training: Mapping[str, Any]) -> list[str]:
-    """What the training itself says against a score, one sentence each."""
+    """Reasons to distrust a score that lie in its training, one sentence each."""
     warnings = []
     if "failed" in training:
         warnings.append(f"the training failed at {training['failed']}")
     loss, without = training.get("loss"), training.get("loss_without_learning")
     if loss is not None and without is not None and loss >= without:
         warnings.append(
-            f"the head never learned: its training loss ended at {loss:.3f}, the labels alone give {without:.3f}"
+            f"the head learned nothing: its training loss ended at {loss:.3f}; label frequencies give {without:.3f}"
         )
     return warnings
 

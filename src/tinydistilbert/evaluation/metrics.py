@@ -23,7 +23,7 @@ Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 """From indices of examples (…, n) to the metric on these examples (…)."""
 
 NO_CLASS = -1
-"""Prediction of a classifier whose logits are not numbers; never right."""
+"""Prediction of a classifier whose logits are not finite numbers; never right."""
 
 
 def _sum(values: Array, counts: Array | None) -> Array:
@@ -78,10 +78,26 @@ def matthews_correlation(labels: Array, predictions: Array, counts: Array | None
 
 
 def pearson(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
-    """Pearson's correlation over (…, n) examples; 0 where it is undefined: a constant, or a NaN among them."""
-    x = labels - _mean(labels, counts)[..., None]
-    y = predictions - _mean(predictions, counts)[..., None]
-    return _ratio(_sum(x * y, counts), np.sqrt(_sum(x * x, counts) * _sum(y * y, counts)))
+    """Pearson's correlation over (…, n) examples, whatever their unit.
+
+    It is 0 where it is undefined: all are exactly the same, or one of them is not a finite number.
+    """
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        x = labels - _mean(labels, counts)[..., None]
+        y = predictions - _mean(predictions, counts)[..., None]
+        above, below = _sum(x * y, counts), np.sqrt(_sum(x * x, counts) * _sum(y * y, counts))
+    # The mean of equal numbers can be another one by rounding, so that they are compared, not their deviations.
+    defined = _vary(labels, counts) & _vary(predictions, counts) & (below > 0) & np.isfinite(above)
+    return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=defined))
+
+
+def _vary(values: Array, counts: Array | None) -> Array:
+    """Whether the values (…, n) that occur are not all the same."""
+    if counts is None:
+        return np.asarray(values.max(-1) > values.min(-1))
+    occurs = counts > 0
+    largest, smallest = np.where(occurs, values, -np.inf).max(-1), np.where(occurs, values, np.inf).min(-1)
+    return np.asarray(largest > smallest)
 
 
 def spearman(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
@@ -93,12 +109,12 @@ def _ranks(values: Array, counts: Array | None) -> Array:
     """Rank from 1 of each value (…, n), ties at their mean; with `counts`, of values (n,) that occur so often."""
     if counts is None:
         return np.asarray(rankdata(values, axis=-1))
-    distinct, place = np.unique(values, return_inverse=True)
-    by_value = np.argsort(place, kind="stable")
-    first = np.searchsorted(place[by_value], np.arange(len(distinct)))
+    distinct, inverse = np.unique(values, return_inverse=True)
+    by_value = np.argsort(inverse, kind="stable")
+    first = np.searchsorted(inverse[by_value], np.arange(len(distinct)))
     tied = np.add.reduceat(counts[..., by_value], first, axis=-1)
     ranks = np.cumsum(tied, axis=-1) - (tied - 1) / 2
-    return np.asarray(np.where(np.isnan(values), np.nan, ranks[..., place]))
+    return np.asarray(np.where(np.isnan(values), np.nan, ranks[..., inverse]))
 
 
 def pearson_spearman_mean(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
@@ -112,7 +128,7 @@ def mean_score(labels: Array, scores: Array, counts: Array | None = None) -> NDA
 
 
 def _ratio(above: Array, below: Array) -> NDArray[np.float64]:
-    """`above / below`, and 0 where `below` is zero (up to rounding) or either is no number."""
+    """`above / below`, and 0 where `below` is zero (up to rounding) or either is no number; of counts or shares."""
     above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     defined = (below > 1e-12) & np.isfinite(above)
     return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=defined))
@@ -166,7 +182,7 @@ def bootstrap(
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile interval of each statistic over resamples of the examples, drawn with replacement.
 
-    Says how much the value depends on which examples the split holds, not on the seed of the training.
+    It shows how much the value depends on which examples the split holds, not on the seed of the training.
     """
     random = np.random.default_rng(seed)
     rows = max(1, 1_000_000 // examples)  # resamples at a time, to bound memory
@@ -192,7 +208,7 @@ class Paired:
 
     @property
     def difference(self) -> float:
-        """First less second."""
+        """First minus second."""
         return self.first - self.second
 
 
@@ -216,7 +232,7 @@ def paired_bootstrap(
     gold, *predictions = np.ascontiguousarray(kinds.T)
 
     def values(counts: Array) -> Array:
-        each = [metric(gold, own, counts) for own in predictions]
+        each = [metric(gold, guesses, counts) for guesses in predictions]
         return np.stack([np.median(each[: len(first)], axis=0), np.median(each[len(first) :], axis=0)])
 
     random = np.random.default_rng(seed)
@@ -230,8 +246,9 @@ def paired_bootstrap(
     differences = np.concatenate(drawn)
     low, high = np.percentile(differences, (2.5, 97.5))
     tail = 1 + min((differences <= 0).sum(), (differences >= 0).sum())
-    (here,), (there,) = values(sizes[None].astype(np.float64))
-    return Paired(float(here), float(there), (float(low), float(high)), min(1.0, float(2 * tail / (1 + resamples))))
+    (first_value,), (second_value,) = values(sizes[None].astype(np.float64))
+    p = min(1.0, float(2 * tail / (1 + resamples)))
+    return Paired(float(first_value), float(second_value), (float(low), float(high)), p)
 
 
 def mcnemar(first_right: Array, second_right: Array) -> float:
@@ -258,7 +275,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def majority_predictions(labels: Array) -> Array:
-    """What a model without eyes would always say: the most frequent label, or the mean of labels that are floats."""
+    """The majority baseline: always the most frequent label, or the mean of labels that are floats."""
     if np.issubdtype(labels.dtype, np.floating):
         return np.full(labels.shape, labels.mean())
     values, counts = np.unique(labels, return_counts=True)
@@ -271,38 +288,46 @@ def majority_score(metric: str, labels: Array) -> float:
 
 
 def majority_answer(answers: Sequence[Sequence[str]]) -> str:
-    """The most frequent normalised answer: the majority class of a span task."""
+    """The most frequent normalised answer: the majority baseline of a span task."""
     return Counter(normalize_answer(gold[0]) for gold in answers).most_common(1)[0][0]
 
 
-def guards(
-    predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float, ids: Sequence[Any] = ()
-) -> list[str]:
-    """What makes a value not worth believing, one sentence each; empty when nothing does.
+def sanity_warnings(
+    predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float, ids: Sequence[Any] = (),
+    not_finite: int = 0,
+) -> list[str]:  # fmt: skip
+    """Reasons to distrust a value, one sentence each; empty when there are none.
 
     Args:
         predictions: classes (`NO_CLASS` for none), scores or answer texts.
         examples: how many predictions there should be.
         value: the metric's value.
-        majority: the same metric for the majority class alone.
+        majority: the same metric of the majority baseline.
         ids: names of the predicted examples, if they are to be checked.
+        not_finite: how many answer texts were read from logits of which some are not finite numbers; classes and scores
+            show it themselves.
     """
-    found = np.asarray(predictions)
+    predicted = np.asarray(predictions)
     warnings = []
-    if len(found) != examples:
-        warnings.append(f"{len(found)} predictions for {examples} examples")
+    if len(predicted) != examples:
+        warnings.append(f"{len(predicted)} predictions for {examples} examples")
     if doubled := len(ids) - len(set(ids)):
-        warnings.append(f"{doubled} of {len(ids)} predictions are of an example that has one already")
-    broken = 0
-    if np.issubdtype(found.dtype, np.floating):
-        broken = int(np.isnan(found).sum())
-    elif np.issubdtype(found.dtype, np.integer):
-        broken = int((found == NO_CLASS).sum())
-    if broken:
-        warnings.append(f"{broken} of {len(found)} predictions are not numbers")
-    rounded = np.round(found, 5) if np.issubdtype(found.dtype, np.floating) else found
-    if len(found) > 1 and len(np.unique(rounded)) == 1:
-        warnings.append(f"every prediction is the same: {found[0]!s}")
+        warnings.append(f"{doubled} of {len(ids)} predictions are of an example that already has one")
+    if np.issubdtype(predicted.dtype, np.floating):
+        not_finite = int((~np.isfinite(predicted)).sum())
+    elif np.issubdtype(predicted.dtype, np.integer):
+        not_finite = int((predicted == NO_CLASS).sum())
+    if not_finite:
+        warnings.append(f"{not_finite} of {len(predicted)} predictions are not finite numbers")
+    if len(predicted) > 1 and _are_the_same(predicted):
+        warnings.append(f"every prediction is the same: {predicted[0]!s}")
     if value <= majority:
-        warnings.append(f"{value:.3f} is not above the {majority:.3f} of the majority class alone")
+        warnings.append(f"{value:.3f} is not above the {majority:.3f} of the majority baseline")
     return warnings
+
+
+def _are_the_same(predictions: Array) -> bool:
+    """Whether there is only one prediction; scores also where they differ by the rounding of float32 alone."""
+    if np.issubdtype(predictions.dtype, np.floating) and np.isfinite(predictions).all():
+        return bool(np.ptp(predictions) <= np.finfo(np.float32).eps * np.abs(predictions).max())
+    return len(np.unique(predictions)) == 1

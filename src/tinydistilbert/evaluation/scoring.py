@@ -1,4 +1,4 @@
-"""From the logits of a task model to predictions, and from those to the task's metrics with all that judges them."""
+"""From the logits of a task model to predictions, and from those to the task's metrics, intervals and warnings."""
 
 import json
 from dataclasses import dataclass
@@ -28,10 +28,12 @@ class Predictions:
     """The labels as a reader sees them; for each span example the list of its answers."""
     extra: dict[str, list[Any]]
     """Further columns of the predictions file: logits and probabilities, or the best answers as JSON."""
+    not_finite: int = 0
+    """Answers that were read from logits of which some are not finite numbers."""
 
 
 def read_predictions(examples: Examples, features: Features, logits: Logits) -> Predictions:
-    """What the logits say, aligned with the examples by `features.example`."""
+    """The predictions of the logits, aligned with the examples by `features.example`."""
     assert len(logits) == len(features), "one row of logits a feature"
     if examples.task.kind == "span":
         return _read_answers(examples, features, list(logits))
@@ -41,7 +43,7 @@ def read_predictions(examples: Examples, features: Features, logits: Logits) -> 
     if examples.task.kind == "regression":
         scores = rows[:, 0].astype(np.float64)
         return Predictions(scores, scores.tolist(), labels, {})
-    classes = np.where(np.isnan(rows).any(-1), metrics.NO_CLASS, rows.argmax(-1))
+    classes = np.where(np.isfinite(rows).all(-1), rows.argmax(-1), metrics.NO_CLASS)
     words = [names[i] if i != metrics.NO_CLASS else "" for i in classes]
     extra = {"logits": rows.tolist(), "probabilities": softmax(rows.astype(np.float64), axis=-1).tolist()}
     return Predictions(classes, words, [names[i] for i in labels], extra)
@@ -52,18 +54,19 @@ def _read_answers(examples: Examples, features: Features, logits: list[NDArray[n
     windows: list[list[int]] = [[] for _ in range(len(examples))]
     for window, example in enumerate(features.example):
         windows[example].append(window)
-    texts, best = [], []
-    for context, own in zip(examples.columns["context"], windows, strict=True):
-        answers = best_answers([logits[i] for i in own], [features.offsets[i] for i in own], context)
+    texts, best, not_finite = [], [], 0
+    for context, indices in zip(examples.columns["context"], windows, strict=True):
+        answers = best_answers([logits[i] for i in indices], [features.offsets[i] for i in indices], context)
         texts.append(answers[0].text)
+        not_finite += not all(np.isfinite(logits[i]).all() for i in indices)
         finite = [{"text": a.text, "score": round(a.score, 4)} for a in answers if np.isfinite(a.score)]
         best.append(json.dumps(finite, ensure_ascii=False))
     gold = [answer["text"] for answer in examples.columns["answers"]]
-    return Predictions(np.array(texts), texts, gold, {"best": best})
+    return Predictions(np.array(texts), texts, gold, {"best": best}, not_finite)
 
 
 def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[str, tuple[float, dict[str, Any]]]:
-    """For each metric of the task its value, and `interval`, `majority` and `warnings` to judge it by."""
+    """For each metric of the task its value, and `interval`, `majority` (the baseline) and `warnings`."""
     statistics, majority = _statistics(examples, predictions)
     everything = np.arange(len(examples))
     intervals = metrics.bootstrap(statistics, len(examples), seed=seed)
@@ -71,9 +74,10 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
     for name, statistic in statistics.items():
         value = float(statistic(everything))
         ids = examples.columns["id" if "id" in examples.columns else "idx"]
-        warnings = metrics.guards(
-            predictions.values, examples=len(examples), value=value, majority=majority[name], ids=ids
-        )
+        warnings = metrics.sanity_warnings(
+            predictions.values, examples=len(examples), value=value, majority=majority[name], ids=ids,
+            not_finite=predictions.not_finite,
+        )  # fmt: skip
         details = {"interval": list(intervals[name]), "majority": majority[name], "warnings": warnings}
         scores[name] = value, details
     return scores
@@ -86,12 +90,13 @@ def headline_score(examples: Examples, features: Features, logits: Logits) -> fl
 
 
 def _statistics(examples: Examples, predictions: Predictions) -> tuple[dict[str, metrics.Statistic], dict[str, float]]:
-    """The task's metrics as functions of the examples that are counted, and the majority class's score in each."""
+    """The task's metrics as functions of the examples that are counted, and the majority baseline's score in each."""
     names = examples.task.metrics
     if examples.task.kind == "span":
         each = metrics.squad_scores(predictions.words, predictions.gold)
-        most = [metrics.majority_answer(predictions.gold)] * len(examples)
-        majority = {name: float(values.mean()) for name, values in metrics.squad_scores(most, predictions.gold).items()}
+        baseline = [metrics.majority_answer(predictions.gold)] * len(examples)
+        baseline_scores = metrics.squad_scores(baseline, predictions.gold)
+        majority = {name: float(values.mean()) for name, values in baseline_scores.items()}
         return {name: partial(_mean_at, each[name]) for name in names}, majority
     # Small integers, because a bootstrap looks at every example a thousand times.
     dtype = np.float64 if examples.task.kind == "regression" else np.int16

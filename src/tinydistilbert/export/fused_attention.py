@@ -1,8 +1,8 @@
-"""BERT's, RoBERTa's and DistilBERT's attention as one operator of ONNX Runtime, for the time of an export.
+"""The attention of BERT, RoBERTa and DistilBERT as one operator of ONNX Runtime in an exported graph.
 
-ONNX Runtime finds LayerNorm with its residual and GELU with its bias in an exported graph by itself; attention it does
-not find, so it is written as its own operator while the model is traced. All numbers of heads are read from the
-weights, which pruning makes different in each layer. Measured in docs/decisions/0016-export.md.
+ONNX Runtime fuses LayerNorm with its residual and GELU with its bias by itself, but not attention, so the model is
+traced with ONNX Runtime's attention operator. Numbers of heads are read from the weights, because pruning makes them
+different in each layer. Measured in docs/decisions/0016-export.md.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 from tinydistilbert.models.capture import encoder_layers
 
 FUSABLE_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta")
-"""Whose attention is three linear layers, a softmax and nothing else."""
+"""Families whose attention is three linear layers and a softmax, and nothing else."""
 OPERATOR = "com.microsoft::MultiHeadAttention"
 
 Mask = Int[Tensor, "batch 1 1 length"]
-"""1 = token, 0 = padding: in the form that transformers hands on to the layers as it is."""
+"""1 = token, 0 = padding, in the shape that transformers passes to the layers unchanged."""
 
 
 def fuse(model: PreTrainedModel, *, first_token: bool) -> None:
@@ -39,8 +39,8 @@ def fuse(model: PreTrainedModel, *, first_token: bool) -> None:
 
 
 def _fuse_bert(layer: Any, *, first: bool) -> None:
-    own, output = layer.attention.self, layer.attention.output
-    attend = _attention(own, (own.query, own.key, own.value), first=first)
+    attention, output = layer.attention.self, layer.attention.output
+    attend = _attention(attention, (attention.query, attention.key, attention.value), first=first)
 
     def forward(hidden_states: Tensor, attention_mask: Mask, *_: Any, **__: Any) -> Tensor:
         residual = hidden_states[:, :1] if first else hidden_states
@@ -50,31 +50,31 @@ def _fuse_bert(layer: Any, *, first: bool) -> None:
 
 
 def _fuse_distilbert(layer: Any, *, first: bool) -> None:
-    own = layer.attention
-    attend = _attention(own, (own.q_lin, own.k_lin, own.v_lin), first=first)
+    attention = layer.attention
+    attend = _attention(attention, (attention.q_lin, attention.k_lin, attention.v_lin), first=first)
 
     def forward(hidden_states: Tensor, attention_mask: Mask, *_: Any, **__: Any) -> Tensor:
         residual = hidden_states[:, :1] if first else hidden_states
-        attended = layer.sa_layer_norm(own.out_lin(attend(hidden_states, attention_mask)) + residual)
+        attended = layer.sa_layer_norm(attention.out_lin(attend(hidden_states, attention_mask)) + residual)
         return cast("Tensor", layer.output_layer_norm(layer.ffn(attended) + attended))
 
     layer.forward = forward
 
 
 def _attention(attention: Any, projections: tuple[Any, Any, Any], *, first: bool) -> Callable[[Tensor, Mask], Tensor]:
-    """What all tokens, or the first alone, take from all; the biases are added inside the operator."""
+    """Attention from all tokens, or from the first alone, to all; the operator adds the biases."""
     for linear in projections:
         linear.forward = partial(F.linear, weight=linear.weight)
     bias = torch.cat([linear.bias for linear in projections]).detach()
 
     def attend(hidden: Float[Tensor, "batch length hidden"], mask: Mask) -> Float[Tensor, "batch queries width"]:
-        asking = hidden[:, :1] if first else hidden
-        query, key, value = (linear(part) for linear, part in zip(projections, (asking, hidden, hidden), strict=True))
+        queried = hidden[:, :1] if first else hidden
+        query, key, value = (linear(part) for linear, part in zip(projections, (queried, hidden, hidden), strict=True))
         settings = {"num_heads": query.shape[-1] // attention.attention_head_size, "scale": float(attention.scaling)}
-        found: Tensor = torch.onnx.ops.symbolic(
+        attended: Tensor = torch.onnx.ops.symbolic(
             OPERATOR, (query, key, value, bias, mask.flatten(1)), settings,
             dtype=query.dtype, shape=query.shape, version=1,
         )  # fmt: skip
-        return found
+        return attended
 
     return attend

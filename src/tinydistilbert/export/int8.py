@@ -1,8 +1,8 @@
-"""Matrices and embedding tables of an ONNX graph in 8 bits, products in integers: ONNX Runtime's operators for CPUs.
+"""Matrices and embedding tables of an ONNX graph in 8 bits, multiplied by ONNX Runtime's integer operators for CPUs.
 
 A weight w becomes scale · q with q a signed byte; an input of a matrix becomes an unsigned byte with a zero point, by
-its own range (dynamic) or by a fixed one (static). What lies between the products, attention's softmax, normalisation
-and GELU, stays in float32. Why the graph is rewritten here and not by ONNX Runtime's tool: docs/decisions/0017-int8.md.
+its range (dynamic) or by a fixed one (static). Softmax, normalisation and GELU stay in float32. Why ONNX Runtime's tool
+is not used for that: docs/decisions/0017-int8.md.
 """
 
 import re
@@ -20,22 +20,22 @@ Ranges = Mapping[str, tuple[float, float]]
 
 EMBEDDINGS, HEAD = "embeddings", "head"
 LIMIT, REDUCED_LIMIT = 127, 64
-"""Largest |q|. With the reduced one the sum of two products, at most 2 · 255 · 64, fits into AVX2's 16 bits."""
+"""Largest |q|. With the reduced one, a sum of two products, at most 2 · 255 · 64, fits into AVX2's 16 bits."""
 SMALLEST_SCALE = 1e-12
-"""Of a weight or an input that is zero throughout."""
+"""The scale of a weight or an input whose values are all zero."""
 _LAYER = re.compile(r"\blayers?\.(\d+)\.(\w+)")
 _FEED_FORWARD = ("intermediate", "output", "ffn", "mlp")
 """Names of the second half of a layer in BERT, DistilBERT and ModernBERT."""
 
 
 def layers(model: Any) -> tuple[str, ...]:
-    """What of the graph can stay in float by itself, in its order: `embeddings`, `layer.0.attention`, …, `head`."""
+    """The parts of the graph that can stay in float, in its order: `embeddings`, `layer.0.attention`, …, `head`."""
     graph = _Graph(model)
     return tuple(dict.fromkeys(graph.layer(node) for node in model.graph.node if graph.is_quantizable(node)))
 
 
 def input_ranges(model: Any, calibration: Iterable[ModelInputs]) -> dict[str, tuple[float, float]]:
-    """The range of every matrix's input over all calibration inputs; nothing where there are none."""
+    """The range of every matrix's input over all calibration inputs; empty where there are none."""
     onnx, ort = require("onnx", extra="onnx"), require("onnxruntime", extra="onnx")
     graph = _Graph(model)
     names = [*dict.fromkeys(node.input[0] for node in model.graph.node if graph.matrix(node) is not None)]
@@ -47,9 +47,9 @@ def input_ranges(model: Any, calibration: Iterable[ModelInputs]) -> dict[str, tu
     inputs = [item.name for item in session.get_inputs()]
     ranges: dict[str, tuple[float, float]] = {}
     for batch in calibration:
-        found = session.run(names, {name: batch[name] for name in inputs})
-        for name, values in zip(names, found, strict=True):
-            low, high = ranges.get(name, (0.0, 0.0))  # zero is always in the range: it must have a byte of its own
+        outputs = session.run(names, {name: batch[name] for name in inputs})
+        for name, values in zip(names, outputs, strict=True):
+            low, high = ranges.get(name, (0.0, 0.0))  # with zero, which must be exactly representable
             ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
     return ranges
 
@@ -62,11 +62,11 @@ def to_int8(
 
     Args:
         model: an `onnx.ModelProto` in float32.
-        ranges: of the inputs of matrices, from `input_ranges`; None = each input has its own, told while it runs.
-        per_channel: a scale for each column of a matrix instead of one for all. Tables have one for each row always.
+        ranges: of the inputs of matrices, from `input_ranges`; None = measured from each input at run time.
+        per_channel: a scale for each column of a matrix instead of one for all. Tables always have one for each row.
         reduce_range: q of matrices within ±64 instead of ±127.
-        embeddings: tables too.
-        keep_float: layers, by their names in `layers`, that stay as they are.
+        embeddings: whether tables are quantized too.
+        keep_float: layers that stay in float, by their names in `layers`.
     """
     kept = {*keep_float, *(() if embeddings else (EMBEDDINGS,))}
     _Graph(model).rewrite(_Settings(ranges, per_channel, REDUCED_LIMIT if reduce_range else LIMIT, frozenset(kept)))
@@ -78,7 +78,7 @@ class _Settings:
 
 
 class _Graph:
-    """A graph that is read, and then rewritten node by node."""
+    """A graph that is rewritten node by node."""
 
     def __init__(self, model: Any) -> None:
         self.onnx = require("onnx", extra="onnx")
@@ -91,7 +91,7 @@ class _Graph:
         self.bytes_of: dict[str, tuple[str, str, str]] = {}
 
     def is_table(self, node: Any) -> bool:
-        """Whether the node takes rows from an embedding table: by number, or the first ones, as of positions."""
+        """Whether the node reads rows of an embedding table: by id, or a slice of them, as for positions."""
         if node.op_type == "Gather":
             return self._is_matrix(node.input[0]) and self._attributes(node).get("axis", 0) == 0
         if node.op_type != "Slice" or not self._is_matrix(node.input[0]):
@@ -100,7 +100,7 @@ class _Graph:
         return axes is not None and self.onnx.numpy_helper.to_array(axes).tolist() == [0]
 
     def matrix(self, node: Any) -> tuple[str, bool] | None:
-        """The weight of a linear layer, and whether it is stored transposed; None = the node is none."""
+        """The weight of a linear layer, and whether it is stored transposed; None for other nodes."""
         settings = self._attributes(node)
         if node.op_type == "Gemm":
             plain = settings.get("alpha", 1.0) == settings.get("beta", 1.0) == 1.0 and not settings.get("transA", 0)
@@ -118,33 +118,33 @@ class _Graph:
         return None
 
     def is_quantizable(self, node: Any) -> bool:
-        """Whether `rewrite` has another form for it."""
+        """Whether `rewrite` can quantize the node."""
         return self.is_table(node) or self.matrix(node) is not None
 
     def layer(self, node: Any) -> str:
-        """The layer that a quantizable node belongs to, by its name, which is that of the module it came from.
+        """The layer of a quantizable node, from its name, which is that of its module.
 
-        A matrix that is the word embedding too, as in masked-LM heads, goes with it.
+        A matrix that is tied to the word embeddings, as in masked-LM heads, belongs to them.
         """
         matrix = self.matrix(node)
         if self.is_table(node) or (matrix is not None and matrix[0] in self.tables):
             return EMBEDDINGS
-        found = _LAYER.search(node.name)
-        if found is None:
+        match = _LAYER.search(node.name)
+        if match is None:
             return HEAD
-        return f"layer.{found[1]}.{'ffn' if found[2] in _FEED_FORWARD else 'attention'}"
+        return f"layer.{match[1]}.{'ffn' if match[2] in _FEED_FORWARD else 'attention'}"
 
     def rewrite(self, settings: _Settings) -> None:
-        """Every quantizable node that is not kept, and then away with what nothing reads any more."""
+        """Replace every quantizable node that is not kept in float, and delete nodes and weights that became unused."""
         for node in list(self.graph.node):
             if not self.is_quantizable(node) or self.layer(node) in settings.kept:
                 self.nodes.append(node)
             elif self.is_table(node):
-                self._look_up(node, settings)
+                self._replace_table(node, settings)
             else:
-                self._multiply(node, settings)
+                self._replace_matrix(node, settings)
         del self.graph.node[:]
-        self.graph.node.extend(self._wanted(self.nodes))
+        self.graph.node.extend(self._used(self.nodes))
         read = {name for node in self.graph.node for name in node.input}
         left = [item for item in self.graph.initializer if item.name in read]
         del self.graph.initializer[:]
@@ -155,17 +155,17 @@ class _Graph:
         if not any(item.domain == "com.microsoft" for item in self.model.opset_import):
             self.model.opset_import.append(self.onnx.helper.make_opsetid("com.microsoft", 1))
 
-    def _wanted(self, nodes: list[Any]) -> list[Any]:
-        """Without the nodes whose outputs are read by none, such as a transposition of a matrix that was replaced."""
-        read, wanted = {item.name for item in self.graph.output}, []
+    def _used(self, nodes: list[Any]) -> list[Any]:
+        """The nodes whose outputs are read, which the transposition of a replaced matrix is not."""
+        read, used = {item.name for item in self.graph.output}, []
         for node in reversed(nodes):
             if read.intersection(node.output):
-                wanted.append(node)
+                used.append(node)
                 read.update(node.input)
-        return wanted[::-1]
+        return used[::-1]
 
-    def _look_up(self, node: Any, settings: _Settings) -> None:
-        """The same rows of bytes and of their scales, and their product."""
+    def _replace_table(self, node: Any, settings: _Settings) -> None:
+        """Read the same rows of bytes and of their scales, and multiply them."""
         rows, scales = self._bytes_of_table(node.input[0], settings)
         output = node.output[0]
         for source, result in ((rows, f"{output}.bytes"), (scales, f"{output}.scales")):
@@ -173,9 +173,9 @@ class _Graph:
         self._add("Cast", [f"{output}.bytes"], [f"{output}.floats"], to=self.onnx.TensorProto.FLOAT)
         self._add("Mul", [f"{output}.floats", f"{output}.scales"], [output])
 
-    def _multiply(self, node: Any, settings: _Settings) -> None:
+    def _replace_matrix(self, node: Any, settings: _Settings) -> None:
         matrix = self.matrix(node)
-        assert matrix is not None, "only linear layers come here"
+        assert matrix is not None, "the node is a linear layer"
         name, transposed = matrix
         if name in self.tables:
             weight, scale = self._columns_of_table(name, settings)
@@ -188,7 +188,7 @@ class _Graph:
         self._add("MatMulIntegerToFloat", inputs, list(node.output), domain="com.microsoft")
 
     def _bytes_of_matrix(self, name: str, transposed: bool, settings: _Settings) -> tuple[str, str]:
-        """Names of the bytes (inputs, outputs) and of their scale, or scales of the outputs."""
+        """Names of the bytes (inputs, outputs) and of their scale, or of the scales of the outputs."""
         names = f"{name}.bytes", f"{name}.scale"
         if names[0] not in self.new:
             values = self._values(name)
@@ -202,12 +202,12 @@ class _Graph:
         names = f"{name}.bytes", f"{name}.scale"
         if names[0] not in self.new:
             values = self._values(name)
-            limit = settings.limit if self._is_tied(name) else LIMIT  # only what is multiplied with can overflow
+            limit = settings.limit if self._is_tied(name) else LIMIT  # only products can overflow
             self.new[names[0]], self.new[names[1]] = _bytes(values, np.abs(values).max(axis=1, keepdims=True), limit)
         return names
 
     def _columns_of_table(self, name: str, settings: _Settings) -> tuple[str, str]:
-        """The table as a matrix (hidden, rows), transposed when the model is loaded and stored once; and its scales."""
+        """Names of the table as a matrix (hidden, rows), stored once and transposed at loading, and of its scales."""
         rows, scales = self._bytes_of_table(name, settings)
         names = f"{name}.columns", f"{name}.column_scale"
         if names[1] not in self.new:
@@ -216,7 +216,7 @@ class _Graph:
         return names
 
     def _bytes_of_input(self, name: str, ranges: Ranges | None) -> tuple[str, str, str]:
-        """Names of the input's bytes, scale and zero point; made once for all matrices that read it."""
+        """Names of the input's bytes, scale and zero point, which all matrices that read it share."""
         if name not in self.bytes_of:
             names = f"{name}.bytes", f"{name}.scale", f"{name}.zero"
             if ranges is None:
@@ -238,8 +238,8 @@ class _Graph:
         return item is not None and len(item.dims) == 2 and item.data_type == self.onnx.TensorProto.FLOAT
 
     def _values(self, name: str) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = self.onnx.numpy_helper.to_array(self.weights[name])
-        return found
+        values: NDArray[np.float32] = self.onnx.numpy_helper.to_array(self.weights[name])
+        return values
 
     def _attributes(self, node: Any) -> dict[str, Any]:
         return {item.name: self.onnx.helper.get_attribute_value(item) for item in node.attribute}

@@ -1,4 +1,4 @@
-"""int8: an exported model at a quarter of its size and several times as fast on a CPU, with its score looked at."""
+"""int8: an exported model at a quarter of its size, several times as fast on a CPU; layers that need it stay float."""
 
 import math
 import shutil
@@ -15,7 +15,7 @@ from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
 Method = Literal["dynamic", "static"]
-"""`dynamic`: the range of a matrix's input is told from that input; `static`: from calibration inputs, once."""
+"""The range of a matrix's input comes from each input (`dynamic`), or once from calibration inputs (`static`)."""
 CONFIG = "config.json"
 
 
@@ -25,33 +25,33 @@ def quantize(
 ) -> None:  # fmt: skip
     """Make the finished folder `output`: the exported model with its matrices and embedding tables in 8 bits.
 
-    The defaults are what measured best (docs/decisions/0017-int8.md). Without a reduced range processors that have
-    AVX2 but not VNNI clip sums of products; with it nobody does, so the folder gives the same on both.
+    The defaults measured best (docs/decisions/0017-int8.md). Without a reduced range, processors with AVX2 but without
+    VNNI clip sums of products; with it none does, so that results are the same on both.
 
     Args:
         exported: a folder that `export` made, in float32.
-        output: folder to make; its `config.json` says what was done.
+        output: folder to make; its `config.json` records the settings.
         method: where the ranges of the inputs of matrices come from.
-        per_channel: a scale for each output of a matrix instead of one for the whole matrix.
+        per_channel: a scale for each output of a matrix instead of one for the matrix.
         reduce_range: weights of matrices in 7 bits.
         embeddings: the embedding tables in 8 bits too, a scale for each row.
         keep_float: layers that stay in float32, by their names in `layer_names`.
-        calibration: inputs for `static`, held out of the train split, best unpadded; not read otherwise.
+        calibration: inputs for `static`, held out of the train split, preferably unpadded; not read otherwise.
 
     Raises:
-        UserError: `exported` is no exported folder, is int8 already or was changed; there is no layer of such a name;
-            there are no calibration inputs; `onnx` is not installed.
+        UserError: `exported` is no exported folder, is int8 already or was changed; a layer of `keep_float` does not
+            exist; there are no calibration inputs; `onnx` is not installed.
     """
     atomic.check_new(output)
     config, model = _open(exported)
     names = int8.layers(model)
     for name in keep_float:
         if name not in names:
-            fix = "take one of those"
+            fix = "use one of those"
             raise UserError("keep_float", expected=f"one of {', '.join(names)}", found=repr(name), fix=fix)
     ranges = int8.input_ranges(model, calibration) if method == "static" else None
     if ranges == {}:
-        fix = "give some, or quantize dynamically"
+        fix = 'give calibration inputs, or use the method "dynamic"'
         raise UserError("static quantization", expected="calibration inputs", found="none", fix=fix)
     settings = {"per_channel": per_channel, "reduce_range": reduce_range, "embeddings": embeddings}
     int8.to_int8(model, ranges=ranges, keep_float=keep_float, **settings)
@@ -65,10 +65,10 @@ def quantize(
 
 
 def export_int8(model_folder: Path, output: Path, *, fused: bool = True) -> None:
-    """`export` and then `quantize`, as they are by default.
+    """`export`, and then `quantize` with its defaults.
 
     Raises:
-        UserError: what either raises.
+        UserError: as `export` and `quantize` do.
     """
     with tempfile.TemporaryDirectory() as work:
         export(model_folder, Path(work) / "fp32", fused=fused)
@@ -76,7 +76,7 @@ def export_int8(model_folder: Path, output: Path, *, fused: bool = True) -> None
 
 
 def layer_names(exported: Path) -> tuple[str, ...]:
-    """What of an exported model can stay in float by itself: `embeddings`, `layer.0.attention`, `layer.0.ffn`, `head`.
+    """The parts of an exported model that can stay in float: `embeddings`, `layer.0.attention`, `layer.0.ffn`, `head`.
 
     Raises:
         UserError: as `quantize` does.
@@ -91,37 +91,38 @@ def sensitive_layers(
 ) -> tuple[str, ...]:  # fmt: skip
     """The layers to keep in float so that at most `max_loss` of the score is lost; none where int8 is good enough.
 
-    Each layer is left in float alone, and those that give most back are then kept one after the other until it is
-    enough: as many scorings as there are layers, and a few more. If nothing helps, that is all layers.
+    The model is scored with each layer alone in float; then the layers that gain most are kept one after the other
+    until the loss is small enough. That takes as many scorings as there are layers, and a few more. In the worst case
+    it is all layers.
 
     Args:
         exported: a folder that `export` made, in float32.
-        score: what a folder is worth, on train examples that are held out: the split of the tables chooses nothing.
+        score: scores a folder on held-out train examples, because the reported split may not choose anything.
         max_loss: in units of the score.
-        method: and the rest: as in `quantize`.
-        per_channel: see there.
-        reduce_range: see there.
-        embeddings: see there; without it they are float anyway.
-        calibration: see there.
+        method: as in `quantize`, and so are the others.
+        per_channel: as in `quantize`.
+        reduce_range: as in `quantize`.
+        embeddings: as in `quantize`; where it is false they are not tried.
+        calibration: as in `quantize`.
 
     Raises:
         UserError: as `quantize` does.
     """
     inputs = list(calibration)
     names = [name for name in layer_names(exported) if embeddings or name != int8.EMBEDDINGS]
-    known: dict[frozenset[str], float] = {}
+    scores: dict[frozenset[str], float] = {}
 
     def scored(kept: frozenset[str]) -> float:
-        if kept not in known:
+        if kept not in scores:
             with tempfile.TemporaryDirectory() as work:
                 folder = Path(work) / "int8"
                 quantize(
                     exported, folder, method=method, per_channel=per_channel, reduce_range=reduce_range,
                     embeddings=embeddings, keep_float=sorted(kept), calibration=inputs,
                 )  # fmt: skip
-                found = score(folder)
-                known[kept] = -math.inf if math.isnan(found) else found
-        return known[kept]
+                value = score(folder)
+                scores[kept] = value if math.isfinite(value) else -math.inf
+        return scores[kept]
 
     least = score(exported) - max_loss
     kept: frozenset[str] = frozenset()
@@ -135,11 +136,11 @@ def sensitive_layers(
 
 
 def _open(exported: Path) -> tuple[dict[str, Any], Any]:
-    """The config and the graph of an exported folder in float32, checked against its manifest."""
+    """The config and the graph of an exported folder in float32, after comparing it with its manifest."""
     onnx = require("onnx", extra="onnx")
     fix = "give a folder that `tinydistilbert export` made"
     if not (exported / MODEL_FILE).is_file() or not (exported / CONFIG).is_file():
-        raise UserError(str(exported), expected=f"{MODEL_FILE} and {CONFIG}", found="not both", fix=fix)
+        raise UserError(str(exported), expected=f"{MODEL_FILE} and {CONFIG}", found="one or none of them", fix=fix)
     atomic.read_manifest(exported)
     config: dict[str, Any] = atomic.read_json(exported / CONFIG)
     precision = config.get(EXPORT_KEY, {}).get("precision")

@@ -1,7 +1,7 @@
 """A fine-tuned model as a folder that plain ONNX Runtime runs: model, tokenizer, names of the classes, hashes.
 
-Torch's own exporter traces the model; its attention is written as ONNX Runtime's operator (fused.py), and of the last
-layer only what the head reads is computed. What was exported must answer as torch does, or no folder is made.
+Torch's exporter traces the model, with its attention as ONNX Runtime's operator (`fused_attention.py`) and with only
+that token of the last layer that the head reads. The folder is made only if the exported model gives torch's logits.
 """
 
 import ast
@@ -31,11 +31,11 @@ from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic, disk
 
 OPSET = 20
-"""The first with GELU as one operator."""
+"""The first version of ONNX with GELU as one operator."""
 TOLERANCE = 1e-4
-"""Largest difference to torch's logits, as a share of the largest of them where that is above 1."""
+"""Largest accepted difference to torch's logits, relative to the largest logit where that is above 1."""
 MAX_EMBEDDED_BYTES = 2_000_000_000
-"""Bytes of weights that fit into the model file; more lie beside it. A protocol buffer ends at 2 GiB."""
+"""Bytes of weights that fit into the model file, a protocol buffer of at most 2 GiB; else they get their own file."""
 TRIALS = ((1, 1), (1, 7), (2, 16), (5, 33))
 """(batch, length) of the inputs whose logits are compared with torch's."""
 
@@ -45,18 +45,18 @@ def export(
 ) -> None:
     """Make the finished folder `output` with `model.onnx` and all that is needed to use it.
 
-    The file takes any batch and length, `input_ids`, `attention_mask` and, in BERT, `token_type_ids` (int64), and gives
+    Inputs are `input_ids`, `attention_mask` and, in BERT, `token_type_ids` (int64, any batch and length); outputs are
     `logits`, or `start_logits` and `end_logits` in span models.
 
     Args:
         model_folder: a model with a classification, regression, span or masked-LM head.
-        output: a folder that is not there yet.
+        output: a folder that does not exist yet.
         tokenizer: by default the one in `model_folder`.
-        fused: use ONNX Runtime's own attention operator where the family allows it; not every other program knows it.
+        fused: use ONNX Runtime's attention operator where the family allows it; other programs may not know it.
 
     Raises:
-        UserError: the model is incomplete, of an unknown head or family, its files are not those of its manifest, its
-            family cannot be exported, or `output` is there already.
+        UserError: the model is incomplete, of an unknown head or family, or differs from its manifest; its family
+            cannot be exported; or `output` exists.
     """
     atomic.check_new(output)
     onnx = require("onnx", extra="onnx")
@@ -64,8 +64,7 @@ def export(
     model, head = _torch_model(model_folder)
     tokenizer = tokenizer or load_tokenizer(model_folder)
     if model.config.model_type == ELMO:
-        fix = "run it by torch: load() does"
-        raise UserError(str(model_folder), expected="a transformer", found="ELMo", fix=fix)
+        raise UserError(str(model_folder), problem="ELMo cannot be exported", fix="run it in torch, as load() does")
     fused = fused and model.config.model_type in fusion.FUSABLE_FAMILIES
     trials = [_random_inputs(model, *shape, seed=seed) for seed, shape in enumerate(TRIALS)]
     expected = [_logits(model, head, inputs) for inputs in trials]
@@ -75,11 +74,11 @@ def export(
     }  # fmt: skip
     with disk.disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / MODEL_FILE
-        made = _traced(model_folder, model, head, fused=fused)
+        proto = _traced(model_folder, model, head, fused=fused)
         if sum(weight.nbytes for weight in model.parameters()) < MAX_EMBEDDED_BYTES:
-            onnx.save_model(made, str(file))
+            onnx.save_model(proto, str(file))
         else:
-            onnx.save_model(made, str(file), save_as_external_data=True, location=f"{MODEL_FILE}.data")
+            onnx.save_model(proto, str(file), save_as_external_data=True, location=f"{MODEL_FILE}.data")
         _check_parity(model_folder, OnnxRuntime(file, threads=1), trials, expected)
         with atomic.unfinished(output, exported_from=model_folder.name) as folder:
             for part in Path(temporary).iterdir():
@@ -92,11 +91,11 @@ def export(
 def to_half(model_folder: Path, output: Path) -> None:
     """Make the finished folder `output`: the torch model with float16 weights, half as large, for GPUs.
 
-    Transformers reads it with `dtype="auto"`; `load_model` makes single precision of it again, less the lost digits.
+    Transformers reads it with `dtype="auto"`; `load_model` converts it back to single precision.
 
     Raises:
-        UserError: the model is incomplete, of an unknown head or family, or not as its manifest says; a weight is too
-            large for float16; `output` is there already.
+        UserError: the model is incomplete, of an unknown head or family, or differs from its manifest; a weight is too
+            large for float16; `output` exists.
     """
     atomic.check_new(output)
     model, _ = _torch_model(model_folder)
@@ -110,7 +109,7 @@ def to_half(model_folder: Path, output: Path) -> None:
 
 
 def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
-    """The model in `folder`, in evaluation mode, and which head it has."""
+    """The model in `folder`, in evaluation mode, and its head."""
     if (folder / MODEL_FILE).exists():
         fix = "give the folder that it was exported from"
         raise UserError(str(folder), expected="a torch model", found="an exported one", fix=fix)
@@ -119,7 +118,7 @@ def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
 
 
 class _Named(nn.Module):
-    """The model as the exporter sees it: arrays in, arrays out, nothing else."""
+    """The model with plain tensors as inputs and outputs, for the exporter."""
 
     def __init__(self, model: PreTrainedModel, head: Head, *, fused: bool) -> None:
         super().__init__()
@@ -134,10 +133,10 @@ class _Named(nn.Module):
             inputs["token_type_ids"] = token_type_ids
         if self.head == "masked-lm":
             hidden = vocabulary_input(self.model, self.model.base_model(**inputs).last_hidden_state)
-            # As one matrix, because the product with a tied embedding then needs no transposed copy of it.
+            # Flattened, because the product with a tied embedding then needs no transposed copy of it.
             return F.linear(hidden.flatten(0, 1), *vocabulary_matrix(self.model)).view(*input_ids.shape, -1)
-        found: Any = self.model(**inputs)
-        return (found.start_logits, found.end_logits) if self.head == "span" else found.logits
+        outputs: Any = self.model(**inputs)
+        return (outputs.start_logits, outputs.end_logits) if self.head == "span" else outputs.logits
 
 
 def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) -> Any:
@@ -154,7 +153,7 @@ def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) ->
                 input_names=list(inputs), output_names=["start_logits", "end_logits"] if head == "span" else ["logits"],
                 dynamic_shapes=dict.fromkeys(inputs, shape), verbose=False,
             )  # fmt: skip
-    except Exception as error:  # whatever the exporter stumbles over; its own message is a page long
+    except Exception as error:  # of any class; the exporter's message is a page long
         found = f"{model.config.model_type}: {type(error).__name__}"
         fix = f"use a model of {', '.join(fusion.FUSABLE_FAMILIES)}"
         raise UserError(str(folder), expected="a model that torch.onnx exports", found=found, fix=fix) from error
@@ -164,7 +163,7 @@ def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) ->
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporter's and transformers' warnings: what they are about is checked afterwards."""
+    """Suppress warnings of the exporter and of transformers; the exported model is checked afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -175,13 +174,13 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def _tidied(made: Any) -> Any:
-    """Nodes and weights named by the module they come from, and nothing else left of how the model was traced.
+def _tidied(proto: Any) -> Any:
+    """The model with nodes and weights named by the module they come from, and without other traces of the exporter.
 
-    The exporter writes the lines of source that made each node, with their paths, and shapes for weights that it has
-    transposed since (ONNX Runtime's quantization stops at those).
+    The exporter writes the source lines of each node, with their paths, and outdated shapes of weights that it has
+    transposed (ONNX Runtime's quantization fails on those).
     """
-    graph = made.graph
+    graph = proto.graph
     names = {weight.name: weight.name.removeprefix("model.") for weight in graph.initializer}
     used: Counter[str] = Counter()
     for node in graph.node:
@@ -197,10 +196,10 @@ def _tidied(made: Any) -> Any:
     graph.value_info.extend(kept)
     for weight in graph.initializer:
         weight.name = names[weight.name]
-    for item in (made, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+    for item in (proto, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
-    return made
+    return proto
 
 
 def _module_of(node: Any) -> str:
@@ -215,7 +214,9 @@ def _random_inputs(model: PreTrainedModel, batch: int, length: int, *, seed: int
     generator = np.random.default_rng(seed)
     config: Any = model.config
     pad = config.pad_token_id or 0
-    ids = (pad + generator.integers(1, config.vocab_size, (batch, length))) % config.vocab_size  # all tokens but `pad`
+    ids = (
+        pad + generator.integers(1, config.vocab_size, (batch, length))
+    ) % config.vocab_size  # any token except `pad`
     ends = np.append(length, generator.integers(1, length + 1, batch - 1))[:, None]
     mask = (np.arange(length) < ends).astype(np.int64)
     inputs = {"input_ids": np.where(mask, ids, pad), "attention_mask": mask}
@@ -225,10 +226,10 @@ def _random_inputs(model: PreTrainedModel, batch: int, length: int, *, seed: int
 
 
 def _logits(model: PreTrainedModel, head: Head, inputs: ModelInputs) -> NDArray[np.float32]:
-    """What torch says, by the model's own forward."""
+    """Logits of the torch model."""
     with torch.inference_mode():
-        found = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-        logits = torch.stack((found.start_logits, found.end_logits), dim=-1) if head == "span" else found.logits
+        outputs = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+        logits = torch.stack((outputs.start_logits, outputs.end_logits), dim=-1) if head == "span" else outputs.logits
     return np.asarray(logits.numpy())
 
 

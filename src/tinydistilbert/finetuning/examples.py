@@ -7,7 +7,7 @@ from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 
@@ -43,7 +43,7 @@ def task_examples(recipe: Recipe, task: Task, soft_targets: SoftTargetSource | N
     if settings.select == "fixed":
         return TaskExamples(train, labelled)
     split = HELD_OUT if settings.select == "heldout" else train.task.evaluation[0]
-    selection = wanted_examples(recipe, train.task, split, limit=settings.validation_examples)
+    selection = recipe_examples(recipe, train.task, split, limit=settings.validation_examples)
     return TaskExamples(train, labelled, selection)
 
 
@@ -56,7 +56,7 @@ def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, sof
         UserError: the data are wrong.
     """
     settings = recipe.finetune.settings(task.name)
-    labelled = wanted_examples(recipe, task, task.train, limit=settings.train_examples)
+    labelled = recipe_examples(recipe, task, task.train, limit=settings.train_examples)
     unlabelled = []
     if soft and settings.distillation.unlabelled:
         unlabelled.append(read_unlabelled(Path(settings.distillation.unlabelled), labelled.task))

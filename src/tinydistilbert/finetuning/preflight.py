@@ -13,7 +13,7 @@ from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
 
 
 @dataclass(frozen=True)
-class TaughtStudent:
+class DistilledStudent:
     """The student of a second distillation, before it is trained."""
 
     config: PretrainedConfig
@@ -22,7 +22,7 @@ class TaughtStudent:
     """Of the run's own teacher, if it has one."""
 
 
-def check_models(finetune: Finetune, task: Task, student: TaughtStudent | None) -> None:
+def check_models(finetune: Finetune, task: Task, student: DistilledStudent | None) -> None:
     """Look at a given model and at given teachers, and at whether the layers can be compared that the recipe compares.
 
     Args:

@@ -47,20 +47,20 @@ def jobs(recipe: Recipe) -> Iterator[Job]:
 
 def _rows(recipe: Recipe, task: Task) -> Iterator[list[Job]]:
     finetune = recipe.finetune
-    given, wanted = finetune.distillation.teachers, finetune.distillation.tasks
-    distilled = wanted == "all" or (wanted == "span" and task.kind == "span")
+    teachers, kinds = finetune.distillation.teachers, finetune.distillation.tasks
+    distilled = kinds == "all" or (kinds == "span" and task.kind == "span")
 
     def row(title: str, encoder: str) -> list[Job]:
         return [Job(task.name, title, encoder, seed) for seed in finetune.seeds]
 
     if finetune.model:
-        if distilled and isinstance(given, tuple):
-            yield [Job(task.name, "teacher", path, index, is_given=True) for index, path in enumerate(given)]
+        if distilled and isinstance(teachers, tuple):
+            yield [Job(task.name, "teacher", path, index, is_given=True) for index, path in enumerate(teachers)]
             yield row("model (D)", finetune.model)
         else:
             yield row("model", finetune.model)
         return
     for name in finetune.models:
         yield row(name, name)
-    if distilled and "student" in finetune.models and (isinstance(given, tuple) or "teacher" in finetune.models):
+    if distilled and "student" in finetune.models and (isinstance(teachers, tuple) or "teacher" in finetune.models):
         yield row("student (D)", "student")

@@ -13,7 +13,7 @@ from tinydistilbert.distillation.adapt import check_head
 from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.distillation.teacher_cache import check_room, views_to_make
 from tinydistilbert.errors import UserError
-from tinydistilbert.finetuning.preflight import TaughtStudent, check_models
+from tinydistilbert.finetuning.preflight import DistilledStudent, check_models
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
@@ -24,7 +24,7 @@ from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import cache
 from tinydistilbert.tasks import has_split
 from tinydistilbert.tasks.compatible import check_classes
-from tinydistilbert.tasks.recipe_splits import scored_split, wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 
@@ -98,22 +98,22 @@ def check_tasks(run: RunContext) -> None:
     for name in run.task_names():
         task = run.tasks[name]
         more = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
-        splits = (scored_split(recipe, task), *more)
-        task = wanted_examples(recipe, task, task.train).task  # with its classes
+        splits = (scored_split(recipe.finetune, task), *more)
+        task = recipe_examples(recipe, task, task.train).task  # with its classes
         for split in splits:
-            wanted_examples(recipe, task, split)
+            recipe_examples(recipe, task, split)
         if distilled and recipe.finetune.distillation.unlabelled:
             read_unlabelled(Path(recipe.finetune.distillation.unlabelled), task)
         check_models(recipe.finetune, task, _student_of_tasks(run) if name in distilled else None)
 
 
-def _student_of_tasks(run: RunContext) -> TaughtStudent:
+def _student_of_tasks(run: RunContext) -> DistilledStudent:
     """What the second distillations start from, and the run's own teacher."""
     if name := run.recipe.finetune.model:
-        return TaughtStudent(load_config(name), load_tokenizer(name), None)
+        return DistilledStudent(load_config(name), load_tokenizer(name), None)
     teacher = run.sources.original_teacher
     student = cut_student(teacher.model, run.recipe.student, seed=run.recipe.seed)
-    return TaughtStudent(student.config, teacher.tokenizer, teacher.model.config)
+    return DistilledStudent(student.config, teacher.tokenizer, teacher.model.config)
 
 
 def check_compression(run: RunContext) -> None:
@@ -148,8 +148,8 @@ def _check_given_model(run: RunContext, model: Path) -> None:
     """Load whatever the compression of a given model reads."""
     recipe = run.recipe
     (name,) = recipe.compress.tasks
-    task = wanted_examples(recipe, run.tasks[name], run.tasks[name].train).task
-    wanted_examples(recipe, task, scored_split(recipe, task))
+    task = recipe_examples(recipe, run.tasks[name], run.tasks[name].train).task
+    recipe_examples(recipe, task, scored_split(recipe.finetune, task))
     load_tokenizer(model)
     for folder in (model, *map(Path, recipe.compress.teachers)):
         config = load_config(folder)

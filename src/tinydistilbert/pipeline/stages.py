@@ -28,7 +28,7 @@ from tinydistilbert.report.page import write_report
 from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.recipe_splits import scored_split, wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
 from tinydistilbert.training.device import Compute
 
@@ -106,7 +106,7 @@ def finetune_tasks(run: RunContext) -> None:
     """Every row of the tables on every task."""
 
     def read(task: Task, settings: Finetune) -> Examples:
-        return wanted_examples(run.recipe, task, task.train, limit=settings.train_examples)
+        return recipe_examples(run.recipe, task, task.train, limit=settings.train_examples)
 
     models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
     keep_fingerprints(run, models, read)
@@ -187,7 +187,9 @@ def evaluate_tasks(run: RunContext) -> None:
     """The scores of every task model."""
 
     def read(task: Task, settings: Finetune) -> Examples:
-        return wanted_examples(run.recipe, task, scored_split(run.recipe, task), limit=settings.validation_examples)
+        return recipe_examples(
+            run.recipe, task, scored_split(run.recipe.finetune, task), limit=settings.validation_examples
+        )
 
     scores = {job: job.scores(run.folder) for job in run.jobs}
     keep_fingerprints(run, scores, read)

@@ -38,8 +38,8 @@ class Key:
     def choices(self) -> tuple[str, ...]:
         """Words that it takes, alone or in a list; empty = not only words of a fixed list."""
         several = [get_args(kind)[0] for kind in members(self.kind) if is_list(kind)]
-        words = [kind for kind in (*members(self.kind), *several) if get_origin(kind) is Literal]
-        return get_args(words[0]) if words else ("true", "false") if self.kind is bool else ()
+        literals = [kind for kind in (*members(self.kind), *several) if get_origin(kind) is Literal]
+        return get_args(literals[0]) if literals else ("true", "false") if self.kind is bool else ()
 
     @property
     def item(self) -> Any:
@@ -99,14 +99,14 @@ def nearest(name: str, known: Sequence[str]) -> list[str]:
     inside = [key for key in known if key.startswith(f"{section}.")] if section else list(known)
     deeper = [key for key in inside if key.endswith(f".{leaf}")]
     siblings = [key for key in inside if key.rpartition(".")[0] == section]
-    found = (
+    candidates = (
         deeper if section else [],
         [key for key in known if key.startswith(f"{name}.")],  # it is a section
         difflib.get_close_matches(name, siblings, n=1),
         deeper or [key for key in known if key.endswith(f".{leaf}")],
         difflib.get_close_matches(name, inside, n=1) or difflib.get_close_matches(name, known, n=1),
     )
-    return next(filter(None, found), [])[:MOST_SUGGESTIONS]
+    return next(filter(None, candidates), [])[:MOST_SUGGESTIONS]
 
 
 def did_you_mean(candidates: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""Names that both the recipe and the tasks need, without loading what the tasks are made of."""
+"""Names of tasks that the recipe needs too, in a module that imports nothing."""
 
 GLUE_NAMES = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 SYNTHETIC_NAMES = ("acceptability", "adjacency", "cloze-qa")
 SPAN_NAMES = ("squad", "cloze-qa")
 TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", *SYNTHETIC_NAMES)
 MEASURED = ("pretraining", "size", "latency")
-"""What stands in place of a task in measurements of other things."""
+"""Values of the field `task` in measurements that belong to no task."""

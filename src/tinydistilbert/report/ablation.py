@@ -1,4 +1,4 @@
-"""The ablation as a table, a figure and a page: what each change is worth beside the recipe as it is."""
+"""The ablation as a table, a figure and a page: the effect of each change of the recipe."""
 
 import json
 import statistics
@@ -15,7 +15,7 @@ from tinydistilbert.report.html import figure, render
 from tinydistilbert.report.page import facts
 from tinydistilbert.report.paper_tables import score_cell
 from tinydistilbert.report.scores import Score
-from tinydistilbert.report.table import NOTHING, Cell, Row, Table, points, to_markdown
+from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, points, to_markdown
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import AblationFolder
 from tinydistilbert.storage import atomic
@@ -24,7 +24,7 @@ from tinydistilbert.tasks.base import Task
 
 BASELINE = "baseline"
 REFERENCES = {"teacher": "the teacher itself", "control": "the baseline's cut, not distilled"}
-"""Rows beside which the others stand; they are fine-tuned once."""
+"""Rows that the others are compared with; they are fine-tuned once."""
 FINETUNE_SEED = "finetune_seed"
 """Key in a measurement's details: `seed` is that of the distillation here."""
 
@@ -40,14 +40,14 @@ class Variation:
     """Change of the score in the paper's Table 4, in points."""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The changes as one would write them: `objective.kl = 0`."""
-        return ", ".join(f"{key} = {_words(value)}" for key, value in flat(self.changes)) or "the recipe as it is"
+        return ", ".join(f"{key} = {_formatted(value)}" for key, value in flat(self.changes)) or "the recipe as it is"
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """Everything that table, figure and page are made of."""
+    """Everything in table, figure and page."""
 
     recipe: Recipe
     variations: Sequence[Variation]
@@ -68,16 +68,16 @@ class Ablation:
         return Numbers(tuple(m for m in self.measurements if m.model == row), self.tasks)
 
     def change(self, row: str) -> list[float]:
-        """Task mean less that of the baseline, one value for each pair of seeds that both have, in order of size.
+        """Task mean minus that of the baseline, one value for each pair of seeds that both have, in order of size.
 
         References were fine-tuned once, not once for each distillation: they are compared by the seed of the
         fine-tuning alone.
         """
-        baseline, own = self.numbers(BASELINE).means, self.numbers(row).means
+        baseline, means = self.numbers(BASELINE).means, self.numbers(row).means
         if row in REFERENCES:
-            once = {tuned: value for (_, tuned), value in own.items()}
-            own = {(seed, tuned): once[tuned] for seed, tuned in baseline if tuned in once}
-        return sorted(value - baseline[key] for key, value in own.items() if key in baseline)
+            once = {tuned: value for (_, tuned), value in means.items()}
+            means = {(seed, tuned): once[tuned] for seed, tuned in baseline if tuned in once}
+        return sorted(value - baseline[key] for key, value in means.items() if key in baseline)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Numbers:
             if score := self.score(task):
                 for m in score.runs:
                     by_seeds.setdefault((m.seed, m.details[FINETUNE_SEED]), []).append(m.value)
-        return {key: statistics.fmean(own) for key, own in by_seeds.items() if len(own) == len(self.tasks)}
+        return {key: statistics.fmean(values) for key, values in by_seeds.items() if len(values) == len(self.tasks)}
 
     @property
     def kl(self) -> list[float]:
@@ -112,7 +112,7 @@ class Numbers:
         """Masked-LM loss on held-out text, as `kl`."""
         return sorted(m.value for m in self._of("pretraining", "mlm"))
 
-    def work(self, fact: str) -> float | None:
+    def median_of(self, fact: str) -> float | None:
         """Median over seeds of `steps`, `tokens` or `seconds` of the distillation."""
         runs = self._of("pretraining", "mlm")
         found = [m.seconds if fact == "seconds" else m.details.get(fact) for m in runs]
@@ -133,7 +133,7 @@ def flat(changes: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
             yield name, value
 
 
-def _words(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -143,15 +143,15 @@ def _signed(value: float, decimals: int) -> str:
     return f"{value:+.{decimals}f}".replace("-", "−")
 
 
-def _change_words(value: float) -> str:
+def _points_change(value: float) -> str:
     return _signed(100 * value, 1)
 
 
-def _spread_cell(values: Sequence[float], words: Any) -> Cell:
+def _spread_cell(values: Sequence[float], formatted: Any) -> Cell:
     if not values:
         return Cell(NOTHING)
-    ends = [words(min(values)), words(max(values))]
-    return Cell(words(statistics.median(values)), detail=f"{ends[0]} to {ends[1]}" if len(values) > 1 else "")
+    ends = [formatted(min(values)), formatted(max(values))]
+    return Cell(formatted(statistics.median(values)), detail=f"{ends[0]} to {ends[1]}" if len(values) > 1 else "")
 
 
 def _amount(value: float | None) -> str:
@@ -161,7 +161,7 @@ def _amount(value: float | None) -> str:
 
 
 def ablation_table(ablation: Ablation) -> Table:
-    """A line for each row; what is not finished yet is shown as a dash."""
+    """A line for each row, with a dash for what is not finished yet."""
     tasks = ablation.tasks
     titles = [task.title for task in tasks]
     headings = ["Row", "Published Δ", *([f"Mean of {len(tasks)}", "Δ", *titles] if tasks else [])]
@@ -171,30 +171,30 @@ def ablation_table(ablation: Ablation) -> Table:
     caption = "Δ: change against the row “baseline”. KL to the teacher and masked-LM loss, on held-out text, in nats."
     if tasks:
         caption += " Scores in points, on examples held out of the train splits, because settings are chosen by them."
-    return Table("ablation", "What each change is worth", caption, tuple(headings), tuple(rows), _notes(ablation))
+    return Table("ablation", "The effect of each change", caption, tuple(headings), tuple(rows), _notes(ablation))
 
 
-def _row(ablation: Ablation, variation: Variation) -> Row:
+def _row(ablation: Ablation, variation: Variation) -> TableRow:
     name, tasks = variation.name, ablation.tasks
     numbers = ablation.numbers(name)
-    own = [numbers.score(task) for task in tasks]
-    seconds = numbers.work("seconds")
+    task_scores = [numbers.score(task) for task in tasks]
+    seconds = numbers.median_of("seconds")
     is_reference = name in REFERENCES
-    cells = [Cell(name, detail=REFERENCES.get(name) or variation.words)]
+    cells = [Cell(name, detail=REFERENCES.get(name) or variation.description)]
     cells.append(Cell(NOTHING if variation.published is None else _signed(variation.published, 2)))
     if tasks:
         mean = _spread_cell(list(numbers.means.values()), points)
-        marks = scores.merged_marks(score.marks for score in own if score)
+        marks = scores.merged_marks(score.marks for score in task_scores if score)
         cells.append(Cell(mean.text, marks if numbers.means else "", mean.detail))
-        cells.append(Cell(NOTHING) if name == BASELINE else _spread_cell(ablation.change(name), _change_words))
-        cells += [score_cell(score) for score in own]
+        cells.append(Cell(NOTHING) if name == BASELINE else _spread_cell(ablation.change(name), _points_change))
+        cells += [score_cell(score) for score in task_scores]
     cells += [_spread_cell(numbers.kl, "{:.3f}".format), _spread_cell(numbers.mlm, "{:.3f}".format)]
     if is_reference:
         cells += [Cell(NOTHING)] * 3
     else:
         minutes = NOTHING if seconds is None else f"{seconds / 60:.1f}"
-        cells += [Cell(_amount(numbers.work("steps"))), Cell(_amount(numbers.work("tokens"))), Cell(minutes)]
-    return Row("baseline" if is_reference else "measured" if name == BASELINE else "derived", tuple(cells))
+        cells += [Cell(_amount(numbers.median_of("steps"))), Cell(_amount(numbers.median_of("tokens"))), Cell(minutes)]
+    return TableRow("baseline" if is_reference else "measured" if name == BASELINE else "derived", tuple(cells))
 
 
 def _notes(ablation: Ablation) -> tuple[str, ...]:
@@ -211,38 +211,38 @@ def _notes(ablation: Ablation) -> tuple[str, ...]:
         notes.append(
             f"Medians over {len(seeds)} seed{'s' * (len(seeds) > 1)} of the distillation"
             + (f" × {len(tuned)} of the fine-tuning" if len(tuned) > 1 else "")
-            + "; below, in small, lowest and highest. Δ is taken seed by seed."
+            + "; in small below: lowest and highest. Δ is taken seed by seed."
         )
     else:
-        notes.append("One seed: no spread between trainings is known, so small differences say nothing.")
+        notes.append("One seed: the spread between trainings was not measured, so small differences mean nothing.")
     notes += [f"{name}: failed, {why}." for name, why in ablation.failures.items()]
     done = {v.name: {m.seed for m in ablation.numbers(v.name).measurements} for v in ablation.variations}
-    waiting = [name for name, own in done.items() if len(own) < len(seeds) and name not in ablation.failures]
+    waiting = [name for name, finished in done.items() if len(finished) < len(seeds) and name not in ablation.failures]
     if waiting:
         notes.append(f"Not finished yet, or not with every seed: {', '.join(waiting)}.")
     if any(v.published is not None for v in ablation.variations):
-        notes.append(f"Published Δ: {published.ABLATION}. Other tasks, splits and sizes than here: compare the order.")
+        notes.append(f"Published Δ: {published.ABLATION}. Its tasks, splits and sizes are others: compare the order.")
     return tuple(notes)
 
 
 def findings(ablation: Ablation) -> list[str]:
-    """Which row has the lowest KL and which the highest task mean, a sentence each; what is not there is left out."""
-    told = []
+    """Which row has the lowest KL and which the highest task mean, a sentence each, as far as they were measured."""
+    sentences = []
     kls = {v.name: statistics.median(kl) for v in ablation.variations if (kl := ablation.numbers(v.name).kl)}
     if BASELINE in kls:
         best = min(kls, key=lambda row: kls[row])
         beside = "" if best == BASELINE else f"; the baseline has {kls[BASELINE]:.3f}"
-        told.append(f"Lowest KL: {best}, {kls[best]:.3f} nats{beside}.")
+        sentences.append(f"Lowest KL: {best}, {kls[best]:.3f} nats{beside}.")
     rows = [v.name for v in ablation.variations if v.name != BASELINE]
     changes = {row: change for row in rows if (change := ablation.change(row))}
     if changes:
         best = max(changes, key=lambda row: statistics.median(changes[row]))
         lowest, middle, highest = changes[best][0], statistics.median(changes[best]), changes[best][-1]
-        several = f", over the seeds {_change_words(lowest)} to {_change_words(highest)}"
+        several = f", over the seeds {_points_change(lowest)} to {_points_change(highest)}"
         spread = several if len(changes[best]) > 1 else ", with one seed"
         opening = "Highest task mean" if middle > 0 else "No row has a higher task mean than the baseline; the next"
-        told.append(f"{opening}: {best}, {_change_words(middle)} points{spread}.")
-    return told
+        sentences.append(f"{opening}: {best}, {_points_change(middle)} points{spread}.")
+    return sentences
 
 
 def write_ablation(output: Path, ablation: Ablation, *, command: str) -> Table:
@@ -266,7 +266,7 @@ def write_ablation(output: Path, ablation: Ablation, *, command: str) -> Table:
     finished = sum(bool(ablation.numbers(v.name).measurements) for v in ablation.variations)
     html = render(
         "ablation.html", name=ablation.recipe.name, table=table, figures=figure(effects(rows), caption),
-        verdict=f"What each choice is worth: {finished} of {len(ablation.variations)} rows measured",
+        verdict=f"The effect of each choice: {finished} of {len(ablation.variations)} rows measured",
         findings=findings(ablation), facts=facts(command, ablation.recipe, ablation.measurements),
         has_tasks=bool(ablation.recipe.finetune.tasks), recipe_toml=to_toml(ablation.recipe),
     )  # fmt: skip

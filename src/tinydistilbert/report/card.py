@@ -26,7 +26,7 @@ OFFLINE_TEACHER_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def _hub_name(name: str, known: dict[str, str | None]) -> str | None:
-    """The name on the hub of a model or data set; None for a place on this machine, which means nothing elsewhere."""
+    """The name on the hub of a model or data set; None for a path on this machine, which means nothing elsewhere."""
     if name in known:
         return known[name]
     return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
@@ -86,8 +86,8 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         f"- Recipe `{recipe.name}`, {recipe_hash(recipe)}; seed {recipe.seed}; tinydistilbert {__version__}.\n",
         *(["## Measured\n", *(to_markdown(table) for table in measured)] if measured else []),
         "## Limits\n",
-        "Scores on tasks belong to copies of this model that were fine-tuned on them, not to this model as it is. "
-        "It has its teacher’s biases and those of the text; check both before it decides anything about people.\n",
+        "Scores on tasks are those of copies of this model that were fine-tuned on them, not of this model as it is. "
+        "It has the biases of its teacher and of the text; check for them before it decides anything about people.\n",
     ]
     return _header(recipe) + "\n" + _TAG.sub("&lt;", "\n".join(parts))
 

@@ -21,14 +21,14 @@ PAIRS = (
 """Rows of one run that are compared with one another."""
 RESAMPLES = 10_000
 RESAMPLES_OF_CORRELATIONS = 5_000
-"""Ranks are found anew in every resample, which takes far longer than counting what is right."""
+"""Fewer, because ranks are computed anew in every resample, which takes longer than counting right answers."""
 LEVEL = 0.05
 HIGHER, LOWER = "▲", "▼"
 
 
 @dataclass(frozen=True)
-class Operand:
-    """What is compared: a run, or one row of it."""
+class ComparedRun:
+    """One side of a comparison: a run, or one row of it."""
 
     run: Path
     row: str | None = None
@@ -74,34 +74,34 @@ class Difference:
 class Comparison:
     """Everything that was compared at once."""
 
-    first: Operand
-    second: Operand | None
+    first: ComparedRun
+    second: ComparedRun | None
     """None: the rows of the first with one another."""
     differences: tuple[Difference, ...]
 
 
-def operand(text: str) -> Operand:
-    """What `RUN` or `RUN:ROW` on the command line names, such as `runs/a` or `runs/a:student (D)`.
+def parse_run(text: str) -> ComparedRun:
+    """The run that `RUN` or `RUN:ROW` on the command line names, such as `runs/a` or `runs/a:student (D)`.
 
     Raises:
         UserError: there is no such run folder.
     """
     folder, colon, row = text.rpartition(":")
-    for found in (Operand(Path(text)), *([Operand(Path(folder), row.strip())] if colon else [])):
-        if RunFolder(found.run).recipe.is_file():
-            return found
-    fix = "give a folder that `tinydistilbert replicate` or `finetune` wrote, if wanted with :ROW"
+    for candidate in (ComparedRun(Path(text)), *([ComparedRun(Path(folder), row.strip())] if colon else [])):
+        if RunFolder(candidate.run).recipe.is_file():
+            return candidate
+    fix = "give a folder that `tinydistilbert replicate` or `finetune` wrote, or FOLDER:ROW"
     raise UserError(text, expected="a run folder with recipe.toml", found="none", fix=fix)
 
 
-def compare(first: Operand, second: Operand | None = None, *, seed: int = 0) -> Comparison:
+def compare(first: ComparedRun, second: ComparedRun | None = None, *, seed: int = 0) -> Comparison:
     """Compare two runs row by row, or the rows of one run with one another.
 
     Where no row is named, every row that both runs have is compared with the same row of the other; where one is, with
     the row that is named there, or with the same. Of one run alone, `PAIRS` are compared.
 
     Args:
-        first: from its scores those of the other are taken away.
+        first: the differences are its scores minus those of the second.
         second: the other; None for the rows of `first` alone.
         seed: of the resamples, and of which examples are shown first.
 
@@ -116,9 +116,9 @@ def compare(first: Operand, second: Operand | None = None, *, seed: int = 0) -> 
             raise UserError(f"{run.folder}:{row}", expected="a row that was scored", found=repr(row), fix=fix)
     pairings = list(_pairings(one, other, _row_pairs(first, one, second, other)))
     if not pairings:
-        expected, fix = "a task and a row that both have", "see the rows of each in its report.html"
-        found = f"{_having(one)}" + (f"; {_having(other)}" if second else "")
-        raise UserError("compare", expected=expected, found=found, fix=fix)
+        rows = f"{_rows_and_tasks(one)}" + (f"; {_rows_and_tasks(other)}" if second else "")
+        fix = "see the rows of each in its report.html"
+        raise UserError("compare", problem=f"no task has rows on both sides that can be compared: {rows}", fix=fix)
     at_hand: dict[tuple[str, str], Examples | None] = {}
     differences = []
     for difference in _differences(pairings, seed):
@@ -134,12 +134,12 @@ def compare(first: Operand, second: Operand | None = None, *, seed: int = 0) -> 
 
 
 def compare_rows(run: Path) -> Comparison:
-    """The rows of one run with one another, without examples; nothing where it has no two of `PAIRS`, or no scores.
+    """The rows of one run with one another, without examples; empty where no two of them are among `PAIRS`.
 
     Raises:
         UserError: a file of scores that is not as it was written.
     """
-    first = Operand(run)
+    first = ComparedRun(run)
     if not RunFolder(run).all_scores():
         return Comparison(first, None, ())
     scored = scored_run(run)
@@ -147,11 +147,13 @@ def compare_rows(run: Path) -> Comparison:
     return Comparison(first, None, tuple(_differences(pairings, scored.recipe.seed)))
 
 
-def _having(run: ScoredRun) -> str:
+def _rows_and_tasks(run: ScoredRun) -> str:
     return f"{run.folder} has {', '.join(run.rows)} on {', '.join(run.tasks)}"
 
 
-def _row_pairs(first: Operand, one: ScoredRun, second: Operand | None, other: ScoredRun) -> list[tuple[str, str]]:
+def _row_pairs(
+    first: ComparedRun, one: ScoredRun, second: ComparedRun | None, other: ScoredRun
+) -> list[tuple[str, str]]:
     if second is None:
         return [pair for pair in PAIRS if first.row in (None, pair[0])]
     if first.row or second.row:
@@ -166,26 +168,26 @@ def _row_pairs(first: Operand, one: ScoredRun, second: Operand | None, other: Sc
 
 def _pairings(one: ScoredRun, other: ScoredRun, rows: Iterable[tuple[str, str]]) -> Iterator[Pairing]:
     for name, task in one.tasks.items():
-        for row, its in rows:
-            if name not in other.tasks or row not in one.scores[name] or its not in other.scores[name]:
+        for row, other_row in rows:
+            if name not in other.tasks or row not in one.scores[name] or other_row not in other.scores[name]:
                 continue
             if other.tasks[name].kind != task.kind:
                 where, fix = f"{name} of {other.folder}", "compare runs of the same task"
                 raise UserError(where, expected=task.kind, found=other.tasks[name].kind, fix=fix)
-            there = splits_of(other, name, its)
-            for split in (split for split in splits_of(one, name, row) if split in there):
-                yield pair(task, split, read_predicted(one, task, row, split), read_predicted(other, task, its, split))
+            for split in sorted(set(splits_of(one, name, row)) & set(splits_of(other, name, other_row))):
+                first, second = read_predicted(one, task, row, split), read_predicted(other, task, other_row, split)
+                yield pair(task, split, first, second)
 
 
 def _differences(pairings: Sequence[Pairing], seed: int) -> list[Difference]:
     """The differences in the metrics of the tables, with Holm's adjustment over all of them."""
-    found = [
+    unadjusted = [
         (pairing, metric, _paired(pairing, metric, seed))
         for pairing in pairings
         for metric in pairing.task.table_metrics
     ]
-    adjusted = metrics.holm([paired.p for _, _, paired in found])
-    return [Difference(*one, p) for one, p in zip(found, adjusted, strict=True)]
+    adjusted = metrics.holm([paired.p for _, _, paired in unadjusted])
+    return [Difference(*one, p) for one, p in zip(unadjusted, adjusted, strict=True)]
 
 
 def _paired(pairing: Pairing, metric: str, seed: int) -> Paired:

@@ -7,13 +7,13 @@ from typing import Any
 
 from tinydistilbert import __version__
 from tinydistilbert.report.compare import HIGHER, LEVEL, LOWER, Comparison, Difference, compare_rows
-from tinydistilbert.report.disagreements import Case, as_lines, most_said
-from tinydistilbert.report.examples import Answer, Example, around, words
+from tinydistilbert.report.disagreements import Case, as_lines, most_frequent_answer
+from tinydistilbert.report.examples import Example, RowPrediction, around, words
 from tinydistilbert.report.html import render
 from tinydistilbert.report.paper_tables import METRICS
 from tinydistilbert.report.predictions import Pairing, Side
 from tinydistilbert.report.scores import TITLES, WARNING
-from tinydistilbert.report.table import NOTHING, Cell, Row, Table, p_words, points, signed
+from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p, points, signed
 from tinydistilbert.storage import atomic, json_lines
 
 PAGE_FILE, CASES_FILE = "comparison.html", "differences.jsonl"
@@ -47,9 +47,9 @@ def comparison_table(comparison: Comparison) -> Table:
     """A line for each task, split, pair of rows and metric."""
     headings = ("Task", "Rows", "First", "Second", "Difference", "p", "p, Holm", "Right alone", "Seeds", "Examples")
     caption = (
-        "In points; medians over seeds. Difference: first less second, with its 95 % interval by a paired bootstrap "
-        "over the examples. It does not hold the spread between trainings. Right alone: examples that most seeds of "
-        "the first / of the second have right and most of the other wrong; of scores, those that it is nearer to."
+        "In points; medians over seeds. Difference: first minus second, with its 95 % interval by a paired bootstrap "
+        "over the examples; the spread between trainings is not in it. Right alone: examples that most seeds of the "
+        "first (or second) predict rightly and most of the other wrongly; for numbers, where it is closer to the label."
     )
     first, second = comparison.first, comparison.second
     title = f"{first.run} − {second.run}" if second else f"Rows of {first.run}"
@@ -69,7 +69,7 @@ def rows_table(run: Path) -> Table | None:
     return dataclasses.replace(comparison_table(found), title="Differences between the rows")
 
 
-def _table_row(difference: Difference) -> Row:
+def _table_row(difference: Difference) -> TableRow:
     paired, pairing = difference.paired, difference.pairing
     low, high = paired.interval
     alone = NOTHING
@@ -77,13 +77,13 @@ def _table_row(difference: Difference) -> Row:
         alone = " / ".join(f"{len(cases):,}" for cases in difference.disagreement.cases)
     metric = METRICS.get(difference.metric, difference.metric.replace("_", " "))
     seeds = dict.fromkeys(map(str, difference.seeds))
-    return Row(
+    return TableRow(
         "measured" if difference.mark else "derived",
         (
             Cell(split_title(pairing), detail=metric), Cell(title_of(pairing)), Cell(points(paired.first)),
             Cell(points(paired.second)),
             Cell(signed(paired.difference), difference.mark, f"{signed(low)} to {signed(high)}"),
-            Cell(p_words(paired.p)), Cell(p_words(difference.adjusted)), Cell(alone), Cell(" / ".join(seeds)),
+            Cell(format_p(paired.p)), Cell(format_p(difference.adjusted)), Cell(alone), Cell(" / ".join(seeds)),
             Cell(f"{len(pairing.first.ids):,}"),
         ),
     )  # fmt: skip
@@ -93,28 +93,30 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     differences = comparison.differences
     count = len(differences)
     yield (
-        f"{count} comparison{'s' * (count > 1)}: “p, Holm” is adjusted for their number. {HIGHER} surely higher, "
-        f"{LOWER} surely lower: it is below {LEVEL} and the interval does not hold 0."
+        f"{count} comparison{'s' * (count > 1)}: “p, Holm” is adjusted for them all. {HIGHER} significantly higher, "
+        f"{LOWER} significantly lower: this p is below {LEVEL} and the interval does not contain 0."
     )
     if any(1 in difference.seeds for difference in differences):
-        yield "One seed on a side: another training of the same model may differ by more than this interval says."
+        yield "One seed on a side: another training of the same model may differ by more than the interval shows."
     if any(difference.task.kind == "span" for difference in differences):
-        yield "Right alone, for questions: by exact match."
-    told: dict[str, None] = {}
+        yield "Right alone, for questions: judged by exact match."
+    remarks: dict[str, None] = {}
     for d in differences:
         pairing = d.pairing
         shared, (whole, others) = len(pairing.first.ids), pairing.whole
         if (shared, shared) != pairing.whole:
-            told[f"{split_title(pairing)}: on the {shared:,} shared examples, of {whole:,} and {others:,}."] = None
+            remarks[f"{split_title(pairing)}: on the {shared:,} shared examples of {whole:,} and {others:,}."] = None
         elif not pairing.same_data:
-            told[f"{split_title(pairing)}: same ids and labels, but the texts differ, or were read differently."] = None
+            remarks[f"{split_title(pairing)}: same ids and labels, but the texts differ or were read differently."] = (
+                None
+            )
         for predicted in (pairing.first, pairing.second):
             if predicted.warnings:
                 whose = f"{split_title(pairing)}, {side_title(predicted.side, comparison)}"
-                told[f"{WARNING} {whose}: {'; '.join(predicted.warnings).rstrip('.')}."] = None
-    yield from told
+                remarks[f"{WARNING} {whose}: {'; '.join(predicted.warnings).rstrip('.')}."] = None
+    yield from remarks
     tests = [
-        f"{split_title(d.pairing)}, {title_of(d.pairing)} {p_words(d.disagreement.mcnemar)}"
+        f"{split_title(d.pairing)}, {title_of(d.pairing)} {format_p(d.disagreement.mcnemar)}"
         for d in differences
         if d.disagreement and d.disagreement.mcnemar is not None
     ]
@@ -129,13 +131,15 @@ def _sections(comparison: Comparison, shown: int) -> Iterator[dict[str, Any]]:
             continue
         pairing, both = difference.pairing, difference.disagreement.cases
         titles = [side_title(predicted.side, comparison) for predicted in (pairing.first, pairing.second)]
-        verb = "is nearer to" if pairing.task.kind == "regression" else "alone has right"
+        verb = "is closer on" if pairing.task.kind == "regression" else "alone is right on"
         kinds = []
         for title, cases in zip(titles, both, strict=True):
             count = f"{len(cases):,} example{'s' * (len(cases) != 1)}"
             some = f"; {shown} of them" if 0 < shown < len(cases) else ""
-            told = f"{title} {verb} {count}{some}{':' if cases and shown else '.'}"
-            kinds.append({"told": told, "examples": [_example(pairing, titles, case) for case in cases[:shown]]})
+            sentence = f"{title} {verb} {count}{some}{':' if cases and shown else '.'}"
+            kinds.append(
+                {"sentence": sentence, "examples": [_example(pairing, titles, case) for case in cases[:shown]]}
+            )
         yield {"title": f"{split_title(pairing)}: {title_of(pairing)}", "kinds": kinds}
 
 
@@ -146,12 +150,14 @@ def _example(pairing: Pairing, titles: Sequence[str], case: Case) -> Example:
         for name, heading in HEADINGS.items()
         if name in case.texts
     ]
-    answers = []
-    for title, said in zip(titles, (case.first, case.second), strict=True):
-        answer, seeds = most_said(said)
-        agreeing = f" ({seeds} of {len(said)} seeds)" if len(said) > 1 and pairing.task.kind != "regression" else ""
-        answers.append(Answer(title, (words(answer) or "(no answer)") + agreeing, None))
-    return Example(f"Example {case.id}", tuple(texts), words(case.gold), tuple(answers))
+    predictions = []
+    for title, by_seed in zip(titles, (case.first, case.second), strict=True):
+        answer, seeds = most_frequent_answer(by_seed)
+        agreeing = (
+            f" ({seeds} of {len(by_seed)} seeds)" if len(by_seed) > 1 and pairing.task.kind != "regression" else ""
+        )
+        predictions.append(RowPrediction(title, (words(answer) or "(no answer)") + agreeing, None))
+    return Example(f"Example {case.id}", tuple(texts), words(case.gold), tuple(predictions))
 
 
 def write_comparison(output: Path, comparison: Comparison, *, shown: int = 5, command: str = "") -> Table:
@@ -164,12 +170,12 @@ def write_comparison(output: Path, comparison: Comparison, *, shown: int = 5, co
         command: the command line that gives the same again.
     """
     table = comparison_table(comparison)
-    surely = sum(bool(difference.mark) for difference in comparison.differences)
-    operands = [operand for operand in (comparison.first, comparison.second) if operand]
-    facts = [("Command", command), *(("Run", f"{o.run}, row {o.row}" if o.row else str(o.run)) for o in operands)]
+    significant = sum(bool(difference.mark) for difference in comparison.differences)
+    compared_runs = [run for run in (comparison.first, comparison.second) if run]
+    facts = [("Command", command), *(("Run", f"{o.run}, row {o.row}" if o.row else str(o.run)) for o in compared_runs)]
     html = render(
         "compare.html", name=table.title, table=table, sections=list(_sections(comparison, shown)),
-        verdict=f"{surely} of {len(comparison.differences)} differences are beyond chance",
+        verdict=f"{significant} of {len(comparison.differences)} differences are significant",
         facts=[fact for fact in (*facts, ("Software", f"tinydistilbert {__version__}")) if fact[1]],
     )  # fmt: skip
     found = [(d.pairing, d.disagreement) for d in comparison.differences]

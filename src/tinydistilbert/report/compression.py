@@ -1,24 +1,24 @@
-"""What each rung of a compression gave: score, time and size, as a table and a figure."""
+"""Score, time and size of every variant of a compressed model, as a table and a figure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tinydistilbert.report.figures import Tradeoff
 from tinydistilbert.report.scores import SUBSET, TITLES, WARNING
-from tinydistilbert.report.table import NOTHING, Cell, Row, Table, p_words, points, signed
+from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p, points, signed
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks.base import Task
 
 COMPRESS = "compress"
-"""`task` of the measurements of a ladder."""
+"""`task` of these measurements; the name of the task is in their details."""
 CHOSEN = "★"
 TIMED, SIZE = "milliseconds", "bytes"
-COLUMNS = ("Form", "Score", "Against the first", "p", "Held out", "p50/p90, ms", "Times as fast", "MB", "Parameters")
+COLUMNS = ("Variant", "Score", "Against the first", "p", "Held out", "p50/p90, ms", "Speed-up", "MB", "Parameters")
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """The rungs of one model, from the top."""
+class CompressedModel:
+    """The variants of one model, in the order in which they were made; the first is the model as it was."""
 
     task: Task
     row: str
@@ -27,35 +27,36 @@ class Ladder:
     sizes: tuple[Measurement, ...]
 
 
-def ladders(measurements: Sequence[Measurement], tasks: Mapping[str, Task]) -> list[Ladder]:
-    """The ladders among the measurements of a run, by task and row."""
-    own = [m for m in measurements if m.task == COMPRESS]
-    found = []
-    for name, row in dict.fromkeys((m.details["of"], m.details["row"]) for m in own):
-        rungs = sorted(
-            (m for m in own if (m.details["of"], m.details["row"]) == (name, row)), key=lambda m: m.details["place"]
+def compressed_models(measurements: Sequence[Measurement], tasks: Mapping[str, Task]) -> list[CompressedModel]:
+    """The compressed models among the measurements of a run, by task and row."""
+    relevant = [m for m in measurements if m.task == COMPRESS]
+    models = []
+    for name, row in dict.fromkeys((m.details["of"], m.details["row"]) for m in relevant):
+        variants = sorted(
+            (m for m in relevant if (m.details["of"], m.details["row"]) == (name, row)),
+            key=lambda m: m.details["place"],
         )
-        times, sizes = (tuple(m for m in rungs if m.metric == metric) for metric in (TIMED, SIZE))
-        scores = tuple(m for m in rungs if m.metric not in (TIMED, SIZE))
-        found.append(Ladder(tasks[name], row, scores, times, sizes))
-    return found
+        times, sizes = (tuple(m for m in variants if m.metric == metric) for metric in (TIMED, SIZE))
+        scores = tuple(m for m in variants if m.metric not in (TIMED, SIZE))
+        models.append(CompressedModel(tasks[name], row, scores, times, sizes))
+    return models
 
 
-def compression_table(ladder: Ladder) -> Table:
-    """Score, time and size of every rung of one model."""
-    first, rows = ladder.times[0], []
-    for score, timed, size in zip(ladder.scores, ladder.times, ladder.sizes, strict=True):
+def compression_table(compressed: CompressedModel) -> Table:
+    """Score, time and size of every variant of one model."""
+    first, rows = compressed.times[0], []
+    for score, timed, size in zip(compressed.scores, compressed.times, compressed.sizes, strict=True):
         details, difference = score.details, score.details["difference"]
         low, high = details["interval"]
-        is_first = score is ladder.scores[0]
+        is_first = score is compressed.scores[0]
         lost = details["held_out"] - details["held_out_first"]
         marks = SUBSET * score.is_subset + WARNING * bool(details["warnings"])
         rows.append(
-            Row("measured", (
+            TableRow("measured", (
                 Cell(score.model, f" {CHOSEN}" * details["best"], details["note"]),
                 Cell(points(score.value), marks, f"{points(low)} to {points(high)}"),
                 Cell(NOTHING if is_first else signed(difference["value"])),
-                Cell(NOTHING if is_first else p_words(difference["p"])),
+                Cell(NOTHING if is_first else format_p(difference["p"])),
                 Cell(NOTHING if is_first else signed(lost)),
                 Cell(f"{timed.details['p50_ms']:.2f}/{timed.details['p90_ms']:.2f}", WARNING * timed.details["noisy"]),
                 Cell(f"{first.value / timed.value:.2f}×"),
@@ -63,48 +64,48 @@ def compression_table(ladder: Ladder) -> Table:
                 Cell(f"{size.details['parameters'] / 1e6:.1f} M"),
             ))
         )  # fmt: skip
-    title = f"{TITLES.get(ladder.row, ladder.row)} on {ladder.task.title}, compressed"
+    title = f"{TITLES.get(compressed.row, compressed.row)} on {compressed.task.title}, compressed"
     caption = (
-        f"Each form of the model: {ladder.task.headline} on {ladder.scores[0].split}, in points, and the milliseconds "
-        "of one input at its true length on one core."
+        f"Each variant of the model: {compressed.task.headline} on {compressed.scores[0].split}, in points, and "
+        "milliseconds an input at its true length on one core."
     )
-    return Table(f"compress-{ladder.task.name}", title, caption, COLUMNS, tuple(rows), tuple(_notes(ladder)))
+    return Table(f"compress-{compressed.task.name}", title, caption, COLUMNS, tuple(rows), tuple(_notes(compressed)))
 
 
-def _notes(ladder: Ladder) -> list[str]:
-    score, timed = ladder.scores[0], ladder.times[0]
+def _notes(compressed: CompressedModel) -> list[str]:
+    score, timed = compressed.scores[0], compressed.times[0]
     notes = [
-        f"{CHOSEN} the form that is kept in the folder `best`.",
-        f"Held out: the change on {score.details['held_out_examples']:,} train examples, by which all was chosen.",
-        f"Small: 95 % interval over {score.examples:,} examples; p: paired bootstrap against the first form.",
-        f"Timed on {timed.environment.get('cpu') or 'an unnamed CPU'}: {timed.examples:,} inputs, one thread, one "
-        f"pinned core, all forms in turns, {timed.details['rounds']} rounds.",
+        f"{CHOSEN} the variant in the folder `best`.",
+        f"Held out: the change on {score.details['held_out_examples']:,} train examples that chose the variant.",
+        f"Small: 95 % interval over {score.examples:,} examples; p: paired bootstrap against the first variant.",
+        f"Timed on {timed.environment.get('cpu') or 'an unnamed CPU'}: {timed.examples:,} inputs, one thread on one "
+        f"pinned core, all variants in turn, {timed.details['rounds']} rounds.",
     ]
-    if any(m.is_subset for m in ladder.scores):
+    if any(m.is_subset for m in compressed.scores):
         notes.append(f"{SUBSET} {score.examples:,} of {score.examples_total:,} examples.")
-    noisy = [m.model for m in ladder.times if m.details["noisy"]]
+    noisy = [m.model for m in compressed.times if m.details["noisy"]]
     if noisy:
         notes.append(f"{WARNING} the rounds differ by more than 10 %: {', '.join(noisy)}.")
-    warned = [f"{m.model}: {', '.join(m.details['warnings'])}" for m in ladder.scores if m.details["warnings"]]
+    warned = [f"{m.model}: {', '.join(m.details['warnings'])}" for m in compressed.scores if m.details["warnings"]]
     return [*notes, *(f"{WARNING} {text}" for text in warned)]
 
 
-def tradeoffs(ladder: Ladder) -> list[Tradeoff]:
-    """The rungs as points of a figure."""
+def tradeoffs(compressed: CompressedModel) -> list[Tradeoff]:
+    """The variants as points of a figure."""
     return [
         Tradeoff(score.model, timed.value, 100 * score.value, tuple(100 * end for end in score.details["interval"]),
                  score.details["best"])
-        for score, timed in zip(ladder.scores, ladder.times, strict=True)
+        for score, timed in zip(compressed.scores, compressed.times, strict=True)
     ]  # fmt: skip
 
 
-def verdict(ladder: Ladder) -> str:
-    """What the chosen form came to against the model as it was, in a sentence."""
-    place = next(place for place, m in enumerate(ladder.scores) if m.details["best"])
-    score, first = ladder.scores[place], ladder.scores[0]
-    faster = ladder.times[0].value / ladder.times[place].value
-    share = 100 * ladder.sizes[place].value / ladder.sizes[0].value
+def verdict(compressed: CompressedModel) -> str:
+    """The chosen variant beside the model as it was, in a sentence."""
+    chosen = next(index for index, m in enumerate(compressed.scores) if m.details["best"])
+    score, first = compressed.scores[chosen], compressed.scores[0]
+    speed_up = compressed.times[0].value / compressed.times[chosen].value
+    share = 100 * compressed.sizes[chosen].value / compressed.sizes[0].value
     return (
-        f"Compressed for {ladder.task.title}, it answers {faster:.1f} times as fast on one core, its file has "
+        f"Compressed for {compressed.task.title}, it is {speed_up:.1f} times as fast on one core, its file has "
         f"{share:.0f} % of the size, and it scores {points(score.value)} points instead of {points(first.value)}."
     )

@@ -1,4 +1,4 @@
-"""The examples that one side gets right and the other wrong, with their texts where the data is at hand."""
+"""The examples that one side gets right and the other wrong, with their texts where the data is available."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from tinydistilbert.evaluation import metrics
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.predictions import Pairing, Predicted
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.recipe_splits import wanted_examples
+from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.splits import is_fetched
 
 TEXTS = ("question", "context", "text", "text_pair")
@@ -22,14 +22,14 @@ TEXTS = ("question", "context", "text", "text_pair")
 
 @dataclass(frozen=True)
 class Case:
-    """One example and what every seed of both sides said of it, in words."""
+    """One example with the predictions of every seed of both sides, as a reader sees them."""
 
     id: Any
     gold: Any
     first: Mapping[int, Any]
     second: Mapping[int, Any]
     texts: Mapping[str, str]
-    """By column; empty where the data is not at hand."""
+    """By column; empty where the data is not on this machine."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Disagreement:
     """Where two rows differ on one split of a task."""
 
     cases: tuple[tuple[Case, ...], tuple[Case, ...]]
-    """What the first side alone has right, or is nearer to, and what the second; the clearest first."""
+    """What the first side alone has right, or is closer on, and what the second; the clearest first."""
     mcnemar: float | None = None
     """p of McNemar's test, where each side is one training and can be right or wrong."""
 
@@ -47,22 +47,22 @@ def disagreement(pairing: Pairing, examples: Examples | None, seed: int) -> Disa
 
     Args:
         pairing: predictions of both sides.
-        examples: with the texts, if they are at hand.
+        examples: with the texts, if they are available.
         seed: of the order among equally clear cases.
     """
     first, second = _by_margin(pairing, seed)
-    cases = _Words(pairing, examples)
+    reader = _CaseReader(pairing, examples)
     test = None
     if pairing.task.kind != "regression":
         right, others = pairing.right()
         test = metrics.mcnemar(right[0], others[0]) if len(right) == len(others) == 1 else None
-    return Disagreement((tuple(map(cases.at, first)), tuple(map(cases.at, second))), test)
+    return Disagreement((tuple(map(reader.case, first)), tuple(map(reader.case, second))), test)
 
 
 def _by_margin(pairing: Pairing, seed: int) -> tuple[list[int], list[int]]:
-    """Places of the examples that each side alone has right in most seeds, or is nearer to; the clearest first."""
+    """Indices of the examples that each side alone has right in most seeds, or is closer on; the clearest first."""
     if pairing.task.kind == "regression":
-        margin = np.subtract(*(_error(pairing.labels, own) for own in reversed(pairing.predictions(""))))
+        margin = np.subtract(*(_error(pairing.labels, guesses) for guesses in reversed(pairing.predictions(""))))
         first, second = margin > 0, margin < 0
     else:
         share, other = (right.mean(0) for right in pairing.right())
@@ -74,12 +74,12 @@ def _by_margin(pairing: Pairing, seed: int) -> tuple[list[int], list[int]]:
 
 
 def _error(labels: NDArray[Any], predictions: NDArray[Any]) -> NDArray[np.float64]:
-    """Distance of the median over seeds; what is no number is as far as can be told in a finite number."""
+    """Distance of the median over seeds from the label; huge but finite where the prediction is not a number."""
     return np.asarray(np.nan_to_num(np.abs(np.median(predictions, axis=0) - labels), nan=1e9))
 
 
-class _Words:
-    """Cases of a pairing as a reader sees them."""
+class _CaseReader:
+    """Makes cases of a pairing: classes by their names, texts where there are any."""
 
     def __init__(self, pairing: Pairing, examples: Examples | None) -> None:
         self.pairing = pairing
@@ -87,27 +87,28 @@ class _Words:
         self.labels = task.labels
         self.columns = {name: examples.columns[name] for name in TEXTS if name in examples.columns} if examples else {}
         names = examples.columns["id" if task.kind == "span" else "idx"] if examples else []
-        self.places = {name: place for place, name in enumerate(names)}
+        self.rows = {name: row for row, name in enumerate(names)}
 
-    def word(self, value: Any) -> Any:
+    def readable(self, value: Any) -> Any:
         if self.pairing.task.kind == "classification":
             if value == metrics.NO_CLASS:
                 return None
             return self.labels[value] if self.labels else str(value)
         return None if isinstance(value, float) and not np.isfinite(value) else value
 
-    def at(self, place: int) -> Case:
-        name, gold = self.pairing.first.ids[place], self.pairing.first.gold[place]
+    def case(self, index: int) -> Case:
+        """The shared example of an index."""
+        name, gold = self.pairing.first.ids[index], self.pairing.first.gold[index]
 
-        def said(side: Predicted) -> dict[int, Any]:
-            return {seed: self.word(answers[place]) for seed, answers in side.answers.items()}
+        def by_seed(side: Predicted) -> dict[int, Any]:
+            return {seed: self.readable(answers[index]) for seed, answers in side.answers.items()}
 
-        texts = {column: values[self.places[name]] for column, values in self.columns.items()}
-        return Case(name, self.word(gold), said(self.pairing.first), said(self.pairing.second), texts)
+        texts = {column: values[self.rows[name]] for column, values in self.columns.items()}
+        return Case(name, self.readable(gold), by_seed(self.pairing.first), by_seed(self.pairing.second), texts)
 
 
-def most_said(answers: Mapping[int, Any]) -> tuple[Any, int]:
-    """What most seeds said, the median of numbers, and how many said just that."""
+def most_frequent_answer(answers: Mapping[int, Any]) -> tuple[Any, int]:
+    """The most frequent prediction, or the median of numbers, and how many seeds predicted just that."""
     values = list(answers.values())
     if all(isinstance(value, float) for value in values):
         middle = float(np.median(values))
@@ -123,8 +124,8 @@ def examples_at_hand(pairing: Pairing, recipes: Sequence[Recipe]) -> Examples | 
             continue
         limit = recipe.finetune.settings(task.name).validation_examples
         try:
-            examples = wanted_examples(recipe, task, pairing.split, limit=limit)
-        except UserError:  # gone or changed since; ids are shown instead
+            examples = recipe_examples(recipe, task, pairing.split, limit=limit)
+        except UserError:  # missing or changed since; ids are shown instead
             continue
         if examples.fingerprint in (pairing.first.fingerprint, pairing.second.fingerprint):
             return examples
@@ -137,9 +138,9 @@ def _is_local(recipe: Recipe, task: Task) -> bool:
     return not any(is_fetched(task, split, recipe.data) for split in (task.train, *task.evaluation))
 
 
-def as_lines(pairing: Pairing, found: Disagreement) -> Iterator[dict[str, Any]]:
+def as_lines(pairing: Pairing, disagreement: Disagreement) -> Iterator[dict[str, Any]]:
     """A line of `differences.jsonl` for each example on which the two sides differ."""
-    for better, cases in zip(("first", "second"), found.cases, strict=True):
+    for better, cases in zip(("first", "second"), disagreement.cases, strict=True):
         for case in cases:
             yield {
                 "task": pairing.task.name, "split": pairing.split, "id": case.id, "better": better, "gold": case.gold,

@@ -1,4 +1,4 @@
-"""The three kinds of example, with what teacher and student answered: a judged sentence, a pair, a question."""
+"""Examples with the predictions of every row: of a single text, of a pair of texts, and of a question."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from tinydistilbert.storage import json_lines
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Task
 
-KINDS = SENTENCE, PAIR, QUESTION = "A sentence to judge", "A pair to compare", "A question to answer"
-"""For each of them the first task of the kind that was run is taken."""
+HEADINGS = SENTENCE, PAIR, QUESTION = "A single text", "A pair of texts", "A question"
+"""Headings of the page; under each, examples of the first such task that was run."""
 LONGEST = 480
 """Characters of a text that are shown."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one model said; `right` is None where there is no right or wrong, only near and far."""
+class RowPrediction:
+    """The prediction of one row; `right` is None for numbers, which are near or far and not right or wrong."""
 
     model: str
     text: str
@@ -34,12 +34,12 @@ class Example:
     task: str
     texts: tuple[tuple[str, str, str, str], ...]
     gold: str
-    answers: tuple[Answer, ...]
+    predictions: tuple[RowPrediction, ...]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Examples of one kind."""
+class ExampleGroup:
+    """Examples under one heading."""
 
     title: str
     examples: tuple[Example, ...]
@@ -62,7 +62,7 @@ def _samples(run: Path, task: str, row: str) -> dict[str, dict[str, Any]]:
 
 
 def words(value: Any) -> str:
-    """A label or an answer as it is read; several as alternatives."""
+    """A label or a prediction as text; several as alternatives."""
     if isinstance(value, (list, tuple)):
         return " / ".join(dict.fromkeys(map(words, value)))
     if isinstance(value, float):
@@ -105,19 +105,19 @@ def _example(task: Task, rows: dict[str, dict[str, Any]]) -> Example:
     ):
         if sample.get(key):
             texts.append((heading, *around(str(sample[key]), first_gold if key == "context" else "")))
-    answers = tuple(
-        Answer(
+    predictions = tuple(
+        RowPrediction(
             TITLES[row],
             words(sample["prediction"]) or "(no answer)",
             _is_right(task, sample),
         )
         for row, sample in rows.items()
     )
-    return Example(task.title, tuple(texts), words(gold), answers)
+    return Example(task.title, tuple(texts), words(gold), predictions)
 
 
-def _choose(task: Task, samples: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of the examples to show: of a judged sentence one of each answer, of a pair two, of questions one."""
+def _examples_to_show(task: Task, samples: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the examples to show: one of each of two labels, or two where all labels are alike; of questions one."""
     if task.kind == "span":
         return [_name(sample) for sample in samples[:1]]
     first_of_gold: dict[str, str] = {}
@@ -126,12 +126,12 @@ def _choose(task: Task, samples: Sequence[dict[str, Any]]) -> list[str]:
     return list(first_of_gold.values())[:2] if len(first_of_gold) > 1 else [_name(sample) for sample in samples[:2]]
 
 
-def _kind_of(task: Task) -> str:
+def _group_of(task: Task) -> str:
     return QUESTION if task.kind == "span" else PAIR if task.text_pair else SENTENCE
 
 
-def read_examples(run: Path, tasks: Mapping[str, Task] = TASKS) -> list[Kind]:
-    """Examples from the scores folders of `run`; a kind that no scored task can show is left out.
+def read_examples(run: Path, tasks: Mapping[str, Task] = TASKS) -> list[ExampleGroup]:
+    """Examples from the scores folders of `run`; a heading without a scored task is left out.
 
     Args:
         run: its folder.
@@ -139,18 +139,18 @@ def read_examples(run: Path, tasks: Mapping[str, Task] = TASKS) -> list[Kind]:
     """
     # One's own tasks first, and what is made from text last.
     ordered = sorted(tasks.values(), key=lambda task: (task.is_synthetic, bool(task.official)))
-    kinds = []
-    for title in KINDS:
-        for task in (task for task in ordered if _kind_of(task) == title):
+    groups = []
+    for title in HEADINGS:
+        for task in (task for task in ordered if _group_of(task) == title):
             rows = {row: found for row in TITLES if (found := _samples(run, task.name, row))}
             if not rows:
                 continue
             first = next(iter(rows.values()))
             shared = [sample for name, sample in first.items() if all(name in found for found in rows.values())]
-            chosen = _choose(task, shared or list(first.values()))
+            chosen = _examples_to_show(task, shared or list(first.values()))
             examples = [
                 _example(task, {row: found[name] for row, found in rows.items() if name in found}) for name in chosen
             ]
-            kinds.append(Kind(title, tuple(examples)))
+            groups.append(ExampleGroup(title, tuple(examples)))
             break
-    return kinds
+    return groups

@@ -103,7 +103,7 @@ def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
 
 
 def task_scores(found: Scores, tasks: Sequence[Task]) -> str | None:
-    """One line a task with a mark for every measured row and the majority class; None if there are no scores."""
+    """One line a task with a mark for every measured row and the majority baseline; None if there are no scores."""
     tasks = scores.tasks_scored(found, tasks)
     if not tasks:
         return None
@@ -114,16 +114,16 @@ def task_scores(found: Scores, tasks: Sequence[Task]) -> str | None:
         known = [(100 * value, row) for row, value in enumerate(majority) if value is not None]
         if known:
             x, y = zip(*known, strict=True)
-            axis.scatter(x, y, marker="|", s=90, color=INK, linewidths=1.2, label="Same answer always")
+            axis.scatter(x, y, marker="|", s=90, color=INK, linewidths=1.2, label="Majority baseline")
         for model in ("control", "teacher", "student", "student (D)", "model", "model (D)"):
-            own = [(row, scores.of_task(found, model, task)) for row, task in enumerate(tasks)]
-            points = [(100 * score.value, row) for row, score in own if score is not None]
+            by_row = [(row, scores.of_task(found, model, task)) for row, task in enumerate(tasks)]
+            points = [(100 * score.value, row) for row, score in by_row if score is not None]
             if points:
                 x, y = zip(*points, strict=True)
                 axis.scatter(x, y, marker=MARKERS[model], s=34, color=SERIES[model], label=TITLES[model], zorder=3)
         for row, task in enumerate(tasks):
-            teacher, *taught = (scores.of_task(found, model, task) for model in ("teacher", "student", "model (D)"))
-            for score in taught:
+            teacher, *students = (scores.of_task(found, model, task) for model in ("teacher", "student", "model (D)"))
+            for score in students:
                 if teacher is not None and score is not None:
                     ends = [100 * teacher.value, 100 * score.value]
                     axis.plot(ends, [row, row], color=INK, linewidth=1, alpha=0.6, zorder=2)
@@ -138,7 +138,7 @@ def task_scores(found: Scores, tasks: Sequence[Task]) -> str | None:
 
 @dataclass(frozen=True)
 class Effect:
-    """What one row of an ablation came to; of every number one value a seed, none where it was not measured."""
+    """The result of one row of an ablation: of every number a value for each seed, none where it was not measured."""
 
     name: str
     change: Sequence[float]
@@ -183,16 +183,16 @@ def effects(rows: Sequence[Effect]) -> str | None:
 
 def _spreads(axis: Axes, values: Sequence[Sequence[float]]) -> None:
     """A point at the median of each row's values, and a line over their range."""
-    known = [(y, sorted(own)) for y, own in enumerate(values) if own]
-    for y, own in known:
-        axis.plot([own[0], own[-1]], [y, y], color=SERIES["student"], linewidth=1.2, alpha=0.6)
-    x = [statistics.median(own) for _, own in known]
-    axis.scatter(x, [y for y, _ in known], s=30, color=SERIES["student"], zorder=3, label="Ours")
+    measured = [(y, sorted(by_seed)) for y, by_seed in enumerate(values) if by_seed]
+    for y, by_seed in measured:
+        axis.plot([by_seed[0], by_seed[-1]], [y, y], color=SERIES["student"], linewidth=1.2, alpha=0.6)
+    x = [statistics.median(by_seed) for _, by_seed in measured]
+    axis.scatter(x, [y for y, _ in measured], s=30, color=SERIES["student"], zorder=3, label="Measured")
 
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """A form of a model: what it scores and how long it takes."""
+    """A variant of a model: what it scores and how long it takes."""
 
     name: str
     milliseconds: float
@@ -201,27 +201,32 @@ class Tradeoff:
     chosen: bool
 
 
-def pareto(forms: Sequence[Tradeoff], title: str) -> str:
-    """Score against milliseconds of the forms of one model; the line joins those that no other beats in both.
+def pareto(variants: Sequence[Tradeoff], title: str) -> str:
+    """Score against milliseconds of the variants of one model; the line joins those that no other beats in both.
 
-    Strokes are 95 % intervals of the scores. The chosen form is filled.
+    Strokes are 95 % intervals of the scores. The chosen variant is filled.
     """
     best, frontier = float("-inf"), []
-    for form in sorted(forms, key=lambda form: (form.milliseconds, -form.score)):
-        if form.score > best:
-            best = form.score
-            frontier.append((form.milliseconds, form.score))
+    for variant in sorted(variants, key=lambda variant: (variant.milliseconds, -variant.score)):
+        if variant.score > best:
+            best = variant.score
+            frontier.append((variant.milliseconds, variant.score))
     with mpl.rc_context(_STYLE):
         figure, (axis,) = _figure(3.6)
         axis.plot(*zip(*frontier, strict=True), color=SERIES["student"], linewidth=1, alpha=0.5)
-        for number, form in enumerate(sorted(forms, key=lambda form: form.milliseconds)):
-            axis.plot([form.milliseconds] * 2, form.interval[:2], color=INK, linewidth=0.8, alpha=0.4)
-            face = SERIES["student"] if form.chosen else "none"
-            axis.scatter(form.milliseconds, form.score, s=46, facecolors=face, edgecolors=SERIES["student"], zorder=3)
-            place, offset = (form.milliseconds, form.score), (6, -12 if number % 2 else 6)  # names of neighbours apart
-            axis.annotate(form.name, place, offset, textcoords="offset points", fontsize=7.5)
+        for number, variant in enumerate(sorted(variants, key=lambda variant: variant.milliseconds)):
+            axis.plot([variant.milliseconds] * 2, variant.interval[:2], color=INK, linewidth=0.8, alpha=0.4)
+            face = SERIES["student"] if variant.chosen else "none"
+            axis.scatter(
+                variant.milliseconds, variant.score, s=46, facecolors=face, edgecolors=SERIES["student"], zorder=3
+            )
+            point, offset = (
+                (variant.milliseconds, variant.score),
+                (6, -12 if number % 2 else 6),
+            )  # names of neighbours apart
+            axis.annotate(variant.name, point, offset, textcoords="offset points", fontsize=7.5)
         axis.set_xscale("log")
-        axis.set_xlim(min(f.milliseconds for f in forms) / 1.3, max(f.milliseconds for f in forms) * 2.4)
+        axis.set_xlim(min(v.milliseconds for v in variants) / 1.3, max(v.milliseconds for v in variants) * 2.4)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -235,22 +240,26 @@ def _majority(found: Scores, task: Task) -> float | None:
     return next((value for value in known if value is not None), None)
 
 
-def trade(kept: float, faster: float) -> str:
-    """Share of the teacher's score kept against times as fast: this run's student beside the published students.
+def trade(raw_share: float, speed_up: float) -> str:
+    """Share of the teacher's score against speed-up: this run's student beside the published students.
 
     Args:
-        kept: student's score as a share of the teacher's, 1 = all of it.
-        faster: teacher's seconds over the student's.
+        raw_share: student's score as a share of the teacher's, 1 = all of it.
+        speed_up: teacher's seconds over the student's.
     """
     printed_scores, seconds = GLUE.published_scores, published.BERT_BASE.seconds
     replication = published.BERT_BASE.seconds_replication
     assert seconds and replication, "BERT-base has printed figures"
     points = []
     for row in (published.DISTILBERT, published.TINYDISTILBERT):
-        own, reference = (row.seconds, seconds) if row.seconds else (row.seconds_replication, replication)
-        assert own, f"{row.name} has printed figures"
+        row_seconds, reference = (row.seconds, seconds) if row.seconds else (row.seconds_replication, replication)
+        assert row_seconds, f"{row.name} has printed figures"
         points.append(
-            (row.name, reference / own, 100 * printed_scores[row.name] / printed_scores[published.BERT_BASE.name])
+            (
+                row.name,
+                reference / row_seconds,
+                100 * printed_scores[row.name] / printed_scores[published.BERT_BASE.name],
+            )
         )
     with mpl.rc_context(_STYLE):
         figure, (axis,) = _figure(3.3)
@@ -258,11 +267,13 @@ def trade(kept: float, faster: float) -> str:
         for name, x, y in points:
             axis.scatter(x, y, marker="s", s=40, color=SERIES["control"])
             axis.annotate(name, (x, y), (-7, -3), textcoords="offset points", fontsize=8, ha="right")
-        axis.scatter(faster, 100 * kept, marker="o", s=70, color=SERIES["student"], zorder=3)
-        axis.annotate("This run", (faster, 100 * kept), (8, -3), textcoords="offset points", fontsize=9, weight="bold")
-        every = [faster, *(x for _, x, _ in points)]
+        axis.scatter(speed_up, 100 * raw_share, marker="o", s=70, color=SERIES["student"], zorder=3)
+        axis.annotate(
+            "This run", (speed_up, 100 * raw_share), (8, -3), textcoords="offset points", fontsize=9, weight="bold"
+        )
+        every = [speed_up, *(x for _, x, _ in points)]
         axis.set_xlim(min(1.0, *every) - 0.05, 1 + 1.25 * (max(every) - 1))
-        axis.set_ylim(min(60.0, 100 * kept - 8), max(104.0, 100 * kept + 5))
-        axis.set_xlabel("times as fast as its teacher")
+        axis.set_ylim(min(60.0, 100 * raw_share - 8), max(104.0, 100 * raw_share + 5))
+        axis.set_xlabel("speed-up over its teacher")
         axis.set_ylabel("% of its teacher's score")
         return _svg(figure, "Share of the teacher's score against speed-up")

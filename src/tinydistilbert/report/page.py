@@ -21,7 +21,7 @@ from tinydistilbert.tasks.base import Task
 
 
 def _faults(settings: Recipe) -> tuple[str, ...]:
-    """What a recipe with the notebook's losses keeps of TinyDistilBERT's faults, in words."""
+    """The faults of TinyDistilBERT's notebook that a recipe with its losses repeats, a sentence each."""
     if settings.objective.reduction != "notebook":
         return ()
     optimization, size = settings.distill.optimization, settings.corpus.block_size
@@ -31,36 +31,37 @@ def _faults(settings: Recipe) -> tuple[str, ...]:
             settings.objective.kl
         )
         > 0,
-        "the cosine looks at [CLS] only": highest(settings.objective.cosine) > 0,
+        "the cosine loss is taken at [CLS] only": highest(settings.objective.cosine) > 0,
         "the student starts from random weights": settings.student.initialization == "random",
-        f"lines are padded to {size} tokens, blanks kept, the rest cut off": settings.corpus.packing == "lines",
-        f"{accumulated} micro-batches of {optimization.batch_size} make one of few optimiser steps": accumulated > 16,
+        f"each line is an input, blank ones too, padded or cut to {size} tokens": settings.corpus.packing == "lines",
+        f"few optimiser steps: {accumulated} micro-batches of {optimization.batch_size} each": accumulated > 16,
     }
     return tuple(fault for fault, is_kept in kept.items() if is_kept)
 
 
 def _score_figures(
-    measurements: Sequence[Measurement], told: summary.Summary, tasks: Mapping[str, Task]
+    measurements: Sequence[Measurement], headline: summary.Summary, tasks: Mapping[str, Task]
 ) -> list[dict[str, Any]]:
     found = scores.collect(measurements)
     real = [task for task in tasks.values() if not task.is_synthetic]
     chosen = real if scores.tasks_scored(found, real) else list(tasks.values())
-    caption = "Each model by task. The line is what was lost of the teacher; the stroke, always giving the same answer."
+    caption = "Each model by task. The line is what was lost of the teacher’s score; the stroke, the majority baseline."
     drawn = figure(figures.task_scores(found, chosen), caption)
-    if told.kept is not None and told.faster is not None:
+    if headline.raw_share is not None and headline.speed_up is not None:
         caption = (
-            f"What was kept ({told.basis}) against what was won. Squares: published, on GLUE and their own machines."
+            f"Share of the teacher’s score ({headline.basis}) against speed-up. Squares: published, on GLUE and other "
+            "machines."
         )
-        drawn += figure(figures.trade(told.kept, told.faster), caption)
+        drawn += figure(figures.trade(headline.raw_share, headline.speed_up), caption)
     return drawn
 
 
-def _compression(ladders: Sequence[compression.Ladder]) -> list[dict[str, Any]]:
+def _compression(compressed_models: Sequence[compression.CompressedModel]) -> list[dict[str, Any]]:
     drawn = []
-    for ladder in ladders:
-        table = compression.compression_table(ladder)
-        svg = figures.pareto(compression.tradeoffs(ladder), table.title)
-        caption = "Up and to the left is better. Strokes: 95 % intervals. Filled: the form that is kept."
+    for compressed in compressed_models:
+        table = compression.compression_table(compressed)
+        svg = figures.pareto(compression.tradeoffs(compressed), table.title)
+        caption = "Up and to the left is better. Strokes: 95 % intervals. Filled: the chosen variant."
         drawn.append({"table": table, "figures": figure(svg, caption)})
     return drawn
 
@@ -76,7 +77,7 @@ def _curves(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def facts(command: str, settings: Recipe, measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
-    """What the numbers were made with, as (name, value)."""
+    """Recipe, machine, software and data behind the numbers, as (name, value)."""
     last = measurements[-1].environment if measurements else {}
     dates = sorted(m.date for m in measurements)
     versions = ", ".join(f"{name} {last[name]}" for name in (*results.LIBRARIES, "python") if last.get(name))
@@ -112,7 +113,7 @@ def write_report(run: Path, *, command: str = "") -> Path:
 
     Args:
         run: the folder that `replicate` filled.
-        command: the command line that gives the same again; by default told from the recipe's name.
+        command: the command line that gives the same again; by default made from the recipe's name.
 
     Raises:
         UserError: `run` is not a run folder.
@@ -120,21 +121,21 @@ def write_report(run: Path, *, command: str = "") -> Path:
     folder = RunFolder(run)
     settings, measurements = read_run(run)
     tasks = tasks_of(settings.finetune)
-    told = summary.summarize(measurements, tasks)
+    headline = summary.summarize(measurements, tasks)
     every = paper_tables.all_tables(measurements, tasks)
     html = render(
         "page.html",
         name=settings.name,
-        summary=told,
-        score_figures=_score_figures(measurements, told, tasks),
+        summary=headline,
+        score_figures=_score_figures(measurements, headline, tasks),
         score_tables=[table for table in every if table.is_measured and table.name != "pretraining"],
         unmeasured=[table for table in every if not table.is_measured and table.name != "pretraining"],
         differences=rows_table(run),
-        compressed=_compression(compression.ladders(measurements, tasks)),
+        compressed=_compression(compression.compressed_models(measurements, tasks)),
         variants=paper_tables.variants_table(measurements, tasks),
         pretraining=paper_tables.pretraining_table(measurements),
         curves=_curves(folder),
-        kinds=read_examples(run, tasks),
+        example_groups=read_examples(run, tasks),
         faults=_faults(settings),
         facts=facts(command or f"tinydistilbert replicate {settings.name}", settings, measurements),
         recipe_toml=folder.recipe.read_text(encoding="utf-8"),

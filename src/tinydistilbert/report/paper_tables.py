@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinydistilbert.report import published, scores
-from tinydistilbert.report.compression import compression_table, ladders
+from tinydistilbert.report.compression import compressed_models, compression_table
 from tinydistilbert.report.read import read_run
 from tinydistilbert.report.scores import ROWS, TITLES, Score, Scores
 from tinydistilbert.report.speed import speed_table
-from tinydistilbert.report.table import NOTHING, Cell, Row, Table, as_printed, points
+from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, as_printed, points
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import HELD_OUT, TASKS, tables_of, tasks_of
 from tinydistilbert.tasks.base import ScoreTable, Task
@@ -72,28 +72,28 @@ def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
     repeats = {len(score.runs) for _, _, score in used}
     if repeats - {1}:
         notes.append(
-            f"Medians over {' or '.join(map(str, sorted(repeats)))} seeds; below, in small, lowest and highest."
+            f"Medians over {' or '.join(map(str, sorted(repeats)))} seeds; in small below: lowest and highest."
         )
     elif used:
-        notes.append("One seed: no spread between trainings is known.")
+        notes.append("One seed: the spread between trainings was not measured.")
     if any(model == "control" for model, _, _ in used):
-        notes.append("Control: the same cut of the teacher, fine-tuned without having been distilled.")
+        notes.append("Control: the same layers cut from the teacher, fine-tuned without distillation.")
     return notes
 
 
-def _retention_row(name: str, own: Sequence[float | None], teacher: Sequence[float | None]) -> Row:
-    shares = [scores.retention(mine, other) for mine, other in zip(own, teacher, strict=True)]
+def _retention_row(name: str, student: Sequence[float | None], teacher: Sequence[float | None]) -> TableRow:
+    shares = [scores.retention(*pair) for pair in zip(student, teacher, strict=True)]
     cells = [Cell(NOTHING) if s is None else Cell(f"{100 * s:.1f}", share=max(0.0, min(s, 1.0))) for s in shares]
-    return Row("derived", (Cell(f"{name}, % of teacher"), *cells))
+    return TableRow("derived", (Cell(f"{name}, % of teacher"), *cells))
 
 
-def _published_row(model: str, means: Sequence[Mean], columns: Sequence[Column]) -> Row:
+def _published_row(model: str, means: Sequence[Mean], columns: Sequence[Column]) -> TableRow:
     averages = [Cell(_one_decimal(mean.published(model))) for mean in means]
     cells = [Cell(as_printed(c.published(model)), MARK_REPLACED * (model in c.task.corrected)) for c in columns]
-    return Row("published", (Cell(model), *averages, *cells))
+    return TableRow("published", (Cell(model), *averages, *cells))
 
 
-def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column]) -> Row:
+def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column]) -> TableRow:
     """A mean carries the marks of every score in it."""
     averages = []
     for mean in means:
@@ -101,24 +101,26 @@ def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Seq
         parts = [scores.of_task(found, model, task) for task in mean.tasks]
         marks = "" if value is None else scores.merged_marks([score.marks for score in parts if score is not None])
         averages.append(Cell(points(value), marks))
-    own = [score_cell(scores.of_task(found, model, column.task, column.metric)) for column in columns]
-    return Row("measured", (Cell(TITLES[model]), *averages, *own))
+    cells = [score_cell(scores.of_task(found, model, column.task, column.metric)) for column in columns]
+    return TableRow("measured", (Cell(TITLES[model]), *averages, *cells))
 
 
-def _majority_row(used: Sequence[tuple[str, Column, Score]], means: Sequence[Mean], columns: Sequence[Column]) -> Row:
+def _majority_row(
+    used: Sequence[tuple[str, Column, Score]], means: Sequence[Mean], columns: Sequence[Column]
+) -> TableRow:
     majority = {(c.task.name, c.metric): s.majority for _, c, s in used if s.majority is not None}
     values: list[float | None] = []
     for mean in means:
         keys = [(task.name, task.headline) for task in mean.tasks]
         values.append(statistics.fmean(majority[key] for key in keys) if all(key in majority for key in keys) else None)
     values += [majority.get((column.task.name, column.metric)) for column in columns]
-    return Row("baseline", (Cell("Always the same answer"), *(Cell(points(value)) for value in values)))
+    return TableRow("baseline", (Cell("Majority baseline"), *(Cell(points(value)) for value in values)))
 
 
 def _score_rows(
     found: Scores, means: Sequence[Mean], columns: Sequence[Column], published_models: Sequence[str]
-) -> tuple[tuple[Row, ...], list[str]]:
-    """Published rows, the majority class, measured rows and retention; and the footnotes of the measured cells."""
+) -> tuple[tuple[TableRow, ...], list[str]]:
+    """Published rows, the majority baseline, measured rows and their share of the teacher; and the footnotes."""
     used = [
         (model, column, score)
         for model in ROWS
@@ -131,16 +133,16 @@ def _score_rows(
     models = list(dict.fromkeys(model for model, _, _ in used))
     body += [_measured_row(found, model, means, columns) for model in models]
 
-    by_place = {(model, column.title): score.value for model, column, score in used}
+    by_column = {(model, column.title): score.value for model, column, score in used}
     values = {
         model: [
             *(scores.mean(found, model, mean.tasks) for mean in means),
-            *(by_place.get((model, column.title)) for column in columns),
+            *(by_column.get((model, column.title)) for column in columns),
         ]
         for model in models
     }
     if teacher := values.pop("teacher", None):
-        body += [_retention_row(TITLES[model], own, teacher) for model, own in values.items()]
+        body += [_retention_row(TITLES[model], student, teacher) for model, student in values.items()]
     return tuple(body), _footnotes(used)
 
 
@@ -224,7 +226,7 @@ def _plain(score: Score | None) -> Cell:
 
 
 def pretraining_table(measurements: Sequence[Measurement]) -> Table:
-    """What the masked-LM objective says of teacher, student and control on held-out text."""
+    """The masked-LM measurements of teacher, student and control on held-out text."""
     pretraining = [m for m in measurements if m.task == "pretraining"]
     found = {(model, metric): score for (model, _, _, metric), score in scores.collect(pretraining).items()}
     present = {metric for _, metric in found}
@@ -233,12 +235,12 @@ def pretraining_table(measurements: Sequence[Measurement]) -> Table:
     for model in ROWS:
         if any((model, metric) in found for metric in metrics):
             cells = [_plain(found.get((model, metric))) for metric in metrics]
-            rows.append(Row("measured", (Cell(TITLES[model]), *cells)))
+            rows.append(TableRow("measured", (Cell(TITLES[model]), *cells)))
     runs = [score.middle for score in found.values()]
     counts = dict.fromkeys(f"{m.examples:,} of {m.examples_total:,}" for m in runs if m.examples)
     notes = [f"On {' or '.join(counts)} held-out blocks."] if counts else []
     if any(model == "control" for model, _ in found):
-        notes.append("Control: the same cut of the teacher before distillation.")
+        notes.append("Control: the same layers cut from the teacher, not distilled.")
     headings = ("Model", *(PRETRAINING.get(m, m.replace("_", " ")) for m in metrics))
     caption = "Measured on text that no model was trained on. Lower is better throughout."
     return Table("pretraining", "Masked language model", caption, headings, tuple(rows), tuple(notes))
@@ -249,11 +251,11 @@ def variants_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task
     found = scores.collect(m for m in measurements if m.task in tasks)
     rows = []
     for task in tasks.values():
-        own = {key: score for key, score in found.items() if key[1] == task.name}
-        splits = dict.fromkeys([*task.evaluation, *(split for _, _, split, _ in own)])
-        metrics = dict.fromkeys([*task.metrics, *(metric for _, _, _, metric in own)])
+        of_this_task = {key: score for key, score in found.items() if key[1] == task.name}
+        splits = dict.fromkeys([*task.evaluation, *(split for _, _, split, _ in of_this_task)])
+        metrics = dict.fromkeys([*task.metrics, *(metric for _, _, _, metric in of_this_task)])
         for split, metric, model in ((s, m, r) for s in splits for m in metrics for r in ROWS):
-            if score := own.get((model, task.name, split, metric)):
+            if score := of_this_task.get((model, task.name, split, metric)):
                 rows.append(_variant_row(task, split, metric, model, score))
     columns = (
         "Task",
@@ -262,20 +264,20 @@ def variants_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task
         "Model",
         "Score",
         "95 % interval",
-        "Same answer",
+        "Majority baseline",
         "Seeds",
         "Scored on",
         "Trained on",
     )
     caption = (
         "In points; median over seeds. The interval is a bootstrap over the examples of the run at the median; "
-        "it does not hold the spread between trainings. “Same answer”: the score of always giving the same answer. "
-        "A star: enters the tables above."
+        "the spread between trainings is not in it. Majority baseline: always predicting the most frequent label. "
+        "★: the score in the tables above."
     )
     return Table("variants", "Every metric, with intervals", caption, columns, tuple(rows))
 
 
-def _variant_row(task: Task, split: str, metric: str, model: str, score: Score) -> Row:
+def _variant_row(task: Task, split: str, metric: str, model: str, score: Score) -> TableRow:
     m, name = score.middle, METRICS.get(metric, metric.replace("_", " "))
     is_headline = metric == task.headline and split in (task.evaluation[0], HELD_OUT)
     interval = f"{points(score.interval[0])} to {points(score.interval[1])}" if score.interval else NOTHING
@@ -284,7 +286,7 @@ def _variant_row(task: Task, split: str, metric: str, model: str, score: Score) 
         task.title, split, name + " ★" * is_headline, TITLES[model], None, interval, points(score.majority),
         str(len(score.runs)), f"{m.examples:,} of {m.examples_total:,}", trained,
     )  # fmt: skip
-    return Row("measured", tuple(score_cell(score) if text is None else Cell(text) for text in texts))
+    return TableRow("measured", tuple(score_cell(score) if text is None else Cell(text) for text in texts))
 
 
 def all_tables(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> list[Table]:
@@ -305,5 +307,5 @@ def console_tables(run: Path) -> list[Table]:
     """
     settings, measurements = read_run(run)
     tasks = tasks_of(settings.finetune)
-    compressed = [compression_table(ladder) for ladder in ladders(measurements, tasks)]
+    compressed = [compression_table(model) for model in compressed_models(measurements, tasks)]
     return [*(table for table in all_tables(measurements, tasks) if table.is_measured), *compressed]

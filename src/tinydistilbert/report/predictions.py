@@ -22,7 +22,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT, tasks_of
 from tinydistilbert.tasks.base import Task
 
-CHOSEN_NOTE = "its epoch was chosen by the very examples that are scored, so the score is too high"
+CHOSEN_NOTE = "its epoch was chosen by the scored examples themselves, so the score is too high"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one row said of one split, every seed of the same examples."""
+    """The predictions of one row on one split, every seed on the same examples."""
 
     side: Side
     ids: list[Any]
@@ -68,7 +68,7 @@ class Predicted:
     fingerprint: str
     """Of the examples, texts included."""
     warnings: tuple[str, ...] = ()
-    """What the guards said of any seed."""
+    """The sanity warnings of any seed."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Pairing:
 
     @property
     def same_data(self) -> bool:
-        """Whether both were scored on the very same examples, as far as their fingerprints tell."""
+        """Whether both were scored on the very same examples, by their fingerprints."""
         return self.first.fingerprint == self.second.fingerprint
 
     @property
@@ -161,13 +161,13 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
         except (pa.ArrowException, OSError, KeyError) as error:
             expected = f"predictions in the columns {', '.join(columns)}"
             raise UserError(str(path), expected=expected, found=str(error), fix=fix) from None
-        own, labels, answers[seed] = (table[name].to_pylist() for name in columns)
-        if len(set(own)) < len(own):
-            found = f"{len(own) - len(set(own))} more"
+        seed_ids, labels, answers[seed] = (table[name].to_pylist() for name in columns)
+        if len(set(seed_ids)) < len(seed_ids):
+            found = f"{len(seed_ids) - len(set(seed_ids))} more"
             raise UserError(str(path), expected="one prediction an example", found=found, fix=fix)
-        if ids and (own, labels) != (ids, gold):
-            raise UserError(str(path), expected="the examples of the other seeds", found="other ones", fix=fix)
-        ids, gold = own, labels
+        if ids and (seed_ids, labels) != (ids, gold):
+            raise UserError(str(path), problem="its examples are not those of the other seeds", fix=fix)
+        ids, gold = seed_ids, labels
         for measured in results.read(folder / MEASUREMENTS):
             if measured.split == split:
                 fingerprint = measured.data_fingerprint
@@ -185,24 +185,24 @@ def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing
     """
     where = f"{task.title} ({split}) of {first.side.run} and {second.side.run}"
     fix = "compare runs that were scored on the same data"
-    if task.is_synthetic and first.fingerprint != second.fingerprint:  # their ids are places, not names
+    if task.is_synthetic and first.fingerprint != second.fingerprint:  # their ids are numbers, not names
         fix = "score both with the same corpus, seed and finetune.validation_examples"
-        raise UserError(where, expected="the same examples, made from the same text", found="other ones", fix=fix)
-    places = {name: place for place, name in enumerate(second.ids)}
-    shared = [(here, places[name]) for here, name in enumerate(first.ids) if name in places]
+        raise UserError(where, problem="the examples were made from different texts", fix=fix)
+    rows_in_second = {name: row for row, name in enumerate(second.ids)}
+    shared = [(row, rows_in_second[name]) for row, name in enumerate(first.ids) if name in rows_in_second]
     if not shared:
-        raise UserError(where, expected="examples that both were scored on", found="none", fix=fix)
+        raise UserError(where, problem="no example was scored on both sides", fix=fix)
     one, other = (_taken(p, [pairs[side] for pairs in shared]) for side, p in enumerate((first, second)))
-    for name, label, there in zip(one.ids, one.gold, other.gold, strict=True):
-        if label != there:
-            found = f"{label!r} and {there!r} for example {name}"
+    for name, label, other_label in zip(one.ids, one.gold, other.gold, strict=True):
+        if label != other_label:
+            found = f"{label!r} and {other_label!r} for example {name}"
             raise UserError(where, expected="the same labels", found=found, fix=fix)
     return Pairing(task, split, one, other, (len(first.ids), len(second.ids)))
 
 
-def _taken(predicted: Predicted, places: list[int]) -> Predicted:
+def _taken(predicted: Predicted, rows: list[int]) -> Predicted:
     def take(values: list[Any]) -> list[Any]:
-        return [values[place] for place in places]
+        return [values[row] for row in rows]
 
     answers = {seed: take(values) for seed, values in predicted.answers.items()}
     return replace(predicted, ids=take(predicted.ids), gold=take(predicted.gold), answers=answers)

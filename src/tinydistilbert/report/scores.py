@@ -1,4 +1,4 @@
-"""From single measurements to what a table cell says: the median over seeds, its range, and the marks it must carry."""
+"""From single measurements to a table cell: the median over seeds, its range, and the marks that go with it."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ class Score:
 
     @property
     def middle(self) -> Measurement:
-        """The run at the median (the lower one of two): what interval and counts are told from."""
+        """The run at the median (the lower one of two): where interval and counts are taken from."""
         return self.runs[(len(self.runs) - 1) // 2]
 
     @property
@@ -52,13 +52,13 @@ class Score:
 
     @property
     def majority(self) -> float | None:
-        """What a model that always gives the same answer would score."""
+        """The score of always predicting the most frequent label, or the mean of numbers."""
         majority = self.middle.details.get("majority")
         return None if majority is None else float(majority)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the guards said of any of the runs."""
+        """The sanity warnings of any of the runs."""
         return tuple(dict.fromkeys(warning for run in self.runs for warning in run.details.get("warnings", ())))
 
     @property
@@ -66,7 +66,7 @@ class Score:
         """What must be known of it.
 
         `*` scored on a subset, `†` trained on one, `§` scored on a part of the train split, `¶` its epoch was chosen by
-        the very examples that are scored, `⚠` a guard warned.
+        the very examples that are scored, `⚠` a sanity check warned.
         """
         scored = any(run.is_subset for run in self.runs)
         trained = any(run.is_trained_on_subset for run in self.runs)
@@ -142,11 +142,11 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
             count = sum(bool(run.details.get("warnings")) for run in score.runs)
             seeds = f" ({count} of {len(score.runs)} seeds)" if len(score.runs) > 1 else ""
             warned[f"{whose}{seeds}: {'; '.join(score.warnings[:2])}"] = None
-    told = {
+    counts_by_mark = {
         f"{SUBSET} scored on a part of the split, in examples": scored,
         f"{TRAINED_ON_SUBSET} fine-tuned on a part of the train split, in examples": trained,
         f"{FROM_TRAIN} scored on examples of the train split that were not trained on": held_out,
         f"{CHOSEN} best epoch by the scored examples themselves, as TinyDistilBERT chose it, hence too high": chosen,
     }
-    notes = [f"{mark}: {', '.join(counts)}." for mark, counts in told.items() if counts]
+    notes = [f"{mark}: {', '.join(counts)}." for mark, counts in counts_by_mark.items() if counts]
     return notes + [f"{WARNING} {warning.rstrip('.')}." for warning in warned]

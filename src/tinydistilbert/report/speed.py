@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tinydistilbert.report import published
 from tinydistilbert.report.published import Published
 from tinydistilbert.report.scores import SUBSET, TITLES, WARNING
-from tinydistilbert.report.table import NOTHING, Cell, Row, Table, as_printed
+from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, as_printed
 from tinydistilbert.results import Measurement
 
 TORCH = "torch"
@@ -13,7 +13,7 @@ BACKENDS = {
     TORCH: "torch eager", "torch-compile": "torch.compile", "torch-graph": "CUDA graph", "onnx": "ONNX Runtime",
     "onnx-int8": "ONNX Runtime int8", "openvino": "OpenVINO",
 }  # fmt: skip
-"""Back ends in words. The first has no name in the table: it is what published seconds are of."""
+"""Back ends as the table names them; rows of the first, which published seconds are of, do not name it."""
 PROTOCOLS = {"padded-128": "padded, s", "true-length": "true length, s", "with-tokenizer": "with tokenizer, s"}
 PUBLISHED = {
     "elmo": published.ELMO, "bert-base": published.BERT_BASE, "distilbert": published.DISTILBERT,
@@ -23,24 +23,24 @@ PUBLISHED = {
 REFERENCES = {"bert-base": "BERT-base", "teacher": "the teacher"}
 """What the others are compared with, by torch eager: the first that was timed so."""
 
-Place = tuple[str, str]
-"""Device and protocol."""
-Key = tuple[str, str]
+Condition = tuple[str, str]
+"""Device and protocol under which a row was timed."""
+RowKey = tuple[str, str]
 """Model and back end."""
 
 
 def _backend(m: Measurement) -> str:
     name = str(m.details["backend"])
-    return TORCH if name == BACKENDS[TORCH] else name  # so it was called before there were others
+    return TORCH if name == BACKENDS[TORCH] else name  # what version 0.1 called its only back end
 
 
-def _latencies(measurements: Sequence[Measurement]) -> dict[Key, dict[Place, Measurement]]:
+def _latencies(measurements: Sequence[Measurement]) -> dict[RowKey, dict[Condition, Measurement]]:
     """By row and place; of a number measured again, the last one counts."""
-    found: dict[Key, dict[Place, Measurement]] = {}
+    found: dict[RowKey, dict[Condition, Measurement]] = {}
     for m in measurements:
         if m.task == "latency":
-            place = m.details["device"], m.details["protocol"]
-            found.setdefault((m.model, _backend(m)), {})[place] = m
+            condition = m.details["device"], m.details["protocol"]
+            found.setdefault((m.model, _backend(m)), {})[condition] = m
     return found
 
 
@@ -50,7 +50,10 @@ def measured_seconds(measurements: Sequence[Measurement]) -> dict[tuple[str, str
     backends = [backend for _, backend in found]
     chosen = TORCH if TORCH in backends else next(iter(backends), "")
     return {
-        (model, *place): m for (model, backend), row in found.items() if backend == chosen for place, m in row.items()
+        (model, *condition): m
+        for (model, backend), row in found.items()
+        if backend == chosen
+        for condition, m in row.items()
     }
 
 
@@ -59,7 +62,7 @@ def _title(model: str) -> str:
     return names.get(model) or model[:1].upper() + model[1:]
 
 
-def _row_title(key: Key) -> str:
+def _row_title(key: RowKey) -> str:
     model, backend = key
     return _title(model) if backend == TORCH else f"{_title(model)}, {BACKENDS.get(backend, backend)}"
 
@@ -94,20 +97,20 @@ class _Speed:
         self.files = {(m.model, _backend(m)): m for m in measurements if m.task == "size" and m.metric == "megabytes"}
         self.memory = {(m.model, _backend(m)): m for m in measurements if m.task == "memory"}
         self.throughputs = {(m.model, _backend(m)): m for m in measurements if m.task == "throughput"}
-        every = dict.fromkeys(place for row in self.latencies.values() for place in row)
-        self.places: list[Place] = list(every) or [("cpu", "padded-128"), ("cpu", "true-length")]
+        every = dict.fromkeys(condition for row in self.latencies.values() for condition in row)
+        self.conditions: list[Condition] = list(every) or [("cpu", "padded-128"), ("cpu", "true-length")]
         self.reference = next((name for name in REFERENCES if (name, TORCH) in self.latencies), "")
 
-    def rows(self) -> list[tuple[Key, Published | None]]:
+    def rows(self) -> list[tuple[RowKey, Published | None]]:
         """Models in the order of the paper, then those of the run; each by its back ends."""
         measured = dict.fromkeys([*self.sizes, *(model for model, _ in self.latencies)])
         keys = []
         for model in dict.fromkeys([*PUBLISHED, *measured]):
-            own = [key for key in self.latencies if key[0] == model] or [(model, TORCH)]
-            keys += [(key, PUBLISHED.get(model) if key == own[0] else None) for key in own]
+            model_keys = [key for key in self.latencies if key[0] == model] or [(model, TORCH)]
+            keys += [(key, PUBLISHED.get(model) if key == model_keys[0] else None) for key in model_keys]
         return keys
 
-    def cells(self, key: Key, printed: Published | None) -> tuple[Cell, ...]:
+    def cells(self, key: RowKey, printed: Published | None) -> tuple[Cell, ...]:
         """One line."""
         model, backend = key
         size, file, row = self.sizes.get(model), self.files.get(key), self.latencies.get(key, {})
@@ -121,7 +124,7 @@ class _Speed:
             Cell(_row_title(key)), Cell(parameters), Cell(NOTHING if megabytes is None else f"{megabytes:.0f}"),
             Cell(f"{printed.seconds:.0f}" if printed and printed.seconds else NOTHING, printed=True),
             Cell(as_printed(printed.seconds_replication if printed else None), printed=True),
-            *(_seconds_cell(row.get(place), reference.get(place)) for place in self.places),
+            *(_seconds_cell(row.get(condition), reference.get(condition)) for condition in self.conditions),
             Cell(f"{exact.details['p50_ms']:.1f}/{exact.details['p90_ms']:.1f}" if exact else NOTHING),
         ]  # fmt: skip
         if self.memory:
@@ -149,12 +152,14 @@ def speed_table(measurements: Sequence[Measurement]) -> Table:
     """Table 3: parameters, size, seconds of a full pass over STS-B validation and memory, published and measured."""
     speed = _Speed(measurements)
     body = [
-        Row("measured" if key[0] in speed.sizes or key in speed.latencies else "published", speed.cells(key, printed))
+        TableRow(
+            "measured" if key[0] in speed.sizes or key in speed.latencies else "published", speed.cells(key, printed)
+        )
         for key, printed in speed.rows()
     ]
     headings = [
         f"GPU, {PROTOCOLS[protocol]}" if device == "cuda" else PROTOCOLS[protocol].capitalize()
-        for device, protocol in speed.places
+        for device, protocol in speed.conditions
     ]
     more = ("Peak MiB",) * bool(speed.memory) + ("GPU, pairs/s",) * bool(speed.throughputs)
     columns = ("Model", "Parameters", "MB", "Paper, s", "Replication, s", *headings, "p50/p90, ms", *more)
@@ -170,7 +175,7 @@ def _caption(speed: _Speed) -> str:
         f"Parameters of the encoder without task head, and seconds of a full pass over {pairs} at batch 1 on one core: "
         "padded to 128 tokens, as the replication did, and at true length"
     )
-    if ("cpu", "with-tokenizer") in speed.places:
+    if ("cpu", "with-tokenizer") in speed.conditions:
         caption += "; with tokenizer: at true length, tokenization included"
     caption += "."
     if speed.reference:
@@ -194,7 +199,7 @@ def _notes(speed: _Speed) -> list[str]:
             f"{_row_title((m.model, _backend(m)))} {m.details['protocol']} {_percent(m.details['spread'])}"
             for m in noisy
         )
-        notes.append(f"{WARNING} the rounds differ by more than 10 %, so read these times with care: {rows}.")
+        notes.append(f"{WARNING} the rounds differ by more than 10 %, so these times are uncertain: {rows}.")
     if speed.timed:
         notes += [_machine(speed.timed), *_ways(speed)]
     not_measured = (
@@ -222,16 +227,17 @@ def _ways(speed: _Speed) -> list[str]:
     libraries = dict.fromkeys(m.details["library"] for m in speed.timed if "library" in m.details)
     versions = f" ({', '.join(libraries)})" if libraries else ""
     others = [BACKENDS.get(backend, backend) for backend in backends if backend != TORCH]
-    told = "Rows without a back end: torch eager, fp32, the model as transformers runs it"
-    told += "." if not others else f"; the others: {', '.join(others)}, the last layer for the first token only."
-    notes = [told.removesuffix(".") + f"{versions}."]
+    backend_note = "Rows without a back end: torch eager, fp32, the model as transformers runs it"
+    if others:
+        backend_note += f"; the others: {', '.join(others)}, the last layer computed for the first token only"
+    notes = [f"{backend_note}{versions}."]
     if speed.files:
-        notes.append("MB: of the encoder in fp32; of ONNX the whole file.")
+        notes.append("MB: the encoder in fp32; of exported models the whole file.")
     if speed.memory:
-        notes.append("Peak MiB: resident memory of a process that loads and runs that row alone.")
+        notes.append("Peak MiB: resident memory of a process that loads and runs only that model.")
     random = dict.fromkeys(_title(m.model) for m in speed.timed if m.details.get("weights") == "random")
     if random:
         *most, last = random
         names = f"{', '.join(most)} and {last}" if most else last
-        notes.append(f"{names}: timed with random weights, for speed does not depend on them.")
+        notes.append(f"{names}: timed with random weights; speed does not depend on the weights.")
     return notes

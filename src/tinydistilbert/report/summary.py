@@ -1,4 +1,4 @@
-"""What a run comes to: what was kept, what was won and how sure that is, in a sentence and a few figures."""
+"""The result of a run in a sentence and a few figures: score kept, speed-up, size, and how sure they are."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from tinydistilbert.tasks import TASKS, tables_of
 from tinydistilbert.tasks.base import Task
 
 SUBJECTS = {"student": "The student", "model (D)": "The distilled model", "model": "The model"}
-"""The rows that a run can be about, the first that was scored is taken, and what a sentence calls it."""
+"""What a sentence calls the row that a run is about: the first of these that was scored."""
 
 
 @dataclass(frozen=True)
 class BigFigure:
-    """One number to remember, and what it is told from."""
+    """One number to remember, and what it was measured on."""
 
     value: str
     label: str
@@ -30,12 +30,12 @@ class Summary:
     verdict: str
     figures: tuple[BigFigure, ...]
     sure: tuple[str, ...]
-    kept: float | None
+    raw_share: float | None
     """Student's mean score as a share of the teacher's."""
-    faster: float | None
+    speed_up: float | None
     """Teacher's seconds over the student's."""
     basis: str
-    """The tasks behind `kept`, in words."""
+    """The tasks behind `raw_share`, for a sentence."""
 
 
 def _basis(found: Scores, tasks: Mapping[str, Task], models: Sequence[str]) -> tuple[tuple[Task, ...], str]:
@@ -66,28 +66,28 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
     if not compared:
         compared, basis = _basis(found, tasks, [subject])
     teacher, student, control = (scores.mean(found, model, compared) for model in ("teacher", subject, "control"))
-    kept = scores.retention(student, teacher)
+    raw_share = scores.retention(student, teacher)
     seconds = {
         model: m for (model, *timing), m in measured_seconds(measurements).items() if timing == ["cpu", "true-length"]
     }
-    faster = seconds["teacher"].value / seconds["student"].value if {"teacher", "student"} <= seconds.keys() else None
+    speed_up = seconds["teacher"].value / seconds["student"].value if {"teacher", "student"} <= seconds.keys() else None
     size = {m.model: m for m in measurements if m.task == "size" and m.metric == "parameters"}
 
     parts, figures = [], []
-    if kept is not None and teacher is not None and student is not None:
-        parts.append(f"keeps {100 * kept:.1f} % of the teacher’s score ({basis})")
+    if raw_share is not None and teacher is not None and student is not None:
+        parts.append(f"keeps {100 * raw_share:.1f} % of the teacher’s score ({basis})")
         detail = f"{100 * student:.1f} of {100 * teacher:.1f} points, {basis}"
-        figures.append(BigFigure(f"{100 * kept:.1f} %", "of the teacher’s score kept", detail))
+        figures.append(BigFigure(f"{100 * raw_share:.1f} %", "of the teacher’s score kept", detail))
     elif student is not None:
         parts.append(f"scores {100 * student:.1f} points ({basis})")
         figures.append(BigFigure(f"{100 * student:.1f}", "points", basis))
-    if faster is not None:
-        parts.append(f"answers {faster:.2f} times as fast on one core")
-        own, other = (seconds[model].details["p50_ms"] for model in ("student", "teacher"))
-        detail = f"{own:.1f} ms a pair (median), the teacher {other:.1f}"
+    if speed_up is not None:
+        parts.append(f"is {speed_up:.2f} times as fast on one core")
+        student_ms, teacher_ms = (seconds[model].details["p50_ms"] for model in ("student", "teacher"))
+        detail = f"{student_ms:.1f} ms a pair (median), the teacher {teacher_ms:.1f}"
         if "bert-base" in seconds:
-            detail += f"; {seconds['bert-base'].value / seconds['student'].value:.1f} times as fast as BERT-base"
-        figures.append(BigFigure(f"{faster:.2f} ×", "as fast as the teacher", detail))
+            detail += f"; {seconds['bert-base'].value / seconds['student'].value:.1f} × against BERT-base"
+        figures.append(BigFigure(f"{speed_up:.2f} ×", "speed-up over the teacher", detail))
     if {"teacher", "student"} <= size.keys():
         share = size["student"].value / size["teacher"].value
         parts.append(f"has {100 * share:.0f} % of its parameters")
@@ -103,13 +103,13 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
         + (", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts))
         + "."
     )
-    compressed = [compression.verdict(ladder) for ladder in compression.ladders(measurements, tasks)]
+    compressed = [compression.verdict(model) for model in compression.compressed_models(measurements, tasks)]
     if not parts and compressed:
         verdict, *compressed = compressed
     elif not parts:
         verdict = "This run has not yet measured teacher and student side by side."
     sure = (*compressed, *_sure_of_scores(found, compared, subject), *_sure_of_speed(list(seconds.values())))
-    return Summary(verdict, tuple(figures), sure, kept, faster, basis)
+    return Summary(verdict, tuple(figures), sure, raw_share, speed_up, basis)
 
 
 def _overlap(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
@@ -125,38 +125,38 @@ def _sure_of_scores(found: Scores, tasks: Sequence[Task], subject: str) -> list[
     if not pairs:
         return []
     seeds = min(len(student.runs) for _, _, student in pairs)
-    told = [
+    sentences = [
         f"Scores are medians over at least {seeds} trainings with different seeds."
         if seeds > 1
-        else "Every score is of one training with one seed; how far another seed would move it was not measured."
+        else "Every score is of one training with one seed: how much it depends on the seed was not measured."
     ]
     parts = [title for title, _, student in pairs if student.middle.is_subset]
     if parts:
-        told.append(f"Scored on a part of the examples (*): {', '.join(parts)}.")
+        sentences.append(f"Scored on a part of the examples (*): {', '.join(parts)}.")
     parts = [title for title, _, student in pairs if student.middle.is_trained_on_subset]
     if parts:
-        told.append(
-            f"Fine-tuned on a part of the train split (†), the whole would probably give more: {', '.join(parts)}."
+        sentences.append(
+            f"Fine-tuned on a part of the train split (†); all of it would probably score higher: {', '.join(parts)}."
         )
     alike = [title for title, t, s in pairs if t is not None and _overlap(t.interval, s.interval)]
     if alike:
-        told.append(
+        sentences.append(
             f"The 95 % intervals of teacher and {subject} overlap on {len(alike)} of {len(pairs)} tasks "
             f"({', '.join(alike)}): there the difference may be chance."
         )
     warned = [title for title, t, s in pairs if (t is not None and t.warnings) or s.warnings]
     if warned:
-        means = "what was “kept” there means little" if any(t for _, t, _ in pairs) else "that score means little"
-        told.append(f"{WARNING} A guard warned about {', '.join(warned)}; {means}. See the notes.")
-    return told
+        score = "the share kept there means little" if any(t for _, t, _ in pairs) else "that score means little"
+        sentences.append(f"{WARNING} A sanity check failed on {', '.join(warned)}: {score}. See the notes.")
+    return sentences
 
 
 def _sure_of_speed(timed: Sequence[Measurement]) -> list[str]:
     if not timed:
         return []
     widest = 100 * (max(m.details["spread"] for m in timed) - 1)
-    noise = " That is noisy: repeat it on a quiet machine." if any(m.details["noisy"] for m in timed) else ""
-    told = [f"Rounds of the timing differed by at most {widest:.0f} %.{noise}"]
+    noise = " That is much: time it again on an idle machine." if any(m.details["noisy"] for m in timed) else ""
+    sentences = [f"The rounds of the timing differed by at most {widest:.0f} %.{noise}"]
     if any(m.details["synthetic"] for m in timed):
-        told.append(f"Timed on {timed[0].details['inputs']}.")
-    return told
+        sentences.append(f"Timed on {timed[0].details['inputs']}.")
+    return sentences

@@ -1,4 +1,4 @@
-"""What a table is made of, and how it is written for a terminal and as Markdown (the page has a template for it)."""
+"""Tables: their cells and rows, and how they are written for a terminal and as Markdown (a template does the page)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ RowKind = Literal["published", "baseline", "measured", "derived"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what it says, the marks behind it and a smaller second line."""
+    """One cell: its text, the marks behind it and a smaller second line."""
 
     text: str
     marks: str = ""
@@ -26,8 +26,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
-    """Cells of one line; `kind` tells printed figures from measured ones."""
+class TableRow:
+    """Cells of one line; `kind` separates printed figures from measured ones."""
 
     kind: RowKind
     cells: tuple[Cell, ...]
@@ -38,11 +38,11 @@ class Table:
     """A table with everything that must be read with it."""
 
     name: str
-    """Short and stable: `glue`, `downstream`, `speed`, `probes`, `custom`, `pretraining`, `variants`."""
+    """Short and stable: `glue`, `downstream`, `speed`, `synthetic`, `custom`, `pretraining`, `variants`."""
     title: str
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -98,6 +98,6 @@ def signed(value: float) -> str:
     return "0.0" if shown in ("+0.0", "−0.0") else shown
 
 
-def p_words(p: float) -> str:
+def format_p(p: float) -> str:
     """A p-value with three decimals, very small ones as such."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

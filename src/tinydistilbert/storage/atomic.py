@@ -259,7 +259,7 @@ class Log:
         self._hash.update(content)
 
     def sync(self) -> tuple[int, str]:
-        """Make all lines durable; gives the length in bytes and the SHA-256 of the whole."""
+        """Make all lines durable; gives the length in bytes and the SHA-256 of the file."""
         disk.sync(self._path)
         disk.sync_folder(self._path.parent)  # it may be new there
         return os.fstat(self._stream.fileno()).st_size, self._hash.hexdigest()

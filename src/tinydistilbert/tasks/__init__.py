@@ -1,4 +1,4 @@
-"""Tasks: what is fine-tuned and scored, and the examples to do it with."""
+"""Tasks: what models are fine-tuned and scored on, and their examples."""
 
 import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
@@ -12,7 +12,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES
 from tinydistilbert.recipe.schema import Corpus, Finetune
 from tinydistilbert.tasks import custom, glue, imdb, squad, synthetic
-from tinydistilbert.tasks.base import Examples, ScoreTable, Task, choose
+from tinydistilbert.tasks.base import Examples, ScoreTable, Task, sample_rows
 from tinydistilbert.tasks.row_checks import checked_columns
 from tinydistilbert.tasks.splits import has_split, read_split
 
@@ -76,7 +76,7 @@ def load_examples(
         UserError: the split is missing, unreadable or empty, or a row is not what the task says; fewer train examples
             than are to be held out.
     """
-    assert split != HELD_OUT or held_out is not None, "how many were held out is said by whoever wants them"
+    assert split != HELD_OUT or held_out is not None, "the caller says how many are held out"
     source_split = task.train if split == HELD_OUT else split
     if task.is_synthetic:
         columns, keys = _synthetic_columns(
@@ -127,20 +127,23 @@ def _rows(
     """Which rows `load_examples` takes; those with the same of `keys` are the same example."""
     pairs, total = task.is_synthetic, len(keys)
     if held_out is None or split not in (task.train, HELD_OUT):
-        return choose(total, limit, seed, pairs=pairs)
+        return sample_rows(total, limit, seed, pairs=pairs)
     count = held_out or max(1, round(HELD_OUT_SHARE * total))
     if count >= total:
         raise UserError(
             f"finetune.validation_examples of {task.name}", expected=f"fewer than the {total:,} train examples",
             found=f"{count:,}", fix="lower it: with finetune.score_on they are held out of the train split",
         )  # fmt: skip
-    scored = choose(total, count, HELD_OUT_SEED, pairs=pairs)
+    scored = sample_rows(total, count, HELD_OUT_SEED, pairs=pairs)
     if split == HELD_OUT:
         return scored
-    apart = {keys[row] for row in scored}
-    rest = np.array([row for row, key in enumerate(keys) if key not in apart], dtype=np.int64)
+    held_out_keys = {keys[row] for row in scored}
+    rest = np.array([row for row, key in enumerate(keys) if key not in held_out_keys], dtype=np.int64)
     if not len(rest):
         raise UserError(
-            task.name, expected="train examples of several texts", found="one text in all of them", fix="mend the file"
+            task.name,
+            expected="train examples of several texts",
+            found="one text in all of them",
+            fix="correct the file",
         )
-    return rest[choose(len(rest), limit, seed, pairs=pairs)]
+    return rest[sample_rows(len(rest), limit, seed, pairs=pairs)]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Kind = Literal["classification", "regression", "span"]
 
 Candidate = tuple[str, tuple[dict[str, Any], ...]]
-"""The sentence that a synthetic example rests on, and the example with each label."""
+"""The sentence that a synthetic example is made from, and the example with each label."""
 Maker = Callable[[list[str], list[str], Random], Iterator[Candidate]]
 """From the paragraphs of a document, those of the document before it and a source of chance to candidates."""
 
@@ -129,7 +129,7 @@ class Examples:
         return digest.hexdigest()
 
 
-def choose(total: int, limit: int, seed: int, *, pairs: bool = False) -> NDArray[np.int64]:
+def sample_rows(total: int, limit: int, seed: int, *, pairs: bool = False) -> NDArray[np.int64]:
     """Rows of a seeded sample without replacement, in their own order; all rows when `limit` is 0 or not below `total`.
 
     With `pairs`, rows 0 and 1, 2 and 3 … are drawn together, which keeps two labels balanced that alternate.

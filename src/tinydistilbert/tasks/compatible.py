@@ -1,4 +1,4 @@
-"""Whether a model fits a task or another model: the tokens that it reads and the classes that it answers with."""
+"""Whether a model fits a task or another model: its tokens and its classes."""
 
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,17 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.base import Task
 
 
-def check_same_tokenizer(teacher: Path, own: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast) -> None:
-    """Refuse a teacher whose tokens are not the student's.
+def check_same_tokenizer(
+    teacher: Path, teacher_tokenizer: PreTrainedTokenizerFast, student_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Refuse a teacher whose tokenizer is not the student's.
 
     Raises:
-        UserError: they are not.
+        UserError: it is not.
     """
-    if tokenizer_hash(own) != tokenizer_hash(student):
+    if tokenizer_hash(teacher_tokenizer) != tokenizer_hash(student_tokenizer):
         fix = "fine-tune a teacher that shares the student's tokenizer"
-        raise UserError(str(teacher), expected="the student's tokenizer", found="another one", fix=fix)
+        raise UserError(str(teacher), problem="its tokenizer is not the student's", fix=fix)
 
 
 def check_classes(teacher: Path, config: Any, task: Task) -> list[int] | None:

@@ -1,4 +1,4 @@
-"""Tasks of your own: what the recipe's section `finetune.custom` says, and the classes that the train file has."""
+"""Tasks of your own: from the recipe's section `finetune.custom`, with the classes of the train file."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tinydistilbert.tasks.readers import Rows, shortened, shown
 from tinydistilbert.tasks.row_checks import DROP, nearest, number
 
 MOST_CLASSES = 1000
-"""More different labels than this are taken for something that is no class."""
+"""With more different labels than this, the column is not taken for one of classes."""
 
 METRICS: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "matthews_correlation"),
@@ -42,7 +42,7 @@ def custom_task(name: str, settings: CustomTask) -> Task:
     if len(set(columns)) < len(columns):
         where, found = f"finetune.custom.{name}", ", ".join(columns)
         fix = "name the column of each of text, text_pair and label"
-        raise UserError(where, expected="a column of its own for each", found=found, fix=fix)
+        raise UserError(where, problem=f"one column stands for two things: {found}", fix=fix)
     return Task(
         name=name, title=name, table=TABLE, kind=settings.kind, text=text, text_pair=text_pair,
         label=settings.label, labels=(), labels_from_data=True,
@@ -74,15 +74,15 @@ def classes_of(task: Task, rows: Rows) -> tuple[str, ...]:
     Raises:
         UserError: a label that is missing or no class, one class alone, or more than a thousand.
     """
-    found = set(_names(task, rows))
-    if len(found) == 1:
+    classes = set(_names(task, rows))
+    if len(classes) == 1:
         where, fix = f"{rows.where}, column {task.label}", "add examples of another class"
-        raise UserError(where, expected="two classes or more", found=f"{found.pop()!r} in every row", fix=fix)
-    if len(found) > MOST_CLASSES:
+        raise UserError(where, expected="two classes or more", found=f"{classes.pop()!r} in every row", fix=fix)
+    if len(classes) > MOST_CLASSES:
         fix = f'if the labels are measurements, set finetune.custom.{task.name}.kind = "regression" (--kind regression)'
         expected, where = f"at most {MOST_CLASSES:,} classes", f"{rows.where}, column {task.label}"
-        raise UserError(where, expected=expected, found=f"{len(found):,}", fix=fix)
-    return tuple(sorted(found, key=int if all(map(_is_whole, found)) else None))
+        raise UserError(where, expected=expected, found=f"{len(classes):,}", fix=fix)
+    return tuple(sorted(classes, key=int if all(map(_is_whole, classes)) else None))
 
 
 def with_class_numbers(task: Task, rows: Rows) -> Rows:
@@ -91,7 +91,7 @@ def with_class_numbers(task: Task, rows: Rows) -> Rows:
     Raises:
         UserError: a label that is missing, no class, or not among the task's.
     """
-    numbers = {name: place for place, name in enumerate(task.labels)}
+    numbers = {name: number for number, name in enumerate(task.labels)}
     labels = []
     for row, name in enumerate(_names(task, rows)):
         if name not in numbers:
@@ -100,8 +100,8 @@ def with_class_numbers(task: Task, rows: Rows) -> Rows:
             fix = (f"did you mean {near!r}? " if near else "") + f"correct it, add it to the train split, {DROP}"
             raise UserError(rows.at(row, task.label), expected=expected, found=shown(name), fix=fix)
         labels.append(numbers[name])
-    place = rows.table.column_names.index(task.label)
-    return dataclasses.replace(rows, table=rows.table.set_column(place, task.label, pa.array(labels, pa.int64())))
+    column = rows.table.column_names.index(task.label)
+    return dataclasses.replace(rows, table=rows.table.set_column(column, task.label, pa.array(labels, pa.int64())))
 
 
 def _names(task: Task, rows: Rows) -> Iterator[str]:

@@ -98,12 +98,12 @@ def _encode_spans(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_le
             return_offsets_mapping=True, return_token_type_ids=True, return_attention_mask=False,
         )  # fmt: skip
         sources = encoded["overflow_to_sample_mapping"]
-        places = [_places(encoded, window, contexts[source]) for window, source in enumerate(sources)]
+        window_offsets = [_token_offsets(encoded, window, contexts[source]) for window, source in enumerate(sources)]
         ids += _input_ids(encoded)
         types += [np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]]
-        labels += _span_labels(places, sources, answers)
+        labels += _span_labels(window_offsets, sources, answers)
         owner += [begin + source for source in sources]
-        offsets += places
+        offsets += window_offsets
     return Features(ids, types, np.array(labels, dtype=np.int64), np.array(owner, dtype=np.int64), offsets)
 
 
@@ -124,40 +124,40 @@ def _cut_question(question: str, offsets: list[tuple[int, int]], tokenizer: PreT
     return ""
 
 
-def _places(encoded: BatchEncoding, window: int, context: str) -> NDArray[np.int32]:
+def _token_offsets(encoded: BatchEncoding, window: int, context: str) -> NDArray[np.int32]:
     """(length, 2) first character and end in the context of each token of a window, (-1, -1) outside the context.
 
     A token ends behind the marks that follow it: normalisers that strip accents drop them, but they belong to the text
     of an answer.
     """
     plain = context.isascii()
-    places = [
+    offsets = [
         (-1, -1) if sequence != 1 else (begin, end if plain else _end_of_marks(context, end))
         for sequence, (begin, end) in zip(encoded.sequence_ids(window), encoded["offset_mapping"][window], strict=True)
     ]
-    return np.array(places, dtype=np.int32)
+    return np.array(offsets, dtype=np.int32)
 
 
-def _end_of_marks(context: str, place: int) -> int:
-    """The first character from `place` on that is no mark of the one before: accent, vowel sign, tag of a flag."""
-    while place < len(context) and (
-        unicodedata.category(context[place]).startswith("M") or "\U000e0020" <= context[place] <= "\U000e007f"
+def _end_of_marks(context: str, position: int) -> int:
+    """The first character from `position` on that is no mark of the one before: accent, vowel sign, tag of a flag."""
+    while position < len(context) and (
+        unicodedata.category(context[position]).startswith("M") or "\U000e0020" <= context[position] <= "\U000e007f"
     ):
-        place += 1
-    return place
+        position += 1
+    return position
 
 
 def _span_labels(
-    places: Sequence[NDArray[np.int32]], sources: Sequence[int], answers: Sequence[dict[str, list[Any]]]
+    offsets: Sequence[NDArray[np.int32]], sources: Sequence[int], answers: Sequence[dict[str, list[Any]]]
 ) -> list[tuple[int, int]]:
     """First and last token that touch the example's first gold answer; (0, 0) in windows that do not hold all of them.
 
     Characters that a normaliser dropped at the ends of an answer are in no token, so they are not asked for.
     """
-    touching = [_touching(window, answers[source]) for window, source in zip(places, sources, strict=True)]
+    touching = [_touching(window, answers[source]) for window, source in zip(offsets, sources, strict=True)]
     begin: dict[int, int] = {}
     end: dict[int, int] = {}
-    for window, source, tokens in zip(places, sources, touching, strict=True):
+    for window, source, tokens in zip(offsets, sources, touching, strict=True):
         if tokens.size:
             first, last = int(window[tokens[0], 0]), int(window[tokens[-1], 1])
             begin[source], end[source] = min(first, begin.get(source, first)), max(last, end.get(source, last))
@@ -165,14 +165,14 @@ def _span_labels(
         (int(tokens[0]), int(tokens[-1]))
         if tokens.size and (window[tokens[0], 0], window[tokens[-1], 1]) == (begin[source], end[source])
         else (0, 0)
-        for window, source, tokens in zip(places, sources, touching, strict=True)
+        for window, source, tokens in zip(offsets, sources, touching, strict=True)
     ]
 
 
-def _touching(places: NDArray[np.int32], answer: dict[str, list[Any]]) -> NDArray[np.int64]:
+def _touching(offsets: NDArray[np.int32], answer: dict[str, list[Any]]) -> NDArray[np.int64]:
     text, begin = answer["text"][0], answer["answer_start"][0]
     begin, end = begin + len(text) - len(text.lstrip()), begin + len(text.rstrip())
-    return np.flatnonzero((places[:, 0] >= 0) & (places[:, 0] < end) & (places[:, 1] > begin))
+    return np.flatnonzero((offsets[:, 0] >= 0) & (offsets[:, 0] < end) & (offsets[:, 1] > begin))
 
 
 def collate(
@@ -205,6 +205,6 @@ def collate(
 
 def _pad(rows: Sequence[NDArray[Any]], length: int, value: int) -> Tensor:
     padded = np.full((len(rows), length, *rows[0].shape[1:]), value, dtype=np.int64)
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = row
+    for padded_row, row in zip(padded, rows, strict=True):
+        padded_row[: len(row)] = row
     return torch.from_numpy(padded)

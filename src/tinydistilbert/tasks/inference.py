@@ -19,14 +19,14 @@ def predict(
     """Logits of every feature, in the order of `features`; a torch model is left in evaluation mode.
 
     Inputs are sorted by length and cut into batches of at most `token_budget` tokens, padding included; one input that
-    is longer makes a batch of its own. Of the last layer only the first token is computed where nothing else is read.
-    The result depends on neither, but for rounding.
+    is longer is a batch by itself. Of the last layer only the first token is computed where the head reads no other.
+    Neither changes the result, up to rounding.
 
     Args:
-        model: a torch model, or whatever else computes logits.
+        model: a torch model or another runtime.
         features: the inputs.
         pad_token_id: the tokenizer's.
-        device: where to compute with a torch model; the others know that themselves.
+        device: where to compute with a torch model; other runtimes have their own.
         token_budget: tokens of a batch.
 
     Returns:
@@ -41,13 +41,13 @@ def predict(
         runtime = TorchRuntime(model, span=span, device=device or torch.device("cpu"))
     else:
         runtime = model
-    found: list[NDArray[np.float32] | None] = [None] * len(features)
+    logits_of: list[NDArray[np.float32] | None] = [None] * len(features)
     for indices in batches_by_length(features.lengths, token_budget):
         batch = collate(features, indices, pad_token_id, token_types=runtime.token_types)
         logits = runtime({name: batch[name].numpy() for name in INPUTS if name in batch})
         for index, row in zip(indices, logits, strict=True):
-            found[index] = row[: features.lengths[index]].copy() if span else row
-    rows = [row for row in found if row is not None]
+            logits_of[index] = row[: features.lengths[index]].copy() if span else row
+    rows = [row for row in logits_of if row is not None]
     assert len(rows) == len(features), "every feature is in exactly one batch"
     return rows if span else np.stack(rows)
 

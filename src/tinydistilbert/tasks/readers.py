@@ -25,16 +25,16 @@ LONGEST_SHOWN = 120
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a file or a hub data set, and where each of them stands."""
+    """Rows of a file or a hub data set, and the location of each for errors."""
 
     table: pa.Table
     where: str
     """The file or data set, for errors about the whole of it."""
-    place: Callable[[int], str]
-    """Where a row, counted from 0, stands: `file:line`, or `file, row 7` where there are no lines."""
+    location: Callable[[int], str]
+    """Of a row, counted from 0: `file:line`, or `file, row 7` where there are no lines."""
 
     def values(self, column: str) -> list[Any]:
-        """What stands in a column.
+        """The values of a column.
 
         Raises:
             UserError: a date or a number that Python has no form for.
@@ -47,8 +47,8 @@ class Rows:
             raise UserError(f"{self.where}, column {column}", expected=expected, found=found, fix=fix) from None
 
     def at(self, row: int, column: str) -> str:
-        """Where a value stands, for errors."""
-        return f"{self.place(row)}, column {column}"
+        """The location of a value, for errors."""
+        return f"{self.location(row)}, column {column}"
 
 
 def shown(value: Any) -> str:
@@ -69,8 +69,8 @@ def read_table(path: Path) -> pa.Table:
 def read_rows(path: Path) -> Rows:
     """All rows of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or of a .json file in the form of SQuAD v1.1.
 
-    Columns of CSV and TSV are text; those of SQuAD's form are `id`, `title`, `question`, `context` and `answers`. Lines
-    with nothing in them are passed over.
+    Columns of CSV and TSV are text; those of SQuAD's form are `id`, `title`, `question`, `context` and `answers`. Empty
+    lines are skipped.
 
     Raises:
         UserError: no such file, another kind of file, no row, two columns of one name, or anything that is not as the
@@ -81,11 +81,11 @@ def read_rows(path: Path) -> Rows:
         expected, found = f"a file that ends in {', '.join(READERS)}", path.suffix or "no ending"
         raise UserError(str(path), expected=expected, found=found, fix="save the table in one of these forms")
     if not path.is_file():
-        raise UserError(str(path), expected="a file", found="none there", fix="correct the path")
+        raise UserError(str(path), problem="there is no such file", fix="correct the path")
     try:
         rows = reader(path)
     except OSError as error:
-        fix = "look at its permissions and at the disk"
+        fix = "check its permissions and the disk"
         raise UserError(str(path), expected="a file that can be read", found=str(error), fix=fix) from None
     if rows.table.num_rows == 0:
         fix = "put the split's examples into the file"
@@ -135,8 +135,8 @@ def _text(path: Path) -> str:
 
 def _csv(path: Path, delimiter: str = ",") -> Rows:
     text = _text(path)
-    found: Iterator[tuple[int, list[str]]] = _csv_records(path, text, delimiter)
-    header_line, header = next(found, (1, None))
+    numbered: Iterator[tuple[int, list[str]]] = _csv_records(path, text, delimiter)
+    header_line, header = next(numbered, (1, None))
     if header is None:
         raise UserError(
             str(path), expected="a line with the names of the columns", found="an empty file", fix="fill it"
@@ -144,7 +144,7 @@ def _csv(path: Path, delimiter: str = ",") -> Rows:
     _refuse_twins(header, f"{path}:{header_line}")
     lines: list[int] = []
     records: list[list[str]] = []
-    for line, record in found:
+    for line, record in numbered:
         if len(record) != len(header):
             fix = "put a field with a separator, a quote or a line break in it into quotes"
             expected = f"{len(header)} fields, as the header has"
@@ -157,7 +157,7 @@ def _csv(path: Path, delimiter: str = ",") -> Rows:
 
 
 def _csv_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Line on which each record begins, and its fields; lines with nothing in them are left out."""
+    """Line on which each record begins, and its fields; empty lines are left out."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     begin = 1
     with _long_fields(len(text)):
@@ -179,7 +179,7 @@ def _csv_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, l
 
 @contextlib.contextmanager
 def _long_fields(characters: int) -> Iterator[None]:
-    """Python's csv module refuses fields above 131,072 characters, unless the whole process is told otherwise."""
+    """Python's csv module refuses fields above 131,072 characters, unless the limit of the whole process is raised."""
     before = csv.field_size_limit()
     csv.field_size_limit(max(before, characters))
     try:
@@ -235,7 +235,7 @@ def _parsed(text: str, where: str, fix: str) -> Any:
 
 
 def _json_column(values: list[Any], name: str, path: Path, lines: list[int]) -> pa.Array:
-    """The values as a column of one type; what cannot be read together is told by the first row that does not fit."""
+    """The values as a column of one type; the error names the first row that does not fit."""
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError, ValueError):
@@ -257,23 +257,23 @@ def _squad_json(path: Path) -> Rows:
     """The questions of a file in SQuAD's form: {"data": [{"title", "paragraphs": [{"context", "qas": [...]}]}]}."""
     fix = "give SQuAD's form (data, paragraphs, qas), or one JSON object a line in a file that ends in .jsonl"
     content = _parsed(_text(path), str(path), fix)
-    places: list[str] = []
+    locations: list[str] = []
     records: list[dict[str, Any]] = []
 
     def items(part: Any, key: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        found = part.get(key)
-        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        values = part.get(key)
+        if not isinstance(values, list) or not all(isinstance(item, dict) for item in values):
             raise UserError(
-                f"{path}, {where or 'top'}", expected=f"a list of objects {key!r}", found=shown(found), fix=fix
+                f"{path}, {where or 'top'}", expected=f"a list of objects {key!r}", found=shown(values), fix=fix
             )
-        yield from ((f"{where}{'.' if where else ''}{key}[{number}]", item) for number, item in enumerate(found))
+        yield from ((f"{where}{'.' if where else ''}{key}[{number}]", item) for number, item in enumerate(values))
 
     if not isinstance(content, dict):
         raise UserError(str(path), expected="an object with the key 'data'", found=type(content).__name__, fix=fix)
     for in_article, article in items(content, "data", ""):
         for in_paragraph, paragraph in items(article, "paragraphs", in_article):
-            for place, question in items(paragraph, "qas", in_paragraph):
-                answers = [answer for _, answer in items(question, "answers", place)]
+            for in_question, question in items(paragraph, "qas", in_paragraph):
+                answers = [answer for _, answer in items(question, "answers", in_question)]
                 records.append(
                     {
                         "id": question.get("id"), "title": article.get("title"), "question": question.get("question"),
@@ -281,7 +281,7 @@ def _squad_json(path: Path) -> Rows:
                         "answers": {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")},
                     }
                 )  # fmt: skip
-                places.append(f"{path}, {place}")
+                locations.append(f"{path}, {in_question}")
     names = ("id", "title", "question", "context", "is_impossible", "answers")
     columns = {name: [record[name] for record in records] for name in names}
     try:
@@ -289,7 +289,7 @@ def _squad_json(path: Path) -> Rows:
     except (pa.ArrowException, ValueError) as error:
         found = str(error).partition("\n")[0]
         raise UserError(str(path), expected="texts, and answer_start as a number", found=found, fix=fix) from None
-    return Rows(table, str(path), places.__getitem__)
+    return Rows(table, str(path), locations.__getitem__)
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {

@@ -12,12 +12,12 @@ def held_out_of_train(finetune: Finetune, task_name: str) -> int | None:
     return 0 if finetune.select == "heldout" else None
 
 
-def scored_split(recipe: Recipe, task: Task) -> str:
+def scored_split(finetune: Finetune, task: Task) -> str:
     """The split of the task that the tables show."""
-    return HELD_OUT if recipe.finetune.score_on == "train" else task.evaluation[0]
+    return HELD_OUT if finetune.score_on == "train" else task.evaluation[0]
 
 
-def wanted_examples(recipe: Recipe, task: Task, split: str, *, limit: int = 0) -> Examples:
+def recipe_examples(recipe: Recipe, task: Task, split: str, *, limit: int = 0) -> Examples:
     """Examples of a split, as `load_examples` gives them with the recipe's data, seed and hold-out.
 
     Raises:

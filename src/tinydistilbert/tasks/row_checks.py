@@ -1,4 +1,4 @@
-"""Whether the rows of a split are what the task says: texts, labels, answers and names, each fault with its place."""
+"""Checks of the rows of a split: texts, labels, answers and names; every fault with its file and line."""
 
 import difflib
 import math
@@ -15,12 +15,12 @@ LONGEST_TEXT = 1_000_000
 
 
 def check_columns(rows: Rows, wanted: Sequence[str], fix: str = "") -> None:
-    """That the columns are there; the error names the nearest of those that are.
+    """Refuse a table without the wanted columns; the error names the nearest of those that it has.
 
     Args:
         rows: what was read.
         wanted: names of the columns.
-        fix: what else than renaming a column would mend it.
+        fix: another remedy than renaming a column.
 
     Raises:
         UserError: one of them is missing.
@@ -95,20 +95,20 @@ def texts_of(rows: Rows, column: str, *, may_be_empty: bool) -> list[str]:
 
 
 def _names(rows: Rows, column: str, *, may_lack: bool) -> list[Any]:
-    """What a column that names the rows holds, no name twice; the numbers of the rows where there is no such column."""
+    """The names of the rows, no name twice; their numbers where there is no such column."""
     if column not in rows.table.column_names:
         return list(range(rows.table.num_rows))
     names = rows.values(column)
-    seen: dict[Any, int] = {}
+    first_rows: dict[Any, int] = {}
     for row, name in enumerate(names):
         is_lacking = name is None or name == ""  # a cell of CSV with nothing in it
         if is_lacking and may_lack:
             continue
         if isinstance(name, (dict, list)):
             raise UserError(rows.at(row, column), expected="a number or a text", found=shown(name), fix="write one")
-        first = seen.setdefault(name, row)
+        first = first_rows.setdefault(name, row)
         if is_lacking or first != row:
-            found = "nothing" if is_lacking else f"{shown(name)} once more, after {rows.place(first)}"
+            found = "nothing" if is_lacking else f"{shown(name)} once more, after {rows.location(first)}"
             fix = f"give it one{', rename the column if it does not name the examples,' * may_lack} {DROP}"
             raise UserError(rows.at(row, column), expected="a name of its own", found=found, fix=fix)
     return names
@@ -121,10 +121,10 @@ def number(value: Any) -> int | float | None:
     if not isinstance(value, (float, str)) or (isinstance(value, str) and "_" in value):
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except ValueError:
         return None
-    return int(found) if found.is_integer() else found
+    return int(parsed) if parsed.is_integer() else parsed
 
 
 def _labels(task: Task, rows: Rows) -> list[Any]:
@@ -160,7 +160,7 @@ def _answers(rows: Rows, contexts: list[str], *, must_match: bool) -> list[Any]:
 
 
 def _answer_problem(answer: Any, context: str, *, must_match: bool) -> tuple[str, str, str] | None:
-    """Expected, found and cure of what is wrong with the answers of a row, if anything is."""
+    """Expected, found and fix of what is wrong with the answers of a row, if anything is."""
     lists = [answer.get(name) for name in ("text", "answer_start")] if isinstance(answer, dict) else [None]
     if not all(isinstance(part, list) for part in lists) or len(answer["text"]) != len(answer["answer_start"]):
         fix = "bring the answers into the SQuAD v1.1 form, in JSONL, Parquet or SQuAD's own JSON"
@@ -172,7 +172,7 @@ def _answer_problem(answer: Any, context: str, *, must_match: bool) -> tuple[str
             return "a text and its first character", f"{text!r} at {start!r}", f"correct the answer {DROP}"
         if must_match and not text.strip():
             return "an answer with a character in it", shown(text), f"correct the answer {DROP}"
-        there = context[start : start + len(text)] if start >= 0 else ""
-        if must_match and there != text:
-            return f"{shown(text)} at answer_start {start}", shown(there), f"correct answer_start {DROP}"
+        in_context = context[start : start + len(text)] if start >= 0 else ""
+        if must_match and in_context != text:
+            return f"{shown(text)} at answer_start {start}", shown(in_context), f"correct answer_start {DROP}"
     return None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-"""`owner/name`; a path that looks so and is not there is looked for on the hub, unless it ends like a file."""
+"""`owner/name`; a path of this form that does not exist is looked up on the hub, unless it has the ending of a file."""
 
 
 @dataclass(frozen=True)

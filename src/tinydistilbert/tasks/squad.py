@@ -42,8 +42,8 @@ MAX_ANSWER_TOKENS = 30
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A piece of a context, and the sum of its start and end logit."""
+class SpanAnswer:
+    """A piece of a context as an answer, and the sum of its start and end logit."""
 
     text: str
     score: float
@@ -53,11 +53,11 @@ class Answer:
 
 def best_answers(
     logits: Sequence[NDArray[np.float32]], offsets: Sequence[NDArray[np.int32]], context: str, *, n_best: int = 3
-) -> list[Answer]:
+) -> list[SpanAnswer]:
     """The `n_best` answers with different texts over all windows of one example, best first.
 
-    The search is exact: every pair of tokens inside the context with start <= end and at most 30 tokens is looked at.
-    An answer has no white space at its ends, and the score of its best place.
+    The search is exact: every pair of tokens inside the context with start <= end and at most 30 tokens is tried.
+    An answer has no white space at its ends, and the highest score of its occurrences.
 
     Args:
         logits: for each window, (length, 2) start and end logits.
@@ -68,42 +68,44 @@ def best_answers(
     Returns:
         At least one answer: the empty one with score -inf where no window has a finite logit inside the context.
     """
-    found: list[Answer] = []
-    for window, places in zip(logits, offsets, strict=True):
-        found += _window_answers(window, places, context, n_best)
-    best: dict[str, Answer] = {}
-    for answer in sorted(found, key=lambda answer: -answer.score):
+    candidates: list[SpanAnswer] = []
+    for window, window_offsets in zip(logits, offsets, strict=True):
+        candidates += _window_answers(window, window_offsets, context, n_best)
+    best: dict[str, SpanAnswer] = {}
+    for answer in sorted(candidates, key=lambda answer: -answer.score):
         best.setdefault(answer.text, answer)
-    return list(best.values())[:n_best] or [Answer("", -np.inf)]
+    return list(best.values())[:n_best] or [SpanAnswer("", -np.inf)]
 
 
-def _window_answers(logits: NDArray[np.float32], offsets: NDArray[np.int32], context: str, n_best: int) -> list[Answer]:
+def _window_answers(
+    logits: NDArray[np.float32], offsets: NDArray[np.int32], context: str, n_best: int
+) -> list[SpanAnswer]:
     inside = np.flatnonzero(offsets[:, 0] >= 0)
     if inside.size == 0:
         return []
     start, end = np.where(np.isfinite(logits[inside]), logits[inside], -np.inf).astype(np.float64).T
     end = np.concatenate([end, np.full(MAX_ANSWER_TOKENS - 1, -np.inf)])
     scores = (start[:, None] + sliding_window_view(end, MAX_ANSWER_TOKENS)).ravel()  # [s, l]: from token s to s + l
-    found: dict[str, Answer] = {}
+    by_text: dict[str, SpanAnswer] = {}
     # Many spans may be one text: words come again, and a byte-level token is a part of a character.
-    for place in _best_first(scores, 8 * n_best):
-        first, length = divmod(place, MAX_ANSWER_TOKENS)
+    for span in _best_first(scores, 8 * n_best):
+        first, length = divmod(span, MAX_ANSWER_TOKENS)
         begin = int(offsets[inside[first], 0])
         piece = context[begin : offsets[inside[first + length], 1]]
         if text := piece.strip():
-            found.setdefault(text, Answer(text, float(scores[place]), begin + piece.index(text)))
-        if len(found) == n_best:
+            by_text.setdefault(text, SpanAnswer(text, float(scores[span]), begin + piece.index(text)))
+        if len(by_text) == n_best:
             break
-    return list(found.values())
+    return list(by_text.values())
 
 
 def _best_first(scores: NDArray[np.float64], count: int) -> Iterator[int]:
     """Indices of the finite scores, highest score first, of equal ones the first first.
 
-    Seldom more than about `count` are taken, so the rest is sorted only when its turn comes.
+    The caller seldom takes more than about `count`, so the rest is sorted only when it is reached.
     """
     count = min(scores.size, count)
     least = np.partition(scores, -count)[-count]
     for part in (scores >= least, scores < least):
-        places = np.flatnonzero(part & np.isfinite(scores))
-        yield from places[np.argsort(-scores[places], kind="stable")].tolist()
+        indices = np.flatnonzero(part & np.isfinite(scores))
+        yield from indices[np.argsort(-scores[indices], kind="stable")].tolist()

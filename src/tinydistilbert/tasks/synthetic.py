@@ -1,4 +1,4 @@
-"""Labelled tasks made out of any text: a sentence task, a pair task and a span task that need no data set.
+"""Synthetic tasks, made from any text without labels: a sentence task, a pair task and a span task.
 
 `acceptability` (like CoLA): is this a sentence, or have words of it been moved? `adjacency` (a pair task like QNLI):
 does the second sentence follow the first, or is it from the document before? `cloze-qa` (like SQuAD; after Lewis et al.
@@ -36,7 +36,7 @@ MIN_QUESTION_WORDS, QUESTION_WORDS = 5, 10
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence and where it stands in its document."""
+    """A sentence and its position in the document."""
 
     text: str
     paragraph: int
@@ -47,8 +47,8 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Row:
-    """An example, and the sentence that it rests on."""
+class SyntheticExample:
+    """An example, and the sentence that it was made from."""
 
     key: str
     values: dict[str, Any]
@@ -67,12 +67,12 @@ MIN_PLAIN_WORDS = 0.7
 
 def split_sentences(paragraph: str) -> list[tuple[int, str]]:
     """First character and text of each sentence: cut after . ! ? before a capital or digit, but not in "Dr. Who"."""
-    begin, found = 0, []
+    begin, sentences = 0, []
     for match in BOUNDARY.finditer(paragraph):
         if not ABBREVIATION.search(paragraph[begin : match.start() + 1]):
-            found.append((begin, paragraph[begin : match.end()].rstrip()))
+            sentences.append((begin, paragraph[begin : match.end()].rstrip()))
             begin = match.end()
-    return [*found, (begin, paragraph[begin:].rstrip())]
+    return [*sentences, (begin, paragraph[begin:].rstrip())]
 
 
 def is_usable(sentence: str) -> bool:
@@ -100,7 +100,7 @@ def _shuffled(items: list[Item], random: Random) -> list[Item]:
     return random.sample(items, len(items))
 
 
-def _acceptability(paragraphs: list[str], _elsewhere: list[str], random: Random) -> Iterator[Candidate]:
+def _acceptability(paragraphs: list[str], _previous: list[str], random: Random) -> Iterator[Candidate]:
     for sentence in _shuffled(_sentences(paragraphs), random):
         moved = move_words(sentence.text, random)
         if moved is not None:
@@ -110,7 +110,7 @@ def _acceptability(paragraphs: list[str], _elsewhere: list[str], random: Random)
 def move_words(sentence: str, random: Random) -> str | None:
     """The sentence with one or two words moved by at least two places; None where too few words can be.
 
-    First and last word and words with punctuation stay, so that neither capitals nor commas give the change away.
+    First and last word and words with punctuation stay, so that neither capitals nor commas reveal the change.
     """
     words = sentence.split()
     movable = [i for i in range(1, len(words) - 1) if WORD.fullmatch(words[i]) and words[i].islower()]
@@ -123,9 +123,9 @@ def move_words(sentence: str, random: Random) -> str | None:
     return None if moved == " ".join(sentence.split()) else moved
 
 
-def _adjacency(paragraphs: list[str], elsewhere: list[str], random: Random) -> Iterator[Candidate]:
+def _adjacency(paragraphs: list[str], previous: list[str], random: Random) -> Iterator[Candidate]:
     # A sentence that begins a paragraph never follows another, so it is not offered as the wrong second one either.
-    others = [sentence.text for sentence in _sentences(elsewhere) if not sentence.first]
+    others = [sentence.text for sentence in _sentences(previous) if not sentence.first]
     if not others:
         return
     for one, two in _shuffled(list(pairwise(_sentences(paragraphs))), random):
@@ -150,10 +150,10 @@ PHRASES = {
 """Question word and the phrases that it stands for: numbers, names, and an article with one to three words."""
 
 
-def _cloze_qa(paragraphs: list[str], _elsewhere: list[str], random: Random) -> Iterator[Candidate]:
+def _cloze_qa(paragraphs: list[str], _previous: list[str], random: Random) -> Iterator[Candidate]:
     for sentence in _shuffled(_sentences(paragraphs), random):
         phrases = {word: list(pattern.finditer(sentence.text)) for word, pattern in PHRASES.items()}
-        words = [word for word, found in phrases.items() if found]
+        words = [word for word, matches in phrases.items() if matches]
         if not words:
             continue
         word = random.choice(words)
@@ -209,32 +209,32 @@ TASKS = (
 
 def make(
     task: Task, documents: Iterable[str], *, seed: int, cap: int, exclude: Collection[str] = frozenset()
-) -> list[Row]:
+) -> list[SyntheticExample]:
     """At most `cap` examples, with labels in turn; sentences in `exclude` and those that come twice are left out."""
     assert task.make, f"{task.name} is made from documents"
-    rows: list[Row] = []
+    rows: list[SyntheticExample] = []
     used = set(exclude)
-    elsewhere: list[str] = []  # the paragraphs of the document before
+    previous: list[str] = []  # the paragraphs of the document before
     for document in documents:
         # Seeded by the document, so that its draws do not depend on how many came before it.
         random = Random(f"{seed} {task.name} {hashlib.sha256(document.encode()).hexdigest()}")
         room = min(PER_DOCUMENT, cap - len(rows))
         paragraphs = _paragraphs(document)
-        for key, variants in task.make(paragraphs, elsewhere, random):
+        for key, variants in task.make(paragraphs, previous, random):
             if room == 0:
                 break
             if key not in used:
                 used.add(key)
                 label = len(rows) % len(variants)
-                rows.append(Row(key, {**variants[label], "label": label}))
+                rows.append(SyntheticExample(key, {**variants[label], "label": label}))
                 room -= 1
-        elsewhere = paragraphs
+        previous = paragraphs
         if len(rows) == cap:
             break
     return rows
 
 
-def columns(made: list[Row], rows: list[int]) -> dict[str, list[Any]]:
+def columns(made: list[SyntheticExample], rows: list[int]) -> dict[str, list[Any]]:
     """The columns of `Examples` for the chosen rows; `idx` or `id` is the number among all that were made."""
     chosen = [made[row].values for row in rows]
     if "question" in chosen[0]:

@@ -18,7 +18,7 @@ TEXT = ".txt"
 def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Examples:
     """The texts of a .csv, .tsv, .jsonl or .parquet file in the task's columns, or of a .txt file, one a line.
 
-    Other columns, labels among them, are not looked at.
+    Other columns, labels among them, are ignored.
 
     Args:
         path: the file.
@@ -55,7 +55,7 @@ def _lines(path: Path, wanted: list[str]) -> list[str]:
         expected, fix = f"the columns {', '.join(wanted)}", "save the texts as .csv, .tsv, .jsonl or .parquet"
         raise UserError(str(path), expected=expected, found="a file with one text a line", fix=fix)
     if not path.is_file():
-        raise UserError(str(path), expected="a file", found="none there", fix="correct the path")
+        raise UserError(str(path), problem="there is no such file", fix="correct the path")
     texts = list(records(path, wanted[0]))
     for number, text in enumerate(texts, 1):
         if not text.strip():
@@ -66,14 +66,14 @@ def _lines(path: Path, wanted: list[str]) -> list[str]:
 
 
 def holds_examples(path: Path) -> bool:
-    """Whether there is anything in a file of `write_examples`: where no word could be replaced, there is not."""
+    """Whether a file of `write_examples` has any rows: it has none where no word could be replaced."""
     return bool(pyarrow.parquet.read_metadata(path).num_rows)
 
 
 def write_examples(examples: Examples, path: Path) -> None:
     """Write texts of a classification or regression task as the Parquet file that `read_unlabelled` reads.
 
-    The column `idx` is kept, so that it can be told which examples copies were made of.
+    The column `idx` is kept, so that each copy can be traced to its example.
     """
     task, columns = examples.task, examples.columns
     table = {"idx": pa.array(columns["idx"], pa.int64()), task.text: pa.array(columns["text"], pa.string())}

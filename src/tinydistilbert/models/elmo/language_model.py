@@ -1,7 +1,7 @@
 """ELMo's bidirectional language model (Peters et al. 2018, arXiv 1802.05365): characters to words to two LSTM layers.
 
-As in AllenNLP, with one difference: no state is carried over from one batch to the next, so that an output depends on
-its own text alone.
+As in AllenNLP, with one difference: no state is carried over from one batch to the next, so that the output for a text
+depends on that text alone.
 """
 
 import numpy as np
@@ -38,14 +38,14 @@ class ElmoConfig(PretrainedConfig):  # type: ignore[misc]
     projection_clip: float = 3.0
 
     freeze_encoder: bool = True
-    """Whether the language model stays as it is in fine-tuning; the weights of its mixture are trained anyway."""
+    """Whether the language model is not trained in fine-tuning; the weights of its mixture are always trained."""
     hidden_size: int = 3000
-    """Width of the BiLSTM over the mixed words, both directions together."""
+    """Width of the BiLSTM over the mixture, both directions together."""
     sentence_layers: int = 2
     pair_attention: bool = True
-    """Whether each word of a text looks at the words of the other text."""
+    """Whether the words of a text attend to the words of the other text."""
     attention_size: int = 0
-    """Width of a BiLSTM over what the attention gives, both directions together; 0 = none; the released code: 3000."""
+    """Width of a BiLSTM over the attention's output, both directions together; 0 = none. The released code has 3000."""
     classifier_size: int = 512
     dropout: float = 0.2
     type_vocab_size: int = 2
@@ -53,14 +53,14 @@ class ElmoConfig(PretrainedConfig):  # type: ignore[misc]
 
 
 def reversed_texts(values: Float[Tensor, "texts length width"], lengths: Int64[Tensor, " texts"]) -> Tensor:
-    """Each text from its own end to its beginning; what lies behind its end stays where it is."""
-    places = torch.arange(values.shape[1], device=values.device).expand(values.shape[:2])
-    mirrored = torch.where(places < lengths[:, None], lengths[:, None] - 1 - places, places)
+    """Each text from its end to its beginning; padding after the end is not moved."""
+    positions = torch.arange(values.shape[1], device=values.device).expand(values.shape[:2])
+    mirrored = torch.where(positions < lengths[:, None], lengths[:, None] - 1 - positions, positions)
     return values.gather(1, mirrored[..., None].expand_as(values))
 
 
 class CharacterEncoder(nn.Module):
-    """Words from their characters: filters of several widths, the largest over all places, highway layers."""
+    """Words from their characters: convolutions of several widths, the maximum over positions, highway layers."""
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
@@ -72,23 +72,23 @@ class CharacterEncoder(nn.Module):
         self.projection = nn.Linear(width, config.projection_size)
 
     def forward(self, words: Int64[Tensor, "words characters"]) -> Float[Tensor, "words width"]:
-        """The vector of each word, which depends on nothing around it."""
-        # Filters see the filling, too. Behind the longest word one window of each width over nothing else is enough:
-        # further ones give the same, which changes no maximum.
+        """The vector of each word, without its context."""
+        # Filters also read the filling. After the longest word one window of filling for each width is enough: more of
+        # them give the same value, which changes no maximum.
         longest = int((words != FILLING).sum(-1).max())
         characters = self.embedding(words[:, : longest + self.widest]).transpose(1, 2)
-        found = torch.cat([convolution(characters).amax(-1) for convolution in self.convolutions], dim=-1).relu()
+        features = torch.cat([convolution(characters).amax(-1) for convolution in self.convolutions], dim=-1).relu()
         for highway in self.highways:
-            transformed, gate = highway(found).chunk(2, dim=-1)
-            found = torch.lerp(found, transformed.relu(), gate.sigmoid())
-        projected: Tensor = self.projection(found)
+            transformed, gate = highway(features).chunk(2, dim=-1)
+            features = torch.lerp(features, transformed.relu(), gate.sigmoid())
+        projected: Tensor = self.projection(features)
         return projected
 
 
 class ProjectedLstm(nn.Module):
     """One direction of one layer: an LSTM whose output is projected to fewer dimensions, cell and output clipped.
 
-    Torch's LSTM can project but not clip. The rows of the gates are those of input, forget, cell and output.
+    Torch's LSTM can project but not clip. The rows of the gates are in the order input, forget, cell, output.
     """
 
     def __init__(self, config: ElmoConfig) -> None:
@@ -99,16 +99,18 @@ class ProjectedLstm(nn.Module):
         self.cell_clip, self.projection_clip = config.cell_clip, config.projection_clip
 
     def forward(self, inputs: Float[Tensor, "texts length width"]) -> Float[Tensor, "texts length width"]:
-        """The outputs from the first place to the last: what stands behind the end of a text changes none before it."""
+        """The outputs from the first position to the last; padding after the end of a text changes none before it."""
         state = inputs.new_zeros(len(inputs), self.recurrent.in_features)
         cell = inputs.new_zeros(len(inputs), self.projection.in_features)
         outputs = []
         weight = self.recurrent.weight.T
-        for given in self.input(inputs).unbind(1):
-            enter, forget, new, leave = torch.addmm(given, state, weight).chunk(4, dim=-1)
-            cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
+        for projected_input in self.input(inputs).unbind(1):
+            gates = torch.addmm(projected_input, state, weight).chunk(4, dim=-1)
+            input_gate, forget_gate, candidate, output_gate = gates
+            cell = forget_gate.sigmoid() * cell + input_gate.sigmoid() * candidate.tanh()
             cell = cell.clamp(-self.cell_clip, self.cell_clip)
-            state = self.projection(leave.sigmoid() * cell.tanh()).clamp(-self.projection_clip, self.projection_clip)
+            state = self.projection(output_gate.sigmoid() * cell.tanh())
+            state = state.clamp(-self.projection_clip, self.projection_clip)
             outputs.append(state)
         return torch.stack(outputs, dim=1)
 
@@ -125,7 +127,7 @@ class BiLanguageModel(nn.Module):
     def forward(
         self, words: Int64[Tensor, "texts length characters"], lengths: Int64[Tensor, " texts"]
     ) -> list[Float[Tensor, "texts length twice"]]:
-        """The words and the outputs of each layer, forward and backward side by side; without meaning behind the ends.
+        """The words and the outputs of each layer, forward and backward concatenated; meaningless at padding.
 
         Args:
             words: character ids.
@@ -135,28 +137,28 @@ class BiLanguageModel(nn.Module):
         back = reversed_texts(ahead, lengths + 2)
         layers = [torch.cat([ahead, ahead], dim=-1)]
         for number, (forward, backward) in enumerate(zip(self.forward_layers, self.backward_layers, strict=True)):
-            found = forward(ahead), backward(back)
-            ahead, back = found if number == 0 else (found[0] + ahead, found[1] + back)
+            outputs = forward(ahead), backward(back)
+            ahead, back = outputs if number == 0 else (outputs[0] + ahead, outputs[1] + back)
             layers.append(torch.cat([ahead, reversed_texts(back, lengths + 2)], dim=-1))
         return [layer[:, 1:-1] for layer in layers]
 
     def _with_boundaries(
         self, words: Int64[Tensor, "texts length characters"], lengths: Int64[Tensor, " texts"]
     ) -> Float[Tensor, "texts longer width"]:
-        """The vectors of the words, of `<S>` before the first and of `</S>` behind the last; then zeros."""
+        """The vectors of `<S>`, of the words and of `</S>`; then zeros."""
         marks = np.stack([spelled([mark]) for mark in (BEGIN_OF_SENTENCE, END_OF_SENTENCE)])
-        inside = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
-        vectors = self.words(torch.cat([torch.from_numpy(marks).to(words), words[inside]]))
-        whole: Tensor = vectors.new_zeros(len(words), words.shape[1] + 2, vectors.shape[-1])
+        is_word = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
+        vectors = self.words(torch.cat([torch.from_numpy(marks).to(words), words[is_word]]))
+        bounded: Tensor = vectors.new_zeros(len(words), words.shape[1] + 2, vectors.shape[-1])
         texts = torch.arange(len(words), device=words.device)
-        whole[:, 0], whole[texts, lengths + 1] = vectors[0], vectors[1]
-        text, place = inside.nonzero(as_tuple=True)
-        whole[text, place + 1] = vectors[2:]
-        return whole
+        bounded[:, 0], bounded[texts, lengths + 1] = vectors[0], vectors[1]
+        text, position = is_word.nonzero(as_tuple=True)
+        bounded[text, position + 1] = vectors[2:]
+        return bounded
 
 
 class SentenceEncoder(nn.Module):
-    """Layers of a BiLSTM, which reads every text from both of its own ends."""
+    """A BiLSTM of several layers, whose backward direction starts at the last word of each text."""
 
     def __init__(self, input_size: int, width: int, layers: int) -> None:
         super().__init__()
@@ -165,9 +167,9 @@ class SentenceEncoder(nn.Module):
     def forward(
         self, values: Float[Tensor, "texts length size"], lengths: Int64[Tensor, " texts"]
     ) -> Float[Tensor, "texts length width"]:
-        """The last layer's outputs, forward and backward side by side; behind the ends zeros."""
-        # Packed also where nothing is padded: oneDNN, which torch takes for plain tensors on a CPU, puts the weights
-        # into another order in every call, and with texts as short as sentences that takes longer than the LSTM.
+        """The last layer's outputs, forward and backward concatenated; zeros at padding."""
+        # Packed even without padding: oneDNN, which torch uses for plain tensors on a CPU, reorders the weights in
+        # every call, which takes longer than the LSTM itself for texts as short as sentences.
         packed = pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
         outputs, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=values.shape[1])
         return outputs

@@ -1,7 +1,7 @@
-"""ELMo as an encoder like every other: the language model, the BiLSTM of the GLUE baseline over it, and its heads.
+"""ELMo as a transformers model: the language model, the BiLSTM of the GLUE baseline over it, and its heads.
 
-After this module is imported, transformers' Auto classes read and make such models. What is uncertain about the
-baseline, and where its 180 M parameters are, stands in docs/explanation/elmo.md.
+Importing this module registers ELMo with transformers' Auto classes. What is uncertain about the baseline, and where
+its 180 M parameters are, is in docs/explanation/elmo.md.
 """
 
 from collections.abc import Sequence
@@ -30,49 +30,49 @@ from tinydistilbert.models.elmo.tokenizer import ElmoTokenizer, elmo_tokenizer
 
 @dataclass(frozen=True)
 class Texts:
-    """The single texts in a batch of single texts and pairs: a pair's are read one by one."""
+    """The single texts in a batch of texts and pairs; the two texts of a pair are read separately."""
 
     lengths: Int64[Tensor, " texts"]
     rows: Int64[Tensor, " texts"]
-    """Which input of the batch each is in."""
-    places: Int64[Tensor, "texts length"]
-    """Where in that input its words are."""
-    inside: Bool[Tensor, "texts length"]
-    """Which of the places are its own; the others lie behind its end."""
+    """The row of the batch that each text is in."""
+    positions: Int64[Tensor, "texts length"]
+    """The positions of its words in that row; 0 after its end."""
+    is_word: Bool[Tensor, "texts length"]
+    """False after the end of a text."""
 
     @classmethod
     def of(cls, members: Bool[Tensor, "batch two length"]) -> "Texts":
-        """From which words are the first text's and which the second's; those of a text are neighbours."""
+        """From the masks of first and second texts; the words of a text are contiguous."""
         lengths = members.sum(-1)
-        there = lengths > 0
-        starts, lengths = members.int().argmax(-1)[there], lengths[there]
-        steps = torch.arange(int(lengths.max()), device=members.device)
-        inside = steps < lengths[:, None]
-        places = torch.where(inside, starts[:, None] + steps, 0)
-        return cls(lengths, there.nonzero()[:, 0], places, inside)
+        has_words = lengths > 0
+        starts, lengths = members.int().argmax(-1)[has_words], lengths[has_words]
+        offsets = torch.arange(int(lengths.max()), device=members.device)
+        is_word = offsets < lengths[:, None]
+        positions = torch.where(is_word, starts[:, None] + offsets, 0)
+        return cls(lengths, has_words.nonzero()[:, 0], positions, is_word)
 
     def out_of(self, batch: Tensor) -> Tensor:
-        """The texts' own values, (texts, length, …), out of (batch, length, …)."""
-        return batch[self.rows[:, None], self.places]
+        """The values of each text, (texts, length, …), from (batch, length, …)."""
+        return batch[self.rows[:, None], self.positions]
 
     def back_into(self, batch: Tensor, values: Float[Tensor, "texts length width"]) -> Tensor:
-        """The values where their words are in `batch`, (batch, length, width); elsewhere zeros."""
-        rows = self.rows[:, None].expand_as(self.places)[self.inside]
-        made = values.new_zeros(*batch.shape[:2], values.shape[-1])
-        return made.index_put((rows, self.places[self.inside]), values[self.inside])
+        """The values at the positions of their words in `batch`, (batch, length, width); zeros elsewhere."""
+        rows = self.rows[:, None].expand_as(self.positions)[self.is_word]
+        zeros = values.new_zeros(*batch.shape[:2], values.shape[-1])
+        return zeros.index_put((rows, self.positions[self.is_word]), values[self.is_word])
 
 
 def members(
     input_ids: Int64[Tensor, "batch length characters"], attention_mask: Tensor | None, token_type_ids: Tensor | None
 ) -> Bool[Tensor, "batch two length"]:
-    """Which words are the first text's and which the second's; without a mask, all that have characters are counted."""
+    """Masks of the words of the first and of the second texts; without a mask, all words with characters count."""
     counted = input_ids.any(-1) if attention_mask is None else attention_mask.bool()
     second = torch.zeros_like(counted) if token_type_ids is None else token_type_ids.bool()
     return torch.stack([counted & ~second, counted & second], dim=1)
 
 
 class ScalarMix(nn.Module):
-    """The layers' weighted mean times a factor; all three are learned (Peters et al. 2018, equation 1)."""
+    """A learned weighted mean of the layers, times a learned factor (Peters et al. 2018, equation 1)."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()
@@ -85,14 +85,14 @@ class ScalarMix(nn.Module):
 
 
 class ElmoPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
-    """What the models share: configuration, names, and how new weights are drawn."""
+    """Base class of the models: configuration, names, and initialisation of new weights."""
 
     config_class = ElmoConfig
     base_model_prefix = "elmo"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Uniform in ± 1 / sqrt(inputs), as torch does; the characters' in ± 1, as in ELMo's own code."""
+        """Uniform in ± 1 / sqrt(inputs), as in torch; character embeddings in ± 1, as in ELMo's published code."""
         if isinstance(module, ScalarMix):
             init.zeros_(module.weights)
             init.ones_(module.gamma)
@@ -105,7 +105,7 @@ class ElmoPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 
 
 class ElmoModel(ElmoPreTrainedModel):
-    """The mixture of the language model's layers, read by a BiLSTM."""
+    """The mixture of the language model's layers, and a BiLSTM over it."""
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
@@ -116,7 +116,7 @@ class ElmoModel(ElmoPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The table of characters."""
+        """The character embeddings."""
         return self.bilm.words.embedding
 
     def forward(
@@ -126,12 +126,12 @@ class ElmoModel(ElmoPreTrainedModel):
         token_type_ids: Int64[Tensor, "batch length"] | None = None,
         **_: Any,
     ) -> BaseModelOutput:
-        """`last_hidden_state` (batch, length, hidden): each word as it is read in its own text; 0 at padding.
+        """`last_hidden_state` (batch, length, hidden); the texts of a pair do not influence each other; 0 at padding.
 
         Args:
             input_ids: the words' character ids.
             attention_mask: 1 = word, 0 = padding.
-            token_type_ids: 0 = first text, 1 = second text, which stands behind the first.
+            token_type_ids: 0 = first text, 1 = second text, which follows the first.
         """
         texts = Texts.of(members(input_ids, attention_mask, token_type_ids))
         with torch.no_grad() if self.config.freeze_encoder else nullcontext():
@@ -141,7 +141,7 @@ class ElmoModel(ElmoPreTrainedModel):
 
 
 class PairReader(nn.Module):
-    """Each word with what it finds in the other text, by dot products; the baseline has a BiLSTM over that as well."""
+    """Each word with its attention over the other text, by dot products; the baseline also has a BiLSTM over that."""
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class PairReader(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "batch length hidden"], members: Bool[Tensor, "batch two length"]
     ) -> Float[Tensor, "batch length width"]:
-        """The words; where there is one text only, what they find is 0."""
+        """The words; in single texts the attention output is 0."""
         if self.attends:
             first, second = members.unbind(1)
             others = (first[:, :, None] & second[:, None]) | (second[:, :, None] & first[:, None])
@@ -168,7 +168,7 @@ class PairReader(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """[u; v; |u - v|; u * v] of the texts' largest values, and a layer of hidden units; v = 0 where there is none."""
+    """[u; v; |u - v|; u * v] of the max-pooled texts, and a hidden layer; v = 0 for single texts."""
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
@@ -183,8 +183,8 @@ class ClassificationHead(nn.Module):
         """Logits."""
         words = self.pair(hidden, members)
         u, v = (
-            words.masked_fill(~own[..., None], -torch.inf).amax(1).where(own.any(1, keepdim=True), 0.0)
-            for own in members.unbind(1)
+            words.masked_fill(~mask[..., None], -torch.inf).amax(1).where(mask.any(1, keepdim=True), 0.0)
+            for mask in members.unbind(1)
         )
         joined = self.dropout(torch.cat([u, v, (u - v).abs(), u * v], dim=-1))
         logits: Tensor = self.output(self.dropout(self.hidden(joined).tanh()))
@@ -192,7 +192,7 @@ class ClassificationHead(nn.Module):
 
 
 class SpanHead(nn.Module):
-    """Start and end of an answer, from each word with what it finds in the other text."""
+    """Start and end logits from each word with its attention over the other text."""
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class SpanHead(nn.Module):
 
 
 class ElmoForSequenceClassification(ElmoPreTrainedModel):
-    """ELMo with the classifier of the GLUE baseline, for single texts and pairs; one output is a regression."""
+    """ELMo with the classifier of the GLUE baseline, for single texts and pairs; with one output, a regression."""
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
@@ -269,5 +269,5 @@ AutoTokenizer.register(ElmoConfig, tokenizer_class=ElmoTokenizer)
 
 
 def elmo_architecture() -> tuple[ElmoForSequenceClassification, ElmoTokenizer]:
-    """The published size with random weights and one output, and the tokenizer; 0.8 GB of memory."""
+    """A model of the published size with random weights and one output, and its tokenizer; 0.8 GB of memory."""
     return ElmoForSequenceClassification(ElmoConfig.from_dict({"num_labels": 1})).eval(), elmo_tokenizer()

@@ -1,6 +1,6 @@
-"""ELMo's published weights: the HDF5 file and the options file that AllenNLP distributes, as a model folder.
+"""ELMo's published weights, the HDF5 file and the options file that AllenNLP distributes, as a model folder.
 
-The file was written by TensorFlow (`bilm-tf`), so matrices are transposed, and the gates of an LSTM stand in another
+The file was written by TensorFlow (`bilm-tf`), so matrices are transposed, and the gates of an LSTM are in another
 order.
 """
 
@@ -25,7 +25,7 @@ FIX = "give the weights and the options of one model, as they were downloaded"
 
 
 def write_published(weights: Path, options: Path, output: Path) -> None:
-    """Make the model folder `output` from published weights: an encoder to be fine-tuned, without a task model.
+    """Make the model folder `output` from published weights: an encoder for fine-tuning, without a task model.
 
     Args:
         weights: `elmo_2x4096_512_2048cnn_2xhighway_weights.hdf5`, or another model's.
@@ -33,7 +33,7 @@ def write_published(weights: Path, options: Path, output: Path) -> None:
         output: folder to make.
 
     Raises:
-        UserError: a file is missing or is no such file, the two do not fit each other, or h5py is not installed.
+        UserError: a file is missing or of another kind, the two do not fit each other, or h5py is not installed.
     """
     config = read_options(options)
     state = _published_state(weights, config)
@@ -67,7 +67,7 @@ def read_options(path: Path) -> ElmoConfig:
     """The shape of the model.
 
     Raises:
-        UserError: the file is none of ELMo's, or the model is of a kind that was never published.
+        UserError: the file is no options file of ELMo, or the model is of a kind that was never published.
     """
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
@@ -111,7 +111,7 @@ def _read(path: Path) -> dict[str, NDArray[np.float32]]:
 
 
 class _Arrays:
-    """The arrays of a file, each of which must be there, in the shape that the options say, and asked for once."""
+    """The arrays of a file; each must exist, have the shape that the options require, and be taken once."""
 
     def __init__(self, path: Path, arrays: dict[str, NDArray[np.float32]]) -> None:
         self._path, self._left = path, dict(arrays)
@@ -126,44 +126,46 @@ class _Arrays:
     def check_all_taken(self) -> None:
         if self._left:
             found = f"{len(self._left)} more arrays, such as {min(self._left)}"
-            raise UserError(str(self._path), expected="the weights that the options tell", found=found, fix=FIX)
+            raise UserError(
+                str(self._path), expected="only the weights that the options describe", found=found, fix=FIX
+            )
 
 
 def _language_model(arrays: _Arrays, config: ElmoConfig) -> dict[str, Tensor]:
     """The state of a `BiLanguageModel` of that shape."""
     size, width, cell = config.character_size, config.projection_size, config.cell_size
     filters = sum(count for _, count in config.filters)
-    known = arrays.take("char_embed", config.vocab_size - 1, size)  # without the row 0, of no character
-    made = {"words.embedding.weight": np.concatenate([np.zeros((1, size), np.float32), known])}
+    characters_table = arrays.take("char_embed", config.vocab_size - 1, size)  # without row 0, of padding
+    state = {"words.embedding.weight": np.concatenate([np.zeros((1, size), np.float32), characters_table])}
     for number, (characters, count) in enumerate(config.filters):
         weight = arrays.take(f"CNN/W_cnn_{number}", 1, characters, size, count)
-        made[f"words.convolutions.{number}.weight"] = weight[0].transpose(2, 1, 0)
-        made[f"words.convolutions.{number}.bias"] = arrays.take(f"CNN/b_cnn_{number}", count)
+        state[f"words.convolutions.{number}.weight"] = weight[0].transpose(2, 1, 0)
+        state[f"words.convolutions.{number}.bias"] = arrays.take(f"CNN/b_cnn_{number}", count)
     for number in range(config.num_highway_layers):
         for kind, short, shape in (("weight", "W", (filters, filters)), ("bias", "b", (filters,))):
             parts = [arrays.take(f"CNN_high_{number}/{short}_{part}", *shape) for part in ("transform", "carry")]
-            made[f"words.highways.{number}.{kind}"] = np.concatenate([part.T for part in parts])
-    made["words.projection.weight"] = arrays.take("CNN_proj/W_proj", filters, width).T
-    made["words.projection.bias"] = arrays.take("CNN_proj/b_proj", width)
+            state[f"words.highways.{number}.{kind}"] = np.concatenate([part.T for part in parts])
+    state["words.projection.weight"] = arrays.take("CNN_proj/W_proj", filters, width).T
+    state["words.projection.bias"] = arrays.take("CNN_proj/b_proj", width)
     for direction, folder in (("forward", "RNN_0"), ("backward", "RNN_1")):
         for number in range(config.num_hidden_layers):
-            own = _lstm(arrays, f"{folder}/RNN/MultiRNNCell/Cell{number}/LSTMCell", width, cell)
-            made |= {f"{direction}_layers.{number}.{name}": value for name, value in own.items()}
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in made.items()}
+            lstm = _lstm(arrays, f"{folder}/RNN/MultiRNNCell/Cell{number}/LSTMCell", width, cell)
+            state |= {f"{direction}_layers.{number}.{name}": value for name, value in lstm.items()}
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
 
 
-def _lstm(arrays: _Arrays, place: str, width: int, cell: int) -> dict[str, NDArray[np.float32]]:
-    """One direction of one layer. TensorFlow adds 1 to the forget gate's bias whenever it computes."""
-    weight = _gates(arrays.take(f"{place}/W_0", 2 * width, 4 * cell))
-    bias = _gates(arrays.take(f"{place}/B", 4 * cell))
+def _lstm(arrays: _Arrays, prefix: str, width: int, cell: int) -> dict[str, NDArray[np.float32]]:
+    """One direction of one layer; the 1 that TensorFlow adds to the forget gate's bias at run time is added here."""
+    weight = _gates(arrays.take(f"{prefix}/W_0", 2 * width, 4 * cell))
+    bias = _gates(arrays.take(f"{prefix}/B", 4 * cell))
     bias[cell : 2 * cell] += 1
     return {
         "input.weight": weight[:width].T, "input.bias": bias, "recurrent.weight": weight[width:].T,
-        "projection.weight": arrays.take(f"{place}/W_P_0", cell, width).T,
+        "projection.weight": arrays.take(f"{prefix}/W_P_0", cell, width).T,
     }  # fmt: skip
 
 
 def _gates(columns: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Columns in TensorFlow's order, input, cell, forget, output, in torch's: input, forget, cell, output."""
-    enter, new, forget, leave = np.split(columns, 4, axis=-1)
-    return np.concatenate([enter, forget, new, leave], axis=-1)
+    """Columns in TensorFlow's order (input, cell, forget, output) in torch's order (input, forget, cell, output)."""
+    input_gate, cell, forget_gate, output_gate = np.split(columns, 4, axis=-1)
+    return np.concatenate([input_gate, forget_gate, cell, output_gate], axis=-1)

@@ -1,7 +1,7 @@
 """ELMo's input: words, each as fifty character ids, in AllenNLP's numbering (that of its `ELMoCharacterMapper`).
 
-A word is the bytes of its UTF-8 form between two marks, filled up to fifty. All ids are one higher than the bytes, so
-that 0 is free to pad words that are not there. The models add the boundaries of a sentence themselves.
+A word is its UTF-8 bytes between two marks, filled up to fifty. Ids are one higher than bytes, so that 0 is free for
+padding. The models add the boundaries of a sentence themselves.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ WORD_LENGTH = 50
 """Character ids of a word, its two marks included; longer words are cut."""
 BEGIN_OF_SENTENCE, END_OF_SENTENCE, BEGIN_OF_WORD, END_OF_WORD, FILLING = 257, 258, 259, 260, 261
 CHARACTERS = 262
-"""Rows of the table of characters: 0 for no word, 256 bytes, five marks."""
+"""Rows of the character embeddings: 0 for padding, 256 bytes, five marks."""
 SPECIAL = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -26,11 +26,11 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-"""Nominal: encoders have them. None is ever added to a text, and only the id of the first, 0, is used."""
+"""Special tokens, because encoders have them. None is added to a text, and only the id of the first, 0, is used."""
 
 
 def spelled(ids: Iterable[int]) -> NDArray[np.int16]:
-    """(50,) a word's character ids: its own between the marks, and filling."""
+    """(50,) the character ids of a word: `ids` between the marks, and filling."""
     inner = list(ids)[: WORD_LENGTH - 2]
     word = np.full(WORD_LENGTH, FILLING, dtype=np.int16)
     word[: len(inner) + 2] = [BEGIN_OF_WORD, *inner, END_OF_WORD]
@@ -39,7 +39,7 @@ def spelled(ids: Iterable[int]) -> NDArray[np.int16]:
 
 @lru_cache(maxsize=100_000)
 def word_ids(word: str) -> NDArray[np.int16]:
-    """(50,) the character ids of a word; not to be written to."""
+    """(50,) the character ids of a word, read-only."""
     ids = spelled(byte + 1 for byte in word.encode("utf-8", "ignore"))
     ids.setflags(write=False)
     return ids
@@ -47,31 +47,31 @@ def word_ids(word: str) -> NDArray[np.int16]:
 
 def _row(encoding: Encoding, texts: Sequence[str]) -> NDArray[np.int16]:
     """(length, 50) the words of one input; padding is 0. A text without words is read as one empty word."""
-    places = zip(encoding.sequence_ids, encoding.offsets, strict=True)
-    no_word = np.zeros(WORD_LENGTH, dtype=np.int16)
-    rows = [no_word if text is None else word_ids(texts[text][begin:end]) for text, (begin, end) in places]
+    spans = zip(encoding.sequence_ids, encoding.offsets, strict=True)
+    padding = np.zeros(WORD_LENGTH, dtype=np.int16)
+    rows = [padding if text is None else word_ids(texts[text][begin:end]) for text, (begin, end) in spans]
     return np.stack(rows or [word_ids("")])
 
 
 class ElmoTokenizer(PreTrainedTokenizerFast):  # type: ignore[misc]
     """Words and punctuation marks, cased; called like every fast tokenizer, but `input_ids` are (length, 50) a row.
 
-    Offsets, truncation, windows that overlap and token types are those of the words; made by `elmo_tokenizer`.
+    Offsets, truncation, overlapping windows and token types refer to words. Made by `elmo_tokenizer`.
     """
 
     model_input_names = ("input_ids", "attention_mask", "token_type_ids")
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **settings: Any) -> BatchEncoding:
         if settings.get("is_split_into_words"):
-            raise ValueError("ELMo's tokenizer splits texts by itself: give whole texts")
+            raise ValueError("ELMo's tokenizer splits texts into words by itself")
         as_tensors = settings.pop("return_tensors", None)
         encoded = super()._encode_plus(text, text_pair, **settings)
-        alone = isinstance(text, str)
-        columns = [[part] if alone else part for part in (text, text_pair) if part is not None]
+        is_single = isinstance(text, str)
+        columns = [[part] if is_single else part for part in (text, text_pair) if part is not None]
         texts = list(zip(*columns, strict=True))
         sources = encoded.get("overflow_to_sample_mapping", range(len(texts)))
         rows = [_row(encoding, texts[i]) for encoding, i in zip(encoded.encodings, sources, strict=True)]
-        unwrapped = alone and "overflow_to_sample_mapping" not in encoded
+        unwrapped = is_single and "overflow_to_sample_mapping" not in encoded
         for name, of_empty_word in (("token_type_ids", 0), ("attention_mask", 1)):
             if name in encoded:
                 values = [encoded[name]] if unwrapped else encoded[name]
@@ -86,7 +86,7 @@ class ElmoTokenizer(PreTrainedTokenizerFast):  # type: ignore[misc]
 
 
 def elmo_tokenizer() -> ElmoTokenizer:
-    """The tokenizer of every ELMo model: nothing about it is trained."""
+    """The tokenizer of all ELMo models; nothing in it depends on training data."""
     vocabulary = {token: index for index, token in enumerate(SPECIAL.values())}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])

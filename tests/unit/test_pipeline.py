@@ -1,0 +1,59 @@
+"""The stages of a run: which ones a recipe has, and that a run is data until something asks for more."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.pipeline.context import RunContext
+from tinydistilbert.pipeline.run import STAGES, claimed, run_context, stage_names
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import Recipe
+
+
+def recipe_with(**changes: object) -> Recipe:
+    return toml.from_dict(changes, "test")
+
+
+def test_a_recipe_has_the_stages_up_to_the_one_asked_for() -> None:
+    every = tuple(stage.name for stage in STAGES)
+    assert stage_names(Recipe(), "report") == every and stage_names(Recipe(), "distill") == every[:3]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stages"),
+    [
+        (recipe_with(finetune={"model": "m", "tasks": ["cola"]}), ("finetune", "evaluate", "compress", "report")),
+        (recipe_with(finetune={"tasks": ["cola"]}, compress={"model": "m", "tasks": ["cola"]}), ("compress", "report")),
+    ],
+)
+def test_a_given_model_needs_no_text_and_no_student(recipe: Recipe, stages: tuple[str, ...]) -> None:
+    assert stage_names(recipe, "report") == stages
+
+
+def wrong(folder: Path, **changes: object) -> RunContext:
+    return run_context(recipe_with(**changes), folder / "run", until="report", log=pytest.fail)
+
+
+MISTAKES: dict[str, Callable[[Path], RunContext]] = {
+    "abacus": lambda folder: wrong(folder, device="abacus"),
+    "nowhere": lambda folder: wrong(folder, data=str(folder / "nowhere")),
+    "no-teacher": lambda folder: wrong(folder, teacher={"model": str(folder / "no-teacher")}),
+}
+
+
+@pytest.mark.parametrize("word", MISTAKES)
+def test_a_run_is_made_without_a_look_at_its_inputs_and_refused_before_anything_is_written(
+    word: str, tmp_path: Path
+) -> None:
+    run = MISTAKES[word](tmp_path)
+    with pytest.raises(UserError, match=word), claimed(run):
+        pytest.fail("claimed")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_launcher_of_several_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"one process.*launcher"):
+        run_context(Recipe(), tmp_path, until="report", log=pytest.fail).check_machine()
