@@ -27,8 +27,13 @@ static void answer(int signal_number, siginfo_t *info, void *context) {
     }
     unsigned leaf = registers[REG_RAX], part = registers[REG_RCX], a, b, c, d;
     allow_cpuid(1);
-    __cpuid_count(leaf, part, a, b, c, d);
+    /* AMD's processors describe their caches there, in the form of leaf 4; oneDNN is wrong without. */
+    __cpuid_count(as_amd && leaf == 0x8000001d ? 4 : leaf, part, a, b, c, d);
     allow_cpuid(0);
+    if (as_amd && leaf == 0x80000000) a = 0x80000020;   /* the last leaf */
+    if (as_amd && leaf == 0x80000001) c |= 1u << 22;    /* the caches are described */
+    if (as_amd && leaf == 7 && part == 0) d &= ~(1u << 22 | 1u << 23 | 1u << 24 | 1u << 25); /* no AMX, no FP16 */
+    if (as_amd && leaf == 7 && part == 1) a &= ~(1u << 21);
     if (as_amd && (leaf == 0 || leaf == 0x80000000)) { /* the maker's name, in this order of registers */
         memcpy(&b, "Auth", 4);
         memcpy(&d, "enti", 4);

@@ -14,6 +14,10 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
+from tests.shapes import check_shapes
+
+check_shapes()  # before anything imports the package
+
 TEXT = """The student learns from the teacher, and the teacher learned from a large corpus of text. A small model
 answers quickly. A large model answers slowly, but it knows more words. Paris is the capital of France; it lies on the
 river Seine. In 1889 the tower was built by the engineer Gustave Eiffel for the world fair, and many people came to see

@@ -27,9 +27,9 @@ Loss = Callable[[PreTrainedModel, Batch], Tensor]
 class Importance:
     """How much the loss changes to first order, in the mean over examples; on the CPU."""
 
-    heads: list[Float[Tensor, " heads"]]
+    heads: list[Float[Tensor, " _"]]
     """Of each layer's heads, lowest layer first."""
-    neurons: list[Float[Tensor, " neurons"]]
+    neurons: list[Float[Tensor, " _"]]
     """Of each layer's feed-forward neurons."""
     layers: Float[Tensor, " layers"]
     """Of each layer as a whole: what it adds to its input."""
@@ -37,8 +37,8 @@ class Importance:
 
 @contextmanager
 def masked(
-    model: PreTrainedModel, heads: Sequence[Float[Tensor, "batch heads"]],
-    neurons: Sequence[Float[Tensor, "batch neurons"]], layers: Sequence[Float[Tensor, " batch"]] = (),
+    model: PreTrainedModel, heads: Sequence[Float[Tensor, "batch _"]],
+    neurons: Sequence[Float[Tensor, "batch _"]], layers: Sequence[Float[Tensor, " batch"]] = (),
 ) -> Iterator[None]:  # fmt: skip
     """Inside the `with`, what heads, neurons and layers write is multiplied by masks; gradients reach the masks.
 
@@ -77,7 +77,7 @@ def _partly(mask: Tensor) -> Callable[..., Tensor]:
 
 def mask_gradients(
     model: PreTrainedModel, batch: Batch, loss: Loss
-) -> tuple[list[Float[Tensor, "batch heads"]], list[Float[Tensor, "batch neurons"]], list[Float[Tensor, " batch"]]]:
+) -> tuple[list[Float[Tensor, "batch _"]], list[Float[Tensor, "batch _"]], list[Float[Tensor, " batch"]]]:
     """For each layer, the derivatives of each example's loss by the masks of heads, neurons and the layer."""
     layers, size = parts_of(model), len(batch["input_ids"])
     device = layers[0].query.weight.device

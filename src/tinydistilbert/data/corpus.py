@@ -33,8 +33,8 @@ CHARACTERS_AT_ONCE = 1_000_000
 class TokenBlocks:
     """The blocks of a prepared corpus and the facts that masking and padding need; all arrays are memory-mapped."""
 
-    train: UInt16[np.ndarray, "blocks block_size"] | UInt32[np.ndarray, "blocks block_size"]
-    validation: UInt16[np.ndarray, "blocks block_size"] | UInt32[np.ndarray, "blocks block_size"]
+    train: UInt16[np.ndarray, "train_blocks block_size"] | UInt32[np.ndarray, "train_blocks block_size"]
+    validation: UInt16[np.ndarray, "other_blocks block_size"] | UInt32[np.ndarray, "other_blocks block_size"]
     token_counts: Int64[np.ndarray, " vocabulary"]
     """How often each token occurs in the training blocks."""
     continues_word: Bool[np.ndarray, " vocabulary"]

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
 from tinydistilbert.data.corpus import TokenBlocks
@@ -180,7 +180,7 @@ def micro_batches(
 
 
 def document_mask(
-    input_ids: Int64[np.ndarray, "batch length"], sep_token_id: int, counted: Bool[np.ndarray, "batch length"]
+    input_ids: Integer[np.ndarray, "batch length"], sep_token_id: int, counted: Bool[np.ndarray, "batch length"]
 ) -> Bool[np.ndarray, "batch 1 length length"]:
     """Which position (third axis) may look at which (last): those of its own document that are not padding.
 

@@ -51,7 +51,7 @@ def epoch_part(part: int, epoch: int, examples: int, batch_size: int, seed: int)
 
 def length_grouped(
     lengths: Sequence[int], batch_size: int, seed: int, epoch: int, *, sorted_together: int = GROUPED_BATCHES
-) -> list[Int64[np.ndarray, " batch"]]:
+) -> list[Int64[np.ndarray, " _"]]:
     """One epoch of batches whose examples have similar lengths, so that little of a batch is padding.
 
     All examples are shuffled; each group of `sorted_together` batches is sorted by length and cut into batches; then

@@ -38,7 +38,7 @@ class _CutEmbedding(nn.Embedding):
 
 @contextmanager
 def only_used_words(
-    model: PreTrainedModel, token_ids: Iterable[NDArray[np.int32]]
+    model: PreTrainedModel, token_ids: Iterable[NDArray[np.integer]]
 ) -> Iterator[Callable[[float], None]]:
     """Inside the `with`, the word embedding of `model` has only the rows of tokens that occur; then it is whole again.
 
