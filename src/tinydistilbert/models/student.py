@@ -98,6 +98,7 @@ def _distilbert_config(teacher: PreTrainedModel, layers: int) -> DistilBertConfi
         n_heads=config.num_attention_heads, dim=config.hidden_size, hidden_dim=config.intermediate_size,
         dropout=config.hidden_dropout_prob, attention_dropout=config.attention_probs_dropout_prob,
         initializer_range=config.initializer_range, pad_token_id=config.pad_token_id,
+        tie_word_embeddings=config.tie_word_embeddings,
     )  # fmt: skip
 
 
