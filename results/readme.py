@@ -1,7 +1,7 @@
 """Write the tables of what is committed into the pages that show them: `python results/readme.py`; a test compares."""
 
-import functools
 import ast
+import functools
 import json
 import re
 import tomllib
