@@ -1,7 +1,9 @@
 """Write the tables of what is committed into the pages that show them: `python results/readme.py`; a test compares."""
 
+import ast
 import functools
 import json
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -212,6 +214,20 @@ def gpu_section() -> str:
     return "\n".join([*shown, "", to_markdown(score_table(glue.TABLE, scores)), to_markdown(pretraining_table(scores))])
 
 
+def rooms_section() -> str:
+    """The rooms of the package by the levels of the import contract, each with the first line of its docstring."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (contract,) = (contract for contract in settings["contracts"] if contract["type"] == "layers")
+    shown = ["| level | room | what is in it |", "| --: | :-- | :-- |"]
+    for level, rooms in zip(range(len(contract["layers"]), 0, -1), contract["layers"], strict=True):
+        for room in re.split(r"\s+[|:]\s+", rooms):
+            path = ROOT / "src" / contract["containers"][0] / room
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            first, _, _ = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")
+            shown.append(f"| {level} | [`{room}`]({file.relative_to(ROOT).as_posix()}) | {first} |")
+    return "\n".join(shown) + "\n"
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
@@ -220,6 +236,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "benchmarks/README.md": {"gpu": gpu_section},
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
+    "CONTRIBUTING.md": {"rooms": rooms_section},
 }  # fmt: skip
 """By page what stands between `<!-- NAME -->` and `<!-- end of NAME -->` in it."""
 

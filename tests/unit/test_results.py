@@ -69,3 +69,8 @@ def test_a_kind_of_cpu_is_shown_by_its_last_count(
         "| Some CPU | plain  | 2 | 1,300 | 0 | 2 | 400 | `abc` | 2026-11-01 |",
         "| Some CPU | narrow `ISA=AVX2` | 2 | 1,300 | 1 | 2 | 400 | `abc` | 2026-11-01 |",
     ]
+
+
+def test_the_map_of_the_house_is_that_of_the_import_contract(readme: ModuleType) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert readme.written(text, readme.PAGES["CONTRIBUTING.md"]) == text, "run: python results/readme.py"
