@@ -109,7 +109,7 @@ def claimed(run: RunContext) -> Iterator[None]:
             yield
 
 
-def _model_files(run: RunContext) -> dict[str, Mapping[str, str]]:
+def _model_files(run: RunContext) -> Mapping[str, Mapping[str, str]]:
     """The hashes of the files of every local model that the stages read: as the run was begun with, or as they are."""
     kept = run_folder.kept_model_files(run.folder)
     now = {name: folder_pins.file_hashes(Path(name)) for name in given_models(run) if name not in kept}
