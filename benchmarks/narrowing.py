@@ -57,8 +57,8 @@ def feeding(layer: Weights) -> Float[Tensor, " rows"]:
 
 def word_norms(weights: Weights) -> Float[Tensor, " hidden"]:
     """Norms of the columns of the word embeddings."""
-    words = next(value for key, value in weights.items() if narrow._part(key)[1] == "words")
-    return torch.linalg.vector_norm(words, dim=0)
+    embeddings = next(value for key, value in weights.items() if narrow._part(key)[1] == "word embeddings")
+    return torch.linalg.vector_norm(embeddings, dim=0)
 
 
 @dataclass(frozen=True)

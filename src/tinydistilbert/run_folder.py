@@ -1,4 +1,4 @@
-"""Every path and file name of a run, and what it was begun with: one recipe, one set of data, one revision a model."""
+"""Every path and file name of a run, and what it was begun with: one recipe, one set of data, one version a model."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -25,6 +25,8 @@ BENCHMARK_TIMES, VARIANT_TIMES = "latencies.jsonl", "latencies.json"
 _SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER = " (D)", "-d"
 _MODEL = "model "
 """Begins the names of hub models in `inputs.json`."""
+_FILE = "file "
+"""Begins the paths of files of local models in `inputs.json`."""
 
 
 def predictions_file(split: str | int) -> str:
@@ -114,7 +116,7 @@ class RunFolder:
 
     @property
     def inputs(self) -> Path:
-        """Fingerprints of the data and revisions of the hub models that the run was begun with."""
+        """Fingerprints of data and local models, and revisions of hub models, that the run was begun with."""
         return self.path / "inputs.json"
 
     @property
@@ -308,6 +310,32 @@ def keep_revisions(run: RunFolder, commits: Mapping[str, str]) -> None:
     new = {_MODEL + name: commit for name, commit in commits.items()} | stored
     if new != stored:
         atomic.write_json(run.inputs, new)
+
+
+def kept_model_files(run: RunFolder) -> dict[str, dict[str, str]]:
+    """The hashes of the files of local models that the run was begun with: by folder, as the recipe names it, and name.
+
+    Raises:
+        UserError: the file that keeps them is damaged.
+    """
+    folders: dict[str, dict[str, str]] = {}
+    for key, digest in _inputs(run).items():
+        if key.startswith(_FILE):
+            folder, _, name = key.removeprefix(_FILE).rpartition("/")
+            folders.setdefault(folder, {})[name] = digest
+    return folders
+
+
+def keep_model_files(run: RunFolder, folders: Mapping[str, Mapping[str, str]]) -> None:
+    """Keep the hashes of the files of local models; folders that are kept already stay as they are."""
+    kept, stored = kept_model_files(run), _inputs(run)
+    new = {
+        f"{_FILE}{folder}/{name}": digest
+        for folder, hashes in folders.items() if folder not in kept
+        for name, digest in hashes.items()
+    }  # fmt: skip
+    if new:
+        atomic.write_json(run.inputs, stored | new)
 
 
 def _inputs(run: RunFolder) -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import pipeline
@@ -12,6 +14,8 @@ from transformers import pipeline
 from tinydistilbert import results
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning import trainer
+from tinydistilbert.finetuning.finetune import finetune
+from tinydistilbert.pipeline import stages
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import loop
 
@@ -34,6 +38,28 @@ def replaced(arguments: list[str], change: list[str]) -> list[str]:
         is_kept = word not in change if word.startswith("--") else is_kept
         kept += [word] * is_kept
     return [*kept, *change]
+
+
+def test_weights_that_are_replaced_between_two_seeds_are_refused(
+    files: list[str], teacher: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = shutil.copytree(teacher, tmp_path / "given")
+    old = (given / "model.safetensors").read_bytes()
+
+    def then_replaced(*arguments: Any, **settings: Any) -> None:
+        finetune(*arguments, **settings)
+        (given / "model.safetensors").write_bytes(old[:-4] + bytes(4))
+
+    monkeypatch.setattr(stages, "finetune", then_replaced)
+    command = ["finetune", "--model", given, *files, "--output", tmp_path / "run"]
+    for _ in range(2):  # as it happens, and when the same command is given again
+        code, _, err = call(*command)
+        assert code == 2 and f"error: {given}: model.safetensors changed" in err, err
+    rows = tmp_path / "run/tasks/reviews/model"
+    assert (rows / "seed-0/model").is_dir() and not (rows / "seed-1/model").exists()
+    monkeypatch.undo()
+    (given / "model.safetensors").write_bytes(old)
+    assert call(*command)[0] == 0 and (rows / "seed-1/model").is_dir()
 
 
 def test_from_a_csv_to_a_distilled_classifier(files: list[str], teacher: Path, tmp_path: Path, call: Call) -> None:

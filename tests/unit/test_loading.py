@@ -275,7 +275,7 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer: PreTrainedTokenizerF
     check_tokenizer(BertForMaskedLM(CONFIG), tokenizer, "here")
     for size in (100, 232 + 128):
         other = BertForMaskedLM(BertConfig.from_dict({**CONFIG.to_dict(), "vocab_size": size}))
-        with pytest.raises(UserError, match="232 pieces"):
+        with pytest.raises(UserError, match="232 tokens"):
             check_tokenizer(other, tokenizer, "here")
 
 

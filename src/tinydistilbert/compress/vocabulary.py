@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.hub import local_folder
 from tinydistilbert.models.loading import load_config, load_tokenizer
 from tinydistilbert.storage import atomic
 
@@ -106,8 +107,9 @@ def _parts(texts: Iterator[str]) -> Iterator[list[str]]:
 def _weights(model_folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
     """All tensors of the model, with a word embedding among them that the tokenizer fits."""
     where, fix = str(model_folder / WEIGHTS), "use a complete model folder"
+    folder = local_folder(model_folder, None, (WEIGHTS,))
     try:
-        weights = safetensors.torch.load_file(model_folder / WEIGHTS)
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         found = str(error).split("\n", 1)[0][:160]
         raise UserError(where, expected="the model's weights", found=found, fix=fix) from None

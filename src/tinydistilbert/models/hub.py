@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.models import folder_pins
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -40,10 +41,11 @@ def local_folder(name: str | Path, revision: str | None, files: tuple[str, ...])
         files: names of the files that are needed; `*` stands for any characters.
 
     Raises:
-        UserError: there is no such folder or model.
+        UserError: there is no such folder or model, or a file of a local folder is not as pinned (`folder_pins`).
     """
     path, where = Path(name), f"model {name}" + (f"@{revision}" if revision else "")
     if path.is_dir():
+        folder_pins.check(path)
         return path
     hub_name, _, revision_in_name = str(name).partition("@")
     if not _NAME.fullmatch(hub_name):

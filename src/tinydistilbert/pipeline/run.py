@@ -3,14 +3,14 @@
 Every command is this: `distill` runs the stages up to distill, `replicate` runs them all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinydistilbert import run_folder
 from tinydistilbert.errors import UserError
-from tinydistilbert.models import hub
+from tinydistilbert.models import folder_pins, hub
 from tinydistilbert.pipeline import preflight, stages
 from tinydistilbert.pipeline.context import RunContext, Sources
 from tinydistilbert.recipe.schema import Recipe
@@ -91,18 +91,42 @@ def claimed(run: RunContext) -> Iterator[None]:
 
     Raises:
         UserError: the folder belongs to another recipe or to something else, another process works in it, or an input
-            is wrong; then nothing was written.
+            is wrong or another than the run was begun with; then nothing was written.
     """
     run.check_machine()
-    if not run.is_begun():
-        check_inputs(run)
-    output = run.folder.path
-    with locks.alone(output / atomic.LOCK, where=f"--output {output}"):
-        atomic.sweep(output)
-        if not run.is_begun():
-            atomic.write_text(run.folder.recipe, to_toml(run.recipe))
-        run_folder.keep_revisions(run.folder, hub.pinned_revisions())
-        yield
+    is_begun = run.is_begun()
+    model_files = _model_files(run)
+    with folder_pins.pinned(model_files):
+        if not is_begun:
+            check_inputs(run)
+        output = run.folder.path
+        with locks.alone(output / atomic.LOCK, where=f"--output {output}"):
+            atomic.sweep(output)
+            if not run.is_begun():
+                atomic.write_text(run.folder.recipe, to_toml(run.recipe))
+            run_folder.keep_revisions(run.folder, hub.pinned_revisions())
+            run_folder.keep_model_files(run.folder, model_files)
+            yield
+
+
+def _model_files(run: RunContext) -> Mapping[str, Mapping[str, str]]:
+    """The hashes of the files of every local model that the stages read: as the run was begun with, or as they are."""
+    kept = run_folder.kept_model_files(run.folder)
+    now = {name: folder_pins.file_hashes(Path(name)) for name in given_models(run) if name not in kept}
+    return {name: kept[name] for name in given_models(run) if name in kept} | {n: h for n, h in now.items() if h}
+
+
+def given_models(run: RunContext) -> tuple[str, ...]:
+    """The models from elsewhere that the stages of the run read, as the recipe names them."""
+    recipe, names = run.recipe, list[str]()
+    if "prepare" in run.stages:
+        names.append(recipe.teacher.model)
+    if "finetune" in run.stages:
+        teachers = recipe.finetune.distillation.teachers
+        names += [recipe.finetune.model, *(teachers if isinstance(teachers, tuple) else ())]
+    if "compress" in run.stages:
+        names += [recipe.compress.model, *recipe.compress.teachers]
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def run_stages(run: RunContext) -> tuple[str, ...]:

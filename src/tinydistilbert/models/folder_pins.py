@@ -1,0 +1,78 @@
+"""Local model folders that may not change while a run reads them: the SHA-256 of each file, checked at loading.
+
+A run reads a folder many times, with hours between: the tokenizer for the text, the weights again for every seed, the
+teacher for soft targets. If it changes meanwhile, results of two models are mixed in one table.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.models import untrusted
+from tinydistilbert.storage import atomic
+
+FileHashes = Mapping[str, str]
+"""SHA-256 of the files of a model folder, by their names."""
+_pinned: dict[Path, FileHashes] = {}
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """The hashes of config, tokenizer and weights in a local folder; nothing where there is no such folder."""
+    names = {untrusted.CONFIG, *untrusted.TOKENIZER, untrusted.WEIGHTS, untrusted.INDEX}
+    names |= {path.name for path in folder.glob("model-*.safetensors")}
+    with suppress(UserError):  # which loading it will raise
+        names |= {path.name for path in untrusted.weight_files(folder, str(folder))}
+    return {name: _hash_of(folder / name) for name in sorted(names) if (folder / name).is_file()}
+
+
+def _hash_of(path: Path) -> str:
+    status = path.stat()
+    return _sha256(path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@functools.cache
+def _sha256(path: Path, _inode: int, _size: int, _modified: int, _changed: int) -> str:
+    """The hash of a file; read once in a process, and again when its status says that it was written or replaced.
+
+    No program can set the time of the last change of the status (ctime), so that this is safe within one process. It is
+    not kept for the next one: a second for a gigabyte of weights is little beside loading them.
+    """
+    return atomic.sha256(path)
+
+
+@contextmanager
+def pinned(folders: Mapping[str, FileHashes]) -> Iterator[None]:
+    """Inside the `with`, `check` refuses these folders, by path, wherever a file is not as given.
+
+    Raises:
+        UserError: a file of a folder that is there differs already, is missing, or is new.
+    """
+    before = dict(_pinned)
+    _pinned.update({Path(folder).absolute(): hashes for folder, hashes in folders.items()})
+    try:
+        for folder in map(Path, folders):
+            if folder.is_dir():
+                check(folder)
+        yield
+    finally:
+        _pinned.clear()
+        _pinned.update(before)
+
+
+def check(folder: Path) -> None:
+    """Check that all files of a model folder are as they were pinned, if it is pinned.
+
+    Raises:
+        UserError: a file differs, is missing, or is new.
+    """
+    expected = _pinned.get(folder.absolute())
+    if expected is None:
+        return
+    found = file_hashes(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            before, now = (f"sha256 {h[:12]}…" if h else "no such file" for h in (expected.get(name), found.get(name)))
+            problem = f"{name} changed since the run began with this folder ({before} then, {now} now)"
+            raise UserError(str(folder), problem=problem, fix="bring the old folder back, or give another --output")
