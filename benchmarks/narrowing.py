@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tinydistilbert.benchmark.turns import table
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.distillation.pretraining import PretrainingSetup, pretrain, validation_losses
@@ -78,7 +79,7 @@ WAYS = {
     "full width": Way({"hidden_size": 0}),
     "heads: strongest OV": Way(heads=lambda layer, wide, _: writing(layer, wide)),
     "heads: weakest OV": Way(heads=lambda layer, wide, _: -writing(layer, wide)),
-    "heads: the first": Way(heads=lambda _, wide, __: -torch.arange(wide.heads)),
+    "heads: the first": Way(heads=lambda _, wide, __: -torch.arange(float(wide.heads))),
     "heads: random": Way(heads=lambda _, wide, random: torch.rand(wide.heads, generator=random)),
     "dimensions: embedding norm": Way(dimensions=lambda weights, _: word_norms(weights)),
     "dimensions: random": Way(
@@ -176,7 +177,7 @@ def shown(runs: Sequence[Run]) -> str:
     steps = runs[0].steps
     head = ("what is kept", "width", "just cut: masked LM / KL", f"after {steps} steps", "seeds", "KL over seeds",
             "KL, first seed")  # fmt: skip
-    return common.table(head, lines)
+    return table(head, lines)
 
 
 def parse() -> argparse.Namespace:
