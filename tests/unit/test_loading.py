@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from tests import tiny
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import untrusted
 from tinydistilbert.models.elmo.language_model import ElmoConfig
@@ -44,15 +45,12 @@ from tinydistilbert.models.teacher import check_tokenizer, load_teacher, wheel_f
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import atomic
 
-CONFIG = BertConfig(
-    vocab_size=232, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, pad_token_id=0
-)
+CONFIG = tiny.config(**tiny.WIDER)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    torch.manual_seed(0)
-    save_model(BertForMaskedLM(CONFIG), tokenizer, tmp_path / "model")
+    save_model(tiny.model(**tiny.WIDER), tokenizer, tmp_path / "model")
     return tmp_path / "model"
 
 
