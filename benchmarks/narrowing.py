@@ -168,12 +168,14 @@ def shown(runs: Sequence[Run]) -> str:
     """The table: a line for each way and width; the mean over its seeds, and its first seed, which all ways have."""
     lines = []
     for way, width in dict.fromkeys((run.way, run.width) for run in runs):
-        own = [run for run in runs if (run.way, run.width) == (way, width)]
-        kls = [run.trained["kl"] for run in own]
-        means = [[sum(run[name] for run in part) / len(own) for name in ("mlm", "kl")]
-                 for part in ([run.cut for run in own], [run.trained for run in own])]  # fmt: skip
+        same_runs = [run for run in runs if (run.way, run.width) == (way, width)]
+        kls = [run.trained["kl"] for run in same_runs]
+        means = [[sum(run[name] for run in part) / len(same_runs) for name in ("mlm", "kl")]
+                 for part in ([run.cut for run in same_runs], [run.trained for run in same_runs])]  # fmt: skip
         cells = [" / ".join(f"{value:.2f}" for value in part) for part in means]
-        lines.append((way, str(width), *cells, str(len(own)), f"{min(kls):.3f} to {max(kls):.3f}", f"{kls[0]:.3f}"))
+        lines.append(
+            (way, str(width), *cells, str(len(same_runs)), f"{min(kls):.3f} to {max(kls):.3f}", f"{kls[0]:.3f}")
+        )
     steps = runs[0].steps
     head = ("what is kept", "width", "just cut: masked LM / KL", f"after {steps} steps", "seeds", "KL over seeds",
             "KL, first seed")  # fmt: skip
