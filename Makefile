@@ -67,7 +67,7 @@ test-offline: $(READY) ## Run the tests of `make test` where there is no network
 	unshare --map-root-user --net $(MAKE) test
 
 test-gpu: $(READY) ## Run the tests that need a CUDA device.
-	$(PYTEST) -m gpu
+	$(PYTEST) -m gpu -W default # what drivers and CUDA libraries warn of is theirs
 
 check: $(READY) ## Check format, lint, types and the direction of imports.
 	$(BIN)/ruff format --check .

@@ -135,9 +135,10 @@ class Forks:
 
     def end(self) -> None:
         """Let the server end."""
-        assert self._server.stdin is not None
+        assert self._server.stdin is not None and self._server.stdout is not None
         self._server.stdin.close()
         self._server.wait(timeout=PATIENCE)
+        self._server.stdout.close()
 
 
 def main(arguments: list[str]) -> None:

@@ -697,7 +697,8 @@ def test_sound_artefacts_pass_the_same_entries(entry: str, sound: Path, tmp_path
         undergo(Case(entry, entry, damage, False), sound, tmp_path / "trial")
 
 
-@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("payload", PAYLOADS)  # which leave the file open that they make
 def test_the_watch_sees_what_each_payload_does_where_it_is_let(payload: str, tmp_path: Path) -> None:
     (tmp_path / "trial").mkdir()
     content = pickle.dumps(PAYLOADS[payload](str(tmp_path / CANARY)))

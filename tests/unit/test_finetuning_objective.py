@@ -41,7 +41,7 @@ class FixedOutput(PreTrainedModel):
 def loss(objective: TaskLoss, model: Any, batch: dict[str, torch.Tensor], step: int = 0) -> dict[str, float]:
     total, terms = objective.loss(ProjectedStudent(model), batch, objective.term_weights(step), step)
     weighted = sum(objective.term_weights(step)[name] * float(value) for name, value in terms.items())
-    assert float(total) == pytest.approx(weighted, rel=1e-5)
+    assert float(total.detach()) == pytest.approx(weighted, rel=1e-5)
     return {name: float(value) for name, value in terms.items()}
 
 

@@ -200,7 +200,10 @@ def test_other_tokenizers_are_refused(tokenizer, tmp_path: Path) -> None:
             r"with the 300 rows of config\.json, found \[232\] rows",
         ),
         (
-            lambda folder: (atomic.write_manifest(folder), (folder / "config.json").open("a").write(" ")),
+            lambda folder: (
+                atomic.write_manifest(folder),
+                (folder / "config.json").write_text((folder / "config.json").read_text() + " "),
+            ),
             r"config\.json: expected sha256",
         ),
     ],

@@ -45,7 +45,9 @@ def read_predictions(examples: Examples, features: Features, logits: Logits) -> 
         return Predictions(scores, scores.tolist(), labels, {})
     classes = np.where(np.isfinite(rows).all(-1), rows.argmax(-1), metrics.NO_CLASS)
     words = [names[i] if i != metrics.NO_CLASS else "" for i in classes]
-    extra = {"logits": rows.tolist(), "probabilities": softmax(rows.astype(np.float64), axis=-1).tolist()}
+    with np.errstate(invalid="ignore"):  # of logits that are not finite they are NaN; the class above says so
+        probabilities = softmax(rows.astype(np.float64), axis=-1)
+    extra = {"logits": rows.tolist(), "probabilities": probabilities.tolist()}
     return Predictions(classes, words, [names[i] for i in labels], extra)
 
 
