@@ -35,21 +35,21 @@ def one_at_a_time(
     """For each example and each of its words, the likeliest tokens of letters but the word itself."""
     texts, pairs = examples.columns["text"], examples.columns.get("text_pair")
     found = find_words(texts, pairs, tokenizer, MAX_LENGTH)
-    counts, told = np.diff(found.word_ends), []
+    counts, proposals = np.diff(found.word_ends), []
     for example, count in enumerate(counts):
-        told.append([])
+        proposals.append([])
         for number in range(count):
             # As many passes as words: each hides one.
             (word,), hidden, inputs = augment._hide(found, np.array([example]), np.array([number]), counts, tokenizer)
             with torch.inference_mode():
                 logits = model(**inputs).logits[hidden][0]
             best = tokenizer.convert_ids_to_tokens(torch.argsort(logits, descending=True)[: 10 * CANDIDATES].tolist())
-            own = (pairs if found.second[word] else texts)[example][found.begin[word] : found.end[word]].lower()
-            told[-1].append([token for token in best if token.isalpha() and token != own][:CANDIDATES])
-    return told
+            original = (pairs if found.second[word] else texts)[example][found.begin[word] : found.end[word]].lower()
+            proposals[-1].append([token for token in best if token.isalpha() and token != original][:CANDIDATES])
+    return proposals
 
 
-def ours(examples: Examples, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[list[list[str]]]:
+def in_batches(examples: Examples, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[list[list[str]]]:
     """The same by the library."""
     found = augment.propose(
         examples.columns["text"], examples.columns.get("text_pair"), model, tokenizer,
@@ -72,26 +72,26 @@ def measure(task: str, data: str, teacher: Path | None, rounds: int) -> list[dic
     all_examples = load_examples(TASKS[task], "train", data=data, corpus=schema.Corpus(), limit=many, seed=0)
     sample, rows = some(all_examples, few)
     loaded = common.open_teacher(teacher)
-    ways = {ONE_AT_A_TIME: (one_at_a_time, sample), OURS: (ours, all_examples)}
+    ways = {ONE_AT_A_TIME: (one_at_a_time, sample), OURS: (in_batches, all_examples)}
     speed: dict[str, list[float]] = {name: [] for name in ways}
-    told: dict[str, list[list[list[str]]]] = {}
+    proposals: dict[str, list[list[list[str]]]] = {}
     for _, (name, (way, examples)) in itertools.product(range(rounds), ways.items()):
         begin = time.process_time()
-        told[name] = way(examples, loaded.model, loaded.tokenizer)
-        speed[name].append(sum(map(len, told[name])) / (time.process_time() - begin))
+        proposals[name] = way(examples, loaded.model, loaded.tokenizer)
+        speed[name].append(sum(map(len, proposals[name])) / (time.process_time() - begin))
     found = [
-        {"task": task, "way": name, "examples": len(examples), "words": sum(map(len, told[name])),
+        {"task": task, "way": name, "examples": len(examples), "words": sum(map(len, proposals[name])),
          "words_per_second": round(common.quartiles(speed[name])[1], 1)}
         for name, (_, examples) in ways.items()
     ]  # fmt: skip
     ratios = [mine / other for mine, other in zip(speed[OURS], speed[ONE_AT_A_TIME], strict=True)]
-    return [found[0], found[1] | {"ratio": round(common.quartiles(ratios)[1], 2)} | agreement(told, rows)]
+    return [found[0], found[1] | {"ratio": round(common.quartiles(ratios)[1], 2)} | agreement(proposals, rows)]
 
 
-def agreement(told: dict[str, list[list[list[str]]]], rows: list[int]) -> dict[str, float]:
+def agreement(proposals: dict[str, list[list[list[str]]]], rows: list[int]) -> dict[str, float]:
     """Share of the same proposals: of all words, and of those in examples where ours hides one word at a time too."""
     shared, is_single = [], []
-    for other, mine in zip(told[ONE_AT_A_TIME], (told[OURS][row] for row in rows), strict=True):
+    for other, mine in zip(proposals[ONE_AT_A_TIME], (proposals[OURS][row] for row in rows), strict=True):
         shared += [len(set(a) & set(b)) / max(len(a), 1) for a, b in zip(other, mine, strict=True)]
         is_single += [bool(augment.passes_of(np.array([len(mine)]))[0] == len(mine))] * len(mine)
     alone = [share for share, single in zip(shared, is_single, strict=True) if single]

@@ -106,16 +106,16 @@ def shown(runs: Sequence[Run]) -> str:
     """The table: a line for each way, means over the seeds."""
     lines = []
     for way in dict.fromkeys(run.way for run in runs):
-        own = [run for run in runs if run.way == way]
-        build, epoch = (_mean([getattr(run, name) for run in own]) for name in ("build_seconds", "epoch_seconds"))
+        same_way = [run for run in runs if run.way == way]
+        build, epoch = (_mean([getattr(run, name) for run in same_way]) for name in ("build_seconds", "epoch_seconds"))
         live = _mean([run.epoch_seconds for run in runs if run.way == live_way(way)])
         pays = break_even(build, live, epoch) if build else None
-        kls = [run.validation["kl"] for run in own]
-        masked_lm = _mean([run.validation["mlm"] for run in own])
+        kls = [run.validation["kl"] for run in same_way]
+        masked_lm = _mean([run.validation["mlm"] for run in same_way])
         lines.append((
             way, f"{_mean(kls):.4f}", f"{min(kls):.4f} to {max(kls):.4f}", f"{masked_lm:.4f}",
-            f"{build:,.1f}", f"{epoch:,.1f}", f"{_mean([run.seconds for run in own]):,.1f}",
-            f"{own[0].cache_mib:,.1f}", f"{pays:.1f}" if pays is not None else "",
+            f"{build:,.1f}", f"{epoch:,.1f}", f"{_mean([run.seconds for run in same_way]):,.1f}",
+            f"{same_way[0].cache_mib:,.1f}", f"{pays:.1f}" if pays is not None else "",
         ))  # fmt: skip
     head = (
         "teacher", "validation KL", "over seeds", "masked LM", "making it, s", "an epoch, s", "all, s", "cache MiB",

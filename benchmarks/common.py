@@ -127,12 +127,12 @@ def in_fresh_process(threads: int, work: Callable[..., T], *arguments: Any) -> T
     Raises:
         SystemExit: it failed; with what it said.
     """
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_answer, args=(there, threads, work, arguments))
+    receiver, sender = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_answer, args=(sender, threads, work, arguments))
     process.start()
-    there.close()
+    sender.close()
     try:
-        succeeded, answer = here.recv()
+        succeeded, answer = receiver.recv()
     except EOFError:
         succeeded, answer = False, "the process died, perhaps of too little memory"
     process.join()

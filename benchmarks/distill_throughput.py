@@ -201,10 +201,12 @@ def alternate(turns: Sequence[Turns], rounds: int, seconds: float, deadline: flo
     return samples, rates
 
 
-def ratio(samples: Samples, ours: str, other: str) -> float | None:
+def ratio(samples: Samples, our_way: str, other: str) -> float | None:
     """Our speed over the other's: the median over the rounds in which both were measured; None without any."""
-    here, there = samples.get(ours, {}), samples.get(other, {})
-    both = [here[number].speed / there[number].speed for number in here.keys() & there.keys()]
+    our_samples, other_samples = samples.get(our_way, {}), samples.get(other, {})
+    both = [
+        our_samples[number].speed / other_samples[number].speed for number in our_samples.keys() & other_samples.keys()
+    ]
     return round(common.quartiles(both)[1], 3) if both else None
 
 
@@ -216,7 +218,7 @@ def peak_share(samples: Samples, rates: Sequence[float]) -> float | None:
 
 def summary(samples: Samples, rates: Sequence[float]) -> dict[str, float | None]:
     """What the last line says of a pair."""
-    ratios = {name: ratio(samples, ours, other) for name, (ours, other) in RATIOS.items()}
+    ratios = {name: ratio(samples, our_way, other) for name, (our_way, other) in RATIOS.items()}
     return {**ratios, "peak_share": peak_share(samples, rates)}
 
 
@@ -239,16 +241,16 @@ def rows_of(setup: Setup, samples: Samples, rates: Sequence[float], **facts: Any
 
 def shown(samples: Samples) -> str:
     """The table of a pair; the ratio is that of our way on the same objective."""
-    against = {other: (ours, name) for name, (ours, other) in reversed(RATIOS.items())}
+    against = {other: (our_way, name) for name, (our_way, other) in reversed(RATIOS.items())}
     lines = []
     for way, found in samples.items():
         low, middle, high = common.quartiles([sample.speed for sample in found.values()])
-        ours, _ = against.get(way, ("", ""))
-        times = ratio(samples, ours, way)
+        our_way, _ = against.get(way, ("", ""))
+        times = ratio(samples, our_way, way)
         peak = max(sample.peak_mib for sample in found.values())
         lines.append((
             way, f"{middle:,.1f}", f"{low:,.1f} to {high:,.1f}", str(len(found)),
-            f"{ours} is {times:.2f} times as fast" if times else "", f"{peak:,.0f}",
+            f"{our_way} is {times:.2f} times as fast" if times else "", f"{peak:,.0f}",
         ))  # fmt: skip
     return common.table(("way", "useful tokens/s", "middle half", "rounds", "same objective", "peak MiB"), lines)
 
@@ -262,9 +264,10 @@ def check_losses(context: BaseContext, setup: Setup) -> None:
     process.join()
     if isinstance(found, str):
         raise SystemExit(found)
-    told = ", ".join(f"{way} {difference:.1e}" for way, difference in found.items())
+    differences = ", ".join(f"{way} {difference:.1e}" for way, difference in found.items())
     print(
-        f"{setup.pair}: same loss on the same batch without dropout; relative difference from ours: {told}", flush=True
+        f"{setup.pair}: same loss on the same batch without dropout; relative difference from ours: {differences}",
+        flush=True,
     )
     if max(found.values()) > SAME:
         raise SystemExit(f"expected differences below {SAME}: the ways do not minimise the same")

@@ -159,12 +159,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as work:
             rows += measure(shape, chosen.pairs, chosen.repeats, Path(work))
         common.append(chosen.output, [row for row in rows if row["shape"] == shape])
-        own = [
+        cells_of_shape = [
             (row["way"], f"{row['ms']:.2f}", "{:.2f}–{:.2f}".format(*row["quartiles"]))
             for row in rows
             if row["shape"] == shape
         ]
-        print(common.table((shape, "ms", "quartiles"), own), flush=True)
+        print(common.table((shape, "ms", "quartiles"), cells_of_shape), flush=True)
 
 
 if __name__ == "__main__":

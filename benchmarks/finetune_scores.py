@@ -94,14 +94,14 @@ def shown(found: Sequence[Score]) -> str:
     """A line for each task and way, scores in points."""
     lines = []
     for task, way in dict.fromkeys((score.task, score.way) for score in found):
-        own = [score for score in found if (score.task, score.way) == (task, way)]
-        points = [100 * score.value for score in own]
+        of_way = [score for score in found if (score.task, score.way) == (task, way)]
+        points = [100 * score.value for score in of_way]
         other = [100 * score.value for score in found if score.task == task and score.way != way]
         middle = common.quartiles(points)[1]
         inside = "yes" if other and min(other) <= middle <= max(other) else "no"
         lines.append((
-            TASKS[task].title, way, f"{middle:.1f}", f"{min(points):.1f} to {max(points):.1f}", str(len(own)),
-            inside if other else "", f"{common.quartiles([score.seconds for score in own])[1]:,.0f}",
+            TASKS[task].title, way, f"{middle:.1f}", f"{min(points):.1f} to {max(points):.1f}", str(len(of_way)),
+            inside if other else "", f"{common.quartiles([score.seconds for score in of_way])[1]:,.0f}",
         ))  # fmt: skip
     head = ("task", "way", "median", "lowest to highest", "seeds", "median in the other's range", "seconds")
     return common.table(head, lines)
@@ -127,10 +127,10 @@ def scores(chosen: argparse.Namespace) -> None:
                 common.append(chosen.output or common.RESULTS / "finetune_scores.jsonl", rows_of(both, chosen))
                 found += both
     print(shown(found))
-    told: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name in chosen.scores or SCORED}
+    values: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name in chosen.scores or SCORED}
     for score in found:
-        told[score.task][score.way].append(round(score.value, 4))
-    print(json.dumps(told))
+        values[score.task][score.way].append(round(score.value, 4))
+    print(json.dumps(values))
 
 
 def rows_of(found: Sequence[Score], chosen: argparse.Namespace) -> list[dict[str, Any]]:

@@ -170,11 +170,11 @@ def last_line(measured: Sequence[Measured]) -> dict[str, dict[str, float | None]
     """By model the ratios on SST-2, and that against `padded` on SQuAD; None where something was not measured."""
     found: dict[str, dict[str, float | None]] = {}
     for item in measured:
-        told = found.setdefault(item.setup.model, dict.fromkeys((*finetune_ways.THEIRS, "squad_padded")))
+        model_ratios = found.setdefault(item.setup.model, dict.fromkeys((*finetune_ways.THEIRS, "squad_padded")))
         if item.setup.task == "sst2":
-            told |= ratios(item.samples)
+            model_ratios |= ratios(item.samples)
         elif item.setup.task == "squad":
-            told["squad_padded"] = ratios(item.samples)["padded"]
+            model_ratios["squad_padded"] = ratios(item.samples)["padded"]
     return found
 
 

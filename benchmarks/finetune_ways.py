@@ -227,16 +227,20 @@ def difference(training: TaskTraining, setup: Setup) -> float:
     without any are compared.
     """
     batch, task = setup.batches[0], TASKS[setup.task]
-    (own,) = training.batches(setup.steps[0])
-    longest = own["input_ids"].shape[1]
+    (grouped_batch,) = training.batches(setup.steps[0])
+    longest = grouped_batch["input_ids"].shape[1]
     pad_to = min(task.max_length, longest + 8)
     if task.kind == "span":
-        filled = own["attention_mask"].bool().all(1)
-        own, batch, pad_to = {name: value[filled] for name, value in own.items()}, batch[filled.numpy()], longest
+        filled = grouped_batch["attention_mask"].bool().all(1)
+        grouped_batch, batch, pad_to = (
+            {name: value[filled] for name, value in grouped_batch.items()},
+            batch[filled.numpy()],
+            longest,
+        )
     pad = int(training.tokenizer.pad_token_id)
     padded = collate(setup.features, batch, pad, token_types=False, pad_to=pad_to)
     with torch.no_grad(), training.objective.quick(training.model.eval()):
-        found, _ = training.job.loss(training.student, own, {"hard": 1.0}, 0)
+        found, _ = training.job.loss(training.student, grouped_batch, {"hard": 1.0}, 0)
         wanted = new_model(setup.task, setup.encoder, SEED).eval()(**padded).loss
     return abs(float(found) - float(wanted)) / abs(float(wanted))
 

@@ -22,7 +22,9 @@ import common
 
 CODE = (
     "src",
+    "tests/__init__.py",
     "tests/conftest.py",
+    "tests/shapes.py",
     "tests/tiny.py",
     "tests/gpu",
     "benchmarks",

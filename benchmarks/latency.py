@@ -118,7 +118,7 @@ def measure(
     """One line a row. Each round goes through the same pairs, so that a pair has the median of its rounds."""
     features = encoded_pairs([row.subject for row in rows], pairs)
     inputs = [PairInputs(row.subject, row.runtime.token_types, pairs, features[row.subject.name]) for row in rows]
-    timed = {row.name: own.timed(protocol, row.runtime) for row, own in zip(rows, inputs, strict=True)}
+    timed = {row.name: row_inputs.timed(protocol, row.runtime) for row, row_inputs in zip(rows, inputs, strict=True)}
     lengths = features[rows[-1].subject.name].lengths.tolist()
     (chosen,) = slices_of_like_lengths(lengths, examples, 1, 0)
     with one_core():
@@ -182,8 +182,8 @@ def ratios(milliseconds: Mapping[str, Mapping[str, float]]) -> str:
     cells = []
     for row, reference, goal in GOALS:
         if all(name in milliseconds[TRUE_LENGTH] for name in (row, reference)):
-            own = [f"{milliseconds[p][reference] / milliseconds[p][row]:.2f}" for p in PROTOCOLS]
-            cells.append((f"{row} against {reference}", *own, "" if goal is None else f"{goal:g}"))
+            ratios = [f"{milliseconds[p][reference] / milliseconds[p][row]:.2f}" for p in PROTOCOLS]
+            cells.append((f"{row} against {reference}", *ratios, "" if goal is None else f"{goal:g}"))
     return common.table(("times as fast", *PROTOCOLS, "goal"), cells)
 
 

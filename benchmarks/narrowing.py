@@ -57,8 +57,8 @@ def feeding(layer: Weights) -> Float[Tensor, " rows"]:
 
 def word_norms(weights: Weights) -> Float[Tensor, " hidden"]:
     """Norms of the columns of the word embeddings."""
-    words = next(value for key, value in weights.items() if narrow._part(key)[1] == "words")
-    return torch.linalg.vector_norm(words, dim=0)
+    embeddings = next(value for key, value in weights.items() if narrow._part(key)[1] == "word embeddings")
+    return torch.linalg.vector_norm(embeddings, dim=0)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ WAYS = {
     "full width": Way({"hidden_size": 0}),
     "heads: strongest OV": Way(heads=lambda layer, wide, _: writing(layer, wide)),
     "heads: weakest OV": Way(heads=lambda layer, wide, _: -writing(layer, wide)),
-    "heads: the first": Way(heads=lambda _, wide, __: -torch.arange(wide.heads)),
+    "heads: the first": Way(heads=lambda _, wide, __: -torch.arange(float(wide.heads))),
     "heads: random": Way(heads=lambda _, wide, random: torch.rand(wide.heads, generator=random)),
     "dimensions: embedding norm": Way(dimensions=lambda weights, _: word_norms(weights)),
     "dimensions: random": Way(
@@ -167,12 +167,14 @@ def shown(runs: Sequence[Run]) -> str:
     """The table: a line for each way and width; the mean over its seeds, and its first seed, which all ways have."""
     lines = []
     for way, width in dict.fromkeys((run.way, run.width) for run in runs):
-        own = [run for run in runs if (run.way, run.width) == (way, width)]
-        kls = [run.trained["kl"] for run in own]
-        means = [[sum(run[name] for run in part) / len(own) for name in ("mlm", "kl")]
-                 for part in ([run.cut for run in own], [run.trained for run in own])]  # fmt: skip
+        same_runs = [run for run in runs if (run.way, run.width) == (way, width)]
+        kls = [run.trained["kl"] for run in same_runs]
+        means = [[sum(run[name] for run in part) / len(same_runs) for name in ("mlm", "kl")]
+                 for part in ([run.cut for run in same_runs], [run.trained for run in same_runs])]  # fmt: skip
         cells = [" / ".join(f"{value:.2f}" for value in part) for part in means]
-        lines.append((way, str(width), *cells, str(len(own)), f"{min(kls):.3f} to {max(kls):.3f}", f"{kls[0]:.3f}"))
+        lines.append(
+            (way, str(width), *cells, str(len(same_runs)), f"{min(kls):.3f} to {max(kls):.3f}", f"{kls[0]:.3f}")
+        )
     steps = runs[0].steps
     head = ("what is kept", "width", "just cut: masked LM / KL", f"after {steps} steps", "seeds", "KL over seeds",
             "KL, first seed")  # fmt: skip

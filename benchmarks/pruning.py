@@ -63,7 +63,7 @@ def importances(model: PreTrainedModel, batches: list[Batch], kind: Any, draws: 
     totals: dict[str, list[Tensor]] = {}
     for batch in batches:
         heads, neurons, layers = mask_gradients(
-            model, batch, lambda _, told: objective.loss(projected, told, {"hard": 1.0}, 0)[0]
+            model, batch, lambda _, inputs: objective.loss(projected, inputs, {"hard": 1.0}, 0)[0]
         )
         for way, form in FORMS.items():
             sums = [form(gradient).sum(0) for gradient in (*heads, *neurons, *layers)]
@@ -72,24 +72,26 @@ def importances(model: PreTrainedModel, batches: list[Batch], kind: Any, draws: 
     for way, sums in totals.items():
         sizes, depth = [total.abs() for total in sums], len(sums) // 3
         found[way] = Importance(sizes[:depth], sizes[depth : 2 * depth], torch.stack(sizes[2 * depth :]))
-    own = found[SIZES]
-    found[UNSCALED] = own
-    found[L2] = Importance([s / s.norm() for s in own.heads], [s / s.norm() for s in own.neurons], own.layers)
+    by_size = found[SIZES]
+    found[UNSCALED] = by_size
+    found[L2] = Importance(
+        [s / s.norm() for s in by_size.heads], [s / s.norm() for s in by_size.neurons], by_size.layers
+    )
     parts = parts_of(model)
-    found[MAGNITUDE] = Importance(*zip(*map(magnitudes, parts), strict=True), own.layers)
+    found[MAGNITUDE] = Importance(*zip(*map(magnitudes, parts), strict=True), by_size.layers)
     for draw in range(draws):
         random = torch.Generator().manual_seed(draw)
-        chance = [[torch.rand(len(s), generator=random) for s in scores] for scores in (own.heads, own.neurons)]
-        found[f"random {draw}"] = Importance(*chance, own.layers)
+        chance = [[torch.rand(len(s), generator=random) for s in scores] for scores in (by_size.heads, by_size.neurons)]
+        found[f"random {draw}"] = Importance(*chance, by_size.layers)
     return found
 
 
-def magnitudes(own: Parts) -> tuple[Tensor, Tensor]:
+def magnitudes(layer: Parts) -> tuple[Tensor, Tensor]:
     """Sums of the squared weights of each head and each neuron of a layer."""
-    rows = sum(linear.weight.detach().square().sum(1) for linear in (own.query, own.key, own.value))
-    whole = rows + own.attention_output.weight.detach().square().sum(0)
-    neurons = own.inner.weight.detach().square().sum(1) + own.outer.weight.detach().square().sum(0)
-    return whole.view(own.heads, own.head_size).sum(1), neurons
+    rows = sum(linear.weight.detach().square().sum(1) for linear in (layer.query, layer.key, layer.value))
+    whole = rows + layer.attention_output.weight.detach().square().sum(0)
+    neurons = layer.inner.weight.detach().square().sum(1) + layer.outer.weight.detach().square().sum(0)
+    return whole.view(layer.heads, layer.head_size).sum(1), neurons
 
 
 def shrunk(model: PreTrainedModel, importance: Importance, keep: float, way: str) -> PreTrainedModel:
@@ -113,10 +115,10 @@ def measure(task_name: str, row: str, chosen: argparse.Namespace) -> Iterator[di
     )
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, task.kind, labels=train.task.labels, require_head=True).eval()
-    told, apart, scored = (encode(split, tokenizer, MAX_LENGTH) for split in (train, held_out, validation))
+    weighed, apart, scored = (encode(split, tokenizer, MAX_LENGTH) for split in (train, held_out, validation))
     batches = [
-        collate(told, rows, tokenizer.pad_token_id, token_types=uses_token_types(model))
-        for rows in batches_by_length(told.lengths, 2048)
+        collate(weighed, rows, tokenizer.pad_token_id, token_types=uses_token_types(model))
+        for rows in batches_by_length(weighed.lengths, 2048)
     ]
 
     def scores(model: PreTrainedModel, shown: bool) -> dict[str, float]:
@@ -150,10 +152,10 @@ def trimmed(folder: Path, task_name: str, chosen: argparse.Namespace, validation
         trim(folder, texts, output)
         whole, tokenizer = load_tokenizer(folder), load_tokenizer(output)
         model = load_model(output, task.kind, labels=validation.task.labels, require_head=True)
-    features, before = (encode(validation, own, MAX_LENGTH) for own in (tokenizer, whole))
+    features, before = (encode(validation, each, MAX_LENGTH) for each in (tokenizer, whole))
     same = [
-        tokenizer.convert_ids_to_tokens(ours.tolist()) == whole.convert_ids_to_tokens(theirs.tolist())
-        for ours, theirs in zip(features.input_ids, before.input_ids, strict=True)
+        tokenizer.convert_ids_to_tokens(trimmed_ids.tolist()) == whole.convert_ids_to_tokens(whole_ids.tolist())
+        for trimmed_ids, whole_ids in zip(features.input_ids, before.input_ids, strict=True)
     ]
     logits = predict(model, features, pad_token_id=tokenizer.pad_token_id, device=CPU)
     return {

@@ -126,16 +126,16 @@ def subjects(chosen: argparse.Namespace) -> Iterator[Subject]:
         if not folder.is_dir():
             print(f"no {folder}: left out")
             continue
-        tokenizer, own = load_tokenizer(folder), TASKS[task]
-        load = partial(load_examples, own, data=str(chosen.data), corpus=Corpus(), seed=0)
-        limit = chosen.squad_questions if own.kind == "span" else chosen.examples
+        tokenizer, row = load_tokenizer(folder), TASKS[task]
+        load = partial(load_examples, row, data=str(chosen.data), corpus=Corpus(), seed=0)
+        limit = chosen.squad_questions if row.kind == "span" else chosen.examples
         examples = load("validation", limit=limit)
-        features = encode(examples, tokenizer, own.max_length)
+        features = encode(examples, tokenizer, row.max_length)
         pad = int(tokenizer.pad_token_id)
-        calibrating = encode(load(HELD_OUT, limit=0, held_out=0), tokenizer, own.max_length)
+        calibrating = encode(load(HELD_OUT, limit=0, held_out=0), tokenizer, row.max_length)
         calibration = single(calibrating, range(chosen.calibration), pad)
         held_out = load(HELD_OUT, limit=0, held_out=HELD_OUT_EXAMPLES)
-        scored = encode(held_out, tokenizer, own.max_length)
+        scored = encode(held_out, tokenizer, row.max_length)
         yield Subject(task, row, folder, examples, features, held_out, scored, calibration, pad)
 
 
@@ -148,8 +148,8 @@ def single(features: Features, indices: Sequence[int], pad: int) -> list[ModelIn
 
 def error(logits: Any, reference: Any) -> float:
     """Root mean square of the difference of logits, as a share of the standard deviation of the reference's."""
-    ours, theirs = (np.concatenate([np.ravel(row) for row in rows]) for rows in (logits, reference))
-    return float(np.sqrt(np.mean((ours - theirs) ** 2)) / theirs.std())
+    values, expected = (np.concatenate([np.ravel(row) for row in rows]) for rows in (logits, reference))
+    return float(np.sqrt(np.mean((values - expected) ** 2)) / expected.std())
 
 
 def difference(subject: Subject, logits: Any, reference: Any) -> tuple[float, float] | None:
@@ -157,10 +157,12 @@ def difference(subject: Subject, logits: Any, reference: Any) -> tuple[float, fl
     examples = subject.examples
     if examples.task.kind == "span":
         return None
-    ours, theirs = (read_predictions(examples, subject.features, found).values[None] for found in (logits, reference))
+    quantized, exact = (
+        read_predictions(examples, subject.features, found).values[None] for found in (logits, reference)
+    )
     labels = np.array(examples.columns["label"], dtype=np.float64)
     metric = metrics.METRICS[examples.task.headline]
-    low, high = metrics.paired_bootstrap(metric, labels, ours, theirs, seed=0, resamples=1000).interval
+    low, high = metrics.paired_bootstrap(metric, labels, quantized, exact, seed=0, resamples=1000).interval
     return 100 * low, 100 * high
 
 
@@ -225,10 +227,10 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
     models = [*dict.fromkeys((row["task"], row["model"]) for row in rows)]
     lines = []
     for way in dict.fromkeys(row["way"] for row in rows):
-        own = {(row["task"], row["model"]): row for row in rows if row["way"] == way}
-        scores = [cell(own[m]) if m in own else "–" for m in models]
-        sizes = [f"{row['megabytes']:.1f}" for row in own.values()][:1]
-        times = [f"{row['ms']:.2f}" for row in own.values() if "ms" in row]
+        of_way = {(row["task"], row["model"]): row for row in rows if row["way"] == way}
+        scores = [cell(of_way[m]) if m in of_way else "–" for m in models]
+        sizes = [f"{row['megabytes']:.1f}" for row in of_way.values()][:1]
+        times = [f"{row['ms']:.2f}" for row in of_way.values() if "ms" in row]
         lines.append((way, *scores, *sizes, " / ".join(times) or "–"))
     return common.table(("way", *(f"{task} {model}" for task, model in models), "MB, first", "ms"), lines)
 
@@ -276,10 +278,10 @@ def main() -> None:
         work = chosen.work or Path(temporary)
         ways = [way for way in chosen.ways if way in AVX2] if chosen.avx2 else chosen.ways
         for subject in subjects(chosen):
-            own = measure(subject, ways, work)
-            common.append(chosen.output, own)
-            rows += own
-            print(shown(own), flush=True)
+            measured = measure(subject, ways, work)
+            common.append(chosen.output, measured)
+            rows += measured
+            print(shown(measured), flush=True)
     print(shown(rows))
 
 

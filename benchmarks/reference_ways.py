@@ -129,13 +129,16 @@ def notebook_loss(student: PreTrainedModel, teacher: PreTrainedModel, batch: Bat
     """TinyDistilBERT's sum, weights 1 : 1 : 1: masked LM, KL of every position over the batch size, cosine of [CLS]."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        told = teacher(**inputs, output_hidden_states=True)
+        teacher_output = teacher(**inputs, output_hidden_states=True)
     made = student(**inputs, output_hidden_states=True)
     mlm = F.cross_entropy(made.logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
     learned = F.log_softmax(made.logits / TEMPERATURE, dim=-1)
-    kl = F.kl_div(learned, F.softmax(told.logits / TEMPERATURE, dim=-1), reduction="batchmean") * TEMPERATURE**2
-    ours, theirs = made.hidden_states[-1][:, 0], told.hidden_states[-1][:, 0]
-    return mlm + kl + nn.CosineEmbeddingLoss()(ours, theirs, torch.ones(len(ours)))
+    kl = (
+        F.kl_div(learned, F.softmax(teacher_output.logits / TEMPERATURE, dim=-1), reduction="batchmean")
+        * TEMPERATURE**2
+    )
+    student_hidden, teacher_hidden = made.hidden_states[-1][:, 0], teacher_output.hidden_states[-1][:, 0]
+    return mlm + kl + nn.CosineEmbeddingLoss()(student_hidden, teacher_hidden, torch.ones(len(student_hidden)))
 
 
 def notebook_micro_step(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch) -> None:
@@ -153,18 +156,23 @@ def authors_terms(
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     made = student(**inputs, output_hidden_states=True)
     with torch.no_grad():
-        told = teacher(**inputs, output_hidden_states=True)
+        teacher_output = teacher(**inputs, output_hidden_states=True)
     is_text = batch["attention_mask"].bool()
     where = (batch["labels"] != IGNORED) if only_masked else is_text
-    learned, wanted = _selected(made.logits, where), _selected(told.logits, where)
+    learned, wanted = _selected(made.logits, where), _selected(teacher_output.logits, where)
     kl = nn.KLDivLoss(reduction="batchmean")(
         F.log_softmax(learned / TEMPERATURE, dim=-1), F.softmax(wanted / TEMPERATURE, dim=-1)
     )
-    ours, theirs = _selected(made.hidden_states[-1], is_text), _selected(told.hidden_states[-1], is_text)
+    student_hidden, teacher_hidden = (
+        _selected(made.hidden_states[-1], is_text),
+        _selected(teacher_output.hidden_states[-1], is_text),
+    )
     return {
         "kl": kl * TEMPERATURE**2,
         "mlm": nn.CrossEntropyLoss(ignore_index=IGNORED)(made.logits.flatten(0, 1), batch["labels"].flatten()),
-        "cosine": nn.CosineEmbeddingLoss()(ours, theirs, ours.new_ones(len(ours))),
+        "cosine": nn.CosineEmbeddingLoss()(
+            student_hidden, teacher_hidden, student_hidden.new_ones(len(student_hidden))
+        ),
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import common
 import numpy as np
-import reference_ways as theirs
+import reference_ways
 import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
@@ -54,7 +54,7 @@ class Setup:
     """The notebook's lines."""
     sequences: list[list[int]]
     """The authors' sequences."""
-    vocabulary: theirs.Vocabulary
+    vocabulary: reference_ways.Vocabulary
     batch_size: int
     positions: int
     """In the authors' micro-batch."""
@@ -136,8 +136,8 @@ def useful_operations(
     where they are read from a cache. Nothing for embeddings, softmax, GELU, normalisation, dropout and the optimiser.
     """
     learned = FORWARD_AND_BACKWARD * (student.forward(tokens, length) + student.vocabulary_head(positions))
-    told = teacher.vocabulary_head(positions) + (0.0 if cached else teacher.forward(tokens, length))
-    return learned + told
+    teacher_operations = teacher.vocabulary_head(positions) + (0.0 if cached else teacher.forward(tokens, length))
+    return learned + teacher_operations
 
 
 def models(pair: str, teacher: Path | None) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -156,12 +156,14 @@ def measure_theirs(way: str, setup: Setup, clock: Clock) -> None:
     student.train()
     teacher.requires_grad_(False)
     if way == "notebook":
-        batches: Iterator[tuple[theirs.Batch, float]] = theirs.notebook_batches(setup.rows, setup.vocabulary, 0)
-        step: Callable[[theirs.Batch], object] = partial(theirs.notebook_micro_step, student, teacher)
+        batches: Iterator[tuple[reference_ways.Batch, float]] = reference_ways.notebook_batches(
+            setup.rows, setup.vocabulary, 0
+        )
+        step: Callable[[reference_ways.Batch], object] = partial(reference_ways.notebook_micro_step, student, teacher)
     else:
         only_masked = way == "authors_masked"
-        batches = theirs.authors_batches(setup.sequences, setup.positions, setup.vocabulary, 0)
-        step = partial(theirs.authors_micro_step, student, teacher, only_masked=only_masked)
+        batches = reference_ways.authors_batches(setup.sequences, setup.positions, setup.vocabulary, 0)
+        step = partial(reference_ways.authors_micro_step, student, teacher, only_masked=only_masked)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-7)
     step({name: value[:2] for name, value in next(batches)[0].items()})
     optimizer.step()  # their memory holds its state; its time is left out
@@ -257,28 +259,30 @@ def differences(student: PreTrainedModel, teacher: PreTrainedModel, setup: Setup
         (batch,) = batches(0)
         alike = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
         with torch.no_grad():
-            terms = theirs.authors_terms(student, teacher, alike, only_masked=other == "authors_masked")
-        found[other] = _difference(our_loss(student, teacher, settings.objective, batch), theirs.authors_loss(terms))
+            terms = reference_ways.authors_terms(student, teacher, alike, only_masked=other == "authors_masked")
+        found[other] = _difference(
+            our_loss(student, teacher, settings.objective, batch), reference_ways.authors_loss(terms)
+        )
     is_text = setup.rows != setup.vocabulary.pad
     longest = np.argsort(-is_text.sum(1), kind="stable")[[0, len(is_text) // 2]]  # one full line, one with padding
-    lines = theirs.masked_batch(setup.rows[longest], setup.vocabulary, np.random.default_rng(0))
+    lines = reference_ways.masked_batch(setup.rows[longest], setup.vocabulary, np.random.default_rng(0))
     with torch.no_grad():
-        wanted = theirs.notebook_loss(student, teacher, lines)
+        wanted = reference_ways.notebook_loss(student, teacher, lines)
     found["notebook"] = _difference(our_loss(student, teacher, NOTEBOOK, with_positions(lines)), wanted)
     return found
 
 
-def with_positions(batch: theirs.Batch) -> theirs.Batch:
+def with_positions(batch: reference_ways.Batch) -> reference_ways.Batch:
     """One of the others' batches with the flat positions that our objective reads; KL everywhere."""
     counted = torch.nonzero(batch["attention_mask"].flatten()).flatten()
-    is_masked = batch["labels"].flatten() != theirs.IGNORED
+    is_masked = batch["labels"].flatten() != reference_ways.IGNORED
     masked = torch.nonzero(is_masked).flatten()
     soft = torch.cat([masked, counted[~is_masked[counted]]])
     return {**batch, "masked": masked, "counted": counted, "soft": soft}
 
 
 def our_loss(
-    student: PreTrainedModel, teacher: PreTrainedModel, objective: schema.Objective, batch: theirs.Batch
+    student: PreTrainedModel, teacher: PreTrainedModel, objective: schema.Objective, batch: reference_ways.Batch
 ) -> Tensor:
     """The library's weighted sum for one batch that is a whole step."""
     loss = PretrainingLoss(objective, teacher)

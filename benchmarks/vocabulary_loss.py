@@ -34,27 +34,31 @@ def measure(positions: int, width: int, keep: bool, rounds: int) -> dict[str, fl
     inputs, weight, bias = (
         torch.randn(*shape) * 0.3 for shape in ((positions, width), (VOCABULARY, width), (VOCABULARY,))
     )
-    told = TeacherHead(torch.randn(positions, width), torch.randn(VOCABULARY, width) * 0.3, torch.zeros(VOCABULARY))
+    teacher_head = TeacherHead(
+        torch.randn(positions, width), torch.randn(VOCABULARY, width) * 0.3, torch.zeros(VOCABULARY)
+    )
     labels = torch.randint(VOCABULARY, (positions if positions < 1000 else round(MASKED_SHARE * positions),))
     student = [tensor.requires_grad_() for tensor in (inputs, weight, bias)]
 
     def plain() -> Tensor:
         logits = F.linear(*student)
         with torch.no_grad():
-            teacher_logits = F.linear(told.inputs, told.weight, told.bias)
+            teacher_logits = F.linear(teacher_head.inputs, teacher_head.weight, teacher_head.bias)
         kl = terms.kl(logits, teacher_logits, TEMPERATURE)
         return SCALES["kl"] * kl + SCALES["mlm"] * terms.mlm(logits[: len(labels)], labels)
 
     def chunked(chunk: int, rows: int) -> Tensor:
         vocabulary.CHUNK, vocabulary.ROWS = chunk, rows
-        return vocabulary.vocabulary_loss(*student, told, labels, temperature=TEMPERATURE, term_scales=SCALES)[0]
+        return vocabulary.vocabulary_loss(*student, teacher_head, labels, temperature=TEMPERATURE, term_scales=SCALES)[
+            0
+        ]
 
     ways: dict[str, Callable[[], Tensor]] = {"full logits": plain}
     ways |= {f"chunks of {c}, {r} at a time": (lambda c=c, r=r: chunked(c, r)) for c, r in CHUNKS}
     expected = torch.autograd.grad(plain(), student)
     for name, way in ways.items():
-        for own, other in zip(torch.autograd.grad(way(), student), expected, strict=True):
-            assert (own - other).norm() < 1e-5 * other.norm(), name
+        for gradient, other in zip(torch.autograd.grad(way(), student), expected, strict=True):
+            assert (gradient - other).norm() < 1e-5 * other.norm(), name
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _, (name, way) in itertools.product(range(rounds), ways.items()):
         begin = time.perf_counter()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinydistilbert import results
+from tinydistilbert.recipe import keys
 from tinydistilbert.report.compression import compressed_models, compression_table
 from tinydistilbert.report.paper_tables import pretraining_table, score_table
 from tinydistilbert.report.speed import speed_table
@@ -228,12 +229,51 @@ def rooms_section() -> str:
     return "\n".join(shown) + "\n"
 
 
+def settings_section(name: str) -> str:
+    """The settings of a section of the recipe: key, default, and the help that the command line shows."""
+    (section,) = (section for section in keys.sections() if section.name == name)
+    rows = [f"| `{key.name}` | `{_default(key)}` | {_meaning(key)} |" for key in section.keys]
+    return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *rows]) + "\n"
+
+
+def optimization_section() -> str:
+    """The settings of the optimizer, with the default of each training that has them."""
+    found = {section.name: section.keys for section in keys.sections()}
+    trainings = [found[f"{name}.optimization"] for name in ("adapt", "distill", "finetune")]
+    rows = [
+        f"| `{same[0].name.rpartition('.')[2]}` | " + " | ".join(f"`{_default(key)}`" for key in same)
+        + f" | {_meaning(same[0])} |"
+        for same in zip(*trainings, strict=True)
+    ]  # fmt: skip
+    return (
+        "\n".join(["| key | adapt | distill | finetune | meaning |", "| --- | --- | --- | --- | --- |", *rows]) + "\n"
+    )
+
+
+def _default(key: keys.Key) -> str:
+    return "unset" if key.default is None else json.dumps(key.default)
+
+
+def _meaning(key: keys.Key) -> str:
+    if not key.choices or isinstance(key.default, bool):
+        return key.help
+    choices = ", ".join(f"`{choice}`" for choice in key.choices)
+    if isinstance(key.default, tuple):
+        return f"Any of {choices}. {key.help}"
+    return f"One of {choices}{', or a list' if key.item is not None else ''}. {key.help}"
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
         "compression": compression_section,
     },
     "benchmarks/README.md": {"gpu": gpu_section},
+    "docs/reference/recipe.md": {
+        f"settings of {section.name or 'the recipe'}": functools.partial(settings_section, section.name)
+        for section in keys.sections()
+        if section.keys and not section.name.endswith("optimization")
+    } | {"settings of optimization": optimization_section},
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
     "CONTRIBUTING.md": {"rooms": rooms_section},

@@ -1,10 +1,11 @@
 """The shapes in annotations, checked in tests whenever a function is called; `tests/conftest.py` begins it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, get_args
 
 from beartype import beartype
-from jaxtyping import AbstractArray, install_import_hook
+from jaxtyping import AbstractArray, config, install_import_hook
 from transformers import PretrainedConfig
 
 ROOMS = ("losses", "models", "distillation", "finetuning", "data", "compress.importance", "export.fused_attention")
@@ -22,6 +23,16 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     hints = function.__annotations__.items()
     function.__annotations__ = {name: hint if has_shape(hint) else Any for name, hint in hints}
     return beartype(function)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Inside the `with` nothing is checked: torch cannot compile the checks."""
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)
 
 
 def check_shapes() -> None:

@@ -1,14 +1,82 @@
-"""What tests of many files need: comparison up to rounding."""
+"""Tiny models of every family with any head, in BERT's words, and comparison up to rounding.
+
+```python
+tiny.model()                                              # a BERT masked LM, two layers of 16 dimensions
+tiny.model("roberta", "classification", num_labels=3, seed=1)
+tiny.scrambled(tiny.model("modernbert", **tiny.WIDER))    # every weight its own random number
+```
+"""
 
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    ModernBertConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
+PIECES = 232
+"""Of the tokenizer in `tests/conftest.py`."""
+SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 2}
+WIDER = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+CONFIGS: dict[str, type[PretrainedConfig]] = {
+    "bert": BertConfig, "distilbert": DistilBertConfig, "roberta": RobertaConfig, "xlm-roberta": XLMRobertaConfig,
+    "modernbert": ModernBertConfig,
+}  # fmt: skip
+HEADS = {
+    "masked-lm": AutoModelForMaskedLM, "classification": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification, "span": AutoModelForQuestionAnswering,
+}  # fmt: skip
+DISTILBERT = {
+    "hidden_size": "dim", "num_attention_heads": "n_heads", "intermediate_size": "hidden_dim",
+    "num_hidden_layers": "n_layers",
+}  # fmt: skip
+"""What DistilBERT's configuration calls it."""
+SPECIAL = {"pad_token_id": 0, "cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
+"""ModernBERT's own defaults lie beyond a small vocabulary."""
 ULPS = 64
 """Units in the last place of the largest value, by which two ways of one computation may differ: each adds its terms in
 an order of its own, and over a few layers of a tiny model the differences add up to some ten units."""
+
+
+def config(family: str = "bert", **settings: Any) -> PretrainedConfig:
+    """The configuration of a small model with as many words as the tests' tokenizer has pieces.
+
+    Args:
+        family: as its configuration says (`model_type`).
+        settings: instead of `SIZES` and the family's own, in BERT's names for every family.
+    """
+    settings = {"vocab_size": PIECES, **SIZES, **settings}
+    if family == "distilbert":
+        settings = {DISTILBERT.get(name, name): value for name, value in settings.items()}
+    if family == "modernbert":
+        settings = SPECIAL | settings
+    return CONFIGS[family](**settings)
+
+
+def model(family: str = "bert", head: str = "masked-lm", *, seed: int = 0, **settings: Any) -> PreTrainedModel:
+    """A model with that head as transformers initialises it, not in training; see `config`."""
+    torch.manual_seed(seed)
+    return HEADS[head].from_config(config(family, **settings)).eval()
+
+
+@torch.no_grad()
+def scrambled(model: PreTrainedModel, *, std: float = 0.3) -> PreTrainedModel:
+    """The model, every weight its own random number, so that a forgotten one shows; fresh biases are all zero."""
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        parameter.normal_(std=std)
+    return model
 
 
 def assert_equal_up_to_rounding(

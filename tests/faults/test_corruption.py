@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert import predictor, results, run_folder
 from tinydistilbert.data.corpus import load_blocks, prepare, tokenizer_hash
 from tinydistilbert.distillation.pretraining import PretrainingSetup
@@ -217,9 +218,7 @@ KINDS: dict[str, Kind] = {
 def made(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> tuple[Made, Made]:
     """The same from two seeds; what lies at one place in both has the same form."""
     folder = tmp_path_factory.mktemp("corruption")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 2}
-    save_model(BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **sizes)), tokenizer, folder / "teacher")
+    save_model(tiny.model(), tokenizer, folder / "teacher")
     rows = [f"the tower {i},good\nthe student {i},bad\n" for i in range(8)]
     for split in ("train", "validation"):
         for seed in (0, 1):

@@ -26,8 +26,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert.cli.main import main
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.distillation.pretraining import PretrainingSetup
@@ -93,9 +94,7 @@ class Place:
     @classmethod
     def made(cls, folder: Path, tokenizer: PreTrainedTokenizerFast) -> "Place":
         """With the files that it stands on."""
-        torch.manual_seed(0)
-        sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 2}
-        save_model(BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **sizes)), tokenizer, folder / "teacher")
+        save_model(tiny.model(), tokenizer, folder / "teacher")
         rows = [f"the tower {i},good\nthe student {i},bad\n" for i in range(8)]
         (folder / "train.csv").write_text(f"text,label\n{''.join(rows)}")
         prose = (f"The student {i} learns from the teacher in a large house near the lake {i}." for i in range(150))

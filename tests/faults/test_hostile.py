@@ -28,8 +28,9 @@ import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert import results
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.distillation import teacher_cache
@@ -141,14 +142,10 @@ PAYLOADS: dict[str, Callable[[str], object]] = {
 def sound(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     """Where the artefacts lie before anything is done to them: a folder with one of each."""
     folder = tmp_path_factory.mktemp("sound")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=232, hidden_size=16, num_attention_heads=2, intermediate_size=24, num_hidden_layers=2,
-        max_position_embeddings=64, pad_token_id=0,
-    )  # fmt: skip
-    save_model(BertForMaskedLM(config), tokenizer, folder / "model")
-    config.id2label, config.label2id = {0: "bad", 1: MARKUP}, {"bad": 0, MARKUP: 1}
-    save_model(AutoModelForSequenceClassification.from_config(config), tokenizer, folder / "classifier")
+    save_model(tiny.model(max_position_embeddings=64), tokenizer, folder / "model")
+    labels = {"id2label": {0: "bad", 1: MARKUP}, "label2id": {"bad": 0, MARKUP: 1}}
+    classifier = tiny.model(head="classification", max_position_embeddings=64, **labels)
+    save_model(classifier, tokenizer, folder / "classifier")
     net = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(net.parameters())
     checkpoint.save(folder / "checkpoints", net, optimizer, checkpoint.State(step=1), training="t")

@@ -19,9 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import torch
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert.cli.main import main
 from tinydistilbert.cli.request import request
 from tinydistilbert.data.sources import open_source
@@ -505,11 +505,7 @@ ACCEPTED: dict[str, Maker] = {
 def teacher(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A folder with a BERT of two narrow layers."""
     folder = tmp_path_factory.mktemp("malformed") / "teacher"
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_attention_heads=2, intermediate_size=16, num_hidden_layers=2
-    )
-    save_model(BertForMaskedLM(config), tokenizer, folder)
+    save_model(tiny.model(), tokenizer, folder)
     return folder
 
 

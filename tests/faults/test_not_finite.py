@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert import results
 from tinydistilbert.cli.main import main
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
@@ -172,10 +173,8 @@ class Distillation:
         self.folder_of_teacher = folder / "teacher"
         save_model(self.teacher(), tokenizer, self.folder_of_teacher)
 
-    def teacher(self) -> BertForMaskedLM:
-        torch.manual_seed(0)
-        sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 2}
-        return BertForMaskedLM(BertConfig(vocab_size=len(self.tokenizer), **sizes))
+    def teacher(self) -> PreTrainedModel:
+        return tiny.model().train()
 
     def run(self, output: Path, at: int = -1, value: float = 0.0) -> None:
         """Distil; at one training step the teacher's hidden states have one number that is not finite."""

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert import results
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.storage import atomic
@@ -49,12 +49,7 @@ class Inputs:
                     writer.writerow(
                         [f"{_sentence(draw)} {('quickly', 'slowly')[index % 2]}", ("bad", "good")[index % 2]]
                     )
-        torch.manual_seed(0)
-        config = BertConfig(
-            vocab_size=len(tokenizer), hidden_size=32, num_attention_heads=4, intermediate_size=64,
-            num_hidden_layers=2, max_position_embeddings=128, initializer_range=0.2,
-        )  # fmt: skip
-        save_model(BertForMaskedLM(config), tokenizer, self.teacher)
+        save_model(tiny.model(initializer_range=0.2, **tiny.WIDER), tokenizer, self.teacher)
 
     def recipe(self, name: str, *, minutes: float = 1e-9, more: str = "") -> Path:
         """A recipe's file: a teacher that is adapted, a student of one layer, one task; checkpoints after each step."""

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert.cli.main import main
 from tinydistilbert.models.loading import save_model
 
@@ -48,12 +48,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A folder with a BERT of four narrow layers and random weights."""
     folder = tmp_path_factory.mktemp("teacher")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_attention_heads=4, intermediate_size=64, num_hidden_layers=4,
-        max_position_embeddings=512, initializer_range=0.2,
-    )  # fmt: skip
-    save_model(BertForMaskedLM(config), tokenizer, folder)
+    settings = {"intermediate_size": 64, "num_hidden_layers": 4, "initializer_range": 0.2}
+    save_model(tiny.model(**tiny.WIDER | settings), tokenizer, folder)
     return folder
 
 

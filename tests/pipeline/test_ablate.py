@@ -89,7 +89,7 @@ def test_rows_run_once_are_skipped_afterwards_and_added_ones_alone_are_run(
     assert cells[4].startswith(f"{change:+.1f}".replace("-", "−"))
     assert cells[3].startswith(f"{100 * statistics.median(other):.1f}")
     page = (output / "report.html").read_text()
-    assert "rate 30 %" in page and "<svg" in page and "train (held out)" not in page and "never trained on" in page
+    assert "rate 30 %" in page and "<svg" in page and "train (held out)" not in page and "held-out examples" in page
 
     assert not list(output.rglob("model")), "task models go when their scores are there"
     assert not list((output / "rows").rglob("teacher")) and (output / "base" / "teacher").is_dir()
@@ -172,10 +172,10 @@ def test_a_dry_run_lists_the_rows_and_writes_nothing(
         ('"deep" = { student.layers = [0, 9] }', ["row 'deep'", "student.layers", "0 to 3"]),
         ('"hot" = { objective.temprature = 3 }', ["'hot'", "did you mean 'temperature'"]),
         ('"Rate 30!" = { masking.rate = 0.3 }, "rate 30" = { masking.rate = 0.31 }', ["'rate 30'", "'Rate 30!'"]),
-        ('"baseline" = { masking.rate = 0.3 }', ["'baseline'", "a name of its own"]),
-        ('"teacher" = { masking.rate = 0.3 }', ["'teacher'", "a name of its own"]),
+        ('"baseline" = { masking.rate = 0.3 }', ["'baseline'", "folder name of 'baseline'"]),
+        ('"teacher" = { masking.rate = 0.3 }', ["'teacher'", "folder name of 'teacher'"]),
         ('"%" = { masking.rate = 0.3 }', ["'%'", "no letter or digit"]),
-        ('"same" = { masking.rate = 0.15 }', ["'same'", "expected a change"]),
+        ('"same" = { masking.rate = 0.15 }', ["'same'", "changes nothing"]),
         ('"tuned" = { finetune.epochs = 9.0 }', ["'tuned'", "finetune.epochs"]),
         ('"text" = { corpus.source = "python-docs" }', ["'text'", "corpus.source"]),
     ],

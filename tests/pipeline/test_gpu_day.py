@@ -77,7 +77,7 @@ def test_a_day_at_toy_size(tmp_path: Path, teacher: Path) -> None:
     assert all(row["utilisation"] > 0 for row in measured if row["measure"] == "distill")
     scores = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert {(row["model"], row["task"]) for row in scores} == {
-        (model, "wnli") for model in ("teacher", "student", "control")
+        (model, task) for model in ("teacher", "student", "control") for task in ("pretraining", "wnli")
     }
     assert (output / "run.tar.gz").stat().st_size > 0
 

@@ -6,28 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
-import torch
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertForMaskedLM,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaForMaskedLM,
-    XLMRobertaConfig,
-    XLMRobertaForMaskedLM,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.loading import save_model
 
@@ -48,31 +32,15 @@ NAMES = (
 )
 """Each after those that it imports."""
 
-SIZES = {
-    "vocab_size": 232, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 4,
-    "pad_token_id": 0,
-}  # fmt: skip
-"""As many words as the tokenizer of the tests has."""
+
+def model(family: str, head: str = "masked-lm", **settings: Any) -> PreTrainedModel:
+    """Four layers; of ModernBERT's 0 and 3 see everything, 1 and 2 three positions to each side."""
+    own = {"local_attention": 6} if family == "modernbert" else {}
+    settings = {"num_hidden_layers": 4, "pad_token_id": 0, **own, **settings}
+    return tiny.model(family, head, **tiny.WIDER, **settings)
 
 
-def modernbert() -> PreTrainedModel:
-    """Layers 0 and 3 see everything, 1 and 2 three positions to each side."""
-    special = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
-    return ModernBertForMaskedLM(ModernBertConfig(**SIZES, **special, local_attention=6))
-
-
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {
-    "bert": lambda: BertForMaskedLM(BertConfig(**SIZES)),
-    "distilbert": lambda: DistilBertForMaskedLM(
-        DistilBertConfig(vocab_size=232, n_layers=4, dim=32, n_heads=4, hidden_dim=48)
-    ),
-    "roberta": lambda: RobertaForMaskedLM(RobertaConfig(**SIZES)),
-    "xlm-roberta": lambda: XLMRobertaForMaskedLM(XLMRobertaConfig(**SIZES)),
-    "modernbert": modernbert,
-}
-
-
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=tiny.CONFIGS)
 def family(request: pytest.FixtureRequest) -> str:
     """A test that takes this runs once for every family."""
     name: str = request.param
@@ -82,33 +50,13 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def new_model() -> Callable[[str], PreTrainedModel]:
     """Makes the model of a family as transformers initialises it."""
-    return lambda family: MODELS[family]()
+    return model
 
 
 @pytest.fixture
 def scrambled() -> Callable[[str], PreTrainedModel]:
-    """Makes the model of a family, every weight its own random number, so that a forgotten one shows.
-
-    Fresh biases are all zero.
-    """
-
-    def make(family: str) -> PreTrainedModel:
-        model = MODELS[family]().eval()
-        torch.manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.normal_(std=0.3)
-        return model
-
-    return make
-
-
-TASK_MODELS: dict[str, Callable[[PretrainedConfig], PreTrainedModel]] = {
-    "classification": AutoModelForSequenceClassification.from_config,
-    "regression": AutoModelForSequenceClassification.from_config,
-    "span": AutoModelForQuestionAnswering.from_config,
-    "masked-lm": AutoModelForMaskedLM.from_config,
-}
+    """Makes the model of a family, every weight its own random number."""
+    return lambda family: tiny.scrambled(model(family))
 
 
 @pytest.fixture(scope="session")
@@ -119,20 +67,13 @@ def task_model(
 
     @functools.cache
     def make(family: str, head: str) -> Path:
-        config = MODELS[family]().config
-        if family != "modernbert":  # which has a list of its layers beside their number
-            config.num_hidden_layers = 2
-        config.num_labels = 1 if head == "regression" else 3 if head == "classification" else 2
+        layers = 4 if family == "modernbert" else 2  # of both of its kinds
+        settings: dict[str, Any] = {"num_labels": 1 if head == "regression" else 2}
         if head == "classification":
-            config.id2label = {0: "bad", 1: "fair", 2: "good"}
-            config.label2id = {name: index for index, name in config.id2label.items()}
-        torch.manual_seed(1)
-        model = TASK_MODELS[head](config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.normal_(std=0.3)
+            names = {0: "bad", 1: "fair", 2: "good"}
+            settings = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
         folder = tmp_path_factory.mktemp(f"{family}-{head}")
-        save_model(model, tokenizer, folder)
+        save_model(tiny.scrambled(model(family, head, num_hidden_layers=layers, **settings)), tokenizer, folder)
         return folder
 
     return make

@@ -10,14 +10,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import (
-    BertConfig,
-    BertForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaForMaskedLM,
 )
 
+from tests import tiny
 from tinydistilbert.finetuning import augment as module
 from tinydistilbert.finetuning.augment import Proposals, augment, augmented, passes_of, propose
 from tinydistilbert.finetuning.word_spans import find_words
@@ -34,14 +31,9 @@ OTHERS = ["The dog likes bones", "A small model", "Some cats like milk.", "the r
 
 
 def random_model(vocabulary: int, family: str = "bert") -> PreTrainedModel:
-    torch.manual_seed(0)
-    sizes = {
-        "vocab_size": vocabulary, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48,
-        "num_hidden_layers": 2, "max_position_embeddings": 64, "initializer_range": 0.3,
-    }  # fmt: skip
-    if family == "roberta":
-        return RobertaForMaskedLM(RobertaConfig(**sizes, pad_token_id=1, type_vocab_size=1)).eval()
-    return BertForMaskedLM(BertConfig(**sizes, pad_token_id=0)).eval()
+    sizes = {"vocab_size": vocabulary, **tiny.WIDER, "max_position_embeddings": 64, "initializer_range": 0.3}
+    own = {"pad_token_id": 1, "type_vocab_size": 1} if family == "roberta" else {}
+    return tiny.model(family, **sizes, **own)
 
 
 @pytest.fixture(scope="module")

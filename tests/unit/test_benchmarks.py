@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert.losses import terms as losses
 from tinydistilbert.models import narrow
 from tinydistilbert.models.loading import save_model
@@ -23,12 +24,8 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def model(seed: int, vocabulary: int = 232, layers: int = 2) -> BertForMaskedLM:
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=vocabulary, hidden_size=32, num_attention_heads=2, intermediate_size=48, num_hidden_layers=layers,
-        max_position_embeddings=128, initializer_range=0.2,
-    )  # fmt: skip
-    return BertForMaskedLM(config).eval()
+    settings = {"vocab_size": vocabulary, "num_hidden_layers": layers, "initializer_range": 0.2}
+    return tiny.model(seed=seed, **tiny.WIDER, **settings)
 
 
 def vocabulary(scripts: dict[str, ModuleType]) -> object:

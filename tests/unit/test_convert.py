@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert.cli.main import main
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import convert as module
@@ -20,9 +21,7 @@ from tinydistilbert.models.convert import convert
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.storage import atomic
 
-CONFIG = BertConfig(
-    vocab_size=232, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, pad_token_id=0
-)
+CONFIG = tiny.config(**tiny.WIDER)
 WORDS = "bert.embeddings.word_embeddings.weight"
 
 
@@ -39,8 +38,7 @@ class Runs:
 @pytest.fixture
 def old(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A model as it was published in 2019: its head shares memory with the word embeddings."""
-    torch.manual_seed(0)
-    model = BertForMaskedLM(CONFIG)
+    model = tiny.model(**tiny.WIDER)
     folder = tmp_path / "old"
     save_model(model, tokenizer, folder)
     (folder / "model.safetensors").unlink()

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
 
+from tests import tiny
 from tinydistilbert.distillation import distill
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import ramp_at, seconds_of
@@ -48,8 +48,7 @@ def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_compiled_encoders_keep_their_weights_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = BertConfig(vocab_size=30, hidden_size=8, num_attention_heads=1, intermediate_size=8, num_hidden_layers=1)
-    model = BertForMaskedLM(config)
+    model = tiny.model()
     names, compiled = list(model.state_dict()), []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
     distill.compile_encoders(model)

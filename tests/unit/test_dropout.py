@@ -3,20 +3,12 @@
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
+from tests import tiny
 from tinydistilbert.models.dropout import ATTENTION, drop, quick_dropout
 from tinydistilbert.models.heads import hidden_states
 
-SIZES = {"vocab_size": 40, "max_position_embeddings": 32}
-MODELS = {
-    "bert": lambda: BertForMaskedLM(
-        BertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=16, num_hidden_layers=2, **SIZES)
-    ),
-    "distilbert": lambda: DistilBertForMaskedLM(
-        DistilBertConfig(dim=16, n_heads=2, hidden_dim=16, n_layers=2, **SIZES)
-    ),
-}
+FAMILIES = ("bert", "distilbert")
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
@@ -58,11 +50,11 @@ def test_nothing_and_all(probability: float) -> None:
     assert float(drop(torch.ones(10), probability).sum()) == 10 * (1 - probability)
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_model_without_dropout_computes_the_same_by_this_way(family: str, padded: bool) -> None:
     torch.manual_seed(0)
-    model = MODELS[family]().train()
+    model = tiny.model(family).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -82,7 +74,7 @@ def test_a_model_without_dropout_computes_the_same_by_this_way(family: str, padd
 
 
 def test_outside_nothing_is_changed_even_after_an_error() -> None:
-    model = MODELS["bert"]()
+    model = tiny.model("bert")
     before = [type(module) for module in model.modules()]
     with pytest.raises(RuntimeError), quick_dropout(model):
         assert [type(module) for module in model.modules()] != before
@@ -91,7 +83,7 @@ def test_outside_nothing_is_changed_even_after_an_error() -> None:
 
 
 def test_in_evaluation_nothing_is_dropped() -> None:
-    model = MODELS["distilbert"]().eval()
+    model = tiny.model("distilbert")
     ids = torch.randint(40, (2, 6))
     with quick_dropout(model):
         torch.testing.assert_close(hidden_states(model, ids, None), hidden_states(model, ids, None))

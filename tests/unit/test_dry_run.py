@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert.dry_run import plan
 from tinydistilbert.dry_run.basis import Basis, Line, Shared
 from tinydistilbert.dry_run.machine import BYTES_PER_UPDATE, EFFICIENCY, Machine
@@ -25,17 +26,14 @@ from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
 
-CONFIG = BertConfig(
-    vocab_size=232, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, pad_token_id=0
-)
+CONFIG = tiny.config(**tiny.WIDER)
 SENTENCES = ("The student learns from the teacher.", "Paris is the capital of France.", "Some cats like milk.")
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Recipe:
     """Two layers to one on a few sentences, and a task of 21 sentences."""
-    torch.manual_seed(0)
-    save_model(BertForMaskedLM(CONFIG), tokenizer, tmp_path / "model")
+    save_model(tiny.model(**tiny.WIDER), tokenizer, tmp_path / "model")
     (tmp_path / "text").mkdir()
     for split, repeats in (("train", 40), ("validation", 8)):
         (tmp_path / "text" / f"{split}.txt").write_text("\n\n".join(SENTENCES * repeats))

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
 
+from tests import tiny
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.evaluate import evaluate
 from tinydistilbert.finetuning.examples import task_examples
@@ -44,11 +44,7 @@ SIZES: dict[str, Any] = {
 
 def scrambled(model: Any) -> Any:
     """The model in evaluation mode with weights of some size, so that nothing can hide."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.4)
-    return model.eval()
+    return tiny.scrambled(model, std=0.4).eval()
 
 
 # --- Sizes ---
@@ -323,8 +319,7 @@ def test_it_is_refused_where_a_masked_language_model_is_needed(encoder: Path, tm
 def test_it_is_refused_as_the_teacher_of_a_second_distillation(
     encoder: Path, tmp_path: Path, data: Path, tokenizer: Any
 ):
-    config = BertConfig(vocab_size=232, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-    save_model(BertForMaskedLM(config), tokenizer, tmp_path / "student")
+    save_model(tiny.model(), tokenizer, tmp_path / "student")
     source = SoftTargetSource(tmp_path / "targets", (encoder,))
     with pytest.raises(UserError, match="found ELMo"):
         prepared(recipe(data), tmp_path / "student", source)

@@ -12,8 +12,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert.models.runtimes import uses_token_types
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
@@ -302,22 +303,10 @@ def test_a_batch_is_padded_to_its_longest_and_marks_padding(tokenizer: Any) -> N
     assert set(span) == {"input_ids", "attention_mask", "start_positions", "end_positions"}
 
 
-def tiny(tokenizer: Any, **more: Any) -> BertConfig:
-    torch.manual_seed(0)
-    return BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        **more,
-    )
-
-
 @pytest.mark.parametrize("task", ["rte", "stsb"])
 def test_predictions_do_not_depend_on_batching(task: str, tokenizer: Any) -> None:
     labels = 1 if task == "stsb" else 2
-    model = BertForSequenceClassification(tiny(tokenizer, num_labels=labels)).train()
+    model = tiny.model(head="classification", num_labels=labels).train()
     features = encode(pairs(20, task), tokenizer, 128)
     cpu = torch.device("cpu")
     whole = predict(model, features, pad_token_id=0, device=cpu, token_budget=100_000)
@@ -332,7 +321,7 @@ def test_predictions_do_not_depend_on_batching(task: str, tokenizer: Any) -> Non
 
 
 def test_span_predictions_do_not_depend_on_batching_and_have_no_padding(tokenizer: Any) -> None:
-    model = BertForQuestionAnswering(tiny(tokenizer))
+    model = tiny.model(head="span").train()
     features = encode(spans(*HARD), tokenizer, 40)
     one = predict(model, features, pad_token_id=0, device=torch.device("cpu"), token_budget=1)
     many = predict(model, features, pad_token_id=0, device=torch.device("cpu"), token_budget=4000)

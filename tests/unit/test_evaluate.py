@@ -10,14 +10,10 @@ import pyarrow.parquet
 import pytest
 import torch
 from transformers import (
-    BertConfig,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
     PreTrainedModel,
 )
 
+from tests import tiny
 from tinydistilbert import results
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.evaluate import evaluate, trained_badly
@@ -61,12 +57,10 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> Path:
 
 
 def bert(task: str, tokenizer: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, **SIZES)
     if TASKS[task].kind == "span":
-        return BertForQuestionAnswering(config)
-    config.num_labels = max(1, len(TASKS[task].labels))
-    return BertForSequenceClassification(config)
+        return tiny.model(head="span", initializer_range=0.5, **SIZES)
+    labels = max(1, len(TASKS[task].labels))
+    return tiny.model(head="classification", initializer_range=0.5, num_labels=labels, **SIZES)
 
 
 def run(
@@ -150,10 +144,7 @@ def test_both_parts_of_mnli_are_scored_and_a_missing_one_is_named(tokenizer: Any
 
 def test_a_model_that_repeats_one_class_is_flagged(tokenizer: Any, tmp_path: Path) -> None:
     write(tmp_path / "data", "sst2", "validation", 30)
-    torch.manual_seed(0)
-    model = DistilBertForSequenceClassification(
-        DistilBertConfig(vocab_size=len(tokenizer), dim=16, n_layers=1, n_heads=2, hidden_dim=32)
-    )
+    model = tiny.model("distilbert", "classification", num_hidden_layers=1)
     torch.nn.init.zeros_(model.classifier.weight)
     model.classifier.bias.data = torch.tensor([0.0, 1.0])
     (found,) = results.read(run("sst2", model, tokenizer, tmp_path) / "measurements.jsonl")

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import quantize_dynamic
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
+from transformers import AutoModelForSequenceClassification
 
+from tests import tiny
 from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import to_onnx as exporting
@@ -123,10 +124,7 @@ def test_names_are_those_of_the_modules_and_no_path_is_left_in_the_file(exported
 
 
 def test_tied_weights_are_stored_once_inside_the_file(tmp_path: Path, tokenizer) -> None:
-    config = BertConfig(
-        vocab_size=20_000, hidden_size=32, num_attention_heads=4, intermediate_size=64, num_hidden_layers=1
-    )
-    model = BertForMaskedLM(config)
+    model = tiny.model(vocab_size=20_000, num_hidden_layers=1, **tiny.WIDER)
     save_model(model, tokenizer, tmp_path / "model")
     export(tmp_path / "model", tmp_path / "exported")
     assert (tmp_path / "exported" / "model.onnx").stat().st_size < 1.05 * 4 * parameter_count(model)

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
+from tests import tiny
 from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.finetuning import trainer
 from tinydistilbert.finetuning.examples import task_examples, training_examples
@@ -64,10 +64,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    save_model(
-        BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), initializer_range=0.2, **SIZES)), tokenizer, folder
-    )
+    save_model(tiny.model(initializer_range=0.2, **SIZES), tokenizer, folder)
     return folder
 
 
@@ -234,9 +231,8 @@ def test_a_student_learns_from_its_teachers_without_any_label(
 def test_the_padding_token_may_be_any_and_never_changes_what_is_learned(
     data: Path, tmp_path: Path, tokenizer: Any
 ) -> None:
-    torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(tokenizer) + 1, initializer_range=0.2, pad_token_id=None, **SIZES)
-    model, trained = BertForMaskedLM(config), []
+    model = tiny.model(vocab_size=len(tokenizer) + 1, initializer_range=0.2, pad_token_id=None, **SIZES)
+    trained = []
     other = copy.deepcopy(tokenizer)
     other.add_special_tokens({"pad_token": "[FILL]"})
     assert (tokenizer.pad_token_id, other.pad_token_id) == (0, len(tokenizer))
@@ -280,10 +276,9 @@ def test_targets_belong_to_their_examples(data: Path, encoder: Path, tmp_path: P
 def test_a_teacher_may_number_the_classes_in_its_own_way_but_must_have_them(
     data: Path, encoder: Path, tmp_path: Path, tokenizer: Any
 ) -> None:
-    torch.manual_seed(3)
-    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, num_labels=2, **SIZES)
+    turned = tiny.model(head="classification", seed=3, initializer_range=0.5, num_labels=2, **SIZES)
+    config = turned.config
     config.id2label = {0: "acceptable", 1: "unacceptable"}
-    turned = BertForSequenceClassification(config)
     save_model(turned, tokenizer, tmp_path / "turned")
     config.id2label = {0: "unacceptable", 1: "acceptable"}
     save_model(turned, tokenizer, tmp_path / "straight")

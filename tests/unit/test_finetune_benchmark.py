@@ -17,9 +17,10 @@ import pyarrow.parquet
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from tests import tiny
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.tasks.encoding import Features
 
@@ -47,9 +48,7 @@ def setup(scripts: dict[str, ModuleType], lengths: Sequence[int], batches: int, 
 def encoder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A folder with a tiny DistilBERT."""
     folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    config = DistilBertConfig(vocab_size=len(tokenizer), dim=16, n_heads=2, n_layers=2, hidden_dim=24)
-    save_model(DistilBertForMaskedLM(config), tokenizer, folder)
+    save_model(tiny.model("distilbert"), tokenizer, folder)
     return folder
 
 
@@ -230,11 +229,7 @@ def test_scores_are_shown_as_ranges_and_whether_the_median_lies_in_the_others(sc
 
 def test_a_run_ends_with_the_ratios_and_appends_its_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     teacher, output = tmp_path / "teacher", tmp_path / "rows.jsonl"
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_attention_heads=2, intermediate_size=24, num_hidden_layers=2,
-    )  # fmt: skip
-    save_model(BertForMaskedLM(config), tokenizer, teacher)
+    save_model(tiny.model(), tokenizer, teacher)
     command = [
         sys.executable, BENCHMARKS / "finetune_throughput.py", "--models", "offline-student", "--tasks", "sst2",
         "squad",

@@ -5,21 +5,21 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
+from tests import tiny
 from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.models.matching import uniform_matches
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.used_words import only_used_words
 from tinydistilbert.recipe.schema import TaskDistillation
 
-SIZES = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+WORDS = 40
 
 
 def classifier(layers: int = 2, labels: int = 2, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    config = BertConfig(**SIZES, num_hidden_layers=layers, num_labels=labels, initializer_range=0.5)
-    return BertForSequenceClassification(config).eval()
+    settings = {"num_hidden_layers": layers, "num_labels": labels, "initializer_range": 0.5}
+    return tiny.model(head="classification", seed=seed, vocab_size=WORDS, **settings)
 
 
 def batch(**more: Any) -> dict[str, torch.Tensor]:
@@ -31,7 +31,7 @@ class FixedOutput(PreTrainedModel):
     """A model whose output is given."""
 
     def __init__(self, **output: torch.Tensor) -> None:
-        super().__init__(BertConfig(**SIZES))
+        super().__init__(tiny.config(vocab_size=WORDS))
         self.output = output
 
     def forward(self, **_: Any) -> Any:
@@ -77,8 +77,7 @@ def test_examples_without_a_label_count_in_the_soft_term_alone() -> None:
 
 
 def test_a_span_teacher_is_learned_at_start_and_end_whatever_the_padding() -> None:
-    torch.manual_seed(0)
-    model = BertForQuestionAnswering(BertConfig(**SIZES, num_hidden_layers=1)).eval()
+    model = tiny.model(head="span", vocab_size=WORDS, num_hidden_layers=1)
     given = batch(start_positions=torch.tensor([1, 1, 2]), end_positions=torch.tensor([2, 1, 2]))
     given |= {"teacher_start": torch.randn(3, 4), "teacher_end": torch.randn(3, 4)}
     objective = TaskLoss("span", TaskDistillation(soft=0.5))
@@ -126,7 +125,7 @@ def test_the_teacher_reads_the_same_tokens_while_the_students_words_are_cut() ->
     )
     given = batch(labels=torch.tensor([0, 1, 0]), teacher_logits=torch.zeros(3, 2))
     with only_used_words(student, given["input_ids"].numpy()):
-        assert student.get_input_embeddings().num_embeddings < SIZES["vocab_size"]
+        assert student.get_input_embeddings().num_embeddings < WORDS
         assert loss(objective, student, given)["hidden"] == pytest.approx(0, abs=1e-6)
         other = given["input_ids"].clone()
         other[0, 1] = given["input_ids"][0, 2]

@@ -11,8 +11,9 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub as hub_module
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
@@ -22,17 +23,14 @@ from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe import schema, toml
 from tinydistilbert.storage import atomic
 
-CONFIG = BertConfig(
-    vocab_size=232, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, pad_token_id=0
-)
+CONFIG = tiny.config(**tiny.WIDER)
 COMMIT, OTHER = "0123456789abcdef" * 2 + "01234567", "f" * 40
 PLACES = "give a folder with config.json and model.safetensors, a hub name (with network), or 'offline'"
 
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    torch.manual_seed(0)
-    save_model(BertForMaskedLM(CONFIG), tokenizer, tmp_path / "model")
+    save_model(tiny.model(**tiny.WIDER), tokenizer, tmp_path / "model")
     return tmp_path / "model"
 
 

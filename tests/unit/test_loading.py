@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from tests import tiny
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import untrusted
 from tinydistilbert.models.elmo.language_model import ElmoConfig
@@ -44,15 +45,12 @@ from tinydistilbert.models.teacher import check_tokenizer, load_teacher, wheel_f
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import atomic
 
-CONFIG = BertConfig(
-    vocab_size=232, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, pad_token_id=0
-)
+CONFIG = tiny.config(**tiny.WIDER)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    torch.manual_seed(0)
-    save_model(BertForMaskedLM(CONFIG), tokenizer, tmp_path / "model")
+    save_model(tiny.model(**tiny.WIDER), tokenizer, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -277,7 +275,7 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer: PreTrainedTokenizerF
     check_tokenizer(BertForMaskedLM(CONFIG), tokenizer, "here")
     for size in (100, 232 + 128):
         other = BertForMaskedLM(BertConfig.from_dict({**CONFIG.to_dict(), "vocab_size": size}))
-        with pytest.raises(UserError, match="232 pieces"):
+        with pytest.raises(UserError, match="232 tokens"):
             check_tokenizer(other, tokenizer, "here")
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
+from tests import tiny
 from tinydistilbert.data.masked_batches import useful_tokens
 from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.errors import UserError
@@ -23,12 +24,7 @@ VOCABULARY, PAD = 50, 0
 
 
 def model(seed: int) -> BertForMaskedLM:
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=16, num_attention_heads=2, intermediate_size=24, num_hidden_layers=2,
-        initializer_range=0.5,
-    )  # fmt: skip
-    return BertForMaskedLM(config).double().eval()
+    return tiny.model(seed=seed, vocab_size=VOCABULARY, initializer_range=0.5).double()
 
 
 def batch(*, padded: bool, where: str = "all") -> Batch:
@@ -241,11 +237,8 @@ def test_what_a_cache_holds_takes_the_place_of_the_teacher() -> None:
 
 
 def test_a_narrower_student_learns_through_a_projection() -> None:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=8, num_attention_heads=1, intermediate_size=12, num_hidden_layers=1
-    )
-    narrow, teacher = BertForMaskedLM(config).double(), model(2)
+    sizes = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
+    narrow, teacher = tiny.model(vocab_size=VOCABULARY, **sizes).double(), model(2)
     projected = ProjectedStudent(narrow, teacher).double()
     loss = PretrainingLoss(schema.Objective(hidden=1, relation=1), teacher, Matches((0,), (1,), 1))
     total, terms = loss.loss(projected, batch(padded=True), loss.term_weights(0), 0)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,23 +13,10 @@ from torch import Tensor
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
-    BertConfig,
-    BertForMaskedLM,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    DistilBertForQuestionAnswering,
-    DistilBertForSequenceClassification,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
     PreTrainedModel,
-    RobertaConfig,
-    RobertaForMaskedLM,
-    RobertaForQuestionAnswering,
-    RobertaForSequenceClassification,
 )
 
+from tests import tiny
 from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.compress.importance import Importance, head_and_neuron_importance, mask_gradients, masked
 from tinydistilbert.compress.prune import drop_layers, layer_operations, most_important_layers, prune, units_to_keep
@@ -55,43 +41,20 @@ from tinydistilbert.training.job import Batch
 
 CPU = torch.device("cpu")
 LAYERS, HEADS, SIZE, HIDDEN, NEURONS, VOCABULARY = 3, 4, 8, 32, 48, 232
-BERT_SIZES = {
-    "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_attention_heads": HEADS, "intermediate_size": NEURONS,
-    "num_hidden_layers": LAYERS, "max_position_embeddings": 64, "pad_token_id": 0,
-    "initializer_range": 0.2,
-}  # fmt: skip
-MODELS: dict[tuple[str, str], Callable[[], PreTrainedModel]] = {
-    ("bert", "masked-lm"): lambda: BertForMaskedLM(BertConfig(**BERT_SIZES)),
-    ("bert", "classification"): lambda: BertForSequenceClassification(BertConfig(**BERT_SIZES, num_labels=3)),
-    ("bert", "span"): lambda: BertForQuestionAnswering(BertConfig(**BERT_SIZES)),
-    ("distilbert", "masked-lm"): lambda: DistilBertForMaskedLM(distilbert()),
-    ("distilbert", "classification"): lambda: DistilBertForSequenceClassification(distilbert(num_labels=3)),
-    ("distilbert", "span"): lambda: DistilBertForQuestionAnswering(distilbert()),
-    ("roberta", "masked-lm"): lambda: RobertaForMaskedLM(RobertaConfig(**BERT_SIZES)),
-    ("roberta", "classification"): lambda: RobertaForSequenceClassification(RobertaConfig(**BERT_SIZES, num_labels=3)),
-    ("roberta", "span"): lambda: RobertaForQuestionAnswering(RobertaConfig(**BERT_SIZES)),
-}
+SIZES = {**tiny.WIDER, "num_hidden_layers": LAYERS, "max_position_embeddings": 64, "pad_token_id": 0}
 EVERY_FAMILY = pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
 EVERY_HEAD = pytest.mark.parametrize("head", ["masked-lm", "classification", "span"])
 KEPT_HEADS = ((0, 2), (3,), (0, 1, 2, 3))
 KEPT_NEURONS = (tuple(range(0, 48, 2)), tuple(range(8)), tuple(range(40, 48)))
 
 
-def distilbert(**more: int) -> DistilBertConfig:
-    return DistilBertConfig(
-        vocab_size=VOCABULARY, n_layers=LAYERS, dim=HIDDEN, n_heads=HEADS, hidden_dim=NEURONS,
-        max_position_embeddings=64, initializer_range=0.2, **more,
-    )  # fmt: skip
+def new_model(family: str, head: str) -> PreTrainedModel:
+    labels = {"num_labels": 3} if head == "classification" else {}
+    return tiny.model(family, head, **SIZES, initializer_range=0.2, **labels)
 
 
 def scrambled(family: str, head: str = "classification") -> PreTrainedModel:
-    """Every weight its own random number, so that a forgotten one shows (fresh biases are all zero)."""
-    model = MODELS[family, head]().eval()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model
+    return tiny.scrambled(new_model(family, head))
 
 
 def inputs() -> dict[str, Tensor]:
@@ -251,15 +214,14 @@ def test_pruning_twice_is_pruning_once() -> None:
 
 def test_a_model_with_no_weights_yet_can_be_given_shapes() -> None:
     with torch.device("meta"):
-        model = MODELS["bert", "classification"]()
+        model = new_model("bert", "classification")
     pruned.give_shapes(model, Shapes((1, 2, 3), (8, 16, 24)))
     assert [(own.heads, own.neurons) for own in parts_of(model)] == [(1, 8), (2, 16), (3, 24)]
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
 def test_other_families_are_refused() -> None:
-    special = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
-    model = ModernBertForMaskedLM(ModernBertConfig(**BERT_SIZES, **special))
+    model = new_model("modernbert", "masked-lm")
     with pytest.raises(UserError, match="expected a family among bert, distilbert, roberta, xlm-roberta"):
         pruned.keep(model, KEPT_HEADS, KEPT_NEURONS)
     with pytest.raises(UserError, match="modernbert"):
@@ -523,7 +485,7 @@ def test_a_pruned_folder_is_fine_tuned_further_alone_and_with_a_teacher(
 ) -> None:
     task = TASKS["cola"]
     torch.manual_seed(0)
-    save_model(MODELS[family, "masked-lm"](), tokenizer, tmp_path / "encoder")
+    save_model(new_model(family, "masked-lm"), tokenizer, tmp_path / "encoder")
 
     def finetuned(start: str, output: str, source: SoftTargetSource | None = None) -> None:
         finetune(

@@ -12,8 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, get_linear_schedule_with_warmup
+from transformers import BertForMaskedLM, get_linear_schedule_with_warmup
 
+from tests import tiny
 from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked_batches import MaskedBatches
 from tinydistilbert.distillation.distill import distill_steps
@@ -48,12 +49,9 @@ def lines(count: int, length: int) -> TokenBlocks:
 
 
 def bert(seed: int, layers: int) -> BertForMaskedLM:
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=16, num_attention_heads=2, intermediate_size=24, num_hidden_layers=layers,
-        max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.3,
-    )  # fmt: skip
-    return BertForMaskedLM(config).double().eval()
+    settings = {"vocab_size": VOCABULARY, "num_hidden_layers": layers, "max_position_embeddings": 16}
+    without_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return tiny.model(seed=seed, initializer_range=0.3, **settings, **without_dropout).double()
 
 
 def notebook_loss(student: BertForMaskedLM, teacher: BertForMaskedLM, batch: Batch) -> Tensor:

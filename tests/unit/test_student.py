@@ -6,49 +6,33 @@ import pytest
 import torch
 from transformers import (
     AutoModelForMaskedLM,
-    BertConfig,
-    BertForMaskedLM,
-    DistilBertConfig,
     DistilBertForMaskedLM,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     pipeline,
 )
 
+from tests import tiny
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.student import cut_student, layer_map
 from tinydistilbert.recipe import schema
 
-SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 4}
-
 
 def bert() -> PreTrainedModel:
-    return BertForMaskedLM(BertConfig(vocab_size=232, **SMALL)).eval()
+    return tiny.model(num_hidden_layers=4, **tiny.WIDER)
 
 
 def distilbert() -> PreTrainedModel:
-    return DistilBertForMaskedLM(DistilBertConfig(vocab_size=232, n_layers=4, dim=32, n_heads=4, hidden_dim=48)).eval()
+    return tiny.model("distilbert", num_hidden_layers=4, **tiny.WIDER)
 
 
 def modernbert() -> PreTrainedModel:
-    special = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
-    return ModernBertForMaskedLM(ModernBertConfig(vocab_size=232, **SMALL, **special)).eval()
-
-
-def scramble(model: PreTrainedModel) -> PreTrainedModel:
-    """Every weight its own random number, so that a forgotten one shows (fresh biases are all zero)."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
-    return model
+    return tiny.model("modernbert", num_hidden_layers=4, **tiny.WIDER)
 
 
 def test_the_cut_takes_the_chosen_layers_and_leaves_the_teacher_alone() -> None:
-    teacher = scramble(bert())
+    teacher = tiny.scrambled(bert())
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     student = cut_student(teacher, schema.Student(layers=(1, 3)), seed=0)
     for ours, theirs in ((0, 1), (1, 3)):
@@ -104,7 +88,7 @@ def test_plain_transformers_reads_the_student(tmp_path: Path, tokenizer: PreTrai
 
 @pytest.mark.parametrize("reduction", ["slice", "svd"])
 def test_the_teachers_own_width_is_the_plain_cut(reduction) -> None:
-    teacher = scramble(bert())
+    teacher = tiny.scrambled(bert())
     plain = cut_student(teacher, schema.Student(), seed=0).state_dict()
     settings = schema.Student(hidden_size=32, intermediate_size=48, width_reduction=reduction)
     same = cut_student(teacher, settings, seed=0).state_dict()
@@ -128,7 +112,7 @@ def test_the_teachers_own_width_is_the_plain_cut(reduction) -> None:
     ],
 )
 def test_a_narrower_student_keeps_the_size_of_the_heads(settings, hidden, heads, rows) -> None:
-    student = cut_student(scramble(bert()), settings, seed=0).eval()
+    student = cut_student(tiny.scrambled(bert()), settings, seed=0).eval()
     assert (student.config.hidden_size, student.config.num_attention_heads) == (hidden, heads)
     assert student.get_input_embeddings().weight.shape == (232, hidden)
     assert any(name.endswith(("intermediate.dense", "lin1")) and module.weight.shape == (rows, hidden)
@@ -180,8 +164,7 @@ def widened(small: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def test_what_adds_nothing_is_what_is_left_out() -> None:
-    halves = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 4}
-    small = scramble(BertForMaskedLM(BertConfig(vocab_size=232, **halves)).eval())
+    small = tiny.scrambled(tiny.model(num_hidden_layers=4))
     with torch.no_grad():
         for name, value in small.named_parameters():
             if name.endswith("LayerNorm.weight"):
@@ -198,7 +181,7 @@ def test_what_adds_nothing_is_what_is_left_out() -> None:
 
 @pytest.mark.parametrize("family", [bert, distilbert, modernbert])
 def test_rows_that_write_nothing_are_left_out_without_a_change(family) -> None:
-    teacher = scramble(family())
+    teacher = tiny.scrambled(family())
     dead = torch.randperm(48, generator=torch.Generator().manual_seed(0))[:16]
     with torch.no_grad():
         for name, module in teacher.named_modules():
@@ -210,7 +193,7 @@ def test_rows_that_write_nothing_are_left_out_without_a_change(family) -> None:
 
 
 def test_slices_keep_the_dimensions_with_the_largest_gains_everywhere() -> None:
-    teacher = scramble(bert())
+    teacher = tiny.scrambled(bert())
     kept = torch.tensor([1, 2, 3, 5, 8, 13, 21, 30])
     with torch.no_grad():
         for name, value in teacher.named_parameters():
@@ -227,7 +210,7 @@ def test_slices_keep_the_dimensions_with_the_largest_gains_everywhere() -> None:
 
 
 def test_of_the_heads_those_that_can_look_most_sharply_are_kept() -> None:
-    teacher = scramble(bert())
+    teacher = tiny.scrambled(bert())
     attention = teacher.bert.encoder.layer[0].attention.self
     with torch.no_grad():
         attention.query.weight[:8] *= 10
@@ -238,7 +221,7 @@ def test_of_the_heads_those_that_can_look_most_sharply_are_kept() -> None:
 
 
 def test_a_head_of_modernbert_keeps_its_queries_keys_and_values_together() -> None:
-    teacher, kept = scramble(modernbert()), torch.arange(3, 11)
+    teacher, kept = tiny.scrambled(modernbert()), torch.arange(3, 11)
     with torch.no_grad():
         teacher.model.layers[0].attn.Wqkv.weight[32 + 16 : 32 + 24] *= 100  # the keys of head 2
         for name, value in teacher.named_parameters():
@@ -253,7 +236,7 @@ def test_a_head_of_modernbert_keeps_its_queries_keys_and_values_together() -> No
 
 
 def test_svd_keeps_the_products_of_embeddings_as_well_as_so_many_dimensions_can() -> None:
-    teacher = scramble(bert())
+    teacher = tiny.scrambled(bert())
     student = cut_student(teacher, schema.Student(hidden_size=16, width_reduction="svd"), seed=0)
     theirs, ours = (model.get_input_embeddings().weight.detach().double() for model in (teacher, student))
     values, vectors = torch.linalg.eigh(theirs @ theirs.T)  # Eckart and Young: the best of rank 16
@@ -262,7 +245,7 @@ def test_svd_keeps_the_products_of_embeddings_as_well_as_so_many_dimensions_can(
 
 
 def test_svd_loses_nothing_of_what_is_read_from_embeddings_of_that_rank() -> None:
-    teacher = scramble(bert())
+    teacher = tiny.scrambled(bert())
     with torch.no_grad():
         words = teacher.get_input_embeddings().weight
         words.copy_(words[:, :16] @ torch.randn(16, 32))

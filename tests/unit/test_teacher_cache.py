@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.distillation import teacher_cache
 from tinydistilbert.distillation.pretraining import PretrainingSetup
@@ -47,12 +48,7 @@ NOTHING: dict[str, Any] = {"kl": 1.0, "mlm": 1.0, "cosine": 0.0}
 
 
 def make_teacher(vocabulary: int, seed: int = 0) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=vocabulary, hidden_size=16, num_attention_heads=2, intermediate_size=24, num_hidden_layers=2,
-        initializer_range=0.5,
-    )  # fmt: skip
-    return BertForMaskedLM(config).eval()
+    return tiny.model(seed=seed, vocab_size=vocabulary, initializer_range=0.5)
 
 
 class Made(NamedTuple):

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from transformers import (
     BertConfig,
-    BertForMaskedLM,
     BertModel,
     DistilBertConfig,
     ModernBertConfig,
@@ -20,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests import tiny
 from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.models import untrusted
 from tinydistilbert.models.elmo.language_model import ElmoConfig
@@ -28,15 +28,12 @@ from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import atomic
 
-CONFIG = BertConfig(
-    vocab_size=232, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=2, pad_token_id=0
-)
+CONFIG = tiny.config(**tiny.WIDER)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    torch.manual_seed(0)
-    save_model(BertForMaskedLM(CONFIG), tokenizer, tmp_path / "model")
+    save_model(tiny.model(**tiny.WIDER), tokenizer, tmp_path / "model")
     return tmp_path / "model"
 
 

@@ -11,17 +11,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.processors import BertProcessing, Sequence
 from torch import Tensor
 from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    DistilBertForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaForSequenceClassification,
 )
 
+from tests import tiny
 from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.errors import UserError
@@ -36,10 +30,8 @@ WORDS = _WORDS.split()
 """Some occur in `CORPUS`, some not, and some have characters that no token has."""
 
 
-def distilbert(rows: int, *, head: type[PreTrainedModel] = DistilBertForSequenceClassification) -> PreTrainedModel:
-    torch.manual_seed(0)
-    sizes = {"n_layers": 2, "dim": 16, "n_heads": 2, "hidden_dim": 24, "max_position_embeddings": 64}
-    return head(DistilBertConfig(vocab_size=rows, initializer_range=0.3, **sizes)).eval()
+def distilbert(rows: int, *, head: str = "classification") -> PreTrainedModel:
+    return tiny.model("distilbert", head, vocab_size=rows, initializer_range=0.3, max_position_embeddings=64)
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +142,7 @@ def test_special_tokens_are_renumbered_everywhere(backwards, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_a_masked_lm_head_keeps_the_logits_of_the_tokens_that_stay(family, tokenizer, tmp_path: Path) -> None:
-    if family == "bert":
-        sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1}
-        model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **sizes)).eval()
-    else:
-        model = distilbert(len(tokenizer), head=DistilBertForMaskedLM)
+    model = tiny.model(family, initializer_range=0.3)
     with torch.no_grad():
         model.get_output_embeddings().bias.normal_()
     save_model(model, tokenizer, tmp_path / "whole")
@@ -172,11 +160,9 @@ def test_a_masked_lm_head_keeps_the_logits_of_the_tokens_that_stay(family, token
 
 def test_robertas_positions_stay_where_they_are(tokenizer, tmp_path: Path) -> None:
     # It numbers positions from the padding's token on: with another number, every word would move.
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1}
-    config = RobertaConfig(vocab_size=len(tokenizer), pad_token_id=9, bos_token_id=2, eos_token_id=3,
-                           max_position_embeddings=64, **sizes)  # fmt: skip
-    save_model(RobertaForSequenceClassification(config).eval(), tokenizer, tmp_path / "whole")
+    special = {"pad_token_id": 9, "bos_token_id": 2, "eos_token_id": 3}
+    model = tiny.model("roberta", "classification", max_position_embeddings=64, **special)
+    save_model(model, tokenizer, tmp_path / "whole")
     trim(tmp_path / "whole", CORPUS, tmp_path / "out")
     assert_equal_up_to_rounding(logits(tmp_path / "out", CORPUS[0]), logits(tmp_path / "whole", CORPUS[0]))
     assert opened(tmp_path / "out")[0].config.pad_token_id == 9

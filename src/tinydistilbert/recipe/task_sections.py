@@ -68,15 +68,17 @@ class TaskDistillation:
     hidden: NonNegativeFloat = 0.0
     """Weight of the squared difference of hidden states (TinyBERT); the teacher then runs in every step."""
     attention: NonNegativeFloat = 0.0
-    """Weight of the squared difference of attention scores before the softmax (TinyBERT)."""
+    """Weight of the squared difference of attention scores before the softmax (TinyBERT); as many heads in both."""
     relation: NonNegativeFloat = 0.0
     """Weight of the self-attention relations Q-Q, K-K and V-V of the last layers (MiniLMv2)."""
     intermediate_epochs: NonNegativeFloat = 0.0
     """Epochs at the beginning in which only hidden, attention and relation have weight; afterwards they have none."""
     unlabelled: str = ""
-    """File with more texts of the task's kind without labels, in the task's columns (or one text a line)."""
+    """File with more texts of the task's kind without labels, in the task's columns or one text a line;
+    not for span tasks."""
     augment: NonNegativeInt = 0
-    """Copies of each train example with words replaced by what a masked LM proposes (TinyBERT), for soft targets."""
+    """Copies of each train example with words replaced by what a masked LM proposes (TinyBERT), for soft
+    targets; duplicates are dropped. Not for span tasks."""
     augment_share: Share = 0.4
     """Chance of each word to be replaced in a copy (TinyBERT's p_t)."""
     augment_candidates: PositiveInt = 15

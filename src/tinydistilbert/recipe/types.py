@@ -76,7 +76,7 @@ class Optimization:
     learning_rate: PositiveFloat = 5e-4
     """The highest learning rate, reached after the warm-up."""
     weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay (Loshchilov and Hutter 2019)."""
+    """Decoupled weight decay (Loshchilov and Hutter 2019); of which parameters: `decayed`."""
     decayed: Literal["matrices", "all"] = "matrices"
     """`all`: biases and normalisation weights decay too, as with one parameter group for all in AdamW."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -94,11 +94,11 @@ class Optimization:
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Blocks or examples in one forward pass."""
     gradient_accumulation_steps: PositiveInt = 1
-    """Forward passes in one optimiser step."""
+    """Forward passes whose gradients are added up before one update."""
     dropout: Share | None = None
-    """Dropout of hidden states while training; by default the model's own (0.1)."""
+    """Dropout of hidden states while training; by default the model's own, which its saved config keeps."""
     attention_dropout: Share | None = None
-    """Dropout of attention weights while training; by default the model's own (0.1). 0 is 1.4 times faster on CPUs."""
+    """Dropout of attention weights while training; by default the model's own. 0 is 1.4 times faster on CPUs."""
 
 
 def ramp_at(value: float | tuple[float, float], step: int, steps: int) -> float:
