@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tinydistilbert.benchmark.turns import quartiles, table
 from tinydistilbert.finetuning import augment
 from tinydistilbert.finetuning.word_spans import find_words
 from tinydistilbert.recipe import schema
@@ -81,11 +82,11 @@ def measure(task: str, data: str, teacher: Path | None, rounds: int) -> list[dic
         speed[name].append(sum(map(len, proposals[name])) / (time.process_time() - begin))
     found = [
         {"task": task, "way": name, "examples": len(examples), "words": sum(map(len, proposals[name])),
-         "words_per_second": round(common.quartiles(speed[name])[1], 1)}
+         "words_per_second": round(quartiles(speed[name])[1], 1)}
         for name, (_, examples) in ways.items()
     ]  # fmt: skip
     ratios = [mine / other for mine, other in zip(speed[OURS], speed[ONE_AT_A_TIME], strict=True)]
-    return [found[0], found[1] | {"ratio": round(common.quartiles(ratios)[1], 2)} | agreement(proposals, rows)]
+    return [found[0], found[1] | {"ratio": round(quartiles(ratios)[1], 2)} | agreement(proposals, rows)]
 
 
 def agreement(proposals: dict[str, list[list[list[str]]]], rows: list[int]) -> dict[str, float]:
@@ -119,7 +120,7 @@ def main() -> None:
          str(row.get("ratio", "")), str(row.get("same_proposals", "")))
         for row in rows
     ]  # fmt: skip
-    print(common.table(head, cells))
+    print(table(head, cells))
     common.append(chosen.output, ({"benchmark": "augmentation", "threads": 1, **row} for row in rows))
 
 

@@ -16,6 +16,7 @@ import common
 import torch
 from throughput_ways import PAIRS, models
 
+from tinydistilbert.benchmark.turns import break_even, table
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.distillation.pretraining import PretrainingSetup, pretrain, validation_losses
@@ -52,12 +53,6 @@ class Run:
     def seconds(self) -> float:
         """Of all epochs, with the cache's making."""
         return self.build_seconds + self.epochs * self.epoch_seconds
-
-
-def break_even(build_seconds: float, live_epoch_seconds: float, cached_epoch_seconds: float) -> float | None:
-    """Epochs after which a cache has saved what it cost; None where its epochs are not faster."""
-    saved = live_epoch_seconds - cached_epoch_seconds
-    return build_seconds / saved if saved > 0 else None
 
 
 def live_way(way: str) -> str:
@@ -121,7 +116,7 @@ def shown(runs: Sequence[Run]) -> str:
         "teacher", "validation KL", "over seeds", "masked LM", "making it, s", "an epoch, s", "all, s", "cache MiB",
         "pays after epochs",
     )  # fmt: skip
-    return common.table(head, lines)
+    return table(head, lines)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -16,6 +16,7 @@ import common
 import torch
 from throughput_ways import models
 
+from tinydistilbert.benchmark.turns import table
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.distillation.objective import PretrainingLoss
@@ -103,7 +104,7 @@ def shown(costs: Iterable[tuple[Cost, Cost]]) -> str:
         for cost in pair:
             cells += [f"{cost.tokens_per_second:,.0f}", f"{cost.peak_mib:,.0f}", f"{cost.anonymous_mib:,.0f}"]
         lines.append(cells)
-    return common.table(head, lines)
+    return table(head, lines)
 
 
 def parse() -> argparse.Namespace:

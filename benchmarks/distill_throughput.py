@@ -22,9 +22,10 @@ import common
 import reference_ways
 import throughput_ways
 import torch
-from throughput_ways import OURS, PAIRS, THEIRS, Sample, Setup
+from throughput_ways import OURS, PAIRS, THEIRS, Setup
 from transformers import PreTrainedTokenizerFast
 
+from tinydistilbert.benchmark.turns import Sample, Samples, peak_share, quartiles, ratio, table
 from tinydistilbert.data.corpus import prepare
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.data.wikitext import UNKNOWN
@@ -170,9 +171,6 @@ class Turns:
         self.process.join()
 
 
-Samples = dict[str, dict[int, Sample]]
-
-
 def alternate(turns: Sequence[Turns], rounds: int, seconds: float, deadline: float) -> tuple[Samples, list[float]]:
     """Every way once a round, each round beginning with another, and the machine's rate before each turn.
 
@@ -201,25 +199,10 @@ def alternate(turns: Sequence[Turns], rounds: int, seconds: float, deadline: flo
     return samples, rates
 
 
-def ratio(samples: Samples, our_way: str, other: str) -> float | None:
-    """Our speed over the other's: the median over the rounds in which both were measured; None without any."""
-    our_samples, other_samples = samples.get(our_way, {}), samples.get(other, {})
-    both = [
-        our_samples[number].speed / other_samples[number].speed for number in our_samples.keys() & other_samples.keys()
-    ]
-    return round(common.quartiles(both)[1], 3) if both else None
-
-
-def peak_share(samples: Samples, rates: Sequence[float]) -> float | None:
-    """Useful operations a second of our way with the KL at masked positions, over the machine's rate; both medians."""
-    reached = [sample.operations / sample.seconds for sample in samples.get("ours_masked", {}).values()]
-    return round(common.quartiles(reached)[1] / common.quartiles(rates)[1], 3) if reached else None
-
-
 def summary(samples: Samples, rates: Sequence[float]) -> dict[str, float | None]:
     """What the last line says of a pair."""
     ratios = {name: ratio(samples, our_way, other) for name, (our_way, other) in RATIOS.items()}
-    return {**ratios, "peak_share": peak_share(samples, rates)}
+    return {**ratios, "peak_share": peak_share(samples, "ours_masked", rates)}
 
 
 def rows_of(setup: Setup, samples: Samples, rates: Sequence[float], **facts: Any) -> list[dict[str, Any]]:
@@ -230,13 +213,13 @@ def rows_of(setup: Setup, samples: Samples, rates: Sequence[float], **facts: Any
     }  # fmt: skip
     rows = []
     for way, found in samples.items():
-        low, middle, high = common.quartiles([sample.speed for sample in found.values()])
+        low, middle, high = quartiles([sample.speed for sample in found.values()])
         rows.append({
             **common_facts, "way": way, "tokens_per_second": round(middle, 2), "low": round(low, 2),
             "high": round(high, 2), "rounds": len(found),
             "peak_mib": round(max(sample.peak_mib for sample in found.values()), 1),
         })  # fmt: skip
-    return [*rows, {**common_facts, "matrix_rate": common.quartiles(rates)[1], **summary(samples, rates)}]
+    return [*rows, {**common_facts, "matrix_rate": quartiles(rates)[1], **summary(samples, rates)}]
 
 
 def shown(samples: Samples) -> str:
@@ -244,7 +227,7 @@ def shown(samples: Samples) -> str:
     against = {other: (our_way, name) for name, (our_way, other) in reversed(RATIOS.items())}
     lines = []
     for way, found in samples.items():
-        low, middle, high = common.quartiles([sample.speed for sample in found.values()])
+        low, middle, high = quartiles([sample.speed for sample in found.values()])
         our_way, _ = against.get(way, ("", ""))
         times = ratio(samples, our_way, way)
         peak = max(sample.peak_mib for sample in found.values())
@@ -252,7 +235,7 @@ def shown(samples: Samples) -> str:
             way, f"{middle:,.1f}", f"{low:,.1f} to {high:,.1f}", str(len(found)),
             f"{our_way} is {times:.2f} times as fast" if times else "", f"{peak:,.0f}",
         ))  # fmt: skip
-    return common.table(("way", "useful tokens/s", "middle half", "rounds", "same objective", "peak MiB"), lines)
+    return table(("way", "useful tokens/s", "middle half", "rounds", "same objective", "peak MiB"), lines)
 
 
 def check_losses(context: BaseContext, setup: Setup) -> None:
@@ -327,7 +310,7 @@ def main() -> None:
         samples, rates = measure_pair(context, setup, chosen.ways, rounds, seconds, deadline)
         print(shown(samples))
         print(
-            f"{pair}: {chosen.threads} threads, matrix products {common.quartiles(rates)[1] / 1e9:.0f} GFLOP/s\n",
+            f"{pair}: {chosen.threads} threads, matrix products {quartiles(rates)[1] / 1e9:.0f} GFLOP/s\n",
             flush=True,
         )
         common.append(chosen.output, rows_of(setup, samples, rates, quick=chosen.quick, turn_seconds=seconds))

@@ -27,6 +27,7 @@ from transformers import (
 
 from tinydistilbert.benchmark.pairs import LOG_MEAN, LOG_STD, PADDED_LENGTH, SHORTEST
 from tinydistilbert.benchmark.timing import Timed, core_clock, one_core, time_in_turns
+from tinydistilbert.benchmark.turns import table
 from tinydistilbert.export import fused_attention
 from tinydistilbert.export import to_onnx as exporting
 from tinydistilbert.export.quantize import quantize
@@ -164,7 +165,7 @@ def main() -> None:
             for row in rows
             if row["shape"] == shape
         ]
-        print(common.table((shape, "ms", "quartiles"), cells_of_shape), flush=True)
+        print(table((shape, "ms", "quartiles"), cells_of_shape), flush=True)
 
 
 if __name__ == "__main__":

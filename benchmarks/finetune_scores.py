@@ -19,6 +19,7 @@ from finetune_ways import new_model, rows, settings_for, trainer_arguments
 from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallback, Trainer
 from transformers.utils import logging
 
+from tinydistilbert.benchmark.turns import quartiles, table
 from tinydistilbert.evaluation.scoring import headline_score
 from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.trainer import prepare_training, run_training
@@ -97,14 +98,14 @@ def shown(found: Sequence[Score]) -> str:
         of_way = [score for score in found if (score.task, score.way) == (task, way)]
         points = [100 * score.value for score in of_way]
         other = [100 * score.value for score in found if score.task == task and score.way != way]
-        middle = common.quartiles(points)[1]
+        middle = quartiles(points)[1]
         inside = "yes" if other and min(other) <= middle <= max(other) else "no"
         lines.append((
             TASKS[task].title, way, f"{middle:.1f}", f"{min(points):.1f} to {max(points):.1f}", str(len(of_way)),
-            inside if other else "", f"{common.quartiles([score.seconds for score in of_way])[1]:,.0f}",
+            inside if other else "", f"{quartiles([score.seconds for score in of_way])[1]:,.0f}",
         ))  # fmt: skip
     head = ("task", "way", "median", "lowest to highest", "seeds", "median in the other's range", "seconds")
-    return common.table(head, lines)
+    return table(head, lines)
 
 
 def scores(chosen: argparse.Namespace) -> None:

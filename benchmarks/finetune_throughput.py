@@ -22,11 +22,11 @@ import common
 import finetune_scores
 import finetune_ways
 import torch
-from distill_throughput import Samples, Turns, alternate, ratio
+from distill_throughput import Turns, alternate
 from finetune_ways import MODELS, TASK_NAMES, UNFUSED, WAYS, Setup
-from throughput_ways import Sample
 from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from tinydistilbert.benchmark.turns import Sample, Samples, pooled, quartiles, ratio, table
 from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.models.loading import save_model
@@ -89,13 +89,8 @@ class Passes(Turns):
     def take(self, seconds: float) -> Sample:
         """One turn, step by step; each is as long as it takes, whatever `seconds` says."""
         steps = PADDED_STEPS if self.way == "padded" else len(self.setup.steps)
-        return whole([super(Passes, self).take(0.0) for _ in range(steps)], self.setup)
-
-
-def whole(steps: Sequence[Sample], setup: Setup) -> Sample:
-    """Single steps as one sample, with the tokens that so many steps have on average."""
-    tokens = len(steps) * setup.batch_size * setup.tokens_per_example
-    return Sample(tokens, 0.0, sum(step.seconds for step in steps), max(step.peak_mib for step in steps))
+        samples = [super(Passes, self).take(0.0) for _ in range(steps)]
+        return pooled(samples, self.setup.batch_size * self.setup.tokens_per_example)
 
 
 def ratios(samples: Samples) -> dict[str, float | None]:
@@ -115,7 +110,7 @@ class Measured:
 
     def examples_per_second(self, way: str) -> tuple[float, float, float]:
         """Lower quartile, median and upper quartile over the rounds."""
-        low, middle, high = common.quartiles([sample.speed for sample in self.samples[way].values()])
+        low, middle, high = quartiles([sample.speed for sample in self.samples[way].values()])
         each = self.setup.tokens_per_example
         return low / each, middle / each, high / each
 
@@ -138,7 +133,7 @@ class Measured:
                 "tokens_per_second": round(middle * setup.tokens_per_example, 1), "rounds": len(self.samples[way]),
                 "peak_mib": round(self.peak_mib(way), 1),
             }  # fmt: skip
-        yield {**shared, "matrix_rate": common.quartiles(self.rates)[1], **ratios(self.samples)}
+        yield {**shared, "matrix_rate": quartiles(self.rates)[1], **ratios(self.samples)}
 
     def shown(self) -> str:
         """The table."""
@@ -151,7 +146,7 @@ class Measured:
                 str(len(found)), f"ours is {times:.2f} times as fast" if times else "", f"{self.peak_mib(way):,.0f}",
             ))  # fmt: skip
         head = ("way", "examples/s", "middle half", "useful tokens/s", "rounds", "same training", "peak MiB")
-        return common.table(head, lines)
+        return table(head, lines)
 
 
 def measure(context: BaseContext, setup: Setup, ways: Sequence[str], deadline: float) -> Measured:

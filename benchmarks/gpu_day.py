@@ -21,6 +21,8 @@ from typing import Any, TextIO
 
 import common
 
+from tinydistilbert.benchmark.turns import table
+
 HERE = Path(__file__).resolve().parent
 PARTS = ("tests", "steps", "latency", "distill", "finetune")
 SHARES = {"tests": 0.15, "steps": 0.23, "latency": 0.16, "distill": 0.2, "finetune": 0.26}
@@ -207,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def shown(rows: Sequence[dict[str, Any]]) -> str:
     """What was measured, a line each."""
     lines = [(row["measure"], row["what"], f"{row['value']:.5g}", row["unit"], row.get("note", "")) for row in rows]
-    return common.table(("measure", "of", "value", "unit", ""), lines)
+    return table(("measure", "of", "value", "unit", ""), lines)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from typing import Any
 
 import common
 import torch
-from throughput_ways import useful_operations
 from torch import Tensor
 from transformers import (
     BertConfig,
@@ -33,6 +32,7 @@ from transformers import (
 
 from tinydistilbert.benchmark import gpu
 from tinydistilbert.benchmark.timing import wall_clock
+from tinydistilbert.benchmark.turns import distillation_operations
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.data.masked_batches import MaskedBatches, useful_tokens
 from tinydistilbert.distillation.distill import compile_encoders
@@ -245,7 +245,7 @@ def _step(
         pass
     name = "bfloat16" if chosen_precision(measures.device) == "bf16" else "float32"
     rate, milliseconds = best_rate(measures, name), 1000 * clock.seconds / clock.steps
-    operations = useful_operations(*sizes, clock.tokens, BLOCK, clock.positions, cached=False)
+    operations = distillation_operations(*sizes, clock.tokens, BLOCK, clock.positions, cached=False)
     share = operations / clock.seconds / rate if rate else 0.0
     memory = torch.cuda.max_memory_allocated() / common.MIB if measures.device.type == "cuda" else 0.0
     measures.add(

@@ -46,6 +46,7 @@ from tinydistilbert.benchmark.timing import (
     time_in_turns,
     wall_clock,
 )
+from tinydistilbert.benchmark.turns import table
 from tinydistilbert.models.elmo.model import ElmoConfig, ElmoForSequenceClassification
 from tinydistilbert.models.pruned import keep, parts_of
 from tinydistilbert.models.runtimes import ModelInputs
@@ -174,7 +175,7 @@ def shown(lines: Sequence[Mapping[str, Any]]) -> str:
          f"{found[name, TRUE_LENGTH]['p50_ms']:.2f}/{found[name, TRUE_LENGTH]['p90_ms']:.2f}")
         for name in names
     ]  # fmt: skip
-    return common.table(("row", *(f"{protocol}, ms" for protocol in PROTOCOLS), "p50/p90, true length"), cells)
+    return table(("row", *(f"{protocol}, ms" for protocol in PROTOCOLS), "p50/p90, true length"), cells)
 
 
 def ratios(milliseconds: Mapping[str, Mapping[str, float]]) -> str:
@@ -184,7 +185,7 @@ def ratios(milliseconds: Mapping[str, Mapping[str, float]]) -> str:
         if all(name in milliseconds[TRUE_LENGTH] for name in (row, reference)):
             ratios = [f"{milliseconds[p][reference] / milliseconds[p][row]:.2f}" for p in PROTOCOLS]
             cells.append((f"{row} against {reference}", *ratios, "" if goal is None else f"{goal:g}"))
-    return common.table(("times as fast", *PROTOCOLS, "goal"), cells)
+    return table(("times as fast", *PROTOCOLS, "goal"), cells)
 
 
 def parse() -> argparse.Namespace:

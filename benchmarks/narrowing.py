@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tinydistilbert.benchmark.turns import table
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.distillation.pretraining import PretrainingSetup, pretrain, validation_losses
@@ -178,7 +179,7 @@ def shown(runs: Sequence[Run]) -> str:
     steps = runs[0].steps
     head = ("what is kept", "width", "just cut: masked LM / KL", f"after {steps} steps", "seeds", "KL over seeds",
             "KL, first seed")  # fmt: skip
-    return common.table(head, lines)
+    return table(head, lines)
 
 
 def parse() -> argparse.Namespace:

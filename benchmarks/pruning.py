@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tinydistilbert.benchmark.turns import table
 from tinydistilbert.compress import prune
 from tinydistilbert.compress.importance import Importance, mask_gradients
 from tinydistilbert.compress.vocabulary import trim
@@ -176,7 +177,7 @@ def shown(rows: list[dict[str, Any]], split: str) -> str:
         (*line, *(f"{np.mean(found[keep]):.1f}" if keep in found else "" for keep in keeps))
         for line, found in cells.items()
     ]
-    return common.table(("task", "model", "chosen by", *(f"{keep:.0%}" for keep in keeps)), lines)
+    return table(("task", "model", "chosen by", *(f"{keep:.0%}" for keep in keeps)), lines)
 
 
 def parse() -> argparse.Namespace:

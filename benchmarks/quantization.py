@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tinydistilbert.benchmark.turns import table
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.scoring import headline_score, read_predictions
 from tinydistilbert.export.quantize import quantize, sensitive_layers
@@ -232,7 +233,7 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
         sizes = [f"{row['megabytes']:.1f}" for row in of_way.values()][:1]
         times = [f"{row['ms']:.2f}" for row in of_way.values() if "ms" in row]
         lines.append((way, *scores, *sizes, " / ".join(times) or "–"))
-    return common.table(("way", *(f"{task} {model}" for task, model in models), "MB, first", "ms"), lines)
+    return table(("way", *(f"{task} {model}" for task, model in models), "MB, first", "ms"), lines)
 
 
 def without_vnni() -> int:

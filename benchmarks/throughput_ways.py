@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
+from tinydistilbert.benchmark.turns import Sample, distillation_operations
 from tinydistilbert.data.corpus import load_blocks
 from tinydistilbert.data.masked_batches import MaskedBatches, useful_tokens
 from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.distillation.pretraining import PretrainingSetup, pretrain
 from tinydistilbert.distillation.teacher_cache import make_cache
-from tinydistilbert.dry_run.machine import FORWARD_AND_BACKWARD
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
@@ -59,23 +59,6 @@ class Setup:
     positions: int
     """In the authors' micro-batch."""
     threads: int
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What one way did in its turn."""
-
-    tokens: float
-    """Useful ones: not padding."""
-    operations: float
-    """Useful ones, see `useful_operations`; of the others' ways they are not counted."""
-    seconds: float
-    peak_mib: float
-
-    @property
-    def speed(self) -> float:
-        """Useful tokens a second."""
-        return self.tokens / self.seconds
 
 
 class Finished(Exception):
@@ -124,20 +107,6 @@ class Clock:
         """Add what the coming step does to the turn."""
         self.tokens += tokens
         self.operations += operations
-
-
-def useful_operations(
-    student: Size, teacher: Size, tokens: float, length: float, positions: float, *, cached: bool
-) -> float:
-    """Floating-point operations that a distillation step cannot do without; a multiplication and an addition are two.
-
-    Of the student: the matrices of its layers, the two products of attention, the masked-LM head at the positions of
-    the KL; each three times, forward and for two gradients. Of the teacher: the same once, and its layers not at all
-    where they are read from a cache. Nothing for embeddings, softmax, GELU, normalisation, dropout and the optimiser.
-    """
-    learned = FORWARD_AND_BACKWARD * (student.forward(tokens, length) + student.vocabulary_head(positions))
-    teacher_operations = teacher.vocabulary_head(positions) + (0.0 if cached else teacher.forward(tokens, length))
-    return learned + teacher_operations
 
 
 def models(pair: str, teacher: Path | None) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -215,7 +184,7 @@ def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
             made = batches(step, oom_splits)
             for batch in made:
                 tokens = useful_tokens(batch)
-                operations = useful_operations(
+                operations = distillation_operations(
                     *sizes, tokens, batch["input_ids"].shape[1], len(batch["soft"]), cached=cached
                 )
                 clock.count(tokens, operations)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tinydistilbert.benchmark.turns import quartiles, table
 from tinydistilbert.losses import terms, vocabulary
 from tinydistilbert.losses.vocabulary import TeacherHead
 from tinydistilbert.training.allocator import keep_freed_memory
@@ -64,7 +65,7 @@ def measure(positions: int, width: int, keep: bool, rounds: int) -> dict[str, fl
         begin = time.perf_counter()
         torch.autograd.grad(way(), student)
         times[name].append(time.perf_counter() - begin)
-    return {name: common.quartiles(values)[1] for name, values in times.items()}
+    return {name: quartiles(values)[1] for name, values in times.items()}
 
 
 def main() -> None:
@@ -93,7 +94,7 @@ def main() -> None:
         )
         for row in rows
     ]
-    print(common.table(("size", "freed memory", "way", "ms", "times as fast"), cells))
+    print(table(("size", "freed memory", "way", "ms", "times as fast"), cells))
     common.append(common.RESULTS / "vocabulary_loss.jsonl", rows)
 
 

@@ -1,11 +1,8 @@
-"""Tiny masked-LM models of every family, task models and their exports, and the scripts in benchmarks/ as modules."""
+"""Tiny masked-LM models of every family, task models and their exports."""
 
 import functools
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,23 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from tests import tiny
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.loading import save_model
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = (
-    "common",
-    "reference_ways",
-    "throughput_ways",
-    "distill_throughput",
-    "finetune_ways",
-    "finetune_scores",
-    "finetune_throughput",
-    "corpus_scaling",
-    "cache_payoff",
-    "narrowing",
-    "gpu_day",
-    "gpu_pack",
-)
-"""Each after those that it imports."""
 
 
 def model(family: str, head: str = "masked-lm", **settings: Any) -> PreTrainedModel:
@@ -100,17 +80,3 @@ def plain(tmp_path_factory: pytest.TempPathFactory, task_model: Callable[[str, s
     folder = tmp_path_factory.mktemp("plain") / "distilbert-classification"
     export(task_model("distilbert", "classification"), folder, fused=False)
     return folder
-
-
-@pytest.fixture(scope="module")
-def scripts() -> Iterator[dict[str, ModuleType]]:
-    """The scripts as modules; they import each other by name, as they do when one of them is run."""
-    found: dict[str, ModuleType] = {}
-    for name in NAMES:
-        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        found[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found[name])
-    yield found
-    for name in NAMES:
-        del sys.modules[name]

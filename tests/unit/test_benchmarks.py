@@ -5,15 +5,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import cache_payoff
+import common
+import corpus_scaling
+import distill_throughput
+import narrowing
 import numpy as np
 import pytest
+import reference_ways
+import throughput_ways
 import torch
 import torch.nn.functional as F
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
 from tests import tiny
+from tinydistilbert.benchmark import turns
 from tinydistilbert.losses import terms as losses
 from tinydistilbert.models import narrow
 from tinydistilbert.models.loading import save_model
@@ -28,47 +35,44 @@ def model(seed: int, vocabulary: int = 232, layers: int = 2) -> BertForMaskedLM:
     return tiny.model(seed=seed, **tiny.WIDER, **settings)
 
 
-def vocabulary(scripts: dict[str, ModuleType]) -> object:
-    return scripts["reference_ways"].Vocabulary(size=232, cls=2, sep=3, pad=0, mask=4, special=(0, 1, 2, 3, 4))
+def vocabulary() -> object:
+    return reference_ways.Vocabulary(size=232, cls=2, sep=3, pad=0, mask=4, special=(0, 1, 2, 3, 4))
 
 
-def lines_batch(scripts: dict[str, ModuleType]) -> dict[str, torch.Tensor]:
+def lines_batch() -> dict[str, torch.Tensor]:
     """Three rows of text, the second with three positions of padding."""
     rows = np.arange(5, 29).reshape(3, 8)
     rows[:, 0], rows[:, -1] = 2, 3
     rows[1, 4:] = [3, 0, 0, 0]
-    batch = scripts["reference_ways"].masked_batch(rows, vocabulary(scripts), np.random.default_rng(5))
+    batch = reference_ways.masked_batch(rows, vocabulary(), np.random.default_rng(5))
     assert (batch["labels"] != -100).any()
     return batch
 
 
-def test_the_notebooks_rows_keep_blank_lines_and_cut_long_ones(scripts: dict[str, ModuleType]) -> None:
-    rows = scripts["reference_ways"].notebook_rows([[], [7, 8], list(range(5, 205))], vocabulary(scripts))
+def test_the_notebooks_rows_keep_blank_lines_and_cut_long_ones() -> None:
+    rows = reference_ways.notebook_rows([[], [7, 8], list(range(5, 205))], vocabulary())
     assert rows.shape == (3, 128)
     assert rows[0, :3].tolist() == [2, 3, 0] and not rows[0, 2:].any()
     assert rows[1, :5].tolist() == [2, 7, 8, 3, 0]
     assert rows[2].tolist() == [2, *range(5, 131), 3]
 
 
-def test_the_notebooks_tokens_are_the_mean_of_the_text(scripts: dict[str, ModuleType]) -> None:
-    ways = scripts["reference_ways"]
-    rows = ways.notebook_rows([[], [7] * 6] * 20, vocabulary(scripts))  # 2 and 8 tokens, [CLS] and [SEP] among them
-    batch, tokens = next(ways.notebook_batches(rows, vocabulary(scripts), 0))
+def test_the_notebooks_tokens_are_the_mean_of_the_text() -> None:
+    rows = reference_ways.notebook_rows([[], [7] * 6] * 20, vocabulary())  # 2 and 8 tokens, [CLS] and [SEP] among them
+    batch, tokens = next(reference_ways.notebook_batches(rows, vocabulary(), 0))
     assert batch["input_ids"].shape == (16, 128)
     assert tokens == 16 * 5
 
 
-def test_the_authors_sequences_are_cut_wrapped_and_never_very_short(scripts: dict[str, ModuleType]) -> None:
-    made = scripts["reference_ways"].authors_sequences([[7] * 9, [8] * 10, [9] * 30], 16, vocabulary(scripts))
+def test_the_authors_sequences_are_cut_wrapped_and_never_very_short() -> None:
+    made = reference_ways.authors_sequences([[7] * 9, [8] * 10, [9] * 30], 16, vocabulary())
     assert made == [[2, *[8] * 10, 3], [2, *[9] * 14, 3], [2, *[9] * 14, 3]]  # 9 + 2 is too short, and so is the rest
 
 
-def test_the_authors_batches_have_one_length_bin_and_as_many_positions_as_asked_for(
-    scripts: dict[str, ModuleType],
-) -> None:
-    ways, random = scripts["reference_ways"], np.random.default_rng(0)
+def test_the_authors_batches_have_one_length_bin_and_as_many_positions_as_asked_for() -> None:
+    random = np.random.default_rng(0)
     lengths = [*range(12, 129)] * 40
-    batches = ways.grouped_by_length(lengths, 512, random)
+    batches = reference_ways.grouped_by_length(lengths, 512, random)
     assert len({index for batch in batches for index in batch}) == sum(map(len, batches))
     for batch in batches:
         found = [lengths[index] for index in batch]
@@ -77,14 +81,14 @@ def test_the_authors_batches_have_one_length_bin_and_as_many_positions_as_asked_
     useful = sum(lengths[index] for batch in batches for index in batch)
     assert useful > 0.95 * sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
     with pytest.raises(ValueError, match="give more text"):
-        ways.grouped_by_length([20], 512, random)
+        reference_ways.grouped_by_length([20], 512, random)
 
 
-def test_the_notebooks_loss_is_its_formula(scripts: dict[str, ModuleType]) -> None:
-    student, teacher, batch = model(1), model(2), lines_batch(scripts)
+def test_the_notebooks_loss_is_its_formula() -> None:
+    student, teacher, batch = model(1), model(2), lines_batch()
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        found = scripts["reference_ways"].notebook_loss(student, teacher, batch)
+        found = reference_ways.notebook_loss(student, teacher, batch)
         s, t = (m(**inputs, output_hidden_states=True) for m in (student, teacher))
     kl = losses.notebook_kl(s.logits, t.logits, 2.0)
     mlm = F.cross_entropy(s.logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=-100)
@@ -93,38 +97,38 @@ def test_the_notebooks_loss_is_its_formula(scripts: dict[str, ModuleType]) -> No
 
 
 @pytest.mark.parametrize("only_masked", [False, True])
-def test_the_authors_loss_is_ours(scripts: dict[str, ModuleType], only_masked: bool) -> None:
-    student, teacher, batch = model(1), model(2), lines_batch(scripts)
-    ways, theirs = scripts["throughput_ways"], scripts["reference_ways"]
+def test_the_authors_loss_is_ours(only_masked: bool) -> None:
+    student, teacher, batch = model(1), model(2), lines_batch()
     with torch.no_grad():
-        terms = theirs.authors_terms(student, teacher, batch, only_masked=only_masked)
-    with_positions = ways.with_positions(batch)
+        terms = reference_ways.authors_terms(student, teacher, batch, only_masked=only_masked)
+    with_positions = throughput_ways.with_positions(batch)
     if only_masked:
         with_positions["soft"] = with_positions["masked"]
-    objective = ways.OURS["ours_masked" if only_masked else "ours_all"]
-    found = ways.our_loss(student, teacher, objective, with_positions)
-    assert float(found) == pytest.approx(float(theirs.authors_loss(terms)), rel=1e-5)
+    objective = throughput_ways.OURS["ours_masked" if only_masked else "ours_all"]
+    found = throughput_ways.our_loss(student, teacher, objective, with_positions)
+    assert float(found) == pytest.approx(float(reference_ways.authors_loss(terms)), rel=1e-5)
 
 
-def test_micro_steps_add_up_gradients_and_read_the_loss_and_its_terms(scripts: dict[str, ModuleType]) -> None:
-    theirs = scripts["reference_ways"]
-    student, teacher, batch = model(1), model(2), lines_batch(scripts)
-    read = theirs.authors_micro_step(student, teacher, batch, only_masked=False)
+def test_micro_steps_add_up_gradients_and_read_the_loss_and_its_terms() -> None:
+    student, teacher, batch = model(1), model(2), lines_batch()
+    read = reference_ways.authors_micro_step(student, teacher, batch, only_masked=False)
     once = student.get_input_embeddings().weight.grad.clone()
-    theirs.authors_micro_step(student, teacher, batch, only_masked=False)
+    reference_ways.authors_micro_step(student, teacher, batch, only_masked=False)
     assert torch.allclose(student.get_input_embeddings().weight.grad, 2 * once)
     assert read[0] == pytest.approx(5 * read[1] + 2 * read[2] + read[3], rel=1e-5)
-    theirs.notebook_micro_step(student, teacher, batch)
+    reference_ways.notebook_micro_step(student, teacher, batch)
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def test_useful_operations_are_counted_by_hand(scripts: dict[str, ModuleType]) -> None:
+def test_useful_operations_are_counted_by_hand() -> None:
     student, teacher = Size(0, 10, 2, 4, 8, 8), Size(0, 20, 4, 4, 8, 16)
     # 6 tokens in inputs of 3: matrices 2 x 10 a token, attention 4 x 3 x 4 x 2; head at 2 positions 2 x 4 x (4 + 8).
     layers, head, teacher_layers = 6 * (20 + 96), 2 * 96, 6 * (40 + 192)
-    count = scripts["throughput_ways"].useful_operations
-    assert count(student, teacher, 6, 3, 2, cached=False) == 3 * (layers + head) + teacher_layers + head
-    assert count(student, teacher, 6, 3, 2, cached=True) == 3 * (layers + head) + head
+    assert (
+        turns.distillation_operations(student, teacher, 6, 3, 2, cached=False)
+        == 3 * (layers + head) + teacher_layers + head
+    )
+    assert turns.distillation_operations(student, teacher, 6, 3, 2, cached=True) == 3 * (layers + head) + head
 
 
 class Orders:
@@ -140,14 +144,14 @@ class Orders:
         return self.left.pop() if self.left else None
 
 
-def test_the_clock_counts_each_turn_by_itself_and_ends_when_there_are_no_more(scripts: dict[str, ModuleType]) -> None:
-    ways, orders = scripts["throughput_ways"], Orders(2)
-    clock = ways.Clock(orders)
+def test_the_clock_counts_each_turn_by_itself_and_ends_when_there_are_no_more() -> None:
+    orders = Orders(2)
+    clock = throughput_ways.Clock(orders)
     clock.between_steps()
     clock.count(7, 100)
     clock.between_steps()
     clock.count(5)
-    with pytest.raises(ways.Finished):
+    with pytest.raises(throughput_ways.Finished):
         clock.between_steps()
     ready, first, second = orders.heard
     assert ready is None
@@ -155,28 +159,27 @@ def test_the_clock_counts_each_turn_by_itself_and_ends_when_there_are_no_more(sc
     assert first.seconds > 0 and first.peak_mib > 1
 
 
-def test_the_clock_goes_on_until_the_turn_is_long_enough(scripts: dict[str, ModuleType]) -> None:
+def test_the_clock_goes_on_until_the_turn_is_long_enough() -> None:
     orders = Orders(1)
     orders.left = [3600.0]
-    clock = scripts["throughput_ways"].Clock(orders)
+    clock = throughput_ways.Clock(orders)
     clock.between_steps()
     clock.between_steps()
     assert orders.heard == [None]
 
 
-def sample(scripts: dict[str, ModuleType], speed: float, operations: float = 0.0) -> object:
-    return scripts["throughput_ways"].Sample(tokens=speed * 2, operations=operations * 2, seconds=2.0, peak_mib=100.0)
+def sample(speed: float, operations: float = 0.0) -> object:
+    return turns.Sample(tokens=speed * 2, operations=operations * 2, seconds=2.0, peak_mib=100.0)
 
 
-def test_ratios_are_medians_over_rounds_that_both_ways_have(scripts: dict[str, ModuleType]) -> None:
-    script = scripts["distill_throughput"]
+def test_ratios_are_medians_over_rounds_that_both_ways_have() -> None:
     samples = {
-        "ours_all": {0: sample(scripts, 20), 1: sample(scripts, 30), 2: sample(scripts, 60)},
-        "notebook": {0: sample(scripts, 10), 2: sample(scripts, 10)},
-        "authors_all": {0: sample(scripts, 10), 1: sample(scripts, 10), 2: sample(scripts, 10)},
-        "ours_masked": {0: sample(scripts, 90, 3e9), 1: sample(scripts, 90, 6e9)},
+        "ours_all": {0: sample(20), 1: sample(30), 2: sample(60)},
+        "notebook": {0: sample(10), 2: sample(10)},
+        "authors_all": {0: sample(10), 1: sample(10), 2: sample(10)},
+        "ours_masked": {0: sample(90, 3e9), 1: sample(90, 6e9)},
     }
-    assert script.summary(samples, [5e9, 9e9, 7e9]) == {
+    assert distill_throughput.summary(samples, [5e9, 9e9, 7e9]) == {
         "notebook": 4.0, "authors_all": 3.0, "authors_masked": None, "cached_masked": None,
         "peak_share": round(4.5 / 7, 3),
     }  # fmt: skip
@@ -193,23 +196,19 @@ class Recorded:
         return self.speed
 
 
-def test_ways_alternate_and_the_first_round_is_whole_after_the_deadline(
-    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script, order = scripts["distill_throughput"], []
-    monkeypatch.setattr(script, "matrix_rate", lambda: 1e9)
-    turns = [Recorded(way, order, sample(scripts, 1)) for way in "abc"]
-    samples, rates = script.alternate(turns, 2, 0.0, float("inf"))
+def test_ways_alternate_and_the_first_round_is_whole_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+    monkeypatch.setattr(distill_throughput, "matrix_rate", lambda: 1e9)
+    turns = [Recorded(way, order, sample(1)) for way in "abc"]
+    samples, rates = distill_throughput.alternate(turns, 2, 0.0, float("inf"))
     assert order == ["a", "b", "c", "b", "c", "a"] and rates == [1e9] * 6
     order.clear()
-    samples, _ = script.alternate(turns, 2, 0.0, deadline=0.0)
+    samples, _ = distill_throughput.alternate(turns, 2, 0.0, deadline=0.0)
     assert order == ["a", "b", "c"] and {way: len(found) for way, found in samples.items()} == dict.fromkeys("abc", 1)
 
 
-def test_step_times_leave_out_the_first_steps_and_the_last(
-    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    common, now = scripts["common"], iter([0.0, 10.0, 11.0, 13.0, 16.0])
+def test_step_times_leave_out_the_first_steps_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 10.0, 11.0, 13.0, 16.0])
     monkeypatch.setattr(common.time, "perf_counter", lambda: next(now))
     times = common.StepTimes(lambda step, _: [{"counted": torch.arange(step + 1)}, {"counted": torch.arange(100)}])
     for step in range(5):
@@ -217,16 +216,14 @@ def test_step_times_leave_out_the_first_steps_and_the_last(
     assert times.measured() == (103 + 104, 5.0)  # of steps 2 and 3, which begin at 11 and end at 16
 
 
-def test_a_cache_pays_after_as_many_epochs_as_save_what_it_cost(scripts: dict[str, ModuleType]) -> None:
-    break_even = scripts["cache_payoff"].break_even
-    assert break_even(30.0, 20.0, 5.0) == 2.0
-    assert break_even(30.0, 5.0, 5.0) is None
-    assert break_even(30.0, float("nan"), 5.0) is None
+def test_a_cache_pays_after_as_many_epochs_as_save_what_it_cost() -> None:
+    assert turns.break_even(30.0, 20.0, 5.0) == 2.0
+    assert turns.break_even(30.0, 5.0, 5.0) is None
+    assert turns.break_even(30.0, float("nan"), 5.0) is None
 
 
-def test_caches_are_compared_with_a_live_teacher_of_the_same_objective(scripts: dict[str, ModuleType]) -> None:
-    script = scripts["cache_payoff"]
-    assert {way: script.live_way(way) for way in script.WAYS} == {
+def test_caches_are_compared_with_a_live_teacher_of_the_same_objective() -> None:
+    assert {way: cache_payoff.live_way(way) for way in cache_payoff.WAYS} == {
         "live": "live", "hidden, 1 view": "live", "hidden, 4 views": "live", "live, no cosine": "live, no cosine",
         "top-k, 1 view": "live, no cosine", "top-k, 4 views": "live, no cosine",
     }  # fmt: skip
@@ -247,10 +244,10 @@ def layer_of(wide: Widths) -> dict[str, torch.Tensor]:
     return {name: torch.randn(*shape) for name, shape in shapes.items()}
 
 
-def test_heads_are_scored_by_the_norms_of_their_own_products(scripts: dict[str, ModuleType]) -> None:
-    script, wide = scripts["narrowing"], Widths(hidden=8, heads=4, rows=6)
+def test_heads_are_scored_by_the_norms_of_their_own_products() -> None:
+    wide = Widths(hidden=8, heads=4, rows=6)
     layer = layer_of(wide)
-    looks, writes = script.looking(layer, wide), script.writing(layer, wide)
+    looks, writes = narrowing.looking(layer, wide), narrowing.writing(layer, wide)
     for head in range(4):
         own = slice(2 * head, 2 * head + 2)
         assert looks[head] == pytest.approx(float((layer["query"][own].T @ layer["key"][own]).norm()), rel=1e-5)
@@ -258,55 +255,50 @@ def test_heads_are_scored_by_the_norms_of_their_own_products(scripts: dict[str, 
         assert writes[head] == pytest.approx(float(written.norm()), rel=1e-5)
 
 
-def test_another_choice_changes_its_axis_only_and_only_inside_the_with(scripts: dict[str, ModuleType]) -> None:
-    script, wide, thin = scripts["narrowing"], Widths(hidden=8, heads=4, rows=6), Widths(hidden=4, heads=2, rows=3)
+def test_another_choice_changes_its_axis_only_and_only_inside_the_with() -> None:
+    wide, thin = Widths(hidden=8, heads=4, rows=6), Widths(hidden=4, heads=2, rows=3)
     layer = layer_of(wide)
     ordinary = narrow._kept(layer, wide, thin)
-    best = sorted(script.looking(layer, wide).topk(2).indices.tolist())
+    best = sorted(narrowing.looking(layer, wide).topk(2).indices.tolist())
     assert ordinary["heads"].tolist() == [place for head in best for place in (2 * head, 2 * head + 1)]
-    with script.choosing(script.WAYS["heads: the first"], 0):
+    with narrowing.choosing(narrowing.WAYS["heads: the first"], 0):
         first = narrow._kept(layer, wide, thin)
     assert first["heads"].tolist() == [0, 1, 2, 3] and torch.equal(first["rows"], ordinary["rows"])
-    with script.choosing(script.WAYS["rows: weakest"], 0):
+    with narrowing.choosing(narrowing.WAYS["rows: weakest"], 0):
         weakest = narrow._kept(layer, wide, thin)
     assert not set(weakest["rows"].tolist()) & set(ordinary["rows"].tolist())
     assert torch.equal(weakest["heads"], ordinary["heads"])
     assert all(map(torch.equal, narrow._kept(layer, wide, thin).values(), ordinary.values()))
 
 
-def test_dimensions_can_be_those_of_the_largest_embeddings(scripts: dict[str, ModuleType]) -> None:
+def test_dimensions_can_be_those_of_the_largest_embeddings() -> None:
     words = torch.tensor([[0.0, 3.0, -1.0, 2.0], [0.0, 1.0, 1.0, 2.0]])
     weights = {"bert.embeddings.word_embeddings.weight": words, "bert.embeddings.LayerNorm.weight": torch.arange(4.0)}
     assert (words @ narrow._BASES["slice"](weights, 2)).tolist() == words[:, 2:].tolist()
-    script = scripts["narrowing"]
-    with script.choosing(script.WAYS["dimensions: embedding norm"], 0):
+    with narrowing.choosing(narrowing.WAYS["dimensions: embedding norm"], 0):
         basis = narrow._BASES["slice"](weights, 2)
     assert (words @ basis).tolist() == words[:, [1, 3]].tolist()
 
 
-def test_narrow_students_are_shown_as_means_over_their_seeds(scripts: dict[str, ModuleType]) -> None:
-    script = scripts["narrowing"]
-    runs = [script.Run("slice", 192, seed, 60, {"mlm": 7.0, "kl": 3.0}, {"mlm": 5.0 + seed, "kl": 1.0 + seed})
+def test_narrow_students_are_shown_as_means_over_their_seeds() -> None:
+    runs = [narrowing.Run("slice", 192, seed, 60, {"mlm": 7.0, "kl": 3.0}, {"mlm": 5.0 + seed, "kl": 1.0 + seed})
             for seed in (0, 1)]  # fmt: skip
-    cells = [cell.strip() for cell in script.shown(runs).splitlines()[-1].split("|")[1:-1]]
+    cells = [cell.strip() for cell in narrowing.shown(runs).splitlines()[-1].split("|")[1:-1]]
     assert cells == ["slice", "192", "7.00 / 3.00", "5.50 / 1.50", "2", "1.000 to 2.000", "1.000"]
 
 
-def test_a_repeated_text_is_as_long_as_asked_for_and_repeats_no_paragraph(
-    scripts: dict[str, ModuleType], tmp_path: Path
-) -> None:
+def test_a_repeated_text_is_as_long_as_asked_for_and_repeats_no_paragraph(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
-    scripts["corpus_scaling"].write_text(path, ["one two\nthree", "four"], 60)
+    corpus_scaling.write_text(path, ["one two\nthree", "four"], 60)
     assert path.read_text().split("\n\n")[:4] == ["one two\nthree", "four", "one two (1)\nthree (1)", "four (1)"]
     assert len(path.read_text().replace("\n\n", "")) == 60
 
 
-def test_a_table_has_aligned_columns(scripts: dict[str, ModuleType]) -> None:
-    assert scripts["common"].table(("way", "n"), [("a", "10")]) == "| way | n  |\n| --- | -- |\n| a   | 10 |"
+def test_a_table_has_aligned_columns() -> None:
+    assert turns.table(("way", "n"), [("a", "10")]) == "| way | n  |\n| --- | -- |\n| a   | 10 |"
 
 
-def test_the_peak_is_counted_anew_and_anonymous_memory_is_seen(scripts: dict[str, ModuleType]) -> None:
-    common = scripts["common"]
+def test_the_peak_is_counted_anew_and_anonymous_memory_is_seen() -> None:
     if common.anonymous_mib() is None:
         pytest.skip("no /proc here")
     with common.AnonymousPeak(interval=0.001) as seen:
@@ -321,13 +313,10 @@ def test_the_peak_is_counted_anew_and_anonymous_memory_is_seen(scripts: dict[str
     assert peak > 64
 
 
-def test_work_in_a_fresh_process_gives_its_answer_or_ends_the_program(
-    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    assert scripts["common"].in_fresh_process(1, abs, -3) == 3
+def test_work_in_a_fresh_process_gives_its_answer_or_ends_the_program() -> None:
+    assert common.in_fresh_process(1, abs, -3) == 3
     with pytest.raises(SystemExit, match="ZeroDivisionError"):
-        scripts["common"].in_fresh_process(1, divmod, 1, 0)
+        common.in_fresh_process(1, divmod, 1, 0)
 
 
 def test_a_run_ends_with_the_ratios_and_appends_its_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

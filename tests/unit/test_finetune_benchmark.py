@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
 
+import finetune_scores
+import finetune_throughput
+import finetune_ways
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -21,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tests import tiny
+from tinydistilbert.benchmark.turns import Sample, pooled
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.tasks.encoding import Features
 
@@ -35,12 +38,12 @@ def features(lengths: Sequence[int], spans: bool = False) -> Features:
     return Features(ids, ids, labels, np.arange(len(ids)), [np.zeros((1, 2), np.int32)] * len(ids) if spans else None)
 
 
-def setup(scripts: dict[str, ModuleType], lengths: Sequence[int], batches: int, encoder: Path = Path()) -> object:
+def setup(lengths: Sequence[int], batches: int, encoder: Path = Path()) -> object:
     """Batches of two of SST-2."""
-    ways, made = scripts["finetune_ways"], features(lengths)
-    return ways.Setup(
+    made = features(lengths)
+    return finetune_ways.Setup(
         model="offline-student", encoder=encoder, task="sst2", data=Path(), train_examples=0, features=made,
-        steps=ways.representative(made, 2, batches), batch_size=2, rounds=2, threads=1,
+        steps=finetune_ways.representative(made, 2, batches), batch_size=2, rounds=2, threads=1,
     )  # fmt: skip
 
 
@@ -77,19 +80,19 @@ def write_data(folder: Path) -> Path:
     return folder
 
 
-def test_the_batches_that_stand_for_all_are_nearest_to_the_means_of_equal_runs(scripts: dict[str, ModuleType]) -> None:
-    ways, made = scripts["finetune_ways"], features([12, 60, 6, 1, 8, 13, 2, 20, 7])
+def test_the_batches_that_stand_for_all_are_nearest_to_the_means_of_equal_runs() -> None:
+    made = features([12, 60, 6, 1, 8, 13, 2, 20, 7])
     # Runs 1 2 6, 7 8 12 and 13 20 60 have the means 3, 9 and 31.
-    steps = ways.representative(made, 1, 3)
-    assert [len(made.input_ids[ways.epoch_batches(made, 1)[step][0]]) for step in steps] == [2, 8, 20]
+    steps = finetune_ways.representative(made, 1, 3)
+    assert [len(made.input_ids[finetune_ways.epoch_batches(made, 1)[step][0]]) for step in steps] == [2, 8, 20]
     with pytest.raises(ValueError, match="expected 5 batches of 2, found 4"):
-        ways.representative(made, 2, 5)  # the ninth example makes a batch that is not whole
+        finetune_ways.representative(made, 2, 5)  # the ninth example makes a batch that is not whole
 
 
 @pytest.mark.parametrize("way", ["padded", "dynamic", "grouped"])
-def test_every_pass_of_every_way_has_the_examples_of_ours(scripts: dict[str, ModuleType], way: str) -> None:
-    ways, made = scripts["finetune_ways"], setup(scripts, range(3, 43), 6)
-    batches = ways.plan(way, made)
+def test_every_pass_of_every_way_has_the_examples_of_ours(way: str) -> None:
+    made = setup(range(3, 43), 6)
+    batches = finetune_ways.plan(way, made)
     assert next(batches).tolist() == made.batches[0].tolist()
     ours = [batch.tolist() for batch in made.batches]
     passes = [[next(batches).tolist() for _ in ours] for _ in range(2)]
@@ -98,17 +101,17 @@ def test_every_pass_of_every_way_has_the_examples_of_ours(scripts: dict[str, Mod
     assert made.tokens_per_example == np.mean(made.features.lengths[[*chain(*ours)]])
 
 
-def test_our_batches_of_like_length_are_as_even_as_the_trainers(scripts: dict[str, ModuleType]) -> None:
+def test_our_batches_of_like_length_are_as_even_as_the_trainers() -> None:
     lengths = np.random.default_rng(0).geometric(0.08, 32 * 200) + 2
     order = get_length_grouped_indices(lengths.tolist(), 32)
     theirs = [order[first : first + 32] for first in range(0, len(order), 32)]
-    ours = scripts["finetune_ways"].epoch_batches(features(lengths.tolist()), 32)
+    ours = finetune_ways.epoch_batches(features(lengths.tolist()), 32)
     positions = [sum(len(batch) * lengths[batch].max() for batch in batches) for batches in (theirs, ours)]
     assert positions[1] == pytest.approx(positions[0], rel=0.01)
 
 
-def test_rows_have_tokens_and_labels_and_no_padding(scripts: dict[str, ModuleType]) -> None:
-    rows = scripts["finetune_ways"].rows
+def test_rows_have_tokens_and_labels_and_no_padding() -> None:
+    rows = finetune_ways.rows
     assert rows(features([3, 2]), [1]) == {1: {"input_ids": [7, 7], "attention_mask": [1, 1], "labels": 1}}
     (row,) = rows(features([3], spans=True), [0]).values()
     assert (row["start_positions"], row["end_positions"]) == (1, 2)
@@ -138,17 +141,17 @@ class Turns:
     ],
 )
 def test_a_way_trains_on_the_inputs_that_its_name_says_with_the_same_dropout(
-    scripts: dict[str, ModuleType], encoder: Path, tmp_path: Path, way: str, wanted: set[int] | None
+    encoder: Path, tmp_path: Path, way: str, wanted: set[int] | None
 ) -> None:
-    ways, turns, lengths = scripts["finetune_ways"], Turns(8), [3, 4, 8, 9, 13, 14, 19, 20]
+    turns, lengths = Turns(8), [3, 4, 8, 9, 13, 14, 19, 20]
     rows = [{"sentence": "the " * (length - 2), "label": length % 2, "idx": length} for length in lengths]
     (tmp_path / "glue" / "sst2").mkdir(parents=True)
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "glue" / "sst2" / "train.parquet")
-    task, settings = ways.TASKS["sst2"], ways.settings_for(way, 2, tmp_path, 0)
-    examples, _ = scripts["finetune_throughput"].training_examples(settings, task, augmented=None, soft=False)
-    encoded = scripts["finetune_throughput"].encode(examples, ways.load_tokenizer(encoder), 128)
+    task, settings = finetune_ways.TASKS["sst2"], finetune_ways.settings_for(way, 2, tmp_path, 0)
+    examples, _ = finetune_throughput.training_examples(settings, task, augmented=None, soft=False)
+    encoded = finetune_throughput.encode(examples, finetune_ways.load_tokenizer(encoder), 128)
     assert encoded.lengths.tolist() == lengths
-    made = replace(setup(scripts, lengths, 4, encoder), data=tmp_path, features=encoded)
+    made = replace(setup(lengths, 4, encoder), data=tmp_path, features=encoded)
     shapes: list[tuple[int, ...]] = []
     rates: set[float] = set()
 
@@ -162,8 +165,9 @@ def test_a_way_trains_on_the_inputs_that_its_name_says_with_the_same_dropout(
 
     hook = nn.modules.module.register_module_forward_hook(look)
     try:
-        with pytest.raises(ways.Finished):
-            (ways.measure_ours if way in ways.OURS else ways.measure_theirs)(way, made, ways.Clock(turns))
+        with pytest.raises(finetune_ways.Finished):
+            measure = finetune_ways.measure_ours if way in finetune_ways.OURS else finetune_ways.measure_theirs
+            measure(way, made, finetune_ways.Clock(turns))
     finally:
         hook.remove()
     assert turns.heard[0] is None and len(turns.heard) == 9  # ready, and eight steps
@@ -173,54 +177,50 @@ def test_a_way_trains_on_the_inputs_that_its_name_says_with_the_same_dropout(
     assert rates == {0.1, 0.2} | ({0.0} if way == "ours_no_attention_dropout" else set())
 
 
-def sample(scripts: dict[str, ModuleType], speed: float) -> object:
-    return scripts["throughput_ways"].Sample(tokens=speed * 2, operations=0.0, seconds=2.0, peak_mib=100.0)
+def sample(speed: float) -> object:
+    return Sample(tokens=speed * 2, operations=0.0, seconds=2.0, peak_mib=100.0)
 
 
-def test_a_turn_is_the_sum_of_its_steps_with_the_tokens_of_an_average_one(scripts: dict[str, ModuleType]) -> None:
-    script, made = scripts["finetune_throughput"], setup(scripts, [4] * 4 + [10] * 4, 2)
-    steps = [scripts["throughput_ways"].Sample(0.0, 0.0, seconds, peak) for seconds, peak in ((1.0, 50), (2.0, 40))]
-    found = script.whole(steps, made)
+def test_a_turn_is_the_sum_of_its_steps_with_the_tokens_of_an_average_one() -> None:
+    made = setup([4] * 4 + [10] * 4, 2)
+    steps = [Sample(0.0, 0.0, seconds, peak) for seconds, peak in ((1.0, 50), (2.0, 40))]
+    found = pooled(steps, made.batch_size * made.tokens_per_example)
     assert (found.tokens, found.seconds, found.peak_mib) == (2 * 2 * 7.0, 3.0, 50)
-    measured = script.Measured(made, {"ours": {0: found}}, [1e9])
+    measured = finetune_throughput.Measured(made, {"ours": {0: found}}, [1e9])
     assert measured.examples_per_second("ours")[1] == pytest.approx(4 / 3)
 
 
-def test_the_last_line_has_the_ratios_of_sst2_and_one_of_squad(scripts: dict[str, ModuleType]) -> None:
-    script, made = scripts["finetune_throughput"], setup(scripts, [4] * 8, 2)
+def test_the_last_line_has_the_ratios_of_sst2_and_one_of_squad() -> None:
+    made = setup([4] * 8, 2)
     speeds = {"ours": 12, "padded": 1, "dynamic": 4, "grouped": 8}
-    samples = {way: {0: sample(scripts, speed)} for way, speed in speeds.items()}
-    slower = samples | {"padded": {0: sample(scripts, 3)}}
+    samples = {way: {0: sample(speed)} for way, speed in speeds.items()}
+    slower = samples | {"padded": {0: sample(3)}}
     measured = [
-        script.Measured(replace(made, task=task), found, [1e9])
+        finetune_throughput.Measured(replace(made, task=task), found, [1e9])
         for task, found in (("sst2", samples), ("cola", slower), ("squad", slower))
     ]
-    assert script.last_line(measured) == {
+    assert finetune_throughput.last_line(measured) == {
         "offline-student": {"padded": 12.0, "dynamic": 3.0, "grouped": 1.5, "squad_padded": 4.0}
     }
-    assert script.last_line(measured[1:2])["offline-student"]["padded"] is None
+    assert finetune_throughput.last_line(measured[1:2])["offline-student"]["padded"] is None
 
 
-def test_both_codes_begin_with_the_same_model_and_score_it_alike(
-    scripts: dict[str, ModuleType], encoder: Path, tmp_path: Path
-) -> None:
-    script, ways = scripts["finetune_scores"], scripts["finetune_ways"]
-    settings = ways.settings_for("ours", 4, write_data(tmp_path), 8)
+def test_both_codes_begin_with_the_same_model_and_score_it_alike(encoder: Path, tmp_path: Path) -> None:
+    settings = finetune_ways.settings_for("ours", 4, write_data(tmp_path), 8)
     still = replace(settings.finetune.optimization, learning_rate=1e-12)
     settings = replace(settings, finetune=replace(settings.finetune, optimization=still, epochs=1, min_steps=0))
-    task = script.TASKS["stsb"]
-    found = {(way, seed): script.measure(way, settings, task, encoder, seed).value
+    task = finetune_scores.TASKS["stsb"]
+    found = {(way, seed): finetune_scores.measure(way, settings, task, encoder, seed).value
              for way, seed in (("dynamic", 0), ("ours", 0), ("ours", 1))}  # fmt: skip
     assert found["dynamic", 0] == pytest.approx(found["ours", 0], abs=1e-6)
     assert found["ours", 0] != pytest.approx(found["ours", 1], abs=1e-3)
 
 
-def test_scores_are_shown_as_ranges_and_whether_the_median_lies_in_the_others(scripts: dict[str, ModuleType]) -> None:
-    script = scripts["finetune_scores"]
+def test_scores_are_shown_as_ranges_and_whether_the_median_lies_in_the_others() -> None:
     values = {"dynamic": (0.1, 0.2, 0.3), "ours": (0.25, 0.31, 0.32)}
-    found = [script.Score("cola", way, seed, value, 0, 5.0) for way, own in values.items()
+    found = [finetune_scores.Score("cola", way, seed, value, 0, 5.0) for way, own in values.items()
              for seed, value in enumerate(own)]  # fmt: skip
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in script.shown(found).splitlines()[2:]]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in finetune_scores.shown(found).splitlines()[2:]]
     assert lines == [
         ["CoLA", "dynamic", "20.0", "10.0 to 30.0", "3", "no", "5"],
         ["CoLA", "ours", "31.0", "25.0 to 32.0", "3", "no", "5"],

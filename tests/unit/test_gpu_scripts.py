@@ -6,62 +6,57 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
+import gpu_day
+import gpu_pack
 import numpy as np
 import pytest
 
 
-def day(scripts: dict[str, ModuleType], folder: Path, monkeypatch: pytest.MonkeyPatch, *programs: str) -> object:
+def day(folder: Path, monkeypatch: pytest.MonkeyPatch, *programs: str) -> object:
     """A day whose parts run these programs side by side."""
-    made = scripts["gpu_day"].Day(
-        data=folder, teacher=folder, output=folder, run=folder, device="cpu", size="toy", workers=1
-    )
+    made = gpu_day.Day(data=folder, teacher=folder, output=folder, run=folder, device="cpu", size="toy", workers=1)
     commands = [[sys.executable, "-c", program] for program in programs]
-    monkeypatch.setattr(scripts["gpu_day"].Day, "commands", lambda *_: commands)
+    monkeypatch.setattr(gpu_day.Day, "commands", lambda *_: commands)
     return made
 
 
-def test_a_part_that_fails_is_recorded_with_its_last_lines(
-    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_that_fails_is_recorded_with_its_last_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
-    made = day(scripts, tmp_path, monkeypatch, "print('fine')", "print('begun'); raise ValueError('boom')")
-    row = scripts["gpu_day"].run_part(made, "steps", 60.0, log)
+    made = day(tmp_path, monkeypatch, "print('fine')", "print('begun'); raise ValueError('boom')")
+    row = gpu_day.run_part(made, "steps", 60.0, log)
     assert row["state"] == "failed" and row["exit_codes"] == [0, 1]
     assert row["last_lines"][0][0] == "begun" and row["last_lines"][0][-1] == "ValueError: boom"
     assert "fine" in log.getvalue() and "boom" in log.getvalue()
 
 
-def test_a_part_that_takes_too_long_is_stopped(
-    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = time.monotonic()
-    made = day(scripts, tmp_path, monkeypatch, "import time; print('waiting', flush=True); time.sleep(300)")
-    row = scripts["gpu_day"].run_part(made, "latency", 1.5, io.StringIO())
+    made = day(tmp_path, monkeypatch, "import time; print('waiting', flush=True); time.sleep(300)")
+    row = gpu_day.run_part(made, "latency", 1.5, io.StringIO())
     assert row["state"] == "out of time" and row["last_lines"] == [["waiting"]]
     assert time.monotonic() - begun < 30
 
 
-def test_what_is_done_is_not_done_again(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     rows = [("tests", "done", "full"), ("steps", "failed", "full"), ("latency", "done", "quick")]
     lines = [json.dumps({"part": part, "state": state, "size": size}) for part, state, size in rows]
     (tmp_path / "parts.jsonl").write_text("\n".join(lines) + "\n")
-    assert scripts["gpu_day"].finished(tmp_path / "parts.jsonl", "full") == {"tests"}
+    assert gpu_day.finished(tmp_path / "parts.jsonl", "full") == {"tests"}
 
 
-def test_the_tasks_are_shared_out_among_the_processes(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
-    made = scripts["gpu_day"].Day(tmp_path, tmp_path, tmp_path, tmp_path, "cuda", "full", workers=3)
+def test_the_tasks_are_shared_out_among_the_processes(tmp_path: Path) -> None:
+    made = gpu_day.Day(tmp_path, tmp_path, tmp_path, tmp_path, "cuda", "full", workers=3)
     commands = made.commands("finetune", 100.0)
     shared = [command[command.index("--tasks") + 1 :] for command in commands]
     assert len(shared) == 3
-    assert sorted(task for tasks in shared for task in tasks) == sorted(scripts["gpu_day"].TASKS)
+    assert sorted(task for tasks in shared for task in tasks) == sorted(gpu_day.TASKS)
 
 
 @pytest.fixture
-def packed(scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folders with a pack of made-up data; random numbers, which no archive makes smaller."""
-    monkeypatch.setattr(scripts["gpu_pack"], "CODE", ("pyproject.toml",))
+    monkeypatch.setattr(gpu_pack, "CODE", ("pyproject.toml",))
     content = np.random.default_rng(0).bytes(150_000)
     for name in ("data/glue/rte/train.parquet", "data/glue/qnli/train_reconstructed_from_squad.parquet"):
         (tmp_path / name).parent.mkdir(parents=True)
@@ -69,7 +64,7 @@ def packed(scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.M
     for folder in ("teacher", "wheels"):
         (tmp_path / folder).mkdir()
     (tmp_path / "teacher" / "config.json").write_text("{}")
-    scripts["gpu_pack"].main([
+    gpu_pack.main([
         "--data", str(tmp_path / "data"), "--parts", "glue/rte", "glue/qnli", "--teacher", str(tmp_path / "teacher"),
         "--wheels", str(tmp_path / "wheels"), "--output", str(tmp_path / "packs"), "--limit", "0.08",
     ])  # fmt: skip
@@ -108,9 +103,8 @@ def test_a_damaged_piece_is_refused(packed: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "target" / "teacher").exists()
 
 
-def test_wheels_are_those_that_an_image_lacks(scripts: dict[str, ModuleType]) -> None:
-    pack = scripts["gpu_pack"]
-    found = [line.split("==")[0] for line in pack.needed(pack.PRESENT)]
+def test_wheels_are_those_that_an_image_lacks() -> None:
+    found = [line.split("==")[0] for line in gpu_pack.needed(gpu_pack.PRESENT)]
     assert "pydantic" in found and "pydantic-core" in found
     assert not {"torch", "numpy", "transformers"} & set(found)
-    assert "torch" in [line.split("==")[0] for line in pack.needed([])]
+    assert "torch" in [line.split("==")[0] for line in gpu_pack.needed([])]

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tinydistilbert.dry_run import machine as costs
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, encoder_size, joint_state
 from tinydistilbert.dry_run.sizes import TaskSize, task_size
 from tinydistilbert.finetuning.trainer import finetune_steps
 from tinydistilbert.models.loading import load_tokenizer
-from tinydistilbert.models.size import Size
+from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT_SHARE
@@ -94,7 +93,7 @@ def _seconds(
     settings, machine = basis.recipe.compress, basis.machine
     forward = model.forward(size.length, size.length)
     learned = examples + min(settings.importance_examples, size.features)
-    operations = costs.FORWARD_AND_BACKWARD * forward * learned * sum(shares)
+    operations = FORWARD_AND_BACKWARD * forward * learned * sum(shares)
     if shares:
         operations += forward * size.features * max(1, len(settings.teachers))
     variants = _variants(settings) - len(shares) + sum(shares)

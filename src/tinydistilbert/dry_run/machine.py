@@ -15,8 +15,6 @@ EFFICIENCY = 0.58
 """Share of the matrix-multiply rate that training reaches. From a finished quickstart (2 cores without hyper-threading,
 2 x 165 GFLOP/s; its training.json and measurements.jsonl): fine-tuning the teacher on 14,036, 29,121 and 61,366 tokens
 took 6.6, 11.7 and 23.1 s, which is 190 GFLOP/s beside 1.9 s for 38 updates of AdamW. On GPUs it was not measured."""
-FORWARD_AND_BACKWARD = 3
-"""A backward pass multiplies each matrix twice, once for the gradient of its input and once for its own."""
 BYTES_PER_UPDATE = 48
 """Memory traffic of one parameter in one step: a new gradient touched and written, its norm taken, gradient scaled
 (5 x 4 bytes), AdamW (7 x 4)."""

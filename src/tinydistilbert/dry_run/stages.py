@@ -11,13 +11,12 @@ from tinydistilbert.data.masked_batches import VALIDATION_RATE
 from tinydistilbert.distillation.adapt import adapt_steps, check_head
 from tinydistilbert.distillation.distill import distill_steps
 from tinydistilbert.distillation.teacher_cache import cache_bytes
-from tinydistilbert.dry_run import machine
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, state_of
 from tinydistilbert.dry_run.compression import compress_line
 from tinydistilbert.dry_run.sizes import limited
 from tinydistilbert.dry_run.tasks import evaluate_line, finetune_lines
 from tinydistilbert.models.matching import match_layers
-from tinydistilbert.models.size import Size
+from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
 from tinydistilbert.pipeline import run as pipeline
 from tinydistilbert.pipeline.preflight import check_compressible, check_data_folder, check_lengths
 from tinydistilbert.recipe.objective import TERMS, Needs
@@ -119,9 +118,7 @@ def _pretraining(
         return Line(title, state, what)
     useful = basis.text.useful if basis.text else 1.0
     positions, teacher_positions = _positions(basis.recipe, useful, with_teacher=teacher is not None)
-    operations = machine.FORWARD_AND_BACKWARD * (
-        model.forward(tokens, size) + model.vocabulary_head(tokens * positions)
-    )
+    operations = FORWARD_AND_BACKWARD * (model.forward(tokens, size) + model.vocabulary_head(tokens * positions))
     batch = optimization.batch_size * size
     memory = model.training_memory(batch, batch * positions)
     if teacher is not None:

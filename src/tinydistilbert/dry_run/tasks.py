@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinydistilbert.dry_run import machine
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, joint_state, state_of
 from tinydistilbert.dry_run.sizes import TaskSize
 from tinydistilbert.finetuning.augment import passes_of
 from tinydistilbert.finetuning.trainer import finetune_steps, intermediate_steps
+from tinydistilbert.models.size import FORWARD_AND_BACKWARD
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.storage import atomic
@@ -66,7 +66,7 @@ def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskS
     model, features = basis.task_model(job), _features(job, settings, size)
     steps = finetune_steps(settings, features)
     tokens = _examples_a_step(settings) * size.length
-    operations = machine.FORWARD_AND_BACKWARD * model.forward((steps - done) * tokens, size.length)
+    operations = FORWARD_AND_BACKWARD * model.forward((steps - done) * tokens, size.length)
     memory = model.training_memory(settings.optimization.batch_size * size.longest, 0)
     distillation = settings.distillation
     if job.is_second_distillation and (distillation.hidden or distillation.attention or distillation.relation):

@@ -8,6 +8,9 @@ from transformers import PreTrainedModel
 from tinydistilbert.models.heads import parameter_count, vocabulary_size
 from tinydistilbert.models.pruned import is_pruned, parts_of
 
+FORWARD_AND_BACKWARD = 3
+"""A backward pass multiplies each matrix twice, once for the gradient of its input and once for its own."""
+
 TRAINING_BYTES = 16
 """Bytes of a parameter in training: weight, gradient and AdamW's two moments, in single precision."""
 
