@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 import tinydistilbert
 from tinydistilbert.errors import UserError
+from tinydistilbert.export.quantize import quantize
 from tinydistilbert.models.loading import load_model
 from tinydistilbert.predictor import Predictor, load
 from tinydistilbert.storage import atomic
@@ -51,6 +52,19 @@ def test_one_text_is_answered_as_among_many(folder_of: Maker) -> None:
     np.testing.assert_allclose([a["score"] for a in many], [a["score"] for a in alone], atol=1e-5)
     assert len({round(answer["score"], 5) for answer in many}) == 3
     assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize("head", ["classification", "regression", "span"])
+def test_in_int8_one_text_is_answered_as_among_many(exported: Maker, head: str, tmp_path: Path) -> None:
+    quantize(exported("bert", head), tmp_path / "int8")
+    predictor, pairs = load(tmp_path / "int8"), [*PAIRS, CONTEXT]
+    texts = [*TEXTS, "Where does Paris lie?"]
+    many = predictor.predict(texts, pairs)
+    alone = [predictor.predict(text, pair)[0] for text, pair in zip(texts, pairs, strict=True)]
+    for one, other in zip(many, alone, strict=True):
+        assert one.keys() == other.keys() and one.get("label") == other.get("label")
+        assert one.get("answer") == other.get("answer")
+        assert one["score"] == pytest.approx(other["score"], rel=0.02, abs=1e-3)
 
 
 def test_answers_are_pieces_of_their_context_found_over_all_windows(

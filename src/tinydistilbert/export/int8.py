@@ -1,8 +1,9 @@
 """Matrices and embedding tables of an ONNX graph in 8 bits, multiplied by ONNX Runtime's integer operators for CPUs.
 
 A weight w becomes scale · q with q a signed byte; an input of a matrix becomes an unsigned byte with a zero point, by
-its range (dynamic) or by a fixed one (static). Softmax, normalisation and GELU stay in float32. Why ONNX Runtime's tool
-is not used for that: docs/decisions/0017-int8.md.
+the range of each token (dynamic) or by a fixed one (static). Softmax, normalisation and GELU stay in float32. Why ONNX
+Runtime's tool is not used for that: docs/decisions/0017-int8.md; why each token has a range of its own:
+docs/decisions/0022-int8-alone-and-together.md.
 """
 
 import re
@@ -23,6 +24,13 @@ LIMIT, REDUCED_LIMIT = 127, 64
 """Largest |q|. With the reduced one, a sum of two products, at most 2 · 255 · 64, fits into AVX2's 16 bits."""
 SMALLEST_SCALE = 1e-12
 """The scale of a weight or an input whose values are all zero."""
+_MICROSOFT, _PRODUCT = "com.microsoft", "MatMulIntegerToFloat"
+_LAST_AXIS, _TOKEN_SCALE, _TOKEN_ZERO = "last_axis", "token.scale", "token.zero"
+_CONSTANTS: dict[str, NDArray[Any]] = {
+    _LAST_AXIS: np.array([-1], dtype=np.int64), _TOKEN_SCALE: np.array(1 / 127, dtype=np.float32),
+    _TOKEN_ZERO: np.array(128, dtype=np.uint8),
+}  # fmt: skip
+"""Of dynamic ranges: a token's values, divided by the largest of them, become bytes from 1 to 255."""
 _LAYER = re.compile(r"\blayers?\.(\d+)\.(\w+)")
 _FEED_FORWARD = ("intermediate", "output", "ffn", "mlp")
 """Names of the second half of a layer in BERT, DistilBERT and ModernBERT."""
@@ -62,7 +70,7 @@ def to_int8(
 
     Args:
         model: an `onnx.ModelProto` in float32.
-        ranges: of the inputs of matrices, from `input_ranges`; None = measured from each input at run time.
+        ranges: of the inputs of matrices, from `input_ranges`; None = measured from each token at run time.
         per_channel: a scale for each column of a matrix instead of one for all. Tables always have one for each row.
         reduce_range: q of matrices within ±64 instead of ±127.
         embeddings: whether tables are quantized too.
@@ -88,7 +96,7 @@ class _Graph:
         self.tables = {node.input[0] for node in self.graph.node if self.is_table(node)}
         self.nodes: list[Any] = []
         self.new: dict[str, NDArray[Any]] = {}
-        self.bytes_of: dict[str, tuple[str, str, str]] = {}
+        self.quantized: set[str] = set()
 
     def is_table(self, node: Any) -> bool:
         """Whether the node reads rows of an embedding table: by id, or a slice of them, as for positions."""
@@ -152,8 +160,8 @@ class _Graph:
         self.graph.initializer.extend(
             self.onnx.numpy_helper.from_array(value, name) for name, value in self.new.items()
         )
-        if not any(item.domain == "com.microsoft" for item in self.model.opset_import):
-            self.model.opset_import.append(self.onnx.helper.make_opsetid("com.microsoft", 1))
+        if not any(item.domain == _MICROSOFT for item in self.model.opset_import):
+            self.model.opset_import.append(self.onnx.helper.make_opsetid(_MICROSOFT, 1))
 
     def _used(self, nodes: list[Any]) -> list[Any]:
         """The nodes whose outputs are read, which the transposition of a replaced matrix is not."""
@@ -181,11 +189,20 @@ class _Graph:
             weight, scale = self._columns_of_table(name, settings)
         else:
             weight, scale = self._bytes_of_matrix(name, transposed, settings)
-        value, value_scale, zero = self._bytes_of_input(node.input[0], settings.ranges)
-        inputs = [value, weight, value_scale, scale, zero]
-        if len(node.input) > 2:  # a Gemm's bias, behind the zero point of the weights, which is zero
-            inputs += ["", node.input[2]]
-        self._add("MatMulIntegerToFloat", inputs, list(node.output), domain="com.microsoft")
+        bias, output = node.input[2:], node.output[0]  # of a Gemm
+        if settings.ranges is not None:
+            value, value_scale, zero = self._bytes_of_input(node.input[0], settings.ranges)
+            inputs = [value, weight, value_scale, scale, zero]
+            # The bias comes behind the zero point of the weights, which is zero.
+            self._add(_PRODUCT, [*inputs, *(["", *bias] if bias else [])], [output], domain=_MICROSOFT)
+            return
+        value, largest = self._bytes_of_tokens(node.input[0])
+        product, scaled = f"{output}.product", f"{output}.scaled" if bias else output
+        inputs = [value, weight, self._constant(_TOKEN_SCALE), scale, self._constant(_TOKEN_ZERO)]
+        self._add(_PRODUCT, inputs, [product], domain=_MICROSOFT)
+        self._add("Mul", [product, largest], [scaled])
+        if bias:
+            self._add("Add", [scaled, *bias], [output])
 
     def _bytes_of_matrix(self, name: str, transposed: bool, settings: _Settings) -> tuple[str, str]:
         """Names of the bytes (inputs, outputs) and of their scale, or of the scales of the outputs."""
@@ -215,20 +232,37 @@ class _Graph:
             self._add("Transpose", [rows], [names[0]], perm=[1, 0])
         return names
 
-    def _bytes_of_input(self, name: str, ranges: Ranges | None) -> tuple[str, str, str]:
+    def _bytes_of_input(self, name: str, ranges: Ranges) -> tuple[str, str, str]:
         """Names of the input's bytes, scale and zero point, which all matrices that read it share."""
-        if name not in self.bytes_of:
-            names = f"{name}.bytes", f"{name}.scale", f"{name}.zero"
-            if ranges is None:
-                self._add("DynamicQuantizeLinear", [name], list(names))
-            else:
-                low, high = ranges[name]
-                scale = max((high - low) / 255, SMALLEST_SCALE)
-                self.new[names[1]] = np.array(scale, dtype=np.float32)
-                self.new[names[2]] = np.array(round(-low / scale), dtype=np.uint8)
-                self._add("QuantizeLinear", [name, *names[1:]], [names[0]])
-            self.bytes_of[name] = names
-        return self.bytes_of[name]
+        names = f"{name}.bytes", f"{name}.scale", f"{name}.zero"
+        if name not in self.quantized:
+            low, high = ranges[name]
+            scale = max((high - low) / 255, SMALLEST_SCALE)
+            self.new[names[1]] = np.array(scale, dtype=np.float32)
+            self.new[names[2]] = np.array(round(-low / scale), dtype=np.uint8)
+            self._add("QuantizeLinear", [name, *names[1:]], [names[0]])
+            self.quantized.add(name)
+        return names
+
+    def _bytes_of_tokens(self, name: str) -> tuple[str, str]:
+        """Names of the input's bytes, and of the largest size in each of its rows, by which products are multiplied.
+
+        A row is a token. Its bytes depend on nothing but itself: ONNX Runtime's DynamicQuantizeLinear would give one
+        range to all tokens of a batch, so that a text's answer would depend on its neighbours and on padding.
+        """
+        names = f"{name}.bytes", f"{name}.largest"
+        if name not in self.quantized:
+            sizes, shares = f"{name}.sizes", f"{name}.shares"
+            self._add("Abs", [name], [sizes])
+            self._add("ReduceMax", [sizes, self._constant(_LAST_AXIS)], [names[1]], keepdims=1)
+            self._add("Div", [name, names[1]], [shares])  # 0 / 0 gives any byte, whose product is multiplied by 0
+            self._add("QuantizeLinear", [shares, self._constant(_TOKEN_SCALE), self._constant(_TOKEN_ZERO)], [names[0]])
+            self.quantized.add(name)
+        return names
+
+    def _constant(self, name: str) -> str:
+        self.new[name] = _CONSTANTS[name]
+        return name
 
     def _is_tied(self, name: str) -> bool:
         return any((self.matrix(node) or ("",))[0] == name for node in self.graph.node)

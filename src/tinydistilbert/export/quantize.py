@@ -10,12 +10,12 @@ from typing import Any, Literal
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import int8
 from tinydistilbert.export.to_onnx import export
-from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, ModelInputs
+from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, RANGES, RANGES_OF_TOKENS, ModelInputs
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
 Method = Literal["dynamic", "static"]
-"""The range of a matrix's input comes from each input (`dynamic`), or once from calibration inputs (`static`)."""
+"""The range of a matrix's input comes from each token (`dynamic`), or once from calibration inputs (`static`)."""
 CONFIG = "config.json"
 
 
@@ -56,6 +56,7 @@ def quantize(
     settings = {"per_channel": per_channel, "reduce_range": reduce_range, "embeddings": embeddings}
     int8.to_int8(model, ranges=ranges, keep_float=keep_float, **settings)
     facts = {"precision": "int8", "method": method, **settings, "keep_float": list(keep_float)}
+    facts[RANGES] = RANGES_OF_TOKENS if method == "dynamic" else "calibration"
     with atomic.unfinished(output, made_by="quantize") as folder:
         for file in exported.iterdir():
             if file.name not in (MODEL_FILE, f"{MODEL_FILE}.data", CONFIG, atomic.MANIFEST):

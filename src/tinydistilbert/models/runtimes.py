@@ -1,6 +1,6 @@
 """Back ends that compute a task model's logits: torch, ONNX Runtime and OpenVINO, with one interface of arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,8 @@ from tinydistilbert.storage import atomic
 MODEL_FILE = "model.onnx"
 EXPORT_KEY = "tinydistilbert"
 """Key in the `config.json` of an exported folder with facts about the export: format, head, precision, …"""
+RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
+"""Key of those facts, and its value in int8 models in which a token's bytes depend on no other token."""
 CPU = torch.device("cpu")
 
 ModelInputs = Mapping[str, NDArray[np.int64]]
@@ -126,11 +128,16 @@ class OnnxRuntime:
         self._names = [item.name for item in self._session.get_inputs()]
         self._longest = facts.get("longest_input")
         self.token_types = "token_type_ids" in self._names
+        # Versions up to 0.1 gave one dynamic range to all tokens of a call.
+        self._one_range = facts.get("method") == "dynamic" and facts.get(RANGES) != RANGES_OF_TOKENS
         self.name = "onnx" if facts.get("precision", "fp32") == "fp32" else f"onnx-{facts['precision']}"
 
     def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """See `Runtime`; of a masked-LM model the logits are (batch, length, vocabulary)."""
         check_fits(inputs, self._longest)
+        return _each_alone(self._run, inputs) if self._one_range else self._run(inputs)
+
+    def _run(self, inputs: ModelInputs) -> NDArray[np.float32]:
         return _stacked(self._session.run(None, {name: inputs[name] for name in self._names}))
 
 
@@ -167,6 +174,17 @@ class OpenVinoRuntime:
         check_fits(inputs, self._longest)
         outputs = self._compiled({name: inputs[name] for name in self._names})
         return _stacked([outputs[port] for port in self._compiled.outputs])
+
+
+def _each_alone(run: Callable[[ModelInputs], NDArray[np.float32]], inputs: ModelInputs) -> NDArray[np.float32]:
+    """The logits of each input computed by itself and without its padding, whose logits are zero."""
+    rows = []
+    for row, mask in enumerate(inputs["attention_mask"]):
+        length = int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else len(mask)
+        logits = run({name: array[row : row + 1, :length] for name, array in inputs.items()})[0]
+        of_tokens = logits.ndim == 2  # of a text there is one vector
+        rows.append(np.pad(logits, ((0, len(mask) - length), (0, 0))) if of_tokens else logits)
+    return np.stack(rows)
 
 
 def exported_facts(folder: Path) -> dict[str, Any]:

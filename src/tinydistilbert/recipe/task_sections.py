@@ -161,7 +161,7 @@ class Compress:
     vocabulary: str = ""
     """Reduce the vocabulary to the tokens of these texts first: a file or folder, or `train`; empty = keep it."""
     quantization: Literal["dynamic", "static", "none"] = "dynamic"
-    """int8: scales of the activations from each input, or `static`, from calibration inputs held out of train."""
+    """int8: scales of the activations from each token, or `static`, from calibration inputs held out of train."""
     calibration_examples: PositiveInt = 256
     """Train examples that `static` measures those scales on."""
     keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.75, 0.5, 0.35)

@@ -20,7 +20,7 @@ def predict(
 
     Inputs are sorted by length and cut into batches of at most `token_budget` tokens, padding included; one input that
     is longer is a batch by itself. Of the last layer only the first token is computed where the head reads no other.
-    Neither changes the result, up to rounding.
+    Neither changes the result, up to rounding, in int8 either: docs/decisions/0022-int8-alone-and-together.md.
 
     Args:
         model: a torch model or another runtime.
