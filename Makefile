@@ -17,7 +17,7 @@ RECIPE ?= minilm
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
 ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" --adapt.tokens 0)
 
-.PHONY: help install replicate real ablation bench gpu gpu-pack test faults mutants test-slow test-cpus test-offline test-gpu check format clean folder
+.PHONY: help install replicate real ablation bench gpu gpu-pack test faults mutants test-fast test-slow test-cpus test-offline test-gpu check format clean folder
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,9 @@ mutants: $(READY) ## Change durability and loading in two thousand small ways, a
 	rm -rf mutants
 	PYTHONUTF8=0 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(OFFLINE) $(BIN)/mutmut run
 	$(BIN)/python results/mutants.py
+
+test-fast: $(READY) ## Run the unit tests that train nothing and start no process: a minute, for the inner loop.
+	$(PYTEST) $(WORKERS) -m "not long and not slow and not gpu" tests/unit
 
 test-slow: $(READY) ## Run the tests that take minutes.
 	$(PYTEST) -m "slow and not gpu"

@@ -37,6 +37,8 @@ from tinydistilbert.models.runtimes import ModelInputs
 from tinydistilbert.recipe.schema import Benchmark, Finetune, Recipe
 from tinydistilbert.storage import atomic
 
+pytestmark = pytest.mark.long
+
 BERT = BertConfig.from_dict(
     {
         "vocab_size": 232, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,

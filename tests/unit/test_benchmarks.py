@@ -313,12 +313,14 @@ def test_the_peak_is_counted_anew_and_anonymous_memory_is_seen() -> None:
     assert peak > 64
 
 
+@pytest.mark.long
 def test_work_in_a_fresh_process_gives_its_answer_or_ends_the_program() -> None:
     assert common.in_fresh_process(1, abs, -3) == 3
     with pytest.raises(SystemExit, match="ZeroDivisionError"):
         common.in_fresh_process(1, divmod, 1, 0)
 
 
+@pytest.mark.long
 def test_a_run_ends_with_the_ratios_and_appends_its_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     data, teacher = tmp_path / "data", tmp_path / "teacher"
     (data / "wikitext2").mkdir(parents=True)

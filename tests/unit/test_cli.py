@@ -77,6 +77,7 @@ def test_help_all_has_every_setting_with_default_and_meaning(call: Call) -> None
     assert call("predict", "--help-all")[0] == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [["--help"], ["distill", "--help"], ["replicate", "--help-all"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     heavy = ("torch", "transformers", "numpy", "rich", "shtab", "datasets")
@@ -94,6 +95,7 @@ print(sorted(set(sys.modules) & {set(heavy)!r}))
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.long
 def test_help_that_nobody_reads_to_its_end_is_no_error() -> None:
     command = f"{sys.executable} -m tinydistilbert replicate --help-all | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
@@ -168,6 +170,7 @@ def test_tasks_and_recipes_as_json(call: Call) -> None:
     assert json.loads(call("recipes", "--json", "quickstart")[1])["name"] == "quickstart"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_knows_commands_and_settings(shell: str, call: Call) -> None:
     code, out, _ = call("completion", shell)
@@ -187,6 +190,7 @@ def test_completion_knows_commands_and_settings(shell: str, call: Call) -> None:
         (["tinydistilbert", "finetune", "--select", ""], {"fixed", "heldout", "reported"}),
     ],
 )
+@pytest.mark.long
 def test_completion_in_bash(words: list[str], candidates: set[str], tmp_path: Path, call: Call) -> None:
     (tmp_path / "completion.bash").write_text(call("completion", "bash")[1])
     script = f"""

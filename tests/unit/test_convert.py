@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from tinydistilbert.models import unpickle
 from tinydistilbert.models.convert import convert
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.storage import atomic
+
+pytestmark = pytest.mark.long
 
 CONFIG = tiny.config(**tiny.WIDER)
 WORDS = "bert.embeddings.word_embeddings.weight"
@@ -128,12 +131,10 @@ def test_what_is_no_model_is_refused_and_nothing_is_written(
     damage, message, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(old)
-    with pytest.raises(UserError, match=message):
-        convert(old, tmp_path / "new")
     with pytest.raises(SystemExit) as stop:
         main(["convert", str(old), "--output", str(tmp_path / "new")])
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and re.search(message, err)
     assert {path.name for path in tmp_path.iterdir()} == {"old"}
 
 

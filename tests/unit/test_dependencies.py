@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def imports(code: ast.AST, *, nested: bool = False) -> Iterator[tuple[str, bool]
         yield from imports(node, nested=nested or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
+@cache
 def parsed(*folders: str) -> dict[str, ast.Module]:
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     return {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in paths}

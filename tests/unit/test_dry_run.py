@@ -82,6 +82,7 @@ def partial_checkpoint(folder: Path, step: int) -> None:
     atomic.write_json(path / atomic.MANIFEST, {"files": {}})
 
 
+@pytest.mark.long
 def test_steps_and_blocks_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -> None:
     output = tmp_path / "run"
     run.run_stages(run_of(recipe, output, until="finetune"))
@@ -161,6 +162,7 @@ def test_texts_without_labels_and_copies_are_trained_on_too(recipe: Recipe, tmp_
     same_error(taught(recipe, unlabelled=str(tmp_path / "none.txt")), tmp_path / "new", "none.txt", stages=["finetune"])
 
 
+@pytest.mark.long
 def test_the_steps_of_a_second_distillation_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -> None:
     more = tmp_path / "more.txt"
     more.write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 3))
@@ -240,6 +242,7 @@ def same_error(wrong: Recipe, folder: Path, told: str, stages: Sequence[str] = (
         assert str(of_plan.value) == str(of_run.value) and told in str(of_plan.value)
 
 
+@pytest.mark.long
 def test_the_errors_are_those_of_a_run(recipe: Recipe, tmp_path: Path) -> None:
     def changed(**changes: object) -> Recipe:
         return toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")

@@ -259,6 +259,7 @@ def prepared(settings: Recipe, encoder: Path, source: SoftTargetSource) -> TaskT
     return prepare_training(settings.finetune, examples, encoder, compute=compute, seed=0, soft_targets=source)
 
 
+@pytest.mark.long
 def test_it_learns_and_is_scored_like_every_encoder(data: Path, tmp_path: Path):
     model = scrambled(ElmoModel(ElmoConfig(**SIZES, freeze_encoder=False)))  # frozen, random filters tell too little
     save_model(model, elmo_tokenizer(), tmp_path / "encoder")
@@ -271,6 +272,7 @@ def test_it_learns_and_is_scored_like_every_encoder(data: Path, tmp_path: Path):
     assert scores["matthews_correlation"] > 0.9
 
 
+@pytest.mark.long
 def test_fine_tuning_leaves_the_language_model_as_it_was_and_nothing_else(data: Path, encoder: Path, tmp_path: Path):
     task = TASKS["cola"]
     finetuned(recipe(data), encoder, tmp_path / "model")

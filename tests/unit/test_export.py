@@ -28,6 +28,8 @@ from tinydistilbert.models.pruned import keep
 from tinydistilbert.models.runtimes import ModelInputs, OnnxRuntime
 from tinydistilbert.storage import atomic
 
+pytestmark = pytest.mark.long
+
 Maker = Callable[[str, str], Path]
 SHAPES = [(1, 1), *((int(b), int(n)) for b, n in np.random.default_rng(0).integers([1, 1], [6, 60], (99, 2)))]
 """A hundred (batch, length), the smallest among them."""

@@ -30,6 +30,8 @@ from tinydistilbert.tasks.unlabelled import write_examples
 from tinydistilbert.training import loop
 from tinydistilbert.training.device import Compute
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,

@@ -27,6 +27,8 @@ from tinydistilbert.benchmark.turns import Sample, pooled
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.tasks.encoding import Features
 
+pytestmark = pytest.mark.long
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 WORDS = ["the", "student", "learns", "from", "a", "teacher", "and", "old", "engineer", "built", "large", "tower"]
 

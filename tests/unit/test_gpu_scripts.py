@@ -12,6 +12,8 @@ import gpu_pack
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.long
+
 
 def day(folder: Path, monkeypatch: pytest.MonkeyPatch, *programs: str) -> object:
     """A day whose parts run these programs side by side."""

@@ -15,6 +15,8 @@ import pytest
 from tinydistilbert.errors import UserError
 from tinydistilbert.storage import locks
 
+pytestmark = pytest.mark.long
+
 HOLD = """
 import sys
 from pathlib import Path

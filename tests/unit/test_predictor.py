@@ -18,6 +18,8 @@ from tinydistilbert.predictor import Predictor, load
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.squad import best_answers
 
+pytestmark = pytest.mark.long
+
 Maker = Callable[[str, str], Path]
 TEXTS = ["the student learns", "a cat", "paris is the capital of france ; it lies on the river seine"]
 PAIRS = ["some dogs like bones", "in 1889 the tower was built by the engineer", "a book"]

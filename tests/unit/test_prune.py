@@ -479,6 +479,7 @@ def run(tmp_path: Path) -> schema.Recipe:
     return schema.Recipe(name="tiny", data=str(tmp_path / "data"), finetune=settings)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_a_pruned_folder_is_fine_tuned_further_alone_and_with_a_teacher(
     family, run: schema.Recipe, tmp_path: Path, tokenizer

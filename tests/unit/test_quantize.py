@@ -30,6 +30,8 @@ from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.runtimes import ModelInputs, OnnxRuntime
 from tinydistilbert.storage import atomic
 
+pytestmark = pytest.mark.long
+
 WORDS = 2000
 ALL = ("embeddings", "layer.0.attention", "layer.0.ffn", "layer.1.attention", "layer.1.ffn", "head")
 SENSITIVE = "layer.1.ffn"

@@ -18,6 +18,8 @@ from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime,
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.inference import predict
 
+pytestmark = pytest.mark.long
+
 Maker = Callable[[str, str], Path]
 
 

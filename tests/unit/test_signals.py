@@ -18,6 +18,8 @@ from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import TrainingJob, scaled_sum, token_shares
 from tinydistilbert.training.loop import train
 
+pytestmark = pytest.mark.long
+
 BOTH = pytest.mark.parametrize("number", signals.SIGNALS, ids=lambda number: number.name)
 
 

@@ -287,6 +287,7 @@ def test_a_paragraph_is_kept_once_in_all_pages() -> None:
     assert list(python_docs.clean(pages)) == [("a", one), ("b", two)]
 
 
+@pytest.mark.long
 def test_the_python_library_is_a_corpus() -> None:
     corpus = Corpus(source="python-docs")
     train, validation = read(open_source(corpus, None))

@@ -23,6 +23,8 @@ from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_sh
 from tinydistilbert.training.loop import train
 from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 DATA = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
 

@@ -20,6 +20,8 @@ from tinydistilbert.models.runtimes import OnnxRuntime
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.recipe import schema
 
+pytestmark = pytest.mark.long
+
 IDS = torch.randint(5, 232, (2, 9), generator=torch.Generator().manual_seed(0))
 WHOLE = schema.Student(layers=(0, 1, 2, 3))
 

@@ -38,11 +38,10 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return float(low), float(middle), float(high)
 
 
-def ratio(samples: Samples, ours: str, other: str) -> float | None:
-    """Our speed over the other's: the median over the rounds in which both were measured; None without any."""
-    our_samples, other_samples = samples.get(ours, {}), samples.get(other, {})
-    rounds = our_samples.keys() & other_samples.keys()
-    speed_ups = [our_samples[number].speed / other_samples[number].speed for number in rounds]
+def ratio(samples: Samples, way: str, other: str) -> float | None:
+    """Speed of one way over another's: the median over the rounds in which both were measured; None without any."""
+    of_way, of_other = samples.get(way, {}), samples.get(other, {})
+    speed_ups = [of_way[number].speed / of_other[number].speed for number in of_way.keys() & of_other.keys()]
     return round(quartiles(speed_ups)[1], 3) if speed_ups else None
 
 
