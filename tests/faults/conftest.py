@@ -6,21 +6,19 @@ line to it: what was tried how often, how often it failed, in how many seconds, 
 
 import datetime
 import functools
-import importlib.util
 import json
 import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.faults.forks import Forks
 from tinydistilbert.storage import atomic
 
 TIER = os.environ.get("FAULTS", "quick")
@@ -89,23 +87,8 @@ def trials() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def beside() -> Callable[[str], ModuleType]:
-    """Loads a module that lies beside the tests: code of several of them."""
-
-    @functools.cache
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-        assert spec is not None and spec.loader is not None
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look for their module
-        spec.loader.exec_module(module)
-        return module
-
-    return load
-
-
-@pytest.fixture(scope="session")
-def forks(beside: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """A process that has imported everything and forks a child for each trial: `forks.Forks`."""
-    server = beside("forks").Forks(tmp_path_factory.mktemp("forks"))
+    server = Forks(tmp_path_factory.mktemp("forks"))
     yield server
     server.end()

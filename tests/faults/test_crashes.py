@@ -10,13 +10,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from tests.faults import simulated_disk, tiny_runs, tiny_training
 from tinydistilbert import results, run_folder
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.distillation import teacher_cache
@@ -56,24 +56,21 @@ def no_real_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def training(
-    beside: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Scenario]:
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scenario]:
     """Makes the scenario of a training: a checkpoint after each step, retention, the finished folder."""
-    tiny, read = beside("tiny_training"), beside("simulated_disk").read
     save = checkpoint.save
 
     def scenario(*, killed_before: int | None = None, **settings: Any) -> Scenario:
         reference = tmp_path / "reference"
         shutil.rmtree(reference, ignore_errors=True)
         reference.mkdir()
-        tiny.Tiny(**settings).stage(reference / "stage")
-        expected = read(reference)
+        tiny_training.Tiny(**settings).stage(reference / "stage")
+        expected = simulated_disk.read(reference)
 
         def before(folder: Path) -> None:
             if killed_before is not None:
-                with pytest.raises(tiny.Killed):
-                    tiny.Tiny(die_at=killed_before, **settings).stage(folder / "stage")
+                with pytest.raises(tiny_training.Killed):
+                    tiny_training.Tiny(die_at=killed_before, **settings).stage(folder / "stage")
                 (folder / "stage.partial" / "checkpoints" / "step-00000009.partial").mkdir()
                 with (folder / "stage.partial" / "log.jsonl").open("a") as log:
                     log.write('{"step": 3, "loss": 1')
@@ -85,7 +82,7 @@ def training(
 
             with monkeypatch.context() as patch:
                 patch.setattr(checkpoint, "save", told)
-                tiny.Tiny(**settings).stage(folder / "stage")
+                tiny_training.Tiny(**settings).stage(folder / "stage")
             promise("finished")
 
         def judge(folder: Path, promised: Any) -> None:
@@ -94,11 +91,11 @@ def training(
             assert is_finished or promised != "finished", "the finished folder is lost"
             if is_finished:
                 atomic.read_manifest(stage)
-            again = tiny.Tiny(**settings)
+            again = tiny_training.Tiny(**settings)
             again.stage(stage)
-            begun_at = tiny.STEPS if again.begun_at is None else again.begun_at
+            begun_at = tiny_training.STEPS if again.begun_at is None else again.begun_at
             assert is_finished or begun_at >= (promised or 0), f"it went on from {begun_at}, after {promised} was saved"
-            found = read(folder)
+            found = simulated_disk.read(folder)
             assert found == expected, sorted(n for n in {**found, **expected} if found.get(n) != expected.get(n))
 
         return Scenario(act, judge, before)
@@ -107,22 +104,21 @@ def training(
 
 
 @pytest.fixture
-def run_trials(beside: Callable[[str], ModuleType], tmp_path: Path) -> Callable[..., None]:
+def run_trials(tmp_path: Path) -> Callable[..., None]:
     """Adds a trial to all of them for every state that a scenario may leave behind."""
-    simulated = beside("simulated_disk")
 
     def run(all_of_them: Any, name: str, scenario: Scenario, wanted: Callable[[Any], bool] = lambda _: True) -> None:
         watched = tmp_path / f"watched {name}"
         watched.mkdir()
         scenario.before(watched)
-        with simulated.WatchedFolder(watched) as folder:
+        with simulated_disk.WatchedFolder(watched) as folder:
             scenario.act(watched, folder.promise)
         states = folder.states(wanted)
         assert len(states) > 1, "something was watched"
         for state in states:
             place = tmp_path / "found"
             with all_of_them.trial(f"{name}: {state.label}"):
-                simulated.build(state.tree, place)
+                simulated_disk.build(state.tree, place)
                 scenario.judge(place, state.promised)
             shutil.rmtree(place)
         all_of_them.count += len(states)
@@ -314,7 +310,6 @@ def test_what_was_durable_survives_a_crash_at_every_file_operation(
     trials: Callable[..., Any],
     run_trials: Callable[..., None],
     training: Callable[..., Scenario],
-    beside: Callable[[str], ModuleType],
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -330,7 +325,7 @@ def test_what_was_durable_survives_a_crash_at_every_file_operation(
         run_trials(all_of_them, "a training with a choice", training(scores={2: 0.75, 4: 0.5}))
         run_trials(all_of_them, "results.jsonl", results_file())
         run_trials(all_of_them, "appended lines", appended_lines())
-        read, inputs = beside("simulated_disk").read, beside("tiny_runs").Inputs(tmp_path / "inputs", tokenizer, 6)
+        read, inputs = simulated_disk.read, tiny_runs.Inputs(tmp_path / "inputs", tokenizer, 6)
         run_trials(all_of_them, "report and card", written_report(inputs))
         run_trials(all_of_them, "a run folder", begun_run(inputs))
         run_trials(all_of_them, "token blocks", token_cache(inputs, tokenizer, read))

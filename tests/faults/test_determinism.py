@@ -6,22 +6,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pytest
 from transformers import PreTrainedTokenizerFast
+
+from tests.faults import tiny_runs
 
 GOAL = "determinism: same recipe, same machine, same hash"
 STEPS = 12
 
 
-@pytest.fixture(scope="module")
-def tiny(beside: Callable[[str], ModuleType]) -> ModuleType:
-    return beside("tiny_runs")
-
-
-def replicated(tiny: ModuleType, recipe: Path, folder: Path, seed: int) -> dict[str, Any]:
+def replicated(recipe: Path, folder: Path, seed: int) -> dict[str, Any]:
     """What a process of its own, with a cache of its own, makes of the recipe; but for what has a clock in it."""
     run = folder / f"run-{seed}"
     environment = {
@@ -31,29 +26,29 @@ def replicated(tiny: ModuleType, recipe: Path, folder: Path, seed: int) -> dict[
     command = [sys.executable, "-m", "tinydistilbert", "evaluate", str(recipe), "--output", str(run)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return {**tiny.outcome(run), **tiny.outcome(folder / f"cache-{seed}")}
+    return {**tiny_runs.outcome(run), **tiny_runs.outcome(folder / f"cache-{seed}")}
 
 
 def test_two_processes_make_the_same_models_and_logs(
-    tiny: ModuleType, tokenizer: PreTrainedTokenizerFast, trials: Callable[..., Any], tmp_path: Path
+    tokenizer: PreTrainedTokenizerFast, trials: Callable[..., Any], tmp_path: Path
 ) -> None:
-    recipe = tiny.Inputs(tmp_path / "inputs", tokenizer).recipe("tiny", minutes=60.0)
-    first = replicated(tiny, recipe, tmp_path, 0)
+    recipe = tiny_runs.Inputs(tmp_path / "inputs", tokenizer).recipe("tiny", minutes=60.0)
+    first = replicated(recipe, tmp_path, 0)
     models = [name for name in first if name.endswith("model.safetensors")]
     logs = [name for name in first if name.endswith("log.jsonl")]
     assert len(models) == 5 and len(logs) == 5, "teacher, student, and three models of the task"
     with trials(GOAL, quick=2, full=10) as all_of_them:
         for number, _ in enumerate(all_of_them):
             with all_of_them.trial(number):
-                found = replicated(tiny, recipe, tmp_path, number + 1)
-                assert found == first, tiny.differing(found, first)
+                found = replicated(recipe, tmp_path, number + 1)
+                assert found == first, tiny_runs.differing(found, first)
         all_of_them.facts["files compared"] = len(first)
 
 
 def test_batches_are_functions_of_seed_and_step_whatever_the_threads(
-    forks: Any, tiny: ModuleType, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    forks: Any, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    inputs = tiny.Inputs(tmp_path / "inputs", tokenizer)
+    inputs = tiny_runs.Inputs(tmp_path / "inputs", tokenizer)
     known = {"recipe": str(inputs.recipe("tiny")), "encoder": str(inputs.teacher), "task": "acceptability"}
     found = []
     for threads in (1, 2, 2):

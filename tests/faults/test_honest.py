@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from tests.faults import simulated_disk, tiny_training
 from tinydistilbert.errors import UserError
 from tinydistilbert.storage import atomic, disk
 from tinydistilbert.training import checkpoint
@@ -28,19 +28,15 @@ class Harness:
 
     Args:
         folder: new and empty.
-        tiny: the tiny training's module.
-        simulated: the simulated disk's module.
     """
 
     folder: Path
-    tiny: ModuleType
-    simulated: ModuleType
 
     def replaced_file(self) -> None:
         """After a crash at any operation a file has its old content or its new one."""
         watched, path = self._new("watched"), "a.json"
         atomic.write_json(watched / path, {"value": "old"})
-        with self.simulated.WatchedFolder(watched) as folder:
+        with simulated_disk.WatchedFolder(watched) as folder:
             atomic.write_json(watched / path, {"value": "new"})
             folder.promise("new")
         for state in folder.states():
@@ -51,35 +47,35 @@ class Harness:
     def crash(self) -> None:
         """After a crash at any operation of a third checkpoint a training goes on from the second or the third."""
         save, watched = checkpoint.save, self._new("watched")
-        with self.simulated.WatchedFolder(watched) as folder, pytest.MonkeyPatch.context() as patch:
+        with simulated_disk.WatchedFolder(watched) as folder, pytest.MonkeyPatch.context() as patch:
 
             def told(*arguments: Any, **named: Any) -> None:
                 save(*arguments, **named)
                 folder.promise(arguments[3].step)
 
             patch.setattr(checkpoint, "save", told)
-            with pytest.raises(self.tiny.Killed):
-                self.tiny.Tiny(die_at=3).stage(watched / "stage")
+            with pytest.raises(tiny_training.Killed):
+                tiny_training.Tiny(die_at=3).stage(watched / "stage")
         for state in folder.states(lambda moment: moment.promised == 2):
             found = self._new("found")
             shutil.rmtree(found)
-            self.simulated.build(state.tree, found)
-            again = self.tiny.Tiny(die_at=3)
-            with pytest.raises(self.tiny.Killed):
+            simulated_disk.build(state.tree, found)
+            again = tiny_training.Tiny(die_at=3)
+            with pytest.raises(tiny_training.Killed):
                 again.stage(found / "stage")
             assert again.begun_at >= state.promised, f"it went on from {again.begun_at}, {state.promised} was saved"
 
     def kill(self) -> None:
         """Killed before any checkpoint is saved, when its step is in the log, it ends as never killed."""
         expected, save = self._ended("never killed"), checkpoint.save
-        for step in range(1, self.tiny.STEPS + 1):
+        for step in range(1, tiny_training.STEPS + 1):
 
             def dying(*arguments: Any, at: int = step, **named: Any) -> None:
                 if arguments[3].step == at:
-                    raise self.tiny.Killed
+                    raise tiny_training.Killed
                 save(*arguments, **named)
 
-            with pytest.MonkeyPatch.context() as patch, pytest.raises(self.tiny.Killed):
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(tiny_training.Killed):
                 patch.setattr(checkpoint, "save", dying)
                 self._ended("killed")
             found = self._ended("killed", new=False)
@@ -90,29 +86,29 @@ class Harness:
     def damage(self) -> None:
         """With one bit of the newest checkpoint flipped, it goes on from the one before, and ends the same."""
         expected, output = self._ended("undamaged"), self._new("damaged") / "stage"
-        with pytest.raises(self.tiny.Killed):
-            self.tiny.Tiny(die_at=3).stage(output)
+        with pytest.raises(tiny_training.Killed):
+            tiny_training.Tiny(die_at=3).stage(output)
         (weights,) = output.with_name("stage.partial").glob("checkpoints/step-*3/model.safetensors")
         content = bytearray(weights.read_bytes())
         content[-3] ^= 64
         weights.write_bytes(content)
-        self.tiny.Tiny().stage(output)
-        assert self.simulated.read(output) == expected, "other results"
+        tiny_training.Tiny().stage(output)
+        assert simulated_disk.read(output) == expected, "other results"
 
     def foreign(self) -> None:
         """A checkpoint of a longer training is not taken for one of this training."""
         folder = self._new("foreign")
-        with pytest.raises(self.tiny.Killed):
-            self.tiny.Tiny(steps=8, die_at=3).train(self.tiny.Net(), folder)
+        with pytest.raises(tiny_training.Killed):
+            tiny_training.Tiny(steps=8, die_at=3).train(tiny_training.Net(), folder)
         with pytest.raises(UserError, match="2 that were skipped"):
-            self.tiny.Tiny().train(self.tiny.Net(), folder)
+            tiny_training.Tiny().train(tiny_training.Net(), folder)
 
     def _ended(self, name: str, *, new: bool = True) -> dict[str, bytes]:
         """The finished folder of a training in a process of its own, as far as generators know."""
         output = (self._new(name) if new else self.folder / name) / "stage"
         torch.default_generator.manual_seed(0)
-        self.tiny.Tiny().stage(output)
-        found: dict[str, bytes] = self.simulated.read(output)
+        tiny_training.Tiny().stage(output)
+        found: dict[str, bytes] = simulated_disk.read(output)
         return found
 
     def _new(self, name: str) -> Path:
@@ -241,9 +237,9 @@ HARNESSES = tuple({harness.__name__: harness for _, harness, _ in PLANTS}.values
 
 
 @pytest.fixture
-def harness(beside: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Harness:
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Harness:
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    return Harness(tmp_path, beside("tiny_training"), beside("simulated_disk"))
+    return Harness(tmp_path)
 
 
 @pytest.mark.parametrize("check", HARNESSES, ids=lambda check: check.__name__)

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from tests.faults import tiny_runs
 from tinydistilbert.compress.builder import VariantBuilder, make_folder
 from tinydistilbert.run_folder import CompressedFolder
 
@@ -39,17 +39,12 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def tiny(beside: Callable[[str], ModuleType]) -> ModuleType:
-    return beside("tiny_runs")
-
-
-@pytest.fixture(scope="module")
 def cases(
-    forks: Any, tiny: ModuleType, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+    forks: Any, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Case], Path]:
     """A case for each kind of training, and the cache that they share."""
     folder = tmp_path_factory.mktemp("kills")
-    inputs, cache = tiny.Inputs(folder / "inputs", tokenizer), folder / "cache"
+    inputs, cache = tiny_runs.Inputs(folder / "inputs", tokenizer), folder / "cache"
     recipe, selection = inputs.recipe("tiny"), inputs.selection("selection")
     for source in (recipe, selection):
         child = forks.start("main", {"arguments": ["finetune", str(source), *_to(folder / source.stem)]}, cache=cache)
@@ -64,14 +59,14 @@ def cases(
     }
     found = {}
     for name, (command, source, unmade) in kinds.items():
-        begun = tiny.without(folder / source.stem, *unmade, target=folder / f"begun {name}")
+        begun = tiny_runs.without(folder / source.stem, *unmade, target=folder / f"begun {name}")
         run, start = folder / "alone", time.monotonic()
         shutil.copytree(begun, run)
         child = forks.start("main", {"arguments": [command, str(source), *_to(run)]}, cache=cache)
         assert child.wait() == 0, child.err()
-        seconds, expected, board = time.monotonic() - start, tiny.outcome(run), child.board
+        seconds, expected, board = time.monotonic() - start, tiny_runs.outcome(run), child.board
         shutil.rmtree(run)
-        assert list(tiny.leftovers(begun)) == [] and board["save_operations"] > 0
+        assert list(tiny_runs.leftovers(begun)) == [] and board["save_operations"] > 0
         counts = board["operations"], board["save_operations"]
         found[name] = Case([command, str(source)], begun, expected, seconds, *counts)
     return found, cache
@@ -106,7 +101,7 @@ def killed(
 
 
 def test_a_killed_training_ends_as_one_that_was_left_alone(
-    forks: Any, cases: tuple[dict[str, Case], Path], tiny: ModuleType, trials: Callable[..., Any], tmp_path: Path
+    forks: Any, cases: tuple[dict[str, Case], Path], trials: Callable[..., Any], tmp_path: Path
 ) -> None:
     known, cache = cases
     kills = {"kills": 0, "inside a save": 0}
@@ -128,10 +123,10 @@ def test_a_killed_training_ends_as_one_that_was_left_alone(
                         break
                 child = forks.start("main", {"arguments": [*case.command, *_to(run)]}, cache=cache)
                 assert child.wait() == 0, child.err()
-                found = tiny.outcome(run)
-                assert found == case.expected, tiny.differing(found, case.expected)
+                found = tiny_runs.outcome(run)
+                assert found == case.expected, tiny_runs.differing(found, case.expected)
                 assert "skipping checkpoint" not in child.err()
-                assert list(tiny.leftovers(run)) == []
+                assert list(tiny_runs.leftovers(run)) == []
                 shutil.rmtree(run)
         all_of_them.facts |= kills
     assert kills["kills"] >= all_of_them.count, kills
@@ -161,7 +156,7 @@ def killed_in(forks: Any, case: Case, run: Path, cache: Path, function: str) -> 
     ],
 )
 def test_moments_that_chance_seldom_hits(
-    name: str, function: str, forks: Any, cases: tuple[dict[str, Case], Path], tiny: ModuleType, tmp_path: Path
+    name: str, function: str, forks: Any, cases: tuple[dict[str, Case], Path], tmp_path: Path
 ) -> None:
     known, cache = cases
     case, run = known[name], tmp_path / "run"
@@ -169,13 +164,13 @@ def test_moments_that_chance_seldom_hits(
     killed_in(forks, case, run, cache, function)
     child = forks.start("main", {"arguments": [*case.command, *_to(run)]}, cache=cache)
     assert child.wait() == 0, child.err()
-    found = tiny.outcome(run)
-    assert found == case.expected, tiny.differing(found, case.expected)
-    assert list(tiny.leftovers(run)) == []
+    found = tiny_runs.outcome(run)
+    assert found == case.expected, tiny_runs.differing(found, case.expected)
+    assert list(tiny_runs.leftovers(run)) == []
 
 
 def test_a_run_that_was_killed_at_its_first_file_can_begin(
-    forks: Any, cases: tuple[dict[str, Case], Path], tiny: ModuleType, tmp_path: Path
+    forks: Any, cases: tuple[dict[str, Case], Path], tmp_path: Path
 ) -> None:
     known, cache = cases
     case, run = known["adapt"], tmp_path / "run"
@@ -185,10 +180,10 @@ def test_a_run_that_was_killed_at_its_first_file_can_begin(
     assert child.wait() == 0, child.err()
     found, expected = (
         {name: value for name, value in each.items() if name.startswith("teacher/")}
-        for each in (tiny.outcome(run), case.expected)
+        for each in (tiny_runs.outcome(run), case.expected)
     )
-    assert found == expected, tiny.differing(found, expected)
-    assert list(tiny.leftovers(run)) == []
+    assert found == expected, tiny_runs.differing(found, expected)
+    assert list(tiny_runs.leftovers(run)) == []
 
 
 def test_a_finished_variant_is_tidied(tmp_path: Path) -> None:

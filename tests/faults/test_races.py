@@ -6,11 +6,12 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
+
+from tests.faults import tiny_runs
 
 GOAL = "processes racing on one cache or one output folder"
 CACHE = """
@@ -26,13 +27,8 @@ LONG = 300.0
 
 
 @pytest.fixture(scope="module")
-def tiny(beside: Callable[[str], ModuleType]) -> ModuleType:
-    return beside("tiny_runs")
-
-
-@pytest.fixture(scope="module")
-def recipe(tiny: ModuleType, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    inputs = tiny.Inputs(tmp_path_factory.mktemp("races") / "inputs", tokenizer, documents=60)
+def recipe(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    inputs = tiny_runs.Inputs(tmp_path_factory.mktemp("races") / "inputs", tokenizer, documents=60)
     written: Path = inputs.recipe("cached", more=CACHE)
     return written
 
@@ -42,9 +38,7 @@ def ended_well(child: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(
-    forks: Any, tiny: ModuleType, recipe: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, Any], float]:
+def alone(forks: Any, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
     """What a process without company makes, and in how many seconds."""
     for _ in range(2):  # the first one has more to import
         cache, start = tmp_path_factory.mktemp("alone") / "cache", time.monotonic()
@@ -52,8 +46,8 @@ def alone(
         ended_well(child)
         seconds = time.monotonic() - start
         forks.learn(child)
-    found = tiny.outcome(cache)
-    assert {name.split("-")[0] for name in found} == {"tokens", "teacher"} and list(tiny.leftovers(cache)) == []
+    found = tiny_runs.outcome(cache)
+    assert {name.split("-")[0] for name in found} == {"tokens", "teacher"} and list(tiny_runs.leftovers(cache)) == []
     return found, seconds
 
 
@@ -83,7 +77,7 @@ def race(forks: Any, recipe: Path, cache: Path, random: random.Random, seconds: 
 
 
 def test_racing_processes_make_what_one_alone_makes(
-    forks: Any, recipe: Path, alone: Any, tiny: ModuleType, trials: Callable[..., Any], tmp_path: Path
+    forks: Any, recipe: Path, alone: Any, trials: Callable[..., Any], tmp_path: Path
 ) -> None:
     (expected, seconds), counts = alone, {"processes": 0, "killed": 0}
     with trials(GOAL, quick=20, full=500) as all_of_them:
@@ -95,42 +89,40 @@ def test_racing_processes_make_what_one_alone_makes(
                 counts["killed"] += killed
                 if killed:  # the next one clears up after them, even if it has nothing else to do
                     ended_well(forks.start("teacher_cache", {"recipe": str(recipe)}, cache=cache))
-                found = tiny.outcome(cache)
-                assert found == expected, tiny.differing(found, expected)
-                assert list(tiny.leftovers(cache)) == []
+                found = tiny_runs.outcome(cache)
+                assert found == expected, tiny_runs.differing(found, expected)
+                assert list(tiny_runs.leftovers(cache)) == []
                 shutil.rmtree(cache)
         all_of_them.facts |= counts
     assert counts["killed"] >= counts["processes"] / 10, counts
 
 
 def test_a_lock_whose_holder_was_killed_when_all_was_made_is_cleared_away(
-    forks: Any, recipe: Path, alone: Any, tiny: ModuleType, tmp_path: Path
+    forks: Any, recipe: Path, alone: Any, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
     ended_well(forks.start("teacher_cache", {"recipe": str(recipe)}, cache=cache))
     for folder in list(cache.iterdir()):
         (cache / f".{folder.name}.lock").write_text("12345\n")
-    assert len(list(tiny.leftovers(cache))) == 2
+    assert len(list(tiny_runs.leftovers(cache))) == 2
     ended_well(forks.start("teacher_cache", {"recipe": str(recipe)}, cache=cache))
-    assert tiny.outcome(cache) == alone[0] and list(tiny.leftovers(cache)) == []
+    assert tiny_runs.outcome(cache) == alone[0] and list(tiny_runs.leftovers(cache)) == []
 
 
-def test_a_second_run_in_a_folder_is_refused_until_the_first_is_gone(
-    forks: Any, recipe: Path, tiny: ModuleType, tmp_path: Path
-) -> None:
+def test_a_second_run_in_a_folder_is_refused_until_the_first_is_gone(forks: Any, recipe: Path, tmp_path: Path) -> None:
     cache, whole, run = tmp_path / "cache", tmp_path / "whole", tmp_path / "run"
     ended_well(forks.start("main", {"arguments": ["distill", str(recipe), "--output", str(whole)]}, cache=cache))
     command = {"arguments": ["distill", str(recipe), "--output", str(run)]}
     first = forks.start("main", command, cache=cache, phase=["tinydistilbert.training.loop:_Loop.update"], hold=LONG)
     assert first.wait_until(lambda board: board["phase"] == 1), first.err()
-    before = tiny.outcome(run)
+    before = tiny_runs.outcome(run)
     second = forks.start("main", command, cache=cache)
     assert second.wait() == 2 and second.err().count("\n") == 1, second.err()
     assert f"found process {first.pid} at work" in second.err() and f"--output {run}" in second.err()
-    assert tiny.outcome(run) == before and first.status() is None
+    assert tiny_runs.outcome(run) == before and first.status() is None
     first.send(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
     ended_well(forks.start("main", command, cache=cache))
-    found, expected = tiny.outcome(run), tiny.outcome(whole)
-    assert found == expected, tiny.differing(found, expected)
-    assert list(tiny.leftovers(run)) == []
+    found, expected = tiny_runs.outcome(run), tiny_runs.outcome(whole)
+    assert found == expected, tiny_runs.differing(found, expected)
+    assert list(tiny_runs.leftovers(run)) == []

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
+
+from tests.faults import tiny_runs
 
 GOAL = "SIGTERM or SIGINT at a random moment: out in good order, resumed the same"
 STOPPED = "; the same command goes on from"
@@ -77,17 +78,10 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def tiny(beside: Callable[[str], ModuleType]) -> ModuleType:
-    return beside("tiny_runs")
-
-
-@pytest.fixture(scope="module")
-def bench(
-    forks: Any, tiny: ModuleType, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
-) -> Bench:
+def bench(forks: Any, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("signals")
     # A training that has no checkpoint but the one that it saves when it is stopped.
-    recipe = tiny.Inputs(folder / "inputs", tokenizer).recipe("tiny", minutes=60.0, more=MEASURE)
+    recipe = tiny_runs.Inputs(folder / "inputs", tokenizer).recipe("tiny", minutes=60.0, more=MEASURE)
     whole, cache = folder / "whole", folder / "cache"
     child = forks.start("main", {"arguments": ["replicate", str(recipe), "--output", str(whole)]}, cache=cache)
     assert child.wait() == 0, child.err()
@@ -107,11 +101,11 @@ def begin(bench: Bench, phase: Phase, name: str) -> tuple[list[str], Path, Path]
     return [phase.command, str(bench.recipe), "--output", str(run)], run, cache
 
 
-def made(tiny: ModuleType, run: Path, cache: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def made(run: Path, cache: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is in the run and in the cache, but for what the clock chooses and what only the report writes."""
-    found = {name: value for name, value in tiny.outcome(run).items() if "/best/" not in name}
+    found = {name: value for name, value in tiny_runs.outcome(run).items() if "/best/" not in name}
     found.pop("student/README.md", None)
-    return found, tiny.outcome(cache)
+    return found, tiny_runs.outcome(cache)
 
 
 def stopped(forks: Any, phase: Phase, command: list[str], run: Path, cache: Path, random: random.Random) -> bool:
@@ -137,15 +131,13 @@ def stopped(forks: Any, phase: Phase, command: list[str], run: Path, cache: Path
     return True
 
 
-def test_a_stopped_command_goes_on_to_the_same_end(
-    forks: Any, bench: Bench, tiny: ModuleType, trials: Callable[..., Any]
-) -> None:
+def test_a_stopped_command_goes_on_to_the_same_end(forks: Any, bench: Bench, trials: Callable[..., Any]) -> None:
     stops = dict.fromkeys(PHASES, 0)
-    expected = dict.fromkeys(PHASES, made(tiny, bench.whole, bench.cache))
+    expected = dict.fromkeys(PHASES, made(bench.whole, bench.cache))
     command, run, cache = begin(bench, PHASES["tokenising"], "alone")
     child = forks.start("main", {"arguments": command}, cache=cache)
     assert child.wait() == 0, child.err()
-    expected["tokenising"] = made(tiny, run, cache)
+    expected["tokenising"] = made(run, cache)
     with trials(GOAL, quick=20, full=300) as all_of_them:
         for number, random in enumerate(all_of_them):
             name = list(PHASES)[number % len(PHASES)]
@@ -155,11 +147,11 @@ def test_a_stopped_command_goes_on_to_the_same_end(
                 stops[name] += stopped(forks, phase, command, run, cache, random)
                 child = forks.start("main", {"arguments": command}, cache=cache)
                 assert child.wait() == 0, child.err()
-                found = made(tiny, run, cache)
+                found = made(run, cache)
                 assert found == expected[name], [
-                    tiny.differing(*pair) for pair in zip(found, expected[name], strict=True)
+                    tiny_runs.differing(*pair) for pair in zip(found, expected[name], strict=True)
                 ]
-                assert list(tiny.leftovers(run)) == []
+                assert list(tiny_runs.leftovers(run)) == []
                 shutil.rmtree(run)
         all_of_them.facts["stopped in"] = stops
     # Whether a signal comes before a phase is over is up to the machine; most must have.
@@ -169,7 +161,7 @@ def test_a_stopped_command_goes_on_to_the_same_end(
 @pytest.mark.parametrize("name", ["training", "evaluating"])
 @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGTERM)])
 def test_a_second_request_ends_the_process_at_once(
-    name: str, numbers: tuple[signal.Signals, ...], forks: Any, bench: Bench, tiny: ModuleType
+    name: str, numbers: tuple[signal.Signals, ...], forks: Any, bench: Bench
 ) -> None:
     phase = PHASES[name]
     command, run, cache = begin(bench, phase, f"{name} {numbers[0].name} twice")
@@ -183,4 +175,4 @@ def test_a_second_request_ends_the_process_at_once(
     assert child.wait() == -numbers[1], child.err()
     child = forks.start("main", {"arguments": command}, cache=cache)
     assert child.wait() == 0, child.err()
-    assert list(tiny.leftovers(run)) == []
+    assert list(tiny_runs.leftovers(run)) == []
