@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForMaskedLM, pipeline
 
+from tests import tiny
 from tinydistilbert import results
 from tinydistilbert.storage import atomic
 
@@ -177,13 +178,7 @@ def test_bad_input_is_told_in_one_line_and_nothing_is_written(
 
 def mismatched_teacher(source: Path, target: Path) -> None:
     """A copy of the teacher with more embeddings than its tokenizer has pieces."""
-    import torch
-    from transformers import BertForMaskedLM
-
-    torch.manual_seed(0)
-    config = BertForMaskedLM.config_class.from_pretrained(source)
-    config.vocab_size = 1000
-    BertForMaskedLM(config).save_pretrained(target)
+    tiny.model(vocab_size=1000).save_pretrained(target)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (target / name).write_bytes((source / name).read_bytes())
 

@@ -12,14 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from transformers import (
-    BertConfig,
-    BertForMaskedLM,
     BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
     PreTrainedTokenizerFast,
 )
 
+from tests import tiny
 from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert import benchmark, results
 from tinydistilbert.benchmark import gpu, memory, timing
@@ -39,18 +36,7 @@ from tinydistilbert.storage import atomic
 
 pytestmark = pytest.mark.long
 
-BERT = BertConfig.from_dict(
-    {
-        "vocab_size": 232, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-        "max_position_embeddings": 128, "num_labels": 1,
-    }
-)  # fmt: skip
-DISTILBERT = DistilBertConfig.from_dict(
-    {
-        "vocab_size": 232, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "max_position_embeddings": 128,
-        "num_labels": 1,
-    }
-)  # fmt: skip
+SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 16, "max_position_embeddings": 128}
 ELMO = ElmoConfig.from_dict(
     {
         "num_labels": 1, "filters": [[1, 4], [2, 4]], "projection_size": 4, "cell_size": 8, "hidden_size": 8,
@@ -59,8 +45,8 @@ ELMO = ElmoConfig.from_dict(
 )  # fmt: skip
 TINY = {
     "elmo": lambda: ElmoForSequenceClassification(ELMO),
-    "bert-base": lambda: BertForSequenceClassification(BERT),
-    "distilbert": lambda: DistilBertForSequenceClassification(DISTILBERT),
+    "bert-base": lambda: tiny.model("bert", "classification", num_labels=1, **SIZES),
+    "distilbert": lambda: tiny.model("distilbert", "classification", num_labels=1, **SIZES),
 }
 Made = Callable[[str], Subject]
 
@@ -308,9 +294,8 @@ def test_a_masked_language_model_gets_a_head_and_a_task_model_keeps_its_own(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     encoder, task = tmp_path / "encoder", tmp_path / "task"
-    save_model(BertForMaskedLM(BERT), tokenizer, encoder)
-    config = BertConfig.from_dict({**BERT.to_dict(), "num_labels": 3})
-    save_model(BertForSequenceClassification(config), tokenizer, task)
+    save_model(tiny.model(**SIZES), tokenizer, encoder)
+    save_model(tiny.model(head="classification", num_labels=3, **SIZES), tokenizer, task)
     work = tmp_path / "work"
     subjects = [
         make_subject(folder.name, folder, architectures=TINY, tokenizer=tokenizer, seed=0, work=work)
@@ -325,8 +310,8 @@ def test_a_masked_language_model_gets_a_head_and_a_task_model_keeps_its_own(
 def test_the_memory_of_a_row_is_more_than_that_of_its_weights(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    config = BertConfig.from_dict({**BERT.to_dict(), "hidden_size": 512, "intermediate_size": 8192})
-    save_model(BertForSequenceClassification(config), tokenizer, tmp_path / "model")
+    wide = {"hidden_size": 512, "intermediate_size": 8192}
+    save_model(tiny.model(head="classification", **SIZES | wide), tokenizer, tmp_path / "model")
     weights = (tmp_path / "model" / "model.safetensors").stat().st_size / 2**20
     assert weights > 35
     inputs = {name: np.ones((1, 16), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
@@ -362,7 +347,7 @@ def test_the_folder_holds_a_row_for_each_model_back_end_and_protocol(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     student = tmp_path / "student"
-    save_model(BertForMaskedLM(BERT), tokenizer, student)
+    save_model(tiny.model(**SIZES), tokenizer, student)
     output = tmp_path / "benchmark"
     settings = Benchmark(
         examples=12, padded_examples=6, rounds=3, memory=False, backends=("torch", "onnx"),
@@ -434,8 +419,7 @@ def test_the_search_for_a_batch_ends_with_the_memory() -> None:
 
 @pytest.mark.slow
 def test_the_script_ends_with_one_line_of_milliseconds(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    config = BertConfig.from_dict({**BERT.to_dict(), "vocab_size": len(tokenizer)})
-    save_model(BertForMaskedLM(config), tokenizer, tmp_path / "teacher")
+    save_model(tiny.model(**SIZES), tokenizer, tmp_path / "teacher")
     script, rows = Path(__file__).resolve().parents[2] / "benchmarks" / "latency.py", tmp_path / "rows.jsonl"
     done = subprocess.run(
         [sys.executable, str(script), "--quick", "--tiny", "--models", "elmo", "bert-base", "distilbert-pruned",

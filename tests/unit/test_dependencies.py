@@ -27,7 +27,8 @@ DISTRIBUTIONS = metadata.packages_distributions()
 RUNTIME = {normalized(name) for name in PROJECT["dependencies"]}
 OPTIONAL = {normalized(name) for names in EXTRAS.values() for name in names}
 DECLARED = RUNTIME | {normalized(name) for names in PROJECT["optional-dependencies"].values() for name in names}
-INSIDE = {"tinydistilbert", "tests", "wide_training", *(path.stem for path in (ROOT / "benchmarks").glob("*.py"))}
+SCRIPTS = [path.stem for folder in ("benchmarks", "results") for path in (ROOT / folder).glob("*.py")]
+INSIDE = {"tinydistilbert", "tests", "wide_training", *SCRIPTS}
 
 
 def imports(code: ast.AST, *, nested: bool = False) -> Iterator[tuple[str, bool]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
 from tinydistilbert.dry_run import plan
@@ -182,7 +182,7 @@ def test_a_teacher_that_is_looked_into_costs_a_pass_in_each_of_those_steps(recip
     size = task_size(taught(recipe), "cola", load_tokenizer(recipe.teacher.model))
     assert size is not None
     with torch.device("meta"):
-        teacher = Size.of(BertForMaskedLM(CONFIG))
+        teacher = Size.of(tiny.model(**tiny.WIDER))
     plain, targets = seconds("student (D)"), teacher.forward(21 * size.length, size.length)
     assert plain == pytest.approx(seconds("student") + targets)
     # 12 steps of 4 examples, or the 6 of the first epoch.
@@ -294,13 +294,13 @@ def test_data_on_the_hub_have_their_published_sizes(tokenizer: PreTrainedTokeniz
 
 def test_operations_of_a_layer_worked_out_by_hand() -> None:
     with torch.device("meta"):
-        size = Size.of(BertForMaskedLM(CONFIG))
+        size = Size.of(tiny.model(**tiny.WIDER))
     # A layer: query, key, value and output of 32 x 32, and a feed-forward part of 32 x 48 and 48 x 32.
     assert size.matrices == 2 * (4 * 32 * 32 + 2 * 32 * 48)
     # 10 tokens: two operations a weight; scores and their use cost 2 x 2 x length x width a token and layer.
     assert size.forward(10, 10) == 10 * (2 * size.matrices + 4 * 10 * 32 * 2)
     assert size.vocabulary_head(3) == 3 * 2 * (32 * 32 + 32 * 232)
-    assert size.parameters == sum(p.numel() for p in BertForMaskedLM(CONFIG).parameters())
+    assert size.parameters == sum(p.numel() for p in tiny.model(**tiny.WIDER).parameters())
 
 
 def test_half_the_rate_is_twice_the_time() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests import tiny
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import folder_pins
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
@@ -18,12 +19,10 @@ from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe import toml
 from tinydistilbert.storage import atomic
 
-SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1}
-
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    save_model(BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **SIZES)), tokenizer, tmp_path / "model")
+    save_model(tiny.model(num_hidden_layers=1), tokenizer, tmp_path / "model")
     return tmp_path / "model"
 
 

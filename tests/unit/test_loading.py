@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForMaskedLM,
-    BertForSequenceClassification,
     GPT2Config,
     PretrainedConfig,
     PreTrainedModel,
@@ -260,7 +259,7 @@ def test_the_tokenizer_neither_truncates_nor_pads_by_itself(folder: Path, tokeni
     (folder / "tokenizer.json").write_text(json.dumps(described))
     assert len(load_tokenizer(folder).backend_tokenizer.encode("the student learns from the teacher").ids) == 8
     tokenizer("the student", truncation=True, max_length=3, padding="max_length")  # leaves both behind in the tokenizer
-    save_model(BertForMaskedLM(CONFIG), tokenizer, folder)
+    save_model(tiny.model(**tiny.WIDER), tokenizer, folder)
     saved = json.loads((folder / "tokenizer.json").read_text())
     assert (saved["truncation"], saved["padding"]) == (None, None)
 
@@ -272,9 +271,9 @@ def test_elmos_tokenizer_has_no_vocabulary_and_needs_none(tmp_path: Path) -> Non
 
 
 def test_a_tokenizer_of_another_model_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    check_tokenizer(BertForMaskedLM(CONFIG), tokenizer, "here")
+    check_tokenizer(tiny.model(), tokenizer, "here")
     for size in (100, 232 + 128):
-        other = BertForMaskedLM(BertConfig.from_dict({**CONFIG.to_dict(), "vocab_size": size}))
+        other = tiny.model(vocab_size=size)
         with pytest.raises(UserError, match="232 tokens"):
             check_tokenizer(other, tokenizer, "here")
 
@@ -311,14 +310,14 @@ def test_weights_of_other_heads_are_left_out_and_foreign_ones_in_its_own_are_ref
 def test_a_trained_model_has_its_whole_head(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match=r"found 4 missing, such as bert\.pooler\.dense\.bias; use a complete model"):
         load_model(folder, "classification", require_head=True)
-    trained = BertForSequenceClassification(CONFIG)
+    trained = tiny.model(head="classification", **tiny.WIDER)
     save_model(trained, tokenizer, folder)
     loaded = load_model(folder, "classification", require_head=True)
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in trained.state_dict().items())
 
 
 def test_weights_of_any_precision_are_read_as_single(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    half = BertForMaskedLM(CONFIG).to(torch.bfloat16)
+    half = tiny.model(**tiny.WIDER).to(torch.bfloat16)
     save_model(half, tokenizer, folder)
     loaded = load_model(folder, "masked-lm")
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
@@ -495,8 +494,7 @@ def test_a_length_up_to_the_longest_is_fine_and_one_more_is_refused() -> None:
 
 
 def test_a_new_head_starts_from_the_identity() -> None:
-    torch.manual_seed(0)
-    encoder = BertForMaskedLM(CONFIG).bert
+    encoder = tiny.model(**tiny.WIDER).bert
     model = with_new_head(encoder.state_dict(), CONFIG)
     head = model.cls.predictions
     assert torch.equal(head.transform.dense.weight, torch.eye(32)) and not head.bias.any()

@@ -15,13 +15,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
     PreTrainedTokenizerFast,
 )
 
+from tests import tiny
 from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import int8 as integers
@@ -33,6 +30,10 @@ from tinydistilbert.storage import atomic
 pytestmark = pytest.mark.long
 
 WORDS = 2000
+SETTINGS = {
+    "vocab_size": WORDS, "hidden_size": 128, "num_attention_heads": 4, "max_position_embeddings": 64,
+    "initializer_range": 0.1,
+}  # fmt: skip
 ALL = ("embeddings", "layer.0.attention", "layer.0.ffn", "layer.1.attention", "layer.1.ffn", "head")
 SENSITIVE = "layer.1.ffn"
 
@@ -45,12 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def torch_folder(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A BERT of two layers; the second's feed-forward part has huge weights, by which nothing is ever multiplied."""
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=WORDS, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=512,
-        max_position_embeddings=64, num_labels=3, initializer_range=0.1,
-    )  # fmt: skip
-    model = BertForSequenceClassification(config).eval()
+    model = tiny.model(head="classification", num_labels=3, **SETTINGS, intermediate_size=512)
     layer = model.bert.encoder.layer[1]
     with torch.no_grad():
         norm = layer.attention.output.LayerNorm
@@ -354,12 +350,8 @@ def test_where_nothing_helps_all_stays_in_float(fp32: Path, bad: float) -> None:
 
 
 def test_a_tied_embedding_is_stored_once(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    torch.manual_seed(0)
-    config = DistilBertConfig(
-        vocab_size=WORDS, dim=128, n_layers=1, n_heads=4, hidden_dim=256, max_position_embeddings=64,
-        initializer_range=0.1,
-    )  # fmt: skip
-    DistilBertForMaskedLM(config).save_pretrained(folder / "masked")
+    model = tiny.model("distilbert", num_hidden_layers=1, intermediate_size=256, **SETTINGS)
+    model.save_pretrained(folder / "masked")
     tokenizer.save_pretrained(folder / "masked")
     export(folder / "masked", folder / "masked-fp32")
     quantize(folder / "masked-fp32", folder / "masked-int8")

@@ -1,63 +1,47 @@
 """The committed results: the pages show what they hold."""
 
-import importlib.util
 import json
 import re
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
+import mutants
 import pytest
+import readme
 
 from tinydistilbert.storage import atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def loaded(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "results" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def readme() -> ModuleType:
-    return loaded("readme")
-
-
-def test_the_readme_shows_the_tables_of_the_committed_run(readme: ModuleType) -> None:
+def test_the_readme_shows_the_tables_of_the_committed_run() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.written(text, readme.PAGES["README.md"]) == text, "run: python results/readme.py"
 
 
 @pytest.mark.parametrize("page", ["docs/explanation/mutants.md", "docs/reference/recipe.md", "benchmarks/README.md"])
-def test_a_page_shows_what_was_counted_measured_or_declared(readme: ModuleType, page: str) -> None:
+def test_a_page_shows_what_was_counted_measured_or_declared(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert readme.written(text, readme.PAGES[page]) == text, "run: python results/readme.py"
 
 
 def test_most_mutants_were_caught_and_each_survivor_is_explained() -> None:
-    mutants = loaded("mutants")
     assert mutants.faults(atomic.read_json(mutants.COUNTS)) == []
 
 
-def test_the_reliability_page_shows_the_ledger_as_it_was_when_the_page_was_made(readme: ModuleType) -> None:
+def test_the_reliability_page_shows_the_ledger_as_it_was_when_the_page_was_made() -> None:
     text = (ROOT / "docs" / "explanation" / "reliability.md").read_text(encoding="utf-8")
     (date,) = re.findall(r"^As of (\S+):$", text, flags=re.MULTILINE)
     made = readme.written(text, {"faults": partial(readme.faults_section, date)})
     assert made == text, "run: python results/readme.py"
 
 
-def test_the_reliability_page_shows_the_kinds_of_cpu_that_were_tried(readme: ModuleType) -> None:
+def test_the_reliability_page_shows_the_kinds_of_cpu_that_were_tried() -> None:
     text = (ROOT / "docs" / "explanation" / "reliability.md").read_text(encoding="utf-8")
     assert readme.written(text, {"cpus": readme.cpus_section}) == text, "run: python results/readme.py"
 
 
-def test_a_kind_of_cpu_is_shown_by_its_last_count(
-    readme: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kind_of_cpu_is_shown_by_its_last_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {
         "machine": "Some CPU", "kind": "plain", "variables": {}, "threads": 2, "passed": 1300, "failed": 1,
         "skipped": 2, "seconds": 400, "commit": "abc", "date": "2026-11-01T00:00:00+00:00",
@@ -71,6 +55,6 @@ def test_a_kind_of_cpu_is_shown_by_its_last_count(
     ]
 
 
-def test_the_map_of_the_house_is_that_of_the_import_contract(readme: ModuleType) -> None:
+def test_the_map_of_the_house_is_that_of_the_import_contract() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert readme.written(text, readme.PAGES["CONTRIBUTING.md"]) == text, "run: python results/readme.py"
