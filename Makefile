@@ -8,7 +8,7 @@ TOOL := $(BIN)/tinydistilbert
 # Nothing is looked up in the hub; HF_HUB_OFFLINE=0 on the command line of make allows it.
 HF_HUB_OFFLINE ?= 1
 OFFLINE := HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)
-# Each test worker has one thread: together they have the cores, and sums are made in the same order everywhere.
+# Each test worker has one thread: together they have the cores.
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 LEDGER := FAULTS_LEDGER="$(CURDIR)/results/faults.jsonl"
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
