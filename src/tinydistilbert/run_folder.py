@@ -178,8 +178,8 @@ class RunFolder:
         return sorted((self.task(task) / row_folder(row)).glob("seed-*/scores"))
 
     def all_scores(self) -> list[Path]:
-        """Every finished folder of scores."""
-        return [path for path in sorted(self.path.glob("tasks/*/*/seed-*/scores")) if atomic.is_finished(path)]
+        """Every folder of scores; unfinished ones have another name, so one without a manifest is damaged."""
+        return sorted(self.path.glob("tasks/*/*/seed-*/scores"))
 
     def all_task_models(self) -> list[Path]:
         """Every fine-tuned model."""

@@ -72,6 +72,15 @@ def test_a_checkpoint_is_plain_files_that_others_can_read(tmp_path: Path) -> Non
     assert moments["step/bias"] == 1 and torch.equal(weights["bias"], model.bias)
 
 
+def test_the_state_of_version_0_1_is_read(tmp_path: Path) -> None:
+    state = checkpoint.State(3, oom_splits=2)
+    checkpoint.save(tmp_path, *new(), state, training="fit")
+    stored = json.loads((tmp_path / "step-00000003" / "state.json").read_text())
+    stored["halvings"] = stored.pop("oom_splits")
+    made_again(tmp_path / "step-00000003", "state.json", json.dumps(stored).encode())
+    assert checkpoint.load(tmp_path, *new(1), training="fit", log=tmp_path / "log") == state
+
+
 def test_a_parameter_that_never_moved_has_no_moments_afterwards(tmp_path: Path) -> None:
     model = nn.Linear(3, 2)
     model.bias.requires_grad_(False)

@@ -183,6 +183,14 @@ def test_synthetic_examples_made_from_other_text_are_refused_though_their_number
         compare(*runs)
 
 
+def test_scores_without_their_manifest_are_refused_not_overlooked(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", {"teacher": [GOOD], "student": [POOR]})
+    scores = run / "tasks/sst2/student/seed-0/scores"
+    (scores / "manifest.json").unlink()
+    with pytest.raises(UserError, match="student/seed-0/scores"):
+        compare_rows(run)
+
+
 def test_damaged_doubled_and_mixed_predictions_are_refused(tmp_path: Path) -> None:
     a, b = (make_run(tmp_path / name, {"student": [GOOD, POOR]}) for name in ("a", "b"))
     doubled = {"idx": [0, 1, 1], "label": [0, 1, 1], "prediction": [0, 0, 1]}

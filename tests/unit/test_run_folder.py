@@ -39,12 +39,13 @@ def test_a_task_model_leads_to_its_run(tmp_path: Path) -> None:
     assert run_of_task_model(run.student) is None
 
 
-def test_only_finished_scores_count(tmp_path: Path) -> None:
+def test_unfinished_scores_do_not_count_and_damaged_ones_do(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with atomic.unfinished(run.scores("cola", "student", 0)):
         pass
-    run.scores("cola", "student", 1).mkdir(parents=True)
-    assert run.all_scores() == [run.scores("cola", "student", 0)]
+    atomic.partial(run.scores("cola", "student", 1)).mkdir(parents=True)
+    run.scores("cola", "student", 2).mkdir(parents=True)
+    assert run.all_scores() == [run.scores("cola", "student", 0), run.scores("cola", "student", 2)]
 
 
 @pytest.mark.parametrize(("line", "where"), [("[1]", ":3"), ('{"a": ', ":3"), ("\x00", ":3")])

@@ -11,6 +11,7 @@ from tinydistilbert.evaluation.metrics import Paired
 from tinydistilbert.report.disagreements import Disagreement, disagreement, examples_at_hand
 from tinydistilbert.report.predictions import Pairing, ScoredRun, pair, read_predicted, scored_run, splits_of
 from tinydistilbert.run_folder import RunFolder
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
 
 TEACHER = "teacher"
@@ -140,7 +141,7 @@ def compare_rows(run: Path) -> Comparison:
         UserError: a file of scores that is not as it was written.
     """
     first = ComparedRun(run)
-    if not RunFolder(run).all_scores():
+    if not any(map(atomic.is_finished, RunFolder(run).all_scores())):
         return Comparison(first, None, ())
     scored = scored_run(run)
     pairings = list(_pairings(scored, scored, [pair for pair in PAIRS if set(pair) <= set(scored.rows)]))
