@@ -280,10 +280,10 @@ class _Child:
     def phase(self) -> Iterator[None]:
         self.board["phase"] = 1
         try:
-            time.sleep(self.hold)
+            _stay(self.hold)
             yield
         except KeyboardInterrupt:
-            time.sleep(self.slow_exit)
+            _stay(self.slow_exit)
             raise
         finally:
             self.board["phase"] = 2
@@ -303,6 +303,13 @@ class _Child:
             os.kill(os.getpid(), signal.SIGKILL)
         yield
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stay(seconds: float) -> None:
+    """Sleep in short pieces: Python handles a signal that comes right before a long sleep only after it."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.05))
 
 
 def _be_child(request: dict[str, Any]) -> None:

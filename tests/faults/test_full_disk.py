@@ -322,12 +322,13 @@ def on_real_disk(folder: Path, count: int) -> list[dict[str, Any]]:
     """What became of so many trials of `fill_up` in a process of its own; none where no such disk can be had."""
     disk_at = folder / "mounted"
     disk_at.mkdir(exist_ok=True)
-    script = f"mount -t tmpfs -o size={MEMORY_DISK} tmpfs '{disk_at}' && exec '{sys.executable}' '{__file__}' "
+    script = f"mount -t tmpfs -o size={MEMORY_DISK} tmpfs '{disk_at}' && exec '{sys.executable}' -m {__name__} "
     script += f"'{folder}' '{disk_at}' {count}"
     try:
         if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
             return []
-        done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+        command = ["unshare", "-rm", "sh", "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     except FileNotFoundError:  # no Linux
         return []
     assert done.returncode == 0, done.stderr[-2000:]
