@@ -57,6 +57,7 @@ TASK = "reviews"
 OLD = b"the report of yesterday"
 NOT_THE_SAME_TWICE = (atomic.MANIFEST, "training.json", "measurements.jsonl")
 """Files with dates or seconds in them."""
+ROOT, MODULE = Path(__file__).resolve().parents[2], "tests.faults.test_full_disk"
 MEMORY_DISK = 40_000_000
 """Bytes of the file system in memory: several times what is written."""
 
@@ -322,13 +323,14 @@ def on_real_disk(folder: Path, count: int) -> list[dict[str, Any]]:
     """What became of so many trials of `fill_up` in a process of its own; none where no such disk can be had."""
     disk_at = folder / "mounted"
     disk_at.mkdir(exist_ok=True)
-    script = f"mount -t tmpfs -o size={MEMORY_DISK} tmpfs '{disk_at}' && exec '{sys.executable}' -m {__name__} "
+    script = f"mount -t tmpfs -o size={MEMORY_DISK} tmpfs '{disk_at}' && exec '{sys.executable}' -m {MODULE} "
     script += f"'{folder}' '{disk_at}' {count}"
     try:
         if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
             return []
-        command = ["unshare", "-rm", "sh", "-c", script]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:  # no Linux
         return []
     assert done.returncode == 0, done.stderr[-2000:]
