@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinydistilbert import results
+from tinydistilbert.cli.main import main
 from tinydistilbert.cli.request import request
 from tinydistilbert.compress.measure import MeasuredVariant, best_variant
 from tinydistilbert.compress.variants import Variant
@@ -27,13 +28,21 @@ def columns(tmp_path_factory: pytest.TempPathFactory, reviews: Callable[[Path, i
     return ["--data", str(train), "--validation", str(validation), "--text", "review", "--label", "stars"]
 
 
-@pytest.fixture
-def run(columns: list[str], teacher: Path, tmp_path: Path, call: Call) -> Path:
+@pytest.fixture(scope="module")
+def finetuned(columns: list[str], teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("finetuned") / "run"
     quick = ["--epochs", "6", "--seeds", "0", "--learning-rate", "3e-3", "--batch-size", "8"]
-    more = ["--finetune.min_steps", "0", "--output", str(tmp_path / "run")]
-    code, _, err = call("finetune", "--model", teacher, *columns, *quick, *more)
-    assert code == 0, err
-    return tmp_path / "run"
+    more = ["--finetune.min_steps", "0", "--output", str(run)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYDISTILBERT_CACHE", str(run.parent / "cache"))
+        main(["finetune", "--model", str(teacher), *columns, *quick, *more])
+    return run
+
+
+@pytest.fixture
+def run(finetuned: Path, tmp_path: Path) -> Path:
+    """A copy of the run, which a test may change."""
+    return shutil.copytree(finetuned, tmp_path / "run")
 
 
 def test_every_variant_with_the_settings_of_the_run(run: Path, tmp_path: Path, call: Call) -> None:

@@ -1,16 +1,19 @@
 """Tiny masked-LM models of every family, task models and their exports."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests import tiny
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.loading import save_model
+from tinydistilbert.storage import atomic
 
 
 def model(family: str, head: str = "masked-lm", **settings: Any) -> PreTrainedModel:
@@ -63,12 +66,18 @@ def task_model(
 def exported(
     tmp_path_factory: pytest.TempPathFactory, task_model: Callable[[str, str], Path]
 ) -> Callable[[str, str], Path]:
-    """Makes the exported folder of such a model; each once."""
+    """Makes the exported folder of such a model; each once, for all processes of the tests. It is not to be changed."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
 
     @functools.cache
     def make(family: str, head: str) -> Path:
-        folder = tmp_path_factory.mktemp("exported") / f"{family}-{head}"
-        export(task_model(family, head), folder)
+        folder = shared / "exported" / f"{family}-{head}"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not atomic.is_finished(folder):
+                export(task_model(family, head), folder)
         return folder
 
     return make

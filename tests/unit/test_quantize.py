@@ -148,7 +148,7 @@ def test_each_token_has_a_range_of_its_own() -> None:
     steps = np.abs(x).max(1, keepdims=True) / 127
     np.testing.assert_allclose(found, np.rint(x / steps) * steps, atol=0, rtol=1e-5)
     for row, value in zip(x, found, strict=True):
-        np.testing.assert_array_equal(run(model, x=row[None])[0], value)
+        np.testing.assert_allclose(run(model, x=row[None])[0], value, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bias", [[0.0, 0.0], [0.5, -3.0]])
