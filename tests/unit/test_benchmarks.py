@@ -306,7 +306,7 @@ def test_the_peak_is_counted_anew_and_anonymous_memory_is_seen() -> None:
     with common.AnonymousPeak(interval=0.001) as seen:
         before = common.anonymous_mib()
         # Mapped, for what the allocator gives may be memory that the process has had before.
-        with mmap.mmap(-1, 64 * 2**20) as large:
+        with mmap.mmap(-1, 64 * 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as large:
             for page in range(0, len(large), mmap.PAGESIZE):
                 large[page] = 1
             deadline = time.monotonic() + 60
