@@ -105,7 +105,7 @@ COMMAND_LINE = "from tinydistilbert.cli.main import main; main(sys.argv[1:])"
 @pytest.mark.long
 def test_the_command_line_without_the_libraries_of_training(task_model: Maker, exported: Maker) -> None:
     folder = exported("bert", "classification")
-    answered = in_a_light_installation(COMMAND_LINE, "predict", folder, "a cat", "--pair", "a dog")
+    answered = in_a_light_installation(COMMAND_LINE, "predict", folder, "a cat", "a dog")
     assert answered.returncode == 0 and json.loads(answered.stdout)["label"] in ("bad", "fair", "good")
     for arguments in (["--help"], ["predict", "--help"], ["tasks"]):
         assert in_a_light_installation(COMMAND_LINE, *arguments).returncode == 0

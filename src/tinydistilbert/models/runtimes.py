@@ -19,7 +19,7 @@ MODEL_FILE = "model.onnx"
 EXPORT_KEY = "tinydistilbert"
 """Key in the `config.json` of an exported folder with facts about the export: format, head, precision, …"""
 HEADS = ("masked-lm", "classification", "regression", "span")
-FIX = "export the model again"
+FIX = "use the folder as it was written, or export the model again"
 RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
 """Key of those facts, and its value in int8 models in which a token's bytes depend on no other token."""
 
@@ -158,7 +158,11 @@ def exported_config(folder: Path) -> dict[str, Any] | None:
         UserError: a file differs from the manifest, or a value of the config is none that `export` writes.
     """
     path = folder / untrusted.CONFIG
-    if not path.is_file() or not untrusted.read_object(path, fix=FIX).get(EXPORT_KEY):
+    if not path.is_file():
+        return None
+    if atomic.is_finished(folder):
+        atomic.intact(folder, untrusted.CONFIG)
+    if not untrusted.read_object(path, fix=FIX).get(EXPORT_KEY):
         return None
     atomic.check_intact(folder)
     config = untrusted.check_config(folder)
