@@ -72,7 +72,7 @@ def load_examples(
             the split `HELD_OUT` is those, in full, and `task.train` is the rest, less what repeats one of them. None =
             none are.
         labels: classes of one's own classification task, in the order of a model that has them; by default those of the
-            train split, whole numbers by size, words by the alphabet.
+            train split, numbers by size, words by the alphabet.
 
     Raises:
         UserError: the split is missing, unreadable or empty, or a row is not what the task says; fewer train examples
@@ -97,15 +97,15 @@ def load_examples(
 
 def _columns(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> tuple[Task, dict[str, Any]]:
     """The task with its classes, and the columns of `Examples` of all rows of a split."""
-    from tinydistilbert.tasks import custom
+    from tinydistilbert.tasks import classes
     from tinydistilbert.tasks.row_checks import checked_columns
     from tinydistilbert.tasks.splits import read_split
 
     source = read_split(task, split, data)
     if task.labels_from_data and task.kind == "classification":
         train = source if split == task.train or labels else read_split(task, task.train, data)
-        task = dataclasses.replace(task, labels=labels or custom.classes_of(task, train))
-        source = custom.with_class_numbers(task, source)
+        task = dataclasses.replace(task, labels=labels or classes.classes_of(task, train))
+        source = classes.with_class_numbers(task, source)
     return task, checked_columns(task, split, source)
 
 
