@@ -19,8 +19,6 @@ WIDE = 100
 """Columns of a terminal from which on the bar has room for loss terms."""
 
 _is_silent = False
-_printed: set[str] = set()
-"""What `say_once` has printed."""
 _bar: "Bar | None" = None
 """The bar on the terminal; there is one at most."""
 
@@ -44,7 +42,6 @@ def reporting(*, quiet: bool) -> Iterator[None]:
         yield
     finally:
         _is_silent = before
-        _printed.clear()
         _remove_bar()
 
 
@@ -52,13 +49,6 @@ def say(line: str) -> None:
     """Print a line about progress that stays."""
     if not _is_silent:
         print(line, file=sys.stderr, flush=True)
-
-
-def say_once(line: str) -> None:
-    """Print a line that stays, unless the same line was printed before: what several parts of a command find out."""
-    if line not in _printed:
-        _printed.add(line)
-        say(line)
 
 
 def _is_for_bars() -> bool:

@@ -16,12 +16,12 @@ from transformers import (
 )
 
 from tests import tiny
+from tinydistilbert import notices
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.class_names import match_classes
 from tinydistilbert.models.heads import head_of
 from tinydistilbert.models.loading import load_config, load_model, save_model
 from tinydistilbert.models.task_head import output_layer
-from tinydistilbert.progress import reporting
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.compatible import check_classes
 
@@ -29,10 +29,17 @@ Save = Callable[..., Path]
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Any:
-    """What was printed since this was asked before."""
-    with reporting(quiet=False):
-        yield lambda: capsys.readouterr().err
+def said(caplog: pytest.LogCaptureFixture) -> Any:
+    """What was told since this was asked before."""
+
+    def ask() -> str:
+        notices.begin()
+        text = caplog.text
+        caplog.clear()
+        return text
+
+    notices.begin()
+    return ask
 
 
 @pytest.fixture
@@ -130,17 +137,6 @@ def test_a_head_of_other_names_is_kept_and_told(saved: Save, said: Any) -> None:
     new = output_layer(load_model(folder, "classification", labels=("no", "yes")))
     assert torch.equal(new.weight, old.weight)
     assert "is kept: its outputs bad, good start as no, yes" in said()
-
-
-def test_quiet_is_quiet_and_nothing_is_told_twice(saved: Save, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = saved(names=("bad", "good"))
-    with reporting(quiet=False):
-        for _ in range(2):
-            load_model(folder, "classification", labels=("no", "yes"))
-        assert capsys.readouterr().err.count("start as") == 1
-    with reporting(quiet=True):
-        load_model(folder, "classification", labels=("no", "yes"))
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "modernbert"])

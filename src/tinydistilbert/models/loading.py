@@ -35,7 +35,7 @@ from tinydistilbert.models.elmo.model import ElmoConfig  # the import also regis
 from tinydistilbert.models.hub import FIX, local_folder
 from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
 from tinydistilbert.models.task_head import StartingHead, output_keys, reorder_outputs, restart_outputs, starting_head
-from tinydistilbert.progress import say_once
+from tinydistilbert.notices import notice
 from tinydistilbert.storage import atomic
 
 Head = Literal["masked-lm", "classification", "regression", "span"]
@@ -268,7 +268,7 @@ def _start_head(model: PreTrainedModel, starting: StartingHead, where: str, *, h
     if starting.order is not None:
         reorder_outputs(model, starting.order)
     if starting.note:
-        say_once(f"{where}: {starting.note}")
+        notice(where, starting.note)
 
 
 def _unaccounted(keys: set[str] | list[str], patterns: list[re.Pattern[str]]) -> list[str]:

@@ -8,7 +8,9 @@ from transformers import PreTrainedTokenizerFast
 from tinydistilbert.data.corpus import tokenizer_hash
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.task_head import refuse_multi_label
+from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.classes import class_positions
 
 
 def check_same_tokenizer(
@@ -40,7 +42,11 @@ def check_classes(teacher: Path, config: Any, task: Task) -> list[int] | None:
     names = [str(config.id2label[index]) for index in range(outputs)]
     if task.kind != "classification" or names == list(task.labels) or all(n.startswith("LABEL_") for n in names):
         return None
-    if sorted(names) != sorted(task.labels):
+    positions = class_positions(task.labels, names)
+    if sorted(positions.values()) != list(range(outputs)):
         expected = f"the classes {', '.join(task.labels)}"
         raise UserError(str(teacher), expected=expected, found=", ".join(names), fix=fix)
-    return [names.index(label) for label in task.labels]
+    for label, position in positions.items():
+        if names[position] != label:
+            notice(str(teacher), f"its class {names[position]!r} is taken for {label!r} of {task.title}")
+    return [positions[label] for label in task.labels]
