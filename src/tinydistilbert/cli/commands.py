@@ -99,7 +99,8 @@ def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
     from tinydistilbert.cli.request import request
 
     asked = request(parsed)
-    from tinydistilbert.ablate import ablate, plan_ablation, planned_rows
+    from tinydistilbert.ablate.plan import plan_ablation, planned_rows
+    from tinydistilbert.ablate.run import ablate
     from tinydistilbert.run_folder import AblationFolder
     from tinydistilbert.training.device import use_threads
 
