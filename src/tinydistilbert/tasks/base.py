@@ -83,6 +83,10 @@ class Task:
     """Mean tokens of an input, in BERT's uncased vocabulary: an estimate for data that is still on the hub."""
     doc_stride: int = 0
     """Tokens that two neighbouring windows of a long context share (span tasks only)."""
+    answer_units: Literal["words", "characters"] = "words"
+    """What answers are compared by (span tasks only): by SQuAD's official rules words."""
+    may_lack_answer: bool = False
+    """Whether questions may have no answer, as in SQuAD 2 (span tasks only)."""
     official: Mapping[str, int] = field(default_factory=dict, hash=False)
     """Rows of the published splits, so that a file with a part of one is known for what it is."""
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
@@ -106,7 +110,8 @@ class Examples:
     """Examples of one split, by column.
 
     Columns of classification and regression: `idx` (row in the split), `text`, `text_pair` (if the task has one) and
-    `label`; of span tasks: `id`, `question`, `context` and `answers` ({"text": [...], "answer_start": [...]}).
+    `label`; of span tasks: `id`, `question`, `context` and `answers` ({"text": [...], "answer_start": [...]},
+    both lists empty where there is no answer).
     """
 
     task: Task

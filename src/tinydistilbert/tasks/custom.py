@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import CustomTask
+from tinydistilbert.tasks.answers import DROP
 from tinydistilbert.tasks.base import Kind, ScoreTable, Task
 from tinydistilbert.tasks.readers import Rows, shortened, shown
-from tinydistilbert.tasks.row_checks import DROP, nearest, number
+from tinydistilbert.tasks.row_checks import nearest, number
 
 MOST_CLASSES = 1000
 """With more different labels than this, the column is not taken for one of classes."""
@@ -49,6 +50,7 @@ def custom_task(name: str, settings: CustomTask) -> Task:
         metrics=METRICS[settings.kind], headline=HEADLINES[settings.kind],
         files={"train": settings.train, "validation": settings.validation},
         max_length=settings.max_length or (384 if is_span else 128), doc_stride=128 if is_span else 0,
+        may_lack_answer=is_span,
     )  # fmt: skip
 
 
