@@ -1,4 +1,4 @@
-"""Questions without an answer: SQuAD 2's rules on worked cases, the null threshold, and a model that learns to use it."""
+"""Questions without an answer: the rules of SQuAD 2 on worked cases, the null threshold, and a model that learns it."""
 
 import dataclasses
 import json

@@ -59,15 +59,15 @@ def _impossible(rows: Rows) -> list[bool | None]:
     names, count = rows.table.column_names, rows.table.num_rows
     marks = rows.values("is_impossible") if "is_impossible" in names else [None] * count
     plausible = rows.values("plausible_answers") if "plausible_answers" in names else [None] * count
-    said: list[bool | None] = []
+    marked: list[bool | None] = []
     for row, (mark, others) in enumerate(zip(marks, plausible, strict=True)):
         truth = None if mark is None else _TRUTH.get(str(mark).strip().lower())
         if mark is not None and truth is None:
             fix = f"correct it {DROP}"
             raise UserError(rows.at(row, "is_impossible"), expected="true or false", found=shown(mark), fix=fix)
         has_plausible = bool(others.get("text") if isinstance(others, dict) else others)
-        said.append(True if truth is None and has_plausible else truth)
-    return said
+        marked.append(True if truth is None and has_plausible else truth)
+    return marked
 
 
 def _as_lists(answer: Any, impossible: bool | None) -> Any:
