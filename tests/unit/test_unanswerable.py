@@ -168,12 +168,12 @@ def test_a_window_without_an_answer_is_labelled_with_its_first_token(tokenizer: 
 @pytest.mark.parametrize("value", ["high", True, [1], float("nan")])
 def test_a_stored_threshold_is_a_number(value: Any) -> None:
     config = tiny.config()
-    assert stored_null_threshold(config) is None
+    assert stored_null_threshold(config, "model") is None
     config.null_threshold = 2
-    assert stored_null_threshold(config) == 2.0
+    assert stored_null_threshold(config, "model") == 2.0
     config.null_threshold = value
     with pytest.raises(UserError, match="null_threshold: expected a finite number"):
-        stored_null_threshold(config)
+        stored_null_threshold(config, "model")
 
 
 # Files.

@@ -17,13 +17,14 @@ from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, SAMPLES, predictions_file
 from tinydistilbert.storage import atomic, json_lines
-from tinydistilbert.tasks import HELD_OUT, has_split
+from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import recipe_examples
-from tinydistilbert.tasks.squad import NULL_THRESHOLD, stored_null_threshold
+from tinydistilbert.tasks.splits import has_split
+from tinydistilbert.tasks.squad import NULL_THRESHOLD
 
 SAMPLE_COUNT = 8
 """Examples that are shown with their predictions."""
@@ -108,7 +109,7 @@ def evaluate(
             warnings = trained_badly(training)
             if null_threshold is not None:
                 common[NULL_THRESHOLD] = null_threshold
-                if stored_null_threshold(config) is None:
+                if not hasattr(config, NULL_THRESHOLD):
                     warnings.append("the model has no null threshold of its own, 0 was taken")
             common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
             if missing:

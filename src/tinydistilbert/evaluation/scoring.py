@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from tinydistilbert.evaluation import metrics
-from tinydistilbert.tasks.answers import has_unanswerable
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.inference import Logits
@@ -96,8 +95,8 @@ def null_threshold_for(config: Any, examples: Examples) -> float | None:
     Raises:
         UserError: its own is no number.
     """
-    stored = stored_null_threshold(config) if examples.task.kind == "span" else None
-    return 0.0 if stored is None and has_unanswerable(examples.columns) else stored
+    stored = stored_null_threshold(config, str(config.name_or_path)) if examples.task.kind == "span" else None
+    return 0.0 if stored is None and examples.has_unanswerable else stored
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
         )  # fmt: skip
         details = {"interval": list(intervals[name]), "majority": majority[name], "warnings": warnings}
         scores[name] = value, details
-    if examples.task.kind == "span" and has_unanswerable(examples.columns):
+    if examples.task.kind == "span" and examples.has_unanswerable:
         scores |= _scores_by_answer(examples, predictions, seed=seed)
     return scores
 

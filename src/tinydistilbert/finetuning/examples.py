@@ -10,8 +10,7 @@ import numpy as np
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SEED, HELD_OUT_SHARE
-from tinydistilbert.tasks.answers import has_unanswerable, is_answerable
-from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.base import Examples, Task, is_answerable
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
@@ -52,7 +51,7 @@ def task_examples(recipe: Recipe, task: Task, soft_targets: SoftTargetSource | N
         return TaskExamples(train, labelled, threshold=threshold)
     split = HELD_OUT if settings.select == "heldout" else train.task.evaluation[0]
     selection = recipe_examples(recipe, train.task, split, limit=settings.validation_examples)
-    if threshold is None and split == HELD_OUT and has_unanswerable(train.columns):
+    if threshold is None and split == HELD_OUT and train.has_unanswerable:
         threshold = selection
     return TaskExamples(train, labelled, selection, threshold)
 
@@ -95,7 +94,7 @@ def _less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples
     too, unless that is scored.
     """
     finetune = recipe.finetune
-    if not has_unanswerable(train.columns) or (finetune.select == "heldout" and finetune.score_on != "train"):
+    if not train.has_unanswerable or (finetune.select == "heldout" and finetune.score_on != "train"):
         return train, None
     rows = threshold_rows(train)
     rest = sorted({*range(len(train))} - {*rows})

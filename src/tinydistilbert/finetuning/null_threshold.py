@@ -4,7 +4,6 @@ from typing import Any
 
 from tinydistilbert.evaluation.scoring import choose_null_threshold
 from tinydistilbert.finetuning.trainer import TaskTraining
-from tinydistilbert.tasks.answers import has_unanswerable
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.squad import NULL_THRESHOLD
@@ -20,7 +19,7 @@ def set_null_threshold(training: TaskTraining, max_length: int) -> dict[str, Any
     if hasattr(config, NULL_THRESHOLD):
         delattr(config, NULL_THRESHOLD)
     examples = training.examples
-    if not has_unanswerable(examples.train.columns):
+    if not examples.train.has_unanswerable:
         return {}
     chosen = None
     if examples.threshold is not None:

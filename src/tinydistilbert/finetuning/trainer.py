@@ -20,13 +20,12 @@ from tinydistilbert.finetuning.soft_targets import SoftTargets, SoftTargetSource
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, set_dropout
 from tinydistilbert.models.matching import uniform_matches
 from tinydistilbert.models.projected_student import ProjectedStudent
-from tinydistilbert.models.runtimes import uses_token_types
+from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.models.used_words import only_used_words
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks import HELD_OUT
-from tinydistilbert.tasks.answers import has_unanswerable
 from tinydistilbert.tasks.compatible import check_same_tokenizer
 from tinydistilbert.tasks.encoding import NO_LABEL, Features, encode
 from tinydistilbert.tasks.inference import predict
@@ -208,7 +207,7 @@ def selection_score(training: TaskTraining) -> float:
     pad_token_id = training.batches.pad_token_id
     logits = predict(training.model, features, pad_token_id=pad_token_id, device=training.compute.device)
     null_threshold = None
-    if has_unanswerable(training.examples.train.columns):
+    if training.examples.train.has_unanswerable:
         # What is scored in the end may choose an epoch where the recipe says so, but never a threshold.
         chosen = choose_null_threshold(examples, features, logits) if examples.split == HELD_OUT else None
         null_threshold = chosen.value if chosen else 0.0

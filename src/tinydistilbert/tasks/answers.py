@@ -12,16 +12,6 @@ KEYS = ("text", "answer_start")
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
 
-def is_answerable(answer: dict[str, list[Any]]) -> bool:
-    """Whether a question has an answer in its context: one of SQuAD 2 may have none."""
-    return bool(answer["text"])
-
-
-def has_unanswerable(columns: dict[str, list[Any]]) -> bool:
-    """Whether one of the questions in the columns of `Examples` has no answer."""
-    return not all(map(is_answerable, columns.get("answers", ())))
-
-
 def checked_answers(task: Task, rows: Rows, contexts: Sequence[str], *, must_match: bool) -> list[dict[str, list[Any]]]:
     """The answers of each row as {"text": [...], "answer_start": [...]}, both lists empty where there is none.
 

@@ -119,20 +119,24 @@ def null_score(logits: Sequence[NDArray[np.float32]]) -> float:
     return float(null_window(logits)[0].astype(np.float64).sum())
 
 
-def stored_null_threshold(config: Any) -> float | None:
+def stored_null_threshold(config: Any, where: str) -> float | None:
     """The null threshold in a model's config: by how much "no answer" must score more than the best answer to be given.
 
     None of a model that always gives an answer.
 
+    Args:
+        config: the model's, as transformers has it or as the content of its file.
+        where: the model, for errors.
+
     Raises:
         UserError: it is no finite number.
     """
-    threshold = getattr(config, NULL_THRESHOLD, None)
+    threshold = config.get(NULL_THRESHOLD) if isinstance(config, dict) else getattr(config, NULL_THRESHOLD, None)
     if threshold is None:
         return None
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not np.isfinite(threshold):
-        where, fix = f"{config.name_or_path}, config.json, key {NULL_THRESHOLD}", "correct it, or take it out"
-        raise UserError(where, expected="a finite number", found=repr(threshold), fix=fix)
+        place, fix = f"{where}, config.json, key {NULL_THRESHOLD}", "correct it, or take it out"
+        raise UserError(place, expected="a finite number", found=repr(threshold), fix=fix)
     return float(threshold)
 
 
