@@ -96,7 +96,8 @@ class Pairing:
     def _spans(self) -> list[dict[str, NDArray[np.float64]]]:
         stacked = []
         for predicted in (self.first, self.second):
-            each = [metrics.squad_scores(texts, predicted.gold) for texts in predicted.answers.values()]
+            units = self.task.answer_units
+            each = [metrics.squad_scores(texts, predicted.gold, units) for texts in predicted.answers.values()]
             stacked.append({name: np.stack([scores[name] for scores in each]) for name in self.task.metrics})
         return stacked
 
@@ -180,7 +181,7 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
 def majority_of(task: Task, predicted: Predicted) -> Predicted:
     """The majority baseline on the same examples: always the most frequent label or answer, or the mean of numbers."""
     if task.kind == "span":
-        constant = [metrics.majority_answer(predicted.gold)] * len(predicted.gold)
+        constant = [metrics.majority_answer(predicted.gold, task.answer_units)] * len(predicted.gold)
     else:
         constant = metrics.majority_predictions(
             np.array(predicted.gold, dtype=np.float64 if task.kind == "regression" else np.int64)

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.data.corpus import tokenizer_hash
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.task_head import refuse_multi_label
 from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.classes import class_positions
@@ -29,9 +30,11 @@ def check_classes(teacher: Path, config: Any, task: Task) -> list[int] | None:
     """For each of the task's classes the teacher's output; None where the two are in one order.
 
     Raises:
-        UserError: the teacher has other classes, or another number of outputs.
+        UserError: the teacher has other classes, or another number of outputs, or gives several classes at once.
     """
     fix = "give a teacher fine-tuned on this task"
+    if task.kind == "classification":
+        refuse_multi_label(str(teacher), config)
     outputs = {"classification": len(task.labels), "regression": 1, "span": 2}[task.kind]
     if config.num_labels != outputs:
         found = f"{config.num_labels} outputs"
