@@ -99,7 +99,8 @@ def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
     from tinydistilbert.cli.request import request
 
     asked = request(parsed)
-    from tinydistilbert.ablate import ablate, plan_ablation, planned_rows
+    from tinydistilbert.ablate.plan import plan_ablation, planned_rows
+    from tinydistilbert.ablate.run import ablate
     from tinydistilbert.run_folder import AblationFolder
     from tinydistilbert.training.device import use_threads
 
@@ -157,7 +158,7 @@ def _difference_as_json(difference: Any) -> dict[str, Any]:
 def _predict(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.predictor import load
 
-    predictor = load(parsed.folder, threads=parsed.threads or 0)
+    predictor = load(parsed.folder, threads=parsed.threads or 0, null_threshold=parsed.null_threshold)
     if parsed.text == "-":
         lines = [line.rstrip("\n").split("\t", 1) for line in sys.stdin]
         if parsed.pair is not None or len({len(line) for line in lines}) > 1:
