@@ -18,7 +18,8 @@ from tinydistilbert.report.predictions import (
     scored_run,
     splits_of,
 )
-from tinydistilbert.report.scores import BASELINES, MAJORITY, TEACHER, mark_of
+from tinydistilbert.recipe.names import BASELINE_NAMES
+from tinydistilbert.report.scores import MAJORITY, TEACHER, mark_of
 from tinydistilbert.results import COMPARE, Measurement, Origin
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
@@ -27,7 +28,7 @@ from tinydistilbert.tasks.base import Examples, Task
 PAIRS = (
     ("student", TEACHER), ("student (D)", TEACHER), ("student (D)", "student"), ("student", "control"),
     ("model", TEACHER), ("model (D)", TEACHER), ("model (D)", "model"),
-    *((row, baseline) for row in ("student", "student (D)", "model", "model (D)") for baseline in BASELINES),
+    *((row, baseline) for row in ("student", "student (D)", "model", "model (D)") for baseline in BASELINE_NAMES),
 )  # fmt: skip
 """Rows of one run that are compared with one another."""
 
