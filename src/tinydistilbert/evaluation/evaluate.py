@@ -101,8 +101,12 @@ def evaluate(
             predictions = read_predictions(examples, features, logits)
             scores = score(examples, predictions, seed=recipe.seed)
             seconds = time.perf_counter() - begin
-            common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
+            common: dict[str, Any] = {
+                "device": str(device), "precision": "fp32", "seconds_training": training.get("seconds", 0.0)
+            }  # fmt: skip
             common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
+            if "precision" in training:
+                common["training_precision"] = training["precision"]
             if missing:
                 common["missing"] = missing
             measurements += [
