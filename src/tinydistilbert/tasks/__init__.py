@@ -11,7 +11,7 @@ from tinydistilbert.data.sources import open_source
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES
 from tinydistilbert.recipe.schema import Corpus, Finetune
-from tinydistilbert.tasks import custom, glue, imdb, squad, synthetic
+from tinydistilbert.tasks import classes, custom, glue, imdb, squad, synthetic
 from tinydistilbert.tasks.base import Examples, ScoreTable, Task, sample_rows
 from tinydistilbert.tasks.row_checks import checked_columns
 from tinydistilbert.tasks.splits import has_split, read_split
@@ -70,7 +70,7 @@ def load_examples(
             the split `HELD_OUT` is those, in full, and `task.train` is the rest, less what repeats one of them. None =
             none are.
         labels: classes of one's own classification task, in the order of a model that has them; by default those of the
-            train split, whole numbers by size, words by the alphabet.
+            train split, numbers by size, words by the alphabet.
 
     Raises:
         UserError: the split is missing, unreadable or empty, or a row is not what the task says; fewer train examples
@@ -98,8 +98,8 @@ def _columns(task: Task, split: str, data: str | None, labels: tuple[str, ...] |
     source = read_split(task, split, data)
     if task.labels_from_data and task.kind == "classification":
         train = source if split == task.train or labels else read_split(task, task.train, data)
-        task = dataclasses.replace(task, labels=labels or custom.classes_of(task, train))
-        source = custom.with_class_numbers(task, source)
+        task = dataclasses.replace(task, labels=labels or classes.classes_of(task, train))
+        source = classes.with_class_numbers(task, source)
     return task, checked_columns(task, split, source)
 
 
