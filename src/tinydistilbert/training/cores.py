@@ -54,11 +54,11 @@ def _quota_of(folder: Path) -> list[float]:
 
 def busy_elsewhere() -> float:
     """Cores' worth of time that other processes take now of the cores that this process may run on."""
-    before, own = _busy_seconds(), time.process_time()
+    before, before_here = _busy_seconds(), time.process_time()
     begin = time.perf_counter()
     time.sleep(LOOK_SECONDS)
     passed = time.perf_counter() - begin
-    busy = _busy_seconds() - before - (time.process_time() - own)
+    busy = _busy_seconds() - before - (time.process_time() - before_here)
     return min(max(0.0, busy / passed), float(len(own_cores())))
 
 
