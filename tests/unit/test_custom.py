@@ -13,9 +13,10 @@ from datasets import ClassLabel, Dataset, Features, Value
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.metrics import METRICS
 from tinydistilbert.recipe.schema import Corpus, CustomTask, Finetune
-from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, custom, has_split, load_examples, splits, tasks_of
+from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, custom, load_examples, splits, tasks_of
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.custom import custom_task
+from tinydistilbert.tasks.splits import has_split
 
 
 def table(path: Path, rows: list[tuple[Any, ...]], columns: tuple[str, ...] = ("review", "stars")) -> str:

@@ -13,9 +13,10 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.metrics import METRICS
 from tinydistilbert.recipe.names import GLUE_NAMES
 from tinydistilbert.recipe.schema import Corpus, Finetune, TaskSettings
-from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, has_split, load_examples
+from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, load_examples
 from tinydistilbert.tasks.base import sample_rows
 from tinydistilbert.tasks.recipe_splits import held_out_of_train
+from tinydistilbert.tasks.splits import has_split
 
 
 def write(folder: Path, task: str, split: str, rows: list[dict[str, Any]]) -> str:
@@ -153,7 +154,7 @@ def test_a_missing_split_is_told_and_can_be_asked_for(tmp_path: Path) -> None:
         ("squad", squad("Paris", 1), r"row 0, column answers: expected 'Paris' at answer_start 1, found 'aris '"),
         ("squad", squad("e", -1), r"expected 'e' at answer_start -1, found ''"),
         ("squad", [{**squad("", 0)[0], "answers": {"text": [], "answer_start": []}}],
-         r"expected at least one answer, found none"),
+         r"expected at least one answer, as in SQuAD v1\.1, found none; take the task squad_v2"),
         ("squad", [{**squad("", 0)[0], "answers": "Paris"}], r"\"text\": \[...\].*found 'Paris'"),
     ],
 )  # fmt: skip
