@@ -38,6 +38,9 @@ class CustomTask:
     """Column of the label: words or whole numbers for classes, numbers for regression; unused where `kind` is span."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Longest input in tokens; by default 128, and 384 where `kind` is span."""
+    answer_units: Literal["words", "characters"] = "words"
+    """What F1 and exact match of `span` compare: `words`, SQuAD's official rules, or `characters` for scripts without
+    blanks (Chinese, Japanese, Thai …), as MLQA does for Chinese."""
     quoting: Literal["auto", "none", "csv"] = "auto"
     """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, and in a
     .tsv file only where it is surely quoted."""

@@ -10,7 +10,7 @@ from tinydistilbert.report.compare import HIGHER, LEVEL, LOWER, Comparison, Diff
 from tinydistilbert.report.disagreements import Case, as_lines, most_frequent_answer
 from tinydistilbert.report.examples import NO_ANSWER, Example, RowPrediction, around, words
 from tinydistilbert.report.html import render
-from tinydistilbert.report.paper_tables import METRICS
+from tinydistilbert.report.paper_tables import metric_title
 from tinydistilbert.report.predictions import Pairing, Side
 from tinydistilbert.report.scores import TITLES, WARNING
 from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p, points, signed
@@ -75,7 +75,7 @@ def _table_row(difference: Difference) -> TableRow:
     alone = NOTHING
     if difference.disagreement:
         alone = " / ".join(f"{len(cases):,}" for cases in difference.disagreement.cases)
-    metric = METRICS.get(difference.metric, difference.metric.replace("_", " "))
+    metric = metric_title(difference.task, difference.metric)
     seeds = dict.fromkeys(map(str, difference.seeds))
     return TableRow(
         "measured" if difference.mark else "derived",

@@ -62,6 +62,11 @@ class Score:
         return tuple(dict.fromkeys(warning for run in self.runs for warning in run.details.get("warnings", ())))
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the runs say of their examples."""
+        return tuple(dict.fromkeys(note for run in self.runs for note in run.details.get("notes", ())))
+
+    @property
     def marks(self) -> str:
         """What must be known of it.
 
