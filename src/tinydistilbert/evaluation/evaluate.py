@@ -23,6 +23,7 @@ from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.squad import NULL_THRESHOLD
 
@@ -109,6 +110,7 @@ def evaluate(
             warnings = trained_badly(training)
             if task.kind == "span":
                 common |= {"answer_units": task.answer_units, "notes": notes_on_answers(examples)}
+                common["notes"] += [*span_losses(examples, features), *training.get("notes", ())]
             if null_threshold is not None:
                 common[NULL_THRESHOLD] = null_threshold
                 if not hasattr(config, NULL_THRESHOLD):
