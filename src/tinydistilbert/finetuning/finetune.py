@@ -64,6 +64,7 @@ def finetune(
     with atomic.unfinished(output) as folder:
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
+        training.give_labels()
         facts |= set_null_threshold(training, settings.max_length(task.name, task.max_length))
         save_model(training.model, training.tokenizer, folder)
         facts |= {
@@ -74,6 +75,8 @@ def finetune(
         }  # fmt: skip
         if notes := span_losses(examples.train, training.batches.features):
             facts["notes"] = notes
+        if not training.scale.is_plain:  # both losses are in these units
+            facts |= {"label_mean": training.scale.mean, "label_deviation": training.scale.deviation}
         if len(examples.train) > examples.labelled:
             facts["unlabelled_examples"] = len(examples.train) - examples.labelled
         atomic.write_json(folder / TRAINING_FACTS, facts)
