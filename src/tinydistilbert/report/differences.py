@@ -67,7 +67,7 @@ def split_title(task: Task, split: str) -> str:
 
 
 def score_cells(title: str, where: str, rows: str, paired: Paired, mark: str, adjusted: float) -> tuple[Cell, ...]:
-    """The first cells of a line: task with the metric's title, rows, both scores, their difference with its interval, and p."""
+    """The first cells of a line: task and metric, rows, both scores, their difference with its interval, and p."""
     low, high = paired.interval
     return (
         Cell(where, detail=title), Cell(rows), Cell(points(paired.first)),
@@ -97,8 +97,8 @@ def differences_table(differences: Sequence[RowDifference]) -> Table | None:
     rows = []
     for d in differences:
         cells = score_cells(
-            metric_title(d.task, d.metric), split_title(d.task, d.split), f"{row_title(d.row)} − {row_title(d.against)}", d.paired, d.mark,
-            d.adjusted,
+            metric_title(d.task, d.metric), split_title(d.task, d.split),
+            f"{row_title(d.row)} − {row_title(d.against)}", d.paired, d.mark, d.adjusted,
         )  # fmt: skip
         rows.append(
             TableRow("measured" if d.mark else "derived", (*cells, Cell(seeds_text(d.seeds)), Cell(f"{d.examples:,}")))
