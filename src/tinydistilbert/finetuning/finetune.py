@@ -8,6 +8,7 @@ from typing import Any
 
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning.examples import TaskExamples
+from tinydistilbert.finetuning.null_threshold import set_null_threshold
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.finetuning.trainer import TaskTraining, loss_without_learning, prepare_training, run_training
 from tinydistilbert.models.loading import save_model
@@ -62,6 +63,7 @@ def finetune(
     with atomic.unfinished(output) as folder:
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
+        facts |= set_null_threshold(training, settings.max_length(task.name, task.max_length))
         save_model(training.model, training.tokenizer, folder)
         facts |= {
             "train_examples": examples.labelled, "train_examples_total": examples.train.total,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinydistilbert.errors import NonFiniteLoss, UserError
-from tinydistilbert.evaluation.scoring import headline_score
+from tinydistilbert.evaluation.scoring import choose_null_threshold, headline_score
 from tinydistilbert.finetuning.batches import TaskBatches
 from tinydistilbert.finetuning.examples import TaskExamples
 from tinydistilbert.finetuning.objective import TaskLoss
@@ -25,6 +25,7 @@ from tinydistilbert.models.used_words import only_used_words
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic, json_lines
+from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.compatible import check_same_tokenizer
 from tinydistilbert.tasks.encoding import NO_LABEL, Features, encode
 from tinydistilbert.tasks.inference import predict
@@ -205,7 +206,12 @@ def selection_score(training: TaskTraining) -> float:
     assert examples is not None and features is not None
     pad_token_id = training.batches.pad_token_id
     logits = predict(training.model, features, pad_token_id=pad_token_id, device=training.compute.device)
-    return headline_score(examples, features, logits)
+    null_threshold = None
+    if training.examples.train.has_unanswerable:
+        # What is scored in the end may choose an epoch where the recipe says so, but never a threshold.
+        chosen = choose_null_threshold(examples, features, logits) if examples.split == HELD_OUT else None
+        null_threshold = chosen.value if chosen else 0.0
+    return headline_score(examples, features, logits, null_threshold=null_threshold)
 
 
 def _token_ids(training: TaskTraining) -> Iterator[NDArray[np.int32]]:

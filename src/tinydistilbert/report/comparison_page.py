@@ -8,7 +8,7 @@ from typing import Any
 from tinydistilbert import __version__
 from tinydistilbert.report.compare import HIGHER, LEVEL, LOWER, Comparison, Difference, compare_rows
 from tinydistilbert.report.disagreements import Case, as_lines, most_frequent_answer
-from tinydistilbert.report.examples import Example, RowPrediction, around, words
+from tinydistilbert.report.examples import NO_ANSWER, Example, RowPrediction, around, words
 from tinydistilbert.report.html import render
 from tinydistilbert.report.paper_tables import METRICS
 from tinydistilbert.report.predictions import Pairing, Side
@@ -144,7 +144,7 @@ def _sections(comparison: Comparison, shown: int) -> Iterator[dict[str, Any]]:
 
 
 def _example(pairing: Pairing, titles: Sequence[str], case: Case) -> Example:
-    gold = str(case.gold[0]) if isinstance(case.gold, list) else ""
+    gold = str(case.gold[0]) if isinstance(case.gold, list) and case.gold else ""
     texts = [
         (heading, *around(case.texts[name], gold if name == "context" else ""))
         for name, heading in HEADINGS.items()
@@ -156,8 +156,8 @@ def _example(pairing: Pairing, titles: Sequence[str], case: Case) -> Example:
         agreeing = (
             f" ({seeds} of {len(by_seed)} seeds)" if len(by_seed) > 1 and pairing.task.kind != "regression" else ""
         )
-        predictions.append(RowPrediction(title, (words(answer) or "(no answer)") + agreeing, None))
-    return Example(f"Example {case.id}", tuple(texts), words(case.gold), tuple(predictions))
+        predictions.append(RowPrediction(title, (words(answer) or NO_ANSWER) + agreeing, None))
+    return Example(f"Example {case.id}", tuple(texts), words(case.gold) or NO_ANSWER, tuple(predictions))
 
 
 def write_comparison(output: Path, comparison: Comparison, *, shown: int = 5, command: str = "") -> Table:

@@ -96,7 +96,8 @@ class Pairing:
     def _spans(self) -> list[dict[str, NDArray[np.float64]]]:
         stacked = []
         for predicted in (self.first, self.second):
-            each = [metrics.squad_scores(texts, predicted.gold) for texts in predicted.answers.values()]
+            units = self.task.answer_units
+            each = [metrics.squad_scores(texts, predicted.gold, units) for texts in predicted.answers.values()]
             stacked.append({name: np.stack([scores[name] for scores in each]) for name in self.task.metrics})
         return stacked
 
