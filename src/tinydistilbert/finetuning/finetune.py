@@ -63,6 +63,7 @@ def finetune(
     with atomic.unfinished(output) as folder:
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
+        training.give_labels()
         facts |= set_null_threshold(training, settings.max_length(task.name, task.max_length))
         save_model(training.model, training.tokenizer, folder)
         facts |= {
@@ -71,6 +72,8 @@ def finetune(
             "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / LOG),
             "loss_without_learning": loss_without_learning(training),
         }  # fmt: skip
+        if not training.scale.is_plain:  # both losses are in these units
+            facts |= {"label_mean": training.scale.mean, "label_deviation": training.scale.deviation}
         if len(examples.train) > examples.labelled:
             facts["unlabelled_examples"] = len(examples.train) - examples.labelled
         atomic.write_json(folder / TRAINING_FACTS, facts)
