@@ -198,6 +198,10 @@ class RunFolder:
         """What the task's teachers answered to the train examples."""
         return self.task(task) / "targets"
 
+    def cut_teacher(self, task: str) -> Path:
+        """The layers of the task's fine-tuned teacher from which its second distillations start."""
+        return self.task(task) / "cut-teacher"
+
     def compressed(self, task: str) -> CompressedFolder:
         """The compressed variants of the task's model."""
         return CompressedFolder(self.task(task) / "compressed")

@@ -21,7 +21,8 @@ from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune, training_facts
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models import hub
-from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
+from tinydistilbert.models.student import cut_task_student
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.progress import duration
@@ -131,7 +132,20 @@ def failed_trainings(run: RunContext) -> tuple[str, ...]:
 
 
 def _encoder(run: RunContext, job: Job) -> Path:
-    return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
+    """The folder of what a fine-tuning starts from; that of a cut teacher is made where it is missing."""
+    if run.recipe.finetune.model:
+        return Path(job.encoder)
+    if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
+        return run.folder.encoder(job.encoder)
+    cut, teacher = run.folder.cut_teacher(job.task), task_teachers(run, job.task)[0]
+    make_folder(run, cut, f"cut the teacher of {run.tasks[job.task].title}", partial(_cut, run, job.task, teacher))
+    return cut
+
+
+def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
+    model = load_model(teacher, run.tasks[task].kind)
+    with atomic.unfinished(output) as folder:
+        save_model(cut_task_student(model, run.recipe.student), load_tokenizer(teacher), folder)
 
 
 def _finetune(run: RunContext, job: Job, output: Path) -> None:

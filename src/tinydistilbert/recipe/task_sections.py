@@ -67,6 +67,9 @@ class TaskDistillation:
     """Tasks on which the student is also fine-tuned with a teacher; DistilBERT's authors did so on SQuAD alone."""
     teachers: Literal["first", "all"] | tuple[str, ...] = "first"
     """The run's teacher of the first seed, the mean of those of all seeds, or folders of fine-tuned models."""
+    start: Literal["student", "teacher"] = "student"
+    """What the rows "(D)" start from: the pretrained student; or the first fine-tuned teacher of the task, cut to the
+    layers that `student` says, with its pooler and head. The second needs no pretraining distillation."""
     temperature: PositiveFloat = 2.0
     """T of the soft targets."""
     soft: Share = 0.5
@@ -134,6 +137,12 @@ class Finetune:
     """Custom tasks by name: `[finetune.custom.reviews]`."""
 
     _renamed = renamed_values("finetune.select")
+
+    @property
+    def has_student_of_teachers(self) -> bool:
+        """Whether a run of its own teacher has what the rows "student (D)" start from and learn from."""
+        has_teacher = isinstance(self.distillation.teachers, tuple) or "teacher" in self.models
+        return has_teacher and ("student" in self.models or self.distillation.start == "teacher")
 
     def settings(self, task: str) -> "Finetune":
         """These settings with the override of `task` applied; `override` of the result is empty."""
