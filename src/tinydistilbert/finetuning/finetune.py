@@ -15,6 +15,7 @@ from tinydistilbert.models.loading import save_model
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG, TRAINING_FACTS
 from tinydistilbert.storage import atomic, disk, json_lines
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.device import Compute
 
@@ -63,6 +64,7 @@ def finetune(
     with atomic.unfinished(output) as folder:
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
+        training.give_labels()
         facts |= set_null_threshold(training, settings.max_length(task.name, task.max_length))
         save_model(training.model, training.tokenizer, folder)
         facts |= {
@@ -71,6 +73,10 @@ def finetune(
             "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / LOG),
             "loss_without_learning": loss_without_learning(training),
         }  # fmt: skip
+        if notes := span_losses(examples.train, training.batches.features):
+            facts["notes"] = notes
+        if not training.scale.is_plain:  # both losses are in these units
+            facts |= {"label_mean": training.scale.mean, "label_deviation": training.scale.deviation}
         if len(examples.train) > examples.labelled:
             facts["unlabelled_examples"] = len(examples.train) - examples.labelled
         atomic.write_json(folder / TRAINING_FACTS, facts)
