@@ -59,7 +59,7 @@ def with_answers(rows: Rows) -> Rows:
     text_column = next((name for name in ("answer_text", "answer") if name in names), None)
     if "answers" in names or text_column is None or "answer_start" not in names:
         return rows
-    answers = []
+    answers: list[dict[str, list[Any]]] = []
     pairs = zip(rows.values(text_column), rows.values("answer_start"), strict=True)
     for row, (text, start) in enumerate(pairs):
         texts, starts = ([value] if not isinstance(value, list) else value for value in (text, start))
