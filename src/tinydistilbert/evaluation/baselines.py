@@ -13,6 +13,7 @@ from tinydistilbert.evaluation.evaluate import samples, scored_splits, write_pre
 from tinydistilbert.evaluation.scoring import predictions_of_rows, score
 from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.word_embeddings import word_embeddings
+from tinydistilbert.recipe.names import STATIC_EMBEDDINGS, TF_IDF
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, SAMPLES, predictions_file
@@ -72,15 +73,10 @@ def evaluate_baseline(name: str, task: Task, *, encoder: str | Path, recipe: Rec
         results.write(folder / MEASUREMENTS, measurements)
 
 
-def has_word_embeddings(encoder: str | Path) -> bool:
-    """Whether `static embeddings` can be made of a model."""
-    return word_embeddings(encoder) is not None
-
-
 def _vectors(name: str, train: Examples, encoder: str | Path) -> baselines.Vectors:
     makers: dict[str, Callable[[], baselines.Vectors]] = {
-        "tf-idf": lambda: baselines.tf_idf(train),
-        "static embeddings": lambda: _static(train, encoder),
+        TF_IDF: lambda: baselines.tf_idf(train),
+        STATIC_EMBEDDINGS: lambda: _static(train, encoder),
     }
     return makers[name]()
 

@@ -15,15 +15,18 @@ from tinydistilbert.compress.builder import VariantBuilder
 from tinydistilbert.distillation.adapt import adapt
 from tinydistilbert.distillation.distill import distill
 from tinydistilbert.distillation.pretraining import PretrainingSetup
+from tinydistilbert.errors import UserError
+from tinydistilbert.evaluation.baselines import evaluate_baseline
 from tinydistilbert.evaluation.evaluate import evaluate
 from tinydistilbert.finetuning.augment import augment
 from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune, training_facts
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models import hub
-from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
+from tinydistilbert.models.student import cut_task_student
 from tinydistilbert.pipeline.context import RunContext
-from tinydistilbert.pipeline.jobs import Job
+from tinydistilbert.pipeline.jobs import BaselineJob, Job
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.report.card import write_card
@@ -34,7 +37,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
-from tinydistilbert.training.device import Compute
+from tinydistilbert.training.precision import multiplying
 
 
 def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], None]) -> None:
@@ -53,7 +56,7 @@ def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], 
 def write_results(run: RunContext) -> None:
     """Write `results.jsonl`: what every finished stage measured, in the order of the stages."""
     folder = run.folder
-    scores = [job.scores(folder) for job in run.jobs]
+    scores = [*(job.scores(folder) for job in run.jobs), *(job.scores(folder) for job in run.baselines)]
     summaries = [folder.compressed(name).summary for name in run.recipe.compress.tasks]
     comparisons = [folder.comparisons] if _are_compared(run) else []
     folders = [folder.teacher, folder.control, folder.student, *scores, *comparisons, *summaries, folder.benchmark]
@@ -78,7 +81,7 @@ def prepare(run: RunContext) -> None:
 
 
 def _pretraining_setup(run: RunContext) -> PretrainingSetup:
-    return PretrainingSetup.of(run.recipe, run.sources.blocks, run.device)
+    return PretrainingSetup.of(run.recipe, run.sources.blocks, run.compute)
 
 
 def adapt_teacher(run: RunContext) -> None:
@@ -131,14 +134,27 @@ def failed_trainings(run: RunContext) -> tuple[str, ...]:
 
 
 def _encoder(run: RunContext, job: Job) -> Path:
-    return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
+    """The folder of what a fine-tuning starts from; that of a cut teacher is made where it is missing."""
+    if run.recipe.finetune.model:
+        return Path(job.encoder)
+    if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
+        return run.folder.encoder(job.encoder)
+    cut, teacher = run.folder.cut_teacher(job.task), task_teachers(run, job.task)[0]
+    make_folder(run, cut, f"cut the teacher of {run.tasks[job.task].title}", partial(_cut, run, job.task, teacher))
+    return cut
+
+
+def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
+    model = load_model(teacher, run.tasks[task].kind)
+    with atomic.unfinished(output) as folder:
+        save_model(cut_task_student(model, run.recipe.student), load_tokenizer(teacher), folder)
 
 
 def _finetune(run: RunContext, job: Job, output: Path) -> None:
     soft_targets = _soft_targets(run, job) if job.is_second_distillation else None
     finetune(
         run.recipe.finetune, task_examples(run.recipe, run.tasks[job.task], soft_targets), _encoder(run, job), output,
-        compute=Compute.of(run.recipe, run.device), row=job.row, seed=job.seed, soft_targets=soft_targets,
+        compute=run.compute, row=job.row, seed=job.seed, soft_targets=soft_targets,
     )  # fmt: skip
 
 
@@ -148,19 +164,30 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
     encoder, teachers, augmented = _encoder(run, job), task_teachers(run, job.task), None
     if settings.distillation.augment:
         folder = run.folder.augmented(job.task)
-        make_folder(run, folder, f"augment {task.title}", partial(_augment, run, task))
+        make_folder(run, folder, f"augment {task.title}", _in_precision(run, partial(_augment, run, task)))
         file = folder / AUGMENTED_EXAMPLES
         augmented = file if holds_examples(file) else None
     examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=True)
     targets = run.folder.soft_targets(job.task)
     make_folder(
         run, targets, f"soft targets of {task.title}",
-        partial(
+        _in_precision(run, partial(
             make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
             max_length=run.recipe.finetune.max_length(job.task, task.max_length),
-        ),
+        )),
     )  # fmt: skip
     return SoftTargetSource(targets, teachers, augmented)
+
+
+def _in_precision(run: RunContext, make: Callable[[Path], None]) -> Callable[[Path], None]:
+    """What a training learns from is computed in the precision of the training."""
+
+    def made(output: Path) -> None:
+        compute = run.compute
+        with multiplying(compute.device, compute.chosen):
+            make(output)
+
+    return made
 
 
 def task_teachers(run: RunContext, task: str) -> tuple[Path, ...]:
@@ -189,7 +216,7 @@ def _augment(run: RunContext, task: Task, output: Path) -> None:
 
 
 def evaluate_tasks(run: RunContext) -> None:
-    """The scores of every task model."""
+    """The scores of every task model and of the cheap baselines, and the differences between the rows."""
 
     def read(task: Task, settings: Finetune) -> Examples:
         return recipe_examples(
@@ -197,11 +224,25 @@ def evaluate_tasks(run: RunContext) -> None:
         )
 
     scores = {job: job.scores(run.folder) for job in run.jobs}
+    was_finished = all(map(atomic.is_finished, scores.values()))
     keep_fingerprints(run, scores, read)
     for job, output in scores.items():
         title = f"evaluate {job.row} on {run.tasks[job.task].title}, seed {job.seed}"
         make_folder(run, output, title, partial(_evaluate, run, job))
+    for baseline in run.baselines:
+        title = f"evaluate {baseline.row} on {run.tasks[baseline.task].title}"
+        try:
+            make_folder(run, baseline.scores(run.folder), title, partial(_evaluate_baseline, run, baseline))
+        except UserError as error:
+            if not was_finished:
+                raise
+            run.log(f"{title}: not computed: {error}")  # a run of an earlier version, whose data may be gone
     _compare_rows(run)
+
+
+def _evaluate_baseline(run: RunContext, job: BaselineJob, output: Path) -> None:
+    encoder = run.recipe.finetune.model or run.folder.teacher
+    evaluate_baseline(job.row, run.tasks[job.task], encoder=encoder, recipe=run.recipe, output=output)
 
 
 def _evaluate(run: RunContext, job: Job, output: Path) -> None:
@@ -247,7 +288,7 @@ def compress_models(run: RunContext) -> None:
         was_finished = atomic.is_finished(folder.summary)
         builder = VariantBuilder(
             run.recipe, run.tasks[name], compressed_model(run, name), recovery_teachers(run, name),
-            run.recipe.compress.row, folder, run.device, run.log,
+            run.recipe.compress.row, folder, run.device, run.log, lambda: run.compute,
         )  # fmt: skip
         compression.compress_task_model(builder)
         spent = "finished before, skipped" if was_finished else duration(time.monotonic() - started)

@@ -8,6 +8,7 @@ from pathlib import Path
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.metrics import Paired
+from tinydistilbert.recipe.names import BASELINE_NAMES
 from tinydistilbert.report.disagreements import Disagreement, disagreement, examples_at_hand
 from tinydistilbert.report.predictions import (
     Pairing,
@@ -18,7 +19,6 @@ from tinydistilbert.report.predictions import (
     scored_run,
     splits_of,
 )
-from tinydistilbert.recipe.names import BASELINE_NAMES
 from tinydistilbert.report.scores import MAJORITY, TEACHER, mark_of
 from tinydistilbert.results import COMPARE, Measurement, Origin
 from tinydistilbert.run_folder import RunFolder
