@@ -24,7 +24,8 @@ class CustomTask:
     """A custom task: its files, their columns, and what is predicted."""
 
     train: str = ""
-    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, or a hub data set, of which `train` is read."""
+    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, a folder of `save_to_disk`, or a hub data set
+    (`owner/name:configuration:split`), of which `train` is read where no split is named."""
     validation: str = ""
     """The scored examples: as `train`; of a hub data set, its split `validation`. May be empty with
     finetune.score_on = "train"."""
