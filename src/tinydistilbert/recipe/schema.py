@@ -250,6 +250,8 @@ def recipe_hash(recipe: Recipe) -> str:
     earlier versions give it.
     """
     content = {k: v for k, v in to_dict(recipe).items() if k not in ("device", "data")}
+    if not recipe.finetune.distillation.teacher_labels:  # a key of later versions
+        del content["finetune"]["distillation"]["teacher_labels"]
     for key, spellings in RENAMED_VALUES.items():
         section_name, name = key.split(".")
         first = {now: before for before, now in spellings.items()}
