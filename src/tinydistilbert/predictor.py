@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.plain_tokenizer import load_plain_tokenizer
 from tinydistilbert.models.runtimes import EXPORT_KEY, OnnxRuntime, Runtime, exported_config
+from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.optional import training_libraries
 from tinydistilbert.tasks.base import Examples, Kind
 from tinydistilbert.tasks.encoding import FastTokenizer, Features, encode
@@ -193,7 +194,8 @@ def load(
     folder = Path(folder)
     config = exported_config(folder)
     if config is None:
-        with training_libraries(f"the torch model {folder}"):
+        is_here = (folder / CONFIG).is_file()
+        with training_libraries(f"the torch model {folder}" if is_here else f"{folder} (no exported model is there)"):
             return _torch_predictor(folder, threads=threads, compiled=compiled, null_threshold=null_threshold)
     if compiled:
         raise UserError("compiled", expected="a torch model", found="an exported one", fix="leave it out")

@@ -133,14 +133,12 @@ def _difference(
     """The headline metric less that of the model as it was, with a paired bootstrap."""
     gold: NDArray[Any]
     if task.kind == "span":
-        metric = metrics.mean_score
         one, other = (
             metrics.squad_scores(side.words, side.gold, task.answer_units)[task.headline]
             for side in (predictions, first)
         )
         gold = np.zeros(len(one))
     else:
-        metric = metrics.METRICS[task.headline]
         one, other, gold = predictions.values, first.values, np.array(validation.columns["label"])
-    paired = metrics.paired_bootstrap(metric, gold, one[None], other[None], seed=seed, resamples=5_000)
+    paired = metrics.paired_test(task.kind, task.headline, gold, one[None], other[None], seed=seed)
     return {"value": paired.difference, "interval": list(paired.interval), "p": paired.p}

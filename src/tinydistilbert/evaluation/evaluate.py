@@ -11,7 +11,7 @@ import pyarrow.parquet
 import torch
 
 from tinydistilbert import results
-from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
+from tinydistilbert.evaluation.scoring import Predictions, notes_on_answers, null_threshold_for, read_predictions, score
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
@@ -23,6 +23,7 @@ from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.squad import NULL_THRESHOLD
 
@@ -108,6 +109,9 @@ def evaluate(
             seconds = time.perf_counter() - begin
             common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
             warnings = trained_badly(training)
+            if task.kind == "span":
+                common |= {"answer_units": task.answer_units, "notes": notes_on_answers(examples)}
+                common["notes"] += [*span_losses(examples, features), *training.get("notes", ())]
             if null_threshold is not None:
                 common[NULL_THRESHOLD] = null_threshold
                 if not hasattr(config, NULL_THRESHOLD):
@@ -145,6 +149,8 @@ def trained_badly(training: Mapping[str, Any]) -> list[str]:
     warnings = []
     if "failed" in training:
         warnings.append(f"the training failed at {training['failed']}")
+    if training.get(NULL_THRESHOLD, {}).get("questions") == 0:
+        warnings.append("too few train questions to choose the null threshold by, it is 0")
     loss, without = training.get("loss"), training.get("loss_without_learning")
     if loss is not None and without is not None and loss >= without:
         warnings.append(

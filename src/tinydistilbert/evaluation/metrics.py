@@ -8,7 +8,7 @@ each resample (…, n); without them each occurs once.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -257,6 +257,36 @@ class Paired:
         """First minus second."""
         return self.first - self.second
 
+    @property
+    def mirrored(self) -> "Paired":
+        """The same with the sides in the other order."""
+        low, high = self.interval
+        return Paired(self.second, self.first, (-high, -low), self.p)
+
+
+PAIRED_RESAMPLES = 10_000
+PAIRED_RESAMPLES_OF_CORRELATIONS = 5_000
+"""Fewer, because ranks are computed anew in every resample, which takes longer than counting right answers."""
+
+
+def paired_test(
+    kind: Literal["classification", "regression", "span"], metric: str, labels: Array, first: Array, second: Array, *,
+    seed: int = 0,
+) -> Paired:  # fmt: skip
+    """The one paired test of two sides on a task: whoever compares the same predictions gets the same numbers.
+
+    Args:
+        kind: of the task.
+        metric: one of its metrics.
+        labels: (n,) classes or numbers; of span tasks anything.
+        first: (seeds, n) predictions of one side; of span tasks the metric of each answer.
+        second: (seeds, n) those of the other.
+        seed: of the resamples.
+    """
+    used = mean_score if kind == "span" else METRICS[metric]
+    resamples = PAIRED_RESAMPLES_OF_CORRELATIONS if kind == "regression" else PAIRED_RESAMPLES
+    return paired_bootstrap(used, labels, first, second, seed=seed, resamples=resamples)
+
 
 def paired_bootstrap(
     metric: Metric, labels: Array, first: Array, second: Array, *, seed: int, resamples: int = 10_000
@@ -264,7 +294,8 @@ def paired_bootstrap(
     """How sure it is that two sides differ on other examples of this kind (Efron and Tibshirani 1993).
 
     A resample draws examples with replacement, the same ones for every seed of both sides. Examples with equal labels
-    and predictions are drawn as one kind with its multinomial count, which is the same draw in less time.
+    and predictions are drawn as one kind with its multinomial count, which is the same draw in less time. In the other
+    order the sides get the same p and the mirrored interval.
 
     Args:
         metric: of labels, predictions and counts.
@@ -274,6 +305,8 @@ def paired_bootstrap(
         seed: of the draws.
         resamples: how many draws; fewer, but never under 1000, where more would take longer than some seconds.
     """
+    if np.asarray(second, dtype=np.float64).tobytes() < np.asarray(first, dtype=np.float64).tobytes():
+        return paired_bootstrap(metric, labels, second, first, seed=seed, resamples=resamples).mirrored
     kinds, sizes = np.unique(np.column_stack([labels, *first, *second]), axis=0, return_counts=True)
     gold, *predictions = np.ascontiguousarray(kinds.T)
 
