@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.tasks.answers import with_answers
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.readers import ENDINGS, Rows, can_be_read, read_rows, table_rows
 from tinydistilbert.tasks.row_checks import check_columns
@@ -73,6 +74,8 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
         rows = _hub_rows(task, split, sources.hub)
     else:
         raise _nothing_there(task, split, data, sources)
+    if task.kind == "span":
+        rows = with_answers(rows)
     answer = "answers" if task.kind == "span" else task.label
     fix = f"correct finetune.custom.{task.name} (--text, --text-pair, --label)" if task.files else ""
     check_columns(rows, [task.text, *([task.text_pair] if task.text_pair else []), answer], fix)
