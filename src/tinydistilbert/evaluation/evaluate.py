@@ -106,7 +106,9 @@ def evaluate(
             predictions = read_predictions(examples, features, logits, null_threshold=null_threshold)
             scores = score(examples, predictions, seed=recipe.seed)
             seconds = time.perf_counter() - begin
-            common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
+            common: dict[str, Any] = {
+                "device": str(device), "precision": "fp32", "seconds_training": training.get("seconds", 0.0)
+            }  # fmt: skip
             warnings = trained_badly(training)
             if task.kind == "span":
                 common |= {"answer_units": task.answer_units, "notes": notes_on_answers(examples)}
@@ -116,6 +118,8 @@ def evaluate(
                 if not hasattr(config, NULL_THRESHOLD):
                     warnings.append("the model has no null threshold of its own, 0 was taken")
             common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
+            if "precision" in training:
+                common["training_precision"] = training["precision"]
             if missing:
                 common["missing"] = missing
             measurements += [

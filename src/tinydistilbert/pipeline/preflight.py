@@ -62,7 +62,7 @@ def check_text(run: RunContext) -> None:
     recipe, settings, teacher = run.recipe, run.recipe.distill.cache, run.sources.original_teacher.model
     if settings.kind == "none" or "distill" not in run.stages:
         return
-    setup = PretrainingSetup.of(recipe, run.sources.blocks, run.device)
+    setup = PretrainingSetup.of(recipe, run.sources.blocks, run.compute)
     batches = setup.batches(recipe.objective, recipe.distill.optimization, steps=1)
     if recipe.adapt.tokens:  # another teacher, of which nothing is cached
         views = settings.views
