@@ -63,7 +63,7 @@ def _finite(value: Any) -> Any:
 
 def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
-    training: Mapping[str, Any],
+    training: Mapping[str, Any], output_labels: tuple[str, ...] = (),
 ) -> None:  # fmt: skip
     """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
@@ -80,6 +80,7 @@ def evaluate(
         output: folder to write.
         device: to predict on.
         training: what `finetune` wrote into `training.json`; empty for a given model.
+        output_labels: what each output of a given model stands for; empty = what the names say.
 
     Raises:
         UserError: the split of the tables is missing, or its content is wrong.
@@ -99,14 +100,16 @@ def evaluate(
             features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
             config = load_config(model_folder)
-            order = check_classes(model_folder, config, examples.task)
+            order = check_classes(model_folder, config, examples.task, output_labels)
             if order is not None:  # of a given model, which numbers the classes in another order
                 logits = np.stack(list(logits))[:, order]
             null_threshold = null_threshold_for(config, examples)
             predictions = read_predictions(examples, features, logits, null_threshold=null_threshold)
             scores = score(examples, predictions, seed=recipe.seed)
             seconds = time.perf_counter() - begin
-            common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
+            common: dict[str, Any] = {
+                "device": str(device), "precision": "fp32", "seconds_training": training.get("seconds", 0.0)
+            }  # fmt: skip
             warnings = trained_badly(training)
             if task.kind == "span":
                 common |= {"answer_units": task.answer_units, "notes": notes_on_answers(examples)}
@@ -116,6 +119,8 @@ def evaluate(
                 if not hasattr(config, NULL_THRESHOLD):
                     warnings.append("the model has no null threshold of its own, 0 was taken")
             common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
+            if "precision" in training:
+                common["training_precision"] = training["precision"]
             if missing:
                 common["missing"] = missing
             measurements += [
