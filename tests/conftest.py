@@ -10,7 +10,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background jo
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # tests import OpenVINO by themselves too
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -18,6 +17,7 @@ from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from tests.shapes import check_shapes
 
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # as in `optional.require`
 check_shapes()  # before anything imports the package
 
 TEXT = """The student learns from the teacher, and the teacher learned from a large corpus of text. A small model

@@ -103,8 +103,8 @@ def export(
 
 def exported_weights(folder: Path) -> int:
     """How many weights an exported model has: constants and the scales of int8 do not count."""
-    if (noted := exported_facts(folder).get("parameters")) is not None:
-        return int(noted)
+    if (stored := exported_facts(folder).get("parameters")) is not None:
+        return int(stored)
     onnx = require("onnx", extra="onnx")
     kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
     return sum(
