@@ -181,7 +181,7 @@ def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
 
 def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
     """What pruned models learn from beside the labels."""
-    teachers = builder.teachers or (builder.model,)
+    teachers, recipe = builder.teachers or (builder.model,), builder.recipe
 
     def make(output: Path) -> None:
         compute = builder.compute()
@@ -189,6 +189,7 @@ def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
             make_soft_targets(
                 builder.recovery_examples, teachers, output, tokenizer=load_tokenizer(builder.model),
                 device=compute.device, max_length=builder.max_length,
+                given_labels=recipe.finetune.distillation.teacher_labels if recipe.compress.teachers else None,
             )  # fmt: skip
 
     folder = make_folder(builder, builder.folder.soft_targets, "soft targets of the teacher", make)

@@ -64,7 +64,7 @@ def _finite(value: Any) -> Any:
 
 def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
-    training: Mapping[str, Any],
+    training: Mapping[str, Any], output_labels: tuple[str, ...] = (),
 ) -> None:  # fmt: skip
     """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
@@ -81,6 +81,7 @@ def evaluate(
         output: folder to write.
         device: to predict on.
         training: what `finetune` wrote into `training.json`; empty for a given model.
+        output_labels: what each output of a given model stands for; empty = what the names say.
 
     Raises:
         UserError: the split of the tables is missing, or its content is wrong.
@@ -100,7 +101,7 @@ def evaluate(
             features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
             config = load_config(model_folder)
-            order = check_classes(model_folder, config, examples.task)
+            order = check_classes(model_folder, config, examples.task, output_labels)
             if order is not None:  # of a given model, which numbers the classes in another order
                 logits = np.stack(list(logits))[:, order]
             null_threshold = null_threshold_for(config, examples)

@@ -164,7 +164,8 @@ def _check_given_model(run: RunContext, model: Path) -> None:
     load_tokenizer(model)
     for folder in (model, *map(Path, recipe.compress.teachers)):
         config = load_config(folder)
-        order = check_classes(folder, config, task)
+        labels = () if folder == model else recipe.finetune.distillation.teacher_labels
+        order = check_classes(folder, config, task, labels)
         load_model(folder, task.kind, require_head=True)
         where = f"max_length of {name}, which {folder} reads"
         check_length(where, recipe.finetune.max_length(name, task.max_length), longest_input(config))

@@ -143,7 +143,10 @@ def _encoder(run: RunContext, job: Job) -> Path:
 
 
 def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
-    model = load_model(teacher, run.tasks[task].kind)
+    model, distillation = load_model(teacher, run.tasks[task].kind), run.recipe.finetune.distillation
+    if distillation.teacher_labels and isinstance(distillation.teachers, tuple):  # by which its head is put into order
+        model.config.id2label = dict(enumerate(distillation.teacher_labels))
+        model.config.label2id = {label: index for index, label in enumerate(distillation.teacher_labels)}
     with atomic.unfinished(output) as folder:
         save_model(cut_task_student(model, run.recipe.student), load_tokenizer(teacher), folder)
 
@@ -166,12 +169,13 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
         file = folder / AUGMENTED_EXAMPLES
         augmented = file if holds_examples(file) else None
     examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=True)
-    targets = run.folder.soft_targets(job.task)
+    targets, are_given = run.folder.soft_targets(job.task), isinstance(settings.distillation.teachers, tuple)
     make_folder(
         run, targets, f"soft targets of {task.title}",
         _in_precision(run, partial(
             make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
             max_length=run.recipe.finetune.max_length(job.task, task.max_length),
+            given_labels=settings.distillation.teacher_labels if are_given else None,
         )),
     )  # fmt: skip
     return SoftTargetSource(targets, teachers, augmented)
@@ -234,6 +238,7 @@ def _evaluate(run: RunContext, job: Job, output: Path) -> None:
     evaluate(
         model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
         training={} if job.is_given else training_facts(model),
+        output_labels=run.recipe.finetune.distillation.teacher_labels if job.is_given else (),
     )  # fmt: skip
 
 
