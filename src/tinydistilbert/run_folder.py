@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Recipe, to_dict
@@ -16,6 +17,8 @@ LOG = "log.jsonl"
 """In the folder of a training: a line for each step and each validation."""
 TRAINING_FACTS = "training.json"
 """In a fine-tuned model: on how many examples of how many it was trained, in how many steps and seconds."""
+MAX_LENGTH = "max_length"
+"""Key in that file, and in the facts of an exported model: tokens of the longest input that it was trained with."""
 SAMPLES = "samples.jsonl"
 """In a folder of scores: a few examples with the labels and the predictions."""
 AUGMENTED_EXAMPLES = "examples.parquet"
@@ -38,6 +41,21 @@ def predictions_file(split: str | int) -> str:
 def row_folder(row: str) -> str:
     """The folder name of a row of the tables: `student (D)` lies in `student-d`."""
     return row.replace(_SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER)
+
+
+def training_facts(model: Path) -> dict[str, Any]:
+    """What `finetune` wrote about the training of a model that it made; nothing of a model from elsewhere.
+
+    Raises:
+        UserError: the file is not as it was written.
+    """
+    has_facts = (model / TRAINING_FACTS).is_file()
+    if not has_facts and atomic.is_finished(model):  # lost, or never there
+        has_facts = TRAINING_FACTS in atomic.read_manifest(model, verify=False)["files"]
+    if not has_facts:
+        return {}
+    facts: dict[str, Any] = atomic.read_json(atomic.intact(model, TRAINING_FACTS))
+    return facts
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from transformers import (
 )
 
 from tinydistilbert.benchmark.backends import INT8, ONNX, OPENVINO, TORCH, ClampedRuntime, open_runtime
+from tinydistilbert.benchmark.pairs import PADDED_LENGTH
 from tinydistilbert.export.quantize import quantize
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.elmo.model import elmo_architecture
 from tinydistilbert.models.elmo.tokenizer import elmo_tokenizer
 from tinydistilbert.models.heads import head_of, parameter_count
+from tinydistilbert.models.lengths import read_length
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.models.runtimes import MODEL_FILE, OnnxRuntime, Runtime
 from tinydistilbert.optional import require
@@ -49,6 +51,8 @@ class Subject:
     parameters: int
     counted: str
     """The part of the model that `parameters` counts."""
+    max_length: int
+    """Tokens that it reads of a text, `PADDED_LENGTH` at most."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,11 @@ def make_subject(
     if given is not None and is_exported(given):
         exported_tokenizer = load_tokenizer(given)
         vocabulary_size = len(exported_tokenizer)
-        return Subject(name, given, "trained", exported_tokenizer, vocabulary_size, *_count_exported(given))
+        length = read_length(given, exported_tokenizer, load_config(given), span=False)
+        return Subject(
+            name, given, "trained", exported_tokenizer, vocabulary_size, *_count_exported(given),
+            min(length, PADDED_LENGTH),
+        )  # fmt: skip
     torch.manual_seed(seed)
     if given is None:
         model, folder = architectures[name]().float(), work / name
@@ -107,6 +115,7 @@ def make_subject(
         name, folder, "random" if given is None else "trained", tokenizer,
         None if reads_characters else model.config.vocab_size,
         parameter_count(model.base_model), "encoder without task head, tied tensors once",
+        PADDED_LENGTH if given is None else min(read_length(given, tokenizer, model.config, span=False), PADDED_LENGTH),
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from tinydistilbert.evaluation.evaluate import write_predictions
 from tinydistilbert.evaluation.scoring import Predictions, read_predictions, score
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
+from tinydistilbert.run_folder import MAX_LENGTH, MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
@@ -71,19 +71,19 @@ def _write_summary(
 ) -> None:  # fmt: skip
     """Score all variants, and write the finished folder of the summary."""
     settings = builder.recipe.compress
-    predictions = [_predictions(builder, one.variant, validation) for one in measured]
+    scored = [_predictions(builder, one.variant, validation) for one in measured]
+    first = scored[0][0]
     measurements: list[Measurement] = []
     unreached = "; ".join(best.misses(settings)) if has_target(settings) else ""
     with atomic.unfinished(builder.folder.summary, unreached=unreached, best=best.variant.name) as output:
-        for number, (one, predicted) in enumerate(zip(measured, predictions, strict=True)):
+        for number, (one, (predicted, cut)) in enumerate(zip(measured, scored, strict=True)):
             shared = {
                 "of": builder.task.name, "row": builder.row, "place": number, "best": one is best,
                 "note": one.variant.note, "held_out": one.held_out, "held_out_first": measured[0].held_out,
                 "held_out_examples": len(builder.held_out), "operations": one.operations,
+                MAX_LENGTH: builder.max_length, "cut_texts": cut,
             }  # fmt: skip
-            measurements += _measurements(
-                builder, one, validation, predicted, predictions[0], times[one.variant.name], shared
-            )
+            measurements += _measurements(builder, one, validation, predicted, first, times[one.variant.name], shared)
             write_predictions(output / predictions_file(number), validation, predicted)
         atomic.write_json(
             output / VARIANT_TIMES,
@@ -92,9 +92,10 @@ def _write_summary(
         results.write(output / MEASUREMENTS, measurements)
 
 
-def _predictions(builder: VariantBuilder, variant: Variant, validation: Examples) -> Predictions:
+def _predictions(builder: VariantBuilder, variant: Variant, validation: Examples) -> tuple[Predictions, int]:
+    """The predictions of a variant, and how many texts were cut for it."""
     features = encoded(builder, validation, variant.folder)
-    return read_predictions(validation, features, logits_of(builder, variant.folder, features))
+    return read_predictions(validation, features, logits_of(builder, variant.folder, features)), features.cut
 
 
 def _measurements(

@@ -26,13 +26,13 @@ from tinydistilbert.data.files import find_splits, records
 from tinydistilbert.export.quantize import quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.finetuning.examples import task_examples, training_examples
-from tinydistilbert.finetuning.finetune import finetune, training_facts
+from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.runtimes import ModelInputs, exported_facts, uses_token_types
-from tinydistilbert.run_folder import VariantFolder
+from tinydistilbert.run_folder import VariantFolder, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import sample_rows
 from tinydistilbert.tasks.encoding import collate
@@ -93,7 +93,12 @@ def _exported(builder: VariantBuilder, model: Path, folder: VariantFolder, name:
         source = make_folder(
             builder, folder.trimmed, "trim the vocabulary", lambda output: trim(model, _texts(builder), output)
         )
-    onnx = make_folder(builder, folder.onnx, f"export {folder.name}", lambda output: export(source, output))
+    onnx = make_folder(
+        builder,
+        folder.onnx,
+        f"export {folder.name}",
+        lambda output: export(source, output, max_length=builder.max_length),
+    )
     failed = training_facts(model).get("failed")
     return Variant(name, onnx, source, f"the training failed at {failed}" if failed else "")
 
@@ -149,14 +154,14 @@ def _pruned(
         model = load_model(source, task.kind, labels=task.labels, require_head=True).to(builder.device)
         make_smaller(model, _importance(builder, model))
         with atomic.unfinished(output) as partial_output:
-            save_model(model.cpu(), load_tokenizer(source), partial_output)
+            save_model(model.cpu(), load_tokenizer(source), partial_output, max_length=builder.max_length)
 
     def recover(output: Path) -> None:
         recipe, soft_targets = builder.recovery_recipe, _soft_targets(builder)
         finetune(
             recipe.finetune, task_examples(recipe, builder.task, soft_targets), pruned, output,
             compute=Compute.of(recipe, builder.device), row=f"{builder.row} {folder.name}", seed=recipe.seed,
-            soft_targets=soft_targets,
+            soft_targets=soft_targets, log=builder.log,
         )  # fmt: skip
 
     pruned = make_folder(builder, folder.pruned, f"prune to {folder.name}", make)

@@ -15,7 +15,7 @@ from tinydistilbert.evaluation.scoring import Predictions, read_predictions, sco
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import MEASUREMENTS, SAMPLES, predictions_file
+from tinydistilbert.run_folder import MAX_LENGTH, MEASUREMENTS, SAMPLES, predictions_file
 from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks import HELD_OUT, has_split
 from tinydistilbert.tasks.base import Examples, Task
@@ -60,7 +60,7 @@ def _finite(value: Any) -> Any:
 
 def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
-    training: Mapping[str, Any],
+    training: Mapping[str, Any], max_length: int,
 ) -> None:  # fmt: skip
     """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
@@ -77,6 +77,7 @@ def evaluate(
         output: folder to write.
         device: to predict on.
         training: what `finetune` wrote into `training.json`; empty for a given model.
+        max_length: tokens that the model reads of an input.
 
     Raises:
         UserError: the split of the tables is missing, or its content is wrong.
@@ -93,7 +94,7 @@ def evaluate(
             begin = time.perf_counter()
             limit = recipe.finetune.settings(task.name).validation_examples
             examples = recipe_examples(recipe, task, split, limit=limit)
-            features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
+            features = encode(examples, tokenizer, max_length)
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
             order = check_classes(model_folder, load_config(model_folder), examples.task)
             if order is not None:  # of a given model, which numbers the classes in another order
@@ -103,6 +104,11 @@ def evaluate(
             seconds = time.perf_counter() - begin
             common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
             common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
+            common |= {
+                MAX_LENGTH: max_length,
+                "cut_texts": features.cut,
+                "cut_train_texts": training.get("cut_texts", 0),
+            }
             if missing:
                 common["missing"] = missing
             measurements += [

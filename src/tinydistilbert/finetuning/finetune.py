@@ -10,10 +10,11 @@ from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning.examples import TaskExamples
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.finetuning.trainer import TaskTraining, loss_without_learning, prepare_training, run_training
-from tinydistilbert.models.loading import save_model
+from tinydistilbert.models.loading import longest_input, save_model
 from tinydistilbert.recipe import schema
-from tinydistilbert.run_folder import LOG, TRAINING_FACTS
+from tinydistilbert.run_folder import LOG, MAX_LENGTH, TRAINING_FACTS
 from tinydistilbert.storage import atomic, disk, json_lines
+from tinydistilbert.tasks.encoding import cut_texts
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.device import Compute
 
@@ -28,6 +29,7 @@ def finetune(
     row: str,
     seed: int,
     soft_targets: SoftTargetSource | None = None,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Make the finished folder `output`: the encoder with the task's head, trained on the task's train split.
 
@@ -45,6 +47,7 @@ def finetune(
         seed: of the head's weights, the order of the examples, and dropout.
         soft_targets: of fine-tuned teachers, learned from beside the labels (Sanh et al. 2019, section 3: "a second
             step of distillation").
+        log: called with a line about texts that lose something before the model reads them.
 
     Raises:
         UserError: the encoder or the teachers do not fit the task, or each other.
@@ -55,15 +58,19 @@ def finetune(
     rates = of_task.learning_rates or (of_task.optimization.learning_rate,)
 
     def prepare(rate: float) -> TaskTraining:
-        return prepare_training(
+        training = prepare_training(
             settings, examples, encoder, compute=compute, seed=seed, soft_targets=soft_targets, learning_rate=rate
         )
+        if rate == rates[0]:
+            log_losses(training, log)
+        return training
 
     with atomic.unfinished(output) as folder:
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
-        save_model(training.model, training.tokenizer, folder)
+        save_model(training.model, training.tokenizer, folder, max_length=training.max_length)
         facts |= {
+            MAX_LENGTH: training.max_length, "cut_texts": training.batches.features.cut,
             "train_examples": examples.labelled, "train_examples_total": examples.train.total,
             "steps": training.job.steps, "seconds": round(seconds, 1), "seed": seed,
             "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / LOG),
@@ -74,19 +81,12 @@ def finetune(
         atomic.write_json(folder / TRAINING_FACTS, facts)
 
 
-def training_facts(model: Path) -> dict[str, Any]:
-    """What `finetune` wrote about the training of a model that it made; nothing of a model from elsewhere.
-
-    Raises:
-        UserError: the file is not as it was written.
-    """
-    has_facts = (model / TRAINING_FACTS).is_file()
-    if not has_facts and atomic.is_finished(model):  # lost, or never there
-        has_facts = TRAINING_FACTS in atomic.read_manifest(model, verify=False)["files"]
-    if not has_facts:
-        return {}
-    facts: dict[str, Any] = atomic.read_json(atomic.intact(model, TRAINING_FACTS))
-    return facts
+def log_losses(training: TaskTraining, log: Callable[[str], None]) -> None:
+    """Call `log` with a line about the train texts that are longer than what the model reads, if there are any."""
+    task, cut, length = training.examples.task, training.batches.features.cut, training.max_length
+    if cut:
+        of = f"{cut:,} of {len(training.examples.train):,} train"
+        log(f"finetune on {task.title}: {cut_texts(task, of, length, longest_input(training.model.config))}")
 
 
 def _best_of(

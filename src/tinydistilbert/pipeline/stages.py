@@ -15,7 +15,7 @@ from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.evaluation.evaluate import evaluate
 from tinydistilbert.finetuning.augment import augment
 from tinydistilbert.finetuning.examples import task_examples, training_examples
-from tinydistilbert.finetuning.finetune import finetune, training_facts
+from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models import hub
 from tinydistilbert.models.loading import load_model, load_tokenizer
@@ -25,10 +25,10 @@ from tinydistilbert.progress import duration
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.page import write_report
-from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS
+from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
+from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
 from tinydistilbert.training.device import Compute
 
@@ -110,8 +110,21 @@ def finetune_tasks(run: RunContext) -> None:
 
     models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
     keep_fingerprints(run, models, read)
+    log = _once(run.log)  # seeds and rows read the same texts
     for job, model in models.items():
-        make_folder(run, model, _finetune_title(run, job), partial(_finetune, run, job))
+        make_folder(run, model, _finetune_title(run, job), partial(_finetune, run, job, log=log))
+
+
+def _once(log: Callable[[str], None]) -> Callable[[str], None]:
+    """What logs a line the first time that it is called with it."""
+    logged: set[str] = set()
+
+    def once(line: str) -> None:
+        if line not in logged:
+            logged.add(line)
+            log(line)
+
+    return once
 
 
 def _finetune_title(run: RunContext, job: Job) -> str:
@@ -129,11 +142,12 @@ def _encoder(run: RunContext, job: Job) -> Path:
     return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
 
 
-def _finetune(run: RunContext, job: Job, output: Path) -> None:
+def _finetune(run: RunContext, job: Job, output: Path, *, log: Callable[[str], None]) -> None:
     soft_targets = _soft_targets(run, job) if job.is_second_distillation else None
     finetune(
         run.recipe.finetune, task_examples(run.recipe, run.tasks[job.task], soft_targets), _encoder(run, job), output,
         compute=Compute.of(run.recipe, run.device), row=job.row, seed=job.seed, soft_targets=soft_targets,
+        log=log,
     )  # fmt: skip
 
 
@@ -202,8 +216,14 @@ def _evaluate(run: RunContext, job: Job, output: Path) -> None:
     model = job.model(run.folder)
     evaluate(
         model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
-        training={} if job.is_given else training_facts(model),
+        training={} if job.is_given else training_facts(model), max_length=_max_length(run, job),
     )  # fmt: skip
+
+
+def _max_length(run: RunContext, job: Job) -> int:
+    """Tokens that a task model reads of an input."""
+    finetune, task = run.recipe.finetune, run.tasks[job.task]
+    return length_for(finetune, task, job.encoder) if job.is_given else finetune.max_length(task.name, task.max_length)
 
 
 def compress_models(run: RunContext) -> None:
