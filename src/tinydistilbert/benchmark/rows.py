@@ -11,6 +11,7 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -23,7 +24,7 @@ from tinydistilbert.models.elmo.model import elmo_architecture
 from tinydistilbert.models.elmo.tokenizer import elmo_tokenizer
 from tinydistilbert.models.heads import head_of, parameter_count
 from tinydistilbert.models.lengths import read_length
-from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, save_model
+from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, longest_input, save_model
 from tinydistilbert.models.runtimes import MODEL_FILE, OnnxRuntime, Runtime
 from tinydistilbert.optional import require
 
@@ -93,10 +94,9 @@ def make_subject(
     if given is not None and is_exported(given):
         exported_tokenizer = load_tokenizer(given)
         vocabulary_size = len(exported_tokenizer)
-        length = read_length(given, exported_tokenizer, load_config(given), span=False)
         return Subject(
             name, given, "trained", exported_tokenizer, vocabulary_size, *_count_exported(given),
-            min(length, PADDED_LENGTH),
+            min(PADDED_LENGTH, _read(given, exported_tokenizer, load_config(given))),
         )  # fmt: skip
     torch.manual_seed(seed)
     if given is None:
@@ -115,8 +115,12 @@ def make_subject(
         name, folder, "random" if given is None else "trained", tokenizer,
         None if reads_characters else model.config.vocab_size,
         parameter_count(model.base_model), "encoder without task head, tied tensors once",
-        PADDED_LENGTH if given is None else min(read_length(given, tokenizer, model.config, span=False), PADDED_LENGTH),
+        PADDED_LENGTH if given is None else min(PADDED_LENGTH, _read(given, tokenizer, model.config)),
     )  # fmt: skip
+
+
+def _read(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig) -> int:
+    return read_length(folder, tokenizer.model_max_length, longest_input(config), span=False)
 
 
 def _count_exported(folder: Path) -> tuple[int, str]:

@@ -28,9 +28,10 @@ from tinydistilbert.compress.variants import Variant
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.evaluate import write_predictions
 from tinydistilbert.evaluation.scoring import Predictions, read_predictions, score
+from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import MAX_LENGTH, MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
+from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split

@@ -31,7 +31,8 @@ from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
-from tinydistilbert.models.runtimes import ModelInputs, exported_facts, uses_token_types
+from tinydistilbert.models.runtimes import ModelInputs, exported_facts
+from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.run_folder import VariantFolder, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import sample_rows
@@ -161,7 +162,7 @@ def _pruned(
         finetune(
             recipe.finetune, task_examples(recipe, builder.task, soft_targets), pruned, output,
             compute=Compute.of(recipe, builder.device), row=f"{builder.row} {folder.name}", seed=recipe.seed,
-            soft_targets=soft_targets, log=builder.log,
+            soft_targets=soft_targets,
         )  # fmt: skip
 
     pruned = make_folder(builder, folder.pruned, f"prune to {folder.name}", make)

@@ -25,12 +25,13 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.export import fused_attention as fusion
 from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.heads import head_of, vocabulary_input, vocabulary_matrix
-from tinydistilbert.models.lengths import read_length
+from tinydistilbert.models.lengths import MAX_LENGTH, read_length
 from tinydistilbert.models.loading import ELMO, Head, load_config, load_model, load_tokenizer, longest_input, save_model
-from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, ModelInputs, OnnxRuntime, uses_token_types
+from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, ModelInputs, OnnxRuntime
 from tinydistilbert.models.tokenizer_files import save_tokenizer
+from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.optional import require
-from tinydistilbert.run_folder import MAX_LENGTH, TRAINING_FACTS, training_facts
+from tinydistilbert.run_folder import TRAINING_FACTS, training_facts
 from tinydistilbert.storage import atomic, disk
 
 OPSET = 20
@@ -75,7 +76,8 @@ def export(
     trials = [_random_inputs(model, *shape, seed=seed) for seed, shape in enumerate(TRIALS)]
     expected = [_logits(model, head, inputs) for inputs in trials]
     longest = longest_input(model.config)
-    max_length = min(max_length or _read_length(model_folder, head), longest)
+    read = read_length(model_folder, tokenizer.model_max_length, longest, span=head == "span")
+    max_length = min(max_length or read, longest)
     facts = {
         "format": "onnx", "head": head, "precision": "fp32", "fused": fused, "longest_input": longest,
         MAX_LENGTH: max_length,
@@ -97,10 +99,6 @@ def export(
             save_tokenizer(tokenizer, folder, model.config, longest=max_length, truncates=truncates)
 
 
-def _read_length(folder: Path, head: Head) -> int:
-    return read_length(folder, load_tokenizer(folder), load_config(folder), span=head == "span")
-
-
 def to_half(model_folder: Path, output: Path) -> None:
     """Make the finished folder `output`: the torch model with float16 weights, half as large, for GPUs.
 
@@ -118,7 +116,8 @@ def to_half(model_folder: Path, output: Path) -> None:
         expected, fix = f"weights up to {torch.finfo(torch.float16).max:g}", "keep it in single precision"
         raise UserError(str(model_folder), expected=expected, found=f"{largest:g}", fix=fix)
     with atomic.unfinished(output, made_from=model_folder.name) as folder:
-        length = read_length(model_folder, tokenizer, model.config, span=head == "span")
+        longest = longest_input(model.config)
+        length = read_length(model_folder, tokenizer.model_max_length, longest, span=head == "span")
         save_model(model.half(), tokenizer, folder, max_length=None if head == "masked-lm" else length)
         if facts := training_facts(model_folder):  # they know the length also where it is the model's reach
             atomic.write_json(folder / TRAINING_FACTS, facts)

@@ -10,9 +10,11 @@ from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning.examples import TaskExamples
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.finetuning.trainer import TaskTraining, loss_without_learning, prepare_training, run_training
+from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import longest_input, save_model
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe import schema
-from tinydistilbert.run_folder import LOG, MAX_LENGTH, TRAINING_FACTS
+from tinydistilbert.run_folder import LOG, TRAINING_FACTS
 from tinydistilbert.storage import atomic, disk, json_lines
 from tinydistilbert.tasks.encoding import cut_texts
 from tinydistilbert.training import checkpoint
@@ -29,7 +31,6 @@ def finetune(
     row: str,
     seed: int,
     soft_targets: SoftTargetSource | None = None,
-    log: Callable[[str], None] = print,
 ) -> None:
     """Make the finished folder `output`: the encoder with the task's head, trained on the task's train split.
 
@@ -47,7 +48,6 @@ def finetune(
         seed: of the head's weights, the order of the examples, and dropout.
         soft_targets: of fine-tuned teachers, learned from beside the labels (Sanh et al. 2019, section 3: "a second
             step of distillation").
-        log: called with a line about texts that lose something before the model reads them.
 
     Raises:
         UserError: the encoder or the teachers do not fit the task, or each other.
@@ -61,8 +61,7 @@ def finetune(
         training = prepare_training(
             settings, examples, encoder, compute=compute, seed=seed, soft_targets=soft_targets, learning_rate=rate
         )
-        if rate == rates[0]:
-            log_losses(training, log)
+        notice_losses(training)
         return training
 
     with atomic.unfinished(output) as folder:
@@ -81,12 +80,12 @@ def finetune(
         atomic.write_json(folder / TRAINING_FACTS, facts)
 
 
-def log_losses(training: TaskTraining, log: Callable[[str], None]) -> None:
-    """Call `log` with a line about the train texts that are longer than what the model reads, if there are any."""
+def notice_losses(training: TaskTraining) -> None:
+    """Warn of the train texts that are longer than what the model reads, if there are any."""
     task, cut, length = training.examples.task, training.batches.features.cut, training.max_length
     if cut:
         of = f"{cut:,} of {len(training.examples.train):,} train"
-        log(f"finetune on {task.title}: {cut_texts(task, of, length, longest_input(training.model.config))}")
+        notice(f"finetune on {task.title}", cut_texts(task, of, length, longest_input(training.model.config)))
 
 
 def _best_of(

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.lengths import trained_length
-from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.run_folder import SOFT_TARGETS
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples
@@ -81,7 +81,7 @@ def _teacher_logits(
     config = load_config(teacher)
     order = check_classes(teacher, config, task)
     model = load_model(teacher, task.kind, require_head=True)
-    trained = trained_length(teacher, teacher_tokenizer, config)
+    trained = trained_length(teacher, teacher_tokenizer.model_max_length, longest_input(config))
     if trained is not None and task.kind != "span":  # of windows both have the same
         max_length = min(max_length, trained)
     features = encode(examples, teacher_tokenizer, max_length)

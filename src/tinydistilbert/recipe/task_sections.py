@@ -38,6 +38,9 @@ class CustomTask:
     """Column of the label: words or whole numbers for classes, numbers for regression; unused where `kind` is span."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Longest input in tokens; by default 128, and 384 where `kind` is span."""
+    quoting: Literal["auto", "none", "csv"] = "auto"
+    """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, and in a
+    .tsv file only where it is surely quoted."""
 
 
 @section

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import MAX_LENGTH
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Task
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tinydistilbert.data.delimited import Quoting
+
 Kind = Literal["classification", "regression", "span"]
 
 Candidate = tuple[str, tuple[dict[str, Any], ...]]
@@ -72,6 +74,8 @@ class Task:
     """Name and configuration of the data set on the Hugging Face hub."""
     files: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Of a task of one's own: the file or hub name of each split, empty where there is none."""
+    quoting: Quoting = "auto"
+    """How quotes are read in its CSV and TSV files."""
     make: Maker | None = None
     """Of a synthetic task: what makes its examples from the documents of the corpus."""
     train: str = "train"

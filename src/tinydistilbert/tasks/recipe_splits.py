@@ -25,8 +25,8 @@ def length_for(finetune: Finetune, task: Task, given: str | Path) -> int:
     if stated := finetune.stated_max_length(task.name):
         return stated
     config, tokenizer = load_config(given), load_tokenizer(given)
-    trained = trained_length(Path(given), tokenizer, config)
-    return trained or min(task.max_length, longest_input(config))
+    reach = longest_input(config)
+    return trained_length(Path(given), tokenizer.model_max_length, reach) or min(task.max_length, reach)
 
 
 def scored_split(finetune: Finetune, task: Task) -> str:
