@@ -166,6 +166,11 @@ class RunFolder:
         return self.student / "README.md"
 
     @property
+    def comparisons(self) -> Path:
+        """The rows of the tables compared with one another, example by example."""
+        return self.path / "comparisons"
+
+    @property
     def benchmark(self) -> Path:
         """Sizes and latencies."""
         return self.path / "benchmark"

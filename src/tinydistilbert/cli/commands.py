@@ -159,7 +159,7 @@ def _difference_as_json(difference: Any) -> dict[str, Any]:
 def _predict(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.predictor import load
 
-    predictor = load(parsed.folder, threads=parsed.threads or 0)
+    predictor = load(parsed.folder, threads=parsed.threads or 0, null_threshold=parsed.null_threshold)
     if parsed.text == "-":
         if parsed.pair is not None:
             expected, fix = "no PAIR beside -", "write it behind a tab on each line of the standard input"

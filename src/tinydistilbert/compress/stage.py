@@ -27,8 +27,9 @@ from tinydistilbert.compress.measure import (
 from tinydistilbert.compress.variants import Variant
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.evaluate import write_predictions
-from tinydistilbert.evaluation.scoring import Predictions, read_predictions, score
+from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
 from tinydistilbert.models.lengths import MAX_LENGTH
+from tinydistilbert.models.loading import load_config
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
@@ -96,7 +97,9 @@ def _write_summary(
 def _predictions(builder: VariantBuilder, variant: Variant, validation: Examples) -> tuple[Predictions, int]:
     """The predictions of a variant, and how many texts were cut for it."""
     features = encoded(builder, validation, variant.folder)
-    return read_predictions(validation, features, logits_of(builder, variant.folder, features)), features.cut
+    null_threshold = null_threshold_for(load_config(variant.folder), validation)
+    logits = logits_of(builder, variant.folder, features)
+    return read_predictions(validation, features, logits, null_threshold=null_threshold), features.cut
 
 
 def _measurements(
@@ -132,11 +135,12 @@ def _difference(
     """The headline metric less that of the model as it was, with a paired bootstrap."""
     gold: NDArray[Any]
     if task.kind == "span":
-        metric = metrics.mean_score
-        one, other = (metrics.squad_scores(side.words, side.gold)[task.headline] for side in (predictions, first))
+        one, other = (
+            metrics.squad_scores(side.words, side.gold, task.answer_units)[task.headline]
+            for side in (predictions, first)
+        )
         gold = np.zeros(len(one))
     else:
-        metric = metrics.METRICS[task.headline]
         one, other, gold = predictions.values, first.values, np.array(validation.columns["label"])
-    paired = metrics.paired_bootstrap(metric, gold, one[None], other[None], seed=seed, resamples=5_000)
+    paired = metrics.paired_test(task.kind, task.headline, gold, one[None], other[None], seed=seed)
     return {"value": paired.difference, "interval": list(paired.interval), "p": paired.p}

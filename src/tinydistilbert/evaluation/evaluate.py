@@ -11,7 +11,7 @@ import pyarrow.parquet
 import torch
 
 from tinydistilbert import results
-from tinydistilbert.evaluation.scoring import Predictions, read_predictions, score
+from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
 from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
@@ -25,6 +25,7 @@ from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.splits import has_split
+from tinydistilbert.tasks.squad import NULL_THRESHOLD
 
 SAMPLE_COUNT = 8
 """Examples that are shown with their predictions."""
@@ -98,13 +99,20 @@ def evaluate(
             examples = recipe_examples(recipe, task, split, limit=limit)
             features = encode(examples, tokenizer, max_length)
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
-            order = check_classes(model_folder, load_config(model_folder), examples.task)
+            config = load_config(model_folder)
+            order = check_classes(model_folder, config, examples.task)
             if order is not None:  # of a given model, which numbers the classes in another order
                 logits = np.stack(list(logits))[:, order]
-            predictions = read_predictions(examples, features, logits)
+            null_threshold = null_threshold_for(config, examples)
+            predictions = read_predictions(examples, features, logits, null_threshold=null_threshold)
             scores = score(examples, predictions, seed=recipe.seed)
             seconds = time.perf_counter() - begin
             common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
+            warnings = trained_badly(training)
+            if null_threshold is not None:
+                common[NULL_THRESHOLD] = null_threshold
+                if not hasattr(config, NULL_THRESHOLD):
+                    warnings.append("the model has no null threshold of its own, 0 was taken")
             common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
             common |= {
                 MAX_LENGTH: max_length,
@@ -115,12 +123,12 @@ def evaluate(
                 common["missing"] = missing
             measurements += [
                 Measurement(
-                    model=row, task=task.name, metric=metric, value=value, split=split, examples=len(examples),
-                    examples_total=examples.total, train_examples=training.get("train_examples", 0),
+                    model=row, task=task.name, metric=metric, value=value, split=split,
+                    **_counts(examples, details), train_examples=training.get("train_examples", 0),
                     train_examples_total=training.get("train_examples_total", 0), seed=seed,
                     seconds=round(common["seconds_training"] + seconds, 3),
                     recipe=recipe.name, recipe_hash=recipe_hash(recipe), data_fingerprint=examples.fingerprint,
-                    details={**details, **common, "warnings": [*trained_badly(training), *details["warnings"]]},
+                    details={**details, **common, "warnings": [*warnings, *details["warnings"]]},
                 )
                 for metric, (value, details) in scores.items()
             ]  # fmt: skip
@@ -128,6 +136,14 @@ def evaluate(
             write_predictions(folder / predictions_file(split), examples, predictions)
         json_lines.write(folder / SAMPLES, shown)
         results.write(folder / MEASUREMENTS, measurements)
+
+
+def _counts(examples: Examples, details: Mapping[str, Any]) -> dict[str, Any]:
+    """How many examples a metric is of, and of how many; some are of a part of the questions."""
+    part = details.get("examples")
+    if part is None:
+        return {"examples": len(examples), "examples_total": examples.total}
+    return {"examples": part, "examples_total": part if len(examples) == examples.total else examples.total}
 
 
 def trained_badly(training: Mapping[str, Any]) -> list[str]:

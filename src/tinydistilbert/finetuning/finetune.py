@@ -8,6 +8,7 @@ from typing import Any
 
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning.examples import TaskExamples
+from tinydistilbert.finetuning.null_threshold import set_null_threshold
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.finetuning.trainer import TaskTraining, loss_without_learning, prepare_training, run_training
 from tinydistilbert.models.lengths import MAX_LENGTH
@@ -67,6 +68,8 @@ def finetune(
     with atomic.unfinished(output) as folder:
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
+        training.give_labels()
+        facts |= set_null_threshold(training, training.max_length)
         save_model(training.model, training.tokenizer, folder, max_length=training.max_length)
         facts |= {
             MAX_LENGTH: training.max_length, "cut_texts": training.batches.features.cut,
@@ -75,6 +78,8 @@ def finetune(
             "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / LOG),
             "loss_without_learning": loss_without_learning(training),
         }  # fmt: skip
+        if not training.scale.is_plain:  # both losses are in these units
+            facts |= {"label_mean": training.scale.mean, "label_deviation": training.scale.deviation}
         if len(examples.train) > examples.labelled:
             facts["unlabelled_examples"] = len(examples.train) - examples.labelled
         atomic.write_json(folder / TRAINING_FACTS, facts)

@@ -88,7 +88,7 @@ class OnnxRuntime:
     """
 
     def __init__(self, model: Path, *, threads: int = 0) -> None:
-        ort = require("onnxruntime", extra="onnx")
+        ort = require("onnxruntime", extra="run")
         file = _model_file(model)
         facts = exported_facts(file.parent)
         _check_masks_padding(ort.__version__, facts, str(file))

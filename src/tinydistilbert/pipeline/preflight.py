@@ -13,6 +13,7 @@ from tinydistilbert.distillation.adapt import check_head
 from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.distillation.teacher_cache import check_room, views_to_make
 from tinydistilbert.errors import UserError
+from tinydistilbert.finetuning.label_scale import LabelScale
 from tinydistilbert.finetuning.preflight import DistilledStudent, check_models
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
@@ -100,6 +101,9 @@ def check_tasks(run: RunContext) -> None:
         more = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
         splits = (scored_split(recipe.finetune, task), *more)
         task = recipe_examples(recipe, task, task.train).task  # with its classes
+        if task.kind == "regression":
+            limit = recipe.finetune.settings(name).train_examples
+            LabelScale.of(recipe_examples(recipe, task, task.train, limit=limit))
         for split in splits:
             recipe_examples(recipe, task, split)
         if distilled and recipe.finetune.distillation.unlabelled:

@@ -1,5 +1,8 @@
 """The stages of a run: each makes what is not finished of its part of the run folder."""
 
+import hashlib
+import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,6 +27,7 @@ from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.report.card import write_card
+from tinydistilbert.report.compare import measured_differences
 from tinydistilbert.report.page import write_report
 from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS, training_facts
 from tinydistilbert.storage import atomic
@@ -51,7 +55,8 @@ def write_results(run: RunContext) -> None:
     folder = run.folder
     scores = [job.scores(folder) for job in run.jobs]
     summaries = [folder.compressed(name).summary for name in run.recipe.compress.tasks]
-    folders = [folder.teacher, folder.control, folder.student, *scores, *summaries, folder.benchmark]
+    comparisons = [folder.comparisons] if _are_compared(run) else []
+    folders = [folder.teacher, folder.control, folder.student, *scores, *comparisons, *summaries, folder.benchmark]
     finished = [path for path in folders if atomic.is_finished(path)]
     results.write(folder.results, [m for path in finished for m in results.read(path / MEASUREMENTS)])
 
@@ -196,6 +201,7 @@ def evaluate_tasks(run: RunContext) -> None:
     for job, output in scores.items():
         title = f"evaluate {job.row} on {run.tasks[job.task].title}, seed {job.seed}"
         make_folder(run, output, title, partial(_evaluate, run, job))
+    _compare_rows(run)
 
 
 def _evaluate(run: RunContext, job: Job, output: Path) -> None:
@@ -210,6 +216,34 @@ def _max_length(run: RunContext, job: Job) -> int:
     """Tokens that a task model reads of an input."""
     finetune, task = run.recipe.finetune, run.tasks[job.task]
     return length_for(finetune, task, job.encoder) if job.is_given else finetune.max_length(task.name, task.max_length)
+
+
+def _are_compared(run: RunContext) -> bool:
+    """Whether the comparisons of the rows are those of the scores that there are now."""
+    comparisons = run.folder.comparisons
+    if not atomic.is_finished(comparisons):
+        return False
+    return bool(atomic.read_manifest(comparisons)["scores"] == _scores_hash(run))
+
+
+def _scores_hash(run: RunContext) -> str:
+    """One hash of everything that was scored."""
+    manifests = [path / atomic.MANIFEST for path in run.folder.all_scores() if atomic.is_finished(path)]
+    hashes = [[path.parent.relative_to(run.folder.path).as_posix(), atomic.sha256(path)] for path in manifests]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+
+def _compare_rows(run: RunContext) -> None:
+    """The differences between the rows, made anew whenever other scores are there."""
+    if _are_compared(run):
+        return
+    started = time.monotonic()
+    measured = measured_differences(run.folder.path, results.Origin.of(run.recipe))
+    shutil.rmtree(run.folder.comparisons, ignore_errors=True)
+    with atomic.unfinished(run.folder.comparisons, scores=_scores_hash(run)) as folder:
+        results.write(folder / MEASUREMENTS, measured)
+    run.log(f"compare the rows: {duration(time.monotonic() - started)}")
+    write_results(run)
 
 
 def compress_models(run: RunContext) -> None:

@@ -87,6 +87,10 @@ class Task:
     """Mean tokens of an input, in BERT's uncased vocabulary: an estimate for data that is still on the hub."""
     doc_stride: int = 0
     """Tokens that two neighbouring windows of a long context share (span tasks only)."""
+    answer_units: Literal["words", "characters"] = "words"
+    """What answers are compared by (span tasks only): by SQuAD's official rules words."""
+    may_lack_answer: bool = False
+    """Whether questions may have no answer, as in SQuAD 2 (span tasks only)."""
     official: Mapping[str, int] = field(default_factory=dict, hash=False)
     """Rows of the published splits, so that a file with a part of one is known for what it is."""
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
@@ -110,7 +114,8 @@ class Examples:
     """Examples of one split, by column.
 
     Columns of classification and regression: `idx` (row in the split), `text`, `text_pair` (if the task has one) and
-    `label`; of span tasks: `id`, `question`, `context` and `answers` ({"text": [...], "answer_start": [...]}).
+    `label`; of span tasks: `id`, `question`, `context` and `answers` ({"text": [...], "answer_start": [...]},
+    both lists empty where there is no answer).
     """
 
     task: Task
@@ -122,6 +127,11 @@ class Examples:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    @property
+    def has_unanswerable(self) -> bool:
+        """Whether one of the questions of a span task has no answer."""
+        return not all(map(is_answerable, self.columns.get("answers", ())))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the content, and of the names of the classes where those come from the data."""
@@ -131,6 +141,11 @@ class Examples:
         for name in sorted(self.columns):
             digest.update(json.dumps([name, self.columns[name]], ensure_ascii=False).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
+
+
+def is_answerable(answer: Mapping[str, list[Any]]) -> bool:
+    """Whether a question has an answer in its context, by its entry in the column `answers`."""
+    return bool(answer["text"])
 
 
 def sample_rows(total: int, limit: int, seed: int, *, pairs: bool = False) -> NDArray[np.int64]:

@@ -70,10 +70,10 @@ def read_table(path: Path) -> pa.Table:
 
 
 def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
-    """All rows of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or of a .json file in the form of SQuAD v1.1.
+    """All rows of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or of a .json file in the form of SQuAD.
 
-    Columns of CSV and TSV are text; those of SQuAD's form are `id`, `title`, `question`, `context` and `answers`. Empty
-    lines are left out, and counted. All but .parquet may be compressed: `.csv.gz`.
+    Columns of CSV and TSV are text; those of SQuAD's form are `id`, `title`, `question`, `context`, `answers` and
+    `is_impossible`. Empty lines are left out, and counted. All but .parquet may be compressed: `.csv.gz`.
 
     Args:
         path: the file.
@@ -276,11 +276,15 @@ def _squad_json(path: Path) -> Rows:
     for in_article, article in items(content, "data", ""):
         for in_paragraph, paragraph in items(article, "paragraphs", in_article):
             for in_question, question in items(paragraph, "qas", in_paragraph):
-                answers = [answer for _, answer in items(question, "answers", in_question)]
+                impossible = question.get("is_impossible")
+                if impossible is None and question.get("plausible_answers"):
+                    impossible = True
+                has_none = impossible is True and question.get("answers") is None
+                answers = [] if has_none else [answer for _, answer in items(question, "answers", in_question)]
                 records.append(
                     {
                         "id": question.get("id"), "title": article.get("title"), "question": question.get("question"),
-                        "context": paragraph.get("context"), "is_impossible": question.get("is_impossible"),
+                        "context": paragraph.get("context"), "is_impossible": impossible,
                         "answers": {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")},
                     }
                 )  # fmt: skip
