@@ -219,7 +219,7 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Sets the predictor, and what stands on the standard input."""
 
     def with_input(text: str) -> None:
-        monkeypatch.setattr("tinydistilbert.predictor.load", lambda folder, threads: Echo())
+        monkeypatch.setattr("tinydistilbert.predictor.load", lambda folder, **settings: Echo())
         monkeypatch.setattr("sys.stdin", io.StringIO(text))
 
     return with_input
