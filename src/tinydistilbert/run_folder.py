@@ -28,6 +28,7 @@ _MODEL = "model "
 """Begins the names of hub models in `inputs.json`."""
 _FILE = "file "
 """Begins the paths of files of local models in `inputs.json`."""
+_PRECISION = "precision"
 
 
 def predictions_file(split: str | int) -> str:
@@ -214,6 +215,10 @@ class RunFolder:
         """What the task's teachers answered to the train examples."""
         return self.task(task) / "targets"
 
+    def cut_teacher(self, task: str) -> Path:
+        """The layers of the task's fine-tuned teacher from which its second distillations start."""
+        return self.task(task) / "cut-teacher"
+
     def compressed(self, task: str) -> CompressedFolder:
         """The compressed variants of the task's model."""
         return CompressedFolder(self.task(task) / "compressed")
@@ -331,6 +336,32 @@ def keep_revisions(run: RunFolder, commits: Mapping[str, str]) -> None:
     new = {_MODEL + name: commit for name, commit in commits.items()} | stored
     if new != stored:
         atomic.write_json(run.inputs, new)
+
+
+def begun_in(run: RunFolder) -> str | None:
+    """The precision of matrix products that the run was begun in; None if it is new.
+
+    `auto` of a run that was begun by a version that kept none.
+
+    Raises:
+        UserError: the file that keeps it is damaged.
+    """
+    stored = _inputs(run)
+    return stored.get(_PRECISION, "auto" if stored else None)
+
+
+def keep_precision(run: RunFolder, precision: str) -> None:
+    """Keep the precision that the run is begun with.
+
+    Raises:
+        UserError: another process has begun it in another one.
+    """
+    stored = _inputs(run)
+    before = stored.setdefault(_PRECISION, precision)
+    if before != precision:
+        fix = "run the same command again"
+        raise UserError(f"--output {run.path}", expected=precision, found=f"begun in {before} meanwhile", fix=fix)
+    atomic.write_json(run.inputs, stored)
 
 
 def kept_model_files(run: RunFolder) -> dict[str, dict[str, str]]:

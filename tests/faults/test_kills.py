@@ -193,6 +193,6 @@ def test_a_finished_variant_is_tidied(tmp_path: Path) -> None:
     model = folder.variant("keep-50").recovered
     (model / "checkpoints" / "step-00000001").mkdir(parents=True)
     (model / "manifest.json").write_text("{}")
-    builder = VariantBuilder(nothing, nothing, nothing, (), "student", folder, nothing, pytest.fail)
+    builder = VariantBuilder(nothing, nothing, nothing, (), "student", folder, nothing, pytest.fail, pytest.fail)
     make_folder(builder, model, "recovery fine-tuning", pytest.fail)
     assert [path.name for path in model.iterdir()] == ["manifest.json"]

@@ -22,6 +22,7 @@ from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import INPUTS, Logits, predict
 from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples
+from tinydistilbert.training.device import Compute
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class VariantBuilder:
     folder: CompressedFolder
     device: torch.device
     log: Callable[[str], None]
+    compute: Callable[[], Compute]
+    """How models are trained; asked for when one is: not every machine computes as the run was begun."""
 
     @cached_property
     def recovery_recipe(self) -> Recipe:

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import torch
 
 from tinydistilbert import results
-from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
+from tinydistilbert.evaluation.scoring import Predictions, notes_on_answers, null_threshold_for, read_predictions, score
 from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
@@ -24,6 +24,7 @@ from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.squad import NULL_THRESHOLD
 
@@ -63,7 +64,7 @@ def _finite(value: Any) -> Any:
 
 def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
-    training: Mapping[str, Any], max_length: int,
+    training: Mapping[str, Any], max_length: int, output_labels: tuple[str, ...] = (),
 ) -> None:  # fmt: skip
     """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
@@ -81,6 +82,7 @@ def evaluate(
         device: to predict on.
         training: what `finetune` wrote into `training.json`; empty for a given model.
         max_length: tokens that the model reads of an input.
+        output_labels: what each output of a given model stands for; empty = what the names say.
 
     Raises:
         UserError: the split of the tables is missing, or its content is wrong.
@@ -100,15 +102,20 @@ def evaluate(
             features = encode(examples, tokenizer, max_length)
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
             config = load_config(model_folder)
-            order = check_classes(model_folder, config, examples.task)
+            order = check_classes(model_folder, config, examples.task, output_labels)
             if order is not None:  # of a given model, which numbers the classes in another order
                 logits = np.stack(list(logits))[:, order]
             null_threshold = null_threshold_for(config, examples)
             predictions = read_predictions(examples, features, logits, null_threshold=null_threshold)
             scores = score(examples, predictions, seed=recipe.seed)
             seconds = time.perf_counter() - begin
-            common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
+            common: dict[str, Any] = {
+                "device": str(device), "precision": "fp32", "seconds_training": training.get("seconds", 0.0)
+            }  # fmt: skip
             warnings = trained_badly(training)
+            if task.kind == "span":
+                common |= {"answer_units": task.answer_units, "notes": notes_on_answers(examples)}
+                common["notes"] += [*span_losses(examples, features), *training.get("notes", ())]
             if null_threshold is not None:
                 common[NULL_THRESHOLD] = null_threshold
                 if not hasattr(config, NULL_THRESHOLD):
@@ -119,6 +126,8 @@ def evaluate(
                 "cut_texts": features.cut,
                 "cut_train_texts": training.get("cut_texts", 0),
             }
+            if "precision" in training:
+                common["training_precision"] = training["precision"]
             if missing:
                 common["missing"] = missing
             measurements += [
@@ -151,6 +160,8 @@ def trained_badly(training: Mapping[str, Any]) -> list[str]:
     warnings = []
     if "failed" in training:
         warnings.append(f"the training failed at {training['failed']}")
+    if training.get(NULL_THRESHOLD, {}).get("questions") == 0:
+        warnings.append("too few train questions to choose the null threshold by, it is 0")
     loss, without = training.get("loss"), training.get("loss_without_learning")
     if loss is not None and without is not None and loss >= without:
         warnings.append(

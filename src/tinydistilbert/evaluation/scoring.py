@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation.answer_units import without_blanks
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.inference import Logits
@@ -149,6 +150,21 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
     if examples.task.kind == "span" and examples.has_unanswerable:
         scores |= _scores_by_answer(examples, predictions, seed=seed)
     return scores
+
+
+def notes_on_answers(examples: Examples) -> list[str]:
+    """What a reader of the scores has to know of a span task's answers, a sentence each."""
+    if examples.task.kind != "span" or examples.task.answer_units != "words":
+        return []
+    answers = [answer["text"][0] for answer in examples.columns["answers"] if answer["text"]]
+    count = without_blanks(answers)
+    if 2 * count <= len(answers):
+        return []
+    fix = "; --answer-units characters compares characters" if examples.task.labels_from_data else ""
+    return [
+        f"{count:,} of {len(answers):,} answers are in a script that sets no blanks between words, so that "
+        f"F1 is hardly more than exact match{fix}"
+    ]
 
 
 def _scores_by_answer(

@@ -18,6 +18,7 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG, TRAINING_FACTS
 from tinydistilbert.storage import atomic, disk, json_lines
 from tinydistilbert.tasks.encoding import cut_texts
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.device import Compute
 
@@ -75,9 +76,12 @@ def finetune(
             MAX_LENGTH: training.max_length, "cut_texts": training.batches.features.cut,
             "train_examples": examples.labelled, "train_examples_total": examples.train.total,
             "steps": training.job.steps, "seconds": round(seconds, 1), "seed": seed,
+            "precision": training.compute.chosen,
             "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / LOG),
             "loss_without_learning": loss_without_learning(training),
         }  # fmt: skip
+        if notes := span_losses(examples.train, training.batches.features):
+            facts["notes"] = notes
         if not training.scale.is_plain:  # both losses are in these units
             facts |= {"label_mean": training.scale.mean, "label_deviation": training.scale.deviation}
         if len(examples.train) > examples.labelled:

@@ -36,6 +36,7 @@ from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import TrainingJob, step_seed
 from tinydistilbert.training.loop import train
 from tinydistilbert.training.optimizer import learning_rate_factor
+from tinydistilbert.training.precision import multiplying
 
 MAX_SELECTIONS = 20
 """Times that a training is scored to choose an epoch, at most."""
@@ -130,6 +131,8 @@ def prepare_training(
 
     torch.manual_seed(step_seed(seed))  # of the new head
     model = load_model(encoder, task.kind, labels=task.labels)
+    if model.config.model_type == ELMO:  # recurrent: its products are of one word at a time
+        compute = replace(compute, precision="fp32")
     if task.kind == "regression" and starting_head(load_config(encoder), "regression", ()).is_kept:
         scale.to_standard(model)
     set_dropout(model, settings.optimization.dropout, settings.optimization.attention_dropout)
@@ -223,7 +226,9 @@ def selection_score(training: TaskTraining) -> float:
     examples, features = training.examples.selection, training.selection
     assert examples is not None and features is not None
     pad_token_id = training.batches.pad_token_id
-    logits = predict(training.model, features, pad_token_id=pad_token_id, device=training.compute.device)
+    compute = training.compute
+    with multiplying(compute.device, compute.chosen):
+        logits = predict(training.model, features, pad_token_id=pad_token_id, device=compute.device)
     if isinstance(logits, np.ndarray) and not training.scale.is_plain:
         logits = training.scale.labels(logits).astype(np.float32)
     null_threshold = None

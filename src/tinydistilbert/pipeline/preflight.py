@@ -18,7 +18,7 @@ from tinydistilbert.finetuning.preflight import DistilledStudent, check_models
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
-from tinydistilbert.models.student import cut_student
+from tinydistilbert.models.student import cut_student, task_student_config
 from tinydistilbert.optional import require
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe.schema import Compress
@@ -62,7 +62,7 @@ def check_text(run: RunContext) -> None:
     recipe, settings, teacher = run.recipe, run.recipe.distill.cache, run.sources.original_teacher.model
     if settings.kind == "none" or "distill" not in run.stages:
         return
-    setup = PretrainingSetup.of(recipe, run.sources.blocks, run.device)
+    setup = PretrainingSetup.of(recipe, run.sources.blocks, run.compute)
     batches = setup.batches(recipe.objective, recipe.distill.optimization, steps=1)
     if recipe.adapt.tokens:  # another teacher, of which nothing is cached
         views = settings.views
@@ -115,7 +115,14 @@ def _student_of_tasks(run: RunContext) -> DistilledStudent:
     """What the second distillations start from, and the run's own teacher."""
     if name := run.recipe.finetune.model:
         return DistilledStudent(load_config(name), load_tokenizer(name), None)
+    given, start = run.recipe.finetune.distillation.teachers, run.recipe.finetune.distillation.start
+    if start == "teacher" and isinstance(given, tuple):
+        config = load_config(given[0])
+        return DistilledStudent(task_student_config(config, run.recipe.student), load_tokenizer(given[0]), config)
     teacher = run.sources.original_teacher
+    if start == "teacher":
+        config = task_student_config(teacher.model.config, run.recipe.student)
+        return DistilledStudent(config, teacher.tokenizer, teacher.model.config)
     student = cut_student(teacher.model, run.recipe.student, seed=run.recipe.seed)
     return DistilledStudent(student.config, teacher.tokenizer, teacher.model.config)
 
@@ -157,7 +164,8 @@ def _check_given_model(run: RunContext, model: Path) -> None:
     load_tokenizer(model)
     for folder in (model, *map(Path, recipe.compress.teachers)):
         config = load_config(folder)
-        order = check_classes(folder, config, task)
+        labels = () if folder == model else recipe.finetune.distillation.teacher_labels
+        order = check_classes(folder, config, task, labels)
         load_model(folder, task.kind, require_head=True)
         where = f"max_length of {name}, which {folder} reads"
         check_length(where, length_for(recipe.finetune, task, model), longest_input(config))

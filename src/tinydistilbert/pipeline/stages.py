@@ -21,7 +21,8 @@ from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models import hub
-from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
+from tinydistilbert.models.student import cut_task_student
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.progress import duration
@@ -34,7 +35,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
-from tinydistilbert.training.device import Compute
+from tinydistilbert.training.precision import multiplying
 
 
 def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], None]) -> None:
@@ -78,7 +79,7 @@ def prepare(run: RunContext) -> None:
 
 
 def _pretraining_setup(run: RunContext) -> PretrainingSetup:
-    return PretrainingSetup.of(run.recipe, run.sources.blocks, run.device)
+    return PretrainingSetup.of(run.recipe, run.sources.blocks, run.compute)
 
 
 def adapt_teacher(run: RunContext) -> None:
@@ -131,14 +132,30 @@ def failed_trainings(run: RunContext) -> tuple[str, ...]:
 
 
 def _encoder(run: RunContext, job: Job) -> Path:
-    return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
+    """The folder of what a fine-tuning starts from; that of a cut teacher is made where it is missing."""
+    if run.recipe.finetune.model:
+        return Path(job.encoder)
+    if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
+        return run.folder.encoder(job.encoder)
+    cut, teacher = run.folder.cut_teacher(job.task), task_teachers(run, job.task)[0]
+    make_folder(run, cut, f"cut the teacher of {run.tasks[job.task].title}", partial(_cut, run, job.task, teacher))
+    return cut
+
+
+def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
+    model, distillation = load_model(teacher, run.tasks[task].kind), run.recipe.finetune.distillation
+    if distillation.teacher_labels and isinstance(distillation.teachers, tuple):  # by which its head is put into order
+        model.config.id2label = dict(enumerate(distillation.teacher_labels))
+        model.config.label2id = {label: index for index, label in enumerate(distillation.teacher_labels)}
+    with atomic.unfinished(output) as folder:
+        save_model(cut_task_student(model, run.recipe.student), load_tokenizer(teacher), folder)
 
 
 def _finetune(run: RunContext, job: Job, output: Path) -> None:
     soft_targets = _soft_targets(run, job) if job.is_second_distillation else None
     finetune(
         run.recipe.finetune, task_examples(run.recipe, run.tasks[job.task], soft_targets), _encoder(run, job), output,
-        compute=Compute.of(run.recipe, run.device), row=job.row, seed=job.seed, soft_targets=soft_targets,
+        compute=run.compute, row=job.row, seed=job.seed, soft_targets=soft_targets,
     )  # fmt: skip
 
 
@@ -148,19 +165,31 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
     encoder, teachers, augmented = _encoder(run, job), task_teachers(run, job.task), None
     if settings.distillation.augment:
         folder = run.folder.augmented(job.task)
-        make_folder(run, folder, f"augment {task.title}", partial(_augment, run, task))
+        make_folder(run, folder, f"augment {task.title}", _in_precision(run, partial(_augment, run, task)))
         file = folder / AUGMENTED_EXAMPLES
         augmented = file if holds_examples(file) else None
     examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=True)
-    targets = run.folder.soft_targets(job.task)
+    targets, are_given = run.folder.soft_targets(job.task), isinstance(settings.distillation.teachers, tuple)
     make_folder(
         run, targets, f"soft targets of {task.title}",
-        partial(
+        _in_precision(run, partial(
             make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
             max_length=run.recipe.finetune.max_length(job.task, task.max_length),
-        ),
+            given_labels=settings.distillation.teacher_labels if are_given else None,
+        )),
     )  # fmt: skip
     return SoftTargetSource(targets, teachers, augmented)
+
+
+def _in_precision(run: RunContext, make: Callable[[Path], None]) -> Callable[[Path], None]:
+    """What a training learns from is computed in the precision of the training."""
+
+    def made(output: Path) -> None:
+        compute = run.compute
+        with multiplying(compute.device, compute.chosen):
+            make(output)
+
+    return made
 
 
 def task_teachers(run: RunContext, task: str) -> tuple[Path, ...]:
@@ -209,6 +238,7 @@ def _evaluate(run: RunContext, job: Job, output: Path) -> None:
     evaluate(
         model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
         training={} if job.is_given else training_facts(model), max_length=_max_length(run, job),
+        output_labels=run.recipe.finetune.distillation.teacher_labels if job.is_given else (),
     )  # fmt: skip
 
 
@@ -253,7 +283,7 @@ def compress_models(run: RunContext) -> None:
         was_finished = atomic.is_finished(folder.summary)
         builder = VariantBuilder(
             run.recipe, run.tasks[name], compressed_model(run, name), recovery_teachers(run, name),
-            run.recipe.compress.row, folder, run.device, run.log,
+            run.recipe.compress.row, folder, run.device, run.log, lambda: run.compute,
         )  # fmt: skip
         compression.compress_task_model(builder)
         spent = "finished before, skipped" if was_finished else duration(time.monotonic() - started)

@@ -11,7 +11,7 @@ from tinydistilbert.report.disagreements import Case, as_lines, most_frequent_an
 from tinydistilbert.report.examples import NO_ANSWER, Example, RowPrediction, around, words
 from tinydistilbert.report.html import render
 from tinydistilbert.report.predictions import Pairing, Side
-from tinydistilbert.report.scores import MAJORITY, WARNING, row_title
+from tinydistilbert.report.scores import MAJORITY, WARNING, metric_title, row_title
 from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p
 from tinydistilbert.storage import atomic, json_lines
 
@@ -49,8 +49,8 @@ def _table_row(difference: Difference) -> TableRow:
     alone = NOTHING
     if difference.disagreement:
         alone = " / ".join(f"{len(cases):,}" for cases in difference.disagreement.cases)
-    where = split_title(pairing.task, pairing.split)
-    cells = score_cells(difference.metric, where, title_of(pairing), paired, difference.mark, difference.adjusted)
+    where, metric = split_title(pairing.task, pairing.split), metric_title(pairing.task, difference.metric)
+    cells = score_cells(metric, where, title_of(pairing), paired, difference.mark, difference.adjusted)
     rest = (Cell(alone), Cell(seeds_text(difference.seeds)), Cell(f"{len(pairing.first.ids):,}"))
     return TableRow("measured" if difference.mark else "derived", (*cells, *rest))
 

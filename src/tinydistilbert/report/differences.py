@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinydistilbert.evaluation.metrics import Paired
-from tinydistilbert.report.scores import BASELINES, HIGHER, LEVEL, LOWER, MAJORITY, mark_of, row_title
-from tinydistilbert.report.table import METRICS, Cell, Table, TableRow, format_p, points, signed
+from tinydistilbert.report.scores import BASELINES, HIGHER, LEVEL, LOWER, MAJORITY, mark_of, metric_title, row_title
+from tinydistilbert.report.table import Cell, Table, TableRow, format_p, points, signed
 from tinydistilbert.results import COMPARE, Measurement
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Task
@@ -66,11 +66,11 @@ def split_title(task: Task, split: str) -> str:
     return task.title if split == task.evaluation[0] else f"{task.title}, {split.replace('_', ' ')}"
 
 
-def score_cells(metric: str, where: str, rows: str, paired: Paired, mark: str, adjusted: float) -> tuple[Cell, ...]:
-    """The first cells of a line: task, rows, both scores, their difference with its interval, and p."""
+def score_cells(title: str, where: str, rows: str, paired: Paired, mark: str, adjusted: float) -> tuple[Cell, ...]:
+    """The first cells of a line: task and metric, rows, both scores, their difference with its interval, and p."""
     low, high = paired.interval
     return (
-        Cell(where, detail=METRICS.get(metric, metric.replace("_", " "))), Cell(rows), Cell(points(paired.first)),
+        Cell(where, detail=title), Cell(rows), Cell(points(paired.first)),
         Cell(points(paired.second)), Cell(signed(paired.difference), mark, f"{signed(low)} to {signed(high)}"),
         Cell(format_p(paired.p)), Cell(format_p(adjusted)),
     )  # fmt: skip
@@ -97,8 +97,8 @@ def differences_table(differences: Sequence[RowDifference]) -> Table | None:
     rows = []
     for d in differences:
         cells = score_cells(
-            d.metric, split_title(d.task, d.split), f"{row_title(d.row)} − {row_title(d.against)}", d.paired, d.mark,
-            d.adjusted,
+            metric_title(d.task, d.metric), split_title(d.task, d.split),
+            f"{row_title(d.row)} − {row_title(d.against)}", d.paired, d.mark, d.adjusted,
         )  # fmt: skip
         rows.append(
             TableRow("measured" if d.mark else "derived", (*cells, Cell(seeds_text(d.seeds)), Cell(f"{d.examples:,}")))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinydistilbert.evaluation.scoring import HAS_ANSWER, NO_ANSWER
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.compression import compressed_models, compression_table
 from tinydistilbert.report.kept import (
@@ -16,9 +17,9 @@ from tinydistilbert.report.kept import (
     teacher_above_majority,
 )
 from tinydistilbert.report.read import read_run
-from tinydistilbert.report.scores import BASELINES, ROWS, TEACHER, TITLES, Score, Scores
+from tinydistilbert.report.scores import BASELINES, ROWS, TEACHER, TITLES, Score, Scores, metric_title
 from tinydistilbert.report.speed import speed_table
-from tinydistilbert.report.table import METRICS, NOTHING, Cell, Table, TableRow, as_printed, points
+from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, as_printed, points
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import HELD_OUT, TASKS, tables_of, tasks_of
 from tinydistilbert.tasks.base import ScoreTable, Task
@@ -215,6 +216,27 @@ def _means(table: ScoreTable, tasks: tuple[Task, ...], shared: tuple[Task, ...])
     return means
 
 
+def _notes_on_answers(found: Scores, members: Sequence[Task]) -> list[str]:
+    """What is to be known of the answers of span tasks, and the scores of questions with and without an answer."""
+    notes: dict[str, None] = {}
+    for task in (task for task in members if task.kind == "span"):
+        for metric in task.table_metrics:
+            by_model = {model: scores.of_task(found, model, task, HAS_ANSWER + metric) for model in ROWS}
+            others = {model: scores.of_task(found, model, task, NO_ANSWER + metric) for model in ROWS}
+            pairs = [(TITLES[m], one, two) for m in ROWS if (one := by_model[m]) and (two := others[m])]
+            if pairs:
+                counts = " and ".join(f"{score.middle.examples:,}" for score in pairs[0][1:])
+                values = ", ".join(f"{title} {points(one.value)} and {points(two.value)}" for title, one, two in pairs)
+                title = f"{task.title}, {metric_title(task, metric)}"
+                notes[f"{title} of the {counts} questions with and without an answer: {values}."] = None
+        for score in (scores.of_task(found, model, task) for model in ROWS):
+            notes |= dict.fromkeys(f"{task.title}: {note}." for note in (score.notes if score else ()))
+        if task.answer_units == "characters" and any(scores.of_task(found, model, task) for model in ROWS):
+            rule = "characters of scripts without blanks, other words whole (MLQA's rule for Chinese)"
+            notes[f"{task.title}: answers are compared by {rule}."] = None
+    return [*notes]
+
+
 def score_table(table: ScoreTable, measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
     """A table of scores: those of `tasks` that belong to it, if they were scored or have published scores.
 
@@ -227,7 +249,7 @@ def score_table(table: ScoreTable, measurements: Sequence[Measurement], tasks: M
     found = scores.collect(measurements)
     scored = scores.tasks_scored(found, members)
     columns = [
-        Column(f"{task.title}, {METRICS[metric]}" if table.metrics_in_headings else task.title, task, metric)
+        Column(f"{task.title}, {metric_title(task, metric)}" if table.metrics_in_headings else task.title, task, metric)
         for task in members
         if task in scored or task.published
         for metric in task.table_metrics
@@ -242,6 +264,7 @@ def score_table(table: ScoreTable, measurements: Sequence[Measurement], tasks: M
             f"{means[0].title} needs all {len(members)} tasks. “{means[1].title}” is taken in every row, published "
             f"ones too, over the tasks that this run scored: {', '.join(task.title for task in shared)}."
         )
+    notes += _notes_on_answers(found, members)
     notes += [*_missing_splits(measurements, members), *table.notes]
     sources = dict.fromkeys(published.MODELS[model].source for model in models if model in published.MODELS)
     if sources:
@@ -328,7 +351,7 @@ def variants_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task
 
 
 def _variant_row(task: Task, split: str, metric: str, model: str, score: Score, kept: float | None) -> TableRow:
-    m, name = score.middle, METRICS.get(metric, metric.replace("_", " "))
+    m, name = score.middle, metric_title(task, metric)
     is_headline = metric == task.headline and split in (task.evaluation[0], HELD_OUT)
     interval = f"{points(score.interval[0])} to {points(score.interval[1])}" if score.interval else NOTHING
     trained = f"{m.train_examples:,} of {m.train_examples_total:,}" if m.train_examples_total else NOTHING

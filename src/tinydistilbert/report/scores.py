@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinydistilbert.models.lengths import MAX_LENGTH
-from tinydistilbert.report.table import format_p, signed
+from tinydistilbert.report.table import METRICS, format_p, signed
 from tinydistilbert.results import COMPARE, Measurement
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Task
@@ -35,6 +35,12 @@ TITLES = {
 def row_title(row: str) -> str:
     """A row as tables print it."""
     return "Majority baseline" if row == MAJORITY else TITLES.get(row, row)
+
+
+def metric_title(task: Task, metric: str) -> str:
+    """The name of a metric of a task, with what it compares where those are not words."""
+    title = METRICS.get(metric, metric.replace("_", " "))
+    return f"{title} of characters" if task.answer_units == "characters" else title
 
 
 def mark_of(interval: tuple[float, float], adjusted: float) -> str:
@@ -89,6 +95,11 @@ class Score:
     def sanity_warnings(self) -> tuple[str, ...]:
         """The sanity warnings of any of the runs."""
         return tuple(dict.fromkeys(warning for run in self.runs for warning in run.details.get("warnings", ())))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the runs say of their examples."""
+        return tuple(dict.fromkeys(note for run in self.runs for note in run.details.get("notes", ())))
 
     @property
     def marks(self) -> str:

@@ -38,5 +38,5 @@ def custom_task(name: str, settings: CustomTask) -> Task:
         metrics=METRICS[settings.kind], headline=HEADLINES[settings.kind],
         files={"train": settings.train, "validation": settings.validation}, quoting=settings.quoting,
         max_length=settings.max_length or (384 if is_span else 128), doc_stride=128 if is_span else 0,
-        may_lack_answer=is_span,
+        may_lack_answer=is_span, answer_units=settings.answer_units,
     )  # fmt: skip
