@@ -1,7 +1,7 @@
 """Every path and file name of a run, and what it was begun with: one recipe, one set of data, one version a model."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,11 @@ class RunFolder:
     def inputs(self) -> Path:
         """Fingerprints of data and local models, and revisions of hub models, that the run was begun with."""
         return self.path / "inputs.json"
+
+    @property
+    def notices(self) -> Path:
+        """What was renamed, left out or read in a way that could be doubted, one a line; there where anything was."""
+        return self.path / "notices.txt"
 
     @property
     def results(self) -> Path:
@@ -319,6 +324,21 @@ def keep_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
         fix = "give another --output, or bring the old data back"
         raise UserError(f"--output {run.path}", expected=expected, found=found, fix=fix)
     atomic.write_json(run.inputs, stored)
+
+
+def kept_notices(run: RunFolder) -> list[str]:
+    """The notices of the commands that ran in the folder, without repetitions."""
+    if not run.notices.is_file():
+        return []
+    return run.notices.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def keep_notices(run: RunFolder, lines: Sequence[str]) -> None:
+    """Keep further notices for the page."""
+    kept = kept_notices(run)
+    every = list(dict.fromkeys([*kept, *lines]))
+    if len(every) > len(kept):
+        atomic.write_text(run.notices, "\n".join(every) + "\n")
 
 
 def kept_revisions(run: RunFolder) -> dict[str, str]:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import tiny
-from tinydistilbert import results
+from tinydistilbert import notices, results
+from tinydistilbert.dry_run.plan import plan
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.scoring import choose_null_threshold, read_predictions, score
@@ -344,8 +345,11 @@ def recipe(folder: Path, model: str, **finetune: Any) -> Recipe:
 def test_the_questions_that_choose_the_threshold_are_never_trained_on(tmp_path: Path) -> None:
     of = recipe(tmp_path, "none")
     task = custom_task("mine", of.finetune.custom["mine"])
+    notices.begin()
     examples = task_examples(of, task, None)
     assert examples.threshold is not None
+    assert any("60 of 120 questions have no answer" in line for line in notices.all_notices())
+    assert any("12 of 120 train questions are not trained on" in line for line in notices.all_notices())
     assert not {*examples.threshold.columns["context"]} & {*examples.train.columns["context"]}
     assert (len(examples.threshold), len(examples.train), examples.train.total) == (12, 108, 120)
     assert examples.threshold.columns["answers"].count(NONE) == 6
@@ -366,6 +370,7 @@ def test_a_tiny_model_learns_to_say_that_there_is_no_answer(tmp_path: Path, toke
     base = tmp_path / "base"
     save_model(tiny.model(hidden_size=32, num_attention_heads=4, intermediate_size=64), tokenizer, base)
     first = recipe(tmp_path, str(base))
+    assert "108 examples" in plan(run_context(first, tmp_path / "run", until="report", log=lambda _: None))
     assert not run_stages(run_context(first, tmp_path / "run", until="report", log=lambda _: None))
     model = RunFolder(tmp_path / "run").task_model("mine", "model", 0)
     facts = json.loads((model / "training.json").read_text())["null_threshold"]

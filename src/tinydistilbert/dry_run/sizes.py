@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.data.corpus import prepared_splits
 from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
+from tinydistilbert.finetuning.examples import less_threshold
+from tinydistilbert.notices import notice
 from tinydistilbert.pipeline.jobs import jobs
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.storage import cache
@@ -21,6 +23,7 @@ from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, tasks_of
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, cut_texts, encode, token_lengths
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
@@ -155,21 +158,29 @@ def task_size(
         return None
     if task.official and recipe.data is None:
         count = limited(task.official[task.train], settings.train_examples)
+        if task.may_lack_answer and settings.select != "heldout":  # so many choose the null threshold
+            count -= round(HELD_OUT_SHARE * count)
         official = dict(task.official) | {HELD_OUT: round(HELD_OUT_SHARE * task.official[task.train])}
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)
         length = min(task.typical_length, max_length)
         return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))
-    totals, windows, lengths, longest, notes = [], [], [], 0, list[str]()
+    totals, windows, lengths, longest, trained_share = [], [], [], 0, 1.0
+    notes = list[str]()
     for split in (task.train, splits[0]):
         examples = recipe_examples(recipe, task, split)
+        totals.append(len(examples))
+        if split == task.train:
+            trained_on, _ = less_threshold(recipe, examples)
+            trained_share, examples = len(trained_on) / len(examples), trained_on
         sample = _sample(examples)
         features = encode(sample, tokenizer, max_length)
-        totals.append(len(examples))
+        for loss in span_losses(sample, features, total=len(examples)):
+            notice(task.title, loss)
         windows.append(len(features) / len(sample))
         lengths.append(float(features.lengths.mean()))
         longest = max(longest, int(features.lengths.max()))
         notes += _cut(sample, features, tokenizer, total=len(examples), max_length=max_length, reach=reach)
-    count = limited(totals[0], settings.train_examples)
+    count = round(limited(totals[0], settings.train_examples) * trained_share)
     scored = limited(totals[1], settings.validation_examples) * len(splits)
     return TaskSize(
         count, round(count * windows[0]), lengths[0], longest, scored, scored * windows[1] * lengths[1],

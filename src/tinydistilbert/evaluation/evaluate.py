@@ -14,6 +14,7 @@ from tinydistilbert import results
 from tinydistilbert.evaluation.scoring import Predictions, notes_on_answers, null_threshold_for, read_predictions, score
 from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, SAMPLES, predictions_file
@@ -114,8 +115,10 @@ def evaluate(
             }  # fmt: skip
             warnings = trained_badly(training)
             if task.kind == "span":
-                common |= {"answer_units": task.answer_units, "notes": notes_on_answers(examples)}
-                common["notes"] += [*span_losses(examples, features), *training.get("notes", ())]
+                notes = [*notes_on_answers(examples), *span_losses(examples, features)]
+                for note in notes:
+                    notice(task.title, note)
+                common |= {"answer_units": task.answer_units, "notes": [*notes, *training.get("notes", ())]}
             if null_threshold is not None:
                 common[NULL_THRESHOLD] = null_threshold
                 if not hasattr(config, NULL_THRESHOLD):
