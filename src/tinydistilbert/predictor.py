@@ -8,9 +8,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tinydistilbert import progress
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.plain_tokenizer import load_plain_tokenizer
-from tinydistilbert.models.runtimes import EXPORT_KEY, OnnxRuntime, Runtime, exported_config
+from tinydistilbert.models.runtimes import EXPORT_KEY, Runtime, difference_here, exported_config, open_exported
 from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.optional import training_libraries
 from tinydistilbert.tasks.base import Examples, Kind
@@ -200,12 +201,14 @@ def load(
     if compiled:
         raise UserError("compiled", expected="a torch model", found="an exported one", fix="leave it out")
     facts = config[EXPORT_KEY]
+    if why := difference_here(facts):
+        progress.say(f"{folder}: {why}")
     kind = _task_kind(folder, facts["head"])
     tokenizer = load_plain_tokenizer(folder, vocabulary_size=config["vocab_size"])
     names = config.get("id2label") or dict.fromkeys(range(2))  # transformers leaves out what it calls its classes
     labels = tuple(names.get(str(i)) or f"LABEL_{i}" for i in range(len(names)))
     return Predictor(
-        OnnxRuntime(folder, threads=threads), tokenizer, kind, labels if kind == "classification" else (),
+        open_exported(folder, threads=threads), tokenizer, kind, labels if kind == "classification" else (),
         facts["longest_input"], _null_threshold(folder, config, kind, null_threshold),
     )  # fmt: skip
 

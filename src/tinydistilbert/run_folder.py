@@ -77,6 +77,10 @@ class VariantFolder:
         """The exported model in int8."""
         return self.path / "int8"
 
+    def openvino(self, precision: str) -> Path:
+        """The exported model for OpenVINO, in bf16 or int8."""
+        return self.path / f"openvino-{precision}"
+
 
 @dataclass(frozen=True)
 class CompressedFolder:

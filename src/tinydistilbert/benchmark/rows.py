@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import torch
@@ -17,12 +16,12 @@ from transformers import (
 
 from tinydistilbert.benchmark.backends import INT8, ONNX, OPENVINO, TORCH, ClampedRuntime, open_runtime
 from tinydistilbert.export.quantize import quantize
-from tinydistilbert.export.to_onnx import export
+from tinydistilbert.export.to_onnx import export, exported_weights
 from tinydistilbert.models.elmo.model import elmo_architecture
 from tinydistilbert.models.elmo.tokenizer import elmo_tokenizer
 from tinydistilbert.models.heads import head_of, parameter_count
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, save_model
-from tinydistilbert.models.runtimes import MODEL_FILE, OnnxRuntime, Runtime
+from tinydistilbert.models.runtimes import MODEL_FILE, OPENVINO_FILE, Runtime, open_exported
 from tinydistilbert.optional import require
 
 Architectures = Mapping[str, Callable[[], PreTrainedModel]]
@@ -51,6 +50,10 @@ class Subject:
     """The part of the model that `parameters` counts."""
 
 
+EXPORTED = "the exported model with its task head"
+"""What the weights of exported models are those of."""
+
+
 @dataclass(frozen=True)
 class BenchmarkRow:
     """A model run by a back end: a row of Table 3."""
@@ -69,13 +72,14 @@ class BenchmarkRow:
     @property
     def megabytes(self) -> float | None:
         """Of the exported model's file; None for torch, whose folder may hold heads that are not timed."""
-        file = self.folder / MODEL_FILE
-        return file.stat().st_size / 1e6 if file.is_file() else None
+        if not is_exported(self.folder):
+            return None
+        return sum(file.stat().st_size for file in self.folder.glob("model.*")) / 1e6
 
 
 def is_exported(folder: Path) -> bool:
     """Whether a folder is of the kind that `export` and `quantize` make."""
-    return (folder / MODEL_FILE).is_file()
+    return any((folder / name).is_file() for name in (MODEL_FILE, OPENVINO_FILE))
 
 
 def make_subject(
@@ -89,7 +93,7 @@ def make_subject(
     if given is not None and is_exported(given):
         exported_tokenizer = load_tokenizer(given)
         vocabulary_size = len(exported_tokenizer)
-        return Subject(name, given, "trained", exported_tokenizer, vocabulary_size, *_count_exported(given))
+        return Subject(name, given, "trained", exported_tokenizer, vocabulary_size, exported_weights(given), EXPORTED)
     torch.manual_seed(seed)
     if given is None:
         model, folder = architectures[name]().float(), work / name
@@ -110,18 +114,6 @@ def make_subject(
     )  # fmt: skip
 
 
-def _count_exported(folder: Path) -> tuple[int, str]:
-    """Weights in an exported model, and what they are: constants and the scales of int8 do not count."""
-    onnx = require("onnx", extra="onnx")
-    kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
-    count = sum(
-        prod(tensor.dims)
-        for tensor in onnx.load(folder / MODEL_FILE, load_external_data=False).graph.initializer
-        if tensor.data_type in kinds and not tensor.name.endswith((".scale", ".zero"))
-    )
-    return count, "the exported model with its task head"
-
-
 def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) -> list[BenchmarkRow]:
     """Every subject by every back end that it has, opened; exported forms are made below `work`.
 
@@ -130,7 +122,7 @@ def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) 
     rows = []
     for subject in subjects:
         if is_exported(subject.folder):
-            runtime: Runtime = OnnxRuntime(subject.folder, threads=1)
+            runtime = open_exported(subject.folder, threads=1)
             rows.append(BenchmarkRow(subject, runtime.name, subject.folder, runtime))
             continue
         for backend in (TORCH,) if subject.vocabulary_size is None else backends:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tinydistilbert.evaluation.scoring import headline_score, null_threshold_for
 from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
-from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime
+from tinydistilbert.models.runtimes import ModelInputs, Runtime, exported_facts, open_exported
 from tinydistilbert.models.torch_runtime import TorchRuntime
 from tinydistilbert.recipe.schema import Recipe, TaskSettings
 from tinydistilbert.run_folder import CompressedFolder
@@ -93,8 +93,8 @@ def encoded(builder: VariantBuilder, examples: Examples, folder: Path) -> Featur
 
 def runtime_of(builder: VariantBuilder, folder: Path, *, threads: int = 0) -> Runtime:
     """A variant, ready to predict; `threads` = 0: on the run's device, with as many cores as there are."""
-    if (folder / MODEL_FILE).is_file():
-        return OnnxRuntime(folder, threads=threads)
+    if exported_facts(folder):
+        return open_exported(folder, threads=threads)
     task = builder.recovery_examples.task
     model = load_model(folder, task.kind, labels=task.labels, require_head=True)
     device = torch.device("cpu") if threads else builder.device

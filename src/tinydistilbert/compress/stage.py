@@ -29,6 +29,9 @@ from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.evaluate import write_predictions
 from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
 from tinydistilbert.models.loading import load_config
+from tinydistilbert.models.processor import processor
+from tinydistilbert.models.runtimes import EXPORT_KEY, exported_facts
+from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
@@ -58,6 +61,9 @@ def compress_task_model(builder: VariantBuilder) -> None:
     shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # perhaps with files of another variant
     with atomic.unfinished(folder.best) as output:
         shutil.copytree(best.variant.folder, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(atomic.MANIFEST))
+        if facts := exported_facts(output):
+            config = atomic.read_json(output / CONFIG)
+            atomic.write_json(output / CONFIG, config | {EXPORT_KEY: facts | {"scored_on": processor()}})
     _write_summary(builder, measured, best, times, validation)
 
 

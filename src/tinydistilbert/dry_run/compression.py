@@ -50,8 +50,14 @@ class _Cost:
 
 
 def _variants(settings: Compress) -> int:
-    """The model as it is, exported, in int8, and each pruned one."""
-    return 2 + (settings.quantization != "none") + len(settings.keep) + len(settings.layers)
+    """The model as it is, exported, in int8, and each pruned one; all but the first also for OpenVINO, if asked for."""
+    pruned = len(settings.keep) + len(settings.layers)
+    return 2 + (settings.quantization != "none") + pruned + _of_openvino(settings) * (1 + pruned)
+
+
+def _of_openvino(settings: Compress) -> int:
+    """Of each model: bf16 and int8."""
+    return 1 + (settings.quantization != "none") if "openvino" in settings.engines else 0
 
 
 def _shares(settings: Compress, layers: int) -> list[float]:
@@ -67,7 +73,8 @@ def _cost(basis: Basis, name: str) -> _Cost:
     model, size = _size(basis, name), task_size(basis.recipe, name, tokenizer)
     shares, int8 = _shares(settings, model.layers), settings.quantization != "none"
     # Each pruned variant before and after recovery fine-tuning, exported, and in int8.
-    copies = 1 + int8 / 4 + sum(shares) * (3 + int8 / 4)
+    openvino = 1 / 2 + int8 / 4 if _of_openvino(settings) else 0
+    copies = 1 + int8 / 4 + openvino + sum(shares) * (3 + int8 / 4 + openvino)
     disk = 4 * model.parameters * copies + TOKENIZER_BYTES * (_variants(settings) + 2 * len(shares))
     if size is None:
         return _Cost(disk)
@@ -96,7 +103,8 @@ def _seconds(
     operations = FORWARD_AND_BACKWARD * forward * learned * sum(shares)
     if shares:
         operations += forward * size.features * max(1, len(settings.teachers))
-    variants = _variants(settings) - len(shares) + sum(shares)
+    forms = 1 + _of_openvino(settings)
+    variants = _variants(settings) - forms * (len(shares) - sum(shares))
     operations += variants * (forward * held_out + model.forward(size.evaluation_tokens, size.length))
     return (
         basis.training_seconds(model, operations, len(shares) * steps)

@@ -6,6 +6,7 @@ that token of the last layer that the head reads. The folder is made only if the
 
 import ast
 import logging
+import math
 import tempfile
 import warnings
 from collections import Counter
@@ -26,7 +27,14 @@ from tinydistilbert.export import fused_attention as fusion
 from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.heads import head_of, vocabulary_input, vocabulary_matrix
 from tinydistilbert.models.loading import ELMO, Head, load_config, load_model, load_tokenizer, longest_input, save_model
-from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, ModelInputs, OnnxRuntime
+from tinydistilbert.models.runtimes import (
+    EXPORT_KEY,
+    MODEL_FILE,
+    OPENVINO_FILE,
+    ModelInputs,
+    OnnxRuntime,
+    exported_facts,
+)
 from tinydistilbert.models.task_head import output_layer
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.optional import require
@@ -93,6 +101,19 @@ def export(
             tokenizer.save_pretrained(folder)
 
 
+def exported_weights(folder: Path) -> int:
+    """How many weights an exported model has: constants and the scales of int8 do not count."""
+    if (stored := exported_facts(folder).get("parameters")) is not None:
+        return int(stored)
+    onnx = require("onnx", extra="onnx")
+    kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    return sum(
+        math.prod(tensor.dims)
+        for tensor in onnx.load(folder / MODEL_FILE, load_external_data=False).graph.initializer
+        if tensor.data_type in kinds and not tensor.name.endswith((".scale", ".zero"))
+    )
+
+
 def to_half(model_folder: Path, output: Path) -> None:
     """Make the finished folder `output`: the torch model with float16 weights, half as large, for GPUs.
 
@@ -132,7 +153,7 @@ def _check_half_scores(folder: Path, model: PreTrainedModel) -> None:
 
 def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
     """The model in `folder`, in evaluation mode, and its head."""
-    if (folder / MODEL_FILE).exists():
+    if (folder / MODEL_FILE).exists() or (folder / OPENVINO_FILE).exists():
         fix = "give the folder that it was exported from"
         raise UserError(str(folder), expected="a torch model", found="an exported one", fix=fix)
     head = head_of(folder, load_config(folder))

@@ -18,6 +18,7 @@ from tinydistilbert.finetuning.preflight import DistilledStudent, check_models
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
+from tinydistilbert.models.runtimes import OPENVINO
 from tinydistilbert.models.student import cut_student, task_student_config
 from tinydistilbert.optional import require
 from tinydistilbert.pipeline.context import RunContext
@@ -138,6 +139,10 @@ def check_compression(run: RunContext) -> None:
         return
     for library in ("onnx", "onnxscript", "onnxruntime"):
         require(library, extra="onnx")
+    if OPENVINO in settings.engines:
+        require("openvino", extra="openvino")
+        if settings.quantization != "none":
+            require("nncf", extra="nncf")
     if settings.vocabulary not in ("", "train") and not Path(settings.vocabulary).exists():
         fix = "name a file or folder of texts, or write `train`"
         found = f"no {settings.vocabulary}"
