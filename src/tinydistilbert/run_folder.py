@@ -422,3 +422,6 @@ def _inputs(run: RunFolder) -> dict[str, str]:
         fix = "restore it from a copy, or give another --output"
         expected, found = "fingerprints as JSON", str(error) or type(error).__name__
         raise UserError(str(run.inputs), expected=expected, found=found, fix=fix) from None
+    except OSError as error:  # a name too long, say
+        found, fix = error.strerror or str(error), "give another --output"
+        raise UserError("--output", expected="a folder that can be made", found=found, fix=fix) from None
