@@ -20,7 +20,7 @@ from tinydistilbert.evaluation.baselines import evaluate_baseline
 from tinydistilbert.evaluation.evaluate import evaluate
 from tinydistilbert.finetuning.augment import augment
 from tinydistilbert.finetuning.examples import task_examples, training_examples
-from tinydistilbert.finetuning.finetune import finetune, training_facts
+from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models import hub
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
@@ -32,10 +32,10 @@ from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.compare import measured_differences
 from tinydistilbert.report.page import write_report
-from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS
+from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
+from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
 from tinydistilbert.training.precision import multiplying
 
@@ -145,7 +145,10 @@ def _encoder(run: RunContext, job: Job) -> Path:
 
 
 def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
-    model = load_model(teacher, run.tasks[task].kind)
+    model, distillation = load_model(teacher, run.tasks[task].kind), run.recipe.finetune.distillation
+    if distillation.teacher_labels and isinstance(distillation.teachers, tuple):  # by which its head is put into order
+        model.config.id2label = dict(enumerate(distillation.teacher_labels))
+        model.config.label2id = {label: index for index, label in enumerate(distillation.teacher_labels)}
     with atomic.unfinished(output) as folder:
         save_model(cut_task_student(model, run.recipe.student), load_tokenizer(teacher), folder)
 
@@ -168,12 +171,13 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
         file = folder / AUGMENTED_EXAMPLES
         augmented = file if holds_examples(file) else None
     examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=True)
-    targets = run.folder.soft_targets(job.task)
+    targets, are_given = run.folder.soft_targets(job.task), isinstance(settings.distillation.teachers, tuple)
     make_folder(
         run, targets, f"soft targets of {task.title}",
         _in_precision(run, partial(
             make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
             max_length=run.recipe.finetune.max_length(job.task, task.max_length),
+            given_labels=settings.distillation.teacher_labels if are_given else None,
         )),
     )  # fmt: skip
     return SoftTargetSource(targets, teachers, augmented)
@@ -249,8 +253,15 @@ def _evaluate(run: RunContext, job: Job, output: Path) -> None:
     model = job.model(run.folder)
     evaluate(
         model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
-        training={} if job.is_given else training_facts(model),
+        training={} if job.is_given else training_facts(model), max_length=_max_length(run, job),
+        output_labels=run.recipe.finetune.distillation.teacher_labels if job.is_given else (),
     )  # fmt: skip
+
+
+def _max_length(run: RunContext, job: Job) -> int:
+    """Tokens that a task model reads of an input."""
+    finetune, task = run.recipe.finetune, run.tasks[job.task]
+    return length_for(finetune, task, job.encoder) if job.is_given else finetune.max_length(task.name, task.max_length)
 
 
 def _are_compared(run: RunContext) -> bool:

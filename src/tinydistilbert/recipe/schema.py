@@ -244,6 +244,10 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
+_LATER_KEYS = ("teacher_labels", "start")
+"""Of `finetune.distillation`: they came after the first measurements, and enter a hash only where they are set."""
+
+
 def recipe_hash(recipe: Recipe) -> str:
     """Twelve hexadecimal digits that identify what the recipe computes: device and data folder do not enter.
 
@@ -251,6 +255,10 @@ def recipe_hash(recipe: Recipe) -> str:
     earlier versions give it.
     """
     content = {k: v for k, v in to_dict(recipe).items() if k not in ("device", "data")}
+    defaults, distillation = TaskDistillation(), content["finetune"]["distillation"]
+    for key in _LATER_KEYS:
+        if getattr(recipe.finetune.distillation, key) == getattr(defaults, key):
+            del distillation[key]
     for key, spellings in RENAMED_VALUES.items():
         section_name, name = key.split(".")
         first = {now: before for before, now in spellings.items()}
