@@ -247,7 +247,7 @@ def test_a_second_distillation_can_start_at_the_layers_of_the_tasks_teacher(
     assert code == 0, err
     assert not (run / "student").exists(), "what nothing starts from is not pretrained"
     rows = [m.model for m in results.read(run / "results.jsonl") if m.task == "adjacency"]
-    assert set(rows) == {"teacher", "student (D)"}
+    assert set(rows) == {"teacher", "student (D)", "tf-idf", "static embeddings"}
 
     cut, of_teacher = (
         load_file(folder / "model.safetensors")
