@@ -1,9 +1,10 @@
 """Every path and file name of a run, and what it was begun with: one recipe, one set of data, one version a model."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Recipe, to_dict
@@ -41,6 +42,21 @@ def row_folder(row: str) -> str:
     return row.replace(_SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER)
 
 
+def training_facts(model: Path) -> dict[str, Any]:
+    """What `finetune` wrote about the training of a model that it made; nothing of a model from elsewhere.
+
+    Raises:
+        UserError: the file is not as it was written.
+    """
+    has_facts = (model / TRAINING_FACTS).is_file()
+    if not has_facts and atomic.is_finished(model):  # lost, or never there
+        has_facts = TRAINING_FACTS in atomic.read_manifest(model, verify=False)["files"]
+    if not has_facts:
+        return {}
+    facts: dict[str, Any] = atomic.read_json(atomic.intact(model, TRAINING_FACTS))
+    return facts
+
+
 @dataclass(frozen=True)
 class VariantFolder:
     """The steps from a task model to one of its compressed variants, each in a finished folder."""
@@ -76,6 +92,10 @@ class VariantFolder:
     def int8(self) -> Path:
         """The exported model in int8."""
         return self.path / "int8"
+
+    def openvino(self, precision: str) -> Path:
+        """The exported model for OpenVINO, in bf16 or int8."""
+        return self.path / f"openvino-{precision}"
 
 
 @dataclass(frozen=True)
@@ -119,6 +139,11 @@ class RunFolder:
     def inputs(self) -> Path:
         """Fingerprints of data and local models, and revisions of hub models, that the run was begun with."""
         return self.path / "inputs.json"
+
+    @property
+    def notices(self) -> Path:
+        """What was renamed, left out or read in a way that could be doubted, one a line; there where anything was."""
+        return self.path / "notices.txt"
 
     @property
     def results(self) -> Path:
@@ -305,6 +330,21 @@ def keep_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
     atomic.write_json(run.inputs, stored)
 
 
+def kept_notices(run: RunFolder) -> list[str]:
+    """The notices of the commands that ran in the folder, without repetitions."""
+    if not run.notices.is_file():
+        return []
+    return run.notices.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def keep_notices(run: RunFolder, lines: Sequence[str]) -> None:
+    """Keep further notices for the page."""
+    kept = kept_notices(run)
+    every = list(dict.fromkeys([*kept, *lines]))
+    if len(every) > len(kept):
+        atomic.write_text(run.notices, "\n".join(every) + "\n")
+
+
 def kept_revisions(run: RunFolder) -> dict[str, str]:
     """The commits at which hub models were read that the recipe names without one, by their names.
 
@@ -382,3 +422,6 @@ def _inputs(run: RunFolder) -> dict[str, str]:
         fix = "restore it from a copy, or give another --output"
         expected, found = "fingerprints as JSON", str(error) or type(error).__name__
         raise UserError(str(run.inputs), expected=expected, found=found, fix=fix) from None
+    except OSError as error:  # a name too long, say
+        found, fix = error.strerror or str(error), "give another --output"
+        raise UserError("--output", expected="a folder that can be made", found=found, fix=fix) from None

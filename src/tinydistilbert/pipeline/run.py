@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinydistilbert import run_folder
+from tinydistilbert import notices, run_folder
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import folder_pins, hub
 from tinydistilbert.pipeline import preflight, stages
@@ -148,7 +148,9 @@ def run_stages(run: RunContext) -> tuple[str, ...]:
     with claimed(run):
         for stage in STAGES:
             if stage.name in run.stages:
+                run_folder.keep_notices(run.folder, notices.all_notices())  # before the page is made, too
                 stage.run(run)
+        run_folder.keep_notices(run.folder, notices.all_notices())
         if run.stages[-1] != "prepare":  # whatever happened to the file meanwhile
             stages.write_results(run)
     missed = stages.missed_targets(run) if "compress" in run.stages else ()
