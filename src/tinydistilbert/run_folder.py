@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Recipe, to_dict
@@ -39,6 +40,21 @@ def predictions_file(split: str | int) -> str:
 def row_folder(row: str) -> str:
     """The folder name of a row of the tables: `student (D)` lies in `student-d`."""
     return row.replace(_SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER)
+
+
+def training_facts(model: Path) -> dict[str, Any]:
+    """What `finetune` wrote about the training of a model that it made; nothing of a model from elsewhere.
+
+    Raises:
+        UserError: the file is not as it was written.
+    """
+    has_facts = (model / TRAINING_FACTS).is_file()
+    if not has_facts and atomic.is_finished(model):  # lost, or never there
+        has_facts = TRAINING_FACTS in atomic.read_manifest(model, verify=False)["files"]
+    if not has_facts:
+        return {}
+    facts: dict[str, Any] = atomic.read_json(atomic.intact(model, TRAINING_FACTS))
+    return facts
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,20 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from tinydistilbert.benchmark.backends import INT8, ONNX, OPENVINO, TORCH, ClampedRuntime, open_runtime
+from tinydistilbert.benchmark.pairs import PADDED_LENGTH
 from tinydistilbert.export.quantize import quantize
 from tinydistilbert.export.to_onnx import export, exported_weights
 from tinydistilbert.models.elmo.model import elmo_architecture
 from tinydistilbert.models.elmo.tokenizer import elmo_tokenizer
 from tinydistilbert.models.heads import head_of, parameter_count
-from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, save_model
+from tinydistilbert.models.lengths import read_length
+from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, longest_input, save_model
 from tinydistilbert.models.runtimes import MODEL_FILE, OPENVINO_FILE, Runtime, open_exported
 from tinydistilbert.optional import require
 
@@ -48,6 +51,8 @@ class Subject:
     parameters: int
     counted: str
     """The part of the model that `parameters` counts."""
+    max_length: int
+    """Tokens that it reads of a text, `PADDED_LENGTH` at most."""
 
 
 EXPORTED = "the exported model with its task head"
@@ -93,7 +98,10 @@ def make_subject(
     if given is not None and is_exported(given):
         exported_tokenizer = load_tokenizer(given)
         vocabulary_size = len(exported_tokenizer)
-        return Subject(name, given, "trained", exported_tokenizer, vocabulary_size, exported_weights(given), EXPORTED)
+        return Subject(
+            name, given, "trained", exported_tokenizer, vocabulary_size, exported_weights(given), EXPORTED,
+            min(PADDED_LENGTH, _read(given, exported_tokenizer, load_config(given))),
+        )  # fmt: skip
     torch.manual_seed(seed)
     if given is None:
         model, folder = architectures[name]().float(), work / name
@@ -111,7 +119,12 @@ def make_subject(
         name, folder, "random" if given is None else "trained", tokenizer,
         None if reads_characters else model.config.vocab_size,
         parameter_count(model.base_model), "encoder without task head, tied tensors once",
+        PADDED_LENGTH if given is None else min(PADDED_LENGTH, _read(given, tokenizer, model.config)),
     )  # fmt: skip
+
+
+def _read(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig) -> int:
+    return read_length(folder, tokenizer.model_max_length, longest_input(config), span=False)
 
 
 def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) -> list[BenchmarkRow]:

@@ -27,14 +27,14 @@ from tinydistilbert.export.openvino import has_bf16, to_bf16, to_int8
 from tinydistilbert.export.quantize import quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.finetuning.examples import task_examples, training_examples
-from tinydistilbert.finetuning.finetune import finetune, training_facts
+from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.runtimes import BF16, OPENVINO, ModelInputs, exported_facts
 from tinydistilbert.models.torch_runtime import uses_token_types
-from tinydistilbert.run_folder import VariantFolder
+from tinydistilbert.run_folder import VariantFolder, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import sample_rows
 from tinydistilbert.tasks.encoding import collate
@@ -98,7 +98,12 @@ def _exported(builder: VariantBuilder, model: Path, folder: VariantFolder, name:
         source = make_folder(
             builder, folder.trimmed, "trim the vocabulary", lambda output: trim(model, _texts(builder), output)
         )
-    onnx = make_folder(builder, folder.onnx, f"export {folder.name}", lambda output: export(source, output))
+    onnx = make_folder(
+        builder,
+        folder.onnx,
+        f"export {folder.name}",
+        lambda output: export(source, output, max_length=builder.max_length),
+    )
     failed = training_facts(model).get("failed")
     return Variant(name, onnx, source, f"the training failed at {failed}" if failed else "")
 
@@ -173,7 +178,7 @@ def _pruned(
         model = load_model(source, task.kind, labels=task.labels, require_head=True).to(builder.device)
         make_smaller(model, _importance(builder, model))
         with atomic.unfinished(output) as partial_output:
-            save_model(model.cpu(), load_tokenizer(source), partial_output)
+            save_model(model.cpu(), load_tokenizer(source), partial_output, max_length=builder.max_length)
 
     def recover(output: Path) -> None:
         recipe, soft_targets = builder.recovery_recipe, _soft_targets(builder)

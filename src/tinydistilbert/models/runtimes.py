@@ -3,6 +3,7 @@
 Torch is the third, in `torch_runtime.py`: what is exported runs where torch is not installed.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -27,6 +28,9 @@ HEADS = ("masked-lm", "classification", "regression", "span")
 FIX = "use the folder as it was written, or export the model again"
 RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
 """Key of those facts, and its value in int8 models in which a token's bytes depend on no other token."""
+
+MASKS_PADDING = (1, 21)
+"""The first version of ONNX Runtime whose `MultiHeadAttention` leaves out what the mask leaves out."""
 
 ModelInputs = Mapping[str, NDArray[np.int64]]
 """`input_ids`, `attention_mask` (1 = token, 0 = padding) and, where the model uses them, `token_type_ids`: each (batch,
@@ -63,6 +67,20 @@ def check_fits(inputs: ModelInputs, longest: int | None) -> None:
         raise UserError("a batch of inputs", expected=expected, found=str(length), fix="shorten the texts")
 
 
+def _check_masks_padding(version: str, facts: Mapping[str, Any], where: str) -> None:
+    """Refuse a version of ONNX Runtime whose attention operator reads padding in models that were exported with it.
+
+    Raises:
+        UserError: it would give wrong logits wherever texts of several lengths are in one batch.
+    """
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if facts.get("fused") and numbers < MASKS_PADDING:
+        oldest = ".".join(map(str, MASKS_PADDING))
+        problem = f"onnxruntime {version} reads the padding of a batch in its attention, so that answers would be wrong"
+        fix = f"run: pip install 'onnxruntime>={oldest}', or export the model with --plain"
+        raise UserError(where, problem=problem, fix=fix)
+
+
 class OnnxRuntime:
     """An exported model in ONNX Runtime on the CPU.
 
@@ -71,13 +89,14 @@ class OnnxRuntime:
         threads: that one operator may use; 0 = one for each core.
 
     Raises:
-        UserError: there is no such file, ONNX Runtime cannot read it, or ONNX Runtime is not installed.
+        UserError: there is no such file, ONNX Runtime cannot read it, or is not installed or too old for it.
     """
 
     def __init__(self, model: Path, *, threads: int = 0) -> None:
         ort = require("onnxruntime", extra="run")
         file = _model_file(model)
         facts = exported_facts(file.parent)
+        _check_masks_padding(ort.__version__, facts, str(file))
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

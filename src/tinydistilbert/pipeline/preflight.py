@@ -25,7 +25,7 @@ from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import cache
 from tinydistilbert.tasks.compatible import check_classes
-from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
+from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
@@ -173,7 +173,7 @@ def _check_given_model(run: RunContext, model: Path) -> None:
         order = check_classes(folder, config, task, labels)
         load_model(folder, task.kind, require_head=True)
         where = f"max_length of {name}, which {folder} reads"
-        check_length(where, recipe.finetune.max_length(name, task.max_length), longest_input(config))
+        check_length(where, length_for(recipe.finetune, task, model), longest_input(config))
         if folder == model:
             check_compressible(recipe.compress, config)
             if order is not None:

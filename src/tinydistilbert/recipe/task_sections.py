@@ -162,7 +162,12 @@ class Finetune:
 
     def max_length(self, task: str, default: int) -> int:
         """Longest input of `task` in tokens: its override, or else the task's `default`."""
-        return self.override.get(task, TaskSettings()).max_length or default
+        return self.stated_max_length(task) or default
+
+    def stated_max_length(self, task: str) -> int | None:
+        """Longest input of `task` in tokens where this recipe states one; None where it is the task's default."""
+        custom = self.custom.get(task)
+        return self.override.get(task, TaskSettings()).max_length or (custom.max_length if custom else None)
 
 
 @section
