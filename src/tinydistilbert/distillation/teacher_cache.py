@@ -31,7 +31,7 @@ from tinydistilbert.recipe.types import highest
 from tinydistilbert.storage import atomic, locks
 from tinydistilbert.storage.disk import free_bytes
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.precision import Precision, multiplying
+from tinydistilbert.training.precision import Precision, frozen, multiplying
 
 FORMAT = 1
 """Raise it whenever the same teacher, text and settings would be stored otherwise."""
@@ -272,6 +272,7 @@ def _make_view(
         atomic.unfinished(_view_folder(cache, number), **facts, view=number) as partial,
         contextlib.ExitStack() as stack,  # closes the files before the folder is closed
         torch.inference_mode(),
+        frozen(teacher, facts["precision"]),
     ):
         for done in range(passes):
             original = train[done * BLOCKS_AT_ONCE : (done + 1) * BLOCKS_AT_ONCE].astype(np.int64)
