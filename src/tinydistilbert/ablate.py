@@ -34,13 +34,12 @@ from tinydistilbert.report.ablation import (
     REFERENCES,
     Ablation,
     Variation,
-    flat,
     write_ablation,
 )
 from tinydistilbert.report.read import read_log
 from tinydistilbert.report.table import Table
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import LOG, MEASUREMENTS, AblationFolder, RunFolder
+from tinydistilbert.run_folder import LOG, MEASUREMENTS, AblationFolder, RunFolder, flat
 from tinydistilbert.storage import atomic, disk, locks
 
 TABLE_4 = (
@@ -240,7 +239,9 @@ def check_folder(study: Study) -> None:
         expected, fix = "a new or empty folder, or an ablation", "give another --output"
         raise UserError(f"--output {output}", expected=expected, found="other files", fix=fix)
     for trial in study.runs:
-        trial.run(study.log).is_begun()
+        run = trial.run(study.log)
+        if run.is_begun() and trial is study.references:  # the rows have the same text and tasks
+            run.inputs.check()
 
 
 def _before_adapting(study: Study, trial: Trial, *, until: str, sources: Sources) -> RunContext:

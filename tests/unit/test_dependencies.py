@@ -14,7 +14,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = {extra: names for extra, names in PROJECT["optional-dependencies"].items() if extra not in ("dev", "mutation")}
-WITHOUT_IMPORT = {"import-linter", "mypy", "pytest-timeout", "pytest-xdist", "ruff", "scipy-stubs", "mutmut", "accelerate"}
+WITHOUT_IMPORT = {
+    "import-linter",
+    "mypy",
+    "pytest-timeout",
+    "pytest-xdist",
+    "ruff",
+    "scipy-stubs",
+    "mutmut",
+    "accelerate",
+}
 """Tools, and what transformers' Trainer imports, with which a benchmark compares."""
 
 

@@ -15,7 +15,8 @@ from tinydistilbert.models.loading import load_model, load_tokenizer
 from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime, TorchRuntime
 from tinydistilbert.recipe.schema import Recipe, TaskSettings
 from tinydistilbert.run_folder import CompressedFolder
-from tinydistilbert.storage import atomic
+from tinydistilbert.storage import atomic, made_from
+from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, collate, encode
@@ -38,6 +39,8 @@ class VariantBuilder:
     folder: CompressedFolder
     device: torch.device
     log: Callable[[str], None]
+    sources: MadeFrom
+    """What every folder of the variants is made from."""
 
     @cached_property
     def recovery_recipe(self) -> Recipe:
@@ -73,10 +76,16 @@ class VariantBuilder:
 
 
 def make_folder(builder: VariantBuilder, path: Path, title: str, make: Callable[[Path], None]) -> Path:
-    """Make one folder, unless it is finished; gives its path."""
+    """Make one folder, unless it is finished; gives its path.
+
+    Raises:
+        UserError: it was made from, or begun with, something else than the builder's sources.
+    """
     if atomic.is_finished(path):
+        made_from.check(path, builder.sources)
         atomic.tidy(path)
     else:
+        made_from.begin(path, builder.sources)
         builder.log(f"compress {builder.row} on {builder.task.title}: {title}")
         make(path)
     return path

@@ -31,7 +31,7 @@ from tinydistilbert.evaluation.scoring import Predictions, read_predictions, sco
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
-from tinydistilbert.storage import atomic
+from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
 
@@ -42,21 +42,26 @@ TASK = "compress"
 def compress_task_model(builder: VariantBuilder) -> None:
     """Make the variants until the targets are reached, measure them side by side, and keep the best.
 
-    Writes `summary/` (measurements, predictions, single times) and `best/` into the builder's folder.
+    Writes `summary/` (measurements, predictions, single times) and `best/` into the builder's folder; where they are
+    finished, they are only compared with what they would be made from now.
 
     Raises:
-        UserError: the model is not one of the task, or a file of a variant is not as it was written.
+        UserError: the model is not one of the task, a file of a variant is not as it was written, or the folder was
+            made from something else than the builder's sources.
     """
     folder, recipe, task = builder.folder, builder.recipe, builder.task
     if atomic.is_finished(folder.summary):
+        made_from.check(folder.summary, builder.sources)
         return
     limit = recipe.finetune.settings(task.name).validation_examples
     validation = recipe_examples(recipe, task, scored_split(recipe.finetune, task), limit=limit)
     measured, times = timed_side_by_side(builder, measured_variants(builder, validation), validation)
     best = best_variant(measured, recipe.compress)
     shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # perhaps with files of another variant
+    made_from.begin(folder.best, builder.sources)
+    left_out = shutil.ignore_patterns(atomic.MANIFEST, made_from.FILE)
     with atomic.unfinished(folder.best) as output:
-        shutil.copytree(best.variant.folder, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(atomic.MANIFEST))
+        shutil.copytree(best.variant.folder, output, dirs_exist_ok=True, ignore=left_out)
     _write_summary(builder, measured, best, times, validation)
 
 
@@ -73,6 +78,7 @@ def _write_summary(
     settings = builder.recipe.compress
     predictions = [_predictions(builder, one.variant, validation) for one in measured]
     measurements: list[Measurement] = []
+    made_from.begin(builder.folder.summary, builder.sources)
     unreached = "; ".join(best.misses(settings)) if has_target(settings) else ""
     with atomic.unfinished(builder.folder.summary, unreached=unreached, best=best.variant.name) as output:
         for number, (one, predicted) in enumerate(zip(measured, predictions, strict=True)):

@@ -15,7 +15,7 @@ from tinydistilbert.evaluation.scoring import Predictions, read_predictions, sco
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import MEASUREMENTS, SAMPLES, predictions_file
+from tinydistilbert.run_folder import EXAMPLE_HASH, MEASUREMENTS, SAMPLES, predictions_file
 from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks import HELD_OUT, has_split
 from tinydistilbert.tasks.base import Examples, Task
@@ -29,13 +29,13 @@ SAMPLE_COUNT = 8
 
 
 def predictions_table(examples: Examples, predictions: Predictions) -> pa.Table:
-    """The predictions with the `idx` or `id` of their example, its label, and logits or best answers."""
+    """The predictions with the `idx` or `id` of their example, its hash and label, and logits or best answers."""
     if examples.task.kind == "span":
         shared = {"id": examples.columns["id"], "answers": predictions.gold, "prediction_text": predictions.words}
     else:
         columns = examples.columns
         shared = {"idx": columns["idx"], "label": columns["label"], "prediction": predictions.values.tolist()}
-    return pa.table({**shared, **predictions.extra})
+    return pa.table({**shared, EXAMPLE_HASH: examples.hashes, **predictions.extra})
 
 
 def samples(examples: Examples, predictions: Predictions, *, seed: int) -> list[dict[str, Any]]:

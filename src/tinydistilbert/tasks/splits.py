@@ -60,6 +60,11 @@ def is_fetched(task: Task, split: str, data: str | None) -> bool:
     return sources.hub is not None and sources.file is None
 
 
+def is_on_disk(task: Task, split: str, data: str | None) -> bool:
+    """Whether `read_split` would read a file."""
+    return _sources(task, split, data).file is not None
+
+
 def read_split(task: Task, split: str, data: str | None) -> Rows:
     """All rows of a split, with the columns of the task among others.
 
