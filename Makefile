@@ -48,7 +48,7 @@ test: $(READY) ## Run the tests, those that take minutes or need a GPU excepted.
 	$(LEDGER) $(PYTEST) $(WORKERS) -m "not slow and not gpu"
 
 faults: $(READY) ## Kill, starve, corrupt and attack it thousands of times, within an hour; the counts go into results/faults.jsonl.
-	FAULTS=full $(LEDGER) $(PYTEST) $(WORKERS) --timeout 3600 -o faulthandler_timeout=3600 tests/faults
+	FAULTS=full $(LEDGER) $(PYTEST) $(WORKERS) --timeout 3600 tests/faults
 
 # Not in Python's UTF-8 mode, which a machine without a locale turns on: forgotten encodings would go unnoticed.
 mutants: $(READY) ## Change durability and loading in two thousand small ways, and count which changes the tests notice; ten minutes.
@@ -61,7 +61,7 @@ test-fast: $(READY) ## Run the unit tests that train nothing and start no proces
 	$(PYTEST) $(WORKERS) -m "not long and not slow and not gpu" tests/unit
 
 test-slow: $(READY) ## Run the tests that take minutes.
-	$(PYTEST) --timeout 3600 -o faulthandler_timeout=3600 -m "slow and not gpu"
+	$(PYTEST) --timeout 3600 -m "slow and not gpu"
 
 test-cpus: $(READY) ## Run the tests as other kinds of CPU would compute, within an hour; the counts go into results/cpus.jsonl.
 	$(OFFLINE) TOKENIZERS_PARALLELISM=false $(BIN)/python results/cpus.py

@@ -32,7 +32,8 @@ from tinydistilbert.export import fused_attention
 from tinydistilbert.export import to_onnx as exporting
 from tinydistilbert.export.quantize import quantize
 from tinydistilbert.models.loading import save_model
-from tinydistilbert.models.runtimes import ModelInputs, OnnxRuntime, TorchRuntime
+from tinydistilbert.models.runtimes import ModelInputs, OnnxRuntime
+from tinydistilbert.models.torch_runtime import TorchRuntime
 
 SHAPES: dict[str, Callable[[], PreTrainedModel]] = {
     "BERT 6 x 384": lambda: BertForSequenceClassification(

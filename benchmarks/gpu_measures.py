@@ -38,9 +38,9 @@ from tinydistilbert.data.masked_batches import MaskedBatches, useful_tokens
 from tinydistilbert.distillation.distill import compile_encoders
 from tinydistilbert.distillation.objective import PretrainingLoss
 from tinydistilbert.distillation.pretraining import PretrainingSetup, pretrain
-from tinydistilbert.models.runtimes import uses_token_types
 from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
+from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import cache
 from tinydistilbert.training.device import chosen_precision

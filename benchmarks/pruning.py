@@ -33,7 +33,7 @@ from tinydistilbert.models.heads import parameter_count, vocabulary_size
 from tinydistilbert.models.loading import load_model, load_tokenizer
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.pruned import Parts, parts_of
-from tinydistilbert.models.runtimes import uses_token_types
+from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.recipe import schema
 from tinydistilbert.tasks import HELD_OUT, TASKS, load_examples
 from tinydistilbert.tasks.base import Examples

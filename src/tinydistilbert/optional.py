@@ -1,9 +1,17 @@
 """Libraries that only some commands need: imported where they are used, with the command that installs them."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from tinydistilbert.errors import UserError
+
+TRAINING = frozenset(
+    ("datasets", "filelock", "huggingface_hub", "jaxtyping", "jinja2", "markupsafe", "matplotlib", "psutil", "pyarrow",
+     "pydantic", "rich", "safetensors", "scipy", "shtab", "tomli_w", "torch", "transformers")
+)  # fmt: skip
+"""What the extra `train` installs: all that runs of exported models do without."""
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -17,5 +25,27 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ImportError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise  # it is installed, but something that it imports is not
-        fix = f"run: pip install 'tinydistilbert[{extra}]'"
-        raise UserError(module, problem="this library is not installed", fix=fix) from None
+        raise UserError(module, problem="this library is not installed", fix=_install(extra)) from None
+
+
+@contextmanager
+def training_libraries(where: str) -> Iterator[None]:
+    """In the body the libraries of the extra `train` are imported.
+
+    Args:
+        where: what needs them.
+
+    Raises:
+        UserError: one is not installed; the message names the command that installs all of them.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING:
+            raise
+        problem = f"it needs {error.name}, which is not installed; only exported models run without it"
+        raise UserError(where, problem=problem, fix=_install("train")) from None
+
+
+def _install(extra: str) -> str:
+    return f"run: pip install 'tinydistilbert[{extra}]'"

@@ -3,22 +3,17 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.special import logsumexp
-from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.elmo.tokenizer import ElmoTokenizer
-from tinydistilbert.models.heads import head_of
-from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, longest_input
-from tinydistilbert.models.runtimes import OnnxRuntime, Runtime, TorchRuntime, exported_facts
-from tinydistilbert.storage import atomic
+from tinydistilbert.models.plain_tokenizer import load_plain_tokenizer
+from tinydistilbert.models.runtimes import EXPORT_KEY, OnnxRuntime, Runtime, exported_config
+from tinydistilbert.optional import training_libraries
 from tinydistilbert.tasks.base import Examples, Kind
-from tinydistilbert.tasks.encoding import Features, encode
+from tinydistilbert.tasks.encoding import FastTokenizer, Features, encode
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.squad import TASKS, best_answers
 
@@ -41,7 +36,7 @@ class Predictor:
     """
 
     def __init__(
-        self, runtime: Runtime, tokenizer: PreTrainedTokenizerFast, kind: Kind, labels: tuple[str, ...],
+        self, runtime: Runtime, tokenizer: FastTokenizer, kind: Kind, labels: tuple[str, ...],
         longest_input: int,
     ) -> None:  # fmt: skip
         self.runtime, self.kind, self.labels, self.longest_input = runtime, kind, labels, longest_input
@@ -95,7 +90,7 @@ class Predictor:
 
     def _encoded(self, text: str, pair: str | None) -> tuple[NDArray[Any], NDArray[Any]]:
         """Token ids and token types, from the Rust tokenizer directly: transformers' wrapper takes longer than it."""
-        if isinstance(self._tokenizer, ElmoTokenizer):  # only its Python wrapper makes the characters
+        if getattr(self._tokenizer, "only_by_call", False):  # ELMo's characters are made by its Python wrapper
             inputs = self._tokenizer(text, pair, return_token_type_ids=True)
             return np.asarray(inputs["input_ids"], np.int64), np.asarray(inputs["token_type_ids"], np.int64)
         encoded = self._backend.encode(text, pair)
@@ -136,8 +131,15 @@ def _best(windows: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]], cont
     """The best answer over all windows of a context, each given by its logits and the offsets of its tokens."""
     best = best_answers([logits for logits, _ in windows], [offsets for _, offsets in windows], context, n_best=1)[0]
     in_context = np.concatenate([logits[offsets[:, 0] >= 0] for logits, offsets in windows]).astype(np.float64)
-    probability = float(np.exp(best.score - logsumexp(in_context, axis=0).sum())) if best.text else 0.0
+    probability = float(np.exp(best.score - _log_sum_exp(in_context).sum())) if best.text else 0.0
     return {"answer": best.text, "start": best.start, "end": best.start + len(best.text), "score": probability}
+
+
+def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each column; scipy's takes a fifth of a second to import."""
+    largest = values.max(axis=0)
+    sums: NDArray[np.float64] = largest + np.log(np.exp(values - largest).sum(axis=0))
+    return sums
 
 
 def _check_finite(logits: Logits) -> None:
@@ -151,36 +153,62 @@ def _check_finite(logits: Logits) -> None:
 def load(folder: str | Path, *, threads: int = 0, compiled: bool = False) -> Predictor:
     """A fine-tuned model, of torch or written by `export` or `compress`, ready to predict on the CPU.
 
+    An exported model needs neither torch nor transformers, and imports neither.
+
     Args:
         folder: of the model; its files are compared with the hashes in its manifest, if it has one.
         threads: that one operation may use; 0 = as many as there are cores. With torch it holds for the entire process.
         compiled: compile a torch model by torch.compile; the first prediction then takes about a minute.
 
     Raises:
-        UserError: there is no model, it is incomplete or differs from its manifest, or it has no head of a task.
+        UserError: there is no model, it is incomplete or differs from its manifest, it has no head of a task, or what
+            runs it is not installed.
     """
     folder = Path(folder)
+    config = exported_config(folder)
+    if config is None:
+        with training_libraries(f"the torch model {folder}"):
+            return _torch_predictor(folder, threads=threads, compiled=compiled)
+    if compiled:
+        raise UserError("compiled", expected="a torch model", found="an exported one", fix="leave it out")
+    facts = config[EXPORT_KEY]
+    kind = _task_kind(folder, facts["head"])
+    tokenizer = load_plain_tokenizer(folder, vocabulary_size=config["vocab_size"])
+    names = config.get("id2label") or dict.fromkeys(range(2))  # transformers leaves out what it calls its classes
+    labels = tuple(names.get(str(i)) or f"LABEL_{i}" for i in range(len(names)))
+    return Predictor(
+        OnnxRuntime(folder, threads=threads), tokenizer, kind, labels if kind == "classification" else (),
+        facts["longest_input"],
+    )  # fmt: skip
+
+
+def _torch_predictor(folder: Path, *, threads: int, compiled: bool) -> Predictor:
+    import torch
+
+    from tinydistilbert.models.heads import head_of
+    from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, longest_input
+    from tinydistilbert.models.torch_runtime import TorchRuntime
+
     config = load_config(folder)
-    facts = exported_facts(folder)
-    if facts:  # for torch models, each loader checks the files that it reads
-        atomic.check_intact(folder)
-    kind = facts["head"] if facts else head_of(folder, config)
-    if kind == "masked-lm":
+    head = head_of(folder, config)
+    kind = _task_kind(folder, head)
+    tokenizer = load_tokenizer(folder)
+    if threads:
+        torch.set_num_threads(threads)
+    runtime = TorchRuntime(load_model(folder, head, require_head=True), span=kind == "span", compiled=compiled)
+    labels = tuple(config.id2label[i] for i in range(config.num_labels)) if kind == "classification" else ()
+    return Predictor(runtime, tokenizer, kind, labels, longest_input(config))
+
+
+def _task_kind(folder: Path, head: str) -> Kind:
+    """The kind of task that a head is for.
+
+    Raises:
+        UserError: it is for none.
+    """
+    if head == "masked-lm":
         fix = "fine-tune it on a task first"
         raise UserError(
             str(folder), expected="a model with the head of a task", found="a masked language model", fix=fix
         )
-    tokenizer = load_tokenizer(folder)
-    runtime: Runtime
-    if facts:
-        if compiled:
-            raise UserError("compiled", expected="a torch model", found="an exported one", fix="leave it out")
-        runtime = OnnxRuntime(folder, threads=threads)
-    else:
-        if threads:
-            torch.set_num_threads(threads)
-        model = load_model(folder, kind, require_head=True)
-        runtime = TorchRuntime(model, span=kind == "span", compiled=compiled)
-    labels = tuple(config.id2label[i] for i in range(config.num_labels)) if kind == "classification" else ()
-    longest = facts["longest_input"] if facts else longest_input(config)
-    return Predictor(runtime, tokenizer, kind, labels, longest)
+    return cast("Kind", head)

@@ -15,9 +15,10 @@ from tinydistilbert.evaluation.scoring import read_predictions, score
 from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.teacher import wheel_folder
 from tinydistilbert.recipe.schema import Corpus
-from tinydistilbert.tasks import TASKS, has_split, load_examples
+from tinydistilbert.tasks import TASKS, load_examples
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features, encode
+from tinydistilbert.tasks.splits import has_split
 
 pytestmark = pytest.mark.real
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tinydistilbert import results
-from tinydistilbert.ablate import slug, study_of, variations
+from tinydistilbert.ablate.study import slug, study_of, variations
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Ablate, Recipe
 from tinydistilbert.report import figures, published

@@ -13,9 +13,10 @@ from datasets import ClassLabel, Dataset, Features, Value
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.metrics import METRICS
 from tinydistilbert.recipe.schema import Corpus, CustomTask, Finetune
-from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, custom, has_split, load_examples, splits, tasks_of
+from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, custom, load_examples, splits, tasks_of
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.custom import class_name, custom_task
+from tinydistilbert.tasks.custom import custom_task
+from tinydistilbert.tasks.splits import has_split
 
 
 def table(path: Path, rows: list[tuple[Any, ...]], columns: tuple[str, ...] = ("review", "stars")) -> str:
@@ -80,25 +81,6 @@ def test_every_format_gives_the_same_examples(suffix: str, tmp_path: Path) -> No
     assert (train.total, validation.total) == (4, 1)
 
 
-@pytest.mark.parametrize(
-    ("labels", "classes"),
-    [
-        ([10, 9, -1], ("-1", "9", "10")),
-        (["10", "9", "1"], ("1", "9", "10")),
-        ([1.0, 3.0, 2.0], ("1", "2", "3")),
-        (["2.0", "1", "3"], ("1", "2", "3")),
-        ([True, False, True], ("false", "true")),
-        (["True", "FALSE", "false"], ("false", "true")),
-        (["b", " a", "a "], ("a", "b")),
-        (["10", "9", "n/a"], ("10", "9", "n/a")),
-    ],
-)
-def test_classes_are_the_labels_of_train_in_order(labels: list[Any], classes: tuple[str, ...], tmp_path: Path) -> None:
-    train = load(reviews(table(tmp_path / "a.parquet", [(f"t{i}", label) for i, label in enumerate(labels)])))
-    assert train.task.labels == classes
-    assert [classes[label] for label in train.columns["label"]] == [class_name(label) for label in labels]
-
-
 def test_classes_do_not_depend_on_the_sample_or_on_what_is_held_out(tmp_path: Path) -> None:
     rows = [(f"t{i}", "rare" if i == 70 else f"c{i % 2}") for i in range(100)]
     task = reviews(table(tmp_path / "a.csv", rows))
@@ -115,33 +97,6 @@ def test_the_order_of_a_models_classes_can_be_kept(tmp_path: Path) -> None:
         assert found.task.labels == ("pos", "other", "neg") and found.columns["label"][:2] == [0, 2]
     with pytest.raises(UserError, match=r"a\.csv:3, column stars: expected a class that training knows: pos, found"):
         load(task, labels=("pos",))
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (["a", "b", ""], r"a\.csv:4, column stars: expected a word or a whole number .*found ''; fill it in or drop"),
-        (
-            ["1", "2", "2.5"],
-            r'a\.csv:4, column stars: .*found \'2\.5\'; set .*reviews\.kind = "regression" \(--kind re',
-        ),
-        (["1", "2", "nan"], r"a\.csv:4, column stars: .*found 'nan'"),
-        (["a", "a", " a"], r"a\.csv, column stars: expected two classes or more, found 'a' in every row"),
-        ([str(i) for i in range(1001)], r'at most 1,000 classes, found 1,001; .*reviews\.kind = "regression"'),
-    ],
-)
-def test_labels_that_make_no_classes_are_told(labels: list[str], message: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=message):
-        load(reviews(table(tmp_path / "a.csv", [(f"t{i}", label) for i, label in enumerate(labels)])))
-
-
-@pytest.mark.parametrize("label", [None, [1], b"a"])
-def test_what_is_no_label_at_all_is_told_by_its_row(label: Any, tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    kinds = {"review": ["x", "y"], "stars": [label, label]}
-    pyarrow.parquet.write_table(pa.table(kinds), path)
-    with pytest.raises(UserError, match=r"a\.parquet, row 0, column stars: expected a word or a whole number"):
-        load(reviews(str(path)))
 
 
 def test_a_label_that_train_does_not_have_is_told_with_the_nearest(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
-from tinydistilbert.models.runtimes import uses_token_types
+from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features, collate, encode

@@ -280,8 +280,6 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer: PreTrainedTokenizerF
 
 def test_a_span_head_has_two_outputs_whatever_classes_the_folder_had(folder: Path, tokenizer) -> None:
     save_model(load_model(folder, "classification", labels=("no", "yes", "maybe")), tokenizer, folder)
-    with pytest.raises(UserError, match=r"found 2 of another shape, such as classifier\.bias; use a complete model"):
-        load_model(folder, "classification", labels=("no", "yes"))
     span = load_model(folder, "span", labels=("never", "asked", "for"))
     assert span.qa_outputs.out_features == span.config.num_labels == 2
     assert load_model(folder, "classification", require_head=True).config.id2label == {0: "no", 1: "yes", 2: "maybe"}

@@ -106,7 +106,7 @@ def test_only_the_file_of_a_lock_that_nobody_holds_is_tidied_away(tmp_path: Path
 
 
 def test_on_a_file_system_without_locks_the_body_runs_unguarded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def without(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -116,6 +116,8 @@ def test_on_a_file_system_without_locks_the_body_runs_unguarded(
     with locks.alone(lock, where="there"), locks.alone(lock, where="there", wait=True):
         done.append(not lock.exists())
     assert done == [True], "and there is no file that would claim otherwise"
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 2 and all("there" in line and "no locks" in line for line in warnings)
 
 
 def test_a_new_output_folder_holds_nothing_but_what_a_killed_process_left(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from tests.shapes import unchecked
 from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_model
-from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, OpenVinoRuntime, TorchRuntime
+from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, OpenVinoRuntime
+from tinydistilbert.models.torch_runtime import TorchRuntime
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.inference import predict
 

@@ -13,9 +13,10 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.metrics import METRICS
 from tinydistilbert.recipe.names import GLUE_NAMES
 from tinydistilbert.recipe.schema import Corpus, Finetune, TaskSettings
-from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, has_split, load_examples
+from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, load_examples
 from tinydistilbert.tasks.base import sample_rows
 from tinydistilbert.tasks.recipe_splits import held_out_of_train
+from tinydistilbert.tasks.splits import has_split
 
 
 def write(folder: Path, task: str, split: str, rows: list[dict[str, Any]]) -> str:

@@ -10,14 +10,8 @@ from transformers import PreTrainedModel
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.heads import head_of
 from tinydistilbert.models.loading import Head, load_config, load_model
-from tinydistilbert.models.runtimes import (
-    ModelInputs,
-    OnnxRuntime,
-    OpenVinoRuntime,
-    Runtime,
-    TorchRuntime,
-    uses_token_types,
-)
+from tinydistilbert.models.runtimes import ModelInputs, OnnxRuntime, OpenVinoRuntime, Runtime
+from tinydistilbert.models.torch_runtime import TorchRuntime, uses_token_types
 
 TORCH, COMPILED, ONNX, INT8, OPENVINO = "torch", "torch-compile", "onnx", "onnx-int8", "openvino"
 

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Recipe
-from tinydistilbert.tasks import TASKS, has_split, load_examples
+from tinydistilbert.tasks import TASKS, load_examples
 from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.splits import has_split
 
 PADDED_LENGTH = 128
 """Tokens that inputs are cut to, and padded to where they are padded."""

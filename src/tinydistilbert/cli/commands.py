@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinydistilbert import progress
+from tinydistilbert import notices, progress
 from tinydistilbert.cli.output import log_to, print_json, print_tables, table_as_json
 from tinydistilbert.errors import NonFiniteLoss, UserError
 
@@ -99,7 +99,8 @@ def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
     from tinydistilbert.cli.request import request
 
     asked = request(parsed)
-    from tinydistilbert.ablate import ablate, plan_ablation, planned_rows
+    from tinydistilbert.ablate.plan import plan_ablation, planned_rows
+    from tinydistilbert.ablate.run import ablate
     from tinydistilbert.run_folder import AblationFolder
     from tinydistilbert.training.device import use_threads
 
@@ -264,5 +265,6 @@ def call(parsed: argparse.Namespace, command_line: str) -> None:
         parsed: what `cli.parser.parse` gave.
         command_line: the command line, for pages that show how they were made.
     """
+    notices.begin()
     with progress.reporting(quiet=getattr(parsed, "quiet", False)):
         OTHER.get(parsed.command, _stages)(parsed, command_line)

@@ -8,6 +8,7 @@ from tinydistilbert import signals
 from tinydistilbert.cli.commands import call
 from tinydistilbert.cli.parser import parse
 from tinydistilbert.errors import DiskError, Interrupted, NonFiniteLoss, OutOfMemory, UserError
+from tinydistilbert.optional import training_libraries
 
 EXIT_USER_ERROR, EXIT_FAILED, EXIT_DISK, EXIT_INTERRUPTED = 2, 1, 3, 130
 
@@ -24,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         with signals.handled():
             try:
-                call(parse(arguments), shlex.join(["tinydistilbert", *arguments]))
+                with training_libraries(" ".join(["tinydistilbert", *arguments[:1]])):
+                    call(parse(arguments), shlex.join(["tinydistilbert", *arguments]))
             finally:  # also where help was printed, and left by SystemExit
                 sys.stdout.flush()
     except UserError as error:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tinydistilbert.evaluation.scoring import headline_score
 from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.models.loading import load_model, load_tokenizer
-from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime, TorchRuntime
+from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime
+from tinydistilbert.models.torch_runtime import TorchRuntime
 from tinydistilbert.recipe.schema import Recipe, TaskSettings
 from tinydistilbert.run_folder import CompressedFolder
 from tinydistilbert.storage import atomic, made_from

@@ -31,7 +31,8 @@ from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
-from tinydistilbert.models.runtimes import ModelInputs, exported_facts, uses_token_types
+from tinydistilbert.models.runtimes import ModelInputs, exported_facts
+from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.run_folder import VariantFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import sample_rows

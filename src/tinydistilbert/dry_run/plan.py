@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tinydistilbert import notices
 from tinydistilbert.dry_run import machine as costs
 from tinydistilbert.dry_run.basis import Basis, Line, basis_of
 from tinydistilbert.dry_run.stages import ESTIMATES, check_inputs
@@ -43,6 +44,7 @@ def plan_as_json(run: RunContext) -> dict[str, Any]:
         "memory": costs.PROCESS_BYTES + max((line.memory for line in lines), default=0.0),
         "device": basis.machine.device,
         "threads": basis.machine.threads,
+        "notices": list(notices.all_notices()),
     }
 
 

@@ -15,10 +15,11 @@ from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
 from tinydistilbert.pipeline.jobs import jobs
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.storage import cache
-from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, has_split, tasks_of
+from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, tasks_of
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 WIKITEXT2_COUNTS = {"train": (2_137_010, 36_718), "validation": (215_376, 3_760)}

@@ -17,12 +17,13 @@ from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import EXAMPLE_HASH, MEASUREMENTS, SAMPLES, predictions_file
 from tinydistilbert.storage import atomic, json_lines
-from tinydistilbert.tasks import HELD_OUT, has_split
+from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.splits import has_split
 
 SAMPLE_COUNT = 8
 """Examples that are shown with their predictions."""

@@ -26,7 +26,8 @@ from tinydistilbert.export import fused_attention as fusion
 from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.heads import head_of, vocabulary_input, vocabulary_matrix
 from tinydistilbert.models.loading import ELMO, Head, load_config, load_model, load_tokenizer, longest_input, save_model
-from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, ModelInputs, OnnxRuntime, uses_token_types
+from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, ModelInputs, OnnxRuntime
+from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic, disk
 

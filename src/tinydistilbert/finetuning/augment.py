@@ -22,7 +22,7 @@ from tinydistilbert.data.word_pieces import continues_word
 from tinydistilbert.finetuning.word_spans import Words, find_words, is_word
 from tinydistilbert.models.heads import vocabulary_input, vocabulary_matrix, vocabulary_size
 from tinydistilbert.models.loading import longest_input
-from tinydistilbert.models.runtimes import uses_token_types
+from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.progress import Progress
 from tinydistilbert.recipe.schema import TaskDistillation
 from tinydistilbert.tasks.base import Examples

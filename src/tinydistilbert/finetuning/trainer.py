@@ -20,7 +20,7 @@ from tinydistilbert.finetuning.soft_targets import SoftTargets, SoftTargetSource
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, set_dropout
 from tinydistilbert.models.matching import uniform_matches
 from tinydistilbert.models.projected_student import ProjectedStudent
-from tinydistilbert.models.runtimes import uses_token_types
+from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.models.used_words import only_used_words
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG

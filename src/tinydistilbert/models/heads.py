@@ -19,6 +19,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models.capture import LayerOutputs, capturing
 from tinydistilbert.models.dropout import ATTENTION as QUICK
 from tinydistilbert.models.loading import Head
+from tinydistilbert.models.task_head import refuse_multi_label
 
 __all__ = [
     "EncoderOutput",
@@ -149,9 +150,7 @@ def head_of(folder: Path, config: PretrainedConfig) -> Head:
         UserError: the class is unknown, or gives several labels at once.
     """
     architecture = (getattr(config, "architectures", None) or ["no architecture"])[0]
-    if config.problem_type == "multi_label_classification":
-        expected, fix = "one class for a text", "use transformers for models that give several"
-        raise UserError(str(folder), expected=expected, found="a model of several labels at once", fix=fix)
+    refuse_multi_label(str(folder), config)
     for ending, head in _HEADS.items():
         if architecture.endswith(ending):
             return "regression" if head == "classification" and config.num_labels == 1 else head

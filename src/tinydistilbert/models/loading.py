@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -33,6 +34,8 @@ from tinydistilbert.models import untrusted
 from tinydistilbert.models.elmo.model import ElmoConfig  # the import also registers ELMo with the Auto classes
 from tinydistilbert.models.hub import FIX, local_folder
 from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
+from tinydistilbert.models.task_head import StartingHead, output_keys, reorder_outputs, restart_outputs, starting_head
+from tinydistilbert.notices import notice
 from tinydistilbert.storage import atomic
 
 Head = Literal["masked-lm", "classification", "regression", "span"]
@@ -182,15 +185,17 @@ def load_model(
 ) -> PreTrainedModel:
     """The model in `name` in single precision with the head `head`; every weight must be accounted for.
 
-    A head that the folder does not have starts from random weights (seed torch first); heads that the folder has and
-    the task does not need are left out. The encoder must be complete; a pruned one has the shapes in its config.
+    A head that the folder does not have, or has for another number of outputs, starts from random weights (seed torch
+    first); heads that the folder has and the task does not need are left out. What becomes of the head of a task model
+    is printed (`task_head.starting_head`). The encoder must be complete; a pruned one has the shapes in its config.
 
     Args:
         name: local folder or hub name.
         head: `regression` is a classification head with one output.
         revision: of a hub model; without a commit, one is looked up and printed (`hub.local_folder`).
         labels: names of the classes, in the order of their ids; they travel in the model's config.
-        require_head: whether a missing head is an error, because the model should be a fine-tuned one.
+        require_head: whether a missing head is an error, because the model should be a fine-tuned one; its outputs then
+            keep their order.
 
     Raises:
         UserError: no such model, no safetensors file, weights that are missing, unexpected or of another shape, a file
@@ -202,14 +207,17 @@ def load_model(
         fix = "fine-tune it instead (finetune.model), or take another teacher"
         raise UserError(where, problem="ELMo is not a masked language model", fix=fix)
     new_head = {"masked-lm": "masked-lm", "span": "span"}.get(head, "sequence")
+    starting = None if head == "masked-lm" or require_head else starting_head(config, head, labels)
     if head == "regression":
         config.num_labels = 1
         config.problem_type = "regression"
     elif head == "span":
         config.num_labels = 2  # start and end, whatever classes an earlier head of that folder had
-    elif labels:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
+    elif head == "classification":
+        config.problem_type = "single_label_classification"
+        if labels:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: index for index, label in enumerate(labels)}
     architecture: Any = _CLASSES[head]
     if is_pruned(config):
         shapes_of(config)  # raises where they are wrong
@@ -228,9 +236,12 @@ def load_model(
         [] if require_head or head == "masked-lm" else [_HEADS[new_head], _HEADS["pooler"], _HEADS["task model"]]
     )
     missing = _unaccounted(info["missing_keys"], allowed_missing)
-    unexpected = _unaccounted(info["unexpected_keys"], [p for key, p in _HEADS.items() if key != new_head])
-    mismatched = sorted(key for key, *_ in info["mismatched_keys"])
-    for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)):
+    others = [p for key, p in _HEADS.items() if key != new_head or (starting and starting.is_foreign)]
+    unexpected = _unaccounted(info["unexpected_keys"], others)
+    mismatched = {key for key, *_ in info["mismatched_keys"]}
+    outputs = set[str]() if starting is None or starting.is_kept else output_keys(model)
+    other_outputs, mismatched = mismatched & outputs, mismatched - outputs
+    for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", sorted(mismatched))):
         if keys:
             found = f"{len(keys)} {kind}, such as {keys[0]}"
             fix = (
@@ -239,11 +250,25 @@ def load_model(
                 else "use the masked-LM checkpoint of that model (only the teacher 'offline' gets a new head)"
             )
             raise UserError(where, expected=f"every weight of a {head} {config.model_type}", found=found, fix=fix)
+    if starting is not None:
+        if starting.is_kept is None and other_outputs:  # its config names no class
+            starting = replace(starting, note="its head of another number of outputs is left out, for a new one")
+        _start_head(model, starting, where, has_restarted=outputs <= info["missing_keys"] | other_outputs)
     if bad := next((key for key, tensor in model.named_parameters() if not torch.isfinite(tensor).all()), None):
         raise UserError(where, problem=f"{bad} has values that are not finite", fix="use another copy of the model")
     if is_pruned(config):
         model.__class__ = architecture.__base__  # `shaped` was needed for building it only
     return cast("PreTrainedModel", model)
+
+
+def _start_head(model: PreTrainedModel, starting: StartingHead, where: str, *, has_restarted: bool) -> None:
+    """Make of a head that was loaded what it is to be, and print that."""
+    if starting.is_kept is False and not has_restarted:  # its shape is that of the new one, by chance
+        restart_outputs(model)
+    if starting.order is not None:
+        reorder_outputs(model, starting.order)
+    if starting.note:
+        notice(where, starting.note)
 
 
 def _unaccounted(keys: set[str] | list[str], patterns: list[re.Pattern[str]]) -> list[str]:

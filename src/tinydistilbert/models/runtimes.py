@@ -1,34 +1,34 @@
-"""Back ends that compute a task model's logits: torch, ONNX Runtime and OpenVINO, with one interface of arrays."""
+"""Back ends that compute a task model's logits, with one interface of arrays: ONNX Runtime and OpenVINO.
+
+Torch is the third, in `torch_runtime.py`: what is exported runs where torch is not installed.
+"""
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
-from transformers import PreTrainedModel
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.first_token import first_token_only
-from tinydistilbert.models.loading import longest_input
+from tinydistilbert.models import untrusted
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
 MODEL_FILE = "model.onnx"
 EXPORT_KEY = "tinydistilbert"
 """Key in the `config.json` of an exported folder with facts about the export: format, head, precision, …"""
+HEADS = ("masked-lm", "classification", "regression", "span")
+FIX = "use the folder as it was written, or export the model again"
 RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
 """Key of those facts, and its value in int8 models in which a token's bytes depend on no other token."""
-CPU = torch.device("cpu")
 
 ModelInputs = Mapping[str, NDArray[np.int64]]
 """`input_ids`, `attention_mask` (1 = token, 0 = padding) and, where the model uses them, `token_type_ids`: each (batch,
 length)."""
 
 
+@runtime_checkable
 class Runtime(Protocol):
     """A model that is ready to compute logits."""
 
@@ -46,12 +46,6 @@ class Runtime(Protocol):
         ...
 
 
-def uses_token_types(model: nn.Module) -> bool:
-    """Whether the model takes `token_type_ids`, as BERT does, and DistilBERT and RoBERTa do not."""
-    config: Any = model.config
-    return int(getattr(config, "type_vocab_size", 0)) > 1
-
-
 def check_fits(inputs: ModelInputs, longest: int | None) -> None:
     """Check that inputs have at most `longest` tokens; None = no limit is known.
 
@@ -62,42 +56,6 @@ def check_fits(inputs: ModelInputs, longest: int | None) -> None:
     if longest is not None and length > longest:
         expected = f"at most the {longest} tokens of the model's position embeddings"
         raise UserError("a batch of inputs", expected=expected, found=str(length), fix="shorten the texts")
-
-
-class TorchRuntime:
-    """A task model in torch, in evaluation mode; the last layer computes only the token that the head reads.
-
-    Args:
-        model: with a classification, regression or span head.
-        span: whether the head is a span head.
-        compiled: compile by torch.compile, for any batch and length; the first call takes about a minute, and the last
-            layer stays reduced to the first token as long as this object exists.
-        device: where to compute; the model is moved there.
-    """
-
-    def __init__(
-        self, model: PreTrainedModel, *, span: bool, compiled: bool = False, device: torch.device = CPU
-    ) -> None:
-        self.name = "torch-compile" if compiled else "torch"
-        self.token_types = uses_token_types(model)
-        self._model, self._span, self._device = model.to(device).eval(), span, device
-        self._longest = longest_input(model.config)
-        self._forward: Any = model
-        self._reduced = ExitStack()
-        if compiled:
-            if not span:  # only once: a new function in each call would be compiled again
-                self._reduced.enter_context(first_token_only(model))
-            self._forward = torch.compile(model, dynamic=True)
-
-    def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
-        """See `Runtime`."""
-        check_fits(inputs, self._longest)
-        tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
-        with torch.inference_mode(), nullcontext() if self._span else first_token_only(self._model):
-            output = self._forward(**tensors)
-            logits = torch.stack((output.start_logits, output.end_logits), dim=-1) if self._span else output.logits
-        array: NDArray[np.float32] = logits.float().cpu().numpy()
-        return array
 
 
 class OnnxRuntime:
@@ -123,8 +81,7 @@ class OnnxRuntime:
             self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common class
             found = str(error).split("\n", 1)[0][:200]
-            fix = "export the model again"
-            raise UserError(str(file), expected="a model that ONNX Runtime reads", found=found, fix=fix) from None
+            raise UserError(str(file), expected="a model that ONNX Runtime reads", found=found, fix=FIX) from None
         self._names = [item.name for item in self._session.get_inputs()]
         self._longest = facts.get("longest_input")
         self.token_types = "token_type_ids" in self._names
@@ -192,6 +149,33 @@ def exported_facts(folder: Path) -> dict[str, Any]:
     config = folder / "config.json"
     facts: dict[str, Any] = atomic.read_json(config).get(EXPORT_KEY, {}) if config.is_file() else {}
     return facts
+
+
+def exported_config(folder: Path) -> dict[str, Any] | None:
+    """The config of an exported folder, after comparing all of its files with its manifest; None = it is none.
+
+    Raises:
+        UserError: a file differs from the manifest, or a value of the config is none that `export` writes.
+    """
+    path = folder / untrusted.CONFIG
+    if not path.is_file():
+        return None
+    if atomic.is_finished(folder):
+        atomic.intact(folder, untrusted.CONFIG)
+    if not untrusted.read_object(path, fix=FIX).get(EXPORT_KEY):
+        return None
+    atomic.check_intact(folder)
+    config = untrusted.check_config(folder)
+    facts = config[EXPORT_KEY]
+    for name, expected, fits in (
+        ("head", f"one of {', '.join(HEADS)}", facts.get("head") in HEADS),
+        ("longest_input", "a number of tokens", type(facts.get("longest_input")) is int),
+        ("vocab_size", "a number of tokens", "vocab_size" in config),
+    ):
+        if not fits:
+            found = repr(facts.get(name))[:80]
+            raise UserError(f"{path}: {name}", expected=expected, found=found, fix=FIX)
+    return config
 
 
 def _model_file(model: Path) -> Path:

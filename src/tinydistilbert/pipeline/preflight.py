@@ -22,9 +22,9 @@ from tinydistilbert.optional import require
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import cache
-from tinydistilbert.tasks import has_split
 from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
+from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 

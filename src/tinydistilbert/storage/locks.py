@@ -38,7 +38,7 @@ def new_output(output: Path) -> Iterator[None]:
 def alone(lock: Path, *, where: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock while the body runs.
 
-    On a file system without locks the body runs unprotected.
+    On a file system without locks the body runs unprotected, and a line on standard error says so.
 
     Args:
         lock: the file; the folder that it lies in is made.
@@ -94,6 +94,7 @@ def _acquired(lock: Path, where: str, wait: bool) -> "BaseFileLock | None":
     except OSError as error:
         if error.errno in NOT_SUPPORTED:
             lock.unlink(missing_ok=True)
+            sys.stderr.write(f"{where}: this file system has no locks; do not run a second command there meanwhile\n")
             return None
         found, fix = error.strerror or str(error), "give another place"
         raise UserError(where, expected="a folder that can be made", found=found, fix=fix) from None

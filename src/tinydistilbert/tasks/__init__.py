@@ -2,26 +2,26 @@
 
 import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.data.sources import open_source
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES
-from tinydistilbert.recipe.schema import Corpus, Finetune
-from tinydistilbert.tasks import custom, glue, imdb, squad, synthetic
+from tinydistilbert.tasks import glue, imdb, squad, synthetic
 from tinydistilbert.tasks.base import Examples, ScoreTable, Task, sample_rows
-from tinydistilbert.tasks.row_checks import checked_columns
-from tinydistilbert.tasks.splits import has_split, read_split
+
+# What reads data imports its libraries in the functions that need it: a served model needs the tasks alone.
+if TYPE_CHECKING:
+    from tinydistilbert.recipe.schema import Corpus, Finetune
 
 TASKS: dict[str, Task] = {task.name: task for task in (*glue.TASKS, *imdb.TASKS, *squad.TASKS, *synthetic.TASKS)}
 
 assert tuple(TASKS) == TASK_NAMES, "names.py and the task tables list the same tasks"
 assert tuple(name for name, task in TASKS.items() if task.kind == "span") == SPAN_NAMES
 
-__all__ = ["HELD_OUT", "TASKS", "Examples", "Task", "has_split", "load_examples", "tables_of", "tasks_of"]
+__all__ = ["HELD_OUT", "TASKS", "Examples", "Task", "load_examples", "tables_of", "tasks_of"]
 
 HELD_OUT = "train (held out)"
 """Split of the train examples that are scored and never trained on, where settings are chosen by them."""
@@ -30,12 +30,14 @@ HELD_OUT_SEED = 0
 """One for all recipes: whatever the seed of a run, the same examples are held out."""
 
 
-def tasks_of(finetune: Finetune) -> dict[str, Task]:
+def tasks_of(finetune: "Finetune") -> dict[str, Task]:
     """All tasks by name: `TASKS`, and behind them those of one's own in `finetune.custom`.
 
     Raises:
         UserError: a task of one's own takes one column for two things.
     """
+    from tinydistilbert.tasks import custom
+
     return TASKS | {name: custom.custom_task(name, settings) for name, settings in finetune.custom.items()}
 
 
@@ -48,7 +50,7 @@ def tables_of(tasks: Mapping[str, Task]) -> dict[ScoreTable, tuple[Task, ...]]:
 
 
 def load_examples(
-    task: Task, split: str, *, data: str | None, corpus: Corpus, limit: int, seed: int, held_out: int | None = None,
+    task: Task, split: str, *, data: str | None, corpus: "Corpus", limit: int, seed: int, held_out: int | None = None,
     labels: tuple[str, ...] | None = None,
 ) -> Examples:  # fmt: skip
     """Examples of a split: from `{data}/{task.folder}/{split}.parquet` (.jsonl, .csv …), without `data` from the hub.
@@ -70,7 +72,7 @@ def load_examples(
             the split `HELD_OUT` is those, in full, and `task.train` is the rest, less what repeats one of them. None =
             none are.
         labels: classes of one's own classification task, in the order of a model that has them; by default those of the
-            train split, whole numbers by size, words by the alphabet.
+            train split, numbers by size, words by the alphabet.
 
     Raises:
         UserError: the split is missing, unreadable or empty, or a row is not what the task says; fewer train examples
@@ -95,18 +97,24 @@ def load_examples(
 
 def _columns(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> tuple[Task, dict[str, Any]]:
     """The task with its classes, and the columns of `Examples` of all rows of a split."""
+    from tinydistilbert.tasks import classes
+    from tinydistilbert.tasks.row_checks import checked_columns
+    from tinydistilbert.tasks.splits import read_split
+
     source = read_split(task, split, data)
     if task.labels_from_data and task.kind == "classification":
         train = source if split == task.train or labels else read_split(task, task.train, data)
-        task = dataclasses.replace(task, labels=labels or custom.classes_of(task, train))
-        source = custom.with_class_numbers(task, source)
+        task = dataclasses.replace(task, labels=labels or classes.classes_of(task, train))
+        source = classes.with_class_numbers(task, source)
     return task, checked_columns(task, split, source)
 
 
 def _synthetic_columns(
-    task: Task, split: str, data: str | None, corpus: Corpus, seed: int
+    task: Task, split: str, data: str | None, corpus: "Corpus", seed: int
 ) -> tuple[dict[str, Any], list[Hashable]]:
     """The columns of `Examples` of all examples that are made for a split, and what each was made from."""
+    from tinydistilbert.data.sources import open_source
+
     # Whatever the blocks of the student are packed from, synthetic examples need whole documents.
     source = open_source(dataclasses.replace(corpus, packing="documents"), data)
     made = synthetic.make(task, source.train(), seed=seed, cap=synthetic.TRAIN_CAP)

@@ -4,15 +4,20 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import BatchEncoding, PreTrainedTokenizerFast
 
+from tinydistilbert.models.plain_tokenizer import Encodings, PlainTokenizer
 from tinydistilbert.tasks.base import Examples
+
+if TYPE_CHECKING:  # a served model has neither
+    from torch import Tensor
+    from transformers import BatchEncoding, PreTrainedTokenizerFast
+
+FastTokenizer: TypeAlias = "PreTrainedTokenizerFast | PlainTokenizer"
+Encoded: TypeAlias = "BatchEncoding | Encodings"
 
 MAX_QUESTION_TOKENS = 64
 """Questions are cut to this many tokens, as in BERT's run_squad.py, or to half of a shorter window."""
@@ -48,7 +53,7 @@ class Features:
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
 
 
-def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Features:
+def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Features:
     """Tokenise `examples` into inputs of at most `max_length` tokens; nothing is padded.
 
     Text pairs that are too long lose tokens from the longer text. Contexts that are too long are cut into windows that
@@ -70,7 +75,7 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: i
     return Features(ids, types, _labels(examples), np.arange(len(ids)))
 
 
-def _input_ids(encoded: BatchEncoding) -> list[NDArray[Any]]:
+def _input_ids(encoded: Encoded) -> list[NDArray[Any]]:
     """The rows as arrays; ELMo's tokenizer gives arrays, of a type that is small enough for fifty numbers a word."""
     rows = encoded["input_ids"]
     return [row if isinstance(row, np.ndarray) else np.array(row, dtype=np.int32) for row in rows]
@@ -83,7 +88,7 @@ def _labels(examples: Examples) -> NDArray[Any]:
     return np.array([NO_LABEL if label is None else label for label in labels], dtype=np.int64)
 
 
-def _encode_spans(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Features:
+def _encode_spans(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Features:
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
     question_limit = min(MAX_QUESTION_TOKENS, room // 2)
     stride = min(examples.task.doc_stride, (room - question_limit) // 2)
@@ -107,7 +112,7 @@ def _encode_spans(examples: Examples, tokenizer: PreTrainedTokenizerFast, max_le
     return Features(ids, types, np.array(labels, dtype=np.int64), np.array(owner, dtype=np.int64), offsets)
 
 
-def _cut_questions(questions: Sequence[str], tokenizer: PreTrainedTokenizerFast, limit: int) -> list[str]:
+def _cut_questions(questions: Sequence[str], tokenizer: FastTokenizer, limit: int) -> list[str]:
     encoded = tokenizer(list(questions), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [
         question if len(offsets) <= limit else _cut_question(question, offsets, tokenizer, limit)
@@ -115,7 +120,7 @@ def _cut_questions(questions: Sequence[str], tokenizer: PreTrainedTokenizerFast,
     ]
 
 
-def _cut_question(question: str, offsets: list[tuple[int, int]], tokenizer: PreTrainedTokenizerFast, limit: int) -> str:
+def _cut_question(question: str, offsets: list[tuple[int, int]], tokenizer: FastTokenizer, limit: int) -> str:
     # A cut inside a word can make more tokens of its beginning than there were, so the result is measured again.
     for keep in range(limit, 0, -1):
         shortened = question[: offsets[keep - 1][1]]
@@ -124,7 +129,7 @@ def _cut_question(question: str, offsets: list[tuple[int, int]], tokenizer: PreT
     return ""
 
 
-def _token_offsets(encoded: BatchEncoding, window: int, context: str) -> NDArray[np.int32]:
+def _token_offsets(encoded: Encoded, window: int, context: str) -> NDArray[np.int32]:
     """(length, 2) first character and end in the context of each token of a window, (-1, -1) outside the context.
 
     A token ends behind the marks that follow it: normalisers that strip accents drop them, but they belong to the text
@@ -175,20 +180,19 @@ def _touching(offsets: NDArray[np.int32], answer: dict[str, list[Any]]) -> NDArr
     return np.flatnonzero((offsets[:, 0] >= 0) & (offsets[:, 0] < end) & (offsets[:, 1] > begin))
 
 
-def collate(
+def padded_inputs(
     features: Features,
     indices: Sequence[int] | NDArray[np.int64],
     pad_token_id: int,
     *,
     token_types: bool,
     pad_to: int | None = None,
-) -> dict[str, Tensor]:
-    """The features at `indices` as a batch, padded to its longest, or to `pad_to` tokens.
+) -> dict[str, NDArray[np.int64]]:
+    """The inputs of the features at `indices` as a batch, padded to its longest, or to `pad_to` tokens.
 
     Returns:
         int64 `input_ids`, `attention_mask` (1 = token, 0 = padding) and, with `token_types`, `token_type_ids`, all
-        (batch, length), but ELMo's `input_ids` (batch, length, 50); with `labels` (batch,), or `start_positions` and
-        `end_positions` (batch,) in span tasks.
+        (batch, length), but ELMo's `input_ids` (batch, length, 50).
     """
     length = pad_to or int(features.lengths[indices].max())
     batch = {
@@ -197,14 +201,33 @@ def collate(
     }
     if token_types:
         batch["token_type_ids"] = _pad([features.token_type_ids[i] for i in indices], length, 0)
+    return batch
+
+
+def collate(
+    features: Features,
+    indices: Sequence[int] | NDArray[np.int64],
+    pad_token_id: int,
+    *,
+    token_types: bool,
+    pad_to: int | None = None,
+) -> "dict[str, Tensor]":
+    """The batch of `padded_inputs` as tensors, with `labels` (batch,), or in span tasks the positions of the answer.
+
+    Those are `start_positions` and `end_positions`, both (batch,).
+    """
+    import torch
+
+    inputs = padded_inputs(features, indices, pad_token_id, token_types=token_types, pad_to=pad_to)
+    batch = {name: torch.from_numpy(array) for name, array in inputs.items()}
     labels = torch.from_numpy(features.labels[np.asarray(indices)])
     if features.offsets is None:
         return {**batch, "labels": labels}
     return {**batch, "start_positions": labels[:, 0], "end_positions": labels[:, 1]}
 
 
-def _pad(rows: Sequence[NDArray[Any]], length: int, value: int) -> Tensor:
+def _pad(rows: Sequence[NDArray[Any]], length: int, value: int) -> NDArray[np.int64]:
     padded = np.full((len(rows), length, *rows[0].shape[1:]), value, dtype=np.int64)
     for padded_row, row in zip(padded, rows, strict=True):
         padded_row[: len(row)] = row
-    return torch.from_numpy(padded)
+    return padded

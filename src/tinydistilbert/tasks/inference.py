@@ -1,19 +1,23 @@
 """Predictions of a task model, without padding beyond the longest input of a batch."""
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
-from tinydistilbert.models.runtimes import Runtime, TorchRuntime
-from tinydistilbert.tasks.encoding import Features, collate
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydistilbert.models.runtimes import Runtime
+from tinydistilbert.tasks.encoding import Features, padded_inputs
+
+if TYPE_CHECKING:  # a served model has neither
+    import torch
+    from transformers import PreTrainedModel
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 Logits = NDArray[np.float32] | list[NDArray[np.float32]]
 
 
 def predict(
-    model: PreTrainedModel | Runtime, features: Features, *, pad_token_id: int, device: torch.device | None = None,
+    model: "PreTrainedModel | Runtime", features: Features, *, pad_token_id: int, device: "torch.device | None" = None,
     token_budget: int = 8192,
 ) -> Logits:  # fmt: skip
     """Logits of every feature, in the order of `features`; a torch model is left in evaluation mode.
@@ -37,14 +41,15 @@ def predict(
     """
     span = features.offsets is not None
     runtime: Runtime
-    if isinstance(model, PreTrainedModel):
-        runtime = TorchRuntime(model, span=span, device=device or torch.device("cpu"))
-    else:
+    if isinstance(model, Runtime):
         runtime = model
+    else:
+        from tinydistilbert.models.torch_runtime import CPU, TorchRuntime
+
+        runtime = TorchRuntime(model, span=span, device=device or CPU)
     logits_of: list[NDArray[np.float32] | None] = [None] * len(features)
     for indices in batches_by_length(features.lengths, token_budget):
-        batch = collate(features, indices, pad_token_id, token_types=runtime.token_types)
-        logits = runtime({name: batch[name].numpy() for name in INPUTS if name in batch})
+        logits = runtime(padded_inputs(features, indices, pad_token_id, token_types=runtime.token_types))
         for index, row in zip(indices, logits, strict=True):
             logits_of[index] = row[: features.lengths[index]].copy() if span else row
     rows = [row for row in logits_of if row is not None]

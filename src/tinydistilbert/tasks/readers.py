@@ -235,7 +235,13 @@ def _parsed(text: str, where: str, fix: str) -> Any:
 
 
 def _json_column(values: list[Any], name: str, path: Path, lines: list[int]) -> pa.Array:
-    """The values as a column of one type; the error names the first row that does not fit."""
+    """The values as a column of one type; the error names the first row that does not fit.
+
+    Whole numbers of more than 64 bits are codes: they become texts, digit by digit.
+    """
+    whole = [value for value in values if value is not None]
+    if all(type(value) is int for value in whole) and any(abs(value) >= 2**63 for value in whole):
+        return pa.array([None if value is None else str(value) for value in values])
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError, ValueError):

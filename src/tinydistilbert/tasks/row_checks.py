@@ -2,7 +2,9 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any
 
 from tinydistilbert.errors import UserError
@@ -10,6 +12,8 @@ from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.readers import Rows, shortened, shown
 
 DROP = "or drop the row"
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
+"""A number in the digits of ASCII."""
 LONGEST_TEXT = 1_000_000
 """Characters of a text: a whole one is tokenised at once, which takes 150 bytes of memory a character."""
 
@@ -115,15 +119,16 @@ def _names(rows: Rows, column: str, *, may_lack: bool) -> list[Any]:
 
 
 def number(value: Any) -> int | float | None:
-    """A label as a number, also where it stands as text, as in CSV; whole ones as int; None where it is no number."""
+    """A score or a class's number, also where it stands as text, as in CSV; whole ones as int; None where it is none.
+
+    It is for measurements and for the numbers 0, 1, … of published tasks. Names of classes, `classes.class_name`, and
+    of examples never go through it.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if not isinstance(value, (float, str)) or (isinstance(value, str) and "_" in value):
+    if not isinstance(value, (float, str, Decimal)) or (isinstance(value, str) and not _NUMBER.fullmatch(value)):
         return None
-    try:
-        parsed = float(value)
-    except ValueError:
-        return None
+    parsed = float(value)
     return int(parsed) if parsed.is_integer() else parsed
 
 

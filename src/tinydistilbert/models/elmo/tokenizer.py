@@ -59,6 +59,8 @@ class ElmoTokenizer(PreTrainedTokenizerFast):  # type: ignore[misc]
     Offsets, truncation, overlapping windows and token types refer to words. Made by `elmo_tokenizer`.
     """
 
+    only_by_call = True
+    """Its Rust tokenizer alone does not make the model's inputs."""
     model_input_names = ("input_ids", "attention_mask", "token_type_ids")
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **settings: Any) -> BatchEncoding:

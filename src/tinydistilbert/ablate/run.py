@@ -1,0 +1,154 @@
+"""Check and run what is not done of an ablation, and write its table and page."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tinydistilbert import results
+from tinydistilbert.ablate.study import SCORED_ON, Study, Trial, study_of
+from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.pipeline.context import RunContext, Sources
+from tinydistilbert.pipeline.preflight import check_data_folder
+from tinydistilbert.pipeline.run import check_inputs, run_context, run_stages
+from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.recipe.toml import to_toml
+from tinydistilbert.report.ablation import (
+    Ablation,
+    write_ablation,
+)
+from tinydistilbert.report.table import Table
+from tinydistilbert.storage import atomic, locks
+
+
+def check_study(study: Study) -> None:
+    """Look for whatever can be wrong in any run, before the first one.
+
+    Raises:
+        UserError: the folder belongs to something else, a run in it to another recipe, or an input is wrong; of a row
+            it begins with its name.
+    """
+    check_folder(study)
+    references = study.references.run(study.log)
+    references.check_machine()
+    check_data_folder(study.recipe.data)
+    if not references.is_begun():
+        check_inputs(references)
+    for trial in study.first_of_each:
+        if not atomic.is_finished(trial.folder.student):
+            with naming(trial):
+                check_inputs(before_adapting(study, trial, until="distill", sources=references.sources))
+
+
+def check_folder(study: Study) -> None:
+    """Refuse a folder with something else in it, and runs of other recipes.
+
+    Raises:
+        UserError: there are some.
+    """
+    output = study.folder.path
+    if not study.folder.recipe.is_file() and not atomic.is_new(output):
+        expected, fix = "a new or empty folder, or an ablation", "give another --output"
+        raise UserError(f"--output {output}", expected=expected, found="other files", fix=fix)
+    for trial in study.runs:
+        run = trial.run(study.log)
+        if run.is_begun() and trial is study.references:  # the rows have the same text and tasks
+            run.inputs.check()
+
+
+def before_adapting(study: Study, trial: Trial, *, until: str, sources: Sources) -> RunContext:
+    """The run of a trial with the teacher as it comes, for the adapted one may not be made yet."""
+    recipe = dataclasses.replace(trial.recipe, teacher=study.recipe.teacher, adapt=study.recipe.adapt)
+    return run_context(recipe, trial.folder.path, until=until, log=study.log, sources=sources)
+
+
+def run_study(study: Study, command: str) -> tuple[Table, dict[str, str]]:
+    """Do what is not done yet; table and page are written anew after every row.
+
+    Returns:
+        The table, and of the rows that failed, why.
+    """
+    output, failures = study.folder.path, dict[str, str]()
+    with locks.alone(output / atomic.LOCK, where=f"--output {output}"):
+        atomic.sweep(output)
+        atomic.write_text(study.folder.recipe, to_toml(study.recipe))
+        for trial in study.runs:
+            if trial.is_finished():
+                trial.free()
+                study.log(f"{trial.title}: finished before, skipped")
+                continue
+            for failure in _run_trial(study, trial):
+                # What a row breaks is a finding about that row, and no reason to keep the others waiting.
+                name = trial.variation.name if trial.variation else "references"
+                failures[name] = "; ".join([*([failures[name]] if name in failures else []), failure])
+            if trial.is_finished():
+                trial.free()
+                publish(study, failures, command)
+        return publish(study, failures, command), failures
+
+
+def _run_trial(study: Study, trial: Trial) -> list[str]:
+    """Run a trial; gives what failed in it."""
+
+    def log(line: str) -> None:
+        study.log(f"{trial.title}: {line}")
+
+    try:
+        with naming(trial):
+            failures = run_stages(trial.run(log))
+    except NonFiniteLoss as error:
+        if trial.variation is None:
+            raise
+        failures = (str(error),)
+    for failure in failures:
+        log(f"failed, {failure}")
+    return [f"seed {trial.seed}: {failure}" for failure in failures]
+
+
+def publish(study: Study, failures: Mapping[str, str], command: str) -> Table:
+    """Write results, table and page of what is finished so far."""
+    measurements = [m for trial in study.runs if trial.is_finished() for m in trial.measured()]
+    results.write(study.folder.results, measurements)
+    ablation = Ablation(study.recipe, study.variations, measurements, failures)
+    return write_ablation(study.folder.path, ablation, command=command)
+
+
+@contextmanager
+def naming(trial: Trial) -> Iterator[None]:
+    """Put the name of the row before the user's mistakes."""
+    try:
+        yield
+    except UserError as error:
+        if trial.variation is None:
+            raise
+        where = f"row {trial.variation.name!r}, {error.where}"
+        raise UserError(where, problem=error.problem, fix=error.fix) from None
+
+
+def ablate(
+    recipe: Recipe, output: Path, *, log: Callable[[str], None], command: str = ""
+) -> tuple[Table, Mapping[str, str]]:
+    """Run every row of the recipe's ablation that is not finished in the folder `output`.
+
+    Args:
+        recipe: the baseline, and in its section ablate the rows and seeds.
+        output: folder of the ablation; made if missing, continued if it is one of this recipe.
+        log: called with a line for each stage of each row.
+        command: the command line that the report shows as the way to get the same again.
+
+    Returns:
+        The table, and of the rows that failed with a loss that is not finite, why.
+
+    Raises:
+        UserError: an input is wrong; when it was found before the first run, nothing was written.
+        Interrupted: the user asked to stop; the same call goes on.
+        NonFiniteLoss: adapting the teacher.
+    """
+    study = study_of(recipe, output, log=log)
+    if not all(trial.is_finished() for trial in study.runs):
+        check_study(study)
+    else:
+        check_folder(study)
+    if recipe.finetune.tasks:
+        log(f"ablate: {SCORED_ON}")
+    return run_study(study, command)

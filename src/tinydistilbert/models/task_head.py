@@ -1,0 +1,144 @@
+"""The head of a task model, and what becomes of it when the model is fine-tuned further.
+
+It is kept where its outputs can be those of the new task: as many, and of the same kind. Anything else starts anew, for
+no output of it means what the task asks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.class_names import match_classes
+
+TaskHead = Literal["classification", "regression", "span"]
+
+_ENDINGS: dict[TaskHead, str] = {
+    "classification": "ForSequenceClassification", "regression": "ForSequenceClassification",
+    "span": "ForQuestionAnswering",
+}  # fmt: skip
+_WITHOUT_TASK = ("ForMaskedLM", "ForPreTraining", "Model")
+"""Ends of the names of classes whose heads nobody expects to find again in a task model."""
+SHOWN_CLASSES = 12
+_MULTI_LABEL = "multi_label_classification"
+
+
+@dataclass(frozen=True)
+class StartingHead:
+    """What becomes of the head that a model has."""
+
+    is_kept: bool | None
+    """Whether its last matrix is where the new head begins; None = if its shape is that of the new one."""
+    is_foreign: bool = False
+    """Whether it belongs to another class of models, so that none of its weights is wanted."""
+    note: str = ""
+    """What the user is to know about it; empty where there is nothing."""
+    order: tuple[int, ...] | None = None
+    """Of a kept head of classes: for each class of the task the output that becomes it; None = as they are."""
+
+
+def starting_head(config: PretrainedConfig, head: TaskHead, labels: Sequence[str]) -> StartingHead:
+    """What becomes of the head of a model under a task.
+
+    Args:
+        config: of the model, as it was saved.
+        head: the kind of the task.
+        labels: the classes of the task; none = those of the model.
+    """
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if not architecture or architecture.endswith(_WITHOUT_TASK):
+        return StartingHead(is_kept=None)
+    outputs = {"classification": len(labels) or config.num_labels, "regression": 1, "span": 2}[head]
+    is_measurement = config.problem_type == "regression" or config.num_labels == 1
+    fits = head == "span" or (config.num_labels == outputs and is_measurement == (head == "regression"))
+    is_foreign = not architecture.endswith(_ENDINGS[head])
+    if is_foreign or not fits:
+        new = f"{outputs} classes" + (f", {listed(labels)}," if labels else "") if head == "classification" else head
+        note = f"{_described(config, architecture)} is left out; the new one for {new} starts from random weights"
+        return StartingHead(is_kept=False, is_foreign=is_foreign, note=note)
+    return _kept_classes(config, labels) if labels and head == "classification" else StartingHead(is_kept=True)
+
+
+def _described(config: PretrainedConfig, architecture: str) -> str:
+    if not architecture.endswith(_ENDINGS["classification"]):
+        return f"its head, of {architecture},"
+    if config.num_labels == 1:
+        return "its head of one output"
+    kind = "measurements" if config.problem_type == "regression" else "classes"
+    return f"its head of {config.num_labels} {kind}, {listed(output_names(config))},"
+
+
+def _kept_classes(config: PretrainedConfig, labels: Sequence[str]) -> StartingHead:
+    names = output_names(config)
+    match = match_classes(names, labels)
+    order = None if match is None or match.is_in_order else match.order
+    notes = []
+    if match is None or match.by != "name" or order:
+        of_outputs = labels if order is None else [labels[order.index(output)] for output in range(len(order))]
+        verb = "start as" if match is None else "are taken as"
+        notes.append(f"its outputs {listed(names)} {verb} {listed(of_outputs)}")
+    if config.problem_type == _MULTI_LABEL:
+        notes.append("it gave several labels at once, and from now on gives one")
+    note = f"its head of {len(labels)} classes is kept: {'; '.join(notes)}" if notes else ""
+    return StartingHead(is_kept=True, note=note, order=order)
+
+
+def output_names(config: PretrainedConfig) -> list[str]:
+    """The names of a model's outputs, in their order."""
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names one after the other, of very many the first ones and how many more there are."""
+    more = len(names) - SHOWN_CLASSES
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:SHOWN_CLASSES])} and {more} more"
+
+
+def refuse_multi_label(where: str, config: PretrainedConfig) -> None:
+    """Refuse a model that may give several labels at once: its logits are no softmax's.
+
+    Raises:
+        UserError: it is one.
+    """
+    if config.problem_type == _MULTI_LABEL:
+        expected, fix = "one class for a text", "use transformers for models that give several"
+        raise UserError(where, expected=expected, found="a model of several labels at once", fix=fix)
+
+
+def output_layer(model: PreTrainedModel) -> nn.Linear:
+    """The last matrix of the head of a task model of any family."""
+    whole = cast("Any", model)
+    head = whole.qa_outputs if hasattr(whole, "qa_outputs") else getattr(whole, "classifier", None)
+    if head is None:  # ELMo
+        head = whole.head.ends if hasattr(whole.head, "ends") else whole.head.output
+    layer = getattr(head, "out_proj", head)
+    assert isinstance(layer, nn.Linear), type(layer)
+    return layer
+
+
+def output_keys(model: PreTrainedModel) -> set[str]:
+    """The names of weight and bias of that matrix."""
+    layer = output_layer(model)
+    (name,) = (name for name, module in model.named_modules() if module is layer)
+    return {f"{name}.weight", f"{name}.bias"}
+
+
+@torch.no_grad()
+def reorder_outputs(model: PreTrainedModel, order: Sequence[int]) -> None:
+    """Put the outputs of a classification head into another order: `order[i]` is the one that becomes output i."""
+    layer = output_layer(model)
+    index = torch.tensor(order, device=layer.weight.device)
+    layer.weight.copy_(layer.weight[index])
+    layer.bias.copy_(layer.bias[index])
+
+
+def restart_outputs(model: PreTrainedModel) -> None:
+    """Give the last matrix of a head random weights, as its family draws them."""
+    layer = output_layer(model)
+    for parameter in layer.parameters():
+        parameter._is_hf_initialized = False  # type: ignore[attr-defined]  # or the next line would leave it as it is
+    model._init_weights(layer)

@@ -1,0 +1,58 @@
+"""The back end of torch models, behind the same interface as those of exported ones."""
+
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel
+
+from tinydistilbert.models.first_token import first_token_only
+from tinydistilbert.models.loading import longest_input
+from tinydistilbert.models.runtimes import ModelInputs, check_fits
+
+CPU = torch.device("cpu")
+
+
+def uses_token_types(model: nn.Module) -> bool:
+    """Whether the model takes `token_type_ids`, as BERT does, and DistilBERT and RoBERTa do not."""
+    config: Any = model.config
+    return int(getattr(config, "type_vocab_size", 0)) > 1
+
+
+class TorchRuntime:
+    """A task model in torch, in evaluation mode; the last layer computes only the token that the head reads.
+
+    Args:
+        model: with a classification, regression or span head.
+        span: whether the head is a span head.
+        compiled: compile by torch.compile, for any batch and length; the first call takes about a minute, and the last
+            layer stays reduced to the first token as long as this object exists.
+        device: where to compute; the model is moved there.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, span: bool, compiled: bool = False, device: torch.device = CPU
+    ) -> None:
+        self.name = "torch-compile" if compiled else "torch"
+        self.token_types = uses_token_types(model)
+        self._model, self._span, self._device = model.to(device).eval(), span, device
+        self._longest = longest_input(model.config)
+        self._forward: Any = model
+        self._reduced = ExitStack()
+        if compiled:
+            if not span:  # only once: a new function in each call would be compiled again
+                self._reduced.enter_context(first_token_only(model))
+            self._forward = torch.compile(model, dynamic=True)
+
+    def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
+        """See `Runtime`."""
+        check_fits(inputs, self._longest)
+        tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
+        with torch.inference_mode(), nullcontext() if self._span else first_token_only(self._model):
+            output = self._forward(**tensors)
+            logits = torch.stack((output.start_logits, output.end_logits), dim=-1) if self._span else output.logits
+        array: NDArray[np.float32] = logits.float().cpu().numpy()
+        return array

@@ -1,0 +1,188 @@
+"""Names of classes: those that the labels of a file have there, and which of two spellings mean the same class.
+
+A text is its own name: `01`, `1` and `1E0` are three classes. Only where a file format has no text (numbers and truth
+values of Parquet and JSON) is a name made. Nothing goes through a float on the way.
+"""
+
+import dataclasses
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
+from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.readers import Rows, shortened, shown
+from tinydistilbert.tasks.row_checks import DROP, nearest
+
+MOST_CLASSES = 1000
+"""With more different labels than this, the column is not taken for one of classes."""
+LARGEST_IN_A_FLOAT = 2**53
+"""Whole numbers beyond it have no float of their own: several codes were one when the file was written."""
+
+_PLAIN = re.compile(r"[+-]?(0|[1-9][0-9]{0,99})(\.[0-9]{1,99})?([eE][+-]?[0-9]{1,3})?")
+"""A number as a program writes a measurement: no leading zeros."""
+_ORDERED = re.compile(r"[+-]?[0-9]{1,99}(\.[0-9]{1,99})?")
+_WHOLE_WITH_POINT = re.compile(r"([+-]?[0-9]+)\.0+")
+_NOT_A_LABEL = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+"""What programs write for a missing or impossible number."""
+
+
+def class_name(label: Any) -> str | None:
+    """The name of the class that a label stands for; None where it is none.
+
+    Texts are taken as they are, without white space around them; whole numbers, also the float 2.0, have their decimal
+    form, and truth values are `false` and `true`. A list of one label is that label. Other numbers name no class.
+    """
+    if isinstance(label, str):
+        name = label.strip()
+        return None if not name or _NOT_A_LABEL.fullmatch(name) else name
+    if isinstance(label, bool):
+        return str(label).lower()
+    if isinstance(label, list):
+        return class_name(label[0]) if len(label) == 1 and not isinstance(label[0], list) else None
+    if isinstance(label, int):
+        return str(label)
+    if isinstance(label, float):
+        return str(int(label)) if label.is_integer() and abs(label) <= LARGEST_IN_A_FLOAT else None
+    if isinstance(label, Decimal) and label.is_finite() and label == label.to_integral_value():
+        return str(int(label))
+    return None
+
+
+def spelling_key(name: str) -> str:
+    """What two spellings of one class share: `True` and `true`, `1.0` and `1`; of other names it is the name."""
+    if name.lower() in ("true", "false"):
+        return name.lower()
+    whole = _WHOLE_WITH_POINT.fullmatch(name)
+    return whole[1] if whole else name
+
+
+def class_positions(names: Iterable[str], classes: Sequence[str]) -> dict[str, int]:
+    """For each of `names` that is a class its position: by the very name, else by the only class with its spelling."""
+    exact = {name: position for position, name in enumerate(classes)}
+    keys = Counter(map(spelling_key, classes))
+    spelled = {spelling_key(name): position for position, name in enumerate(classes) if keys[spelling_key(name)] == 1}
+    return {
+        name: exact.get(name, spelled.get(spelling_key(name), -1))
+        for name in names
+        if name in exact or spelling_key(name) in spelled
+    }
+
+
+def classes_of(task: Task, rows: Rows) -> tuple[str, ...]:
+    """The classes in a train split, in order: numbers by size, words by the alphabet.
+
+    `1.0` is taken for `1` where the file has both, and that is told.
+
+    Raises:
+        UserError: a label that is missing or no class, one class alone, or more than a thousand.
+    """
+    names = _names(task, rows)
+    kept = set(names)
+    classes = sorted(name for name in kept if not (_WHOLE_WITH_POINT.fullmatch(name) and spelling_key(name) in kept))
+    where = f"{rows.where}, column {task.label}"
+    if len(classes) == 1:
+        fix = "add examples of another class"
+        raise UserError(where, expected="two classes or more", found=f"{classes[0]!r} in every row", fix=fix)
+    if len(classes) > MOST_CLASSES:
+        fix = f"if the labels are measurements, {_regression(task)}"
+        expected = f"at most {MOST_CLASSES:,} classes"
+        raise UserError(where, expected=expected, found=f"{len(classes):,}", fix=fix)
+    _refuse_measurements(task, rows, names)
+    _tell_of_twins(where, classes)
+    return tuple(sorted(classes, key=(lambda n: (Decimal(n), n)) if all(map(_ORDERED.fullmatch, classes)) else None))
+
+
+def with_class_numbers(task: Task, rows: Rows) -> Rows:
+    """The rows with the numbers of the classes, in the order of `task.labels`, for labels.
+
+    Raises:
+        UserError: a label that is missing, no class, or not among the task's.
+    """
+    names = _names(task, rows)
+    numbers = class_positions(set(names), task.labels)
+    for row, name in enumerate(names):
+        if name not in numbers:
+            near = nearest(name, task.labels)
+            expected = f"a class that training knows: {shortened(', '.join(task.labels))}"
+            fix = (f"did you mean {near!r}? " if near else "") + f"correct it, add it to the train split, {DROP}"
+            raise UserError(rows.at(row, task.label), expected=expected, found=shown(name), fix=fix)
+    other = Counter(name for name in names if name != task.labels[numbers[name]])
+    for name, count in sorted(other.items()):
+        text = f"{counted(count, 'label')} {name!r} taken for the class {task.labels[numbers[name]]!r}"
+        notice(f"{rows.where}, column {task.label}", text)
+    column = rows.table.column_names.index(task.label)
+    labels = pa.array([numbers[name] for name in names], pa.int64())
+    return dataclasses.replace(rows, table=rows.table.set_column(column, task.label, labels))
+
+
+def _regression(task: Task) -> str:
+    return f'set finetune.custom.{task.name}.kind = "regression" (--kind regression)'
+
+
+def _names(task: Task, rows: Rows) -> list[str]:
+    """The name of each row's class; what was changed to get it is counted and told."""
+    labels = rows.values(task.label)
+    names = []
+    for row, label in enumerate(labels):
+        name = class_name(label)
+        if name is None:
+            raise _no_class(task, rows.at(row, task.label), label)
+        names.append(name)
+    where = f"{rows.where}, column {task.label}"
+    inner = [label[0] if isinstance(label, list) else label for label in labels]
+    spaced = sum(isinstance(label, str) and label != name for label, name in zip(inner, names, strict=True))
+    if spaced:
+        notice(where, f"white space around {counted(spaced, 'label')} is not part of the class's name")
+    floats = sum(isinstance(label, float) for label in inner)
+    if floats:
+        notice(where, f"{counted(floats, 'label')} stored as fractions without a part behind the point: 1.0 is named 1")
+    lists = sum(isinstance(label, list) for label in labels)
+    if lists:
+        notice(where, f"{counted(lists, 'label')} in a list of one, read as that one")
+    return names
+
+
+def _no_class(task: Task, where: str, label: Any) -> UserError:
+    expected = "a word or a whole number that names a class"
+    if isinstance(label, list):
+        problem = f"{len(label)} labels in a list, {shown(label)}: an example has one class here"
+        return UserError(where, problem=problem, fix=f"write the one class as such {DROP}")
+    is_number = isinstance(label, (float, Decimal)) or (isinstance(label, str) and bool(label.strip()))
+    if is_number and _NOT_A_LABEL.fullmatch(str(label).strip()):
+        problem = f"the label is missing: {str(label).strip()!r} is what programs write for one that is not there"
+        return UserError(where, problem=problem, fix=f"fill it in {DROP}")
+    if isinstance(label, float) and label.is_integer():
+        problem = f"{label!r} is a float, in which whole numbers as long as this one are rounded to a neighbour's"
+        return UserError(where, problem=problem, fix="write the codes as texts or as integers")
+    fix = f"{_regression(task)} if the labels are measurements" if is_number else f"fill it in {DROP}"
+    return UserError(where, expected=expected, found=shown(label), fix=fix)
+
+
+def _refuse_measurements(task: Task, rows: Rows, names: Sequence[str]) -> None:
+    """Refuse fractions where every label is a number: measurements, unless one has a leading zero, as codes have."""
+    if all(map(_PLAIN.fullmatch, set(names))):
+        for row, name in enumerate(names):
+            if Decimal(name) != Decimal(name).to_integral_value():
+                fix = f"{_regression(task)} if they are measurements; names of classes have a letter in them: v{name}"
+                where, expected = rows.at(row, task.label), "words or whole numbers that name classes"
+                raise UserError(where, expected=expected, found=shown(name), fix=fix)
+
+
+def _tell_of_twins(where: str, classes: Sequence[str]) -> None:
+    """Name classes that differ only in capitals, in how their letters are encoded, or in zeros behind the point."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        key = unicodedata.normalize("NFKC", spelling_key(name)).casefold()
+        groups.setdefault(key, []).append(name)
+    twins = [group for group in groups.values() if len(group) > 1]
+    if twins:
+        count = counted(len(twins), "group")
+        first = ", ".join(map(repr, twins[0]))
+        notice(where, f"{count} of classes that are nearly the same, as {shortened(first)}, are kept apart")

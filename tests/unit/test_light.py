@@ -1,0 +1,127 @@
+"""Exported models are loaded and run without torch, transformers and what else only training needs."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.loading import load_tokenizer
+from tinydistilbert.models.plain_tokenizer import load_plain_tokenizer
+from tinydistilbert.optional import TRAINING
+from tinydistilbert.predictor import load
+from tinydistilbert.storage import atomic
+
+Maker = Callable[[str, str], Path]
+TEXTS = ["the student learns", "", "Élan [MASK] vital … 東京 is a city", "a cat " * 40, "  tabs\tand\nlines ", "#@!?"]
+PAIRS = ["a large model answers slowly", "Paris", "", "she walked to the old house " * 20, "x", "[SEP] twice"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"truncation": True, "max_length": 16},
+        {"truncation": "only_second", "max_length": 60, "stride": 7, "return_overflowing_tokens": True},
+        {"add_special_tokens": False},
+    ],
+    ids=["whole", "longest first", "windows", "bare"],
+)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_same_tokens_as_from_transformers(tmp_path: Path, tokenizer, asked: dict[str, object], side: str) -> None:
+    tiny.config().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    settings = atomic.read_json(tmp_path / "tokenizer_config.json")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"truncation_side": side}))
+    theirs, ours = load_tokenizer(tmp_path), load_plain_tokenizer(tmp_path, vocabulary_size=len(tokenizer))
+    assert ours.pad_token_id == theirs.pad_token_id
+    assert ours.num_special_tokens_to_add(pair=True) == theirs.num_special_tokens_to_add(pair=True) == 3
+    texts = ["Where is it?"] * len(TEXTS) if asked.get("truncation") == "only_second" else TEXTS
+    for given in ((texts, PAIRS), (texts,)) if "stride" not in asked else ((texts, PAIRS),):
+        both = [
+            each(*given, **asked, return_offsets_mapping=True, return_token_type_ids=True, verbose=False)
+            for each in (ours, theirs)
+        ]
+        assert dict(both[0]) == dict(both[1])
+        for row in range(len(both[0]["input_ids"])):
+            assert both[0].sequence_ids(row) == both[1].sequence_ids(row)
+    one = [each("a cat", "a dog", verbose=False, return_token_type_ids=True) for each in (ours, theirs)]
+    assert dict(one[0]) == dict(one[1])
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, tokenizer) -> None:
+    with pytest.raises(UserError, match=r"expected tokenizer.json, found none"):
+        load_plain_tokenizer(tmp_path, vocabulary_size=len(tokenizer))
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="expected token ids below 100, found 231"):
+        load_plain_tokenizer(tmp_path, vocabulary_size=100)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="the tokenizers library reads"):
+        load_plain_tokenizer(tmp_path, vocabulary_size=len(tokenizer))
+
+
+def in_a_light_installation(program: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Runs Python code in a process in which nothing of the extra `train` can be imported."""
+    block = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in {sorted(TRAINING)!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+    command = [sys.executable, "-c", block + program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("family", "head"), [
+    ("bert", "classification"), ("distilbert", "regression"), ("roberta", "classification"), ("bert", "span"),
+    ("roberta", "span"),
+])  # fmt: skip
+def test_without_the_libraries_of_training_the_answers_are_those_of_torch(
+    task_model: Maker, exported: Maker, family: str, head: str
+) -> None:
+    texts = ["Where does it lie?"] * 3 if head == "span" else ["the student learns", "ünder [SEP] a cat " * 20, "x"]
+    pairs = ["Paris lies on the river Seine. " * 60, "In 1889 the tower was built.", "a book"]
+    answers = "tinydistilbert.load(sys.argv[1]).predict(*json.loads(sys.argv[2]))"
+    program = f"import json, tinydistilbert; print(json.dumps({answers}))"
+    for given in ((texts, pairs), (texts[:1], pairs[:1])):
+        done = in_a_light_installation(program, exported(family, head), json.dumps(given))
+        assert done.returncode == 0, done.stderr
+        for ours, theirs in zip(json.loads(done.stdout), load(task_model(family, head)).predict(*given), strict=True):
+            assert ours.keys() == theirs.keys()
+            for key, value in theirs.items():
+                assert ours[key] == (pytest.approx(value, abs=2e-4) if key in ("score", "scores") else value)
+
+
+COMMAND_LINE = "from tinydistilbert.cli.main import main; main(sys.argv[1:])"
+
+
+@pytest.mark.long
+def test_the_command_line_without_the_libraries_of_training(task_model: Maker, exported: Maker) -> None:
+    folder = exported("bert", "classification")
+    answered = in_a_light_installation(COMMAND_LINE, "predict", folder, "a cat", "a dog")
+    assert answered.returncode == 0 and json.loads(answered.stdout)["label"] in ("bad", "fair", "good")
+    for arguments in (["--help"], ["predict", "--help"], ["tasks"]):
+        assert in_a_light_installation(COMMAND_LINE, *arguments).returncode == 0
+    for arguments, needs in (
+        (["distill", "minilm"], "pydantic"), (["export", folder, "--output", "new"], "it needs"),
+        (["predict", task_model("bert", "span"), "who?"], "torch"), (["recipes"], "it needs"),
+    ):  # fmt: skip
+        refused = in_a_light_installation(COMMAND_LINE, *arguments)
+        assert refused.returncode == 2 and refused.stdout == "", refused.stderr
+        assert needs in refused.stderr and "pip install 'tinydistilbert[train]'" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.long
+def test_loading_what_was_exported_imports_little_though_all_is_installed(exported: Maker) -> None:
+    program = "import sys, tinydistilbert; tinydistilbert.load(sys.argv[1]).predict('a cat'); print(*sys.modules)"
+    command = [sys.executable, "-c", program, str(exported("bert", "classification"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert not TRAINING & {*done.stdout.split()}
