@@ -21,10 +21,10 @@ from tinydistilbert.recipe.types import RENAMED_VALUES
 from tinydistilbert.run_folder import LOG, MEASUREMENTS, TRAINING_FACTS, RunFolder, flat
 from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.storage.made_from import MadeFrom
-from tinydistilbert.tasks import HELD_OUT, has_split, load_examples
+from tinydistilbert.tasks import HELD_OUT, load_examples
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
-from tinydistilbert.tasks.splits import is_fetched, is_on_disk
+from tinydistilbert.tasks.splits import has_split, is_fetched, is_on_disk
 
 if TYPE_CHECKING:
     from tinydistilbert.pipeline.context import RunContext
