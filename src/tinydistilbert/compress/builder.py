@@ -48,7 +48,9 @@ class VariantBuilder:
         """The recipe of recovery fine-tuning: with its epochs, and with what is held out to choose by."""
         compress, task = self.recipe.compress, self.task.name
         finetune = self.recipe.finetune
-        a_tenth = max(1, recipe_examples(self.recipe, self.task, self.task.train, limit=1).total // 10)
+        train = recipe_examples(self.recipe, self.task, self.task.train)
+        different = train.total if self.task.is_synthetic else len(set(train.keys))
+        a_tenth = max(1, different // 10, min(len(train.task.labels), different // 2))  # one of each class, if need be
         length = finetune.max_length(task, self.task.max_length)
         of_task = finetune.settings(task)
         # What compares attention needs all heads on both sides, and stages of their own more epochs.

@@ -15,7 +15,7 @@ from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
 from tinydistilbert.pipeline.jobs import jobs
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.storage import cache
-from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, tasks_of
+from tinydistilbert.tasks import HELD_OUT, hold_out, tasks_of
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.recipe_splits import recipe_examples
@@ -141,7 +141,7 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
         return None
     if task.official and recipe.data is None:
         count = limited(task.official[task.train], settings.train_examples)
-        official = dict(task.official) | {HELD_OUT: round(HELD_OUT_SHARE * task.official[task.train])}
+        official = dict(task.official) | {HELD_OUT: round(hold_out.SHARE * task.official[task.train])}
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)
         length = min(task.typical_length, max_length)
         return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))

@@ -103,7 +103,9 @@ def evaluate(
             scores = score(examples, predictions, seed=recipe.seed)
             seconds = time.perf_counter() - begin
             common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
-            common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
+            common |= {
+                name: training[name] for name in ("selected", "unlabelled_examples", "left_out") if name in training
+            }
             if missing:
                 common["missing"] = missing
             measurements += [

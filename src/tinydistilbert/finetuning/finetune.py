@@ -69,6 +69,8 @@ def finetune(
             "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / LOG),
             "loss_without_learning": loss_without_learning(training),
         }  # fmt: skip
+        if examples.train.left_out:
+            facts["left_out"] = examples.train.left_out
         if len(examples.train) > examples.labelled:
             facts["unlabelled_examples"] = len(examples.train) - examples.labelled
         atomic.write_json(folder / TRAINING_FACTS, facts)

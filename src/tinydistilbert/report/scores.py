@@ -133,7 +133,9 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
         if m.is_subset:
             scored[f"{title} {m.examples:,} of {m.examples_total:,}"] = None
         if m.is_trained_on_subset:
-            trained[f"{title} {m.train_examples:,} of {m.train_examples_total:,}"] = None
+            left_out = m.details.get("left_out", 0)
+            why = f" ({left_out:,} repeat a text that is held out)" if left_out else ""
+            trained[f"{title} {m.train_examples:,} of {m.train_examples_total:,}{why}"] = None
         if m.split == HELD_OUT:
             held_out[f"{title} {m.examples:,}"] = None
         if CHOSEN in score.marks:
