@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tinydistilbert import notices
 from tinydistilbert.cli.main import main
 from tinydistilbert.pipeline import inputs
 from tinydistilbert.pipeline.run import STAGES
@@ -227,4 +228,5 @@ def test_data_that_is_gone_leaves_finished_folders_as_they_are_and_says_so(study
         code, out, err = call(*command(study)[:-1])
     finally:
         (study / "elsewhere").rename(study / "validation.csv")
-    assert code == 0 and "reviews validation: not there any more" in out + err, (out, err)
+    assert code == 0, (out, err)
+    assert any("reviews validation: not there any more" in line for line in notices.all_notices())

@@ -26,7 +26,7 @@ from tinydistilbert.compress.measure import (
 )
 from tinydistilbert.compress.variants import Variant
 from tinydistilbert.evaluation import metrics
-from tinydistilbert.evaluation.evaluate import write_predictions
+from tinydistilbert.evaluation.evaluate import trained_on_scored, write_predictions
 from tinydistilbert.evaluation.scoring import Predictions, read_predictions, score
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.results import Measurement
@@ -34,6 +34,7 @@ from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFol
 from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
+from tinydistilbert.tasks.repeated import shared_texts
 
 TASK = "compress"
 """The task name of measurements of variants; the task that the model was fine-tuned on is in their details."""
@@ -78,6 +79,7 @@ def _write_summary(
     settings = builder.recipe.compress
     predictions = [_predictions(builder, one.variant, validation) for one in measured]
     measurements: list[Measurement] = []
+    in_train = shared_texts(builder.recipe, builder.task, [validation.split]).get(validation.split, 0)
     made_from.begin(builder.folder.summary, builder.sources)
     unreached = "; ".join(best.misses(settings)) if has_target(settings) else ""
     with atomic.unfinished(builder.folder.summary, unreached=unreached, best=best.variant.name) as output:
@@ -85,7 +87,7 @@ def _write_summary(
             shared = {
                 "of": builder.task.name, "row": builder.row, "place": number, "best": one is best,
                 "note": one.variant.note, "held_out": one.held_out, "held_out_first": measured[0].held_out,
-                "held_out_examples": len(builder.held_out), "operations": one.operations,
+                "held_out_examples": len(builder.held_out), "operations": one.operations, "shared_texts": in_train,
             }  # fmt: skip
             measurements += _measurements(
                 builder, one, validation, predicted, predictions[0], times[one.variant.name], shared
@@ -115,6 +117,7 @@ def _measurements(
         "data_fingerprint": validation.fingerprint,
     }  # fmt: skip
     scored = Measurement(one.variant.name, TASK, headline, value, **common)
+    details = {**details, "warnings": [*trained_on_scored(validation, shared["shared_texts"]), *details["warnings"]]}
     difference = _difference(builder.task, validation, predictions, first, seed=recipe.seed)
     timed = summarize(times, validation.total)
     protocol = {"protocol": "true-length", "batch_size": 1, "threads": 1, "device": "cpu", **timed}

@@ -15,7 +15,7 @@ from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
 from tinydistilbert.pipeline.jobs import jobs
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.storage import cache
-from tinydistilbert.tasks import HELD_OUT, hold_out, tasks_of
+from tinydistilbert.tasks import HELD_OUT, hold_out, repeated, tasks_of
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.recipe_splits import recipe_examples
@@ -146,8 +146,10 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
         length = min(task.typical_length, max_length)
         return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))
     totals, windows, lengths, longest = [], [], [], 0
-    for split in (task.train, splits[0]):
-        examples = recipe_examples(recipe, task, split)
+    repeated.refuse_one_file_for_two(task, recipe.data)
+    loaded = [recipe_examples(recipe, task, split) for split in (task.train, splits[0])]
+    repeated.check_repeated(recipe, loaded[0], loaded[1:])
+    for examples in loaded:
         sample = _sample(examples)
         features = encode(sample, tokenizer, max_length)
         totals.append(len(examples))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.repeated import is_alarming, shared_in_words
 from tinydistilbert.tasks.splits import has_split
 
 SAMPLE_COUNT = 8
@@ -61,7 +63,7 @@ def _finite(value: Any) -> Any:
 
 def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
-    training: Mapping[str, Any],
+    training: Mapping[str, Any], shared: Mapping[str, int] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
@@ -78,6 +80,7 @@ def evaluate(
         output: folder to write.
         device: to predict on.
         training: what `finetune` wrote into `training.json`; empty for a given model.
+        shared: by split, how many of the scored texts are in the train split.
 
     Raises:
         UserError: the split of the tables is missing, or its content is wrong.
@@ -106,6 +109,9 @@ def evaluate(
             common |= {
                 name: training[name] for name in ("selected", "unlabelled_examples", "left_out") if name in training
             }
+            warnings = [*trained_badly(training), *trained_on_scored(examples, shared.get(split, 0))]
+            if shared.get(split):
+                common["shared_texts"] = shared[split]
             if missing:
                 common["missing"] = missing
             measurements += [
@@ -115,7 +121,7 @@ def evaluate(
                     train_examples_total=training.get("train_examples_total", 0), seed=seed,
                     seconds=round(common["seconds_training"] + seconds, 3),
                     recipe=recipe.name, recipe_hash=recipe_hash(recipe), data_fingerprint=examples.fingerprint,
-                    details={**details, **common, "warnings": [*trained_badly(training), *details["warnings"]]},
+                    details={**details, **common, "warnings": [*warnings, *details["warnings"]]},
                 )
                 for metric, (value, details) in scores.items()
             ]  # fmt: skip
@@ -123,6 +129,13 @@ def evaluate(
             write_predictions(folder / predictions_file(split), examples, predictions)
         json_lines.write(folder / SAMPLES, shown)
         results.write(folder / MEASUREMENTS, measurements)
+
+
+def trained_on_scored(examples: Examples, shared: int) -> list[str]:
+    """The reason to distrust a score that lies in scored texts of the train split, where they are too many."""
+    if not is_alarming(examples.task, shared, len(examples)):
+        return []
+    return [shared_in_words(examples.task, examples.split, shared, len(examples))]
 
 
 def trained_badly(training: Mapping[str, Any]) -> list[str]:

@@ -16,15 +16,16 @@ from tinydistilbert.data.sources import is_on_hub, open_source
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import folder_pins, hub
 from tinydistilbert.models.teacher import wheel_folder
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe, to_dict
 from tinydistilbert.recipe.types import RENAMED_VALUES
 from tinydistilbert.run_folder import LOG, MEASUREMENTS, TRAINING_FACTS, RunFolder, flat
 from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.storage.made_from import MadeFrom
-from tinydistilbert.tasks import HELD_OUT, load_examples
+from tinydistilbert.tasks import HELD_OUT, repeated
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
-from tinydistilbert.tasks.splits import has_split, is_fetched, is_on_disk
+from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split, whole_train_split
+from tinydistilbert.tasks.splits import file_of, has_split, is_fetched
 
 if TYPE_CHECKING:
     from tinydistilbert.pipeline.context import RunContext
@@ -107,7 +108,7 @@ class Inputs:
         except UserError as error:
             if not may_be_gone or before is None:
                 raise
-            self.run.log(f"{source.name}: not there any more; what was made from it stays as it is ({error.where})")
+            notice(source.name, f"not there any more ({error.where}): what was made from it stays as it is")
             return before
 
     def check(self) -> None:
@@ -176,6 +177,20 @@ class Inputs:
         more = [split for split in others if has_split(task, split, self.run.recipe.data)]
         return (*([HELD_OUT] if finetune.select == "heldout" else []), first, *more)
 
+    def shared_texts(self, task: Task) -> dict[str, int]:
+        """By split, how many of the scored texts are in the train split; counted once a task.
+
+        Raises:
+            UserError: a split is missing or wrong.
+        """
+        if task.name not in self._shared:
+            self._shared[task.name] = repeated.shared_texts(self.run.recipe, task, self.read_splits(task))
+        return self._shared[task.name]
+
+    @cached_property
+    def _shared(self) -> dict[str, dict[str, int]]:
+        return {}
+
     def _split(self, task: Task, split: str, readers: tuple[Path, ...]) -> Source:
         recipe = self.run.recipe
         settings = recipe.finetune.settings(task.name)
@@ -184,12 +199,10 @@ class Inputs:
 
         def read() -> str:
             if split == WHOLE:
-                return load_examples(
-                    task, task.train, data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed
-                ).fingerprint
+                return whole_train_split(recipe, task).fingerprint
             return recipe_examples(recipe, task, split, limit=limit).fingerprint
 
-        is_there = task.is_synthetic or is_on_disk(task, of_file, recipe.data)
+        is_there = task.is_synthetic or file_of(task, of_file, recipe.data) is not None
         is_published = not task.files and not task.is_synthetic and is_fetched(task, of_file, recipe.data)
         return Source(f"{task.name} {split}", read, is_there, readers, is_published)
 

@@ -217,7 +217,7 @@ def _evaluate(run: RunContext, job: Job, output: Path) -> None:
     model = job.model(run.folder)
     evaluate(
         model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
-        training={} if job.is_given else training_facts(model),
+        training={} if job.is_given else training_facts(model), shared=run.inputs.shared_texts(run.tasks[job.task]),
     )  # fmt: skip
 
 

@@ -128,6 +128,7 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
     held_out: dict[str, None] = {}
     chosen: dict[str, None] = {}
     warned: dict[str, None] = {}
+    in_train: dict[str, None] = {}
     for whose, title, score in found:
         m = score.middle
         if m.is_subset:
@@ -140,6 +141,8 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
             held_out[f"{title} {m.examples:,}"] = None
         if CHOSEN in score.marks:
             chosen[whose] = None
+        if (shared := m.details.get("shared_texts", 0)) and not score.warnings:
+            in_train[f"{title} {shared:,} of {m.examples:,}"] = None
         if score.warnings:
             count = sum(bool(run.details.get("warnings")) for run in score.runs)
             seeds = f" ({count} of {len(score.runs)} seeds)" if len(score.runs) > 1 else ""
@@ -151,4 +154,6 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
         f"{CHOSEN} best epoch by the scored examples themselves, as TinyDistilBERT chose it, hence too high": chosen,
     }
     notes = [f"{mark}: {', '.join(counts)}." for mark, counts in counts_by_mark.items() if counts]
+    if in_train:
+        notes.append(f"Scored texts that are in the train split too, few enough to be no alarm: {', '.join(in_train)}.")
     return notes + [f"{WARNING} {warning.rstrip('.')}." for warning in warned]

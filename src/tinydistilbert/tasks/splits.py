@@ -60,9 +60,9 @@ def is_fetched(task: Task, split: str, data: str | None) -> bool:
     return sources.hub is not None and sources.file is None
 
 
-def is_on_disk(task: Task, split: str, data: str | None) -> bool:
-    """Whether `read_split` would read a file."""
-    return _sources(task, split, data).file is not None
+def file_of(task: Task, split: str, data: str | None) -> Path | None:
+    """The file that `read_split` would read; None where it is not on this machine."""
+    return _sources(task, split, data).file
 
 
 def read_split(task: Task, split: str, data: str | None) -> Rows:
