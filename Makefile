@@ -17,7 +17,7 @@ RECIPE ?= minilm
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
 ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" --adapt.tokens 0)
 
-.PHONY: help install replicate real ablation bench gpu gpu-pack test faults mutants test-fast test-slow test-cpus test-offline test-gpu check format clean folder
+.PHONY: help install replicate real ablation bench gpu gpu-pack test faults mutants test-fast test-slow test-cpus test-run test-offline test-gpu check format clean folder
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,9 @@ test-slow: $(READY) ## Run the tests that take minutes.
 
 test-cpus: $(READY) ## Run the tests as other kinds of CPU would compute, within an hour; the counts go into results/cpus.jsonl.
 	$(OFFLINE) TOKENIZERS_PARALLELISM=false $(BIN)/python results/cpus.py
+
+test-run: $(READY) ## Install what only runs exported models into a fresh virtual environment, and run one there.
+	$(PYTEST) -m slow tests/unit/test_light.py
 
 test-offline: $(READY) ## Run the tests of `make test` where there is no network at all (needs Linux and `unshare`).
 	unshare --map-root-user --net $(MAKE) test

@@ -77,7 +77,7 @@ def needed(present: Iterable[str]) -> list[str]:
     known = {_plain(name) for name in present}
     found: dict[str, str] = {}
     project = tomllib.loads((common.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    waiting = [*_names(project["dependencies"]), *OF_TESTS]
+    waiting = [*_names(project["dependencies"]), *_names(project["optional-dependencies"]["train"]), *OF_TESTS]
     while waiting:
         name = _plain(waiting.pop())
         if name in known or name in found:

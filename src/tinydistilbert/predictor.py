@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.plain_tokenizer import load_plain_tokenizer
 from tinydistilbert.models.runtimes import EXPORT_KEY, OnnxRuntime, Runtime, exported_config
+from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.optional import training_libraries
 from tinydistilbert.tasks.base import Examples, Kind
 from tinydistilbert.tasks.encoding import FastTokenizer, Features, encode
 from tinydistilbert.tasks.inference import Logits, predict
-from tinydistilbert.tasks.squad import TASKS, best_answers
+from tinydistilbert.tasks.squad import TASKS, best_answers, null_window, stored_null_threshold
 
 SQUAD = TASKS[0]
 """Its window and stride are used for every span model."""
@@ -33,13 +34,16 @@ class Predictor:
         kind: of the task.
         labels: names of the classes, in the order of the logits; empty where there are no classes.
         longest_input: largest number of tokens that the position embeddings allow.
+        null_threshold: of a span model that may say that there is no answer: by how much that must score more than the
+            best answer. None = it always gives one.
     """
 
     def __init__(
         self, runtime: Runtime, tokenizer: FastTokenizer, kind: Kind, labels: tuple[str, ...],
-        longest_input: int,
+        longest_input: int, null_threshold: float | None = None,
     ) -> None:  # fmt: skip
         self.runtime, self.kind, self.labels, self.longest_input = runtime, kind, labels, longest_input
+        self.null_threshold = null_threshold
         self._tokenizer, self._backend = tokenizer, tokenizer.backend_tokenizer
         self._pad = int(tokenizer.pad_token_id or 0)
 
@@ -52,7 +56,9 @@ class Predictor:
 
         Returns:
             Classification: `label`, its probability `score`, and `scores`, the probability of each label. Regression:
-            `score`. Span: `answer`, its `start` and `end` in the context in characters, and its probability `score`.
+            `score`. Span: `answer`, its `start` and `end` in the context in characters, and its probability `score`; of
+            models with a null threshold also `no_answer`, the probability that there is none. Where they find none,
+            `answer` is empty, `start` and `end` are 0, and `score` is that probability.
 
         Raises:
             UserError: not as many pairs as texts, a text is longer than the model allows, or the model's logits are not
@@ -122,17 +128,34 @@ class Predictor:
         _check_finite(logits)
         assert features.offsets is not None
         return [
-            _best([(logits[i], features.offsets[i]) for i in np.flatnonzero(features.example == number)], context)
+            _best(
+                [(logits[i], features.offsets[i]) for i in np.flatnonzero(features.example == number)],
+                context,
+                self.null_threshold,
+            )
             for number, context in enumerate(contexts)
         ]
 
 
-def _best(windows: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]], context: str) -> Prediction:
+def _best(
+    windows: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]], context: str, null_threshold: float | None
+) -> Prediction:
     """The best answer over all windows of a context, each given by its logits and the offsets of its tokens."""
-    best = best_answers([logits for logits, _ in windows], [offsets for _, offsets in windows], context, n_best=1)[0]
+    of_windows = [logits for logits, _ in windows]
+    best = best_answers(of_windows, [offsets for _, offsets in windows], context, n_best=1)[0]
     in_context = np.concatenate([logits[offsets[:, 0] >= 0] for logits, offsets in windows]).astype(np.float64)
-    probability = float(np.exp(best.score - _log_sum_exp(in_context).sum())) if best.text else 0.0
-    return {"answer": best.text, "start": best.start, "end": best.start + len(best.text), "score": probability}
+    if null_threshold is None:
+        probability = float(np.exp(best.score - _log_sum_exp(in_context).sum())) if best.text else 0.0
+        return {"answer": best.text, "start": best.start, "end": best.start + len(best.text), "score": probability}
+    null = null_window(of_windows)[0].astype(np.float64)
+    total = _log_sum_exp(np.concatenate([in_context, null[None]])).sum()
+    probability, no_answer = float(np.exp(best.score - total)), float(np.exp(null.sum() - total))
+    if null.sum() - best.score > null_threshold:
+        return {"answer": "", "start": 0, "end": 0, "score": no_answer, "no_answer": no_answer}
+    return {
+        "answer": best.text, "start": best.start, "end": best.start + len(best.text), "score": probability,
+        "no_answer": no_answer,
+    }  # fmt: skip
 
 
 def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -150,7 +173,9 @@ def _check_finite(logits: Logits) -> None:
         raise UserError("the model", problem=problem, fix="use a model whose training did not diverge, in float32")
 
 
-def load(folder: str | Path, *, threads: int = 0, compiled: bool = False) -> Predictor:
+def load(
+    folder: str | Path, *, threads: int = 0, compiled: bool = False, null_threshold: float | None = None
+) -> Predictor:
     """A fine-tuned model, of torch or written by `export` or `compress`, ready to predict on the CPU.
 
     An exported model needs neither torch nor transformers, and imports neither.
@@ -159,16 +184,19 @@ def load(folder: str | Path, *, threads: int = 0, compiled: bool = False) -> Pre
         folder: of the model; its files are compared with the hashes in its manifest, if it has one.
         threads: that one operation may use; 0 = as many as there are cores. With torch it holds for the entire process.
         compiled: compile a torch model by torch.compile; the first prediction then takes about a minute.
+        null_threshold: of a span model, instead of the one in its folder: it says that there is no answer where that
+            scores by more than this above the best one. 0 for a model that was trained elsewhere on SQuAD 2.
 
     Raises:
         UserError: there is no model, it is incomplete or differs from its manifest, it has no head of a task, or what
-            runs it is not installed.
+            runs it is not installed; a null threshold for another kind of model.
     """
     folder = Path(folder)
     config = exported_config(folder)
     if config is None:
-        with training_libraries(f"the torch model {folder}"):
-            return _torch_predictor(folder, threads=threads, compiled=compiled)
+        is_here = (folder / CONFIG).is_file()
+        with training_libraries(f"the torch model {folder}" if is_here else f"{folder} (no exported model is there)"):
+            return _torch_predictor(folder, threads=threads, compiled=compiled, null_threshold=null_threshold)
     if compiled:
         raise UserError("compiled", expected="a torch model", found="an exported one", fix="leave it out")
     facts = config[EXPORT_KEY]
@@ -178,11 +206,11 @@ def load(folder: str | Path, *, threads: int = 0, compiled: bool = False) -> Pre
     labels = tuple(names.get(str(i)) or f"LABEL_{i}" for i in range(len(names)))
     return Predictor(
         OnnxRuntime(folder, threads=threads), tokenizer, kind, labels if kind == "classification" else (),
-        facts["longest_input"],
+        facts["longest_input"], _null_threshold(folder, config, kind, null_threshold),
     )  # fmt: skip
 
 
-def _torch_predictor(folder: Path, *, threads: int, compiled: bool) -> Predictor:
+def _torch_predictor(folder: Path, *, threads: int, compiled: bool, null_threshold: float | None) -> Predictor:
     import torch
 
     from tinydistilbert.models.heads import head_of
@@ -197,7 +225,8 @@ def _torch_predictor(folder: Path, *, threads: int, compiled: bool) -> Predictor
         torch.set_num_threads(threads)
     runtime = TorchRuntime(load_model(folder, head, require_head=True), span=kind == "span", compiled=compiled)
     labels = tuple(config.id2label[i] for i in range(config.num_labels)) if kind == "classification" else ()
-    return Predictor(runtime, tokenizer, kind, labels, longest_input(config))
+    threshold = _null_threshold(folder, config, kind, null_threshold)
+    return Predictor(runtime, tokenizer, kind, labels, longest_input(config), threshold)
 
 
 def _task_kind(folder: Path, head: str) -> Kind:
@@ -212,3 +241,17 @@ def _task_kind(folder: Path, head: str) -> Kind:
             str(folder), expected="a model with the head of a task", found="a masked language model", fix=fix
         )
     return cast("Kind", head)
+
+
+def _null_threshold(folder: Path, config: Any, kind: Kind, given: float | None) -> float | None:
+    """The null threshold that is given, or else the one in the config of a span model.
+
+    Raises:
+        UserError: one is given for another kind of model, or that in the config is no number.
+    """
+    if kind == "span":
+        return stored_null_threshold(config, str(folder)) if given is None else given
+    if given is not None:
+        expected, found = "a span model", f"a {kind} model"
+        raise UserError("null threshold", expected=expected, found=found, fix="leave it out")
+    return None

@@ -17,6 +17,8 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.storage import json_lines
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
+COMPARE = "compare"
+"""`task` of measurements of the difference between two rows; the name of the task is in their details."""
 OPTIONAL_LIBRARIES = ("onnxruntime", "openvino")
 
 
@@ -82,7 +84,7 @@ class Measurement:
     model: str
     """Row of the tables: `teacher`, `student`, `student (D)` after a second distillation, `control`, `bert-base` …"""
     task: str
-    """Name in `TASKS`, or `pretraining`, `size`, `latency`."""
+    """Name in `TASKS`, or `pretraining`, `size`, `latency`, `compare`, `compress`."""
     metric: str
     """`accuracy`, `f1`, `kl`, `parameters`, `seconds_per_pass` …; shares lie in 0..1, correlations in -1..1."""
     value: float

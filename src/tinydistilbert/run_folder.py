@@ -152,6 +152,11 @@ class RunFolder:
         return self.student / "README.md"
 
     @property
+    def comparisons(self) -> Path:
+        """The rows of the tables compared with one another, example by example."""
+        return self.path / "comparisons"
+
+    @property
     def benchmark(self) -> Path:
         """Sizes and latencies."""
         return self.path / "benchmark"
@@ -194,6 +199,10 @@ class RunFolder:
     def soft_targets(self, task: str) -> Path:
         """What the task's teachers answered to the train examples."""
         return self.task(task) / "targets"
+
+    def cut_teacher(self, task: str) -> Path:
+        """The layers of the task's fine-tuned teacher from which its second distillations start."""
+        return self.task(task) / "cut-teacher"
 
     def compressed(self, task: str) -> CompressedFolder:
         """The compressed variants of the task's model."""

@@ -283,8 +283,9 @@ CASES: dict[str, tuple[Maker, str]] = {
     "answer before its context": (lambda p: p.own(squad(asked(start=-7)), name="t.json", kind="span"), "-7"),
     "answer that is empty": (lambda p: p.own(squad(asked(text=" ", start=5)), name="t.json", kind="span"), "qas[0]"),
     "answer_start in words": (lambda p: p.own(squad(asked(start="12")), name="t.json", kind="span"), "t.json"),
-    "question of SQuAD v2 without an answer": (
-        lambda p: p.own(squad({**asked(), "answers": [], "is_impossible": True}), name="t.json", kind="span"), "v2",
+    "question without the answer that it is said to have": (
+        lambda p: p.own(squad({**asked(), "answers": [], "is_impossible": False}), name="t.json", kind="span"),
+        "is_impossible",
     ),
     "question that is marked impossible": (
         lambda p: p.own(squad(asked(is_impossible=True)), name="t.json", kind="span"), "is_impossible",

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForMaskedLM, pipeline
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, pipeline
 
 from tests import tiny
 from tinydistilbert import results
@@ -221,3 +223,31 @@ def test_the_way_of_the_seed_runs_with_its_padding_and_its_number_of_steps(
     steps, validations = ([line for line in log if key in line] for key in ("loss", "validation"))
     assert steps[-1]["kl"] > 10 * validations[-1]["validation"]["kl"], "the notebook's KL is a sum over the positions"
     assert steps[0]["tokens"] < 4 * 16 * 32, "padding is not counted as tokens"
+
+
+def test_a_second_distillation_can_start_at_the_layers_of_the_tasks_teacher(
+    recipe_text: str, tmp_path: Path, call: Call
+) -> None:
+    recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
+    changed = recipe_text.replace('architecture = "distilbert"', "layers = [1]").replace("2_000", "0")
+    changed = changed.replace('models = ["teacher", "student", "control"]', 'models = ["teacher"]', 1)
+    recipe.write_text(changed.replace("[benchmark]", '[finetune.distillation]\nstart = "teacher"\n[benchmark]'))
+    command = ["evaluate", recipe, "--output", run, "--task", "adjacency"]
+    code, out, err = call(*command, "--dry-run")
+    assert code == 0 and "student (D)" in out, err
+    code, out, err = call(*command)
+    assert code == 0, err
+    assert not (run / "student").exists(), "what nothing starts from is not pretrained"
+    rows = [m.model for m in results.read(run / "results.jsonl") if m.task == "adjacency"]
+    assert set(rows) == {"teacher", "student (D)"}
+
+    cut, of_teacher = (
+        load_file(folder / "model.safetensors")
+        for folder in (run / "tasks/adjacency/cut-teacher", run / "tasks/adjacency/teacher/seed-0/model")
+    )
+    assert torch.equal(cut["classifier.weight"], of_teacher["classifier.weight"])
+    layer = "bert.encoder.layer.{}.output.dense.weight"
+    assert torch.equal(cut[layer.format(0)], of_teacher[layer.format(1)])
+    model = AutoModelForSequenceClassification.from_pretrained(run / "tasks/adjacency/student-d/seed-0/model")
+    assert model.config.num_hidden_layers == 1
+    assert not torch.equal(model.classifier.weight, cut["classifier.weight"]), "and is trained"

@@ -6,7 +6,6 @@ import tempfile
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertConfig
 
 from tinydistilbert import notices
 from tinydistilbert.errors import UserError
@@ -192,9 +192,7 @@ def test_names_are_matched_by_the_very_name_first() -> None:
 def test_a_teachers_classes_are_matched_as_names() -> None:
     def order(names: list[str], labels: tuple[str, ...]) -> list[int] | None:
         task = Task("mine", "Mine", None, "classification", "text", None, labels, (), "accuracy")  # type: ignore[arg-type]
-        return check_classes(
-            Path("teacher"), SimpleNamespace(num_labels=len(names), id2label=dict(enumerate(names))), task
-        )
+        return check_classes(Path("teacher"), BertConfig(id2label=dict(enumerate(names))), task)
 
     assert order(["010", "1", "01"], ("01", "1", "010")) == [2, 1, 0]
     with pytest.raises(UserError, match="expected the classes 01, 1, found 1, 10"):

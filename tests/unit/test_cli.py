@@ -154,7 +154,7 @@ class Echo:
 def test_predict_takes_any_text(
     words: list[str], text: str, pair: str | None, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tinydistilbert.predictor.load", lambda folder, threads: Echo())
+    monkeypatch.setattr("tinydistilbert.predictor.load", lambda folder, **settings: Echo())
     code, out, err = call("predict", "folder", *words)
     assert code == 0 and json.loads(out) == {"text": text, "pair": pair}, err
     code, out, _ = call("predict", "folder", "--help")

@@ -1,5 +1,6 @@
 """Comparing runs: made-up predictions whose differences, counts and messages are known."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.recipe.schema import Finetune, Recipe
 from tinydistilbert.recipe.toml import to_toml
-from tinydistilbert.report.compare import ComparedRun, compare, compare_rows, parse_run
-from tinydistilbert.report.comparison_page import comparison_table, rows_table, write_comparison
+from tinydistilbert.report.compare import ComparedRun, compare, compare_rows, measured_differences, parse_run
+from tinydistilbert.report.comparison_page import comparison_table, write_comparison
+from tinydistilbert.report.differences import differences_table, row_differences
 from tinydistilbert.report.table import to_markdown
-from tinydistilbert.results import Measurement
+from tinydistilbert.results import Measurement, Origin
+from tinydistilbert.run_folder import row_folder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
@@ -55,7 +58,7 @@ def write_scores(
     run: Path, task: str, row: str, seed: int, columns: Mapping[str, Sequence[Any]], *, split: str = "validation",
     mark: str = "f",
 ) -> Path:  # fmt: skip
-    slug = row.replace(" (D)", "-d")
+    slug = row_folder(row)
     path = run / f"tasks/{task}/{slug}/seed-{seed}/scores"
     with atomic.unfinished(path, task=task, row=row, seed=seed) as folder:
         pyarrow.parquet.write_table(pa.table(dict(columns)), folder / f"predictions-{split}.parquet")
@@ -123,6 +126,7 @@ def test_one_run_is_its_rows_beside_one_another(tmp_path: Path) -> None:
     pairs = [(d.pairing.first.side.row, d.pairing.second.side.row) for d in compare(ComparedRun(run)).differences]
     assert pairs == [
         ("student", "teacher"), ("student (D)", "teacher"), ("student (D)", "student"), ("student", "control"),
+        ("teacher", "majority"),
     ]  # fmt: skip
     only = compare(ComparedRun(run, "student (D)")).differences
     assert [d.pairing.second.side.row for d in only] == ["teacher", "student"]
@@ -305,12 +309,43 @@ def test_a_run_says_how_far_its_rows_are_from_one_another(tmp_path: Path) -> Non
     run = make_run(tmp_path / "a", {"teacher": [GOOD], "student": [POOR], "control": [POOR]})
     found = compare_rows(run).differences
     pairs = [(d.task.name, d.row, d.pairing.second.side.row, d.metric) for d in found]
-    assert pairs == [("sst2", "student", "teacher", "accuracy"), ("sst2", "student", "control", "accuracy")]
-    assert [d.paired.difference for d in found] == pytest.approx([-12 / 40, 0])
-    assert found[0].mark == "▼" and not found[1].mark
-    table = rows_table(run)
+    assert pairs == [
+        ("sst2", "student", "teacher", "accuracy"), ("sst2", "student", "control", "accuracy"),
+        ("sst2", "teacher", "majority", "accuracy"),
+    ]  # fmt: skip
+    assert [d.paired.difference for d in found] == pytest.approx([-12 / 40, 0, 18 / 40])
+    assert [d.mark for d in found] == ["▼", "", "▲"]
+    table = differences_table(row_differences(measured_differences(run, Origin("made-up", "hash")), TASKS))
     assert table is not None and "−30.0" in [cell.text for cell in table.rows[0].cells]
-    assert rows_table(make_run(tmp_path / "b", {"student": [POOR]})) is None
+    alone = make_run(tmp_path / "b", {"student": [POOR]})
+    assert measured_differences(alone, Origin("made-up", "hash")) == [] and differences_table([]) is None
+
+
+def test_report_and_compare_give_the_same_numbers_whatever_the_seed_of_the_recipe_and_the_order(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", {"teacher": [GOOD, POOR, GOOD], "student": [POOR, POOR, POOR], "tf-idf": [GOOD]})
+    recipe = dataclasses.replace(recipe_of(None, "sst2"), seed=7)
+    atomic.write_text(run / "recipe.toml", to_toml(recipe))
+    reported = {
+        (d.row, d.against): (d.paired, d.adjusted, d.mark)
+        for d in row_differences(measured_differences(run, Origin.of(recipe)), TASKS)
+    }
+    compared = compare(ComparedRun(run)).differences
+    assert reported == {
+        (d.row, d.pairing.second.side.row): (d.paired, d.adjusted, d.mark) for d in compared
+    } and set(reported) == {("student", "teacher"), ("student", "tf-idf"), ("teacher", "majority")}  # fmt: skip
+    (named,) = compare(ComparedRun(run, "student"), ComparedRun(run, "teacher")).differences
+    (back,) = compare(ComparedRun(run, "teacher"), ComparedRun(run, "student")).differences
+    assert named.paired == reported["student", "teacher"][0] == back.paired.mirrored
+    assert named.paired.interval[0] < named.paired.interval[1] < 0 < back.paired.interval[0]
+
+
+def test_the_majority_baseline_has_a_family_of_its_own(tmp_path: Path) -> None:
+    rows = {"teacher": [GOOD], "student": [POOR]}
+    few, many = make_run(tmp_path / "a", rows), make_run(tmp_path / "b", rows | {"control": [POOR], "tf-idf": [POOR]})
+    adjusted = [
+        next(d.adjusted for d in compare_rows(run).differences if d.row == "teacher") for run in (few, many)
+    ]  # fmt: skip
+    assert adjusted[0] == adjusted[1], "what a teacher has learned does not depend on how many rows there are"
 
 
 def test_the_sanity_warnings_of_a_row_stand_beside_its_difference(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tinydistilbert import notices
 from tinydistilbert.data import corpus as corpus_module
 from tinydistilbert.data import sources
 from tinydistilbert.data.corpus import load_blocks, prepare, tokenizer_hash
@@ -48,7 +49,11 @@ def test_documents_are_packed_without_padding(
         assert set(rows[:, 0]) == {tokenizer.cls_token_id} and set(rows[:, -1]) == {tokenizer.sep_token_id}
         assert isinstance(rows, np.memmap) and rows.dtype == np.uint16
     counts = blocks.manifest["splits"]["train"]
-    assert counts == {"documents": 3, "tokens": len(stream(tokenizer, TRAIN)) - 3, "blocks": len(blocks.train)}
+    text = len(stream(tokenizer, TRAIN))
+    assert counts == {
+        "documents": 3, "tokens": text - 3, "blocks": len(blocks.train),
+        "unknown": 0, "with_capitals": 3, "cut": text % 6,
+    }  # fmt: skip
     assert (blocks.vocab_size, blocks.mask_token_id, blocks.pad_token_id) == (len(tokenizer), 4, 0)
     assert blocks.special_ids == (0, 1, 2, 3, 4)
 
@@ -268,3 +273,21 @@ def test_a_tokenizer_without_a_mask_is_refused(corpus: Corpus, tmp_path: Path) -
     own = word_tokenizer(10, cls_token="<s>", sep_token="</s>")
     with pytest.raises(UserError, match="none for mask"):
         prepare(corpus, own, tmp_path, None)
+
+
+def test_what_the_tokenizer_and_the_blocks_lose_is_counted_also_from_the_cache(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for split in ("train", "valid"):
+        (folder / f"{split}.txt").write_text(
+            "small words of a text that is longer than a block\nLARGE \u4e00 words\n" * 9
+        )
+    corpus = Corpus(source=str(folder), packing="lines", block_size=8)
+    for _ in range(2):
+        notices.begin()
+        prepare(corpus, tokenizer, tmp_path / "cache", None)
+        (line,) = notices.all_notices()
+        assert "18 tokens unknown to the tokenizer (" in line and "the capitals of 18 of 36 documents" in line
+        assert "tokens beyond the blocks of their lines" in line

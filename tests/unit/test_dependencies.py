@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tinydistilbert.optional import TRAINING
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = {extra: names for extra, names in PROJECT["optional-dependencies"].items() if extra not in ("dev", "mutation")}
 WITHOUT_IMPORT = {
     "import-linter",
     "mypy",
@@ -32,10 +33,26 @@ def normalized(requirement: str) -> str:
     return re.split(r"[<>=!~;\[ ]", requirement)[0].lower().replace("_", "-")
 
 
+def with_extras(requirements: list[str]) -> set[str]:
+    """The names in an extra, and those in the extras that it includes: `tinydistilbert[run,train]`."""
+    names: set[str] = set()
+    for requirement in requirements:
+        included = re.fullmatch(r"tinydistilbert\[([\w,]+)\]", requirement)
+        for extra in included[1].split(",") if included else ():
+            names |= with_extras(PROJECT["optional-dependencies"][extra])
+        names |= set() if included else {normalized(requirement)}
+    return names
+
+
 DISTRIBUTIONS = metadata.packages_distributions()
-RUNTIME = {normalized(name) for name in PROJECT["dependencies"]}
-OPTIONAL = {normalized(name) for names in EXTRAS.values() for name in names}
-DECLARED = RUNTIME | {normalized(name) for names in PROJECT["optional-dependencies"].values() for name in names}
+ALL_EXTRAS = {extra: with_extras(names) for extra, names in PROJECT["optional-dependencies"].items()}
+EXTRAS = {extra: names for extra, names in ALL_EXTRAS.items() if extra not in ("dev", "mutation")}
+SERVING = {normalized(name) for name in PROJECT["dependencies"]}
+"""What every installation has."""
+TRAINED = EXTRAS["train"]
+RUNTIME = SERVING | TRAINED
+OPTIONAL = {name for names in EXTRAS.values() for name in names}
+DECLARED = RUNTIME | {name for names in ALL_EXTRAS.values() for name in names}
 SCRIPTS = [path.stem for folder in ("benchmarks", "results") for path in (ROOT / folder).glob("*.py")]
 INSIDE = {"tinydistilbert", "tests", "wide_training", *SCRIPTS}
 
@@ -106,4 +123,16 @@ def test_what_is_declared_is_imported() -> None:
 @pytest.mark.parametrize("file", [file for file, code in SOURCE.items() if any(required(code))])
 def test_an_extra_that_an_error_names_has_the_library(file: str) -> None:
     for library, extra in required(SOURCE[file]):
-        assert normalized(library) in {normalized(name) for name in EXTRAS[extra]}, (library, extra)
+        assert normalized(library) in EXTRAS[extra], (library, extra)
+
+
+def test_the_libraries_of_training_are_those_of_the_extra_and_no_others() -> None:
+    assert {normalized(name) for name in TRAINING} == TRAINED
+    assert SERVING | EXTRAS["run"] == {"numpy", "tokenizers", "onnxruntime"}
+
+
+def test_extras_for_more_than_running_bring_what_training_needs() -> None:
+    for extra in ("onnx", "offline", "elmo"):
+        assert EXTRAS[extra] > TRAINED
+    assert EXTRAS["run"] < EXTRAS["onnx"]
+    assert not TRAINED & (EXTRAS["run"] | EXTRAS["openvino"])

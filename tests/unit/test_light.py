@@ -1,6 +1,7 @@
 """Exported models are loaded and run without torch, transformers and what else only training needs."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tinydistilbert.optional import TRAINING
 from tinydistilbert.predictor import load
 from tinydistilbert.storage import atomic
 
+ROOT = Path(__file__).resolve().parents[2]
 Maker = Callable[[str, str], Path]
 TEXTS = ["the student learns", "", "Élan [MASK] vital … 東京 is a city", "a cat " * 40, "  tabs\tand\nlines ", "#@!?"]
 PAIRS = ["a large model answers slowly", "Paris", "", "she walked to the old house " * 20, "x", "[SEP] twice"]
@@ -112,6 +114,7 @@ def test_the_command_line_without_the_libraries_of_training(task_model: Maker, e
     for arguments, needs in (
         (["distill", "minilm"], "pydantic"), (["export", folder, "--output", "new"], "it needs"),
         (["predict", task_model("bert", "span"), "who?"], "torch"), (["recipes"], "it needs"),
+        (["predict", folder / "nowhere", "who?"], "no exported model is there"),
     ):  # fmt: skip
         refused = in_a_light_installation(COMMAND_LINE, *arguments)
         assert refused.returncode == 2 and refused.stdout == "", refused.stderr
@@ -125,3 +128,36 @@ def test_loading_what_was_exported_imports_little_though_all_is_installed(export
     command = [sys.executable, "-c", program, str(exported("bert", "classification"))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert not TRAINING & {*done.stdout.split()}
+
+
+# Not ru_maxrss, which begins with that of the process that started it.
+MEASURED = r"""
+import pathlib, re, sys, time
+import tinydistilbert
+model = tinydistilbert.load(sys.argv[1], threads=1)
+print(model.predict("a cat", "a dog")[0]["label"], time.process_time())
+print(re.search(r"VmHWM:\s*(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_fresh_installation_that_only_runs_exported_models(exported: Maker, tmp_path: Path) -> None:
+    folder = exported("bert", "classification")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python, tool = tmp_path / "venv" / "bin" / "python", tmp_path / "venv" / "bin" / "tinydistilbert"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{ROOT}[run]"], check=True, env=environment)
+    files = [path for path in (tmp_path / "venv").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert sum(path.stat().st_size for path in files) < 300e6
+    command = [tool, "predict", folder, "a cat", "a dog"]
+    answer = subprocess.run(command, check=True, capture_output=True, env=environment)
+    label = load(folder).predict("a cat", "a dog")[0]["label"]
+    assert json.loads(answer.stdout)["label"] == label
+    command = [python, "-c", MEASURED, folder]
+    runs = [subprocess.run(command, check=True, capture_output=True, text=True, env=environment) for _ in range(3)]
+    measured = [run.stdout.split() for run in runs]
+    assert {words[0] for words in measured} == {label}
+    assert min(float(words[1]) for words in measured) < 0.6, "seconds of the processor until the first answer"
+    assert min(float(words[2]) for words in measured) < 120 * 1024, "KiB"
+    refused = subprocess.run([tool, "distill", "minilm"], capture_output=True, text=True, env=environment, check=False)
+    assert refused.returncode == 2 and "pip install 'tinydistilbert[train]'" in refused.stderr

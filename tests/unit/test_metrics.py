@@ -377,7 +377,9 @@ def test_sanity_warnings_are_silent_about_a_good_model_and_speak_about_bad_ones(
     assert metrics.sanity_warnings([2.5, 2.5 + 1e-9], examples=2, value=0.5, majority=0) == [
         "every prediction is the same: 2.5"
     ]
-    assert metrics.sanity_warnings(["", ""], examples=2, value=0.5, majority=0) == ["every prediction is the same: "]
+    assert metrics.sanity_warnings(["", ""], examples=2, value=0.5, majority=0) == [
+        "every prediction is the same: no answer"
+    ]
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e6, 1e12])

@@ -91,7 +91,7 @@ def test_a_file_alone_is_enough_and_a_wrong_one_is_told(exported: Maker, tmp_pat
 
 
 @pytest.mark.parametrize(("runtime", "module", "extra"), [
-    (OnnxRuntime, "onnxruntime", "onnx"), (OpenVinoRuntime, "openvino", "openvino"),
+    (OnnxRuntime, "onnxruntime", "run"), (OpenVinoRuntime, "openvino", "openvino"),
 ])  # fmt: skip
 def test_a_missing_extra_is_named(
     runtime: type, module: str, extra: str, exported: Maker, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,7 @@
 """Documents out of WikiText, local files, the Python library and the hub."""
 
+import gzip
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinydistilbert import notices
 from tinydistilbert.data import files, python_docs
 from tinydistilbert.data.sources import Source, is_held_out, open_source
 from tinydistilbert.data.wikitext import articles, detokenize
@@ -196,6 +199,75 @@ def test_words_that_only_begin_like_a_split_name_none(tmp_path: Path) -> None:
     assert sorted(train + validation) == ["a", "b"]
 
 
+SPLITS = [
+    # names of the files, those for training, those for validation (None: refused), and a word of the notice
+    ("train.txt|valid.txt", "train.txt", "valid.txt", ""),
+    ("wiki.train.raw|wiki.valid.raw|wiki.test.raw", "wiki.train.raw", "wiki.valid.raw", "out, wiki.test.raw"),
+    ("train-00000-of-00002.jsonl|train-00001-of-00002.jsonl|validation-00000-of-00001.jsonl|notes.txt",
+     "train-00000-of-00002.jsonl|train-00001-of-00002.jsonl", "validation-00000-of-00001.jsonl",
+     "1 file left out, notes.txt"),
+    ("train/a.txt|train/b.txt|raw/c.txt", "train/a.txt|train/b.txt", "", "1 file left out, raw/c.txt"),
+    ("train/a.txt|train/dev.txt|dev/c.txt", "train/a.txt", "train/dev.txt|dev/c.txt", ""),
+    ("train.txt|test.txt", "train.txt", "", "left out, test.txt"),
+    ("Training plan.txt|a.txt|b.txt", "Training plan.txt|a.txt|b.txt", "", "1 of 3 files, Training plan.txt"),
+    ("bread.txt|ships.txt|train.txt", "bread.txt|ships.txt|train.txt", "", "train in the name of 1 of 3 files"),
+    ("a.txt|valid.txt", "a.txt|valid.txt", "", "1 file named like a validation split, valid.txt"),
+    ("Training plan.txt|Dev handbook.txt|a.txt", None, None, "2 of 3 files have the name of a split"),
+    ("a.txt|b.md|.hidden|c.csv", "a.txt", "", "1 file (b.md) of other kinds left out"),
+    ("a.csv|b.tsv.gz", "a.csv|b.tsv.gz", "", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "train", "validation", "line"), SPLITS)
+def test_a_split_is_taken_from_names_only_where_that_is_sure(
+    names: str, train: str | None, validation: str | None, line: str, tmp_path: Path
+) -> None:
+    paths = names.split("|")
+    for name in paths:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text\n")
+    notices.begin()
+    if train is None:
+        with pytest.raises(UserError, match=line):
+            files.find_splits(tmp_path)
+        return
+    found = [{file.relative_to(tmp_path).as_posix() for file in part} for part in files.find_splits(tmp_path)]
+    assert validation is not None
+    assert found[0] | found[1] <= set(paths) and found[0] == set(train.split("|"))
+    assert found[1] == set(validation.split("|")) - {""}
+    lines = "\n".join(notices.all_notices())
+    assert line in lines and bool(line) == bool(lines)
+
+
+def test_what_is_left_out_of_documents_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines_of(name: str, content: str) -> str:
+        (tmp_path / name).write_text(content)
+        notices.begin()
+        read(open_source(Corpus(source=str(tmp_path / name)), None))
+        return "\n".join(notices.all_notices())
+
+    assert "read as WikiText, by its titles: 3 headings left out" in lines_of("wiki.txt", WIKI)
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in ("a", None, " \n", "b"))
+    assert "2 rows without text left out" in lines_of("a.jsonl", rows)
+    monkeypatch.setattr("tinydistilbert.data.sources.LONGEST_DOCUMENT", 10)
+    assert "cut in 2 places" in lines_of("long.txt", "0123456789\n" * 3 + "\n" + "0123456789\n")
+    assert lines_of("plain.txt", "a\n\nb\n\n\nc") == ""
+
+
+def test_tables_and_compressed_files_are_corpora(tmp_path: Path) -> None:
+    table = 'id,text\n1,"One, and\nmore"\n2,Two\n'
+    (tmp_path / "a.csv").write_text(table)
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(table.encode()))
+    (tmp_path / "c.tsv").write_text('text\tid\n"One, and\t1\nTwo"\t2\n')
+    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"One, and\nmore\n\nTwo"))
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(b'{"text": "One, and\\nmore"}\n{"text": "Two"}\n'))
+    for name in ("a.csv", "b.csv.gz", "d.txt.gz", "e.jsonl.gz"):
+        train, validation = read(open_source(Corpus(source=str(tmp_path / name)), None))
+        assert sorted(train + validation) == ["One, and\nmore", "Two"], name
+    train, validation = read(open_source(Corpus(source=str(tmp_path / "c.tsv")), None))
+    assert sorted(train + validation) == ['"One, and', 'Two"']
+
+
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("same")
     (tmp_path / "b.txt").write_text("same")
@@ -217,7 +289,13 @@ def test_documents_are_read_one_after_another(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.txt", b"", "only empty ones"),
-        ("a.csv", b"text\n1\n", r"files that end in \.txt"),
+        ("a.csv", b"body\n1\n", r"a\.csv:1: expected a column 'text' of texts, found body; set corpus\.text_column"),
+        ("a.tsv", b"text\tx\n1\n", r"a\.tsv:2: expected 2 fields, as the header has, found 1"),
+        ("a.json", b"[]", r"that ends in \.json is not read as a corpus; write one JSON object a line.*\.jsonl"),
+        ("a.md", b"text", r"that ends in \.md is not read as a corpus; call it a\.txt if it is plain text"),
+        ("NOTES", b"text", r"without an ending is not read as a corpus; call it NOTES\.txt"),
+        ("a.pdf", b"text", r"that ends in \.pdf is not read as a corpus; give a file that ends in \.txt"),
+        ("a.txt.gz", b"text", r"a\.txt\.gz: expected a whole gzip file"),
         ("a.txt", b"good\n\xc3\xa9 \xff\n", r"a\.txt:2: expected UTF-8, found byte 0xff at column 4"),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"a\.jsonl:2: expected a column 'text' of texts, found body"),
         ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl:1: .* found int in it"),

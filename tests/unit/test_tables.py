@@ -86,14 +86,30 @@ def test_with_fewer_tasks_the_score_stays_empty_and_every_row_has_the_mean_of_th
     assert any("CoLA, MNLI" in note for note in table.notes)
 
 
-def test_retention_is_the_share_of_the_teachers_score() -> None:
-    measured = [score("teacher", "sst2", 0.9), score("student", "sst2", 0.81), score("control", "sst2", 0.6)]
-    measured += [score("teacher", "cola", -0.02), score("student", "cola", 0.1)]
+def above(majority: float) -> dict[str, Any]:
+    """Details of a score whose interval is narrow, beside a majority baseline."""
+    return {"majority": majority, "interval": [majority + 0.01, 1.0]}
+
+
+def test_kept_is_the_share_above_the_majority_and_the_raw_share_stands_below_it() -> None:
+    measured = [
+        score("teacher", "sst2", 0.9, details=above(0.5)), score("student", "sst2", 0.81, details=above(0.5)),
+        score("control", "sst2", 0.6, details=above(0.5)), score("tf-idf", "sst2", 0.7, details=above(0.5)),
+        score("teacher", "cola", -0.02, details={"majority": 0.0, "interval": [-0.1, 0.06]}),
+        score("student", "cola", 0.1, details=above(0.0)),
+    ]  # fmt: skip
     table = glue_table(measured)
-    kept = line(table, "Student, % of teacher")
-    assert kept["SST-2"].text == "90.0" and kept["SST-2"].share == pytest.approx(0.9)
-    assert kept["CoLA"].text == "–", "nothing to keep of a correlation below zero"
-    assert line(table, "Control, % of teacher")["SST-2"].text == "66.7"
+    kept = line(table, "Student, % kept")
+    assert (kept["SST-2"].text, kept["SST-2"].detail) == ("77.5", "raw 90.0") and kept["SST-2"].share == pytest.approx(
+        0.775
+    )
+    assert kept["CoLA"] == Cell("–"), "nothing to keep of a correlation below zero"
+    assert (kept["Mean of 2"].text, kept["Mean of 2"].detail) == ("77.5", "1 of 2; raw 103.4")
+    assert kept["Score"].text == "–", "not all nine were scored"
+    assert line(table, "Control, % kept")["SST-2"].text == "25.0"
+    assert line(table, "TF-IDF, % kept")["SST-2"].text == "50.0"
+    assert [row.kind for row in table.rows if row.cells[0].text in ("Majority baseline", "TF-IDF")] == ["baseline"] * 2
+    assert any("does not beat the majority" in note and note.endswith("CoLA.") for note in table.notes)
 
 
 def test_subsets_and_warnings_are_marked_and_explained() -> None:
@@ -146,11 +162,15 @@ def test_a_number_measured_again_replaces_the_old_one() -> None:
 
 
 def test_downstream_has_the_second_distillation_as_a_row_of_its_own() -> None:
-    measured = [score("teacher", "squad", 0.8, metric="f1"), score("student (D)", "squad", 0.6, metric="f1")]
+    measured = [
+        score("teacher", "squad", 0.8, metric="f1", details=above(0.05)),
+        score("student (D)", "squad", 0.6, metric="f1", details=above(0.05)),
+    ]
     measured += [score("student (D)", "squad", 0.5, metric="exact_match"), score("teacher", "imdb", 0.9)]
     table = downstream_table(measured)
     assert [cell.text for cell in line(table, "Student (D)").values()] == ["Student (D)", "–", "50.0", "60.0"]
-    assert line(table, "Student (D), % of teacher")["SQuAD, F1"].text == "75.0"
+    kept = line(table, "Student (D), % kept")["SQuAD, F1"]
+    assert (kept.text, kept.detail) == ("73.3", "raw 75.0"), "of 0.75 points above the majority 0.55"
     assert [cell.text for cell in line(table, "TinyDistilBERT (D)").values()][2:] == ["10.98", "19.62"]
     assert [cell.text for cell in line(table, "BERT-base").values()] == ["BERT-base", "93.46", "81.2", "88.5"]
 
@@ -183,7 +203,7 @@ def test_variants_hold_every_metric_split_and_interval() -> None:
     table = paper_tables.variants_table(measured)
     texts = {(row.cells[0].text, row.cells[2].text): [cell.text for cell in row.cells] for row in table.rows}
     assert set(texts) == {("MRPC", "F1"), ("MRPC", "mean of F1 and accuracy ★"), ("MNLI", "accuracy")}
-    assert texts["MRPC", "F1"][3:] == ["Student", "70.0", "60.0 to 80.0", "66.0", "1", "408 of 408", "–"]
+    assert texts["MRPC", "F1"][3:] == ["Student", "70.0", "60.0 to 80.0", "66.0", "–", "1", "408 of 408", "–"]
 
 
 def test_speed_puts_published_and_measured_side_by_side() -> None:

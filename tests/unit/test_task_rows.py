@@ -62,7 +62,7 @@ def test_its_table_stands_in_the_report_with_the_published_numbers() -> None:
     assert table.title == "Table 9. Weather" and table.columns == ("Model", "Rain, Spearman")
     cells = {row.cells[0].text: (row.kind, row.cells[1].text) for row in table.rows}
     assert cells["BERT-base"] == ("published", "61.5") and cells["Barometer"] == ("published", "44.25")
-    assert cells["Student"] == ("measured", "54.0") and cells["Student, % of teacher"] == ("derived", "90.0")
+    assert cells["Student"] == ("measured", "54.0") and cells["Student, % kept"] == ("derived", "90.0")
 
 
 def test_verdict_page_and_card_name_it(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The commands, each with its arguments and its help."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,16 @@ def _recipe_arguments(command: str) -> Callable[[Parser, Sequence[str], bool], N
     return fill
 
 
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError("a number")
+    return value
+
+
 def _compare_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     text = "a run folder, or one row of it: `runs/a:student`, `runs/a:student (D)`"
     parser.add_argument("first", action=Once, convert=str, metavar="RUN", help=text)
@@ -92,6 +103,13 @@ def _predict_arguments(parser: Parser, given: Sequence[str], everything: bool) -
     text = "a text, or a question; `-`: each line of the standard input is one, with its pair behind a tab"
     parser.add_argument("text", metavar="TEXT", help=text)
     parser.add_argument("pair", nargs="?", metavar="PAIR", help="the second text; the context of a question")
+    text = (
+        "of a model of questions: it says that there is no answer where that scores by more than X above the best one"
+    )
+    parser.add_argument(
+        "--null-threshold", action=Once, convert=_finite, metavar="X",
+        help=f"{text} (default: what is in its folder; 0 for models trained elsewhere on SQuAD 2)",
+    )  # fmt: skip
     _threads_flag(parser)
     parser.epilog = "A text that begins with - stands behind --:\n  tinydistilbert predict FOLDER -- --help"
 

@@ -158,7 +158,7 @@ def _difference_as_json(difference: Any) -> dict[str, Any]:
 def _predict(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.predictor import load
 
-    predictor = load(parsed.folder, threads=parsed.threads or 0)
+    predictor = load(parsed.folder, threads=parsed.threads or 0, null_threshold=parsed.null_threshold)
     if parsed.text == "-":
         lines = [line.rstrip("\n").split("\t", 1) for line in sys.stdin]
         if parsed.pair is not None or len({len(line) for line in lines}) > 1:

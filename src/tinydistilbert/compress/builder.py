@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tinydistilbert.evaluation.scoring import headline_score
+from tinydistilbert.evaluation.scoring import headline_score, null_threshold_for
 from tinydistilbert.finetuning.examples import training_examples
-from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime
 from tinydistilbert.models.torch_runtime import TorchRuntime
 from tinydistilbert.recipe.schema import Recipe, TaskSettings
@@ -118,7 +118,10 @@ def logits_of(builder: VariantBuilder, folder: Path, features: Features) -> Logi
 def held_out_score(builder: VariantBuilder, folder: Path) -> float:
     """The headline metric of a variant on the held-out examples."""
     features = encoded(builder, builder.held_out, folder)
-    return headline_score(builder.held_out, features, logits_of(builder, folder, features))
+    logits = logits_of(builder, folder, features)
+    return headline_score(
+        builder.held_out, features, logits, null_threshold=null_threshold_for(load_config(folder), builder.held_out)
+    )
 
 
 def pad_token_id(folder: Path) -> int:

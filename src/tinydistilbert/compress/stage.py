@@ -27,7 +27,8 @@ from tinydistilbert.compress.measure import (
 from tinydistilbert.compress.variants import Variant
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.evaluate import trained_on_scored, write_predictions
-from tinydistilbert.evaluation.scoring import Predictions, read_predictions, score
+from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
+from tinydistilbert.models.loading import load_config
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
@@ -102,7 +103,9 @@ def _write_summary(
 
 def _predictions(builder: VariantBuilder, variant: Variant, validation: Examples) -> Predictions:
     features = encoded(builder, validation, variant.folder)
-    return read_predictions(validation, features, logits_of(builder, variant.folder, features))
+    null_threshold = null_threshold_for(load_config(variant.folder), validation)
+    logits = logits_of(builder, variant.folder, features)
+    return read_predictions(validation, features, logits, null_threshold=null_threshold)
 
 
 def _measurements(
@@ -139,11 +142,12 @@ def _difference(
     """The headline metric less that of the model as it was, with a paired bootstrap."""
     gold: NDArray[Any]
     if task.kind == "span":
-        metric = metrics.mean_score
-        one, other = (metrics.squad_scores(side.words, side.gold)[task.headline] for side in (predictions, first))
+        one, other = (
+            metrics.squad_scores(side.words, side.gold, task.answer_units)[task.headline]
+            for side in (predictions, first)
+        )
         gold = np.zeros(len(one))
     else:
-        metric = metrics.METRICS[task.headline]
         one, other, gold = predictions.values, first.values, np.array(validation.columns["label"])
-    paired = metrics.paired_bootstrap(metric, gold, one[None], other[None], seed=seed, resamples=5_000)
+    paired = metrics.paired_test(task.kind, task.headline, gold, one[None], other[None], seed=seed)
     return {"value": paired.difference, "interval": list(paired.interval), "p": paired.p}

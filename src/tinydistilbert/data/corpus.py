@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tinydistilbert.data.sources import Source, open_source
 from tinydistilbert.data.wikitext import UNKNOWN
 from tinydistilbert.data.word_pieces import continues_word
 from tinydistilbert.errors import UserError, as_user_error
+from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.storage import atomic, disk, locks
 
@@ -60,6 +61,12 @@ class _Counts:
     documents: int = 0
     tokens: int = 0
     blocks: int = 0
+    unknown: int = 0
+    """Tokens of text that the tokenizer has no piece for, [UNK]."""
+    with_capitals: int = 0
+    """Documents with capitals, where the tokenizer makes them small."""
+    cut: int = 0
+    """Tokens beyond the end of a block, of lines, or in the last, incomplete block, of documents: they are left out."""
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -70,6 +77,12 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content["truncation"] = content["padding"] = None
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def makes_capitals_small(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether capitals are lost on the way to tokens."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return normalizer is not None and normalizer.normalize_str("A") == "a"
 
 
 def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, data: str | None) -> Path:
@@ -98,6 +111,7 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
     lock = cache / f".{folder.name}{atomic.LOCK}"
     if _damage(folder) is None:
         locks.tidy(lock)
+        _tell_of_losses(corpus, atomic.read_manifest(folder, verify=False)["splits"])
         return folder
     with locks.alone(lock, where=f"the cache {folder}", wait=True):
         if damage := _damage(folder):  # else another process has made it while this one waited
@@ -113,7 +127,27 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
                     disk.remove(partial)
                     raise
                 np.save(partial / "continues_word.npy", continues_word(tokenizer), allow_pickle=False)
+    _tell_of_losses(corpus, atomic.read_manifest(folder, verify=False)["splits"])
     return folder
+
+
+def _tell_of_losses(corpus: Corpus, splits: Mapping[str, Mapping[str, int]]) -> None:
+    """Say what the tokenizer and the blocks lose of the text; earlier versions did not count it."""
+
+    def total(name: str) -> int:
+        return sum(counts.get(name, 0) for counts in splits.values())
+
+    lost = []
+    if unknown := total("unknown"):
+        lost.append(f"{counted(unknown, 'token')} unknown to the tokenizer ({unknown / total('tokens'):.2%})")
+    if capitals := total("with_capitals"):
+        documents = counted(total("documents"), "document")
+        lost.append(f"the capitals of {capitals:,} of {documents}, which the tokenizer makes small")
+    if cut := total("cut"):
+        place = "beyond the blocks of their lines" if corpus.packing == "lines" else "at the end, too few for a block"
+        lost.append(f"{counted(cut, 'token')} {place}")
+    if lost:
+        notice(f"corpus.source {corpus.source}", f"lost on the way to {total('tokens'):,} tokens: {'; '.join(lost)}")
 
 
 def _damage(folder: Path) -> str | None:
@@ -201,7 +235,7 @@ def _write_split(
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
     token_counts = np.zeros(len(tokenizer), dtype=np.int64)
     with RowFile(folder / f"{split}.npy", (corpus.block_size,), dtype) as rows:
-        for blocks in cut(_tokenize(documents, tokenizer, counts), corpus.block_size, tokenizer):
+        for blocks in cut(_tokenize(documents, tokenizer, counts), corpus.block_size, tokenizer, counts):
             rows.append(blocks)
             token_counts += np.bincount(blocks.ravel(), minlength=len(tokenizer))
     counts.blocks = rows.rows
@@ -234,6 +268,7 @@ def _tokenize(
     documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, counts: _Counts
 ) -> Iterator[list[list[int]]]:
     """Token ids of groups of documents, without special tokens; the documents of a group are tokenised in parallel."""
+    lowers = makes_capitals_small(tokenizer)
     for batch in _batches(documents):
         if tokenizer.unk_token is not None:
             batch = [document.replace(UNKNOWN, tokenizer.unk_token) for document in batch]
@@ -246,11 +281,14 @@ def _tokenize(
         )["input_ids"]
         counts.documents += len(batch)
         counts.tokens += sum(map(len, ids))
+        counts.unknown += sum(row.count(tokenizer.unk_token_id) for row in ids)
+        if lowers:
+            counts.with_capitals += sum(document != document.lower() for document in batch)
         yield ids
 
 
 def _packed(
-    batches: Iterable[list[list[int]]], block_size: int, tokenizer: PreTrainedTokenizerFast
+    batches: Iterable[list[list[int]]], block_size: int, tokenizer: PreTrainedTokenizerFast, counts: _Counts
 ) -> Iterator[Int64[np.ndarray, "blocks block_size"]]:
     """Blocks of the stream of all documents."""
     length = block_size - 2
@@ -264,15 +302,17 @@ def _packed(
         blocks[:, 1:-1] = stream[: complete * length].reshape(complete, length)
         rest = stream[complete * length :].tolist()
         yield blocks
+    counts.cut += len(rest)
 
 
 def _by_line(
-    batches: Iterable[list[list[int]]], block_size: int, tokenizer: PreTrainedTokenizerFast
+    batches: Iterable[list[list[int]]], block_size: int, tokenizer: PreTrainedTokenizerFast, counts: _Counts
 ) -> Iterator[Int64[np.ndarray, "blocks block_size"]]:
     """One block for each document, cut and padded."""
     for batch in batches:
         blocks = np.full((len(batch), block_size), tokenizer.pad_token_id, dtype=np.int64)
         for block, ids in zip(blocks, batch, strict=True):
             kept = ids[: block_size - 2]
+            counts.cut += len(ids) - len(kept)
             block[: len(kept) + 2] = (tokenizer.cls_token_id, *kept, tokenizer.sep_token_id)
         yield blocks

@@ -10,13 +10,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tinydistilbert.data import delimited
+from tinydistilbert.data.gzipped import GZ, ending, open_bytes
+from tinydistilbert.data.split_names import splits_by_name
 from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
 from tinydistilbert.storage import atomic
 
 TEXT = (".txt", ".raw", ".tokens")
 JSONL = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
-SUFFIXES = (*TEXT, *JSONL, *PARQUET)
+TABLES = (".csv", ".tsv")
+SUFFIXES = (*TEXT, *JSONL, *PARQUET, *TABLES)
+ENDINGS = (*SUFFIXES, *(suffix + GZ for suffix in (*TEXT, *JSONL, *TABLES)))
 LONGEST_LINE = 5_000_000
 """Bytes of a line, or characters of a row of Parquet; tokenising one takes 150 bytes of memory a character."""
 PARQUET_ROWS = 256
@@ -24,33 +30,62 @@ PARQUET_ROWS = 256
 PARQUET_BYTES = 256 * 2**20
 """Bytes in memory at a time: compressed, a file of a few kilobytes can repeat a long text very often."""
 
-_SPLITS = {
-    "train": re.compile(r"(?<![a-z])train(?:ing)?(?![a-z])"),
-    "validation": re.compile(r"(?<![a-z])(?:validation|valid|val|dev)(?![a-z])"),
-}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
-    """Training and validation files at `path`, a file or a folder, by `train` and `validation` in their names.
+    """Training and validation files at `path`, a file or a folder; which are which by their names, where that is sure.
 
-    Without a training file by its name, all files are for training. Without a validation file the second list is empty.
+    Of a folder, what is left out is told: files of other kinds, CSV and TSV beside other texts, other splits. Without
+    validation files the second list is empty.
 
     Raises:
-        UserError: there is no file of a known kind, or all are empty.
+        UserError: there is no file of a known kind, all are empty, or some have a split in their names, and others,
+            which would be left out, have none.
     """
-    candidates = [path] if path.is_file() else sorted(path.rglob("*"))
-    files = [file for file in candidates if file.suffix.lower() in SUFFIXES and file.is_file()]
+    if path.is_file() and not is_read(path):
+        raise UserError(
+            f"corpus.source {path}", problem=f"a file {_form(path)} is not read as a corpus", fix=_fix(path)
+        )
+    candidates = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = [file for file in candidates if is_read(file)]
     if not any(file.stat().st_size for file in files):
         expected = f"text in files that end in {', '.join(SUFFIXES)}"
         found = "only empty ones" if files else "no such file"
-        fix = "point corpus.source at a text, JSONL or Parquet file or a folder of them"
+        fix = "point corpus.source at a text, JSONL, Parquet, CSV or TSV file or a folder of them"
         raise UserError(f"corpus.source {path}", expected=expected, found=found, fix=fix)
     if path.is_file():
         return files, []
-    names = {file: file.relative_to(path).as_posix().lower() for file in files}
-    train, validation = ([file for file in files if pattern.search(names[file])] for pattern in _SPLITS.values())
-    return (train, validation) if train else (files, [])
+    texts = [file for file in files if ending(file) not in TABLES]
+    if texts and len(texts) < len(files):
+        tables = [file for file in files if file not in texts]
+        notice(str(path), f"{_listed(tables, path)} left out: CSV and TSV are not read beside texts")
+    others = [file for file in candidates if not is_read(file) and not file.name.startswith(".")]
+    if others:
+        notice(str(path), f"{_listed(others, path)} of other kinds left out")
+    return splits_by_name(texts or files, path)
+
+
+def is_read(path: Path) -> bool:
+    """Whether the name of a file ends as those that `records` reads."""
+    return path.name.lower().endswith(ENDINGS)
+
+
+def _form(path: Path) -> str:
+    return f"that ends in {path.suffix}" if path.suffix else "without an ending"
+
+
+def _fix(path: Path) -> str:
+    if ending(path) == ".json":
+        return "write one JSON object a line, in a file that ends in .jsonl"
+    plain = f"call it {path.stem}.txt if it is plain text, or " if path.suffix.lower() in (".md", ".rst", "") else ""
+    return f"{plain}give a file that ends in {', '.join(ENDINGS)}"
+
+
+def _listed(files: Sequence[Path], folder: Path) -> str:
+    """How many files, and the names of the first three."""
+    names = ", ".join(file.relative_to(folder).as_posix() for file in files[:3]) + ", …" * (len(files) > 3)
+    return f"{counted(len(files), 'file')} ({names})"
 
 
 def fingerprint(*splits: Sequence[Path]) -> str:
@@ -60,21 +95,23 @@ def fingerprint(*splits: Sequence[Path]) -> str:
 
 def has_rows(path: Path) -> bool:
     """Whether the records of this file are rows (JSONL, Parquet), not lines of a text."""
-    return path.suffix.lower() not in TEXT
+    return ending(path) not in TEXT
 
 
 def records(path: Path, column: str) -> Iterator[str]:
-    """The lines of a text file, or the `column` of every row of a JSONL or Parquet file; a null is an empty text.
+    """The lines of a text file, or the `column` of every row of other files; a null is an empty text.
 
     Raises:
         UserError: the file is not UTF-8, JSON or Parquet; there is no such column; a value in it is no text, or is too
             long. The message has the number of the line.
     """
-    suffix = path.suffix.lower()
+    suffix = ending(path)
     if suffix in PARQUET:
         rows = _parquet_rows(path, column)
+    elif suffix in TABLES:
+        rows = _table_rows(path, column)
     else:
-        rows = _jsonl_rows(path, column) if suffix in JSONL else (line for _, line in _lines(path))
+        rows = _jsonl_rows(path, column) if suffix in JSONL else (line.rstrip("\r\n") for _, line in _lines(path))
     try:
         yield from rows
     except OSError as error:
@@ -83,7 +120,8 @@ def records(path: Path, column: str) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open("rb") as stream:
+    """Each line with its number and its line break."""
+    with open_bytes(path) as stream:
         for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE + 1), b""), 1):
             where = f"{path}:{number}"
             if len(line) > LONGEST_LINE:
@@ -96,7 +134,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 found = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
                 fix = "save the file as UTF-8"
                 raise UserError(where, expected="UTF-8", found=found, fix=fix) from None
-            yield number, text.rstrip("\r\n")
+            yield number, text
 
 
 def _too_long(where: str, what: str, unit: str) -> UserError:
@@ -143,6 +181,19 @@ def _jsonl_rows(path: Path, column: str) -> Iterator[str]:
         if _LONE_SURROGATE.search(text):  # possible in JSON, but in no text that a tokenizer reads
             raise _no_column(where, column, "half a surrogate pair in it")
         yield text
+
+
+def _table_rows(path: Path, column: str) -> Iterator[str]:
+    def lines() -> Iterator[str]:
+        return (line for _, line in _lines(path))
+
+    is_tsv = ending(path) == ".tsv"
+    table = delimited.read(lines, str(path), is_tsv=is_tsv, quoting="auto", longest=LONGEST_LINE)
+    if table.header.count(column) != 1:
+        raise _no_column(f"{path}:{table.header_line}", column, ", ".join(table.header))
+    position = table.header.index(column)
+    for _, record in table.records:
+        yield record[position]
 
 
 def _parquet_rows(path: Path, column: str) -> Iterator[str]:

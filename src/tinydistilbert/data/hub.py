@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tinydistilbert.data import files
 from tinydistilbert.errors import UserError
+from tinydistilbert.notices import notice
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,6 +39,9 @@ def load(name: str, config: str | None) -> "dict[str, Dataset]":
     if "train" not in splits:
         found, fix = ", ".join(splits), f"use another data set, {LOCAL_FIX}"
         raise UserError(where, expected="a split called train", found=found, fix=fix)
+    others = [f"{split} ({len(splits[split]):,} rows)" for split in splits if split not in ("train", "validation")]
+    if others:
+        notice(where, f"splits left out: {', '.join(others)}")
     return splits
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from tinydistilbert.data import files, hub, python_docs, wikitext
 from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.schema import PYTHON_DOCS, Corpus
 
 WIKITEXT2 = "wikitext2"
@@ -82,7 +83,7 @@ def is_on_hub(corpus: Corpus, data: str | None) -> bool:
 
 def _must_be_path(source: str) -> bool:
     """Whether a name cannot be `owner/name` on the hub, so that a misspelt path is not looked up on the network."""
-    return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.lower().endswith(files.SUFFIXES)
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.lower().endswith(files.ENDINGS)
 
 
 def is_held_out(name: str, share: float) -> bool:
@@ -112,7 +113,8 @@ def _from_files(corpus: Corpus, path: Path) -> Source:
     def read(paths: Sequence[Path]) -> Iterator[str]:
         for file in paths:
             texts = files.records(file, corpus.text_column)
-            yield from to_documents(texts, has_rows=files.has_rows(file), packing=corpus.packing)
+            where = "" if corpus.source == WIKITEXT2 else str(file)
+            yield from to_documents(texts, has_rows=files.has_rows(file), packing=corpus.packing, where=where)
 
     read_validation = functools.partial(read, validation) if validation else None
     fingerprint = files.fingerprint(train, validation)
@@ -124,7 +126,8 @@ def _from_hub(corpus: Corpus) -> Source:
 
     def read(split: str) -> Iterator[str]:
         texts = hub.records(splits[split], corpus.source, corpus.text_column)
-        return to_documents(texts, has_rows=True, packing=corpus.packing)
+        where = "" if corpus.source == WIKITEXT2_ON_HUB[0] else f"{corpus.source} ({split})"
+        return to_documents(texts, has_rows=True, packing=corpus.packing, where=where)
 
     read_validation = functools.partial(read, "validation") if "validation" in splits else None
     return _with_validation(corpus, hub.fingerprint(splits), functools.partial(read, "train"), read_validation)
@@ -149,33 +152,80 @@ def _raw_lines(records: Iterable[str]) -> Iterator[str]:
     return (line.strip() for record in records for line in record.removesuffix("\n").split("\n"))
 
 
-def _paragraph_groups(lines: Iterable[str]) -> Iterator[str]:
+@dataclass
+class _LeftOut:
+    """What is left out or cut on the way from the records of one file or data set to documents; told at the end."""
+
+    where: str
+    """Empty: nothing is told."""
+    headings: int = 0
+    empty_rows: int = 0
+    cuts: int = 0
+
+    def on_heading(self) -> None:
+        self.headings += 1
+
+    def then_tell(self, documents: Iterable[str]) -> Iterator[str]:
+        """The documents; when all were read, what was left out of them."""
+        yield from documents
+        if not self.where:
+            return
+        if self.headings:
+            text = f"read as WikiText, by its titles: {counted(self.headings, 'heading')} left out"
+            notice(self.where, f"{text}, spaced punctuation turned back into text")
+        if self.empty_rows:
+            notice(self.where, f"{counted(self.empty_rows, 'row')} without text left out")
+        if self.cuts:
+            text = f"documents of more than {LONGEST_DOCUMENT:,} characters cut in {counted(self.cuts, 'place')}"
+            notice(self.where, text)
+
+
+def _paragraph_groups(lines: Iterable[str], left_out: _LeftOut) -> Iterator[str]:
     """Groups of lines between blank ones; a group of more than `LONGEST_DOCUMENT` characters is cut into several."""
     group: list[str] = []
     characters = 0
+    is_cut = False
     for line in itertools.chain(map(str.strip, lines), [""]):
+        left_out.cuts += is_cut and bool(line)
+        is_cut = False
         if line:
             group.append(line)
             characters += len(line)
         if group and (not line or characters >= LONGEST_DOCUMENT):
             yield "\n".join(group)
+            is_cut = bool(line)
             group, characters = [], 0
 
 
-def to_documents(records: Iterable[str], *, has_rows: bool, packing: Packing) -> Iterator[str]:
+def to_documents(records: Iterable[str], *, has_rows: bool, packing: Packing, where: str = "") -> Iterator[str]:
     """Documents from lines or rows.
 
     WikiText is recognised by its titles, in lines and in rows, and cut into articles. Other rows are one document each;
     other lines are cut into documents at blank ones, or after `LONGEST_DOCUMENT` characters.
+
+    Args:
+        records: lines of a text file, or texts of rows.
+        has_rows: which of them.
+        packing: `lines`: each line is a document.
+        where: the file or data set, for notices of what is left out; empty = none.
     """
     if packing == "lines":
         return _raw_lines(records)
+    left_out = _LeftOut(where)
     stream = iter(records)
     head = list(itertools.islice(stream, LINES_TO_LOOK_AT))
     stream = itertools.chain(head, stream)
     if wikitext.is_wikitext(list(_raw_lines(head))):
-        return wikitext.articles(_raw_lines(stream), tokenized=wikitext.is_tokenized(head))
+        lines, is_tokenized = _raw_lines(stream), wikitext.is_tokenized(head)
+        return left_out.then_tell(wikitext.articles(lines, tokenized=is_tokenized, on_heading=left_out.on_heading))
     if has_rows:
-        rows = ("\n".join(_paragraph_groups(row.split("\n"))) for row in stream)
-        return (row for row in rows if row)
-    return _paragraph_groups(stream)
+        return left_out.then_tell(_rows(stream, left_out))
+    return left_out.then_tell(_paragraph_groups(stream, left_out))
+
+
+def _rows(texts: Iterable[str], left_out: _LeftOut) -> Iterator[str]:
+    for text in texts:
+        if row := "\n".join(filter(None, map(str.strip, text.split("\n")))):
+            yield row
+        else:
+            left_out.empty_rows += 1

@@ -7,7 +7,7 @@ tokenizer. A text that is not split into tokens is not changed.
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 UNKNOWN = "<unk>"
 
@@ -43,19 +43,22 @@ def _marked(lines: Iterable[str]) -> Iterator[tuple[bool, str]]:
         line = after
 
 
-def articles(lines: Iterable[str], *, tokenized: bool) -> Iterator[str]:
+def articles(lines: Iterable[str], *, tokenized: bool, on_heading: Callable[[], None] = lambda: None) -> Iterator[str]:
     """The text of each article, one paragraph a line; titles, section headings and blank lines are dropped.
 
     Args:
         lines: lines of a WikiText file, without their line breaks.
         tokenized: whether the lines are tokens that must be turned back into text.
+        on_heading: called for each title and section heading.
     """
     paragraphs: list[str] = []
     for is_title, line in _marked(lines):
         if is_title and paragraphs:
             yield "\n".join(paragraphs)
             paragraphs = []
-        if not is_title and line.strip() and not _SECTION.fullmatch(line):
+        if is_title or _SECTION.fullmatch(line):
+            on_heading()
+        elif line.strip():
             paragraphs.append(detokenize(line) if tokenized else line.strip())
     if paragraphs:
         yield "\n".join(paragraphs)

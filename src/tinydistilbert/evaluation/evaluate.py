@@ -12,7 +12,7 @@ import pyarrow.parquet
 import torch
 
 from tinydistilbert import results
-from tinydistilbert.evaluation.scoring import Predictions, read_predictions, score
+from tinydistilbert.evaluation.scoring import Predictions, notes_on_answers, null_threshold_for, read_predictions, score
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
@@ -25,7 +25,9 @@ from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.repeated import is_alarming, shared_in_words
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
+from tinydistilbert.tasks.squad import NULL_THRESHOLD
 
 SAMPLE_COUNT = 8
 """Examples that are shown with their predictions."""
@@ -99,25 +101,34 @@ def evaluate(
             examples = recipe_examples(recipe, task, split, limit=limit)
             features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
-            order = check_classes(model_folder, load_config(model_folder), examples.task)
+            config = load_config(model_folder)
+            order = check_classes(model_folder, config, examples.task)
             if order is not None:  # of a given model, which numbers the classes in another order
                 logits = np.stack(list(logits))[:, order]
-            predictions = read_predictions(examples, features, logits)
+            null_threshold = null_threshold_for(config, examples)
+            predictions = read_predictions(examples, features, logits, null_threshold=null_threshold)
             scores = score(examples, predictions, seed=recipe.seed)
             seconds = time.perf_counter() - begin
             common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
-            common |= {
-                name: training[name] for name in ("selected", "unlabelled_examples", "left_out") if name in training
-            }
             warnings = [*trained_badly(training), *trained_on_scored(examples, shared.get(split, 0))]
             if shared.get(split):
                 common["shared_texts"] = shared[split]
+            if task.kind == "span":
+                common |= {"answer_units": task.answer_units, "notes": notes_on_answers(examples)}
+                common["notes"] += [*span_losses(examples, features), *training.get("notes", ())]
+            if null_threshold is not None:
+                common[NULL_THRESHOLD] = null_threshold
+                if not hasattr(config, NULL_THRESHOLD):
+                    warnings.append("the model has no null threshold of its own, 0 was taken")
+            common |= {
+                name: training[name] for name in ("selected", "unlabelled_examples", "left_out") if name in training
+            }
             if missing:
                 common["missing"] = missing
             measurements += [
                 Measurement(
-                    model=row, task=task.name, metric=metric, value=value, split=split, examples=len(examples),
-                    examples_total=examples.total, train_examples=training.get("train_examples", 0),
+                    model=row, task=task.name, metric=metric, value=value, split=split,
+                    **_counts(examples, details), train_examples=training.get("train_examples", 0),
                     train_examples_total=training.get("train_examples_total", 0), seed=seed,
                     seconds=round(common["seconds_training"] + seconds, 3),
                     recipe=recipe.name, recipe_hash=recipe_hash(recipe), data_fingerprint=examples.fingerprint,
@@ -138,11 +149,21 @@ def trained_on_scored(examples: Examples, shared: int) -> list[str]:
     return [shared_in_words(examples.task, examples.split, shared, len(examples))]
 
 
+def _counts(examples: Examples, details: Mapping[str, Any]) -> dict[str, Any]:
+    """How many examples a metric is of, and of how many; some are of a part of the questions."""
+    part = details.get("examples")
+    if part is None:
+        return {"examples": len(examples), "examples_total": examples.total}
+    return {"examples": part, "examples_total": part if len(examples) == examples.total else examples.total}
+
+
 def trained_badly(training: Mapping[str, Any]) -> list[str]:
     """Reasons to distrust a score that lie in its training, one sentence each."""
     warnings = []
     if "failed" in training:
         warnings.append(f"the training failed at {training['failed']}")
+    if training.get(NULL_THRESHOLD, {}).get("questions") == 0:
+        warnings.append("too few train questions to choose the null threshold by, it is 0")
     loss, without = training.get("loss"), training.get("loss_without_learning")
     if loss is not None and without is not None and loss >= without:
         warnings.append(

@@ -5,16 +5,16 @@ bootstrap interval. Shares lie in 0..1, correlations in -1..1. `counts` says how
 each resample (…, n); without them each occurs once.
 """
 
-import re
-import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, rankdata
+
+from tinydistilbert.evaluation.answer_units import UNITS, Units
 
 Array = NDArray[Any]
 Metric = Callable[..., NDArray[np.float64]]
@@ -147,20 +147,29 @@ METRICS: dict[str, Metric] = {
 """Metrics of labels and predictions; a span task's are the means of `squad_scores`."""
 
 
-def normalize_answer(text: str) -> str:
-    """An answer as SQuAD v1.1 compares it: lower case, without ASCII punctuation, articles and extra white space."""
-    plain = "".join(character for character in text.lower() if character not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
+def normalize_answer(text: str, units: Units = "words") -> str:
+    """An answer as SQuAD compares it: lower case, without ASCII punctuation, articles and extra white space."""
+    return " ".join(UNITS[units](text))
 
 
-def squad_exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 if the prediction is one of the answers after normalisation, else 0."""
-    return float(any(normalize_answer(prediction) == normalize_answer(answer) for answer in answers))
+def squad_exact_match(prediction: str, answers: Sequence[str], units: Units = "words") -> float:
+    """1 if the prediction is one of the answers after normalisation, else 0; of no answers, if it is empty."""
+    split = UNITS[units]
+    return float(split(prediction) in [split(answer) for answer in answers or [""]])
 
 
-def squad_f1(prediction: str, answers: Sequence[str]) -> float:
-    """Best F1 of the normalised words against one of the answers; 0 where no word is shared."""
-    return max(_word_f1(normalize_answer(prediction).split(), normalize_answer(answer).split()) for answer in answers)
+def squad_f1(prediction: str, answers: Sequence[str], units: Units = "words") -> float:
+    """Best F1 of the normalised words against one of the answers; 0 where no word is shared.
+
+    Where there is no answer, 1 if the prediction is empty, else 0.
+    """
+    split = UNITS[units]
+    return _best_f1(split(prediction), [split(answer) for answer in answers] or [[]], of_nothing=float(not answers))
+
+
+def _best_f1(prediction: list[str], answers: list[list[str]], *, of_nothing: float) -> float:
+    """Best F1 against one of the answers; `of_nothing` where neither has a word: 0 by SQuAD v1.1, 1 by SQuAD 2."""
+    return max(_word_f1(prediction, answer) if prediction or answer else of_nothing for answer in answers)
 
 
 def _word_f1(prediction: list[str], answer: list[str]) -> float:
@@ -168,13 +177,50 @@ def _word_f1(prediction: list[str], answer: list[str]) -> float:
     return 2 * shared / (len(prediction) + len(answer)) if shared else 0.0
 
 
-def squad_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, NDArray[np.float64]]:
-    """`exact_match` and `f1` of each example by the rules of the official SQuAD v1.1 script, here in 0..1."""
-    pairs = list(zip(predictions, answers, strict=True))
-    return {
-        "exact_match": np.array([squad_exact_match(prediction, gold) for prediction, gold in pairs]),
-        "f1": np.array([squad_f1(prediction, gold) for prediction, gold in pairs]),
-    }
+def squad_scores(
+    predictions: Sequence[str], answers: Sequence[Sequence[str]], units: Units = "words"
+) -> dict[str, NDArray[np.float64]]:
+    """`exact_match` and `f1` of each example by the rules of the official SQuAD scripts, here in 0..1.
+
+    Where every question has an answer, the rules are those of the script for v1.1. Where one has none, they are those
+    of the script for 2.0: an empty prediction is the right one for it, and of the answers those without a word after
+    normalisation do not count.
+
+    Args:
+        predictions: texts; empty ones say that there is no answer.
+        answers: of each question; none where the context does not answer it.
+        units: what is compared, by the official rules words.
+    """
+    split, second = UNITS[units], not all(answers)
+    exact_match, f1_scores = [], []
+    for prediction, gold in zip(predictions, answers, strict=True):
+        guess, right = split(prediction), [split(answer) for answer in gold]
+        if second:
+            right = [answer for answer in right if answer] or [[]]
+        exact_match.append(float(guess in right))
+        f1_scores.append(_best_f1(guess, right, of_nothing=float(second)))
+    return {"exact_match": np.array(exact_match), "f1": np.array(f1_scores)}
+
+
+def best_null_threshold(given: Array, withheld: Array, differences: Array) -> tuple[float, float]:
+    """The null threshold with the highest mean score, and that score: `find_best_thresh` of the SQuAD 2.0 script.
+
+    An answer is given where the difference is at most the threshold. Of equally good thresholds the one that gives the
+    fewest answers is taken, and it lies half way to the next difference (in the script on the last one that is given
+    an answer, which is the same on these questions); below or above all of them, 1 away.
+
+    Args:
+        given: (n,) score of each question if its best answer is given.
+        withheld: (n,) score if none is: 1 where there is no answer.
+        differences: (n,) score of "no answer" less that of the best answer.
+    """
+    order = np.argsort(differences, kind="stable")
+    ordered = differences[order]
+    totals = withheld.sum() + np.concatenate([[0.0], np.cumsum((given - withheld)[order])])
+    between = np.concatenate([[True], ordered[1:] > ordered[:-1], [True]])  # of equal differences all or none are given
+    count = int(np.argmax(np.where(between, np.round(totals, 9), -np.inf)))
+    ends = np.concatenate([[ordered[0] - 2], ordered, [ordered[-1] + 2]])
+    return float(ends[count : count + 2].mean()), float(totals[count] / len(order))
 
 
 def bootstrap(
@@ -211,6 +257,36 @@ class Paired:
         """First minus second."""
         return self.first - self.second
 
+    @property
+    def mirrored(self) -> "Paired":
+        """The same with the sides in the other order."""
+        low, high = self.interval
+        return Paired(self.second, self.first, (-high, -low), self.p)
+
+
+PAIRED_RESAMPLES = 10_000
+PAIRED_RESAMPLES_OF_CORRELATIONS = 5_000
+"""Fewer, because ranks are computed anew in every resample, which takes longer than counting right answers."""
+
+
+def paired_test(
+    kind: Literal["classification", "regression", "span"], metric: str, labels: Array, first: Array, second: Array, *,
+    seed: int = 0,
+) -> Paired:  # fmt: skip
+    """The one paired test of two sides on a task: whoever compares the same predictions gets the same numbers.
+
+    Args:
+        kind: of the task.
+        metric: one of its metrics.
+        labels: (n,) classes or numbers; of span tasks anything.
+        first: (seeds, n) predictions of one side; of span tasks the metric of each answer.
+        second: (seeds, n) those of the other.
+        seed: of the resamples.
+    """
+    used = mean_score if kind == "span" else METRICS[metric]
+    resamples = PAIRED_RESAMPLES_OF_CORRELATIONS if kind == "regression" else PAIRED_RESAMPLES
+    return paired_bootstrap(used, labels, first, second, seed=seed, resamples=resamples)
+
 
 def paired_bootstrap(
     metric: Metric, labels: Array, first: Array, second: Array, *, seed: int, resamples: int = 10_000
@@ -218,7 +294,8 @@ def paired_bootstrap(
     """How sure it is that two sides differ on other examples of this kind (Efron and Tibshirani 1993).
 
     A resample draws examples with replacement, the same ones for every seed of both sides. Examples with equal labels
-    and predictions are drawn as one kind with its multinomial count, which is the same draw in less time.
+    and predictions are drawn as one kind with its multinomial count, which is the same draw in less time. In the other
+    order the sides get the same p and the mirrored interval.
 
     Args:
         metric: of labels, predictions and counts.
@@ -228,6 +305,8 @@ def paired_bootstrap(
         seed: of the draws.
         resamples: how many draws; fewer, but never under 1000, where more would take longer than some seconds.
     """
+    if np.asarray(second, dtype=np.float64).tobytes() < np.asarray(first, dtype=np.float64).tobytes():
+        return paired_bootstrap(metric, labels, second, first, seed=seed, resamples=resamples).mirrored
     kinds, sizes = np.unique(np.column_stack([labels, *first, *second]), axis=0, return_counts=True)
     gold, *predictions = np.ascontiguousarray(kinds.T)
 
@@ -287,9 +366,9 @@ def majority_score(metric: str, labels: Array) -> float:
     return float(METRICS[metric](labels, majority_predictions(labels)))
 
 
-def majority_answer(answers: Sequence[Sequence[str]]) -> str:
-    """The most frequent normalised answer: the majority baseline of a span task."""
-    return Counter(normalize_answer(gold[0]) for gold in answers).most_common(1)[0][0]
+def majority_answer(answers: Sequence[Sequence[str]], units: Units = "words") -> str:
+    """The most frequent normalised answer, or an empty one for none: the majority baseline of a span task."""
+    return Counter(normalize_answer(gold[0], units) if gold else "" for gold in answers).most_common(1)[0][0]
 
 
 def sanity_warnings(
@@ -320,7 +399,7 @@ def sanity_warnings(
     if not_finite:
         warnings.append(f"{not_finite} of {len(predicted)} predictions are not finite numbers")
     if len(predicted) > 1 and _are_the_same(predicted):
-        warnings.append(f"every prediction is the same: {predicted[0]!s}")
+        warnings.append(f"every prediction is the same: {str(predicted[0]) or 'no answer'}")
     if value <= majority:
         warnings.append(f"{value:.3f} is not above the {majority:.3f} of the majority baseline")
     return warnings

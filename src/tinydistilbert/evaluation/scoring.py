@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation.answer_units import without_blanks
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.inference import Logits
-from tinydistilbert.tasks.squad import best_answers
+from tinydistilbert.tasks.squad import best_answers, null_score, stored_null_threshold
+
+HAS_ANSWER, NO_ANSWER = "has_ans_", "no_ans_"
+"""Begin the metrics of the questions with an answer and of those without (HasAns and NoAns in SQuAD 2.0's script)."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,25 @@ class Predictions:
     """Further columns of the predictions file: logits and probabilities, or the best answers as JSON."""
     not_finite: int = 0
     """Answers that were read from logits of which some are not finite numbers."""
+    null_differences: NDArray[np.float64] | None = None
+    """Span tasks: (n,) score of "no answer" less that of the best answer."""
 
 
-def read_predictions(examples: Examples, features: Features, logits: Logits) -> Predictions:
-    """The predictions of the logits, aligned with the examples by `features.example`."""
+def read_predictions(
+    examples: Examples, features: Features, logits: Logits, *, null_threshold: float | None = None
+) -> Predictions:
+    """The predictions of the logits, aligned with the examples by `features.example`.
+
+    Args:
+        examples: what was predicted.
+        features: their inputs.
+        logits: of each feature.
+        null_threshold: of span models that may give no answer: they do where "no answer" scores by more than this above
+            the best answer. None = an answer is always given.
+    """
     assert len(logits) == len(features), "one row of logits a feature"
     if examples.task.kind == "span":
-        return _read_answers(examples, features, list(logits))
+        return _read_answers(examples, features, list(logits), null_threshold)
     rows = np.stack(list(logits))
     assert np.array_equal(features.example, np.arange(len(examples))), "one feature an example, in order"
     labels, names = examples.columns["label"], examples.task.labels
@@ -51,24 +67,73 @@ def read_predictions(examples: Examples, features: Features, logits: Logits) -> 
     return Predictions(classes, words, [names[i] for i in labels], extra)
 
 
-def _read_answers(examples: Examples, features: Features, logits: list[NDArray[np.float32]]) -> Predictions:
+def _read_answers(
+    examples: Examples, features: Features, logits: list[NDArray[np.float32]], null_threshold: float | None
+) -> Predictions:
     assert features.offsets is not None, "span features have offsets"
     windows: list[list[int]] = [[] for _ in range(len(examples))]
     for window, example in enumerate(features.example):
         windows[example].append(window)
-    texts, best, not_finite = [], [], 0
+    texts, best, differences, not_finite = [], [], [], 0
     for context, indices in zip(examples.columns["context"], windows, strict=True):
         answers = best_answers([logits[i] for i in indices], [features.offsets[i] for i in indices], context)
-        texts.append(answers[0].text)
+        differences.append(null_score([logits[i] for i in indices]) - answers[0].score)
+        is_given = null_threshold is None or not differences[-1] > null_threshold
+        texts.append(answers[0].text if is_given else "")
         not_finite += not all(np.isfinite(logits[i]).all() for i in indices)
         finite = [{"text": a.text, "score": round(a.score, 4)} for a in answers if np.isfinite(a.score)]
         best.append(json.dumps(finite, ensure_ascii=False))
     gold = [answer["text"] for answer in examples.columns["answers"]]
-    return Predictions(np.array(texts), texts, gold, {"best": best}, not_finite)
+    extra: dict[str, list[Any]] = {"best": best}
+    if null_threshold is not None:
+        extra["null_difference"] = differences
+    return Predictions(np.array(texts), texts, gold, extra, not_finite, np.array(differences))
+
+
+def null_threshold_for(config: Any, examples: Examples) -> float | None:
+    """The null threshold with which a model is scored on examples: its own, or 0 where it has none and one is needed.
+
+    Raises:
+        UserError: its own is no number.
+    """
+    stored = stored_null_threshold(config, str(config.name_or_path)) if examples.task.kind == "span" else None
+    return 0.0 if stored is None and examples.has_unanswerable else stored
+
+
+@dataclass(frozen=True)
+class NullThreshold:
+    """A null threshold, and what it was chosen by."""
+
+    value: float
+    score: float
+    """The task's headline metric on the questions that chose it."""
+    questions: int
+    unanswerable: int
+    """Those of them without an answer."""
+
+
+def choose_null_threshold(examples: Examples, features: Features, logits: Logits) -> NullThreshold | None:
+    """The null threshold with the best headline metric on these questions; None where all or none have an answer."""
+    predictions = read_predictions(examples, features, logits)
+    assert predictions.null_differences is not None, "span predictions have them"
+    unanswerable = len(examples) - sum(map(bool, predictions.gold))
+    finite = np.isfinite(predictions.null_differences)
+    if unanswerable in (0, len(examples)) or not finite.any():
+        return None
+    given, withheld = (
+        metrics.squad_scores(texts, predictions.gold, examples.task.answer_units)[examples.task.headline][finite]
+        for texts in (predictions.words, [""] * len(examples))
+    )
+    value, best = metrics.best_null_threshold(given, withheld, predictions.null_differences[finite])
+    return NullThreshold(value, best, len(examples), unanswerable)
 
 
 def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[str, tuple[float, dict[str, Any]]]:
-    """For each metric of the task its value, and `interval`, `majority` (the baseline) and `warnings`."""
+    """For each metric of the task its value, and `interval`, `majority` (the baseline) and `warnings`.
+
+    Where questions have no answer, also the metrics of those with one and of those without, as the script of SQuAD 2.0
+    gives them, with `examples`, their number.
+    """
     statistics, majority = _statistics(examples, predictions)
     everything = np.arange(len(examples))
     intervals = metrics.bootstrap(statistics, len(examples), seed=seed)
@@ -82,23 +147,75 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
         )  # fmt: skip
         details = {"interval": list(intervals[name]), "majority": majority[name], "warnings": warnings}
         scores[name] = value, details
+    if examples.task.kind == "span" and examples.has_unanswerable:
+        scores |= _scores_by_answer(examples, predictions, seed=seed)
     return scores
 
 
-def headline_score(examples: Examples, features: Features, logits: Logits) -> float:
+def notes_on_answers(examples: Examples) -> list[str]:
+    """What a reader of the scores has to know of a span task's answers, a sentence each."""
+    if examples.task.kind != "span" or examples.task.answer_units != "words":
+        return []
+    answers = [answer["text"][0] for answer in examples.columns["answers"] if answer["text"]]
+    count = without_blanks(answers)
+    if 2 * count <= len(answers):
+        return []
+    fix = "; --answer-units characters compares characters" if examples.task.labels_from_data else ""
+    return [
+        f"{count:,} of {len(answers):,} answers are in a script that sets no blanks between words, so that "
+        f"F1 is hardly more than exact match{fix}"
+    ]
+
+
+def _scores_by_answer(
+    examples: Examples, predictions: Predictions, *, seed: int
+) -> dict[str, tuple[float, dict[str, Any]]]:
+    """The metrics of the questions with an answer alone, and of those without."""
+    each, majority = _answer_scores(examples, predictions)
+    answerable = np.array(list(map(bool, predictions.gold)))
+    scores: dict[str, tuple[float, dict[str, Any]]] = {}
+    for prefix, chosen in ((HAS_ANSWER, answerable), (NO_ANSWER, ~answerable)):
+        count = int(chosen.sum())
+        if not count:
+            continue
+        statistics = {name: partial(_mean_at, each[name][chosen]) for name in examples.task.metrics}
+        intervals = metrics.bootstrap(statistics, count, seed=seed)
+        for name in examples.task.metrics:
+            details = {
+                "interval": list(intervals[name]), "majority": float(majority[name][chosen].mean()), "warnings": [],
+                "examples": count,
+            }  # fmt: skip
+            scores[prefix + name] = float(each[name][chosen].mean()), details
+    return scores
+
+
+def headline_score(
+    examples: Examples, features: Features, logits: Logits, *, null_threshold: float | None = None
+) -> float:
     """The task's headline metric, alone."""
-    statistics, _ = _statistics(examples, read_predictions(examples, features, logits))
+    predictions = read_predictions(examples, features, logits, null_threshold=null_threshold)
+    statistics, _ = _statistics(examples, predictions)
     return float(statistics[examples.task.headline](np.arange(len(examples))))
+
+
+def _answer_scores(
+    examples: Examples, predictions: Predictions
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+    """Each metric of each answer, and of the majority baseline's."""
+    units = examples.task.answer_units
+    baseline = [metrics.majority_answer(predictions.gold, units)] * len(examples)
+    return (
+        metrics.squad_scores(predictions.words, predictions.gold, units),
+        metrics.squad_scores(baseline, predictions.gold, units),
+    )
 
 
 def _statistics(examples: Examples, predictions: Predictions) -> tuple[dict[str, metrics.Statistic], dict[str, float]]:
     """The task's metrics as functions of the examples that are counted, and the majority baseline's score in each."""
     names = examples.task.metrics
     if examples.task.kind == "span":
-        each = metrics.squad_scores(predictions.words, predictions.gold)
-        baseline = [metrics.majority_answer(predictions.gold)] * len(examples)
-        baseline_scores = metrics.squad_scores(baseline, predictions.gold)
-        majority = {name: float(values.mean()) for name, values in baseline_scores.items()}
+        each, baseline = _answer_scores(examples, predictions)
+        majority = {name: float(values.mean()) for name, values in baseline.items()}
         return {name: partial(_mean_at, each[name]) for name in names}, majority
     # Small integers, because a bootstrap looks at every example a thousand times.
     dtype = np.float64 if examples.task.kind == "regression" else np.int16

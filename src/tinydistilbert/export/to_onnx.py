@@ -27,6 +27,7 @@ from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.heads import head_of, vocabulary_input, vocabulary_matrix
 from tinydistilbert.models.loading import ELMO, Head, load_config, load_model, load_tokenizer, longest_input, save_model
 from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, ModelInputs, OnnxRuntime
+from tinydistilbert.models.task_head import output_layer
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic, disk
@@ -37,6 +38,8 @@ TOLERANCE = 1e-4
 """Largest accepted difference to torch's logits, relative to the largest logit where that is above 1."""
 MAX_EMBEDDED_BYTES = 2_000_000_000
 """Bytes of weights that fit into the model file, a protocol buffer of at most 2 GiB; else they get their own file."""
+HALF_LOSS = 2**-8
+"""Share of a regression head's largest weight that float16 may round away; of ordinary weights it is 2**-11."""
 TRIALS = ((1, 1), (1, 7), (2, 16), (5, 33))
 """(batch, length) of the inputs whose logits are compared with torch's."""
 
@@ -80,7 +83,8 @@ def export(
             onnx.save_model(proto, str(file))
         else:
             onnx.save_model(proto, str(file), save_as_external_data=True, location=f"{MODEL_FILE}.data")
-        _check_parity(model_folder, OnnxRuntime(file, threads=1), trials, expected)
+        offset = output_layer(model).bias.item() if head == "regression" else None
+        _check_parity(model_folder, OnnxRuntime(file, threads=1), trials, expected, offset)
         with atomic.unfinished(output, exported_from=model_folder.name) as folder:
             for part in Path(temporary).iterdir():
                 atomic.write_bytes(folder / part.name, part.read_bytes())
@@ -99,14 +103,31 @@ def to_half(model_folder: Path, output: Path) -> None:
             large for float16; `output` exists.
     """
     atomic.check_new(output)
-    model, _ = _torch_model(model_folder)
+    model, head = _torch_model(model_folder)
     tokenizer = load_tokenizer(model_folder)
     largest = max(float(weight.detach().abs().max()) for weight in model.parameters())
     if largest > torch.finfo(torch.float16).max:
         expected, fix = f"weights up to {torch.finfo(torch.float16).max:g}", "keep it in single precision"
         raise UserError(str(model_folder), expected=expected, found=f"{largest:g}", fix=fix)
+    if head == "regression":
+        _check_half_scores(model_folder, model)
     with atomic.unfinished(output, made_from=model_folder.name) as folder:
         save_model(model.half(), tokenizer, folder)
+
+
+def _check_half_scores(folder: Path, model: PreTrainedModel) -> None:
+    """Refuse a regression head of labels so large or so small that float16 cannot tell its scores apart.
+
+    Raises:
+        UserError: it is one.
+    """
+    layer = output_layer(model)
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    lost = float((weight - weight.half().float()).abs().max())
+    step = float(np.spacing(np.float16(bias.abs().max())))
+    if lost > HALF_LOSS * float(weight.abs().max()) or step > float(weight.norm()) / 10:
+        problem = "the scores of this regression cannot be told apart in float16"
+        raise UserError(str(folder), problem=problem, fix="keep it in single precision")
 
 
 def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
@@ -235,11 +256,20 @@ def _logits(model: PreTrainedModel, head: Head, inputs: ModelInputs) -> NDArray[
 
 
 def _check_parity(
-    folder: Path, runtime: OnnxRuntime, trials: list[ModelInputs], expected: list[NDArray[np.float32]]
-) -> None:
+    folder: Path, runtime: OnnxRuntime, trials: list[ModelInputs], expected: list[NDArray[np.float32]],
+    offset: float | None,
+) -> None:  # fmt: skip
+    """Compare the logits of an exported model with torch's.
+
+    Those of a regression are of any size around any offset: they are compared with how far they lie from that.
+    """
     for inputs, logits in zip(trials, expected, strict=True):
-        difference = float(np.abs(runtime(inputs) - logits).max() / max(1.0, float(np.abs(logits).max())))
-        if not difference <= TOLERANCE:
-            found = f"a difference of {difference:.2g} on inputs of shape {inputs['input_ids'].shape}"
+        largest = float(np.abs(logits).max())
+        size, rounding = max(1.0, largest), 0.0
+        if offset is not None:
+            size, rounding = float(np.abs(logits - offset).max()), 8 * float(np.spacing(np.float32(largest)))
+        difference = float(np.abs(runtime(inputs) - logits).max())
+        if not difference <= TOLERANCE * size + rounding:
+            found = f"a difference of {difference / size:.2g} on inputs of shape {inputs['input_ids'].shape}"
             fix = "this model cannot be exported with these versions of torch and onnxruntime"
             raise UserError(str(folder), expected=f"torch's logits within {TOLERANCE:g}", found=found, fix=fix)

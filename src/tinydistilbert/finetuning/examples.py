@@ -1,12 +1,16 @@
 """The examples of one fine-tuning: what it trains on, with or without labels, and what chooses an epoch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.recipe.schema import Recipe
-from tinydistilbert.tasks import HELD_OUT
-from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks import HELD_OUT, hold_out
+from tinydistilbert.tasks.base import Examples, Task, is_answerable
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
@@ -20,6 +24,8 @@ class TaskExamples:
     """How many of those, which come first, have a label; only soft targets teach anything about the others."""
     selection: Examples | None = None
     """Those that choose an epoch, if any do."""
+    threshold: Examples | None = None
+    """Where questions may have no answer: those of the train split that choose the null threshold."""
 
     @property
     def task(self) -> Task:
@@ -40,11 +46,14 @@ def task_examples(recipe: Recipe, task: Task, soft_targets: SoftTargetSource | N
         recipe, task, augmented=soft_targets.augmented if soft_targets else None, soft=soft_targets is not None
     )
     settings = recipe.finetune.settings(task.name)
+    threshold = _threshold_examples(recipe, task)
     if settings.select == "fixed":
-        return TaskExamples(train, labelled)
+        return TaskExamples(train, labelled, threshold=threshold)
     split = HELD_OUT if settings.select == "heldout" else train.task.evaluation[0]
     selection = recipe_examples(recipe, train.task, split, limit=settings.validation_examples)
-    return TaskExamples(train, labelled, selection)
+    if threshold is None and split == HELD_OUT and train.has_unanswerable:
+        threshold = selection
+    return TaskExamples(train, labelled, selection, threshold)
 
 
 def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, soft: bool) -> tuple[Examples, int]:
@@ -56,7 +65,7 @@ def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, sof
         UserError: the data are wrong.
     """
     settings = recipe.finetune.settings(task.name)
-    labelled = recipe_examples(recipe, task, task.train, limit=settings.train_examples)
+    labelled, _ = _less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=settings.train_examples))
     unlabelled = []
     if soft and settings.distillation.unlabelled:
         unlabelled.append(read_unlabelled(Path(settings.distillation.unlabelled), labelled.task))
@@ -67,3 +76,56 @@ def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, sof
         for name, values in labelled.columns.items()
     }
     return replace(labelled, columns=columns), len(labelled)
+
+
+def _threshold_examples(recipe: Recipe, task: Task) -> Examples | None:
+    """The train examples that `training_examples` leaves out; None where it leaves out none."""
+    if task.kind != "span":
+        return None
+    limit = recipe.finetune.settings(task.name).train_examples
+    return _less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=limit))[1]
+
+
+def _less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples | None]:
+    """The train examples without those that choose the null threshold, and those, if there are any.
+
+    Where some question has no answer, the threshold is chosen by a tenth of the questions, of whole contexts, the same
+    for every seed: they are not trained on and not scored. With `select = "heldout"` what chooses the epoch chooses it
+    too, unless that is scored.
+    """
+    finetune = recipe.finetune
+    if not train.has_unanswerable or (finetune.select == "heldout" and finetune.score_on != "train"):
+        return train, None
+    rows = threshold_rows(train)
+    rest = sorted({*range(len(train))} - {*rows})
+    return _taken(train, rest), (_taken(train, rows) if rows else None)
+
+
+def threshold_rows(train: Examples) -> list[int]:
+    """The rows of the questions that choose the null threshold; none where too few are left with and without answers.
+
+    Whole contexts are drawn, or single questions where there is only one context, until they have a tenth of the
+    questions, some with and some without an answer, and leave some of both.
+    """
+    contexts, answerable = train.columns["context"], [is_answerable(a) for a in train.columns["answers"]]
+    keys = contexts if len(set(contexts)) > 1 else range(len(train))
+    groups: dict[Any, list[int]] = {}
+    for row, key in enumerate(keys):
+        groups.setdefault(key, []).append(row)
+    wanted, taken = max(1, round(hold_out.SHARE * len(train))), set[int]()
+    left = [answerable.count(False), answerable.count(True)]
+    drawn = [0, 0]
+    members = list(groups.values())
+    for index in np.random.default_rng(hold_out.SEED).permutation(len(members)):
+        group = members[index]
+        kinds = [sum(not answerable[row] for row in group), sum(answerable[row] for row in group)]
+        is_needed = len(taken) < wanted or any(kinds[kind] and not drawn[kind] for kind in (0, 1))
+        if is_needed and all(left[kind] > kinds[kind] or not kinds[kind] for kind in (0, 1)):
+            taken |= {*group}
+            left = [before - now for before, now in zip(left, kinds, strict=True)]
+            drawn = [before + now for before, now in zip(drawn, kinds, strict=True)]
+    return sorted(taken) if all(drawn) else []
+
+
+def _taken(examples: Examples, rows: Sequence[int]) -> Examples:
+    return replace(examples, columns={name: [values[row] for row in rows] for name, values in examples.columns.items()})

@@ -8,12 +8,14 @@ from typing import Any
 
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning.examples import TaskExamples
+from tinydistilbert.finetuning.null_threshold import set_null_threshold
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.finetuning.trainer import TaskTraining, loss_without_learning, prepare_training, run_training
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG, TRAINING_FACTS
 from tinydistilbert.storage import atomic, disk, json_lines
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.device import Compute
 
@@ -62,6 +64,8 @@ def finetune(
     with atomic.unfinished(output) as folder:
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
+        training.give_labels()
+        facts |= set_null_threshold(training, settings.max_length(task.name, task.max_length))
         save_model(training.model, training.tokenizer, folder)
         facts |= {
             "train_examples": examples.labelled, "train_examples_total": examples.train.total,
@@ -71,6 +75,10 @@ def finetune(
         }  # fmt: skip
         if examples.train.left_out:
             facts["left_out"] = examples.train.left_out
+        if notes := span_losses(examples.train, training.batches.features):
+            facts["notes"] = notes
+        if not training.scale.is_plain:  # both losses are in these units
+            facts |= {"label_mean": training.scale.mean, "label_deviation": training.scale.deviation}
         if len(examples.train) > examples.labelled:
             facts["unlabelled_examples"] = len(examples.train) - examples.labelled
         atomic.write_json(folder / TRAINING_FACTS, facts)

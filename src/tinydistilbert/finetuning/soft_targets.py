@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.finetuning.label_scale import PLAIN, LabelScale
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.run_folder import SOFT_TARGETS
 from tinydistilbert.storage import atomic
@@ -92,9 +93,11 @@ class SoftTargets:
     logits: NDArray[np.float32]
     features: Features
     """The student's."""
+    scale: LabelScale = PLAIN
+    """In which units a regression is trained; the logits are labels."""
 
     @classmethod
-    def open(cls, folder: Path, examples: Examples, features: Features) -> Self:
+    def open(cls, folder: Path, examples: Examples, features: Features, scale: LabelScale = PLAIN) -> Self:
         """Those in a folder of `make_soft_targets`, for features that were made of the same examples.
 
         Raises:
@@ -108,7 +111,7 @@ class SoftTargets:
         logits: NDArray[np.float32] = np.load(folder / SOFT_TARGETS, mmap_mode="r")
         rows = int(features.lengths.sum()) if features.offsets is not None else len(features)
         assert len(logits) == rows, (len(logits), rows)
-        return cls(logits, features)
+        return cls(logits, features, scale)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -123,7 +126,8 @@ class SoftTargets:
             with zeros, which the loss does not count.
         """
         if self.features.offsets is None:
-            return {"teacher_logits": torch.from_numpy(np.asarray(self.logits[indices]))}
+            logits = np.asarray(self.logits[indices])
+            return {"teacher_logits": torch.from_numpy(logits if self.scale.is_plain else self.scale.standard(logits))}
         lengths = self.features.lengths[indices]
         padded = np.zeros((len(indices), int(lengths.max()), 2), dtype=np.float32)
         for row, start, length in zip(padded, self._starts[indices], lengths, strict=True):

@@ -12,19 +12,22 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinydistilbert.errors import NonFiniteLoss, UserError
-from tinydistilbert.evaluation.scoring import headline_score
+from tinydistilbert.evaluation.scoring import choose_null_threshold, headline_score
 from tinydistilbert.finetuning.batches import TaskBatches
 from tinydistilbert.finetuning.examples import TaskExamples
+from tinydistilbert.finetuning.label_scale import LabelScale
 from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.finetuning.soft_targets import SoftTargets, SoftTargetSource
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, set_dropout
 from tinydistilbert.models.matching import uniform_matches
 from tinydistilbert.models.projected_student import ProjectedStudent
+from tinydistilbert.models.task_head import starting_head
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.models.used_words import only_used_words
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic, json_lines
+from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.compatible import check_same_tokenizer
 from tinydistilbert.tasks.encoding import NO_LABEL, Features, encode
 from tinydistilbert.tasks.inference import predict
@@ -63,6 +66,8 @@ class TaskTraining:
     """The model with its new head."""
     objective: TaskLoss
     batches: TaskBatches
+    scale: LabelScale
+    """In which units a regression is trained; `give_labels` ends that."""
     selection: Features | None
     """The inputs that choose an epoch, if any do."""
     job: TrainingJob
@@ -73,6 +78,10 @@ class TaskTraining:
     def model(self) -> PreTrainedModel:
         """What is saved in the end."""
         return self.student.student
+
+    def give_labels(self) -> None:
+        """Make the trained model give labels, where it was trained in standard units."""
+        self.scale.to_labels(self.model)
 
     @property
     def optimization(self) -> schema.Optimization:
@@ -112,16 +121,20 @@ def prepare_training(
     if learning_rate is not None:
         settings = replace(settings, optimization=replace(settings.optimization, learning_rate=learning_rate))
     tokenizer = load_tokenizer(encoder)
-    features = encode(examples.train, tokenizer, max_length)
+    features, scale = encode(examples.train, tokenizer, max_length), LabelScale.of(examples.train)
+    if not scale.is_plain:
+        features = replace(features, labels=scale.standard(examples.train.columns["label"]))
     selection = encode(examples.selection, tokenizer, max_length) if examples.selection else None
 
     torch.manual_seed(step_seed(seed))  # of the new head
     model = load_model(encoder, task.kind, labels=task.labels)
+    if task.kind == "regression" and starting_head(load_config(encoder), "regression", ()).is_kept:
+        scale.to_standard(model)
     set_dropout(model, settings.optimization.dropout, settings.optimization.attention_dropout)
     objective = _objective(settings, examples, len(features), model, tokenizer, soft_targets, compute.device)
     batches = TaskBatches(
         features, task.kind, settings.optimization, seed, int(tokenizer.pad_token_id), uses_token_types(model),
-        SoftTargets.open(soft_targets.targets, examples.train, features) if soft_targets else None,
+        SoftTargets.open(soft_targets.targets, examples.train, features, scale) if soft_targets else None,
     )  # fmt: skip
     job = TrainingJob(
         steps=finetune_steps(settings, len(features)), micro_batches=batches, term_weights=objective.term_weights,
@@ -130,7 +143,9 @@ def prepare_training(
         oom_splits=int(math.log2(settings.optimization.batch_size)),
     )  # fmt: skip
     student = ProjectedStudent(model, objective.teacher)
-    return TaskTraining(settings, examples, tokenizer, student, objective, batches, selection, job, seed, compute)
+    return TaskTraining(
+        settings, examples, tokenizer, student, objective, batches, scale, selection, job, seed, compute
+    )
 
 
 def _refuse_elmo(*folders: Path) -> None:
@@ -192,6 +207,8 @@ def run_training(training: TaskTraining, folder: Path, label: str) -> tuple[floa
 
 
 def _train(training: TaskTraining, job: TrainingJob, folder: Path, label: str) -> float:
+    if not training.scale.is_plain:  # a checkpoint of a version that trained on the labels themselves is another's
+        label = f"{label}, standard units"
     with training.objective.quick(training.model):
         return train(
             training.student, job, training.optimization, training.compute, seed=training.seed, folder=folder,
@@ -205,7 +222,14 @@ def selection_score(training: TaskTraining) -> float:
     assert examples is not None and features is not None
     pad_token_id = training.batches.pad_token_id
     logits = predict(training.model, features, pad_token_id=pad_token_id, device=training.compute.device)
-    return headline_score(examples, features, logits)
+    if isinstance(logits, np.ndarray) and not training.scale.is_plain:
+        logits = training.scale.labels(logits).astype(np.float32)
+    null_threshold = None
+    if training.examples.train.has_unanswerable:
+        # What is scored in the end may choose an epoch where the recipe says so, but never a threshold.
+        chosen = choose_null_threshold(examples, features, logits) if examples.split == HELD_OUT else None
+        null_threshold = chosen.value if chosen else 0.0
+    return headline_score(examples, features, logits, null_threshold=null_threshold)
 
 
 def _token_ids(training: TaskTraining) -> Iterator[NDArray[np.int32]]:

@@ -232,9 +232,8 @@ def load_model(
             folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
             local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,  # reported below
         )  # fmt: skip
-    allowed_missing = (
-        [] if require_head or head == "masked-lm" else [_HEADS[new_head], _HEADS["pooler"], _HEADS["task model"]]
-    )
+    has_head = require_head or head == "masked-lm" or (starting is not None and starting.is_kept)
+    allowed_missing = [] if has_head else [_HEADS[new_head], _HEADS["pooler"], _HEADS["task model"]]
     missing = _unaccounted(info["missing_keys"], allowed_missing)
     others = [p for key, p in _HEADS.items() if key != new_head or (starting and starting.is_foreign)]
     unexpected = _unaccounted(info["unexpected_keys"], others)

@@ -70,7 +70,7 @@ class OnnxRuntime:
     """
 
     def __init__(self, model: Path, *, threads: int = 0) -> None:
-        ort = require("onnxruntime", extra="onnx")
+        ort = require("onnxruntime", extra="run")
         file = _model_file(model)
         facts = exported_facts(file.parent)
         options = ort.SessionOptions()

@@ -102,11 +102,11 @@ def _distilbert_config(teacher: PreTrainedModel, layers: int) -> DistilBertConfi
     )  # fmt: skip
 
 
-def _same_config(teacher: PreTrainedModel, layers: tuple[int, ...]) -> PretrainedConfig:
-    config = copy.deepcopy(teacher.config)
+def _same_config(teacher: PretrainedConfig, layers: tuple[int, ...]) -> PretrainedConfig:
+    config = copy.deepcopy(teacher)
     config.num_hidden_layers = len(layers)
     if config.model_type == "modernbert":  # whether the attention of each layer is local or global
-        config.layer_types = [teacher.config.layer_types[layer] for layer in layers]
+        config.layer_types = [teacher.layer_types[layer] for layer in layers]
     return config
 
 
@@ -136,7 +136,7 @@ def cut_student(teacher: PreTrainedModel, student: schema.Student, *, seed: int)
         raise UserError("the teacher", problem="no student can be cut from a pruned model", fix=fix)
     layers = layer_map(student, teacher.config.num_hidden_layers)
     as_distilbert = student.architecture == "distilbert" and teacher.config.model_type != "distilbert"
-    config = _distilbert_config(teacher, len(layers)) if as_distilbert else _same_config(teacher, layers)
+    config = _distilbert_config(teacher, len(layers)) if as_distilbert else _same_config(teacher.config, layers)
     wide = _widths(config)
     narrow = student_widths(wide, student)
     _set_widths(config, narrow)
@@ -144,17 +144,86 @@ def cut_student(teacher: PreTrainedModel, student: schema.Student, *, seed: int)
     model: PreTrainedModel = DistilBertForMaskedLM(config) if as_distilbert else type(teacher)(config)
     if student.initialization == "random":
         return model
-    if config.model_type == "modernbert" and layers[0] != 0:
-        expected = "a list that begins with layer 0, the only one that ModernBERT has without a norm before attention"
-        raise UserError("student.layers", expected=expected, found=str(list(layers)), fix="change it")
+    _check_first_layer(config, layers)
     weights = teacher.state_dict()
     if as_distilbert:
         weights = _as_distilbert(weights)
-    kept = {}
-    for key in model.state_dict():
-        match = _LAYER.fullmatch(key)
-        kept[key] = weights[f"{match[1]}{layers[int(match[2])]}{match[3]}" if match else key]
+    kept = _weights_of_layers(weights, model, layers)
     if narrow != wide:
         kept = narrowed(kept, wide, narrow, student.width_reduction)
     model.load_state_dict(kept, strict=True)  # copies, so that nothing is shared with the teacher
     return model
+
+
+def task_student_config(teacher: PretrainedConfig, student: schema.Student) -> PretrainedConfig:
+    """The config of what `cut_task_student` makes.
+
+    Args:
+        teacher: the config of a fine-tuned model of one of the known families.
+        student: its layers are read; it may ask for nothing that the weights of a head would not fit.
+
+    Raises:
+        UserError: the layers do not exist, the teacher is pruned, or the student is to have another architecture, other
+            widths or random weights.
+    """
+    if is_pruned(teacher):
+        fix = "give the teacher as it was before it was pruned"
+        raise UserError("the fine-tuned teacher", problem="no student can be cut from a pruned model", fix=fix)
+    if teacher.model_type == "elmo":
+        raise UserError("the fine-tuned teacher", problem="an ELMo has no layers to cut", fix="give another teacher")
+    wide = _widths(teacher)
+    as_they_are: dict[str, tuple[object, ...]] = {
+        "architecture": ("same", teacher.model_type), "initialization": ("teacher",),
+        "hidden_size": (0, wide.hidden), "intermediate_size": (0, wide.rows),
+    }  # fmt: skip
+    for key, fitting in as_they_are.items():
+        if (found := getattr(student, key)) not in fitting:
+            expected = (
+                f'{fitting[0]!r} with finetune.distillation.start = "teacher", whose weights are taken as they are'
+            )
+            fix = 'change it, or set start = "student"'
+            raise UserError(f"student.{key}", expected=expected, found=repr(found), fix=fix)
+    layers = layer_map(student, teacher.num_hidden_layers)
+    _check_first_layer(teacher, layers)
+    return _same_config(teacher, layers)
+
+
+def cut_task_student(teacher: PreTrainedModel, student: schema.Student) -> PreTrainedModel:
+    """A task model of the chosen layers of a fine-tuned teacher, with its embeddings, pooler and head.
+
+    With all layers its logits are exactly the teacher's. Patient knowledge distillation (Sun et al. 2019) starts so.
+
+    Args:
+        teacher: a fine-tuned model.
+        student: which layers.
+
+    Raises:
+        UserError: as `task_student_config`.
+    """
+    config = task_student_config(teacher.config, student)
+    model: PreTrainedModel = type(teacher)(config)
+    layers = layer_map(student, teacher.config.num_hidden_layers)
+    model.load_state_dict(_weights_of_layers(teacher.state_dict(), model, layers), strict=True)
+    return model
+
+
+def _weights_of_layers(
+    weights: dict[str, Tensor], model: PreTrainedModel, layers: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """The weights for a model whose layers are those, and all else as it is."""
+    kept = {}
+    for key in model.state_dict():
+        match = _LAYER.fullmatch(key)
+        kept[key] = weights[f"{match[1]}{layers[int(match[2])]}{match[3]}" if match else key]
+    return kept
+
+
+def _check_first_layer(config: PretrainedConfig, layers: tuple[int, ...]) -> None:
+    """Refuse a ModernBERT without its first layer.
+
+    Raises:
+        UserError: it is left out.
+    """
+    if config.model_type == "modernbert" and layers[0] != 0:
+        expected = "a list that begins with layer 0, the only one that ModernBERT has without a norm before attention"
+        raise UserError("student.layers", expected=expected, found=str(list(layers)), fix="change it")

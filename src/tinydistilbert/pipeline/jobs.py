@@ -62,5 +62,5 @@ def _rows(recipe: Recipe, task: Task) -> Iterator[list[Job]]:
         return
     for name in finetune.models:
         yield row(name, name)
-    if distilled and "student" in finetune.models and (isinstance(teachers, tuple) or "teacher" in finetune.models):
+    if distilled and finetune.has_student_of_teachers:
         yield row("student (D)", "student")

@@ -13,11 +13,12 @@ from tinydistilbert.distillation.adapt import check_head
 from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.distillation.teacher_cache import check_room, views_to_make
 from tinydistilbert.errors import UserError
+from tinydistilbert.finetuning.label_scale import LabelScale
 from tinydistilbert.finetuning.preflight import DistilledStudent, check_models
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
-from tinydistilbert.models.student import cut_student
+from tinydistilbert.models.student import cut_student, task_student_config
 from tinydistilbert.optional import require
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe.schema import Compress
@@ -103,6 +104,9 @@ def check_tasks(run: RunContext) -> None:
         repeated.refuse_one_file_for_two(task, recipe.data)
         train = recipe_examples(recipe, task, task.train)
         task = train.task  # with its classes
+        if task.kind == "regression":
+            limit = recipe.finetune.settings(name).train_examples
+            LabelScale.of(recipe_examples(recipe, task, task.train, limit=limit))
         scored = [recipe_examples(recipe, task, split) for split in splits]
         repeated.check_repeated(recipe, train, scored)
         if distilled and recipe.finetune.distillation.unlabelled:
@@ -115,7 +119,14 @@ def _student_of_tasks(run: RunContext) -> DistilledStudent:
     """What the second distillations start from, and the run's own teacher."""
     if name := run.recipe.finetune.model:
         return DistilledStudent(load_config(name), load_tokenizer(name), None)
+    given, start = run.recipe.finetune.distillation.teachers, run.recipe.finetune.distillation.start
+    if start == "teacher" and isinstance(given, tuple):
+        config = load_config(given[0])
+        return DistilledStudent(task_student_config(config, run.recipe.student), load_tokenizer(given[0]), config)
     teacher = run.sources.original_teacher
+    if start == "teacher":
+        config = task_student_config(teacher.model.config, run.recipe.student)
+        return DistilledStudent(config, teacher.tokenizer, teacher.model.config)
     student = cut_student(teacher.model, run.recipe.student, seed=run.recipe.seed)
     return DistilledStudent(student.config, teacher.tokenizer, teacher.model.config)
 

@@ -1,5 +1,8 @@
 """The stages of a run: each makes what is not finished of its part of the run folder."""
 
+import hashlib
+import json
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,12 +21,14 @@ from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune, training_facts
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models import hub
-from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
+from tinydistilbert.models.student import cut_task_student
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.inputs import CORPUS, PAIRS, UNLABELLED, VOCABULARY, WHOLE
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.progress import duration
 from tinydistilbert.report.card import write_card
+from tinydistilbert.report.compare import measured_differences
 from tinydistilbert.report.page import write_report
 from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS
 from tinydistilbert.storage import atomic, made_from
@@ -59,7 +64,8 @@ def write_results(run: RunContext) -> None:
     folder = run.folder
     scores = [job.scores(folder) for job in run.jobs]
     summaries = [folder.compressed(name).summary for name in run.recipe.compress.tasks]
-    folders = [folder.teacher, folder.control, folder.student, *scores, *summaries, folder.benchmark]
+    comparisons = [folder.comparisons] if _are_compared(run) else []
+    folders = [folder.teacher, folder.control, folder.student, *scores, *comparisons, *summaries, folder.benchmark]
     finished = [path for path in folders if atomic.is_finished(path)]
     results.write(folder.results, [m for path in finished for m in results.read(path / MEASUREMENTS)])
 
@@ -140,7 +146,22 @@ def failed_trainings(run: RunContext) -> tuple[str, ...]:
 
 
 def _encoder(run: RunContext, job: Job) -> Path:
-    return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
+    """The folder of what a fine-tuning starts from; that of a cut teacher is made where it is missing."""
+    if run.recipe.finetune.model:
+        return Path(job.encoder)
+    if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
+        return run.folder.encoder(job.encoder)
+    cut, teacher = run.folder.cut_teacher(job.task), task_teachers(run, job.task)[0]
+    sources = run.inputs.of_stage("cut", models=(teacher,), task=job.task)
+    title = f"cut the teacher of {run.tasks[job.task].title}"
+    make_folder(run, cut, title, partial(_cut, run, job.task, teacher), sources)
+    return cut
+
+
+def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
+    model = load_model(teacher, run.tasks[task].kind)
+    with atomic.unfinished(output) as folder:
+        save_model(cut_task_student(model, run.recipe.student), load_tokenizer(teacher), folder)
 
 
 def _finetune(run: RunContext, job: Job, output: Path) -> None:
@@ -211,6 +232,7 @@ def evaluate_tasks(run: RunContext) -> None:
         data = tuple(f"{task.name} {split}" for split in run.inputs.read_splits(task))
         sources = run.inputs.of_stage("evaluate", data=data, models=(job.model(run.folder),), task=task.name)
         make_folder(run, job.scores(run.folder), title, partial(_evaluate, run, job), sources)
+    _compare_rows(run)
 
 
 def _evaluate(run: RunContext, job: Job, output: Path) -> None:
@@ -219,6 +241,34 @@ def _evaluate(run: RunContext, job: Job, output: Path) -> None:
         model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
         training={} if job.is_given else training_facts(model), shared=run.inputs.shared_texts(run.tasks[job.task]),
     )  # fmt: skip
+
+
+def _are_compared(run: RunContext) -> bool:
+    """Whether the comparisons of the rows are those of the scores that there are now."""
+    comparisons = run.folder.comparisons
+    if not atomic.is_finished(comparisons):
+        return False
+    return bool(atomic.read_manifest(comparisons)["scores"] == _scores_hash(run))
+
+
+def _scores_hash(run: RunContext) -> str:
+    """One hash of everything that was scored."""
+    manifests = [path / atomic.MANIFEST for path in run.folder.all_scores() if atomic.is_finished(path)]
+    hashes = [[path.parent.relative_to(run.folder.path).as_posix(), atomic.sha256(path)] for path in manifests]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+
+def _compare_rows(run: RunContext) -> None:
+    """The differences between the rows, made anew whenever other scores are there."""
+    if _are_compared(run):
+        return
+    started = time.monotonic()
+    measured = measured_differences(run.folder.path, results.Origin.of(run.recipe))
+    shutil.rmtree(run.folder.comparisons, ignore_errors=True)
+    with atomic.unfinished(run.folder.comparisons, scores=_scores_hash(run)) as folder:
+        results.write(folder / MEASUREMENTS, measured)
+    run.log(f"compare the rows: {duration(time.monotonic() - started)}")
+    write_results(run)
 
 
 def compress_models(run: RunContext) -> None:

@@ -2,7 +2,7 @@
 
 GLUE_NAMES = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 SYNTHETIC_NAMES = ("acceptability", "adjacency", "cloze-qa")
-SPAN_NAMES = ("squad", "cloze-qa")
-TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", *SYNTHETIC_NAMES)
+SPAN_NAMES = ("squad", "squad_v2", "cloze-qa")
+TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", "squad_v2", *SYNTHETIC_NAMES)
 MEASURED = ("pretraining", "size", "latency")
 """Values of the field `task` in measurements that belong to no task."""

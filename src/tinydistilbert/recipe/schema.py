@@ -65,11 +65,11 @@ class Corpus:
     """The text that the student is distilled on."""
 
     source: str = "wikitext2"
-    """`wikitext2`, `python-docs`, a file or folder (text, JSONL, Parquet), or a hub data set."""
+    """`wikitext2`, `python-docs`, a file or folder (text, JSONL, Parquet, CSV), or a hub data set."""
     config: str | None = None
     """Configuration of a hub data set."""
     text_column: str = "text"
-    """Column of JSONL, Parquet and hub rows that holds the text."""
+    """Column of JSONL, Parquet, CSV, TSV and hub rows that holds the text."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of the documents that is held out for validation where the source has no validation split."""
     packing: Literal["documents", "lines"] = "documents"

@@ -38,6 +38,12 @@ class CustomTask:
     """Column of the label: words or whole numbers for classes, numbers for regression; unused where `kind` is span."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Longest input in tokens; by default 128, and 384 where `kind` is span."""
+    answer_units: Literal["words", "characters"] = "words"
+    """What F1 and exact match of `span` compare: `words`, SQuAD's official rules, or `characters` for scripts without
+    blanks (Chinese, Japanese, Thai …), as MLQA does for Chinese."""
+    quoting: Literal["auto", "none", "csv"] = "auto"
+    """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, and in a
+    .tsv file only where it is surely quoted."""
 
 
 @section
@@ -61,6 +67,9 @@ class TaskDistillation:
     """Tasks on which the student is also fine-tuned with a teacher; DistilBERT's authors did so on SQuAD alone."""
     teachers: Literal["first", "all"] | tuple[str, ...] = "first"
     """The run's teacher of the first seed, the mean of those of all seeds, or folders of fine-tuned models."""
+    start: Literal["student", "teacher"] = "student"
+    """What the rows "(D)" start from: the pretrained student; or the first fine-tuned teacher of the task, cut to the
+    layers that `student` says, with its pooler and head. The second needs no pretraining distillation."""
     temperature: PositiveFloat = 2.0
     """T of the soft targets."""
     soft: Share = 0.5
@@ -128,6 +137,12 @@ class Finetune:
     """Custom tasks by name: `[finetune.custom.reviews]`."""
 
     _renamed = renamed_values("finetune.select")
+
+    @property
+    def has_student_of_teachers(self) -> bool:
+        """Whether a run of its own teacher has what the rows "student (D)" start from and learn from."""
+        has_teacher = isinstance(self.distillation.teachers, tuple) or "teacher" in self.models
+        return has_teacher and ("student" in self.models or self.distillation.start == "teacher")
 
     def settings(self, task: str) -> "Finetune":
         """These settings with the override of `task` applied; `override` of the result is empty."""

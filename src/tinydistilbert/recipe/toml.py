@@ -266,8 +266,14 @@ def _conflicts_of_compression(recipe: Recipe) -> Iterator[_Conflict]:
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
     """Wishes about a second distillation where there is none."""
     given = isinstance(finetune.distillation.teachers, tuple)
-    has_student = "student" in finetune.models and (given or "teacher" in finetune.models)
-    if finetune.distillation.tasks == "none" or not (given if finetune.model else has_student):
+    has_teachers = given if finetune.model else finetune.has_student_of_teachers
+    if finetune.distillation.start == "teacher" and finetune.model:
+        fix = "leave one of them out: the model, or the start"
+        yield _Conflict("finetune.distillation.start", "'student' with finetune.model", "'teacher'", fix)
+    if finetune.distillation.start == "teacher" and not (has_teachers and finetune.distillation.tasks != "none"):
+        fix = "add it to finetune.models, or give one (--teacher FOLDER)"
+        yield _Conflict("finetune.distillation.start", "a teacher to start from", "none", fix)
+    if finetune.distillation.tasks == "none" or not has_teachers:
         for key in (key for key in ("unlabelled", "augment") if getattr(finetune.distillation, key)):
             found, fix = "no teacher to learn from", f"give one (--teacher FOLDER), or leave {key} out"
             yield _Conflict(f"finetune.distillation.{key}", "a second distillation", found, fix)

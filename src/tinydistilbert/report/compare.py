@@ -9,22 +9,27 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.metrics import Paired
 from tinydistilbert.report.disagreements import Disagreement, disagreement, examples_at_hand
-from tinydistilbert.report.predictions import Pairing, ScoredRun, pair, read_predicted, scored_run, splits_of
+from tinydistilbert.report.predictions import (
+    Pairing,
+    ScoredRun,
+    majority_of,
+    pair,
+    read_predicted,
+    scored_run,
+    splits_of,
+)
+from tinydistilbert.report.scores import BASELINES, MAJORITY, TEACHER, mark_of
+from tinydistilbert.results import COMPARE, Measurement, Origin
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
 
-TEACHER = "teacher"
 PAIRS = (
     ("student", TEACHER), ("student (D)", TEACHER), ("student (D)", "student"), ("student", "control"),
     ("model", TEACHER), ("model (D)", TEACHER), ("model (D)", "model"),
+    *((row, baseline) for row in ("student", "student (D)", "model", "model (D)") for baseline in BASELINES),
 )  # fmt: skip
 """Rows of one run that are compared with one another."""
-RESAMPLES = 10_000
-RESAMPLES_OF_CORRELATIONS = 5_000
-"""Fewer, because ranks are computed anew in every resample, which takes longer than counting right answers."""
-LEVEL = 0.05
-HIGHER, LOWER = "▲", "▼"
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,7 @@ class Difference:
     @property
     def mark(self) -> str:
         """`▲` or `▼` where the first side is surely higher or lower: Holm's p below 0.05 and an interval without 0."""
-        low, high = self.paired.interval
-        if self.adjusted >= LEVEL or low <= 0 <= high:
-            return ""
-        return HIGHER if low > 0 else LOWER
+        return mark_of(self.paired.interval, self.adjusted)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def compare(first: ComparedRun, second: ComparedRun | None = None, *, seed: int 
     """Compare two runs row by row, or the rows of one run with one another.
 
     Where no row is named, every row that both runs have is compared with the same row of the other; where one is, with
-    the row that is named there, or with the same. Of one run alone, `PAIRS` are compared.
+    the row that is named there, or with the same. Of one run alone, `PAIRS` are compared, and the teacher with the
+    majority baseline.
 
     Args:
         first: the differences are its scores minus those of the second.
@@ -116,14 +119,18 @@ def compare(first: ComparedRun, second: ComparedRun | None = None, *, seed: int 
             fix = f"use one of {', '.join(run.rows)}"
             raise UserError(f"{run.folder}:{row}", expected="a row that was scored", found=repr(row), fix=fix)
     pairings = list(_pairings(one, other, _row_pairs(first, one, second, other)))
-    if not pairings:
+    majority = list(_majority_pairings(one)) if second is None and first.row in (None, TEACHER) else []
+    if not pairings and not majority:
         rows = f"{_rows_and_tasks(one)}" + (f"; {_rows_and_tasks(other)}" if second else "")
         fix = "see the rows of each in its report.html"
         raise UserError("compare", problem=f"no task has rows on both sides that can be compared: {rows}", fix=fix)
     at_hand: dict[tuple[str, str], Examples | None] = {}
     differences = []
-    for difference in _differences(pairings, seed):
+    for difference in _all_differences(pairings, majority, seed):
         pairing = difference.pairing
+        if pairing.second.side.row == MAJORITY:
+            differences.append(difference)
+            continue
         if difference.metric == difference.task.table_metrics[0]:
             key = pairing.task.name, pairing.split
             if key not in at_hand:
@@ -135,7 +142,7 @@ def compare(first: ComparedRun, second: ComparedRun | None = None, *, seed: int 
 
 
 def compare_rows(run: Path) -> Comparison:
-    """The rows of one run with one another, without examples; empty where no two of them are among `PAIRS`.
+    """As `compare` of one run, with the same numbers, but without examples; empty where there is nothing to compare.
 
     Raises:
         UserError: a file of scores that is not as it was written.
@@ -145,7 +152,28 @@ def compare_rows(run: Path) -> Comparison:
         return Comparison(first, None, ())
     scored = scored_run(run)
     pairings = list(_pairings(scored, scored, [pair for pair in PAIRS if set(pair) <= set(scored.rows)]))
-    return Comparison(first, None, tuple(_differences(pairings, scored.recipe.seed)))
+    return Comparison(first, None, tuple(_all_differences(pairings, list(_majority_pairings(scored)), seed=0)))
+
+
+def measured_differences(run: Path, origin: Origin) -> list[Measurement]:
+    """What `compare_rows` finds, as measurements: tables, page and card are made from those.
+
+    Raises:
+        UserError: a file of scores that is not as it was written.
+    """
+    return [
+        Measurement(
+            d.row, COMPARE, d.metric, d.paired.difference, d.pairing.split, examples=len(d.pairing.first.ids),
+            examples_total=d.pairing.whole[0], recipe=origin.recipe, recipe_hash=origin.recipe_hash,
+            data_fingerprint=d.pairing.first.fingerprint,
+            details={
+                "of": d.task.name, "against": d.pairing.second.side.row, "first": d.paired.first,
+                "second": d.paired.second, "interval": list(d.paired.interval), "p": d.paired.p,
+                "p_adjusted": d.adjusted, "seeds": list(d.seeds),
+            },
+        )
+        for d in compare_rows(run).differences
+    ]  # fmt: skip
 
 
 def _rows_and_tasks(run: ScoredRun) -> str:
@@ -180,6 +208,22 @@ def _pairings(one: ScoredRun, other: ScoredRun, rows: Iterable[tuple[str, str]])
                 yield pair(task, split, first, second)
 
 
+def _majority_pairings(run: ScoredRun) -> Iterator[Pairing]:
+    """The teacher beside the majority baseline on the same examples."""
+    for name, task in run.tasks.items():
+        for split in splits_of(run, name, TEACHER) if TEACHER in run.scores[name] else []:
+            teacher = read_predicted(run, task, TEACHER, split)
+            yield pair(task, split, teacher, majority_of(task, teacher))
+
+
+def _all_differences(pairings: Sequence[Pairing], majority: Sequence[Pairing], seed: int) -> list[Difference]:
+    """Those between rows, and those with the majority baseline: two families, each with an adjustment of its own.
+
+    Whether a teacher has learned anything must not depend on how many students it is compared with.
+    """
+    return [*_differences(pairings, seed), *_differences(majority, seed)]
+
+
 def _differences(pairings: Sequence[Pairing], seed: int) -> list[Difference]:
     """The differences in the metrics of the tables, with Holm's adjustment over all of them."""
     unadjusted = [
@@ -192,6 +236,4 @@ def _differences(pairings: Sequence[Pairing], seed: int) -> list[Difference]:
 
 
 def _paired(pairing: Pairing, metric: str, seed: int) -> Paired:
-    used = metrics.mean_score if pairing.task.kind == "span" else metrics.METRICS[metric]
-    resamples = RESAMPLES_OF_CORRELATIONS if pairing.task.kind == "regression" else RESAMPLES
-    return metrics.paired_bootstrap(used, pairing.labels, *pairing.predictions(metric), seed=seed, resamples=resamples)
+    return metrics.paired_test(pairing.task.kind, metric, pairing.labels, *pairing.predictions(metric), seed=seed)

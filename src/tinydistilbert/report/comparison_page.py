@@ -1,28 +1,22 @@
 """A comparison as a table, and as a page with the examples that one side alone gets right."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinydistilbert import __version__
-from tinydistilbert.report.compare import HIGHER, LEVEL, LOWER, Comparison, Difference, compare_rows
+from tinydistilbert.report.compare import Comparison, Difference
+from tinydistilbert.report.differences import CAPTION, ONE_SEED, legend, score_cells, seeds_text, split_title
 from tinydistilbert.report.disagreements import Case, as_lines, most_frequent_answer
-from tinydistilbert.report.examples import Example, RowPrediction, around, words
+from tinydistilbert.report.examples import NO_ANSWER, Example, RowPrediction, around, words
 from tinydistilbert.report.html import render
-from tinydistilbert.report.paper_tables import METRICS
 from tinydistilbert.report.predictions import Pairing, Side
-from tinydistilbert.report.scores import TITLES, WARNING
-from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p, points, signed
+from tinydistilbert.report.scores import MAJORITY, WARNING, metric_title, row_title
+from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p
 from tinydistilbert.storage import atomic, json_lines
 
 PAGE_FILE, CASES_FILE = "comparison.html", "differences.jsonl"
 HEADINGS = {"question": "Question", "context": "Passage", "text": "Text", "text_pair": "Second text"}
-
-
-def row_title(row: str) -> str:
-    """A row as tables print it."""
-    return TITLES.get(row, row)
 
 
 def title_of(pairing: Pairing) -> str:
@@ -30,12 +24,6 @@ def title_of(pairing: Pairing) -> str:
     first, second = row_title(pairing.first.side.row), row_title(pairing.second.side.row)
     same = pairing.first.side.row == pairing.second.side.row
     return first if same else f"{first} − {second}"
-
-
-def split_title(pairing: Pairing) -> str:
-    """Task, and its split where it is not the one of the tables."""
-    usual = pairing.split == pairing.task.evaluation[0]
-    return pairing.task.title if usual else f"{pairing.task.title}, {pairing.split.replace('_', ' ')}"
 
 
 def side_title(side: Side, comparison: Comparison) -> str:
@@ -47,9 +35,8 @@ def comparison_table(comparison: Comparison) -> Table:
     """A line for each task, split, pair of rows and metric."""
     headings = ("Task", "Rows", "First", "Second", "Difference", "p", "p, Holm", "Right alone", "Seeds", "Examples")
     caption = (
-        "In points; medians over seeds. Difference: first minus second, with its 95 % interval by a paired bootstrap "
-        "over the examples; the spread between trainings is not in it. Right alone: examples that most seeds of the "
-        "first (or second) predict rightly and most of the other wrongly; for numbers, where it is closer to the label."
+        f"{CAPTION} Right alone: examples that most seeds of the first (or second) predict rightly and most of the "
+        "other wrongly; for numbers, where it is closer to the label."
     )
     first, second = comparison.first, comparison.second
     title = f"{first.run} − {second.run}" if second else f"Rows of {first.run}"
@@ -57,70 +44,44 @@ def comparison_table(comparison: Comparison) -> Table:
     return Table("comparison", title, caption, headings, rows, tuple(_notes(comparison)))
 
 
-def rows_table(run: Path) -> Table | None:
-    """The rows of one run compared with one another; None where it has not two of them.
-
-    Raises:
-        UserError: a file of scores that is not as it was written.
-    """
-    found = compare_rows(run)
-    if not found.differences:
-        return None
-    return dataclasses.replace(comparison_table(found), title="Differences between the rows")
-
-
 def _table_row(difference: Difference) -> TableRow:
     paired, pairing = difference.paired, difference.pairing
-    low, high = paired.interval
     alone = NOTHING
     if difference.disagreement:
         alone = " / ".join(f"{len(cases):,}" for cases in difference.disagreement.cases)
-    metric = METRICS.get(difference.metric, difference.metric.replace("_", " "))
-    seeds = dict.fromkeys(map(str, difference.seeds))
-    return TableRow(
-        "measured" if difference.mark else "derived",
-        (
-            Cell(split_title(pairing), detail=metric), Cell(title_of(pairing)), Cell(points(paired.first)),
-            Cell(points(paired.second)),
-            Cell(signed(paired.difference), difference.mark, f"{signed(low)} to {signed(high)}"),
-            Cell(format_p(paired.p)), Cell(format_p(difference.adjusted)), Cell(alone), Cell(" / ".join(seeds)),
-            Cell(f"{len(pairing.first.ids):,}"),
-        ),
-    )  # fmt: skip
+    where, metric = split_title(pairing.task, pairing.split), metric_title(pairing.task, difference.metric)
+    cells = score_cells(metric, where, title_of(pairing), paired, difference.mark, difference.adjusted)
+    rest = (Cell(alone), Cell(seeds_text(difference.seeds)), Cell(f"{len(pairing.first.ids):,}"))
+    return TableRow("measured" if difference.mark else "derived", (*cells, *rest))
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:
     differences = comparison.differences
-    count = len(differences)
-    yield (
-        f"{count} comparison{'s' * (count > 1)}: “p, Holm” is adjusted for them all. {HIGHER} significantly higher, "
-        f"{LOWER} significantly lower: this p is below {LEVEL} and the interval does not contain 0."
-    )
-    if any(1 in difference.seeds for difference in differences):
-        yield "One seed on a side: another training of the same model may differ by more than the interval shows."
+    rows = [d for d in differences if d.pairing.second.side.row != MAJORITY]
+    yield legend(len(rows), majority=len(rows) < len(differences))
+    if any(1 in difference.seeds for difference in rows):
+        yield ONE_SEED
     if any(difference.task.kind == "span" for difference in differences):
         yield "Right alone, for questions: judged by exact match."
     remarks: dict[str, None] = {}
     for d in differences:
-        pairing = d.pairing
+        pairing, where = d.pairing, split_title(d.task, d.pairing.split)
         shared, (whole, others) = len(pairing.first.ids), pairing.whole
         if (shared, shared) != pairing.whole:
             unknown = (
                 "" if pairing.same_data else "; whether their texts are the same, scores of version 0.1 do not tell"
             )
             on_shared = f"on the {shared:,} shared examples of {whole:,} and {others:,}"
-            remarks[f"{split_title(pairing)}: {on_shared}{unknown}."] = None
+            remarks[f"{where}: {on_shared}{unknown}."] = None
         elif not pairing.same_data:
-            remarks[f"{split_title(pairing)}: same ids and labels, but the texts differ or were read differently."] = (
-                None
-            )
+            remarks[f"{where}: same ids and labels, but the texts differ or were read differently."] = None
         for predicted in (pairing.first, pairing.second):
             if predicted.warnings:
-                whose = f"{split_title(pairing)}, {side_title(predicted.side, comparison)}"
+                whose = f"{where}, {side_title(predicted.side, comparison)}"
                 remarks[f"{WARNING} {whose}: {'; '.join(predicted.warnings).rstrip('.')}."] = None
     yield from remarks
     tests = [
-        f"{split_title(d.pairing)}, {title_of(d.pairing)} {format_p(d.disagreement.mcnemar)}"
+        f"{split_title(d.pairing.task, d.pairing.split)}, {title_of(d.pairing)} {format_p(d.disagreement.mcnemar)}"
         for d in differences
         if d.disagreement and d.disagreement.mcnemar is not None
     ]
@@ -144,11 +105,11 @@ def _sections(comparison: Comparison, shown: int) -> Iterator[dict[str, Any]]:
             kinds.append(
                 {"sentence": sentence, "examples": [_example(pairing, titles, case) for case in cases[:shown]]}
             )
-        yield {"title": f"{split_title(pairing)}: {title_of(pairing)}", "kinds": kinds}
+        yield {"title": f"{split_title(pairing.task, pairing.split)}: {title_of(pairing)}", "kinds": kinds}
 
 
 def _example(pairing: Pairing, titles: Sequence[str], case: Case) -> Example:
-    gold = str(case.gold[0]) if isinstance(case.gold, list) else ""
+    gold = str(case.gold[0]) if isinstance(case.gold, list) and case.gold else ""
     texts = [
         (heading, *around(case.texts[name], gold if name == "context" else ""))
         for name, heading in HEADINGS.items()
@@ -160,8 +121,8 @@ def _example(pairing: Pairing, titles: Sequence[str], case: Case) -> Example:
         agreeing = (
             f" ({seeds} of {len(by_seed)} seeds)" if len(by_seed) > 1 and pairing.task.kind != "regression" else ""
         )
-        predictions.append(RowPrediction(title, (words(answer) or "(no answer)") + agreeing, None))
-    return Example(f"Example {case.id}", tuple(texts), words(case.gold), tuple(predictions))
+        predictions.append(RowPrediction(title, (words(answer) or NO_ANSWER) + agreeing, None))
+    return Example(f"Example {case.id}", tuple(texts), words(case.gold) or NO_ANSWER, tuple(predictions))
 
 
 def write_comparison(output: Path, comparison: Comparison, *, shown: int = 5, command: str = "") -> Table:

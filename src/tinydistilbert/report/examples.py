@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert.evaluation.metrics import squad_scores
+from tinydistilbert.evaluation.metrics import squad_exact_match
 from tinydistilbert.report.scores import TITLES
 from tinydistilbert.run_folder import SAMPLES, RunFolder
 from tinydistilbert.storage import json_lines
@@ -14,6 +14,7 @@ from tinydistilbert.tasks.base import Task
 
 HEADINGS = SENTENCE, PAIR, QUESTION = "A single text", "A pair of texts", "A question"
 """Headings of the page; under each, examples of the first such task that was run."""
+NO_ANSWER = "(no answer)"
 LONGEST = 480
 """Characters of a text that are shown."""
 
@@ -88,14 +89,14 @@ def _is_right(task: Task, sample: dict[str, Any]) -> bool | None:
     if task.kind == "regression":
         return None
     if task.kind == "span":
-        return bool(squad_scores([sample["prediction"]], [sample["gold"]])["exact_match"][0])
+        return bool(squad_exact_match(sample["prediction"], sample["gold"], task.answer_units))
     return bool(sample["prediction"] == sample["gold"])
 
 
 def _example(task: Task, rows: dict[str, dict[str, Any]]) -> Example:
     sample = next(iter(rows.values()))
     gold = sample["gold"]
-    first_gold = str(gold[0]) if isinstance(gold, (list, tuple)) and gold else words(gold)
+    first_gold = str(next(iter(gold), "")) if isinstance(gold, (list, tuple)) else words(gold)
     texts = []
     for key, heading in (
         ("question", "Question"),
@@ -108,12 +109,12 @@ def _example(task: Task, rows: dict[str, dict[str, Any]]) -> Example:
     predictions = tuple(
         RowPrediction(
             TITLES[row],
-            words(sample["prediction"]) or "(no answer)",
+            words(sample["prediction"]) or NO_ANSWER,
             _is_right(task, sample),
         )
         for row, sample in rows.items()
     )
-    return Example(task.title, tuple(texts), words(gold), predictions)
+    return Example(task.title, tuple(texts), words(gold) or NO_ANSWER, predictions)
 
 
 def _examples_to_show(task: Task, samples: Sequence[dict[str, Any]]) -> list[str]:

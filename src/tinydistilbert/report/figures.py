@@ -275,5 +275,5 @@ def trade(raw_share: float, speed_up: float) -> str:
         axis.set_xlim(min(1.0, *every) - 0.05, 1 + 1.25 * (max(every) - 1))
         axis.set_ylim(min(60.0, 100 * raw_share - 8), max(104.0, 100 * raw_share + 5))
         axis.set_xlabel("speed-up over its teacher")
-        axis.set_ylabel("% of its teacher's score")
-        return _svg(figure, "Share of the teacher's score against speed-up")
+        axis.set_ylabel("% of its teacher's score, raw")
+        return _svg(figure, "Raw share of the teacher's score against speed-up")

@@ -9,7 +9,7 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.types import highest
 from tinydistilbert.report import compression, figures, paper_tables, scores, summary
-from tinydistilbert.report.comparison_page import rows_table
+from tinydistilbert.report.differences import differences_table, row_differences
 from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.html import figure, render
 from tinydistilbert.report.read import read_log, read_run
@@ -47,12 +47,13 @@ def _score_figures(
     chosen = real if scores.tasks_scored(found, real) else list(tasks.values())
     caption = "Each model by task. The line is what was lost of the teacher’s score; the stroke, the majority baseline."
     drawn = figure(figures.task_scores(found, chosen), caption)
-    if headline.raw_share is not None and headline.speed_up is not None:
+    raw = headline.kept.raw if headline.kept else None
+    if raw is not None and headline.speed_up is not None:
         caption = (
-            f"Share of the teacher’s score ({headline.basis}) against speed-up. Squares: published, on GLUE and other "
-            "machines."
+            f"Raw share of the teacher’s score ({headline.basis}) against speed-up. Squares: published, on GLUE and "
+            "other machines; of these no share above the majority is known."
         )
-        drawn += figure(figures.trade(headline.raw_share, headline.speed_up), caption)
+        drawn += figure(figures.trade(raw, headline.speed_up), caption)
     return drawn
 
 
@@ -130,7 +131,7 @@ def write_report(run: Path, *, command: str = "") -> Path:
         score_figures=_score_figures(measurements, headline, tasks),
         score_tables=[table for table in every if table.is_measured and table.name != "pretraining"],
         unmeasured=[table for table in every if not table.is_measured and table.name != "pretraining"],
-        differences=rows_table(run),
+        differences=differences_table(row_differences(measurements, tasks)),
         compressed=_compression(compression.compressed_models(measurements, tasks)),
         variants=paper_tables.variants_table(measurements, tasks),
         pretraining=paper_tables.pretraining_table(measurements),

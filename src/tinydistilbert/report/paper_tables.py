@@ -5,10 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinydistilbert.evaluation.scoring import HAS_ANSWER, NO_ANSWER
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.compression import compressed_models, compression_table
+from tinydistilbert.report.kept import (
+    TeacherAboveMajority,
+    kept_on,
+    kept_over,
+    kept_share,
+    raw_share,
+    teacher_above_majority,
+)
 from tinydistilbert.report.read import read_run
-from tinydistilbert.report.scores import ROWS, TITLES, Score, Scores
+from tinydistilbert.report.scores import BASELINES, ROWS, TEACHER, TITLES, Score, Scores, metric_title
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, as_printed, points
 from tinydistilbert.results import Measurement
@@ -16,11 +25,6 @@ from tinydistilbert.tasks import HELD_OUT, TASKS, tables_of, tasks_of
 from tinydistilbert.tasks.base import ScoreTable, Task
 
 MARK_REPLACED = "‡"
-METRICS = {
-    "matthews_correlation": "Matthews correlation", "f1": "F1", "exact_match": "exact match", "accuracy": "accuracy",
-    "pearson": "Pearson", "spearman": "Spearman", "f1_accuracy_mean": "mean of F1 and accuracy",
-    "pearson_spearman_mean": "mean of Pearson and Spearman", "macro_f1": "macro F1",
-}  # fmt: skip
 PRETRAINING = {
     "kl": "KL to teacher, nats", "mlm": "Masked-LM loss, nats", "perplexity": "Perplexity", "cosine": "1 − cosine",
 }  # fmt: skip
@@ -69,22 +73,66 @@ def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
     """One sentence a mark, with the counts and the warnings behind it."""
     found = [(f"{TITLES[model]}, {column.task.title}", column.task.title, score) for model, column, score in used]
     notes = scores.notes_on_marks(found)
-    repeats = {len(score.runs) for _, _, score in used}
+    repeats = {len(score.runs) for model, _, score in used if model not in BASELINES}
     if repeats - {1}:
         notes.append(
             f"Medians over {' or '.join(map(str, sorted(repeats)))} seeds; in small below: lowest and highest."
         )
-    elif used:
+    elif repeats:
         notes.append("One seed: the spread between trainings was not measured.")
     if any(model == "control" for model, _, _ in used):
         notes.append("Control: the same layers cut from the teacher, fine-tuned without distillation.")
     return notes
 
 
-def _retention_row(name: str, student: Sequence[float | None], teacher: Sequence[float | None]) -> TableRow:
-    shares = [scores.retention(*pair) for pair in zip(student, teacher, strict=True)]
-    cells = [Cell(NOTHING) if s is None else Cell(f"{100 * s:.1f}", share=max(0.0, min(s, 1.0))) for s in shares]
-    return TableRow("derived", (Cell(f"{name}, % of teacher"), *cells))
+def _kept_row(
+    found: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column], above: TeacherAboveMajority
+) -> TableRow:
+    """What a row keeps of the teacher above the majority baseline, with the raw share in small."""
+    cells = []
+    for mean in means:
+        kept = kept_over(found, model, mean.tasks, above)
+        has_mean = scores.mean(found, model, mean.tasks) is not None  # of every task, as in the rows above
+        some = f"{len(kept.counted)} of {len(mean.tasks)}; " if kept.counted and kept.left_out else ""
+        cells.append(_share_cell(kept.share if has_mean else None, kept.raw, some))
+    for column in columns:
+        row, teacher = (scores.of_task(found, name, column.task, column.metric) for name in (model, TEACHER))
+        raw = raw_share(row.value, teacher.value) if row and teacher else None
+        cells.append(_share_cell(kept_on(found, model, column.task, above, column.metric), raw))
+    return TableRow("derived", (Cell(f"{TITLES[model]}, % kept"), *cells))
+
+
+def _share_cell(kept: float | None, raw: float | None, some: str = "") -> Cell:
+    if raw is None and kept is None:
+        return Cell(NOTHING)
+    detail = some + (f"raw {100 * raw:.1f}" if raw is not None else "")
+    if kept is None:
+        return Cell(NOTHING, detail=detail)
+    return Cell(f"{100 * kept:.1f}", detail=detail, share=max(0.0, min(kept, 1.0)))
+
+
+def _kept_notes(found: Scores, tasks: Sequence[Task], above: TeacherAboveMajority, models: Sequence[str]) -> list[str]:
+    """What "kept" means, and the tasks on which there is nothing to keep."""
+    if TEACHER not in models or len(models) < 2:
+        return []
+    scored = [task for task in tasks if scores.of_task(found, TEACHER, task) is not None]
+    nothing = [task.title for task in scored if task.name not in above.beyond]
+    untested = [task.title for task in scored if task.name in above.untested]
+    notes = [
+        "Kept: (score − majority) / (teacher − majority), for each task, then averaged; raw: share of the teacher’s "
+        "score."
+    ]
+    if nothing:
+        notes.append(
+            f"Not counted in what is kept, because the teacher does not beat the majority baseline beyond chance: "
+            f"{', '.join(nothing)}."
+        )
+    if untested:
+        notes.append(
+            f"No paired test of teacher and majority baseline at hand for {', '.join(untested)}: the teacher’s own "
+            "95 % interval decided."
+        )
+    return notes
 
 
 def _published_row(model: str, means: Sequence[Mean], columns: Sequence[Column]) -> TableRow:
@@ -102,7 +150,7 @@ def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Seq
         marks = "" if value is None else scores.merged_marks([score.marks for score in parts if score is not None])
         averages.append(Cell(points(value), marks))
     cells = [score_cell(scores.of_task(found, model, column.task, column.metric)) for column in columns]
-    return TableRow("measured", (Cell(TITLES[model]), *averages, *cells))
+    return TableRow("baseline" if model in BASELINES else "measured", (Cell(TITLES[model]), *averages, *cells))
 
 
 def _majority_row(
@@ -118,9 +166,13 @@ def _majority_row(
 
 
 def _score_rows(
-    found: Scores, means: Sequence[Mean], columns: Sequence[Column], published_models: Sequence[str]
+    found: Scores,
+    means: Sequence[Mean],
+    columns: Sequence[Column],
+    published_models: Sequence[str],
+    above: TeacherAboveMajority,
 ) -> tuple[tuple[TableRow, ...], list[str]]:
-    """Published rows, the majority baseline, measured rows and their share of the teacher; and the footnotes."""
+    """Published rows, the baselines, measured rows and what they keep of the teacher; and the footnotes."""
     used = [
         (model, column, score)
         for model in ROWS
@@ -131,25 +183,18 @@ def _score_rows(
     if used:
         body.append(_majority_row(used, means, columns))
     models = list(dict.fromkeys(model for model, _, _ in used))
-    body += [_measured_row(found, model, means, columns) for model in models]
-
-    by_column = {(model, column.title): score.value for model, column, score in used}
-    values = {
-        model: [
-            *(scores.mean(found, model, mean.tasks) for mean in means),
-            *(by_column.get((model, column.title)) for column in columns),
-        ]
-        for model in models
-    }
-    if teacher := values.pop("teacher", None):
-        body += [_retention_row(TITLES[model], student, teacher) for model, student in values.items()]
-    return tuple(body), _footnotes(used)
+    body += [_measured_row(found, model, means, columns) for model in models if model in BASELINES]
+    body += [_measured_row(found, model, means, columns) for model in models if model not in BASELINES]
+    if TEACHER in models:
+        body += [_kept_row(found, model, means, columns, above) for model in models if model != TEACHER]
+    tasks = list(dict.fromkeys(column.task for column in columns))
+    return tuple(body), [*_footnotes(used), *_kept_notes(found, tasks, above, models)]
 
 
 def _shared_tasks(found: Scores, tasks: Sequence[Task]) -> tuple[Task, ...]:
     """Tasks over which rows can be compared: those that teacher and student (or whoever was scored) both have."""
     present = [model for model in ROWS if scores.tasks_scored(found, tasks, [model])] or [""]
-    pair = [model for model in present if model in ("teacher", "student")] or present[:1]
+    pair = [model for model in present if model in (TEACHER, "student")] or present[:1]
     return scores.tasks_scored(found, tasks, pair)
 
 
@@ -171,6 +216,27 @@ def _means(table: ScoreTable, tasks: tuple[Task, ...], shared: tuple[Task, ...])
     return means
 
 
+def _notes_on_answers(found: Scores, members: Sequence[Task]) -> list[str]:
+    """What is to be known of the answers of span tasks, and the scores of questions with and without an answer."""
+    notes: dict[str, None] = {}
+    for task in (task for task in members if task.kind == "span"):
+        for metric in task.table_metrics:
+            by_model = {model: scores.of_task(found, model, task, HAS_ANSWER + metric) for model in ROWS}
+            others = {model: scores.of_task(found, model, task, NO_ANSWER + metric) for model in ROWS}
+            pairs = [(TITLES[m], one, two) for m in ROWS if (one := by_model[m]) and (two := others[m])]
+            if pairs:
+                counts = " and ".join(f"{score.middle.examples:,}" for score in pairs[0][1:])
+                values = ", ".join(f"{title} {points(one.value)} and {points(two.value)}" for title, one, two in pairs)
+                title = f"{task.title}, {metric_title(task, metric)}"
+                notes[f"{title} of the {counts} questions with and without an answer: {values}."] = None
+        for score in (scores.of_task(found, model, task) for model in ROWS):
+            notes |= dict.fromkeys(f"{task.title}: {note}." for note in (score.notes if score else ()))
+        if task.answer_units == "characters" and any(scores.of_task(found, model, task) for model in ROWS):
+            rule = "characters of scripts without blanks, other words whole (MLQA's rule for Chinese)"
+            notes[f"{task.title}: answers are compared by {rule}."] = None
+    return [*notes]
+
+
 def score_table(table: ScoreTable, measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
     """A table of scores: those of `tasks` that belong to it, if they were scored or have published scores.
 
@@ -183,7 +249,7 @@ def score_table(table: ScoreTable, measurements: Sequence[Measurement], tasks: M
     found = scores.collect(measurements)
     scored = scores.tasks_scored(found, members)
     columns = [
-        Column(f"{task.title}, {METRICS[metric]}" if table.metrics_in_headings else task.title, task, metric)
+        Column(f"{task.title}, {metric_title(task, metric)}" if table.metrics_in_headings else task.title, task, metric)
         for task in members
         if task in scored or task.published
         for metric in task.table_metrics
@@ -191,12 +257,14 @@ def score_table(table: ScoreTable, measurements: Sequence[Measurement], tasks: M
     shared = _shared_tasks(found, members)
     means = _means(table, members, shared)
     models = published.models_of(members)
-    rows, notes = _score_rows(found, means, columns, models)
+    above = teacher_above_majority(measurements, tasks)
+    rows, notes = _score_rows(found, means, columns, models, above)
     if len(means) == 2:
         notes.append(
             f"{means[0].title} needs all {len(members)} tasks. “{means[1].title}” is taken in every row, published "
             f"ones too, over the tasks that this run scored: {', '.join(task.title for task in shared)}."
         )
+    notes += _notes_on_answers(found, members)
     notes += [*_missing_splits(measurements, members), *table.notes]
     sources = dict.fromkeys(published.MODELS[model].source for model in models if model in published.MODELS)
     if sources:
@@ -248,15 +316,18 @@ def pretraining_table(measurements: Sequence[Measurement]) -> Table:
 
 def variants_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
     """Every metric variant of every task and split, with 95 % intervals and the number of examples behind it."""
-    found = scores.collect(m for m in measurements if m.task in tasks)
-    rows = []
+    found, above, rows = scores.collect(measurements), teacher_above_majority(measurements, tasks), []
     for task in tasks.values():
         of_this_task = {key: score for key, score in found.items() if key[1] == task.name}
         splits = dict.fromkeys([*task.evaluation, *(split for _, _, split, _ in of_this_task)])
         metrics = dict.fromkeys([*task.metrics, *(metric for _, _, _, metric in of_this_task)])
         for split, metric, model in ((s, m, r) for s in splits for m in metrics for r in ROWS):
             if score := of_this_task.get((model, task.name, split, metric)):
-                rows.append(_variant_row(task, split, metric, model, score))
+                teacher = of_this_task.get((TEACHER, task.name, split, metric)) if model != TEACHER else None
+                kept = kept_share(score.value, teacher.value, teacher.majority) if teacher else None
+                rows.append(
+                    _variant_row(task, split, metric, model, score, kept if task.name in above.beyond else None)
+                )
     columns = (
         "Task",
         "Split",
@@ -265,6 +336,7 @@ def variants_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task
         "Score",
         "95 % interval",
         "Majority baseline",
+        "% kept",
         "Seeds",
         "Scored on",
         "Trained on",
@@ -272,19 +344,20 @@ def variants_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task
     caption = (
         "In points; median over seeds. The interval is a bootstrap over the examples of the run at the median; "
         "the spread between trainings is not in it. Majority baseline: always predicting the most frequent label. "
+        "Kept: (score − majority) / (teacher − majority), where the teacher beats the baseline beyond chance. "
         "★: the score in the tables above."
     )
     return Table("variants", "Every metric, with intervals", caption, columns, tuple(rows))
 
 
-def _variant_row(task: Task, split: str, metric: str, model: str, score: Score) -> TableRow:
-    m, name = score.middle, METRICS.get(metric, metric.replace("_", " "))
+def _variant_row(task: Task, split: str, metric: str, model: str, score: Score, kept: float | None) -> TableRow:
+    m, name = score.middle, metric_title(task, metric)
     is_headline = metric == task.headline and split in (task.evaluation[0], HELD_OUT)
     interval = f"{points(score.interval[0])} to {points(score.interval[1])}" if score.interval else NOTHING
     trained = f"{m.train_examples:,} of {m.train_examples_total:,}" if m.train_examples_total else NOTHING
     texts = (
         task.title, split, name + " ★" * is_headline, TITLES[model], None, interval, points(score.majority),
-        str(len(score.runs)), f"{m.examples:,} of {m.examples_total:,}", trained,
+        points(kept), str(len(score.runs)), f"{m.examples:,} of {m.examples_total:,}", trained,
     )  # fmt: skip
     return TableRow("measured", tuple(score_cell(score) if text is None else Cell(text) for text in texts))
 

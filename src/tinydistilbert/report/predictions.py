@@ -17,7 +17,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
-from tinydistilbert.report.scores import CHOSEN_ON_REPORTED, ROWS
+from tinydistilbert.report.scores import CHOSEN_ON_REPORTED, MAJORITY, ROWS
 from tinydistilbert.run_folder import EXAMPLE_HASH, MEASUREMENTS, RunFolder, predictions_file
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT, tasks_of
@@ -101,7 +101,8 @@ class Pairing:
     def _spans(self) -> list[dict[str, NDArray[np.float64]]]:
         stacked = []
         for predicted in (self.first, self.second):
-            each = [metrics.squad_scores(texts, predicted.gold) for texts in predicted.answers.values()]
+            units = self.task.answer_units
+            each = [metrics.squad_scores(texts, predicted.gold, units) for texts in predicted.answers.values()]
             stacked.append({name: np.stack([scores[name] for scores in each]) for name in self.task.metrics})
         return stacked
 
@@ -183,6 +184,17 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
                 if measured.details.get("selected", {}).get("by") in CHOSEN_ON_REPORTED:
                     warnings[CHOSEN_NOTE] = None
     return Predicted(Side(run.folder, row), ids, gold, answers, fingerprint, tuple(warnings), hashes or ())
+
+
+def majority_of(task: Task, predicted: Predicted) -> Predicted:
+    """The majority baseline on the same examples: always the most frequent label or answer, or the mean of numbers."""
+    if task.kind == "span":
+        constant = [metrics.majority_answer(predicted.gold, task.answer_units)] * len(predicted.gold)
+    else:
+        constant = metrics.majority_predictions(
+            np.array(predicted.gold, dtype=np.float64 if task.kind == "regression" else np.int64)
+        ).tolist()
+    return replace(predicted, side=Side(predicted.side.run, MAJORITY), answers={0: constant}, warnings=())
 
 
 def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing:

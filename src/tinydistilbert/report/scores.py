@@ -4,15 +4,21 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tinydistilbert.results import Measurement
+from tinydistilbert.report.table import METRICS, format_p, signed
+from tinydistilbert.results import COMPARE, Measurement
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Task
 
 SUBSET, TRAINED_ON_SUBSET, FROM_TRAIN, CHOSEN, WARNING = MARKS = ("*", "†", "§", "¶", "⚠")
 CHOSEN_ON_REPORTED = ("reported", "published")
 """Values of `finetune.select` with which the reported examples chose the epoch; earlier versions wrote the second."""
-ROWS = ("teacher", "student", "student (D)", "control", "model", "model (D)")
+TEACHER, MAJORITY = "teacher", "majority"
+BASELINES = ("tf-idf", "static embeddings")
+"""Rows of cheap models that a student has to beat."""
+ROWS = (TEACHER, "student", "student (D)", "control", "model", "model (D)", *BASELINES)
 """Measured rows in the order of the tables; a given model (`finetune.model`) takes the place of student and control."""
+LEVEL = 0.05
+HIGHER, LOWER = "▲", "▼"
 TITLES = {
     "teacher": "Teacher",
     "student": "Student",
@@ -20,7 +26,28 @@ TITLES = {
     "control": "Control",
     "model": "Model",
     "model (D)": "Model (D)",
+    "tf-idf": "TF-IDF",
+    "static embeddings": "Static embeddings",
 }
+
+
+def row_title(row: str) -> str:
+    """A row as tables print it."""
+    return "Majority baseline" if row == MAJORITY else TITLES.get(row, row)
+
+
+def metric_title(task: Task, metric: str) -> str:
+    """The name of a metric of a task, with what it compares where those are not words."""
+    title = METRICS.get(metric, metric.replace("_", " "))
+    return f"{title} of characters" if task.answer_units == "characters" else title
+
+
+def mark_of(interval: tuple[float, float], adjusted: float) -> str:
+    """`▲` or `▼` where a difference is surely above or below 0: Holm's p below 0.05 and an interval without 0."""
+    low, high = interval
+    if adjusted >= LEVEL or low <= 0 <= high:
+        return ""
+    return HIGHER if low > 0 else LOWER
 
 
 @dataclass(frozen=True)
@@ -28,6 +55,8 @@ class Score:
     """One quantity, measured once a seed; `runs` is ordered by value and never empty."""
 
     runs: tuple[Measurement, ...]
+    unbeaten: tuple[str, ...] = ()
+    """The cheap baselines that it does not beat beyond chance, each in words."""
 
     @property
     def value(self) -> float:
@@ -58,8 +87,18 @@ class Score:
 
     @property
     def warnings(self) -> tuple[str, ...]:
+        """The sanity warnings of any of the runs, and the cheap baselines that are not beaten."""
+        return (*self.sanity_warnings, *self.unbeaten)
+
+    @property
+    def sanity_warnings(self) -> tuple[str, ...]:
         """The sanity warnings of any of the runs."""
         return tuple(dict.fromkeys(warning for run in self.runs for warning in run.details.get("warnings", ())))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the runs say of their examples."""
+        return tuple(dict.fromkeys(note for run in self.runs for note in run.details.get("notes", ())))
 
     @property
     def marks(self) -> str:
@@ -81,11 +120,36 @@ Scores = Mapping[tuple[str, str, str, str], Score]
 
 
 def collect(measurements: Iterable[Measurement]) -> Scores:
-    """Group task and pretraining measurements over seeds; of a number measured again, the last one counts."""
+    """Group task and pretraining measurements over seeds; of a number measured again, the last one counts.
+
+    Comparisons of rows are no scores of their own: those with a cheap baseline go to the scores that do not beat it.
+    """
     latest: dict[tuple[str, str, str, str], dict[int, Measurement]] = {}
+    unbeaten: dict[tuple[str, str, str, str], dict[str, str]] = {}
     for m in measurements:
-        latest.setdefault((m.model, m.task, m.split, m.metric), {})[m.seed] = m
-    return {key: Score(tuple(sorted(seeds.values(), key=lambda m: m.value))) for key, seeds in latest.items()}
+        if m.task != COMPARE:
+            latest.setdefault((m.model, m.task, m.split, m.metric), {})[m.seed] = m
+        elif m.details["against"] in BASELINES:
+            baselines = unbeaten.setdefault((m.model, m.details["of"], m.split, m.metric), {})
+            baselines[m.details["against"]] = _unbeaten(m)
+    return {
+        key: Score(
+            tuple(sorted(seeds.values(), key=lambda m: m.value)), tuple(filter(None, unbeaten.get(key, {}).values()))
+        )
+        for key, seeds in latest.items()
+    }
+
+
+def _unbeaten(difference: Measurement) -> str:
+    """That the baseline is not beaten beyond chance, in words; empty where it is."""
+    details = difference.details
+    low, high = details["interval"]
+    if mark_of((low, high), details["p_adjusted"]) == HIGHER:
+        return ""
+    return (
+        f"it does not beat {row_title(details['against'])} beyond chance ({signed(difference.value)} points, "
+        f"p {format_p(details['p'])})"
+    )
 
 
 def of_task(scores: Scores, model: str, task: Task, metric: str = "") -> Score | None:
@@ -108,11 +172,6 @@ def mean(scores: Scores, model: str, tasks: Sequence[Task]) -> float | None:
     """Plain mean of the headline scores over `tasks`; None where one of them is missing."""
     values = [score.value for task in tasks if (score := of_task(scores, model, task))]
     return statistics.fmean(values) if values and len(values) == len(tasks) else None
-
-
-def retention(student: float | None, teacher: float | None) -> float | None:
-    """Student's score as a share of the teacher's; None where there is nothing to keep (a teacher at or below zero)."""
-    return student / teacher if student is not None and teacher is not None and teacher > 0 else None
 
 
 def merged_marks(marks: Iterable[str]) -> str:
@@ -145,8 +204,11 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
             in_train[f"{title} {shared:,} of {m.examples:,}"] = None
         if score.warnings:
             count = sum(bool(run.details.get("warnings")) for run in score.runs)
-            seeds = f" ({count} of {len(score.runs)} seeds)" if len(score.runs) > 1 else ""
-            warned[f"{whose}{seeds}: {'; '.join(score.warnings[:2])}"] = None
+            seeds = f" ({count} of {len(score.runs)} seeds)" if len(score.runs) > 1 and count else ""
+            if score.sanity_warnings:
+                warned[f"{whose}{seeds}: {'; '.join(score.sanity_warnings[:2])}"] = None
+            if score.unbeaten:
+                warned[f"{whose}: {'; '.join(score.unbeaten)}"] = None
     counts_by_mark = {
         f"{SUBSET} scored on a part of the split, in examples": scored,
         f"{TRAINED_ON_SUBSET} fine-tuned on a part of the train split, in examples": trained,

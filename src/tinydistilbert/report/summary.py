@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tinydistilbert.report import compression, scores
-from tinydistilbert.report.scores import WARNING, Scores
+from tinydistilbert.report.differences import RowDifference, row_differences
+from tinydistilbert.report.kept import Kept, kept_over, teacher_above_majority
+from tinydistilbert.report.scores import HIGHER, LOWER, TEACHER, WARNING, Scores
 from tinydistilbert.report.speed import measured_seconds
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS, tables_of
@@ -30,12 +32,12 @@ class Summary:
     verdict: str
     figures: tuple[BigFigure, ...]
     sure: tuple[str, ...]
-    raw_share: float | None
-    """Student's mean score as a share of the teacher's."""
+    kept: Kept | None
+    """What the row that it is about keeps of the teacher; None where not both were scored."""
     speed_up: float | None
     """Teacher's seconds over the student's."""
     basis: str
-    """The tasks behind `raw_share`, for a sentence."""
+    """The tasks that were compared, for a sentence."""
 
 
 def _basis(found: Scores, tasks: Mapping[str, Task], models: Sequence[str]) -> tuple[tuple[Task, ...], str]:
@@ -62,11 +64,13 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
     """
     found = scores.collect(measurements)
     subject = _subject(found, tasks)
-    compared, basis = _basis(found, tasks, ["teacher", subject])
+    compared, basis = _basis(found, tasks, [TEACHER, subject])
     if not compared:
         compared, basis = _basis(found, tasks, [subject])
-    teacher, student, control = (scores.mean(found, model, compared) for model in ("teacher", subject, "control"))
-    raw_share = scores.retention(student, teacher)
+    teacher, student, control = (scores.mean(found, model, compared) for model in (TEACHER, subject, "control"))
+    kept = None
+    if teacher is not None and student is not None:
+        kept = kept_over(found, subject, compared, teacher_above_majority(measurements, tasks))
     seconds = {
         model: m for (model, *timing), m in measured_seconds(measurements).items() if timing == ["cpu", "true-length"]
     }
@@ -74,12 +78,15 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
     size = {m.model: m for m in measurements if m.task == "size" and m.metric == "parameters"}
 
     parts, figures = [], []
-    if raw_share is not None and teacher is not None and student is not None:
-        parts.append(f"keeps {100 * raw_share:.1f} % of the teacher’s score ({basis})")
-        detail = f"{100 * student:.1f} of {100 * teacher:.1f} points, {basis}"
-        figures.append(BigFigure(f"{100 * raw_share:.1f} %", "of the teacher’s score kept", detail))
+    if kept is not None and kept.share is not None and teacher is not None and student is not None:
+        over = _counted(kept, basis)
+        raw = f"raw share {100 * kept.raw:.1f} %" if kept.raw is not None else "no raw share"
+        parts.append(f"keeps {100 * kept.share:.1f} % of the teacher’s score above the majority ({over}; {raw})")
+        detail = f"{over}; {raw}: {100 * student:.1f} of {100 * teacher:.1f} points, {basis}"
+        figures.append(BigFigure(f"{100 * kept.share:.1f} %", "of the teacher’s score above the majority kept", detail))
     elif student is not None:
         parts.append(f"scores {100 * student:.1f} points ({basis})")
+    if student is not None and kept is None:
         figures.append(BigFigure(f"{100 * student:.1f}", "points", basis))
     if speed_up is not None:
         parts.append(f"is {speed_up:.2f} times as fast on one core")
@@ -103,22 +110,35 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
         + (", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts))
         + "."
     )
+    if kept is not None and kept.share is None and parts:
+        verdict = f"What is kept of the teacher cannot be said: {kept.reason}. {verdict}"
     compressed = [compression.verdict(model) for model in compression.compressed_models(measurements, tasks)]
     if not parts and compressed:
         verdict, *compressed = compressed
     elif not parts:
         verdict = "This run has not yet measured teacher and student side by side."
-    sure = (*compressed, *_sure_of_scores(found, compared, subject), *_sure_of_speed(list(seconds.values())))
-    return Summary(verdict, tuple(figures), sure, raw_share, speed_up, basis)
+    tests = {
+        d.task.name: d
+        for d in row_differences(measurements, tasks)
+        if (d.row, d.against) == (subject, TEACHER) and d.is_headline
+    }
+    sure = (*compressed, *_sure_of_scores(found, compared, subject, tests), *_sure_of_speed(list(seconds.values())))
+    return Summary(verdict, tuple(figures), sure, kept, speed_up, basis)
 
 
-def _overlap(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
-    return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]
+def _counted(kept: Kept, basis: str) -> str:
+    """The tasks that what is kept is the mean of, for a sentence."""
+    every = len(kept.counted) + len(kept.left_out)
+    if not kept.left_out:
+        return basis
+    return f"{len(kept.counted)} of {every} tasks: {', '.join(task.title for task in kept.counted)}"
 
 
-def _sure_of_scores(found: Scores, tasks: Sequence[Task], subject: str) -> list[str]:
+def _sure_of_scores(
+    found: Scores, tasks: Sequence[Task], subject: str, tests: Mapping[str, RowDifference]
+) -> list[str]:
     pairs = [
-        (task.title, scores.of_task(found, "teacher", task), student)
+        (task.title, scores.of_task(found, TEACHER, task), student)
         for task in tasks
         if (student := scores.of_task(found, subject, task)) is not None
     ]
@@ -138,16 +158,39 @@ def _sure_of_scores(found: Scores, tasks: Sequence[Task], subject: str) -> list[
         sentences.append(
             f"Fine-tuned on a part of the train split (†); all of it would probably score higher: {', '.join(parts)}."
         )
-    alike = [title for title, t, s in pairs if t is not None and _overlap(t.interval, s.interval)]
-    if alike:
+    sentences += _sure_of_differences(tests, [task for task in tasks if scores.of_task(found, TEACHER, task)], subject)
+    unbeaten = [f"{title}: {', '.join(s.unbeaten)}" for title, _, s in pairs if s.unbeaten]
+    if unbeaten:
         sentences.append(
-            f"The 95 % intervals of teacher and {subject} overlap on {len(alike)} of {len(pairs)} tasks "
-            f"({', '.join(alike)}): there the difference may be chance."
+            f"{WARNING} No better than a cheap baseline, as far as these examples show: {'; '.join(unbeaten)}."
         )
-    warned = [title for title, t, s in pairs if (t is not None and t.warnings) or s.warnings]
+    warned = [title for title, t, s in pairs if (t is not None and t.sanity_warnings) or s.sanity_warnings]
     if warned:
         score = "the share kept there means little" if any(t for _, t, _ in pairs) else "that score means little"
         sentences.append(f"{WARNING} A sanity check failed on {', '.join(warned)}: {score}. See the notes.")
+    return sentences
+
+
+def _sure_of_differences(tests: Mapping[str, RowDifference], tasks: Sequence[Task], subject: str) -> list[str]:
+    """What the paired test says of teacher and subject, as the table of differences marks it."""
+    if not tasks:
+        return []
+    if not tests:
+        return ["The predictions are not at hand, so teacher and student were not tested against one another."]
+    sentences = []
+    for mark, what in ((LOWER, "lower than"), (HIGHER, "higher than")):
+        titles = [task.title for task in tasks if task.name in tests and tests[task.name].mark == mark]
+        if titles:
+            sentences.append(
+                f"By the paired test the {subject} is significantly {what} the teacher on {len(titles)} of "
+                f"{len(tasks)} tasks ({', '.join(titles)})."
+            )
+    alike = [task.title for task in tasks if task.name in tests and not tests[task.name].mark]
+    if alike:
+        sentences.append(
+            f"By the paired test the difference between teacher and {subject} may be chance on {len(alike)} of "
+            f"{len(tasks)} tasks ({', '.join(alike)})."
+        )
     return sentences
 
 

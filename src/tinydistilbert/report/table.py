@@ -9,6 +9,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 NOTHING = "–"
+METRICS = {
+    "matthews_correlation": "Matthews correlation", "f1": "F1", "exact_match": "exact match", "accuracy": "accuracy",
+    "pearson": "Pearson", "spearman": "Spearman", "f1_accuracy_mean": "mean of F1 and accuracy",
+    "pearson_spearman_mean": "mean of Pearson and Spearman", "macro_f1": "macro F1",
+    "has_ans_exact_match": "exact match, with an answer", "has_ans_f1": "F1, with an answer",
+    "no_ans_exact_match": "exact match, without an answer", "no_ans_f1": "F1, without an answer",
+}  # fmt: skip
+"""Metrics as tables print them."""
 RowKind = Literal["published", "baseline", "measured", "derived"]
 
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tinydistilbert.data.delimited import Quoting
+
 Kind = Literal["classification", "regression", "span"]
 
 Candidate = tuple[str, tuple[dict[str, Any], ...]]
@@ -72,6 +74,8 @@ class Task:
     """Name and configuration of the data set on the Hugging Face hub."""
     files: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Of a task of one's own: the file or hub name of each split, empty where there is none."""
+    quoting: Quoting = "auto"
+    """How quotes are read in its CSV and TSV files."""
     make: Maker | None = None
     """Of a synthetic task: what makes its examples from the documents of the corpus."""
     train: str = "train"
@@ -83,6 +87,10 @@ class Task:
     """Mean tokens of an input, in BERT's uncased vocabulary: an estimate for data that is still on the hub."""
     doc_stride: int = 0
     """Tokens that two neighbouring windows of a long context share (span tasks only)."""
+    answer_units: Literal["words", "characters"] = "words"
+    """What answers are compared by (span tasks only): by SQuAD's official rules words."""
+    may_lack_answer: bool = False
+    """Whether questions may have no answer, as in SQuAD 2 (span tasks only)."""
     official: Mapping[str, int] = field(default_factory=dict, hash=False)
     """Rows of the published splits, so that a file with a part of one is known for what it is."""
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
@@ -106,7 +114,8 @@ class Examples:
     """Examples of one split, by column.
 
     Columns of classification and regression: `idx` (row in the split), `text`, `text_pair` (if the task has one) and
-    `label`; of span tasks: `id`, `question`, `context` and `answers` ({"text": [...], "answer_start": [...]}).
+    `label`; of span tasks: `id`, `question`, `context` and `answers` ({"text": [...], "answer_start": [...]},
+    both lists empty where there is no answer).
     """
 
     task: Task
@@ -119,6 +128,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
+
+    @property
+    def has_unanswerable(self) -> bool:
+        """Whether one of the questions of a span task has no answer."""
+        return not all(map(is_answerable, self.columns.get("answers", ())))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -149,6 +163,11 @@ class Examples:
             labels = [self.task.labels[label] for label in labels]
         rows = zip(self.texts, labels, strict=True)
         return [hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for row in rows]
+
+
+def is_answerable(answer: Mapping[str, list[Any]]) -> bool:
+    """Whether a question has an answer in its context, by its entry in the column `answers`."""
+    return bool(answer["text"])
 
 
 def sample_rows(total: int, limit: int, seed: int, *, pairs: bool = False) -> NDArray[np.int64]:

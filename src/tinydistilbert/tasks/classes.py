@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
+from tinydistilbert.tasks.answers import DROP
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.readers import Rows, shortened, shown
-from tinydistilbert.tasks.row_checks import DROP, nearest
+from tinydistilbert.tasks.row_checks import nearest
 
 MOST_CLASSES = 1000
 """With more different labels than this, the column is not taken for one of classes."""

@@ -36,6 +36,7 @@ def custom_task(name: str, settings: CustomTask) -> Task:
         name=name, title=name, table=TABLE, kind=settings.kind, text=text, text_pair=text_pair,
         label=settings.label, labels=(), labels_from_data=True,
         metrics=METRICS[settings.kind], headline=HEADLINES[settings.kind],
-        files={"train": settings.train, "validation": settings.validation},
+        files={"train": settings.train, "validation": settings.validation}, quoting=settings.quoting,
         max_length=settings.max_length or (384 if is_span else 128), doc_stride=128 if is_span else 0,
+        may_lack_answer=is_span, answer_units=settings.answer_units,
     )  # fmt: skip

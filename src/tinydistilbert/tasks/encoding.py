@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydistilbert.models.plain_tokenizer import Encodings, PlainTokenizer
-from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.base import Examples, is_answerable
 
 if TYPE_CHECKING:  # a served model has neither
     from torch import Tensor
@@ -38,7 +38,7 @@ class Features:
     token_type_ids: list[NDArray[np.int32]]
     labels: NDArray[Any]
     """(n,) int64 classes (`NO_LABEL` for none), (n,) float32 scores (NaN for none), or (n, 2) int64 first and last
-    token of the answer: (0, 0), the [CLS] token, where the answer is not wholly inside the window."""
+    token of the answer: (0, 0), the [CLS] token, where the window does not hold all of the answer, or there is none."""
     example: NDArray[np.int64]
     """(n,) index of the example that each feature belongs to."""
     offsets: list[NDArray[np.int32]] | None = None
@@ -157,7 +157,8 @@ def _span_labels(
 ) -> list[tuple[int, int]]:
     """First and last token that touch the example's first gold answer; (0, 0) in windows that do not hold all of them.
 
-    Characters that a normaliser dropped at the ends of an answer are in no token, so they are not asked for.
+    Without an answer it is (0, 0) in all windows. Characters that a normaliser dropped at the ends of an answer are in
+    no token, so they are not asked for.
     """
     touching = [_touching(window, answers[source]) for window, source in zip(offsets, sources, strict=True)]
     begin: dict[int, int] = {}
@@ -175,6 +176,8 @@ def _span_labels(
 
 
 def _touching(offsets: NDArray[np.int32], answer: dict[str, list[Any]]) -> NDArray[np.int64]:
+    if not is_answerable(answer):
+        return np.zeros(0, dtype=np.int64)
     text, begin = answer["text"][0], answer["answer_start"][0]
     begin, end = begin + len(text) - len(text.lstrip()), begin + len(text.rstrip())
     return np.flatnonzero((offsets[:, 0] >= 0) & (offsets[:, 0] < end) & (offsets[:, 1] > begin))

@@ -1,15 +1,14 @@
 """Strict reading of tables of examples: CSV, TSV, JSONL, Parquet and SQuAD's JSON; every problem with its line.
 
-Nothing is guessed: the cells of CSV and TSV stay text (`NA` is a word, not a gap), and a file that cannot be read to
-its end is not read at all.
+The cells of CSV and TSV stay text (`NA` is a word, not a gap), what is left out is counted, and a file that cannot be
+read to its end is not read at all.
 """
 
-import contextlib
-import csv
 import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from tinydistilbert.data import delimited
+from tinydistilbert.data.delimited import Quoting
+from tinydistilbert.data.gzipped import GZ, GZIP_BEGINS, ending, open_bytes
 from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
 
 LONGEST_SHOWN = 120
 """Characters of a value from a file that an error shows."""
@@ -66,24 +69,28 @@ def read_table(path: Path) -> pa.Table:
     return read_rows(path).table
 
 
-def read_rows(path: Path) -> Rows:
-    """All rows of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or of a .json file in the form of SQuAD v1.1.
+def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
+    """All rows of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or of a .json file in the form of SQuAD.
 
-    Columns of CSV and TSV are text; those of SQuAD's form are `id`, `title`, `question`, `context` and `answers`. Empty
-    lines are skipped.
+    Columns of CSV and TSV are text; those of SQuAD's form are `id`, `title`, `question`, `context`, `answers` and
+    `is_impossible`. Empty lines are left out, and counted. All but .parquet may be compressed: `.csv.gz`.
+
+    Args:
+        path: the file.
+        quoting: how quotes are read in CSV and TSV.
 
     Raises:
         UserError: no such file, another kind of file, no row, two columns of one name, or anything that is not as the
             format has it.
     """
-    reader = READERS.get(path.suffix.lower())
+    reader = READERS.get(ending(path)) if can_be_read(path) else None
     if reader is None:
-        expected, found = f"a file that ends in {', '.join(READERS)}", path.suffix or "no ending"
+        expected, found = f"a file that ends in {', '.join(READERS)} (or .csv.gz …)", path.suffix or "no ending"
         raise UserError(str(path), expected=expected, found=found, fix="save the table in one of these forms")
     if not path.is_file():
         raise UserError(str(path), problem="there is no such file", fix="correct the path")
     try:
-        rows = reader(path)
+        rows = reader(path, quoting)
     except OSError as error:
         fix = "check its permissions and the disk"
         raise UserError(str(path), expected="a file that can be read", found=str(error), fix=fix) from None
@@ -91,6 +98,11 @@ def read_rows(path: Path) -> Rows:
         fix = "put the split's examples into the file"
         raise UserError(str(path), expected="at least one row", found="none", fix=fix)
     return rows
+
+
+def can_be_read(path: Path) -> bool:
+    """Whether the name of the file ends as those that `read_rows` reads."""
+    return path.name.lower().endswith(ENDINGS)
 
 
 def table_rows(table: pa.Table, where: str) -> Rows:
@@ -118,13 +130,16 @@ def _parquet(path: Path) -> Rows:
 
 def _text(path: Path) -> str:
     """The content of a UTF-8 file, without a byte-order mark."""
-    content = path.read_bytes()
+    with open_bytes(path) as stream:
+        content = stream.read()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # With a mark, positions are counted behind it.
         before = error.object[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        if content.startswith(GZIP_BEGINS):
+            raise UserError(str(path), problem="it is compressed with gzip", fix=f"call it {path.name}.gz") from None
         found = f"byte 0x{error.object[error.start]:02x} at byte {column} of the line"
         raise UserError(f"{path}:{line}", expected="UTF-8", found=found, fix="save the file as UTF-8") from None
     if "\0" in text:
@@ -133,59 +148,35 @@ def _text(path: Path) -> str:
     return text
 
 
-def _csv(path: Path, delimiter: str = ",") -> Rows:
+def _delimited(path: Path, quoting: Quoting, *, is_tsv: bool) -> Rows:
     text = _text(path)
-    numbered: Iterator[tuple[int, list[str]]] = _csv_records(path, text, delimiter)
-    header_line, header = next(numbered, (1, None))
-    if header is None:
-        raise UserError(
-            str(path), expected="a line with the names of the columns", found="an empty file", fix="fill it"
-        )
-    _refuse_twins(header, f"{path}:{header_line}")
-    lines: list[int] = []
+    # A lone carriage return ends a line only where nothing else does.
+    lines = partial(_lines_of, text) if "\n" in text else partial(io.StringIO, text, newline="")
+    found = delimited.read(lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=len(text))
+    numbers: list[int] = []
     records: list[list[str]] = []
-    for line, record in numbered:
-        if len(record) != len(header):
-            fix = "put a field with a separator, a quote or a line break in it into quotes"
-            expected = f"{len(header)} fields, as the header has"
-            raise UserError(f"{path}:{line}", expected=expected, found=str(len(record)), fix=fix)
-        lines.append(line)
+    for line, record in found.records:
+        numbers.append(line)
         records.append(record)
-    columns = zip(*records, strict=True) if records else [()] * len(header)
-    table = pa.table([pa.array(column, pa.string()) for column in columns], names=header)
-    return _with_lines(table, path, lines)
+    header, width = found.header, len(found.header)
+    while header[width - 1 :] == [""] and width > 1 and not any(record[width - 1] for record in records):
+        header, width = header[:-1], width - 1
+    if width < len(found.header):
+        count = counted(len(found.header) - width, "column")
+        notice(str(path), f"{count} without a name at the end, all empty, passed over")
+    _refuse_twins(header, f"{path}:{found.header_line}")
+    columns = zip(*records, strict=True) if records else [()] * len(found.header)
+    table = pa.table([pa.array(column, pa.string()) for column, _ in zip(columns, header, strict=False)], names=header)
+    return _with_lines(table, path, numbers)
 
 
-def _csv_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Line on which each record begins, and its fields; empty lines are left out."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    begin = 1
-    with _long_fields(len(text)):
-        while True:
-            try:
-                record = next(reader, None)
-            except csv.Error as error:
-                is_open = "unexpected end of data" in str(error)
-                found = "none to the end of the file" if is_open else f"{error} (line {reader.line_num})"
-                expected = "a closing quote" if is_open else "a quoted field to end at the next single quote"
-                fix = 'close the quotes, and write a quote inside of a quoted field twice: ""'
-                raise UserError(f"{path}:{begin}", expected=expected, found=found, fix=fix) from None
-            if record is None:
-                return
-            if record:
-                yield begin, record
-            begin = reader.line_num + 1
-
-
-@contextlib.contextmanager
-def _long_fields(characters: int) -> Iterator[None]:
-    """Python's csv module refuses fields above 131,072 characters, unless the limit of the whole process is raised."""
-    before = csv.field_size_limit()
-    csv.field_size_limit(max(before, characters))
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
+def _lines_of(text: str) -> Iterator[str]:
+    """Its lines with their ends: only a line feed ends one, with or without a carriage return."""
+    begin = 0
+    while begin < len(text):
+        end = text.find("\n", begin) + 1 or len(text)
+        yield text[begin:end]
+        begin = end
 
 
 def _with_lines(table: pa.Table, path: Path, lines: list[int]) -> Rows:
@@ -196,14 +187,20 @@ def _with_lines(table: pa.Table, path: Path, lines: list[int]) -> Rows:
 def _jsonl(path: Path) -> Rows:
     lines: list[int] = []
     records: list[dict[str, Any]] = []
+    empty = waiting = 0
     for number, line in enumerate(io.StringIO(_text(path)), 1):
-        if line.strip():
+        if not line.strip():
+            waiting += 1
+        else:
+            empty, waiting = empty + waiting, 0
             record = _parsed(line, f"{path}:{number}", "write one JSON object a line")
             if not isinstance(record, dict):
                 found, fix = type(record).__name__, "write one JSON object a line"
                 raise UserError(f"{path}:{number}", expected="a JSON object", found=found, fix=fix)
             lines.append(number)
             records.append(record)
+    if empty:
+        notice(str(path), f"{counted(empty, 'empty line')} between the rows left out")
     names = list(dict.fromkeys(name for record in records for name in record))
     columns = [_json_column([record.get(name) for record in records], name, path, lines) for name in names]
     return _with_lines(pa.table(columns, names=names), path, lines)
@@ -279,11 +276,15 @@ def _squad_json(path: Path) -> Rows:
     for in_article, article in items(content, "data", ""):
         for in_paragraph, paragraph in items(article, "paragraphs", in_article):
             for in_question, question in items(paragraph, "qas", in_paragraph):
-                answers = [answer for _, answer in items(question, "answers", in_question)]
+                impossible = question.get("is_impossible")
+                if impossible is None and question.get("plausible_answers"):
+                    impossible = True
+                has_none = impossible is True and question.get("answers") is None
+                answers = [] if has_none else [answer for _, answer in items(question, "answers", in_question)]
                 records.append(
                     {
                         "id": question.get("id"), "title": article.get("title"), "question": question.get("question"),
-                        "context": paragraph.get("context"), "is_impossible": question.get("is_impossible"),
+                        "context": paragraph.get("context"), "is_impossible": impossible,
                         "answers": {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")},
                     }
                 )  # fmt: skip
@@ -298,11 +299,13 @@ def _squad_json(path: Path) -> Rows:
     return Rows(table, str(path), locations.__getitem__)
 
 
-READERS: dict[str, Callable[[Path], Rows]] = {
-    ".parquet": _parquet,
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".csv": _csv,
-    ".tsv": lambda path: _csv(path, "\t"),
-    ".json": _squad_json,
+READERS: dict[str, Callable[[Path, Quoting], Rows]] = {
+    ".parquet": lambda path, _: _parquet(path),
+    ".jsonl": lambda path, _: _jsonl(path),
+    ".ndjson": lambda path, _: _jsonl(path),
+    ".csv": partial(_delimited, is_tsv=False),
+    ".tsv": partial(_delimited, is_tsv=True),
+    ".json": lambda path, _: _squad_json(path),
 }
+ENDINGS = (*READERS, *(suffix + GZ for suffix in READERS if suffix != ".parquet"))
+"""Of the files that `read_rows` reads."""

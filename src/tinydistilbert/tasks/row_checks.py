@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.tasks.answers import DROP, checked_answers
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.readers import Rows, shortened, shown
 
-DROP = "or drop the row"
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 """A number in the digits of ASCII."""
 LONGEST_TEXT = 1_000_000
@@ -73,7 +73,7 @@ def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, list[Any]]:
         return {"idx": list(range(len(first))), "text": first, **pair, "label": _labels(task, rows)}
     assert second is not None, "span tasks have a context"
     ids = [str(name) for name in _names(rows, "id", may_lack=False)]
-    answers = _answers(rows, second, must_match=split == task.train)
+    answers = checked_answers(task, rows, second, must_match=split == task.train)
     return {"id": ids, "question": first, "context": second, "answers": answers}
 
 
@@ -145,39 +145,3 @@ def _labels(task: Task, rows: Rows) -> list[Any]:
             raise UserError(rows.at(row, task.label), expected=expected, found=shown(value), fix=fix)
         labels.append(label if is_class else float(label))
     return labels
-
-
-def _answers(rows: Rows, contexts: list[str], *, must_match: bool) -> list[Any]:
-    names = rows.table.column_names
-    unanswerable = [name for name in ("is_impossible", "plausible_answers") if name in names]
-    answers = rows.values("answers")
-    for row, (answer, context) in enumerate(zip(answers, contexts, strict=True)):
-        problem = _answer_problem(answer, context, must_match=must_match)
-        if problem:
-            expected, found, fix = problem
-            raise UserError(rows.at(row, "answers"), expected=expected, found=found, fix=fix)
-    for column in unanswerable:
-        for row, value in enumerate(rows.values(column)):
-            if value:
-                expected, fix = "SQuAD v1.1, where every question has an answer", "drop the questions without one"
-                raise UserError(rows.at(row, column), expected=expected, found=shown(value), fix=fix)
-    return answers
-
-
-def _answer_problem(answer: Any, context: str, *, must_match: bool) -> tuple[str, str, str] | None:
-    """Expected, found and fix of what is wrong with the answers of a row, if anything is."""
-    lists = [answer.get(name) for name in ("text", "answer_start")] if isinstance(answer, dict) else [None]
-    if not all(isinstance(part, list) for part in lists) or len(answer["text"]) != len(answer["answer_start"]):
-        fix = "bring the answers into the SQuAD v1.1 form, in JSONL, Parquet or SQuAD's own JSON"
-        return '{"text": [...], "answer_start": [...]}', shown(answer), fix
-    if not answer["text"]:
-        return "at least one answer", "none", "drop the row (SQuAD v2's unanswerable questions are not supported)"
-    for text, start in zip(answer["text"], answer["answer_start"], strict=True):
-        if not isinstance(text, str) or not isinstance(start, int):
-            return "a text and its first character", f"{text!r} at {start!r}", f"correct the answer {DROP}"
-        if must_match and not text.strip():
-            return "an answer with a character in it", shown(text), f"correct the answer {DROP}"
-        in_context = context[start : start + len(text)] if start >= 0 else ""
-        if must_match and in_context != text:
-            return f"{shown(text)} at answer_start {start}", shown(in_context), f"correct answer_start {DROP}"
-    return None

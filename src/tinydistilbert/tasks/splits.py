@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.readers import READERS, Rows, read_rows, table_rows
+from tinydistilbert.tasks.readers import ENDINGS, Rows, can_be_read, read_rows, table_rows
 from tinydistilbert.tasks.row_checks import check_columns
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def _sources(task: Task, split: str, data: str | None) -> _Sources:
     if not task.files:
         if data is None:
             return _Sources((), task.hub)
-        return _Sources(tuple(Path(data) / task.folder / (split + suffix) for suffix in READERS), None)
+        return _Sources(tuple(Path(data) / task.folder / (split + suffix) for suffix in ENDINGS), None)
     named = task.files.get(split, "")
     path = Path(named).expanduser()
-    on_hub = HUB_NAME.fullmatch(named) and path.suffix.lower() not in READERS
+    on_hub = HUB_NAME.fullmatch(named) and not can_be_read(path)
     return _Sources((path, *([Path(data) / path] if data else [])), (named, None) if on_hub else None)
 
 
@@ -73,7 +73,7 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
     """
     sources = _sources(task, split, data)
     if sources.file:
-        rows = read_rows(sources.file)
+        rows = read_rows(sources.file, task.quoting)
     elif sources.hub:
         rows = _hub_rows(task, split, sources.hub)
     else:
@@ -85,7 +85,7 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
 
 
 def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) -> UserError:
-    endings = ", ".join(READERS)
+    endings = ", ".join(ENDINGS)
     if task.files:
         return UserError(
             f"finetune.custom.{task.name}.{split}",

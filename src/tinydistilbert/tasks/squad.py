@@ -1,13 +1,15 @@
-"""Question answering on SQuAD v1.1 (Rajpurkar et al. 2016), and how an answer is read from start and end logits."""
+"""Question answering on SQuAD (Rajpurkar et al. 2016, 2018), and how an answer is read from start and end logits."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from tinydistilbert.tasks.base import Task
+from tinydistilbert.errors import UserError
+from tinydistilbert.tasks.base import ScoreTable, Task
 from tinydistilbert.tasks.imdb import TABLE
 
 PUBLISHED_EXACT_MATCH = {
@@ -16,6 +18,13 @@ PUBLISHED_EXACT_MATCH = {
 PUBLISHED_F1 = {
     "BERT-base": 88.5, "DistilBERT": 85.8, "DistilBERT (D)": 86.9, "TinyDistilBERT": 18.58, "TinyDistilBERT (D)": 19.62,
 }  # fmt: skip
+UNANSWERABLE_TABLE = ScoreTable(
+    "squad2",
+    "SQuAD 2.0",
+    "SQuAD 2.0 (Rajpurkar et al. 2018) on its development set, in points. A question without an answer is right where "
+    "the model gives none.",
+    has_mean=False,
+)
 TASKS = (
     Task(
         name="squad",
@@ -35,10 +44,30 @@ TASKS = (
         official={"train": 87_599, "validation": 10_570},
         published={"exact_match": PUBLISHED_EXACT_MATCH, "f1": PUBLISHED_F1},
     ),
+    Task(
+        name="squad_v2",
+        title="SQuAD 2.0",
+        table=UNANSWERABLE_TABLE,
+        kind="span",
+        text="question",
+        text_pair="context",
+        labels=(),
+        metrics=("exact_match", "f1"),
+        headline="f1",
+        folder="squad_v2",
+        hub=("rajpurkar/squad_v2", None),
+        max_length=384,
+        doc_stride=128,
+        typical_length=173,
+        may_lack_answer=True,
+        official={"train": 130_319, "validation": 11_873},
+    ),
 )
 
 MAX_ANSWER_TOKENS = 30
 """Longest answer in tokens, as in BERT's run_squad.py."""
+NULL_THRESHOLD = "null_threshold"
+"""Key in the `config.json` of a model that may say that there is no answer."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +104,40 @@ def best_answers(
     for answer in sorted(candidates, key=lambda answer: -answer.score):
         best.setdefault(answer.text, answer)
     return list(best.values())[:n_best] or [SpanAnswer("", -np.inf)]
+
+
+def null_window(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Of all windows of one example, each (length, 2), the one whose [CLS] has the least start and end logit together.
+
+    Its [CLS] is the score of "no answer", as in BERT's run_squad.py. The first token is [CLS] in every family.
+    """
+    return min(logits, key=lambda window: float(window[0].sum()))
+
+
+def null_score(logits: Sequence[NDArray[np.float32]]) -> float:
+    """The score of "no answer" over all windows of one example, each (length, 2)."""
+    return float(null_window(logits)[0].astype(np.float64).sum())
+
+
+def stored_null_threshold(config: Any, where: str) -> float | None:
+    """The null threshold in a model's config: by how much "no answer" must score more than the best answer to be given.
+
+    None of a model that always gives an answer.
+
+    Args:
+        config: the model's, as transformers has it or as the content of its file.
+        where: the model, for errors.
+
+    Raises:
+        UserError: it is no finite number.
+    """
+    threshold = config.get(NULL_THRESHOLD) if isinstance(config, dict) else getattr(config, NULL_THRESHOLD, None)
+    if threshold is None:
+        return None
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not np.isfinite(threshold):
+        place, fix = f"{where}, config.json, key {NULL_THRESHOLD}", "correct it, or take it out"
+        raise UserError(place, expected="a finite number", found=repr(threshold), fix=fix)
+    return float(threshold)
 
 
 def _window_answers(

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tinydistilbert.data.files import records
+from tinydistilbert.data.gzipped import ending
 from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.readers import read_rows
@@ -39,10 +40,10 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
             f"unlabelled texts {path}", expected=expected, found=found, fix="leave unlabelled texts out of its recipe"
         )
     names = {"text": task.text, **({"text_pair": task.text_pair} if task.text_pair else {})}
-    if path.suffix.lower() == TEXT:
+    if ending(path) == TEXT:
         texts: dict[str, list[Any]] = {"text": _lines(path, list(names.values()))}
     else:
-        rows = read_rows(path)
+        rows = read_rows(path, task.quoting)
         check_columns(rows, list(names.values()))
         texts = {name: texts_of(rows, column, may_be_empty=may_be_empty) for name, column in names.items()}
     count = len(texts["text"])

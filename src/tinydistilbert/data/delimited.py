@@ -1,0 +1,221 @@
+"""CSV and TSV: which characters are separators and quotes, and the records, each with the line that it begins on.
+
+In CSV quotes enclose fields (RFC 4180). Tab-separated files are mostly written without quoting: a quote in them is a
+character of the text, unless the file shows beyond doubt that its fields are in quotes.
+"""
+
+import contextlib
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
+
+Quoting = Literal["auto", "none", "csv"]
+Lines = Callable[[], Iterator[str]]
+"""Each call reads the lines from the beginning, with their line breaks."""
+Numbered = Iterator[tuple[int, list[str]]]
+
+_EXCEL = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+"""First line of some files of Excel, which names the separator."""
+_IN_QUOTES = re.compile(r'"((?:[^"]|"")*)"')
+FIX_CSV = (
+    'put a field with a separator, a quote or a line break in it into quotes, and write a quote in it twice: ""; '
+    "or give --quoting none if quotes are part of the texts"
+)
+FIX_NONE = "take the separators out of the texts, or give --quoting csv if the fields are in quotes"
+
+
+@dataclass(frozen=True)
+class Delimited:
+    """A file of separated values."""
+
+    header_line: int
+    header: list[str]
+    records: Numbered
+    """The line on which each record begins, and its fields, as many as the header has."""
+
+
+def read(lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: int) -> Delimited:
+    """The header and the records of a CSV or TSV file; empty lines between records are left out and counted.
+
+    Args:
+        lines: of the file.
+        where: the file, for errors and notices.
+        is_tsv: whether the separator is a tab, else a comma; a first line `sep=;` names another.
+        quoting: `csv`, quotes enclose fields; `none`, they are text; `auto`: `csv`, and in a TSV file only where the
+            file is surely quoted.
+        longest: characters of a field.
+
+    Raises:
+        UserError: an empty file, an open quote, a record with another number of fields than the header. Those of
+            records are raised when they are read.
+    """
+    delimiter, skipped = "\t" if is_tsv else ",", 0
+    if excel := _EXCEL.fullmatch(next(lines(), "")):
+        delimiter, skipped = excel[1], 1
+        notice(where, f"the first line is Excel's: {delimiter!r} separates the columns")
+    mode = quoting
+    if quoting == "auto":
+        mode = _quoting_of_tsv(lines, where, delimiter, skipped, longest) if is_tsv else "csv"
+    numbered = _records(lines(), where, delimiter, skipped, mode, longest, refuse_merged=is_tsv and quoting == "auto")
+    header_line, header = next(numbered, (1, None))
+    if header is None:
+        expected = "a line with the names of the columns"
+        raise UserError(where, expected=expected, found="an empty file", fix="fill it")
+    return Delimited(header_line, header, numbered)
+
+
+def _records(
+    lines: Iterator[str], where: str, delimiter: str, skipped: int, mode: str, longest: int, *, refuse_merged: bool
+) -> Numbered:
+    """The header and all records."""
+    for _ in range(skipped):
+        next(lines)
+    if mode == "none":
+        source: Iterator[tuple[int, list[str], list[str]]] = _plain(lines, delimiter, skipped)
+    else:
+        source = _quoted(lines, where, delimiter, skipped, longest)
+    width, empty, waiting, merged, extra = 0, 0, 0, _Found(), _Found()
+    for line, record, raw in source:
+        if not record:
+            waiting += width > 0  # those at the end of the file separate no records
+            continue
+        empty, waiting = empty + waiting, 0
+        if not width:
+            width = len(record)
+        elif len(record) > width and not any(record[width:]):
+            extra.add(line)
+            record = record[:width]
+        elif len(record) != width:
+            fix = FIX_NONE if mode == "none" else FIX_CSV
+            expected = f"{counted(width, 'field')}, as the header has"
+            raise UserError(f"{where}:{line}", expected=expected, found=str(len(record)), fix=fix)
+        if width > 1 and len(raw) > 1 and all(part.count(delimiter) == width - 1 for part in raw):
+            if refuse_merged:
+                problem = f"its quotes make one row of {len(raw)} lines, each of which would be a row by itself"
+                fix = "give --quoting none if quotes are part of the texts, --quoting csv if they enclose fields"
+                raise UserError(f"{where}:{line}", problem=problem, fix=fix)
+            merged.add(line)
+        yield line, record
+    if empty:
+        notice(where, f"{counted(empty, 'empty line')} between the rows left out")
+    if extra.count:
+        notice(where, f"{counted(extra.count, 'row')} with more fields than the header, all empty: {extra.first}")
+    if merged.count:
+        text = f"{counted(merged.count, 'row')} made of several lines by quotes, each of which would be a row by itself"
+        notice(where, f"{text}: {merged.first}; --quoting none reads quotes as text")
+
+
+@dataclass
+class _Found:
+    """How often something was found, and where first."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, line: int) -> None:
+        self.count += 1
+        self.first = self.first or f"the first is in line {line}"
+
+
+def _plain(lines: Iterable[str], delimiter: str, skipped: int) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Line number, fields and the line itself; no fields for an empty line."""
+    for number, line in enumerate(lines, 1 + skipped):
+        text = line.removesuffix("\n").removesuffix("\r")
+        yield number, text.split(delimiter) if text else [], [line]
+
+
+def _quoted(
+    lines: Iterable[str], where: str, delimiter: str, skipped: int, longest: int
+) -> Iterator[tuple[int, list[str], list[str]]]:
+    """The line on which a record begins, its fields, and the lines that it takes."""
+    raw: list[str] = []
+
+    def kept() -> Iterator[str]:
+        for line in lines:
+            raw.append(line)
+            yield line
+
+    reader = csv.reader(kept(), delimiter=delimiter, strict=True)
+    while True:
+        begin = reader.line_num + 1 + skipped
+        raw.clear()
+        try:
+            with _long_fields(longest):
+                record = next(reader, None)
+        except csv.Error as error:
+            is_open = "unexpected end of data" in str(error)
+            found = "none to the end of the file" if is_open else f"{error} (line {reader.line_num + skipped})"
+            expected = "a closing quote" if is_open else "a quoted field to end at the next single quote"
+            fix = f"close the quotes, or {FIX_CSV}" if is_open else FIX_CSV
+            raise UserError(f"{where}:{begin}", expected=expected, found=found, fix=fix) from None
+        if record is None:
+            return
+        yield begin, record, raw.copy()
+
+
+@contextlib.contextmanager
+def _long_fields(characters: int) -> Iterator[None]:
+    """Python's csv module refuses fields above 131,072 characters, unless the limit of the whole process is raised."""
+    before = csv.field_size_limit()
+    csv.field_size_limit(max(before, characters))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _quoting_of_tsv(lines: Lines, where: str, delimiter: str, skipped: int, longest: int) -> Quoting:
+    """How to read quotes in a TSV file, told where there are any: `none`, unless its fields are surely in quotes.
+
+    They are in three cases: every name in the header is; or the lines have the header's number of fields either way,
+    and each field with a quote in it is in quotes, with quotes doubled inside of one of them; or some line has another
+    number of fields, and read as CSV all have the right one, none with a tab and a line break in one field.
+    """
+    plain = _plain(_after(lines, skipped), delimiter, skipped)
+    header = next((record for _, record, _ in plain if record), [])
+    fits, are_closed, has_doubled, beginning = True, True, False, _Found()
+    for line, record, _ in plain:
+        fits = fits and (not record or len(record) == len(header) or not any(record[len(header) :] or ["short"]))
+        for cell in record:
+            if '"' in cell:
+                inner = _IN_QUOTES.fullmatch(cell)
+                are_closed = are_closed and inner is not None
+                has_doubled = has_doubled or (inner is not None and '""' in inner[1])
+                if cell.startswith('"'):
+                    beginning.add(line)
+    if header and all(map(_IN_QUOTES.fullmatch, header)):
+        surely = True
+    elif fits:
+        surely = beginning.count > 0 and are_closed and has_doubled
+    else:
+        surely = beginning.count > 0 and _reads_as_csv(lines, delimiter, skipped, longest, len(header))
+    if surely:
+        fields = counted(beginning.count, "field")
+        notice(where, f"its header or {fields} below it are in quotes, which are taken off; --quoting none keeps them")
+        return "csv"
+    if beginning.count:
+        cells = f"{counted(beginning.count, 'field')} that begin{'s' * (beginning.count == 1)} with one"
+        notice(where, f"quotes are part of the texts, also in {cells}, {beginning.first}; --quoting csv takes them off")
+    return "none"
+
+
+def _after(lines: Lines, skipped: int) -> Iterator[str]:
+    stream = lines()
+    for _ in range(skipped):
+        next(stream, "")
+    return stream
+
+
+def _reads_as_csv(lines: Lines, delimiter: str, skipped: int, longest: int, width: int) -> bool:
+    try:
+        for _, record, _ in _quoted(_after(lines, skipped), "", delimiter, skipped, longest):
+            if record and (len(record) != width or any(delimiter in cell and "\n" in cell for cell in record)):
+                return False
+    except UserError:
+        return False
+    return True

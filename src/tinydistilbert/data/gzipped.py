@@ -1,0 +1,68 @@
+"""Files that may be compressed with gzip (`.csv.gz`): their real ending, and their content within bounds."""
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+from tinydistilbert.errors import UserError
+
+GZ = ".gz"
+GZIP_BEGINS = b"\x1f\x8b"
+"""First bytes of every gzip file."""
+UNPACKED_AT_LEAST = 64 * 2**20
+"""Bytes that any file may unpack to."""
+LARGEST_RATIO = 50
+"""Beyond those bytes, how many times its size a file may unpack to: text is packed to a tenth of its size, and what was
+made to fill the memory to a thousandth."""
+
+
+def ending(path: Path) -> str:
+    """The ending that says what is in the file, in small letters: `.csv` of `a.CSV` and of `a.csv.gz`."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == GZ else suffix
+
+
+def is_gzipped(path: Path) -> bool:
+    """Whether the file's name says that it is compressed."""
+    return path.suffix.lower() == GZ
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """The file's bytes, unpacked where its name ends in `.gz`; read in pieces, so that not all of it is in memory.
+
+    Raises:
+        OSError: it cannot be opened. While it is read `UserError`: it is damaged, cut off, or unpacks to more than
+            `LARGEST_RATIO` times its size.
+    """
+    if not is_gzipped(path):
+        return path.open("rb")
+    return io.BufferedReader(_Unpacked(path))
+
+
+class _Unpacked(io.RawIOBase):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path, self._file = path, gzip.open(path)  # noqa: SIM115
+        self._left = max(UNPACKED_AT_LEAST, LARGEST_RATIO * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        try:
+            count = self._file.readinto(view)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            fix = "compress the file again"
+            raise UserError(str(self._path), expected="a whole gzip file", found=str(error), fix=fix) from None
+        self._left -= count
+        if self._left < 0:
+            problem = f"it unpacks to more than {LARGEST_RATIO} times its size, as no file of texts does"
+            raise UserError(str(self._path), problem=problem, fix="give the unpacked file, if it is what you want")
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

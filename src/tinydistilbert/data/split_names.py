@@ -1,0 +1,91 @@
+"""Which files of a folder are the training, the validation and the test split, by their names."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
+
+Split = Literal["train", "validation", "test"]
+_WORD = re.compile(
+    r"(?<![a-z])(?:(?P<train>train(?:ing)?)|(?P<validation>validation|valid|val|dev)|(?P<test>test(?:ing)?))(?![a-z])"
+)
+_TRAIN_FOLDERS = ("train", "training")
+
+
+def splits_by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]]:
+    """Training and validation files by `train` and `validation` (`valid`, `val`, `dev`) in their names.
+
+    That is sure where every file has the name of a split; where training files are called as those of another split but
+    for its name (`wiki.train.raw`, `wiki.valid.raw`); or where they lie in a folder `train`. What is left out then is
+    told. Elsewhere a word in a name is no split, and all files are for training, which is told too.
+
+    Args:
+        files: of the folder; at least one.
+        folder: names count from it on.
+
+    Raises:
+        UserError: it is not sure, and there are files with the name of a validation split.
+    """
+    names = {file: file.relative_to(folder).as_posix().lower() for file in files}
+    splits: dict[Split | None, list[Path]] = {"train": [], "validation": [], "test": [], None: []}
+    for file in files:
+        splits[_split_of(names[file])].append(file)
+    train, validation, test, unnamed = splits["train"], splits["validation"], splits["test"], splits[None]
+    if not train:
+        if validation:
+            count = counted(len(validation), "file")
+            text = (
+                f"{count} named like a validation split, {_example(validation, folder)}, and none like a training split"
+            )
+            notice(str(folder), f"{text}: all {len(files):,} are training text")
+        return list(files), []
+    left = [*test, *unnamed]
+    if not left:
+        return train, validation
+    templates = {_template(names[file]) for file in (*validation, *test)}
+    is_sure = (
+        not unnamed
+        or any(_template(names[file]) in templates for file in train)
+        or all(any(part in _TRAIN_FOLDERS for part in names[file].split("/")[:-1]) for file in train)
+    )
+    if is_sure:
+        by_name = f"{counted(len(train), 'file')} for training and {len(validation):,} for validation, by their names"
+        notice(str(folder), f"{counted(len(left), 'file')} left out, {_example(left, folder)}; {by_name}")
+        return train, validation
+    of_all = f"{len(train) + len(validation):,} of {len(files):,} files"
+    if validation:
+        problem = (
+            f"{of_all} have the name of a split, as {_example([*train, *validation], folder)}, the others have none"
+        )
+        fix = "put them into the folders train and validation, or take train, dev and the like out of the names"
+        raise UserError(f"corpus.source {folder}", problem=problem, fix=fix)
+    text = f"the word train in the name of {of_all}, {_example(train, folder)}, is not taken for a split"
+    notice(str(folder), f"{text}: all are training text (put those of a training split into a folder train)")
+    return list(files), []
+
+
+def _split_of(name: str) -> Split | None:
+    """The split that the last such word of a path names: `train/dev.txt` is for validation."""
+    words = list(_WORD.finditer(name))
+    if not words:
+        return None
+    found: Split = "train" if words[-1]["train"] else "validation" if words[-1]["validation"] else "test"
+    return found
+
+
+def _template(name: str) -> str:
+    """A path without its ending and numbers, with a star for its split: equal for the files of a data set."""
+    stem = re.sub(r"(\.gz)?$", "", name)
+    stem = re.sub(r"\.\w+$", "", stem)
+    words = list(_WORD.finditer(stem))
+    if words:
+        stem = stem[: words[-1].start()] + "*" + stem[words[-1].end() :]
+    return re.sub(r"\d+", "", stem)
+
+
+def _example(files: Sequence[Path], folder: Path) -> str:
+    """The names of the first three files."""
+    return ", ".join(file.relative_to(folder).as_posix() for file in files[:3]) + ", …" * (len(files) > 3)

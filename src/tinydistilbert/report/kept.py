@@ -1,0 +1,99 @@
+"""What a student keeps of its teacher above the majority baseline: one definition for every table and headline."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tinydistilbert.report import scores
+from tinydistilbert.report.differences import row_differences
+from tinydistilbert.report.scores import HIGHER, MAJORITY, TEACHER, Scores
+from tinydistilbert.results import Measurement
+from tinydistilbert.tasks.base import Task
+
+
+def kept_share(student: float | None, teacher: float | None, majority: float | None) -> float | None:
+    """(student - majority) / (teacher - majority): 1 = all of it, 0 = no more than a constant answer has.
+
+    Below 0 for a student that is worse than the constant answer, above 1 for one that is better than its teacher; None
+    where one of the scores is missing or the teacher is not above the majority baseline, so that there is nothing to
+    keep.
+    """
+    if student is None or teacher is None or majority is None or teacher <= majority:
+        return None
+    return (student - majority) / (teacher - majority)
+
+
+def raw_share(student: float | None, teacher: float | None) -> float | None:
+    """The student's score as a share of the teacher's; None where there is nothing to keep (a teacher at most zero)."""
+    return student / teacher if student is not None and teacher is not None and teacher > 0 else None
+
+
+@dataclass(frozen=True)
+class TeacherAboveMajority:
+    """On which tasks the teacher beats the majority baseline beyond chance."""
+
+    beyond: frozenset[str]
+    """Names of the tasks on which it does."""
+    untested: frozenset[str]
+    """Names of those of which there is no paired test, as in results of earlier versions: there its own 95 % interval
+    decides, which is the same for correlations and narrower for shares."""
+
+
+def teacher_above_majority(measurements: Sequence[Measurement], tasks: Mapping[str, Task]) -> TeacherAboveMajority:
+    """Decide for each task by the paired test of teacher and majority baseline in its headline metric."""
+    found = scores.collect(measurements)
+    tested = {
+        d.task.name: d.mark == HIGHER
+        for d in row_differences(measurements, tasks)
+        if (d.row, d.against) == (TEACHER, MAJORITY) and d.is_headline
+    }
+    beyond = {name for name, is_higher in tested.items() if is_higher}
+    untested = set[str]()
+    for task in tasks.values():
+        teacher = scores.of_task(found, TEACHER, task)
+        if task.name in tested or teacher is None or teacher.majority is None:
+            continue
+        untested.add(task.name)
+        if teacher.interval is not None and min(teacher.value, teacher.interval[0]) > teacher.majority:
+            beyond.add(task.name)
+    return TeacherAboveMajority(frozenset(beyond), frozenset(untested))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a row keeps over some tasks."""
+
+    share: float | None
+    """Mean over `counted` of the share kept above the majority baseline; None where no task is counted."""
+    raw: float | None
+    """Mean score as a share of the teacher's, over all of the tasks."""
+    counted: tuple[Task, ...]
+    """The tasks on which the teacher beats the majority baseline beyond chance."""
+    left_out: tuple[Task, ...]
+    """The others."""
+
+    @property
+    def reason(self) -> str:
+        """Why there is no share, as the end of a sentence."""
+        where = ", ".join(task.title for task in self.left_out)
+        several = "any of " if len(self.left_out) > 1 else ""
+        return f"the teacher does not beat the majority baseline beyond chance on {several}{where}"
+
+
+def kept_on(found: Scores, row: str, task: Task, above: TeacherAboveMajority, metric: str = "") -> float | None:
+    """What a row keeps on one task, by its headline metric or another one; None where the teacher may be chance."""
+    if task.name not in above.beyond:
+        return None
+    teacher, student = (scores.of_task(found, model, task, metric) for model in (TEACHER, row))
+    if teacher is None or student is None:
+        return None
+    return kept_share(student.value, teacher.value, teacher.majority)
+
+
+def kept_over(found: Scores, row: str, tasks: Sequence[Task], above: TeacherAboveMajority) -> Kept:
+    """What a row keeps over tasks that teacher and row were both scored on: computed for each task, then averaged."""
+    by_task = {task: kept_on(found, row, task, above) for task in tasks}
+    known = {task: share for task, share in by_task.items() if share is not None}
+    raw = raw_share(scores.mean(found, row, tasks), scores.mean(found, TEACHER, tasks))
+    left_out = tuple(task for task in tasks if task not in known)
+    return Kept(statistics.fmean(known.values()) if known else None, raw, tuple(known), left_out)

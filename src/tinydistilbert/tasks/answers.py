@@ -1,0 +1,104 @@
+"""The answers of questions: their forms in files, questions without one, and what is wrong with them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.readers import Rows, shown
+
+DROP = "or drop the row"
+KEYS = ("text", "answer_start")
+_TRUTH = {"true": True, "false": False, "1": True, "0": False}
+
+
+def checked_answers(task: Task, rows: Rows, contexts: Sequence[str], *, must_match: bool) -> list[dict[str, list[Any]]]:
+    """The answers of each row as {"text": [...], "answer_start": [...]}, both lists empty where there is none.
+
+    A question has no answer where `is_impossible` says so, where there are plausible answers and no word on it, or
+    where the lists are empty and there is no word on it either, as in `squad_v2` on the hub.
+
+    Args:
+        task: of spans.
+        rows: has the column `answers`, and perhaps `is_impossible` and `plausible_answers`.
+        contexts: what answers are cut from.
+        must_match: whether every answer has to stand where it says; published evaluation splits have some that do not.
+
+    Raises:
+        UserError: answers in another form, not at their place, none where the task has no such questions, or some where
+            the row says that there is none.
+    """
+    impossible = _impossible(rows)
+    answers = [_as_lists(value, no) for value, no in zip(rows.values("answers"), impossible, strict=True)]
+    problems = (
+        (row, problem)
+        for row, (answer, context, no) in enumerate(zip(answers, contexts, impossible, strict=True))
+        if (problem := _problem(task, answer, context, impossible=no, must_match=must_match))
+    )
+    first = next(problems, None)
+    if first is not None:
+        row, (column, expected, found, fix) = first
+        others = sum(1 for _ in problems)
+        found += f" (and {others:,} more row{'s' * (others > 1)} with wrong answers)" if others else ""
+        raise UserError(rows.at(row, column), expected=expected, found=found, fix=fix)
+    return answers
+
+
+def _impossible(rows: Rows) -> list[bool | None]:
+    """Of each row whether it says that its question has no answer; None where it does not say."""
+    names, count = rows.table.column_names, rows.table.num_rows
+    marks = rows.values("is_impossible") if "is_impossible" in names else [None] * count
+    plausible = rows.values("plausible_answers") if "plausible_answers" in names else [None] * count
+    marked: list[bool | None] = []
+    for row, (mark, others) in enumerate(zip(marks, plausible, strict=True)):
+        truth = None if mark is None else _TRUTH.get(str(mark).strip().lower())
+        if mark is not None and truth is None:
+            fix = f"correct it {DROP}"
+            raise UserError(rows.at(row, "is_impossible"), expected="true or false", found=shown(mark), fix=fix)
+        has_plausible = bool(others.get("text") if isinstance(others, dict) else others)
+        marked.append(True if truth is None and has_plausible else truth)
+    return marked
+
+
+def _as_lists(answer: Any, impossible: bool | None) -> Any:
+    """The answers in two lists where they stand in another form of the same meaning; else as they are."""
+    if answer is None and impossible:
+        return {key: [] for key in KEYS}
+    if isinstance(answer, list) and all(isinstance(one, dict) for one in answer):  # as in SQuAD's own JSON
+        answer = {key: [one.get(key) for one in answer] for key in KEYS}
+    if not isinstance(answer, dict) or not all(isinstance(answer.get(key), list) for key in KEYS):
+        return answer
+    texts, starts = answer["text"], answer["answer_start"]
+    is_nothing = all(not text for text in texts) and (impossible or all(start in (None, -1) for start in starts))
+    return {key: [] for key in KEYS} if is_nothing and len(texts) == len(starts) else answer
+
+
+def _problem(
+    task: Task, answer: Any, context: str, *, impossible: bool | None, must_match: bool
+) -> tuple[str, str, str, str] | None:
+    """Column, expected, found and fix of what is wrong with the answers of a row, if anything is."""
+    lists = [answer.get(key) for key in KEYS] if isinstance(answer, dict) else [None]
+    if not all(isinstance(part, list) for part in lists) or len(answer["text"]) != len(answer["answer_start"]):
+        fix = "bring the answers into SQuAD's form, in JSONL, Parquet or SQuAD's own JSON"
+        return "answers", '{"text": [...], "answer_start": [...]}', shown(answer), fix
+    count = len(answer["text"])
+    if not task.may_lack_answer and (impossible or not count):
+        fix = f"take the task squad_v2, whose questions may have none, {DROP}"
+        expected = "at least one answer, as in SQuAD v1.1"
+        return "answers", expected, "none" if not count else "one that is marked impossible", fix
+    if impossible and count:
+        fix = f"correct is_impossible or answers {DROP}"
+        return "answers", "no answer, for the question is marked impossible", f"{count}", fix
+    if impossible is False and not count:
+        fix = f"set is_impossible to true if the context does not answer it, add the answer, {DROP}"
+        return "answers", "an answer, as is_impossible = false says", "none", fix
+    for text, start in zip(answer["text"], answer["answer_start"], strict=True):
+        if not isinstance(text, str) or not isinstance(start, int):
+            return "answers", "a text and its first character", f"{text!r} at {start!r}", f"correct the answer {DROP}"
+        if must_match and not text.strip():
+            return "answers", "an answer with a character in it", shown(text), f"correct the answer {DROP}"
+        in_context = context[start : start + len(text)] if start >= 0 else ""
+        if must_match and in_context != text:
+            fix = f"correct answer_start {DROP}"
+            return "answers", f"{shown(text)} at answer_start {start}", shown(in_context), fix
+    return None

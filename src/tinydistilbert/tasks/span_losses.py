@@ -1,0 +1,63 @@
+"""What of the answers of a span task a model cannot learn or give: counted, a sentence each."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tinydistilbert.tasks.base import Examples, is_answerable
+from tinydistilbert.tasks.encoding import Features
+from tinydistilbert.tasks.squad import MAX_ANSWER_TOKENS
+
+
+def span_losses(examples: Examples, features: Features, *, total: int = 0) -> list[str]:
+    """What is not learned of train answers, or cannot be given of scored ones.
+
+    Args:
+        examples: of a span task; of others there is nothing to tell.
+        features: their windows.
+        total: of how many examples these are a sample, if they are one; the counts are then estimates for all.
+    """
+    if examples.task.kind != "span" or not len(examples):
+        return []
+    scale = total / len(examples) if total > len(examples) else 1.0
+    about = "about " if scale > 1 else ""
+
+    def share(count: int, of: int, what: str) -> str:
+        return f"{about}{round(scale * count):,} of {round(scale * of):,} {examples.split} {what}"
+
+    is_train = examples.split == examples.task.train
+    sentences = _train_losses(examples, features) if is_train else _scoring_losses(examples, features)
+    return [share(count, of, what) for count, of, what in sentences if count]
+
+
+def _train_losses(examples: Examples, features: Features) -> Iterator[tuple[int, int, str]]:
+    answers = examples.columns["answers"]
+    answered = sum(map(is_answerable, answers))
+    nowhere, long = _whole(examples, features)
+    several = sum(len({*zip(a["text"], a["answer_start"], strict=True)}) > 1 for a in answers)
+    yield len(answers) - answered, len(answers), "questions have no answer"
+    yield nowhere, answered, "answers are wholly in no window, and are learned as no answer: read more with max_length"
+    yield long, answered, f"answers are longer than the {MAX_ANSWER_TOKENS} tokens that are given at most"
+    yield several, answered, "questions have several answers, of which the first is learned"
+
+
+def _scoring_losses(examples: Examples, features: Features) -> Iterator[tuple[int, int, str]]:
+    answers = examples.columns["answers"]
+    answered = sum(map(is_answerable, answers))
+    nowhere, long = _whole(examples, features)
+    elsewhere = sum(
+        is_answerable(answer) and not any(text in context for text in answer["text"])
+        for answer, context in zip(answers, examples.columns["context"], strict=True)
+    )
+    yield len(answers) - answered, len(answers), "questions have no answer"
+    yield elsewhere, answered, "questions have no answer that stands in their context"
+    yield nowhere + long, answered, f"first answers are longer than {MAX_ANSWER_TOKENS} tokens or wholly in no window"
+
+
+def _whole(examples: Examples, features: Features) -> tuple[int, int]:
+    """How many first answers no window holds wholly, and how many that one holds are too long to be given."""
+    lengths = np.where(features.labels[:, 0] > 0, features.labels[:, 1] - features.labels[:, 0] + 1, 0)
+    longest = np.zeros(len(examples), dtype=np.int64)
+    np.maximum.at(longest, features.example, lengths)
+    answered = np.array([is_answerable(answer) for answer in examples.columns["answers"]])
+    return int((answered & (longest == 0)).sum()), int((answered & (longest > MAX_ANSWER_TOKENS)).sum())
