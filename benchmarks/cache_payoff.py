@@ -93,7 +93,7 @@ def run(way: str, seed: int, chosen: argparse.Namespace, blocks_folder: Path) ->
     student.eval()
     tokens, seconds = batches.measured()
     epoch_seconds = seconds / tokens * blocks.train.size
-    validation = validation_losses(student, teacher, setup)
+    validation = validation_losses(student, teacher, setup, precision="fp32")
     return Run(way, seed, steps / per_epoch, steps, build_seconds, epoch_seconds, size / common.MIB, validation)
 
 

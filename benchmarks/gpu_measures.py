@@ -43,7 +43,7 @@ from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import cache
-from tinydistilbert.training.device import chosen_precision
+from tinydistilbert.training.precision import chosen_precision
 
 BLOCK, LENGTHS = 128, (32, 128)
 DOCUMENTS = {"full": 120, "quick": 30, "toy": 2}

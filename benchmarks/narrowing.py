@@ -138,7 +138,7 @@ def run(way: str, width: int, seed: int, steps: int, teacher: PreTrainedModel, b
         seed=seed, objective=OBJECTIVE, checkpoint_minutes=1e6, validation=schema.Validation(times=1, blocks=0)
     )
     setup = PretrainingSetup.of(settings, blocks, CPU)
-    cut = validation_losses(model, teacher, setup)
+    cut = validation_losses(model, teacher, setup, precision="fp32")
     batches = setup.batches(OBJECTIVE, OPTIMIZATION, steps=steps)
     loss = PretrainingLoss(OBJECTIVE, teacher, steps=steps)
     with tempfile.TemporaryDirectory() as folder:
@@ -214,7 +214,7 @@ def main() -> None:
     blocks = replace(blocks, validation=blocks.validation[::stride][: chosen.validation_blocks])
     setup = PretrainingSetup.of(schema.Recipe(validation=schema.Validation(blocks=0)), blocks, CPU)
     shared = {"benchmark": "narrowing", "documents": chosen.documents, "validation_blocks": len(blocks.validation)}
-    loss, related = validation_losses(teacher, None, setup)["mlm"], correlations(teacher)
+    loss, related = validation_losses(teacher, None, setup, precision="fp32")["mlm"], correlations(teacher)
     print(f"masked-LM loss of the teacher {loss:.2f}; correlation of the norms of QᵀK and OV over the heads of each of")
     print(f"its layers: {related}")
     common.append(chosen.output, [{**shared, "teacher": loss, "correlation of QK and OV": related}])

@@ -1,7 +1,7 @@
 """Every path and file name of a run, and what it was begun with: one recipe, one set of data, one version a model."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ _MODEL = "model "
 """Begins the names of hub models in `inputs.json`."""
 _FILE = "file "
 """Begins the paths of files of local models in `inputs.json`."""
+_PRECISION = "precision"
 
 
 def predictions_file(split: str | int) -> str:
@@ -120,6 +121,11 @@ class RunFolder:
     def inputs(self) -> Path:
         """Fingerprints of data and local models, and revisions of hub models, that the run was begun with."""
         return self.path / "inputs.json"
+
+    @property
+    def notices(self) -> Path:
+        """What was renamed, left out or read in a way that could be doubted, one a line; there where anything was."""
+        return self.path / "notices.txt"
 
     @property
     def results(self) -> Path:
@@ -326,6 +332,21 @@ def kept_fingerprints(run: RunFolder) -> dict[str, str]:
     return {name: kept for name, kept in _inputs(run).items() if not name.startswith((_MODEL, _FILE))}
 
 
+def kept_notices(run: RunFolder) -> list[str]:
+    """The notices of the commands that ran in the folder, without repetitions."""
+    if not run.notices.is_file():
+        return []
+    return run.notices.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def keep_notices(run: RunFolder, lines: Sequence[str]) -> None:
+    """Keep further notices for the page."""
+    kept = kept_notices(run)
+    every = list(dict.fromkeys([*kept, *lines]))
+    if len(every) > len(kept):
+        atomic.write_text(run.notices, "\n".join(every) + "\n")
+
+
 def kept_revisions(run: RunFolder) -> dict[str, str]:
     """The commits at which hub models were read that the recipe names without one, by their names.
 
@@ -341,6 +362,32 @@ def keep_revisions(run: RunFolder, commits: Mapping[str, str]) -> None:
     new = {_MODEL + name: commit for name, commit in commits.items()} | stored
     if new != stored:
         atomic.write_json(run.inputs, new)
+
+
+def begun_in(run: RunFolder) -> str | None:
+    """The precision of matrix products that the run was begun in; None if it is new.
+
+    `auto` of a run that was begun by a version that kept none.
+
+    Raises:
+        UserError: the file that keeps it is damaged.
+    """
+    stored = _inputs(run)
+    return stored.get(_PRECISION, "auto" if stored else None)
+
+
+def keep_precision(run: RunFolder, precision: str) -> None:
+    """Keep the precision that the run is begun with.
+
+    Raises:
+        UserError: another process has begun it in another one.
+    """
+    stored = _inputs(run)
+    before = stored.setdefault(_PRECISION, precision)
+    if before != precision:
+        fix = "run the same command again"
+        raise UserError(f"--output {run.path}", expected=precision, found=f"begun in {before} meanwhile", fix=fix)
+    atomic.write_json(run.inputs, stored)
 
 
 def kept_model_files(run: RunFolder) -> dict[str, dict[str, str]]:

@@ -195,6 +195,8 @@ def test_a_finished_variant_is_tidied(tmp_path: Path) -> None:
     (model / "checkpoints" / "step-00000001").mkdir(parents=True)
     (model / "manifest.json").write_text('{"files": {}}')
     sources = MadeFrom({}, {}, {}, tmp_path)
-    builder = VariantBuilder(nothing, nothing, nothing, (), "student", folder, nothing, pytest.fail, sources)
+    builder = VariantBuilder(
+        nothing, nothing, nothing, (), "student", folder, nothing, pytest.fail, pytest.fail, sources
+    )
     make_folder(builder, model, "recovery fine-tuning", pytest.fail)
     assert [path.name for path in model.iterdir()] == ["manifest.json"]

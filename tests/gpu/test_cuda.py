@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from tinydistilbert.losses.vocabulary import TeacherHead, vocabulary_loss
 from tinydistilbert.recipe import schema
-from tinydistilbert.training.device import Compute, choose_device, chosen_precision
+from tinydistilbert.training.device import Compute, choose_device
 from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
 from tinydistilbert.training.loop import train
+from tinydistilbert.training.precision import chosen_precision
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -52,7 +53,7 @@ def fit(folder: Path, device: torch.device, *, die_at: int | None = None) -> lis
 
 def test_auto_takes_the_gpu() -> None:
     assert choose_device("auto").type == "cuda"
-    assert chosen_precision(torch.device("cpu")) == "no"
+    assert chosen_precision(torch.device("cpu")) == "fp32"
 
 
 def test_training_on_the_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:

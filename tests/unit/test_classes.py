@@ -172,7 +172,7 @@ def test_labels_that_make_no_classes_are_told(labels: list[str], message: str, t
         (2.5, "--kind regression"),
         (1e17, "rounded to a neighbour's; write the codes as texts"),
         (["a", "b"], r"2 labels in a list, \['a', 'b'\]: an example has one class"),
-        ([[1]], "1 labels in a list"),
+        ([[1]], "1 label in a list"),
     ],
 )
 def test_what_is_no_label_at_all_is_told_by_its_row(label: Any, message: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import ramp_at
 from tinydistilbert.storage import disk
 from tinydistilbert.training import checkpoint, loop
-from tinydistilbert.training.device import Compute, chosen_precision
+from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
 from tinydistilbert.training.loop import train
 from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
@@ -288,19 +288,6 @@ def test_parameters_without_a_gradient_are_not_decayed() -> None:
         optimizer = make_optimizer(model, schema.Optimization(weight_decay=0.1, decayed=decayed))
         given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         assert given == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-
-
-@pytest.mark.parametrize("has_units", [False, True])
-def test_a_cpu_computes_in_bf16_only_where_it_can_and_is_told_to(
-    has_units: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_units)
-    assert [chosen_precision(CPU, wanted) for wanted in ("auto", "fp32")] == ["no", "no"]
-    if has_units:
-        assert chosen_precision(CPU, "bf16") == "bf16"
-    else:
-        with pytest.raises(UserError, match="precision: expected a device that multiplies in bf16"):
-            chosen_precision(CPU, "bf16")
 
 
 def test_no_more_checkpoints_than_needed(tmp_path: Path) -> None:

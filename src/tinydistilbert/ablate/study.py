@@ -48,6 +48,8 @@ class Trial:
     seed: int
     recipe: Recipe
     folder: RunFolder
+    references: RunFolder
+    """The run of the references, in whose precision all rows are trained that do not name their own."""
 
     @property
     def title(self) -> str:
@@ -72,7 +74,7 @@ class Trial:
 
     def run(self, log: Callable[[str], None]) -> RunContext:
         """The run in its folder."""
-        return run_context(self.recipe, self.folder.path, until=self.until, log=log)
+        return run_context(self.recipe, self.folder.path, until=self.until, log=log, compared_with=self.references)
 
     def measured(self) -> list[Measurement]:
         """What it measured, under the name of its row; `seed` is that of the distillation."""
@@ -180,7 +182,9 @@ def study_of(recipe: Recipe, output: Path, *, log: Callable[[str], None]) -> Stu
         UserError: a row is wrong, as in `variations`.
     """
     folder, rows = AblationFolder(output), variations(recipe)
-    references = Trial(None, recipe.seed, _plain(recipe, "references", tuple(REFERENCES)), folder.references)
+    references = Trial(
+        None, recipe.seed, _plain(recipe, "references", tuple(REFERENCES)), folder.references, folder.references
+    )
     trials = tuple(_trial(recipe, folder, row, seed) for seed in recipe.ablate.seeds for row in rows)
     return Study(recipe, folder, rows, references, trials, log)
 
@@ -191,4 +195,4 @@ def _trial(recipe: Recipe, folder: AblationFolder, row: Variation, seed: int) ->
         teacher = Teacher(model=str(folder.references.teacher.resolve()))
         adapt = Adapt(tokens=0, optimization=plain.adapt.optimization)
         plain = dataclasses.replace(plain, teacher=teacher, adapt=adapt)
-    return Trial(row, seed, _changed(plain, row), folder.row(slug(row.name), seed))
+    return Trial(row, seed, _changed(plain, row), folder.row(slug(row.name), seed), folder.references)

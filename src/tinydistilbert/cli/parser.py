@@ -123,7 +123,9 @@ def _about_a_flag(command: str, flag: str, usage: str) -> UserError:
     if name not in known and name in flags.custom_task_flags():
         fix = f"use it with {', '.join(flags.CUSTOM_TASK)}"
         return UserError(flag, problem=f"{command} trains on no task of your own", fix=fix)
-    near = [] if "." in flag else difflib.get_close_matches(name, known, n=1)
+    columns = [*flags.custom_task_flags()] if command in flags.CUSTOM_TASK else []
+    near = [] if "." in flag else difflib.get_close_matches(name, [*columns, *known], n=1)
+    near = near or [column for column in columns if name.startswith(f"{column}-")][:1]  # --label-column
     near = near or flags.nearest_flags(flag.lstrip("-"))
     fix = did_you_mean([f"--{key}" for key in near]) if near else f"see tinydistilbert {command} --help-all"
     for short, key in flags.SHORT[command].items():

@@ -23,6 +23,7 @@ from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import INPUTS, Logits, predict
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.training.device import Compute
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class VariantBuilder:
     folder: CompressedFolder
     device: torch.device
     log: Callable[[str], None]
+    compute: Callable[[], Compute]
+    """How models are trained; asked for when one is: not every machine computes as the run was begun."""
     sources: MadeFrom
     """What every folder of the variants is made from."""
 

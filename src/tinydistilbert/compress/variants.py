@@ -39,7 +39,7 @@ from tinydistilbert.tasks.base import sample_rows
 from tinydistilbert.tasks.encoding import collate
 from tinydistilbert.tasks.inference import batches_by_length
 from tinydistilbert.tasks.recipe_splits import recipe_examples
-from tinydistilbert.training.device import Compute
+from tinydistilbert.training.precision import multiplying
 
 TOKENS_A_BATCH = 2048
 """Of the batches that importance is estimated from."""
@@ -156,7 +156,7 @@ def _pruned(
         recipe, soft_targets = builder.recovery_recipe, _soft_targets(builder)
         finetune(
             recipe.finetune, task_examples(recipe, builder.task, soft_targets), pruned, output,
-            compute=Compute.of(recipe, builder.device), row=f"{builder.row} {folder.name}", seed=recipe.seed,
+            compute=builder.compute(), row=f"{builder.row} {folder.name}", seed=recipe.seed,
             soft_targets=soft_targets,
         )  # fmt: skip
 
@@ -181,13 +181,16 @@ def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
 
 def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
     """What pruned models learn from beside the labels."""
-    teachers = builder.teachers or (builder.model,)
+    teachers, recipe = builder.teachers or (builder.model,), builder.recipe
 
     def make(output: Path) -> None:
-        make_soft_targets(
-            builder.recovery_examples, teachers, output, tokenizer=load_tokenizer(builder.model),
-            device=builder.device, max_length=builder.max_length,
-        )  # fmt: skip
+        compute = builder.compute()
+        with multiplying(compute.device, compute.chosen):
+            make_soft_targets(
+                builder.recovery_examples, teachers, output, tokenizer=load_tokenizer(builder.model),
+                device=compute.device, max_length=builder.max_length,
+                given_labels=recipe.finetune.distillation.teacher_labels if recipe.compress.teachers else None,
+            )  # fmt: skip
 
     folder = make_folder(builder, builder.folder.soft_targets, "soft targets of the teacher", make)
     return SoftTargetSource(folder, teachers)

@@ -55,13 +55,13 @@ def adapt(
     steps, optimization = adapt_steps(settings, setup.blocks.train.shape[1]), settings.optimization
     model = teacher.model.to(setup.compute.device)
     with atomic.unfinished(output) as folder:
-        before = validation_losses(model, None, setup)
+        before = validation_losses(model, None, setup, precision="fp32")
         seconds = 0.0
         if settings.tokens:
             loss = PretrainingLoss(MASKED_LM_ONLY, steps=steps)
             batches = setup.batches(MASKED_LM_ONLY, optimization, steps=steps)
             seconds = pretrain(model, loss, batches, setup, optimization, folder=folder, label="adapt teacher")
-        after = validation_losses(model, None, setup) if settings.tokens else before
+        after = validation_losses(model, None, setup, precision="fp32") if settings.tokens else before
         save_model(model, teacher.tokenizer, folder)
         rows = pretraining_measurements("teacher", after, setup, origin, seconds, mlm_before=before["mlm"])
         results.write(folder / MEASUREMENTS, rows)

@@ -90,7 +90,7 @@ def distill(
                 steps = distill_steps(settings, objective, len(setup.blocks.train))
             seconds = _train(parts, student, steps, folder, label="distill student")
         student.eval()
-        losses = validation_losses(student, teacher.model, setup)
+        losses = validation_losses(student, teacher.model, setup, precision="fp32")
         save_model(student, teacher.tokenizer, folder)
         optimization = settings.optimization
         blocks_per_step = optimization.batch_size * optimization.gradient_accumulation_steps
@@ -158,7 +158,7 @@ def _steps_in_budget(parts: _Parts, student: PreTrainedModel, folder: Path, log:
     count = max(2, min(PROBE_STEPS, int(PROBE_SHARE * budget / step_seconds)))
     step_seconds = _seconds_of_steps(parts, twin, count) / count
     before_validation = time.monotonic()
-    validation_losses(twin.eval(), parts.teacher, parts.setup)
+    validation_losses(twin.eval(), parts.teacher, parts.setup, precision=parts.setup.compute.chosen)
     validation_seconds = time.monotonic() - before_validation
     spent = time.monotonic() - begun
     validations = parts.setup.validation.times + 1

@@ -22,6 +22,7 @@ from tinydistilbert.results import Measurement, Origin
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import MicroBatches, TrainingJob, step_seed
 from tinydistilbert.training.loop import train
+from tinydistilbert.training.precision import Precision, multiplying
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class PretrainingSetup:
     compute: Compute
 
     @classmethod
-    def of(cls, recipe: schema.Recipe, blocks: TokenBlocks, device: torch.device) -> Self:
-        """As a recipe wants it, on a text that was prepared and a device that was chosen."""
-        compute = Compute.of(recipe, device)
+    def of(cls, recipe: schema.Recipe, blocks: TokenBlocks, where: torch.device | Compute) -> Self:
+        """As a recipe wants it, on a text that was prepared, on a device or in a precision too that was chosen."""
+        compute = where if isinstance(where, Compute) else Compute.of(recipe, where)
         return cls(blocks, recipe.corpus.attention, recipe.masking, recipe.validation, recipe.seed, compute)
 
     def batches(self, objective: schema.Objective, optimization: schema.Optimization, *, steps: int) -> MaskedBatches:
@@ -50,9 +51,15 @@ class PretrainingSetup:
 
 
 def validation_losses(
-    model: PreTrainedModel, teacher: PreTrainedModel | None, setup: PretrainingSetup
+    model: PreTrainedModel, teacher: PreTrainedModel | None, setup: PretrainingSetup, *, precision: Precision
 ) -> dict[str, float]:
     """What the model is worth on held-out text, whatever it was trained with: 15 % are masked, the same ones always.
+
+    Args:
+        model: what is measured.
+        teacher: what it is compared with.
+        setup: the text, and where to compute.
+        precision: of both models' matrix products; what is reported is computed in fp32.
 
     Returns:
         `mlm` (cross-entropy in nats), `perplexity` (its exponential), and with a teacher `kl` (teacher ‖ model in nats,
@@ -62,7 +69,7 @@ def validation_losses(
     sums = {"mlm": 0.0, "kl": 0.0, "cosine": 0.0}
     masked = counted = 0
     is_as_wide = teacher is not None and teacher.config.hidden_size == model.config.hidden_size
-    with torch.inference_mode():
+    with torch.inference_mode(), multiplying(setup.compute.device, precision):
         for cpu_batch in validation_batches(setup.blocks, setup.validation.blocks, attention=setup.attention):
             batch = {name: value.to(setup.compute.device) for name, value in cpu_batch.items()}
             mask, masked_count = batch.get("attention_mask"), len(batch["masked"])
@@ -117,7 +124,8 @@ def pretrain(
     can_be_halved = loss.objective.reduction != "notebook"
     job = TrainingJob(
         steps=loss.steps, micro_batches=batches, term_weights=loss.term_weights, token_shares=loss.token_shares,
-        loss=loss.loss, tokens=useful_tokens, validate=lambda _: validation_losses(model, loss.teacher, setup),
+        loss=loss.loss, tokens=useful_tokens,
+        validate=lambda _: validation_losses(model, loss.teacher, setup, precision=setup.compute.chosen),
         validate_after=frozenset(math.ceil(loss.steps * k / times) for k in range(1, times + 1)),
         oom_splits=int(math.log2(optimization.batch_size)) if can_be_halved else 0,
     )  # fmt: skip
@@ -160,7 +168,7 @@ def pretraining_measurements(
             recipe=origin.recipe,
             recipe_hash=origin.recipe_hash,
             data_fingerprint=setup.blocks.fingerprint,
-            details=dict(details),
+            details={"precision": "fp32", "training_precision": setup.compute.chosen, **details},
         )
         for metric, value in losses.items()
     ]

@@ -30,7 +30,8 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import highest
 from tinydistilbert.storage import atomic, locks
 from tinydistilbert.storage.disk import free_bytes
-from tinydistilbert.training.device import Compute, chosen_precision
+from tinydistilbert.training.device import Compute
+from tinydistilbert.training.precision import Precision, multiplying
 
 FORMAT = 2
 """Raise it whenever the same teacher, text and settings would be stored otherwise."""
@@ -125,7 +126,7 @@ def make_cache(
         UserError: the disk has no room for it, or the folder holds the outputs of another teacher, or something else.
     """
     assert settings.kind != "none" and not teacher.training
-    facts = _facts(settings, batches, teacher, _precision(compute))
+    facts = _facts(settings, batches, teacher, compute.chosen)
     cache = _cache_folder(folder, facts)
     missing = _missing(cache, settings.views)
     total_bytes = check_room(settings, batches, teacher, folder, views=len(missing))
@@ -163,13 +164,8 @@ def views_to_make(
     settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, folder: Path, compute: Compute
 ) -> int:
     """How many views `make_cache` would have to make for this teacher."""
-    cache = _cache_folder(folder, _facts(settings, batches, teacher, _precision(compute)))
+    cache = _cache_folder(folder, _facts(settings, batches, teacher, compute.chosen))
     return len(_missing(cache, settings.views))
-
-
-def _precision(compute: Compute) -> str:
-    is_bf16 = compute.device.type == "cuda" and chosen_precision(compute.device, compute.precision) == "bf16"
-    return "bf16" if is_bf16 else "fp32"
 
 
 def _cache_folder(folder: Path, facts: dict[str, Any]) -> Path:
@@ -224,7 +220,7 @@ def _config_hash(model: PreTrainedModel) -> str:
 
 
 def _facts(
-    settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, precision: str
+    settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, precision: Precision
 ) -> dict[str, Any]:
     """All that a view depends on beside its number. How many views there are is no matter of each of them."""
     objective = batches.objective
@@ -290,7 +286,7 @@ def _make_view(
             original = train[done * BLOCKS_AT_ONCE : (done + 1) * BLOCKS_AT_ONCE].astype(np.int64)
             drawn = batches.draw(original, rate=rate, number=number * passes + done)
             (batch,) = micro_batches(original, drawn, batches.blocks, BLOCKS_AT_ONCE, batches.attention)
-            with torch.autocast(device.type, torch.bfloat16, enabled=facts["precision"] == "bf16"):
+            with multiplying(device, facts["precision"]):
                 parts = _teacher_outputs(settings, batches.objective, teacher, batch, drawn.soft, device)
             parts["input_ids"] = drawn.input_ids.astype(id_type)
             marks = np.where(drawn.labels != IGNORED, MASKED, 0) | np.where(drawn.soft, SOFT, 0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tinydistilbert.training.device import chosen_precision
+from tinydistilbert.training.precision import chosen_precision
 
 EFFICIENCY = 0.58
 """Share of the matrix-multiply rate that training reaches. From a finished quickstart (2 cores without hyper-threading,

@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.data.corpus import prepared_splits
 from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
+from tinydistilbert.finetuning.examples import less_threshold
+from tinydistilbert.notices import notice
 from tinydistilbert.pipeline.jobs import jobs
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.storage import cache
@@ -19,6 +21,7 @@ from tinydistilbert.tasks import HELD_OUT, hold_out, repeated, tasks_of
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
@@ -141,22 +144,29 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
         return None
     if task.official and recipe.data is None:
         count = limited(task.official[task.train], settings.train_examples)
+        if task.may_lack_answer and settings.select != "heldout":  # so many choose the null threshold
+            count -= round(hold_out.SHARE * count)
         official = dict(task.official) | {HELD_OUT: round(hold_out.SHARE * task.official[task.train])}
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)
         length = min(task.typical_length, max_length)
         return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))
-    totals, windows, lengths, longest = [], [], [], 0
+    totals, windows, lengths, longest, trained_share = [], [], [], 0, 1.0
     repeated.refuse_one_file_for_two(task, recipe.data)
     loaded = [recipe_examples(recipe, task, split) for split in (task.train, splits[0])]
     repeated.check_repeated(recipe, loaded[0], loaded[1:])
     for examples in loaded:
+        totals.append(len(examples))
+        if examples.split == task.train:
+            trained_on, _ = less_threshold(recipe, examples)
+            trained_share, examples = len(trained_on) / len(examples), trained_on
         sample = _sample(examples)
         features = encode(sample, tokenizer, max_length)
-        totals.append(len(examples))
+        for loss in span_losses(sample, features, total=len(examples)):
+            notice(task.title, loss)
         windows.append(len(features) / len(sample))
         lengths.append(float(features.lengths.mean()))
         longest = max(longest, int(features.lengths.max()))
-    count = limited(totals[0], settings.train_examples)
+    count = round(limited(totals[0], settings.train_examples) * trained_share)
     scored = limited(totals[1], settings.validation_examples) * len(splits)
     return TaskSize(
         count, round(count * windows[0]), lengths[0], longest, scored, scored * windows[1] * lengths[1],

@@ -14,6 +14,7 @@ import torch
 from tinydistilbert import results
 from tinydistilbert.evaluation.scoring import Predictions, notes_on_answers, null_threshold_for, read_predictions, score
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import EXAMPLE_HASH, MEASUREMENTS, SAMPLES, predictions_file
@@ -65,7 +66,8 @@ def _finite(value: Any) -> Any:
 
 def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
-    training: Mapping[str, Any], shared: Mapping[str, int] = MappingProxyType({}),
+    training: Mapping[str, Any], output_labels: tuple[str, ...] = (),
+    shared: Mapping[str, int] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
@@ -82,6 +84,7 @@ def evaluate(
         output: folder to write.
         device: to predict on.
         training: what `finetune` wrote into `training.json`; empty for a given model.
+        output_labels: what each output of a given model stands for; empty = what the names say.
         shared: by split, how many of the scored texts are in the train split.
 
     Raises:
@@ -102,20 +105,24 @@ def evaluate(
             features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
             config = load_config(model_folder)
-            order = check_classes(model_folder, config, examples.task)
+            order = check_classes(model_folder, config, examples.task, output_labels)
             if order is not None:  # of a given model, which numbers the classes in another order
                 logits = np.stack(list(logits))[:, order]
             null_threshold = null_threshold_for(config, examples)
             predictions = read_predictions(examples, features, logits, null_threshold=null_threshold)
             scores = score(examples, predictions, seed=recipe.seed)
             seconds = time.perf_counter() - begin
-            common: dict[str, Any] = {"device": str(device), "seconds_training": training.get("seconds", 0.0)}
+            common: dict[str, Any] = {
+                "device": str(device), "precision": "fp32", "seconds_training": training.get("seconds", 0.0)
+            }  # fmt: skip
             warnings = [*trained_badly(training), *trained_on_scored(examples, shared.get(split, 0))]
             if shared.get(split):
                 common["shared_texts"] = shared[split]
             if task.kind == "span":
-                common |= {"answer_units": task.answer_units, "notes": notes_on_answers(examples)}
-                common["notes"] += [*span_losses(examples, features), *training.get("notes", ())]
+                notes = [*notes_on_answers(examples), *span_losses(examples, features)]
+                for note in notes:
+                    notice(task.title, note)
+                common |= {"answer_units": task.answer_units, "notes": [*notes, *training.get("notes", ())]}
             if null_threshold is not None:
                 common[NULL_THRESHOLD] = null_threshold
                 if not hasattr(config, NULL_THRESHOLD):
@@ -123,6 +130,8 @@ def evaluate(
             common |= {
                 name: training[name] for name in ("selected", "unlabelled_examples", "left_out") if name in training
             }
+            if "precision" in training:
+                common["training_precision"] = training["precision"]
             if missing:
                 common["missing"] = missing
             measurements += [

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tasks import HELD_OUT, hold_out
 from tinydistilbert.tasks.base import Examples, Task, is_answerable
@@ -65,7 +66,7 @@ def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, sof
         UserError: the data are wrong.
     """
     settings = recipe.finetune.settings(task.name)
-    labelled, _ = _less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=settings.train_examples))
+    labelled, _ = less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=settings.train_examples))
     unlabelled = []
     if soft and settings.distillation.unlabelled:
         unlabelled.append(read_unlabelled(Path(settings.distillation.unlabelled), labelled.task))
@@ -83,10 +84,10 @@ def _threshold_examples(recipe: Recipe, task: Task) -> Examples | None:
     if task.kind != "span":
         return None
     limit = recipe.finetune.settings(task.name).train_examples
-    return _less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=limit))[1]
+    return less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=limit))[1]
 
 
-def _less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples | None]:
+def less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples | None]:
     """The train examples without those that choose the null threshold, and those, if there are any.
 
     Where some question has no answer, the threshold is chosen by a tenth of the questions, of whole contexts, the same
@@ -98,6 +99,9 @@ def _less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples
         return train, None
     rows = threshold_rows(train)
     rest = sorted({*range(len(train))} - {*rows})
+    held_out = f"{len(rows):,} of {len(train):,} train questions are not trained on: they choose the null threshold"
+    too_few = "too few train questions with and without an answer to hold some out: the null threshold is 0"
+    notice(train.task.title, held_out if rows else too_few)
     return _taken(train, rest), (_taken(train, rows) if rows else None)
 
 

@@ -70,6 +70,7 @@ def finetune(
         facts |= {
             "train_examples": examples.labelled, "train_examples_total": examples.train.total,
             "steps": training.job.steps, "seconds": round(seconds, 1), "seed": seed,
+            "precision": training.compute.chosen,
             "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / LOG),
             "loss_without_learning": loss_without_learning(training),
         }  # fmt: skip

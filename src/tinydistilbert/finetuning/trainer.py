@@ -24,6 +24,7 @@ from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.task_head import starting_head
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.models.used_words import only_used_words
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic, json_lines
@@ -31,11 +32,13 @@ from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.compatible import check_same_tokenizer
 from tinydistilbert.tasks.encoding import NO_LABEL, Features, encode
 from tinydistilbert.tasks.inference import predict
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.training.best_epoch import BestEpoch, EpochSelector
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import TrainingJob, step_seed
 from tinydistilbert.training.loop import train
 from tinydistilbert.training.optimizer import learning_rate_factor
+from tinydistilbert.training.precision import multiplying
 
 MAX_SELECTIONS = 20
 """Times that a training is scored to choose an epoch, at most."""
@@ -124,10 +127,14 @@ def prepare_training(
     features, scale = encode(examples.train, tokenizer, max_length), LabelScale.of(examples.train)
     if not scale.is_plain:
         features = replace(features, labels=scale.standard(examples.train.columns["label"]))
+    for loss in span_losses(examples.train, features):
+        notice(task.title, loss)
     selection = encode(examples.selection, tokenizer, max_length) if examples.selection else None
 
     torch.manual_seed(step_seed(seed))  # of the new head
     model = load_model(encoder, task.kind, labels=task.labels)
+    if model.config.model_type == ELMO:  # recurrent: its products are of one word at a time
+        compute = replace(compute, precision="fp32")
     if task.kind == "regression" and starting_head(load_config(encoder), "regression", ()).is_kept:
         scale.to_standard(model)
     set_dropout(model, settings.optimization.dropout, settings.optimization.attention_dropout)
@@ -221,7 +228,9 @@ def selection_score(training: TaskTraining) -> float:
     examples, features = training.examples.selection, training.selection
     assert examples is not None and features is not None
     pad_token_id = training.batches.pad_token_id
-    logits = predict(training.model, features, pad_token_id=pad_token_id, device=training.compute.device)
+    compute = training.compute
+    with multiplying(compute.device, compute.chosen):
+        logits = predict(training.model, features, pad_token_id=pad_token_id, device=compute.device)
     if isinstance(logits, np.ndarray) and not training.scale.is_plain:
         logits = training.scale.labels(logits).astype(np.float32)
     null_threshold = None

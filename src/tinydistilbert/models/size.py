@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tinydistilbert.models.heads import parameter_count, vocabulary_size
 from tinydistilbert.models.pruned import is_pruned, parts_of
@@ -13,6 +13,18 @@ FORWARD_AND_BACKWARD = 3
 
 TRAINING_BYTES = 16
 """Bytes of a parameter in training: weight, gradient and AdamW's two moments, in single precision."""
+
+
+def layer_shapes(config: PretrainedConfig) -> tuple[tuple[int, int], ...]:
+    """Inner size and columns of the matrices of a transformer's layer, none of a recurrent model.
+
+    The second feed-forward matrix is as the first the other way round, which a backward pass multiplies with too.
+    """
+    if config.model_type == "elmo":
+        return ()
+    width = config.hidden_size
+    inner: int = getattr(config, "hidden_dim" if config.model_type == "distilbert" else "intermediate_size")
+    return ((width, width), (width, inner))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from tinydistilbert import run_folder
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub
-from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.models.size import layer_shapes
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
 from tinydistilbert.pipeline.inputs import Inputs
 from tinydistilbert.pipeline.jobs import Job, jobs
@@ -20,7 +21,15 @@ from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import cache
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.training.device import choose_device, chosen_precision
+from tinydistilbert.training.device import Compute, choose_device
+from tinydistilbert.training.precision import (
+    PRECISIONS,
+    Choice,
+    choose,
+    chosen_precision,
+    is_possible,
+    missing,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class RunContext:
     """Called with a line for each stage that was done or skipped."""
     command: str = ""
     """The command line that the report shows as the way to get the same again."""
+    compared_with: RunFolder | None = None
+    """A run whose precision is taken where the recipe leaves it open, because the two are going to be compared."""
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -67,6 +78,45 @@ class RunContext:
     def device(self) -> torch.device:
         """Where everything is computed but latencies."""
         return choose_device(self.recipe.device)
+
+    @cached_property
+    def compute(self) -> Compute:
+        """How everything is trained here: in the precision that the run was begun with.
+
+        Raises:
+            UserError: this machine does not compute so.
+        """
+        precision = self.precision.precision
+        if not is_possible(self.device, precision):
+            expected, found = missing(self.device, precision)
+            fix = "go on where it is possible, or give another --output"
+            where = f"--output {self.folder.path}, begun in {precision}"
+            raise UserError(where, expected=expected, found=found, fix=fix)
+        return Compute(self.device, precision, self.recipe.checkpoint_minutes)
+
+    @cached_property
+    def precision(self) -> Choice:
+        """The precision that the run was begun with; of a new run what the recipe names, or a probe finds.
+
+        A run of a version that kept none goes on as that version chose.
+
+        Raises:
+            UserError: the recipe names one in which this device does not compute, or what is kept is damaged.
+        """
+        is_open = self.recipe.precision == "auto"
+        begun_in = run_folder.begun_in(self.folder)
+        if begun_in is None and is_open and self.compared_with:
+            begun_in = run_folder.begun_in(self.compared_with)
+        if begun_in is None and is_open:
+            return choose(self.device, self._layer_shapes())
+        known = next((name for name in PRECISIONS if name == begun_in), None)
+        precision = known or chosen_precision(self.device, self.recipe.precision)
+        return Choice(precision, precision)
+
+    def _layer_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Of the model that most of the time goes to."""
+        given = self.recipe.finetune.model or self.recipe.compress.model
+        return layer_shapes(load_config(given) if given else self.sources.original_teacher.model.config)
 
     @cached_property
     def tasks(self) -> Mapping[str, Task]:
@@ -133,10 +183,14 @@ class RunContext:
     def check_machine(self) -> None:
         """Refuse a device or a precision that this machine does not have, and a launcher of several processes.
 
+        A run that was begun may have nothing left to train: `compute` refuses what this machine cannot go on with.
+
         Raises:
             UserError: one of them was asked for.
         """
-        chosen_precision(self.device, self.recipe.precision)
+        device = self.device
+        if run_folder.begun_in(self.folder) is None:
+            chosen_precision(device, self.recipe.precision)
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if processes > 1:
             fix = "start the command without a launcher"

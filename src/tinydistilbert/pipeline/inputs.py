@@ -39,7 +39,7 @@ _TASK = ("seed", "precision", "finetune")
 SETTINGS = {
     "adapt": (*_PRETRAINING, "adapt"),
     "distill": (*_PRETRAINING, "student", "objective", "distill"),
-    "cut": ("seed", "student"),
+    "cut": (*_TASK, "student"),
     "augment": _TASK,
     "targets": _TASK,
     "finetune": _TASK,

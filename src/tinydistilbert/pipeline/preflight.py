@@ -63,7 +63,7 @@ def check_text(run: RunContext) -> None:
     recipe, settings, teacher = run.recipe, run.recipe.distill.cache, run.sources.original_teacher.model
     if settings.kind == "none" or "distill" not in run.stages:
         return
-    setup = PretrainingSetup.of(recipe, run.sources.blocks, run.device)
+    setup = PretrainingSetup.of(recipe, run.sources.blocks, run.compute)
     batches = setup.batches(recipe.objective, recipe.distill.optimization, steps=1)
     if recipe.adapt.tokens:  # another teacher, of which nothing is cached
         views = settings.views
@@ -171,7 +171,8 @@ def _check_given_model(run: RunContext, model: Path) -> None:
     load_tokenizer(model)
     for folder in (model, *map(Path, recipe.compress.teachers)):
         config = load_config(folder)
-        order = check_classes(folder, config, task)
+        labels = () if folder == model else recipe.finetune.distillation.teacher_labels
+        order = check_classes(folder, config, task, labels)
         load_model(folder, task.kind, require_head=True)
         where = f"max_length of {name}, which {folder} reads"
         check_length(where, recipe.finetune.max_length(name, task.max_length), longest_input(config))

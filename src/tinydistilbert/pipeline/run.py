@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinydistilbert import run_folder
+from tinydistilbert import notices, run_folder
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import folder_pins, hub
 from tinydistilbert.pipeline import preflight, stages
@@ -55,7 +55,7 @@ def stage_names(recipe: Recipe, until: str) -> tuple[str, ...]:
 
 def run_context(
     recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = "",
-    sources: Sources | None = None,
+    sources: Sources | None = None, compared_with: RunFolder | None = None,
 ) -> RunContext:  # fmt: skip
     """What `run` runs.
 
@@ -66,9 +66,10 @@ def run_context(
         log: called with a line for each stage that was done or skipped.
         command: the command line that the report shows as the way to get the same again.
         sources: teacher and text of the recipe, where another run has loaded them already.
+        compared_with: a run whose precision is taken where the recipe leaves it open.
     """
     sources = sources or Sources(recipe.teacher, recipe.corpus, recipe.data)
-    return RunContext(recipe, RunFolder(output), stage_names(recipe, until), sources, log, command)
+    return RunContext(recipe, RunFolder(output), stage_names(recipe, until), sources, log, command, compared_with)
 
 
 def check_inputs(run: RunContext) -> None:
@@ -105,6 +106,10 @@ def claimed(run: RunContext) -> Iterator[None]:
             atomic.sweep(output)
             if not run.is_begun():
                 atomic.write_text(run.folder.recipe, to_toml(run.recipe))
+            if run_folder.begun_in(run.folder) is None:  # before anything else is kept of what it was begun with
+                run_folder.keep_precision(run.folder, run.precision.precision)
+                if run.recipe.precision == "auto":
+                    run.log(f"precision: {run.precision.why}")
             run_folder.keep_revisions(run.folder, hub.pinned_revisions())
             run_folder.keep_model_files(run.folder, model_files)
             run.inputs.keep()
@@ -132,7 +137,9 @@ def run_stages(run: RunContext) -> tuple[str, ...]:
     with claimed(run):
         for stage in STAGES:
             if stage.name in run.stages:
+                run_folder.keep_notices(run.folder, notices.all_notices())  # before the page is made, too
                 stage.run(run)
+        run_folder.keep_notices(run.folder, notices.all_notices())
         if run.stages[-1] != "prepare":  # whatever happened to the file meanwhile
             stages.write_results(run)
     missed = stages.missed_targets(run) if "compress" in run.stages else ()

@@ -37,7 +37,7 @@ from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.recipe_splits import scored_split
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
-from tinydistilbert.training.device import Compute
+from tinydistilbert.training.precision import multiplying
 
 
 def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], None], sources: MadeFrom) -> None:
@@ -79,7 +79,7 @@ def prepare(run: RunContext) -> None:
 
 
 def _pretraining_setup(run: RunContext) -> PretrainingSetup:
-    return PretrainingSetup.of(run.recipe, run.sources.blocks, run.device)
+    return PretrainingSetup.of(run.recipe, run.sources.blocks, run.compute)
 
 
 def adapt_teacher(run: RunContext) -> None:
@@ -159,7 +159,10 @@ def _encoder(run: RunContext, job: Job) -> Path:
 
 
 def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
-    model = load_model(teacher, run.tasks[task].kind)
+    model, distillation = load_model(teacher, run.tasks[task].kind), run.recipe.finetune.distillation
+    if distillation.teacher_labels and isinstance(distillation.teachers, tuple):  # by which its head is put into order
+        model.config.id2label = dict(enumerate(distillation.teacher_labels))
+        model.config.label2id = {label: index for index, label in enumerate(distillation.teacher_labels)}
     with atomic.unfinished(output) as folder:
         save_model(cut_task_student(model, run.recipe.student), load_tokenizer(teacher), folder)
 
@@ -168,7 +171,7 @@ def _finetune(run: RunContext, job: Job, output: Path) -> None:
     soft_targets = _soft_targets(run, job) if job.is_second_distillation else None
     finetune(
         run.recipe.finetune, task_examples(run.recipe, run.tasks[job.task], soft_targets), _encoder(run, job), output,
-        compute=Compute.of(run.recipe, run.device), row=job.row, seed=job.seed, soft_targets=soft_targets,
+        compute=run.compute, row=job.row, seed=job.seed, soft_targets=soft_targets,
     )  # fmt: skip
 
 
@@ -181,22 +184,34 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
         folder = run.folder.augmented(job.task)
         proposer = Path(run.recipe.finetune.model or run.folder.teacher)
         sources = run.inputs.of_stage("augment", data=(train,), models=(proposer,), task=job.task)
-        make_folder(run, folder, f"augment {task.title}", partial(_augment, run, task), sources)
+        make_folder(run, folder, f"augment {task.title}", _in_precision(run, partial(_augment, run, task)), sources)
         file = folder / AUGMENTED_EXAMPLES
         augmented = file if holds_examples(file) else None
     examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=True)
-    targets = run.folder.soft_targets(job.task)
+    targets, are_given = run.folder.soft_targets(job.task), isinstance(settings.distillation.teachers, tuple)
     data = (train, *([UNLABELLED] if settings.distillation.unlabelled else ()))
     read = (encoder, *teachers, *([run.folder.augmented(job.task)] if settings.distillation.augment else ()))
     make_folder(
         run, targets, f"soft targets of {task.title}",
-        partial(
+        _in_precision(run, partial(
             make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
             max_length=run.recipe.finetune.max_length(job.task, task.max_length),
-        ),
+            given_labels=settings.distillation.teacher_labels if are_given else None,
+        )),
         run.inputs.of_stage("targets", data=data, models=read, task=job.task),
     )  # fmt: skip
     return SoftTargetSource(targets, teachers, augmented)
+
+
+def _in_precision(run: RunContext, make: Callable[[Path], None]) -> Callable[[Path], None]:
+    """What a training learns from is computed in the precision of the training."""
+
+    def made(output: Path) -> None:
+        compute = run.compute
+        with multiplying(compute.device, compute.chosen):
+            make(output)
+
+    return made
 
 
 def task_teachers(run: RunContext, task: str) -> tuple[Path, ...]:
@@ -240,6 +255,7 @@ def _evaluate(run: RunContext, job: Job, output: Path) -> None:
     evaluate(
         model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
         training={} if job.is_given else training_facts(model), shared=run.inputs.shared_texts(run.tasks[job.task]),
+        output_labels=run.recipe.finetune.distillation.teacher_labels if job.is_given else (),
     )  # fmt: skip
 
 
@@ -278,7 +294,7 @@ def compress_models(run: RunContext) -> None:
         was_finished = atomic.is_finished(folder.summary)
         builder = VariantBuilder(
             run.recipe, run.tasks[name], compressed_model(run, name), recovery_teachers(run, name),
-            run.recipe.compress.row, folder, run.device, run.log, _compression_sources(run, name),
+            run.recipe.compress.row, folder, run.device, run.log, lambda: run.compute, _compression_sources(run, name),
         )  # fmt: skip
         compression.compress_task_model(builder)
         spent = "finished before, skipped" if was_finished else duration(time.monotonic() - started)

@@ -24,7 +24,8 @@ class CustomTask:
     """A custom task: its files, their columns, and what is predicted."""
 
     train: str = ""
-    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, or a hub data set, of which `train` is read."""
+    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, a folder of `save_to_disk`, or a hub data set
+    (`owner/name:configuration:split`), of which `train` is read where no split is named."""
     validation: str = ""
     """The scored examples: as `train`; of a hub data set, its split `validation`. May be empty with
     finetune.score_on = "train"."""
@@ -67,6 +68,9 @@ class TaskDistillation:
     """Tasks on which the student is also fine-tuned with a teacher; DistilBERT's authors did so on SQuAD alone."""
     teachers: Literal["first", "all"] | tuple[str, ...] = "first"
     """The run's teacher of the first seed, the mean of those of all seeds, or folders of fine-tuned models."""
+    teacher_labels: tuple[str, ...] = ()
+    """Of teachers in folders: the class that each of their outputs stands for, in the order of the outputs; empty =
+    what their names say, and LABEL_0, LABEL_1 … are the classes in their order."""
     start: Literal["student", "teacher"] = "student"
     """What the rows "(D)" start from: the pretrained student; or the first fine-tuned teacher of the task, cut to the
     layers that `student` says, with its pooler and head. The second needs no pretraining distillation."""

@@ -1,15 +1,20 @@
 """The answers of questions: their forms in files, questions without one, and what is wrong with them."""
 
+import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.readers import Rows, shown
 
 DROP = "or drop the row"
 KEYS = ("text", "answer_start")
-_TRUTH = {"true": True, "false": False, "1": True, "0": False}
+_TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False, "": None}
 
 
 def checked_answers(task: Task, rows: Rows, contexts: Sequence[str], *, must_match: bool) -> list[dict[str, list[Any]]]:
@@ -29,7 +34,8 @@ def checked_answers(task: Task, rows: Rows, contexts: Sequence[str], *, must_mat
             the row says that there is none.
     """
     impossible = _impossible(rows)
-    answers = [_as_lists(value, no) for value, no in zip(rows.values("answers"), impossible, strict=True)]
+    given = rows.values("answers")
+    answers = [_as_lists(value, no) for value, no in zip(given, impossible, strict=True)]
     problems = (
         (row, problem)
         for row, (answer, context, no) in enumerate(zip(answers, contexts, impossible, strict=True))
@@ -41,7 +47,52 @@ def checked_answers(task: Task, rows: Rows, contexts: Sequence[str], *, must_mat
         others = sum(1 for _ in problems)
         found += f" (and {others:,} more row{'s' * (others > 1)} with wrong answers)" if others else ""
         raise UserError(rows.at(row, column), expected=expected, found=found, fix=fix)
+    if none := sum(not answer["text"] for answer in answers):
+        notice(rows.where, f"{none:,} of {counted(len(answers), 'question')} have no answer in their context")
+    pairs = zip(given, answers, strict=True)
+    if empty := sum(isinstance(one, dict) and bool(one.get("text")) and not read["text"] for one, read in pairs):
+        notice(rows.where, f"{counted(empty, 'question')} with an empty text for an answer are read as without one")
     return answers
+
+
+def with_answers(rows: Rows) -> Rows:
+    """The rows with the column `answers`: made of `answer_text` (or `answer`) and `answer_start`, where it is missing.
+
+    Raises:
+        UserError: a start that is no whole number, or one without a text.
+    """
+    names = rows.table.column_names
+    text_column = next((name for name in ("answer_text", "answer") if name in names), None)
+    if "answers" in names or text_column is None or "answer_start" not in names:
+        return rows
+    answers: list[dict[str, list[Any]]] = []
+    pairs = zip(rows.values(text_column), rows.values("answer_start"), strict=True)
+    for row, (text, start) in enumerate(pairs):
+        texts, starts = ([value] if not isinstance(value, list) else value for value in (text, start))
+        positions = [_position(value) for value in starts]
+        if not any(texts) and all(position in (None, -1) for position in positions):
+            answers.append({key: [] for key in KEYS})
+        elif None in positions or not all(isinstance(value, str) for value in texts):
+            expected, found = "a text and the number of its first character", f"{shown(text)} at {shown(start)}"
+            raise UserError(
+                rows.at(row, "answer_start"), expected=expected, found=found, fix=f"correct the answer {DROP}"
+            )
+        else:
+            answers.append(dict(zip(KEYS, (texts, positions), strict=True)))
+    none = sum(not answer["text"] for answer in answers)
+    without = f", {counted(none, 'row')} without an answer" if none else ""
+    notice(rows.where, f"the answers are read from the columns {text_column} and answer_start{without}")
+    kind = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int64()))])
+    return dataclasses.replace(rows, table=rows.table.append_column("answers", pa.array(answers, kind)))
+
+
+def _position(value: Any) -> int | None:
+    """A whole number, also as text or as the float that a missing neighbour made of it; None where it is none."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,15}", value.strip()):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _impossible(rows: Rows) -> list[bool | None]:
@@ -52,7 +103,7 @@ def _impossible(rows: Rows) -> list[bool | None]:
     marked: list[bool | None] = []
     for row, (mark, others) in enumerate(zip(marks, plausible, strict=True)):
         truth = None if mark is None else _TRUTH.get(str(mark).strip().lower())
-        if mark is not None and truth is None:
+        if mark is not None and str(mark).strip().lower() not in _TRUTH:
             fix = f"correct it {DROP}"
             raise UserError(rows.at(row, "is_impossible"), expected="true or false", found=shown(mark), fix=fix)
         has_plausible = bool(others.get("text") if isinstance(others, dict) else others)

@@ -153,7 +153,7 @@ def _names(task: Task, rows: Rows) -> list[str]:
 def _no_class(task: Task, where: str, label: Any) -> UserError:
     expected = "a word or a whole number that names a class"
     if isinstance(label, list):
-        problem = f"{len(label)} labels in a list, {shown(label)}: an example has one class here"
+        problem = f"{counted(len(label), 'label')} in a list, {shown(label)}: an example has one class here"
         return UserError(where, problem=problem, fix=f"write the one class as such {DROP}")
     is_number = isinstance(label, (float, Decimal)) or (isinstance(label, str) and bool(label.strip()))
     if is_number and _NOT_A_LABEL.fullmatch(str(label).strip()):

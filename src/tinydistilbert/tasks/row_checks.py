@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.notices import notice
 from tinydistilbert.tasks.answers import DROP, checked_answers
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.readers import Rows, shortened, shown
@@ -102,10 +103,13 @@ def _names(rows: Rows, column: str, *, may_lack: bool) -> list[Any]:
     """The names of the rows, no name twice; their numbers where there is no such column."""
     if column not in rows.table.column_names:
         return list(range(rows.table.num_rows))
-    names = rows.values(column)
+    names = [None if name == "" or name != name else name for name in rows.values(column)]  # "": of CSV; NaN: of pandas
+    if not may_lack and all(name is None for name in names):
+        notice(f"{rows.where}, column {column}", f"no row has one: they are numbered from 0 to {len(names) - 1:,}")
+        return list(range(len(names)))
     first_rows: dict[Any, int] = {}
     for row, name in enumerate(names):
-        is_lacking = name is None or name == ""  # a cell of CSV with nothing in it
+        is_lacking = name is None
         if is_lacking and may_lack:
             continue
         if isinstance(name, (dict, list)):

@@ -1,16 +1,19 @@
 """Where and in which precision a training computes."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Literal, Self
 
 import torch
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.progress import say
 from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.training.cores import busy_elsewhere, own_cores, usable_cores
+from tinydistilbert.training.precision import Precision, chosen_precision
 
-Precision = Literal["auto", "fp32", "bf16"]
+BUSY = 0.5
+"""Cores that a training may lack before it is said."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,19 @@ class Compute:
     """How every training of a run computes, and how often it saves what it has; nothing of what it learns."""
 
     device: torch.device
-    precision: Precision
-    """Of matrix products; `auto`: see `chosen_precision`."""
+    precision: Precision | Literal["auto"]
+    """Of matrix products; `auto`: see `chosen_precision`, which probes nothing."""
     checkpoint_minutes: float
     """Minutes between checkpoints."""
+
+    @property
+    def chosen(self) -> Precision:
+        """The precision of matrix products.
+
+        Raises:
+            UserError: the device does not compute so.
+        """
+        return chosen_precision(self.device, self.precision)
 
     @classmethod
     def of(cls, recipe: Recipe, device: torch.device) -> Self:
@@ -48,32 +60,20 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def chosen_precision(device: torch.device, wanted: str = "auto") -> str:
-    """`bf16` or `no`; by itself bf16 on GPUs that have it, and never on a CPU.
-
-    Raises:
-        UserError: bf16 is asked for on a device that computes it several times slower than fp32.
-    """
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_bf16 = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    if wanted == "bf16" and not has_bf16:
-        expected, found = "a device that multiplies in bf16", f"{device.type} without units for it"
-        raise UserError("precision", expected=expected, found=found, fix="leave it at auto, or set fp32")
-    return "bf16" if wanted == "bf16" or (wanted == "auto" and has_bf16 and device.type == "cuda") else "no"
-
-
-def usable_cores() -> int:
-    """How many cores this process may use: those that it may run on, and no more than its control group's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return cores
-
-
 def use_threads(threads: int | None) -> None:
     """Let torch use so many threads; None = as many as it takes by itself, but no more than there are cores to use."""
     torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cores()))
+
+
+@cache
+def say_if_busy() -> None:
+    """Say, once in a process, that other processes use the cores that a training with torch's threads would need."""
+    threads, cores, others = torch.get_num_threads(), len(own_cores()), busy_elsewhere()
+    free = cores - others
+    if free > threads - BUSY:
+        return
+    fix = f"--threads {max(1, round(free))}, or wait for them" if threads > max(1, round(free)) else "wait for them"
+    say(
+        f"other processes keep {others:.1f} of {cores} cores busy, and this training takes {threads} "
+        f"thread{'s' if threads > 1 else ''}: each may slow the other several times; {fix}"
+    )

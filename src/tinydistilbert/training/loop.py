@@ -23,10 +23,11 @@ from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.allocator import keep_freed_memory
-from tinydistilbert.training.device import Compute, chosen_precision
+from tinydistilbert.training.device import Compute, say_if_busy
 from tinydistilbert.training.diagnosis import write_diagnosis
 from tinydistilbert.training.job import TrainingJob, step_seed
 from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
+from tinydistilbert.training.precision import Precision, autocast, onednn
 
 FLUSH_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
 """Steps after which the host reads what was computed; to ask a GPU after each one would stop it each time."""
@@ -71,6 +72,7 @@ def train(
     """
     if compute.device.type == "cpu":
         keep_freed_memory()
+        say_if_busy()
     model.to(compute.device).train()
     optimizer, log = make_optimizer(model, settings), folder / LOG
     name = f"{label}, seed {seed}, {job.steps} steps"
@@ -79,10 +81,10 @@ def train(
         model, job, settings, compute, seed, folder, label, name, optimizer, state,
         # Lines after the checkpoint's belong to steps that are done again.
         log=atomic.Log(log, state.log_bytes), progress=Progress(label, job.steps, done=state.step),
-        precision=chosen_precision(compute.device, compute.precision), tokens=state.tokens, oom_splits=state.oom_splits,
+        precision=compute.chosen, tokens=state.tokens, oom_splits=state.oom_splits,
         failed=torch.zeros((), device=compute.device),
     )  # fmt: skip
-    with loop.log, signals.deferred() as loop.stop:
+    with loop.log, onednn(loop.precision), signals.deferred() as loop.stop:
         loop.run()
     if loop.stop:  # since the last step was flushed: there is nothing left to save, but the command is to end
         raise KeyboardInterrupt
@@ -107,7 +109,7 @@ class _Loop:
     resumed_from: checkpoint.State
     log: atomic.Log
     progress: Progress
-    precision: str
+    precision: Precision
     tokens: int
     """Useful ones so far."""
     oom_splits: int
@@ -180,7 +182,7 @@ class _Loop:
             torch.manual_seed(step_seed(self.seed, step, index))
             batch = {name: _moved(value, self.compute.device) for name, value in cpu_batch.items()}
             term_scales = {name: weight * share[name] for name, weight in term_weights.items()}
-            with torch.autocast(self.compute.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with autocast(self.compute.device, self.precision):
                 loss, terms = self.job.loss(self.model, batch, term_scales, step)
             loss.backward()  # type: ignore[no-untyped-call]
             for name, value in terms.items():

@@ -1,0 +1,70 @@
+"""The cores that this process may use, and how much of them other processes use just now."""
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+LOOK_SECONDS = 0.2
+
+
+def own_cores() -> tuple[int, ...]:
+    """Numbers of the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: those that it may run on, and no more than its control groups' quotas."""
+    return max(1, min([len(own_cores()), *map(int, _quotas())]))
+
+
+def _quotas() -> list[float]:
+    """Cores' worth of time that each control group around this process is given, where it has a limit."""
+    try:
+        groups = [line.split(":", 2) for line in OWN_CGROUPS.read_text().splitlines()]
+    except OSError:
+        groups = []
+    quotas = []
+    for _, controllers, path in (group for group in groups if len(group) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = CGROUPS / controllers if controllers else CGROUPS
+        folder = root / path.lstrip("/")  # inside a container it may not be there: only the root is then
+        for level in (folder, *folder.parents):
+            quotas += _quota_of(level)
+            if level == root:
+                break
+    return quotas or _quota_of(CGROUPS)
+
+
+def _quota_of(folder: Path) -> list[float]:
+    """The limit of one control group, of version 2 or 1; nothing where it has none."""
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((folder / file).read_text() for file in files).split()
+            return [int(quota) / int(period)] if int(quota) > 0 else []
+        except (OSError, ValueError, ZeroDivisionError):  # not there, or `max`
+            continue
+    return []
+
+
+def busy_elsewhere() -> float:
+    """Cores' worth of time that other processes take now of the cores that this process may run on."""
+    before, before_here = _busy_seconds(), time.process_time()
+    begin = time.perf_counter()
+    time.sleep(LOOK_SECONDS)
+    passed = time.perf_counter() - begin
+    busy = _busy_seconds() - before - (time.process_time() - before_here)
+    return min(max(0.0, busy / passed), float(len(own_cores())))
+
+
+def _busy_seconds() -> float:
+    """Of these cores together since the system started; of all cores where they cannot be told apart."""
+    times, cores = psutil.cpu_times(percpu=True), own_cores()
+    chosen = [times[core] for core in cores if core < len(times)] or times
+    not_busy = ("idle", "iowait", "guest")  # a guest's time is in `user` as well
+    return float(sum(sum(each) - sum(getattr(each, name, 0.0) for name in not_busy) for each in chosen))
