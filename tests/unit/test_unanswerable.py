@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from tests import tiny
 from tinydistilbert import notices, results
+from tinydistilbert.cli.parser import parse
 from tinydistilbert.dry_run.plan import plan
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
-from tinydistilbert.evaluation.scoring import choose_null_threshold, read_predictions, score
+from tinydistilbert.evaluation.scoring import choose_null_threshold, null_threshold_for, read_predictions, score
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.finetuning.examples import task_examples, threshold_rows
 from tinydistilbert.models.loading import load_config, save_model
@@ -170,6 +171,21 @@ def test_a_window_without_an_answer_is_labelled_with_its_first_token(tokenizer: 
     assert features.labels[0].tolist() == [0, 0] and features.labels[1].min() > 0
 
 
+def test_a_model_without_a_threshold_is_scored_with_0_where_one_is_needed() -> None:
+    config = tiny.config()
+    assert null_threshold_for(config, questions(PARIS)) is None
+    assert null_threshold_for(config, questions(PARIS, NONE)) == 0
+    config.null_threshold = -1.5
+    assert null_threshold_for(config, questions(PARIS)) == null_threshold_for(config, questions(NONE)) == -1.5
+    assert null_threshold_for(config, dataclasses.replace(questions(PARIS), task=TASKS["rte"])) is None
+
+
+def test_an_exported_or_given_model_of_another_kind_takes_no_threshold(tmp_path: Path, tokenizer: Any) -> None:
+    save_model(tiny.model(head="classification", num_labels=2), tokenizer, tmp_path / "model")
+    with pytest.raises(UserError, match="null threshold: expected a span model"):
+        load(tmp_path / "model", null_threshold=0.0)
+
+
 @pytest.mark.parametrize("value", ["high", True, [1], float("nan")])
 def test_a_stored_threshold_is_a_number(value: Any) -> None:
     config = tiny.config()
@@ -179,6 +195,13 @@ def test_a_stored_threshold_is_a_number(value: Any) -> None:
     config.null_threshold = value
     with pytest.raises(UserError, match="null_threshold: expected a finite number"):
         stored_null_threshold(config, "model")
+
+
+def test_predict_takes_a_threshold() -> None:
+    assert parse(["predict", "model", "Who?", "Context", "--null-threshold", "-1.5"]).null_threshold == -1.5
+    for value in ("high", "nan"):
+        with pytest.raises(UserError, match="--null-threshold: expected a number"):
+            parse(["predict", "model", "Who?", "Context", f"--null-threshold={value}"])
 
 
 # Files.

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.notices import notice
-from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.recipe.schema import Finetune, Recipe
 from tinydistilbert.tasks import HELD_OUT, hold_out
 from tinydistilbert.tasks.base import Examples, Task, is_answerable
 from tinydistilbert.tasks.recipe_splits import recipe_examples
@@ -43,11 +43,13 @@ def task_examples(recipe: Recipe, task: Task, soft_targets: SoftTargetSource | N
     Raises:
         UserError: the data are wrong.
     """
-    train, labelled = training_examples(
-        recipe, task, augmented=soft_targets.augmented if soft_targets else None, soft=soft_targets is not None
-    )
     settings = recipe.finetune.settings(task.name)
-    threshold = _threshold_examples(recipe, task)
+    of_split, threshold = less_threshold(
+        recipe, recipe_examples(recipe, task, task.train, limit=settings.train_examples)
+    )
+    train, labelled = _with_unlabelled(
+        settings, of_split, augmented=soft_targets.augmented if soft_targets else None, soft=soft_targets is not None
+    )
     if settings.select == "fixed":
         return TaskExamples(train, labelled, threshold=threshold)
     split = HELD_OUT if settings.select == "heldout" else train.task.evaluation[0]
@@ -66,7 +68,14 @@ def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, sof
         UserError: the data are wrong.
     """
     settings = recipe.finetune.settings(task.name)
-    labelled, _ = less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=settings.train_examples))
+    of_split, _ = less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=settings.train_examples))
+    return _with_unlabelled(settings, of_split, augmented=augmented, soft=soft)
+
+
+def _with_unlabelled(
+    settings: Finetune, labelled: Examples, *, augmented: Path | None, soft: bool
+) -> tuple[Examples, int]:
+    """Labelled examples with the others behind them, and how many are labelled; see `training_examples`."""
     unlabelled = []
     if soft and settings.distillation.unlabelled:
         unlabelled.append(read_unlabelled(Path(settings.distillation.unlabelled), labelled.task))
@@ -77,14 +86,6 @@ def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, sof
         for name, values in labelled.columns.items()
     }
     return replace(labelled, columns=columns), len(labelled)
-
-
-def _threshold_examples(recipe: Recipe, task: Task) -> Examples | None:
-    """The train examples that `training_examples` leaves out; None where it leaves out none."""
-    if task.kind != "span":
-        return None
-    limit = recipe.finetune.settings(task.name).train_examples
-    return less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=limit))[1]
 
 
 def less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples | None]:
