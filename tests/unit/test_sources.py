@@ -252,7 +252,7 @@ def test_a_split_is_taken_from_names_only_where_that_is_sure(
     paths = names.split("|")
     for name in paths:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("text\n")
+        (tmp_path / name).write_bytes(gzip.compress(b"text\n") if name.endswith(".gz") else b"text\n")
     notices.begin()
     if train is None:
         with pytest.raises(UserError, match=line):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tinydistilbert.evaluation.scoring import headline_score, null_threshold_for
 from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
-from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime
+from tinydistilbert.models.runtimes import ModelInputs, Runtime, exported_facts, open_exported
 from tinydistilbert.models.torch_runtime import TorchRuntime
 from tinydistilbert.recipe.schema import Recipe, TaskSettings
 from tinydistilbert.run_folder import CompressedFolder
@@ -21,7 +21,7 @@ from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import INPUTS, Logits, predict
-from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples
 from tinydistilbert.training.device import Compute
 
 
@@ -49,14 +49,13 @@ class VariantBuilder:
         compress, task = self.recipe.compress, self.task.name
         finetune = self.recipe.finetune
         a_tenth = max(1, recipe_examples(self.recipe, self.task, self.task.train, limit=1).total // 10)
-        length = finetune.max_length(task, self.task.max_length)
         of_task = finetune.settings(task)
         # What compares attention needs all heads on both sides, and stages of their own more epochs.
         distillation = replace(of_task.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0)
         settings = replace(
             of_task, distillation=distillation, epochs=compress.recovery_epochs, min_steps=0, select="fixed",
             learning_rates=(), score_on="train", validation_examples=min(compress.held_out or a_tenth, a_tenth),
-            override={task: TaskSettings(max_length=length)},
+            override={task: TaskSettings(max_length=self.max_length)},
         )  # fmt: skip
         return replace(self.recipe, finetune=settings)
 
@@ -70,10 +69,13 @@ class VariantBuilder:
         """What pruned models are trained on."""
         return training_examples(self.recovery_recipe, self.task, augmented=None, soft=True)[0]
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """Longest input in tokens."""
-        return self.recipe.finetune.max_length(self.task.name, self.task.max_length)
+        finetune = self.recipe.finetune
+        if self.recipe.compress.model:
+            return length_for(finetune, self.task, self.model)
+        return finetune.max_length(self.task.name, self.task.max_length)
 
 
 def make_folder(builder: VariantBuilder, path: Path, title: str, make: Callable[[Path], None]) -> Path:
@@ -93,8 +95,8 @@ def encoded(builder: VariantBuilder, examples: Examples, folder: Path) -> Featur
 
 def runtime_of(builder: VariantBuilder, folder: Path, *, threads: int = 0) -> Runtime:
     """A variant, ready to predict; `threads` = 0: on the run's device, with as many cores as there are."""
-    if (folder / MODEL_FILE).is_file():
-        return OnnxRuntime(folder, threads=threads)
+    if exported_facts(folder):
+        return open_exported(folder, threads=threads)
     task = builder.recovery_examples.task
     model = load_model(folder, task.kind, labels=task.labels, require_head=True)
     device = torch.device("cpu") if threads else builder.device

@@ -28,7 +28,11 @@ from tinydistilbert.compress.variants import Variant
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.evaluate import write_predictions
 from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
+from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import load_config
+from tinydistilbert.models.processor import processor
+from tinydistilbert.models.runtimes import EXPORT_KEY, exported_facts
+from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
@@ -58,6 +62,9 @@ def compress_task_model(builder: VariantBuilder) -> None:
     shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # perhaps with files of another variant
     with atomic.unfinished(folder.best) as output:
         shutil.copytree(best.variant.folder, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(atomic.MANIFEST))
+        if facts := exported_facts(output):
+            config = atomic.read_json(output / CONFIG)
+            atomic.write_json(output / CONFIG, config | {EXPORT_KEY: facts | {"scored_on": processor()}})
     _write_summary(builder, measured, best, times, validation)
 
 
@@ -72,19 +79,19 @@ def _write_summary(
 ) -> None:  # fmt: skip
     """Score all variants, and write the finished folder of the summary."""
     settings = builder.recipe.compress
-    predictions = [_predictions(builder, one.variant, validation) for one in measured]
+    scored = [_predictions(builder, one.variant, validation) for one in measured]
+    first = scored[0][0]
     measurements: list[Measurement] = []
     unreached = "; ".join(best.misses(settings)) if has_target(settings) else ""
     with atomic.unfinished(builder.folder.summary, unreached=unreached, best=best.variant.name) as output:
-        for number, (one, predicted) in enumerate(zip(measured, predictions, strict=True)):
+        for number, (one, (predicted, cut)) in enumerate(zip(measured, scored, strict=True)):
             shared = {
                 "of": builder.task.name, "row": builder.row, "place": number, "best": one is best,
                 "note": one.variant.note, "held_out": one.held_out, "held_out_first": measured[0].held_out,
                 "held_out_examples": len(builder.held_out), "operations": one.operations,
+                MAX_LENGTH: builder.max_length, "cut_texts": cut,
             }  # fmt: skip
-            measurements += _measurements(
-                builder, one, validation, predicted, predictions[0], times[one.variant.name], shared
-            )
+            measurements += _measurements(builder, one, validation, predicted, first, times[one.variant.name], shared)
             write_predictions(output / predictions_file(number), validation, predicted)
         atomic.write_json(
             output / VARIANT_TIMES,
@@ -93,11 +100,12 @@ def _write_summary(
         results.write(output / MEASUREMENTS, measurements)
 
 
-def _predictions(builder: VariantBuilder, variant: Variant, validation: Examples) -> Predictions:
+def _predictions(builder: VariantBuilder, variant: Variant, validation: Examples) -> tuple[Predictions, int]:
+    """The predictions of a variant, and how many texts were cut for it."""
     features = encoded(builder, validation, variant.folder)
     null_threshold = null_threshold_for(load_config(variant.folder), validation)
     logits = logits_of(builder, variant.folder, features)
-    return read_predictions(validation, features, logits, null_threshold=null_threshold)
+    return read_predictions(validation, features, logits, null_threshold=null_threshold), features.cut
 
 
 def _measurements(

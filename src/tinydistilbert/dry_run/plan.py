@@ -23,7 +23,8 @@ def plan(run: RunContext) -> str:
     """
     basis = basis_of(run)
     lines = _lines(basis)
-    return "\n".join([*_table(lines), "", *_totals(lines, basis.machine, run.folder.path)])
+    notes = dict.fromkeys(f"warning: {note}" for line in lines for note in line.notes)
+    return "\n".join([*_table(lines), "", *notes, *_totals(lines, basis.machine, run.folder.path)])
 
 
 def plan_as_json(run: RunContext) -> dict[str, Any]:

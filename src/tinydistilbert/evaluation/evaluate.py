@@ -12,6 +12,7 @@ import torch
 
 from tinydistilbert import results
 from tinydistilbert.evaluation.scoring import Predictions, notes_on_answers, null_threshold_for, read_predictions, score
+from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
@@ -64,7 +65,7 @@ def _finite(value: Any) -> Any:
 
 def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
-    training: Mapping[str, Any], output_labels: tuple[str, ...] = (),
+    training: Mapping[str, Any], max_length: int, output_labels: tuple[str, ...] = (),
 ) -> None:  # fmt: skip
     """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
@@ -81,6 +82,7 @@ def evaluate(
         output: folder to write.
         device: to predict on.
         training: what `finetune` wrote into `training.json`; empty for a given model.
+        max_length: tokens that the model reads of an input.
         output_labels: what each output of a given model stands for; empty = what the names say.
 
     Raises:
@@ -98,7 +100,7 @@ def evaluate(
             begin = time.perf_counter()
             limit = recipe.finetune.settings(task.name).validation_examples
             examples = recipe_examples(recipe, task, split, limit=limit)
-            features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
+            features = encode(examples, tokenizer, max_length)
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
             config = load_config(model_folder)
             order = check_classes(model_folder, config, examples.task, output_labels)
@@ -122,6 +124,11 @@ def evaluate(
                 if not hasattr(config, NULL_THRESHOLD):
                     warnings.append("the model has no null threshold of its own, 0 was taken")
             common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
+            common |= {
+                MAX_LENGTH: max_length,
+                "cut_texts": features.cut,
+                "cut_train_texts": training.get("cut_texts", 0),
+            }
             if "precision" in training:
                 common["training_precision"] = training["precision"]
             if missing:

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.label_scale import PLAIN, LabelScale
 from tinydistilbert.finetuning.teacher_check import check_teacher
-from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.models.lengths import trained_length
+from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.run_folder import SOFT_TARGETS
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples
@@ -90,8 +91,12 @@ def _teacher_logits(
     task, teacher_tokenizer = examples.task, load_tokenizer(teacher)
     if task.kind == "span":
         check_same_tokenizer(teacher, teacher_tokenizer, tokenizer)
-    order = check_classes(teacher, load_config(teacher), task, labels)
+    config = load_config(teacher)
+    order = check_classes(teacher, config, task, labels)
     model = load_model(teacher, task.kind, require_head=True)
+    trained = trained_length(teacher, teacher_tokenizer.model_max_length, longest_input(config))
+    if trained is not None and task.kind != "span":  # of windows both have the same
+        max_length = min(max_length, trained)
     features = encode(examples, teacher_tokenizer, max_length)
     predicted: Logits = predict(model, features, pad_token_id=int(teacher_tokenizer.pad_token_id), device=device)
     logits = np.concatenate(predicted) if isinstance(predicted, list) else predicted

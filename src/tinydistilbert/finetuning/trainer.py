@@ -74,6 +74,8 @@ class TaskTraining:
     selection: Features | None
     """The inputs that choose an epoch, if any do."""
     job: TrainingJob
+    max_length: int
+    """Tokens that it reads of a text."""
     seed: int
     compute: Compute
 
@@ -151,7 +153,7 @@ def prepare_training(
     )  # fmt: skip
     student = ProjectedStudent(model, objective.teacher)
     return TaskTraining(
-        settings, examples, tokenizer, student, objective, batches, scale, selection, job, seed, compute
+        settings, examples, tokenizer, student, objective, batches, scale, selection, job, max_length, seed, compute
     )
 
 

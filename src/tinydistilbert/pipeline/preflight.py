@@ -18,13 +18,14 @@ from tinydistilbert.finetuning.preflight import DistilledStudent, check_models
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
+from tinydistilbert.models.runtimes import OPENVINO
 from tinydistilbert.models.student import cut_student, task_student_config
 from tinydistilbert.optional import require
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import cache
 from tinydistilbert.tasks.compatible import check_classes
-from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
+from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
@@ -138,6 +139,10 @@ def check_compression(run: RunContext) -> None:
         return
     for library in ("onnx", "onnxscript", "onnxruntime"):
         require(library, extra="onnx")
+    if OPENVINO in settings.engines:
+        require("openvino", extra="openvino")
+        if settings.quantization != "none":
+            require("nncf", extra="nncf")
     if settings.vocabulary not in ("", "train") and not Path(settings.vocabulary).exists():
         fix = "name a file or folder of texts, or write `train`"
         found = f"no {settings.vocabulary}"
@@ -168,7 +173,7 @@ def _check_given_model(run: RunContext, model: Path) -> None:
         order = check_classes(folder, config, task, labels)
         load_model(folder, task.kind, require_head=True)
         where = f"max_length of {name}, which {folder} reads"
-        check_length(where, recipe.finetune.max_length(name, task.max_length), longest_input(config))
+        check_length(where, length_for(recipe.finetune, task, model), longest_input(config))
         if folder == model:
             check_compressible(recipe.compress, config)
             if order is not None:

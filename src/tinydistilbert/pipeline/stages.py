@@ -18,7 +18,7 @@ from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.evaluation.evaluate import evaluate
 from tinydistilbert.finetuning.augment import augment
 from tinydistilbert.finetuning.examples import task_examples, training_examples
-from tinydistilbert.finetuning.finetune import finetune, training_facts
+from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models import hub
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
@@ -30,10 +30,10 @@ from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.compare import measured_differences
 from tinydistilbert.report.page import write_report
-from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS
+from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
+from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
 from tinydistilbert.training.precision import multiplying
 
@@ -237,9 +237,15 @@ def _evaluate(run: RunContext, job: Job, output: Path) -> None:
     model = job.model(run.folder)
     evaluate(
         model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
-        training={} if job.is_given else training_facts(model),
+        training={} if job.is_given else training_facts(model), max_length=_max_length(run, job),
         output_labels=run.recipe.finetune.distillation.teacher_labels if job.is_given else (),
     )  # fmt: skip
+
+
+def _max_length(run: RunContext, job: Job) -> int:
+    """Tokens that a task model reads of an input."""
+    finetune, task = run.recipe.finetune, run.tasks[job.task]
+    return length_for(finetune, task, job.encoder) if job.is_given else finetune.max_length(task.name, task.max_length)
 
 
 def _are_compared(run: RunContext) -> bool:

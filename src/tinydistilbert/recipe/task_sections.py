@@ -162,7 +162,12 @@ class Finetune:
 
     def max_length(self, task: str, default: int) -> int:
         """Longest input of `task` in tokens: its override, or else the task's `default`."""
-        return self.override.get(task, TaskSettings()).max_length or default
+        return self.stated_max_length(task) or default
+
+    def stated_max_length(self, task: str) -> int | None:
+        """Longest input of `task` in tokens where this recipe states one; None where it is the task's default."""
+        custom = self.custom.get(task)
+        return self.override.get(task, TaskSettings()).max_length or (custom.max_length if custom else None)
 
 
 @section
@@ -181,8 +186,10 @@ class Compress:
     """Reduce the vocabulary to the tokens of these texts first: a file or folder, or `train`; empty = keep it."""
     quantization: Literal["dynamic", "static", "none"] = "dynamic"
     """int8: scales of the activations from each token, or `static`, from calibration inputs held out of train."""
+    engines: tuple[Literal["onnxruntime", "openvino"], ...] = ("onnxruntime",)
+    """With `openvino` every variant is also made for OpenVINO: in bf16, where the processor has it, and in int8."""
     calibration_examples: PositiveInt = 256
-    """Train examples that `static` measures those scales on."""
+    """Train examples that `static` measures those scales on, and OpenVINO's int8."""
     keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.75, 0.5, 0.35)
     """Shares of the weights in heads and feed-forward neurons that the pruned variants keep; each is made from the one
     before. With 1 first, a variant shows what as much recovery fine-tuning gives without pruning."""

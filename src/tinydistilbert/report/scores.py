@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.report.table import METRICS, format_p, signed
 from tinydistilbert.results import COMPARE, Measurement
 from tinydistilbert.tasks import HELD_OUT
@@ -178,6 +179,18 @@ def merged_marks(marks: Iterable[str]) -> str:
     """The marks of several scores as those of one."""
     every = "".join(marks)
     return "".join(mark for mark in MARKS if mark in every)
+
+
+def note_on_lengths(found: Iterable[tuple[str, Measurement]]) -> list[str]:
+    """A sentence about the texts that were longer than what a model reads, of (title of the task, score); or none."""
+    cut: dict[str, None] = {}
+    for title, m in found:
+        scored, trained = m.details.get("cut_texts", 0), m.details.get("cut_train_texts", 0)
+        if scored or trained:
+            counts = [f"{scored:,} of {m.examples:,} scored"] * bool(scored)
+            counts += [f"{trained:,} of {m.train_examples:,} train texts"] * bool(trained)
+            cut[f"{title} {' and '.join(counts)}, to {m.details[MAX_LENGTH]} tokens"] = None
+    return [f"Cut because they are longer than what the model reads: {'; '.join(cut)}."] if cut else []
 
 
 def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:

@@ -1,5 +1,6 @@
 """The rows of a split: from the data folder, from a file of your own, or from the hub."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ class _Sources:
 
     @property
     def file(self) -> Path | None:
-        return next((file for file in self.files if _is_file(file)), None)
+        return next((file for file in self.files if _is(file, Path.is_file)), None)
 
 
 def _sources(task: Task, split: str, data: str | None) -> _Sources:
@@ -91,7 +92,7 @@ def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) 
     if task.files:
         where = f"finetune.custom.{task.name}.{split}"
         expected = f"a file ({endings}), a folder of save_to_disk, or a data set on the hub (owner/name:config:split)"
-        is_folder = any(file.is_dir() for file in sources.files) and bool(task.files.get(split))
+        is_folder = bool(task.files.get(split)) and any(_is(file, Path.is_dir) for file in sources.files)
         found = f"no file {' or '.join(map(str, sources.files))}" if task.files.get(split) else "nothing"
         found = f"another folder, {task.files[split]}" if is_folder else found
         fix = "name the file in it" if is_folder else "correct the path"
@@ -103,10 +104,10 @@ def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) 
     )  # fmt: skip
 
 
-def _is_file(path: Path) -> bool:
-    """As `Path.is_file`, also of a name that is too long for the file system."""
+def _is(path: Path, of_kind: Callable[[Path], bool]) -> bool:
+    """As `Path.is_file` and `Path.is_dir`, also of a name that is too long for the file system."""
     try:
-        return path.is_file()
+        return of_kind(path)
     except OSError:
         return False
 
