@@ -38,9 +38,9 @@ def row_title(row: str) -> str:
 
 
 def metric_title(task: Task, metric: str) -> str:
-    """The name of a metric of a task, with what it compares where those are not words."""
+    """The name of a metric of a task; of F1 with what it counts where that is not words."""
     title = METRICS.get(metric, metric.replace("_", " "))
-    return f"{title} of characters" if task.answer_units == "characters" else title
+    return title.replace("F1", "F1 of characters") if task.answer_units == "characters" else title
 
 
 def mark_of(interval: tuple[float, float], adjusted: float) -> str:
