@@ -17,10 +17,13 @@ RECIPE ?= minilm
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
 ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" --adapt.tokens 0)
 
-.PHONY: help install replicate real ablation bench gpu gpu-pack test faults mutants test-fast test-slow test-cpus test-run test-offline test-gpu check format clean folder
+# The packages of .venv are seen from there too, but for the older ones that it has itself.
+BESIDE := .venv-transformers-4
+
+.PHONY: help install replicate real ablation bench gpu gpu-pack test faults mutants test-fast test-slow test-cpus test-run test-offline test-oldest test-transformers-4 test-gpu check format clean folder
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(READY) ## Make .venv with the pinned versions (every other target does so by itself).
 
@@ -72,6 +75,13 @@ test-run: $(READY) ## Install what only runs exported models into a fresh virtua
 test-offline: $(READY) ## Run the tests of `make test` where there is no network at all (needs Linux and `unshare`).
 	unshare --map-root-user --net $(MAKE) test
 
+test-transformers-4: $(READY) ## Read every kind of model folder with the last transformers 4, installed beside (needs the package index).
+	test -x $(BESIDE)/bin/python || $(BIN)/python -m venv $(BESIDE)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> "$$($(BESIDE)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth"
+	$(BESIDE)/bin/python -m pip install --quiet --disable-pip-version-check 'transformers>=4.57.6,<5'
+	TRANSFORMERS_4="$(CURDIR)/$(BESIDE)/bin/python" $(PYTEST) tests/versions
+
 test-gpu: $(READY) ## Run the tests that need a CUDA device.
 	$(PYTEST) -m gpu -W default # what drivers and CUDA libraries warn of is theirs
 
@@ -86,7 +96,7 @@ format: $(READY) ## Format the code and mend what the linter can mend.
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove .venv and the caches; runs/ stays.
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 folder:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background jobs of scripts; tests send it
@@ -16,6 +17,7 @@ from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from tests.shapes import check_shapes
 
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # as in `optional.require`
 check_shapes()  # before anything imports the package
 
 TEXT = """The student learns from the teacher, and the teacher learned from a large corpus of text. A small model

@@ -1,6 +1,7 @@
 """Libraries that only some commands need: imported where they are used, with the command that installs them."""
 
 import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -14,12 +15,18 @@ TRAINING = frozenset(
 """What the extra `train` installs: all that runs of exported models do without."""
 
 
+TELEMETRY = {"openvino": ("openvino_telemetry",), "nncf": ("openvino_telemetry",)}
+"""Libraries that report over the network what they are used for, and what they need for it; they do without."""
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """The imported `module`, which comes with the extra `extra` of this package.
 
     Raises:
         UserError: it is not installed; the message names the command that installs it.
     """
+    for telemetry in TELEMETRY.get(module, ()):
+        sys.modules.setdefault(telemetry, None)  # type: ignore[arg-type] # reads as not installed
     try:
         return importlib.import_module(module)
     except ImportError as error:

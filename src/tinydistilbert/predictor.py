@@ -2,27 +2,44 @@
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
+from tinydistilbert import progress
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.lengths import read_length
 from tinydistilbert.models.plain_tokenizer import load_plain_tokenizer
-from tinydistilbert.models.runtimes import EXPORT_KEY, OnnxRuntime, Runtime, exported_config
+from tinydistilbert.models.runtimes import EXPORT_KEY, Runtime, difference_here, exported_config, open_exported
 from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.optional import training_libraries
 from tinydistilbert.tasks.base import Examples, Kind
-from tinydistilbert.tasks.encoding import FastTokenizer, Features, encode
+from tinydistilbert.tasks.encoding import FastTokenizer, Features, encode, question_limit
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.squad import TASKS, best_answers, null_window, stored_null_threshold
 
 SQUAD = TASKS[0]
-"""Its window and stride are used for every span model."""
+"""Its stride is used for every span model."""
 
 Prediction = dict[str, Any]
 """What a model predicts for one text; its keys are listed at `Predictor.predict`."""
+
+
+CUT = "cut_tokens"
+"""Its key for texts that were cut."""
+
+
+class _Row(NamedTuple):
+    """A text as the input of a model."""
+
+    ids: NDArray[Any]
+    types: NDArray[Any]
+    cut: int
+    """Tokens that it lost because it was too long."""
 
 
 class Predictor:
@@ -33,16 +50,16 @@ class Predictor:
         tokenizer: the model's.
         kind: of the task.
         labels: names of the classes, in the order of the logits; empty where there are no classes.
-        longest_input: largest number of tokens that the position embeddings allow.
+        max_length: tokens that are read of a text, or of a window of a context; longer texts are cut there.
         null_threshold: of a span model that may say that there is no answer: by how much that must score more than the
             best answer. None = it always gives one.
     """
 
     def __init__(
         self, runtime: Runtime, tokenizer: FastTokenizer, kind: Kind, labels: tuple[str, ...],
-        longest_input: int, null_threshold: float | None = None,
+        max_length: int, null_threshold: float | None = None,
     ) -> None:  # fmt: skip
-        self.runtime, self.kind, self.labels, self.longest_input = runtime, kind, labels, longest_input
+        self.runtime, self.kind, self.labels, self.max_length = runtime, kind, labels, max_length
         self.null_threshold = null_threshold
         self._tokenizer, self._backend = tokenizer, tokenizer.backend_tokenizer
         self._pad = int(tokenizer.pad_token_id or 0)
@@ -51,7 +68,8 @@ class Predictor:
         """A prediction for each text, in their order; texts of similar length are computed together.
 
         Args:
-            texts: one text or many; in span models the questions.
+            texts: one text or many; in span models the questions. Of one that is too long the model reads as much as in
+                its training.
             pairs: the second texts of pair tasks; in span models the contexts.
 
         Returns:
@@ -59,48 +77,90 @@ class Predictor:
             `score`. Span: `answer`, its `start` and `end` in the context in characters, and its probability `score`; of
             models with a null threshold also `no_answer`, the probability that there is none. Where they find none,
             `answer` is empty, `start` and `end` are 0, and `score` is that probability.
+            Where a text was cut also `cut_tokens`, how many tokens of it were not read.
 
         Raises:
-            UserError: not as many pairs as texts, a text is longer than the model allows, or the model's logits are not
-                finite numbers.
+            UserError: not as many pairs as texts, or the model's logits are not finite numbers.
         """
-        texts = [texts] if isinstance(texts, str) else [*texts]
-        pairs = [pairs] if isinstance(pairs, str) else None if pairs is None else [*pairs]
-        if pairs is not None and len(pairs) != len(texts):
-            problem = f"there are {len(texts)} texts and {len(pairs)} pairs"
-            raise UserError("pairs", problem=problem, fix="give one pair for each text")
+        texts, pairs = _listed(texts, pairs)
         if not texts:
             return []
         if self.kind == "span":
             if pairs is None:
                 raise UserError("pairs", expected="a context for each question", found="none", fix="give the contexts")
-            return self._answers(texts, pairs)
-        logits = self.logits(texts, pairs)
-        _check_finite(logits)
-        if self.kind == "regression":
-            return [{"score": float(row[0])} for row in logits]
-        return [self._classes(row) for row in logits]
+            answers, lost = self._answers(texts, pairs), self.excess(texts, pairs)
+        else:
+            rows = self._rows(texts, pairs)
+            logits = self._logits(rows)
+            _check_finite(logits)
+            one = _score if self.kind == "regression" else self._classes
+            answers, lost = [one(row) for row in logits], [row.cut for row in rows]
+        return [answer | ({CUT: tokens} if tokens else {}) for answer, tokens in zip(answers, lost, strict=True)]
+
+    def excess(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[int]:
+        """For each text how many tokens of it `predict` does not read because it is too long, 0 for most.
+
+        Of span models it is the questions that are cut; their contexts are read in windows, whatever their length.
+
+        Raises:
+            UserError: not as many pairs as texts.
+        """
+        texts, pairs = _listed(texts, pairs)
+        questions = self.kind == "span"
+        whole = self._tokenizer(
+            texts, None if questions else pairs, add_special_tokens=not questions, return_attention_mask=False,
+            verbose=False,
+        )  # fmt: skip
+        return [max(0, len(ids) - self.text_limit) for ids in whole["input_ids"]]
+
+    @property
+    def text_limit(self) -> int:
+        """Tokens that are read of a text with its pair, special ones included; in span models, of a question."""
+        return question_limit(self._tokenizer, self.max_length) if self.kind == "span" else self.max_length
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> NDArray[np.float32]:
         """Logits (texts, classes) in the order of the texts, for models without a span head; see `predict`."""
-        rows = [self._encoded(text, pairs[i] if pairs else None) for i, text in enumerate(texts)]
+        return self._logits(self._rows(texts, pairs))
+
+    def _rows(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list["_Row"]:
+        return [self._encoded(text, pairs[i] if pairs else None) for i, text in enumerate(texts)]
+
+    def _logits(self, rows: Sequence["_Row"]) -> NDArray[np.float32]:
         if len(rows) == 1:  # without sorting and padding, which would add to the latency of a single text
-            ids, types = rows[0]
+            ids, types, _ = rows[0]
             inputs = {"input_ids": ids[None], "attention_mask": np.ones((1, len(ids)), np.int64)}
             return self.runtime({**inputs, "token_type_ids": types[None]} if self.runtime.token_types else inputs)
         every = np.arange(len(rows))
-        features = Features([ids for ids, _ in rows], [types for _, types in rows], every, every)
+        features = Features([row.ids for row in rows], [row.types for row in rows], every, every)
         found = predict(self.runtime, features, pad_token_id=self._pad)
         assert isinstance(found, np.ndarray), "no span model"
         return found
 
-    def _encoded(self, text: str, pair: str | None) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Token ids and token types, from the Rust tokenizer directly: transformers' wrapper takes longer than it."""
+    def _encoded(self, text: str, pair: str | None) -> "_Row":
+        """The text as the Rust tokenizer has it: transformers' wrapper takes longer than the tokenizer itself."""
         if getattr(self._tokenizer, "only_by_call", False):  # ELMo's characters are made by its Python wrapper
-            inputs = self._tokenizer(text, pair, return_token_type_ids=True)
-            return np.asarray(inputs["input_ids"], np.int64), np.asarray(inputs["token_type_ids"], np.int64)
+            return self._called(text, pair)
         encoded = self._backend.encode(text, pair)
-        return np.array(encoded.ids, np.int64), np.array(encoded.type_ids, np.int64)
+        cut = max(0, len(encoded) - self.max_length)
+        if cut:
+            encoded = self._cutting.encode(text, pair)
+        return _Row(np.array(encoded.ids, np.int64), np.array(encoded.type_ids, np.int64), cut)
+
+    def _called(self, text: str, pair: str | None) -> "_Row":
+        inputs = self._tokenizer(text, pair, return_token_type_ids=True, verbose=False)
+        cut = max(0, len(inputs["input_ids"]) - self.max_length)
+        if cut:
+            inputs = self._tokenizer(
+                text, pair, truncation=True, max_length=self.max_length, return_token_type_ids=True
+            )
+        return _Row(np.asarray(inputs["input_ids"], np.int64), np.asarray(inputs["token_type_ids"], np.int64), cut)
+
+    @cached_property
+    def _cutting(self) -> Tokenizer:
+        """The tokenizer with truncation as in training; the other one has none, so as to see what is too long."""
+        cutting = Tokenizer.from_str(self._backend.to_str())
+        cutting.enable_truncation(self.max_length, direction=self._tokenizer.truncation_side)
+        return cutting
 
     def _classes(self, logits: NDArray[np.float32]) -> Prediction:
         values = logits.tolist()  # so few numbers that numpy's calls would take longer than the arithmetic
@@ -120,10 +180,7 @@ class Predictor:
             "context": [*contexts],
             "answers": [unknown] * len(questions),
         }
-        features = encode(
-            Examples(SQUAD, "given", columns, len(questions)), self._tokenizer,
-            min(SQUAD.max_length, self.longest_input),
-        )  # fmt: skip
+        features = encode(Examples(SQUAD, "given", columns, len(questions)), self._tokenizer, self.max_length)
         logits = predict(self.runtime, features, pad_token_id=self._pad)
         _check_finite(logits)
         assert features.offsets is not None
@@ -135,6 +192,24 @@ class Predictor:
             )
             for number, context in enumerate(contexts)
         ]
+
+
+def _score(logits: NDArray[np.float32]) -> Prediction:
+    return {"score": float(logits[0])}
+
+
+def _listed(texts: str | Sequence[str], pairs: str | Sequence[str] | None) -> tuple[list[str], list[str] | None]:
+    """Texts and pairs as lists.
+
+    Raises:
+        UserError: not as many pairs as texts.
+    """
+    texts = [texts] if isinstance(texts, str) else [*texts]
+    pairs = [pairs] if isinstance(pairs, str) else None if pairs is None else [*pairs]
+    if pairs is not None and len(pairs) != len(texts):
+        problem = f"there are {len(texts)} texts and {len(pairs)} pairs"
+        raise UserError("pairs", problem=problem, fix="give one pair for each text")
+    return texts, pairs
 
 
 def _best(
@@ -200,13 +275,16 @@ def load(
     if compiled:
         raise UserError("compiled", expected="a torch model", found="an exported one", fix="leave it out")
     facts = config[EXPORT_KEY]
+    if why := difference_here(facts):
+        progress.say(f"{folder}: {why}")
     kind = _task_kind(folder, facts["head"])
     tokenizer = load_plain_tokenizer(folder, vocabulary_size=config["vocab_size"])
     names = config.get("id2label") or dict.fromkeys(range(2))  # transformers leaves out what it calls its classes
     labels = tuple(names.get(str(i)) or f"LABEL_{i}" for i in range(len(names)))
     return Predictor(
-        OnnxRuntime(folder, threads=threads), tokenizer, kind, labels if kind == "classification" else (),
-        facts["longest_input"], _null_threshold(folder, config, kind, null_threshold),
+        open_exported(folder, threads=threads), tokenizer, kind, labels if kind == "classification" else (),
+        read_length(folder, tokenizer.model_max_length, facts["longest_input"], span=kind == "span"),
+        _null_threshold(folder, config, kind, null_threshold),
     )  # fmt: skip
 
 
@@ -225,8 +303,9 @@ def _torch_predictor(folder: Path, *, threads: int, compiled: bool, null_thresho
         torch.set_num_threads(threads)
     runtime = TorchRuntime(load_model(folder, head, require_head=True), span=kind == "span", compiled=compiled)
     labels = tuple(config.id2label[i] for i in range(config.num_labels)) if kind == "classification" else ()
+    length = read_length(folder, tokenizer.model_max_length, longest_input(config), span=kind == "span")
     threshold = _null_threshold(folder, config, kind, null_threshold)
-    return Predictor(runtime, tokenizer, kind, labels, longest_input(config), threshold)
+    return Predictor(runtime, tokenizer, kind, labels, length, threshold)
 
 
 def _task_kind(folder: Path, head: str) -> Kind:

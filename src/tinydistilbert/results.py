@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tinydistilbert.errors import as_user_error
+from tinydistilbert.models.processor import processor
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import json_lines
 
@@ -20,19 +21,6 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
 COMPARE = "compare"
 """`task` of measurements of the difference between two rows; the name of the task is in their details."""
 OPTIONAL_LIBRARIES = ("onnxruntime", "openvino")
-
-
-def _cpu() -> dict[str, Any]:
-    info: dict[str, str] = {}
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            info.setdefault(name.strip(), value.strip())
-    except OSError:
-        pass
-    flags = set(info.get("flags", "").split())
-    listed = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-    return {"cpu": info.get("model name", platform.processor()), "instruction_sets": [f for f in listed if f in flags]}
 
 
 def _git_commit() -> str:
@@ -58,7 +46,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
-        **_cpu(),
+        **processor(),
         **libraries,
     }
 

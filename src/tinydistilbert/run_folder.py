@@ -1,9 +1,10 @@
 """Every path and file name of a run, and what it was begun with: one recipe, one set of data, one version a model."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Recipe, to_dict
@@ -22,6 +23,8 @@ AUGMENTED_EXAMPLES = "examples.parquet"
 SOFT_TARGETS = "logits.npy"
 BENCHMARK_TIMES, VARIANT_TIMES = "latencies.jsonl", "latencies.json"
 """Every single time: of the stage benchmark, and of compressed variants."""
+EXAMPLE_HASH = "example"
+"""Column in files of predictions: the hash of the example's texts and label; version 0.1 did not write it."""
 _SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER = " (D)", "-d"
 _MODEL = "model "
 """Begins the names of hub models in `inputs.json`."""
@@ -39,6 +42,21 @@ def predictions_file(split: str | int) -> str:
 def row_folder(row: str) -> str:
     """The folder name of a row of the tables: `student (D)` lies in `student-d`."""
     return row.replace(_SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER)
+
+
+def training_facts(model: Path) -> dict[str, Any]:
+    """What `finetune` wrote about the training of a model that it made; nothing of a model from elsewhere.
+
+    Raises:
+        UserError: the file is not as it was written.
+    """
+    has_facts = (model / TRAINING_FACTS).is_file()
+    if not has_facts and atomic.is_finished(model):  # lost, or never there
+        has_facts = TRAINING_FACTS in atomic.read_manifest(model, verify=False)["files"]
+    if not has_facts:
+        return {}
+    facts: dict[str, Any] = atomic.read_json(atomic.intact(model, TRAINING_FACTS))
+    return facts
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,10 @@ class VariantFolder:
     def int8(self) -> Path:
         """The exported model in int8."""
         return self.path / "int8"
+
+    def openvino(self, precision: str) -> Path:
+        """The exported model for OpenVINO, in bf16 or int8."""
+        return self.path / f"openvino-{precision}"
 
 
 @dataclass(frozen=True)
@@ -119,6 +141,11 @@ class RunFolder:
     def inputs(self) -> Path:
         """Fingerprints of data and local models, and revisions of hub models, that the run was begun with."""
         return self.path / "inputs.json"
+
+    @property
+    def notices(self) -> Path:
+        """What was renamed, left out or read in a way that could be doubted, one a line; there where anything was."""
+        return self.path / "notices.txt"
 
     @property
     def results(self) -> Path:
@@ -274,7 +301,7 @@ def is_begun(run: RunFolder, recipe: Recipe) -> bool:
 
 
 def _check_same_recipe(run: RunFolder, recipe: Recipe) -> None:
-    given, stored = dict(_flat(to_dict(recipe))), dict(_flat(to_dict(read(run.recipe))))
+    given, stored = dict(flat(to_dict(recipe))), dict(flat(to_dict(read(run.recipe))))
     for key in sorted(given.keys() | stored.keys()):
         if key not in ("device", "data") and given.get(key) != stored.get(key):
             found = f"one with {key} = {stored.get(key)!r} (here {given.get(key)!r})"
@@ -282,10 +309,11 @@ def _check_same_recipe(run: RunFolder, recipe: Recipe) -> None:
             raise UserError(f"--output {run.path}", expected="a run of this recipe", found=found, fix=fix)
 
 
-def _flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
+def flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """The settings of nested sections by their full keys."""
     if isinstance(content, dict):
         for key, value in content.items():
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
+            yield from flat(value, f"{path}.{key}" if path else str(key))
     else:
         yield path, content
 
@@ -296,13 +324,47 @@ def keep_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
     Raises:
         UserError: the run was begun with other data.
     """
+    check_fingerprint(run, name, fingerprint)
     stored = _inputs(run)
-    before = stored.setdefault(name, fingerprint)
+    if name not in stored:
+        atomic.write_json(run.inputs, stored | {name: fingerprint})
+
+
+def check_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
+    """Compare the fingerprint of data with the one that is kept, if one is.
+
+    Raises:
+        UserError: the run was begun with other data.
+    """
+    before = _inputs(run).get(name, fingerprint)
     if before != fingerprint:
         expected, found = f"the data it was begun with ({name}: sha256 {before[:12]}…)", f"sha256 {fingerprint[:12]}…"
         fix = "give another --output, or bring the old data back"
         raise UserError(f"--output {run.path}", expected=expected, found=found, fix=fix)
-    atomic.write_json(run.inputs, stored)
+
+
+def kept_fingerprints(run: RunFolder) -> dict[str, str]:
+    """The fingerprints of the data that the run was begun with, by name.
+
+    Raises:
+        UserError: the file that keeps them is damaged.
+    """
+    return {name: kept for name, kept in _inputs(run).items() if not name.startswith((_MODEL, _FILE))}
+
+
+def kept_notices(run: RunFolder) -> list[str]:
+    """The notices of the commands that ran in the folder, without repetitions."""
+    if not run.notices.is_file():
+        return []
+    return run.notices.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def keep_notices(run: RunFolder, lines: Sequence[str]) -> None:
+    """Keep further notices for the page."""
+    kept = kept_notices(run)
+    every = list(dict.fromkeys([*kept, *lines]))
+    if len(every) > len(kept):
+        atomic.write_text(run.notices, "\n".join(every) + "\n")
 
 
 def kept_revisions(run: RunFolder) -> dict[str, str]:
@@ -382,3 +444,6 @@ def _inputs(run: RunFolder) -> dict[str, str]:
         fix = "restore it from a copy, or give another --output"
         expected, found = "fingerprints as JSON", str(error) or type(error).__name__
         raise UserError(str(run.inputs), expected=expected, found=found, fix=fix) from None
+    except OSError as error:  # a name too long, say
+        found, fix = error.strerror or str(error), "give another --output"
+        raise UserError("--output", expected="a folder that can be made", found=found, fix=fix) from None

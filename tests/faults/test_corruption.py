@@ -30,7 +30,6 @@ from tinydistilbert.distillation.teacher_cache import make_cache, weights_hash
 from tinydistilbert.errors import Interrupted, UserError
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.finetuning.examples import training_examples
-from tinydistilbert.finetuning.finetune import training_facts
 from tinydistilbert.finetuning.soft_targets import SoftTargets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.teacher import load_teacher
@@ -40,7 +39,7 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import from_dict
 from tinydistilbert.report.predictions import read_predicted, scored_run
-from tinydistilbert.run_folder import RunFolder
+from tinydistilbert.run_folder import RunFolder, training_facts
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.encoding import encode

@@ -151,7 +151,7 @@ class Place:
         if not atomic.is_finished(output / "scores"):
             evaluate(
                 self.model, self.task, row="model", seed=0, recipe=self.recipe, output=output / "scores", device=CPU,
-                training={},
+                training={}, max_length=self.task.max_length,
             )  # fmt: skip
 
     def report(self, output: Path) -> None:

@@ -4,6 +4,7 @@ Named cases first, each a mistake that people make; then valid files with random
 """
 
 import contextlib
+import gzip
 import json
 import math
 import os
@@ -209,6 +210,18 @@ CASES: dict[str, tuple[Maker, str]] = {
     "data with a name too long": (lambda p: p.own(p.folder / ("x" * 300 + ".csv")), "finetune.custom"),
     "data in a spreadsheet": (lambda p: p.own("PK", name="train.xlsx"), "train.xlsx"),
     "data without an ending": (lambda p: p.own(GOOD, name="train"), "train"),
+    "gzip that is cut off": (lambda p: p.own(gzip.compress(GOOD.encode())[:-9], name="train.csv.gz"), "train.csv.gz"),
+    "gzip that is none": (lambda p: p.own(GOOD, name="train.csv.gz"), "train.csv.gz"),
+    "gzip that fills the memory": (
+        lambda p: p.own(gzip.compress(b"review,stars\n" + b"a" * LONG), name="train.csv.gz"), "50 times its size",
+    ),
+    "gzip without its ending": (lambda p: p.own(gzip.compress(GOOD.encode())), "train.csv.gz"),
+    "TSV whose quotes merge rows": (
+        lambda p: p.own('"review"\t"stars"\n"a\tgood\nb"\tbad\n', name="train.tsv"), "train.tsv:2",
+    ),
+    "data set that save_to_disk did not write": (
+        lambda p: p.own(p.file("saved/state.json", "{").parent), "saved",
+    ),
     # JSON lines.
     "JSONL that is empty": (lambda p: p.own("\n\n", name="train.jsonl"), "train.jsonl"),
     "JSONL with a list": (lambda p: p.own(lines(*REVIEWS, ["a", "good"]), name="train.jsonl"), "train.jsonl:5"),
@@ -341,6 +354,13 @@ CASES: dict[str, tuple[Maker, str]] = {
     "corpus in a folder of dead links": (
         lambda p: p.corpus(p.link("texts/a.txt" if folder_at(p, "texts") else "", "/nowhere/a.txt").parent), "texts",
     ),
+    "corpus in gzip that is cut off": (lambda p: p.corpus(gzip.compress(PROSE.encode())[:-9], "c.txt.gz"), "c.txt.gz"),
+    "corpus in gzip that fills the memory": (
+        lambda p: p.corpus(gzip.compress(b"a b\n" * (LONG // 4)), "c.txt.gz"), "50 times its size",
+    ),
+    "corpus of CSV with an open quote": (lambda p: p.corpus('text\n"a\n' + PROSE, "c.csv"), "c.csv:2"),
+    "corpus of CSV without the column": (lambda p: p.corpus("body\na\n", "c.csv"), "c.csv:1"),
+    "corpus in a form that is not read": (lambda p: p.corpus("{}", "c.json"), "c.json"),
     "corpus of JSONL without the column": (lambda p: p.corpus(lines({"txt": "a"}), "c.jsonl"), "c.jsonl:1"),
     "corpus of JSONL with a list": (lambda p: p.corpus(lines({"text": PROSE}, []), "c.jsonl"), "c.jsonl:2"),
     "corpus of JSONL in deep brackets": (lambda p: p.corpus(DEEP, "c.jsonl"), "c.jsonl:1"),

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tinydistilbert.cli.parser import parse
 from tinydistilbert.evaluation.answer_units import characters, without_blanks, words
 from tinydistilbert.evaluation.metrics import squad_exact_match, squad_f1, squad_scores
 from tinydistilbert.evaluation.scoring import notes_on_answers
@@ -80,3 +81,10 @@ def test_the_table_names_the_rule_and_the_notes() -> None:
     notes = "\n".join(table.notes)
     assert "5 and 4 questions with and without an answer: Model 80.0 and 12.5" in notes
     assert "fragen: 2 of 3 answers are odd." in notes and "MLQA" in notes
+
+
+def test_the_rule_is_chosen_by_a_flag() -> None:
+    given = ["finetune", "--model", "m", "--data", "a.json", "--kind", "span", "--answer-units", "characters"]
+    assert "characters" in parse(given).custom_task.values()
+    task = custom_task("mine", CustomTask(train="a.json", kind="span", answer_units="characters"))
+    assert task.answer_units == "characters" and TASKS["squad"].answer_units == "words"

@@ -1,5 +1,6 @@
 """The command line as it is seen: help, JSON, errors, completion. Whole runs are in tests/pipeline."""
 
+import io
 import json
 import re
 import shutil
@@ -132,7 +133,12 @@ def test_mistakes_leave_with_exit_code_2_and_one_line(arguments: list[str], part
 
 
 class Echo:
-    """A predictor that gives back what it is asked."""
+    """A predictor that gives back what it is asked, and reads three characters of a text."""
+
+    text_limit = 3
+
+    def excess(self, texts: list[str], pairs: list[str] | None = None) -> list[int]:
+        return [max(0, len(text) - self.text_limit) for text in texts]
 
     def predict(self, texts: list[str], pairs: list[str] | None = None) -> list[dict[str, object]]:
         return [{"text": text, "pair": pair} for text, pair in zip(texts, pairs or [None] * len(texts), strict=True)]
@@ -206,3 +212,37 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 def test_one_parser_has_all_commands() -> None:
     assert build().parse_known_args(["tasks"])[0].command == "tasks"
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Sets the predictor, and what stands on the standard input."""
+
+    def with_input(text: str) -> None:
+        monkeypatch.setattr("tinydistilbert.predictor.load", lambda folder, **settings: Echo())
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+    return with_input
+
+
+def test_of_a_text_that_is_too_long_its_line_is_named_and_the_others_are_answered(call: Call, echo) -> None:
+    echo("a\nlonger\nb\n")
+    code, out, err = call("predict", "folder", "-")
+    assert code == 0 and [json.loads(line)["text"] for line in out.splitlines()] == ["a", "longer", "b"]
+    assert err == "line 2: cut, 3 of 6 tokens were read\n"
+    echo("a\nlonger\nb\n")
+    code, out, err = call("predict", "folder", "-", "--no-truncate")
+    first, second, third = map(json.loads, out.splitlines())
+    assert (first["text"], third["text"]) == ("a", "b") and "3 tokens too long" in second["error"]
+    assert code == 2 and "line 2: 1 of 3 texts" in err
+    echo("longer\n" * 30)
+    code, out, err = call("predict", "folder", "-")
+    assert code == 0 and err.count("line ") == 10 and "30 of 30 texts were cut to 3 tokens" in err
+
+
+def test_a_line_without_the_pair_that_others_have_is_named(call: Call, echo) -> None:
+    echo("a\tb\nc\td\ne\n")
+    code, out, err = call("predict", "folder", "-")
+    assert code == 2 and not out and "standard input, line 3" in err
+    echo("a\tb\n")
+    assert "PAIR" in call("predict", "folder", "-", "pair")[2]

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from tinydistilbert.data.hub import HubName, parse
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.metrics import METRICS
 from tinydistilbert.recipe.schema import Corpus, CustomTask, Finetune
@@ -189,7 +190,9 @@ def test_hub_data_have_the_names_of_their_classes(monkeypatch: pytest.MonkeyPatc
 
 def test_without_network_the_cure_names_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    with pytest.raises(UserError, match=r"hub data set someone/none: .*correct finetune\.custom\.reviews\.train, conn"):
+    with pytest.raises(
+        UserError, match=r"hub data set someone/none: .*correct finetune\.custom\.reviews\.train .*, conn"
+    ):
         load(reviews("someone/none"))
 
 
@@ -209,6 +212,56 @@ def test_questions_may_come_in_the_form_of_squad_or_in_rows(tmp_path: Path) -> N
     assert other == {**one, "id": ["0"]}
 
 
-def test_splits_says_what_it_takes_for_a_name_on_the_hub() -> None:
-    assert all(splits.HUB_NAME.fullmatch(name) for name in ("stanfordnlp/imdb", "me/my.data-set_2"))
-    assert not any(splits.HUB_NAME.fullmatch(name) for name in ("imdb", "./a/b", "../a", "~/a", "a/b/c", "/a/b"))
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("stanfordnlp/imdb", HubName("stanfordnlp/imdb")),
+        ("me/my.data-set_2:en", HubName("me/my.data-set_2", "en")),
+        ("me/set:en:test", HubName("me/set", "en", "test")),
+        ("me/set::train[:10%]", HubName("me/set", None, "train[:10%]")),
+        ("glue:sst2:validation", HubName("glue", "sst2", "validation")),
+        *(
+            (text, None)
+            for text in ("imdb", "./a/b", "../a", "~/a", "a/b/c", "/a/b", "/a/b:c", "me/set:", "C:/a/b", "")
+        ),
+    ],
+)
+def test_what_is_a_name_on_the_hub(text: str, name: HubName | None) -> None:
+    assert parse(text) == name
+
+
+def test_a_configuration_and_a_split_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_dataset(name: str, configuration: str | None, split: str) -> Dataset:
+        asked.append((name, configuration, split))
+        return Dataset.from_dict({"review": ["good", "bad"], "stars": [0, 1]})
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    task = reviews("me/set:en:train[:90%]", "me/set:en")
+    assert (len(load(task)), len(load(task, "validation"))) == (2, 2)
+    assert asked == [("me/set", "en", "train[:90%]"), ("me/set", "en", "validation"), ("me/set", "en", "train[:90%]")]
+
+
+def test_a_folder_of_save_to_disk_is_read_by_its_splits(tmp_path: Path) -> None:
+    features = Features({"review": Value("string"), "stars": ClassLabel(names=["pos", "neg"])})
+    rows = Dataset.from_dict({"review": ["good", "bad"], "stars": [0, 1]}, features=features)
+    DatasetDict({"train": rows, "validation": rows.select([1]), "test": rows.select([0])}).save_to_disk(
+        tmp_path / "all"
+    )
+    rows.save_to_disk(tmp_path / "one")
+    folder = str(tmp_path / "all")
+    task = reviews(folder, folder)
+    assert load(task).task.labels == ("neg", "pos") and load(task).columns["label"] == [1, 0]
+    assert load(task, "validation").columns["text"] == ["bad"]
+    assert load(reviews(folder, f"{folder}::test"), "validation").columns["text"] == ["good"]
+    assert load(reviews("all"), data=str(tmp_path)).columns["text"] == ["good", "bad"]
+    assert len(load(reviews(str(tmp_path / "one")))) == 2 and not splits.is_fetched(task, "train", None)
+    with pytest.raises(UserError, match=r"reviews\.train .*all: expected a split dev, found train, validation, test"):
+        load(reviews(f"{folder}::dev"))
+    (tmp_path / "plain").mkdir()
+    with pytest.raises(UserError, match=r"found another folder, .*plain; name the file in it"):
+        load(reviews(str(tmp_path / "plain")))
+    (tmp_path / "one" / "state.json").write_text("{")
+    with pytest.raises(UserError, match=r"one: expected a data set that save_to_disk wrote"):
+        load(reviews(str(tmp_path / "one")))

@@ -29,6 +29,8 @@ from tinydistilbert.storage import atomic, cache
 CONFIG = tiny.config(**tiny.WIDER)
 SENTENCES = ("The student learns from the teacher.", "Paris is the capital of France.", "Some cats like milk.")
 
+LENGTHS = {"reach": 512, "max_length": 128}
+
 
 @pytest.fixture
 def recipe(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Recipe:
@@ -179,7 +181,7 @@ def test_a_teacher_that_is_looked_into_costs_a_pass_in_each_of_those_steps(recip
     def seconds(row: str, **distillation: object) -> float:
         return estimated(taught(recipe, **distillation), tmp_path / "run", row).seconds or 0.0
 
-    size = task_size(taught(recipe), "cola", load_tokenizer(recipe.teacher.model))
+    size = task_size(taught(recipe), "cola", load_tokenizer(recipe.teacher.model), **LENGTHS)
     assert size is not None
     with torch.device("meta"):
         teacher = Size.of(tiny.model(**tiny.WIDER))
@@ -284,10 +286,10 @@ def test_a_corpus_is_estimated_near_what_it_is(recipe: Recipe) -> None:
 def test_data_on_the_hub_have_their_published_sizes(tokenizer: PreTrainedTokenizerFast) -> None:
     content = {"finetune": {"override": {"cola": {"train_examples": 100}}, "tasks": ["cola", "mnli", "cloze-qa"]}}
     recipe = toml.from_dict(content, "test")
-    cola, mnli = task_size(recipe, "cola", tokenizer), task_size(recipe, "mnli", tokenizer)
+    cola, mnli = task_size(recipe, "cola", tokenizer, **LENGTHS), task_size(recipe, "mnli", tokenizer, **LENGTHS)
     assert cola is not None and (cola.examples, cola.evaluation_examples) == (100, 1043)
     assert mnli is not None and mnli.evaluation_examples == 9815 + 9832
-    assert task_size(recipe, "cloze-qa", tokenizer) is None
+    assert task_size(recipe, "cloze-qa", tokenizer, **LENGTHS) is None
     other = toml.from_dict({"corpus": {"source": "somebody/something"}}, "test")
     assert text_size(other, tokenizer) is None
 

@@ -266,7 +266,15 @@ def test_it_learns_and_is_scored_like_every_encoder(data: Path, tmp_path: Path):
     tiny, task = recipe(data, epochs=16.0), TASKS["cola"]
     finetuned(tiny, tmp_path / "encoder", tmp_path / "model")
     evaluate(
-        tmp_path / "model", task, row="elmo", seed=0, recipe=tiny, output=tmp_path / "scores", device=CPU, training={}
+        tmp_path / "model",
+        task,
+        row="elmo",
+        seed=0,
+        recipe=tiny,
+        output=tmp_path / "scores",
+        device=CPU,
+        training={},
+        max_length=task.max_length,
     )
     scores = {line.metric: line.value for line in read(tmp_path / "scores" / "measurements.jsonl")}
     assert scores["matthews_correlation"] > 0.9

@@ -70,7 +70,7 @@ def run(
     evaluate(
         save(model, tokenizer, folder / "model"), TASKS[task], row="student", seed=3, recipe=recipe,
         output=folder / "scores", device=CPU,
-        training={"train_examples": 10, "train_examples_total": 20, "seconds": 5.0},
+        training={"train_examples": 10, "train_examples_total": 20, "seconds": 5.0}, max_length=TASKS[task].max_length,
     )  # fmt: skip
     return folder / "scores"
 

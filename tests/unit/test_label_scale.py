@@ -16,13 +16,14 @@ from tinydistilbert import notices
 from tinydistilbert.errors import Interrupted, UserError
 from tinydistilbert.export.to_onnx import export, to_half
 from tinydistilbert.finetuning.examples import TaskExamples, training_examples
-from tinydistilbert.finetuning.finetune import finetune, training_facts
+from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.finetuning.label_scale import PLAIN, LabelScale
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.task_head import output_layer
 from tinydistilbert.predictor import load
 from tinydistilbert.recipe.schema import CustomTask, Finetune, Optimization, Recipe, TaskDistillation
+from tinydistilbert.run_folder import training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Examples

@@ -16,6 +16,7 @@ from tinydistilbert.recipe.names import GLUE_NAMES, SYNTHETIC_NAMES
 from tinydistilbert.report.page import write_report
 from tinydistilbert.report.paper_tables import console_tables
 from tinydistilbert.results import Measurement
+from tinydistilbert.run_folder import RunFolder, keep_notices
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
 
@@ -257,6 +258,13 @@ def test_the_command_is_shown_as_it_was_given(synthetic_run: Path) -> None:
     shown = "tinydistilbert replicate mine.toml --seed 3 --output <here>"
     html = write_report(synthetic_run, command=shown).read_text(encoding="utf-8")
     assert "<dd>tinydistilbert replicate mine.toml --seed 3 --output &lt;here&gt;</dd>" in html
+
+
+def test_what_was_left_out_of_the_files_is_on_the_page(synthetic_run: Path) -> None:
+    keep_notices(RunFolder(synthetic_run), ("a.csv: 2 empty lines <left> out",))
+    html = write_report(synthetic_run).read_text(encoding="utf-8")
+    assert "<dt>Notice</dt><dd>a.csv: 2 empty lines &lt;left&gt; out</dd>" in html
+    RunFolder(synthetic_run).notices.unlink()
 
 
 def test_the_same_run_gives_the_same_bytes(synthetic_run: Path) -> None:

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.run_folder import AblationFolder, RunFolder, predictions_file, run_of_task_model
+from tinydistilbert.run_folder import (
+    AblationFolder,
+    RunFolder,
+    keep_notices,
+    kept_notices,
+    predictions_file,
+    run_of_task_model,
+)
 from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks import HELD_OUT
 
@@ -15,6 +22,7 @@ def test_paths_are_those_of_the_reference_page() -> None:
     run, variant = RunFolder(Path("r")), RunFolder(Path("r")).compressed("cola").variant("keep-50")
     paths = {
         run.recipe: "recipe.toml", run.inputs: "inputs.json", run.results: "results.jsonl",
+        run.notices: "notices.txt",
         run.report: "report.html", run.model_card: "student/README.md", run.encoder("control"): "control",
         run.task_model("cola", "student (D)", 3): "tasks/cola/student-d/seed-3/model",
         run.scores("cola", "teacher", 0): "tasks/cola/teacher/seed-0/scores",
@@ -71,3 +79,12 @@ def test_a_line_of_a_finished_folder_that_was_changed_is_refused(tmp_path: Path)
     (tmp_path / "scores" / "samples.jsonl").write_text('{"gold": 2}\n')
     with pytest.raises(UserError, match="other content"):
         json_lines.read(tmp_path / "scores" / "samples.jsonl")
+
+
+def test_notices_of_several_commands_are_kept_once_each(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    keep_notices(run, ())
+    assert not run.path.exists() and kept_notices(run) == []
+    keep_notices(run, ("a.csv: 2 empty lines", "b.csv: é"))
+    keep_notices(run, ("b.csv: é", "c.csv: more"))
+    assert kept_notices(run) == ["a.csv: 2 empty lines", "b.csv: é", "c.csv: more"]

@@ -134,3 +134,18 @@ def test_compiled_torch_gives_the_same_logits_at_every_shape(task_model: Maker) 
     for shape, logits in zip(shapes, expected, strict=True):
         with unchecked():
             np.testing.assert_allclose(compiled(inputs(*shape)), logits, atol=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("version", ["1.20.1", "1.19.2", "1.9.0"])
+def test_a_version_that_reads_padding_is_refused_where_the_export_has_its_attention(
+    version: str, exported: Maker, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = exported("distilbert", "classification")
+    for fits in ("1.21.0", "1.32.0", "2.0"):
+        monkeypatch.setattr("onnxruntime.__version__", fits)
+        assert OnnxRuntime(folder)
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    with pytest.raises(UserError, match=f"onnxruntime {version} reads the padding.*onnxruntime>=1.21.*--plain"):
+        OnnxRuntime(folder)
+    assert OnnxRuntime(plain), "standard operators are right in all"

@@ -150,6 +150,33 @@ def test_a_saved_dataset_gives_its_documents(tmp_path: Path) -> None:
     assert read(open_source(Corpus(source=str(tmp_path / "saved")), None)) == (TEXTS, ["apart"])
 
 
+def test_the_split_and_the_configuration_of_a_data_set_may_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = datasets.DatasetDict({split: datasets.Dataset.from_dict({"text": [split]}) for split in ("train", "test")})
+    saved.save_to_disk(tmp_path / "saved")
+    source = open_source(Corpus(source=f"{tmp_path / 'saved'}::test"), None)
+    train, validation = read(source)
+    assert train + validation == ["test"]
+    notices.begin()
+    open_source(Corpus(source=str(tmp_path / "saved")), None)
+    assert "splits left out: test (1 rows)" in notices.all_notices()[0]
+    asked = []
+
+    def load_dataset(name: str, config: str | None, split: str | None = None) -> datasets.Dataset:
+        asked.append((name, config, split))
+        return saved["train"]
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    for corpus in (
+        Corpus(source="me/set:en:train[:5%]"), Corpus(source="me/set", config="en"), Corpus(source="me/set::test")
+    ):  # fmt: skip
+        open_source(corpus, None)
+    assert asked == [("me/set", "en", "train[:5%]"), ("me/set", "en", None), ("me/set", None, "test")]
+    with pytest.raises(UserError, match="expected one configuration, found 'en' in corpus"):
+        open_source(Corpus(source="me/set:en", config="de"), None)
+
+
 def test_a_row_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LONGEST_LINE", 20)
     rows = {"train": ["a" * 20, "b" * 21], "validation": ["apart"]}
@@ -225,7 +252,7 @@ def test_a_split_is_taken_from_names_only_where_that_is_sure(
     paths = names.split("|")
     for name in paths:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("text\n")
+        (tmp_path / name).write_bytes(gzip.compress(b"text\n") if name.endswith(".gz") else b"text\n")
     notices.begin()
     if train is None:
         with pytest.raises(UserError, match=line):

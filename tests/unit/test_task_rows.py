@@ -52,7 +52,9 @@ def test_its_rows_are_read_and_its_range_is_checked(tmp_path: Path) -> None:
 
 
 def test_the_dry_run_has_its_published_sizes_and_typical_length(tokenizer: PreTrainedTokenizerFast) -> None:
-    size = task_size(Recipe(name="test", finetune=Finetune(tasks=("rain",))), "rain", tokenizer)
+    size = task_size(
+        Recipe(name="test", finetune=Finetune(tasks=("rain",))), "rain", tokenizer, reach=512, max_length=16
+    )
     assert size is not None
     assert (size.examples, size.evaluation_examples, size.length, size.longest) == (9000, 500, 7, 16)
 

@@ -6,13 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests import tiny
-from tinydistilbert import results
+from tinydistilbert import notices, results
+from tinydistilbert.cli.parser import parse
+from tinydistilbert.dry_run.plan import plan
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
-from tinydistilbert.evaluation.scoring import choose_null_threshold, read_predictions, score
+from tinydistilbert.evaluation.scoring import choose_null_threshold, null_threshold_for, read_predictions, score
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.finetuning.examples import task_examples, threshold_rows
 from tinydistilbert.models.loading import load_config, save_model
@@ -165,6 +171,21 @@ def test_a_window_without_an_answer_is_labelled_with_its_first_token(tokenizer: 
     assert features.labels[0].tolist() == [0, 0] and features.labels[1].min() > 0
 
 
+def test_a_model_without_a_threshold_is_scored_with_0_where_one_is_needed() -> None:
+    config = tiny.config()
+    assert null_threshold_for(config, questions(PARIS)) is None
+    assert null_threshold_for(config, questions(PARIS, NONE)) == 0
+    config.null_threshold = -1.5
+    assert null_threshold_for(config, questions(PARIS)) == null_threshold_for(config, questions(NONE)) == -1.5
+    assert null_threshold_for(config, dataclasses.replace(questions(PARIS), task=TASKS["rte"])) is None
+
+
+def test_an_exported_or_given_model_of_another_kind_takes_no_threshold(tmp_path: Path, tokenizer: Any) -> None:
+    save_model(tiny.model(head="classification", num_labels=2), tokenizer, tmp_path / "model")
+    with pytest.raises(UserError, match="null threshold: expected a span model"):
+        load(tmp_path / "model", null_threshold=0.0)
+
+
 @pytest.mark.parametrize("value", ["high", True, [1], float("nan")])
 def test_a_stored_threshold_is_a_number(value: Any) -> None:
     config = tiny.config()
@@ -174,6 +195,13 @@ def test_a_stored_threshold_is_a_number(value: Any) -> None:
     config.null_threshold = value
     with pytest.raises(UserError, match="null_threshold: expected a finite number"):
         stored_null_threshold(config, "model")
+
+
+def test_predict_takes_a_threshold() -> None:
+    assert parse(["predict", "model", "Who?", "Context", "--null-threshold", "-1.5"]).null_threshold == -1.5
+    for value in ("high", "nan"):
+        with pytest.raises(UserError, match="--null-threshold: expected a number"):
+            parse(["predict", "model", "Who?", "Context", f"--null-threshold={value}"])
 
 
 # Files.
@@ -249,6 +277,59 @@ def test_how_many_rows_have_wrong_answers_is_told(tmp_path: Path) -> None:
         read(tmp_path / "a.json", paragraphs(*asked))
 
 
+def written(path: Path, asked: list[dict[str, Any]]) -> None:
+    """The questions as SQuAD's JSON, as rows of JSON or as Parquet, by the ending of the path."""
+    if path.suffix == ".json":
+        path.write_text(paragraphs(*asked))
+        return
+    rows = [
+        {
+            "id": one["id"], "question": one["question"], "context": CONTEXT,
+            "answers": {key: [answer[key] for answer in one["answers"]] for key in ("text", "answer_start")},
+        }
+        for one in asked
+    ]  # fmt: skip
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@settings(max_examples=40, deadline=None)
+@given(spans=st.lists(st.none() | st.sampled_from([(0, 5), (6, 8), (9, 12), (13, 20)]), min_size=1, max_size=12))
+def test_every_question_of_any_file_comes_out_with_its_answer_or_none(
+    spans: list[tuple[int, int] | None], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    asked = [
+        {"id": f"q{i}", "question": f"{i}?", "is_impossible": span is None,
+         "answers": [{"text": CONTEXT[slice(*span)], "answer_start": span[0]}] if span else []}
+        for i, span in enumerate(spans)
+    ]  # fmt: skip
+    folder = tmp_path_factory.mktemp("forms")
+    for ending in ("json", "jsonl", "parquet"):
+        path = folder / f"a.{ending}"
+        written(path, asked)
+        task = custom_task("mine", CustomTask(train=str(path), kind="span"))
+        examples = load_examples(task, "train", data=None, corpus=Corpus(), limit=0, seed=0)
+        assert examples.columns["id"] == [one["id"] for one in asked] and len(examples) == examples.total == len(spans)
+        found = [answer["text"] for answer in examples.columns["answers"]]
+        assert found == [[CONTEXT[slice(*span)]] if span else [] for span in spans]
+        assert examples.has_unanswerable == (None in spans)
+
+
+def test_squad_2_is_a_task_of_the_data_folder(tmp_path: Path) -> None:
+    (tmp_path / "squad_v2").mkdir()
+    written(tmp_path / "squad_v2" / "train.parquet", [{"id": "a", "question": "?", "answers": []}])
+    task = TASKS["squad_v2"]
+    examples = load_examples(task, "train", data=str(tmp_path), corpus=Corpus(), limit=0, seed=0)
+    assert (len(examples), examples.total, examples.has_unanswerable) == (1, 130_319, True)
+    assert (task.hub, task.may_lack_answer, TASKS["squad"].may_lack_answer) == (
+        ("rajpurkar/squad_v2", None),
+        True,
+        False,
+    )
+
+
 # Training.
 
 PEOPLE, PLACES = (
@@ -276,19 +357,22 @@ def squad_2(path: Path, count: int, seed: int) -> str:
 
 def recipe(folder: Path, model: str, **finetune: Any) -> Recipe:
     train, validation = squad_2(folder / "train.json", 60, 0), squad_2(folder / "validation.json", 20, 1)
-    settings = {
+    section = {
         "model": model, "tasks": ["mine"], "seeds": [0], "epochs": 16.0, "min_steps": 0,
         "custom": {"mine": {"train": train, "validation": validation, "kind": "span", "max_length": 64}},
         "optimization": {"learning_rate": 3e-3, "batch_size": 16}, **finetune,
     }  # fmt: skip
-    return from_dict({"name": "questions", "finetune": settings}, "questions")
+    return from_dict({"name": "questions", "finetune": section}, "questions")
 
 
 def test_the_questions_that_choose_the_threshold_are_never_trained_on(tmp_path: Path) -> None:
     of = recipe(tmp_path, "none")
     task = custom_task("mine", of.finetune.custom["mine"])
+    notices.begin()
     examples = task_examples(of, task, None)
     assert examples.threshold is not None
+    assert any("60 of 120 questions have no answer" in line for line in notices.all_notices())
+    assert any("12 of 120 train questions are not trained on" in line for line in notices.all_notices())
     assert not {*examples.threshold.columns["context"]} & {*examples.train.columns["context"]}
     assert (len(examples.threshold), len(examples.train), examples.train.total) == (12, 108, 120)
     assert examples.threshold.columns["answers"].count(NONE) == 6
@@ -309,6 +393,7 @@ def test_a_tiny_model_learns_to_say_that_there_is_no_answer(tmp_path: Path, toke
     base = tmp_path / "base"
     save_model(tiny.model(hidden_size=32, num_attention_heads=4, intermediate_size=64), tokenizer, base)
     first = recipe(tmp_path, str(base))
+    assert "108 examples" in plan(run_context(first, tmp_path / "run", until="report", log=lambda _: None))
     assert not run_stages(run_context(first, tmp_path / "run", until="report", log=lambda _: None))
     model = RunFolder(tmp_path / "run").task_model("mine", "model", 0)
     facts = json.loads((model / "training.json").read_text())["null_threshold"]

@@ -161,7 +161,7 @@ class GpuRow:
 
     def timed(self, protocol: str) -> Timed:
         """What is on the GPU before the first event, and what runs between the two."""
-        pad_to = PADDED_LENGTH if protocol == PADDED else None
+        pad_to = self.inputs.subject.max_length if protocol == PADDED else None
 
         def prepare(index: int) -> GpuInputs:
             arrays = self.inputs.at(index, pad_to)

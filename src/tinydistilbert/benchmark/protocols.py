@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tinydistilbert.benchmark.pairs import PADDED_LENGTH, Pairs, slices_of_like_lengths
+from tinydistilbert.benchmark.pairs import Pairs, slices_of_like_lengths
 from tinydistilbert.benchmark.rows import Subject
 from tinydistilbert.benchmark.timing import Timed
 from tinydistilbert.models.runtimes import ModelInputs, Runtime
@@ -16,8 +16,9 @@ PADDED, TRUE_LENGTH, WITH_TOKENIZER = "padded-128", "true-length", "with-tokeniz
 
 def encoded_pairs(subjects: Sequence[Subject], pairs: Pairs) -> dict[str, Features]:
     """The pairs in the tokens of every subject, by its name; subjects that share a tokenizer share them."""
-    made = {id(s.tokenizer): encode(pairs.examples, s.tokenizer, PADDED_LENGTH) for s in subjects}
-    return {subject.name: made[id(subject.tokenizer)] for subject in subjects}
+    readers = {(id(s.tokenizer), s.max_length): s for s in subjects}
+    made = {reader: encode(pairs.examples, s.tokenizer, s.max_length) for reader, s in readers.items()}
+    return {subject.name: made[id(subject.tokenizer), subject.max_length] for subject in subjects}
 
 
 def slices_of(features: Features, settings: Benchmark, protocol: str, seed: int) -> list[list[int]]:
@@ -44,7 +45,7 @@ class PairInputs:
         if protocol == WITH_TOKENIZER:
             predictor = predictor_of(runtime, self.subject)
             return Timed(self.pairs.texts, lambda texts: predictor.logits(texts[:1], texts[1:]))
-        return Timed(lambda index: self.at(index, PADDED_LENGTH if protocol == PADDED else None), runtime)
+        return Timed(lambda index: self.at(index, self.subject.max_length if protocol == PADDED else None), runtime)
 
     def at(self, index: int, pad_to: int | None = None) -> ModelInputs:
         """The pair of a number, at its true length or padded."""
@@ -55,4 +56,4 @@ class PairInputs:
 
 def predictor_of(runtime: Runtime, subject: Subject) -> Predictor:
     """What a user calls with texts; only its logits are asked for, so kind and labels do not matter."""
-    return Predictor(runtime, subject.tokenizer, "regression", (), PADDED_LENGTH)
+    return Predictor(runtime, subject.tokenizer, "regression", (), subject.max_length)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import torch
@@ -11,18 +10,21 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from tinydistilbert.benchmark.backends import INT8, ONNX, OPENVINO, TORCH, ClampedRuntime, open_runtime
+from tinydistilbert.benchmark.pairs import PADDED_LENGTH
 from tinydistilbert.export.quantize import quantize
-from tinydistilbert.export.to_onnx import export
+from tinydistilbert.export.to_onnx import export, exported_weights
 from tinydistilbert.models.elmo.model import elmo_architecture
 from tinydistilbert.models.elmo.tokenizer import elmo_tokenizer
 from tinydistilbert.models.heads import head_of, parameter_count
-from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, save_model
-from tinydistilbert.models.runtimes import MODEL_FILE, OnnxRuntime, Runtime
+from tinydistilbert.models.lengths import read_length
+from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, longest_input, save_model
+from tinydistilbert.models.runtimes import MODEL_FILE, OPENVINO_FILE, Runtime, open_exported
 from tinydistilbert.optional import require
 
 Architectures = Mapping[str, Callable[[], PreTrainedModel]]
@@ -49,6 +51,12 @@ class Subject:
     parameters: int
     counted: str
     """The part of the model that `parameters` counts."""
+    max_length: int
+    """Tokens that it reads of a text, `PADDED_LENGTH` at most."""
+
+
+EXPORTED = "the exported model with its task head"
+"""What the weights of exported models are those of."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +77,14 @@ class BenchmarkRow:
     @property
     def megabytes(self) -> float | None:
         """Of the exported model's file; None for torch, whose folder may hold heads that are not timed."""
-        file = self.folder / MODEL_FILE
-        return file.stat().st_size / 1e6 if file.is_file() else None
+        if not is_exported(self.folder):
+            return None
+        return sum(file.stat().st_size for file in self.folder.glob("model.*")) / 1e6
 
 
 def is_exported(folder: Path) -> bool:
     """Whether a folder is of the kind that `export` and `quantize` make."""
-    return (folder / MODEL_FILE).is_file()
+    return any((folder / name).is_file() for name in (MODEL_FILE, OPENVINO_FILE))
 
 
 def make_subject(
@@ -89,7 +98,10 @@ def make_subject(
     if given is not None and is_exported(given):
         exported_tokenizer = load_tokenizer(given)
         vocabulary_size = len(exported_tokenizer)
-        return Subject(name, given, "trained", exported_tokenizer, vocabulary_size, *_count_exported(given))
+        return Subject(
+            name, given, "trained", exported_tokenizer, vocabulary_size, exported_weights(given), EXPORTED,
+            min(PADDED_LENGTH, _read(given, exported_tokenizer, load_config(given))),
+        )  # fmt: skip
     torch.manual_seed(seed)
     if given is None:
         model, folder = architectures[name]().float(), work / name
@@ -107,19 +119,12 @@ def make_subject(
         name, folder, "random" if given is None else "trained", tokenizer,
         None if reads_characters else model.config.vocab_size,
         parameter_count(model.base_model), "encoder without task head, tied tensors once",
+        PADDED_LENGTH if given is None else min(PADDED_LENGTH, _read(given, tokenizer, model.config)),
     )  # fmt: skip
 
 
-def _count_exported(folder: Path) -> tuple[int, str]:
-    """Weights in an exported model, and what they are: constants and the scales of int8 do not count."""
-    onnx = require("onnx", extra="onnx")
-    kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
-    count = sum(
-        prod(tensor.dims)
-        for tensor in onnx.load(folder / MODEL_FILE, load_external_data=False).graph.initializer
-        if tensor.data_type in kinds and not tensor.name.endswith((".scale", ".zero"))
-    )
-    return count, "the exported model with its task head"
+def _read(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig) -> int:
+    return read_length(folder, tokenizer.model_max_length, longest_input(config), span=False)
 
 
 def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) -> list[BenchmarkRow]:
@@ -130,7 +135,7 @@ def make_rows(subjects: Sequence[Subject], backends: Sequence[str], work: Path) 
     rows = []
     for subject in subjects:
         if is_exported(subject.folder):
-            runtime: Runtime = OnnxRuntime(subject.folder, threads=1)
+            runtime = open_exported(subject.folder, threads=1)
             rows.append(BenchmarkRow(subject, runtime.name, subject.folder, runtime))
             continue
         for backend in (TORCH,) if subject.vocabulary_size is None else backends:

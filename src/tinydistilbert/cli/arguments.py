@@ -111,6 +111,8 @@ def _predict_arguments(parser: Parser, given: Sequence[str], everything: bool) -
         help=f"{text} (default: what is in its folder; 0 for models trained elsewhere on SQuAD 2)",
     )  # fmt: skip
     _threads_flag(parser)
+    text = "answer no text that is longer than what the model reads; by default it is cut, and that is reported"
+    parser.add_argument("--no-truncate", action="store_true", help=text)
     parser.epilog = "A text that begins with - stands behind --:\n  tinydistilbert predict FOLDER -- --help"
 
 
@@ -180,7 +182,8 @@ COMMANDS: dict[str, Command] = {
         "RUN [OTHER] [--output FOLDER] [--seed N] [--json]", _compare_arguments,
     ),
     "predict": Command(
-        "answers of a fine-tuned or exported model, as lines of JSON", "FOLDER [--threads N] [--] TEXT [PAIR]",
+        "answers of a fine-tuned or exported model, as lines of JSON",
+        "FOLDER [flags] [--] TEXT [PAIR]",
         _predict_arguments,
     ),
     "export": Command(

@@ -14,6 +14,7 @@ from tinydistilbert.errors import NonFiniteLoss, UserError
 
 if TYPE_CHECKING:
     from tinydistilbert.cli.request import Request
+    from tinydistilbert.predictor import Predictor
     from tinydistilbert.report.table import Table
 
 TABLES_FROM = ("evaluate", "compress", "benchmark", "report")
@@ -160,16 +161,51 @@ def _predict(parsed: argparse.Namespace, _command_line: str) -> None:
 
     predictor = load(parsed.folder, threads=parsed.threads or 0, null_threshold=parsed.null_threshold)
     if parsed.text == "-":
+        if parsed.pair is not None:
+            expected, fix = "no PAIR beside -", "write it behind a tab on each line of the standard input"
+            raise UserError("predict", expected=expected, found=repr(parsed.pair), fix=fix)
         lines = [line.rstrip("\n").split("\t", 1) for line in sys.stdin]
-        if parsed.pair is not None or len({len(line) for line in lines}) > 1:
-            expected, fix = "a pair behind a tab on every line of the standard input, or on none", "make them alike"
-            raise UserError("predict", expected=expected, found="both", fix=fix)
-        pairs = [line[1] for line in lines] if lines and len(lines[0]) > 1 else None
-        answers = predictor.predict([line[0] for line in lines], pairs)
+        other = next((number for number, line in enumerate(lines, 1) if len(line) != len(lines[0])), None)
+        if other is not None:
+            expected = "a pair behind a tab on every line, or on none"
+            found = "a tab, and line 1 has none" if len(lines[0]) == 1 else "no tab, and line 1 has one"
+            raise UserError(f"standard input, line {other}", expected=expected, found=found, fix="make them alike")
+        texts, pairs = [line[0] for line in lines], [line[1] for line in lines if len(line) > 1] or None
     else:
-        answers = predictor.predict([parsed.text], None if parsed.pair is None else [parsed.pair])
-    for answer in answers:
-        print(json.dumps(answer, ensure_ascii=False))
+        texts, pairs = [parsed.text], None if parsed.pair is None else [parsed.pair]
+    _print_answers(predictor, texts, pairs, truncate=not parsed.no_truncate)
+
+
+LINES_NAMED = 10
+"""Texts that are too long and are named one by one; of more, there is their number."""
+
+
+def _print_answers(predictor: "Predictor", texts: list[str], pairs: list[str] | None, *, truncate: bool) -> None:
+    """Print a line of JSON for each text, and beside them which texts are too long.
+
+    Raises:
+        UserError: some are, and are not to be truncated; the others were answered.
+    """
+    excess = predictor.excess(texts, pairs)
+    long = [number for number, tokens in enumerate(excess) if tokens]
+    asked = [number for number, tokens in enumerate(excess) if truncate or not tokens]
+    answers = predictor.predict([texts[i] for i in asked], pairs and [pairs[i] for i in asked])
+    by_number = dict(zip(asked, answers, strict=True))
+    for number in range(len(texts)):
+        refused = {"error": f"{excess[number]} tokens too long"}
+        print(json.dumps(by_number.get(number, refused), ensure_ascii=False))
+    limit = predictor.text_limit
+    if truncate:
+        for number in long[:LINES_NAMED]:
+            tokens = limit + excess[number]
+            print(f"line {number + 1}: cut, {limit} of {tokens} tokens were read", file=sys.stderr)
+        if len(long) > LINES_NAMED:
+            print(f"{len(long):,} of {len(texts):,} texts were cut to {limit} tokens", file=sys.stderr)
+    elif long:
+        shown = ", ".join(str(number + 1) for number in long[:LINES_NAMED]) + ", …" * (len(long) > LINES_NAMED)
+        problem = f"{len(long):,} of {len(texts):,} texts are longer than the {limit} tokens that the model reads"
+        fix = "shorten them, or leave out --no-truncate"
+        raise UserError(f"line {shown}", problem=problem, fix=fix)
 
 
 def _export(parsed: argparse.Namespace, _command_line: str) -> None:

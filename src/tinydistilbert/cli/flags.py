@@ -25,15 +25,16 @@ _DISTILL = {
 }  # fmt: skip
 _TIME = {"time-budget": "distill.time_budget"}
 _TASKS = {"task": "finetune.tasks", "select": "finetune.select", "seeds": "finetune.seeds"}
+_TEACHER_LABELS = "finetune.distillation.teacher_labels"
 _FINETUNE = _TASKS | {
-    "teacher": "finetune.distillation.teachers", "epochs": "finetune.epochs",
+    "teacher": "finetune.distillation.teachers", "teacher-labels": _TEACHER_LABELS, "epochs": "finetune.epochs",
     "learning-rate": "finetune.optimization.learning_rate", "batch-size": "finetune.optimization.batch_size",
 }  # fmt: skip
 _TARGETS = {
     "target-latency": "compress.target_latency", "target-size": "compress.target_size",
     "target-operations": "compress.target_operations", "max-loss": "compress.max_loss", "keep": "compress.keep",
 }  # fmt: skip
-_COMPRESS = {"task": "compress.tasks", "teacher": "compress.teachers"}
+_COMPRESS = {"task": "compress.tasks", "teacher": "compress.teachers", "teacher-labels": _TEACHER_LABELS}
 _MODEL = {"model": "finetune.model"}
 
 SHORT: Mapping[str, Mapping[str, str]] = {
@@ -66,6 +67,7 @@ PLACEHOLDERS = ("--finetune.override.TASK.epochs", "--finetune.custom.NAME.train
 METAVARS = {
     "data": "FOLDER", "device": "NAME", "teacher.model": "NAME", "finetune.model": "NAME", "finetune.tasks": "NAME",
     "compress.tasks": "NAME", "finetune.distillation.teachers": "FOLDER", "compress.teachers": "FOLDER",
+    _TEACHER_LABELS: "CLASS",
     "validation": "FILE", "text": "COLUMN", "text_pair": "COLUMN", "label": "COLUMN",
 }  # fmt: skip
 """What stands for the value in the help, where the type says too little."""
@@ -265,7 +267,7 @@ def value_of(key: Key, flag: str, texts: Sequence[str]) -> Any:
     if len(texts) == 1 and texts[0] in key.choices and len(members(key.kind)) > 1:
         return texts[0]
     is_text = _base(key.item) is str
-    are_paths = is_text and not key.name.endswith("tasks")
+    are_paths = is_text and not key.name.endswith(("tasks", "teacher_labels"))
     items = [item for text in texts for item in _items(text, flag, are_paths=are_paths)]
     # Beside a list of numbers, words have a meaning of their own: one item may be such a word, misspelt.
     return items[0] if len(items) == 1 and len(members(key.kind)) > 1 and not is_text else items

@@ -113,7 +113,7 @@ def _put_custom_task(changes: dict[str, Any], columns: dict[str, Any], command: 
         fix = "leave --task out: a task of your own is called after its file"
         raise UserError("--task", expected="no other task beside --data with columns", found="one", fix=fix)
     train = changes.pop("data")
-    name = re.sub(r"[^a-z0-9]+", "-", Path(train).stem.lower()).strip("-") or "own"
+    name = re.sub(r"[^a-z0-9]+", "-", Path(train.removesuffix(".gz")).stem.lower()).strip("-") or "own"
     if name in (*TASK_NAMES, *MEASURED):
         name = f"own-{name}"
     finetune["tasks"] = [name]

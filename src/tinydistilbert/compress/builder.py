@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from tinydistilbert.evaluation.scoring import headline_score, null_threshold_for
 from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
-from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, Runtime
+from tinydistilbert.models.runtimes import ModelInputs, Runtime, exported_facts, open_exported
 from tinydistilbert.models.torch_runtime import TorchRuntime
 from tinydistilbert.recipe.schema import Recipe, TaskSettings
 from tinydistilbert.run_folder import CompressedFolder
-from tinydistilbert.storage import atomic
+from tinydistilbert.storage import atomic, made_from
+from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import INPUTS, Logits, predict
-from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples
 from tinydistilbert.training.device import Compute
 
 
@@ -42,21 +43,24 @@ class VariantBuilder:
     log: Callable[[str], None]
     compute: Callable[[], Compute]
     """How models are trained; asked for when one is: not every machine computes as the run was begun."""
+    sources: MadeFrom
+    """What every folder of the variants is made from."""
 
     @cached_property
     def recovery_recipe(self) -> Recipe:
         """The recipe of recovery fine-tuning: with its epochs, and with what is held out to choose by."""
         compress, task = self.recipe.compress, self.task.name
         finetune = self.recipe.finetune
-        a_tenth = max(1, recipe_examples(self.recipe, self.task, self.task.train, limit=1).total // 10)
-        length = finetune.max_length(task, self.task.max_length)
+        train = recipe_examples(self.recipe, self.task, self.task.train)
+        different = train.total if self.task.is_synthetic else len(set(train.keys))
+        a_tenth = max(1, different // 10, min(len(train.task.labels), different // 2))  # one of each class, if need be
         of_task = finetune.settings(task)
         # What compares attention needs all heads on both sides, and stages of their own more epochs.
         distillation = replace(of_task.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0)
         settings = replace(
             of_task, distillation=distillation, epochs=compress.recovery_epochs, min_steps=0, select="fixed",
             learning_rates=(), score_on="train", validation_examples=min(compress.held_out or a_tenth, a_tenth),
-            override={task: TaskSettings(max_length=length)},
+            override={task: TaskSettings(max_length=self.max_length)},
         )  # fmt: skip
         return replace(self.recipe, finetune=settings)
 
@@ -70,17 +74,26 @@ class VariantBuilder:
         """What pruned models are trained on."""
         return training_examples(self.recovery_recipe, self.task, augmented=None, soft=True)[0]
 
-    @property
+    @cached_property
     def max_length(self) -> int:
         """Longest input in tokens."""
-        return self.recipe.finetune.max_length(self.task.name, self.task.max_length)
+        finetune = self.recipe.finetune
+        if self.recipe.compress.model:
+            return length_for(finetune, self.task, self.model)
+        return finetune.max_length(self.task.name, self.task.max_length)
 
 
 def make_folder(builder: VariantBuilder, path: Path, title: str, make: Callable[[Path], None]) -> Path:
-    """Make one folder, unless it is finished; gives its path."""
+    """Make one folder, unless it is finished; gives its path.
+
+    Raises:
+        UserError: it was made from, or begun with, something else than the builder's sources.
+    """
     if atomic.is_finished(path):
+        made_from.check(path, builder.sources)
         atomic.tidy(path)
     else:
+        made_from.begin(path, builder.sources)
         builder.log(f"compress {builder.row} on {builder.task.title}: {title}")
         make(path)
     return path
@@ -93,8 +106,8 @@ def encoded(builder: VariantBuilder, examples: Examples, folder: Path) -> Featur
 
 def runtime_of(builder: VariantBuilder, folder: Path, *, threads: int = 0) -> Runtime:
     """A variant, ready to predict; `threads` = 0: on the run's device, with as many cores as there are."""
-    if (folder / MODEL_FILE).is_file():
-        return OnnxRuntime(folder, threads=threads)
+    if exported_facts(folder):
+        return open_exported(folder, threads=threads)
     task = builder.recovery_examples.task
     model = load_model(folder, task.kind, labels=task.labels, require_head=True)
     device = torch.device("cpu") if threads else builder.device

@@ -23,17 +23,18 @@ from tinydistilbert.compress.importance import Importance, head_and_neuron_impor
 from tinydistilbert.compress.prune import drop_layers, most_important_layers, prune
 from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.data.files import find_splits, records
+from tinydistilbert.export.openvino import has_bf16, to_bf16, to_int8
 from tinydistilbert.export.quantize import quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.finetuning.examples import task_examples, training_examples
-from tinydistilbert.finetuning.finetune import finetune, training_facts
+from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
-from tinydistilbert.models.runtimes import ModelInputs, exported_facts
+from tinydistilbert.models.runtimes import BF16, OPENVINO, ModelInputs, exported_facts
 from tinydistilbert.models.torch_runtime import uses_token_types
-from tinydistilbert.run_folder import VariantFolder
+from tinydistilbert.run_folder import VariantFolder, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import sample_rows
 from tinydistilbert.tasks.encoding import collate
@@ -66,16 +67,19 @@ def variants(builder: VariantBuilder) -> Iterator[Variant]:
     yield _exported(builder, builder.model, whole, "ONNX Runtime, fp32")
     if settings.quantization != "none":
         yield _quantized(builder, builder.model, whole, "int8")
+    yield from _for_openvino(builder, builder.model, whole, "OpenVINO")
     source = builder.model
     for before, share in pairwise((1.0, *sorted(settings.keep, reverse=True))):
         name = f"{100 * share:g} % of heads and neurons" if share < 1 else "recovery fine-tuning alone"
         folder = builder.folder.variant(f"keep-{100 * share:g}")
         source = _pruned(builder, source, folder, partial(prune, keep=share / before))
         yield _smallest(builder, source, folder, name)
+        yield from _for_openvino(builder, source, folder, f"{name}, OpenVINO")
     for count in sorted(settings.layers, reverse=True):
         folder = builder.folder.variant(f"layers-{count}")
         source = _pruned(builder, source, folder, partial(_keep_layers, count=count))
         yield _smallest(builder, source, folder, f"{count} layers")
+        yield from _for_openvino(builder, source, folder, f"{count} layers, OpenVINO")
 
 
 def _keep_layers(model: PreTrainedModel, importance: Importance, *, count: int) -> None:
@@ -94,7 +98,12 @@ def _exported(builder: VariantBuilder, model: Path, folder: VariantFolder, name:
         source = make_folder(
             builder, folder.trimmed, "trim the vocabulary", lambda output: trim(model, _texts(builder), output)
         )
-    onnx = make_folder(builder, folder.onnx, f"export {folder.name}", lambda output: export(source, output))
+    onnx = make_folder(
+        builder,
+        folder.onnx,
+        f"export {folder.name}",
+        lambda output: export(source, output, max_length=builder.max_length),
+    )
     failed = training_facts(model).get("failed")
     return Variant(name, onnx, source, f"the training failed at {failed}" if failed else "")
 
@@ -117,7 +126,7 @@ def _quantized(builder: VariantBuilder, source: Path, folder: VariantFolder, nam
     assert method != "none"
 
     def make(output: Path) -> None:
-        calibration = _calibration(builder, exported.folder)
+        calibration = _calibration(builder, exported.folder) if method == "static" else []
         kept = sensitive_layers(
             exported.folder, score=partial(held_out_score, builder), max_loss=settings.max_loss / 100, method=method,
             calibration=calibration,
@@ -130,10 +139,29 @@ def _quantized(builder: VariantBuilder, source: Path, folder: VariantFolder, nam
     return replace(exported, folder=int8, note="; ".join(note for note in notes if note))
 
 
-def _calibration(builder: VariantBuilder, exported: Path) -> list[ModelInputs]:
+def _for_openvino(builder: VariantBuilder, source: Path, folder: VariantFolder, name: str) -> Iterator[Variant]:
+    """The model in bf16, where the processor has it, and in int8, if the recipe names OpenVINO."""
     settings = builder.recipe.compress
-    if settings.quantization != "static":
-        return []
+    if OPENVINO not in settings.engines:
+        return
+    exported = _exported(builder, source, folder, name)
+    if has_bf16():
+        output = folder.openvino(BF16)
+        made = make_folder(builder, output, f"{name} in bf16", lambda output: to_bf16(exported.folder, output))
+        yield replace(exported, name=f"{name} bf16", folder=made)
+    elif folder.name == "whole":
+        builder.log("  no variant in bf16: this processor has no bf16")
+    if settings.quantization != "none":
+        made = make_folder(
+            builder, folder.openvino("int8"), f"{name} in int8, by NNCF",
+            lambda output: to_int8(exported.folder, output, _calibration(builder, exported.folder)),
+        )  # fmt: skip
+        yield replace(exported, name=f"{name} int8", folder=made)
+
+
+def _calibration(builder: VariantBuilder, exported: Path) -> list[ModelInputs]:
+    """Inputs by which fixed ranges are measured."""
+    settings = builder.recipe.compress
     features = encoded(builder, builder.held_out, exported)
     chosen = sample_rows(len(features), settings.calibration_examples, builder.recipe.seed)
     return single_inputs(features, chosen, pad_token_id(exported))
@@ -150,7 +178,7 @@ def _pruned(
         model = load_model(source, task.kind, labels=task.labels, require_head=True).to(builder.device)
         make_smaller(model, _importance(builder, model))
         with atomic.unfinished(output) as partial_output:
-            save_model(model.cpu(), load_tokenizer(source), partial_output)
+            save_model(model.cpu(), load_tokenizer(source), partial_output, max_length=builder.max_length)
 
     def recover(output: Path) -> None:
         recipe, soft_targets = builder.recovery_recipe, _soft_targets(builder)
@@ -181,7 +209,7 @@ def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
 
 def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
     """What pruned models learn from beside the labels."""
-    teachers = builder.teachers or (builder.model,)
+    teachers, recipe = builder.teachers or (builder.model,), builder.recipe
 
     def make(output: Path) -> None:
         compute = builder.compute()
@@ -189,6 +217,7 @@ def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
             make_soft_targets(
                 builder.recovery_examples, teachers, output, tokenizer=load_tokenizer(builder.model),
                 device=compute.device, max_length=builder.max_length,
+                given_labels=recipe.finetune.distillation.teacher_labels if recipe.compress.teachers else None,
             )  # fmt: skip
 
     folder = make_folder(builder, builder.folder.soft_targets, "soft targets of the teacher", make)

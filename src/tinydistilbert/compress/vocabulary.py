@@ -7,6 +7,7 @@ same embeddings. Other text falls apart into smaller pieces that were kept.
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -21,7 +22,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.hub import local_folder
-from tinydistilbert.models.loading import load_config, load_tokenizer
+from tinydistilbert.models.lengths import declared_length
+from tinydistilbert.models.loading import load_config, load_tokenizer, longest_input
+from tinydistilbert.models.tokenizer_files import save_tokenizer
 from tinydistilbert.storage import atomic
 
 TEXTS_AT_ONCE = 1000
@@ -61,7 +64,8 @@ def trim(model_folder: Path, texts: Iterable[str], output: Path, *, minimum_coun
         atomic.write_bytes(folder / WEIGHTS, safetensors.torch.save(_rows(weights, kept), metadata={"format": "pt"}))
         raw = atomic.read_json(model_folder / CONFIG)
         atomic.write_json(folder / CONFIG, raw | _numbers(config, new) | {"vocab_size": len(kept)})
-        tokenizer.save_pretrained(folder)
+        longest = min(declared_length(tokenizer.model_max_length) or sys.maxsize, longest_input(config))
+        save_tokenizer(tokenizer, folder, config, longest=longest)
         _renumber_tokenizer(folder, new)
 
 

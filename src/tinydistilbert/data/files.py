@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinydistilbert.data import delimited
-from tinydistilbert.data.gzipped import GZ, ending, open_bytes
+from tinydistilbert.data.gzipped import GZ, check_ratio, ending, open_bytes
 from tinydistilbert.data.split_names import splits_by_name
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
@@ -54,6 +54,8 @@ def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
         found = "only empty ones" if files else "no such file"
         fix = "point corpus.source at a text, JSONL, Parquet, CSV or TSV file or a folder of them"
         raise UserError(f"corpus.source {path}", expected=expected, found=found, fix=fix)
+    for file in files:
+        check_ratio(file)
     if path.is_file():
         return files, []
     texts = [file for file in files if ending(file) not in TABLES]

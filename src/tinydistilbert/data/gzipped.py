@@ -9,6 +9,8 @@ from typing import IO, Any
 from tinydistilbert.errors import UserError
 
 GZ = ".gz"
+LARGEST_CHECKED = 16 * 2**20
+"""Bytes of a compressed file that is unpacked once before it is read."""
 GZIP_BEGINS = b"\x1f\x8b"
 """First bytes of every gzip file."""
 UNPACKED_AT_LEAST = 64 * 2**20
@@ -39,6 +41,20 @@ def open_bytes(path: Path) -> IO[bytes]:
     if not is_gzipped(path):
         return path.open("rb")
     return io.BufferedReader(_Unpacked(path))
+
+
+def check_ratio(path: Path) -> None:
+    """Unpack a small file once, so that one which was made to fill the memory is refused before anything is made of it.
+
+    Large ones are refused while they are read.
+
+    Raises:
+        UserError: as of the stream of `open_bytes`.
+    """
+    if is_gzipped(path) and path.stat().st_size <= LARGEST_CHECKED:
+        with open_bytes(path) as stream:
+            while stream.read(2**20):
+                pass
 
 
 class _Unpacked(io.RawIOBase):

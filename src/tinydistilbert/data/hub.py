@@ -1,27 +1,100 @@
 """Text from data sets that the `datasets` library reads: on the hub, or in a folder that `save_to_disk` wrote."""
 
 import hashlib
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinydistilbert.data import files
-from tinydistilbert.errors import UserError
+from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.notices import notice
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""`owner/name`."""
+_NAME_WITH_PARTS = re.compile(r"(?P<name>[\w-][\w.-]*(?:/[\w.-]+)?):(?P<config>[^:/]*)(?::(?P<split>[^/]+))?")
+_SPLIT_OF_FOLDER = re.compile(r"(?P<folder>.+)::(?P<split>[\w.-]+)")
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A data set on the hub as `datasets.load_dataset` takes it: `owner/name:configuration:split`."""
+
+    name: str
+    config: str | None = None
+    split: str | None = None
+    """Also a part of one, as `train[:10%]`."""
+
+
+def parse(text: str) -> HubName | None:
+    """`owner/name`, `owner/name:configuration`, `owner/name:configuration:split`, or `owner/name::split`; else None."""
+    if _NAME.fullmatch(text):
+        return HubName(text)
+    found = _NAME_WITH_PARTS.fullmatch(text)
+    if not found or not (found["config"] or found["split"]):
+        return None
+    return HubName(found["name"], found["config"] or None, found["split"] or None)
+
+
+def saved_folder(text: str) -> tuple[Path, str | None] | None:
+    """The folder of `folder` or `folder::split` and the split, where `save_to_disk` wrote it; else None."""
+    found = _SPLIT_OF_FOLDER.fullmatch(text)
+    path, split = (Path(found["folder"]), found["split"]) if found else (Path(text), None)
+    path = path.expanduser()
+    return (path, split) if is_saved(path) else None
+
+
+def load_saved(folder: Path, split: str | None, *, default: str, where: str) -> "Dataset":
+    """One split of a folder that `save_to_disk` wrote; a data set without splits is taken whole.
+
+    Args:
+        folder: what `saved_folder` found.
+        split: which; None = `default`.
+        default: which, of a folder with splits.
+        where: the key of the recipe, for errors.
+
+    Raises:
+        UserError: it cannot be read, or has no such split.
+    """
+    import datasets
+
+    fix = "save the data set again with save_to_disk"
+    with as_user_error(f"{where} {folder}", expected="a data set that save_to_disk wrote", fix=fix):
+        loaded = datasets.load_from_disk(str(folder))
+    wanted = split or default
+    if isinstance(loaded, datasets.Dataset):
+        if split is not None:
+            fix = f"leave ::{split} out"
+            raise UserError(f"{where} {folder}", expected="splits in it", found="one data set without any", fix=fix)
+        return loaded
+    if wanted not in loaded:
+        fix = f"name one behind the folder: {folder}::{next(iter(loaded), 'train')}"
+        raise UserError(f"{where} {folder}", expected=f"a split {wanted}", found=", ".join(loaded), fix=fix)
+    return loaded[wanted]
+
 
 LOCAL_FIX = "or name a local file or folder (text, JSONL, Parquet), or `python-docs`, as corpus.source"
 
 
 def is_saved(folder: Path) -> bool:
     """Whether `folder` was written by `save_to_disk` of the `datasets` library."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+    try:
+        return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
-def load(name: str, config: str | None) -> "dict[str, Dataset]":
+def load(name: str, config: str | None, split: str | None = None) -> "dict[str, Dataset]":
     """The splits of a data set on the hub (or in its local cache) or of a saved folder; `train` is among them.
+
+    Args:
+        name: on the hub, or a folder.
+        config: configuration on the hub.
+        split: the one that is `train`; then there is no other.
 
     Raises:
         UserError: it cannot be loaded, because of the network, its name or its configuration, or has no train split.
@@ -29,17 +102,22 @@ def load(name: str, config: str | None) -> "dict[str, Dataset]":
     import datasets  # takes a second, and other sources do not need it
 
     where = f"corpus.source {name}"
-    fix = f"check the name, corpus.config and the network, {LOCAL_FIX}"
+    if is_saved(Path(name)) and split is not None:
+        return {"train": load_saved(Path(name), split, default="train", where="corpus.source")}
+    fix = f"check the name (owner/name:configuration:split), corpus.config and the network, {LOCAL_FIX}"
     try:
-        loaded = datasets.load_from_disk(name) if is_saved(Path(name)) else datasets.load_dataset(name, config)
+        if is_saved(Path(name)):
+            loaded = datasets.load_from_disk(name)
+        else:
+            loaded = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         found = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(where, expected="a data set on the hub", found=found, fix=fix) from None
     splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
     if "train" not in splits:
-        found, fix = ", ".join(splits), f"use another data set, {LOCAL_FIX}"
+        found, fix = ", ".join(splits), f"name one: {name}:{config or ''}:{next(iter(splits), 'split')}"
         raise UserError(where, expected="a split called train", found=found, fix=fix)
-    others = [f"{split} ({len(splits[split]):,} rows)" for split in splits if split not in ("train", "validation")]
+    others = [f"{other} ({len(splits[other]):,} rows)" for other in splits if other not in ("train", "validation")]
     if others:
         notice(where, f"splits left out: {', '.join(others)}")
     return splits

@@ -68,22 +68,28 @@ def _open(corpus: Corpus, data: str | None) -> Source:
         return _from_files(corpus, Path(data) / WIKITEXT2)
     if is_on_hub(corpus, data):
         return _from_hub(corpus)
-    path = Path(corpus.source).expanduser()
-    if path.is_dir() and hub.is_saved(path):
-        return _from_hub(replace(corpus, source=str(path)))
-    return _from_files(corpus, path)
+    if saved := hub.saved_folder(corpus.source):
+        folder, split = saved
+        return _from_hub(replace(corpus, source=str(folder)), split)
+    return _from_files(corpus, Path(corpus.source).expanduser())
 
 
 def is_on_hub(corpus: Corpus, data: str | None) -> bool:
     """Whether `open_source` would look for the corpus on the hub."""
     if corpus.source in (PYTHON_DOCS, WIKITEXT2):
         return corpus.source == WIKITEXT2 and data is None
-    return not (Path(corpus.source).expanduser().exists() or _must_be_path(corpus.source))
+    is_there = Path(corpus.source).expanduser().exists() or hub.saved_folder(corpus.source) is not None
+    return not (is_there or _must_be_path(corpus.source))
+
+
+_OTHER_ENDINGS = (".json", ".md", ".html", ".xml", ".pdf", ".docx", ".xlsx", ".zip")
+"""Of files that are not read, which no data set on the hub has in its name."""
 
 
 def _must_be_path(source: str) -> bool:
     """Whether a name cannot be `owner/name` on the hub, so that a misspelt path is not looked up on the network."""
-    return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.lower().endswith(files.ENDINGS)
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    return is_path or source.lower().endswith((*files.ENDINGS, *_OTHER_ENDINGS))
 
 
 def is_held_out(name: str, share: float) -> bool:
@@ -121,8 +127,16 @@ def _from_files(corpus: Corpus, path: Path) -> Source:
     return _with_validation(corpus, fingerprint, functools.partial(read, train), read_validation)
 
 
-def _from_hub(corpus: Corpus) -> Source:
-    splits = hub.load(corpus.source, corpus.config)
+def _from_hub(corpus: Corpus, split: str | None = None) -> Source:
+    """A data set on the hub or in a saved folder; with a `split` all text is of that one."""
+    named = None if split or hub.is_saved(Path(corpus.source)) else hub.parse(corpus.source)
+    name, config = corpus.source, corpus.config
+    if named is not None:
+        if config and named.config and config != named.config:
+            found, fix = f"{named.config!r} in corpus.source, {config!r} in corpus.config", "name it once"
+            raise UserError(f"corpus.source {name}", expected="one configuration", found=found, fix=fix)
+        name, config, split = named.name, named.config or config, named.split
+    splits = hub.load(name, config, split)
 
     def read(split: str) -> Iterator[str]:
         texts = hub.records(splits[split], corpus.source, corpus.text_column)

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel, PreTr
 from tinydistilbert.dry_run import machine as costs
 from tinydistilbert.dry_run.machine import Machine
 from tinydistilbert.dry_run.sizes import TaskSize, TextSize, task_size, text_size
-from tinydistilbert.models.loading import load_config, load_tokenizer
+from tinydistilbert.models.loading import load_config, load_tokenizer, longest_input
 from tinydistilbert.models.pruned import give_shapes, is_pruned, shapes_of
 from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
@@ -19,6 +19,7 @@ from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe
 from tinydistilbert.storage import atomic
+from tinydistilbert.tasks.recipe_splits import length_for
 from tinydistilbert.training import checkpoint
 
 SECONDS_A_FOLDER = 1.0
@@ -42,6 +43,8 @@ class Line:
     """Bytes of checkpoints, which are deleted when the stage is finished."""
     memory: float = 0.0
     """Bytes at its peak, beside those of the bare process."""
+    notes: tuple[str, ...] = ()
+    """What is better known beforehand, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,18 @@ class Basis:
         """The examples of every task with something left to do; None where they are made from a text on the hub."""
         folder = self.run.folder
         unfinished = [job.task for job in self.run.jobs if not atomic.is_finished(job.scores(folder))]
-        return {name: task_size(self.recipe, name, self.shared.tokenizer) for name in dict.fromkeys(unfinished)}
+        return {name: self.task_size(name) for name in dict.fromkeys(unfinished)}
+
+    def task_size(self, name: str) -> TaskSize | None:
+        """The examples of a task, for the model that is fine-tuned on it, or compressed."""
+        recipe, task = self.recipe, self.run.tasks[name]
+        if given := recipe.compress.model:
+            config, tokenizer = load_config(given), load_tokenizer(given)
+            max_length = length_for(recipe.finetune, task, given)
+        else:
+            config = load_config(recipe.finetune.model) if recipe.finetune.model else self.models[1].config
+            tokenizer, max_length = self.shared.tokenizer, recipe.finetune.max_length(name, task.max_length)
+        return task_size(recipe, name, tokenizer, reach=longest_input(config), max_length=max_length)
 
     @cached_property
     def given_model(self) -> Size:

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, encoder_size, joint_state
-from tinydistilbert.dry_run.sizes import TaskSize, task_size
+from tinydistilbert.dry_run.sizes import TaskSize
 from tinydistilbert.finetuning.trainer import finetune_steps
-from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import HELD_OUT_SHARE
+from tinydistilbert.tasks import hold_out
 
 
 def compress_line(basis: Basis) -> Line:
@@ -34,7 +33,7 @@ def compress_line(basis: Basis) -> Line:
         what += f"; {len(_shares(settings, 1))} of them pruned, then recovery fine-tuning of {shown} steps"
     return Line(
         "compress", state, what, sum(seconds) if len(seconds) == len(costs_left) else None,
-        sum(cost.disk for cost in costs_left),
+        sum(cost.disk for cost in costs_left), notes=tuple(note for cost in costs_left for note in cost.notes),
     )  # fmt: skip
 
 
@@ -47,11 +46,19 @@ class _Cost:
     """None = unknown."""
     steps: int = 0
     """Of each recovery fine-tuning."""
+    notes: tuple[str, ...] = ()
+    """As those of a line."""
 
 
 def _variants(settings: Compress) -> int:
-    """The model as it is, exported, in int8, and each pruned one."""
-    return 2 + (settings.quantization != "none") + len(settings.keep) + len(settings.layers)
+    """The model as it is, exported, in int8, and each pruned one; all but the first also for OpenVINO, if asked for."""
+    pruned = len(settings.keep) + len(settings.layers)
+    return 2 + (settings.quantization != "none") + pruned + _of_openvino(settings) * (1 + pruned)
+
+
+def _of_openvino(settings: Compress) -> int:
+    """Of each model: bf16 and int8."""
+    return 1 + (settings.quantization != "none") if "openvino" in settings.engines else 0
 
 
 def _shares(settings: Compress, layers: int) -> list[float]:
@@ -63,19 +70,20 @@ def _shares(settings: Compress, layers: int) -> list[float]:
 
 def _cost(basis: Basis, name: str) -> _Cost:
     settings = basis.recipe.compress
-    tokenizer = load_tokenizer(settings.model) if settings.model else basis.shared.tokenizer
-    model, size = _size(basis, name), task_size(basis.recipe, name, tokenizer)
+    model, size = _size(basis, name), basis.task_size(name)
     shares, int8 = _shares(settings, model.layers), settings.quantization != "none"
     # Each pruned variant before and after recovery fine-tuning, exported, and in int8.
-    copies = 1 + int8 / 4 + sum(shares) * (3 + int8 / 4)
+    openvino = 1 / 2 + int8 / 4 if _of_openvino(settings) else 0
+    copies = 1 + int8 / 4 + openvino + sum(shares) * (3 + int8 / 4 + openvino)
     disk = 4 * model.parameters * copies + TOKENIZER_BYTES * (_variants(settings) + 2 * len(shares))
     if size is None:
         return _Cost(disk)
     recovery = replace(basis.recipe.finetune.settings(name), epochs=settings.recovery_epochs, min_steps=0)
-    held_out = settings.held_out or round(HELD_OUT_SHARE * size.features)
+    held_out = settings.held_out or round(hold_out.SHARE * size.features)
     steps = finetune_steps(recovery, max(size.features - held_out, 1) + size.unlabelled) if shares else 0
     examples = steps * recovery.optimization.batch_size * recovery.optimization.gradient_accumulation_steps
-    return _Cost(disk, _seconds(basis, model, size, shares, steps=steps, examples=examples, held_out=held_out), steps)
+    seconds = _seconds(basis, model, size, shares, steps=steps, examples=examples, held_out=held_out)
+    return _Cost(disk, seconds, steps, tuple(f"{name}, {note}" for note in size.notes))
 
 
 def _size(basis: Basis, name: str) -> Size:
@@ -96,7 +104,8 @@ def _seconds(
     operations = FORWARD_AND_BACKWARD * forward * learned * sum(shares)
     if shares:
         operations += forward * size.features * max(1, len(settings.teachers))
-    variants = _variants(settings) - len(shares) + sum(shares)
+    forms = 1 + _of_openvino(settings)
+    variants = _variants(settings) - forms * (len(shares) - sum(shares))
     operations += variants * (forward * held_out + model.forward(size.evaluation_tokens, size.length))
     return (
         basis.training_seconds(model, operations, len(shares) * steps)

@@ -23,7 +23,8 @@ def plan(run: RunContext) -> str:
     """
     basis = basis_of(run)
     lines = _lines(basis)
-    return "\n".join([*_table(lines), "", *_totals(lines, basis.machine, run.folder.path)])
+    notes = dict.fromkeys(f"warning: {note}" for line in lines for note in line.notes)
+    return "\n".join([*_table(lines), "", *notes, *_totals(lines, basis.machine, run.folder.path)])
 
 
 def plan_as_json(run: RunContext) -> dict[str, Any]:
@@ -65,7 +66,9 @@ def refuse_full_disk(run: RunContext) -> None:
 def _lines(basis: Basis) -> list[Line]:
     """The lines of the plan, after what the run checks was checked."""
     basis.run.check_machine()
-    if not basis.run.is_begun():
+    if basis.run.is_begun():
+        basis.run.inputs.check()
+    else:
         check_inputs(basis)
     return [line for stage in basis.run.stages for line in ESTIMATES[stage](basis)]
 

@@ -3,29 +3,36 @@
 Nothing is written, and nothing is fetched from the hub: published sizes stand in for data that is there.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.data.corpus import prepared_splits
 from tinydistilbert.data.sources import WIKITEXT2, is_on_hub, open_source
+from tinydistilbert.finetuning.examples import less_threshold
+from tinydistilbert.notices import notice
 from tinydistilbert.pipeline.jobs import jobs
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.storage import cache
-from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, tasks_of
+from tinydistilbert.tasks import HELD_OUT, hold_out, repeated, tasks_of
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.tasks.encoding import Features, cut_texts, encode, token_lengths
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 WIKITEXT2_COUNTS = {"train": (2_137_010, 36_718), "validation": (215_376, 3_760)}
 """Tokens in BERT's uncased vocabulary, and lines, of the splits of WikiText-2, for when it is on the hub."""
-SAMPLE = 200
-"""Task examples that are tokenised to estimate the mean length."""
+SAMPLE = 1000
+"""Task examples that are tokenised to estimate the mean length, and how many are cut."""
+FEW, STEP = 0.01, 32
+"""Share of the texts that are still cut with the length that is suggested, and what that length is a multiple of."""
 SAMPLE_WORDS = 20_000
 """Words of the corpus that are tokenised to estimate the tokens of all of it."""
 
@@ -63,6 +70,8 @@ class TaskSize:
     evaluation_tokens: float
     unlabelled: int
     """Further texts that a second distillation is trained on."""
+    notes: tuple[str, ...] = ()
+    """What the model does not read of the texts, a sentence each."""
 
 
 def limited(count: int, limit: int) -> int:
@@ -125,10 +134,19 @@ def _blocks(
     )
 
 
-def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> TaskSize | None:
+def task_size(
+    recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast, *, reach: int, max_length: int
+) -> TaskSize | None:
     """How much there is of a task; None when it is made from a corpus on the hub.
 
     All examples are loaded, not the recipe's sample of them, so that every label is checked as a run would.
+
+    Args:
+        recipe: which says how much is taken.
+        name: of the task.
+        tokenizer: of the model.
+        reach: tokens that the model's position embeddings reach.
+        max_length: tokens that it reads of an input.
 
     Raises:
         UserError: a split is missing or wrong, as a run would say.
@@ -136,30 +154,58 @@ def task_size(recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast) -> 
     task, settings = tasks_of(recipe.finetune)[name], recipe.finetune.settings(name)
     also = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
     splits = [HELD_OUT] if settings.score_on == "train" else [task.evaluation[0], *also]
-    max_length = recipe.finetune.max_length(name, task.max_length)
     if task.is_synthetic and is_on_hub(recipe.corpus, recipe.data):
         return None
     if task.official and recipe.data is None:
         count = limited(task.official[task.train], settings.train_examples)
-        official = dict(task.official) | {HELD_OUT: round(HELD_OUT_SHARE * task.official[task.train])}
+        if task.may_lack_answer and settings.select != "heldout":  # so many choose the null threshold
+            count -= round(hold_out.SHARE * count)
+        official = dict(task.official) | {HELD_OUT: round(hold_out.SHARE * task.official[task.train])}
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)
         length = min(task.typical_length, max_length)
         return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))
-    totals, windows, lengths, longest = [], [], [], 0
-    for split in (task.train, splits[0]):
-        examples = recipe_examples(recipe, task, split)
+    totals, windows, lengths, longest, trained_share = [], [], [], 0, 1.0
+    notes = list[str]()
+    repeated.refuse_one_file_for_two(task, recipe.data)
+    loaded = [recipe_examples(recipe, task, split) for split in (task.train, splits[0])]
+    repeated.check_repeated(recipe, loaded[0], loaded[1:])
+    for examples in loaded:
+        totals.append(len(examples))
+        if examples.split == task.train:
+            trained_on, _ = less_threshold(recipe, examples)
+            trained_share, examples = len(trained_on) / len(examples), trained_on
         sample = _sample(examples)
         features = encode(sample, tokenizer, max_length)
-        totals.append(len(examples))
+        for loss in span_losses(sample, features, total=len(examples)):
+            notice(task.title, loss)
         windows.append(len(features) / len(sample))
         lengths.append(float(features.lengths.mean()))
         longest = max(longest, int(features.lengths.max()))
-    count = limited(totals[0], settings.train_examples)
+        notes += _cut(sample, features, tokenizer, total=len(examples), max_length=max_length, reach=reach)
+    count = round(limited(totals[0], settings.train_examples) * trained_share)
     scored = limited(totals[1], settings.validation_examples) * len(splits)
     return TaskSize(
         count, round(count * windows[0]), lengths[0], longest, scored, scored * windows[1] * lengths[1],
-        _unlabelled(recipe, task),
+        _unlabelled(recipe, task), tuple(notes),
     )  # fmt: skip
+
+
+def _cut(
+    sample: Examples, features: Features, tokenizer: PreTrainedTokenizerFast, *, total: int, max_length: int, reach: int
+) -> list[str]:
+    """That texts of a split are cut, by a sample of it, with a length at which few would be; nothing if none is."""
+    if not features.cut:
+        return []
+    about = "" if len(sample) == total else "about "
+    count = f"{about}{round(features.cut * total / len(sample)):,} of {total:,} {sample.split}"
+    words = cut_texts(sample.task, count, max_length, reach)
+    if sample.task.kind == "span" or max_length >= reach:
+        return [words]
+    lengths = token_lengths(sample, tokenizer)
+    enough = float(np.quantile(lengths, 1 - FEW))
+    suggested = min(reach, STEP * math.ceil(enough / STEP))
+    left = round(float((lengths > suggested).mean()) * total)
+    return [f"{words}; {suggested} would cut {about}{left:,}"]
 
 
 def _unlabelled(recipe: Recipe, task: Task) -> int:

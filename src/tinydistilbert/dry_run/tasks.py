@@ -57,7 +57,7 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
     return Line(
         title, state, f"{what} of {size.length:.0f} tokens", seconds, disk,
         max(basis.checkpoints(basis.task_model(job), t.seconds) for job, t in zip(left, trainings, strict=True)),
-        max(training.memory for training in trainings),
+        max(training.memory for training in trainings), tuple(f"{name}, {note}" for note in size.notes),
     )  # fmt: skip
 
 

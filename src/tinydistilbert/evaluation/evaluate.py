@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 
 from tinydistilbert import results
 from tinydistilbert.evaluation.scoring import Predictions, notes_on_answers, null_threshold_for, read_predictions, score
+from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import MEASUREMENTS, SAMPLES, predictions_file
+from tinydistilbert.run_folder import EXAMPLE_HASH, MEASUREMENTS, SAMPLES, predictions_file
 from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
@@ -23,6 +26,7 @@ from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.repeated import is_alarming, shared_in_words
 from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.squad import NULL_THRESHOLD
@@ -32,13 +36,13 @@ SAMPLE_COUNT = 8
 
 
 def predictions_table(examples: Examples, predictions: Predictions) -> pa.Table:
-    """The predictions with the `idx` or `id` of their example, its label, and logits or best answers."""
+    """The predictions with the `idx` or `id` of their example, its hash and label, and logits or best answers."""
     if examples.task.kind == "span":
         shared = {"id": examples.columns["id"], "answers": predictions.gold, "prediction_text": predictions.words}
     else:
         columns = examples.columns
         shared = {"idx": columns["idx"], "label": columns["label"], "prediction": predictions.values.tolist()}
-    return pa.table({**shared, **predictions.extra})
+    return pa.table({**shared, EXAMPLE_HASH: examples.hashes, **predictions.extra})
 
 
 def samples(examples: Examples, predictions: Predictions, *, seed: int) -> list[dict[str, Any]]:
@@ -63,7 +67,8 @@ def _finite(value: Any) -> Any:
 
 def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
-    training: Mapping[str, Any],
+    training: Mapping[str, Any], max_length: int, output_labels: tuple[str, ...] = (),
+    shared: Mapping[str, int] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
@@ -80,6 +85,9 @@ def evaluate(
         output: folder to write.
         device: to predict on.
         training: what `finetune` wrote into `training.json`; empty for a given model.
+        max_length: tokens that the model reads of an input.
+        output_labels: what each output of a given model stands for; empty = what the names say.
+        shared: by split, how many of the scored texts are in the train split.
 
     Raises:
         UserError: the split of the tables is missing, or its content is wrong.
@@ -96,10 +104,10 @@ def evaluate(
             begin = time.perf_counter()
             limit = recipe.finetune.settings(task.name).validation_examples
             examples = recipe_examples(recipe, task, split, limit=limit)
-            features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
+            features = encode(examples, tokenizer, max_length)
             logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
             config = load_config(model_folder)
-            order = check_classes(model_folder, config, examples.task)
+            order = check_classes(model_folder, config, examples.task, output_labels)
             if order is not None:  # of a given model, which numbers the classes in another order
                 logits = np.stack(list(logits))[:, order]
             null_threshold = null_threshold_for(config, examples)
@@ -109,15 +117,26 @@ def evaluate(
             common: dict[str, Any] = {
                 "device": str(device), "precision": "fp32", "seconds_training": training.get("seconds", 0.0)
             }  # fmt: skip
-            warnings = trained_badly(training)
+            warnings = [*trained_badly(training), *trained_on_scored(examples, shared.get(split, 0))]
+            if shared.get(split):
+                common["shared_texts"] = shared[split]
             if task.kind == "span":
-                common |= {"answer_units": task.answer_units, "notes": notes_on_answers(examples)}
-                common["notes"] += [*span_losses(examples, features), *training.get("notes", ())]
+                notes = [*notes_on_answers(examples), *span_losses(examples, features)]
+                for note in notes:
+                    notice(task.title, note)
+                common |= {"answer_units": task.answer_units, "notes": [*notes, *training.get("notes", ())]}
             if null_threshold is not None:
                 common[NULL_THRESHOLD] = null_threshold
                 if not hasattr(config, NULL_THRESHOLD):
                     warnings.append("the model has no null threshold of its own, 0 was taken")
-            common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
+            common |= {
+                name: training[name] for name in ("selected", "unlabelled_examples", "left_out") if name in training
+            }
+            common |= {
+                MAX_LENGTH: max_length,
+                "cut_texts": features.cut,
+                "cut_train_texts": training.get("cut_texts", 0),
+            }
             if "precision" in training:
                 common["training_precision"] = training["precision"]
             if missing:
@@ -137,6 +156,13 @@ def evaluate(
             write_predictions(folder / predictions_file(split), examples, predictions)
         json_lines.write(folder / SAMPLES, shown)
         results.write(folder / MEASUREMENTS, measurements)
+
+
+def trained_on_scored(examples: Examples, shared: int) -> list[str]:
+    """The reason to distrust a score that lies in scored texts of the train split, where they are too many."""
+    if not is_alarming(examples.task, shared, len(examples)):
+        return []
+    return [shared_in_words(examples.task, examples.split, shared, len(examples))]
 
 
 def _counts(examples: Examples, details: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ that token of the last layer that the head reads. The folder is made only if the
 
 import ast
 import logging
+import math
 import tempfile
 import warnings
 from collections import Counter
@@ -25,11 +26,21 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.export import fused_attention as fusion
 from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.heads import head_of, vocabulary_input, vocabulary_matrix
+from tinydistilbert.models.lengths import MAX_LENGTH, read_length
 from tinydistilbert.models.loading import ELMO, Head, load_config, load_model, load_tokenizer, longest_input, save_model
-from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, ModelInputs, OnnxRuntime
+from tinydistilbert.models.runtimes import (
+    EXPORT_KEY,
+    MODEL_FILE,
+    OPENVINO_FILE,
+    ModelInputs,
+    OnnxRuntime,
+    exported_facts,
+)
 from tinydistilbert.models.task_head import output_layer
+from tinydistilbert.models.tokenizer_files import save_tokenizer
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.optional import require
+from tinydistilbert.run_folder import TRAINING_FACTS, training_facts
 from tinydistilbert.storage import atomic, disk
 
 OPSET = 20
@@ -45,8 +56,9 @@ TRIALS = ((1, 1), (1, 7), (2, 16), (5, 33))
 
 
 def export(
-    model_folder: Path, output: Path, *, tokenizer: PreTrainedTokenizerFast | None = None, fused: bool = True
-) -> None:
+    model_folder: Path, output: Path, *, tokenizer: PreTrainedTokenizerFast | None = None, fused: bool = True,
+    max_length: int | None = None,
+) -> None:  # fmt: skip
     """Make the finished folder `output` with `model.onnx` and all that is needed to use it.
 
     Inputs are `input_ids`, `attention_mask` and, in BERT, `token_type_ids` (int64, any batch and length); outputs are
@@ -56,6 +68,8 @@ def export(
         model_folder: a model with a classification, regression, span or masked-LM head.
         output: a folder that does not exist yet.
         tokenizer: by default the one in `model_folder`.
+        max_length: tokens that whoever runs the folder reads of a text; by default what `load` reads with the model in
+            `model_folder`.
         fused: use ONNX Runtime's attention operator where the family allows it; other programs may not know it.
 
     Raises:
@@ -72,9 +86,12 @@ def export(
     fused = fused and model.config.model_type in fusion.FUSABLE_FAMILIES
     trials = [_random_inputs(model, *shape, seed=seed) for seed, shape in enumerate(TRIALS)]
     expected = [_logits(model, head, inputs) for inputs in trials]
+    longest = longest_input(model.config)
+    read = read_length(model_folder, tokenizer.model_max_length, longest, span=head == "span")
+    max_length = min(max_length or read, longest)
     facts = {
-        "format": "onnx", "head": head, "precision": "fp32", "fused": fused,
-        "longest_input": longest_input(model.config),
+        "format": "onnx", "head": head, "precision": "fp32", "fused": fused, "longest_input": longest,
+        MAX_LENGTH: max_length,
     }  # fmt: skip
     with disk.disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / MODEL_FILE
@@ -90,7 +107,21 @@ def export(
                 atomic.write_bytes(folder / part.name, part.read_bytes())
             model.config.save_pretrained(folder)
             atomic.write_json(folder / "config.json", {**atomic.read_json(folder / "config.json"), EXPORT_KEY: facts})
-            tokenizer.save_pretrained(folder)
+            truncates = head in ("classification", "regression")  # contexts are read in windows
+            save_tokenizer(tokenizer, folder, model.config, longest=max_length, truncates=truncates)
+
+
+def exported_weights(folder: Path) -> int:
+    """How many weights an exported model has: constants and the scales of int8 do not count."""
+    if (stored := exported_facts(folder).get("parameters")) is not None:
+        return int(stored)
+    onnx = require("onnx", extra="onnx")
+    kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    return sum(
+        math.prod(tensor.dims)
+        for tensor in onnx.load(folder / MODEL_FILE, load_external_data=False).graph.initializer
+        if tensor.data_type in kinds and not tensor.name.endswith((".scale", ".zero"))
+    )
 
 
 def to_half(model_folder: Path, output: Path) -> None:
@@ -112,7 +143,11 @@ def to_half(model_folder: Path, output: Path) -> None:
     if head == "regression":
         _check_half_scores(model_folder, model)
     with atomic.unfinished(output, made_from=model_folder.name) as folder:
-        save_model(model.half(), tokenizer, folder)
+        longest = longest_input(model.config)
+        length = read_length(model_folder, tokenizer.model_max_length, longest, span=head == "span")
+        save_model(model.half(), tokenizer, folder, max_length=None if head == "masked-lm" else length)
+        if facts := training_facts(model_folder):  # they know the length also where it is the model's reach
+            atomic.write_json(folder / TRAINING_FACTS, facts)
 
 
 def _check_half_scores(folder: Path, model: PreTrainedModel) -> None:
@@ -132,7 +167,7 @@ def _check_half_scores(folder: Path, model: PreTrainedModel) -> None:
 
 def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
     """The model in `folder`, in evaluation mode, and its head."""
-    if (folder / MODEL_FILE).exists():
+    if (folder / MODEL_FILE).exists() or (folder / OPENVINO_FILE).exists():
         fix = "give the folder that it was exported from"
         raise UserError(str(folder), expected="a torch model", found="an exported one", fix=fix)
     head = head_of(folder, load_config(folder))

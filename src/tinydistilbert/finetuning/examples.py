@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
-from tinydistilbert.recipe.schema import Recipe
-from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SEED, HELD_OUT_SHARE
+from tinydistilbert.notices import notice
+from tinydistilbert.recipe.schema import Finetune, Recipe
+from tinydistilbert.tasks import HELD_OUT, hold_out
 from tinydistilbert.tasks.base import Examples, Task, is_answerable
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.unlabelled import read_unlabelled
@@ -42,11 +43,13 @@ def task_examples(recipe: Recipe, task: Task, soft_targets: SoftTargetSource | N
     Raises:
         UserError: the data are wrong.
     """
-    train, labelled = training_examples(
-        recipe, task, augmented=soft_targets.augmented if soft_targets else None, soft=soft_targets is not None
-    )
     settings = recipe.finetune.settings(task.name)
-    threshold = _threshold_examples(recipe, task)
+    of_split, threshold = less_threshold(
+        recipe, recipe_examples(recipe, task, task.train, limit=settings.train_examples)
+    )
+    train, labelled = _with_unlabelled(
+        settings, of_split, augmented=soft_targets.augmented if soft_targets else None, soft=soft_targets is not None
+    )
     if settings.select == "fixed":
         return TaskExamples(train, labelled, threshold=threshold)
     split = HELD_OUT if settings.select == "heldout" else train.task.evaluation[0]
@@ -65,7 +68,14 @@ def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, sof
         UserError: the data are wrong.
     """
     settings = recipe.finetune.settings(task.name)
-    labelled, _ = _less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=settings.train_examples))
+    of_split, _ = less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=settings.train_examples))
+    return _with_unlabelled(settings, of_split, augmented=augmented, soft=soft)
+
+
+def _with_unlabelled(
+    settings: Finetune, labelled: Examples, *, augmented: Path | None, soft: bool
+) -> tuple[Examples, int]:
+    """Labelled examples with the others behind them, and how many are labelled; see `training_examples`."""
     unlabelled = []
     if soft and settings.distillation.unlabelled:
         unlabelled.append(read_unlabelled(Path(settings.distillation.unlabelled), labelled.task))
@@ -78,15 +88,7 @@ def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, sof
     return replace(labelled, columns=columns), len(labelled)
 
 
-def _threshold_examples(recipe: Recipe, task: Task) -> Examples | None:
-    """The train examples that `training_examples` leaves out; None where it leaves out none."""
-    if task.kind != "span":
-        return None
-    limit = recipe.finetune.settings(task.name).train_examples
-    return _less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=limit))[1]
-
-
-def _less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples | None]:
+def less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples | None]:
     """The train examples without those that choose the null threshold, and those, if there are any.
 
     Where some question has no answer, the threshold is chosen by a tenth of the questions, of whole contexts, the same
@@ -98,6 +100,9 @@ def _less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples
         return train, None
     rows = threshold_rows(train)
     rest = sorted({*range(len(train))} - {*rows})
+    held_out = f"{len(rows):,} of {len(train):,} train questions are not trained on: they choose the null threshold"
+    too_few = "too few train questions with and without an answer to hold some out: the null threshold is 0"
+    notice(train.task.title, held_out if rows else too_few)
     return _taken(train, rest), (_taken(train, rows) if rows else None)
 
 
@@ -112,11 +117,11 @@ def threshold_rows(train: Examples) -> list[int]:
     groups: dict[Any, list[int]] = {}
     for row, key in enumerate(keys):
         groups.setdefault(key, []).append(row)
-    wanted, taken = max(1, round(HELD_OUT_SHARE * len(train))), set[int]()
+    wanted, taken = max(1, round(hold_out.SHARE * len(train))), set[int]()
     left = [answerable.count(False), answerable.count(True)]
     drawn = [0, 0]
     members = list(groups.values())
-    for index in np.random.default_rng(HELD_OUT_SEED).permutation(len(members)):
+    for index in np.random.default_rng(hold_out.SEED).permutation(len(members)):
         group = members[index]
         kinds = [sum(not answerable[row] for row in group), sum(answerable[row] for row in group)]
         is_needed = len(taken) < wanted or any(kinds[kind] and not drawn[kind] for kind in (0, 1))

@@ -11,10 +11,13 @@ from tinydistilbert.finetuning.examples import TaskExamples
 from tinydistilbert.finetuning.null_threshold import set_null_threshold
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.finetuning.trainer import TaskTraining, loss_without_learning, prepare_training, run_training
-from tinydistilbert.models.loading import save_model
+from tinydistilbert.models.lengths import MAX_LENGTH
+from tinydistilbert.models.loading import longest_input, save_model
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG, TRAINING_FACTS
 from tinydistilbert.storage import atomic, disk, json_lines
+from tinydistilbert.tasks.encoding import cut_texts
 from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.device import Compute
@@ -57,23 +60,28 @@ def finetune(
     rates = of_task.learning_rates or (of_task.optimization.learning_rate,)
 
     def prepare(rate: float) -> TaskTraining:
-        return prepare_training(
+        training = prepare_training(
             settings, examples, encoder, compute=compute, seed=seed, soft_targets=soft_targets, learning_rate=rate
         )
+        notice_losses(training)
+        return training
 
     with atomic.unfinished(output) as folder:
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
         training.give_labels()
-        facts |= set_null_threshold(training, settings.max_length(task.name, task.max_length))
-        save_model(training.model, training.tokenizer, folder)
+        facts |= set_null_threshold(training, training.max_length)
+        save_model(training.model, training.tokenizer, folder, max_length=training.max_length)
         facts |= {
+            MAX_LENGTH: training.max_length, "cut_texts": training.batches.features.cut,
             "train_examples": examples.labelled, "train_examples_total": examples.train.total,
             "steps": training.job.steps, "seconds": round(seconds, 1), "seed": seed,
             "precision": training.compute.chosen,
             "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / LOG),
             "loss_without_learning": loss_without_learning(training),
         }  # fmt: skip
+        if examples.train.left_out:
+            facts["left_out"] = examples.train.left_out
         if notes := span_losses(examples.train, training.batches.features):
             facts["notes"] = notes
         if not training.scale.is_plain:  # both losses are in these units
@@ -83,19 +91,12 @@ def finetune(
         atomic.write_json(folder / TRAINING_FACTS, facts)
 
 
-def training_facts(model: Path) -> dict[str, Any]:
-    """What `finetune` wrote about the training of a model that it made; nothing of a model from elsewhere.
-
-    Raises:
-        UserError: the file is not as it was written.
-    """
-    has_facts = (model / TRAINING_FACTS).is_file()
-    if not has_facts and atomic.is_finished(model):  # lost, or never there
-        has_facts = TRAINING_FACTS in atomic.read_manifest(model, verify=False)["files"]
-    if not has_facts:
-        return {}
-    facts: dict[str, Any] = atomic.read_json(atomic.intact(model, TRAINING_FACTS))
-    return facts
+def notice_losses(training: TaskTraining) -> None:
+    """Warn of the train texts that are longer than what the model reads, if there are any."""
+    task, cut, length = training.examples.task, training.batches.features.cut, training.max_length
+    if cut:
+        of = f"{cut:,} of {len(training.examples.train):,} train"
+        notice(f"finetune on {task.title}", cut_texts(task, of, length, longest_input(training.model.config)))
 
 
 def _best_of(

@@ -42,7 +42,7 @@ def check_models(finetune: Finetune, task: Task, student: DistilledStudent | Non
     inner = bool(settings.hidden or settings.attention or settings.relation)
     for teacher in map(Path, given if isinstance(given, tuple) else ()):
         config = load_config(teacher)
-        check_classes(teacher, config, task)
+        check_classes(teacher, config, task, settings.teacher_labels)
         where = f"max_length of {task.name}, which {teacher} reads too"
         check_length(where, finetune.max_length(task.name, task.max_length), longest_input(config))
         if student and (inner or task.kind == "span"):

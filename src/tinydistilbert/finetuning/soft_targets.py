@@ -13,7 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.label_scale import PLAIN, LabelScale
-from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.finetuning.teacher_check import check_teacher
+from tinydistilbert.models.lengths import trained_length
+from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.run_folder import SOFT_TARGETS
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples
@@ -43,6 +45,7 @@ def make_soft_targets(
     tokenizer: PreTrainedTokenizerFast,
     max_length: int,
     device: torch.device,
+    given_labels: tuple[str, ...] | None = None,
 ) -> None:
     """Make the finished folder `output`: the mean of the teachers' logits for every example.
 
@@ -56,34 +59,49 @@ def make_soft_targets(
         tokenizer: the student's.
         max_length: longest input in tokens.
         device: to compute on.
+        given_labels: of teachers from elsewhere, what each of their outputs stands for; empty = what their names say.
+            What they say is compared with the labels. None = the run's own teachers.
 
     Raises:
-        UserError: a teacher has another head, other classes, or in a span task another tokenizer.
+        UserError: a teacher has another head, other classes, or in a span task another tokenizer; or what one from
+            elsewhere says does not go with the labels.
     """
     total: NDArray[np.float64] | None = None
     with atomic.unfinished(
         output, examples=examples.fingerprint, teachers=[str(teacher) for teacher in teachers]
     ) as to:
         for teacher in teachers:
-            logits = _teacher_logits(teacher, examples, tokenizer, max_length, device)
+            logits, order = _teacher_logits(teacher, examples, tokenizer, max_length, device, given_labels or ())
+            if given_labels is not None and examples.task.kind != "span":
+                check_teacher(str(teacher), logits, examples, order=order, is_given=bool(given_labels))
             total = logits if total is None else total + logits
         assert total is not None, "there is a teacher"
         np.save(to / SOFT_TARGETS, (total / len(teachers)).astype(np.float32))
 
 
 def _teacher_logits(
-    teacher: Path, examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int, device: torch.device
-) -> NDArray[np.float64]:
-    """One teacher's logits for every example, classes in the task's order; of all windows laid end to end."""
+    teacher: Path, examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int, device: torch.device,
+    labels: tuple[str, ...],
+) -> tuple[NDArray[np.float64], list[int]]:  # fmt: skip
+    """One teacher's logits for every example, classes in the task's order; of all windows laid end to end.
+
+    Returns:
+        They, and for each class the output that was taken for it.
+    """
     task, teacher_tokenizer = examples.task, load_tokenizer(teacher)
     if task.kind == "span":
         check_same_tokenizer(teacher, teacher_tokenizer, tokenizer)
-    order = check_classes(teacher, load_config(teacher), task)
+    config = load_config(teacher)
+    order = check_classes(teacher, config, task, labels)
     model = load_model(teacher, task.kind, require_head=True)
+    trained = trained_length(teacher, teacher_tokenizer.model_max_length, longest_input(config))
+    if trained is not None and task.kind != "span":  # of windows both have the same
+        max_length = min(max_length, trained)
     features = encode(examples, teacher_tokenizer, max_length)
     predicted: Logits = predict(model, features, pad_token_id=int(teacher_tokenizer.pad_token_id), device=device)
     logits = np.concatenate(predicted) if isinstance(predicted, list) else predicted
-    return (logits if order is None else logits[:, order]).astype(np.float64)
+    order = [*range(logits.shape[-1])] if order is None else order
+    return logits[:, order].astype(np.float64), order
 
 
 @dataclass(frozen=True, eq=False)

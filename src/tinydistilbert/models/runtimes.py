@@ -3,6 +3,7 @@
 Torch is the third, in `torch_runtime.py`: what is exported runs where torch is not installed.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,16 +13,24 @@ from numpy.typing import NDArray
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import untrusted
+from tinydistilbert.models.processor import processor
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
 MODEL_FILE = "model.onnx"
+OPENVINO_FILE = "model.xml"
+"""The model in OpenVINO's own format; its weights lie beside it, in `model.bin`."""
 EXPORT_KEY = "tinydistilbert"
 """Key in the `config.json` of an exported folder with facts about the export: format, head, precision, …"""
+ENGINE, OPENVINO, BF16 = "engine", "openvino", "bf16"
+"""Key of the engine that a folder was made for (by default ONNX Runtime), OpenVINO as its value, and a precision."""
 HEADS = ("masked-lm", "classification", "regression", "span")
 FIX = "use the folder as it was written, or export the model again"
 RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
 """Key of those facts, and its value in int8 models in which a token's bytes depend on no other token."""
+
+MASKS_PADDING = (1, 21)
+"""The first version of ONNX Runtime whose `MultiHeadAttention` leaves out what the mask leaves out."""
 
 ModelInputs = Mapping[str, NDArray[np.int64]]
 """`input_ids`, `attention_mask` (1 = token, 0 = padding) and, where the model uses them, `token_type_ids`: each (batch,
@@ -33,7 +42,7 @@ class Runtime(Protocol):
     """A model that is ready to compute logits."""
 
     name: str
-    """`torch`, `torch-compile`, `onnx`, `onnx-int8` or `openvino`."""
+    """`torch`, `torch-compile`, `onnx`, `onnx-int8`, `openvino`, `openvino-bf16` or `openvino-int8`."""
     token_types: bool
     """Whether it takes `token_type_ids`."""
 
@@ -58,6 +67,20 @@ def check_fits(inputs: ModelInputs, longest: int | None) -> None:
         raise UserError("a batch of inputs", expected=expected, found=str(length), fix="shorten the texts")
 
 
+def _check_masks_padding(version: str, facts: Mapping[str, Any], where: str) -> None:
+    """Refuse a version of ONNX Runtime whose attention operator reads padding in models that were exported with it.
+
+    Raises:
+        UserError: it would give wrong logits wherever texts of several lengths are in one batch.
+    """
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if facts.get("fused") and numbers < MASKS_PADDING:
+        oldest = ".".join(map(str, MASKS_PADDING))
+        problem = f"onnxruntime {version} reads the padding of a batch in its attention, so that answers would be wrong"
+        fix = f"run: pip install 'onnxruntime>={oldest}', or export the model with --plain"
+        raise UserError(where, problem=problem, fix=fix)
+
+
 class OnnxRuntime:
     """An exported model in ONNX Runtime on the CPU.
 
@@ -66,13 +89,14 @@ class OnnxRuntime:
         threads: that one operator may use; 0 = one for each core.
 
     Raises:
-        UserError: there is no such file, ONNX Runtime cannot read it, or ONNX Runtime is not installed.
+        UserError: there is no such file, ONNX Runtime cannot read it, or is not installed or too old for it.
     """
 
     def __init__(self, model: Path, *, threads: int = 0) -> None:
         ort = require("onnxruntime", extra="run")
         file = _model_file(model)
         facts = exported_facts(file.parent)
+        _check_masks_padding(ort.__version__, facts, str(file))
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -99,7 +123,7 @@ class OnnxRuntime:
 
 
 class OpenVinoRuntime:
-    """An exported model in OpenVINO on the CPU.
+    """An exported model in OpenVINO on the CPU, in the precision that its folder names.
 
     Args:
         model: an exported folder, or a model file.
@@ -109,13 +133,16 @@ class OpenVinoRuntime:
         UserError: there is no such file, OpenVINO cannot read it, or OpenVINO is not installed.
     """
 
-    name = "openvino"
-
     def __init__(self, model: Path, *, threads: int = 0) -> None:
         openvino = require("openvino", extra="openvino")
-        file = _model_file(model)
-        facts = exported_facts(file.parent)
-        settings = {"PERFORMANCE_HINT": "LATENCY", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
+        facts = exported_facts(model if model.is_dir() else model.parent)
+        file = _model_file(model, OPENVINO_FILE if facts.get(ENGINE) == OPENVINO else MODEL_FILE)
+        precision = facts.get("precision", "fp32")
+        # Without the hint, processors with AMX would compute in bf16 what is called fp32.
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if precision == BF16 else "f32"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        self.name = OPENVINO if precision == "fp32" else f"{OPENVINO}-{precision}"
         try:
             self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
         except RuntimeError as error:
@@ -178,11 +205,42 @@ def exported_config(folder: Path) -> dict[str, Any] | None:
     return config
 
 
-def _model_file(model: Path) -> Path:
-    file = model / MODEL_FILE if model.is_dir() else model
+def difference_here(facts: dict[str, Any]) -> str:
+    """Why an exported model may answer differently on this processor than where it was scored; empty = it does not.
+
+    Int8 models of ONNX Runtime do only where their weights have the whole range (`quantize(reduce_range=False)`).
+    """
+    has, precision = set(processor()["instruction_sets"]), facts.get("precision")
+    if not has:  # unknown
+        return ""
+    scored = f", unlike {facts['scored_on']['cpu']}, where it was scored" if facts.get("scored_on") else ""
+    may_clip = facts.get(ENGINE) == OPENVINO or facts.get("reduce_range") is False
+    if precision == "int8" and may_clip and not has & {"avx_vnni", "avx512_vnni"}:
+        return f"int8 may answer differently here: this processor has no VNNI{scored}"
+    if precision == BF16 and not has & {"avx512_bf16", "amx_bf16"}:
+        return f"bf16 is computed in fp32 here, which is slower: this processor has no bf16{scored}"
+    return ""
+
+
+def open_exported(folder: Path, *, threads: int = 0) -> Runtime:
+    """The runtime that an exported folder was made for.
+
+    Args:
+        folder: made by `export` or `compress`.
+        threads: that one operator may use; 0 = one for each core.
+
+    Raises:
+        UserError: as `OnnxRuntime` and `OpenVinoRuntime` do.
+    """
+    runtime = OpenVinoRuntime if exported_facts(folder).get(ENGINE) == OPENVINO else OnnxRuntime
+    return runtime(folder, threads=threads)
+
+
+def _model_file(model: Path, name: str = MODEL_FILE) -> Path:
+    file = model / name if model.is_dir() else model
     if not file.is_file():
         fix = "give a folder that `export` made"
-        raise UserError(str(model), expected=f"a folder with {MODEL_FILE}", found="none", fix=fix)
+        raise UserError(str(model), expected=f"a folder with {name}", found="none", fix=fix)
     return file
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
+from tinydistilbert.models import tokenizer_files
 from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.loading import longest_input
 from tinydistilbert.models.runtimes import ModelInputs, check_fits
@@ -19,7 +20,7 @@ CPU = torch.device("cpu")
 def uses_token_types(model: nn.Module) -> bool:
     """Whether the model takes `token_type_ids`, as BERT does, and DistilBERT and RoBERTa do not."""
     config: Any = model.config
-    return int(getattr(config, "type_vocab_size", 0)) > 1
+    return tokenizer_files.uses_token_types(config)
 
 
 class TorchRuntime:

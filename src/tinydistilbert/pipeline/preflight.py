@@ -18,13 +18,15 @@ from tinydistilbert.finetuning.preflight import DistilledStudent, check_models
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
+from tinydistilbert.models.runtimes import OPENVINO
 from tinydistilbert.models.student import cut_student, task_student_config
 from tinydistilbert.optional import require
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import cache
+from tinydistilbert.tasks import repeated
 from tinydistilbert.tasks.compatible import check_classes
-from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
+from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
@@ -100,14 +102,17 @@ def check_tasks(run: RunContext) -> None:
         task = run.tasks[name]
         more = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
         splits = (scored_split(recipe.finetune, task), *more)
-        task = recipe_examples(recipe, task, task.train).task  # with its classes
+        repeated.refuse_one_file_for_two(task, recipe.data)
+        train = recipe_examples(recipe, task, task.train)
+        task = train.task  # with its classes
         if task.kind == "regression":
             limit = recipe.finetune.settings(name).train_examples
             LabelScale.of(recipe_examples(recipe, task, task.train, limit=limit))
-        for split in splits:
-            recipe_examples(recipe, task, split)
+        scored = [recipe_examples(recipe, task, split) for split in splits]
+        repeated.check_repeated(recipe, train, scored)
         if distilled and recipe.finetune.distillation.unlabelled:
-            read_unlabelled(Path(recipe.finetune.distillation.unlabelled), task)
+            unlabelled = read_unlabelled(Path(recipe.finetune.distillation.unlabelled), task)
+            repeated.say_scored_among(unlabelled, recipe.finetune.distillation.unlabelled, scored)
         check_models(recipe.finetune, task, _student_of_tasks(run) if name in distilled else None)
 
 
@@ -138,6 +143,10 @@ def check_compression(run: RunContext) -> None:
         return
     for library in ("onnx", "onnxscript", "onnxruntime"):
         require(library, extra="onnx")
+    if OPENVINO in settings.engines:
+        require("openvino", extra="openvino")
+        if settings.quantization != "none":
+            require("nncf", extra="nncf")
     if settings.vocabulary not in ("", "train") and not Path(settings.vocabulary).exists():
         fix = "name a file or folder of texts, or write `train`"
         found = f"no {settings.vocabulary}"
@@ -159,15 +168,19 @@ def _check_given_model(run: RunContext, model: Path) -> None:
     """Load whatever the compression of a given model reads."""
     recipe = run.recipe
     (name,) = recipe.compress.tasks
-    task = recipe_examples(recipe, run.tasks[name], run.tasks[name].train).task
-    recipe_examples(recipe, task, scored_split(recipe.finetune, task))
+    repeated.refuse_one_file_for_two(run.tasks[name], recipe.data)
+    train = recipe_examples(recipe, run.tasks[name], run.tasks[name].train)
+    task = train.task
+    scored = recipe_examples(recipe, task, scored_split(recipe.finetune, task))
+    repeated.check_repeated(recipe, train, [scored])
     load_tokenizer(model)
     for folder in (model, *map(Path, recipe.compress.teachers)):
         config = load_config(folder)
-        order = check_classes(folder, config, task)
+        labels = () if folder == model else recipe.finetune.distillation.teacher_labels
+        order = check_classes(folder, config, task, labels)
         load_model(folder, task.kind, require_head=True)
         where = f"max_length of {name}, which {folder} reads"
-        check_length(where, recipe.finetune.max_length(name, task.max_length), longest_input(config))
+        check_length(where, length_for(recipe.finetune, task, model), longest_input(config))
         if folder == model:
             check_compressible(recipe.compress, config)
             if order is not None:

@@ -24,7 +24,8 @@ class CustomTask:
     """A custom task: its files, their columns, and what is predicted."""
 
     train: str = ""
-    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, or a hub data set, of which `train` is read."""
+    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, a folder of `save_to_disk`, or a hub data set
+    (`owner/name:configuration:split`), of which `train` is read where no split is named."""
     validation: str = ""
     """The scored examples: as `train`; of a hub data set, its split `validation`. May be empty with
     finetune.score_on = "train"."""
@@ -67,6 +68,9 @@ class TaskDistillation:
     """Tasks on which the student is also fine-tuned with a teacher; DistilBERT's authors did so on SQuAD alone."""
     teachers: Literal["first", "all"] | tuple[str, ...] = "first"
     """The run's teacher of the first seed, the mean of those of all seeds, or folders of fine-tuned models."""
+    teacher_labels: tuple[str, ...] = ()
+    """Of teachers in folders: the class that each of their outputs stands for, in the order of the outputs; empty =
+    what their names say, and LABEL_0, LABEL_1 … are the classes in their order."""
     start: Literal["student", "teacher"] = "student"
     """What the rows "(D)" start from: the pretrained student; or the first fine-tuned teacher of the task, cut to the
     layers that `student` says, with its pooler and head. The second needs no pretraining distillation."""
@@ -158,7 +162,12 @@ class Finetune:
 
     def max_length(self, task: str, default: int) -> int:
         """Longest input of `task` in tokens: its override, or else the task's `default`."""
-        return self.override.get(task, TaskSettings()).max_length or default
+        return self.stated_max_length(task) or default
+
+    def stated_max_length(self, task: str) -> int | None:
+        """Longest input of `task` in tokens where this recipe states one; None where it is the task's default."""
+        custom = self.custom.get(task)
+        return self.override.get(task, TaskSettings()).max_length or (custom.max_length if custom else None)
 
 
 @section
@@ -177,8 +186,10 @@ class Compress:
     """Reduce the vocabulary to the tokens of these texts first: a file or folder, or `train`; empty = keep it."""
     quantization: Literal["dynamic", "static", "none"] = "dynamic"
     """int8: scales of the activations from each token, or `static`, from calibration inputs held out of train."""
+    engines: tuple[Literal["onnxruntime", "openvino"], ...] = ("onnxruntime",)
+    """With `openvino` every variant is also made for OpenVINO: in bf16, where the processor has it, and in int8."""
     calibration_examples: PositiveInt = 256
-    """Train examples that `static` measures those scales on."""
+    """Train examples that `static` measures those scales on, and OpenVINO's int8."""
     keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.75, 0.5, 0.35)
     """Shares of the weights in heads and feed-forward neurons that the pruned variants keep; each is made from the one
     before. With 1 first, a variant shows what as much recovery fine-tuning gives without pruning."""

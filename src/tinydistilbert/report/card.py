@@ -39,7 +39,7 @@ def _number(value: float | tuple[float, float], scale: float = 1) -> str:
 
 
 def _header(recipe: Recipe) -> str:
-    corpus = _hub_name(recipe.corpus.source, {"wikitext2": "Salesforce/wikitext", PYTHON_DOCS: None})
+    corpus = _hub_name(recipe.corpus.source.partition(":")[0], {"wikitext2": "Salesforce/wikitext", PYTHON_DOCS: None})
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="fill-mask",

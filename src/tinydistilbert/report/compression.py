@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tinydistilbert.report.figures import Tradeoff
-from tinydistilbert.report.scores import SUBSET, TITLES, WARNING
+from tinydistilbert.report.scores import SUBSET, TITLES, WARNING, note_on_lengths
 from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p, points, signed
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks.base import Task
@@ -83,6 +83,7 @@ def _notes(compressed: CompressedModel) -> list[str]:
     ]
     if any(m.is_subset for m in compressed.scores):
         notes.append(f"{SUBSET} {score.examples:,} of {score.examples_total:,} examples.")
+    notes += note_on_lengths((compressed.task.title, m) for m in compressed.scores)
     noisy = [m.model for m in compressed.times if m.details["noisy"]]
     if noisy:
         notes.append(f"{WARNING} the rounds differ by more than 10 %: {', '.join(noisy)}.")

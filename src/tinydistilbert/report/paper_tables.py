@@ -72,7 +72,7 @@ def score_cell(score: Score | None) -> Cell:
 def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
     """One sentence a mark, with the counts and the warnings behind it."""
     found = [(f"{TITLES[model]}, {column.task.title}", column.task.title, score) for model, column, score in used]
-    notes = scores.notes_on_marks(found)
+    notes = scores.notes_on_marks(found) + scores.note_on_lengths((title, score.middle) for _, title, score in found)
     repeats = {len(score.runs) for model, _, score in used if model not in BASELINES}
     if repeats - {1}:
         notes.append(

@@ -14,7 +14,7 @@ from tinydistilbert.tasks.readers import Rows, shown
 
 DROP = "or drop the row"
 KEYS = ("text", "answer_start")
-_TRUTH = {"true": True, "false": False, "1": True, "0": False}
+_TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False, "": None}
 
 
 def checked_answers(task: Task, rows: Rows, contexts: Sequence[str], *, must_match: bool) -> list[dict[str, list[Any]]]:
@@ -34,7 +34,8 @@ def checked_answers(task: Task, rows: Rows, contexts: Sequence[str], *, must_mat
             the row says that there is none.
     """
     impossible = _impossible(rows)
-    answers = [_as_lists(value, no) for value, no in zip(rows.values("answers"), impossible, strict=True)]
+    given = rows.values("answers")
+    answers = [_as_lists(value, no) for value, no in zip(given, impossible, strict=True)]
     problems = (
         (row, problem)
         for row, (answer, context, no) in enumerate(zip(answers, contexts, impossible, strict=True))
@@ -46,6 +47,11 @@ def checked_answers(task: Task, rows: Rows, contexts: Sequence[str], *, must_mat
         others = sum(1 for _ in problems)
         found += f" (and {others:,} more row{'s' * (others > 1)} with wrong answers)" if others else ""
         raise UserError(rows.at(row, column), expected=expected, found=found, fix=fix)
+    if none := sum(not answer["text"] for answer in answers):
+        notice(rows.where, f"{none:,} of {counted(len(answers), 'question')} have no answer in their context")
+    pairs = zip(given, answers, strict=True)
+    if empty := sum(isinstance(one, dict) and bool(one.get("text")) and not read["text"] for one, read in pairs):
+        notice(rows.where, f"{counted(empty, 'question')} with an empty text for an answer are read as without one")
     return answers
 
 
@@ -97,7 +103,7 @@ def _impossible(rows: Rows) -> list[bool | None]:
     marked: list[bool | None] = []
     for row, (mark, others) in enumerate(zip(marks, plausible, strict=True)):
         truth = None if mark is None else _TRUTH.get(str(mark).strip().lower())
-        if mark is not None and truth is None:
+        if mark is not None and str(mark).strip().lower() not in _TRUTH:
             fix = f"correct it {DROP}"
             raise UserError(rows.at(row, "is_impossible"), expected="true or false", found=shown(mark), fix=fix)
         has_plausible = bool(others.get("text") if isinstance(others, dict) else others)

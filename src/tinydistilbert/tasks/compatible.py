@@ -1,5 +1,6 @@
 """Whether a model fits a task or another model: its tokens and its classes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.data.corpus import tokenizer_hash
 from tinydistilbert.errors import UserError
-from tinydistilbert.models.task_head import refuse_multi_label
+from tinydistilbert.models.class_names import match_classes
+from tinydistilbert.models.task_head import listed, output_names, refuse_multi_label
 from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.classes import class_positions
 
 
 def check_same_tokenizer(
@@ -26,8 +27,16 @@ def check_same_tokenizer(
         raise UserError(str(teacher), problem="its tokenizer is not the student's", fix=fix)
 
 
-def check_classes(teacher: Path, config: Any, task: Task) -> list[int] | None:
+def check_classes(teacher: Path, config: Any, task: Task, labels: Sequence[str] = ()) -> list[int] | None:
     """For each of the task's classes the teacher's output; None where the two are in one order.
+
+    How outputs are read that are not named as the task's classes are is told.
+
+    Args:
+        teacher: folder of the model.
+        config: of that model.
+        task: with its classes.
+        labels: what each of the teacher's outputs stands for, where the user said so.
 
     Raises:
         UserError: the teacher has other classes, or another number of outputs, or gives several classes at once.
@@ -39,14 +48,21 @@ def check_classes(teacher: Path, config: Any, task: Task) -> list[int] | None:
     if config.num_labels != outputs:
         found = f"{config.num_labels} outputs"
         raise UserError(str(teacher), expected=f"a {task.kind} model of {outputs}", found=found, fix=fix)
-    names = [str(config.id2label[index]) for index in range(outputs)]
-    if task.kind != "classification" or names == list(task.labels) or all(n.startswith("LABEL_") for n in names):
+    if task.kind != "classification":
         return None
-    positions = class_positions(task.labels, names)
-    if sorted(positions.values()) != list(range(outputs)):
-        expected = f"the classes {', '.join(task.labels)}"
-        raise UserError(str(teacher), expected=expected, found=", ".join(names), fix=fix)
-    for label, position in positions.items():
-        if names[position] != label:
-            notice(str(teacher), f"its class {names[position]!r} is taken for {label!r} of {task.title}")
-    return [positions[label] for label in task.labels]
+    names, expected = output_names(config), f"the classes {listed(task.labels)}"
+    match = match_classes(labels or names, task.labels)
+    if match is None and labels:
+        where, fix = (
+            "finetune.distillation.teacher_labels",
+            "name each class once, in the order of the teacher's outputs",
+        )
+        raise UserError(where, expected=expected, found=listed(labels), fix=fix)
+    if match is None:
+        fix += ", or say what each of its outputs stands for: --teacher-labels, with these classes in their order"
+        raise UserError(str(teacher), expected=expected, found=listed(names), fix=fix)
+    of_outputs = [task.labels[match.order.index(output)] for output in range(outputs)]
+    if of_outputs != names:
+        how = "; --teacher-labels gives another order" if match.by == "number" else ""
+        notice(str(teacher), f"its outputs {listed(names)} are taken as {listed(of_outputs)} of {task.title}{how}")
+    return None if match.is_in_order else [*match.order]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydistilbert.models.plain_tokenizer import Encodings, PlainTokenizer
-from tinydistilbert.tasks.base import Examples, is_answerable
+from tinydistilbert.tasks.base import Examples, Task, is_answerable
 
 if TYPE_CHECKING:  # a served model has neither
     from torch import Tensor
@@ -43,6 +43,8 @@ class Features:
     """(n,) index of the example that each feature belongs to."""
     offsets: list[NDArray[np.int32]] | None = None
     """Span tasks: (length, 2) first character and end in the context of each token, (-1, -1) outside the context."""
+    cut: int = 0
+    """Examples that lost tokens because they are too long; in span tasks, whose contexts lose none, of the question."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -63,7 +65,7 @@ def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Fea
         return _encode_spans(examples, tokenizer, max_length)
     ids: list[NDArray[Any]] = []
     types: list[NDArray[np.int32]] = []
-    pairs = examples.columns.get("text_pair")
+    pairs, cut = examples.columns.get("text_pair"), 0
     for begin in range(0, len(examples), CHUNK):
         part = slice(begin, begin + CHUNK)
         encoded = tokenizer(
@@ -72,7 +74,36 @@ def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Fea
         )  # fmt: skip
         ids += _input_ids(encoded)
         types += [np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]]
-    return Features(ids, types, _labels(examples), np.arange(len(ids)))
+        cut += sum(len(e) >= max_length and bool(e.overflowing) for e in encoded.encodings)
+    return Features(ids, types, _labels(examples), np.arange(len(ids)), cut=cut)
+
+
+def cut_texts(task: Task, count: str, max_length: int, reach: int) -> str:
+    """That texts of a task are cut, in words, with the key of the recipe that lets the model read more of them.
+
+    Args:
+        task: of the texts.
+        count: how many, in words: `30 of 60`.
+        max_length: tokens that the model reads.
+        reach: tokens that its position embeddings reach.
+    """
+    if task.kind == "span":
+        return f"{count} questions are cut to {MAX_QUESTION_TOKENS} tokens or half of a window"
+    section = "custom" if task.labels_from_data else "override"
+    key = f"finetune.{section}.{task.name}.max_length" + " (--max-length)" * task.labels_from_data
+    more = f"; {key} up to {reach} reads more" if max_length < reach else ""
+    return f"{count} texts are longer than {max_length} tokens and are cut{more}"
+
+
+def token_lengths(examples: Examples, tokenizer: FastTokenizer) -> NDArray[np.int64]:
+    """(n,) tokens of each text or pair of texts with nothing cut; not of span tasks, whose contexts are not cut."""
+    texts, pairs = examples.columns["text"], examples.columns.get("text_pair")
+    lengths: list[int] = []
+    for begin in range(0, len(examples), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        encoded = tokenizer(texts[part], pairs[part] if pairs else None, return_attention_mask=False, verbose=False)
+        lengths += [len(row) for row in encoded["input_ids"]]
+    return np.array(lengths, dtype=np.int64)
 
 
 def _input_ids(encoded: Encoded) -> list[NDArray[Any]]:
@@ -88,19 +119,27 @@ def _labels(examples: Examples) -> NDArray[Any]:
     return np.array([NO_LABEL if label is None else label for label in labels], dtype=np.int64)
 
 
+def question_limit(tokenizer: FastTokenizer, max_length: int) -> int:
+    """Tokens of a question that are read, before the context, in windows of at most `max_length`."""
+    room = max_length - int(tokenizer.num_special_tokens_to_add(pair=True))
+    return min(MAX_QUESTION_TOKENS, room // 2)
+
+
 def _encode_spans(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Features:
-    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-    question_limit = min(MAX_QUESTION_TOKENS, room // 2)
-    stride = min(examples.task.doc_stride, (room - question_limit) // 2)
+    room, limit = max_length - tokenizer.num_special_tokens_to_add(pair=True), question_limit(tokenizer, max_length)
+    stride = min(examples.task.doc_stride, (room - limit) // 2)
     ids: list[NDArray[Any]] = []
-    types, labels, owner, offsets = [], [], [], []
+    types, labels, owner, offsets, cut = [], [], [], [], 0
     for begin in range(0, len(examples), CHUNK):
         part = slice(begin, begin + CHUNK)
         contexts, answers = examples.columns["context"][part], examples.columns["answers"][part]
+        given = examples.columns["question"][part]
+        questions = _cut_questions(given, tokenizer, limit)
+        cut += sum(question != whole for question, whole in zip(questions, given, strict=True))
         encoded = tokenizer(
-            _cut_questions(examples.columns["question"][part], tokenizer, question_limit), contexts,
-            truncation="only_second", max_length=max_length, stride=stride, return_overflowing_tokens=True,
-            return_offsets_mapping=True, return_token_type_ids=True, return_attention_mask=False,
+            questions, contexts, truncation="only_second", max_length=max_length, stride=stride,
+            return_overflowing_tokens=True, return_offsets_mapping=True, return_token_type_ids=True,
+            return_attention_mask=False,
         )  # fmt: skip
         sources = encoded["overflow_to_sample_mapping"]
         window_offsets = [_token_offsets(encoded, window, contexts[source]) for window, source in enumerate(sources)]
@@ -109,7 +148,8 @@ def _encode_spans(examples: Examples, tokenizer: FastTokenizer, max_length: int)
         labels += _span_labels(window_offsets, sources, answers)
         owner += [begin + source for source in sources]
         offsets += window_offsets
-    return Features(ids, types, np.array(labels, dtype=np.int64), np.array(owner, dtype=np.int64), offsets)
+    owners = np.array(owner, dtype=np.int64)
+    return Features(ids, types, np.array(labels, dtype=np.int64), owners, offsets, cut)
 
 
 def _cut_questions(questions: Sequence[str], tokenizer: FastTokenizer, limit: int) -> list[str]:

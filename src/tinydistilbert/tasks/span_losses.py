@@ -35,7 +35,6 @@ def _train_losses(examples: Examples, features: Features) -> Iterator[tuple[int,
     answered = sum(map(is_answerable, answers))
     nowhere, long = _whole(examples, features)
     several = sum(len({*zip(a["text"], a["answer_start"], strict=True)}) > 1 for a in answers)
-    yield len(answers) - answered, len(answers), "questions have no answer"
     yield nowhere, answered, "answers are wholly in no window, and are learned as no answer: read more with max_length"
     yield long, answered, f"answers are longer than the {MAX_ANSWER_TOKENS} tokens that are given at most"
     yield several, answered, "questions have several answers, of which the first is learned"
@@ -49,7 +48,6 @@ def _scoring_losses(examples: Examples, features: Features) -> Iterator[tuple[in
         is_answerable(answer) and not any(text in context for text in answer["text"])
         for answer, context in zip(answers, examples.columns["context"], strict=True)
     )
-    yield len(answers) - answered, len(answers), "questions have no answer"
     yield elsewhere, answered, "questions have no answer that stands in their context"
     yield nowhere + long, answered, f"first answers are longer than {MAX_ANSWER_TOKENS} tokens or wholly in no window"
 

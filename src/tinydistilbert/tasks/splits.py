@@ -1,12 +1,13 @@
 """The rows of a split: from the data folder, from a file of your own, or from the hub."""
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from tinydistilbert.data.hub import HubName, load_saved, parse, saved_folder
 from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.answers import with_answers
 from tinydistilbert.tasks.base import Task
@@ -16,20 +17,19 @@ from tinydistilbert.tasks.row_checks import check_columns
 if TYPE_CHECKING:
     from datasets import Dataset
 
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-"""`owner/name`; a path of this form that does not exist is looked up on the hub, unless it has the ending of a file."""
-
 
 @dataclass(frozen=True)
 class _Sources:
-    """Where a split is looked for: the first of the files that is there, else on the hub."""
+    """Where a split is looked for: the first of the files that is there, a folder of `save_to_disk`, else the hub."""
 
     files: tuple[Path, ...]
-    hub: tuple[str, str | None] | None
+    hub: HubName | None = None
+    saved: tuple[Path, str | None] | None = None
+    """The folder, and a split of it where one is named."""
 
     @property
     def file(self) -> Path | None:
-        return next((file for file in self.files if _is_file(file)), None)
+        return next((file for file in self.files if _is(file, Path.is_file)), None)
 
 
 def _sources(task: Task, split: str, data: str | None) -> _Sources:
@@ -39,12 +39,13 @@ def _sources(task: Task, split: str, data: str | None) -> _Sources:
     """
     if not task.files:
         if data is None:
-            return _Sources((), task.hub)
-        return _Sources(tuple(Path(data) / task.folder / (split + suffix) for suffix in ENDINGS), None)
+            return _Sources((), HubName(*task.hub))
+        return _Sources(tuple(Path(data) / task.folder / (split + suffix) for suffix in ENDINGS))
     named = task.files.get(split, "")
     path = Path(named).expanduser()
-    on_hub = HUB_NAME.fullmatch(named) and not can_be_read(path)
-    return _Sources((path, *([Path(data) / path] if data else [])), (named, None) if on_hub else None)
+    saved = saved_folder(named) or (saved_folder(str(Path(data) / named)) if data and named else None)
+    on_hub = None if saved or can_be_read(path) else parse(named)
+    return _Sources((path, *([Path(data) / path] if data else [])), on_hub, saved)
 
 
 def has_split(task: Task, split: str, data: str | None) -> bool:
@@ -52,13 +53,18 @@ def has_split(task: Task, split: str, data: str | None) -> bool:
     if task.is_synthetic or task.files.get(split):
         return True
     sources = _sources(task, split, data)
-    return sources.hub is not None or sources.file is not None
+    return sources.hub is not None or sources.file is not None or sources.saved is not None
 
 
 def is_fetched(task: Task, split: str, data: str | None) -> bool:
     """Whether `read_split` would ask the hub for the split."""
     sources = _sources(task, split, data)
     return sources.hub is not None and sources.file is None
+
+
+def file_of(task: Task, split: str, data: str | None) -> Path | None:
+    """The file that `read_split` would read; None where it is not on this machine."""
+    return _sources(task, split, data).file
 
 
 def read_split(task: Task, split: str, data: str | None) -> Rows:
@@ -70,6 +76,10 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
     sources = _sources(task, split, data)
     if sources.file:
         rows = read_rows(sources.file, task.quoting)
+    elif sources.saved:
+        folder, name = sources.saved
+        where = f"finetune.custom.{task.name}.{split}"
+        rows = _rows_of(task, load_saved(folder, name, default=split, where=where), f"{folder} ({name or split})")
     elif sources.hub:
         rows = _hub_rows(task, split, sources.hub)
     else:
@@ -85,12 +95,13 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
 def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) -> UserError:
     endings = ", ".join(ENDINGS)
     if task.files:
-        return UserError(
-            f"finetune.custom.{task.name}.{split}",
-            expected=f"a file ({endings}) or a data set on the hub (owner/name)",
-            found=f"no file {' or '.join(map(str, sources.files))}" if task.files.get(split) else "nothing",
-            fix="correct the path",
-        )
+        where = f"finetune.custom.{task.name}.{split}"
+        expected = f"a file ({endings}), a folder of save_to_disk, or a data set on the hub (owner/name:config:split)"
+        is_folder = bool(task.files.get(split)) and any(_is(file, Path.is_dir) for file in sources.files)
+        found = f"no file {' or '.join(map(str, sources.files))}" if task.files.get(split) else "nothing"
+        found = f"another folder, {task.files[split]}" if is_folder else found
+        fix = "name the file in it" if is_folder else "correct the path"
+        return UserError(where, expected=expected, found=found, fix=fix)
     return UserError(
         str(Path(data or "") / task.folder / f"{split}.parquet"),
         expected=f"the {split} split of {task.title}", found="no file",
@@ -98,29 +109,36 @@ def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) 
     )  # fmt: skip
 
 
-def _is_file(path: Path) -> bool:
-    """As `Path.is_file`, also of a name that is too long for the file system."""
+def _is(path: Path, of_kind: Callable[[Path], bool]) -> bool:
+    """As `Path.is_file` and `Path.is_dir`, also of a name that is too long for the file system."""
     try:
-        return path.is_file()
+        return of_kind(path)
     except OSError:
         return False
 
 
-def _hub_rows(task: Task, split: str, hub: tuple[str, str | None]) -> Rows:
+def _hub_rows(task: Task, split: str, hub: HubName) -> Rows:
     import datasets  # slow to import, and not needed where files are given
 
-    name, configuration = hub
+    name, wanted = hub.name, hub.split or split
     if task.files:
-        fix = f"correct finetune.custom.{task.name}.{split}, connect to the network, or name a file"
+        fix = (
+            f"correct finetune.custom.{task.name}.{split} ({name}:configuration:split), connect to the network, or name"
+        )
+        fix += " a file"
     else:
         fix = f"connect to the network, or give --data FOLDER with {task.folder}/{split}.parquet in it"
     try:
-        rows = datasets.load_dataset(name, configuration, split=split)
+        rows = datasets.load_dataset(name, hub.config, split=wanted)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        expected = f"its {split} split"
+        expected = f"its {wanted} split"
         raise UserError(f"hub data set {name}", expected=expected, found=str(error), fix=fix) from error
+    return _rows_of(task, rows, f"{name} ({wanted})")
+
+
+def _rows_of(task: Task, rows: "Dataset", where: str) -> Rows:
     table = _with_class_names(rows, task.label) if task.labels_from_data else rows.with_format("arrow")[:]
-    return table_rows(table, f"{name} ({split})")
+    return table_rows(table, where)
 
 
 def _with_class_names(rows: "Dataset", label: str) -> pa.Table:

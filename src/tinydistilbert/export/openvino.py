@@ -1,0 +1,102 @@
+"""Exported models for OpenVINO: in bf16, on processors that have it, and in int8 by NNCF with calibrated ranges."""
+
+import contextlib
+import io
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.export.to_onnx import exported_weights
+from tinydistilbert.models.runtimes import (
+    BF16,
+    ENGINE,
+    EXPORT_KEY,
+    MODEL_FILE,
+    OPENVINO,
+    OPENVINO_FILE,
+    ModelInputs,
+    exported_config,
+)
+from tinydistilbert.optional import require
+from tinydistilbert.storage import atomic
+
+CONFIG = "config.json"
+
+
+def has_bf16() -> bool:
+    """Whether OpenVINO computes in bf16 on this processor."""
+    return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def openvino() -> Any:
+    """The library.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    return require("openvino", extra="openvino")
+
+
+def to_bf16(exported: Path, output: Path) -> None:
+    """Make the finished folder `output`: the exported model for OpenVINO, computed in bf16; no calibration is needed.
+
+    Its weights are stored in fp16, which rounds less than bf16 does.
+
+    Args:
+        exported: a folder that `export` made, in float32.
+        output: folder to make.
+
+    Raises:
+        UserError: `exported` is no such folder or was changed; OpenVINO is not installed.
+    """
+    config, model = _read(exported)
+    _write(exported, output, config, model, {"precision": BF16}, half=True)
+
+
+def to_int8(exported: Path, output: Path, calibration: Iterable[ModelInputs]) -> None:
+    """Make the finished folder `output`: the exported model for OpenVINO in int8, quantized by NNCF.
+
+    Args:
+        exported: a folder that `export` made, in float32.
+        output: folder to make.
+        calibration: inputs by which ranges are measured, held out of the train split, each a batch of its own.
+
+    Raises:
+        UserError: `exported` is no such folder or was changed; there are no inputs; OpenVINO or NNCF is not installed.
+    """
+    nncf = require("nncf", extra="nncf")
+    config, model = _read(exported)
+    names = [port.any_name for port in model.inputs]
+    inputs = [{name: given[name] for name in names} for given in calibration]
+    if not inputs:
+        fix = "give calibration inputs"
+        raise UserError("quantization by NNCF", expected="calibration inputs", found="none", fix=fix)
+    nncf.set_log_level(40)
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+        model = nncf.quantize(
+            model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
+        )
+    _write(exported, output, config, model, {"precision": "int8", "method": "nncf"}, half=False)
+
+
+def _read(exported: Path) -> tuple[dict[str, Any], Any]:
+    config = exported_config(exported)
+    if config is None or config[EXPORT_KEY]["precision"] != "fp32" or not (exported / MODEL_FILE).is_file():
+        fix = "give a folder that `export` made, without --int8"
+        raise UserError(str(exported), expected="an exported model in fp32", found="another folder", fix=fix)
+    return config, openvino().Core().read_model(str(exported / MODEL_FILE))
+
+
+def _write(
+    exported: Path, output: Path, config: dict[str, Any], model: Any, facts: dict[str, Any], *, half: bool
+) -> None:
+    atomic.check_new(output)
+    facts = {"format": OPENVINO, ENGINE: OPENVINO, "parameters": exported_weights(exported), **facts}
+    with atomic.unfinished(output, made_by="openvino") as folder:
+        openvino().save_model(model, str(folder / OPENVINO_FILE), compress_to_fp16=half)
+        for file in exported.iterdir():
+            if file.name not in (MODEL_FILE, f"{MODEL_FILE}.data", CONFIG, atomic.MANIFEST):
+                shutil.copyfile(file, folder / file.name)
+        atomic.write_json(folder / CONFIG, config | {EXPORT_KEY: config[EXPORT_KEY] | facts})

@@ -1,0 +1,143 @@
+"""Whether what a given teacher says of the train examples goes with their labels: asked before anything learns from it.
+
+Its logits are there before the training. A teacher whose outputs stand for other classes than they are taken for
+teaches nonsense, which the labels show at once, and another order of the outputs may be seen to be right.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.task_head import listed
+from tinydistilbert.notices import notice
+from tinydistilbert.tasks.base import Examples
+
+MIN_GAIN = 0.1
+"""Share of the examples that another order must get right beyond the given one, to be called better."""
+DEVIATIONS = 2
+"""Standard deviations by which a difference must exceed what chance gives."""
+
+
+def check_teacher(
+    where: str, logits: NDArray[np.float64], examples: Examples, *, order: Sequence[int], is_given: bool
+) -> None:
+    """Compare a teacher's logits with the labels of those examples that have one.
+
+    Args:
+        where: the teacher, for messages.
+        logits: (n, classes) in the order of the task's classes, or (n, 1) scores.
+        examples: of a classification or regression task.
+        order: for each class the teacher's output that was taken for it.
+        is_given: whether the user gave the order of the outputs; then doubts are told and nothing is refused.
+
+    Raises:
+        UserError: another order of the outputs is much better, or the logits have nothing to do with the labels.
+    """
+    labels = examples.columns["label"]
+    has_label = np.array([label is not None for label in labels])
+    values = np.array([label for label in labels if label is not None])
+    if not values.size:
+        return
+    if examples.task.kind == "regression":
+        doubt = _doubt_about_scores(logits[has_label, 0], values.astype(np.float64))
+    else:
+        names = examples.task.labels
+        doubt = _doubt_about_classes(logits[has_label].argmax(-1), values.astype(np.int64), names, order)
+    if doubt is None:
+        return
+    if is_given or not doubt.is_sure:
+        notice(where, f"{doubt.problem}; it is learned from as it is")
+        return
+    raise UserError(where, problem=doubt.problem, fix=doubt.fix)
+
+
+@dataclass(frozen=True)
+class _Doubt:
+    problem: str
+    fix: str
+    is_sure: bool
+
+
+def _doubt_about_classes(
+    predicted: NDArray[np.int64], labels: NDArray[np.int64], names: Sequence[str], order: Sequence[int]
+) -> _Doubt | None:
+    right, majority = predicted == labels, np.bincount(labels, minlength=len(names)).max() / len(labels)
+    shown = f"its answers for {len(labels):,} train examples are right in {right.mean():.1%}"
+    if better := _better_order(predicted, labels, len(names)):
+        in_other = np.asarray(better)[predicted] == labels
+        of_outputs = [""] * len(order)
+        for position, output in enumerate(order):
+            of_outputs[output] = names[better[position]]
+        problem = f"{shown}, and in {in_other.mean():.1%} if its outputs are {listed(of_outputs)}"
+        return _Doubt(problem, f"give that order: {_as_setting(of_outputs)}", is_sure=True)
+    if right.mean() > majority:
+        return None
+    problem = f"{shown}, not above the majority class's {majority:.1%}"
+    return _Doubt(problem, "give a teacher fine-tuned on this task", is_sure=not _knows_something(predicted, labels))
+
+
+def _as_setting(names: Sequence[str]) -> str:
+    """How the classes are given: with a flag, or in a recipe where a comma or a space would part a name."""
+    if all(re.fullmatch(r"[\w.+-]+", name) for name in names):
+        return f"--teacher-labels {','.join(names)}"
+    return f"finetune.distillation.teacher_labels = {json.dumps([*names], ensure_ascii=False)} in a recipe"
+
+
+def _better_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> list[int] | None:
+    """For each class as it is predicted the one that is meant, where that is much better than the same class.
+
+    The order is found on one half of the examples and has to be better on the other, for among many orders one is
+    always better by chance.
+    """
+    halves = np.random.default_rng(0).permutation(len(labels)) % 2 == 0
+    order = np.asarray(_best_order(predicted[halves], labels[halves], classes))
+    as_it_is, in_order = predicted[~halves] == labels[~halves], order[predicted[~halves]] == labels[~halves]
+    gain, differing = int(in_order.sum()) - int(as_it_is.sum()), int((in_order != as_it_is).sum())
+    if not gain or gain < DEVIATIONS * np.sqrt(differing) or gain < MIN_GAIN * len(in_order):
+        return None
+    return _best_order(predicted, labels, classes)
+
+
+def _best_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> list[int]:
+    confusion = np.zeros((classes, classes))
+    np.add.at(confusion, (predicted, labels), 1)
+    # Of equally good orders, the one that changes least: a class that is never predicted stays where it is.
+    rows, columns = linear_sum_assignment(confusion + 0.5 / classes * np.eye(classes), maximize=True)
+    assert (rows == np.arange(classes)).all()
+    return [int(column) for column in columns]
+
+
+def _knows_something(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
+    """Whether predictions go with labels beyond chance, though the majority class is right more often."""
+    right = float((predicted == labels).mean())
+    of_predicted, of_labels = (np.bincount(v, minlength=labels.max() + 1) / len(v) for v in (predicted, labels))
+    size = min(len(of_predicted), len(of_labels))
+    by_chance = float(of_predicted[:size] @ of_labels[:size])
+    return bool(right - by_chance > DEVIATIONS * np.sqrt(by_chance * (1 - by_chance) / len(labels)))
+
+
+def _doubt_about_scores(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> _Doubt | None:
+    if not labels.std() or len(labels) < 3:
+        return None
+    error = float(((scores - labels) ** 2).mean())
+    if error < labels.var():
+        return None
+    spread = float(scores.std())
+    correlation = float(np.corrcoef(scores, labels)[0, 1]) if spread > 0 else 0.0
+    fix = "give a teacher fine-tuned on these labels"
+    if correlation <= DEVIATIONS / np.sqrt(len(labels)):
+        problem = (
+            f"its scores of {len(labels):,} train examples have a correlation of {correlation:.2f} with the labels"
+        )
+        return _Doubt(problem, fix, is_sure=True)
+    problem = (
+        f"its scores (mean {scores.mean():,.4g}, deviation {spread:,.4g}) are further from the labels (mean "
+        f"{labels.mean():,.4g}, deviation {labels.std():,.4g}) than one number for all would be: other units?"
+    )
+    return _Doubt(problem, fix, is_sure=True)
