@@ -1,15 +1,16 @@
 """The cheap baselines as rows of the tables: fitted and scored by the protocol of the models that they stand beside."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from tinydistilbert import results
 from tinydistilbert.errors import UserError
-from tinydistilbert.evaluation.evaluate import samples, scored_splits, write_predictions
+from tinydistilbert.evaluation.evaluate import samples, scored_splits, trained_on_scored, write_predictions
 from tinydistilbert.evaluation.scoring import predictions_of_rows, score
 from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.word_embeddings import word_embeddings
@@ -26,7 +27,10 @@ SEED = 0
 """Of the folder and the measurements; nothing in a baseline is random."""
 
 
-def evaluate_baseline(name: str, task: Task, *, encoder: str | Path, recipe: Recipe, output: Path) -> None:
+def evaluate_baseline(
+    name: str, task: Task, *, encoder: str | Path, recipe: Recipe, output: Path,
+    shared: Mapping[str, int] = MappingProxyType({}),
+) -> None:  # fmt: skip
     """Fit a baseline to the train examples of a recipe, and score it as `evaluate` scores a model.
 
     Same train examples, same scored splits, same metrics, intervals and warnings; the texts are read whole, not cut to
@@ -38,6 +42,7 @@ def evaluate_baseline(name: str, task: Task, *, encoder: str | Path, recipe: Rec
         encoder: model whose word embeddings and tokenizer `static embeddings` takes: the teacher.
         recipe: gives the data and the sizes.
         output: folder to write.
+        shared: by split, how many of the scored texts are in the train split.
 
     Raises:
         UserError: the data are wrong, or the encoder has no word embeddings.
@@ -57,13 +62,15 @@ def evaluate_baseline(name: str, task: Task, *, encoder: str | Path, recipe: Rec
             scores = score(examples, predictions, seed=recipe.seed)
             common: dict[str, Any] = {"device": "cpu", "seconds_training": round(seconds_training, 3)}
             common |= {"converged": model.converged} | ({"missing": missing} if missing else {})
+            warnings = trained_on_scored(examples, shared.get(split, 0))
             seconds = round(seconds_training + time.perf_counter() - begin, 3)
             measurements += [
                 Measurement(
                     model=name, task=task.name, metric=metric, value=value, split=split, examples=len(examples),
                     examples_total=examples.total, train_examples=len(train), train_examples_total=train.total,
                     seed=SEED, seconds=seconds, recipe=recipe.name, recipe_hash=recipe_hash(recipe),
-                    data_fingerprint=examples.fingerprint, details={**details, **common},
+                    data_fingerprint=examples.fingerprint, 
+                    details={**details, **common, "warnings": [*warnings, *details["warnings"]]},
                 )
                 for metric, (value, details) in scores.items()
             ]  # fmt: skip

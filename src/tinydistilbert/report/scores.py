@@ -37,9 +37,9 @@ def row_title(row: str) -> str:
 
 
 def metric_title(task: Task, metric: str) -> str:
-    """The name of a metric of a task, with what it compares where those are not words."""
+    """The name of a metric of a task; of F1 with what it counts where that is not words."""
     title = METRICS.get(metric, metric.replace("_", " "))
-    return f"{title} of characters" if task.answer_units == "characters" else title
+    return title.replace("F1", "F1 of characters") if task.answer_units == "characters" else title
 
 
 def mark_of(interval: tuple[float, float], adjusted: float) -> str:
@@ -199,16 +199,21 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
     held_out: dict[str, None] = {}
     chosen: dict[str, None] = {}
     warned: dict[str, None] = {}
+    in_train: dict[str, None] = {}
     for whose, title, score in found:
         m = score.middle
         if m.is_subset:
             scored[f"{title} {m.examples:,} of {m.examples_total:,}"] = None
         if m.is_trained_on_subset:
-            trained[f"{title} {m.train_examples:,} of {m.train_examples_total:,}"] = None
+            left_out = m.details.get("left_out", 0)
+            why = f" ({left_out:,} repeat a text that is held out)" if left_out else ""
+            trained[f"{title} {m.train_examples:,} of {m.train_examples_total:,}{why}"] = None
         if m.split == HELD_OUT:
             held_out[f"{title} {m.examples:,}"] = None
         if CHOSEN in score.marks:
             chosen[whose] = None
+        if (shared := m.details.get("shared_texts", 0)) and not score.warnings:
+            in_train[f"{title} {shared:,} of {m.examples:,}"] = None
         if score.warnings:
             count = sum(bool(run.details.get("warnings")) for run in score.runs)
             seeds = f" ({count} of {len(score.runs)} seeds)" if len(score.runs) > 1 and count else ""
@@ -223,4 +228,6 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
         f"{CHOSEN} best epoch by the scored examples themselves, as TinyDistilBERT chose it, hence too high": chosen,
     }
     notes = [f"{mark}: {', '.join(counts)}." for mark, counts in counts_by_mark.items() if counts]
+    if in_train:
+        notes.append(f"Scored texts that are in the train split too, few enough to be no alarm: {', '.join(in_train)}.")
     return notes + [f"{WARNING} {warning.rstrip('.')}." for warning in warned]
