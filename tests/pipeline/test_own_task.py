@@ -145,8 +145,12 @@ def test_a_given_model_has_no_stages_before_its_tasks(
 def test_the_dry_run_of_a_task_of_ones_own(files: list[str], teacher: Path, call: Call) -> None:
     code, once, err = call("finetune", "--model", teacher, *files, "--dry-run")
     assert code == 0 and "2 models × 48 steps × 8, 60 examples" in once, err
+    train = Path(files[1])
+    train.write_text(train.read_text().replace("\n", "\n\n", 1))
     code, out, err = call("finetune", "--model", teacher, *files, "--dry-run", "--json")
     plan = json.loads(out)
+    (notice,) = plan["notices"]
+    assert "1 empty line between the rows left out" in notice
     assert code == 0 and plan["threads"] >= 1 and plan["memory"] > 0, err
     (line,) = [line for line in plan["stages"] if line["stage"].startswith("finetune model")]
     assert line["what"] in once and 0 < line["seconds"] <= plan["seconds"] and 0 < line["disk"] <= plan["disk"]
