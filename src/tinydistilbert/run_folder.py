@@ -40,8 +40,8 @@ def predictions_file(split: str | int) -> str:
 
 
 def row_folder(row: str) -> str:
-    """The folder name of a row of the tables: `student (D)` lies in `student-d`."""
-    return row.replace(_SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER)
+    """The folder name of a row of the tables: `student (D)` lies in `student-d`, other spaces are dashes too."""
+    return row.replace(_SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER).replace(" ", "-")
 
 
 def training_facts(model: Path) -> dict[str, Any]:

@@ -68,7 +68,11 @@ def test_from_a_csv_to_a_distilled_classifier(files: list[str], teacher: Path, t
     assert code == 0, err
     assert "Your tasks" in out and (first / "report.html").is_file()
     measured = results.read(first / "results.jsonl")
-    assert {(m.model, m.task, m.seed) for m in measured} == {("model", "reviews", 0), ("model", "reviews", 1)}
+    assert {(m.model, m.task, m.seed) for m in measured} == {
+        ("model", "reviews", 0), ("model", "reviews", 1), ("tf-idf", "reviews", 0), ("static embeddings", "reviews", 0),
+        ("model", "compare", 0),
+    }  # fmt: skip
+    assert next(m.value for m in measured if m.model == "tf-idf") == 1, "one phrase tells the label"
     model = first / "tasks" / "reviews" / "model" / "seed-0" / "model"
     assert json.loads((model / "config.json").read_text())["id2label"] == {"0": "bad", "1": "good"}
     assert pipeline("text-classification", model=str(model))("the tower")[0]["label"] in ("bad", "good")
@@ -77,7 +81,7 @@ def test_from_a_csv_to_a_distilled_classifier(files: list[str], teacher: Path, t
     code, out, err = call("finetune", "--model", teacher, "--teacher", model, *files, *more, "--output", second)
     assert code == 0, err
     rows = {m.model for m in results.read(second / "results.jsonl")}
-    assert rows == {"model (D)", "teacher"}
+    assert rows == {"model (D)", "teacher", "tf-idf", "static embeddings"}
     training = second / "tasks" / "reviews" / "model-d" / "seed-1" / "model" / "training.json"
     assert json.loads(training.read_text())["unlabelled_examples"] > 20
 

@@ -127,7 +127,8 @@ def test_an_extra_that_an_error_names_has_the_library(file: str) -> None:
 
 
 def test_the_libraries_of_training_are_those_of_the_extra_and_no_others() -> None:
-    assert {normalized(name) for name in TRAINING} == TRAINED
+    distributions = {distribution for name in TRAINING for distribution in DISTRIBUTIONS.get(name, [name])}
+    assert {normalized(name) for name in distributions} == TRAINED
     assert SERVING | EXTRAS["run"] == {"numpy", "tokenizers", "onnxruntime"}
 
 

@@ -145,6 +145,7 @@ def _plain(recipe: Recipe, row: str, models: tuple[Any, ...]) -> Recipe:
         distillation=alone,
         models=models,
         score_on="train",
+        baselines=False,
         select="fixed",
         learning_rates=(),
     )

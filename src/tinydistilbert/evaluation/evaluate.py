@@ -94,13 +94,11 @@ def evaluate(
     """
     tokenizer = load_tokenizer(model_folder)
     model = load_model(model_folder, task.kind, labels=task.labels, require_head=True)
-    wanted = (HELD_OUT,) if recipe.finetune.score_on == "train" else task.evaluation
-    present = [split for split in wanted if split == HELD_OUT or has_split(task, split, recipe.data)]
-    missing = [split for split in wanted if split not in present]
+    present, missing = scored_splits(recipe, task)
     measurements: list[Measurement] = []
     shown: list[dict[str, Any]] = []
     with atomic.unfinished(output, task=task.name, row=row, seed=seed) as folder:
-        for split in present or wanted[:1]:  # with none there, loading the first says what is missing
+        for split in present:
             begin = time.perf_counter()
             limit = recipe.finetune.settings(task.name).validation_examples
             examples = recipe_examples(recipe, task, split, limit=limit)
@@ -156,6 +154,13 @@ def evaluate(
             write_predictions(folder / predictions_file(split), examples, predictions)
         json_lines.write(folder / SAMPLES, shown)
         results.write(folder / MEASUREMENTS, measurements)
+
+
+def scored_splits(recipe: Recipe, task: Task) -> tuple[list[str], list[str]]:
+    """The splits that a recipe scores on, and those that the data lacks; with none there, loading the first says it."""
+    wanted = (HELD_OUT,) if recipe.finetune.score_on == "train" else task.evaluation
+    present = [split for split in wanted if split == HELD_OUT or has_split(task, split, recipe.data)]
+    return present or [wanted[0]], [split for split in wanted if split not in present]
 
 
 def trained_on_scored(examples: Examples, shared: int) -> list[str]:

@@ -59,7 +59,7 @@ _ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementa
 _BUILT_IN_ATTENTION = (None, "eager", "sdpa")
 """Attention that is part of transformers; any other name may be one of code in the hub."""
 _NAMED_FILES = ("tokenizer_file", "vocab_file", "merges_file", "gguf_file")
-_WORD_EMBEDDINGS = ("word_embeddings.weight", "tok_embeddings.weight")
+WORD_EMBEDDINGS = ("word_embeddings.weight", "tok_embeddings.weight")
 """Endings of the names of the matrix of word embeddings."""
 
 
@@ -328,7 +328,7 @@ def check_weights(files: list[Path], config: Any, name: str) -> None:
         entries |= header
     embeddings_shape = (config.vocab_size, embedding_size(config))
     for key, entry in entries.items():
-        if key.endswith(_WORD_EMBEDDINGS) and entry.shape != embeddings_shape:
+        if key.endswith(WORD_EMBEDDINGS) and entry.shape != embeddings_shape:
             found = f"{key[:80]} of shape {entry.shape}"
             raise UserError(where, expected=f"word embeddings of shape {embeddings_shape}", found=found, fix=fix)
     stored, needed = sum(math.prod(entry.shape) for entry in entries.values()), least_weights(config)

@@ -11,11 +11,12 @@ from tinydistilbert import run_folder
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub
-from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer
 from tinydistilbert.models.size import layer_shapes
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
 from tinydistilbert.pipeline.inputs import Inputs
-from tinydistilbert.pipeline.jobs import Job, jobs
+from tinydistilbert.pipeline.jobs import BaselineJob, Job, baseline_jobs, jobs
+from tinydistilbert.recipe.names import STATIC_EMBEDDINGS
 from tinydistilbert.recipe.schema import Corpus, Recipe, Teacher
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import cache
@@ -127,6 +128,13 @@ class RunContext:
     def jobs(self) -> tuple[Job, ...]:
         """Every task model, in the order in which they are made."""
         return tuple(jobs(self.recipe))
+
+    @cached_property
+    def baselines(self) -> tuple[BaselineJob, ...]:
+        """Every cheap baseline; ELMo has no word embeddings to make one of."""
+        given = self.recipe.finetune.model
+        without = STATIC_EMBEDDINGS if given and load_config(given).model_type == ELMO else ""
+        return tuple(job for job in baseline_jobs(self.recipe) if job.row != without)
 
     @cached_property
     def teacher(self) -> LoadedTeacher:

@@ -15,6 +15,8 @@ from tinydistilbert.compress.builder import VariantBuilder
 from tinydistilbert.distillation.adapt import adapt
 from tinydistilbert.distillation.distill import distill
 from tinydistilbert.distillation.pretraining import PretrainingSetup
+from tinydistilbert.errors import UserError
+from tinydistilbert.evaluation.baselines import evaluate_baseline
 from tinydistilbert.evaluation.evaluate import evaluate
 from tinydistilbert.finetuning.augment import augment
 from tinydistilbert.finetuning.examples import task_examples, training_examples
@@ -25,7 +27,7 @@ from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.student import cut_task_student
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.inputs import CORPUS, PAIRS, UNLABELLED, VOCABULARY, WHOLE
-from tinydistilbert.pipeline.jobs import Job
+from tinydistilbert.pipeline.jobs import BaselineJob, Job
 from tinydistilbert.progress import duration
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.compare import measured_differences
@@ -62,7 +64,7 @@ def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], 
 def write_results(run: RunContext) -> None:
     """Write `results.jsonl`: what every finished stage measured, in the order of the stages."""
     folder = run.folder
-    scores = [job.scores(folder) for job in run.jobs]
+    scores = [*(job.scores(folder) for job in run.jobs), *(job.scores(folder) for job in run.baselines)]
     summaries = [folder.compressed(name).summary for name in run.recipe.compress.tasks]
     comparisons = [folder.comparisons] if _are_compared(run) else []
     folders = [folder.teacher, folder.control, folder.student, *scores, *comparisons, *summaries, folder.benchmark]
@@ -240,14 +242,43 @@ def _augment(run: RunContext, task: Task, output: Path) -> None:
 
 
 def evaluate_tasks(run: RunContext) -> None:
-    """The scores of every task model."""
+    """The scores of every task model and of the cheap baselines, and the differences between the rows."""
+    was_finished = all(atomic.is_finished(job.scores(run.folder)) for job in run.jobs)
     for job in run.jobs:
         task = run.tasks[job.task]
         title = f"evaluate {job.row} on {task.title}, seed {job.seed}"
         data = tuple(f"{task.name} {split}" for split in run.inputs.read_splits(task))
         sources = run.inputs.of_stage("evaluate", data=data, models=(job.model(run.folder),), task=task.name)
         make_folder(run, job.scores(run.folder), title, partial(_evaluate, run, job), sources)
+    for baseline in run.baselines:
+        title = f"evaluate {baseline.row} on {run.tasks[baseline.task].title}"
+        try:
+            sources, make = _baseline_sources(run, baseline), partial(_evaluate_baseline, run, baseline)
+            make_folder(run, baseline.scores(run.folder), title, make, sources)
+        except UserError as error:
+            if not was_finished or atomic.is_finished(baseline.scores(run.folder)):
+                raise
+            run.log(f"{title}: not computed: {error}")  # a run of an earlier version, whose data may be gone
     _compare_rows(run)
+
+
+def _baseline_encoder(run: RunContext) -> Path:
+    return Path(run.recipe.finetune.model or run.folder.teacher)
+
+
+def _baseline_sources(run: RunContext, job: BaselineJob) -> MadeFrom:
+    """What a cheap baseline is made from."""
+    task = run.tasks[job.task]
+    data = tuple(f"{task.name} {split}" for split in (task.train, *run.inputs.read_splits(task)))
+    return run.inputs.of_stage("evaluate", data=data, models=(_baseline_encoder(run),), task=task.name)
+
+
+def _evaluate_baseline(run: RunContext, job: BaselineJob, output: Path) -> None:
+    task = run.tasks[job.task]
+    evaluate_baseline(
+        job.row, task, encoder=_baseline_encoder(run), recipe=run.recipe, output=output,
+        shared=run.inputs.shared_texts(task),
+    )  # fmt: skip
 
 
 def _evaluate(run: RunContext, job: Job, output: Path) -> None:

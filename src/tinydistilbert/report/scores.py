@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinydistilbert.models.lengths import MAX_LENGTH
+from tinydistilbert.recipe.names import BASELINE_NAMES
 from tinydistilbert.report.table import METRICS, format_p, signed
 from tinydistilbert.results import COMPARE, Measurement
 from tinydistilbert.tasks import HELD_OUT
@@ -14,9 +15,7 @@ SUBSET, TRAINED_ON_SUBSET, FROM_TRAIN, CHOSEN, WARNING = MARKS = ("*", "†", "�
 CHOSEN_ON_REPORTED = ("reported", "published")
 """Values of `finetune.select` with which the reported examples chose the epoch; earlier versions wrote the second."""
 TEACHER, MAJORITY = "teacher", "majority"
-BASELINES = ("tf-idf", "static embeddings")
-"""Rows of cheap models that a student has to beat."""
-ROWS = (TEACHER, "student", "student (D)", "control", "model", "model (D)", *BASELINES)
+ROWS = (TEACHER, "student", "student (D)", "control", "model", "model (D)", *BASELINE_NAMES)
 """Measured rows in the order of the tables; a given model (`finetune.model`) takes the place of student and control."""
 LEVEL = 0.05
 HIGHER, LOWER = "▲", "▼"
@@ -130,7 +129,7 @@ def collect(measurements: Iterable[Measurement]) -> Scores:
     for m in measurements:
         if m.task != COMPARE:
             latest.setdefault((m.model, m.task, m.split, m.metric), {})[m.seed] = m
-        elif m.details["against"] in BASELINES:
+        elif m.details["against"] in BASELINE_NAMES:
             baselines = unbeaten.setdefault((m.model, m.details["of"], m.split, m.metric), {})
             baselines[m.details["against"]] = _unbeaten(m)
     return {
