@@ -25,12 +25,14 @@ import torch
 from throughput_ways import OURS, PAIRS, THEIRS, Setup
 from transformers import PreTrainedTokenizerFast
 
+from tinydistilbert import results
 from tinydistilbert.benchmark.turns import Sample, Samples, peak_share, quartiles, ratio, table
 from tinydistilbert.data.corpus import prepare
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.data.wikitext import UNKNOWN
 from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.storage import cache
+from tinydistilbert.training.precision import PRECISIONS, Precision, is_possible, library, onednn
 
 WAYS = (*THEIRS, *OURS)
 RATIOS = {
@@ -62,19 +64,36 @@ SAME = 1e-4
 """Largest relative difference of two computations of the same loss."""
 
 
-def matrix_rate() -> float:
+def matrix_rate(precision: Precision) -> float:
     """Operations a second of the fastest of some matrix products with all threads, each the best of several times."""
-    best = 0.0
-    for rows, inner, columns in SHAPES:
-        left, right, out = torch.ones(rows, inner), torch.ones(inner, columns), torch.empty(rows, columns)
-        end, least = time.perf_counter() + SHAPE_SECONDS, float("inf")
-        torch.mm(left, right, out=out)
-        while least == float("inf") or time.perf_counter() < end:
-            begin = time.perf_counter()
+    best, dtype = 0.0, torch.bfloat16 if precision == "bf16" else torch.float32
+    with onednn(precision):
+        for rows, inner, columns in SHAPES:
+            left, right, out = (
+                torch.ones(size, dtype=dtype) for size in ((rows, inner), (inner, columns), (rows, columns))
+            )
+            end, least = time.perf_counter() + SHAPE_SECONDS, float("inf")
             torch.mm(left, right, out=out)
-            least = min(least, time.perf_counter() - begin)
-        best = max(best, 2 * rows * inner * columns / least)
+            while least == float("inf") or time.perf_counter() < end:
+                begin = time.perf_counter()
+                torch.mm(left, right, out=out)
+                least = min(least, time.perf_counter() - begin)
+            best = max(best, 2 * rows * inner * columns / least)
     return best
+
+
+def possible_precisions() -> list[Precision]:
+    """Those in which this machine computes without losing time: what both benchmarks measure by default."""
+    cpu = torch.device("cpu")
+    return [name for name in PRECISIONS if is_possible(cpu, name) and (name != "fp32-onednn" or library() != "oneDNN")]
+
+
+def machine_line(precision: Precision, rates: Sequence[float], threads: int) -> str:
+    """What the products were made by, and how fast."""
+    sets = results.environment()["instruction_sets"]
+    by = library() if precision == "fp32" else "oneDNN"
+    rate = quartiles(rates)[1] / 1e9
+    return f"{precision} by {by}, {threads} threads, {', '.join(sets)}: matrix products {rate:.0f} GFLOP/s"
 
 
 def texts(corpus: Corpus, data: str | None) -> tuple[list[str], list[str]]:
@@ -193,7 +212,7 @@ def alternate(turns: Sequence[Turns], rounds: int, seconds: float, deadline: flo
             begin = time.monotonic()
             if number and begin + expected[process.way] > deadline:
                 continue
-            rates.append(matrix_rate())
+            rates.append(matrix_rate(process.setup.precision))
             samples[process.way][number] = process.take(seconds)
             expected[process.way] = time.monotonic() - begin
     return samples, rates
@@ -205,11 +224,23 @@ def summary(samples: Samples, rates: Sequence[float]) -> dict[str, float | None]
     return {**ratios, "peak_share": peak_share(samples, "ours_masked", rates)}
 
 
+def gains(exact: Samples, samples: Samples) -> dict[str, float | None]:
+    """Speed of each way over its own in fp32, both medians; empty where that was not measured."""
+    speeds = [
+        {way: quartiles([s.speed for s in found.values()])[1] for way, found in each.items()}
+        for each in (exact, samples)
+    ]
+    return {
+        f"{way}_over_fp32": round(speed / speeds[0][way], 3) for way, speed in speeds[1].items() if way in speeds[0]
+    }
+
+
 def rows_of(setup: Setup, samples: Samples, rates: Sequence[float], **facts: Any) -> list[dict[str, Any]]:
     """A line of the results for each way, and one with the ratios."""
     common_facts = {
         "benchmark": "distill_throughput", "pair": setup.pair, "threads": setup.threads,
-        "batch_size": setup.batch_size, "authors_positions": setup.positions, **facts,
+        "batch_size": setup.batch_size, "authors_positions": setup.positions, "precision": setup.precision,
+        "library": library() if setup.precision == "fp32" else "oneDNN", **facts,
     }  # fmt: skip
     rows = []
     for way, found in samples.items():
@@ -289,6 +320,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="of one turn of one way; at least one step")
     parser.add_argument("--batch-size", type=int, help=f"our blocks in a step; by default {BATCH_SIZE}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        nargs="+",
+        help="of every way; by default all that this machine has units for",
+    )
     parser.add_argument("--output", type=Path, default=common.RESULTS / "distill_throughput.jsonl")
     return parser.parse_args(arguments)
 
@@ -302,19 +339,26 @@ def main() -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     pairs = tuple(dict.fromkeys(chosen.pair or PAIRS))
-    last: dict[str, Mapping[str, float | None]] = {}
+    precisions = tuple(dict.fromkeys(chosen.precision or possible_precisions()))
+    last: dict[str, dict[str, Mapping[str, float | None]]] = {}
     for number, pair in enumerate(pairs):
         share = 1.0 if number + 1 == len(pairs) else FIRST_PAIR_SHARE
-        deadline = begin + share * QUICK_SECONDS if chosen.quick else float("inf")
-        setup = make_setup(pair, chosen.teacher, chosen.data, chosen.batch_size or BATCH_SIZE[pair], chosen.threads)
-        samples, rates = measure_pair(context, setup, chosen.ways, rounds, seconds, deadline)
-        print(shown(samples))
-        print(
-            f"{pair}: {chosen.threads} threads, matrix products {quartiles(rates)[1] / 1e9:.0f} GFLOP/s\n",
-            flush=True,
-        )
-        common.append(chosen.output, rows_of(setup, samples, rates, quick=chosen.quick, turn_seconds=seconds))
-        last[pair] = summary(samples, rates)
+        whole = make_setup(pair, chosen.teacher, chosen.data, chosen.batch_size or BATCH_SIZE[pair], chosen.threads)
+        exact: Samples = {}
+        for place, precision in enumerate(precisions, 1):
+            before = number * FIRST_PAIR_SHARE
+            until = begin + (before + (share - before) * place / len(precisions)) * QUICK_SECONDS
+            setup = replace(whole, precision=precision)
+            samples, rates = measure_pair(
+                context, setup, chosen.ways, rounds, seconds, until if chosen.quick else float("inf")
+            )
+            print(shown(samples))
+            print(f"{pair}: {machine_line(precision, rates, chosen.threads)}\n", flush=True)
+            found = gains(exact, samples)
+            facts = {"quick": chosen.quick, "turn_seconds": seconds, **found}
+            common.append(chosen.output, rows_of(setup, samples, rates, **facts))
+            last.setdefault(pair, {})[precision] = {**summary(samples, rates), **found}
+            exact = samples if precision == "fp32" else exact
     print(json.dumps(last))
 
 

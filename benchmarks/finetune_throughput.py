@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import common
 import finetune_scores
 import finetune_ways
 import torch
-from distill_throughput import Turns, alternate
+from distill_throughput import Turns, alternate, gains, machine_line, possible_precisions
 from finetune_ways import MODELS, TASK_NAMES, UNFUSED, WAYS, Setup
 from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -35,6 +35,7 @@ from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.recipe import schema
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.training.precision import PRECISIONS, library
 
 BATCH_SIZE = {"sst2": 32, "cola": 32, "squad": 8}
 TRAIN_EXAMPLES = {"sst2": 0, "cola": 0, "squad": 4000}
@@ -124,7 +125,8 @@ class Measured:
         shared = {
             "benchmark": "finetune_throughput", "model": setup.model, "task": setup.task, "threads": setup.threads,
             "batch_size": setup.batch_size, "batches": len(setup.steps),
-            "tokens_per_example": round(setup.tokens_per_example, 2), **facts,
+            "tokens_per_example": round(setup.tokens_per_example, 2), "precision": setup.precision,
+            "library": library() if setup.precision == "fp32" else "oneDNN", **facts,
         }  # fmt: skip
         for way in self.samples:
             low, middle, high = (float(f"{value:.4g}") for value in self.examples_per_second(way))
@@ -187,6 +189,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help=f"examples in a step; by default {BATCH_SIZE}")
     parser.add_argument("--train-examples", type=int, help=f"that are read, 0 = all; by default {TRAIN_EXAMPLES}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        nargs="+",
+        help="of every way; by default all that this machine has units for",
+    )
     parser.add_argument("--output", type=Path, help="file for the results, else results/NAME.jsonl")
     parser.add_argument(
         "--scores", choices=finetune_scores.SCORED, nargs="*",
@@ -207,6 +215,7 @@ def throughput(chosen: argparse.Namespace) -> None:
     teacher = common.open_teacher(chosen.teacher)
     models, tasks = (tuple(dict.fromkeys(names)) for names in (chosen.models, chosen.tasks))
     costs = {(model, task): COST[model] * COST[task] for model in models for task in tasks}
+    precisions, spent = tuple(dict.fromkeys(chosen.precision or possible_precisions())), 0.0
     measured: list[Measured] = []
     with tempfile.TemporaryDirectory() as scratch:
         for model in models:
@@ -214,18 +223,23 @@ def throughput(chosen: argparse.Namespace) -> None:
             save_model(encoder(model, teacher), teacher.tokenizer, folder)
             for task in tasks:
                 setup = make_setup(model, task, folder, teacher.tokenizer, chosen)
-                spent = sum(costs[item.setup.model, item.setup.task] for item in measured) + costs[model, task]
-                share = spent / sum(costs.values())
-                deadline = begin + share * QUICK_SECONDS if chosen.quick else float("inf")
-                found = measure(context, setup, tuple(dict.fromkeys(chosen.ways)), deadline)
-                print(
-                    f"{model} on {TASKS[task].title}: {len(setup.steps)} batches of {setup.batch_size}, "
-                    f"{setup.tokens_per_example:.1f} tokens an example ({setup.features.lengths.mean():.1f} in all)"
-                )
-                print(f"{found.shown()}\n", flush=True)
-                common.append(output, found.rows(quick=chosen.quick))
-                measured.append(found)
-    print(json.dumps(last_line(measured)))
+                exact: Samples = {}
+                for precision in precisions:
+                    spent += costs[model, task] / len(precisions)
+                    deadline = begin + spent / sum(costs.values()) * QUICK_SECONDS if chosen.quick else float("inf")
+                    timed = replace(setup, precision=precision)
+                    found = measure(context, timed, tuple(dict.fromkeys(chosen.ways)), deadline)
+                    print(
+                        f"{model} on {TASKS[task].title}: {len(setup.steps)} batches of {setup.batch_size}, "
+                        f"{setup.tokens_per_example:.1f} tokens an example ({setup.features.lengths.mean():.1f} in all)"
+                    )
+                    print(found.shown())
+                    print(f"{machine_line(precision, found.rates, chosen.threads)}\n", flush=True)
+                    common.append(output, found.rows(quick=chosen.quick, **gains(exact, found.samples)))
+                    measured.append(found)
+                    exact = found.samples if precision == "fp32" else exact
+    by_precision = {name: [item for item in measured if item.setup.precision == name] for name in precisions}
+    print(json.dumps({name: last_line(items) for name, items in by_precision.items()}))
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.encoding import Features, collate
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Batch, step_seed
+from tinydistilbert.training.precision import Precision, onednn
 
 MODELS = ("offline-student", "distilbert")
 TASK_NAMES = ("sst2", "cola", "squad")
@@ -66,6 +67,8 @@ class Setup:
     batch_size: int
     rounds: int
     threads: int
+    precision: Precision = "fp32"
+    """Of everybody's matrix products."""
 
     @property
     def batches(self) -> list[NDArray[np.int64]]:
@@ -194,7 +197,7 @@ def measure_theirs(way: str, setup: Setup, clock: Clock) -> None:
             train_dataset=rows(setup.features, {index for batch in batches for index in batch}),
             data_collator=DataCollatorWithPadding(load_tokenizer(setup.encoder), **padding),
             args=trainer_arguments(
-                optimization, Path(folder), seed=SEED, num_train_epochs=1,
+                optimization, Path(folder), seed=SEED, num_train_epochs=1, bf16=setup.precision == "bf16",
                 **({"optim": "adamw_torch"} if way == UNFUSED else {}),
             ),
         ).train()  # fmt: skip
@@ -203,6 +206,7 @@ def measure_theirs(way: str, setup: Setup, clock: Clock) -> None:
 def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
     """Train with the library until the clock has enough; the first step is not measured."""
     settings = settings_for(way, setup.batch_size, setup.data, setup.train_examples)
+    settings = replace(settings, precision=setup.precision)
     compute = Compute.of(settings, torch.device("cpu"))
     examples = task_examples(settings, TASKS[setup.task], None)
     training = prepare_training(settings.finetune, examples, setup.encoder, compute=compute, seed=SEED)
@@ -249,7 +253,7 @@ def serve(way: str, setup: Setup, connection: Connection) -> None:
     """Measure one way for the process at the other end; what goes wrong is sent to it as a text."""
     try:
         torch.set_num_threads(setup.threads)
-        with redirect_stderr(StringIO()):  # the progress line of the training
+        with redirect_stderr(StringIO()), onednn(setup.precision):  # the progress line of the training
             (measure_ours if way in OURS else measure_theirs)(way, setup, Clock(connection))
     except Finished:
         pass

@@ -15,6 +15,8 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tinydistilbert.training.precision import Precision, autocast
+
 NOTEBOOK_LINES, NOTEBOOK_LENGTH, NOTEBOOK_ACCUMULATION = 16, 128, 256
 """Lines in a micro-batch, what each is padded or cut to, and micro-batches in one optimiser step."""
 AUTHORS_ACCUMULATION = 50
@@ -24,6 +26,7 @@ AUTHORS_SHORTEST = 12
 BIN_START, BIN_WIDTH = 3, 4
 """Their sampler puts sequences whose lengths lie in the same four tokens into one batch."""
 TEMPERATURE = 2.0
+CPU = torch.device("cpu")
 IGNORED = -100
 
 Batch = dict[str, Tensor]
@@ -141,9 +144,13 @@ def notebook_loss(student: PreTrainedModel, teacher: PreTrainedModel, batch: Bat
     return mlm + kl + nn.CosineEmbeddingLoss()(student_hidden, teacher_hidden, torch.ones(len(student_hidden)))
 
 
-def notebook_micro_step(student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch) -> None:
+def notebook_micro_step(
+    student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch, *, precision: Precision = "fp32"
+) -> None:
     """Forward and backward of one micro-batch; gradients add up."""
-    (notebook_loss(student, teacher, batch) / NOTEBOOK_ACCUMULATION).backward()
+    with autocast(CPU, precision):
+        loss = notebook_loss(student, teacher, batch)
+    (loss / NOTEBOOK_ACCUMULATION).backward()
 
 
 def authors_terms(
@@ -187,11 +194,13 @@ def authors_loss(terms: dict[str, Tensor]) -> Tensor:
 
 
 def authors_micro_step(
-    student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch, *, only_masked: bool
-) -> list[float]:
+    student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch, *, only_masked: bool,
+    precision: Precision = "fp32",
+) -> list[float]:  # fmt: skip
     """Forward and backward of one micro-batch; gradients add up. Returns what is read for the log."""
-    terms = authors_terms(student, teacher, batch, only_masked=only_masked)
-    loss = authors_loss(terms)
+    with autocast(CPU, precision):
+        terms = authors_terms(student, teacher, batch, only_masked=only_masked)
+        loss = authors_loss(terms)
     read = [loss.item(), *(value.item() for value in terms.values())]
     if bool(torch.isnan(loss)):
         raise ValueError("the authors' loss is not a number")

@@ -30,6 +30,7 @@ from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.recipe import schema
 from tinydistilbert.training.job import MicroBatches
+from tinydistilbert.training.precision import Precision, onednn
 
 PAIRS = ("bert-base", "offline")
 THEIRS = ("notebook", "authors_all", "authors_masked")
@@ -59,6 +60,8 @@ class Setup:
     positions: int
     """In the authors' micro-batch."""
     threads: int
+    precision: Precision = "fp32"
+    """Of everybody's matrix products."""
 
 
 class Finished(Exception):
@@ -128,11 +131,15 @@ def measure_theirs(way: str, setup: Setup, clock: Clock) -> None:
         batches: Iterator[tuple[reference_ways.Batch, float]] = reference_ways.notebook_batches(
             setup.rows, setup.vocabulary, 0
         )
-        step: Callable[[reference_ways.Batch], object] = partial(reference_ways.notebook_micro_step, student, teacher)
+        step: Callable[[reference_ways.Batch], object] = partial(
+            reference_ways.notebook_micro_step, student, teacher, precision=setup.precision
+        )
     else:
         only_masked = way == "authors_masked"
         batches = reference_ways.authors_batches(setup.sequences, setup.positions, setup.vocabulary, 0)
-        step = partial(reference_ways.authors_micro_step, student, teacher, only_masked=only_masked)
+        step = partial(
+            reference_ways.authors_micro_step, student, teacher, only_masked=only_masked, precision=setup.precision
+        )
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-7)
     step({name: value[:2] for name, value in next(batches)[0].items()})
     optimizer.step()  # their memory holds its state; its time is left out
@@ -159,7 +166,7 @@ def measure_ours(way: str, setup: Setup, clock: Clock) -> None:
     student, teacher = models(setup.pair, setup.teacher)
     sizes = Size.of(student), Size.of(teacher)
     cached, steps = way == "ours_cached", 10**6
-    settings = settings_for(way, setup.batch_size)
+    settings = replace(settings_for(way, setup.batch_size), precision=setup.precision)
     blocks = load_blocks(setup.cached_blocks if cached else setup.blocks)
     optimization = settings.distill.optimization
     shared = PretrainingSetup.of(settings, blocks, torch.device("cpu"))
@@ -200,7 +207,7 @@ def serve(way: str, setup: Setup, connection: Connection) -> None:
     """Measure one way for the process at the other end; what goes wrong is sent to it as a text."""
     try:
         torch.set_num_threads(setup.threads)
-        with redirect_stderr(StringIO()):  # the progress line of the training
+        with redirect_stderr(StringIO()), onednn(setup.precision):  # the progress line of the training
             (measure_ours if way in OURS else measure_theirs)(way, setup, Clock(connection))
     except Finished:
         pass

@@ -17,8 +17,11 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     BertConfig,
+    CamembertConfig,
     DistilBertConfig,
+    ElectraConfig,
     ModernBertConfig,
+    MPNetConfig,
     PretrainedConfig,
     PreTrainedModel,
     RobertaConfig,
@@ -31,6 +34,7 @@ SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "
 WIDER = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
 CONFIGS: dict[str, type[PretrainedConfig]] = {
     "bert": BertConfig, "distilbert": DistilBertConfig, "roberta": RobertaConfig, "xlm-roberta": XLMRobertaConfig,
+    "camembert": CamembertConfig, "electra": ElectraConfig, "mpnet": MPNetConfig,
     "modernbert": ModernBertConfig,
 }  # fmt: skip
 HEADS = {
@@ -59,6 +63,8 @@ def config(family: str = "bert", **settings: Any) -> PretrainedConfig:
     settings = {"vocab_size": PIECES, **SIZES, **settings}
     if family == "distilbert":
         settings = {DISTILBERT.get(name, name): value for name, value in settings.items()}
+    if family == "electra":
+        settings = {"embedding_size": 12} | settings
     if family == "modernbert":
         settings = SPECIAL | settings
     return CONFIGS[family](**settings)

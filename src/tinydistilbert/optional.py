@@ -10,7 +10,8 @@ from tinydistilbert.errors import UserError
 
 TRAINING = frozenset(
     ("datasets", "filelock", "huggingface_hub", "jaxtyping", "jinja2", "markupsafe", "matplotlib", "psutil", "pyarrow",
-     "pydantic", "rich", "safetensors", "scipy", "shtab", "tomli_w", "torch", "transformers")
+     "pydantic", "rich", "safetensors", "scipy",
+     "sklearn", "shtab", "tomli_w", "torch", "transformers")
 )  # fmt: skip
 """What the extra `train` installs: all that runs of exported models do without."""
 

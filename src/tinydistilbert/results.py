@@ -17,7 +17,7 @@ from tinydistilbert.models.processor import processor
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import json_lines
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy")
+LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scikit-learn")
 COMPARE = "compare"
 """`task` of measurements of the difference between two rows; the name of the task is in their details."""
 OPTIONAL_LIBRARIES = ("onnxruntime", "openvino")

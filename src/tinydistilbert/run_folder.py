@@ -23,6 +23,8 @@ AUGMENTED_EXAMPLES = "examples.parquet"
 SOFT_TARGETS = "logits.npy"
 BENCHMARK_TIMES, VARIANT_TIMES = "latencies.jsonl", "latencies.json"
 """Every single time: of the stage benchmark, and of compressed variants."""
+EXAMPLE_HASH = "example"
+"""Column in files of predictions: the hash of the example's texts and label; version 0.1 did not write it."""
 _SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER = " (D)", "-d"
 _MODEL = "model "
 """Begins the names of hub models in `inputs.json`."""
@@ -38,8 +40,8 @@ def predictions_file(split: str | int) -> str:
 
 
 def row_folder(row: str) -> str:
-    """The folder name of a row of the tables: `student (D)` lies in `student-d`."""
-    return row.replace(_SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER)
+    """The folder name of a row of the tables: `student (D)` lies in `student-d`, other spaces are dashes too."""
+    return row.replace(_SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER).replace(" ", "-")
 
 
 def training_facts(model: Path) -> dict[str, Any]:
@@ -299,7 +301,7 @@ def is_begun(run: RunFolder, recipe: Recipe) -> bool:
 
 
 def _check_same_recipe(run: RunFolder, recipe: Recipe) -> None:
-    given, stored = dict(_flat(to_dict(recipe))), dict(_flat(to_dict(read(run.recipe))))
+    given, stored = dict(flat(to_dict(recipe))), dict(flat(to_dict(read(run.recipe))))
     for key in sorted(given.keys() | stored.keys()):
         if key not in ("device", "data") and given.get(key) != stored.get(key):
             found = f"one with {key} = {stored.get(key)!r} (here {given.get(key)!r})"
@@ -307,10 +309,11 @@ def _check_same_recipe(run: RunFolder, recipe: Recipe) -> None:
             raise UserError(f"--output {run.path}", expected="a run of this recipe", found=found, fix=fix)
 
 
-def _flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
+def flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """The settings of nested sections by their full keys."""
     if isinstance(content, dict):
         for key, value in content.items():
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
+            yield from flat(value, f"{path}.{key}" if path else str(key))
     else:
         yield path, content
 
@@ -321,13 +324,32 @@ def keep_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
     Raises:
         UserError: the run was begun with other data.
     """
+    check_fingerprint(run, name, fingerprint)
     stored = _inputs(run)
-    before = stored.setdefault(name, fingerprint)
+    if name not in stored:
+        atomic.write_json(run.inputs, stored | {name: fingerprint})
+
+
+def check_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
+    """Compare the fingerprint of data with the one that is kept, if one is.
+
+    Raises:
+        UserError: the run was begun with other data.
+    """
+    before = _inputs(run).get(name, fingerprint)
     if before != fingerprint:
         expected, found = f"the data it was begun with ({name}: sha256 {before[:12]}…)", f"sha256 {fingerprint[:12]}…"
         fix = "give another --output, or bring the old data back"
         raise UserError(f"--output {run.path}", expected=expected, found=found, fix=fix)
-    atomic.write_json(run.inputs, stored)
+
+
+def kept_fingerprints(run: RunFolder) -> dict[str, str]:
+    """The fingerprints of the data that the run was begun with, by name.
+
+    Raises:
+        UserError: the file that keeps them is damaged.
+    """
+    return {name: kept for name, kept in _inputs(run).items() if not name.startswith((_MODEL, _FILE))}
 
 
 def kept_notices(run: RunFolder) -> list[str]:

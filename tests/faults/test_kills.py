@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.faults import tiny_runs
 from tinydistilbert.compress.builder import VariantBuilder, make_folder
 from tinydistilbert.run_folder import CompressedFolder
+from tinydistilbert.storage.made_from import MadeFrom
 
 GOAL = "kill -9 at a random moment, then resume: weights and log as never interrupted"
 KILLS = (1, 1, 1, 2, 3)
@@ -192,7 +193,10 @@ def test_a_finished_variant_is_tidied(tmp_path: Path) -> None:
     folder = CompressedFolder(tmp_path)
     model = folder.variant("keep-50").recovered
     (model / "checkpoints" / "step-00000001").mkdir(parents=True)
-    (model / "manifest.json").write_text("{}")
-    builder = VariantBuilder(nothing, nothing, nothing, (), "student", folder, nothing, pytest.fail, pytest.fail)
+    (model / "manifest.json").write_text('{"files": {}}')
+    sources = MadeFrom({}, {}, {}, tmp_path)
+    builder = VariantBuilder(
+        nothing, nothing, nothing, (), "student", folder, nothing, pytest.fail, pytest.fail, sources
+    )
     make_folder(builder, model, "recovery fine-tuning", pytest.fail)
     assert [path.name for path in model.iterdir()] == ["manifest.json"]

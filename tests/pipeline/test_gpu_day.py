@@ -78,7 +78,7 @@ def test_a_day_at_toy_size(tmp_path: Path, teacher: Path) -> None:
     scores = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert {(row["model"], row["task"]) for row in scores} == {
         (model, task) for model in ("teacher", "student", "control") for task in ("pretraining", "wnli")
-    }
+    } | {("tf-idf", "wnli"), ("static embeddings", "wnli")}
     assert (output / "run.tar.gz").stat().st_size > 0
 
     again = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

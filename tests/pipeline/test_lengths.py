@@ -28,15 +28,15 @@ LENGTH = 16
 QUICK = ["--epochs", "8", "--seeds", "0", "--learning-rate", "3e-3", "--batch-size", "8", "--finetune.min_steps", "0"]
 
 
-def write(path: Path, count: int) -> list[str]:
-    """Texts of 20 to 42 tokens, and a short one."""
+def write(path: Path, count: int, filler: str = "old house ") -> list[str]:
+    """Texts of 20 to 42 tokens, and a short one; another filler of two tokens makes other texts."""
     texts = []
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["text", "label"])
         for index in range(count):
             first, last = ("tower", "student") if index % 2 else ("student", "tower")
-            texts.append(f"{first} the " + "old house " * (6 + index % 9) + f"{last} " * (6 + index % 7))
+            texts.append(f"{first} the " + filler * (6 + index % 9) + f"{last} " * (6 + index % 7))
             writer.writerow([texts[-1], "good" if index % 2 else "bad"])
         texts.append("the student")
         writer.writerow([texts[-1], "bad"])
@@ -49,7 +49,7 @@ def run(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 
     folder = tmp_path_factory.mktemp("long")
     write(folder / "train.csv", 48)
-    texts, data = write(folder / "validation.csv", 24), ["--data", folder / "train.csv", "--validation"]
+    texts, data = write(folder / "validation.csv", 24, "large house "), ["--data", folder / "train.csv", "--validation"]
     data = [str(part) for part in (*data, folder / "validation.csv", "--max-length", LENGTH)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYDISTILBERT_CACHE", str(folder / "cache"))

@@ -68,7 +68,11 @@ def test_from_a_csv_to_a_distilled_classifier(files: list[str], teacher: Path, t
     assert code == 0, err
     assert "Your tasks" in out and (first / "report.html").is_file()
     measured = results.read(first / "results.jsonl")
-    assert {(m.model, m.task, m.seed) for m in measured} == {("model", "reviews", 0), ("model", "reviews", 1)}
+    assert {(m.model, m.task, m.seed) for m in measured} == {
+        ("model", "reviews", 0), ("model", "reviews", 1), ("tf-idf", "reviews", 0), ("static embeddings", "reviews", 0),
+        ("model", "compare", 0),
+    }  # fmt: skip
+    assert next(m.value for m in measured if m.model == "tf-idf") == 1, "one phrase tells the label"
     model = first / "tasks" / "reviews" / "model" / "seed-0" / "model"
     assert json.loads((model / "config.json").read_text())["id2label"] == {"0": "bad", "1": "good"}
     assert pipeline("text-classification", model=str(model))("the tower")[0]["label"] in ("bad", "good")
@@ -77,7 +81,7 @@ def test_from_a_csv_to_a_distilled_classifier(files: list[str], teacher: Path, t
     code, out, err = call("finetune", "--model", teacher, "--teacher", model, *files, *more, "--output", second)
     assert code == 0, err
     rows = {m.model for m in results.read(second / "results.jsonl")}
-    assert rows == {"model (D)", "teacher"}
+    assert rows == {"model (D)", "teacher", "tf-idf", "static embeddings"}
     training = second / "tasks" / "reviews" / "model-d" / "seed-1" / "model" / "training.json"
     assert json.loads(training.read_text())["unlabelled_examples"] > 20
 
@@ -145,8 +149,12 @@ def test_a_given_model_has_no_stages_before_its_tasks(
 def test_the_dry_run_of_a_task_of_ones_own(files: list[str], teacher: Path, call: Call) -> None:
     code, once, err = call("finetune", "--model", teacher, *files, "--dry-run")
     assert code == 0 and "2 models × 48 steps × 8, 60 examples" in once, err
+    train = Path(files[1])
+    train.write_text(train.read_text().replace("\n", "\n\n", 1))
     code, out, err = call("finetune", "--model", teacher, *files, "--dry-run", "--json")
     plan = json.loads(out)
+    (notice,) = [line for line in plan["notices"] if "empty" in line]
+    assert "1 empty line between the rows left out" in notice
     assert code == 0 and plan["threads"] >= 1 and plan["memory"] > 0, err
     (line,) = [line for line in plan["stages"] if line["stage"].startswith("finetune model")]
     assert line["what"] in once and 0 < line["seconds"] <= plan["seconds"] and 0 < line["disk"] <= plan["disk"]

@@ -39,7 +39,15 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
         ("teacher", "pretraining"), ("student", "pretraining"), ("control", "pretraining"),
         ("student (D)", "cloze-qa"), ("student (D)", "adjacency"),
         ("teacher", "adjacency"), ("control", "acceptability"), ("student", "latency"),
+        ("tf-idf", "adjacency"), ("static embeddings", "acceptability"),
     }  # fmt: skip
+    assert not any(m.model == "tf-idf" and m.task == "cloze-qa" for m in measured), "a question has no cheap answer"
+    compared = {(m.model, m.details["against"], m.details["of"]) for m in measured if m.task == "compare"}
+    assert compared >= {
+        ("student", "teacher", "adjacency"), ("student", "tf-idf", "adjacency"), ("teacher", "majority", "cloze-qa"),
+        ("student (D)", "static embeddings", "acceptability"),
+    }  # fmt: skip
+    assert "TF-IDF" in out and "% kept" in out
     values = {(m.model, m.metric): m.value for m in measured if m.task == "pretraining"}
     assert values["student", "kl"] < values["control", "kl"]
     assert values["teacher", "mlm"] < next(m for m in measured if m.metric == "mlm").details["mlm_before"]
@@ -58,13 +66,13 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
     lines = (run / "results.jsonl").read_text()
     code, out, _ = call("replicate", recipe_file, "--output", run)
-    assert code == 0 and out.count("finished before, skipped") == 3 + 2 * 12 + 1
+    assert code == 0 and out.count("finished before, skipped") == 3 + 2 * 12 + 4 + 1
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
     assert lines == (run / "results.jsonl").read_text()
 
     code, out, err = call("replicate", recipe_file, "--output", run, "--json")
     document = json.loads(out)
-    assert code == 0 and err.count("finished before, skipped") == 3 + 2 * 12 + 1
+    assert code == 0 and err.count("finished before, skipped") == 3 + 2 * 12 + 4 + 1
     assert [results.Measurement(**line) for line in document["measurements"]] == measured
     assert document["run"] == str(run) and document["page"] == str(run / "report.html") and not document["failures"]
     titles = {table["title"] for table in document["tables"]}
@@ -239,7 +247,7 @@ def test_a_second_distillation_can_start_at_the_layers_of_the_tasks_teacher(
     assert code == 0, err
     assert not (run / "student").exists(), "what nothing starts from is not pretrained"
     rows = [m.model for m in results.read(run / "results.jsonl") if m.task == "adjacency"]
-    assert set(rows) == {"teacher", "student (D)"}
+    assert set(rows) == {"teacher", "student (D)", "tf-idf", "static embeddings"}
 
     cut, of_teacher = (
         load_file(folder / "model.safetensors")

@@ -29,6 +29,8 @@ MAJORITY = {"cola": 69.1, "mnli": 35.4, "mrpc": 68.4, "qnli": 50.5, "rte": 52.7,
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.official])
 def test_every_row_of_every_file_is_accepted(name: str, data: Path) -> None:
     task = TASKS[name]
+    if not (data / task.folder).is_dir():
+        pytest.skip(f"no {task.folder}/ in the folder of real data")
     for split in (task.train, *task.evaluation):
         if not has_split(task, split, str(data)):
             assert split == "validation_mismatched"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cache_payoff
 import common
@@ -192,6 +193,7 @@ class Recorded:
 
     def __init__(self, way: str, order: list[str], speed: object) -> None:
         self.way, self.order, self.speed = way, order, speed
+        self.setup = SimpleNamespace(precision="fp32")
 
     def take(self, seconds: float) -> object:
         self.order.append(self.way)
@@ -200,7 +202,7 @@ class Recorded:
 
 def test_ways_alternate_and_the_first_round_is_whole_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
-    monkeypatch.setattr(distill_throughput, "matrix_rate", lambda: 1e9)
+    monkeypatch.setattr(distill_throughput, "matrix_rate", lambda _: 1e9)
     turns = [Recorded(way, order, sample(1)) for way in "abc"]
     samples, rates = distill_throughput.alternate(turns, 2, 0.0, float("inf"))
     assert order == ["a", "b", "c", "b", "c", "a"] and rates == [1e9] * 6
@@ -342,11 +344,16 @@ def test_a_run_ends_with_the_ratios_and_appends_its_rows(tmp_path: Path, tokeniz
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
-    assert list(last) == ["offline"]
-    assert list(last["offline"]) == ["notebook", "authors_all", "authors_masked", "cached_masked", "peak_share"]
-    assert all(value > 0 for value in last["offline"].values())
+    precisions = distill_throughput.possible_precisions()
+    assert list(last) == ["offline"] and list(last["offline"]) == precisions and precisions[0] == "fp32"
+    ratios = ["notebook", "authors_all", "authors_masked", "cached_masked", "peak_share"]
+    assert all(list(found)[:5] == ratios and min(found.values()) > 0 for found in last["offline"].values())
+    assert all("ours_masked_over_fp32" in last["offline"][precision] for precision in precisions[1:])
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert [row.get("way") for row in rows] == [
-        "notebook", "authors_all", "authors_masked", "ours_all", "ours_masked", "ours_cached", "ours_no_dropout", None
-    ]  # fmt: skip
-    assert all(row["rounds"] == 2 and row["peak_mib"] > 1 and row["environment"]["torch"] for row in rows[:-1])
+    ways = ["notebook", "authors_all", "authors_masked", "ours_all", "ours_masked", "ours_cached", "ours_no_dropout"]
+    assert [(row["precision"], row.get("way")) for row in rows] == [
+        (precision, way) for precision in precisions for way in (*ways, None)
+    ]
+    assert all(row["library"] for row in rows)
+    rows = [row for row in rows if "way" in row]
+    assert all(row["rounds"] == 2 and row["peak_mib"] > 1 and row["environment"]["torch"] for row in rows)

@@ -24,6 +24,7 @@ from tinydistilbert.results import Measurement, Origin
 from tinydistilbert.run_folder import row_folder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 
 LABELS = [0, 1] * 20
@@ -160,7 +161,8 @@ def test_samples_are_compared_on_what_they_share_and_it_is_said(tmp_path: Path) 
     comparison = compare(ComparedRun(a), ComparedRun(b))
     (difference,) = comparison.differences
     assert difference.paired.difference == pytest.approx(14 / 20) and len(difference.pairing.first.ids) == 20
-    assert "SST-2: on the 20 shared examples of 40 and 20." in comparison_table(comparison).notes
+    (note,) = (note for note in comparison_table(comparison).notes if "SST-2: on the 20 shared examples of 40" in note)
+    assert "0.1 do not tell" in note, "the predictions have no hashes"
 
 
 def test_other_examples_or_labels_are_refused(tmp_path: Path) -> None:
@@ -174,6 +176,24 @@ def test_other_examples_or_labels_are_refused(tmp_path: Path) -> None:
         compare(ComparedRun(a), ComparedRun(relabelled))
     write_scores(retold, "sst2", "student", 0, sst2(POOR), mark="g")
     assert any("texts differ" in note for note in comparison_table(compare(ComparedRun(a), ComparedRun(retold))).notes)
+
+
+def test_texts_are_told_apart_by_their_hashes_where_ids_and_labels_agree(tmp_path: Path) -> None:
+    texts = [f"sentence {n}" for n in range(len(LABELS))]
+
+    def run(name: str, count: int, *, changed: int = 0) -> ComparedRun:
+        given = ["another one"] * changed + texts[changed:count]
+        examples = Examples(TASKS["sst2"], "validation", {"text": given, "label": LABELS[:count]}, count)
+        scores = sst2(POOR[:count], LABELS[:count]) | {"example": examples.hashes}
+        write_scores(make_run(tmp_path / name, {}), "sst2", "student", 0, scores, mark=name)
+        return ComparedRun(tmp_path / name)
+
+    whole = run("a", 40)
+    (difference,) = compare(whole, run("b", 30)).differences
+    assert len(difference.pairing.first.ids) == 30 and difference.pairing.same_data
+    for count in (40, 30):
+        with pytest.raises(UserError, match=rf"3 of {count} .*row number have other texts.*same data"):
+            compare(whole, run(f"c{count}", count, changed=3))
 
 
 def test_synthetic_examples_made_from_other_text_are_refused_though_their_numbers_agree(tmp_path: Path) -> None:

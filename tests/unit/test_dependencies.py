@@ -128,7 +128,8 @@ def test_an_extra_that_an_error_names_has_the_library(file: str) -> None:
 
 
 def test_the_libraries_of_training_are_those_of_the_extra_and_no_others() -> None:
-    assert {normalized(name) for name in TRAINING} == TRAINED
+    distributions = {distribution for name in TRAINING for distribution in DISTRIBUTIONS.get(name, [name])}
+    assert {normalized(name) for name in distributions} == TRAINED
     assert SERVING | EXTRAS["run"] == {"numpy", "tokenizers", "onnxruntime"}
 
 
@@ -144,6 +145,10 @@ def test_the_oldest_versions_are_those_that_are_declared() -> None:
     assert "transformers==5.18" in found and "onnxruntime==1.21" in found and "tokenizers==0.23.3" in found
     assert not any(name.startswith(("torch", "pytest", "tinydistilbert")) for name in found)
     assert "torch==2.10" in oldest.floors(PROJECT, with_torch=True)
-    declared = [*PROJECT["dependencies"], *(name for extra in EXTRAS for name in EXTRAS[extra])]
+    extras = PROJECT["optional-dependencies"]
+    declared = [
+        *PROJECT["dependencies"],
+        *(name for extra in extras for name in extras[extra] if extra not in oldest.TOOLS),
+    ]
     bounded = {normalized(name) for name in declared if ">=" in name} - {"torch"}
     assert {normalized(name) for name in found} == bounded, "one has a form that is not understood"

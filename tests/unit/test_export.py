@@ -74,7 +74,7 @@ def test_a_hundred_random_shapes_give_torchs_logits(
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "modernbert"])
+@pytest.mark.parametrize("model_type", ["roberta", "camembert", "electra", "mpnet", "modernbert"])
 def test_other_families_too_whose_positions_hang_on_the_padding(
     model_type: str, task_model: Maker, exported: Maker
 ) -> None:

@@ -242,12 +242,15 @@ def test_a_run_ends_with_the_ratios_and_appends_its_rows(tmp_path: Path, tokeniz
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
-    assert list(last) == ["offline-student"]
-    assert list(last["offline-student"]) == ["padded", "dynamic", "grouped", "squad_padded"]
-    assert all(value > 0 for value in last["offline-student"].values())
+    precisions = list(last)
+    assert precisions[0] == "fp32"
+    for found in last.values():
+        assert list(found) == ["offline-student"]
+        assert list(found["offline-student"]) == ["padded", "dynamic", "grouped", "squad_padded"]
+        assert all(value > 0 for value in found["offline-student"].values())
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     ways = ["padded", "dynamic", "grouped", "ours", "ours_no_attention_dropout", None]
-    assert [(row["task"], row.get("way")) for row in rows] == [
-        (task, way) for task in ("sst2", "squad") for way in ways
+    assert [(row["task"], row["precision"], row.get("way")) for row in rows] == [
+        (task, precision, way) for task in ("sst2", "squad") for precision in precisions for way in ways
     ]
     assert all(row["examples_per_second"] > 0 and row["peak_mib"] > 1 for row in rows if "way" in row)

@@ -16,6 +16,7 @@ from tinydistilbert.models import folder_pins
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.pipeline import run as pipeline
 from tinydistilbert.pipeline.context import RunContext
+from tinydistilbert.pipeline.inputs import Inputs
 from tinydistilbert.recipe import toml
 from tinydistilbert.storage import atomic
 
@@ -129,6 +130,7 @@ def begun(
 ) -> Callable[[], RunContext]:
     """Makes the context of a run that reads `folder` in one of the places of a recipe, as a command does."""
     monkeypatch.setattr(pipeline, "check_inputs", lambda _: None)
+    monkeypatch.setattr(Inputs, "sources", {})  # beside the models nothing is read
     recipe = toml.from_dict({"precision": "fp32", **PLACES[request.param](str(folder))}, "test")
     return lambda: pipeline.run_context(recipe, tmp_path / "run", until="report", log=pytest.fail)
 
@@ -179,7 +181,7 @@ def test_a_folder_that_is_gone_is_left_to_those_who_need_it(begun: Callable[[], 
 def test_folders_that_a_run_does_not_read_are_not_pinned(folder: Path, tmp_path: Path) -> None:
     content = {"teacher": {"model": str(folder)}, "finetune": {"model": "some/model", "tasks": ["cola"]}}
     recipe = toml.from_dict(content, "test")
-    assert pipeline.given_models(pipeline.run_context(recipe, tmp_path, until="report", log=print)) == ("some/model",)
+    assert pipeline.run_context(recipe, tmp_path, until="report", log=print).given_models() == ("some/model",)
     teachers = {"finetune": {"tasks": ["cola"], "distillation": {"teachers": [str(folder)]}}}
     run = pipeline.run_context(toml.from_dict(teachers, "test"), tmp_path, until="distill", log=print)
-    assert pipeline.given_models(run) == (run.recipe.teacher.model,)
+    assert run.given_models() == (run.recipe.teacher.model,)

@@ -31,6 +31,8 @@ def output_of_attention(model: PreTrainedModel, ids: Tensor, layer: int) -> Tens
         matrix = block.attention.out_lin
     elif model.config.model_type == "modernbert":
         matrix = block.attn.Wo
+    elif model.config.model_type == "mpnet":
+        matrix = block.attention.attn.o
     else:
         matrix = block.attention.output.dense
     handle = matrix.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
@@ -39,9 +41,9 @@ def output_of_attention(model: PreTrainedModel, ids: Tensor, layer: int) -> Tens
     return caught[0]
 
 
-def attended(attention: QueryKeyValue, visible: Tensor | None) -> Tensor:
+def attended(attention: QueryKeyValue, visible: Tensor | None, bias: Tensor | float = 0.0) -> Tensor:
     """Attention worked from its definition."""
-    scores = attention.query @ attention.key.transpose(2, 3) * attention.scaling
+    scores = attention.query @ attention.key.transpose(2, 3) * attention.scaling + bias
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     return (scores.softmax(-1) @ attention.value).transpose(1, 2).flatten(2)
@@ -57,7 +59,9 @@ def test_attention_worked_from_queries_keys_and_values_is_the_models_own(scrambl
         assert attention[layer].query.shape == (2, 4, 11, 8)
         assert attention[layer].scaling == pytest.approx(8**-0.5)
         visible = window if family == "modernbert" and layer == 2 else None
-        torch.testing.assert_close(attended(attention[layer], visible), output_of_attention(model, ids, layer))
+        bias = model.mpnet.encoder.compute_position_bias(ids[..., None]) if family == "mpnet" else 0.0
+        expected = output_of_attention(model, ids, layer)
+        torch.testing.assert_close(attended(attention[layer], visible, bias), expected)
 
 
 @torch.no_grad()
@@ -73,10 +77,11 @@ def test_layer_outputs_are_the_hidden_states_that_transformers_tells(scrambled, 
 def test_asking_changes_no_result_and_leaves_no_hooks_and_no_settings_behind(scrambled, family) -> None:
     model, ids = scrambled(family), tokens()
     plain, settings = hidden_states(model, ids, None), model.config.to_json_string()
+    implementation = model.config._attn_implementation
     output = encode(model, ids, None, layers=(1,), attention=(3,))
     assert_equal_up_to_rounding(output.last_hidden_state, plain)
     assert hook_count(model) == 0 and model.config.to_json_string() == settings
-    assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == implementation == ("eager" if family == "mpnet" else "sdpa")
     with pytest.raises(IndexError):
         encode(model, torch.full((1, 4), 232), None, layers=(1,), attention=(1,))
     assert hook_count(model) == 0

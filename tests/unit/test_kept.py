@@ -91,6 +91,22 @@ def test_the_mean_is_of_the_shares_of_the_tasks_on_which_the_teacher_is_beyond_c
     assert told.figures[0].value == "62.5 %" and "raw share 92.5 %" in told.figures[0].detail
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "low", "majority", "is_beyond"),
+    [
+        ("rte", 0.596, 0.534, 0.527, False),  # 6.9 points above, the interval goes 6.2 down: times 1.41 is 8.8
+        ("rte", 0.63, 0.57, 0.527, True),  # 10.3 above, 8.5 needed
+        ("cola", 0.05, 0.01, 0.0, True),  # the baseline's correlation is 0 on any examples
+        ("cola", 0.05, -0.01, 0.0, False),
+    ],
+)  # fmt: skip
+def test_without_predictions_the_teachers_interval_decides(
+    name: str, value: float, low: float, majority: float, is_beyond: bool
+) -> None:
+    above = teacher_above_majority([score("teacher", name, value, (low, 2 * value - low), majority)], TASKS)
+    assert (above.beyond, above.untested) == ({name} if is_beyond else set(), {name})
+
+
 def test_without_a_task_left_there_is_a_reason_and_no_headline() -> None:
     measured = [
         score("teacher", "rte", 0.56, (0.5, 0.62), 0.53), score("student", "rte", 0.55, (0.49, 0.61), 0.53),

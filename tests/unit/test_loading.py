@@ -89,8 +89,8 @@ WRONG_MODELS: dict[str, tuple[Head, Callable[[Path], object], str]] = {
     ),
     "another family": (
         "masked-lm", another_family,
-        "model {}: expected a family among bert, distilbert, roberta, xlm-roberta, modernbert, elmo, found 'gpt2'; "
-        "use another model",
+        "model {}: expected a family among bert, distilbert, roberta, xlm-roberta, camembert, electra, mpnet, "
+        "modernbert, elmo, found 'gpt2'; use another model",
     ),
     "ELMo as a teacher": (
         "masked-lm", lambda folder: ElmoConfig().save_pretrained(folder),
@@ -440,7 +440,8 @@ def test_dropout_is_set_in_the_modules_and_not_in_the_config(folder: Path) -> No
 
 def dropouts(model: PreTrainedModel) -> tuple[set[float], set[float]]:
     """Which probabilities there are for hidden states, and which for attention weights."""
-    attention = [m for n, m in model.named_modules() if n.endswith(("attention.self.dropout", "attention.dropout"))]
+    own = "attention.attn.dropout" if model.config.model_type == "mpnet" else "attention.dropout"
+    attention = [m for n, m in model.named_modules() if n.endswith(("attention.self.dropout", own))]
     hidden = [m for m in model.modules() if isinstance(m, nn.Dropout) and m not in attention]
     numbers = {m.attention_dropout for m in model.modules() if isinstance(getattr(m, "attention_dropout", None), float)}
     return {m.p for m in hidden}, numbers or {m.p for m in attention}

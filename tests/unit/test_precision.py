@@ -1,7 +1,7 @@
 """The precision of matrix products: what a probe comes to, that a run keeps it, and that a training computes in it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,18 @@ from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import precision
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.job import TrainingJob
+from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum
 from tinydistilbert.training.loop import train
-from tinydistilbert.training.precision import Choice, Precision, choose, chosen_precision, decide, onednn
+from tinydistilbert.training.precision import (
+    Choice,
+    Precision,
+    autocast,
+    choose,
+    chosen_precision,
+    decide,
+    frozen,
+    onednn,
+)
 
 CPU = torch.device("cpu")
 LAYER = ((256, 256), (256, 1024))
@@ -199,7 +208,7 @@ def test_a_training_computes_in_it(name: Precision, machine: Callable[..., None]
     job = TrainingJob(
         steps=3, micro_batches=lambda *_: [{"rows": rows}], term_weights=lambda _: {"fit": 1.0},
         token_shares=lambda _: [{"fit": 1.0}], tokens=lambda _: 4, oom_splits=0,
-        loss=lambda net, batch, *_: _loss(net, batch["rows"]),
+        loss=_loss,
     )  # fmt: skip
     train(model, job, schema.Optimization(), Compute(CPU, name, 60), seed=0, folder=tmp_path, label="fit")
     expected = (torch.bfloat16 if name == "bf16" else torch.float32, "bf16" if name == "fp32-onednn" else before)
@@ -208,6 +217,45 @@ def test_a_training_computes_in_it(name: Precision, machine: Callable[..., None]
     assert losses == sorted(losses, reverse=True) and model.linear.weight.dtype is torch.float32
 
 
-def _loss(net: nn.Module, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    fit = net(rows).square().mean()
-    return fit, {"fit": fit.detach()}
+def _loss(net: nn.Module, batch: Batch, scales: Mapping[str, float], _step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+    return scaled_sum({"fit": net(batch["rows"]).square().mean()}, scales)
+
+
+@pytest.mark.long
+def test_weights_are_converted_once_a_step_and_accumulated_gradients_are_those_of_one_batch(tmp_path: Path) -> None:
+    rows = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    weights = []
+    for parts in (1, 4):
+        model, batches = Seen(), [{"rows": part} for part in rows.chunk(parts)]
+        job = TrainingJob(
+            steps=3, micro_batches=lambda *_, made=batches: made, term_weights=lambda _: {"fit": 1.0},
+            token_shares=lambda made: [{"fit": 1 / len(made)} for _ in made], tokens=lambda _: 4, oom_splits=0,
+            loss=_loss,
+        )  # fmt: skip
+        folder = tmp_path / str(parts)
+        folder.mkdir()
+        with torch.profiler.profile(record_shapes=True) as profiled:
+            train(
+                model, job, schema.Optimization(), Compute(CPU, "bf16", 60), seed=0, folder=folder, label="fit"
+            )  # fmt: skip
+        converted = [e for e in profiled.events() if e.name == "aten::_to_copy" and e.input_shapes[:1] == [[1, 8]]]
+        assert len(converted) == 3 + 3 * parts, "of the weight in a step, and of its gradient in each backward pass"
+        weights.append(model.linear.weight.detach().clone())
+    torch.testing.assert_close(*weights, rtol=1e-2, atol=1e-5)
+
+
+def test_a_frozen_model_has_its_matrices_in_bf16_and_gets_them_back() -> None:
+    model = tiny.scrambled(tiny.model())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad(), autocast(CPU, "bf16"):
+        wanted = model(ids).logits
+        with frozen(model, "bf16"):
+            found, whole = model(ids).logits, model.get_input_embeddings().weight
+            assert model.get_output_embeddings().weight.dtype is torch.bfloat16 and whole.dtype is torch.float32
+    torch.testing.assert_close(found, wanted)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight, "tied again"
+    with frozen(model, "fp32"), frozen(None, "bf16"):
+        assert model.get_output_embeddings().weight.dtype is torch.float32

@@ -42,7 +42,7 @@ from tinydistilbert.training.job import Batch
 CPU = torch.device("cpu")
 LAYERS, HEADS, SIZE, HIDDEN, NEURONS, VOCABULARY = 3, 4, 8, 32, 48, 232
 SIZES = {**tiny.WIDER, "num_hidden_layers": LAYERS, "max_position_embeddings": 64, "pad_token_id": 0}
-EVERY_FAMILY = pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+EVERY_FAMILY = pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra"])
 EVERY_HEAD = pytest.mark.parametrize("head", ["masked-lm", "classification", "span"])
 KEPT_HEADS = ((0, 2), (3,), (0, 1, 2, 3))
 KEPT_NEURONS = (tuple(range(0, 48, 2)), tuple(range(8)), tuple(range(40, 48)))

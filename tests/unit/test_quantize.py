@@ -276,6 +276,7 @@ def largest_difference(runtime: OnnxRuntime, inputs: list[ModelInputs], padding:
     [
         ("bert", "classification"), ("bert", "span"), ("bert", "masked-lm"), ("distilbert", "regression"),
         ("roberta", "classification"), ("xlm-roberta", "span"), ("modernbert", "classification"),
+        ("electra", "span"), ("mpnet", "classification"),
     ],
 )  # fmt: skip
 def test_a_text_has_the_same_logits_alone_and_in_company(

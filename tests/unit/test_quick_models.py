@@ -29,7 +29,7 @@ def batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])}
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "modernbert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra", "mpnet", "modernbert"])
 @pytest.mark.parametrize("quick", [False, True])
 def test_the_first_token_alone_gives_the_same_logits_and_gradients(family: str, quick: bool) -> None:
     model = classifier(family)
@@ -38,7 +38,9 @@ def test_the_first_token_alone_gives_the_same_logits_and_gradients(family: str, 
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     lengths: list[int] = []
-    hook = encoder_layers(model)[-1].register_forward_hook(lambda _m, _i, out: lengths.append(out.shape[1]))
+    hook = encoder_layers(model)[-1].register_forward_hook(
+        lambda _m, _i, out: lengths.append((out[0] if family == "mpnet" else out).shape[1])
+    )
     with quick_dropout(model) if quick else nullcontext(), first_token_only(model), first_token_only(model):
         found = model(**batch()).logits
     found[:, 0].sum().backward()

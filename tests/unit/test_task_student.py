@@ -12,7 +12,7 @@ from tinydistilbert.recipe.toml import from_dict
 INPUTS = {"input_ids": torch.tensor([[2, 5, 6, 7, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "modernbert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra", "mpnet", "modernbert"])
 @pytest.mark.parametrize("head", ["classification", "span"])
 def test_with_all_layers_the_student_answers_exactly_as_its_teacher(family: str, head: str) -> None:
     teacher = tiny.scrambled(tiny.model(family, head, num_hidden_layers=3))

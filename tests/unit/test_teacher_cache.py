@@ -295,6 +295,17 @@ def test_a_cache_of_another_teacher_is_refused(made: Made) -> None:
     assert weights_hash(made.teacher)[:12] in str(error.value)
 
 
+def test_a_teacher_of_the_same_weights_that_computes_otherwise_has_a_cache_of_its_own(made: Made) -> None:
+    made.cache(settings_of(views=1))
+    other = copy.deepcopy(made.teacher)
+    other.config.hidden_act = "relu"
+    made.cache(settings_of(views=1), teacher=other)
+    assert len(made.places) == 2
+    other.config._name_or_path = "elsewhere"
+    made.cache(settings_of(views=1), teacher=other)
+    assert len(made.places) == 2
+
+
 def test_a_view_of_something_else_is_refused(made: Made) -> None:
     made.cache(settings_of())
     (place,) = made.places

@@ -140,7 +140,7 @@ def test_special_tokens_are_renumbered_everywhere(backwards, tmp_path: Path) -> 
     assert_equal_up_to_rounding(logits(tmp_path / "out", "teacher"), logits(tmp_path / "whole", "teacher"))
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "mpnet"])
 def test_a_masked_lm_head_keeps_the_logits_of_the_tokens_that_stay(family, tokenizer, tmp_path: Path) -> None:
     model = tiny.model(family, initializer_range=0.3)
     with torch.no_grad():

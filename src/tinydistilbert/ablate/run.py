@@ -51,7 +51,9 @@ def check_folder(study: Study) -> None:
         expected, fix = "a new or empty folder, or an ablation", "give another --output"
         raise UserError(f"--output {output}", expected=expected, found="other files", fix=fix)
     for trial in study.runs:
-        trial.run(study.log).is_begun()
+        run = trial.run(study.log)
+        if run.is_begun() and trial is study.references:  # the rows have the same text and tasks
+            run.inputs.check()
 
 
 def before_adapting(study: Study, trial: Trial, *, until: str, sources: Sources) -> RunContext:

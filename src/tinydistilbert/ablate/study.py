@@ -21,11 +21,10 @@ from tinydistilbert.report.ablation import (
     FINETUNE_SEED,
     REFERENCES,
     Variation,
-    flat,
 )
 from tinydistilbert.report.read import read_log
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import LOG, MEASUREMENTS, AblationFolder, RunFolder
+from tinydistilbert.run_folder import LOG, MEASUREMENTS, AblationFolder, RunFolder, flat
 from tinydistilbert.storage import atomic, disk
 
 TABLE_4 = (
@@ -146,6 +145,7 @@ def _plain(recipe: Recipe, row: str, models: tuple[Any, ...]) -> Recipe:
         distillation=alone,
         models=models,
         score_on="train",
+        baselines=False,
         select="fixed",
         learning_rates=(),
     )

@@ -16,7 +16,8 @@ from tinydistilbert.models.runtimes import ModelInputs, Runtime, exported_facts,
 from tinydistilbert.models.torch_runtime import TorchRuntime
 from tinydistilbert.recipe.schema import Recipe, TaskSettings
 from tinydistilbert.run_folder import CompressedFolder
-from tinydistilbert.storage import atomic
+from tinydistilbert.storage import atomic, made_from
+from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, collate, encode
@@ -42,13 +43,17 @@ class VariantBuilder:
     log: Callable[[str], None]
     compute: Callable[[], Compute]
     """How models are trained; asked for when one is: not every machine computes as the run was begun."""
+    sources: MadeFrom
+    """What every folder of the variants is made from."""
 
     @cached_property
     def recovery_recipe(self) -> Recipe:
         """The recipe of recovery fine-tuning: with its epochs, and with what is held out to choose by."""
         compress, task = self.recipe.compress, self.task.name
         finetune = self.recipe.finetune
-        a_tenth = max(1, recipe_examples(self.recipe, self.task, self.task.train, limit=1).total // 10)
+        train = recipe_examples(self.recipe, self.task, self.task.train)
+        different = train.total if self.task.is_synthetic else len(set(train.keys))
+        a_tenth = max(1, different // 10, min(len(train.task.labels), different // 2))  # one of each class, if need be
         of_task = finetune.settings(task)
         # What compares attention needs all heads on both sides, and stages of their own more epochs.
         distillation = replace(of_task.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0)
@@ -79,10 +84,16 @@ class VariantBuilder:
 
 
 def make_folder(builder: VariantBuilder, path: Path, title: str, make: Callable[[Path], None]) -> Path:
-    """Make one folder, unless it is finished; gives its path."""
+    """Make one folder, unless it is finished; gives its path.
+
+    Raises:
+        UserError: it was made from, or begun with, something else than the builder's sources.
+    """
     if atomic.is_finished(path):
+        made_from.check(path, builder.sources)
         atomic.tidy(path)
     else:
+        made_from.begin(path, builder.sources)
         builder.log(f"compress {builder.row} on {builder.task.title}: {title}")
         make(path)
     return path

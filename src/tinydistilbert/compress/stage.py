@@ -26,7 +26,7 @@ from tinydistilbert.compress.measure import (
 )
 from tinydistilbert.compress.variants import Variant
 from tinydistilbert.evaluation import metrics
-from tinydistilbert.evaluation.evaluate import write_predictions
+from tinydistilbert.evaluation.evaluate import trained_on_scored, write_predictions
 from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
 from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import load_config
@@ -36,9 +36,10 @@ from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
-from tinydistilbert.storage import atomic
+from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
+from tinydistilbert.tasks.repeated import shared_texts
 
 TASK = "compress"
 """The task name of measurements of variants; the task that the model was fine-tuned on is in their details."""
@@ -47,21 +48,26 @@ TASK = "compress"
 def compress_task_model(builder: VariantBuilder) -> None:
     """Make the variants until the targets are reached, measure them side by side, and keep the best.
 
-    Writes `summary/` (measurements, predictions, single times) and `best/` into the builder's folder.
+    Writes `summary/` (measurements, predictions, single times) and `best/` into the builder's folder; where they are
+    finished, they are only compared with what they would be made from now.
 
     Raises:
-        UserError: the model is not one of the task, or a file of a variant is not as it was written.
+        UserError: the model is not one of the task, a file of a variant is not as it was written, or the folder was
+            made from something else than the builder's sources.
     """
     folder, recipe, task = builder.folder, builder.recipe, builder.task
     if atomic.is_finished(folder.summary):
+        made_from.check(folder.summary, builder.sources)
         return
     limit = recipe.finetune.settings(task.name).validation_examples
     validation = recipe_examples(recipe, task, scored_split(recipe.finetune, task), limit=limit)
     measured, times = timed_side_by_side(builder, measured_variants(builder, validation), validation)
     best = best_variant(measured, recipe.compress)
     shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # perhaps with files of another variant
+    made_from.begin(folder.best, builder.sources)
+    left_out = shutil.ignore_patterns(atomic.MANIFEST, made_from.FILE)
     with atomic.unfinished(folder.best) as output:
-        shutil.copytree(best.variant.folder, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(atomic.MANIFEST))
+        shutil.copytree(best.variant.folder, output, dirs_exist_ok=True, ignore=left_out)
         if facts := exported_facts(output):
             config = atomic.read_json(output / CONFIG)
             atomic.write_json(output / CONFIG, config | {EXPORT_KEY: facts | {"scored_on": processor()}})
@@ -82,13 +88,15 @@ def _write_summary(
     scored = [_predictions(builder, one.variant, validation) for one in measured]
     first = scored[0][0]
     measurements: list[Measurement] = []
+    in_train = shared_texts(builder.recipe, builder.task, [validation.split]).get(validation.split, 0)
+    made_from.begin(builder.folder.summary, builder.sources)
     unreached = "; ".join(best.misses(settings)) if has_target(settings) else ""
     with atomic.unfinished(builder.folder.summary, unreached=unreached, best=best.variant.name) as output:
         for number, (one, (predicted, cut)) in enumerate(zip(measured, scored, strict=True)):
             shared = {
                 "of": builder.task.name, "row": builder.row, "place": number, "best": one is best,
                 "note": one.variant.note, "held_out": one.held_out, "held_out_first": measured[0].held_out,
-                "held_out_examples": len(builder.held_out), "operations": one.operations,
+                "held_out_examples": len(builder.held_out), "operations": one.operations, "shared_texts": in_train,
                 MAX_LENGTH: builder.max_length, "cut_texts": cut,
             }  # fmt: skip
             measurements += _measurements(builder, one, validation, predicted, first, times[one.variant.name], shared)
@@ -120,6 +128,7 @@ def _measurements(
         "data_fingerprint": validation.fingerprint,
     }  # fmt: skip
     scored = Measurement(one.variant.name, TASK, headline, value, **common)
+    details = {**details, "warnings": [*trained_on_scored(validation, shared["shared_texts"]), *details["warnings"]]}
     difference = _difference(builder.task, validation, predictions, first, seed=recipe.seed)
     timed = summarize(times, validation.total)
     protocol = {"protocol": "true-length", "batch_size": 1, "threads": 1, "device": "cpu", **timed}

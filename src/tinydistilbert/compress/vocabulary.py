@@ -23,7 +23,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.hub import local_folder
 from tinydistilbert.models.lengths import declared_length
-from tinydistilbert.models.loading import load_config, load_tokenizer, longest_input
+from tinydistilbert.models.loading import last_unused_position, load_config, load_tokenizer, longest_input
 from tinydistilbert.models.tokenizer_files import save_tokenizer
 from tinydistilbert.storage import atomic
 
@@ -31,7 +31,9 @@ TEXTS_AT_ONCE = 1000
 """Texts that are tokenised in one call."""
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 _EMBEDDING = re.compile(r"(.*\.)?word_embeddings\.weight")
-_HEAD = re.compile(r"vocab_projector\.(weight|bias)|(cls\.predictions|lm_head)\.(decoder\.weight|decoder\.bias|bias)")
+_HEAD = re.compile(
+    r"(vocab_projector|generator_lm_head)\.(weight|bias)|(cls\.predictions|lm_head)\.(decoder\.weight|decoder\.bias|bias)"
+)
 """Tensors of a masked-LM head with a row for each token."""
 
 
@@ -79,9 +81,8 @@ def _always_kept(model_folder: Path, config: PretrainedConfig, tokenizer: PreTra
     prefix = model["continuing_subword_prefix"]
     single = {token for piece, token in model["vocab"].items() if 1 in (len(piece), len(piece.removeprefix(prefix)))}
     kept = single | set(tokenizer.added_tokens_decoder) | set(_named(config).values())
-    if config.model_type in ("roberta", "xlm-roberta"):  # they number positions from the padding's token on
-        kept |= set(range(config.pad_token_id))
-    return kept
+    # Where positions are numbered from the padding's token on, its number stays.
+    return kept | set(range(last_unused_position(config) + 1))
 
 
 def _named(config: PretrainedConfig) -> dict[str, int]:

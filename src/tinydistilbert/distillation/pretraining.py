@@ -22,7 +22,7 @@ from tinydistilbert.results import Measurement, Origin
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import MicroBatches, TrainingJob, step_seed
 from tinydistilbert.training.loop import train
-from tinydistilbert.training.precision import Precision, multiplying
+from tinydistilbert.training.precision import Precision, frozen, multiplying
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def pretrain(
         validate_after=frozenset(math.ceil(loss.steps * k / times) for k in range(1, times + 1)),
         oom_splits=int(math.log2(optimization.batch_size)) if can_be_halved else 0,
     )  # fmt: skip
-    with quick_dropout(model):
+    with quick_dropout(model), frozen(loss.teacher, setup.compute.chosen):
         return train(trained, job, optimization, setup.compute, seed=setup.seed, folder=folder, label=label)
 
 

@@ -31,14 +31,16 @@ from tinydistilbert.recipe.types import highest
 from tinydistilbert.storage import atomic, locks
 from tinydistilbert.storage.disk import free_bytes
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.precision import Precision, multiplying
+from tinydistilbert.training.precision import Precision, frozen, multiplying
 
-FORMAT = 1
+FORMAT = 2
 """Raise it whenever the same teacher, text and settings would be stored otherwise."""
 BLOCKS_AT_ONCE = 16
 """Blocks in one pass of the teacher, whose masks are drawn together."""
 POSITIONS_AT_ONCE = 512
 """Positions whose logits exist at a time: 62 MB in BERT's vocabulary."""
+_NO_MATTER = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+"""Of a configuration: where a model is from and in which version it was saved."""
 SPARE = 0.05
 """Room on the disk beside the computed size, as a share of it: for manifests, and because masks are drawn by chance."""
 
@@ -211,6 +213,12 @@ def weights_hash(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def _config_hash(model: PreTrainedModel) -> str:
+    """SHA-256 of what a model's configuration says about how it computes: two may have the same weights."""
+    settings = {k: v for k, v in model.config.to_diff_dict().items() if k not in _NO_MATTER}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def _facts(
     settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, precision: Precision
 ) -> dict[str, Any]:
@@ -220,6 +228,7 @@ def _facts(
     facts: dict[str, Any] = {
         "format": FORMAT,
         "teacher": weights_hash(teacher),
+        "config": _config_hash(teacher),
         "tokens": hashlib.sha256(tokens.encode()).hexdigest(),
         "masking": dataclasses.asdict(batches.masking),
         "seed": batches.seed,
@@ -272,6 +281,7 @@ def _make_view(
         atomic.unfinished(_view_folder(cache, number), **facts, view=number) as partial,
         contextlib.ExitStack() as stack,  # closes the files before the folder is closed
         torch.inference_mode(),
+        frozen(teacher, facts["precision"]),
     ):
         for done in range(passes):
             original = train[done * BLOCKS_AT_ONCE : (done + 1) * BLOCKS_AT_ONCE].astype(np.int64)

@@ -128,6 +128,7 @@ class Basis:
         """The examples of every task with something left to do; None where they are made from a text on the hub."""
         folder = self.run.folder
         unfinished = [job.task for job in self.run.jobs if not atomic.is_finished(job.scores(folder))]
+        unfinished += [job.task for job in self.run.baselines if not atomic.is_finished(job.scores(folder))]
         return {name: self.task_size(name) for name in dict.fromkeys(unfinished)}
 
     def task_size(self, name: str) -> TaskSize | None:

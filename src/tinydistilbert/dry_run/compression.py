@@ -9,7 +9,7 @@ from tinydistilbert.finetuning.trainer import finetune_steps
 from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import HELD_OUT_SHARE
+from tinydistilbert.tasks import hold_out
 
 
 def compress_line(basis: Basis) -> Line:
@@ -79,7 +79,7 @@ def _cost(basis: Basis, name: str) -> _Cost:
     if size is None:
         return _Cost(disk)
     recovery = replace(basis.recipe.finetune.settings(name), epochs=settings.recovery_epochs, min_steps=0)
-    held_out = settings.held_out or round(HELD_OUT_SHARE * size.features)
+    held_out = settings.held_out or round(hold_out.SHARE * size.features)
     steps = finetune_steps(recovery, max(size.features - held_out, 1) + size.unlabelled) if shares else 0
     examples = steps * recovery.optimization.batch_size * recovery.optimization.gradient_accumulation_steps
     seconds = _seconds(basis, model, size, shares, steps=steps, examples=examples, held_out=held_out)

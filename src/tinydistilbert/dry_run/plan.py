@@ -66,7 +66,9 @@ def refuse_full_disk(run: RunContext) -> None:
 def _lines(basis: Basis) -> list[Line]:
     """The lines of the plan, after what the run checks was checked."""
     basis.run.check_machine()
-    if not basis.run.is_begun():
+    if basis.run.is_begun():
+        basis.run.inputs.check()
+    else:
         check_inputs(basis)
     return [line for stage in basis.run.stages for line in ESTIMATES[stage](basis)]
 

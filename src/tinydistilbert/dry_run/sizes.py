@@ -19,7 +19,7 @@ from tinydistilbert.notices import notice
 from tinydistilbert.pipeline.jobs import jobs
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.storage import cache
-from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SHARE, tasks_of
+from tinydistilbert.tasks import HELD_OUT, hold_out, repeated, tasks_of
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, cut_texts, encode, token_lengths
 from tinydistilbert.tasks.recipe_splits import recipe_examples
@@ -159,17 +159,19 @@ def task_size(
     if task.official and recipe.data is None:
         count = limited(task.official[task.train], settings.train_examples)
         if task.may_lack_answer and settings.select != "heldout":  # so many choose the null threshold
-            count -= round(HELD_OUT_SHARE * count)
-        official = dict(task.official) | {HELD_OUT: round(HELD_OUT_SHARE * task.official[task.train])}
+            count -= round(hold_out.SHARE * count)
+        official = dict(task.official) | {HELD_OUT: round(hold_out.SHARE * task.official[task.train])}
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)
         length = min(task.typical_length, max_length)
         return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))
     totals, windows, lengths, longest, trained_share = [], [], [], 0, 1.0
     notes = list[str]()
-    for split in (task.train, splits[0]):
-        examples = recipe_examples(recipe, task, split)
+    repeated.refuse_one_file_for_two(task, recipe.data)
+    loaded = [recipe_examples(recipe, task, split) for split in (task.train, splits[0])]
+    repeated.check_repeated(recipe, loaded[0], loaded[1:])
+    for examples in loaded:
         totals.append(len(examples))
-        if split == task.train:
+        if examples.split == task.train:
             trained_on, _ = less_threshold(recipe, examples)
             trained_share, examples = len(trained_on) / len(examples), trained_on
         sample = _sample(examples)

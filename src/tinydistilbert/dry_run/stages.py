@@ -14,7 +14,7 @@ from tinydistilbert.distillation.teacher_cache import cache_bytes
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, state_of
 from tinydistilbert.dry_run.compression import compress_line
 from tinydistilbert.dry_run.sizes import limited
-from tinydistilbert.dry_run.tasks import evaluate_line, finetune_lines
+from tinydistilbert.dry_run.tasks import baselines_line, evaluate_line, finetune_lines
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
 from tinydistilbert.pipeline import run as pipeline
@@ -188,7 +188,7 @@ ESTIMATES: Mapping[str, Callable[[Basis], Iterable[Line]]] = {
     "adapt": lambda basis: [adapt_line(basis)],
     "distill": distill_lines,
     "finetune": finetune_lines,
-    "evaluate": lambda basis: [evaluate_line(basis)],
+    "evaluate": lambda basis: [evaluate_line(basis), *([baselines_line(basis)] if basis.run.baselines else [])],
     "compress": lambda basis: [compress_line(basis)],
     "benchmark": lambda basis: [benchmark_line(basis)],
     "report": lambda basis: [report_line(basis)],

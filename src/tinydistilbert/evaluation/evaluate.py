@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tinydistilbert.models.loading import load_config, load_model, load_tokenize
 from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import MEASUREMENTS, SAMPLES, predictions_file
+from tinydistilbert.run_folder import EXAMPLE_HASH, MEASUREMENTS, SAMPLES, predictions_file
 from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task
@@ -25,6 +26,7 @@ from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.repeated import is_alarming, shared_in_words
 from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.squad import NULL_THRESHOLD
@@ -34,13 +36,13 @@ SAMPLE_COUNT = 8
 
 
 def predictions_table(examples: Examples, predictions: Predictions) -> pa.Table:
-    """The predictions with the `idx` or `id` of their example, its label, and logits or best answers."""
+    """The predictions with the `idx` or `id` of their example, its hash and label, and logits or best answers."""
     if examples.task.kind == "span":
         shared = {"id": examples.columns["id"], "answers": predictions.gold, "prediction_text": predictions.words}
     else:
         columns = examples.columns
         shared = {"idx": columns["idx"], "label": columns["label"], "prediction": predictions.values.tolist()}
-    return pa.table({**shared, **predictions.extra})
+    return pa.table({**shared, EXAMPLE_HASH: examples.hashes, **predictions.extra})
 
 
 def samples(examples: Examples, predictions: Predictions, *, seed: int) -> list[dict[str, Any]]:
@@ -66,6 +68,7 @@ def _finite(value: Any) -> Any:
 def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
     training: Mapping[str, Any], max_length: int, output_labels: tuple[str, ...] = (),
+    shared: Mapping[str, int] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
@@ -84,19 +87,18 @@ def evaluate(
         training: what `finetune` wrote into `training.json`; empty for a given model.
         max_length: tokens that the model reads of an input.
         output_labels: what each output of a given model stands for; empty = what the names say.
+        shared: by split, how many of the scored texts are in the train split.
 
     Raises:
         UserError: the split of the tables is missing, or its content is wrong.
     """
     tokenizer = load_tokenizer(model_folder)
     model = load_model(model_folder, task.kind, labels=task.labels, require_head=True)
-    wanted = (HELD_OUT,) if recipe.finetune.score_on == "train" else task.evaluation
-    present = [split for split in wanted if split == HELD_OUT or has_split(task, split, recipe.data)]
-    missing = [split for split in wanted if split not in present]
+    present, missing = scored_splits(recipe, task)
     measurements: list[Measurement] = []
     shown: list[dict[str, Any]] = []
     with atomic.unfinished(output, task=task.name, row=row, seed=seed) as folder:
-        for split in present or wanted[:1]:  # with none there, loading the first says what is missing
+        for split in present:
             begin = time.perf_counter()
             limit = recipe.finetune.settings(task.name).validation_examples
             examples = recipe_examples(recipe, task, split, limit=limit)
@@ -113,7 +115,9 @@ def evaluate(
             common: dict[str, Any] = {
                 "device": str(device), "precision": "fp32", "seconds_training": training.get("seconds", 0.0)
             }  # fmt: skip
-            warnings = trained_badly(training)
+            warnings = [*trained_badly(training), *trained_on_scored(examples, shared.get(split, 0))]
+            if shared.get(split):
+                common["shared_texts"] = shared[split]
             if task.kind == "span":
                 notes = [*notes_on_answers(examples), *span_losses(examples, features)]
                 for note in notes:
@@ -123,7 +127,9 @@ def evaluate(
                 common[NULL_THRESHOLD] = null_threshold
                 if not hasattr(config, NULL_THRESHOLD):
                     warnings.append("the model has no null threshold of its own, 0 was taken")
-            common |= {name: training[name] for name in ("selected", "unlabelled_examples") if name in training}
+            common |= {
+                name: training[name] for name in ("selected", "unlabelled_examples", "left_out") if name in training
+            }
             common |= {
                 MAX_LENGTH: max_length,
                 "cut_texts": features.cut,
@@ -148,6 +154,20 @@ def evaluate(
             write_predictions(folder / predictions_file(split), examples, predictions)
         json_lines.write(folder / SAMPLES, shown)
         results.write(folder / MEASUREMENTS, measurements)
+
+
+def scored_splits(recipe: Recipe, task: Task) -> tuple[list[str], list[str]]:
+    """The splits that a recipe scores on, and those that the data lacks; with none there, loading the first says it."""
+    wanted = (HELD_OUT,) if recipe.finetune.score_on == "train" else task.evaluation
+    present = [split for split in wanted if split == HELD_OUT or has_split(task, split, recipe.data)]
+    return present or [wanted[0]], [split for split in wanted if split not in present]
+
+
+def trained_on_scored(examples: Examples, shared: int) -> list[str]:
+    """The reason to distrust a score that lies in scored texts of the train split, where they are too many."""
+    if not is_alarming(examples.task, shared, len(examples)):
+        return []
+    return [shared_in_words(examples.task, examples.split, shared, len(examples))]
 
 
 def _counts(examples: Examples, details: Mapping[str, Any]) -> dict[str, Any]:

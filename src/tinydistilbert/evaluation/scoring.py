@@ -55,6 +55,11 @@ def read_predictions(
         return _read_answers(examples, features, list(logits), null_threshold)
     rows = np.stack(list(logits))
     assert np.array_equal(features.example, np.arange(len(examples))), "one feature an example, in order"
+    return predictions_of_rows(examples, rows)
+
+
+def predictions_of_rows(examples: Examples, rows: NDArray[Any]) -> Predictions:
+    """The predictions of (n, classes) logits or (n, 1) numbers, a row for each example."""
     labels, names = examples.columns["label"], examples.task.labels
     if examples.task.kind == "regression":
         scores = rows[:, 0].astype(np.float64)

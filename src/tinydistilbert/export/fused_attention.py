@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from tinydistilbert.models.capture import encoder_layers
 
-FUSABLE_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta")
+FUSABLE_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra")
 """Families whose attention is three linear layers and a softmax, and nothing else."""
 OPERATOR = "com.microsoft::MultiHeadAttention"
 

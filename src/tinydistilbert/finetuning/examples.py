@@ -10,7 +10,7 @@ import numpy as np
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import Finetune, Recipe
-from tinydistilbert.tasks import HELD_OUT, HELD_OUT_SEED, HELD_OUT_SHARE
+from tinydistilbert.tasks import HELD_OUT, hold_out
 from tinydistilbert.tasks.base import Examples, Task, is_answerable
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.unlabelled import read_unlabelled
@@ -117,11 +117,11 @@ def threshold_rows(train: Examples) -> list[int]:
     groups: dict[Any, list[int]] = {}
     for row, key in enumerate(keys):
         groups.setdefault(key, []).append(row)
-    wanted, taken = max(1, round(HELD_OUT_SHARE * len(train))), set[int]()
+    wanted, taken = max(1, round(hold_out.SHARE * len(train))), set[int]()
     left = [answerable.count(False), answerable.count(True)]
     drawn = [0, 0]
     members = list(groups.values())
-    for index in np.random.default_rng(HELD_OUT_SEED).permutation(len(members)):
+    for index in np.random.default_rng(hold_out.SEED).permutation(len(members)):
         group = members[index]
         kinds = [sum(not answerable[row] for row in group), sum(answerable[row] for row in group)]
         is_needed = len(taken) < wanted or any(kinds[kind] and not drawn[kind] for kind in (0, 1))

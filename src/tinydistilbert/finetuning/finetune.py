@@ -80,6 +80,8 @@ def finetune(
             "data_fingerprint": examples.train.fingerprint, "loss": _last_loss(folder / LOG),
             "loss_without_learning": loss_without_learning(training),
         }  # fmt: skip
+        if examples.train.left_out:
+            facts["left_out"] = examples.train.left_out
         if notes := span_losses(examples.train, training.batches.features):
             facts["notes"] = notes
         if not training.scale.is_plain:  # both losses are in these units

@@ -38,7 +38,7 @@ from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import TrainingJob, step_seed
 from tinydistilbert.training.loop import train
 from tinydistilbert.training.optimizer import learning_rate_factor
-from tinydistilbert.training.precision import multiplying
+from tinydistilbert.training.precision import frozen, multiplying
 
 MAX_SELECTIONS = 20
 """Times that a training is scored to choose an epoch, at most."""
@@ -218,7 +218,7 @@ def run_training(training: TaskTraining, folder: Path, label: str) -> tuple[floa
 def _train(training: TaskTraining, job: TrainingJob, folder: Path, label: str) -> float:
     if not training.scale.is_plain:  # a checkpoint of a version that trained on the labels themselves is another's
         label = f"{label}, standard units"
-    with training.objective.quick(training.model):
+    with training.objective.quick(training.model), frozen(training.objective.teacher, training.compute.chosen):
         return train(
             training.student, job, training.optimization, training.compute, seed=training.seed, folder=folder,
             label=label,

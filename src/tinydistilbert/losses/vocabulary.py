@@ -127,7 +127,7 @@ def _means_and_gradients(
     """
     exact = torch.float32 if inputs.dtype in (torch.bfloat16, torch.float16) else inputs.dtype
     d_inputs = torch.empty_like(inputs, dtype=exact)
-    d_weight = torch.zeros_like(weight, dtype=exact)
+    d_weight: Tensor | None = None
     d_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
     kl_sum, mlm_sum = inputs.new_zeros((2,), dtype=exact)
     positions = len(inputs)
@@ -135,48 +135,56 @@ def _means_and_gradients(
     for start in range(0, positions, CHUNK):
         chunk = slice(start, min(start + CHUNK, positions))
         chunk_inputs = inputs[chunk]
-        logits = (chunk_inputs @ weight.t()).to(exact)  # the bias is added below, to rows that are in the cache then
-        soft_targets = _soft_targets(teacher, chunk, inputs.dtype, exact) if "kl" in term_scales else None
+        # In half precision they stay so: rows are made exact when they are in the cache. The bias is added there too.
+        logits = chunk_inputs @ weight.t()
+        soft_targets = _soft_targets(teacher, chunk, inputs.dtype) if "kl" in term_scales else None
         for first in range(0, len(chunk_inputs), rows):
             part = slice(first, min(first + rows, len(chunk_inputs)))
             masked = min(max(len(labels) - start - first, 0), part.stop - first) if "mlm" in term_scales else 0
+            rows_logits = logits[part].to(exact)  # those themselves where they are exact
             if bias is not None:
-                logits[part] += bias
+                rows_logits += bias
             d_masked = None  # of the cross-entropy by the logits: softmax - one-hot of the label
             if masked:
                 part_labels = labels[start + first : start + first + masked, None]
-                d_masked = torch.log_softmax(logits[part][:masked], dim=-1)
+                d_masked = torch.log_softmax(rows_logits[:masked], dim=-1)
                 mlm_sum -= d_masked.gather(1, part_labels).sum()
                 d_masked.exp_().scatter_add_(1, part_labels, torch.full_like(part_labels, -1.0, dtype=exact))
-            # From here on `logits` holds the gradient by the logits.
+            # From here on `rows_logits` holds the gradient by the logits.
             if soft_targets is not None:
                 scale = term_scales["kl"] * temperature / positions
-                kl_sum += soft_targets.kl_and_gradient(logits[part], part, temperature, scale)
+                kl_sum += soft_targets.kl_and_gradient(rows_logits, part, temperature, scale)
             else:
-                logits[part].zero_()
+                rows_logits.zero_()
             if d_masked is not None:
-                logits[part][:masked].add_(d_masked, alpha=term_scales["mlm"] / len(labels))
-        d_logits = logits.to(chunk_inputs.dtype)
-        d_inputs[chunk] = d_logits @ weight
-        if exact == inputs.dtype:
-            d_weight.addmm_(d_logits.t(), chunk_inputs)
+                rows_logits[:masked].add_(d_masked, alpha=term_scales["mlm"] / len(labels))
+            if exact != logits.dtype:
+                logits[part] = rows_logits
+                if d_bias is not None:
+                    d_bias += rows_logits.sum(0)
+        d_inputs[chunk] = logits @ weight
+        if d_weight is None:
+            d_weight = (logits.t() @ chunk_inputs).to(exact)
+        elif exact == inputs.dtype:
+            d_weight.addmm_(logits.t(), chunk_inputs)
         else:
-            d_weight += d_logits.t() @ chunk_inputs
-        if d_bias is not None:
+            d_weight += logits.t() @ chunk_inputs
+        if d_bias is not None and exact == logits.dtype:
             d_bias += logits.sum(0)
+    assert d_weight is not None, "a loss has a position"
     means = {"kl": kl_sum * (temperature**2 / max(positions, 1)), "mlm": mlm_sum / max(len(labels), 1)}
     return means, (d_inputs, d_weight, d_bias)
 
 
 def _soft_targets(
-    teacher: TeacherHead | TeacherTop | None, chunk: slice, products: torch.dtype, exact: torch.dtype
+    teacher: TeacherHead | TeacherTop | None, chunk: slice, products: torch.dtype
 ) -> "_AllTokens | _TopTokens":
     """The teacher's at the positions of a chunk."""
     if isinstance(teacher, TeacherTop):
-        return _TopTokens(teacher.ids[chunk], teacher.log_probabilities[chunk].to(exact))
+        return _TopTokens(teacher.ids[chunk], teacher.log_probabilities[chunk])
     assert teacher is not None
     logits = teacher.inputs[chunk].to(products) @ teacher.weight.to(products).t()
-    return _AllTokens(logits.to(exact), teacher.bias)
+    return _AllTokens(logits, teacher.bias)
 
 
 @dataclass
@@ -189,7 +197,7 @@ class _AllTokens:
     def kl_and_gradient(self, student_logits: Tensor, part: slice, temperature: float, scale: float) -> Tensor:
         """The sum of the KL over `part`; `student_logits` become `scale` x (student's - teacher's probabilities)."""
         student_log = torch.log_softmax(student_logits / temperature, dim=-1)
-        teacher_logits = self.logits[part]
+        teacher_logits = self.logits[part].to(student_logits.dtype)
         if self.bias is not None:
             teacher_logits += self.bias
         difference = torch.log_softmax(teacher_logits.div_(temperature), dim=-1)
@@ -210,7 +218,7 @@ class _TopTokens:
 
     def kl_and_gradient(self, student_logits: Tensor, part: slice, temperature: float, scale: float) -> Tensor:
         """As of `_AllTokens`; what both models give to all tokens that are not among `ids` is compared as a whole."""
-        ids, teacher_log = self.ids[part], self.log_probabilities[part]
+        ids, teacher_log = self.ids[part], self.log_probabilities[part].to(student_logits.dtype)
         student_log = torch.log_softmax(student_logits / temperature, dim=-1)
         student_top_log, teacher_top = student_log.gather(1, ids), teacher_log.exp()
         student = torch.exp(student_log, out=student_logits)

@@ -22,7 +22,7 @@ class QueryKeyValue:
     key: Float[Tensor, "batch heads length size"]
     value: Float[Tensor, "batch heads length size"]
     scaling: float
-    """Factor of query · key before the softmax: 1 / sqrt(size)."""
+    """Factor of query · key before the softmax: 1 / sqrt(size). MPNet's bias by distance is added after it."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def capturing(model: PreTrainedModel, layers: Sequence[int], attention: Sequence
 
 
 def _keep(into: dict[Any, Any], key: object) -> Callable[..., None]:
-    def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        into[key] = output
+    def hook(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        into[key] = output[0] if isinstance(output, tuple) else output  # MPNet's layers give tuples
 
     return hook
 
@@ -80,16 +80,24 @@ def _split(projected: Float[Tensor, "batch length width"], size: int) -> Float[T
     return projected.view(*projected.shape[:-1], -1, size).transpose(1, 2)
 
 
+def projections(layer: Any) -> tuple[Any, tuple[str, str, str]]:
+    """The module of a layer's attention, and its names of the linear layers of query, key and value."""
+    if hasattr(layer.attention, "q_lin"):
+        return layer.attention, ("q_lin", "k_lin", "v_lin")
+    if hasattr(layer.attention, "attn"):
+        return layer.attention.attn, ("q", "k", "v")
+    return layer.attention.self, ("query", "key", "value")
+
+
 def _take_projected(layer: Any, into: dict[int, QueryKeyValue], index: int, hooks: ExitStack) -> None:
-    """Query, key and value are the outputs of three linear layers (BERT, DistilBERT, RoBERTa)."""
-    attention = layer.attention if hasattr(layer.attention, "q_lin") else layer.attention.self
-    names = ("q_lin", "k_lin", "v_lin") if hasattr(attention, "q_lin") else ("query", "key", "value")
+    """Query, key and value are the outputs of three linear layers (all but ModernBERT)."""
+    attention, names = projections(layer)
     projected: dict[str, Tensor] = {}
 
     def assemble(module: Any, _inputs: object, _output: object) -> None:
         size = module.attention_head_size
         query, key, value = (_split(projected[name], size) for name in names)
-        into[index] = QueryKeyValue(query, key, value, module.scaling)
+        into[index] = QueryKeyValue(query, key, value, size**-0.5)
 
     for name in names:
         hooks.enter_context(getattr(attention, name).register_forward_hook(_keep(projected, name)))

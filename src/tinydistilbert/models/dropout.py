@@ -74,7 +74,10 @@ def _attention(
     scores = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = drop(scores.softmax(dim=-1), dropout)
+    with torch.autocast(scores.device.type, enabled=False):
+        # In bf16 the scores are rounded already, and the kernel sums in single precision whatever it is given: autocast
+        # would only copy the largest tensors of the layer back and forth.
+        weights = drop(scores.softmax(dim=-1), dropout)
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 

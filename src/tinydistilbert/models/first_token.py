@@ -31,7 +31,7 @@ def first_token_only(model: PreTrainedModel) -> Iterator[None]:
     if "forward" in vars(layer):  # replaced already, by an outer `with`
         yield
         return
-    layer.forward = partial(_distilbert_layer if model.config.model_type == "distilbert" else _bert_layer, layer)
+    layer.forward = partial(_LAYERS.get(model.config.model_type, _bert_layer), layer)
     try:
         yield
     finally:
@@ -45,7 +45,7 @@ def _bert_layer(
     *_: Any,
     **__: Any,
 ) -> Float[Tensor, "batch 1 hidden"]:
-    """BERT's and RoBERTa's layer."""
+    """The layer of BERT, RoBERTa and ELECTRA."""
     attention, first = layer.attention.self, hidden_states[:, :1]
     projections = (attention.query, attention.key, attention.value)
     attended = _attend(attention, projections, attention.attention_head_size, hidden_states, attention_mask)
@@ -64,6 +64,30 @@ def _distilbert_layer(
     attended = _attend(attention, projections, attention.attention_head_size, hidden_states, attention_mask)
     attended = layer.sa_layer_norm(attention.out_lin(attended) + first)
     return cast("Tensor", layer.output_layer_norm(layer.ffn(attended) + attended))
+
+
+def _mpnet_layer(
+    layer: Any,
+    hidden_states: Float[Tensor, "batch length hidden"],
+    attention_mask: Tensor | None,
+    position_bias: Float[Tensor, "batch heads length length"],
+    *_: Any,
+    **__: Any,
+) -> tuple[Float[Tensor, "batch 1 hidden"]]:
+    """MPNet's layer, whose attention is its own: a bias by distance is added to the scores."""
+    attention, first = layer.attention.attn, hidden_states[:, :1]
+    query, key, value = (
+        project(part).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+        for project, part in ((attention.q, first), (attention.k, hidden_states), (attention.v, hidden_states))
+    )
+    scores = query @ key.transpose(-1, -2) * attention.attention_head_size**-0.5 + position_bias[..., :1, :]
+    scores = scores if attention_mask is None else scores + attention_mask[..., :1, :]
+    attended = attention.o((attention.dropout(scores.softmax(dim=-1)) @ value).transpose(1, 2).flatten(2))
+    attended = layer.attention.LayerNorm(layer.attention.dropout(attended) + first)
+    return (cast("Tensor", layer.output(layer.intermediate(attended), attended)),)
+
+
+_LAYERS: dict[str, Callable[..., Any]] = {"distilbert": _distilbert_layer, "mpnet": _mpnet_layer}
 
 
 def _attend(

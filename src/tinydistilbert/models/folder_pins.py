@@ -5,6 +5,8 @@ teacher for soft targets. If it changes meanwhile, results of two models are mix
 """
 
 import functools
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +27,11 @@ def file_hashes(folder: Path) -> dict[str, str]:
     with suppress(UserError):  # which loading it will raise
         names |= {path.name for path in untrusted.weight_files(folder, str(folder))}
     return {name: _hash_of(folder / name) for name in sorted(names) if (folder / name).is_file()}
+
+
+def fingerprint(hashes: FileHashes) -> str:
+    """SHA-256 of the names and hashes of a model's files."""
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def _hash_of(path: Path) -> str:

@@ -77,9 +77,11 @@ def _mask_for(model: PreTrainedModel, mask: Tensor | None) -> Tensor | dict[str,
     """
     if mask is None:
         return None
-    assert model.config._attn_implementation in ("sdpa", QUICK), "a mask of booleans is for sdpa only"
     if mask.dim() == 2:
         mask = mask.bool()[:, None, None].expand(-1, 1, mask.shape[1], -1)
+    if model.config.model_type == "mpnet":  # it has attention of its own, which adds the mask to the scores
+        return torch.zeros_like(mask, dtype=model.dtype).masked_fill_(~mask, torch.finfo(model.dtype).min)
+    assert model.config._attn_implementation in ("sdpa", QUICK), "a mask of booleans is for sdpa only"
     if model.config.model_type != "modernbert":
         return mask
     positions = torch.arange(mask.shape[-1], device=mask.device)
@@ -98,8 +100,11 @@ def hidden_states(
 
 def vocabulary_input(
     model: PreTrainedModel, hidden: Float[Tensor, "*positions hidden"]
-) -> Float[Tensor, "*positions hidden"]:
-    """The masked-LM head without its last matrix: what the vocabulary matrix is multiplied with."""
+) -> Float[Tensor, "*positions embedding"]:
+    """The masked-LM head without its last matrix: what the vocabulary matrix is multiplied with.
+
+    As wide as the hidden states, but in an ELECTRA with narrower word embeddings.
+    """
     family, whole = model.config.model_type, cast("Any", model)
     if family == "bert":
         return cast("Tensor", whole.cls.predictions.transform(hidden))
@@ -107,12 +112,14 @@ def vocabulary_input(
         return cast("Tensor", whole.vocab_layer_norm(whole.activation(whole.vocab_transform(hidden))))
     if family == "modernbert":
         return cast("Tensor", whole.head(hidden))
+    if family == "electra":
+        return cast("Tensor", whole.generator_predictions(hidden))
     return cast("Tensor", whole.lm_head.layer_norm(F.gelu(whole.lm_head.dense(hidden))))
 
 
 def vocabulary_matrix(
     model: PreTrainedModel,
-) -> tuple[Float[Tensor, "vocabulary hidden"], Float[Tensor, "vocabulary"] | None]:
+) -> tuple[Float[Tensor, "vocabulary embedding"], Float[Tensor, "vocabulary"] | None]:
     """Weight and bias of the head's last matrix; the weight is the word embedding where the two are tied."""
     decoder = model.get_output_embeddings()
     assert isinstance(decoder, nn.Linear)

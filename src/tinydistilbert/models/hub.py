@@ -47,10 +47,20 @@ def local_folder(name: str | Path, revision: str | None, files: tuple[str, ...])
     if path.is_dir():
         folder_pins.check(path)
         return path
-    hub_name, _, revision_in_name = str(name).partition("@")
+    hub_name = str(name).partition("@")[0]
     if not _NAME.fullmatch(hub_name):
         raise UserError(where, expected="a model folder or hub name", found="no such folder", fix=FIX)
-    return _downloaded(hub_name, _commit(hub_name, revision or revision_in_name or None), files)
+    return _downloaded(hub_name, commit_of(str(name), revision), files)
+
+
+def commit_of(name: str, revision: str | None) -> str:
+    """The commit that a hub model is read at; `name` may have its revision behind an `@`.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    hub_name, _, revision_in_name = name.partition("@")
+    return _commit(hub_name, revision or revision_in_name or None)
 
 
 def _commit(name: str, revision: str | None) -> str:

@@ -42,7 +42,11 @@ from tinydistilbert.storage import atomic
 
 Head = Literal["masked-lm", "classification", "regression", "span"]
 
-SUPPORTED_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert")
+SUPPORTED_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "modernbert")
+ROBERTA_FAMILIES = ("roberta", "xlm-roberta", "camembert")
+"""They are of one architecture, and number positions from their padding's token on."""
+MPNET_PADDING = 1
+"""From which MPNet numbers positions, whatever its config calls the padding."""
 ELMO = ElmoConfig.model_type
 """The baseline: it can be fine-tuned, scored and timed, but has no masked-LM head, so it is no teacher or student."""
 _CLASSES = {
@@ -52,11 +56,14 @@ _CLASSES = {
     "span": AutoModelForQuestionAnswering,
 }
 _HEADS = {  # in ModernBERT every head begins with a layer `head`, and the span head is called `classifier` too
-    "masked-lm": re.compile(r"(cls\.predictions|vocab_(transform|layer_norm|projector)|lm_head|head|decoder)\."),
+    "masked-lm": re.compile(
+        r"(cls\.predictions|vocab_(transform|layer_norm|projector)|generator_(predictions|lm_head)|lm_head|head|decoder)\."
+    ),
     "sequence": re.compile(r"((pre_)?classifier|head)\."),
     "span": re.compile(r"(qa_outputs|classifier|head)\."),
     "pooler": re.compile(r"(\w+\.)?pooler\."),
     "task model": re.compile(r"(elmo\.)?(mix|sentences)\."),  # of ELMo, whose published weights end below it
+    "discriminator": re.compile(r"discriminator_predictions\."),
     "next sentence": re.compile(r"cls\.seq_relationship\."),
     "buffer": re.compile(r"(.*\.)?position_ids$"),
 }
@@ -152,7 +159,7 @@ def _check_unchanged(folder: Path, names: Iterable[str]) -> None:
                 atomic.intact(folder, name)
 
 
-_ATTENTION_DROPOUT = re.compile(r".*\battention\.(self\.)?dropout$")
+_ATTENTION_DROPOUT = re.compile(r".*\battention\.(self\.|attn\.)?dropout$")
 
 
 def set_dropout(model: nn.Module, dropout: float | None, attention_dropout: float | None) -> None:
@@ -160,9 +167,12 @@ def set_dropout(model: nn.Module, dropout: float | None, attention_dropout: floa
 
     The model's config stays as it is, so that a saved student has its family's usual dropout when it is trained next.
     """
-    for name, module in list(model.named_modules()):
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
         if isinstance(module, nn.Dropout):
-            probability = attention_dropout if _ATTENTION_DROPOUT.match(name) else dropout
+            of_output = f"{name.removesuffix('dropout')}attn.dropout" in modules  # of MPNet, beside that of the weights
+            of_weights = _ATTENTION_DROPOUT.match(name) and not of_output
+            probability = attention_dropout if of_weights else dropout
             module.p = module.p if probability is None else probability
         elif isinstance(module, ModernBertAttention):  # it keeps the first as a number, and has no module where it is 0
             if attention_dropout is not None:
@@ -239,12 +249,12 @@ def load_model(
     for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", sorted(mismatched))):
         if keys:
             found = f"{len(keys)} {kind}, such as {keys[0]}"
-            fix = (
-                "use a complete model of that kind"
-                if head != "masked-lm"
-                else "use the masked-LM checkpoint of that model (only the teacher 'offline' gets a new head)"
+            raise UserError(
+                where,
+                expected=f"every weight of a {head} {config.model_type}",
+                found=found,
+                fix=_fix_of_weights(head, config),
             )
-            raise UserError(where, expected=f"every weight of a {head} {config.model_type}", found=found, fix=fix)
     if starting is not None:
         if starting.is_kept is None and other_outputs:  # its config names no class
             starting = replace(starting, note="its head of another number of outputs is left out, for a new one")
@@ -254,6 +264,15 @@ def load_model(
     if is_pruned(config):
         model.__class__ = architecture.__base__  # `shaped` was needed for building it only
     return cast("PreTrainedModel", model)
+
+
+def _fix_of_weights(head: Head, config: PretrainedConfig) -> str:
+    """What to do about weights that do not fit."""
+    if head != "masked-lm":
+        return "use a complete model of that kind"
+    if config.model_type == "electra" and (config.architectures or [""])[0] == "ElectraForPreTraining":
+        return "this is ELECTRA's discriminator: take its generator as the teacher, or fine-tune it (finetune.model)"
+    return "use the masked-LM checkpoint of that model (only the teacher 'offline' gets a new head)"
 
 
 def _start_head(model: PreTrainedModel, starting: StartingHead, where: str, *, has_restarted: bool) -> None:
@@ -273,12 +292,19 @@ def _unaccounted(keys: set[str] | list[str], patterns: list[re.Pattern[str]]) ->
 def longest_input(config: PretrainedConfig) -> int:
     """Largest number of tokens that the position embeddings allow.
 
-    RoBERTa counts positions from its padding id + 1; ELMo has no position embeddings, so any length is possible.
+    RoBERTa and MPNet count positions from their padding id + 1; ELMo has no position embeddings, so any length is
+    possible.
     """
     if config.model_type == ELMO:
         return sys.maxsize
-    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
-    return int(config.max_position_embeddings) - offset
+    return int(config.max_position_embeddings) - (last_unused_position(config) + 1)
+
+
+def last_unused_position(config: PretrainedConfig) -> int:
+    """The position embedding before that of an input's first token: that of the padding; -1 = there is none."""
+    if config.model_type == "mpnet":
+        return MPNET_PADDING
+    return int(config.pad_token_id) if config.model_type in ROBERTA_FAMILIES else -1
 
 
 def check_length(where: str, length: int, longest: int) -> None:

@@ -19,26 +19,31 @@ from tinydistilbert.recipe import schema
 ROUNDED_TO = 8
 """A computed `intermediate_size` is a multiple of this, which matrix kernels like."""
 
-# Parts of the models by their role, with their names in BERT, RoBERTa, DistilBERT and ModernBERT.
+_PROJECTION = "projection of the embeddings"
+# Parts of the models by their role, with their names in all families.
 _PARTS = {
     "word embeddings": r"word_embeddings|tok_embeddings",
     "other embeddings": r"position_embeddings|token_type_embeddings",
-    "query": r"query|q_lin",
-    "key": r"key|k_lin",
-    "value": r"value|v_lin",
+    "position bias": r"relative_attention_bias",
+    _PROJECTION: r"embeddings_project",
+    "query": r"query|q_lin|attn\.q",
+    "key": r"key|k_lin|attn\.k",
+    "value": r"value|v_lin|attn\.v",
     "query, key and value": r"Wqkv",
-    "attention output": r"attention\.output\.dense|out_lin|attn\.Wo",
+    "attention output": r"attention\.output\.dense|out_lin|attn\.(Wo|o)",
     "rows": r"intermediate\.dense|lin1",
     "gated rows": r"Wi",
     "output": r"output\.dense|lin2|mlp\.Wo",
-    "transform": r"transform\.dense|vocab_transform|lm_head\.dense|head\.dense",
-    "decoder": r"decoder|vocab_projector|cls\.predictions|lm_head",
+    "transform": r"transform\.dense|vocab_transform|lm_head\.dense|head\.dense|generator_predictions\.dense",
+    "decoder": r"decoder|vocab_projector|cls\.predictions|lm_head|generator_lm_head",
     "norm": r"LayerNorm|\w*layer_norm|norm|\w+_norm",
 }
 _PATTERNS = {part: re.compile(rf"(?:.*\.)?(?:{names})") for part, names in _PARTS.items()}
 _AXES = {
     "word embeddings": ("all", "hidden"),
     "other embeddings": ("all", "hidden"),
+    "position bias": ("all", "all"),
+    _PROJECTION: ("hidden", "all"),
     "query": ("heads", "hidden"),
     "key": ("heads", "hidden"),
     "value": ("heads", "hidden"),
@@ -52,6 +57,14 @@ _AXES = {
     "norm": ("hidden",),
 }
 """The meaning of the axes of a part's weight, outputs first; its bias has the first axis."""
+_AXES_OF_NARROW_EMBEDDINGS = _AXES | {
+    "word embeddings": ("all", "all"),
+    "other embeddings": ("all", "all"),
+    "transform": ("all", "hidden"),
+    "decoder": ("all", "all"),
+}
+"""Of an ELECTRA whose word embeddings have a width of their own, which stays."""
+_NORM_OF_EMBEDDINGS = re.compile(r".*\bembeddings\.LayerNorm\..*|generator_predictions\.LayerNorm\..*")
 _KEY = re.compile(r"((?:.*\blayers?\.\d+\.)?)(.*)\.(weight|bias)")
 
 
@@ -100,20 +113,29 @@ def narrowed(weights: dict[str, Tensor], wide: Widths, narrow: Widths, reduction
         reduction: `slice` or `svd`: how the hidden dimensions are reduced.
     """
     parts = {key: _part(key) for key in weights}
+    has_projection = _PROJECTION in {part for _, part, _ in parts.values()}
+    axes_of = _AXES_OF_NARROW_EMBEDDINGS if has_projection else _AXES
+    untouched = {key for key in weights if has_projection and _NORM_OF_EMBEDDINGS.fullmatch(key)}
     layers: dict[str, dict[str, Tensor]] = {}
     for key, (layer, part, kind) in parts.items():
         if kind == "weight":
             layers.setdefault(layer, {})[part] = weights[key]
-    basis = None if narrow.hidden == wide.hidden else _BASES[reduction](weights, narrow.hidden)
+    basis = (
+        None
+        if narrow.hidden == wide.hidden
+        else _BASES[reduction]({key: value for key, value in weights.items() if key not in untouched}, narrow.hidden)
+    )
     kept = {layer: _kept(matrices, wide, narrow) for layer, matrices in layers.items() if layer}
     reduced = {}
     for key, value in weights.items():
         layer, part, kind = parts[key]
         reduced[key] = value
+        if key in untouched:
+            continue
         if part == "norm" and kind == "weight":
             reduced[key] = value if basis is None else _gain(value, basis)
             continue
-        for axis, name in enumerate(_AXES[part][: value.dim()]):
+        for axis, name in enumerate(axes_of[part][: value.dim()]):
             if name == "hidden":
                 reduced[key] = reduced[key] if basis is None else _projected(reduced[key], basis, axis)
             elif name != "all":
@@ -181,7 +203,10 @@ def _strongest_dimensions(weights: dict[str, Tensor], count: int) -> Float[Tenso
 
 def _principal_directions(weights: dict[str, Tensor], count: int) -> Float[Tensor, "wide count"]:
     """The right singular vectors of the word embeddings with the largest singular values."""
-    embeddings = next(value for key, value in weights.items() if _part(key)[1] == "word embeddings")
+    matrices = {_part(key)[1]: value for key, value in weights.items() if _part(key)[2] == "weight"}
+    embeddings = matrices["word embeddings"]
+    if _PROJECTION in matrices:
+        embeddings = embeddings @ matrices[_PROJECTION].T
     _, _, directions = torch.linalg.svd(embeddings, full_matrices=False)
     chosen: Tensor = directions[:count].T
     return chosen

@@ -16,8 +16,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.capture import encoder_layers
 
-PRUNABLE_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta")
-"""Not ModernBERT: one matrix makes its queries, keys and values, and another gates its neurons."""
+PRUNABLE_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra")
+"""Not ModernBERT: one matrix makes its queries, keys and values, and another gates its neurons. Not MPNet: its layers
+share one table with a bias for each head."""
 _NAMES = {"heads": "num_attention_heads", "intermediate": "intermediate_size"}
 """Keys of `config.pruned`, and where the config has the number of a layer that was not pruned."""
 

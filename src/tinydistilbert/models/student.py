@@ -116,6 +116,8 @@ def _widths(config: PretrainedConfig) -> Widths:
 
 
 def _set_widths(config: PretrainedConfig, widths: Widths) -> None:
+    if config.model_type == "electra" and config.embedding_size == config.hidden_size:  # else it is projected
+        config.embedding_size = widths.hidden
     config.hidden_size, config.num_attention_heads = widths.hidden, widths.heads
     setattr(config, "hidden_dim" if config.model_type == "distilbert" else "intermediate_size", widths.rows)
 
@@ -139,6 +141,10 @@ def cut_student(teacher: PreTrainedModel, student: schema.Student, *, seed: int)
     config = _distilbert_config(teacher, len(layers)) if as_distilbert else _same_config(teacher.config, layers)
     wide = _widths(config)
     narrow = student_widths(wide, student)
+    if config.model_type == "mpnet" and narrow.heads != wide.heads:
+        expected = "the teacher's width: all layers of MPNet share a bias for each head"
+        fix = "leave it out; intermediate_size and the layers may be fewer"
+        raise UserError("student.hidden_size", expected=expected, found=str(narrow.hidden), fix=fix)
     _set_widths(config, narrow)
     torch.manual_seed(seed)
     model: PreTrainedModel = DistilBertForMaskedLM(config) if as_distilbert else type(teacher)(config)

@@ -41,13 +41,15 @@ _COUNTS = {
     "num_labels": (1, 100_000), "chunk_size_feed_forward": (0, 1_000_000), "local_attention": (1, 1_000_000),
     "global_attn_every_n_layers": (1, 512), "character_size": (1, 1024), "num_highway_layers": (0, 64),
     "projection_size": (1, 16_384), "cell_size": (1, 65_536), "sentence_layers": (1, 64),
-    "attention_size": (0, 16_384), "classifier_size": (1, 16_384),
+    "attention_size": (0, 16_384), "classifier_size": (1, 16_384), "relative_attention_num_buckets": (1, 1024),
+    "embedding_size": (1, 16_384),
 }  # fmt: skip
 """Whole numbers in a config, with the smallest and the largest accepted: several times those of large encoders."""
 _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 _SHARES = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout",
     "qa_dropout", "classifier_dropout", "embedding_dropout", "mlp_dropout",
+    "summary_last_dropout",
 )  # fmt: skip
 _POSITIVE = ("layer_norm_eps", "norm_eps", "cell_clip", "projection_clip", "global_rope_theta", "local_rope_theta")
 _OF_CODE = ("auto_map", "quantization_config", "transformers_weights", "per_layer_config", "gguf_file", "use_kernels")
@@ -57,7 +59,7 @@ _ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementa
 _BUILT_IN_ATTENTION = (None, "eager", "sdpa")
 """Attention that is part of transformers; any other name may be one of code in the hub."""
 _NAMED_FILES = ("tokenizer_file", "vocab_file", "merges_file", "gguf_file")
-_WORD_EMBEDDINGS = ("word_embeddings.weight", "tok_embeddings.weight")
+WORD_EMBEDDINGS = ("word_embeddings.weight", "tok_embeddings.weight")
 """Endings of the names of the matrix of word embeddings."""
 
 
@@ -324,15 +326,20 @@ def check_weights(files: list[Path], config: Any, name: str) -> None:
         if repeated := entries.keys() & header.keys():
             raise UserError(str(file), expected="each tensor once", found=f"{min(repeated)[:80]} twice", fix=fix)
         entries |= header
-    embeddings_shape = (config.vocab_size, config.hidden_size)
+    embeddings_shape = (config.vocab_size, embedding_size(config))
     for key, entry in entries.items():
-        if key.endswith(_WORD_EMBEDDINGS) and entry.shape != embeddings_shape:
+        if key.endswith(WORD_EMBEDDINGS) and entry.shape != embeddings_shape:
             found = f"{key[:80]} of shape {entry.shape}"
             raise UserError(where, expected=f"word embeddings of shape {embeddings_shape}", found=found, fix=fix)
     stored, needed = sum(math.prod(entry.shape) for entry in entries.values()), least_weights(config)
     if stored < needed:
         found = f"{stored:,} in {len(entries)} tensors" + (f", such as {min(entries)[:80]}" if entries else "")
         raise UserError(where, expected=f"at least {needed:,} weights", found=found, fix=fix)
+
+
+def embedding_size(config: Any) -> int:
+    """The width of the word embeddings: that of the hidden states, but for ELECTRA's."""
+    return int(config.embedding_size if config.model_type == "electra" else config.hidden_size)
 
 
 def least_weights(config: Any) -> int:
@@ -348,4 +355,4 @@ def least_weights(config: Any) -> int:
         attention, inner = sum(pruned["heads"]) * (width // config.num_attention_heads), sum(pruned["intermediate"])
     else:
         attention, inner = layers * width, layers * int(getattr(config, "intermediate_size", None) or config.hidden_dim)
-    return int(width * (rows + 4 * attention + 2 * inner))
+    return int(embedding_size(config) * rows + width * (4 * attention + 2 * inner))

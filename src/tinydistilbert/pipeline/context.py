@@ -11,10 +11,12 @@ from tinydistilbert import run_folder
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub
-from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
+from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer
 from tinydistilbert.models.size import layer_shapes
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
-from tinydistilbert.pipeline.jobs import Job, jobs
+from tinydistilbert.pipeline.inputs import Inputs
+from tinydistilbert.pipeline.jobs import BaselineJob, Job, baseline_jobs, jobs
+from tinydistilbert.recipe.names import STATIC_EMBEDDINGS
 from tinydistilbert.recipe.schema import Corpus, Recipe, Teacher
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import cache
@@ -67,6 +69,11 @@ class RunContext:
     """The command line that the report shows as the way to get the same again."""
     compared_with: RunFolder | None = None
     """A run whose precision is taken where the recipe leaves it open, because the two are going to be compared."""
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The data from elsewhere, and what each folder is made from."""
+        return Inputs(self)
 
     @cached_property
     def device(self) -> torch.device:
@@ -123,6 +130,13 @@ class RunContext:
         return tuple(jobs(self.recipe))
 
     @cached_property
+    def baselines(self) -> tuple[BaselineJob, ...]:
+        """Every cheap baseline; ELMo has no word embeddings to make one of."""
+        given = self.recipe.finetune.model
+        without = STATIC_EMBEDDINGS if given and load_config(given).model_type == ELMO else ""
+        return tuple(job for job in baseline_jobs(self.recipe) if job.row != without)
+
+    @cached_property
     def teacher(self) -> LoadedTeacher:
         """The teacher in the run folder, adapted if the recipe says so; there is one after the stage adapt."""
         folder = self.folder.teacher
@@ -133,6 +147,18 @@ class RunContext:
     def task_names(self) -> tuple[str, ...]:
         """The tasks that the stages read."""
         return self.recipe.finetune.tasks if "finetune" in self.stages else ()
+
+    def given_models(self) -> tuple[str, ...]:
+        """The models from elsewhere that the stages read, as the recipe names them."""
+        recipe, names = self.recipe, list[str]()
+        if "prepare" in self.stages:
+            names.append(recipe.teacher.model)
+        if "finetune" in self.stages:
+            teachers = recipe.finetune.distillation.teachers
+            names += [recipe.finetune.model, *(teachers if isinstance(teachers, tuple) else ())]
+        if "compress" in self.stages:
+            names += [recipe.compress.model, *recipe.compress.teachers]
+        return tuple(dict.fromkeys(name for name in names if name))
 
     def makes_student(self) -> bool:
         """Whether any stage reads the student; fine-tuning teacher and control alone does not."""

@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinydistilbert.evaluation.baselines import SEED
+from tinydistilbert.recipe.names import BASELINE_NAMES
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.baselines import KINDS
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,27 @@ class Job:
     def scores(self, run: RunFolder) -> Path:
         """Folder of its scores."""
         return run.scores(self.task, self.row, self.seed)
+
+
+@dataclass(frozen=True)
+class BaselineJob:
+    """A cheap baseline on one task, which is fitted where it is scored."""
+
+    task: str
+    row: str
+    """`tf-idf` or `static embeddings`."""
+
+    def scores(self, run: RunFolder) -> Path:
+        """Folder of its scores."""
+        return run.scores(self.task, self.row, SEED)
+
+
+def baseline_jobs(recipe: Recipe) -> Iterator[BaselineJob]:
+    """The cheap baselines of the recipe: for every task whose predictions are classes or numbers."""
+    if recipe.finetune.baselines:
+        for name, task in tasks_of(recipe.finetune).items():
+            if name in recipe.finetune.tasks and task.kind in KINDS:
+                yield from (BaselineJob(name, row) for row in BASELINE_NAMES)
 
 
 def jobs(recipe: Recipe) -> Iterator[Job]:

@@ -24,6 +24,7 @@ from tinydistilbert.optional import require
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import cache
+from tinydistilbert.tasks import repeated
 from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
 from tinydistilbert.tasks.splits import has_split
@@ -101,14 +102,17 @@ def check_tasks(run: RunContext) -> None:
         task = run.tasks[name]
         more = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
         splits = (scored_split(recipe.finetune, task), *more)
-        task = recipe_examples(recipe, task, task.train).task  # with its classes
+        repeated.refuse_one_file_for_two(task, recipe.data)
+        train = recipe_examples(recipe, task, task.train)
+        task = train.task  # with its classes
         if task.kind == "regression":
             limit = recipe.finetune.settings(name).train_examples
             LabelScale.of(recipe_examples(recipe, task, task.train, limit=limit))
-        for split in splits:
-            recipe_examples(recipe, task, split)
+        scored = [recipe_examples(recipe, task, split) for split in splits]
+        repeated.check_repeated(recipe, train, scored)
         if distilled and recipe.finetune.distillation.unlabelled:
-            read_unlabelled(Path(recipe.finetune.distillation.unlabelled), task)
+            unlabelled = read_unlabelled(Path(recipe.finetune.distillation.unlabelled), task)
+            repeated.say_scored_among(unlabelled, recipe.finetune.distillation.unlabelled, scored)
         check_models(recipe.finetune, task, _student_of_tasks(run) if name in distilled else None)
 
 
@@ -164,8 +168,11 @@ def _check_given_model(run: RunContext, model: Path) -> None:
     """Load whatever the compression of a given model reads."""
     recipe = run.recipe
     (name,) = recipe.compress.tasks
-    task = recipe_examples(recipe, run.tasks[name], run.tasks[name].train).task
-    recipe_examples(recipe, task, scored_split(recipe.finetune, task))
+    repeated.refuse_one_file_for_two(run.tasks[name], recipe.data)
+    train = recipe_examples(recipe, run.tasks[name], run.tasks[name].train)
+    task = train.task
+    scored = recipe_examples(recipe, task, scored_split(recipe.finetune, task))
+    repeated.check_repeated(recipe, train, [scored])
     load_tokenizer(model)
     for folder in (model, *map(Path, recipe.compress.teachers)):
         config = load_config(folder)

@@ -95,7 +95,8 @@ def claimed(run: RunContext) -> Iterator[None]:
             is wrong or another than the run was begun with; then nothing was written.
     """
     run.check_machine()
-    is_begun = run.is_begun()
+    if is_begun := run.is_begun():
+        run.inputs.check()
     model_files = _model_files(run)
     with folder_pins.pinned(model_files):
         if not is_begun:
@@ -111,27 +112,15 @@ def claimed(run: RunContext) -> Iterator[None]:
                     run.log(f"precision: {run.precision.why}")
             run_folder.keep_revisions(run.folder, hub.pinned_revisions())
             run_folder.keep_model_files(run.folder, model_files)
+            run.inputs.keep()
             yield
 
 
 def _model_files(run: RunContext) -> Mapping[str, Mapping[str, str]]:
     """The hashes of the files of every local model that the stages read: as the run was begun with, or as they are."""
     kept = run_folder.kept_model_files(run.folder)
-    now = {name: folder_pins.file_hashes(Path(name)) for name in given_models(run) if name not in kept}
-    return {name: kept[name] for name in given_models(run) if name in kept} | {n: h for n, h in now.items() if h}
-
-
-def given_models(run: RunContext) -> tuple[str, ...]:
-    """The models from elsewhere that the stages of the run read, as the recipe names them."""
-    recipe, names = run.recipe, list[str]()
-    if "prepare" in run.stages:
-        names.append(recipe.teacher.model)
-    if "finetune" in run.stages:
-        teachers = recipe.finetune.distillation.teachers
-        names += [recipe.finetune.model, *(teachers if isinstance(teachers, tuple) else ())]
-    if "compress" in run.stages:
-        names += [recipe.compress.model, *recipe.compress.teachers]
-    return tuple(dict.fromkeys(name for name in names if name))
+    now = {name: folder_pins.file_hashes(Path(name)) for name in run.given_models() if name not in kept}
+    return {name: kept[name] for name in run.given_models() if name in kept} | {n: h for n, h in now.items() if h}
 
 
 def run_stages(run: RunContext) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from tinydistilbert.compress.builder import VariantBuilder
 from tinydistilbert.distillation.adapt import adapt
 from tinydistilbert.distillation.distill import distill
 from tinydistilbert.distillation.pretraining import PretrainingSetup
+from tinydistilbert.errors import UserError
+from tinydistilbert.evaluation.baselines import evaluate_baseline
 from tinydistilbert.evaluation.evaluate import evaluate
 from tinydistilbert.finetuning.augment import augment
 from tinydistilbert.finetuning.examples import task_examples, training_examples
@@ -24,27 +26,35 @@ from tinydistilbert.models import hub
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.student import cut_task_student
 from tinydistilbert.pipeline.context import RunContext
-from tinydistilbert.pipeline.jobs import Job
+from tinydistilbert.pipeline.inputs import CORPUS, PAIRS, UNLABELLED, VOCABULARY, WHOLE
+from tinydistilbert.pipeline.jobs import BaselineJob, Job
 from tinydistilbert.progress import duration
-from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.compare import measured_differences
 from tinydistilbert.report.page import write_report
 from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS, training_facts
-from tinydistilbert.storage import atomic
-from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
+from tinydistilbert.storage import atomic, made_from
+from tinydistilbert.storage.made_from import MadeFrom
+from tinydistilbert.tasks import HELD_OUT
+from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.recipe_splits import length_for, scored_split
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
 from tinydistilbert.training.precision import multiplying
 
 
-def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], None]) -> None:
-    """Make one folder of the run, unless it is finished."""
+def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], None], sources: MadeFrom) -> None:
+    """Make one folder of the run, unless it is finished.
+
+    Raises:
+        UserError: it was made from, or begun with, something else than `sources`.
+    """
     if atomic.is_finished(path):
+        made_from.check(path, sources)
         atomic.tidy(path)
         run.log(f"{title}: finished before, skipped")
         return
     started = time.monotonic()
+    made_from.begin(path, sources)
     make(path)
     run_folder.keep_revisions(run.folder, hub.pinned_revisions())
     run.log(f"{title}: {duration(time.monotonic() - started)}")
@@ -54,7 +64,7 @@ def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], 
 def write_results(run: RunContext) -> None:
     """Write `results.jsonl`: what every finished stage measured, in the order of the stages."""
     folder = run.folder
-    scores = [job.scores(folder) for job in run.jobs]
+    scores = [*(job.scores(folder) for job in run.jobs), *(job.scores(folder) for job in run.baselines)]
     summaries = [folder.compressed(name).summary for name in run.recipe.compress.tasks]
     comparisons = [folder.comparisons] if _are_compared(run) else []
     folders = [folder.teacher, folder.control, folder.student, *scores, *comparisons, *summaries, folder.benchmark]
@@ -62,18 +72,10 @@ def write_results(run: RunContext) -> None:
     results.write(folder.results, [m for path in finished for m in results.read(path / MEASUREMENTS)])
 
 
-def keep_fingerprints(run: RunContext, outputs: Mapping[Job, Path], read: Callable[[Task, Finetune], Examples]) -> None:
-    """Keep the fingerprint of the examples that are read for each task with an unfinished output."""
-    for name in run.task_names():
-        if not all(atomic.is_finished(output) for job, output in outputs.items() if job.task == name):
-            examples = read(run.tasks[name], run.recipe.finetune.settings(name))
-            run_folder.keep_fingerprint(run.folder, f"{name} {examples.split}", examples.fingerprint)
-
-
 def prepare(run: RunContext) -> None:
     """Text → token blocks in the cache."""
     blocks = run.sources.blocks
-    run_folder.keep_fingerprint(run.folder, "corpus", blocks.fingerprint)
+    run_folder.keep_fingerprint(run.folder, CORPUS, blocks.fingerprint)
     train, validation, size = len(blocks.train), len(blocks.validation), run.recipe.corpus.block_size
     run.log(f"prepare: {train:,} + {validation:,} blocks of {size} tokens in {blocks.folder}")
 
@@ -89,7 +91,13 @@ def adapt_teacher(run: RunContext) -> None:
         setup, origin = _pretraining_setup(run), results.Origin.of(run.recipe)
         adapt(run.recipe.adapt, run.sources.original_teacher, setup, output, origin=origin)
 
-    make_folder(run, run.folder.teacher, "adapt", make)
+    sources = run.inputs.of_stage("adapt", models=(run.recipe.teacher.model,), more=_token_blocks(run))
+    make_folder(run, run.folder.teacher, "adapt", make, sources)
+
+
+def _token_blocks(run: RunContext) -> dict[str, str]:
+    """The fingerprint of the token blocks, which depends on the text, the tokenizer and how it is cut."""
+    return {"token blocks": run.sources.blocks.folder.name}
 
 
 def distill_student(run: RunContext) -> None:
@@ -102,22 +110,30 @@ def distill_student(run: RunContext) -> None:
             origin=results.Origin.of(recipe), control=control, log=run.log,
         )  # fmt: skip
 
+    sources = run.inputs.of_stage("distill", models=(run.folder.teacher,), more=_token_blocks(run))
     if "control" in run.recipe.finetune.models:
-        make_folder(run, run.folder.control, "distill (control)", partial(make, control=True))
+        make_folder(run, run.folder.control, "distill (control)", partial(make, control=True), sources)
     if run.makes_student():
-        make_folder(run, run.folder.student, "distill", partial(make, control=False))
+        make_folder(run, run.folder.student, "distill", partial(make, control=False), sources)
 
 
 def finetune_tasks(run: RunContext) -> None:
     """Every row of the tables on every task."""
-
-    def read(task: Task, settings: Finetune) -> Examples:
-        return recipe_examples(run.recipe, task, task.train, limit=settings.train_examples)
-
     models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
-    keep_fingerprints(run, models, read)
     for job, model in models.items():
-        make_folder(run, model, _finetune_title(run, job), partial(_finetune, run, job))
+        make_folder(run, model, _finetune_title(run, job), partial(_finetune, run, job), _training_sources(run, job))
+
+
+def _training_sources(run: RunContext, job: Job) -> MadeFrom:
+    """What a task model is made from."""
+    task, finetune = run.tasks[job.task], run.recipe.finetune
+    chosen_by = {"heldout": HELD_OUT, "reported": task.evaluation[0]}.get(finetune.select)
+    splits = (task.train, *([chosen_by] if chosen_by in run.inputs.read_splits(task) else []))
+    data = [f"{task.name} {split}" for split in splits]
+    encoder, *teachers = _encoder(run, job), *(task_teachers(run, job.task) if job.is_second_distillation else ())
+    if teachers and finetune.distillation.unlabelled:
+        data.append(UNLABELLED)
+    return run.inputs.of_stage("finetune", data=tuple(data), models=(encoder, *teachers), task=job.task)
 
 
 def _finetune_title(run: RunContext, job: Job) -> str:
@@ -138,7 +154,9 @@ def _encoder(run: RunContext, job: Job) -> Path:
     if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
         return run.folder.encoder(job.encoder)
     cut, teacher = run.folder.cut_teacher(job.task), task_teachers(run, job.task)[0]
-    make_folder(run, cut, f"cut the teacher of {run.tasks[job.task].title}", partial(_cut, run, job.task, teacher))
+    sources = run.inputs.of_stage("cut", models=(teacher,), task=job.task)
+    title = f"cut the teacher of {run.tasks[job.task].title}"
+    make_folder(run, cut, title, partial(_cut, run, job.task, teacher), sources)
     return cut
 
 
@@ -163,13 +181,18 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
     """What the second distillations of a task learn from: made once for all seeds."""
     task, settings = run.tasks[job.task], run.recipe.finetune.settings(job.task)
     encoder, teachers, augmented = _encoder(run, job), task_teachers(run, job.task), None
+    train = f"{task.name} {task.train}"
     if settings.distillation.augment:
         folder = run.folder.augmented(job.task)
-        make_folder(run, folder, f"augment {task.title}", _in_precision(run, partial(_augment, run, task)))
+        proposer = Path(run.recipe.finetune.model or run.folder.teacher)
+        sources = run.inputs.of_stage("augment", data=(train,), models=(proposer,), task=job.task)
+        make_folder(run, folder, f"augment {task.title}", _in_precision(run, partial(_augment, run, task)), sources)
         file = folder / AUGMENTED_EXAMPLES
         augmented = file if holds_examples(file) else None
     examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=True)
     targets, are_given = run.folder.soft_targets(job.task), isinstance(settings.distillation.teachers, tuple)
+    data = (train, *([UNLABELLED] if settings.distillation.unlabelled else ()))
+    read = (encoder, *teachers, *([run.folder.augmented(job.task)] if settings.distillation.augment else ()))
     make_folder(
         run, targets, f"soft targets of {task.title}",
         _in_precision(run, partial(
@@ -177,6 +200,7 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
             max_length=run.recipe.finetune.max_length(job.task, task.max_length),
             given_labels=settings.distillation.teacher_labels if are_given else None,
         )),
+        run.inputs.of_stage("targets", data=data, models=read, task=job.task),
     )  # fmt: skip
     return SoftTargetSource(targets, teachers, augmented)
 
@@ -218,19 +242,43 @@ def _augment(run: RunContext, task: Task, output: Path) -> None:
 
 
 def evaluate_tasks(run: RunContext) -> None:
-    """The scores of every task model."""
-
-    def read(task: Task, settings: Finetune) -> Examples:
-        return recipe_examples(
-            run.recipe, task, scored_split(run.recipe.finetune, task), limit=settings.validation_examples
-        )
-
-    scores = {job: job.scores(run.folder) for job in run.jobs}
-    keep_fingerprints(run, scores, read)
-    for job, output in scores.items():
-        title = f"evaluate {job.row} on {run.tasks[job.task].title}, seed {job.seed}"
-        make_folder(run, output, title, partial(_evaluate, run, job))
+    """The scores of every task model and of the cheap baselines, and the differences between the rows."""
+    was_finished = all(atomic.is_finished(job.scores(run.folder)) for job in run.jobs)
+    for job in run.jobs:
+        task = run.tasks[job.task]
+        title = f"evaluate {job.row} on {task.title}, seed {job.seed}"
+        data = tuple(f"{task.name} {split}" for split in run.inputs.read_splits(task))
+        sources = run.inputs.of_stage("evaluate", data=data, models=(job.model(run.folder),), task=task.name)
+        make_folder(run, job.scores(run.folder), title, partial(_evaluate, run, job), sources)
+    for baseline in run.baselines:
+        title = f"evaluate {baseline.row} on {run.tasks[baseline.task].title}"
+        try:
+            sources, make = _baseline_sources(run, baseline), partial(_evaluate_baseline, run, baseline)
+            make_folder(run, baseline.scores(run.folder), title, make, sources)
+        except UserError as error:
+            if not was_finished or atomic.is_finished(baseline.scores(run.folder)):
+                raise
+            run.log(f"{title}: not computed: {error}")  # a run of an earlier version, whose data may be gone
     _compare_rows(run)
+
+
+def _baseline_encoder(run: RunContext) -> Path:
+    return Path(run.recipe.finetune.model or run.folder.teacher)
+
+
+def _baseline_sources(run: RunContext, job: BaselineJob) -> MadeFrom:
+    """What a cheap baseline is made from."""
+    task = run.tasks[job.task]
+    data = tuple(f"{task.name} {split}" for split in (task.train, *run.inputs.read_splits(task)))
+    return run.inputs.of_stage("evaluate", data=data, models=(_baseline_encoder(run),), task=task.name)
+
+
+def _evaluate_baseline(run: RunContext, job: BaselineJob, output: Path) -> None:
+    task = run.tasks[job.task]
+    evaluate_baseline(
+        job.row, task, encoder=_baseline_encoder(run), recipe=run.recipe, output=output,
+        shared=run.inputs.shared_texts(task),
+    )  # fmt: skip
 
 
 def _evaluate(run: RunContext, job: Job, output: Path) -> None:
@@ -238,6 +286,7 @@ def _evaluate(run: RunContext, job: Job, output: Path) -> None:
     evaluate(
         model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
         training={} if job.is_given else training_facts(model), max_length=_max_length(run, job),
+        shared=run.inputs.shared_texts(run.tasks[job.task]),
         output_labels=run.recipe.finetune.distillation.teacher_labels if job.is_given else (),
     )  # fmt: skip
 
@@ -283,12 +332,22 @@ def compress_models(run: RunContext) -> None:
         was_finished = atomic.is_finished(folder.summary)
         builder = VariantBuilder(
             run.recipe, run.tasks[name], compressed_model(run, name), recovery_teachers(run, name),
-            run.recipe.compress.row, folder, run.device, run.log, lambda: run.compute,
+            run.recipe.compress.row, folder, run.device, run.log, lambda: run.compute, _compression_sources(run, name),
         )  # fmt: skip
         compression.compress_task_model(builder)
         spent = "finished before, skipped" if was_finished else duration(time.monotonic() - started)
         run.log(f"{_compress_title(run, name)}: {spent}; the best is {folder.best}")
         write_results(run)
+
+
+def _compression_sources(run: RunContext, name: str) -> MadeFrom:
+    """What every folder of the compression of a task's model is made from."""
+    task, recipe = run.tasks[name], run.recipe
+    data = [f"{name} {split}" for split in (WHOLE, scored_split(recipe.finetune, task))]
+    if recipe.compress.vocabulary not in ("", "train"):
+        data.append(VOCABULARY)
+    models = (compressed_model(run, name), *recovery_teachers(run, name))
+    return run.inputs.of_stage("compress", data=tuple(data), models=models, task=name)
 
 
 def _compress_title(run: RunContext, task: str) -> str:
@@ -330,7 +389,11 @@ def measure_speed(run: RunContext) -> None:
         tokenizer = run.teacher.tokenizer
         benchmark(models, run.recipe.benchmark, recipe=run.recipe, tokenizer=tokenizer, output=output)
 
-    make_folder(run, run.folder.benchmark, "benchmark", make)
+    sources = run.inputs.of_stage(
+        "benchmark", data=(PAIRS,) if PAIRS in run.inputs.sources else (),
+        models=(run.folder.teacher, *(path for path in models.values() if path)),
+    )  # fmt: skip
+    make_folder(run, run.folder.benchmark, "benchmark", make, sources)
 
 
 def report(run: RunContext) -> None:

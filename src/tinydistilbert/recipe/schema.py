@@ -244,8 +244,25 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
-_LATER_KEYS = ("teacher_labels", "start")
-"""Of `finetune.distillation`: they came after the first measurements, and enter a hash only where they are set."""
+_LATER_KEYS: dict[str, tuple[str, ...]] = {
+    "distillation": ("teacher_labels", "start"), "custom": ("quoting", "answer_units"), "compress": ("engines",),
+}  # fmt: skip
+"""By section, keys that came after the first measurements: they enter a hash only where they are not the default."""
+
+
+def _without_later_defaults(content: dict[str, Any]) -> None:
+    """Take the keys that came later out of a recipe as a dictionary, where they are as they were without the key."""
+    finetune = content["finetune"]
+    sections: list[tuple[str, dict[str, Any], object]] = [
+        ("distillation", finetune["distillation"], TaskDistillation()),
+        ("compress", content["compress"], Compress()),
+    ]
+    sections += [("custom", custom, CustomTask()) for custom in finetune["custom"].values()]
+    for name, settings, defaults in sections:
+        for key in _LATER_KEYS[name]:
+            default = getattr(defaults, key)
+            if settings[key] == (list(default) if isinstance(default, tuple) else default):
+                del settings[key]
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -255,10 +272,7 @@ def recipe_hash(recipe: Recipe) -> str:
     earlier versions give it.
     """
     content = {k: v for k, v in to_dict(recipe).items() if k not in ("device", "data")}
-    defaults, distillation = TaskDistillation(), content["finetune"]["distillation"]
-    for key in _LATER_KEYS:
-        if getattr(recipe.finetune.distillation, key) == getattr(defaults, key):
-            del distillation[key]
+    _without_later_defaults(content)
     for key, spellings in RENAMED_VALUES.items():
         section_name, name = key.split(".")
         first = {now: before for before, now in spellings.items()}

@@ -130,6 +130,9 @@ class Finetune:
     """Score on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
     score_on: Literal["validation", "train"] = "validation"
     """`train`: score on `validation_examples` of the train split that are not trained on; for choosing settings."""
+    baselines: bool = True
+    """Rows of two cheap models on the same examples, which a student has to beat: a linear model on TF-IDF, and one on
+    the mean of the teacher's word embeddings. Not for span tasks."""
     distillation: TaskDistillation = TaskDistillation()
     optimization: Optimization = Optimization(
         learning_rate=5e-5, weight_decay=0.01, adam_beta2=0.999, adam_epsilon=1e-8, warmup_ratio=0.1,

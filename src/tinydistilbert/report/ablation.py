@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tinydistilbert.report.paper_tables import score_cell
 from tinydistilbert.report.scores import Score
 from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, points, to_markdown
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import AblationFolder
+from tinydistilbert.run_folder import AblationFolder, flat
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
@@ -121,16 +121,6 @@ class Numbers:
 
     def _of(self, task: str, metric: str) -> list[Measurement]:
         return [m for m in self.measurements if m.task == task and m.metric == metric]
-
-
-def flat(changes: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of nested sections as (dotted key, value)."""
-    for key, value in changes.items():
-        name = f"{path}.{key}" if path else key
-        if isinstance(value, Mapping):
-            yield from flat(value, name)
-        else:
-            yield name, value
 
 
 def _formatted(value: Any) -> str:

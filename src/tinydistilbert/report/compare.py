@@ -8,6 +8,7 @@ from pathlib import Path
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.metrics import Paired
+from tinydistilbert.recipe.names import BASELINE_NAMES
 from tinydistilbert.report.disagreements import Disagreement, disagreement, examples_at_hand
 from tinydistilbert.report.predictions import (
     Pairing,
@@ -18,7 +19,7 @@ from tinydistilbert.report.predictions import (
     scored_run,
     splits_of,
 )
-from tinydistilbert.report.scores import BASELINES, MAJORITY, TEACHER, mark_of
+from tinydistilbert.report.scores import MAJORITY, TEACHER, mark_of
 from tinydistilbert.results import COMPARE, Measurement, Origin
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
@@ -27,7 +28,7 @@ from tinydistilbert.tasks.base import Examples, Task
 PAIRS = (
     ("student", TEACHER), ("student (D)", TEACHER), ("student (D)", "student"), ("student", "control"),
     ("model", TEACHER), ("model (D)", TEACHER), ("model (D)", "model"),
-    *((row, baseline) for row in ("student", "student (D)", "model", "model (D)") for baseline in BASELINES),
+    *((row, baseline) for row in ("student", "student (D)", "model", "model (D)") for baseline in BASELINE_NAMES),
 )  # fmt: skip
 """Rows of one run that are compared with one another."""
 

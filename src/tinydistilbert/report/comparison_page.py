@@ -68,7 +68,11 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         pairing, where = d.pairing, split_title(d.task, d.pairing.split)
         shared, (whole, others) = len(pairing.first.ids), pairing.whole
         if (shared, shared) != pairing.whole:
-            remarks[f"{where}: on the {shared:,} shared examples of {whole:,} and {others:,}."] = None
+            unknown = (
+                "" if pairing.same_data else "; whether their texts are the same, scores of version 0.1 do not tell"
+            )
+            on_shared = f"on the {shared:,} shared examples of {whole:,} and {others:,}"
+            remarks[f"{where}: {on_shared}{unknown}."] = None
         elif not pairing.same_data:
             remarks[f"{where}: same ids and labels, but the texts differ or were read differently."] = None
         for predicted in (pairing.first, pairing.second):

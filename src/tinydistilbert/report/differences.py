@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinydistilbert.evaluation.metrics import Paired
-from tinydistilbert.report.scores import BASELINES, HIGHER, LEVEL, LOWER, MAJORITY, mark_of, metric_title, row_title
+from tinydistilbert.recipe.names import BASELINE_NAMES
+from tinydistilbert.report.scores import HIGHER, LEVEL, LOWER, MAJORITY, mark_of, metric_title, row_title
 from tinydistilbert.report.table import Cell, Table, TableRow, format_p, points, signed
 from tinydistilbert.results import COMPARE, Measurement
 from tinydistilbert.tasks import HELD_OUT
@@ -112,5 +113,5 @@ def differences_table(differences: Sequence[RowDifference]) -> Table | None:
 def _notes(differences: Sequence[RowDifference]) -> Iterator[str]:
     against = [d.against for d in differences]
     yield legend(len(against) - against.count(MAJORITY), majority=MAJORITY in against)
-    if any(1 in d.seeds for d in differences if d.against not in (MAJORITY, *BASELINES)):
+    if any(1 in d.seeds for d in differences if d.against not in (MAJORITY, *BASELINE_NAMES)):
         yield ONE_SEED

@@ -36,7 +36,7 @@ class TeacherAboveMajority:
     """Names of the tasks on which it does."""
     untested: frozenset[str]
     """Names of those of which there is no paired test, as in results of earlier versions: there its own 95 % interval
-    decides, which is the same for correlations and narrower for shares."""
+    decides, widened where the score of the baseline varies with the examples too."""
 
 
 def teacher_above_majority(measurements: Sequence[Measurement], tasks: Mapping[str, Task]) -> TeacherAboveMajority:
@@ -54,9 +54,18 @@ def teacher_above_majority(measurements: Sequence[Measurement], tasks: Mapping[s
         if task.name in tested or teacher is None or teacher.majority is None:
             continue
         untested.add(task.name)
-        if teacher.interval is not None and min(teacher.value, teacher.interval[0]) > teacher.majority:
+        if teacher.interval is not None and _is_above(teacher.value, teacher.interval[0], teacher.majority):
             beyond.add(task.name)
     return TeacherAboveMajority(frozenset(beyond), frozenset(untested))
+
+
+def _is_above(value: float, low: float, majority: float) -> bool:
+    """Whether a score is above the majority baseline by more than its interval, where there is no paired test.
+
+    A correlation of 0 is 0 on any examples. Shares of right answers vary in the baseline as in the teacher, and the
+    difference of two such, if they are independent, by the square root of 2 times as much.
+    """
+    return value - majority > (value - low) * (2**0.5 if majority else 1.0) and low > majority
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinydistilbert.evaluation.scoring import HAS_ANSWER, NO_ANSWER
+from tinydistilbert.recipe.names import BASELINE_NAMES
 from tinydistilbert.report import published, scores
 from tinydistilbert.report.compression import compressed_models, compression_table
 from tinydistilbert.report.kept import (
@@ -17,7 +18,7 @@ from tinydistilbert.report.kept import (
     teacher_above_majority,
 )
 from tinydistilbert.report.read import read_run
-from tinydistilbert.report.scores import BASELINES, ROWS, TEACHER, TITLES, Score, Scores, metric_title
+from tinydistilbert.report.scores import ROWS, TEACHER, TITLES, Score, Scores, metric_title
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, as_printed, points
 from tinydistilbert.results import Measurement
@@ -73,7 +74,7 @@ def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
     """One sentence a mark, with the counts and the warnings behind it."""
     found = [(f"{TITLES[model]}, {column.task.title}", column.task.title, score) for model, column, score in used]
     notes = scores.notes_on_marks(found) + scores.note_on_lengths((title, score.middle) for _, title, score in found)
-    repeats = {len(score.runs) for model, _, score in used if model not in BASELINES}
+    repeats = {len(score.runs) for model, _, score in used if model not in BASELINE_NAMES}
     if repeats - {1}:
         notes.append(
             f"Medians over {' or '.join(map(str, sorted(repeats)))} seeds; in small below: lowest and highest."
@@ -150,7 +151,7 @@ def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Seq
         marks = "" if value is None else scores.merged_marks([score.marks for score in parts if score is not None])
         averages.append(Cell(points(value), marks))
     cells = [score_cell(scores.of_task(found, model, column.task, column.metric)) for column in columns]
-    return TableRow("baseline" if model in BASELINES else "measured", (Cell(TITLES[model]), *averages, *cells))
+    return TableRow("baseline" if model in BASELINE_NAMES else "measured", (Cell(TITLES[model]), *averages, *cells))
 
 
 def _majority_row(
@@ -183,8 +184,8 @@ def _score_rows(
     if used:
         body.append(_majority_row(used, means, columns))
     models = list(dict.fromkeys(model for model, _, _ in used))
-    body += [_measured_row(found, model, means, columns) for model in models if model in BASELINES]
-    body += [_measured_row(found, model, means, columns) for model in models if model not in BASELINES]
+    body += [_measured_row(found, model, means, columns) for model in models if model in BASELINE_NAMES]
+    body += [_measured_row(found, model, means, columns) for model in models if model not in BASELINE_NAMES]
     if TEACHER in models:
         body += [_kept_row(found, model, means, columns, above) for model in models if model != TEACHER]
     tasks = list(dict.fromkeys(column.task for column in columns))

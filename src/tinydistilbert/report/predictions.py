@@ -1,5 +1,6 @@
 """Predictions kept in run folders: those of two rows side by side, on the same examples in the same order."""
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,11 +18,12 @@ from tinydistilbert.evaluation import metrics
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.scores import CHOSEN_ON_REPORTED, MAJORITY, ROWS
-from tinydistilbert.run_folder import MEASUREMENTS, RunFolder, predictions_file
+from tinydistilbert.run_folder import EXAMPLE_HASH, MEASUREMENTS, RunFolder, predictions_file
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT, tasks_of
 from tinydistilbert.tasks.base import Task
 
+_ID = {True: "id", False: "row number"}
 CHOSEN_NOTE = "its epoch was chosen by the scored examples themselves, so the score is too high"
 
 
@@ -69,6 +71,8 @@ class Predicted:
     """Of the examples, texts included."""
     warnings: tuple[str, ...] = ()
     """The sanity warnings of any seed."""
+    hashes: tuple[str, ...] = ()
+    """Of each example's texts and label; none in scores of version 0.1."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,9 @@ class Pairing:
 
     @property
     def same_data(self) -> bool:
-        """Whether both were scored on the very same examples, by their fingerprints."""
-        return self.first.fingerprint == self.second.fingerprint
+        """Whether the shared examples have the same texts on both sides, by their hashes or by that of all of them."""
+        are_known = bool(self.first.hashes and self.second.hashes)  # else `pair` has refused them
+        return are_known or self.first.fingerprint == self.second.fingerprint
 
     @property
     def labels(self) -> NDArray[Any]:
@@ -150,6 +155,7 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
         UserError: a file that cannot be read, an example with two predictions, or seeds with different examples.
     """
     columns = ["id", "answers", "prediction_text"] if task.kind == "span" else ["idx", "label", "prediction"]
+    hashes: tuple[str, ...] | None = None
     ids: list[Any] = []
     gold: list[Any] = []
     answers: dict[int, list[Any]] = {}
@@ -158,7 +164,9 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
     for seed, folder in sorted(run.scores[task.name][row].items()):
         path = folder / predictions_file(split)
         try:
-            table = pyarrow.parquet.read_table(path).select(columns)
+            table = pyarrow.parquet.read_table(path)
+            of_seed = tuple(table[EXAMPLE_HASH].to_pylist()) if EXAMPLE_HASH in table.column_names else ()
+            table = table.select(columns)
         except (pa.ArrowException, OSError, KeyError) as error:
             expected = f"predictions in the columns {', '.join(columns)}"
             raise UserError(str(path), expected=expected, found=str(error), fix=fix) from None
@@ -166,16 +174,16 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
         if len(set(seed_ids)) < len(seed_ids):
             found = f"{len(seed_ids) - len(set(seed_ids))} more"
             raise UserError(str(path), expected="one prediction an example", found=found, fix=fix)
-        if ids and (seed_ids, labels) != (ids, gold):
+        if hashes is not None and (seed_ids, labels, of_seed) != (ids, gold, hashes):
             raise UserError(str(path), problem="its examples are not those of the other seeds", fix=fix)
-        ids, gold = seed_ids, labels
+        ids, gold, hashes = seed_ids, labels, of_seed
         for measured in results.read(folder / MEASUREMENTS):
             if measured.split == split:
                 fingerprint = measured.data_fingerprint
                 warnings |= dict.fromkeys(measured.details.get("warnings", ()))
                 if measured.details.get("selected", {}).get("by") in CHOSEN_ON_REPORTED:
                     warnings[CHOSEN_NOTE] = None
-    return Predicted(Side(run.folder, row), ids, gold, answers, fingerprint, tuple(warnings))
+    return Predicted(Side(run.folder, row), ids, gold, answers, fingerprint, tuple(warnings), hashes or ())
 
 
 def majority_of(task: Task, predicted: Predicted) -> Predicted:
@@ -193,7 +201,7 @@ def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing
     """Both sides on the examples that they share, in the order of the first.
 
     Raises:
-        UserError: no example is shared, or a shared one has another label on the other side.
+        UserError: no example is shared, or a shared one has another label or text on the other side.
     """
     where = f"{task.title} ({split}) of {first.side.run} and {second.side.run}"
     fix = "compare runs that were scored on the same data"
@@ -209,6 +217,9 @@ def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing
         if label != other_label:
             found = f"{label!r} and {other_label!r} for example {name}"
             raise UserError(where, expected="the same labels", found=found, fix=fix)
+    if one.hashes and other.hashes and (others := sum(map(operator.ne, one.hashes, other.hashes))):
+        problem = f"{others:,} of {len(shared):,} examples with the same {_ID[task.kind == 'span']} have other texts"
+        raise UserError(where, problem=problem, fix=fix)
     return Pairing(task, split, one, other, (len(first.ids), len(second.ids)))
 
 
@@ -217,4 +228,5 @@ def _taken(predicted: Predicted, rows: list[int]) -> Predicted:
         return [values[row] for row in rows]
 
     answers = {seed: take(values) for seed, values in predicted.answers.items()}
-    return replace(predicted, ids=take(predicted.ids), gold=take(predicted.gold), answers=answers)
+    hashes = tuple(take([*predicted.hashes])) if predicted.hashes else ()
+    return replace(predicted, ids=take(predicted.ids), gold=take(predicted.gold), answers=answers, hashes=hashes)

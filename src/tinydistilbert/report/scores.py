@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinydistilbert.models.lengths import MAX_LENGTH
+from tinydistilbert.recipe.names import BASELINE_NAMES
 from tinydistilbert.report.table import METRICS, format_p, signed
 from tinydistilbert.results import COMPARE, Measurement
 from tinydistilbert.tasks import HELD_OUT
@@ -14,9 +15,7 @@ SUBSET, TRAINED_ON_SUBSET, FROM_TRAIN, CHOSEN, WARNING = MARKS = ("*", "†", "�
 CHOSEN_ON_REPORTED = ("reported", "published")
 """Values of `finetune.select` with which the reported examples chose the epoch; earlier versions wrote the second."""
 TEACHER, MAJORITY = "teacher", "majority"
-BASELINES = ("tf-idf", "static embeddings")
-"""Rows of cheap models that a student has to beat."""
-ROWS = (TEACHER, "student", "student (D)", "control", "model", "model (D)", *BASELINES)
+ROWS = (TEACHER, "student", "student (D)", "control", "model", "model (D)", *BASELINE_NAMES)
 """Measured rows in the order of the tables; a given model (`finetune.model`) takes the place of student and control."""
 LEVEL = 0.05
 HIGHER, LOWER = "▲", "▼"
@@ -38,9 +37,9 @@ def row_title(row: str) -> str:
 
 
 def metric_title(task: Task, metric: str) -> str:
-    """The name of a metric of a task, with what it compares where those are not words."""
+    """The name of a metric of a task; of F1 with what it counts where that is not words."""
     title = METRICS.get(metric, metric.replace("_", " "))
-    return f"{title} of characters" if task.answer_units == "characters" else title
+    return title.replace("F1", "F1 of characters") if task.answer_units == "characters" else title
 
 
 def mark_of(interval: tuple[float, float], adjusted: float) -> str:
@@ -130,7 +129,7 @@ def collect(measurements: Iterable[Measurement]) -> Scores:
     for m in measurements:
         if m.task != COMPARE:
             latest.setdefault((m.model, m.task, m.split, m.metric), {})[m.seed] = m
-        elif m.details["against"] in BASELINES:
+        elif m.details["against"] in BASELINE_NAMES:
             baselines = unbeaten.setdefault((m.model, m.details["of"], m.split, m.metric), {})
             baselines[m.details["against"]] = _unbeaten(m)
     return {
@@ -200,16 +199,21 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
     held_out: dict[str, None] = {}
     chosen: dict[str, None] = {}
     warned: dict[str, None] = {}
+    in_train: dict[str, None] = {}
     for whose, title, score in found:
         m = score.middle
         if m.is_subset:
             scored[f"{title} {m.examples:,} of {m.examples_total:,}"] = None
         if m.is_trained_on_subset:
-            trained[f"{title} {m.train_examples:,} of {m.train_examples_total:,}"] = None
+            left_out = m.details.get("left_out", 0)
+            why = f" ({left_out:,} repeat a text that is held out)" if left_out else ""
+            trained[f"{title} {m.train_examples:,} of {m.train_examples_total:,}{why}"] = None
         if m.split == HELD_OUT:
             held_out[f"{title} {m.examples:,}"] = None
         if CHOSEN in score.marks:
             chosen[whose] = None
+        if (shared := m.details.get("shared_texts", 0)) and not score.warnings:
+            in_train[f"{title} {shared:,} of {m.examples:,}"] = None
         if score.warnings:
             count = sum(bool(run.details.get("warnings")) for run in score.runs)
             seeds = f" ({count} of {len(score.runs)} seeds)" if len(score.runs) > 1 and count else ""
@@ -224,4 +228,6 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
         f"{CHOSEN} best epoch by the scored examples themselves, as TinyDistilBERT chose it, hence too high": chosen,
     }
     notes = [f"{mark}: {', '.join(counts)}." for mark, counts in counts_by_mark.items() if counts]
+    if in_train:
+        notes.append(f"Scored texts that are in the train split too, few enough to be no alarm: {', '.join(in_train)}.")
     return notes + [f"{WARNING} {warning.rstrip('.')}." for warning in warned]

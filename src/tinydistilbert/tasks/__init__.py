@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES
-from tinydistilbert.tasks import glue, imdb, squad, synthetic
+from tinydistilbert.tasks import glue, hold_out, imdb, squad, synthetic
 from tinydistilbert.tasks.base import Examples, ScoreTable, Task, sample_rows
 
 # What reads data imports its libraries in the functions that need it: a served model needs the tasks alone.
@@ -25,9 +26,6 @@ __all__ = ["HELD_OUT", "TASKS", "Examples", "Task", "load_examples", "tables_of"
 
 HELD_OUT = "train (held out)"
 """Split of the train examples that are scored and never trained on, where settings are chosen by them."""
-HELD_OUT_SHARE = 0.1
-HELD_OUT_SEED = 0
-"""One for all recipes: whatever the seed of a run, the same examples are held out."""
 
 
 def tasks_of(finetune: "Finetune") -> dict[str, Task]:
@@ -68,8 +66,8 @@ def load_examples(
         corpus: text for synthetic tasks; nothing else uses it.
         limit: size of a seeded sample without replacement, in the order of the split; 0 = all.
         seed: of the sample, and of synthetic examples.
-        held_out: of the train split, how many examples are kept for scoring (0 = a tenth), the same for every `seed`:
-            the split `HELD_OUT` is those, in full, and `task.train` is the rest, less what repeats one of them. None =
+        held_out: of the train split, how many texts are kept for scoring (0 = a tenth), the same for every `seed`: the
+            split `HELD_OUT` is one row of each of them, in full, and `task.train` is the rows of all others. None =
             none are.
         labels: classes of one's own classification task, in the order of a model that has them; by default those of the
             train split, numbers by size, words by the alphabet.
@@ -82,17 +80,17 @@ def load_examples(
     source_split = task.train if split == HELD_OUT else split
     if task.is_synthetic:
         columns, keys = _synthetic_columns(
-            task, source_split, data, corpus, HELD_OUT_SEED if held_out is not None else seed
+            task, source_split, data, corpus, hold_out.SEED if held_out is not None else seed
         )
     else:
         task, columns = _columns(task, source_split, data, labels)
-        texts = [columns[name] for name in ("text", "text_pair", "question", "context") if name in columns]
-        keys = [*zip(*texts, strict=True)]
-    rows = _rows(task, split, keys, limit=limit, seed=seed, held_out=held_out)
-    if len(rows) < len(keys):
+        keys = []
+    whole = Examples(task, source_split, columns, len(next(iter(columns.values()))))
+    rows, left_out = _rows(whole, keys, split, limit=limit, seed=seed, held_out=held_out)
+    if len(rows) < len(whole):
         columns = {name: [values[row] for row in rows] for name, values in columns.items()}
-    total = len(rows) if split == HELD_OUT else max(len(keys), task.official.get(split, 0))
-    return Examples(task, split, columns, total)
+    total = len(rows) if split == HELD_OUT else max(len(whole), task.official.get(split, 0))
+    return Examples(task, split, columns, total, left_out)
 
 
 def _columns(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> tuple[Task, dict[str, Any]]:
@@ -130,28 +128,55 @@ def _synthetic_columns(
 
 
 def _rows(
-    task: Task, split: str, keys: Sequence[Hashable], *, limit: int, seed: int, held_out: int | None
-) -> NDArray[np.int64]:
-    """Which rows `load_examples` takes; those with the same of `keys` are the same example."""
-    pairs, total = task.is_synthetic, len(keys)
+    examples: Examples, made_from: Sequence[Hashable], split: str, *, limit: int, seed: int, held_out: int | None
+) -> tuple[NDArray[np.int64], int]:
+    """Which rows of a split `load_examples` takes, and how many are left out on both sides of the hold-out.
+
+    Rows with the same of `made_from`, which synthetic tasks have, are the same example; of others those of one text.
+    """
+    task = examples.task
     if held_out is None or split not in (task.train, HELD_OUT):
-        return sample_rows(total, limit, seed, pairs=pairs)
-    count = held_out or max(1, round(HELD_OUT_SHARE * total))
+        return sample_rows(len(examples), limit, seed, pairs=task.is_synthetic), 0
+    parts = _held_out_in_pairs(made_from, held_out) if task.is_synthetic else _held_out(examples, held_out)
+    if split == HELD_OUT:
+        return parts.scored, 0
+    return parts.trained[sample_rows(len(parts.trained), limit, seed, pairs=task.is_synthetic)], parts.left_out
+
+
+def _held_out(examples: Examples, count: int) -> hold_out.HoldOut:
+    """The hold-out of a train split by its texts; what is lost on the way is said."""
+    from tinydistilbert.tasks.readers import shortened
+
+    task, keys = examples.task, examples.keys
+    different = len(set(keys))
+    if different < 2:
+        fix, found = "correct the file", "one text in all of them"
+        raise UserError(task.name, expected="train examples of several texts", found=found, fix=fix)
+    _check_count(task.name, count, different, "train examples" if different == len(keys) else "different train texts")
+    parts = hold_out.draw(keys, examples.columns["label"] if task.kind == "classification" else None, count)
+    where = f"{task.name} {task.train}"
+    if parts.left_out:
+        rows = f"{counted(parts.left_out, 'row')} of {len(keys):,} left out of both sides"
+        notice(where, f"{counted(len(parts.scored), 'text')} of {different:,} held out; {rows}, for they repeat one")
+    if parts.missing:
+        named = shortened(", ".join(task.labels[label] for label in parts.missing))
+        notice(where, f"{counted(len(parts.missing), 'class', 'classes')} not on both sides of the hold-out: {named}")
+    return parts
+
+
+def _held_out_in_pairs(keys: Sequence[Hashable], count: int) -> hold_out.HoldOut:
+    """The hold-out of examples that were made in pairs, one of each label."""
+    _check_count("synthetic examples", count, len(keys), "train examples")
+    count = count or max(1, round(hold_out.SHARE * len(keys)))
+    scored = sample_rows(len(keys), count, hold_out.SEED, pairs=True)
+    used = {keys[row] for row in scored}
+    rest = np.array([row for row, key in enumerate(keys) if key not in used], dtype=np.int64)
+    return hold_out.HoldOut(scored, rest, len(keys) - len(scored) - len(rest))
+
+
+def _check_count(name: str, count: int, total: int, what: str) -> None:
     if count >= total:
         raise UserError(
-            f"finetune.validation_examples of {task.name}", expected=f"fewer than the {total:,} train examples",
+            f"finetune.validation_examples of {name}", expected=f"fewer than the {total:,} {what}",
             found=f"{count:,}", fix="lower it: with finetune.score_on they are held out of the train split",
         )  # fmt: skip
-    scored = sample_rows(total, count, HELD_OUT_SEED, pairs=pairs)
-    if split == HELD_OUT:
-        return scored
-    held_out_keys = {keys[row] for row in scored}
-    rest = np.array([row for row, key in enumerate(keys) if key not in held_out_keys], dtype=np.int64)
-    if not len(rest):
-        raise UserError(
-            task.name,
-            expected="train examples of several texts",
-            found="one text in all of them",
-            fix="correct the file",
-        )
-    return rest[sample_rows(len(rest), limit, seed, pairs=pairs)]

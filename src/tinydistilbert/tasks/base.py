@@ -123,6 +123,8 @@ class Examples:
     columns: dict[str, list[Any]]
     total: int
     """Rows of the whole split; more than `len(self)` means a sample, or a file that holds a part of the split."""
+    left_out: int = 0
+    """Of the train split, rows that are neither trained on nor scored, because a row of the same text is held out."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -141,6 +143,26 @@ class Examples:
         for name in sorted(self.columns):
             digest.update(json.dumps([name, self.columns[name]], ensure_ascii=False).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
+
+    @cached_property
+    def texts(self) -> list[tuple[str, ...]]:
+        """The text of each example; of pairs both, of span tasks question and context."""
+        names = [name for name in ("text", "text_pair", "question", "context") if name in self.columns]
+        return [*zip(*(self.columns[name] for name in names), strict=True)]
+
+    @cached_property
+    def keys(self) -> list[tuple[str, ...]]:
+        """The texts by which two examples are the same one: white space at the ends or doubled makes no other text."""
+        return [tuple(" ".join(text.split()) for text in texts) for texts in self.texts]
+
+    @cached_property
+    def hashes(self) -> list[str]:
+        """Sixteen hexadecimal digits of each example's texts and label, by which runs find out that they read alike."""
+        labels = self.columns["label"] if "label" in self.columns else [a["text"] for a in self.columns["answers"]]
+        if self.task.labels:
+            labels = [self.task.labels[label] for label in labels]
+        rows = zip(self.texts, labels, strict=True)
+        return [hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for row in rows]
 
 
 def is_answerable(answer: Mapping[str, list[Any]]) -> bool:

@@ -44,3 +44,12 @@ def recipe_examples(recipe: Recipe, task: Task, split: str, *, limit: int = 0) -
         task, split, data=recipe.data, corpus=recipe.corpus, limit=limit, seed=recipe.seed,
         held_out=held_out_of_train(recipe.finetune, task.name),
     )  # fmt: skip
+
+
+def whole_train_split(recipe: Recipe, task: Task) -> Examples:
+    """All examples of the train split, also those that the recipe holds out or leaves out.
+
+    Raises:
+        UserError: the split is missing or wrong.
+    """
+    return load_examples(task, task.train, data=recipe.data, corpus=recipe.corpus, limit=0, seed=recipe.seed)

@@ -62,6 +62,11 @@ def is_fetched(task: Task, split: str, data: str | None) -> bool:
     return sources.hub is not None and sources.file is None
 
 
+def file_of(task: Task, split: str, data: str | None) -> Path | None:
+    """The file that `read_split` would read; None where it is not on this machine."""
+    return _sources(task, split, data).file
+
+
 def read_split(task: Task, split: str, data: str | None) -> Rows:
     """All rows of a split, with the columns of the task among others.
 

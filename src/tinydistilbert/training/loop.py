@@ -178,15 +178,16 @@ class _Loop:
         micro_batches, term_weights = self.job.micro_batches(step, self.oom_splits), self.job.term_weights(step)
         shares = self.job.token_shares(micro_batches)
         sums = {name: torch.zeros((), device=self.compute.device) for name in term_weights}
-        for index, (cpu_batch, share) in enumerate(zip(micro_batches, shares, strict=True)):
-            torch.manual_seed(step_seed(self.seed, step, index))
-            batch = {name: _moved(value, self.compute.device) for name, value in cpu_batch.items()}
-            term_scales = {name: weight * share[name] for name, weight in term_weights.items()}
-            with autocast(self.compute.device, self.precision):
-                loss, terms = self.job.loss(self.model, batch, term_scales, step)
-            loss.backward()  # type: ignore[no-untyped-call]
-            for name, value in terms.items():
-                sums[name] += value.float() * share[name]
+        with autocast(self.compute.device, "fp32"):  # the outermost one keeps what those inside converted, for the step
+            for index, (cpu_batch, share) in enumerate(zip(micro_batches, shares, strict=True)):
+                torch.manual_seed(step_seed(self.seed, step, index))
+                batch = {name: _moved(value, self.compute.device) for name, value in cpu_batch.items()}
+                term_scales = {name: weight * share[name] for name, weight in term_weights.items()}
+                with autocast(self.compute.device, self.precision):
+                    loss, terms = self.job.loss(self.model, batch, term_scales, step)
+                loss.backward()  # type: ignore[no-untyped-call]
+                for name, value in terms.items():
+                    sums[name] += value.float() * share[name]
         return sums, sum(self.job.tokens(batch) for batch in micro_batches)
 
     def halve(self, step: int) -> None:

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinydistilbert.errors import UserError
 
@@ -206,6 +206,23 @@ def onednn(precision: Precision) -> Iterator[None]:
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Torch's autocast, which does something in bf16 alone; for forward passes."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def frozen(model: nn.Module | None, precision: Precision) -> Iterator[None]:
+    """Inside the `with`, a model that is not trained holds the matrices of its linear layers as they are multiplied.
+
+    Autocast keeps what it has converted of trained weights only, and converts those of a teacher in every pass.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)] if model and precision == "bf16" else []
+    whole = [layer.weight for layer in layers]
+    for layer in layers:  # a new parameter: the old one may be tied to an embedding, which stays as it is
+        layer.weight = nn.Parameter(layer.weight.detach().bfloat16(), requires_grad=False)
+    try:
+        yield
+    finally:
+        for layer, weight in zip(layers, whole, strict=True):
+            layer.weight = weight
 
 
 @contextmanager

@@ -1,0 +1,268 @@
+"""What a run is made from: data from elsewhere, by which its `inputs.json` is held, and what each folder depends on.
+
+Both are compared whenever a command comes back to a run, so that nothing finished is reused for other inputs.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinydistilbert import run_folder
+from tinydistilbert.benchmark.pairs import requested_examples
+from tinydistilbert.data import files
+from tinydistilbert.data.sources import is_on_hub, open_source
+from tinydistilbert.errors import UserError
+from tinydistilbert.models import folder_pins, hub
+from tinydistilbert.models.teacher import wheel_folder
+from tinydistilbert.notices import notice
+from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe, to_dict
+from tinydistilbert.recipe.types import RENAMED_VALUES
+from tinydistilbert.run_folder import LOG, MEASUREMENTS, TRAINING_FACTS, RunFolder, flat
+from tinydistilbert.storage import atomic, made_from
+from tinydistilbert.storage.made_from import MadeFrom
+from tinydistilbert.tasks import HELD_OUT, repeated
+from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split, whole_train_split
+from tinydistilbert.tasks.splits import file_of, has_split, is_fetched
+
+if TYPE_CHECKING:
+    from tinydistilbert.pipeline.context import RunContext
+
+CORPUS, UNLABELLED, VOCABULARY, PAIRS = "corpus", "unlabelled texts", "compress.vocabulary", "benchmark pairs"
+"""Names in `inputs.json`; examples are called `TASK SPLIT`."""
+WHOLE = "train, whole"
+"""In place of the split: without the recipe's limit and hold-out, for what is held out otherwise."""
+_PRETRAINING = ("seed", "precision", "teacher", "corpus", "masking", "validation")
+_TASK = ("seed", "precision", "finetune")
+SETTINGS = {
+    "adapt": (*_PRETRAINING, "adapt"),
+    "distill": (*_PRETRAINING, "student", "objective", "distill"),
+    "cut": (*_TASK, "student"),
+    "augment": _TASK,
+    "targets": _TASK,
+    "finetune": _TASK,
+    "evaluate": _TASK,
+    "compress": (*_TASK, "compress"),
+    "benchmark": ("seed", "benchmark"),
+}
+"""The sections of the recipe that the folders of a stage depend on."""
+FORMATS = dict.fromkeys(SETTINGS, 1)
+"""By stage, a number to be raised where the same inputs give other results than in the version before."""
+_NOT_READ = ("finetune.tasks", "finetune.models", "finetune.seeds", "finetune.baselines")
+"""Which trainings there are is no matter of each of them."""
+_CHANGING = (LOG, MEASUREMENTS, TRAINING_FACTS, "schedule.json", made_from.FILE)
+"""Files of a model's folder with times in them, by which no model differs from another."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data from elsewhere."""
+
+    name: str
+    """In `inputs.json`."""
+    read: Callable[[], str]
+    """Gives its fingerprint."""
+    is_there: bool
+    """Whether it is on this machine; what is not may still be on the hub."""
+    readers: tuple[Path, ...]
+    """The folders that are made from it; without an unfinished one it need not be there any more."""
+    is_published: bool = False
+    """A data set that we name ourselves, which is not fetched again where nothing reads it any more."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of one run; each is read once."""
+
+    run: "RunContext"
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """All data that the stages read from elsewhere, by name."""
+        return {source.name: source for source in self._sources()}
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        return {}
+
+    def fingerprint(self, name: str) -> str:
+        """The fingerprint of data from elsewhere.
+
+        Where the data is gone and all that was made from it is finished, it is the one that the run was begun with.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        if name not in self._fingerprints:
+            self._fingerprints[name] = self._read(self.sources[name])
+        return self._fingerprints[name]
+
+    def _read(self, source: Source) -> str:
+        before = run_folder.kept_fingerprints(self.run.folder).get(source.name)
+        may_be_gone = before is not None and not source.is_there and all(map(atomic.is_finished, source.readers))
+        if may_be_gone and before is not None and source.is_published:
+            return before
+        try:
+            return source.read()
+        except UserError as error:
+            if not may_be_gone or before is None:
+                raise
+            notice(source.name, f"not there any more ({error.where}): what was made from it stays as it is")
+            return before
+
+    def check(self) -> None:
+        """Compare all data from elsewhere with what the run was begun with, and its local models with their hashes.
+
+        Raises:
+            UserError: something differs, or cannot be read.
+        """
+        folder = self.run.folder
+        for name in run_folder.kept_fingerprints(folder):
+            if name in self.sources:
+                run_folder.check_fingerprint(folder, name, self.fingerprint(name))
+        models = run_folder.kept_model_files(folder)
+        with folder_pins.pinned({name: models[name] for name in self.run.given_models() if name in models}):
+            pass
+
+    def keep(self) -> None:
+        """Keep the fingerprints of all data from elsewhere.
+
+        Raises:
+            UserError: the run was begun with other data.
+        """
+        for name in self.sources:
+            run_folder.keep_fingerprint(self.run.folder, name, self.fingerprint(name))
+
+    def _sources(self) -> Iterator[Source]:
+        run, recipe, folder = self.run, self.run.recipe, self.run.folder
+        # Text on the hub is compared by `prepare`, which opens it anyway.
+        if "prepare" in run.stages and not is_on_hub(recipe.corpus, recipe.data):
+            yield Source(CORPUS, lambda: open_source(recipe.corpus, recipe.data).fingerprint, True, ())
+        for name in run.task_names():
+            yield from self._examples(run.tasks[name])
+        if "compress" in run.stages:
+            for name in recipe.compress.tasks:
+                task, summary = run.tasks[name], folder.compressed(name).summary
+                yield self._split(task, WHOLE, (summary,))
+                if name not in run.task_names():
+                    yield self._split(task, scored_split(recipe.finetune, task), (summary,))
+            if recipe.compress.tasks and (path := recipe.compress.vocabulary) not in ("", "train"):
+                readers = tuple(folder.compressed(name).summary for name in recipe.compress.tasks)
+                yield Source(VOCABULARY, lambda: _fingerprint_of_texts(Path(path)), Path(path).exists(), readers)
+        texts = recipe.finetune.distillation.unlabelled
+        distilled = tuple(job.model(folder) for job in run.jobs if job.is_second_distillation)
+        if texts and distilled and "finetune" in run.stages:
+            yield Source(UNLABELLED, lambda: files.fingerprint([Path(texts)]), Path(texts).exists(), distilled)
+        if "benchmark" in run.stages and requested_examples(recipe) is not None:
+            yield Source(PAIRS, lambda: _fingerprint_of_pairs(recipe), True, (folder.benchmark,))
+
+    def _examples(self, task: Task) -> Iterator[Source]:
+        """The splits of a task that its models are trained on, chosen and scored by."""
+        run, folder = self.run, self.run.folder
+        of_task = [job for job in run.jobs if job.task == task.name]
+        models = [job.model(folder) for job in of_task if not job.is_given]
+        scores = [job.scores(folder) for job in of_task] if "evaluate" in run.stages else []
+        compressed = [folder.compressed(task.name).summary] if task.name in run.recipe.compress.tasks else []
+        readers = (*models, *scores, *(compressed if "compress" in run.stages else ()))
+        for split in (task.train, *self.read_splits(task)):
+            yield self._split(task, split, readers)
+
+    def read_splits(self, task: Task) -> tuple[str, ...]:
+        """The splits, beside the train split, that choose an epoch or are scored."""
+        finetune = self.run.recipe.finetune
+        if finetune.score_on == "train":
+            return (HELD_OUT,)
+        first, *others = task.evaluation
+        more = [split for split in others if has_split(task, split, self.run.recipe.data)]
+        return (*([HELD_OUT] if finetune.select == "heldout" else []), first, *more)
+
+    def shared_texts(self, task: Task) -> dict[str, int]:
+        """By split, how many of the scored texts are in the train split; counted once a task.
+
+        Raises:
+            UserError: a split is missing or wrong.
+        """
+        if task.name not in self._shared:
+            self._shared[task.name] = repeated.shared_texts(self.run.recipe, task, self.read_splits(task))
+        return self._shared[task.name]
+
+    @cached_property
+    def _shared(self) -> dict[str, dict[str, int]]:
+        return {}
+
+    def _split(self, task: Task, split: str, readers: tuple[Path, ...]) -> Source:
+        recipe = self.run.recipe
+        settings = recipe.finetune.settings(task.name)
+        of_file = task.train if split in (HELD_OUT, WHOLE) else split
+        limit = settings.train_examples if split == task.train else settings.validation_examples
+
+        def read() -> str:
+            if split == WHOLE:
+                return whole_train_split(recipe, task).fingerprint
+            return recipe_examples(recipe, task, split, limit=limit).fingerprint
+
+        is_there = task.is_synthetic or file_of(task, of_file, recipe.data) is not None
+        is_published = not task.files and not task.is_synthetic and is_fetched(task, of_file, recipe.data)
+        return Source(f"{task.name} {split}", read, is_there, readers, is_published)
+
+    def of_stage(
+        self, stage: str, *, data: tuple[str, ...] = (), models: tuple[str | Path, ...] = (),
+        more: Mapping[str, str] | None = None, task: str = "",
+    ) -> MadeFrom:  # fmt: skip
+        """What a folder of a stage is made from.
+
+        Args:
+            stage: key of `SETTINGS`.
+            data: names of `sources`.
+            models: finished folders of the same run, and models from elsewhere as the recipe names them.
+            more: further fingerprints by name.
+            task: the one whose settings count.
+        """
+        run, sections = self.run, SETTINGS[stage]
+        inputs = {name: self.fingerprint(name) for name in data} | dict(more or {})
+        for model in map(Path, models):
+            if model.is_relative_to(run.folder.path) and atomic.is_finished(model):
+                inputs[model.relative_to(run.folder.path).as_posix()] = fingerprint_of_folder(model)
+            else:
+                inputs[f"model {model}"] = fingerprint_of_model(run.recipe, run.folder, str(model))
+
+        def is_read(key: str) -> bool:
+            return key.split(".")[0] in sections and key not in _NOT_READ and _is_of_task(key, task)
+
+        settings, defaults = dict(flat(to_dict(run.recipe))), dict(flat(to_dict(Recipe())))
+        read = {key: value for key, value in settings.items() if is_read(key)}
+        return MadeFrom(inputs, read, defaults, run.folder.path, FORMATS[stage], RENAMED_VALUES)
+
+
+def _is_of_task(key: str, task: str) -> bool:
+    """Whether a key is of no single task, or of this one."""
+    per_task = ("finetune.override.", "finetune.custom.")
+    return not key.startswith(per_task) or key.startswith(tuple(f"{prefix}{task}." for prefix in per_task))
+
+
+def fingerprint_of_folder(folder: Path) -> str:
+    """Of what a stage made: the hashes in its manifest, but for files with times in them."""
+    listed = atomic.read_manifest(folder, verify=False)["files"]
+    return folder_pins.fingerprint({n: facts["sha256"] for n, facts in listed.items() if n not in _CHANGING})
+
+
+def fingerprint_of_model(recipe: Recipe, folder: RunFolder, name: str) -> str:
+    """Of a model from elsewhere: the hashes of its files, those that a run is held by; or of a hub model the commit."""
+    if kept := run_folder.kept_model_files(folder).get(name):
+        return folder_pins.fingerprint(kept)
+    if name == OFFLINE_TEACHER:
+        return folder_pins.fingerprint(folder_pins.file_hashes(wheel_folder()))
+    if Path(name).is_dir():
+        return folder_pins.fingerprint(folder_pins.file_hashes(Path(name)))
+    return hub.commit_of(name, recipe.teacher.revision if name == recipe.teacher.model else None)
+
+
+def _fingerprint_of_texts(path: Path) -> str:
+    return files.fingerprint([path] if path.is_file() else files.find_splits(path)[0])
+
+
+def _fingerprint_of_pairs(recipe: Recipe) -> str:
+    examples = requested_examples(recipe)
+    return examples.fingerprint if examples is not None else ""

@@ -1,0 +1,127 @@
+"""Texts that occur twice: in the train split and among what is scored, or within one split; counted, said, marked."""
+
+from collections.abc import Iterable
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
+from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.tasks import HELD_OUT
+from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.recipe_splits import held_out_of_train, recipe_examples, whole_train_split
+from tinydistilbert.tasks.splits import file_of
+
+MOST_PUBLISHED = 0.05
+"""Share of the scored texts of a published data set that may be in its train split before the score is marked: of
+CoLA's validation split 1.5 % are, of IMDb's test split 0.5 %, of STS-B's 0.4 %, and scores are compared with those of
+others on the same splits."""
+
+
+def refuse_one_file_for_two(task: Task, data: str | None) -> None:
+    """Refuse a task of one's own whose train file is scored too.
+
+    Raises:
+        UserError: it is so.
+    """
+    if not task.files:
+        return
+    train, *others = ((split, file_of(task, split, data)) for split in (task.train, *task.evaluation))
+    for split, file in others:
+        if file and train[1] and file.samefile(train[1]):
+            where, problem = f"finetune.custom.{task.name}.{split}", f"{file} is the train file too"
+            fix = 'name a file with other examples, or leave it out and set finetune.score_on = "train"'
+            raise UserError(where, problem=problem, fix=fix)
+
+
+def shared_with_train(train: Examples, scored: Examples) -> int:
+    """How many of the scored examples have a text of the train split; of pairs, both texts."""
+    if scored.task.is_synthetic or scored.split == HELD_OUT:
+        return 0
+    known = set(train.keys)
+    return sum(key in known for key in scored.keys)
+
+
+def shared_in_words(task: Task, split: str, shared: int, scored: int) -> str:
+    """How many of the scored texts are in the train split; empty where none are."""
+    return f"{shared:,} of {scored:,} scored texts of {task.title} ({split}) are in the train split" if shared else ""
+
+
+def is_alarming(task: Task, shared: int, scored: int) -> bool:
+    """Whether a score has to be marked for the texts that its model was trained on."""
+    return shared > (MOST_PUBLISHED * scored if task.official else 0)
+
+
+def check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) -> None:
+    """Say which texts occur twice, within the splits of a task and in both.
+
+    Args:
+        recipe: whose task it is.
+        train: its train split; what the recipe holds out of it is read again.
+        scored: its scored splits.
+
+    Raises:
+        UserError: everything that is scored of a task of one's own is in its train split.
+    """
+    if train.task.is_synthetic:
+        return
+    if held_out_of_train(recipe.finetune, train.task.name) is not None:
+        train = whole_train_split(recipe, train.task)
+    _say_what_repeats(train)
+    for examples in scored:
+        _say_what_repeats(examples)
+        shared, task = shared_with_train(train, examples), examples.task
+        if shared == len(examples) and task.files:  # published splits are named by us, and their scores marked
+            where = f"finetune.custom.{task.name}.{examples.split}"
+            problem = f"all of its {shared:,} texts are in the train split too"
+            fix = 'name examples that are not trained on, or set finetune.score_on = "train"'
+            raise UserError(where, problem=problem, fix=fix)
+        if words := shared_in_words(task, examples.split, shared, len(examples)):
+            notice(
+                task.name,
+                f"{words}; "
+                + (
+                    "⚠ marks the scores"
+                    if is_alarming(task, shared, len(examples))
+                    else f"below {MOST_PUBLISHED:.0%} of a published split, which is not marked"
+                ),
+            )
+
+
+def say_scored_among(unlabelled: Examples, where: str, scored: Iterable[Examples]) -> None:
+    """Say how many scored texts a second distillation is trained on without their labels."""
+    for examples in scored:
+        if shared := shared_with_train(unlabelled, examples):
+            task = examples.task
+            of = f"{shared:,} of {len(examples):,} scored texts of {task.title} ({examples.split})"
+            notice(where, f"{of} are among the unlabelled texts: the student learns the teacher's answers to them")
+
+
+def _say_what_repeats(examples: Examples) -> None:
+    """One line about rows that repeat a text, contradict another row, or have none."""
+    rows_of: dict[tuple[str, ...], list[int]] = {}
+    for row, key in enumerate(examples.keys):
+        rows_of.setdefault(key, []).append(row)
+    repeats = len(examples) - len(rows_of)
+    counts = [f"{repeats:,} of {len(examples):,} rows repeat a text"] if repeats else []
+    labels = examples.columns.get("label", ())
+    contradicting = [rows for rows in rows_of.values() if labels and len({labels[row] for row in rows}) > 1]
+    if contradicting:
+        rows = counted(sum(map(len, contradicting)), "row")
+        counts.append(f"{counted(len(contradicting), 'text')} with more than one label ({rows})")
+    if empty := sum(not all(key) for key in examples.keys):
+        counts.append(f"{counted(empty, 'row')} with an empty text")
+    if counts:
+        notice(f"{examples.task.name} {examples.split}", "; ".join(counts))
+
+
+def shared_texts(recipe: Recipe, task: Task, splits: Iterable[str]) -> dict[str, int]:
+    """By split, how many of the examples that a recipe scores have a text of the whole train split.
+
+    Raises:
+        UserError: a split is missing or wrong.
+    """
+    wanted = [split for split in splits if split != HELD_OUT]
+    if task.is_synthetic or not wanted:
+        return {}
+    limit = recipe.finetune.settings(task.name).validation_examples
+    train = whole_train_split(recipe, task)
+    return {split: shared_with_train(train, recipe_examples(recipe, task, split, limit=limit)) for split in wanted}
