@@ -75,6 +75,9 @@ test-run: $(READY) ## Install what only runs exported models into a fresh virtua
 test-offline: $(READY) ## Run the tests of `make test` where there is no network at all (needs Linux and `unshare`).
 	unshare --map-root-user --net $(MAKE) test
 
+test-oldest: $(READY) ## Run the tests with the oldest versions that pyproject.toml allows, but torch's, within an hour (needs the package index).
+	$(OFFLINE) TOKENIZERS_PARALLELISM=false $(BIN)/python results/oldest.py $(TESTS)
+
 test-transformers-4: $(READY) ## Read every kind of model folder with the last transformers 4, installed beside (needs the package index).
 	test -x $(BESIDE)/bin/python || $(BIN)/python -m venv $(BESIDE)
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \

@@ -9,6 +9,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import oldest
 import pytest
 
 from tinydistilbert.optional import TRAINING
@@ -137,3 +138,17 @@ def test_extras_for_more_than_running_bring_what_training_needs() -> None:
         assert EXTRAS[extra] > TRAINED
     assert EXTRAS["run"] < EXTRAS["onnx"]
     assert not TRAINED & (EXTRAS["run"] | EXTRAS["openvino"])
+
+
+def test_the_oldest_versions_are_those_that_are_declared() -> None:
+    found = oldest.floors(PROJECT, with_torch=False)
+    assert "transformers==5.18" in found and "onnxruntime==1.21" in found and "tokenizers==0.23.3" in found
+    assert not any(name.startswith(("torch", "pytest", "tinydistilbert")) for name in found)
+    assert "torch==2.10" in oldest.floors(PROJECT, with_torch=True)
+    extras = PROJECT["optional-dependencies"]
+    declared = [
+        *PROJECT["dependencies"],
+        *(name for extra in extras for name in extras[extra] if extra not in oldest.TOOLS),
+    ]
+    bounded = {normalized(name) for name in declared if ">=" in name} - {"torch"}
+    assert {normalized(name) for name in found} == bounded, "one has a form that is not understood"
