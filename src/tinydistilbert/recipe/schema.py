@@ -246,6 +246,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 _LATER_KEYS: dict[str, tuple[str, ...]] = {
     "distillation": ("teacher_labels", "start"), "custom": ("quoting", "answer_units"), "compress": ("engines",),
+    "finetune": ("baselines",),
 }  # fmt: skip
 """By section, keys that came after the first measurements: they enter a hash only where they are not the default."""
 
@@ -254,6 +255,7 @@ def _without_later_defaults(content: dict[str, Any]) -> None:
     """Take the keys that came later out of a recipe as a dictionary, where they are as they were without the key."""
     finetune = content["finetune"]
     sections: list[tuple[str, dict[str, Any], object]] = [
+        ("finetune", finetune, Finetune()),
         ("distillation", finetune["distillation"], TaskDistillation()),
         ("compress", content["compress"], Compress()),
     ]
