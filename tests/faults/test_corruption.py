@@ -218,8 +218,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenize
     """The same from two seeds; what lies at one place in both has the same form."""
     folder = tmp_path_factory.mktemp("corruption")
     save_model(tiny.model(), tokenizer, folder / "teacher")
-    rows = [f"the tower {i},good\nthe student {i},bad\n" for i in range(8)]
-    for split in ("train", "validation"):
+    for split, kind in (("train", ""), ("validation", "old ")):
+        rows = [f"the {kind}tower {i},good\nthe {kind}student {i},bad\n" for i in range(8)]
         for seed in (0, 1):
             (folder / f"{split}-{seed}.csv").write_text(f"text,label\n{''.join(rows[seed:])}")
     prose = (f"The student {i} learns from the teacher in a large house near the lake {i}." for i in range(70))

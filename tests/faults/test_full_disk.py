@@ -74,7 +74,7 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder, quick = folder, {"batch_size": 4, "learning_rate": 1e-3}
-        own = {"train": str(folder / "train.csv"), "validation": str(folder / "train.csv"), "max_length": 16}
+        own = {"train": str(folder / "train.csv"), "validation": str(folder / "validation.csv"), "max_length": 16}
         content = {
             "teacher": {"model": str(folder / "teacher")}, "checkpoint_minutes": 1e-9,
             "corpus": {"source": str(folder / "corpus.txt"), "block_size": 16},
@@ -98,6 +98,8 @@ class Place:
         save_model(tiny.model(), tokenizer, folder / "teacher")
         rows = [f"the tower {i},good\nthe student {i},bad\n" for i in range(8)]
         (folder / "train.csv").write_text(f"text,label\n{''.join(rows)}")
+        others = "".join(row.replace("the ", "the old ") for row in rows)
+        (folder / "validation.csv").write_text(f"text,label\n{others}")
         prose = (f"The student {i} learns from the teacher in a large house near the lake {i}." for i in range(150))
         (folder / "corpus.txt").write_text("\n\n".join(prose))
         place = cls(folder)

@@ -61,12 +61,18 @@ def run(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     return {"folder": folder / "run", "data": data, "texts": texts, "model": model, "labels": labels, "table": table}
 
 
+def accuracy(run: Path, row: str) -> results.Measurement:
+    (found,) = [m for m in results.read(run / "results.jsonl")
+                if (m.model, m.task, m.metric) == (row, "train", "accuracy")]  # fmt: skip
+    return found
+
+
 def answered(folder: Path, texts: list[str]) -> list[str]:
     return [answer["label"] for answer in load(folder).predict(texts)]
 
 
 def test_the_score_belongs_to_what_is_used(run: dict[str, Any], tmp_path: Path) -> None:
-    (measured,) = [m for m in results.read(run["folder"] / "results.jsonl") if m.metric == "accuracy"]
+    measured = accuracy(run["folder"], "model")
     assert measured.value == 1.0, "or nothing could go wrong behind the cut"
     export(run["model"], tmp_path / "onnx")
     export_int8(run["model"], tmp_path / "int8")
@@ -87,7 +93,7 @@ def test_what_was_cut_is_counted_everywhere(
 ) -> None:
     facts = atomic.read_json(run["model"] / "training.json")
     assert (facts["max_length"], facts["cut_texts"]) == (LENGTH, 48)
-    (measured,) = [m for m in results.read(run["folder"] / "results.jsonl") if m.metric == "accuracy"]
+    measured = accuracy(run["folder"], "model")
     assert (measured.details["cut_texts"], measured.details["cut_train_texts"]) == (24, 48)
     assert "24 of 25 scored and 48 of 49 train texts, to 16 tokens" in (run["folder"] / "report.html").read_text()
     command = ["finetune", "--model", teacher, *run["data"], *QUICK, "--output", tmp_path / "again"]

@@ -25,6 +25,7 @@ from tinydistilbert.tasks.encoding import Features, cut_texts, encode, token_len
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
+from tinydistilbert.tasks.token_losses import token_losses
 from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 WIKITEXT2_COUNTS = {"train": (2_137_010, 36_718), "validation": (215_376, 3_760)}
@@ -181,6 +182,7 @@ def task_size(
         windows.append(len(features) / len(sample))
         lengths.append(float(features.lengths.mean()))
         longest = max(longest, int(features.lengths.max()))
+        notes += token_losses(sample, features, tokenizer)
         notes += _cut(sample, features, tokenizer, total=len(examples), max_length=max_length, reach=reach)
     count = round(limited(totals[0], settings.train_examples) * trained_share)
     scored = limited(totals[1], settings.validation_examples) * len(splits)

@@ -19,6 +19,7 @@ from tinydistilbert.run_folder import LOG, TRAINING_FACTS
 from tinydistilbert.storage import atomic, disk, json_lines
 from tinydistilbert.tasks.encoding import cut_texts
 from tinydistilbert.tasks.span_losses import span_losses
+from tinydistilbert.tasks.token_losses import token_losses
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.device import Compute
 
@@ -92,11 +93,13 @@ def finetune(
 
 
 def notice_losses(training: TaskTraining) -> None:
-    """Warn of the train texts that are longer than what the model reads, if there are any."""
+    """Warn of train texts that are longer than what the model reads, or of which its tokenizer loses something."""
     task, cut, length = training.examples.task, training.batches.features.cut, training.max_length
     if cut:
         of = f"{cut:,} of {len(training.examples.train):,} train"
         notice(f"finetune on {task.title}", cut_texts(task, of, length, longest_input(training.model.config)))
+    for loss in token_losses(training.examples.train, training.batches.features, training.tokenizer):
+        notice(f"finetune on {task.title}", loss)
 
 
 def _best_of(
