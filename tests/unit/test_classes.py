@@ -199,4 +199,4 @@ def test_a_teachers_classes_are_matched_as_names() -> None:
         order(["1", "10"], ("01", "1"))
     notices.begin()
     assert order(["false", "true"], ("True", "False")) == [1, 0]
-    assert "'true' is taken for 'True'" in notices.all_notices()[0]
+    assert "outputs false, true are taken as False, True" in notices.all_notices()[0]
