@@ -63,6 +63,12 @@ def data() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes are not looked for: the line about them would be in the output of whatever trains first."""
+    monkeypatch.setattr("tinydistilbert.training.device.busy_elsewhere", lambda: 0.0)
+
+
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Token blocks of tests go to a temporary cache, never to the user's."""
     monkeypatch.setenv("TINYDISTILBERT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -348,6 +348,9 @@ def _serve() -> None:
     torch.set_num_threads(1)
     for name in ("tinydistilbert.cli.main", "tinydistilbert.pipeline.run"):
         importlib.import_module(name)
+    from tinydistilbert.training import device
+
+    device.busy_elsewhere = lambda: 0.0  # other processes are not looked for, at the beginning of every child
     ended: dict[int, int] = {}
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -65,7 +65,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToken
     """Each kind of folder that this package writes, with its head."""
     made: dict[str, str] = {}
     beside = {"bert": tokenizer, "distilbert": tokenizer, "roberta": roberta(), "xlm-roberta": xlm_roberta(),
-              "modernbert": modernbert(tokenizer)}  # fmt: skip
+              "modernbert": modernbert(tokenizer), "camembert": xlm_roberta(), "electra": tokenizer,
+              "mpnet": modernbert(tokenizer)}  # fmt: skip
+    assert beside.keys() == tiny.CONFIGS.keys(), "every family that is supported"
     root = tmp_path_factory.mktemp("folders")
     for family, reads in beside.items():
         tokens = {"pad_token_id": reads.pad_token_id, "cls_token_id": reads.cls_token_id,
