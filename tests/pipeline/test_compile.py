@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -46,8 +47,11 @@ def own_compiler() -> Iterator[None]:
     """What a test does to the compiler ends with it."""
     torch._dynamo.reset()
     counters.clear()
+    # Shapes are checked in tests alone, by wrappers that the compiler cannot read.
+    jaxtyping.config.update("jaxtyping_disable", True)
     with torch._dynamo.config.patch(suppress_errors=False):
         yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow

@@ -94,7 +94,10 @@ def _downloaded(name: str, commit: str, files: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(name, revision=commit, allow_patterns=list(files)))
     except Exception as error:
-        raise _not_found(name, commit, error) from None
+        try:  # huggingface_hub before 2.0 asks for the list of files, even of a commit that is in the cache
+            return Path(snapshot_download(name, revision=commit, local_files_only=True))
+        except Exception:  # not in the cache either: the first of the two errors has the reason
+            raise _not_found(name, commit, error) from None
 
 
 def _not_found(name: str, revision: str | None, error: Exception) -> UserError:
