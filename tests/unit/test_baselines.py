@@ -17,9 +17,9 @@ from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.word_embeddings import word_embeddings
 from tinydistilbert.pipeline.jobs import baseline_jobs
 from tinydistilbert.recipe.names import BASELINE_NAMES
-from tinydistilbert.recipe.schema import Finetune, Recipe
+from tinydistilbert.recipe.schema import CustomTask, Finetune, Recipe
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import TASKS, baselines
+from tinydistilbert.tasks import TASKS, baselines, tasks_of
 from tinydistilbert.tasks.base import Examples
 
 WORDS = ["the tower", "a book", "some cats", "the lake", "the house"]
@@ -130,3 +130,15 @@ def test_which_rows_a_recipe_has() -> None:
     assert found == [(task, row) for task in ("sst2", "stsb") for row in BASELINE_NAMES], "a question has none"
     off = dataclasses.replace(recipe, finetune=dataclasses.replace(recipe.finetune, baselines=False))
     assert list(baseline_jobs(off)) == []
+
+
+def test_rows_that_repeat_a_held_out_text_are_counted_as_for_models(setup: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, teacher = setup
+    rows = {"text": [f"{WORDS[i % 5]} opened" for i in range(60)], "label": [i % 5 % 2 for i in range(60)]}
+    pyarrow.parquet.write_table(pa.table(rows), tmp_path / "own.parquet")
+    custom = {"own": CustomTask(train=str(tmp_path / "own.parquet"))}
+    recipe = dataclasses.replace(recipe, finetune=Finetune(tasks=("own",), score_on="train", custom=custom))
+    task = tasks_of(recipe.finetune)["own"]
+    evaluate_baseline("tf-idf", task, encoder=teacher, recipe=recipe, output=tmp_path / "scores")
+    measured = results.read(tmp_path / "scores/measurements.jsonl")[0]
+    assert 0 < measured.details["left_out"] == 60 - measured.train_examples - measured.examples

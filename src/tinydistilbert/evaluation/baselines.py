@@ -62,6 +62,7 @@ def evaluate_baseline(
             scores = score(examples, predictions, seed=recipe.seed)
             common: dict[str, Any] = {"device": "cpu", "seconds_training": round(seconds_training, 3)}
             common |= {"converged": model.converged} | ({"missing": missing} if missing else {})
+            common |= {"left_out": train.left_out} if train.left_out else {}
             warnings = trained_on_scored(examples, shared.get(split, 0))
             seconds = round(seconds_training + time.perf_counter() - begin, 3)
             measurements += [
@@ -69,7 +70,7 @@ def evaluate_baseline(
                     model=name, task=task.name, metric=metric, value=value, split=split, examples=len(examples),
                     examples_total=examples.total, train_examples=len(train), train_examples_total=train.total,
                     seed=SEED, seconds=seconds, recipe=recipe.name, recipe_hash=recipe_hash(recipe),
-                    data_fingerprint=examples.fingerprint, 
+                    data_fingerprint=examples.fingerprint,
                     details={**details, **common, "warnings": [*warnings, *details["warnings"]]},
                 )
                 for metric, (value, details) in scores.items()
