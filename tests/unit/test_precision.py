@@ -222,7 +222,10 @@ def _loss(net: nn.Module, batch: Batch, scales: Mapping[str, float], _step: int)
 
 
 @pytest.mark.long
-def test_weights_are_converted_once_a_step_and_accumulated_gradients_are_those_of_one_batch(tmp_path: Path) -> None:
+def test_weights_are_converted_once_a_step_and_accumulated_gradients_are_those_of_one_batch(
+    machine: Callable[..., None], tmp_path: Path
+) -> None:
+    machine(True)
     rows = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     weights = []
     for parts in (1, 4):

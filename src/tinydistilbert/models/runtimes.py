@@ -138,13 +138,15 @@ class OpenVinoRuntime:
         facts = exported_facts(model if model.is_dir() else model.parent)
         file = _model_file(model, OPENVINO_FILE if facts.get(ENGINE) == OPENVINO else MODEL_FILE)
         precision = facts.get("precision", "fp32")
+        core = openvino.Core()
+        in_bf16 = precision == BF16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         # Without the hint, processors with AMX would compute in bf16 what is called fp32.
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if precision == BF16 else "f32"}
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         self.name = OPENVINO if precision == "fp32" else f"{OPENVINO}-{precision}"
         try:
-            self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+            self._compiled = core.compile_model(str(file), "CPU", settings)
         except RuntimeError as error:
             found = next((line for line in str(error).splitlines() if line.strip()), "an error")[:200]
             fix = "export it with fused=False, or update openvino (2026.4 reads ONNX Runtime's attention)"
