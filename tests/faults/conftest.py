@@ -24,6 +24,8 @@ from tinydistilbert.storage import atomic
 TIER = os.environ.get("FAULTS", "quick")
 assert TIER in ("quick", "full"), f"FAULTS: expected quick or full, found {TIER!r}"
 MOST_SHOWN = 5
+LONGEST_SHOWN = 2000
+"""Characters of what went wrong in a trial."""
 
 
 class Trials:
@@ -50,7 +52,9 @@ class Trials:
         try:
             yield
         except (Exception, SystemExit, KeyboardInterrupt, pytest.fail.Exception) as error:
-            self.failures.append(f"{name}: {type(error).__name__}: {str(error)[:600]}")
+            text = str(error)  # the end too: of a traceback that is where the reason stands
+            shown = text if len(text) <= LONGEST_SHOWN else f"{text[:300]} … {text[300 - LONGEST_SHOWN :]}"
+            self.failures.append(f"{name}: {type(error).__name__}: {shown}")
 
 
 @functools.cache
