@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from tinydistilbert.errors import DiskError, Interrupted, NonFiniteLoss, OutOfMemory, UserError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+OWN_ERRORS = (UserError, DiskError, NonFiniteLoss, OutOfMemory, Interrupted)
+"""Errors that stay what they are although a request was received."""
 
 
 class Requests:
@@ -39,6 +43,13 @@ class Requests:
             if self:
                 raise KeyboardInterrupt
             yield
+        except OWN_ERRORS:
+            raise
+        except Exception as error:
+            # A library may have put an error of its own in its place, as numpy does that asks a file for its number.
+            if self:
+                raise KeyboardInterrupt from error
+            raise
         finally:
             self._is_raised = False
 

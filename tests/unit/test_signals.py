@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,3 +142,17 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_request_stays_one_where_a_library_puts_another_error_in_its_place() -> None:
+    def saved() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise TypeError("expected str, bytes or os.PathLike object, not BufferedWriter") from None  # numpy's words
+
+    with pytest.raises(KeyboardInterrupt), signals.handled():
+        saved()
+    with pytest.raises(TypeError), signals.handled():
+        raise TypeError("of the program itself")
