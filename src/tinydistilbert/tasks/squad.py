@@ -1,7 +1,7 @@
 """Question answering on SQuAD (Rajpurkar et al. 2016, 2018), and how an answer is read from start and end logits."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,44 +25,36 @@ UNANSWERABLE_TABLE = ScoreTable(
     "the model gives none.",
     has_mean=False,
 )
-TASKS = (
-    Task(
-        name="squad",
-        title="SQuAD",
-        table=TABLE,
-        kind="span",
-        text="question",
-        text_pair="context",
-        labels=(),
-        metrics=("exact_match", "f1"),
-        headline="f1",
-        folder="squad",
-        hub=("rajpurkar/squad", None),
-        max_length=384,
-        doc_stride=128,
-        typical_length=173,
-        official={"train": 87_599, "validation": 10_570},
-        published={"exact_match": PUBLISHED_EXACT_MATCH, "f1": PUBLISHED_F1},
-    ),
-    Task(
-        name="squad_v2",
-        title="SQuAD 2.0",
-        table=UNANSWERABLE_TABLE,
-        kind="span",
-        text="question",
-        text_pair="context",
-        labels=(),
-        metrics=("exact_match", "f1"),
-        headline="f1",
-        folder="squad_v2",
-        hub=("rajpurkar/squad_v2", None),
-        max_length=384,
-        doc_stride=128,
-        typical_length=173,
-        may_lack_answer=True,
-        official={"train": 130_319, "validation": 11_873},
-    ),
+SQUAD = Task(
+    name="squad",
+    title="SQuAD",
+    table=TABLE,
+    kind="span",
+    text="question",
+    text_pair="context",
+    labels=(),
+    metrics=("exact_match", "f1"),
+    headline="f1",
+    folder="squad",
+    hub=("rajpurkar/squad", None),
+    max_length=384,
+    doc_stride=128,
+    typical_length=173,
+    official={"train": 87_599, "validation": 10_570},
+    published={"exact_match": PUBLISHED_EXACT_MATCH, "f1": PUBLISHED_F1},
 )
+SQUAD_V2 = replace(
+    SQUAD,
+    name="squad_v2",
+    title="SQuAD 2.0",
+    table=UNANSWERABLE_TABLE,
+    folder="squad_v2",
+    hub=("rajpurkar/squad_v2", None),
+    may_lack_answer=True,
+    official={"train": 130_319, "validation": 11_873},
+    published={},
+)
+TASKS = (SQUAD, SQUAD_V2)
 
 MAX_ANSWER_TOKENS = 30
 """Longest answer in tokens, as in BERT's run_squad.py."""
