@@ -266,11 +266,9 @@ def _conflicts_of_compression(recipe: Recipe) -> Iterator[_Conflict]:
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
     """Wishes about a second distillation where there is none."""
     given = isinstance(finetune.distillation.teachers, tuple)
-    has_teachers = given if finetune.model else finetune.has_student_of_teachers
-    if finetune.distillation.start == "teacher" and finetune.model:
-        fix = "leave one of them out: the model, or the start"
-        yield _Conflict("finetune.distillation.start", "'student' with finetune.model", "'teacher'", fix)
-    if finetune.distillation.start == "teacher" and not (has_teachers and finetune.distillation.tasks != "none"):
+    starts_at_teacher = finetune.distillation.start == "teacher"
+    has_teachers = (given or starts_at_teacher) if finetune.model else finetune.has_student_of_teachers
+    if starts_at_teacher and not (has_teachers and finetune.distillation.tasks != "none"):
         fix = "add it to finetune.models, or give one (--teacher FOLDER)"
         yield _Conflict("finetune.distillation.start", "a teacher to start from", "none", fix)
     if finetune.distillation.tasks == "none" or not has_teachers:
