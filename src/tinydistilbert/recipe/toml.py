@@ -17,7 +17,7 @@ from tinydistilbert.recipe.keys import did_you_mean, is_list, members, nearest, 
 from tinydistilbert.recipe.names import MEASURED, SPAN_NAMES, TASK_NAMES
 from tinydistilbert.recipe.objective import NOTEBOOK_TERMS, TERMS
 from tinydistilbert.recipe.schema import ADAPTER, CustomTask, Finetune, Recipe, to_dict
-from tinydistilbert.recipe.types import Duration, seconds_of
+from tinydistilbert.recipe.types import Duration, seconds_of, with_current_keys
 
 LONGEST_SHOWN = 200
 """Characters of a value that an error shows."""
@@ -68,7 +68,8 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
         UserError: an unknown key (with the nearest known one), a value of another type or out of its range.
     """
     try:
-        recipe = ADAPTER.validate_python(_with_lists(Recipe, merge(to_dict(Recipe()), content)))
+        current = with_current_keys(content, where)
+        recipe = ADAPTER.validate_python(_with_lists(Recipe, merge(to_dict(Recipe()), current)))
     except ValidationError as error:
         raise _explain(error, where) from None
     return check(recipe, where)
