@@ -245,8 +245,8 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 _LATER_KEYS: dict[str, tuple[str, ...]] = {
-    "distillation": ("teacher_labels", "start"), "custom": ("quoting", "answer_units"), "compress": ("engines",),
-    "finetune": ("baselines",),
+    "distillation": ("teacher_labels", "start"), "custom": ("quoting", "answer_units"),
+    "compress": ("engines", "min_kept"), "finetune": ("baselines",),
 }  # fmt: skip
 """By section, keys that came after the first measurements: they enter a hash only where they are not the default."""
 
