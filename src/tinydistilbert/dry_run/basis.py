@@ -15,6 +15,7 @@ from tinydistilbert.models.loading import load_config, load_tokenizer, longest_i
 from tinydistilbert.models.pruned import give_shapes, is_pruned, shapes_of
 from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
+from tinydistilbert.models.teacher import encoder_folder
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe
@@ -151,7 +152,10 @@ class Basis:
     def task_teacher(self) -> Size:
         """The size of a fine-tuned teacher."""
         given = self.recipe.finetune.distillation.teachers
-        return encoder_size(given[0]) if isinstance(given, tuple) else self.teacher
+        if isinstance(given, tuple):
+            return encoder_size(given[0])
+        own = self.recipe.finetune.teacher
+        return encoder_size(str(encoder_folder(own))) if own else self.teacher
 
     def task_model(self, job: Job) -> Size:
         """The size of a task model."""

@@ -51,6 +51,15 @@ def wheel_folder() -> Path:
     return folder
 
 
+def encoder_folder(name: str | Path) -> Path:
+    """The folder or hub name of an encoder that may be named `offline`.
+
+    Raises:
+        UserError: it is, and the wheel is not installed or not the pinned one.
+    """
+    return wheel_folder() if str(name) == schema.OFFLINE_TEACHER else Path(name)
+
+
 def with_new_head(encoder: dict[str, torch.Tensor], config: BertConfig) -> BertForMaskedLM:
     """A masked-LM model around a BERT encoder: transform = identity, decoder tied to the embeddings, bias zero.
 

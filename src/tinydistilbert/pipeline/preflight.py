@@ -19,13 +19,14 @@ from tinydistilbert.models.loading import ELMO, check_length, load_config, load_
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
 from tinydistilbert.models.runtimes import OPENVINO
-from tinydistilbert.models.student import cut_student, task_student_config
+from tinydistilbert.models.student import cut_student, layer_map, task_student_config
+from tinydistilbert.models.teacher import encoder_folder
 from tinydistilbert.optional import require
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import cache
 from tinydistilbert.tasks import repeated
-from tinydistilbert.tasks.compatible import check_classes
+from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
 from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
@@ -48,7 +49,8 @@ def check_teacher_and_student(run: RunContext) -> None:
         UserError: one of them does not fit the others.
     """
     recipe, teacher = run.recipe, run.sources.original_teacher
-    check_head(recipe.adapt, teacher)
+    if run.reads_masked_lm():
+        check_head(recipe.adapt, teacher)
     student = cut_student(teacher.model, recipe.student, seed=recipe.seed)
     match_layers(recipe.objective, recipe.student, teacher.model.config, student.config)
     check_lengths(run, teacher.model.config)
@@ -87,6 +89,19 @@ def check_lengths(run: RunContext, config: PretrainedConfig) -> None:
         check_length(f"max_length of {name}", max_length, longest)
 
 
+def check_teacher_of_tasks(run: RunContext) -> None:
+    """The encoder that the teachers of the tasks are fine-tuned from, where the recipe names one.
+
+    Raises:
+        UserError: it cannot be loaded, or inputs are longer than its positions.
+    """
+    if name := run.recipe.finetune.teacher:
+        folder = encoder_folder(name)
+        load_tokenizer(folder)
+        check_lengths(run, load_config(folder))
+        load_model(folder, "classification")
+
+
 def check_tasks(run: RunContext) -> None:
     """Stage finetune: the given model, the splits, further texts, and the given teachers' configurations.
 
@@ -97,6 +112,7 @@ def check_tasks(run: RunContext) -> None:
     if recipe.finetune.model:
         load_tokenizer(recipe.finetune.model)
         check_lengths(run, load_config(recipe.finetune.model))
+    check_teacher_of_tasks(run)
     distilled = {job.task for job in run.jobs if job.is_second_distillation}
     for name in run.task_names():
         task = run.tasks[name]
@@ -120,16 +136,22 @@ def _student_of_tasks(run: RunContext) -> DistilledStudent:
     """What the second distillations start from, and the run's own teacher."""
     if name := run.recipe.finetune.model:
         return DistilledStudent(load_config(name), load_tokenizer(name), None)
+    cut, teacher = run.recipe.student, run.sources.original_teacher
     given, start = run.recipe.finetune.distillation.teachers, run.recipe.finetune.distillation.start
-    if start == "teacher" and isinstance(given, tuple):
-        config = load_config(given[0])
-        return DistilledStudent(task_student_config(config, run.recipe.student), load_tokenizer(given[0]), config)
-    teacher = run.sources.original_teacher
+    named = run.recipe.finetune.teacher
+    if isinstance(given, tuple):
+        named = given[0] if start == "teacher" else ""
+    of_teacher, tokenizer = teacher.model.config, teacher.tokenizer
+    if named:
+        of_teacher, tokenizer = load_config(encoder_folder(named)), load_tokenizer(encoder_folder(named))
     if start == "teacher":
-        config = task_student_config(teacher.model.config, run.recipe.student)
-        return DistilledStudent(config, teacher.tokenizer, teacher.model.config)
-    student = cut_student(teacher.model, run.recipe.student, seed=run.recipe.seed)
-    return DistilledStudent(student.config, teacher.tokenizer, teacher.model.config)
+        copied = layer_map(cut, of_teacher.num_hidden_layers)
+        return DistilledStudent(task_student_config(of_teacher, cut), tokenizer, of_teacher, copied)
+    student = cut_student(teacher.model, cut, seed=run.recipe.seed).config
+    if named and run.recipe.finetune.distillation.inner_terms:
+        check_same_tokenizer(Path(named), tokenizer, teacher.tokenizer)
+    copied = layer_map(cut, teacher.model.config.num_hidden_layers)
+    return DistilledStudent(student, teacher.tokenizer, of_teacher, copied)
 
 
 def check_compression(run: RunContext) -> None:
