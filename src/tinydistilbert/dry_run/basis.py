@@ -154,8 +154,8 @@ class Basis:
         given = self.recipe.finetune.distillation.teachers
         if isinstance(given, tuple):
             return encoder_size(given[0])
-        own = self.recipe.finetune.teacher
-        return encoder_size(str(encoder_folder(own))) if own else self.teacher
+        named = self.recipe.finetune.teacher
+        return encoder_size(str(encoder_folder(named))) if named else self.teacher
 
     def task_model(self, job: Job) -> Size:
         """The size of a task model."""
