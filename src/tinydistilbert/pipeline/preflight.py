@@ -20,7 +20,6 @@ from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
 from tinydistilbert.models.runtimes import OPENVINO
 from tinydistilbert.models.student import cut_student, layer_map, task_student_config
-from tinydistilbert.models.teacher import encoder_folder
 from tinydistilbert.optional import require
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe.schema import Compress
@@ -96,10 +95,9 @@ def check_teacher_of_tasks(run: RunContext) -> None:
         UserError: it cannot be loaded, or inputs are longer than its positions.
     """
     if name := run.recipe.finetune.teacher:
-        folder = encoder_folder(name)
-        load_tokenizer(folder)
-        check_lengths(run, load_config(folder))
-        load_model(folder, "classification")
+        load_tokenizer(name)
+        check_lengths(run, load_config(name))
+        load_model(name, "classification")
 
 
 def check_tasks(run: RunContext) -> None:
@@ -134,24 +132,27 @@ def check_tasks(run: RunContext) -> None:
 
 def _student_of_tasks(run: RunContext) -> DistilledStudent:
     """What the second distillations start from, and the run's own teacher."""
-    if name := run.recipe.finetune.model:
-        return DistilledStudent(load_config(name), load_tokenizer(name), None)
-    cut, teacher = run.recipe.student, run.sources.original_teacher
-    given, start = run.recipe.finetune.distillation.teachers, run.recipe.finetune.distillation.start
-    named = run.recipe.finetune.teacher
+    finetune, cut = run.recipe.finetune, run.recipe.student
+    given, is_cut_teacher = finetune.distillation.teachers, finetune.distillation.start == "teacher"
+    if finetune.model and not is_cut_teacher:
+        return DistilledStudent(load_config(finetune.model), load_tokenizer(finetune.model), None)
+    named = finetune.teacher
     if isinstance(given, tuple):
-        named = given[0] if start == "teacher" else ""
-    of_teacher, tokenizer = teacher.model.config, teacher.tokenizer
+        named = given[0] if is_cut_teacher else ""
+    named = named or finetune.model
     if named:
-        of_teacher, tokenizer = load_config(encoder_folder(named)), load_tokenizer(encoder_folder(named))
-    if start == "teacher":
+        of_teacher, tokenizer = load_config(named), load_tokenizer(named)
+    else:
+        of_teacher, tokenizer = run.sources.original_teacher.model.config, run.sources.original_teacher.tokenizer
+    if is_cut_teacher:
         copied = layer_map(cut, of_teacher.num_hidden_layers)
         return DistilledStudent(task_student_config(of_teacher, cut), tokenizer, of_teacher, copied)
-    student = cut_student(teacher.model, cut, seed=run.recipe.seed).config
-    if named and run.recipe.finetune.distillation.inner_terms:
-        check_same_tokenizer(Path(named), tokenizer, teacher.tokenizer)
-    copied = layer_map(cut, teacher.model.config.num_hidden_layers)
-    return DistilledStudent(student, teacher.tokenizer, of_teacher, copied)
+    original = run.sources.original_teacher
+    if named and finetune.distillation.inner_terms:
+        check_same_tokenizer(Path(named), tokenizer, original.tokenizer)
+    student = cut_student(original.model, cut, seed=run.recipe.seed)
+    copied = layer_map(cut, original.model.config.num_hidden_layers)
+    return DistilledStudent(student.config, original.tokenizer, of_teacher, copied)
 
 
 def check_compression(run: RunContext) -> None:
@@ -177,7 +178,9 @@ def check_compression(run: RunContext) -> None:
         _check_given_model(run, Path(settings.model))
         return
     if recipe.finetune.model:
-        check_compressible(settings, load_config(recipe.finetune.model))
+        is_cut = settings.row == "model (D)" and recipe.finetune.distillation.start == "teacher"
+        config = _student_of_tasks(run).config if is_cut else load_config(recipe.finetune.model)
+        check_compressible(settings, config)
     else:
         teacher = run.sources.original_teacher.model
         student = cut_student(teacher, recipe.student, seed=recipe.seed)

@@ -25,7 +25,6 @@ from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_t
 from tinydistilbert.models import hub
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.models.student import cut_task_student, layer_map
-from tinydistilbert.models.teacher import encoder_folder
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.inputs import CORPUS, PAIRS, UNLABELLED, VOCABULARY, WHOLE
 from tinydistilbert.pipeline.jobs import BaselineJob, Job
@@ -150,12 +149,10 @@ def failed_trainings(run: RunContext) -> tuple[str, ...]:
 
 def _encoder(run: RunContext, job: Job) -> Path:
     """What a fine-tuning starts from: its folder, or its name; that of a cut teacher is made where it is missing."""
-    if run.recipe.finetune.model:
-        return Path(job.encoder)
     if job.row == "teacher" and run.recipe.finetune.teacher:
         return Path(run.recipe.finetune.teacher)
     if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
-        return run.folder.encoder(job.encoder)
+        return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
     cut, teacher = run.folder.cut_teacher(job.task), task_teachers(run, job.task)[0]
     sources = run.inputs.of_stage("cut", models=(teacher,), task=job.task)
     title = f"cut the teacher of {run.tasks[job.task].title}"
@@ -174,9 +171,8 @@ def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
 
 def _finetune(run: RunContext, job: Job, output: Path) -> None:
     soft_targets = _soft_targets(run, job) if job.is_second_distillation else None
-    encoder = encoder_folder(_encoder(run, job))
     finetune(
-        run.recipe.finetune, task_examples(run.recipe, run.tasks[job.task], soft_targets), encoder, output,
+        run.recipe.finetune, task_examples(run.recipe, run.tasks[job.task], soft_targets), _encoder(run, job), output,
         compute=run.compute, row=job.row, seed=job.seed, soft_targets=soft_targets,
     )  # fmt: skip
 
@@ -212,9 +208,10 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
 def _copied_layers(run: RunContext, teacher: Path) -> tuple[int, ...]:
     """The layers of a task's teacher that the student's were copied from; those of a given student are not known."""
     finetune = run.recipe.finetune
-    if finetune.model:
+    is_cut_teacher = finetune.distillation.start == "teacher"
+    if finetune.model and not is_cut_teacher:
         return ()
-    cut = teacher if finetune.distillation.start == "teacher" else run.folder.teacher
+    cut = teacher if is_cut_teacher else run.folder.teacher
     return layer_map(run.recipe.student, load_config(cut).num_hidden_layers)
 
 
