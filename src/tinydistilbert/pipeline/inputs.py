@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tinydistilbert.pipeline.context import RunContext
 
 CORPUS, UNLABELLED, VOCABULARY, PAIRS = "corpus", "unlabelled texts", "compress.vocabulary", "benchmark pairs"
+SOFT_LABELS = "soft labels"
 """Names in `inputs.json`; examples are called `TASK SPLIT`."""
 WHOLE = "train, whole"
 """In place of the split: without the recipe's limit and hold-out, for what is held out otherwise."""
@@ -155,6 +156,9 @@ class Inputs:
         distilled = tuple(job.model(folder) for job in run.jobs if job.is_second_distillation)
         if texts and distilled and "finetune" in run.stages:
             yield Source(UNLABELLED, lambda: files.fingerprint([Path(texts)]), Path(texts).exists(), distilled)
+        labels = recipe.finetune.distillation.soft_labels
+        if labels and distilled and "finetune" in run.stages:
+            yield Source(SOFT_LABELS, lambda: files.fingerprint([Path(labels)]), Path(labels).exists(), distilled)
         if "benchmark" in run.stages and requested_examples(recipe) is not None:
             yield Source(PAIRS, lambda: _fingerprint_of_pairs(recipe), True, (folder.benchmark,))
 

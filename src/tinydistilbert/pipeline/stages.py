@@ -8,6 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tinydistilbert import results, run_folder
 from tinydistilbert.benchmark import benchmark
 from tinydistilbert.compress import stage as compression
@@ -21,14 +24,16 @@ from tinydistilbert.evaluation.evaluate import evaluate
 from tinydistilbert.finetuning.augment import augment
 from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
+from tinydistilbert.finetuning.soft_labels import joined_soft_labels
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models import hub
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.models.student import cut_task_student, layer_map
 from tinydistilbert.pipeline.context import RunContext
-from tinydistilbert.pipeline.inputs import CORPUS, PAIRS, UNLABELLED, VOCABULARY, WHOLE
+from tinydistilbert.pipeline.inputs import CORPUS, PAIRS, SOFT_LABELS, UNLABELLED, VOCABULARY, WHOLE
 from tinydistilbert.pipeline.jobs import BaselineJob, Job
 from tinydistilbert.progress import duration
+from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.compare import measured_differences
 from tinydistilbert.report.page import write_report
@@ -36,7 +41,7 @@ from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS, training
 from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT
-from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import length_for, scored_split
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
 from tinydistilbert.training.precision import multiplying
@@ -131,8 +136,8 @@ def _training_sources(run: RunContext, job: Job) -> MadeFrom:
     splits = (task.train, *([chosen_by] if chosen_by in run.inputs.read_splits(task) else []))
     data = [f"{task.name} {split}" for split in splits]
     encoder, *teachers = _encoder(run, job), *(task_teachers(run, job.task) if job.is_second_distillation else ())
-    if teachers and finetune.distillation.unlabelled:
-        data.append(UNLABELLED)
+    if teachers:
+        data += given_files(finetune)
     return run.inputs.of_stage("finetune", data=tuple(data), models=(encoder, *teachers), task=job.task)
 
 
@@ -191,18 +196,31 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
         augmented = file if holds_examples(file) else None
     examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=True)
     targets, are_given = run.folder.soft_targets(job.task), isinstance(settings.distillation.teachers, tuple)
-    data = (train, *([UNLABELLED] if settings.distillation.unlabelled else ()))
+    soft_labels = _soft_labels(run, examples)
+    data = (train, *given_files(settings))
     read = (encoder, *teachers, *([run.folder.augmented(job.task)] if settings.distillation.augment else ()))
     make_folder(
         run, targets, f"soft targets of {task.title}",
         _in_precision(run, partial(
             make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
             max_length=run.recipe.finetune.max_length(job.task, task.max_length),
-            given_labels=settings.distillation.teacher_labels if are_given else None,
+            given_labels=settings.distillation.teacher_labels if are_given else None, soft_labels=soft_labels,
         )),
         run.inputs.of_stage("targets", data=data, models=read, task=job.task),
     )  # fmt: skip
     return SoftTargetSource(targets, teachers, augmented, _copied_layers(run, teachers[0]))
+
+
+def given_files(finetune: Finetune) -> tuple[str, ...]:
+    """The inputs of second distillations that are files beside the train examples, by their names in `inputs.json`."""
+    distillation = finetune.distillation
+    files = {UNLABELLED: distillation.unlabelled, SOFT_LABELS: distillation.soft_labels}
+    return tuple(name for name, file in files.items() if file)
+
+
+def _soft_labels(run: RunContext, examples: Examples) -> NDArray[np.float64] | None:
+    file = run.recipe.finetune.distillation.soft_labels
+    return joined_soft_labels(Path(file), examples, run.recipe.data) if file else None
 
 
 def _copied_layers(run: RunContext, teacher: Path) -> tuple[int, ...]:
