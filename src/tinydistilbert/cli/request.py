@@ -12,6 +12,7 @@ from tinydistilbert.cli.parser import parse
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import schema, toml
 from tinydistilbert.recipe.names import MEASURED, TASK_NAMES
+from tinydistilbert.recipe.types import with_current_keys
 
 CONFIG_FILE = "config.json"
 """A folder that has it is a model, and no recipe."""
@@ -41,7 +42,7 @@ def request(arguments: Sequence[str] | argparse.Namespace) -> Request:
         UserError: no recipe, an unknown flag (with the nearest known one), a missing or wrong value.
     """
     parsed = arguments if isinstance(arguments, argparse.Namespace) else parse(arguments)
-    changes = _nested(getattr(parsed, "settings", {}))
+    changes = with_current_keys(_nested(getattr(parsed, "settings", {})), "command line")
     if columns := getattr(parsed, "custom_task", {}):
         _put_custom_task(changes, columns, parsed.command)
     recipe = _recipe(parsed.command, parsed.recipe, changes)

@@ -118,12 +118,14 @@ def check_tasks(run: RunContext) -> None:
 
 def _student_of_tasks(run: RunContext) -> DistilledStudent:
     """What the second distillations start from, and the run's own teacher."""
-    if name := run.recipe.finetune.model:
+    name, given = run.recipe.finetune.model, run.recipe.finetune.distillation.teachers
+    start = run.recipe.finetune.distillation.start
+    if start == "teacher" and (name or isinstance(given, tuple)):
+        cut = given[0] if isinstance(given, tuple) else name
+        config = load_config(cut)
+        return DistilledStudent(task_student_config(config, run.recipe.student), load_tokenizer(cut), config)
+    if name:
         return DistilledStudent(load_config(name), load_tokenizer(name), None)
-    given, start = run.recipe.finetune.distillation.teachers, run.recipe.finetune.distillation.start
-    if start == "teacher" and isinstance(given, tuple):
-        config = load_config(given[0])
-        return DistilledStudent(task_student_config(config, run.recipe.student), load_tokenizer(given[0]), config)
     teacher = run.sources.original_teacher
     if start == "teacher":
         config = task_student_config(teacher.model.config, run.recipe.student)
@@ -155,7 +157,9 @@ def check_compression(run: RunContext) -> None:
         _check_given_model(run, Path(settings.model))
         return
     if recipe.finetune.model:
-        check_compressible(settings, load_config(recipe.finetune.model))
+        is_cut = settings.row == "model (D)" and recipe.finetune.distillation.start == "teacher"
+        config = _student_of_tasks(run).config if is_cut else load_config(recipe.finetune.model)
+        check_compressible(settings, config)
     else:
         teacher = run.sources.original_teacher.model
         student = cut_student(teacher, recipe.student, seed=recipe.seed)

@@ -149,10 +149,8 @@ def failed_trainings(run: RunContext) -> tuple[str, ...]:
 
 def _encoder(run: RunContext, job: Job) -> Path:
     """The folder of what a fine-tuning starts from; that of a cut teacher is made where it is missing."""
-    if run.recipe.finetune.model:
-        return Path(job.encoder)
     if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
-        return run.folder.encoder(job.encoder)
+        return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
     cut, teacher = run.folder.cut_teacher(job.task), task_teachers(run, job.task)[0]
     sources = run.inputs.of_stage("cut", models=(teacher,), task=job.task)
     title = f"cut the teacher of {run.tasks[job.task].title}"

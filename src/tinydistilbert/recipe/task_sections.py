@@ -73,7 +73,8 @@ class TaskDistillation:
     what their names say, and LABEL_0, LABEL_1 … are the classes in their order."""
     start: Literal["student", "teacher"] = "student"
     """What the rows "(D)" start from: the pretrained student; or the first fine-tuned teacher of the task, cut to the
-    layers that `student` says, with its pooler and head. The second needs no pretraining distillation."""
+    layers that `student` says, with its pooler and head. The second needs no pretraining distillation; with
+    finetune.model, that model becomes the task's teacher where no other is given."""
     temperature: PositiveFloat = 2.0
     """T of the soft targets."""
     soft: Share = 0.5

@@ -17,7 +17,7 @@ from tinydistilbert.recipe.keys import did_you_mean, is_list, members, nearest, 
 from tinydistilbert.recipe.names import MEASURED, SPAN_NAMES, TASK_NAMES
 from tinydistilbert.recipe.objective import NOTEBOOK_TERMS, TERMS
 from tinydistilbert.recipe.schema import ADAPTER, CustomTask, Finetune, Recipe, to_dict
-from tinydistilbert.recipe.types import Duration, seconds_of
+from tinydistilbert.recipe.types import Duration, seconds_of, with_current_keys
 
 LONGEST_SHOWN = 200
 """Characters of a value that an error shows."""
@@ -68,7 +68,8 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
         UserError: an unknown key (with the nearest known one), a value of another type or out of its range.
     """
     try:
-        recipe = ADAPTER.validate_python(_with_lists(Recipe, merge(to_dict(Recipe()), content)))
+        current = with_current_keys(content, where)
+        recipe = ADAPTER.validate_python(_with_lists(Recipe, merge(to_dict(Recipe()), current)))
     except ValidationError as error:
         raise _explain(error, where) from None
     return check(recipe, where)
@@ -266,11 +267,9 @@ def _conflicts_of_compression(recipe: Recipe) -> Iterator[_Conflict]:
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
     """Wishes about a second distillation where there is none."""
     given = isinstance(finetune.distillation.teachers, tuple)
-    has_teachers = given if finetune.model else finetune.has_student_of_teachers
-    if finetune.distillation.start == "teacher" and finetune.model:
-        fix = "leave one of them out: the model, or the start"
-        yield _Conflict("finetune.distillation.start", "'student' with finetune.model", "'teacher'", fix)
-    if finetune.distillation.start == "teacher" and not (has_teachers and finetune.distillation.tasks != "none"):
+    starts_at_teacher = finetune.distillation.start == "teacher"
+    has_teachers = (given or starts_at_teacher) if finetune.model else finetune.has_student_of_teachers
+    if starts_at_teacher and not (has_teachers and finetune.distillation.tasks != "none"):
         fix = "add it to finetune.models, or give one (--teacher FOLDER)"
         yield _Conflict("finetune.distillation.start", "a teacher to start from", "none", fix)
     if finetune.distillation.tasks == "none" or not has_teachers:
