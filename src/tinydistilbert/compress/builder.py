@@ -56,7 +56,10 @@ class VariantBuilder:
         a_tenth = max(1, different // 10, min(len(train.task.labels), different // 2))  # one of each class, if need be
         of_task = finetune.settings(task)
         # What compares attention needs all heads on both sides, and stages of their own more epochs.
-        distillation = replace(of_task.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0)
+        distillation = replace(
+            of_task.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0,
+            intermediate_learning_rate=None, epochs=None, learning_rate=None,
+        )  # fmt: skip
         settings = replace(
             of_task, distillation=distillation, epochs=compress.recovery_epochs, min_steps=0, select="fixed",
             learning_rates=(), score_on="train", validation_examples=min(compress.held_out or a_tenth, a_tenth),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, encoder_size, joint_state
 from tinydistilbert.dry_run.sizes import TaskSize
-from tinydistilbert.finetuning.trainer import finetune_steps
+from tinydistilbert.finetuning.schedule import finetune_steps
 from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import atomic
