@@ -18,6 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import common
+import torch
 from gpu_day import packed_commit
 from replication_jobs import DISTILL, Job, Setting, planned
 
@@ -32,7 +33,7 @@ TAKEN = (
     "manifest.json", "made-from.json", "samples.jsonl", "predictions-*.parquet",
 )  # fmt: skip
 """Of a run folder, what goes into the archive: all but weights, logs of single steps, and what was computed for use."""
-MOST_SAVED = 30.0
+MOST_SAVED = 60.0
 """Seconds between two writings of the archive, at most."""
 
 
@@ -143,7 +144,7 @@ class Pool:
             "job": job.name, "state": state, "seconds": round(seconds, 1), "estimated": round(estimated, 1),
             "process": worker.number, "toy": self.setting.toy, "packed": packed_commit(),
         }  # fmt: skip
-        common.append(self.output / "jobs.jsonl", [row])
+        common.append(self.setting.run / "jobs.jsonl", [row])
         print(f"{job.name}: {state} after {seconds:.0f} s ({estimated:.0f} estimated)", flush=True)
         self.states[job.name] = state
         if state == "done":
@@ -153,10 +154,9 @@ class Pool:
     def stop(self) -> None:
         """End all processes: those that are in the middle of a training write a checkpoint."""
         for worker in self.workers:
+            worker.connection.send(None)
             if worker.job is not None:
                 worker.process.terminate()
-            else:
-                worker.connection.send(None)
         end = time.monotonic() + GRACE
         for worker in self.workers:
             worker.process.join(max(0.0, end - time.monotonic()))
@@ -169,7 +169,7 @@ class Pool:
 
     def save(self) -> None:
         """The archive of everything so far but weights."""
-        archive(self.setting.run, self.output)
+        archive(self.setting, self.output)
         self.saved = time.monotonic()
 
 
@@ -179,14 +179,16 @@ def _work(connection: Connection, setting: Setting, log: Path) -> None:
     replication_worker.work(connection, setting, log)
 
 
-def archive(run: Path, output: Path) -> None:
+def archive(setting: Setting, output: Path) -> None:
     """Scores, predictions and logs of the processes, in pieces that are small enough to be brought back."""
+    run = setting.run
     partial = output / "run.tar.gz"
     with tarfile.open(partial, "w:gz", compresslevel=3) as tar:
         for path in _files(run, TAKEN):
             tar.add(path, path.relative_to(run))
-        for path in sorted(run.glob("worker-*.log")):
-            tar.add(path, path.name)
+        for path in (*sorted(run.glob("worker-*.log")), run / "jobs.jsonl"):
+            if path.exists():
+                tar.add(path, path.name)
     _cut(partial)
 
 
@@ -253,13 +255,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", type=Path, help="folder with minilm-l6-mlm/ and others; default: beside the data")
     parser.add_argument("--output", type=Path, default=common.ROOT / "runs" / "replication-out", help="what comes back")
     parser.add_argument("--run", type=Path, default=common.ROOT / "runs" / "replication", help="the run folders")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0 = when all is done")
     parser.add_argument("--workers", type=int, help=f"processes; default: {WORKERS}, on a CPU 1")
     parser.add_argument("--recipes", nargs="+", help="only these")
     parser.add_argument("--tasks", nargs="+", help=f"only these, or {DISTILL}")
     parser.add_argument("--prepare", action="store_true", help="only tokenise the texts")
-    parser.add_argument("--bring", nargs="+", default=[], metavar="RECIPE/TASK", help="students to bring back, too")
+    parser.add_argument("--bring", nargs="+", default=[], metavar="RECIPE/TASK", help="only bring these students back, in half precision")
     parser.add_argument("--collect", action="store_true", help="only write results/replication from the run folders")
     parser.add_argument("--toy", action="store_true", help="very little of everything, to try the script out")
     return parser.parse_args(arguments)
@@ -269,9 +271,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Do what is not done; exit 1 where a job failed or was left out."""
     begun, chosen = time.monotonic(), parse(arguments)
     data = chosen.data.resolve()
+    device = chosen.device if chosen.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     setting = Setting(
         data=data, models=(chosen.models or data.parent / "models").resolve(), run=chosen.run.resolve(),
-        device=chosen.device, toy=chosen.toy,
+        device=device, toy=chosen.toy,
     )  # fmt: skip
     output = chosen.output.resolve()
     for folder in (output, setting.run):
@@ -281,13 +284,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         replication_results.collect(setting)
         return
-    count = chosen.workers or (WORKERS if chosen.device == "cuda" else 1)
+    if chosen.bring:
+        bring(setting, chosen.bring, output)
+        return
+    count = chosen.workers or (WORKERS if device == "cuda" else 1)
     os.environ |= {
         "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true",
         "TINYDISTILBERT_CACHE": str(setting.run / "cache"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))),
         "PYTHONPATH": os.pathsep.join([str(common.ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
-        **({} if chosen.device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}),
+        **({} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}),
     }  # fmt: skip
     wanted = [
         job
@@ -304,8 +310,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prepare_texts(pool)
             pool.left.clear()
         pool.run()
-    if chosen.bring:
-        bring(setting, chosen.bring, output)
     for name, lack in without.items():
         print(f"{name}: left out, there is no {lack}")
     for job in pool.left:
