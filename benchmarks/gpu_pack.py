@@ -186,7 +186,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--parts", nargs="+", default=list(DATA), help="folders of the data")
     parser.add_argument("--replication", action="store_true", help="what replication.py needs, in three archives")
-    parser.add_argument("--models", type=Path, help="of --replication, the folder with the models; default: beside the data")
+    parser.add_argument(
+        "--models", type=Path, help="of --replication, the folder with the models; default: beside the data"
+    )
     parser.add_argument("--output", type=Path, default=common.ROOT / "packs")
     parser.add_argument("--limit", type=float, default=LIMIT_MIB, help="MiB of a folder")
     parser.add_argument("--python", default="3.12", help="of the machine")

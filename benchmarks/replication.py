@@ -261,7 +261,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--recipes", nargs="+", help="only these")
     parser.add_argument("--tasks", nargs="+", help=f"only these, or {DISTILL}")
     parser.add_argument("--prepare", action="store_true", help="only tokenise the texts")
-    parser.add_argument("--bring", nargs="+", default=[], metavar="RECIPE/TASK", help="only bring these students back, in half precision")
+    parser.add_argument(
+        "--bring",
+        nargs="+",
+        default=[],
+        metavar="RECIPE/TASK",
+        help="only bring these students back, in half precision",
+    )
     parser.add_argument("--collect", action="store_true", help="only write results/replication from the run folders")
     parser.add_argument("--toy", action="store_true", help="very little of everything, to try the script out")
     return parser.parse_args(arguments)
@@ -298,7 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = [
         job
         for job in planned(setting)
-        if (chosen.recipes is None or job.recipe in chosen.recipes) and (chosen.tasks is None or job.task in chosen.tasks)
+        if (chosen.recipes is None or job.recipe in chosen.recipes)
+        and (chosen.tasks is None or job.task in chosen.tasks)
     ]
     left = [job for job in wanted if not setting.is_done(job)]
     without = {job.name: lack for job in left if (lack := setting.lacks(job))}

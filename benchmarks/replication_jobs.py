@@ -127,7 +127,9 @@ class Setting:
             plain = sum(TEACHER_STEP if name == "teacher" else 1.0 for name in settings.models)
         elif distillation.tasks == "none":
             plain = 1.0
-        taught = steps if distillation.epochs is None else (distillation.intermediate_epochs + distillation.epochs) * batches
+        taught = (
+            steps if distillation.epochs is None else (distillation.intermediate_epochs + distillation.epochs) * batches
+        )
         total = plain * steps + (0 if distillation.tasks == "none" else TAUGHT_STEP * taught)
         return len(self.seeds(job.task)) * total * MILLISECONDS / 1000 + OVERHEAD.get(job.task, SMALL_OVERHEAD)
 
@@ -163,7 +165,6 @@ class Setting:
 
 def _as_toy(recipe: Recipe) -> Recipe:
     """The recipe with so little of everything that a tiny model is through in a moment."""
-    (task,) = recipe.finetune.tasks
     distillation, optimization = recipe.finetune.distillation, recipe.distill.optimization
     if distillation.intermediate_epochs:
         distillation = replace(distillation, intermediate_epochs=1.0)
@@ -196,5 +197,3 @@ def write_recipe(setting: Setting, job: Job) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, toml.to_toml(setting.recipe_of(job)))
     return path
-
-

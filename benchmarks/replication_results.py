@@ -1,4 +1,4 @@
-"""What the run folders of replication.py hold, as results/replication: scores, paired tests between rows, predictions."""
+"""What the run folders of replication.py hold, as results/replication: scores, paired tests, predictions."""
 
 import dataclasses
 import json
@@ -32,7 +32,9 @@ def collect(setting: Setting) -> None:
     for task, by_row in answers.items():
         if by_row:
             _write_predictions(task, by_row)
-    print(f"{len(measured)} measurements of {sum(map(len, answers.values()))} rows on tasks: {RECIPES / 'results.jsonl'}")
+    print(
+        f"{len(measured)} measurements of {sum(map(len, answers.values()))} rows on tasks: {RECIPES / 'results.jsonl'}"
+    )
 
 
 def _measured(setting: Setting, row: Mapping[str, str], tasks: Sequence[str]) -> Iterator[Measurement]:
@@ -64,7 +66,7 @@ def _answers(setting: Setting, rows: Sequence[Mapping[str, str]], name: str) -> 
 
 
 def _compared(answers: Answers, pairs: Sequence[Sequence[str]]) -> list[Measurement]:
-    """The rows compared with one another, and the teachers with the majority baseline: two families, as in `compare`."""
+    """The rows compared with one another, and teachers with the majority baseline: two families, as in `compare`."""
     rows, majority = list[Pairing](), list[Pairing]()
     for name, by_row in answers.items():
         task, split = TASKS[name], TASKS[name].evaluation[0]
