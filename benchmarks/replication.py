@@ -68,12 +68,12 @@ class Pool:
     def start(self, number: int) -> Worker:
         """A new process."""
         spawn = multiprocessing.get_context("spawn")
-        ours, theirs = spawn.Pipe()
+        connection, of_worker = spawn.Pipe()
         log = self.setting.run / f"worker-{number}.log"
-        process = spawn.Process(target=_work, args=(theirs, self.setting, log), daemon=False)
+        process = spawn.Process(target=_work, args=(of_worker, self.setting, log), daemon=False)
         process.start()
-        theirs.close()
-        return Worker(number, process, ours)
+        of_worker.close()
+        return Worker(number, process, connection)
 
     def pace(self) -> float:
         """How much longer jobs take than estimated: the median so far."""
