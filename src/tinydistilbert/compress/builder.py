@@ -58,7 +58,7 @@ class VariantBuilder:
         # What compares attention needs all heads on both sides, and stages of their own more epochs.
         distillation = replace(
             of_task.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0,
-            intermediate_learning_rate=None, epochs=None, learning_rate=None,
+            intermediate_learning_rate=None, epochs=None, learning_rate=None, final_examples="all",
         )  # fmt: skip
         settings = replace(
             of_task, distillation=distillation, epochs=compress.recovery_epochs, min_steps=0, select="fixed",

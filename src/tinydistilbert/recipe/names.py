@@ -8,3 +8,16 @@ BASELINE_NAMES = TF_IDF, STATIC_EMBEDDINGS = "tf-idf", "static embeddings"
 """Rows of cheap models that a student has to beat."""
 MEASURED = ("pretraining", "size", "latency")
 """Values of the field `task` in measurements that belong to no task."""
+
+CORPUS_TEXTS, TASK_TEXTS = "corpus", "task:"
+"""Sources of texts without labels that are no files: the corpus' sentences, and, by its name, a task's train texts."""
+
+
+def is_built_in(source: str) -> bool:
+    """Whether a source of texts without labels is no file."""
+    return source == CORPUS_TEXTS or source.startswith(TASK_TEXTS)
+
+
+def task_of_source(source: str) -> str:
+    """The task whose train texts a source is; empty of others."""
+    return source.removeprefix(TASK_TEXTS) if source.startswith(TASK_TEXTS) else ""

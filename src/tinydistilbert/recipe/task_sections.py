@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.types import (
@@ -14,6 +14,7 @@ from tinydistilbert.recipe.types import (
     Operations,
     Optimization,
     Share,
+    alone,
     renamed_values,
     section,
 )
@@ -60,7 +61,12 @@ class TaskDistillationSettings:
     intermediate_learning_rate: PositiveFloat | None = None
     epochs: Epochs | None = None
     learning_rate: PositiveFloat | None = None
+    final_examples: Literal["all", "original"] | None = None
+    unlabelled: str | tuple[str, ...] | None = None
+    unlabelled_examples: NonNegativeInt | None = None
     augment: NonNegativeInt | None = None
+
+    _one_source = field_validator("unlabelled", mode="before")(alone)
 
 
 @section
@@ -116,16 +122,27 @@ class TaskDistillation:
     matched_layers: Literal["uniform", "copied"] = "uniform"
     """Teacher layers that hidden and attention are compared with: evenly spread, the last of each run (TinyBERT: of 6
     for 3 layers 2, 4, 6), or those that the student's layers were copied from."""
-    unlabelled: str = ""
-    """File with more texts of the task's kind without labels, in the task's columns or one text a line;
-    not for span tasks."""
+    final_examples: Literal["all", "original"] = "all"
+    """What is read after the intermediate epochs: all, or only the train examples, not the copies and further texts
+    (TinyBERT on STS-B)."""
+    unlabelled: str | tuple[str, ...] = ""
+    """More texts of the task's kind without labels: a file in the task's columns or with one text a line, `task:NAME`
+    (train texts of another task), `corpus` (sentences of the corpus), or a list of these; not for span tasks."""
+    unlabelled_examples: NonNegativeInt = 0
+    """Read a seeded sample of so many of them; 0 = all."""
     augment: NonNegativeInt = 0
     """Copies of each train example with words replaced by what a masked LM proposes (TinyBERT), for soft
-    targets; duplicates are dropped. Not for span tasks."""
+    targets; duplicates are dropped. Of span tasks the question's words, for the intermediate epochs alone."""
     augment_share: Share = 0.4
     """Chance of each word to be replaced in a copy (TinyBERT's p_t)."""
     augment_candidates: PositiveInt = 15
     """Proposals among which a replacement is drawn (TinyBERT's K)."""
+
+    _one_source = field_validator("unlabelled", mode="before")(alone)
+
+    def ends_with_originals(self, kind: str) -> bool:
+        """Whether the epochs after the intermediate ones read train examples alone, in a task of that kind."""
+        return self.final_examples == "original" or (kind == "span" and self.augment > 0)
 
     @property
     def has_stages(self) -> bool:
