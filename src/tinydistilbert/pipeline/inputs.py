@@ -17,7 +17,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models import folder_pins, hub
 from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.notices import notice
-from tinydistilbert.recipe.names import is_built_in
+from tinydistilbert.recipe.names import base_task, is_built_in
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe, to_dict
 from tinydistilbert.recipe.types import RENAMED_VALUES
 from tinydistilbert.run_folder import LOG, MEASUREMENTS, TRAINING_FACTS, RunFolder, flat
@@ -271,7 +271,8 @@ def unlabelled_source(recipe: Recipe, task: str) -> str:
 def _is_of_task(key: str, task: str) -> bool:
     """Whether a key is of no single task, or of this one."""
     per_task = ("finetune.override.", "finetune.custom.")
-    return not key.startswith(per_task) or key.startswith(tuple(f"{prefix}{task}." for prefix in per_task))
+    of_task = tuple(f"{prefix}{name}." for prefix in per_task for name in (task, base_task(task)))
+    return not key.startswith(per_task) or key.startswith(of_task)
 
 
 def fingerprint_of_folder(folder: Path) -> str:

@@ -29,6 +29,7 @@ from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.inputs import CORPUS, PAIRS, VOCABULARY, WHOLE, unlabelled_source
 from tinydistilbert.pipeline.jobs import BaselineJob, Job
 from tinydistilbert.progress import duration
+from tinydistilbert.recipe.names import intermediate_task
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.compare import measured_differences
 from tinydistilbert.report.page import write_report
@@ -149,6 +150,8 @@ def failed_trainings(run: RunContext) -> tuple[str, ...]:
 
 def _encoder(run: RunContext, job: Job) -> Path:
     """What a fine-tuning starts from: its folder, or its name; that of a cut teacher is made where it is missing."""
+    if (before := _job_before(run, job)) is not None:
+        return before.model(run.folder)
     if job.row == "teacher" and run.recipe.finetune.teacher:
         return Path(run.recipe.finetune.teacher)
     if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
@@ -158,6 +161,12 @@ def _encoder(run: RunContext, job: Job) -> Path:
     title = f"cut the teacher of {run.tasks[job.task].title}"
     make_folder(run, cut, title, partial(_cut, run, job.task, teacher), sources)
     return cut
+
+
+def _job_before(run: RunContext, job: Job) -> Job | None:
+    """Of a task such as `rte@mnli`, the model of the same row and seed on the task before it."""
+    first = intermediate_task(job.task)
+    return next((j for j in run.jobs if (j.task, j.row, j.seed) == (first, job.row, job.seed) and not j.is_given), None)
 
 
 def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:

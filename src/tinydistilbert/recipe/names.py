@@ -21,3 +21,13 @@ def is_built_in(source: str) -> bool:
 def task_of_source(source: str) -> str:
     """The task whose train texts a source is; empty of others."""
     return source.removeprefix(TASK_TEXTS) if source.startswith(TASK_TEXTS) else ""
+
+
+def base_task(name: str) -> str:
+    """The task whose examples and settings `rte@mnli` has: `rte`; of a plain name itself."""
+    return name.partition("@")[0]
+
+
+def intermediate_task(name: str) -> str:
+    """The task whose models `rte@mnli` starts from: `mnli`; empty of a plain name."""
+    return name.partition("@")[2]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
+from tinydistilbert.recipe.names import base_task
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.types import (
     Bytes,
@@ -161,7 +162,8 @@ class Finetune:
     """Fine-tuning and scoring, by the same code for teacher, student and control."""
 
     tasks: tuple[str, ...] = ()
-    """Names from `tinydistilbert tasks`, or of custom tasks in `custom`."""
+    """Names from `tinydistilbert tasks`, or of custom tasks in `custom`; `rte@mnli`: RTE, started from this run's
+    models of MNLI, a column of its own."""
     model: str = ""
     """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
     teacher: str = ""
@@ -211,7 +213,7 @@ class Finetune:
 
     def settings(self, task: str) -> "Finetune":
         """These settings with the override of `task` applied; `override` of the result is empty."""
-        override = self.override.get(task, TaskSettings())
+        override = self._override(task)
         changes = {key: value for key, value in dataclasses.asdict(override).items() if value is not None}
         optimization = {key: changes.pop(key) for key in ("learning_rate", "batch_size") if key in changes}
         changes.pop("max_length", None)
@@ -223,14 +225,18 @@ class Finetune:
             distillation=dataclasses.replace(self.distillation, **distillation), override={}, **changes,
         )  # fmt: skip
 
+    def _override(self, task: str) -> TaskSettings:
+        """What differs for a task; of `rte@mnli`, without an override of its own, what differs for `rte`."""
+        return self.override.get(task) or self.override.get(base_task(task), TaskSettings())
+
     def max_length(self, task: str, default: int) -> int:
         """Longest input of `task` in tokens: its override, or else the task's `default`."""
         return self.stated_max_length(task) or default
 
     def stated_max_length(self, task: str) -> int | None:
         """Longest input of `task` in tokens where this recipe states one; None where it is the task's default."""
-        custom = self.custom.get(task)
-        return self.override.get(task, TaskSettings()).max_length or (custom.max_length if custom else None)
+        custom = self.custom.get(base_task(task))
+        return self._override(task).max_length or (custom.max_length if custom else None)
 
 
 @section

@@ -19,6 +19,8 @@ from tinydistilbert.recipe.names import (
     SPAN_NAMES,
     TASK_NAMES,
     TASK_TEXTS,
+    base_task,
+    intermediate_task,
     is_built_in,
     task_of_source,
 )  # fmt: skip
@@ -220,8 +222,15 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
     finetune = recipe.finetune
     known = (*TASK_NAMES, *finetune.custom)
     for key, names in (("finetune.tasks", finetune.tasks), ("finetune.override", tuple(finetune.override))):
-        for name in (name for name in names if name not in known):
+        parts = (part for written in names for part in written.split("@", 1))
+        for name in (part for part in parts if part not in known):
             yield _Conflict(key, "a known task", repr(name), _nearest(name, known))
+    for name in (name for name in finetune.tasks if intermediate_task(name)):
+        first, fix = intermediate_task(name), f"write {intermediate_task(name)!r} into finetune.tasks too"
+        if first == base_task(name):
+            yield _Conflict("finetune.tasks", "another task behind the @", repr(name), "name one")
+        if first not in finetune.tasks:
+            yield _Conflict("finetune.tasks", f"{first!r}, whose models {name!r} starts from", "none", fix)
     for name, custom in finetune.custom.items():
         yield from _conflicts_of_custom(name, custom, scored_on=finetune.score_on)
     for key, seeds in (("finetune.seeds", finetune.seeds), ("ablate.seeds", recipe.ablate.seeds)):
@@ -247,8 +256,8 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
     for name in finetune.tasks or ("",):
         yield from _conflicts_of_stages(finetune.settings(name), name)
     yield from _conflicts_of_teaching(finetune)
-    kinds = {name: finetune.custom[name].kind if name in finetune.custom else "" for name in finetune.tasks}
-    spans = [name for name, kind in kinds.items() if kind == "span" or name in SPAN_NAMES]
+    custom = {name: finetune.custom.get(base_task(name)) for name in finetune.tasks}
+    spans = [n for n, task in custom.items() if (task and task.kind == "span") or base_task(n) in SPAN_NAMES]
     for name in spans if distillation.tasks != "none" else ():
         of_task = finetune.settings(name).distillation
         if of_task.unlabelled:
@@ -279,7 +288,7 @@ def _conflicts_of_sources(finetune: Finetune, task: str, known: Iterable[str]) -
     key = "finetune.distillation.unlabelled"
     for source in _sources(finetune.settings(task).distillation.unlabelled):
         name = task_of_source(source)
-        if name == task:
+        if name == base_task(task):
             yield _Conflict(key, f"texts beside the train examples of {task}", repr(source), "name another task")
         elif source.startswith(TASK_TEXTS) and name not in known:
             yield _Conflict(key, "a known task behind task:", repr(name), _nearest(name, known))
