@@ -1,4 +1,7 @@
-"""Names of tasks that the recipe needs too, in a module that imports nothing."""
+"""Names of tasks that the recipe needs too, in a module that imports nothing of this package."""
+
+import re
+from pathlib import PurePath
 
 GLUE_NAMES = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 SYNTHETIC_NAMES = ("acceptability", "adjacency", "cloze-qa")
@@ -31,3 +34,9 @@ def base_task(name: str) -> str:
 def intermediate_task(name: str) -> str:
     """The task whose models `rte@mnli` starts from: `mnli`; empty of a plain name."""
     return name.partition("@")[2]
+
+
+def task_name(train: str) -> str:
+    """The name of a task of one's own, after its train file."""
+    name = re.sub(r"[^a-z0-9]+", "-", PurePath(train.removesuffix(".gz")).stem.lower()).strip("-") or "own"
+    return f"own-{name}" if name in (*TASK_NAMES, *MEASURED) else name

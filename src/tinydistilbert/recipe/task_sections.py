@@ -29,8 +29,8 @@ class CustomTask:
     """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, a folder of `save_to_disk`, or a hub data set
     (`owner/name:configuration:split`), of which `train` is read where no split is named."""
     validation: str = ""
-    """The scored examples: as `train`; of a hub data set, its split `validation`. May be empty with
-    finetune.score_on = "train"."""
+    """The scored examples: as `train`; of a hub data set, its split `validation`; or a share of `train`, such as `10%`:
+    the rows that a hash of their text picks. May be empty with finetune.score_on = "train"."""
     kind: Literal["classification", "regression", "span"] = "classification"
     """`span`: questions whose answer is a piece of a context, in SQuAD's form."""
     text: str = "text"
@@ -277,6 +277,9 @@ class Compress:
     max_loss: NonNegativeFloat = 1.0
     """Points of the headline metric that may be lost on those. If int8 loses more, some layers stay in float; a variant
     that loses more is marked."""
+    min_kept: Share = 0.0
+    """Share of the teacher's score above the majority that the chosen variant has to keep on those, in place of
+    `max_loss`; the teacher is the first of `teachers`, or that of the run. 0 = no such demand."""
     target_latency: Milliseconds = ""
     """`5ms`: make smaller variants until the median latency of one input on one core is that short."""
     target_size: Bytes = ""

@@ -256,8 +256,9 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
     for name in finetune.tasks or ("",):
         yield from _conflicts_of_stages(finetune.settings(name), name)
     yield from _conflicts_of_teaching(finetune)
-    custom = {name: finetune.custom.get(base_task(name)) for name in finetune.tasks}
-    spans = [n for n, task in custom.items() if (task and task.kind == "span") or base_task(n) in SPAN_NAMES]
+    described = {name: finetune.custom.get(base_task(name)) for name in finetune.tasks}
+    of_kind = {name: settings.kind for name, settings in described.items() if settings}
+    spans = [name for name in finetune.tasks if of_kind.get(name) == "span" or base_task(name) in SPAN_NAMES]
     for name in spans if distillation.tasks != "none" else ():
         of_task = finetune.settings(name).distillation
         if of_task.unlabelled:
