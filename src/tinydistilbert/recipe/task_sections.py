@@ -170,8 +170,8 @@ class Finetune:
     model: str = ""
     """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
     teacher: str = ""
-    """Encoder that the row `teacher` starts from, with its pooler: `original`, which is `teacher.model` as it comes; a
-    folder, hub name or `offline`; empty = the run's teacher, adapted if `adapt` says so. The rows "(D)" learn from it."""
+    """Encoder that the row `teacher` starts from, with its pooler: `original` (`teacher.model` as it comes), or a
+    folder, hub name or `offline`; empty = the run's teacher, adapted if `adapt` says so. "(D)" learns from it."""
     models: tuple[Literal["teacher", "student", "control"], ...] = ("teacher", "student")
     """`control` is the same cut of the teacher without distillation."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
