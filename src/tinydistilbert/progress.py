@@ -33,6 +33,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def size_in_words(count: float) -> str:
+    """Bytes in words, in powers of 1,000."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+    return f"{count:.0f} B"
+
+
 @contextmanager
 def reporting(*, quiet: bool) -> Iterator[None]:
     """In the body progress is shown or not; after it the terminal is as it was, however the body ended."""

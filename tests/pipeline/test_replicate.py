@@ -240,7 +240,7 @@ def test_a_second_distillation_can_start_at_the_layers_of_the_tasks_teacher(
     changed = recipe_text.replace('architecture = "distilbert"', "layers = [1]").replace("2_000", "0")
     changed = changed.replace('models = ["teacher", "student", "control"]', 'models = ["teacher"]', 1)
     recipe.write_text(changed.replace("[benchmark]", '[finetune.distillation]\nstart = "teacher"\n[benchmark]'))
-    command = ["evaluate", recipe, "--output", run, "--task", "adjacency"]
+    command = ["evaluate", recipe, "--output", run, "--task", "adjacency", "--finetune.keep", "all"]
     code, out, err = call(*command, "--dry-run")
     assert code == 0 and "student (D)" in out, err
     code, out, err = call(*command)

@@ -90,7 +90,7 @@ def _soft_target_seconds(basis: Basis, task: str, settings: Finetune, size: Task
     if not atomic.is_finished(folder.soft_targets(task)):
         tokens = _teachers(basis.recipe.finetune) * _distilled_features(settings, size) * size.length
         operations += basis.task_teacher.forward(tokens, size.length)
-    return basis.machine.seconds(operations)
+    return basis.machine.training_seconds(operations)
 
 
 def _teachers(finetune: Finetune) -> int:

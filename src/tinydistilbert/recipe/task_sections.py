@@ -130,6 +130,9 @@ class Finetune:
     """Score on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
     score_on: Literal["validation", "train"] = "validation"
     """`train`: score on `validation_examples` of the train split that are not trained on; for choosing settings."""
+    keep: Literal["best", "all"] = "best"
+    """Weights that stay when a run has no use for them any more: `best`, of each task the models of the first seed that
+    the run is about; `all`, those of the teacher, the control and the other seeds too. Scores and logs always stay."""
     baselines: bool = True
     """Rows of two cheap models on the same examples, which a student has to beat: a linear model on TF-IDF, and one on
     the mean of the teacher's word embeddings. Not for span tasks."""
