@@ -55,12 +55,12 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
     for folder in (
         "teacher",
         "student",
-        "control",
         "benchmark",
         "tasks/cloze-qa/targets",
         "tasks/cloze-qa/student-d/seed-0/scores",
     ):
         atomic.read_manifest(run / folder)
+    assert atomic.is_released(run / "control") and not (run / "control" / "model.safetensors").exists()
     assert list(run.rglob("*.partial")) == []
 
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
