@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tinydistilbert import run_folder
 from tinydistilbert.cli import main
+from tinydistilbert.cli.request import request
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import schema, toml, types
 from tinydistilbert.recipe.types import highest, ramp_at, seconds_of
@@ -266,6 +267,43 @@ def test_a_deprecated_spelling_is_the_same_recipe_with_one_warning(
     (warning,) = caplog.messages
     old, new = text.split()[-1].strip('"'), current.split()[-1].strip('"')
     assert f"{old!r} is a deprecated spelling; write {new!r}" in warning
+
+
+@pytest.mark.parametrize(
+    ("old", "key", "value"),
+    [
+        ("second_distillation = true", "tasks", "span"),
+        ("second_distillation = false", "tasks", "none"),
+        ("distillation_temperature = 3.0", "temperature", 3.0),
+        ("distillation_weight = 0.25", "soft", 0.25),
+    ],
+)
+def test_a_renamed_key_is_the_current_one_with_one_warning(
+    old: str, key: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    types._warn_of_renamed.cache_clear()
+    recipe = toml.from_toml(f"[finetune]\n{old}", "here")
+    assert getattr(recipe.finetune.distillation, key) == value
+    (warning,) = caplog.messages
+    assert f"finetune.{old.split()[0]} is a deprecated" in warning and f"finetune.distillation.{key}" in warning
+    row = toml.from_toml(f"[ablate.rows.one.finetune]\n{old}", "here").ablate.rows["one"]
+    assert row == {"finetune": {"distillation": {key: value}}}
+    name, text = old.split(" = ")
+    flagged = request(["replicate", "quickstart", f"--finetune.{name}", text]).recipe
+    assert getattr(flagged.finetune.distillation, key) == value
+    with pytest.raises(UserError, match=rf"finetune\.{name}.*both"):
+        toml.from_dict({"finetune": {name: value, "distillation": {key: value}}}, "here")
+
+
+PUBLISHED = sorted(
+    path for path in (Path(__file__).parents[2] / "results").glob("*/*.toml") if path.name != "survivors.toml"
+)
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
+def test_a_published_recipe_loads(path: Path) -> None:
+    assert toml.load(str(path)).name == path.parent.name
+    assert len(PUBLISHED) >= 6
 
 
 def test_renamed_values_leave_the_hash_of_a_recipe_as_measurements_have_it() -> None:

@@ -216,6 +216,8 @@ def add_settings(
         for section in sections()
     ]
     add_sections(others, shown=everything)
+    deprecated = [Key(name, str, None, "") for name in types.RENAMED_KEYS]
+    add_sections([Section("", "", tuple(deprecated))], shown=False)
     add_sections(named_sections(given), shown=False)
     add_sections(named_sections(PLACEHOLDERS) if everything else (), shown=True)
 

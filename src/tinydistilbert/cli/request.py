@@ -1,7 +1,6 @@
 """From what was parsed to what is to be done: the recipe with the flags laid over it, and the run folder."""
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from tinydistilbert import run_folder
 from tinydistilbert.cli.parser import parse
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import schema, toml
-from tinydistilbert.recipe.names import MEASURED, TASK_NAMES
+from tinydistilbert.recipe.names import task_name
+from tinydistilbert.recipe.types import with_current_keys
 
 CONFIG_FILE = "config.json"
 """A folder that has it is a model, and no recipe."""
@@ -41,7 +41,7 @@ def request(arguments: Sequence[str] | argparse.Namespace) -> Request:
         UserError: no recipe, an unknown flag (with the nearest known one), a missing or wrong value.
     """
     parsed = arguments if isinstance(arguments, argparse.Namespace) else parse(arguments)
-    changes = _nested(getattr(parsed, "settings", {}))
+    changes = with_current_keys(_nested(getattr(parsed, "settings", {})), "command line")
     if columns := getattr(parsed, "custom_task", {}):
         _put_custom_task(changes, columns, parsed.command)
     recipe = _recipe(parsed.command, parsed.recipe, changes)
@@ -113,9 +113,7 @@ def _put_custom_task(changes: dict[str, Any], columns: dict[str, Any], command: 
         fix = "leave --task out: a task of your own is called after its file"
         raise UserError("--task", expected="no other task beside --data with columns", found="one", fix=fix)
     train = changes.pop("data")
-    name = re.sub(r"[^a-z0-9]+", "-", Path(train.removesuffix(".gz")).stem.lower()).strip("-") or "own"
-    if name in (*TASK_NAMES, *MEASURED):
-        name = f"own-{name}"
+    name = task_name(train)
     finetune["tasks"] = [name]
     finetune.setdefault("custom", {})[name] = {"train": train, **columns}
     if command == "compress":

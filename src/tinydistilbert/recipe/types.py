@@ -3,11 +3,14 @@
 import functools
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from pydantic.dataclasses import dataclass
+
+from tinydistilbert.errors import UserError
 
 T = TypeVar("T")
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -27,6 +30,53 @@ RENAMED_VALUES = {
 """By key, the deprecated spellings of its values, and the spelling that is used now."""
 
 
+RENAMED_KEYS: dict[str, tuple[str, Mapping[str, str]]] = {
+    "finetune.second_distillation": ("finetune.distillation.tasks", {"true": "span", "false": "none"}),
+    "finetune.distillation_temperature": ("finetune.distillation.temperature", {}),
+    "finetune.distillation_weight": ("finetune.distillation.soft", {}),
+}
+"""Deprecated keys, the key that is used now, and what their values are called there, where that differs."""
+
+
+def with_current_keys(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`content` of a recipe with the names that its keys have now; a line warns of each deprecated one.
+
+    Args:
+        content: as a TOML file has it: sections in one another, and what is not set left out.
+        where: the name used in errors.
+
+    Raises:
+        UserError: a key stands there by both of its names.
+    """
+    current = dict(content)
+    for deprecated, (key, spellings) in RENAMED_KEYS.items():  # all of them moved into a section of their own section
+        section_name, _, name = deprecated.rpartition(".")
+        in_section = current.get(section_name)
+        if not isinstance(in_section, Mapping) or name not in in_section:
+            continue
+        inner, leaf = key.removeprefix(f"{section_name}.").split(".")
+        beside = in_section.get(inner, {})
+        if not isinstance(beside, Mapping):
+            continue  # an error, of which the check of the types says more
+        if leaf in beside:
+            expected, found = f"it once, as {key}", "both"
+            raise UserError(f"{where}, key {deprecated}", expected=expected, found=found, fix=f"delete {deprecated}")
+        value = spellings.get(str(in_section[name]).lower(), in_section[name])
+        others = {each: setting for each, setting in in_section.items() if each != name}
+        current[section_name] = {**others, inner: {**beside, leaf: value}}
+        _warn_of_renamed(deprecated, None, f"{key} = {value!r}")
+    ablate = current.get("ablate")
+    if isinstance(ablate, Mapping) and isinstance(rows := ablate.get("rows"), Mapping):
+        renamed = {
+            row: with_current_keys(changes, f"{where}, row {row!r} of ablate.rows")
+            if isinstance(changes, Mapping)
+            else changes
+            for row, changes in rows.items()
+        }
+        current["ablate"] = {**ablate, "rows": renamed}
+    return current
+
+
 def renamed_values(key: str) -> Any:
     """A validator for a field of a section: deprecated spellings of its value (`RENAMED_VALUES`) still work.
 
@@ -37,17 +87,18 @@ def renamed_values(key: str) -> Any:
     def current(value: Any) -> Any:
         if not isinstance(value, str) or value not in RENAMED_VALUES[key]:
             return value
-        _warn_of_renamed(key, value)
-        return RENAMED_VALUES[key][value]
+        current_value = RENAMED_VALUES[key][value]
+        _warn_of_renamed(key, value, repr(current_value))
+        return current_value
 
     return field_validator(key.rpartition(".")[2], mode="before")(current)
 
 
 @functools.cache
-def _warn_of_renamed(key: str, value: str) -> None:
-    """Once in a process: a recipe is checked several times on its way."""
-    message = "%s = %r is a deprecated spelling; write %r"
-    logging.getLogger(__name__).warning(message, key, value, RENAMED_VALUES[key][value])
+def _warn_of_renamed(key: str, value: str | None, current: str) -> None:
+    """Once in a process: a recipe is checked several times on its way. Without a value the key itself is renamed."""
+    deprecated = key if value is None else f"{key} = {value!r}"
+    logging.getLogger(__name__).warning("%s is a deprecated spelling; write %s", deprecated, current)
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
