@@ -86,15 +86,6 @@ def check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) 
             )
 
 
-def say_scored_among(unlabelled: Examples, where: str, scored: Iterable[Examples]) -> None:
-    """Say how many scored texts a second distillation is trained on without their labels."""
-    for examples in scored:
-        if shared := shared_with_train(unlabelled, examples):
-            task = examples.task
-            of = f"{shared:,} of {len(examples):,} scored texts of {task.title} ({examples.split})"
-            notice(where, f"{of} are among the unlabelled texts: the student learns the teacher's answers to them")
-
-
 def _say_what_repeats(examples: Examples) -> None:
     """One line about rows that repeat a text, contradict another row, or have none."""
     rows_of: dict[tuple[str, ...], list[int]] = {}
