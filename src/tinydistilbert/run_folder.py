@@ -1,6 +1,7 @@
 """Every path and file name of a run, and what it was begun with: one recipe, one set of data, one version a model."""
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ _MODEL = "model "
 _FILE = "file "
 """Begins the paths of files of local models in `inputs.json`."""
 _PRECISION = "precision"
+MAY_DIFFER = ("device", "data", "finetune.keep")
+"""Keys of the recipe that do not change what a run computes: from one command to the next they may differ."""
 
 
 def predictions_file(split: str | int) -> str:
@@ -120,6 +123,10 @@ class CompressedFolder:
     def soft_targets(self) -> Path:
         """What the teachers of recovery fine-tuning answered."""
         return self.path / "targets"
+
+    def just_pruned(self) -> list[Path]:
+        """The pruned models as they were before recovery fine-tuning."""
+        return sorted(self.path.glob("*/cut"))
 
     def variant(self, name: str) -> VariantFolder:
         """The folder of a variant: `whole`, `keep-N` or `layers-N`."""
@@ -308,7 +315,7 @@ def is_begun(run: RunFolder, recipe: Recipe) -> bool:
 def _check_same_recipe(run: RunFolder, recipe: Recipe) -> None:
     given, stored = dict(flat(to_dict(recipe))), dict(flat(to_dict(read(run.recipe))))
     for key in sorted(given.keys() | stored.keys()):
-        if key not in ("device", "data") and given.get(key) != stored.get(key):
+        if key not in MAY_DIFFER and given.get(key) != stored.get(key):
             found = f"one with {key} = {stored.get(key)!r} (here {given.get(key)!r})"
             fix = "give another --output, or delete the folder"
             raise UserError(f"--output {run.path}", expected="a run of this recipe", found=found, fix=fix)
@@ -355,6 +362,23 @@ def kept_fingerprints(run: RunFolder) -> dict[str, str]:
         UserError: the file that keeps them is damaged.
     """
     return {name: kept for name, kept in _inputs(run).items() if not name.startswith((_MODEL, _FILE))}
+
+
+def states(run: RunFolder, section: str, key: str) -> bool:
+    """Whether the recipe of the run names a key, which versions before the key did not."""
+    stored: dict[str, Any] = tomllib.loads(run.recipe.read_text(encoding="utf-8"))
+    return key in stored.get(section, {})
+
+
+def released_models(run: RunFolder) -> list[Path]:
+    """The models of the run whose weights were deleted when nothing was left to read them."""
+    made = [run.control, *run.path.glob("tasks/*/cut-teacher"), *run.all_task_models()]
+    made += [
+        path
+        for compressed in run.path.glob("tasks/*/compressed")
+        for path in CompressedFolder(compressed).just_pruned()
+    ]
+    return sorted(path for path in made if atomic.is_finished(path) and atomic.is_released(path))
 
 
 def kept_notices(run: RunFolder) -> list[str]:
