@@ -101,8 +101,8 @@ def test_from_a_csv_to_a_distilled_classifier(files: list[str], teacher: Path, t
 def test_a_model_on_a_task_of_the_paper_needs_no_recipe(teacher: Path, tmp_path: Path, call: Call) -> None:
     folder = tmp_path / "data" / "glue" / "sst2"
     folder.mkdir(parents=True)
-    for split in ("train", "validation"):
-        rows = [{"sentence": f"the tower {i}", "label": i % 2, "idx": i} for i in range(12)]
+    for split, what in (("train", "tower"), ("validation", "house")):
+        rows = [{"sentence": f"the {what} {i}", "label": i % 2, "idx": i} for i in range(12)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["finetune", "--model", teacher, "--task", "sst2", "--data", tmp_path / "data", "--seeds", "0"]
     code, out, err = call(*command, "--finetune.min_steps", "3", "--epochs", "1", "--dry-run")

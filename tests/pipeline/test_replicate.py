@@ -129,8 +129,8 @@ def small_glue(folder: Path, labels: list[int]) -> Path:
     """A data folder with nothing but a CoLA of a few rows."""
     target = folder / "data" / "glue" / "cola"
     target.mkdir(parents=True)
-    rows = [{"sentence": f"the student walked {i}", "label": label, "idx": i} for i, label in enumerate(labels)]
-    for split in ("train", "validation"):
+    for split, who in (("train", "student"), ("validation", "teacher")):
+        rows = [{"sentence": f"the {who} walked {i}", "label": label, "idx": i} for i, label in enumerate(labels)]
         (target / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "data"
 

@@ -315,6 +315,7 @@ def test_renamed_values_leave_the_hash_of_a_recipe_as_measurements_have_it() -> 
         "ca6e6082769d": schema.Recipe(finetune=schema.Finetune(select="reported")),
     }
     assert {schema.recipe_hash(recipe): recipe for recipe in recipes.values()} == recipes
+    assert schema.recipe_hash(schema.Recipe(corpus=schema.Corpus(quoting="none"))) not in recipes
     other = schema.Finetune(custom={"mine": dataclasses.replace(own, quoting="none")})
     assert schema.recipe_hash(schema.Recipe(finetune=other)) not in recipes
 
