@@ -136,8 +136,11 @@ def test_nothing_is_told_where_all_texts_differ() -> None:
 
 
 def test_scored_texts_among_the_unlabelled_ones_are_told() -> None:
-    say_scored_among(examples(["a", "b"], split="unlabelled"), "more.txt", [examples(["b", "c"], split="validation")])
-    (line,) = notices.all_notices()
+    more, scored = examples(["a", "b", "b"], split="unlabelled"), examples(["b", "c"], split="validation")
+    say_scored_among(more, "more.txt", examples(["a", "d"]), [scored])
+    repeats, known, line = notices.all_notices()
+    assert "sst2 unlabelled: 1 of 3 rows repeat a text" in repeats
+    assert known.startswith("more.txt: 1 of 3 texts are in the train split")
     assert line.startswith("more.txt: 1 of 2 scored texts of SST-2")
 
 

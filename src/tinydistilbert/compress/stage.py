@@ -25,14 +25,16 @@ from tinydistilbert.compress.measure import (
     timed_side_by_side,
 )
 from tinydistilbert.compress.variants import Variant
+from tinydistilbert.compress.vocabulary import losses
 from tinydistilbert.evaluation import metrics
 from tinydistilbert.evaluation.evaluate import trained_on_scored, write_predictions
 from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
 from tinydistilbert.models.lengths import MAX_LENGTH
-from tinydistilbert.models.loading import load_config
+from tinydistilbert.models.loading import load_config, load_tokenizer
 from tinydistilbert.models.processor import processor
 from tinydistilbert.models.runtimes import EXPORT_KEY, exported_facts
 from tinydistilbert.models.untrusted import CONFIG
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
@@ -62,6 +64,7 @@ def compress_task_model(builder: VariantBuilder) -> None:
     limit = recipe.finetune.settings(task.name).validation_examples
     validation = recipe_examples(recipe, task, scored_split(recipe.finetune, task), limit=limit)
     measured, times = timed_side_by_side(builder, measured_variants(builder, validation), validation)
+    _say_what_the_vocabulary_loses(builder, validation)
     best = best_variant(measured, recipe.compress)
     shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # perhaps with files of another variant
     made_from.begin(folder.best, builder.sources)
@@ -72,6 +75,15 @@ def compress_task_model(builder: VariantBuilder) -> None:
             config = atomic.read_json(output / CONFIG)
             atomic.write_json(output / CONFIG, config | {EXPORT_KEY: facts | {"scored_on": processor()}})
     _write_summary(builder, measured, best, times, validation)
+
+
+def _say_what_the_vocabulary_loses(builder: VariantBuilder, validation: Examples) -> None:
+    """One line, where a smaller vocabulary makes other pieces of the scored texts."""
+    trimmed = builder.folder.variant("whole").trimmed
+    if builder.recipe.compress.vocabulary and atomic.is_finished(trimmed):
+        texts = (text for example in validation.texts for text in example)
+        if lost := losses(load_tokenizer(builder.model), load_tokenizer(trimmed), texts):
+            notice(f"compress {builder.task.title}", f"{lost} ({validation.split})")
 
 
 def missed_targets(folder: CompressedFolder) -> str:

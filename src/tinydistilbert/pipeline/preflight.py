@@ -112,7 +112,7 @@ def check_tasks(run: RunContext) -> None:
         repeated.check_repeated(recipe, train, scored)
         if distilled and recipe.finetune.distillation.unlabelled:
             unlabelled = read_unlabelled(Path(recipe.finetune.distillation.unlabelled), task)
-            repeated.say_scored_among(unlabelled, recipe.finetune.distillation.unlabelled, scored)
+            repeated.say_scored_among(unlabelled, recipe.finetune.distillation.unlabelled, train, scored)
         check_models(recipe.finetune, task, _student_of_tasks(run) if name in distilled else None)
 
 

@@ -108,8 +108,9 @@ def claimed(run: RunContext) -> Iterator[None]:
                 atomic.write_text(run.folder.recipe, to_toml(run.recipe))
             if run_folder.begun_in(run.folder) is None:  # before anything else is kept of what it was begun with
                 run_folder.keep_precision(run.folder, run.precision.precision)
-                if run.recipe.precision == "auto":
-                    run.log(f"precision: {run.precision.why}")
+            # Before the first training; preparing a text computes nothing, in whatever precision.
+            if run.recipe.precision == "auto" and run.stages[-1] != "prepare" and not run.folder.results.exists():
+                run.log(f"precision: {run.precision.why}")
             run_folder.keep_revisions(run.folder, hub.pinned_revisions())
             run_folder.keep_model_files(run.folder, model_files)
             run.inputs.keep()
