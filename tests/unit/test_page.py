@@ -16,7 +16,8 @@ from tinydistilbert.recipe.names import GLUE_NAMES, SYNTHETIC_NAMES
 from tinydistilbert.report.page import write_report
 from tinydistilbert.report.paper_tables import console_tables
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import RunFolder, keep_notices
+from tinydistilbert.run_folder import RunFolder
+from tinydistilbert.run_record import keep_notices
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tinydistilbert import run_folder
+from tinydistilbert import run_folder, run_record
 from tinydistilbert.cli import main
 from tinydistilbert.cli.request import request
 from tinydistilbert.errors import UserError
@@ -324,4 +324,4 @@ def test_a_run_folder_with_a_deprecated_spelling_is_one_of_the_same_recipe(tmp_p
     stored = toml.to_toml(schema.Recipe())
     assert 'layers = "distilbert"' in stored
     (tmp_path / "recipe.toml").write_text(stored.replace('layers = "distilbert"', 'layers = "authors"'))
-    assert run_folder.is_begun(run_folder.RunFolder(tmp_path), schema.Recipe())
+    assert run_record.is_begun(run_folder.RunFolder(tmp_path), schema.Recipe())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tinydistilbert import results, run_folder
+from tinydistilbert import results, run_record
 from tinydistilbert.benchmark import benchmark
 from tinydistilbert.compress import stage as compression
 from tinydistilbert.compress.builder import VariantBuilder
@@ -56,7 +56,7 @@ def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], 
     started = time.monotonic()
     made_from.begin(path, sources)
     make(path)
-    run_folder.keep_revisions(run.folder, hub.pinned_revisions())
+    run_record.keep_revisions(run.folder, hub.pinned_revisions())
     run.log(f"{title}: {duration(time.monotonic() - started)}")
     write_results(run)
 
@@ -75,7 +75,7 @@ def write_results(run: RunContext) -> None:
 def prepare(run: RunContext) -> None:
     """Text → token blocks in the cache."""
     blocks = run.sources.blocks
-    run_folder.keep_fingerprint(run.folder, CORPUS, blocks.fingerprint)
+    run_record.keep_fingerprint(run.folder, CORPUS, blocks.fingerprint)
     train, validation, size = len(blocks.train), len(blocks.validation), run.recipe.corpus.block_size
     run.log(f"prepare: {train:,} + {validation:,} blocks of {size} tokens in {blocks.folder}")
 

@@ -14,7 +14,8 @@ from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.html import figure, render
 from tinydistilbert.report.read import read_log, read_run
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import LOG, RunFolder, kept_notices
+from tinydistilbert.run_folder import LOG, RunFolder
+from tinydistilbert.run_record import kept_notices
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
