@@ -34,7 +34,7 @@ from tinydistilbert.finetuning.soft_targets import SoftTargets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.pipeline import run as pipeline
-from tinydistilbert.pipeline.stages import write_results
+from tinydistilbert.pipeline.folders import write_results
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import from_dict

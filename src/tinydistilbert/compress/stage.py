@@ -26,7 +26,7 @@ from tinydistilbert.compress.measure import (
 )
 from tinydistilbert.compress.variants import Variant
 from tinydistilbert.compress.vocabulary import losses
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import metrics, resampling
 from tinydistilbert.evaluation.evaluate import trained_on_scored, write_predictions
 from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
 from tinydistilbert.models.lengths import MAX_LENGTH
@@ -169,5 +169,5 @@ def _difference(
         gold = np.zeros(len(one))
     else:
         one, other, gold = predictions.values, first.values, np.array(validation.columns["label"])
-    paired = metrics.paired_test(task.kind, task.headline, gold, one[None], other[None], seed=seed)
+    paired = resampling.paired_test(task.kind, task.headline, gold, one[None], other[None], seed=seed)
     return {"value": paired.difference, "interval": list(paired.interval), "p": paired.p}

@@ -11,7 +11,7 @@ from pathlib import Path
 from tinydistilbert import notices, run_record
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import folder_pins, hub
-from tinydistilbert.pipeline import preflight, stages
+from tinydistilbert.pipeline import folders, preflight, stages, task_models
 from tinydistilbert.pipeline.context import RunContext, Sources
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import to_toml
@@ -34,7 +34,7 @@ STAGES = (
     Stage("prepare", preflight.check_teacher_and_student, stages.prepare),
     Stage("adapt", preflight.no_inputs, stages.adapt_teacher),
     Stage("distill", preflight.no_inputs, stages.distill_student),
-    Stage("finetune", preflight.check_tasks, stages.finetune_tasks),
+    Stage("finetune", preflight.check_tasks, task_models.finetune_tasks),
     Stage("evaluate", preflight.no_inputs, stages.evaluate_tasks),
     Stage("compress", preflight.check_compression, stages.compress_models),
     Stage("benchmark", preflight.check_benchmark, stages.measure_speed),
@@ -142,9 +142,9 @@ def run_stages(run: RunContext) -> tuple[str, ...]:
                 stage.run(run)
         run_record.keep_notices(run.folder, notices.all_notices())
         if run.stages[-1] != "prepare":  # whatever happened to the file meanwhile
-            stages.write_results(run)
+            folders.write_results(run)
     missed = stages.missed_targets(run) if "compress" in run.stages else ()
     if missed:
         fix = "ask for less, or prune further (--keep 0.25 0.15)"
         raise UserError("compress", problem=f"missed the target: {'; '.join(missed)}", fix=fix)
-    return stages.failed_trainings(run) if "finetune" in run.stages else ()
+    return task_models.failed_trainings(run) if "finetune" in run.stages else ()
