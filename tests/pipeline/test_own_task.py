@@ -15,7 +15,7 @@ from tinydistilbert import results
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning import trainer
 from tinydistilbert.finetuning.finetune import finetune
-from tinydistilbert.pipeline import stages
+from tinydistilbert.pipeline import task_models
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import loop
 
@@ -50,7 +50,7 @@ def test_weights_that_are_replaced_between_two_seeds_are_refused(
         finetune(*arguments, **settings)
         (given / "model.safetensors").write_bytes(old[:-4] + bytes(4))
 
-    monkeypatch.setattr(stages, "finetune", then_replaced)
+    monkeypatch.setattr(task_models, "finetune", then_replaced)
     command = ["finetune", "--model", given, *files, "--output", tmp_path / "run"]
     for _ in range(2):  # as it happens, and when the same command is given again
         code, _, err = call(*command)
