@@ -37,7 +37,7 @@ TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
     ("small-glue", functools.partial(score_table, glue.TABLE)), ("small-glue", pretraining_table),
     ("squad", functools.partial(score_table, imdb.TABLE)), ("table3", speed_table),
 )  # fmt: skip
-"""Which table of which committed run the README shows."""
+"""Which table of which committed run the page of results shows."""
 FAULTS = RESULTS / "faults.jsonl"
 CPUS = RESULTS / "cpus.jsonl"
 GPU = RESULTS / "gpu"
@@ -264,7 +264,7 @@ def _meaning(key: keys.Key) -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {
+    "docs/results.md": {
         "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
         "compression": compression_section,
     },

@@ -134,6 +134,11 @@ class RunFolder:
         return self.path / "inputs.json"
 
     @property
+    def given_data(self) -> Path:
+        """Data that a program gave as such, and not as files of its own."""
+        return self.path / "data"
+
+    @property
     def notices(self) -> Path:
         """What was renamed, left out or read in a way that could be doubted, one a line; there where anything was."""
         return self.path / "notices.txt"

@@ -33,7 +33,7 @@ def is_begun(run: RunFolder, recipe: Recipe) -> bool:
     if has_recipe:
         _check_same_recipe(run, recipe)
         return True
-    if not atomic.is_new(run.path):
+    if not atomic.is_new(run.path, beside=run.given_data.name):
         expected, fix = "a new or empty folder, or a run", "give another --output"
         raise UserError(f"--output {run.path}", expected=expected, found="other files", fix=fix)
     return False

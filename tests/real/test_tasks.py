@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from tinydistilbert.evaluation import metrics, sanity
 from tinydistilbert.evaluation.scoring import read_predictions, score
 from tinydistilbert.models.loading import load_tokenizer
-from tinydistilbert.models.teacher import wheel_folder
+from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.tasks import TASKS, load_examples
 from tinydistilbert.tasks.base import Examples

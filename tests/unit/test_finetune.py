@@ -18,8 +18,9 @@ from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.finetuning import trainer
 from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
+from tinydistilbert.finetuning.schedule import finetune_steps
 from tinydistilbert.finetuning.soft_targets import SoftTargets, SoftTargetSource, make_soft_targets
-from tinydistilbert.finetuning.trainer import TaskTraining, finetune_steps, prepare_training
+from tinydistilbert.finetuning.trainer import TaskTraining, prepare_training
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.recipe.schema import Finetune, Optimization, Recipe, TaskDistillation
 from tinydistilbert.run_folder import SOFT_TARGETS, TRAINING_FACTS

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from tests import tiny
 from tinydistilbert.finetuning.objective import TaskLoss
-from tinydistilbert.models.matching import uniform_matches
+from tinydistilbert.models.matching import task_matches
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.used_words import only_used_words
 from tinydistilbert.recipe.schema import TaskDistillation
@@ -94,7 +94,7 @@ def test_a_span_teacher_is_learned_at_start_and_end_whatever_the_padding() -> No
 def test_layers_are_compared_only_in_the_first_stage_and_answers_only_in_the_second() -> None:
     distillation = TaskDistillation(hidden=2.0, attention=0.5, relation=1.0, intermediate_epochs=1)
     student, teacher = classifier(2), classifier(4, seed=1)
-    matches = uniform_matches(teacher.config, student.config, distillation)
+    matches = task_matches(teacher.config, student.config, distillation)
     assert matches.teacher_layers == (1, 3) and matches.relation_layer == 3
     objective = TaskLoss("classification", distillation, teacher, matches, intermediate_steps=3)
     given = batch(labels=torch.tensor([0, 1, 0]), teacher_logits=torch.zeros(3, 2))
@@ -109,7 +109,7 @@ def test_layers_are_compared_only_in_the_first_stage_and_answers_only_in_the_sec
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_its_layers() -> None:
     distillation = TaskDistillation(hidden=1.0, attention=1.0, relation=1.0)
     model = classifier(2)
-    matches = uniform_matches(model.config, model.config, distillation)
+    matches = task_matches(model.config, model.config, distillation)
     objective = TaskLoss("classification", distillation, model, matches)
     with torch.no_grad():
         teacher_logits = model(**batch()).logits
@@ -121,7 +121,7 @@ def test_the_teacher_reads_the_same_tokens_while_the_students_words_are_cut() ->
     distillation = TaskDistillation(hidden=1.0)
     teacher, student = classifier(2), classifier(2)
     objective = TaskLoss(
-        "classification", distillation, teacher, uniform_matches(teacher.config, student.config, distillation)
+        "classification", distillation, teacher, task_matches(teacher.config, student.config, distillation)
     )
     given = batch(labels=torch.tensor([0, 1, 0]), teacher_logits=torch.zeros(3, 2))
     with only_used_words(student, given["input_ids"].numpy()):

@@ -40,7 +40,8 @@ from tinydistilbert.models.loading import (
     set_dropout,
 )
 from tinydistilbert.models.pruned import keep
-from tinydistilbert.models.teacher import check_tokenizer, load_teacher, wheel_folder, with_new_head
+from tinydistilbert.models.teacher import check_tokenizer, load_teacher, with_new_head
+from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.recipe import schema
 from tinydistilbert.storage import atomic
 

@@ -5,7 +5,9 @@ import torch
 
 from tests import tiny
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.models.student import cut_task_student
+from tinydistilbert.pipeline.jobs import jobs
 from tinydistilbert.recipe.schema import Student
 from tinydistilbert.recipe.toml import from_dict
 
@@ -55,7 +57,6 @@ def test_a_student_that_the_head_would_not_fit_is_refused(student: Student, key:
 @pytest.mark.parametrize(
     "finetune",
     [
-        {"model": "m", "distillation": {"teachers": ["t"], "start": "teacher"}},
         {"models": ["student"], "distillation": {"start": "teacher"}},
         {"distillation": {"tasks": "none", "start": "teacher"}},
     ],
@@ -63,3 +64,19 @@ def test_a_student_that_the_head_would_not_fit_is_refused(student: Student, key:
 def test_a_start_at_a_teacher_that_is_not_there_is_refused(finetune: dict[str, object]) -> None:
     with pytest.raises(UserError, match=r"distillation\.start"):
         from_dict({"finetune": finetune}, "test")
+
+
+def test_a_given_model_is_the_teacher_that_its_student_is_cut_from() -> None:
+    finetune = {"model": "offline", "tasks": ["rte", "squad"], "seeds": [0, 1]}
+    start = {"start": "teacher", "tasks": "span"}
+    found = list(jobs(from_dict({"finetune": {**finetune, "distillation": start}}, "test")))
+    rows = [(job.task, job.row, job.seed) for job in found]
+    of_squad = [("squad", "teacher", 0), ("squad", "teacher", 1), ("squad", "model (D)", 0), ("squad", "model (D)", 1)]
+    assert rows == [("rte", "model", 0), ("rte", "model", 1), *of_squad]
+    assert {job.encoder for job in found} == {"offline"} and not any(job.is_given for job in found)
+
+
+def test_the_encoder_in_the_wheel_is_read_by_its_name_with_any_head() -> None:
+    assert load_config("offline").num_hidden_layers == 6
+    model = load_model("offline", "classification", labels=("no", "yes", "perhaps"))
+    assert model.config.num_labels == 3 and len(load_tokenizer("offline")) == model.config.vocab_size

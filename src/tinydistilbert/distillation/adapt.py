@@ -48,13 +48,15 @@ def adapt(
     al. 2020). All of it, because a new head on a frozen encoder stalls (docs/decisions/0006).
 
     Raises:
-        UserError: the teacher has no trained masked-LM head and `adapt.tokens` is 0.
         Interrupted: the user asked to stop; the same call goes on from a checkpoint.
     """
-    check_head(settings, teacher)
     steps, optimization = adapt_steps(settings, setup.blocks.train.shape[1]), settings.optimization
     model = teacher.model.to(setup.compute.device)
     with atomic.unfinished(output) as folder:
+        if not (settings.tokens or teacher.has_trained_head):  # it is fine-tuned alone, and its head says nothing
+            save_model(model, teacher.tokenizer, folder)
+            results.write(folder / MEASUREMENTS, [])
+            return
         before = validation_losses(model, None, setup, precision="fp32")
         seconds = 0.0
         if settings.tokens:

@@ -6,7 +6,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from tinydistilbert.dry_run import machine as costs
 from tinydistilbert.dry_run.machine import Machine
@@ -14,7 +20,7 @@ from tinydistilbert.dry_run.sizes import TaskSize, TextSize, task_size, text_siz
 from tinydistilbert.models.loading import load_config, load_tokenizer, longest_input
 from tinydistilbert.models.pruned import give_shapes, is_pruned, shapes_of
 from tinydistilbert.models.size import Size
-from tinydistilbert.models.student import cut_student
+from tinydistilbert.models.student import cut_student, task_student_config
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe
@@ -151,12 +157,27 @@ class Basis:
     def task_teacher(self) -> Size:
         """The size of a fine-tuned teacher."""
         given = self.recipe.finetune.distillation.teachers
-        return encoder_size(given[0]) if isinstance(given, tuple) else self.teacher
+        if isinstance(given, tuple):
+            return encoder_size(given[0])
+        if named := self.recipe.finetune.teacher:
+            return encoder_size(named)
+        return self.given_model if self.recipe.finetune.model else self.teacher
+
+    @cached_property
+    def cut_teacher(self) -> Size:
+        """The size of a student that is cut from the fine-tuned teacher of its task."""
+        given = self.recipe.finetune.distillation.teachers
+        finetune = self.recipe.finetune
+        teacher = given[0] if isinstance(given, tuple) else finetune.model or finetune.teacher
+        config = load_config(teacher) if teacher else self.models[0].config
+        return _size_of(task_student_config(config, self.recipe.student))
 
     def task_model(self, job: Job) -> Size:
         """The size of a task model."""
         if job.row == "teacher":
             return self.task_teacher
+        if job.is_second_distillation and self.recipe.finetune.distillation.start == "teacher":
+            return self.cut_teacher
         return self.given_model if self.recipe.finetune.model else self.student
 
     def training_seconds(self, model: Size, operations: float, steps: int) -> float:
@@ -178,8 +199,11 @@ def basis_of(run: RunContext) -> Basis:
 
 def encoder_size(name: str) -> Size:
     """The size of a model's encoder, of which only the config is read."""
+    return _size_of(load_config(name))
+
+
+def _size_of(config: PretrainedConfig) -> Size:
     with torch.device("meta"):
-        config = load_config(name)
         model = AutoModel.from_config(config)
         if is_pruned(config):
             give_shapes(model, shapes_of(config))

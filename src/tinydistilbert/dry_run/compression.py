@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, encoder_size, joint_state
 from tinydistilbert.dry_run.sizes import TaskSize
-from tinydistilbert.finetuning.trainer import finetune_steps
+from tinydistilbert.finetuning.schedule import finetune_steps
 from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import atomic
@@ -79,7 +79,8 @@ def _cost(basis: Basis, name: str) -> _Cost:
     if size is None:
         return _Cost(disk)
     recovery = replace(basis.recipe.finetune.settings(name), epochs=settings.recovery_epochs, min_steps=0)
-    held_out = settings.held_out or round(hold_out.SHARE * size.features)
+    a_tenth = round(hold_out.SHARE * size.features)
+    held_out = min(settings.held_out or a_tenth, a_tenth)
     steps = finetune_steps(recovery, max(size.features - held_out, 1) + size.unlabelled) if shares else 0
     examples = steps * recovery.optimization.batch_size * recovery.optimization.gradient_accumulation_steps
     seconds = _seconds(basis, model, size, shares, steps=steps, examples=examples, held_out=held_out)
@@ -88,10 +89,9 @@ def _cost(basis: Basis, name: str) -> _Cost:
 
 def _size(basis: Basis, name: str) -> Size:
     """The size of the model that is compressed."""
-    given = basis.recipe.compress.model or basis.recipe.finetune.model
-    if given:
+    if given := basis.recipe.compress.model:
         return encoder_size(given)
-    return basis.teacher if basis.run.compressed_job(name).row == "teacher" else basis.student
+    return basis.task_model(basis.run.compressed_job(name))
 
 
 def _seconds(

@@ -61,7 +61,8 @@ def prepare_line(basis: Basis) -> Line:
 
 def adapt_line(basis: Basis) -> Line:
     """The line of the teacher in the run folder."""
-    if basis.shared.teacher_is_local and not atomic.is_finished(basis.run.folder.teacher):
+    is_needed = basis.run.reads_masked_lm() and not atomic.is_finished(basis.run.folder.teacher)
+    if basis.shared.teacher_is_local and is_needed:
         check_head(basis.recipe.adapt, basis.run.sources.original_teacher)
     steps = adapt_steps(basis.recipe.adapt, basis.recipe.corpus.block_size)
     return _pretraining(basis, "teacher", "adapt", basis.teacher, basis.recipe.adapt.optimization, steps)

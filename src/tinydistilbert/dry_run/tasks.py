@@ -9,7 +9,7 @@ import numpy as np
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, joint_state, state_of
 from tinydistilbert.dry_run.sizes import TaskSize
 from tinydistilbert.finetuning.augment import passes_of
-from tinydistilbert.finetuning.trainer import finetune_steps, intermediate_steps
+from tinydistilbert.finetuning.schedule import distillation_phases, finetune_steps, intermediate_steps
 from tinydistilbert.models.size import FORWARD_AND_BACKWARD
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import Finetune
@@ -53,7 +53,7 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
     seconds = max(1, len(settings.learning_rates)) * sum(training.seconds for training in trainings)
     if any(job.is_second_distillation for job in left):
         seconds += _soft_target_seconds(basis, name, settings, size)
-    steps = sorted({finetune_steps(settings, _features(job, settings, size)) for job in members})
+    steps = sorted({_steps(job, settings, size) for job in members})
     shown = f"{steps[0]:,} to {steps[-1]:,}" if len(steps) > 1 else f"{steps[0]:,}"
     what = f"{models}{shown} steps × {_examples_a_step(settings)}, {size.examples:,} examples"
     return Line(
@@ -66,7 +66,7 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
 def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskSize) -> "_Training":
     """What is left of one fine-tuning after `done` steps."""
     model, features = basis.task_model(job), _features(job, settings, size)
-    steps = finetune_steps(settings, features)
+    steps = _steps(job, settings, size)
     tokens = _examples_a_step(settings) * size.length
     operations = FORWARD_AND_BACKWARD * model.forward((steps - done) * tokens, size.length)
     memory = model.training_memory(settings.optimization.batch_size * size.longest, 0)
@@ -153,6 +153,14 @@ class _Training:
 def _features(job: Job, settings: Finetune, size: TaskSize) -> int:
     """Inputs that a fine-tuning goes through in an epoch."""
     return _distilled_features(settings, size) if job.is_second_distillation else size.features
+
+
+def _steps(job: Job, settings: Finetune, size: TaskSize) -> int:
+    """Optimiser steps of a fine-tuning."""
+    features = _features(job, settings, size)
+    if not job.is_second_distillation:
+        return finetune_steps(settings, features)
+    return sum(phase.steps for phase in distillation_phases(settings, features))
 
 
 def _distilled_features(settings: Finetune, size: TaskSize) -> int:

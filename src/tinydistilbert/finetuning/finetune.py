@@ -58,7 +58,8 @@ def finetune(
     """
     task = examples.task
     of_task = settings.settings(task.name)
-    rates = of_task.learning_rates or (of_task.optimization.learning_rate,)
+    has_rate = soft_targets is not None and of_task.distillation.learning_rate is not None
+    rates = (not has_rate and of_task.learning_rates) or (of_task.optimization.learning_rate,)
 
     def prepare(rate: float) -> TaskTraining:
         training = prepare_training(
@@ -140,14 +141,21 @@ def _score(facts: dict[str, Any]) -> float:
 
 def _run(training: TaskTraining, folder: Path, label: str) -> tuple[float, dict[str, Any]]:
     """Train; gives the seconds and the facts: how an epoch was selected, or why the training failed."""
-    facts: dict[str, Any] = {"learning_rate": training.optimization.learning_rate}
+    *before, last = training.job.phases
+    facts: dict[str, Any] = {"learning_rate": last.learning_rate}
+    for phase in before:
+        facts |= {"intermediate_steps": phase.steps, "intermediate_learning_rate": phase.learning_rate}
     try:
         seconds, best = run_training(training, folder, label)
     except NonFiniteLoss as error:
         return 0.0, facts | {"failed": str(error)}
     if best is not None:
         assert training.examples.selection is not None
-        epoch = best.step * training.optimization.gradient_accumulation_steps / training.batches.per_epoch
+        epoch = (
+            (best.step - sum(phase.steps for phase in before))
+            * training.optimization.gradient_accumulation_steps
+            / training.batches.per_epoch
+        )
         facts["selected"] = {
             "by": training.settings.select, "score": best.score, "step": best.step, "epoch": round(epoch, 2),
             "examples": len(training.examples.selection),

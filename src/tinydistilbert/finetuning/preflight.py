@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from tinydistilbert.models.loading import check_length, load_config, load_model, load_tokenizer, longest_input
-from tinydistilbert.models.matching import uniform_matches
+from tinydistilbert.models.matching import task_matches
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
@@ -20,6 +20,8 @@ class DistilledStudent:
     tokenizer: PreTrainedTokenizerFast
     teacher: PretrainedConfig | None
     """Of the run's own teacher, if it has one."""
+    copied_layers: tuple[int, ...] = ()
+    """The teacher's layers that the student's are copied from, where that is known."""
 
 
 def check_models(finetune: Finetune, task: Task, student: DistilledStudent | None) -> None:
@@ -48,6 +50,6 @@ def check_models(finetune: Finetune, task: Task, student: DistilledStudent | Non
         if student and (inner or task.kind == "span"):
             check_same_tokenizer(teacher, load_tokenizer(teacher), student.tokenizer)
         if student and inner:
-            uniform_matches(config, student.config, settings)
+            task_matches(config, student.config, settings, student.copied_layers)
     if student and inner and student.teacher is not None and not isinstance(given, tuple):
-        uniform_matches(student.teacher, student.config, settings)
+        task_matches(student.teacher, student.config, settings, student.copied_layers)

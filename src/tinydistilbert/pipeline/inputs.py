@@ -15,7 +15,7 @@ from tinydistilbert.data import files
 from tinydistilbert.data.sources import is_on_hub, open_source
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import folder_pins, hub
-from tinydistilbert.models.teacher import wheel_folder
+from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.notices import notice
 from tinydistilbert.recipe.keys import flat
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe, to_dict

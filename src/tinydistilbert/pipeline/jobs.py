@@ -81,6 +81,9 @@ def _rows(recipe: Recipe, task: Task) -> Iterator[list[Job]]:
         if distilled and isinstance(teachers, tuple):
             yield [Job(task.name, "teacher", path, index, is_given=True) for index, path in enumerate(teachers)]
             yield row("model (D)", finetune.model)
+        elif distilled and finetune.distillation.start == "teacher":
+            yield row("teacher", finetune.model)
+            yield row("model (D)", finetune.model)
         else:
             yield row("model", finetune.model)
         return

@@ -19,13 +19,13 @@ from tinydistilbert.models.loading import ELMO, check_length, load_config, load_
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
 from tinydistilbert.models.runtimes import OPENVINO
-from tinydistilbert.models.student import cut_student, task_student_config
+from tinydistilbert.models.student import cut_student, layer_map, task_student_config
 from tinydistilbert.optional import require
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import cache
 from tinydistilbert.tasks import repeated
-from tinydistilbert.tasks.compatible import check_classes
+from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
 from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.unlabelled import read_unlabelled
@@ -48,7 +48,8 @@ def check_teacher_and_student(run: RunContext) -> None:
         UserError: one of them does not fit the others.
     """
     recipe, teacher = run.recipe, run.sources.original_teacher
-    check_head(recipe.adapt, teacher)
+    if run.reads_masked_lm():
+        check_head(recipe.adapt, teacher)
     student = cut_student(teacher.model, recipe.student, seed=recipe.seed)
     match_layers(recipe.objective, recipe.student, teacher.model.config, student.config)
     check_lengths(run, teacher.model.config)
@@ -87,6 +88,18 @@ def check_lengths(run: RunContext, config: PretrainedConfig) -> None:
         check_length(f"max_length of {name}", max_length, longest)
 
 
+def check_teacher_of_tasks(run: RunContext) -> None:
+    """The encoder that the teachers of the tasks are fine-tuned from, where the recipe names one.
+
+    Raises:
+        UserError: it cannot be loaded, or inputs are longer than its positions.
+    """
+    if name := run.recipe.finetune.teacher:
+        load_tokenizer(name)
+        check_lengths(run, load_config(name))
+        load_model(name, "classification")
+
+
 def check_tasks(run: RunContext) -> None:
     """Stage finetune: the given model, the splits, further texts, and the given teachers' configurations.
 
@@ -97,6 +110,7 @@ def check_tasks(run: RunContext) -> None:
     if recipe.finetune.model:
         load_tokenizer(recipe.finetune.model)
         check_lengths(run, load_config(recipe.finetune.model))
+    check_teacher_of_tasks(run)
     distilled = {job.task for job in run.jobs if job.is_second_distillation}
     for name in run.task_names():
         task = run.tasks[name]
@@ -118,18 +132,27 @@ def check_tasks(run: RunContext) -> None:
 
 def _student_of_tasks(run: RunContext) -> DistilledStudent:
     """What the second distillations start from, and the run's own teacher."""
-    if name := run.recipe.finetune.model:
-        return DistilledStudent(load_config(name), load_tokenizer(name), None)
-    given, start = run.recipe.finetune.distillation.teachers, run.recipe.finetune.distillation.start
-    if start == "teacher" and isinstance(given, tuple):
-        config = load_config(given[0])
-        return DistilledStudent(task_student_config(config, run.recipe.student), load_tokenizer(given[0]), config)
-    teacher = run.sources.original_teacher
-    if start == "teacher":
-        config = task_student_config(teacher.model.config, run.recipe.student)
-        return DistilledStudent(config, teacher.tokenizer, teacher.model.config)
-    student = cut_student(teacher.model, run.recipe.student, seed=run.recipe.seed)
-    return DistilledStudent(student.config, teacher.tokenizer, teacher.model.config)
+    finetune, cut = run.recipe.finetune, run.recipe.student
+    given, is_cut_teacher = finetune.distillation.teachers, finetune.distillation.start == "teacher"
+    if finetune.model and not is_cut_teacher:
+        return DistilledStudent(load_config(finetune.model), load_tokenizer(finetune.model), None)
+    named = finetune.teacher
+    if isinstance(given, tuple):
+        named = given[0] if is_cut_teacher else ""
+    named = named or finetune.model
+    if named:
+        of_teacher, tokenizer = load_config(named), load_tokenizer(named)
+    else:
+        of_teacher, tokenizer = run.sources.original_teacher.model.config, run.sources.original_teacher.tokenizer
+    if is_cut_teacher:
+        copied = layer_map(cut, of_teacher.num_hidden_layers)
+        return DistilledStudent(task_student_config(of_teacher, cut), tokenizer, of_teacher, copied)
+    original = run.sources.original_teacher
+    if named and finetune.distillation.inner_terms:
+        check_same_tokenizer(Path(named), tokenizer, original.tokenizer)
+    student = cut_student(original.model, cut, seed=run.recipe.seed)
+    copied = layer_map(cut, original.model.config.num_hidden_layers)
+    return DistilledStudent(student.config, original.tokenizer, of_teacher, copied)
 
 
 def check_compression(run: RunContext) -> None:
@@ -155,7 +178,9 @@ def check_compression(run: RunContext) -> None:
         _check_given_model(run, Path(settings.model))
         return
     if recipe.finetune.model:
-        check_compressible(settings, load_config(recipe.finetune.model))
+        is_cut = settings.row == "model (D)" and recipe.finetune.distillation.start == "teacher"
+        config = _student_of_tasks(run).config if is_cut else load_config(recipe.finetune.model)
+        check_compressible(settings, config)
     else:
         teacher = run.sources.original_teacher.model
         student = cut_student(teacher, recipe.student, seed=recipe.seed)

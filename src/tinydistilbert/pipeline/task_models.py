@@ -8,8 +8,8 @@ from tinydistilbert.finetuning.augment import augment
 from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
-from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
-from tinydistilbert.models.student import cut_task_student
+from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
+from tinydistilbert.models.student import cut_task_student, layer_map
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.folders import make_folder
 from tinydistilbert.pipeline.inputs import UNLABELLED
@@ -54,11 +54,11 @@ def failed_trainings(run: RunContext) -> tuple[str, ...]:
 
 
 def _encoder(run: RunContext, job: Job) -> Path:
-    """The folder of what a fine-tuning starts from; that of a cut teacher is made where it is missing."""
-    if run.recipe.finetune.model:
-        return Path(job.encoder)
+    """What a fine-tuning starts from: its folder, or its name; that of a cut teacher is made where it is missing."""
+    if job.row == "teacher" and run.recipe.finetune.teacher:
+        return Path(run.recipe.finetune.teacher)
     if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
-        return run.folder.encoder(job.encoder)
+        return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
     cut, teacher = run.folder.cut_teacher(job.task), task_teachers(run, job.task)[0]
     sources = run.inputs.of_stage("cut", models=(teacher,), task=job.task)
     title = f"cut the teacher of {run.tasks[job.task].title}"
@@ -108,7 +108,17 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
         )),
         run.inputs.of_stage("targets", data=data, models=read, task=job.task),
     )  # fmt: skip
-    return SoftTargetSource(targets, teachers, augmented)
+    return SoftTargetSource(targets, teachers, augmented, _copied_layers(run, teachers[0]))
+
+
+def _copied_layers(run: RunContext, teacher: Path) -> tuple[int, ...]:
+    """The layers of a task's teacher that the student's were copied from; those of a given student are not known."""
+    finetune = run.recipe.finetune
+    is_cut_teacher = finetune.distillation.start == "teacher"
+    if finetune.model and not is_cut_teacher:
+        return ()
+    cut = teacher if is_cut_teacher else run.folder.teacher
+    return layer_map(run.recipe.student, load_config(cut).num_hidden_layers)
 
 
 def _in_precision(run: RunContext, make: Callable[[Path], None]) -> Callable[[Path], None]:

@@ -107,6 +107,7 @@ def nearest(name: str, known: Sequence[str]) -> list[str]:
     section, _, leaf = name.rpartition(".")
     inside = [key for key in known if key.startswith(f"{section}.")] if section else list(known)
     deeper = [key for key in inside if key.endswith(f".{leaf}")]
+    deeper = [key for key in deeper if ".optimization." in key] or deeper  # of a whole training
     siblings = [key for key in inside if key.rpartition(".")[0] == section]
     candidates = (
         deeper if section else [],

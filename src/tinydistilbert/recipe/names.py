@@ -1,4 +1,7 @@
-"""Names of tasks that the recipe needs too, in a module that imports nothing."""
+"""Names of tasks that the recipe needs too, in a module that imports nothing of this package."""
+
+import re
+from pathlib import PurePath
 
 GLUE_NAMES = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 SYNTHETIC_NAMES = ("acceptability", "adjacency", "cloze-qa")
@@ -8,3 +11,9 @@ BASELINE_NAMES = TF_IDF, STATIC_EMBEDDINGS = "tf-idf", "static embeddings"
 """Rows of cheap models that a student has to beat."""
 MEASURED = ("pretraining", "size", "latency")
 """Values of the field `task` in measurements that belong to no task."""
+
+
+def task_name(train: str) -> str:
+    """The name of a task of one's own, after its train file."""
+    name = re.sub(r"[^a-z0-9]+", "-", PurePath(train.removesuffix(".gz")).stem.lower()).strip("-") or "own"
+    return f"own-{name}" if name in (*TASK_NAMES, *MEASURED) else name

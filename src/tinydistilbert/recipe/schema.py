@@ -101,9 +101,9 @@ class Adapt:
 class Student:
     """The small model, cut from the teacher."""
 
-    layers: Literal["distilbert", "even", "first", "last"] | tuple[NonNegativeInt, ...] = "distilbert"
+    layers: Literal["distilbert", "even", "uniform", "first", "last"] | tuple[NonNegativeInt, ...] = "distilbert"
     """Teacher layers to copy: `distilbert` = 0, 2, 4, 7, 9, 11 of 12 as in DistilBERT, other depths in the same way;
-    `even` = every other one; or a list."""
+    `even` = every other one from the first, `uniform` = every other one up to the last (TinyBERT); or a list."""
     num_hidden_layers: NonNegativeInt = 0
     """Layers of the student where `layers` is not a list; 0 = half of the teacher's."""
     architecture: Literal["same", "distilbert"] = "same"
@@ -249,8 +249,11 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 _LATER_KEYS: dict[str, tuple[str, ...]] = {
-    "distillation": ("teacher_labels", "start"), "custom": ("quoting", "answer_units"), "compress": ("engines",),
-    "finetune": ("baselines",), "corpus": ("quoting",),
+    "distillation": (
+        "teacher_labels", "start", "intermediate_learning_rate", "epochs", "learning_rate", "matched_layers",
+    ),
+    "custom": ("quoting", "answer_units"), "compress": ("engines", "min_kept"),
+    "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",), "corpus": ("quoting",),
 }  # fmt: skip
 """By section, keys that came after the first measurements: they enter a hash only where they are not the default."""
 
@@ -265,6 +268,11 @@ def _without_later_defaults(content: dict[str, Any]) -> None:
         ("corpus", content["corpus"], Corpus()),
     ]
     sections += [("custom", custom, CustomTask()) for custom in finetune["custom"].values()]
+    for override in finetune["override"].values():
+        override["distillation"] = {k: v for k, v in override["distillation"].items() if v is not None}
+        if not override["distillation"]:
+            del override["distillation"]
+        sections.append(("override", override, TaskSettings()))
     for name, settings, defaults in sections:
         for key in _LATER_KEYS[name]:
             default = getattr(defaults, key)

@@ -28,8 +28,8 @@ class CustomTask:
     """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, a folder of `save_to_disk`, or a hub data set
     (`owner/name:configuration:split`), of which `train` is read where no split is named."""
     validation: str = ""
-    """The scored examples: as `train`; of a hub data set, its split `validation`. May be empty with
-    finetune.score_on = "train"."""
+    """The scored examples: as `train`; of a hub data set, its split `validation`; or a share of `train`, such as `10%`:
+    the rows that a hash of their text picks. May be empty with finetune.score_on = "train"."""
     kind: Literal["classification", "regression", "span"] = "classification"
     """`span`: questions whose answer is a piece of a context, in SQuAD's form."""
     text: str = "text"
@@ -49,16 +49,34 @@ class CustomTask:
 
 
 @section
+class TaskDistillationSettings:
+    """Settings of the second distillation of one task that differ from `finetune.distillation`."""
+
+    temperature: PositiveFloat | None = None
+    soft: Share | None = None
+    hidden: NonNegativeFloat | None = None
+    attention: NonNegativeFloat | None = None
+    relation: NonNegativeFloat | None = None
+    intermediate_epochs: NonNegativeFloat | None = None
+    intermediate_learning_rate: PositiveFloat | None = None
+    epochs: Epochs | None = None
+    learning_rate: PositiveFloat | None = None
+    augment: NonNegativeInt | None = None
+
+
+@section
 class TaskSettings:
     """Settings of one task that differ from `finetune`."""
 
     epochs: Epochs | None = None
     learning_rate: PositiveFloat | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     batch_size: PositiveInt | None = None
     train_examples: NonNegativeInt | None = None
     validation_examples: NonNegativeInt | None = None
     max_length: Annotated[int, Field(ge=8)] | None = None
     augment: NonNegativeInt | None = None
+    distillation: TaskDistillationSettings = TaskDistillationSettings()
 
 
 @section
@@ -74,7 +92,8 @@ class TaskDistillation:
     what their names say, and LABEL_0, LABEL_1 … are the classes in their order."""
     start: Literal["student", "teacher"] = "student"
     """What the rows "(D)" start from: the pretrained student; or the first fine-tuned teacher of the task, cut to the
-    layers that `student` says, with its pooler and head. The second needs no pretraining distillation."""
+    layers that `student` says, with its pooler and head. The second needs no pretraining distillation; with
+    finetune.model, that model becomes the task's teacher where no other is given."""
     temperature: PositiveFloat = 2.0
     """T of the soft targets."""
     soft: Share = 0.5
@@ -87,6 +106,17 @@ class TaskDistillation:
     """Weight of the self-attention relations Q-Q, K-K and V-V of the last layers (MiniLMv2)."""
     intermediate_epochs: NonNegativeFloat = 0.0
     """Epochs at the beginning in which only hidden, attention and relation have weight; afterwards they have none."""
+    intermediate_learning_rate: PositiveFloat | None = None
+    """Highest learning rate of those epochs; by default that of `finetune.optimization`. Where this key, `epochs` or
+    `learning_rate` is set, warm-up, decay and AdamW's moments start anew after those epochs."""
+    epochs: Epochs | None = None
+    """Epochs of the rows "(D)" after the intermediate ones, whatever `min_steps`; by default `finetune.epochs`, which
+    then contain the intermediate ones (TinyBERT: 3)."""
+    learning_rate: PositiveFloat | None = None
+    """Highest learning rate of those; by default that of `finetune.optimization` (TinyBERT: 1e-5, 2e-5 or 3e-5)."""
+    matched_layers: Literal["uniform", "copied"] = "uniform"
+    """Teacher layers that hidden and attention are compared with: evenly spread, the last of each run (TinyBERT: of 6
+    for 3 layers 2, 4, 6), or those that the student's layers were copied from."""
     unlabelled: str = ""
     """File with more texts of the task's kind without labels, in the task's columns or one text a line;
     not for span tasks."""
@@ -97,6 +127,11 @@ class TaskDistillation:
     """Chance of each word to be replaced in a copy (TinyBERT's p_t)."""
     augment_candidates: PositiveInt = 15
     """Proposals among which a replacement is drawn (TinyBERT's K)."""
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether intermediate epochs and those after them are two trainings, each with its own schedule."""
+        return not (self.epochs is self.learning_rate is self.intermediate_learning_rate is None)
 
     @property
     def inner_terms(self) -> dict[str, float]:
@@ -113,6 +148,9 @@ class Finetune:
     """Names from `tinydistilbert tasks`, or of custom tasks in `custom`."""
     model: str = ""
     """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
+    teacher: str = ""
+    """Encoder that the row `teacher` starts from, as it comes: folder, hub name, or `offline` (of the wheel, with its
+    pooler); empty = the run's teacher, adapted if `adapt` says so. The rows "(D)" learn from what it becomes."""
     models: tuple[Literal["teacher", "student", "control"], ...] = ("teacher", "student")
     """`control` is the same cut of the teacher without distillation."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
@@ -131,6 +169,9 @@ class Finetune:
     """Score on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
     score_on: Literal["validation", "train"] = "validation"
     """`train`: score on `validation_examples` of the train split that are not trained on; for choosing settings."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of each layer as a share of that of the layer above it, from the head down to the embeddings
+    (ULMFiT, Howard and Ruder 2018; ELECTRA: 0.8); 1 = all alike. Not of the rows "(D)"."""
     baselines: bool = True
     """Rows of two cheap models on the same examples, which a student has to beat: a linear model on TF-IDF, and one on
     the mean of the teacher's word embeddings. Not for span tasks."""
@@ -158,7 +199,9 @@ class Finetune:
         changes = {key: value for key, value in dataclasses.asdict(override).items() if value is not None}
         optimization = {key: changes.pop(key) for key in ("learning_rate", "batch_size") if key in changes}
         changes.pop("max_length", None)
+        of_distillation = changes.pop("distillation")
         distillation = {key: changes.pop(key) for key in ("augment",) if key in changes}
+        distillation |= {key: value for key, value in of_distillation.items() if value is not None}
         return dataclasses.replace(
             self, optimization=dataclasses.replace(self.optimization, **optimization),
             distillation=dataclasses.replace(self.distillation, **distillation), override={}, **changes,
@@ -209,6 +252,9 @@ class Compress:
     max_loss: NonNegativeFloat = 1.0
     """Points of the headline metric that may be lost on those. If int8 loses more, some layers stay in float; a variant
     that loses more is marked."""
+    min_kept: Share = 0.0
+    """Share of the teacher's score above the majority that the chosen variant has to keep on those, in place of
+    `max_loss`; the teacher is the first of `teachers`, or that of the run. 0 = no such demand."""
     target_latency: Milliseconds = ""
     """`5ms`: make smaller variants until the median latency of one input on one core is that short."""
     target_size: Bytes = ""

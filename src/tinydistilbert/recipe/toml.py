@@ -228,16 +228,15 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
         fix = "set it, or give finetune.optimization.learning_rate alone"
         yield _Conflict("finetune.learning_rates", expected, repr(finetune.select), fix)
     distillation = finetune.distillation
-    if distillation.intermediate_epochs and not distillation.inner_terms:
-        expected = "a weight of hidden, attention or relation for the epochs in which they alone count"
-        yield _Conflict("finetune.distillation.intermediate_epochs", expected, "none", "give one, or set it to 0")
-    for name in finetune.tasks:
-        epochs = finetune.settings(name).epochs
-        if distillation.intermediate_epochs >= epochs and distillation.intermediate_epochs:
-            expected = f"fewer than the {epochs:g} epochs of {name}"
-            found = f"{distillation.intermediate_epochs:g}"
-            yield _Conflict("finetune.distillation.intermediate_epochs", expected, found, "lower it")
-            break
+    if finetune.teacher and (finetune.model or "teacher" not in finetune.models):
+        expected, fix = "the row `teacher`, whose start it is", 'add "teacher" to finetune.models, or leave it out'
+        found = "finetune.model" if finetune.model else "no such row"
+        yield _Conflict("finetune.teacher", expected, found, fix)
+    if finetune.model and (distillation.start, distillation.matched_layers) == ("student", "copied"):
+        expected, fix = "a student that is cut from its teacher", 'set it to "uniform"'
+        yield _Conflict("finetune.distillation.matched_layers", expected, "finetune.model", fix)
+    for name in finetune.tasks or ("",):
+        yield from _conflicts_of_stages(finetune.settings(name), name)
     yield from _conflicts_of_teaching(finetune)
     kinds = {name: finetune.custom[name].kind if name in finetune.custom else "" for name in finetune.tasks}
     spans = [name for name, kind in kinds.items() if kind == "span" or name in SPAN_NAMES]
@@ -254,6 +253,21 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
         yield _Conflict("finetune.distillation.teachers", '"first", "all" or folders', "[]", "name one")
 
 
+def _conflicts_of_stages(settings: Finetune, task: str) -> Iterator[_Conflict]:
+    """Wishes about the two stages of a second distillation; `settings` are those of the task."""
+    distillation, key = settings.distillation, "finetune.distillation.intermediate_epochs"
+    if distillation.intermediate_epochs and not distillation.inner_terms:
+        expected = "a weight of hidden, attention or relation for the epochs in which they alone count"
+        yield _Conflict(key, expected, "none", "give one, or set it to 0")
+    if distillation.epochs is None and distillation.intermediate_epochs >= settings.epochs:
+        expected = f"fewer than the {settings.epochs:g} epochs of {task or 'finetune.epochs'}"
+        fix = "lower it, or say how many follow: finetune.distillation.epochs"
+        yield _Conflict(key, expected, f"{distillation.intermediate_epochs:g}", fix)
+    if distillation.intermediate_learning_rate is not None and not distillation.intermediate_epochs:
+        expected, fix = "intermediate_epochs that it is the learning rate of", "give some, or leave it out"
+        yield _Conflict("finetune.distillation.intermediate_learning_rate", expected, "none", fix)
+
+
 def _conflicts_of_compression(recipe: Recipe) -> Iterator[_Conflict]:
     settings = recipe.compress
     for name in (name for name in settings.tasks if name not in recipe.finetune.tasks):
@@ -267,11 +281,9 @@ def _conflicts_of_compression(recipe: Recipe) -> Iterator[_Conflict]:
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
     """Wishes about a second distillation where there is none."""
     given = isinstance(finetune.distillation.teachers, tuple)
-    has_teachers = given if finetune.model else finetune.has_student_of_teachers
-    if finetune.distillation.start == "teacher" and finetune.model:
-        fix = "leave one of them out: the model, or the start"
-        yield _Conflict("finetune.distillation.start", "'student' with finetune.model", "'teacher'", fix)
-    if finetune.distillation.start == "teacher" and not (has_teachers and finetune.distillation.tasks != "none"):
+    starts_at_teacher = finetune.distillation.start == "teacher"
+    has_teachers = (given or starts_at_teacher) if finetune.model else finetune.has_student_of_teachers
+    if starts_at_teacher and not (has_teachers and finetune.distillation.tasks != "none"):
         fix = "add it to finetune.models, or give one (--teacher FOLDER)"
         yield _Conflict("finetune.distillation.start", "a teacher to start from", "none", fix)
     if finetune.distillation.tasks == "none" or not has_teachers:

@@ -23,7 +23,7 @@ def refuse_one_file_for_two(task: Task, data: str | None) -> None:
     Raises:
         UserError: it is so.
     """
-    if not task.files:
+    if not task.files or task.scored_share:
         return
     train, *others = ((split, file_of(task, split, data)) for split in (task.train, *task.evaluation))
     for split, file in others:

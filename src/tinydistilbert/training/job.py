@@ -23,6 +23,15 @@ class MicroBatches(Protocol):
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A part of a training with a warm-up and a decay of its own, before which AdamW forgets its moments."""
+
+    steps: int
+    learning_rate: float
+    """The highest."""
+
+
+@dataclass(frozen=True)
 class TrainingJob:
     """What to train on and towards."""
 
@@ -43,6 +52,19 @@ class TrainingJob:
     """Numbers of finished steps after which to validate."""
     oom_splits: int = 0
     """How often micro-batches can be halved when memory runs out."""
+    phases: tuple[Phase, ...] = ()
+    """They add up to `steps`; none = a single one with the learning rate of the settings."""
+    layer_decay: float = 1.0
+    """Learning rate of each layer as a share of that of the layer above."""
+
+    def phase_at(self, step: int, learning_rate: float) -> tuple[int, Phase]:
+        """The first step of the phase that a step belongs to, and the phase; `learning_rate` is the settings'."""
+        first = 0
+        for phase in self.phases:
+            if step < first + phase.steps:
+                return first, phase
+            first += phase.steps
+        return 0, Phase(self.steps, learning_rate)
 
 
 def token_shares(counts: list[dict[str, int]]) -> list[dict[str, float]]:

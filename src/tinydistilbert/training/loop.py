@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tinydistilbert import signals
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, OutOfMemory
-from tinydistilbert.progress import Progress
+from tinydistilbert.progress import Progress, emit
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic
@@ -26,7 +26,7 @@ from tinydistilbert.training.allocator import keep_freed_memory
 from tinydistilbert.training.device import Compute, say_if_busy
 from tinydistilbert.training.diagnosis import write_diagnosis
 from tinydistilbert.training.job import TrainingJob, step_seed
-from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
+from tinydistilbert.training.optimizer import SCALE, learning_rate_factor, make_optimizer
 from tinydistilbert.training.precision import Precision, autocast, onednn
 
 FLUSH_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
@@ -74,7 +74,7 @@ def train(
         keep_freed_memory()
         say_if_busy()
     model.to(compute.device).train()
-    optimizer, log = make_optimizer(model, settings), folder / LOG
+    optimizer, log = make_optimizer(model, settings, job.layer_decay), folder / LOG
     name = f"{label}, seed {seed}, {job.steps} steps"
     state = checkpoint.load(folder / atomic.CHECKPOINTS, model, optimizer, training=name, log=log) or checkpoint.State()
     loop = _Loop(
@@ -148,11 +148,14 @@ class _Loop:
         """One optimiser step."""
         sums, tokens = self.gradients(step)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm or float("inf"))
-        rate = self.settings.learning_rate * learning_rate_factor(
-            step, self.job.steps, self.settings.warmup_ratio, from_zero=self.settings.warmup_start == "zero"
+        first, phase = self.job.phase_at(step, self.settings.learning_rate)
+        rate = phase.learning_rate * learning_rate_factor(
+            step - first, phase.steps, self.settings.warmup_ratio, from_zero=self.settings.warmup_start == "zero"
         )
+        if step == first:
+            self.optimizer.state.clear()  # of the phase before
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[SCALE]
         # GradScaler's protocol with fused optimisers, an attribute that torch's types do not know: where it is 1
         # the update leaves everything as it is, so nobody has to wait for the answer. It stays 1: the steps until
         # the metrics are flushed change nothing either.
@@ -221,7 +224,9 @@ class _Loop:
         for item in self.pending:
             if not torch.isfinite(item.norm):
                 self.diagnose(item)
-            self.log.write(item.line())
+            line = item.line()
+            self.log.write(line)
+            emit(training=self.label, seed=self.seed, steps=self.job.steps, **line)
             if self.progress.wants(item.step + 1):
                 self.progress.show(item.step + 1, item.tokens - self.resumed_from.tokens, item.values())
         self.pending.clear()
@@ -260,6 +265,8 @@ class _Loop:
         finally:
             self.model.train()
         self.log.write({"step": done, "validation": measured})
+        validation = {f"validation/{name}": value for name, value in measured.items()}
+        emit(training=self.label, seed=self.seed, steps=self.job.steps, step=done, **validation)
         self.progress.note(done, "validation", measured)
 
     def save(self, done: int) -> None:

@@ -1,9 +1,16 @@
 """AdamW and the schedule of its learning rate."""
 
+import re
+from typing import Any
+
 import torch
 from torch import nn
 
 from tinydistilbert.recipe import schema
+
+SCALE = "learning_rate_scale"
+"""In a group of AdamW's parameters: its share of the learning rate."""
+_LAYER = re.compile(r".*\blayers?\.(\d+)\..*")
 
 
 def learning_rate_factor(step: int, steps: int, warmup_ratio: float, *, from_zero: bool = False) -> float:
@@ -17,11 +24,35 @@ def learning_rate_factor(step: int, steps: int, warmup_ratio: float, *, from_zer
     return (steps - step) / (steps - warmup)
 
 
-def make_optimizer(model: nn.Module, settings: schema.Optimization) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay on matrices only, not on biases and normalisation weights (as in BERT's own recipe)."""
-    decays_all = settings.decayed == "all"
-    matrices = [p for p in model.parameters() if p.requires_grad and (p.dim() >= 2 or decays_all)]
-    others = [p for p in model.parameters() if p.requires_grad and not (p.dim() >= 2 or decays_all)]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+def make_optimizer(model: nn.Module, settings: schema.Optimization, layer_decay: float = 1.0) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay on matrices only, not on biases and normalisation weights (as in BERT's own recipe).
+
+    Each group has the learning rate's `SCALE` for its depth: see `layer_scales`.
+    """
+    decays_all, scales = settings.decayed == "all", layer_scales(model, layer_decay)
+    groups: list[dict[str, Any]] = []
+    for scale in sorted(set(scales.values()), reverse=True):
+        trained = [p for name, p in model.named_parameters() if p.requires_grad and scales[name] == scale]
+        matrices = [p for p in trained if p.dim() >= 2 or decays_all]
+        others = [p for p in trained if not (p.dim() >= 2 or decays_all)]
+        groups += [
+            {"params": matrices, "weight_decay": settings.weight_decay, SCALE: scale},
+            {"params": others, "weight_decay": 0.0, SCALE: scale},
+        ]
     betas = (settings.adam_beta1, settings.adam_beta2)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.adam_epsilon, fused=True)
+
+
+def layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """The share of the learning rate that each parameter has, by its name.
+
+    What lies above the layers has all of it, the last layer `layer_decay` of it, each layer that share of the layer
+    above, and the embeddings of the first layer.
+    """
+    layers = {name: int(match[1]) for name, _ in model.named_parameters() if (match := _LAYER.fullmatch(name))}
+    top = max(layers.values(), default=-1) + 2
+
+    def height(name: str) -> int:
+        return layers[name] + 1 if name in layers else 0 if "embeddings" in name else top
+
+    return {name: layer_decay ** (top - height(name)) for name, _ in model.named_parameters()}
