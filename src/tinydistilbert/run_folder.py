@@ -1,6 +1,7 @@
 """Every path and file name of a run and of an ablation."""
 
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,10 @@ class CompressedFolder:
     def soft_targets(self) -> Path:
         """What the teachers of recovery fine-tuning answered."""
         return self.path / "targets"
+
+    def just_pruned(self) -> list[Path]:
+        """The pruned models as they were before recovery fine-tuning."""
+        return sorted(self.path.glob("*/cut"))
 
     def variant(self, name: str) -> VariantFolder:
         """The folder of a variant: `whole`, `keep-N` or `layers-N`."""
@@ -274,3 +279,20 @@ def run_of_task_model(model: Path) -> tuple[RunFolder, str, str] | None:
         return None
     run, task, row = RunFolder(Path(*parts[:-5])), parts[-4], parts[-3]
     return (run, task, row.replace(_SECOND_DISTILLATION_FOLDER, _SECOND_DISTILLATION)) if run.recipe.is_file() else None
+
+
+def states(run: RunFolder, section: str, key: str) -> bool:
+    """Whether the recipe of the run names a key, which versions before the key did not."""
+    stored: dict[str, Any] = tomllib.loads(run.recipe.read_text(encoding="utf-8"))
+    return key in stored.get(section, {})
+
+
+def released_models(run: RunFolder) -> list[Path]:
+    """The models of the run whose weights were deleted when nothing was left to read them."""
+    made = [run.control, *run.path.glob("tasks/*/cut-teacher"), *run.all_task_models()]
+    made += [
+        path
+        for compressed in run.path.glob("tasks/*/compressed")
+        for path in CompressedFolder(compressed).just_pruned()
+    ]
+    return sorted(path for path in made if atomic.is_finished(path) and atomic.is_released(path))

@@ -17,6 +17,8 @@ _MODEL = "model "
 _FILE = "file "
 """Begins the paths of files of local models in `inputs.json`."""
 _PRECISION = "precision"
+MAY_DIFFER = ("device", "data", "finetune.keep")
+"""Keys of the recipe that do not change what a run computes: from one command to the next they may differ."""
 
 
 def is_begun(run: RunFolder, recipe: Recipe) -> bool:
@@ -42,7 +44,7 @@ def is_begun(run: RunFolder, recipe: Recipe) -> bool:
 def _check_same_recipe(run: RunFolder, recipe: Recipe) -> None:
     given, stored = dict(flat(to_dict(recipe))), dict(flat(to_dict(read(run.recipe))))
     for key in sorted(given.keys() | stored.keys()):
-        if key not in ("device", "data") and given.get(key) != stored.get(key):
+        if key not in MAY_DIFFER and given.get(key) != stored.get(key):
             found = f"one with {key} = {stored.get(key)!r} (here {given.get(key)!r})"
             fix = "give another --output, or delete the folder"
             raise UserError(f"--output {run.path}", expected="a run of this recipe", found=found, fix=fix)

@@ -117,6 +117,7 @@ def _write_summary(
                 "note": one.variant.note, "held_out": one.held_out, "held_out_first": measured[0].held_out,
                 "held_out_examples": len(builder.held_out), "operations": one.operations, "shared_texts": in_train,
                 MAX_LENGTH: builder.max_length, "cut_texts": cut,
+                "precision": exported_facts(one.variant.folder).get("precision", "fp32"),
             }  # fmt: skip
             measurements += _measurements(builder, one, validation, predicted, first, times[one.variant.name], shared)
             write_predictions(output / predictions_file(number), validation, predicted)

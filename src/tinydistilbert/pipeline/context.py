@@ -26,6 +26,7 @@ from tinydistilbert.training.device import Compute, choose_device
 from tinydistilbert.training.precision import (
     PRECISIONS,
     Choice,
+    Precision,
     choose,
     chosen_precision,
     is_possible,
@@ -104,15 +105,24 @@ class RunContext:
         Raises:
             UserError: the recipe names one in which this device does not compute, or what is kept is damaged.
         """
+        known = self.known_precision
+        return Choice(known, known) if known else choose(self.device, self._layer_shapes())
+
+    @property
+    def known_precision(self) -> Precision | None:
+        """The precision that the run has or the recipe names; None where a probe is to find it.
+
+        Raises:
+            UserError: as `precision`.
+        """
         is_open = self.recipe.precision == "auto"
         begun_in = run_record.begun_in(self.folder)
         if begun_in is None and is_open and self.compared_with:
             begun_in = run_record.begun_in(self.compared_with)
         if begun_in is None and is_open:
-            return choose(self.device, self._layer_shapes())
+            return None
         known = next((name for name in PRECISIONS if name == begun_in), None)
-        precision = known or chosen_precision(self.device, self.recipe.precision)
-        return Choice(precision, precision)
+        return known or chosen_precision(self.device, self.recipe.precision)
 
     def _layer_shapes(self) -> tuple[tuple[int, int], ...]:
         """Of the model that most of the time goes to."""

@@ -11,12 +11,14 @@ from pathlib import Path
 from tinydistilbert import notices, run_record
 from tinydistilbert.errors import MissedTarget
 from tinydistilbert.models import folder_pins, hub
-from tinydistilbert.pipeline import folders, preflight, stages, task_models
+from tinydistilbert.pipeline import folders, keep, preflight, stages, task_models
 from tinydistilbert.pipeline.context import RunContext, Sources
+from tinydistilbert.progress import size_in_words
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.run_folder import RunFolder
-from tinydistilbert.storage import atomic, locks
+from tinydistilbert.storage import atomic, disk, locks
+from tinydistilbert.training.device import device_errors
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def claimed(run: RunContext) -> Iterator[None]:
     run.check_machine()
     if is_begun := run.is_begun():
         run.inputs.check()
+        keep.check_kept(run)
     model_files = _model_files(run)
     with folder_pins.pinned(model_files):
         if not is_begun:
@@ -135,15 +138,21 @@ def run_stages(run: RunContext) -> tuple[str, ...]:
         UserError: an input is wrong; when it was found before the first stage, nothing was written.
         MissedTarget: a compression did not reach its target; everything was written.
         Interrupted: the user asked to stop; the same call goes on.
+        DeviceLost: the GPU failed; the same call goes on.
     """
-    with claimed(run):
+    with claimed(run), device_errors(run.device):
         for stage in STAGES:
             if stage.name in run.stages:
                 run_record.keep_notices(run.folder, notices.all_notices())  # before the page is made, too
+                if stage.name == "report":
+                    keep.release_models(run)
                 stage.run(run)
         run_record.keep_notices(run.folder, notices.all_notices())
         if run.stages[-1] != "prepare":  # whatever happened to the file meanwhile
             folders.write_results(run)
+            if run.stages[-1] != "report":
+                keep.release_models(run)
+            run.log(f"disk: {size_in_words(disk.bytes_in(run.folder.path))} in {run.folder.path}")
     missed = stages.missed_targets(run) if "compress" in run.stages else ()
     if missed:
         raise MissedTarget(f"missed the target: {'; '.join(missed)}; ask for less, or prune further ({PRUNE_FURTHER})")

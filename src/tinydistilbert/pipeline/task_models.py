@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tinydistilbert.finetuning.augment import augment
+from tinydistilbert.finetuning.augment import augment, questions_alone
 from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
@@ -12,8 +12,9 @@ from tinydistilbert.models.loading import load_config, load_model, load_tokenize
 from tinydistilbert.models.student import cut_task_student, layer_map
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.folders import make_folder
-from tinydistilbert.pipeline.inputs import UNLABELLED
+from tinydistilbert.pipeline.inputs import unlabelled_source
 from tinydistilbert.pipeline.jobs import Job
+from tinydistilbert.recipe.names import intermediate_task
 from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.storage.made_from import MadeFrom
@@ -37,8 +38,8 @@ def _training_sources(run: RunContext, job: Job) -> MadeFrom:
     splits = (task.train, *([chosen_by] if chosen_by in run.inputs.read_splits(task) else []))
     data = [f"{task.name} {split}" for split in splits]
     encoder, *teachers = _encoder(run, job), *(task_teachers(run, job.task) if job.is_second_distillation else ())
-    if teachers and finetune.distillation.unlabelled:
-        data.append(UNLABELLED)
+    if teachers and (source := unlabelled_source(run.recipe, job.task)):
+        data.append(source)
     return run.inputs.of_stage("finetune", data=tuple(data), models=(encoder, *teachers), task=job.task)
 
 
@@ -55,6 +56,8 @@ def failed_trainings(run: RunContext) -> tuple[str, ...]:
 
 def _encoder(run: RunContext, job: Job) -> Path:
     """What a fine-tuning starts from: its folder, or its name; that of a cut teacher is made where it is missing."""
+    if (before := _job_before(run, job)) is not None:
+        return before.model(run.folder)
     if job.row == "teacher" and run.recipe.finetune.teacher:
         return Path(run.recipe.finetune.teacher)
     if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
@@ -64,6 +67,12 @@ def _encoder(run: RunContext, job: Job) -> Path:
     title = f"cut the teacher of {run.tasks[job.task].title}"
     make_folder(run, cut, title, partial(_cut, run, job.task, teacher), sources)
     return cut
+
+
+def _job_before(run: RunContext, job: Job) -> Job | None:
+    """Of a task such as `rte@mnli`, the model of the same row and seed on the task before it."""
+    first = intermediate_task(job.task)
+    return next((j for j in run.jobs if (j.task, j.row, j.seed) == (first, job.row, job.seed) and not j.is_given), None)
 
 
 def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
@@ -95,10 +104,13 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
         make_folder(run, folder, f"augment {task.title}", _in_precision(run, partial(_augment, run, task)), sources)
         file = folder / AUGMENTED_EXAMPLES
         augmented = file if holds_examples(file) else None
-    examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=True)
+    only_originals = settings.distillation.ends_with_originals(task.kind)
+    examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=not only_originals)
     targets, are_given = run.folder.soft_targets(job.task), isinstance(settings.distillation.teachers, tuple)
-    data = (train, *([UNLABELLED] if settings.distillation.unlabelled else ()))
-    read = (encoder, *teachers, *([run.folder.augmented(job.task)] if settings.distillation.augment else ()))
+    source = unlabelled_source(run.recipe, job.task)
+    data = (train, *([source] if source and not only_originals else ()))
+    copies = [run.folder.augmented(job.task)] if settings.distillation.augment and not only_originals else []
+    read = (encoder, *teachers, *copies)
     make_folder(
         run, targets, f"soft targets of {task.title}",
         _in_precision(run, partial(
@@ -148,6 +160,8 @@ def _augment(run: RunContext, task: Task, output: Path) -> None:
     else:
         model, tokenizer = run.teacher.model, run.teacher.tokenizer
     examples, _ = training_examples(run.recipe, task, augmented=None, soft=False)
+    if task.kind == "span":
+        examples = questions_alone(examples)
     with atomic.unfinished(output) as folder:
         copies = augment(
             examples, model, tokenizer, run.recipe.finetune.settings(task.name).distillation,

@@ -251,6 +251,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 _LATER_KEYS: dict[str, tuple[str, ...]] = {
     "distillation": (
         "teacher_labels", "start", "intermediate_learning_rate", "epochs", "learning_rate", "matched_layers",
+        "final_examples", "unlabelled_examples",
     ),
     "custom": ("quoting", "answer_units"), "compress": ("engines", "min_kept"),
     "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",), "corpus": ("quoting",),
@@ -281,12 +282,15 @@ def _without_later_defaults(content: dict[str, Any]) -> None:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Twelve hexadecimal digits that identify what the recipe computes: device and data folder do not enter.
+    """Twelve hexadecimal digits that identify what the recipe computes.
+
+    Device, data folder and what is kept do not enter.
 
     A value that has been renamed enters by its first spelling, so that a recipe has the hash that measurements of
     earlier versions give it.
     """
     content = {k: v for k, v in to_dict(recipe).items() if k not in ("device", "data")}
+    del content["finetune"]["keep"]
     _without_later_defaults(content)
     for key, spellings in RENAMED_VALUES.items():
         section_name, name = key.split(".")

@@ -15,7 +15,7 @@ from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.html import figure, render
 from tinydistilbert.report.read import read_log, read_run
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import LOG, RunFolder
+from tinydistilbert.run_folder import LOG, RunFolder, released_models
 from tinydistilbert.run_record import kept_notices
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
@@ -80,9 +80,13 @@ def _curves(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def facts(
-    command: str, settings: Recipe, measurements: Sequence[Measurement], notices: Sequence[str] = ()
-) -> list[tuple[str, str]]:
-    """Recipe, machine, software and data behind the numbers, and notices of how data were read, as (name, value)."""
+    command: str, settings: Recipe, measurements: Sequence[Measurement], notices: Sequence[str] = (),
+    released: Sequence[str] = (),
+) -> list[tuple[str, str]]:  # fmt: skip
+    """Recipe, machine, software and data behind the numbers, and notices of how data were read, as (name, value).
+
+    Models whose weights were deleted are named too.
+    """
     last = measurements[-1].environment if measurements else {}
     dates = sorted(m.date for m in measurements)
     versions = ", ".join(f"{name} {last[name]}" for name in (*results.LIBRARIES, "python") if last.get(name))
@@ -112,6 +116,7 @@ def facts(
         ("Machine", "; ".join(machines)),
         ("Software", f"tinydistilbert {__version__}, {versions}"),
         ("Data, SHA-256", ", ".join(fingerprints)),
+        ("Weights not kept", ", ".join(released)),
         *(("Notice", line) for line in notices),
     ]
     return [(name, value) for name, value in found if value]
@@ -158,7 +163,13 @@ def write_report(
         earlier=earlier,
         faults=_faults(settings),
         facts=[
-            *facts(command or f"tinydistilbert replicate {settings.name}", settings, stored, kept_notices(folder)),
+            *facts(
+                command or f"tinydistilbert replicate {settings.name}",
+                settings,
+                stored,
+                kept_notices(folder),
+                [path.relative_to(run).as_posix() for path in released_models(folder)],
+            ),
             *([("Made anew", f"{taken} as on the page before; logs and samples were not kept")] if taken else []),
         ],
         recipe_toml=folder.recipe.read_text(encoding="utf-8"),

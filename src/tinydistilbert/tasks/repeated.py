@@ -93,25 +93,6 @@ def check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) 
             )
 
 
-def say_scored_among(unlabelled: Examples, where: str, train: Examples, scored: Iterable[Examples]) -> None:
-    """Say how many unlabelled texts repeat others, and how many scored ones a distillation is trained on through them.
-
-    Args:
-        unlabelled: the texts.
-        where: their file.
-        train: the train split of their task.
-        scored: its scored splits.
-    """
-    _say_what_repeats(unlabelled)
-    if known := shared_with_train(train, unlabelled):
-        notice(where, f"{known:,} of {counted(len(unlabelled), 'text')} are in the train split too")
-    for examples in scored:
-        if shared := shared_with_train(unlabelled, examples):
-            task = examples.task
-            of = f"{shared:,} of {len(examples):,} scored texts of {task.title} ({examples.split})"
-            notice(where, f"{of} are among the unlabelled texts: the student learns the teacher's answers to them")
-
-
 def _say_what_repeats(examples: Examples) -> None:
     """One line about rows that repeat a text, contradict another row, or have none."""
     rows_of: dict[tuple[str, ...], list[int]] = {}
