@@ -214,6 +214,7 @@ def _cut(path: Path) -> None:
 def bring(setting: Setting, jobs: Sequence[str], output: Path) -> None:
     """The fine-tuned students of some jobs (the first seed), in half precision, in pieces."""
     from tinydistilbert.models.loading import load_model, load_tokenizer
+    from tinydistilbert.storage import atomic
     from tinydistilbert.tasks import TASKS
 
     folder = output / "models"
@@ -223,7 +224,7 @@ def bring(setting: Setting, jobs: Sequence[str], output: Path) -> None:
         for row in sorted(rows):
             slug = row.replace(" (D)", "-d").replace(" ", "-")
             model = setting.run / recipe / task / "tasks" / task / slug / "seed-0" / "model"
-            if not model.is_dir():
+            if not model.is_dir() or atomic.is_released(model):
                 continue
             loaded = load_model(model, TASKS[task].kind, require_head=True).half()
             target = folder / recipe / task

@@ -129,3 +129,16 @@ def test_a_run_of_a_version_that_kept_every_model_goes_on_so(
     assert {m.value for m in results.read(run / "results.jsonl")} <= {
         m.value for m in results.read(finished / "results.jsonl")
     }
+
+
+def test_a_model_from_which_another_task_starts_is_read_by_it(recipe: Path, tmp_path: Path) -> None:
+    from tinydistilbert.pipeline import keep, run
+    from tinydistilbert.recipe import toml
+
+    changes = {"finetune": {"tasks": ["acceptability", "adjacency@acceptability"], "seeds": [0, 1]}}
+    made = toml.from_dict(changes, "test")
+    context = run.run_context(made, tmp_path / "run", until="report", log=lambda _: None)
+    later = context.folder.task_model("adjacency@acceptability", "student", 1)
+    first = context.folder.task_model("acceptability", "student", 1)
+    (model,) = [model for model in keep.unkept(context) if model.folder == first]
+    assert ("finetune", later) in model.readers

@@ -173,7 +173,7 @@ class Basis:
         given = self.recipe.finetune.distillation.teachers
         if isinstance(given, tuple):
             return encoder_size(given[0])
-        if named := self.recipe.finetune.teacher:
+        if named := self.recipe.task_encoder:
             return encoder_size(named)
         return self.given_model if self.recipe.finetune.model else self.teacher
 
@@ -182,7 +182,7 @@ class Basis:
         """The size of a student that is cut from the fine-tuned teacher of its task."""
         given = self.recipe.finetune.distillation.teachers
         finetune = self.recipe.finetune
-        teacher = given[0] if isinstance(given, tuple) else finetune.model or finetune.teacher
+        teacher = given[0] if isinstance(given, tuple) else finetune.model or self.recipe.task_encoder
         config = load_config(teacher) if teacher else self.models[0].config
         return _size_of(task_student_config(config, self.recipe.student))
 

@@ -167,7 +167,7 @@ class RunContext:
             teachers = recipe.finetune.distillation.teachers
             names += [
                 recipe.finetune.model,
-                recipe.finetune.teacher,
+                recipe.task_encoder,
                 *(teachers if isinstance(teachers, tuple) else ()),
             ]
         if "compress" in self.stages:
@@ -176,7 +176,11 @@ class RunContext:
 
     def makes_student(self) -> bool:
         """Whether any stage reads the student; fine-tuning teacher and control alone does not."""
-        return self.stages[-1] not in ("finetune", "evaluate") or "student" in self.recipe.finetune.models
+        recipe = self.recipe
+        is_read = "student" in recipe.finetune.models or "student" in recipe.benchmark.models
+        if recipe.finetune.distillation.start == "teacher" and "finetune" in self.stages and not is_read:
+            return False  # the only students are cut from teachers of tasks
+        return self.stages[-1] not in ("finetune", "evaluate") or "student" in recipe.finetune.models
 
     def reads_masked_lm(self) -> bool:
         """Whether any stage reads the teacher's masked-LM head; fine-tuning it on tasks alone does not."""

@@ -14,6 +14,7 @@ from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.progress import size_in_words
+from tinydistilbert.recipe.names import intermediate_task
 from tinydistilbert.run_folder import LOG, MEASUREMENTS, TRAINING_FACTS
 from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.storage.made_from import MOST_NAMED
@@ -58,6 +59,7 @@ def unkept(run: RunContext) -> Iterator[Unkept]:
     own_teachers = not isinstance(finetune.distillation.teachers, tuple)
     for job in (job for job in jobs if not is_kept(run, job)):
         readers = [("evaluate", job.scores(folder))]
+        readers += [("finetune", other.model(folder)) for other in jobs if intermediate_task(other.task) == job.task]
         if job.row == "teacher" and own_teachers:
             readers += _distilled(run, job.task)
             if job.task in compress.tasks and not compress.model:

@@ -218,7 +218,7 @@ def measure_speed(run: RunContext) -> None:
 def report(run: RunContext) -> None:
     """Tables, page and model card; always made anew, for it costs seconds."""
     write_results(run)
-    if not run.recipe.finetune.model:
+    if not run.recipe.finetune.model and run.makes_student():
         write_card(run.folder.path)
     write_report(run.folder.path, command=run.command)
     run.log("report: written")

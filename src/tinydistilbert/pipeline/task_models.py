@@ -1,9 +1,14 @@
 """The stage finetune: every task model, and what second distillations learn from and start from."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
+from tinydistilbert.compress.importance import importance_on
+from tinydistilbert.compress.prune import most_important_layers
 from tinydistilbert.finetuning.augment import augment, questions_alone
 from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
@@ -19,7 +24,8 @@ from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT
-from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.base import Task, sample_rows
+from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
 from tinydistilbert.training.precision import multiplying
 
@@ -58,12 +64,14 @@ def _encoder(run: RunContext, job: Job) -> Path:
     """What a fine-tuning starts from: its folder, or its name; that of a cut teacher is made where it is missing."""
     if (before := _job_before(run, job)) is not None:
         return before.model(run.folder)
-    if job.row == "teacher" and run.recipe.finetune.teacher:
-        return Path(run.recipe.finetune.teacher)
+    if job.row == "teacher" and run.recipe.task_encoder:
+        return Path(run.recipe.task_encoder)
     if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
         return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
     cut, teacher = run.folder.cut_teacher(job.task), task_teachers(run, job.task)[0]
-    sources = run.inputs.of_stage("cut", models=(teacher,), task=job.task)
+    by_importance = run.recipe.finetune.distillation.cut == "importance"
+    data = (f"{job.task} {run.tasks[job.task].train}",) if by_importance else ()
+    sources = run.inputs.of_stage("cut", data=data, models=(teacher,), task=job.task)
     title = f"cut the teacher of {run.tasks[job.task].title}"
     make_folder(run, cut, title, partial(_cut, run, job.task, teacher), sources)
     return cut
@@ -80,8 +88,23 @@ def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
     if distillation.teacher_labels and isinstance(distillation.teachers, tuple):  # by which its head is put into order
         model.config.id2label = dict(enumerate(distillation.teacher_labels))
         model.config.label2id = {label: index for index, label in enumerate(distillation.teacher_labels)}
-    with atomic.unfinished(output) as folder:
-        save_model(cut_task_student(model, run.recipe.student), load_tokenizer(teacher), folder)
+    student = run.recipe.student
+    if distillation.cut == "importance":
+        layers = _important_layers(run, run.tasks[task], model, teacher)
+        run.log(f"the layers of the teacher of {run.tasks[task].title} that matter most: {', '.join(map(str, layers))}")
+        student = replace(student, layers=layers, num_hidden_layers=0)
+    with atomic.unfinished(output, layers=layer_map(student, model.config.num_hidden_layers)) as folder:
+        save_model(cut_task_student(model, student), load_tokenizer(teacher), folder)
+
+
+def _important_layers(run: RunContext, task: Task, model: PreTrainedModel, teacher: Path) -> tuple[int, ...]:
+    """As many layers of a fine-tuned teacher as the student has, those that matter most to its task."""
+    recipe, tokenizer = run.recipe, load_tokenizer(teacher)
+    examples, _ = training_examples(recipe, task, augmented=None, soft=False)
+    features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
+    rows = sample_rows(len(features), recipe.compress.importance_examples, recipe.seed)
+    importance = importance_on(model, features, rows, task.kind, int(tokenizer.pad_token_id))
+    return most_important_layers(importance, len(layer_map(recipe.student, model.config.num_hidden_layers)))
 
 
 def _finetune(run: RunContext, job: Job, output: Path) -> None:
@@ -120,13 +143,17 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
         )),
         run.inputs.of_stage("targets", data=data, models=read, task=job.task),
     )  # fmt: skip
-    return SoftTargetSource(targets, teachers, augmented, _copied_layers(run, teachers[0]))
+    return SoftTargetSource(targets, teachers, augmented, _copied_layers(run, job.task, teachers[0]))
 
 
-def _copied_layers(run: RunContext, teacher: Path) -> tuple[int, ...]:
+def _copied_layers(run: RunContext, task: str, teacher: Path) -> tuple[int, ...]:
     """The layers of a task's teacher that the student's were copied from; those of a given student are not known."""
     finetune = run.recipe.finetune
     is_cut_teacher = finetune.distillation.start == "teacher"
+    if is_cut_teacher and finetune.distillation.cut == "importance":
+        first = intermediate_task(task) or task
+        cut_folder = run.folder.cut_teacher(first if atomic.is_finished(run.folder.cut_teacher(first)) else task)
+        return tuple(atomic.read_manifest(cut_folder)["layers"])
     if finetune.model and not is_cut_teacher:
         return ()
     cut = teacher if is_cut_teacher else run.folder.teacher

@@ -238,6 +238,13 @@ class Recipe:
     benchmark: Benchmark = Benchmark()
     ablate: Ablate = field(default_factory=Ablate)
 
+    @property
+    def task_encoder(self) -> str:
+        """What `finetune.teacher` names; empty where it is the teacher in the run folder."""
+        if self.finetune.teacher != "original":
+            return self.finetune.teacher
+        return self.teacher.model + (f"@{self.teacher.revision}" if self.teacher.revision else "")
+
 
 ADAPTER = TypeAdapter(Recipe)
 
@@ -251,7 +258,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 _LATER_KEYS: dict[str, tuple[str, ...]] = {
     "distillation": (
         "teacher_labels", "start", "intermediate_learning_rate", "epochs", "learning_rate", "matched_layers",
-        "final_examples", "unlabelled_examples",
+        "final_examples", "unlabelled_examples", "cut",
     ),
     "custom": ("quoting", "answer_units"), "compress": ("engines", "min_kept"),
     "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",), "corpus": ("quoting",),

@@ -101,6 +101,9 @@ class TaskDistillation:
     """What the rows "(D)" start from: the pretrained student; or the first fine-tuned teacher of the task, cut to the
     layers that `student` says, with its pooler and head. The second needs no pretraining distillation; with
     finetune.model, that model becomes the task's teacher where no other is given."""
+    cut: Literal["layers", "importance"] = "layers"
+    """With start = "teacher", which of its layers are kept: those that `student` says, or as many that matter most to
+    the task, by the first derivative of its loss on train examples (as in `compress`)."""
     temperature: PositiveFloat = 2.0
     """T of the soft targets."""
     soft: Share = 0.5
@@ -168,8 +171,8 @@ class Finetune:
     model: str = ""
     """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
     teacher: str = ""
-    """Encoder that the row `teacher` starts from, as it comes: folder, hub name, or `offline` (of the wheel, with its
-    pooler); empty = the run's teacher, adapted if `adapt` says so. The rows "(D)" learn from what it becomes."""
+    """Encoder that the row `teacher` starts from, with its pooler: `original` (`teacher.model` as it comes), or a
+    folder, hub name or `offline`; empty = the run's teacher, adapted if `adapt` says so. "(D)" learns from it."""
     models: tuple[Literal["teacher", "student", "control"], ...] = ("teacher", "student")
     """`control` is the same cut of the teacher without distillation."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
