@@ -1,14 +1,57 @@
-"""Distil a BERT-like teacher into a small fast student, and prove what was kept and what was won."""
+"""Distil a BERT-like teacher into a small fast student, and prove what was kept and what was won.
 
+```python
+import tinydistilbert as td
+
+teacher = td.finetune("bert-base-uncased", train="reviews.csv", text="review", label="stars")
+student = td.shrink(teacher, to="5ms")
+student.predict(["A fine place."])
+```
+"""
+
+import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "Recipe": "recipe.schema", "compare": "api.compare", "compress": "api.task", "distill": "api.task",
+    "evaluate": "api.score", "export": "api.task", "finetune": "api.task", "load": "predictor",
+    "replicate": "api.run",
+}  # fmt: skip
+"""Where each public name lives; its module is imported when it is first asked for: torch takes seconds. `__init__.pyi`
+tells type checkers the same, and a test compares the two."""
+__all__ = ["Recipe", "compare", "compress", "distill", "evaluate", "export", "finetune", "load", "replicate"]
+
 
 def __getattr__(name: str) -> Any:
-    """`tinydistilbert.load`, imported when it is first asked for: torch takes seconds."""
-    if name == "load":
-        from tinydistilbert.predictor import load
-
-        return load
+    if name in _HOMES:
+        return _public(name)
     raise AttributeError(f"module 'tinydistilbert' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
+def _public(name: str) -> Any:
+    return getattr(importlib.import_module(f"tinydistilbert.{_HOMES[name]}"), name)
+
+
+class _Room(ModuleType):
+    """`compress` and `export` are functions and rooms: a room that is called is the function of its name."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        return _public(self.__name__.rpartition(".")[2])(*arguments, **settings)
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOMES and isinstance(value, ModuleType):  # Python sets it when the room is imported
+            value.__class__ = _Room
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

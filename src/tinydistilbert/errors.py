@@ -42,6 +42,10 @@ class NonFiniteLoss(ArithmeticError):
     """A loss or a gradient became infinite or not a number; no weight was updated with it."""
 
 
+class MissedTarget(Exception):
+    """Everything was made, and nothing of it reaches what was asked for; the message says how near it came."""
+
+
 class OutOfMemory(Exception):
     """Not even a micro-batch of one example fits into the memory."""
 

@@ -4,9 +4,9 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -18,6 +18,7 @@ SECONDS_BETWEEN_UPDATES = 0.5
 WIDE = 100
 """Columns of a terminal from which on the bar has room for loss terms."""
 
+_listeners: list[Callable[[dict[str, Any]], object]] = []
 _is_silent = False
 _bar: "Bar | None" = None
 """The bar on the terminal; there is one at most."""
@@ -31,6 +32,25 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@contextmanager
+def listening(callback: Callable[[dict[str, Any]], object] | None) -> Iterator[None]:
+    """In the body, `callback` gets every event of `emit`; None = nobody does."""
+    if callback is None:
+        yield
+        return
+    _listeners.append(callback)
+    try:
+        yield
+    finally:
+        _listeners.remove(callback)
+
+
+def emit(**event: Any) -> None:
+    """Give an event to whoever listens: a step of a training, what was measured after it, a stage that is done."""
+    for listener in _listeners:
+        listener(dict(event))
 
 
 @contextmanager

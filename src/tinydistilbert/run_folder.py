@@ -143,6 +143,11 @@ class RunFolder:
         return self.path / "inputs.json"
 
     @property
+    def given_data(self) -> Path:
+        """Data that a program gave as such, and not as files of its own."""
+        return self.path / "data"
+
+    @property
     def notices(self) -> Path:
         """What was renamed, left out or read in a way that could be doubted, one a line; there where anything was."""
         return self.path / "notices.txt"
@@ -294,7 +299,7 @@ def is_begun(run: RunFolder, recipe: Recipe) -> bool:
     if has_recipe:
         _check_same_recipe(run, recipe)
         return True
-    if not atomic.is_new(run.path):
+    if not atomic.is_new(run.path, beside=run.given_data.name):
         expected, fix = "a new or empty folder, or a run", "give another --output"
         raise UserError(f"--output {run.path}", expected=expected, found="other files", fix=fix)
     return False

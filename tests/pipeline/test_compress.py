@@ -12,7 +12,7 @@ import pytest
 from tinydistilbert import results
 from tinydistilbert.cli.main import main
 from tinydistilbert.cli.request import request
-from tinydistilbert.compress.measure import MeasuredVariant, best_variant
+from tinydistilbert.compress.measure import Bar, MeasuredVariant, best_variant
 from tinydistilbert.compress.variants import Variant
 from tinydistilbert.predictor import load
 from tinydistilbert.recipe.schema import Compress
@@ -117,9 +117,9 @@ def test_a_target_that_is_reached_is_the_end_and_a_vocabulary_is_trimmed(run: Pa
 def test_a_target_out_of_reach_leaves_the_nearest_model(run: Path, tmp_path: Path, call: Call) -> None:
     model, output = run / "tasks/reviews/model/seed-0/model", tmp_path / "small"
     code, _, err = call("compress", model, *SMALL, "--target-size", "1kB", "--output", output)
-    assert code == 2 and "instead of 1kB" in err and "MB" in err, err
+    assert code == 1 and "instead of 1kB" in err and "MB" in err, err
     assert (output / "tasks/reviews/compressed/best/model.onnx").is_file() and (output / "report.html").is_file()
-    assert call("compress", model, *SMALL, "--target-size", "1kB", "--output", output)[0] == 2
+    assert call("compress", model, *SMALL, "--target-size", "1kB", "--output", output)[0] == 1
 
 
 def test_a_model_from_elsewhere_needs_its_task(
@@ -239,4 +239,21 @@ MEASURED = [
 )
 def test_what_is_kept(settings: Compress, name: str) -> None:
     """The first that reaches the targets within the loss, else the first that reaches them, else the nearest."""
-    assert best_variant(MEASURED, settings).variant.name == name
+    bar = Bar(MEASURED[0].held_out - settings.max_loss / 100)
+    assert best_variant(MEASURED, settings, bar).variant.name == name
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "missed"),
+    [
+        (Compress(min_kept=0.97), "half", ""),  # (0.895 - 0.5) / (0.9 - 0.5) = 0.9875
+        (Compress(min_kept=0.99), "onnx", ""),
+        (Compress(min_kept=0.99, target_latency="4ms"), "half", "98.8 % of the teacher's score instead of 0.99"),
+        (Compress(min_kept=0.9, target_latency="4ms"), "int8", ""),
+    ],
+)
+def test_what_is_kept_of_a_teacher(settings: Compress, name: str, missed: str) -> None:
+    bar = Bar(0.5 + settings.min_kept * 0.4, teacher=0.9, majority=0.5)
+    best = best_variant(MEASURED, settings, bar)
+    assert best.variant.name == name and bar.misses(best, settings) == ([missed] if missed else [])
+    assert "nothing to keep" in Bar(0.5, teacher=0.5, majority=0.5).misses(best, settings)[0]

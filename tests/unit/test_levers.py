@@ -13,8 +13,11 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.schedule import distillation_phases, finetune_steps
 from tinydistilbert.models.matching import task_matches
 from tinydistilbert.models.student import layer_map
+from tinydistilbert.pipeline import stages
+from tinydistilbert.pipeline.run import run_context
 from tinydistilbert.recipe import schema, toml
 from tinydistilbert.recipe.schema import Finetune, Optimization, Recipe, TaskDistillation
+from tinydistilbert.tasks import TASKS, tables_of, tasks_of
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Phase, TrainingJob
 from tinydistilbert.training.loop import train
@@ -180,3 +183,42 @@ def test_settings_of_teachers() -> None:
     for wrong in ({"model": "m"}, {"models": ["student"]}):
         with pytest.raises(UserError, match=r"finetune\.teacher"):
             recipe_of({"finetune": {"teacher": "offline", **wrong}})
+
+
+AFTER_MRPC = {"finetune": {
+    "tasks": ["rte@mrpc", "rte", "mrpc"], "seeds": [0, 1], "baselines": False,
+    "override": {"rte": {"epochs": 2}, "mrpc": {"epochs": 4}}, "distillation": {"start": "teacher"},
+}}  # fmt: skip
+
+
+def test_a_task_after_another_is_a_column_of_its_own_and_comes_last(tmp_path: Path) -> None:
+    recipe = recipe_of(AFTER_MRPC)
+    task = tasks_of(recipe.finetune)["rte@mrpc"]
+    assert (task.title, task.folder, task.labels) == ("RTE after MRPC", "glue/rte", TASKS["rte"].labels)
+    assert task.table is not TASKS["rte"].table and not task.published
+    assert tables_of(tasks_of(recipe.finetune))[TASKS["rte"].table] == tables_of(TASKS)[TASKS["rte"].table]
+    assert recipe.finetune.settings("rte@mrpc").epochs == 2
+    own = recipe_of(AFTER_MRPC, {"finetune": {"override": {"rte@mrpc": {"epochs": 7, "max_length": 64}}}}).finetune
+    assert own.settings("rte@mrpc").epochs == 7 and own.settings("rte").epochs == 2
+    assert own.max_length("rte@mrpc", 128) == 64 and own.max_length("rte", 128) == 128
+    run = run_context(recipe, tmp_path / "run", until="evaluate", log=lambda line: None)
+    assert [job.task for job in run.jobs][-6:] == ["rte@mrpc"] * 6
+    for job in (job for job in run.jobs if job.task == "rte@mrpc"):
+        assert stages._encoder(run, job) == run.folder.task_model("mrpc", job.row, job.seed), "same row, same seed"
+    first = next(job for job in run.jobs if job.task == "rte")
+    assert stages._encoder(run, first) == run.folder.teacher
+
+
+@pytest.mark.parametrize(
+    ("tasks", "part"),
+    [
+        (["rte@mnli", "rte"], "write 'mnli' into finetune.tasks too"),
+        (["rte", "rte@rte"], "another task behind the @"),
+        (["rte@mnlx"], "did you mean 'mnli'"),
+        (["rte@mnli@cola", "mnli"], "a known task"),
+    ],
+)
+def test_a_task_after_one_that_is_not_there_is_refused(tasks: list[str], part: str) -> None:
+    with pytest.raises(UserError) as caught:
+        recipe_of({"finetune": {"tasks": tasks}})
+    assert part in str(caught.value) and "\n" not in str(caught.value)

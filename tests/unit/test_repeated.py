@@ -18,7 +18,6 @@ from tinydistilbert.tasks.repeated import (
     check_repeated,
     is_alarming,
     refuse_one_file_for_two,
-    say_scored_among,
     shared_texts,
     shared_with_train,
 )
@@ -115,12 +114,6 @@ def test_repeated_contradicting_and_empty_rows_are_told_in_one_line() -> None:
 def test_nothing_is_told_where_all_texts_differ() -> None:
     check_repeated(Recipe(), examples(["a", "b"]), [examples(["c"], split="validation")])
     assert not notices.all_notices()
-
-
-def test_scored_texts_among_the_unlabelled_ones_are_told() -> None:
-    say_scored_among(examples(["a", "b"], split="unlabelled"), "more.txt", [examples(["b", "c"], split="validation")])
-    (line,) = notices.all_notices()
-    assert line.startswith("more.txt: 1 of 2 scored texts of SST-2")
 
 
 def test_a_score_on_trained_texts_is_marked_of_published_splits_only_where_they_are_many(tmp_path: Path) -> None:

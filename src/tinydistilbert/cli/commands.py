@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from tinydistilbert.predictor import Predictor
     from tinydistilbert.report.table import Table
 
-TABLES_FROM = ("evaluate", "compress", "benchmark", "report")
-"""Stages after which there is something in the tables."""
-
 
 def _stages(parsed: argparse.Namespace, command_line: str) -> None:
     from tinydistilbert.cli.request import request
@@ -31,25 +28,20 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
     is_whole = command == "replicate" or (command in ("finetune", "compress") and given)
     until = "report" if is_whole else command
     _check_command(command, recipe)
-    from tinydistilbert.dry_run.plan import plan, plan_as_json, refuse_full_disk
-    from tinydistilbert.pipeline.run import run_context, run_stages
-    from tinydistilbert.report.paper_tables import console_tables
+    from tinydistilbert.api import run as api
     from tinydistilbert.run_folder import RunFolder
-    from tinydistilbert.training.device import use_threads
 
-    use_threads(asked.threads)
     log = log_to(as_json=asked.json, quiet=asked.quiet)
-    run = run_context(recipe, asked.output, until=until, log=log, command=command_line)
     if asked.dry_run:
-        print_json(plan_as_json(run)) if asked.json else print(plan(run))
+        planned = api.plan(recipe, asked.output, until=until, threads=asked.threads, as_data=asked.json)
+        print_json(planned) if asked.json else print(planned)
         return
-    refuse_full_disk(run)
-    failures = run_stages(run)
-    folder = RunFolder(asked.output)
-    tables = console_tables(asked.output) if until in TABLES_FROM else []
-    _print_run(asked, tables, folder.results, folder.report if until == "report" else None, failures)
-    if failures:
-        raise NonFiniteLoss("; ".join(failures))
+    made = api.run(recipe, asked.output, until=until, log=log, command=command_line, threads=asked.threads)
+    tables = made.tables if until in api.MEASURED else ()
+    page = RunFolder(asked.output).report if until == "report" else None
+    _print_run(asked, tables, RunFolder(asked.output).results, page, made.failures)
+    if made.failures:
+        raise NonFiniteLoss("; ".join(made.failures))
 
 
 def _print_run(
@@ -123,21 +115,19 @@ def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
 
 
 def _compare(parsed: argparse.Namespace, command_line: str) -> None:
-    output: Path | None = parsed.output
-    if output is not None and output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}", expected="a folder", found="a file", fix="give another --output")
-    from tinydistilbert.report.compare import compare, parse_run
-    from tinydistilbert.report.comparison_page import PAGE_FILE, comparison_table, write_comparison
+    from tinydistilbert.api.compare import compare
 
-    comparison = compare(*(parse_run(run) for run in (parsed.first, parsed.second) if run), seed=parsed.seed or 0)
-    table = write_comparison(output, comparison, command=command_line) if output else comparison_table(comparison)
-    page = output / PAGE_FILE if output else None
+    found = compare(parsed.first, parsed.second, output=parsed.output, seed=parsed.seed or 0, command=command_line)
     if parsed.json:
-        differences = [_difference_as_json(difference) for difference in comparison.differences]
-        print_json({"page": str(page) if page else None, "differences": differences})
+        differences = [_difference_as_json(difference) for difference in found.differences]
+        print_json({"page": str(found.page) if found.page else None, "differences": differences})
         return
-    print_tables([table])
-    print(f"The page: {page}" if page else "With --output FOLDER also the examples that one side alone gets right.")
+    print_tables([found.table])
+    print(
+        f"The page: {found.page}"
+        if found.page
+        else "With --output FOLDER also the examples that one side alone gets right."
+    )
 
 
 def _difference_as_json(difference: Any) -> dict[str, Any]:
@@ -211,19 +201,9 @@ def _print_answers(predictor: "Predictor", texts: list[str], pairs: list[str] | 
 def _export(parsed: argparse.Namespace, _command_line: str) -> None:
     if parsed.half and (parsed.int8 or parsed.plain):
         raise UserError("--half", expected="it alone", found="--int8 or --plain beside it", fix="delete one")
-    from tinydistilbert.storage import locks
+    from tinydistilbert.api.task import export
 
-    with locks.new_output(parsed.output):
-        if parsed.half:
-            from tinydistilbert.export.to_onnx import to_half
-
-            to_half(parsed.folder, parsed.output)
-        else:
-            from tinydistilbert.export.quantize import export_int8
-            from tinydistilbert.export.to_onnx import export
-
-            make = export_int8 if parsed.int8 else export
-            make(parsed.folder, parsed.output, fused=not parsed.plain)
+    export(parsed.folder, parsed.output, int8=parsed.int8, plain=parsed.plain, half=parsed.half)
     print(f"written: {parsed.output}")
 
 

@@ -7,14 +7,14 @@ import sys
 from tinydistilbert import signals
 from tinydistilbert.cli.commands import call
 from tinydistilbert.cli.parser import parse
-from tinydistilbert.errors import DiskError, Interrupted, NonFiniteLoss, OutOfMemory, UserError
+from tinydistilbert.errors import DiskError, Interrupted, MissedTarget, NonFiniteLoss, OutOfMemory, UserError
 from tinydistilbert.optional import training_libraries
 
 EXIT_USER_ERROR, EXIT_FAILED, EXIT_DISK, EXIT_INTERRUPTED = 2, 1, 3, 130
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 the user's mistake, 3 the disk, 130 stopped.
+    """Run the command line and exit: 0 done, 1 failed or short of its target, 2 a mistake, 3 the disk, 130 stopped.
 
     After 3 and 130 the same command goes on.
     """
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
                 sys.stdout.flush()
     except UserError as error:
         sys.exit(_fail(f"error: {error}", EXIT_USER_ERROR))
-    except (NonFiniteLoss, OutOfMemory) as error:
+    except (MissedTarget, NonFiniteLoss, OutOfMemory) as error:
         sys.exit(_fail(f"error: {error}", EXIT_FAILED))
     except Interrupted as stop:
         sys.exit(_fail(str(stop), EXIT_INTERRUPTED))

@@ -1,7 +1,6 @@
 """From what was parsed to what is to be done: the recipe with the flags laid over it, and the run folder."""
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from tinydistilbert import run_folder
 from tinydistilbert.cli.parser import parse
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import schema, toml
-from tinydistilbert.recipe.names import MEASURED, TASK_NAMES
+from tinydistilbert.recipe.names import task_name
 from tinydistilbert.recipe.types import with_current_keys
 
 CONFIG_FILE = "config.json"
@@ -114,9 +113,7 @@ def _put_custom_task(changes: dict[str, Any], columns: dict[str, Any], command: 
         fix = "leave --task out: a task of your own is called after its file"
         raise UserError("--task", expected="no other task beside --data with columns", found="one", fix=fix)
     train = changes.pop("data")
-    name = re.sub(r"[^a-z0-9]+", "-", Path(train.removesuffix(".gz")).stem.lower()).strip("-") or "own"
-    if name in (*TASK_NAMES, *MEASURED):
-        name = f"own-{name}"
+    name = task_name(train)
     finetune["tasks"] = [name]
     finetune.setdefault("custom", {})[name] = {"train": train, **columns}
     if command == "compress":

@@ -58,11 +58,14 @@ class VariantBuilder:
         # What compares attention needs all heads on both sides, and stages of their own more epochs.
         distillation = replace(
             of_task.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0,
-            intermediate_learning_rate=None, epochs=None, learning_rate=None,
+            intermediate_learning_rate=None, epochs=None, learning_rate=None, final_examples="all",
         )  # fmt: skip
+        # What the fine-tunings held out to choose an epoch by is new to the unpruned model too; a tenth again.
+        is_held_out = of_task.select == "heldout"
         settings = replace(
             of_task, distillation=distillation, epochs=compress.recovery_epochs, min_steps=0, select="fixed",
-            learning_rates=(), score_on="train", validation_examples=min(compress.held_out or a_tenth, a_tenth),
+            learning_rates=(), score_on="train",
+            validation_examples=0 if is_held_out else min(compress.held_out or a_tenth, a_tenth),
             override={task: TaskSettings(max_length=self.max_length)},
         )  # fmt: skip
         return replace(self.recipe, finetune=settings)
@@ -70,7 +73,14 @@ class VariantBuilder:
     @cached_property
     def held_out(self) -> Examples:
         """Train examples by which everything is chosen; no pruned model is trained on them."""
-        return recipe_examples(self.recovery_recipe, self.task, HELD_OUT)
+        of_tenth = self.recipe.finetune.select == "heldout"
+        limit = self.recipe.compress.held_out if of_tenth else 0
+        return recipe_examples(self.recovery_recipe, self.task, HELD_OUT, limit=limit)
+
+    @property
+    def teacher(self) -> Path | None:
+        """The model whose score is to be kept; None where there is none beside the model itself."""
+        return next((teacher for teacher in self.teachers if teacher != self.model), None)
 
     @cached_property
     def recovery_examples(self) -> Examples:

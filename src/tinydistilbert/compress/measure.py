@@ -1,5 +1,6 @@
 """How good, how fast and how large variants are, and which of them is kept."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from tinydistilbert.compress.builder import (
 )
 from tinydistilbert.compress.variants import Variant, variants
 from tinydistilbert.errors import UserError
+from tinydistilbert.evaluation.scoring import majority_headline
 from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import load_model
 from tinydistilbert.models.runtimes import ModelInputs
@@ -27,6 +29,8 @@ from tinydistilbert.tasks.encoding import Features
 
 QUICK_INPUTS, QUICK_ROUNDS = 40, 2
 """By which a variant is compared with a target before the next is made."""
+TEACHER = "teacher, torch"
+"""The name of the teacher among the times."""
 ROUNDS = 5
 """In which all variants are timed side by side."""
 Times = dict[str, list[list[float]]]
@@ -58,7 +62,7 @@ class MeasuredVariant:
         return [(target, value / quantity(target), shown) for target, value, shown in reached]
 
     def misses(self, settings: Compress) -> list[str]:
-        """Targets that it does not reach, in words."""
+        """Targets of time and size that it does not reach, in words."""
         return [f"{shown} instead of {target}" for target, times, shown in self._by_target(settings) if times > 1]
 
     def excess(self, settings: Compress) -> float:
@@ -71,21 +75,57 @@ def has_target(settings: Compress) -> bool:
     return bool(settings.target_latency or settings.target_size or settings.target_operations)
 
 
-def best_variant(measured: Sequence[MeasuredVariant], settings: Compress) -> MeasuredVariant:
-    """The variant to keep: with targets the first that reaches them all, else the fastest within the loss allowed.
+@dataclass(frozen=True)
+class Bar:
+    """The score on the held-out examples that a variant has to have."""
 
-    A variant that loses more than `max_loss` on the held-out examples is taken only where no other reaches the targets.
-    Where none reaches them it is the one that comes nearest. The first, the model as it was, is only what the others
-    are compared with, if there are others.
+    score: float
+    teacher: float = math.nan
+    """The teacher's score on them, and the majority's, where the bar is a share of what lies between."""
+    majority: float = math.nan
+
+    def kept(self, one: MeasuredVariant) -> float:
+        """Share of the teacher's score above the majority that a variant has; NaN where there is no such share."""
+        above = self.teacher - self.majority
+        return (one.held_out - self.majority) / above if above > 0 else math.nan
+
+    def misses(self, one: MeasuredVariant, settings: Compress) -> list[str]:
+        """What a variant misses of `min_kept`, in words."""
+        if not settings.min_kept:
+            return []
+        if not self.teacher > self.majority:
+            return ["nothing to keep: the teacher is not above the majority on the held-out examples"]
+        if one.held_out >= self.score:
+            return []
+        return [f"{self.kept(one):.1%} of the teacher's score instead of {settings.min_kept:.4g}".replace("%", " %")]
+
+
+def bar_for(builder: VariantBuilder, measured: Sequence[MeasuredVariant]) -> Bar:
+    """What the variants' scores are compared with: the first's less `max_loss`, or with `min_kept` the teacher's."""
+    settings = builder.recipe.compress
+    if not settings.min_kept:
+        return Bar(measured[0].held_out - settings.max_loss / 100)
+    majority = majority_headline(builder.held_out)
+    teacher = held_out_score(builder, builder.teacher) if builder.teacher else measured[0].held_out
+    return Bar(majority + settings.min_kept * max(teacher - majority, 0.0), teacher, majority)
+
+
+def best_variant(measured: Sequence[MeasuredVariant], settings: Compress, bar: Bar) -> MeasuredVariant:
+    """The variant to keep: with targets the first that reaches them all, else the fastest that reaches the bar.
+
+    A variant below the bar is taken only where no other reaches the targets: with `min_kept` the best of those that
+    do, else the first. Where none reaches the targets it is the one that comes nearest. The first, the model as it was,
+    is only what the others are compared with, if there are others.
     """
     others = measured[1:] or measured
-    within = [one for one in others if one.held_out >= measured[0].held_out - settings.max_loss / 100] or others
-    if not has_target(settings):
-        return min(within, key=lambda one: one.milliseconds)
-    for candidates in (within, others):
-        for one in candidates:
-            if not one.misses(settings):
-                return one
+    within = [one for one in others if one.held_out >= bar.score]
+    reaching = [one for one in others if not one.misses(settings)] if has_target(settings) else list(others)
+    if both := [one for one in reaching if one in within]:
+        return both[0] if has_target(settings) else min(both, key=lambda one: one.milliseconds)
+    if reaching and settings.min_kept:
+        return max(reaching, key=lambda one: one.held_out)
+    if reaching:
+        return reaching[0] if has_target(settings) else min(reaching, key=lambda one: one.milliseconds)
     return min(others, key=lambda one: one.excess(settings))
 
 
@@ -131,9 +171,10 @@ def _log(builder: VariantBuilder, measured: MeasuredVariant, first: MeasuredVari
 def timed_side_by_side(
     builder: VariantBuilder, measured: Sequence[MeasuredVariant], validation: Examples
 ) -> tuple[list[MeasuredVariant], Times]:
-    """The variants with the times that the table shows, and every single time."""
+    """The variants with the times that the table shows, and every single time, the teacher's too."""
     examples = builder.recipe.compress.timed_examples
-    times = _times(builder, [one.variant for one in measured], validation, examples, rounds=ROUNDS)
+    teacher = [Variant(TEACHER, builder.teacher, builder.teacher)] if builder.teacher else []
+    times = _times(builder, [*(one.variant for one in measured), *teacher], validation, examples, rounds=ROUNDS)
     return [replace(one, milliseconds=summarize(times[one.variant.name], 1)["p50_ms"]) for one in measured], times
 
 

@@ -8,6 +8,7 @@ the train split; the validation split is scored once for each variant and choose
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ from tinydistilbert import results
 from tinydistilbert.benchmark.timing import summarize
 from tinydistilbert.compress.builder import VariantBuilder, encoded, logits_of
 from tinydistilbert.compress.measure import (
+    TEACHER,
+    Bar,
     MeasuredVariant,
     Times,
+    bar_for,
     best_variant,
     has_target,
     measured_variants,
@@ -34,6 +38,7 @@ from tinydistilbert.models.processor import processor
 from tinydistilbert.models.runtimes import EXPORT_KEY, exported_facts
 from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.recipe.schema import recipe_hash
+from tinydistilbert.report.compression import TEACHER_SIZE, TEACHER_TIME
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
 from tinydistilbert.storage import atomic, made_from
@@ -62,7 +67,8 @@ def compress_task_model(builder: VariantBuilder) -> None:
     limit = recipe.finetune.settings(task.name).validation_examples
     validation = recipe_examples(recipe, task, scored_split(recipe.finetune, task), limit=limit)
     measured, times = timed_side_by_side(builder, measured_variants(builder, validation), validation)
-    best = best_variant(measured, recipe.compress)
+    bar = bar_for(builder, measured)
+    best = best_variant(measured, recipe.compress, bar)
     shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # perhaps with files of another variant
     made_from.begin(folder.best, builder.sources)
     left_out = shutil.ignore_patterns(atomic.MANIFEST, made_from.FILE)
@@ -71,7 +77,7 @@ def compress_task_model(builder: VariantBuilder) -> None:
         if facts := exported_facts(output):
             config = atomic.read_json(output / CONFIG)
             atomic.write_json(output / CONFIG, config | {EXPORT_KEY: facts | {"scored_on": processor()}})
-    _write_summary(builder, measured, best, times, validation)
+    _write_summary(builder, measured, best, bar, times, validation)
 
 
 def missed_targets(folder: CompressedFolder) -> str:
@@ -80,7 +86,7 @@ def missed_targets(folder: CompressedFolder) -> str:
 
 
 def _write_summary(
-    builder: VariantBuilder, measured: Sequence[MeasuredVariant], best: MeasuredVariant, times: Times,
+    builder: VariantBuilder, measured: Sequence[MeasuredVariant], best: MeasuredVariant, bar: Bar, times: Times,
     validation: Examples,
 ) -> None:  # fmt: skip
     """Score all variants, and write the finished folder of the summary."""
@@ -90,7 +96,8 @@ def _write_summary(
     measurements: list[Measurement] = []
     in_train = shared_texts(builder.recipe, builder.task, [validation.split]).get(validation.split, 0)
     made_from.begin(builder.folder.summary, builder.sources)
-    unreached = "; ".join(best.misses(settings)) if has_target(settings) else ""
+    missed = best.misses(settings) if has_target(settings) else []
+    unreached = "; ".join([*missed, *bar.misses(best, settings)])
     with atomic.unfinished(builder.folder.summary, unreached=unreached, best=best.variant.name) as output:
         for number, (one, (predicted, cut)) in enumerate(zip(measured, scored, strict=True)):
             shared = {
@@ -101,6 +108,8 @@ def _write_summary(
             }  # fmt: skip
             measurements += _measurements(builder, one, validation, predicted, first, times[one.variant.name], shared)
             write_predictions(output / predictions_file(number), validation, predicted)
+        if builder.teacher:
+            measurements += _of_teacher(builder, builder.teacher, validation, times[TEACHER])
         atomic.write_json(
             output / VARIANT_TIMES,
             {name: [[round(1000 * s, 4) for s in part] for part in parts] for name, parts in times.items()},
@@ -142,6 +151,25 @@ def _measurements(
     )  # fmt: skip
     size = {**shared, "parameters": one.parameters}
     yield replace(scored, metric="bytes", value=one.size, higher_is_better=False, details=size)
+
+
+def _of_teacher(
+    builder: VariantBuilder, teacher: Path, validation: Examples, times: Sequence[Sequence[float]]
+) -> Iterable[Measurement]:
+    """Time and size of the teacher, which was timed in turns with the variants."""
+    recipe, timed = builder.recipe, summarize(times, validation.total)
+    common: dict[str, Any] = {
+        "split": validation.split, "higher_is_better": False, "seed": recipe.seed, "recipe": recipe.name,
+        "recipe_hash": recipe_hash(recipe), "data_fingerprint": validation.fingerprint,
+    }  # fmt: skip
+    of = {"of": builder.task.name, "row": builder.row}
+    protocol = {"protocol": "true-length", "batch_size": 1, "threads": 1, "device": "cpu", **timed}
+    yield Measurement(
+        TEACHER, TASK, TEACHER_TIME, timed["p50_ms"], examples=sum(map(len, times)), examples_total=validation.total,
+        seconds=sum(map(sum, times)), details={**of, **protocol}, **common,
+    )  # fmt: skip
+    size = sum(path.stat().st_size for path in teacher.glob("model*.safetensors"))
+    yield Measurement(TEACHER, TASK, TEACHER_SIZE, size, details=of, **common)
 
 
 def _difference(

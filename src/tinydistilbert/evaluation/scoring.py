@@ -203,6 +203,17 @@ def headline_score(
     return float(statistics[examples.task.headline](np.arange(len(examples))))
 
 
+def majority_headline(examples: Examples) -> float:
+    """The task's headline metric of the majority baseline."""
+    empty = np.zeros(len(examples))
+    if examples.task.kind == "span":
+        gold = [answer["text"] for answer in examples.columns["answers"]]
+        return float(
+            _answer_scores(examples, Predictions(empty, [""] * len(gold), gold, {}))[1][examples.task.headline].mean()
+        )
+    return _statistics(examples, Predictions(empty, [], [], {}))[1][examples.task.headline]
+
+
 def _answer_scores(
     examples: Examples, predictions: Predictions
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:

@@ -77,6 +77,14 @@ def augment(
     return augmented(examples, proposals, copies=settings.augment, share=settings.augment_share, seed=seed)
 
 
+def questions_alone(examples: Examples) -> Examples:
+    """The questions of a span task as texts; `idx` is the place of each among the examples."""
+    task = replace(examples.task, kind="classification", text_pair=None)
+    count = len(examples)
+    columns = {"idx": [*range(count)], "text": examples.columns["question"], "label": [None] * count}
+    return Examples(task, examples.split, columns, count)
+
+
 def propose(
     texts: Sequence[str],
     pairs: Sequence[str] | None,

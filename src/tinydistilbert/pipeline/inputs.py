@@ -17,6 +17,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models import folder_pins, hub
 from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.notices import notice
+from tinydistilbert.recipe.names import base_task, is_built_in
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe, to_dict
 from tinydistilbert.recipe.types import RENAMED_VALUES
 from tinydistilbert.run_folder import LOG, MEASUREMENTS, TRAINING_FACTS, RunFolder, flat
@@ -24,6 +25,7 @@ from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT, repeated
 from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.further_texts import further_texts
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split, whole_train_split
 from tinydistilbert.tasks.splits import file_of, has_split, is_fetched
 
@@ -151,12 +153,29 @@ class Inputs:
             if recipe.compress.tasks and (path := recipe.compress.vocabulary) not in ("", "train"):
                 readers = tuple(folder.compressed(name).summary for name in recipe.compress.tasks)
                 yield Source(VOCABULARY, lambda: _fingerprint_of_texts(Path(path)), Path(path).exists(), readers)
-        texts = recipe.finetune.distillation.unlabelled
-        distilled = tuple(job.model(folder) for job in run.jobs if job.is_second_distillation)
-        if texts and distilled and "finetune" in run.stages:
-            yield Source(UNLABELLED, lambda: files.fingerprint([Path(texts)]), Path(texts).exists(), distilled)
+        if "finetune" in run.stages:
+            for name in run.task_names():
+                yield from self._unlabelled(name)
         if "benchmark" in run.stages and requested_examples(recipe) is not None:
             yield Source(PAIRS, lambda: _fingerprint_of_pairs(recipe), True, (folder.benchmark,))
+
+    def _unlabelled(self, task: str) -> Iterator[Source]:
+        """The texts without labels that the second distillations of a task read."""
+        run, recipe = self.run, self.run.recipe
+        distilled = tuple(j.model(run.folder) for j in run.jobs if j.task == task and j.is_second_distillation)
+        source = unlabelled_source(recipe, task)
+        if not source or not distilled:
+            return
+        texts = recipe.finetune.settings(task).distillation.unlabelled
+        named = [Path(name) for name in ((texts,) if isinstance(texts, str) else texts) if not is_built_in(name)]
+
+        def read() -> str:
+            if source == UNLABELLED:
+                return files.fingerprint(named)
+            found = further_texts(recipe, recipe_examples(recipe, run.tasks[task], run.tasks[task].train).task)
+            return found.fingerprint if found is not None else ""
+
+        yield Source(source, read, all(path.exists() for path in named), distilled)
 
     def _examples(self, task: Task) -> Iterator[Source]:
         """The splits of a task that its models are trained on, chosen and scored by."""
@@ -236,10 +255,24 @@ class Inputs:
         return MadeFrom(inputs, read, defaults, run.folder.path, FORMATS[stage], RENAMED_VALUES)
 
 
+def unlabelled_source(recipe: Recipe, task: str) -> str:
+    """The name of a task's texts without labels among the data from elsewhere; empty where it has none.
+
+    The recipe's one file is called what it was when there could be no other source.
+    """
+    settings, of_all = recipe.finetune.settings(task).distillation, recipe.finetune.distillation.unlabelled
+    texts = settings.unlabelled
+    if not texts:
+        return ""
+    is_file = isinstance(texts, str) and not is_built_in(texts) and not settings.unlabelled_examples
+    return UNLABELLED if is_file and texts == of_all else f"{UNLABELLED} of {task}"
+
+
 def _is_of_task(key: str, task: str) -> bool:
     """Whether a key is of no single task, or of this one."""
     per_task = ("finetune.override.", "finetune.custom.")
-    return not key.startswith(per_task) or key.startswith(tuple(f"{prefix}{task}." for prefix in per_task))
+    of_task = tuple(f"{prefix}{name}." for prefix in per_task for name in (task, base_task(task)))
+    return not key.startswith(per_task) or key.startswith(of_task)
 
 
 def fingerprint_of_folder(folder: Path) -> str:

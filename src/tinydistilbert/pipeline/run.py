@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinydistilbert import notices, run_folder
-from tinydistilbert.errors import UserError
+from tinydistilbert.errors import MissedTarget
 from tinydistilbert.models import folder_pins, hub
 from tinydistilbert.pipeline import preflight, stages
 from tinydistilbert.pipeline.context import RunContext, Sources
@@ -40,6 +40,7 @@ STAGES = (
     Stage("benchmark", preflight.check_benchmark, stages.measure_speed),
     Stage("report", preflight.no_inputs, stages.report),
 )
+PRUNE_FURTHER = "--compress.keep 0.25 0.15"
 STAGES_OF_GIVEN_MODEL = ("finetune", "evaluate", "compress", "report")
 STAGES_OF_GIVEN_TASK_MODEL = ("compress", "report")
 
@@ -130,8 +131,8 @@ def run_stages(run: RunContext) -> tuple[str, ...]:
         What went wrong on the way without stopping it: fine-tunings whose loss became infinite.
 
     Raises:
-        UserError: an input is wrong; when it was found before the first stage, nothing was written. Or a compression
-            did not reach its target; then everything was written.
+        UserError: an input is wrong; when it was found before the first stage, nothing was written.
+        MissedTarget: a compression did not reach its target; everything was written.
         Interrupted: the user asked to stop; the same call goes on.
     """
     with claimed(run):
@@ -144,6 +145,5 @@ def run_stages(run: RunContext) -> tuple[str, ...]:
             stages.write_results(run)
     missed = stages.missed_targets(run) if "compress" in run.stages else ()
     if missed:
-        fix = "ask for less, or prune further (--keep 0.25 0.15)"
-        raise UserError("compress", problem=f"missed the target: {'; '.join(missed)}", fix=fix)
+        raise MissedTarget(f"missed the target: {'; '.join(missed)}; ask for less, or prune further ({PRUNE_FURTHER})")
     return stages.failed_trainings(run) if "finetune" in run.stages else ()

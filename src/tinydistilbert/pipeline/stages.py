@@ -18,7 +18,7 @@ from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.baselines import evaluate_baseline
 from tinydistilbert.evaluation.evaluate import evaluate
-from tinydistilbert.finetuning.augment import augment
+from tinydistilbert.finetuning.augment import augment, questions_alone
 from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
@@ -26,9 +26,10 @@ from tinydistilbert.models import hub
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.models.student import cut_task_student, layer_map
 from tinydistilbert.pipeline.context import RunContext
-from tinydistilbert.pipeline.inputs import CORPUS, PAIRS, UNLABELLED, VOCABULARY, WHOLE
+from tinydistilbert.pipeline.inputs import CORPUS, PAIRS, VOCABULARY, WHOLE, unlabelled_source
 from tinydistilbert.pipeline.jobs import BaselineJob, Job
 from tinydistilbert.progress import duration
+from tinydistilbert.recipe.names import intermediate_task
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.compare import measured_differences
 from tinydistilbert.report.page import write_report
@@ -131,8 +132,8 @@ def _training_sources(run: RunContext, job: Job) -> MadeFrom:
     splits = (task.train, *([chosen_by] if chosen_by in run.inputs.read_splits(task) else []))
     data = [f"{task.name} {split}" for split in splits]
     encoder, *teachers = _encoder(run, job), *(task_teachers(run, job.task) if job.is_second_distillation else ())
-    if teachers and finetune.distillation.unlabelled:
-        data.append(UNLABELLED)
+    if teachers and (source := unlabelled_source(run.recipe, job.task)):
+        data.append(source)
     return run.inputs.of_stage("finetune", data=tuple(data), models=(encoder, *teachers), task=job.task)
 
 
@@ -149,6 +150,8 @@ def failed_trainings(run: RunContext) -> tuple[str, ...]:
 
 def _encoder(run: RunContext, job: Job) -> Path:
     """What a fine-tuning starts from: its folder, or its name; that of a cut teacher is made where it is missing."""
+    if (before := _job_before(run, job)) is not None:
+        return before.model(run.folder)
     if job.row == "teacher" and run.recipe.finetune.teacher:
         return Path(run.recipe.finetune.teacher)
     if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
@@ -158,6 +161,12 @@ def _encoder(run: RunContext, job: Job) -> Path:
     title = f"cut the teacher of {run.tasks[job.task].title}"
     make_folder(run, cut, title, partial(_cut, run, job.task, teacher), sources)
     return cut
+
+
+def _job_before(run: RunContext, job: Job) -> Job | None:
+    """Of a task such as `rte@mnli`, the model of the same row and seed on the task before it."""
+    first = intermediate_task(job.task)
+    return next((j for j in run.jobs if (j.task, j.row, j.seed) == (first, job.row, job.seed) and not j.is_given), None)
 
 
 def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
@@ -189,10 +198,13 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
         make_folder(run, folder, f"augment {task.title}", _in_precision(run, partial(_augment, run, task)), sources)
         file = folder / AUGMENTED_EXAMPLES
         augmented = file if holds_examples(file) else None
-    examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=True)
+    only_originals = settings.distillation.ends_with_originals(task.kind)
+    examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=not only_originals)
     targets, are_given = run.folder.soft_targets(job.task), isinstance(settings.distillation.teachers, tuple)
-    data = (train, *([UNLABELLED] if settings.distillation.unlabelled else ()))
-    read = (encoder, *teachers, *([run.folder.augmented(job.task)] if settings.distillation.augment else ()))
+    source = unlabelled_source(run.recipe, job.task)
+    data = (train, *([source] if source and not only_originals else ()))
+    copies = [run.folder.augmented(job.task)] if settings.distillation.augment and not only_originals else []
+    read = (encoder, *teachers, *copies)
     make_folder(
         run, targets, f"soft targets of {task.title}",
         _in_precision(run, partial(
@@ -242,6 +254,8 @@ def _augment(run: RunContext, task: Task, output: Path) -> None:
     else:
         model, tokenizer = run.teacher.model, run.teacher.tokenizer
     examples, _ = training_examples(run.recipe, task, augmented=None, soft=False)
+    if task.kind == "span":
+        examples = questions_alone(examples)
     with atomic.unfinished(output) as folder:
         copies = augment(
             examples, model, tokenizer, run.recipe.finetune.settings(task.name).distillation,

@@ -247,8 +247,9 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 _LATER_KEYS: dict[str, tuple[str, ...]] = {
     "distillation": (
         "teacher_labels", "start", "intermediate_learning_rate", "epochs", "learning_rate", "matched_layers",
+        "final_examples", "unlabelled_examples",
     ),
-    "custom": ("quoting", "answer_units"), "compress": ("engines",),
+    "custom": ("quoting", "answer_units"), "compress": ("engines", "min_kept"),
     "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",),
 }  # fmt: skip
 """By section, keys that came after the first measurements: they enter a hash only where they are not the default."""

@@ -4,8 +4,9 @@ import dataclasses
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
+from tinydistilbert.recipe.names import base_task
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.types import (
     Bytes,
@@ -14,6 +15,7 @@ from tinydistilbert.recipe.types import (
     Operations,
     Optimization,
     Share,
+    alone,
     renamed_values,
     section,
 )
@@ -27,8 +29,8 @@ class CustomTask:
     """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, a folder of `save_to_disk`, or a hub data set
     (`owner/name:configuration:split`), of which `train` is read where no split is named."""
     validation: str = ""
-    """The scored examples: as `train`; of a hub data set, its split `validation`. May be empty with
-    finetune.score_on = "train"."""
+    """The scored examples: as `train`; of a hub data set, its split `validation`; or a share of `train`, such as `10%`:
+    the rows that a hash of their text picks. May be empty with finetune.score_on = "train"."""
     kind: Literal["classification", "regression", "span"] = "classification"
     """`span`: questions whose answer is a piece of a context, in SQuAD's form."""
     text: str = "text"
@@ -60,7 +62,12 @@ class TaskDistillationSettings:
     intermediate_learning_rate: PositiveFloat | None = None
     epochs: Epochs | None = None
     learning_rate: PositiveFloat | None = None
+    final_examples: Literal["all", "original"] | None = None
+    unlabelled: str | tuple[str, ...] | None = None
+    unlabelled_examples: NonNegativeInt | None = None
     augment: NonNegativeInt | None = None
+
+    _one_source = field_validator("unlabelled", mode="before")(alone)
 
 
 @section
@@ -116,16 +123,27 @@ class TaskDistillation:
     matched_layers: Literal["uniform", "copied"] = "uniform"
     """Teacher layers that hidden and attention are compared with: evenly spread, the last of each run (TinyBERT: of 6
     for 3 layers 2, 4, 6), or those that the student's layers were copied from."""
-    unlabelled: str = ""
-    """File with more texts of the task's kind without labels, in the task's columns or one text a line;
-    not for span tasks."""
+    final_examples: Literal["all", "original"] = "all"
+    """What is read after the intermediate epochs: all, or only the train examples, not the copies and further texts
+    (TinyBERT on STS-B)."""
+    unlabelled: str | tuple[str, ...] = ""
+    """More texts of the task's kind without labels: a file in the task's columns or with one text a line, `task:NAME`
+    (train texts of another task), `corpus` (sentences of the corpus), or a list of these; not for span tasks."""
+    unlabelled_examples: NonNegativeInt = 0
+    """Read a seeded sample of so many of them; 0 = all."""
     augment: NonNegativeInt = 0
     """Copies of each train example with words replaced by what a masked LM proposes (TinyBERT), for soft
-    targets; duplicates are dropped. Not for span tasks."""
+    targets; duplicates are dropped. Of span tasks the question's words, for the intermediate epochs alone."""
     augment_share: Share = 0.4
     """Chance of each word to be replaced in a copy (TinyBERT's p_t)."""
     augment_candidates: PositiveInt = 15
     """Proposals among which a replacement is drawn (TinyBERT's K)."""
+
+    _one_source = field_validator("unlabelled", mode="before")(alone)
+
+    def ends_with_originals(self, kind: str) -> bool:
+        """Whether the epochs after the intermediate ones read train examples alone, in a task of that kind."""
+        return self.final_examples == "original" or (kind == "span" and self.augment > 0)
 
     @property
     def has_stages(self) -> bool:
@@ -144,7 +162,8 @@ class Finetune:
     """Fine-tuning and scoring, by the same code for teacher, student and control."""
 
     tasks: tuple[str, ...] = ()
-    """Names from `tinydistilbert tasks`, or of custom tasks in `custom`."""
+    """Names from `tinydistilbert tasks`, or of custom tasks in `custom`; `rte@mnli`: RTE, started from this run's
+    models of MNLI, a column of its own."""
     model: str = ""
     """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
     teacher: str = ""
@@ -194,7 +213,7 @@ class Finetune:
 
     def settings(self, task: str) -> "Finetune":
         """These settings with the override of `task` applied; `override` of the result is empty."""
-        override = self.override.get(task, TaskSettings())
+        override = self._override(task)
         changes = {key: value for key, value in dataclasses.asdict(override).items() if value is not None}
         optimization = {key: changes.pop(key) for key in ("learning_rate", "batch_size") if key in changes}
         changes.pop("max_length", None)
@@ -206,14 +225,18 @@ class Finetune:
             distillation=dataclasses.replace(self.distillation, **distillation), override={}, **changes,
         )  # fmt: skip
 
+    def _override(self, task: str) -> TaskSettings:
+        """What differs for a task; of `rte@mnli`, without an override of its own, what differs for `rte`."""
+        return self.override.get(task) or self.override.get(base_task(task), TaskSettings())
+
     def max_length(self, task: str, default: int) -> int:
         """Longest input of `task` in tokens: its override, or else the task's `default`."""
         return self.stated_max_length(task) or default
 
     def stated_max_length(self, task: str) -> int | None:
         """Longest input of `task` in tokens where this recipe states one; None where it is the task's default."""
-        custom = self.custom.get(task)
-        return self.override.get(task, TaskSettings()).max_length or (custom.max_length if custom else None)
+        custom = self.custom.get(base_task(task))
+        return self._override(task).max_length or (custom.max_length if custom else None)
 
 
 @section
@@ -251,6 +274,9 @@ class Compress:
     max_loss: NonNegativeFloat = 1.0
     """Points of the headline metric that may be lost on those. If int8 loses more, some layers stay in float; a variant
     that loses more is marked."""
+    min_kept: Share = 0.0
+    """Share of the teacher's score above the majority that the chosen variant has to keep on those, in place of
+    `max_loss`; the teacher is the first of `teachers`, or that of the run. 0 = no such demand."""
     target_latency: Milliseconds = ""
     """`5ms`: make smaller variants until the median latency of one input on one core is that short."""
     target_size: Bytes = ""

@@ -101,6 +101,11 @@ def _warn_of_renamed(key: str, value: str | None, current: str) -> None:
     logging.getLogger(__name__).warning("%s is a deprecated spelling; write %s", deprecated, current)
 
 
+def alone(value: Any) -> Any:
+    """The item of a list of one, of a key that takes one value or several."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Epochs = Annotated[float, Field(gt=0, le=10_000)]
 """More than ten thousand are a typing error."""

@@ -1,7 +1,7 @@
 """Score, time and size of every variant of a compressed model, as a table and a figure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tinydistilbert.report.figures import Tradeoff
 from tinydistilbert.report.scores import SUBSET, TITLES, WARNING, note_on_lengths
@@ -13,6 +13,8 @@ COMPRESS = "compress"
 """`task` of these measurements; the name of the task is in their details."""
 CHOSEN = "★"
 TIMED, SIZE = "milliseconds", "bytes"
+TEACHER_TIME, TEACHER_SIZE = "teacher_milliseconds", "teacher_bytes"
+"""Metrics of the teacher that was timed beside the variants."""
 COLUMNS = ("Variant", "Score", "Against the first", "p", "Held out", "p50/p90, ms", "Speed-up", "MB", "Parameters")
 
 
@@ -25,21 +27,36 @@ class CompressedModel:
     scores: tuple[Measurement, ...]
     times: tuple[Measurement, ...]
     sizes: tuple[Measurement, ...]
+    teacher: Mapping[str, Measurement] = field(default_factory=dict)
+    """Time and size of the teacher that was timed beside them, by metric; empty where there was none."""
+
+    @property
+    def chosen(self) -> int:
+        """Which of the variants is in the folder `best`."""
+        return next(index for index, m in enumerate(self.scores) if m.details["best"])
 
 
 def compressed_models(measurements: Sequence[Measurement], tasks: Mapping[str, Task]) -> list[CompressedModel]:
     """The compressed models among the measurements of a run, by task and row."""
     relevant = [m for m in measurements if m.task == COMPRESS]
     models = []
-    for name, row in dict.fromkeys((m.details["of"], m.details["row"]) for m in relevant):
+    for name, row in dict.fromkeys(map(_key, relevant)):
         variants = sorted(
-            (m for m in relevant if (m.details["of"], m.details["row"]) == (name, row)),
+            (m for m in relevant if "place" in m.details and _key(m) == (name, row)),
             key=lambda m: m.details["place"],
         )
         times, sizes = (tuple(m for m in variants if m.metric == metric) for metric in (TIMED, SIZE))
         scores = tuple(m for m in variants if m.metric not in (TIMED, SIZE))
-        models.append(CompressedModel(tasks[name], row, scores, times, sizes))
+        of_teacher = {
+            m.metric: m for m in relevant if m.metric in (TEACHER_TIME, TEACHER_SIZE) and _key(m) == (name, row)
+        }
+        models.append(CompressedModel(tasks[name], row, scores, times, sizes, of_teacher))
     return models
+
+
+def _key(measurement: Measurement) -> tuple[str, str]:
+    """The task and the row of the model that was compressed."""
+    return measurement.details["of"], measurement.details["row"]
 
 
 def compression_table(compressed: CompressedModel) -> Table:
@@ -102,7 +119,7 @@ def tradeoffs(compressed: CompressedModel) -> list[Tradeoff]:
 
 def verdict(compressed: CompressedModel) -> str:
     """The chosen variant beside the model as it was, in a sentence."""
-    chosen = next(index for index, m in enumerate(compressed.scores) if m.details["best"])
+    chosen = compressed.chosen
     score, first = compressed.scores[chosen], compressed.scores[0]
     speed_up = compressed.times[0].value / compressed.times[chosen].value
     share = 100 * compressed.sizes[chosen].value / compressed.sizes[0].value

@@ -1,10 +1,12 @@
 """Tables: their cells and rows, and how they are written for a terminal and as Markdown (a template does the page)."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -84,6 +86,14 @@ def to_rich(table: Table) -> RichTable:
         ends = following is not None and following.kind != row.kind
         rich.add_row(*texts, style=styles[row.kind], end_section=ends)
     return rich
+
+
+def to_text(table: Table, width: int = 100) -> str:
+    """The table as plain text of so many columns, as a terminal would show it."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(to_rich(table))
+    return captured.get()
 
 
 def to_markdown(table: Table) -> str:

@@ -169,10 +169,10 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def is_new(folder: Path) -> bool:
-    """Whether `folder` does not exist, or holds only a lock and temporary files of interrupted writes."""
+def is_new(folder: Path, *, beside: str = "") -> bool:
+    """Whether `folder` does not exist, or holds only a lock, temporary files of interrupted writes, and `beside`."""
     return not folder.exists() or (
-        folder.is_dir() and all(path.name == LOCK or path.match(_TEMPORARIES) for path in folder.iterdir())
+        folder.is_dir() and all(path.name in (LOCK, beside) or path.match(_TEMPORARIES) for path in folder.iterdir())
     )
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
-from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES
+from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES, base_task, intermediate_task
 from tinydistilbert.tasks import glue, hold_out, imdb, library, squad, synthetic
 from tinydistilbert.tasks.base import Examples, ScoreTable, Task, sample_rows
 
@@ -25,19 +25,32 @@ assert tuple(name for name, task in TASKS.items() if task.kind == "span") == SPA
 
 __all__ = ["HELD_OUT", "TASKS", "Examples", "Task", "load_examples", "tables_of", "tasks_of"]
 
+AFTER = ScoreTable(
+    "after", "After an intermediate task",
+    "Fine-tuned on another task with labels first, then on this one: not comparable with tables without such labels.",
+)  # fmt: skip
+"""The table of tasks such as `rte@mnli`."""
 HELD_OUT = "train (held out)"
 """Split of the train examples that are scored and never trained on, where settings are chosen by them."""
 
 
 def tasks_of(finetune: "Finetune") -> dict[str, Task]:
-    """All tasks by name: `TASKS`, and behind them those of one's own in `finetune.custom`.
+    """All tasks by name: `TASKS`, behind them those of one's own in `finetune.custom`, and last those like `rte@mnli`.
 
     Raises:
         UserError: a task of one's own takes one column for two things.
     """
     from tinydistilbert.tasks import custom
 
-    return TASKS | {name: custom.custom_task(name, settings) for name, settings in finetune.custom.items()}
+    tasks = TASKS | {name: custom.custom_task(name, settings) for name, settings in finetune.custom.items()}
+    return tasks | {name: _after(name, tasks) for name in finetune.tasks if intermediate_task(name)}
+
+
+def _after(name: str, tasks: Mapping[str, Task]) -> Task:
+    """A task whose models start from those of another one: in a table of its own, beside nothing that was published."""
+    task, first = tasks[base_task(name)], tasks[intermediate_task(name)]
+    title = f"{task.title} after {first.title}"
+    return dataclasses.replace(task, name=name, title=title, table=AFTER, published={}, corrected={})
 
 
 def tables_of(tasks: Mapping[str, Task]) -> dict[ScoreTable, tuple[Task, ...]]:

@@ -74,6 +74,9 @@ class Task:
     """Name and configuration of the data set on the Hugging Face hub."""
     files: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Of a task of one's own: the file or hub name of each split, empty where there is none."""
+    scored_share: float = 0.0
+    """Of a task of one's own: the share of the train file's texts that is scored and not trained on, picked by their
+    hash; 0 = the scored examples are a file of their own."""
     quoting: Quoting = "auto"
     """How quotes are read in its CSV and TSV files."""
     make: Maker | None = None

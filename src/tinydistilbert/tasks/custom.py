@@ -3,6 +3,7 @@
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import CustomTask
 from tinydistilbert.tasks.base import Kind, ScoreTable, Task
+from tinydistilbert.tasks.hash_split import scored_share
 
 METRICS: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "matthews_correlation"),
@@ -32,11 +33,13 @@ def custom_task(name: str, settings: CustomTask) -> Task:
         where, found = f"finetune.custom.{name}", ", ".join(columns)
         fix = "name the column of each of text, text_pair and label"
         raise UserError(where, problem=f"one column stands for two things: {found}", fix=fix)
+    share = scored_share(settings.validation, f"finetune.custom.{name}.validation")
     return Task(
         name=name, title=name, table=TABLE, kind=settings.kind, text=text, text_pair=text_pair,
         label=settings.label, labels=(), labels_from_data=True,
         metrics=METRICS[settings.kind], headline=HEADLINES[settings.kind],
-        files={"train": settings.train, "validation": settings.validation}, quoting=settings.quoting,
+        files={"train": settings.train, "validation": settings.train if share else settings.validation},
+        scored_share=share, quoting=settings.quoting,
         max_length=settings.max_length or (384 if is_span else 128), doc_stride=128 if is_span else 0,
         may_lack_answer=is_span, answer_units=settings.answer_units,
     )  # fmt: skip

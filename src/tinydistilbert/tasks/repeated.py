@@ -22,7 +22,7 @@ def refuse_one_file_for_two(task: Task, data: str | None) -> None:
     Raises:
         UserError: it is so.
     """
-    if not task.files:
+    if not task.files or task.scored_share:
         return
     train, *others = ((split, file_of(task, split, data)) for split in (task.train, *task.evaluation))
     for split, file in others:
@@ -84,15 +84,6 @@ def check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) 
                     else f"below {MOST_PUBLISHED:.0%} of a published split, which is not marked"
                 ),
             )
-
-
-def say_scored_among(unlabelled: Examples, where: str, scored: Iterable[Examples]) -> None:
-    """Say how many scored texts a second distillation is trained on without their labels."""
-    for examples in scored:
-        if shared := shared_with_train(unlabelled, examples):
-            task = examples.task
-            of = f"{shared:,} of {len(examples):,} scored texts of {task.title} ({examples.split})"
-            notice(where, f"{of} are among the unlabelled texts: the student learns the teacher's answers to them")
 
 
 def _say_what_repeats(examples: Examples) -> None:

@@ -11,6 +11,7 @@ from tinydistilbert.data.hub import HubName, load_saved, parse, saved_folder
 from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.answers import with_answers
 from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.hash_split import part_of
 from tinydistilbert.tasks.readers import ENDINGS, Rows, can_be_read, read_rows, table_rows
 from tinydistilbert.tasks.row_checks import check_columns
 
@@ -81,9 +82,10 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
     elif sources.saved:
         folder, name = sources.saved
         where = f"finetune.custom.{task.name}.{split}"
-        rows = _rows_of(task, load_saved(folder, name, default=split, where=where), f"{folder} ({name or split})")
+        of_file = task.train if task.scored_share else split
+        rows = _rows_of(task, load_saved(folder, name, default=of_file, where=where), f"{folder} ({name or of_file})")
     elif sources.hub:
-        rows = _hub_rows(task, split, sources.hub)
+        rows = _hub_rows(task, task.train if task.scored_share else split, sources.hub)
     else:
         raise _nothing_there(task, split, data, sources)
     if task.kind == "span":
@@ -91,7 +93,7 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
     answer = "answers" if task.kind == "span" else task.label
     fix = f"correct finetune.custom.{task.name} (--text, --text-pair, --label)" if task.files else ""
     check_columns(rows, [task.text, *([task.text_pair] if task.text_pair else []), answer], fix)
-    return rows
+    return part_of(task, split, rows) if task.scored_share else rows
 
 
 def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) -> UserError:
@@ -139,11 +141,11 @@ def _hub_rows(task: Task, split: str, hub: HubName) -> Rows:
 
 
 def _rows_of(task: Task, rows: "Dataset", where: str) -> Rows:
-    table = _with_class_names(rows, task.label) if task.labels_from_data else rows.with_format("arrow")[:]
+    table = with_class_names(rows, task.label) if task.labels_from_data else rows.with_format("arrow")[:]
     return table_rows(table, where)
 
 
-def _with_class_names(rows: "Dataset", label: str) -> pa.Table:
+def with_class_names(rows: "Dataset", label: str) -> pa.Table:
     """The rows with words where the data set has numbers and a name for each; none for -1, which marks no label."""
     table = rows.with_format("arrow")[:]
     names = getattr(rows.features.get(label), "names", None)

@@ -66,6 +66,19 @@ def _lines(path: Path, wanted: list[str]) -> list[str]:
     return texts
 
 
+def question_copies(path: Path, examples: Examples) -> Examples:
+    """The examples of a span task once more, with the questions in a file of `write_examples`.
+
+    Args:
+        path: the file; its `idx` is the place of the example among `examples`.
+        examples: what the questions are copies of.
+    """
+    table = pyarrow.parquet.read_table(path)
+    rows, questions = table.column("idx").to_pylist(), table.column(examples.task.text).to_pylist()
+    columns = {name: [values[row] for row in rows] for name, values in examples.columns.items()}
+    return Examples(examples.task, "unlabelled", {**columns, "question": questions}, len(rows))
+
+
 def holds_examples(path: Path) -> bool:
     """Whether a file of `write_examples` has any rows: it has none where no word could be replaced."""
     return bool(pyarrow.parquet.read_metadata(path).num_rows)

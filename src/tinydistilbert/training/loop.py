@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tinydistilbert import signals
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, OutOfMemory
-from tinydistilbert.progress import Progress
+from tinydistilbert.progress import Progress, emit
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic
@@ -224,7 +224,9 @@ class _Loop:
         for item in self.pending:
             if not torch.isfinite(item.norm):
                 self.diagnose(item)
-            self.log.write(item.line())
+            line = item.line()
+            self.log.write(line)
+            emit(training=self.label, seed=self.seed, steps=self.job.steps, **line)
             if self.progress.wants(item.step + 1):
                 self.progress.show(item.step + 1, item.tokens - self.resumed_from.tokens, item.values())
         self.pending.clear()
@@ -263,6 +265,8 @@ class _Loop:
         finally:
             self.model.train()
         self.log.write({"step": done, "validation": measured})
+        validation = {f"validation/{name}": value for name, value in measured.items()}
+        emit(training=self.label, seed=self.seed, steps=self.job.steps, step=done, **validation)
         self.progress.note(done, "validation", measured)
 
     def save(self, done: int) -> None:

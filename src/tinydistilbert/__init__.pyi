@@ -1,0 +1,12 @@
+from tinydistilbert.api.compare import compare as compare
+from tinydistilbert.api.run import replicate as replicate
+from tinydistilbert.api.score import evaluate as evaluate
+from tinydistilbert.api.task import compress as compress
+from tinydistilbert.api.task import distill as distill
+from tinydistilbert.api.task import export as export
+from tinydistilbert.api.task import finetune as finetune
+from tinydistilbert.predictor import load as load
+from tinydistilbert.recipe.schema import Recipe as Recipe
+
+__version__: str
+__all__ = ["Recipe", "compare", "compress", "distill", "evaluate", "export", "finetune", "load", "replicate"]

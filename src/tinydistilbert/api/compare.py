@@ -1,0 +1,43 @@
+"""Two rows, two runs, or the rows of one run, compared example by example; without torch."""
+
+from pathlib import Path
+
+from tinydistilbert.api.outcomes import ComparisonResult, Run, TaskModel
+from tinydistilbert.errors import UserError
+from tinydistilbert.report import compare as comparisons
+from tinydistilbert.report.compare import ComparedRun, parse_run
+from tinydistilbert.report.comparison_page import PAGE_FILE, comparison_table, write_comparison
+
+
+def compare(
+    first: "str | Path | Run", second: "str | Path | Run | None" = None, *, output: str | Path | None = None,
+    seed: int = 0, command: str = "",
+) -> ComparisonResult:  # fmt: skip
+    """Compare two rows, two runs, or the rows of one run, example by example, with their tests.
+
+    Args:
+        first: the result of another function, a run folder, or a row of one: `runs/a:student (D)`.
+        second: the other; the differences are scores of the first minus those of the second. None = the rows of the
+            first with one another.
+        output: a folder for a page and for the examples that one side alone gets right.
+        seed: of the bootstrap's resamples.
+        command: what the page shows as the way to get the same again.
+
+    Raises:
+        UserError: nothing to compare, or other examples or labels on the two sides.
+    """
+    folder = Path(output) if output else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder}", expected="a folder", found="a file", fix="give another --output")
+    sides = [_side(side) for side in (first, second) if side is not None]
+    comparison = comparisons.compare(*sides, seed=seed)
+    if folder is None:
+        return ComparisonResult(comparison_table(comparison), comparison.differences)
+    table = write_comparison(folder, comparison, command=command)
+    return ComparisonResult(table, comparison.differences, folder / PAGE_FILE)
+
+
+def _side(side: "str | Path | Run") -> ComparedRun:
+    if isinstance(side, TaskModel):
+        return ComparedRun(side.folder, side.row)
+    return ComparedRun(side.folder) if isinstance(side, Run) else parse_run(str(side))

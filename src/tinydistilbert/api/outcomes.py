@@ -1,0 +1,165 @@
+"""What the functions give back: runs, task models and scores, with their numbers, folders and pages."""
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import results
+from tinydistilbert.predictor import Prediction, Predictor, load
+from tinydistilbert.report.html import as_html
+from tinydistilbert.report.paper_tables import console_tables
+from tinydistilbert.report.table import Table, to_text
+from tinydistilbert.results import Measurement
+from tinydistilbert.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, as far as it was made."""
+
+    folder: Path
+    until: str = "report"
+    """The last stage."""
+    failures: tuple[str, ...] = ()
+    """What went wrong without stopping the run: fine-tunings whose loss became infinite."""
+
+    @property
+    def page(self) -> Path | None:
+        """The report, `report.html`; None where the run did not come so far."""
+        page = RunFolder(self.folder).report
+        return page if page.is_file() else None
+
+    @property
+    def recipe_file(self) -> Path:
+        """The recipe as it ran."""
+        return RunFolder(self.folder).recipe
+
+    @cached_property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Every number that was measured."""
+        path = RunFolder(self.folder).results
+        return tuple(results.read(path)) if path.is_file() else ()
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables of the report."""
+        return tuple(console_tables(self.folder)) if self.measurements else ()
+
+    def __repr__(self) -> str:
+        shown = "\n".join(to_text(table) for table in self.tables)
+        return f"{type(self).__name__}({self.folder})" + (f"\n{shown}" if shown else "")
+
+    def _repr_html_(self) -> str:
+        return "".join(map(as_html, self.tables)) + _links(self.folder, self.page)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a task in its data."""
+
+    text: str
+    label: str
+    text_pair: str = ""
+    kind: str = "classification"
+
+
+@dataclass(frozen=True, repr=False)
+class TaskModel(Run):
+    """A model of one task, in the run that made it."""
+
+    model: Path = Path()
+    """Its folder: what `load` reads, and all that is needed elsewhere."""
+    task: str = ""
+    row: str = ""
+    """Of the model, in the tables."""
+    columns: Columns = field(default_factory=lambda: Columns("text", "label"))
+    missed: str = ""
+    """What was asked for and not reached, in words; empty where all was."""
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The model, ready to predict on the CPU."""
+        return load(self.model)
+
+    def predict(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[Prediction]:
+        """A prediction for each text, as `Predictor.predict` gives it."""
+        return self.predictor.predict(texts, pairs)
+
+    def score(self, data: Any, *, text: str = "", label: str = "", text_pair: str = "") -> "Scores":
+        """The model's scores on further labelled data; columns are those of its training where none is named.
+
+        Raises:
+            UserError: a column is missing, or a label that the model does not know.
+        """
+        from tinydistilbert.api.score import score_of
+
+        mine = self.columns
+        columns = Columns(text or mine.text, label or mine.label, text_pair or mine.text_pair, mine.kind)
+        return score_of(self.predictor, data, columns)
+
+    def _repr_html_(self) -> str:
+        missed = f"<p><b>{html.escape(self.missed)}</b></p>" if self.missed else ""
+        return f"<p>Model: <code>{html.escape(str(self.model))}</code></p>{missed}" + super()._repr_html_()
+
+
+@dataclass(frozen=True)
+class Scores(Mapping[str, float]):
+    """The metrics of a model on some data, as shares of 1; a mapping from name to value."""
+
+    values_by_metric: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    """95 % bootstrap intervals over the examples."""
+    majority: Mapping[str, float]
+    """The majority baseline's value of each metric."""
+    examples: int
+    warnings: tuple[str, ...] = ()
+
+    def __getitem__(self, metric: str) -> float:
+        return self.values_by_metric[metric]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_metric)
+
+    def __len__(self) -> int:
+        return len(self.values_by_metric)
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        return [
+            (name, f"{value:.4f}", "{:.4f} to {:.4f}".format(*self.intervals[name]), f"{self.majority[name]:.4f}")
+            for name, value in self.values_by_metric.items()
+        ]
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{name}: {value} ({interval}; majority {majority})" for name, value, interval, majority in self._rows()
+        ]
+        return "\n".join([f"Scores on {self.examples:,} examples", *lines, *self.warnings])
+
+    def _repr_html_(self) -> str:
+        head = "<tr><th>metric</th><th>value</th><th>95 % interval</th><th>majority</th></tr>"
+        rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self._rows())
+        return f"<table>{head}{rows}</table><p>{self.examples:,} examples</p>"
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """Two rows compared example by example."""
+
+    table: Table
+    differences: tuple[Any, ...]
+    """One for each task, split and metric, with `paired` (difference, interval, p) and the examples that differ."""
+    page: Path | None = None
+
+    def __repr__(self) -> str:
+        return to_text(self.table)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.table) + (_links(self.page.parent, self.page) if self.page else "")
+
+
+def _links(folder: Path, page: Path | None) -> str:
+    link = f'<a href="{html.escape(str(page))}">{html.escape(str(page))}</a>' if page else "none yet"
+    return f"<p>Folder: <code>{html.escape(str(folder))}</code>; page: {link}</p>"

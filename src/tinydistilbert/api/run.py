@@ -1,0 +1,122 @@
+"""A recipe run in a folder: what every function and every command with a recipe comes down to."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import notices, progress
+from tinydistilbert.api.outcomes import Run
+from tinydistilbert.dry_run import plan as dry_run
+from tinydistilbert.errors import NonFiniteLoss
+from tinydistilbert.pipeline.run import run_context, run_stages
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import Recipe, to_dict
+from tinydistilbert.training.device import use_threads
+
+OnLog = Callable[[dict[str, Any]], object]
+"""Called with a dictionary for each step of a training, each validation and each line about the work."""
+MEASURED = ("evaluate", "compress", "benchmark", "report")
+"""Stages after which there is something in the tables."""
+
+
+@contextmanager
+def session(*, quiet: bool, on_log: OnLog | None) -> Iterator[Callable[[str], None]]:
+    """What surrounds one call from Python; gives what prints a line about the work."""
+
+    def log(line: str) -> None:
+        progress.emit(message=line)
+        progress.say(line)
+
+    notices.begin()
+    with progress.reporting(quiet=quiet), progress.listening(on_log):
+        yield log
+
+
+def run(
+    recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = "",
+    threads: int | None = None,
+) -> Run:  # fmt: skip
+    """Run the stages of a recipe up to `until`, those that are not finished.
+
+    Args:
+        recipe: what to do.
+        output: the run folder; made if missing, continued if it belongs to this recipe.
+        until: name of the last stage.
+        log: called with a line for each stage that was done or skipped.
+        command: what the report shows as the way to get the same again.
+        threads: of matrix products; None = the cores that this process may use.
+
+    Raises:
+        UserError: an input is wrong; when it was found before the first stage, nothing was written.
+        MissedTarget: a compression did not reach its target; everything was written.
+        Interrupted: the user asked to stop; the same call goes on.
+    """
+    use_threads(threads)
+    context = run_context(recipe, output, until=until, log=log, command=command)
+    dry_run.refuse_full_disk(context)
+    failures = run_stages(context)
+    return Run(output, until, tuple(failures))
+
+
+def plan(recipe: Recipe, output: Path, *, until: str, threads: int | None = None, as_data: bool = False) -> Any:
+    """What `run` would do and cost, as plain text or as data; nothing is written.
+
+    Raises:
+        UserError: as `run`.
+    """
+    use_threads(threads)
+    context = run_context(recipe, output, until=until, log=lambda _: None)
+    return dry_run.plan_as_json(context) if as_data else dry_run.plan(context)
+
+
+def replicate(
+    recipe: str | Path | Recipe = "quickstart", *, output: str | Path | None = None,
+    settings: dict[str, Any] | None = None, until: str = "report", threads: int | None = None, quiet: bool = False,
+    on_log: OnLog | None = None,
+) -> Run:  # fmt: skip
+    """Run a whole recipe: distil, fine-tune, score, time, report; a second call goes on where the first stopped.
+
+    Args:
+        recipe: the name of a preset, a TOML file, or a `Recipe`.
+        output: the run folder; None = `runs/NAME` of the recipe.
+        settings: keys of the recipe with other values: `{"distill.max_steps": 100}`.
+        until: the last stage: `prepare`, `adapt`, `distill`, `finetune`, `evaluate`, `compress`, `benchmark`, `report`.
+        threads: of matrix products; None = the cores that this process may use.
+        quiet: no lines about progress.
+        on_log: called with a dictionary for each step, each validation and each line about the work.
+
+    Raises:
+        UserError: something is wrong with the recipe or the data.
+        MissedTarget: a compression did not reach its target.
+        NonFiniteLoss: a loss became infinite; in a fine-tuning the run went on to its end first.
+    """
+    chosen = with_settings(recipe if isinstance(recipe, Recipe) else toml.load(str(recipe)), settings)
+    with session(quiet=quiet, on_log=on_log) as log:
+        done = run(chosen, Path(output or Path("runs") / chosen.name), until=until, log=log, threads=threads)
+    if done.failures:
+        raise NonFiniteLoss("; ".join(done.failures))
+    return done
+
+
+def with_settings(recipe: Recipe, settings: dict[str, Any] | None) -> Recipe:
+    """The recipe with some keys changed, given by their full names.
+
+    Raises:
+        UserError: an unknown key, or a value that it does not take.
+    """
+    if not settings:
+        return recipe
+    return toml.from_dict(toml.merge(to_dict(recipe), nested(settings)), "settings")
+
+
+def nested(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by their full keys as a TOML file would have them: sections in one another."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        *parents, key = name.split(".")
+        section = found
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[key] = value
+    return found

@@ -1,0 +1,76 @@
+"""Scores of a model on data that a program has at hand, by the code that scores the rows of the tables."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tinydistilbert.api.inputs import Data, as_given, written
+from tinydistilbert.api.outcomes import Columns, Scores, TaskModel
+from tinydistilbert.evaluation.scoring import Predictions, predictions_of_rows, score
+from tinydistilbert.predictor import Predictor, load
+from tinydistilbert.recipe.schema import Corpus, CustomTask
+from tinydistilbert.tasks import load_examples
+from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.custom import custom_task
+
+SEED = 0
+"""Of the bootstrap's resamples."""
+
+
+def evaluate(
+    model: "str | Path | TaskModel | Predictor", data: Data, *, text: str = "", label: str = "", text_pair: str = "",
+) -> Scores:  # fmt: skip
+    """The scores of a task model, of torch or exported, on labelled data.
+
+    Args:
+        model: the folder of a model, what `load` gave, or the result of `finetune`, `distill`, `compress` or `shrink`.
+        data: a data frame, a list of dictionaries, a `datasets.Dataset`, a path or a hub name.
+        text: column of the text; of the question of a span model. By default as in training, else `text`.
+        label: column of the label, by default as in training, else `label`; not read of a span model.
+        text_pair: column of the second text, if there is one.
+
+    Raises:
+        UserError: there is no such model or data, a column is missing, or a label is none that the model knows.
+    """
+    if isinstance(model, TaskModel):
+        return model.score(data, text=text, label=label, text_pair=text_pair)
+    predictor = model if isinstance(model, Predictor) else load(model)
+    defaults = CustomTask()
+    columns = Columns(text or defaults.text, label or defaults.label, text_pair, predictor.kind)
+    return score_of(predictor, data, columns)
+
+
+def score_of(predictor: Predictor, data: Data, columns: Columns) -> Scores:
+    """The scores of a loaded model; see `evaluate`.
+
+    Raises:
+        UserError: a column is missing, or a label is none that the model knows.
+    """
+    given = as_given(data, "data", label=columns.label)
+    with tempfile.TemporaryDirectory(prefix="tinydistilbert-") as folder:
+        source = written(given, Path(folder) / "data" / "examples.parquet")
+        settings = CustomTask(
+            train=source, validation=source, kind=predictor.kind, text=columns.text, text_pair=columns.text_pair,
+            label=columns.label,
+        )  # fmt: skip
+        task = custom_task("data", settings)
+        examples = load_examples(
+            task, "validation", data=None, corpus=Corpus(), limit=0, seed=SEED, labels=predictor.labels or None
+        )
+    found = score(examples, _predictions(predictor, examples), seed=SEED)
+    return Scores(
+        {name: value for name, (value, _) in found.items()},
+        {name: (details["interval"][0], details["interval"][1]) for name, (_, details) in found.items()},
+        {name: details["majority"] for name, (_, details) in found.items()},
+        len(examples),
+        tuple(dict.fromkeys(warning for _, details in found.values() for warning in details["warnings"])),
+    )
+
+
+def _predictions(predictor: Predictor, examples: Examples) -> Predictions:
+    columns = examples.columns
+    if predictor.kind != "span":
+        return predictions_of_rows(examples, predictor.logits(columns["text"], columns.get("text_pair")))
+    words = [answer["answer"] for answer in predictor.predict(columns["question"], columns["context"])]
+    return Predictions(np.array(words), words, [answer["text"] for answer in columns["answers"]], {})

