@@ -1,4 +1,4 @@
-"""Tasks from Python's library: the same every time, balanced, with labels that are real and splits that share nothing."""
+"""Tasks from Python's library: the same every time, balanced, with real labels and splits that share nothing."""
 
 import functools
 import re

@@ -31,7 +31,6 @@ class Function(NamedTuple):
     """First sentence of the docstring."""
 
 
-
 # Tests, programs, installed packages, tables of characters, and the file of the manual, which is read as topics.
 SKIPPED_FOLDERS = frozenset({
     "test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "__phello__", "encodings", "pydoc_data",

@@ -31,12 +31,12 @@ AREAS = {
     "files": "_pyio bz2 configparser dbm filecmp fileinput fnmatch genericpath glob gzip io lzma ntpath os pathlib "
     "posixpath shelve shutil stat tarfile tempfile zipfile zipimport",
     "language": "",
-    "mathematics": "_pydatetime _pydecimal _pylong _strptime bisect calendar colorsys datetime decimal fractions hashlib "
-    "heapq hmac numbers random secrets statistics",
+    "mathematics": "_pydatetime _pydecimal _pylong _strptime bisect calendar colorsys datetime decimal fractions "
+    "hashlib heapq hmac numbers random secrets statistics",
     "networking": "asynchat asyncore cgi cgitb email ftplib http imaplib ipaddress mailbox mimetypes netrc nntplib "
     "poplib smtpd smtplib socket socketserver ssl telnetlib urllib webbrowser wsgiref xmlrpc",
-    "text": "argparse base64 codecs csv difflib getopt gettext html json locale optparse plistlib quopri re sre_compile "
-    "sre_parse string stringprep textwrap xml",
+    "text": "argparse base64 codecs csv difflib getopt gettext html json locale optparse plistlib quopri re "
+    "sre_compile sre_parse string stringprep textwrap xml",
 }
 """Parts of the library and their modules; the topics of the manual are about the language itself."""
 TOPIC_AREA = "language"
@@ -91,7 +91,7 @@ def _shuffled(items: Iterable[Item], text: Callable[[Item], str]) -> list[Item]:
 
 
 def _in_turn(groups: Iterable[Sequence[Item]]) -> list[Item]:
-    """The first of each group, then the second of each …"""
+    """The first of each group, then the second of each, and so on."""
     return [item for item in chain.from_iterable(zip_longest(*groups)) if item is not None]
 
 
@@ -113,7 +113,7 @@ def validation_documents() -> frozenset[str]:
 
 
 def _passages_by_area(validation: bool, words: tuple[int, int], *, nameless: bool) -> dict[str, list[list[Passage]]]:
-    """For each area the shuffled passages of each of its documents in a split; `nameless`: without the module's name."""
+    """By area the shuffled passages of each document in a split; `nameless`: without the name of their module."""
     found: dict[str, list[list[Passage]]] = {area: [] for area in AREAS}
     for document, text in python_docs.documents():
         area = area_of(document)
