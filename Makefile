@@ -37,7 +37,7 @@ ablation: folder $(READY) ## Run the ablation on real data, hours on two cores: 
 	$(OFFLINE) $(TOOL) ablate ablation --data "$(DATA)" --output runs/ablation $(ADAPTED)
 
 replication: folder $(READY) ## Every row of results/replication, on a GPU or in some days on a CPU; goes on where it stopped: make replication DATA=FOLDER.
-	$(OFFLINE) $(BIN)/python benchmarks/replication.py --data "$(DATA)"
+	-$(OFFLINE) $(BIN)/python benchmarks/replication.py --data "$(DATA)" $(ARGS) # what failed keeps nothing from being collected
 	$(OFFLINE) $(BIN)/python benchmarks/replication.py --data "$(DATA)" --collect
 	$(BIN)/python results/readme.py
 

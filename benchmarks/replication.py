@@ -68,12 +68,12 @@ class Pool:
     def start(self, number: int) -> Worker:
         """A new process."""
         spawn = multiprocessing.get_context("spawn")
-        ours, theirs = spawn.Pipe()
+        connection, of_worker = spawn.Pipe()
         log = self.setting.run / f"worker-{number}.log"
-        process = spawn.Process(target=_work, args=(theirs, self.setting, log), daemon=False)
+        process = spawn.Process(target=_work, args=(of_worker, self.setting, log), daemon=False)
         process.start()
-        theirs.close()
-        return Worker(number, process, ours)
+        of_worker.close()
+        return Worker(number, process, connection)
 
     def pace(self) -> float:
         """How much longer jobs take than estimated: the median so far."""
@@ -214,6 +214,7 @@ def _cut(path: Path) -> None:
 def bring(setting: Setting, jobs: Sequence[str], output: Path) -> None:
     """The fine-tuned students of some jobs (the first seed), in half precision, in pieces."""
     from tinydistilbert.models.loading import load_model, load_tokenizer
+    from tinydistilbert.storage import atomic
     from tinydistilbert.tasks import TASKS
 
     folder = output / "models"
@@ -223,7 +224,7 @@ def bring(setting: Setting, jobs: Sequence[str], output: Path) -> None:
         for row in sorted(rows):
             slug = row.replace(" (D)", "-d").replace(" ", "-")
             model = setting.run / recipe / task / "tasks" / task / slug / "seed-0" / "model"
-            if not model.is_dir():
+            if not model.is_dir() or atomic.is_released(model):
                 continue
             loaded = load_model(model, TASKS[task].kind, require_head=True).half()
             target = folder / recipe / task

@@ -127,10 +127,10 @@ class Setting:
             plain = sum(TEACHER_STEP if name == "teacher" else 1.0 for name in settings.models)
         elif distillation.tasks == "none":
             plain = 1.0
-        taught = (
+        distilled = (
             steps if distillation.epochs is None else (distillation.intermediate_epochs + distillation.epochs) * batches
         )
-        total = plain * steps + (0 if distillation.tasks == "none" else TAUGHT_STEP * taught)
+        total = plain * steps + (0 if distillation.tasks == "none" else TAUGHT_STEP * distilled)
         return len(self.seeds(job.task)) * total * MILLISECONDS / 1000 + OVERHEAD.get(job.task, SMALL_OVERHEAD)
 
     def recipe_of(self, job: Job) -> Recipe:

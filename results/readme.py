@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import replication_page
+
 from tinydistilbert import results
 from tinydistilbert.recipe import keys
 from tinydistilbert.report.compression import compressed_models, compression_table
@@ -274,6 +276,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         for section in keys.sections()
         if section.keys and not section.name.endswith("optimization")
     } | {"settings of optimization": optimization_section},
+    "docs/explanation/replication.md": {
+        "goals": replication_page.headline_section, "scores": replication_page.scores_section,
+        "row against row": replication_page.tests_section, "cost": replication_page.cost_section,
+    },
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
     "CONTRIBUTING.md": {"rooms": rooms_section},

@@ -54,6 +54,7 @@ def study(
         [finetune]
         tasks = ["reviews"]
         seeds = [0]
+        keep = "all"
         epochs = 1
         min_steps = 0
         distillation = {{ unlabelled = "{folder}/more.csv", augment = 1 }}

@@ -13,7 +13,7 @@ import pytest
 
 from tinydistilbert import results
 from tinydistilbert.errors import UserError
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import resampling
 from tinydistilbert.recipe.schema import Finetune, Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report.compare import ComparedRun, compare, compare_rows, measured_differences, parse_run
@@ -132,7 +132,7 @@ def test_one_run_is_its_rows_beside_one_another(tmp_path: Path) -> None:
     assert [d.pairing.second.side.row for d in only] == ["teacher", "student", "control"]
     assert [d.paired.difference for d in only] == [0, *2 * [pytest.approx(12 / 40)]]
     assert only[0].paired.interval == (0, 0) and only[0].paired.p == 1
-    adjusted = metrics.holm([d.paired.p for d in only])
+    adjusted = resampling.holm([d.paired.p for d in only])
     assert [d.adjusted for d in only] == adjusted and adjusted[1] == pytest.approx(3 * only[1].paired.p)
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from tinydistilbert import results
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import sanity
 from tinydistilbert.recipe.schema import Finetune, Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report import scores
@@ -43,13 +43,13 @@ def test_what_the_majority_baseline_scores_in_each_metric() -> None:
         "accuracy": 3 / 4, "f1": 6 / 7, "f1_accuracy_mean": (6 / 7 + 3 / 4) / 2, "macro_f1": 3 / 7,
         "matthews_correlation": 0.0,
     }  # fmt: skip
-    assert {name: metrics.majority_score(name, labels) for name in expected} == pytest.approx(expected)
-    assert metrics.majority_score("f1", 1 - labels) == 0, "as QQP, most are 0: the constant answer has no F1 of class 1"
-    assert metrics.majority_score("f1_accuracy_mean", 1 - labels) == 3 / 8
+    assert {name: sanity.majority_score(name, labels) for name in expected} == pytest.approx(expected)
+    assert sanity.majority_score("f1", 1 - labels) == 0, "as QQP, most are 0: the constant answer has no F1 of class 1"
+    assert sanity.majority_score("f1_accuracy_mean", 1 - labels) == 3 / 8
     numbers = np.array([0.0, 1.0, 5.0])
     for name in ("pearson", "spearman", "pearson_spearman_mean"):
-        assert metrics.majority_score(name, numbers) == 0
-    assert metrics.majority_answer([["the Seine"], ["Paris"], ["Seine", "river"]]) == "seine"
+        assert sanity.majority_score(name, numbers) == 0
+    assert sanity.majority_answer([["the Seine"], ["Paris"], ["Seine", "river"]]) == "seine"
 
 
 def score(model: str, name: str, value: float, interval: Sequence[float], majority: float, **more: Any) -> Measurement:

@@ -93,7 +93,7 @@ def _soft_target_seconds(basis: Basis, task: str, settings: Finetune, size: Task
         answered = size.features if only_originals else _distilled_features(settings, size)
         tokens = _teachers(basis.recipe.finetune) * answered * size.length
         operations += basis.task_teacher.forward(tokens, size.length)
-    return basis.machine.seconds(operations)
+    return basis.machine.training_seconds(operations)
 
 
 def _teachers(finetune: Finetune) -> int:

@@ -95,7 +95,7 @@ def check_teacher_of_tasks(run: RunContext) -> None:
     Raises:
         UserError: it cannot be loaded, or inputs are longer than its positions.
     """
-    if name := run.recipe.finetune.teacher:
+    if name := run.recipe.task_encoder:
         load_tokenizer(name)
         check_lengths(run, load_config(name))
         load_model(name, "classification")
@@ -157,7 +157,7 @@ def _student_of_tasks(run: RunContext) -> DistilledStudent:
     given, is_cut_teacher = finetune.distillation.teachers, finetune.distillation.start == "teacher"
     if finetune.model and not is_cut_teacher:
         return DistilledStudent(load_config(finetune.model), load_tokenizer(finetune.model), None)
-    named = finetune.teacher
+    named = run.recipe.task_encoder
     if isinstance(given, tuple):
         named = given[0] if is_cut_teacher else ""
     named = named or finetune.model
@@ -166,7 +166,12 @@ def _student_of_tasks(run: RunContext) -> DistilledStudent:
     else:
         of_teacher, tokenizer = run.sources.original_teacher.model.config, run.sources.original_teacher.tokenizer
     if is_cut_teacher:
-        copied = layer_map(cut, of_teacher.num_hidden_layers)
+        by_importance = finetune.distillation.cut == "importance"
+        if by_importance and of_teacher.model_type not in PRUNABLE_FAMILIES:
+            expected = f"a teacher of a family among {', '.join(PRUNABLE_FAMILIES)}"
+            fix = 'set it to "layers"'
+            raise UserError("finetune.distillation.cut", expected=expected, found=of_teacher.model_type, fix=fix)
+        copied = () if by_importance else layer_map(cut, of_teacher.num_hidden_layers)
         return DistilledStudent(task_student_config(of_teacher, cut), tokenizer, of_teacher, copied)
     original = run.sources.original_teacher
     if named and finetune.distillation.inner_terms:

@@ -14,6 +14,7 @@ from tinydistilbert.recipe.types import (
     Milliseconds,
     Operations,
     Optimization,
+    Quoting,
     Share,
     alone,
     renamed_values,
@@ -44,7 +45,7 @@ class CustomTask:
     answer_units: Literal["words", "characters"] = "words"
     """What F1 and exact match of `span` compare: `words`, SQuAD's official rules, or `characters` for scripts without
     blanks (Chinese, Japanese, Thai …), as MLQA does for Chinese."""
-    quoting: Literal["auto", "none", "csv"] = "auto"
+    quoting: Quoting = "auto"
     """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, and in a
     .tsv file only where it is surely quoted."""
 
@@ -100,6 +101,9 @@ class TaskDistillation:
     """What the rows "(D)" start from: the pretrained student; or the first fine-tuned teacher of the task, cut to the
     layers that `student` says, with its pooler and head. The second needs no pretraining distillation; with
     finetune.model, that model becomes the task's teacher where no other is given."""
+    cut: Literal["layers", "importance"] = "layers"
+    """With start = "teacher", which of its layers are kept: those that `student` says, or as many that matter most to
+    the task, by the first derivative of its loss on train examples (as in `compress`)."""
     temperature: PositiveFloat = 2.0
     """T of the soft targets."""
     soft: Share = 0.5
@@ -167,8 +171,8 @@ class Finetune:
     model: str = ""
     """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
     teacher: str = ""
-    """Encoder that the row `teacher` starts from, as it comes: folder, hub name, or `offline` (of the wheel, with its
-    pooler); empty = the run's teacher, adapted if `adapt` says so. The rows "(D)" learn from what it becomes."""
+    """Encoder that the row `teacher` starts from, with its pooler: `original` (`teacher.model` as it comes), or a
+    folder, hub name or `offline`; empty = the run's teacher, adapted if `adapt` says so. "(D)" learns from it."""
     models: tuple[Literal["teacher", "student", "control"], ...] = ("teacher", "student")
     """`control` is the same cut of the teacher without distillation."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
@@ -187,6 +191,9 @@ class Finetune:
     """Score on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
     score_on: Literal["validation", "train"] = "validation"
     """`train`: score on `validation_examples` of the train split that are not trained on; for choosing settings."""
+    keep: Literal["best", "all"] = "best"
+    """Weights that stay when a run has no use for them any more: `best`, of each task the models of the first seed that
+    the run is about; `all`, those of the teacher, the control and the other seeds too. Scores and logs always stay."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of each layer as a share of that of the layer above it, from the head down to the embeddings
     (ULMFiT, Howard and Ruder 2018; ELECTRA: 0.8); 1 = all alike. Not of the rows "(D)"."""

@@ -325,6 +325,9 @@ def _conflicts_of_compression(recipe: Recipe) -> Iterator[_Conflict]:
 
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
     """Wishes about a second distillation where there is none."""
+    if finetune.distillation.cut == "importance" and finetune.distillation.start != "teacher":
+        expected, fix = "start = 'teacher', whose layers are chosen", "set it, or leave cut out"
+        yield _Conflict("finetune.distillation.cut", expected, repr(finetune.distillation.start), fix)
     given = isinstance(finetune.distillation.teachers, tuple)
     starts_at_teacher = finetune.distillation.start == "teacher"
     has_teachers = (given or starts_at_teacher) if finetune.model else finetune.has_student_of_teachers

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tinydistilbert import results
 from tinydistilbert.errors import UserError
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import metrics, sanity
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.scores import CHOSEN_ON_REPORTED, MAJORITY, ROWS
@@ -189,9 +189,9 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
 def majority_of(task: Task, predicted: Predicted) -> Predicted:
     """The majority baseline on the same examples: always the most frequent label or answer, or the mean of numbers."""
     if task.kind == "span":
-        constant = [metrics.majority_answer(predicted.gold, task.answer_units)] * len(predicted.gold)
+        constant = [sanity.majority_answer(predicted.gold, task.answer_units)] * len(predicted.gold)
     else:
-        constant = metrics.majority_predictions(
+        constant = sanity.majority_predictions(
             np.array(predicted.gold, dtype=np.float64 if task.kind == "regression" else np.int64)
         ).tolist()
     return replace(predicted, side=Side(predicted.side.run, MAJORITY), answers={0: constant}, warnings=())
