@@ -91,6 +91,16 @@ def test_the_mean_is_of_the_shares_of_the_tasks_on_which_the_teacher_is_beyond_c
     assert told.figures[0].value == "62.5 %" and "raw share 92.5 %" in told.figures[0].detail
 
 
+def test_a_run_without_a_pretrained_student_is_about_the_one_of_its_teachers() -> None:
+    rows = {"teacher": 0.9, "student (D)": 0.88, "control": 0.7}
+    measured = [score(row, "sst2", value, (value - 0.02, value + 0.02), 0.5) for row, value in rows.items()]
+    found = summarize(measured)
+    assert "The student keeps 95.0 % of the teacher’s score above the majority" in found.verdict
+    assert ("+18.0", "points from distilling") in [(figure.value, figure.label) for figure in found.figures]
+    with_student = summarize([*measured, score("student", "sst2", 0.6, (0.58, 0.62), 0.5)])
+    assert "keeps 25.0 %" in with_student.verdict
+
+
 @pytest.mark.parametrize(
     ("name", "value", "low", "majority", "is_beyond"),
     [

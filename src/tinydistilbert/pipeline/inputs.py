@@ -223,8 +223,8 @@ class Inputs:
                 return whole_train_split(recipe, task).fingerprint
             return recipe_examples(recipe, task, split, limit=limit).fingerprint
 
-        is_there = task.is_synthetic or file_of(task, of_file, recipe.data) is not None
-        is_published = not task.files and not task.is_synthetic and is_fetched(task, of_file, recipe.data)
+        is_there = task.is_made or file_of(task, of_file, recipe.data) is not None
+        is_published = not task.files and is_fetched(task, of_file, recipe.data)
         return Source(f"{task.name} {split}", read, is_there, readers, is_published)
 
     def of_stage(

@@ -27,6 +27,7 @@ from tinydistilbert.tasks.base import Examples, Task
 
 PAIRS = (
     ("student", TEACHER), ("student (D)", TEACHER), ("student (D)", "student"), ("student", "control"),
+    ("student (D)", "control"),
     ("model", TEACHER), ("model (D)", TEACHER), ("model (D)", "model"),
     *((row, baseline) for row in ("student", "student (D)", "model", "model (D)") for baseline in BASELINE_NAMES),
 )  # fmt: skip

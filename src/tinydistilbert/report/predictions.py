@@ -205,8 +205,9 @@ def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing
     """
     where = f"{task.title} ({split}) of {first.side.run} and {second.side.run}"
     fix = "compare runs that were scored on the same data"
-    if task.is_synthetic and first.fingerprint != second.fingerprint:  # their ids are numbers, not names
-        fix = "score both with the same corpus, seed and finetune.validation_examples"
+    if task.is_made and first.fingerprint != second.fingerprint:  # their ids are numbers, not names
+        same = "corpus, seed" if task.is_synthetic else "version of Python"
+        fix = f"score both with the same {same} and finetune.validation_examples"
         raise UserError(where, problem="the examples were made from different texts", fix=fix)
     rows_in_second = {name: row for row, name in enumerate(second.ids)}
     shared = [(row, rows_in_second[name]) for row, name in enumerate(first.ids) if name in rows_in_second]
