@@ -129,8 +129,8 @@ def small_glue(folder: Path, labels: list[int]) -> Path:
     """A data folder with nothing but a CoLA of a few rows."""
     target = folder / "data" / "glue" / "cola"
     target.mkdir(parents=True)
-    rows = [{"sentence": f"the student walked {i}", "label": label, "idx": i} for i, label in enumerate(labels)]
-    for split in ("train", "validation"):
+    for split, who in (("train", "student"), ("validation", "teacher")):
+        rows = [{"sentence": f"the {who} walked {i}", "label": label, "idx": i} for i, label in enumerate(labels)]
         (target / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "data"
 
@@ -199,7 +199,8 @@ def test_a_changed_text_is_another_experiment(
     own = tmp_path / "corpus"
     shutil.copytree(corpus, own)
     recipe_file.write_text(recipe_text.replace(str(corpus), str(own)))
-    assert call("prepare", recipe_file, "--output", tmp_path / "run")[0] == 0
+    code, out, _ = call("prepare", recipe_file, "--output", tmp_path / "run")
+    assert code == 0 and "prepare:" in out and "precision:" not in out, "nothing is computed in it"
     (own / "train.txt").write_text((own / "train.txt").read_text() + "\n\nOne more text.")
     code, _, err = call("prepare", recipe_file, "--output", tmp_path / "run")
     assert code == 2 and "begun with (corpus: " in err

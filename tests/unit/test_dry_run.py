@@ -42,6 +42,7 @@ def recipe(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Recipe:
     for split, repeats in (("train", 40), ("validation", 8)):
         (tmp_path / "text" / f"{split}.txt").write_text("\n\n".join(SENTENCES * repeats))
         rows = [{"sentence": SENTENCES[i % 3], "label": i % 2} for i in range(21)]
+        rows[0]["sentence"] = f"{SENTENCES[0]}{'!' if split == 'validation' else ''}"
         task = tmp_path / "data" / "glue" / "cola" / f"{split}.jsonl"
         task.parent.mkdir(parents=True, exist_ok=True)
         task.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -4,6 +4,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tinydistilbert import notices
@@ -74,6 +76,22 @@ def test_everything_shared_is_refused_under_whatever_name(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"own\.validation: all of its 2 texts.*score_on"):
         check(recipe_of(tmp_path, rows, ["c,1", "a,0"]))
     check(recipe_of(tmp_path, rows, ["c,1", "d,0"]))
+
+
+def test_a_published_task_that_scores_what_it_trains_on_is_refused() -> None:
+    train, scored = examples(["a", "b", "c"]), examples(["c", "a"], split="validation")
+    with pytest.raises(UserError, match=r"sst2: all of its 2 texts.*score_on"):
+        check_repeated(Recipe(), train, [scored])
+    check_repeated(Recipe(), train, [examples(["c", "d"], split="validation")])
+
+
+def test_a_copy_in_another_format_or_in_capitals_is_the_same_text(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\nThe caf\u00e9  is old,0\nParis,1\n")
+    texts = pa.table({"text": ["PARIS", "the cafe\u0301 is OLD"], "label": [1, 0]})
+    pq.write_table(texts, tmp_path / "validation.parquet")
+    own = CustomTask(train=str(tmp_path / "train.csv"), validation=str(tmp_path / "validation.parquet"))
+    with pytest.raises(UserError, match=r"all of its 2 texts"):
+        check(Recipe(finetune=Finetune(tasks=("own",), custom={"own": own})))
 
 
 def test_of_pairs_both_texts_count(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def _texts(builder: VariantBuilder) -> Iterator[str]:
     vocabulary = builder.recipe.compress.vocabulary
     if vocabulary != "train":
         for file in find_splits(Path(vocabulary))[0]:
-            yield from records(file, builder.recipe.corpus.text_column)
+            yield from records(file, builder.recipe.corpus.text_column, builder.recipe.corpus.quoting)
         return
     columns = recipe_examples(builder.recovery_recipe, builder.task, builder.task.train).columns
     for name in ("text", "text_pair", "question", "context"):

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from tinydistilbert import run_folder
+from tinydistilbert import run_record
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub
@@ -116,9 +116,9 @@ class RunContext:
             UserError: as `precision`.
         """
         is_open = self.recipe.precision == "auto"
-        begun_in = run_folder.begun_in(self.folder)
+        begun_in = run_record.begun_in(self.folder)
         if begun_in is None and is_open and self.compared_with:
-            begun_in = run_folder.begun_in(self.compared_with)
+            begun_in = run_record.begun_in(self.compared_with)
         if begun_in is None and is_open:
             return None
         known = next((name for name in PRECISIONS if name == begun_in), None)
@@ -207,9 +207,9 @@ class RunContext:
         Raises:
             UserError: it belongs to another recipe or to something else.
         """
-        is_begun = run_folder.is_begun(self.folder, self.recipe)
+        is_begun = run_record.is_begun(self.folder, self.recipe)
         if is_begun:
-            hub.pin_revisions(run_folder.kept_revisions(self.folder))
+            hub.pin_revisions(run_record.kept_revisions(self.folder))
         return is_begun
 
     def check_machine(self) -> None:
@@ -221,7 +221,7 @@ class RunContext:
             UserError: one of them was asked for.
         """
         device = self.device
-        if run_folder.begun_in(self.folder) is None:
+        if run_record.begun_in(self.folder) is None:
             chosen_precision(device, self.recipe.precision)
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if processes > 1:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinydistilbert import run_folder
+from tinydistilbert import run_record
 from tinydistilbert.benchmark.pairs import requested_examples
 from tinydistilbert.data import files
 from tinydistilbert.data.sources import is_on_hub, open_source
@@ -17,10 +17,11 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models import folder_pins, hub
 from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.notices import notice
+from tinydistilbert.recipe.keys import flat
 from tinydistilbert.recipe.names import base_task, is_built_in
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe, to_dict
 from tinydistilbert.recipe.types import RENAMED_VALUES
-from tinydistilbert.run_folder import LOG, MEASUREMENTS, TRAINING_FACTS, RunFolder, flat
+from tinydistilbert.run_folder import LOG, MEASUREMENTS, TRAINING_FACTS, RunFolder
 from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT, repeated
@@ -102,7 +103,7 @@ class Inputs:
         return self._fingerprints[name]
 
     def _read(self, source: Source) -> str:
-        before = run_folder.kept_fingerprints(self.run.folder).get(source.name)
+        before = run_record.kept_fingerprints(self.run.folder).get(source.name)
         may_be_gone = before is not None and not source.is_there and all(map(atomic.is_finished, source.readers))
         if may_be_gone and before is not None and source.is_published:
             return before
@@ -121,10 +122,10 @@ class Inputs:
             UserError: something differs, or cannot be read.
         """
         folder = self.run.folder
-        for name in run_folder.kept_fingerprints(folder):
+        for name in run_record.kept_fingerprints(folder):
             if name in self.sources:
-                run_folder.check_fingerprint(folder, name, self.fingerprint(name))
-        models = run_folder.kept_model_files(folder)
+                run_record.check_fingerprint(folder, name, self.fingerprint(name))
+        models = run_record.kept_model_files(folder)
         with folder_pins.pinned({name: models[name] for name in self.run.given_models() if name in models}):
             pass
 
@@ -135,7 +136,7 @@ class Inputs:
             UserError: the run was begun with other data.
         """
         for name in self.sources:
-            run_folder.keep_fingerprint(self.run.folder, name, self.fingerprint(name))
+            run_record.keep_fingerprint(self.run.folder, name, self.fingerprint(name))
 
     def _sources(self) -> Iterator[Source]:
         run, recipe, folder = self.run, self.run.recipe, self.run.folder
@@ -222,8 +223,8 @@ class Inputs:
                 return whole_train_split(recipe, task).fingerprint
             return recipe_examples(recipe, task, split, limit=limit).fingerprint
 
-        is_there = task.is_synthetic or file_of(task, of_file, recipe.data) is not None
-        is_published = not task.files and not task.is_synthetic and is_fetched(task, of_file, recipe.data)
+        is_there = task.is_made or file_of(task, of_file, recipe.data) is not None
+        is_published = not task.files and is_fetched(task, of_file, recipe.data)
         return Source(f"{task.name} {split}", read, is_there, readers, is_published)
 
     def of_stage(
@@ -283,7 +284,7 @@ def fingerprint_of_folder(folder: Path) -> str:
 
 def fingerprint_of_model(recipe: Recipe, folder: RunFolder, name: str) -> str:
     """Of a model from elsewhere: the hashes of its files, those that a run is held by; or of a hub model the commit."""
-    if kept := run_folder.kept_model_files(folder).get(name):
+    if kept := run_record.kept_model_files(folder).get(name):
         return folder_pins.fingerprint(kept)
     if name == OFFLINE_TEACHER:
         return folder_pins.fingerprint(folder_pins.file_hashes(wheel_folder()))

@@ -14,6 +14,7 @@ from tinydistilbert.recipe.types import (
     Duration,
     Epochs,
     Optimization,
+    Quoting,
     RateRamp,
     Share,
     renamed_values,
@@ -70,6 +71,9 @@ class Corpus:
     """Configuration of a hub data set."""
     text_column: str = "text"
     """Column of JSONL, Parquet, CSV, TSV and hub rows that holds the text."""
+    quoting: Quoting = "auto"
+    """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, and in a
+    .tsv file only where it is surely quoted."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of the documents that is held out for validation where the source has no validation split."""
     packing: Literal["documents", "lines"] = "documents"
@@ -257,7 +261,7 @@ _LATER_KEYS: dict[str, tuple[str, ...]] = {
         "final_examples", "unlabelled_examples", "cut",
     ),
     "custom": ("quoting", "answer_units"), "compress": ("engines", "min_kept"),
-    "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",),
+    "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",), "corpus": ("quoting",),
 }  # fmt: skip
 """By section, keys that came after the first measurements: they enter a hash only where they are not the default."""
 
@@ -269,6 +273,7 @@ def _without_later_defaults(content: dict[str, Any]) -> None:
         ("finetune", finetune, Finetune()),
         ("distillation", finetune["distillation"], TaskDistillation()),
         ("compress", content["compress"], Compress()),
+        ("corpus", content["corpus"], Corpus()),
     ]
     sections += [("custom", custom, CustomTask()) for custom in finetune["custom"].values()]
     for override in finetune["override"].values():

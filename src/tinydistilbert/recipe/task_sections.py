@@ -14,6 +14,7 @@ from tinydistilbert.recipe.types import (
     Milliseconds,
     Operations,
     Optimization,
+    Quoting,
     Share,
     alone,
     renamed_values,
@@ -44,7 +45,7 @@ class CustomTask:
     answer_units: Literal["words", "characters"] = "words"
     """What F1 and exact match of `span` compare: `words`, SQuAD's official rules, or `characters` for scripts without
     blanks (Chinese, Japanese, Thai …), as MLQA does for Chinese."""
-    quoting: Literal["auto", "none", "csv"] = "auto"
+    quoting: Quoting = "auto"
     """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, and in a
     .tsv file only where it is surely quoted."""
 

@@ -10,11 +10,13 @@ from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.types import highest
 from tinydistilbert.report import compression, figures, paper_tables, scores, summary
 from tinydistilbert.report.differences import differences_table, row_differences
+from tinydistilbert.report.earlier_page import NO_PAGE, EarlierPage
 from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.html import figure, render
 from tinydistilbert.report.read import read_log, read_run
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import LOG, RunFolder, kept_notices, released_models
+from tinydistilbert.run_folder import LOG, RunFolder, released_models
+from tinydistilbert.run_record import kept_notices
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
@@ -102,8 +104,11 @@ def facts(
         ]
     )
     fingerprints = sorted({m.data_fingerprint[:12] for m in measurements if m.data_fingerprint})
+    hashes = {m.recipe_hash for m in measurements if m.recipe == settings.name}
+    # What an earlier version called something else has the hash that its measurements say.
+    hashed = hashes.pop() if len(hashes) == 1 else schema.recipe_hash(settings)
     found = [
-        ("Recipe", f"{settings.name} ({schema.recipe_hash(settings)})"),
+        ("Recipe", f"{settings.name} ({hashed})"),
         ("Command", command),
         *made_of,
         ("Made", " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else ""),
@@ -117,19 +122,29 @@ def facts(
     return [(name, value) for name, value in found if value]
 
 
-def write_report(run: Path, *, command: str = "") -> Path:
+def write_report(
+    run: Path, *, command: str = "", earlier: EarlierPage = NO_PAGE, compared: Sequence[Measurement] = ()
+) -> Path:
     """Write `report.html` into the run folder and return its path.
 
     Args:
         run: the folder that `replicate` filled.
         command: the command line that gives the same again; by default made from the recipe's name.
+        earlier: a page whose curves and examples are shown where those of the run are gone.
+        compared: differences between the rows, where they are not among the measurements.
 
     Raises:
         UserError: `run` is not a run folder.
     """
     folder = RunFolder(run)
-    settings, measurements = read_run(run)
-    tasks = tasks_of(settings.finetune)
+    settings, stored = read_run(run)
+    measurements, tasks = [*stored, *compared], tasks_of(settings.finetune)
+    curves, example_groups = _curves(folder), read_examples(run, tasks)
+    gone: dict[str, bool] = {
+        "curves": bool(earlier.curves) and not curves,
+        "examples": bool(earlier.examples) and not example_groups,
+    }
+    taken = " and ".join(name for name, is_gone in gone.items() if is_gone)
     headline = summary.summarize(measurements, tasks)
     every = paper_tables.all_tables(measurements, tasks)
     html = render(
@@ -143,16 +158,20 @@ def write_report(run: Path, *, command: str = "") -> Path:
         compressed=_compression(compression.compressed_models(measurements, tasks)),
         variants=paper_tables.variants_table(measurements, tasks),
         pretraining=paper_tables.pretraining_table(measurements),
-        curves=_curves(folder),
-        example_groups=read_examples(run, tasks),
+        curves=curves,
+        example_groups=example_groups,
+        earlier=earlier,
         faults=_faults(settings),
-        facts=facts(
-            command or f"tinydistilbert replicate {settings.name}",
-            settings,
-            measurements,
-            kept_notices(folder),
-            [path.relative_to(run).as_posix() for path in released_models(folder)],
-        ),
+        facts=[
+            *facts(
+                command or f"tinydistilbert replicate {settings.name}",
+                settings,
+                stored,
+                kept_notices(folder),
+                [path.relative_to(run).as_posix() for path in released_models(folder)],
+            ),
+            *([("Made anew", f"{taken} as on the page before; logs and samples were not kept")] if taken else []),
+        ],
         recipe_toml=folder.recipe.read_text(encoding="utf-8"),
     )
     atomic.write_text(folder.report, html)

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES, base_task, intermediate_task
-from tinydistilbert.tasks import glue, hold_out, imdb, squad, synthetic
+from tinydistilbert.tasks import glue, hold_out, imdb, library, squad, synthetic
 from tinydistilbert.tasks.base import Examples, ScoreTable, Task, sample_rows
 
 # What reads data imports its libraries in the functions that need it: a served model needs the tasks alone.
 if TYPE_CHECKING:
     from tinydistilbert.recipe.schema import Corpus, Finetune
 
-TASKS: dict[str, Task] = {task.name: task for task in (*glue.TASKS, *imdb.TASKS, *squad.TASKS, *synthetic.TASKS)}
+_ALL = (*glue.TASKS, *imdb.TASKS, *squad.TASKS, *library.TASKS, *synthetic.TASKS)
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 assert tuple(TASKS) == TASK_NAMES, "names.py and the task tables list the same tasks"
 assert tuple(name for name, task in TASKS.items() if task.kind == "span") == SPAN_NAMES
@@ -53,9 +54,9 @@ def _after(name: str, tasks: Mapping[str, Task]) -> Task:
 
 
 def tables_of(tasks: Mapping[str, Task]) -> dict[ScoreTable, tuple[Task, ...]]:
-    """The tables that tasks belong to, each with its tasks: real data before what is made from text."""
+    """The tables that tasks belong to, each with its tasks: data sets before what is made here."""
     tables: dict[ScoreTable, tuple[Task, ...]] = {}
-    for task in sorted(tasks.values(), key=lambda task: task.is_synthetic):
+    for task in sorted(tasks.values(), key=lambda task: task.is_made):
         tables[task.table] = (*tables.get(task.table, ()), task)
     return tables
 
@@ -70,7 +71,7 @@ def load_examples(
     if need be those of its train split. Every row is checked, also those that a sample leaves out.
 
     Synthetic examples are made from the text of `corpus`: train examples from its train documents, the others from its
-    validation documents.
+    validation documents. Those of tasks from Python's library depend on nothing but that library.
 
     Args:
         task: one of `tasks_of`.
@@ -95,6 +96,8 @@ def load_examples(
         columns, keys = _synthetic_columns(
             task, source_split, data, corpus, hold_out.SEED if held_out is not None else seed
         )
+    elif task.of_library:
+        columns, keys = library.columns(task, source_split), []
     else:
         task, columns = _columns(task, source_split, data, labels)
         keys = []
