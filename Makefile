@@ -20,7 +20,7 @@ ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" -
 # The packages of .venv are seen from there too, but for the older ones that it has itself.
 BESIDE := .venv-transformers-4
 
-.PHONY: help install replicate real ablation bench gpu gpu-pack test faults mutants test-fast test-slow test-cpus test-run test-offline test-oldest test-transformers-4 test-gpu check format clean folder
+.PHONY: help install replicate real ablation replication bench gpu gpu-pack replication-pack test faults mutants test-fast test-slow test-cpus test-run test-offline test-oldest test-transformers-4 test-gpu check format clean folder
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,11 @@ real: folder $(READY) ## Run the job on real data: make real DATA=FOLDER [RECIPE
 ablation: folder $(READY) ## Run the ablation on real data, hours on two cores: make ablation DATA=FOLDER [TEACHER=FOLDER].
 	$(OFFLINE) $(TOOL) ablate ablation --data "$(DATA)" --output runs/ablation $(ADAPTED)
 
+replication: folder $(READY) ## Every row of results/replication, on a GPU or in some days on a CPU; goes on where it stopped: make replication DATA=FOLDER.
+	-$(OFFLINE) $(BIN)/python benchmarks/replication.py --data "$(DATA)" $(ARGS) # what failed keeps nothing from being collected
+	$(OFFLINE) $(BIN)/python benchmarks/replication.py --data "$(DATA)" --collect
+	$(BIN)/python results/readme.py
+
 bench: folder $(READY) ## Measure steps of distillation and fine-tuning, and latency, on an idle machine: make bench DATA=FOLDER.
 	$(OFFLINE) $(BIN)/python benchmarks/distill_throughput.py --data "$(DATA)"
 	$(OFFLINE) $(BIN)/python benchmarks/finetune_throughput.py --data "$(DATA)"
@@ -46,6 +51,9 @@ gpu: folder $(READY) ## Tests, measurements and a replication on a CUDA device, 
 
 gpu-pack: folder $(READY) ## Pack what that needs for a machine without a network, into packs/: make gpu-pack DATA=FOLDER [TEACHER=FOLDER].
 	$(BIN)/python benchmarks/gpu_pack.py --data "$(DATA)" --teacher "$(TEACHER)"
+
+replication-pack: folder $(READY) ## Pack what `make replication` needs for such a machine, into packs/.
+	$(BIN)/python benchmarks/gpu_pack.py --replication --data "$(DATA)"
 
 test: $(READY) ## Run the tests, those that take minutes or need a GPU excepted.
 	$(LEDGER) $(PYTEST) $(WORKERS) -m "not slow and not gpu"

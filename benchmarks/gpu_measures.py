@@ -239,7 +239,7 @@ def _step(
         torch.cuda.reset_peak_memory_stats()
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            loss = PretrainingLoss(objective, teacher, steps=STEPS_OF_SCHEDULE)
+            loss = PretrainingLoss(objective, teacher, steps=STEPS_OF_SCHEDULE, compiled=is_compiled)
             pretrain(student, loss, clock, setup, optimization, folder=Path(scratch), label=way)
     except Finished:
         pass

@@ -1,7 +1,8 @@
 """Put the folders of gpu_pack.py together: python gpu_unpack.py TARGET, once in each folder, in any order.
 
 A folder's piece is copied to the target; with the last of them the archive is unpacked there, and the wheels in it are
-installed into TARGET/site, for PYTHONPATH. Needs nothing but Python and pip.
+installed into TARGET/site, for PYTHONPATH. Packs of other names come into the same target beside it. Needs nothing but
+Python and pip.
 """
 
 import hashlib
@@ -13,7 +14,8 @@ import tarfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-DONE = ".unpacked"
+OWN = ("src", "tests", "benchmarks", "results", "site", "wheels")
+"""Folders that a pack with code replaces as a whole."""
 
 
 def main(arguments: list[str]) -> None:
@@ -22,37 +24,41 @@ def main(arguments: list[str]) -> None:
         raise SystemExit("usage: python gpu_unpack.py TARGET")
     target, facts = Path(arguments[0]), json.loads((HERE / "pack.json").read_text(encoding="utf-8"))
     pieces: dict[str, str] = facts["pieces"]
+    name = str(facts.get("name", "pack"))
     mark = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    if (target / DONE).exists() and (target / DONE).read_text() == mark:
-        print(f"unpacked before: {target}")
+    done, waiting = target / f".unpacked-{name}", target / f"pieces-{name}"
+    if done.exists() and done.read_text() == mark:
+        print(f"unpacked before: {name} in {target}")
         return
-    (target / "pieces").mkdir(parents=True, exist_ok=True)
-    for name in pieces:
-        if (HERE / name).exists():
-            shutil.copy(HERE / name, target / "pieces" / name)
-    missing = [name for name in pieces if not (target / "pieces" / name).exists()]
+    waiting.mkdir(parents=True, exist_ok=True)
+    for piece in pieces:
+        if (HERE / piece).exists():
+            shutil.copy(HERE / piece, waiting / piece)
+    missing = [piece for piece in pieces if not (waiting / piece).exists()]
     if missing:
         print(f"not yet there: {', '.join(missing)}")
         return
-    archive = target / "pieces" / "whole"
+    archive = waiting / "whole"
     with archive.open("wb") as stream:
-        for name, expected in pieces.items():
-            content = (target / "pieces" / name).read_bytes()
+        for piece, expected in pieces.items():
+            content = (waiting / piece).read_bytes()
             if hashlib.sha256(content).hexdigest() != expected:
-                raise SystemExit(f"{name} is damaged: carry it again")
+                raise SystemExit(f"{piece} is damaged: carry it again")
             stream.write(content)
-    for folder in ("src", "tests", "benchmarks", "site", "wheels"):  # of another pack
-        shutil.rmtree(target / folder, ignore_errors=True)
     with tarfile.open(archive) as tar:
+        has_code = "pyproject.toml" in tar.getnames()
+        for folder in OWN if has_code else ():  # of another pack
+            shutil.rmtree(target / folder, ignore_errors=True)
         tar.extractall(target, filter="data")
-    shutil.rmtree(target / "pieces")
-    shutil.copy(HERE / "pack.json", target / "pack.json")
-    wheels = sorted(map(str, (target / "wheels").glob("*.whl")))
-    if wheels:
-        install = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-cache-dir"]
-        subprocess.run([*install, "--upgrade", "--target", str(target / "site"), *wheels], check=True)
-    (target / DONE).write_text(mark)
-    print(f"unpacked: {target}")
+    shutil.rmtree(waiting)
+    if has_code:
+        shutil.copy(HERE / "pack.json", target / "pack.json")
+        wheels = sorted(map(str, (target / "wheels").glob("*.whl")))
+        if wheels:
+            install = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-cache-dir"]
+            subprocess.run([*install, "--upgrade", "--target", str(target / "site"), *wheels], check=True)
+    done.write_text(mark)
+    print(f"unpacked: {name} in {target}")
 
 
 if __name__ == "__main__":

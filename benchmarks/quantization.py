@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from tinydistilbert.benchmark.turns import table
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import metrics, resampling
 from tinydistilbert.evaluation.scoring import headline_score, read_predictions
 from tinydistilbert.export.quantize import quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
@@ -163,7 +163,7 @@ def difference(subject: Subject, logits: Any, reference: Any) -> tuple[float, fl
     )
     labels = np.array(examples.columns["label"], dtype=np.float64)
     metric = metrics.METRICS[examples.task.headline]
-    low, high = metrics.paired_bootstrap(metric, labels, quantized, exact, seed=0, resamples=1000).interval
+    low, high = resampling.paired_bootstrap(metric, labels, quantized, exact, seed=0, resamples=1000).interval
     return 100 * low, 100 * high
 
 

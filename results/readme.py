@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import replication_page
+
 import tinydistilbert
 from tinydistilbert import results
 from tinydistilbert.recipe import keys
@@ -309,6 +311,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         if section.keys and not section.name.endswith("optimization")
     } | {"settings of optimization": optimization_section},
     "docs/reference/python.md": {"functions": python_section},
+    "docs/explanation/replication.md": {
+        "goals": replication_page.headline_section, "scores": replication_page.scores_section,
+        "row against row": replication_page.tests_section, "cost": replication_page.cost_section,
+    },
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
     "CONTRIBUTING.md": {"rooms": rooms_section},

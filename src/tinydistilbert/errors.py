@@ -47,7 +47,11 @@ class MissedTarget(Exception):
 
 
 class OutOfMemory(Exception):
-    """Not even a micro-batch of one example fits into the memory."""
+    """Not even a micro-batch of one example fits into the memory, or what is no training does not."""
+
+
+class DeviceLost(Exception):
+    """The GPU failed on the way. What is finished and the last checkpoint stay, and the same command goes on there."""
 
 
 class DiskError(Exception):

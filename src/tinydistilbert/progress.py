@@ -34,6 +34,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def size_in_words(count: float) -> str:
+    """Bytes in words, in powers of 1,000."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+    return f"{count:.0f} B"
+
+
 @contextmanager
 def listening(callback: Callable[[dict[str, Any]], object] | None) -> Iterator[None]:
     """In the body, `callback` gets every event of `emit`; None = nobody does."""

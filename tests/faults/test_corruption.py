@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
-from tinydistilbert import predictor, results, run_folder
+from tinydistilbert import predictor, results, run_record
 from tinydistilbert.data.corpus import load_blocks, prepare, tokenizer_hash
 from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.distillation.teacher_cache import make_cache, weights_hash
@@ -34,7 +34,7 @@ from tinydistilbert.finetuning.soft_targets import SoftTargets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.pipeline import run as pipeline
-from tinydistilbert.pipeline.stages import write_results
+from tinydistilbert.pipeline.folders import write_results
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import from_dict
@@ -172,12 +172,12 @@ class Made:
 
     def remembered(self, there: Path) -> str:
         for name, fingerprint in self.inputs.items():
-            run_folder.keep_fingerprint(RunFolder(there), name, fingerprint)
+            run_record.keep_fingerprint(RunFolder(there), name, fingerprint)
         found = atomic.read_json(RunFolder(there).inputs)
         return digest([found[name] for name in self.inputs])
 
     def begun(self, there: Path) -> str:
-        assert run_folder.is_begun(RunFolder(there), self.recipe)
+        assert run_record.is_begun(RunFolder(there), self.recipe)
         return digest(list(scored_run(there).rows))
 
 

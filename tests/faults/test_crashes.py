@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tests.faults import simulated_disk, tiny_runs, tiny_training
-from tinydistilbert import results, run_folder
+from tinydistilbert import results, run_record
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.distillation import teacher_cache
 from tinydistilbert.distillation.pretraining import PretrainingSetup
@@ -212,19 +212,19 @@ def begun_run(inputs: Any) -> Scenario:
         ):
             promise(("recipe",))
             for name in ("corpus", "examples"):
-                run_folder.keep_fingerprint(RunFolder(folder / "runs" / "a"), name, f"those of {name}")
+                run_record.keep_fingerprint(RunFolder(folder / "runs" / "a"), name, f"those of {name}")
                 promise(("recipe", "corpus", name))
 
     def judge(folder: Path, promised: Any) -> None:
         output = folder / "runs" / "a"
-        assert run_folder.is_begun(RunFolder(output), settings) or not promised, "the recipe is lost"
+        assert run_record.is_begun(RunFolder(output), settings) or not promised, "the recipe is lost"
         kept = atomic.read_json(output / "inputs.json") if (output / "inputs.json").exists() else {}
         assert {*(promised or ())[1:]} <= {*kept}, f"only {kept} is kept"
         act(folder, lambda _: None)
-        assert run_folder.is_begun(RunFolder(output), settings)
+        assert run_record.is_begun(RunFolder(output), settings)
         assert {path.name for path in output.iterdir()} == {"recipe.toml", "inputs.json"}
         with pytest.raises(UserError, match="expected the data it was begun with"):
-            run_folder.keep_fingerprint(RunFolder(output), "corpus", "others")
+            run_record.keep_fingerprint(RunFolder(output), "corpus", "others")
 
     return Scenario(act, judge)
 

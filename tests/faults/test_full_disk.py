@@ -41,7 +41,7 @@ from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.teacher import load_teacher
 from tinydistilbert.pipeline import run
-from tinydistilbert.pipeline.stages import write_results
+from tinydistilbert.pipeline.folders import write_results
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.toml import from_dict, to_toml
 from tinydistilbert.report.page import write_report

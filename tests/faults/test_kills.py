@@ -152,7 +152,7 @@ def killed_in(forks: Any, case: Case, run: Path, cache: Path, function: str) -> 
         ("distill", "tinydistilbert.distillation.distill:save_model"),
         ("distill", "tinydistilbert.storage.atomic:write_manifest"),
         ("distill", "tinydistilbert.storage.atomic:tidy"),
-        ("distill", "tinydistilbert.pipeline.stages:write_results"),
+        ("distill", "tinydistilbert.pipeline.folders:write_results"),
         ("finetune (D)", "tinydistilbert.storage.disk:rename"),
     ],
 )

@@ -32,6 +32,10 @@ def study(
     shutil.copytree(teacher, folder / "teacher")
     for name, count, seed in (("train", 40, 0), ("validation", 20, 1), ("more", 12, 2)):
         reviews(folder / f"{name}.csv", count, seed)
+    of_validation = {*(folder / "validation.csv").read_text().splitlines()[1:]}
+    header, *more = (folder / "more.csv").read_text().splitlines()
+    unscored = [line for line in more if line not in of_validation]
+    (folder / "more.csv").write_text("\n".join([header, *unscored]) + "\n")
     (folder / "words.txt").write_text("the old house\nthe student\nthe tower\n")
     pairs = folder / "data" / "glue" / "stsb" / "validation.jsonl"
     pairs.parent.mkdir(parents=True)
@@ -50,6 +54,7 @@ def study(
         [finetune]
         tasks = ["reviews"]
         seeds = [0]
+        keep = "all"
         epochs = 1
         min_steps = 0
         distillation = {{ unlabelled = "{folder}/more.csv", augment = 1 }}

@@ -1,4 +1,4 @@
-"""benchmarks/gpu_day.py at toy size: all that needs no GPU comes to its end, and what is done is not done again."""
+"""benchmarks/gpu_day.py and gpu_step.py at toy size: all that needs no GPU comes to its end, none of it twice."""
 
 import json
 import os
@@ -83,3 +83,18 @@ def test_a_day_at_toy_size(tmp_path: Path, teacher: Path) -> None:
 
     again = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert again.returncode == 0 and len((output / "parts.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_ways_of_a_step_are_measured(tmp_path: Path, teacher: Path) -> None:
+    output, ways = tmp_path / "step.jsonl", ["by rows", "whole chunks", "whole chunks, teacher in bf16"]
+    command = [
+        sys.executable, BENCHMARKS / "gpu_step.py", "--device", "cpu", "--size", "toy", "--positions", "masked",
+        "--data", made_up_data(tmp_path / "data"), "--teacher", teacher, "--output", output, "--ways", *ways,
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["what"] for row in measured if row["measure"] == "distill"] == [
+        f"bert-base, KL masked, {way}" for way in ways
+    ]

@@ -15,7 +15,7 @@ from tinydistilbert import results
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning import trainer
 from tinydistilbert.finetuning.finetune import finetune
-from tinydistilbert.pipeline import stages
+from tinydistilbert.pipeline import task_models
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import loop
 
@@ -50,7 +50,7 @@ def test_weights_that_are_replaced_between_two_seeds_are_refused(
         finetune(*arguments, **settings)
         (given / "model.safetensors").write_bytes(old[:-4] + bytes(4))
 
-    monkeypatch.setattr(stages, "finetune", then_replaced)
+    monkeypatch.setattr(task_models, "finetune", then_replaced)
     command = ["finetune", "--model", given, *files, "--output", tmp_path / "run"]
     for _ in range(2):  # as it happens, and when the same command is given again
         code, _, err = call(*command)
@@ -101,8 +101,8 @@ def test_from_a_csv_to_a_distilled_classifier(files: list[str], teacher: Path, t
 def test_a_model_on_a_task_of_the_paper_needs_no_recipe(teacher: Path, tmp_path: Path, call: Call) -> None:
     folder = tmp_path / "data" / "glue" / "sst2"
     folder.mkdir(parents=True)
-    for split in ("train", "validation"):
-        rows = [{"sentence": f"the tower {i}", "label": i % 2, "idx": i} for i in range(12)]
+    for split, what in (("train", "tower"), ("validation", "house")):
+        rows = [{"sentence": f"the {what} {i}", "label": i % 2, "idx": i} for i in range(12)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["finetune", "--model", teacher, "--task", "sst2", "--data", tmp_path / "data", "--seeds", "0"]
     code, out, err = call(*command, "--finetune.min_steps", "3", "--epochs", "1", "--dry-run")

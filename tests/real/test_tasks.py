@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import metrics, sanity
 from tinydistilbert.evaluation.scoring import read_predictions, score
 from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.wheel import wheel_folder
@@ -38,7 +38,7 @@ def test_every_row_of_every_file_is_accepted(name: str, data: Path) -> None:
         examples = load_examples(task, split, data=str(data), corpus=Corpus(), limit=0, seed=0)
         assert len(examples) <= examples.total == task.official[split]
         if split == task.evaluation[0] and name in MAJORITY:
-            share = metrics.majority_score("accuracy", np.array(examples.columns["label"]))
+            share = sanity.majority_score("accuracy", np.array(examples.columns["label"]))
             assert round(100 * share, 1) == pytest.approx(MAJORITY[name], abs=0.051)
 
 

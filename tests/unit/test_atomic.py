@@ -424,3 +424,31 @@ def test_a_log_that_is_not_there_begins_with_nothing(tmp_path: Path) -> None:
     nothing = hashlib.sha256().hexdigest()
     assert atomic.begins_with(tmp_path / "log.jsonl", 0, nothing)
     assert not atomic.begins_with(tmp_path / "log.jsonl", 1, nothing)
+
+
+def test_what_is_released_is_gone_and_the_manifest_says_what_it_was(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "model"
+    with atomic.unfinished(folder, row="control") as output:
+        for name in ("model.safetensors", "tokenizer.json", "log.jsonl"):
+            (output / name).write_text("0123456789")
+    before = atomic.read_manifest(folder)["files"]
+    removed = []
+
+    def stopped(path: Path) -> None:
+        removed.append(path.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(disk, "remove", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        atomic.release(folder, ["log.jsonl"])
+    monkeypatch.undo()
+    assert removed == ["model.safetensors"] and atomic.is_released(folder), "said before it is done"
+    assert atomic.release(folder, ["log.jsonl"]) == 20, "the next call deletes what is left"
+    assert atomic.release(folder, ["log.jsonl"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "manifest.json"]
+    assert atomic.intact(folder, "log.jsonl").read_text() == "0123456789"
+    manifest = atomic.read_manifest(folder, verify=False)
+    assert manifest["files"] == before and manifest["row"] == "control"
+    for read in (lambda: atomic.read_manifest(folder), lambda: atomic.intact(folder, "tokenizer.json")):
+        with pytest.raises(UserError, match="weights were deleted"):
+            read()

@@ -328,3 +328,6 @@ def test_nothing_is_read_but_the_examples(
         )
     assert found.columns["label"] == [None] * len(found) and len(found) > len(TEXTS)
     assert len(lines) == 1 and "5 examples" in lines[0]
+    many = TaskDistillation(augment=200, augment_candidates=2)
+    found = augment(given, model, tokenizer, many, seed=0, device=CPU, log=lines.append, max_length=64)
+    assert f"{1000 - len(found)} of 1,000 copies left out" in lines[-1] and "0 examples without" in lines[-1]

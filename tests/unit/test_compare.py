@@ -13,7 +13,7 @@ import pytest
 
 from tinydistilbert import results
 from tinydistilbert.errors import UserError
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import resampling
 from tinydistilbert.recipe.schema import Finetune, Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report.compare import ComparedRun, compare, compare_rows, measured_differences, parse_run
@@ -126,14 +126,14 @@ def test_one_run_is_its_rows_beside_one_another(tmp_path: Path) -> None:
     pairs = [(d.pairing.first.side.row, d.pairing.second.side.row) for d in compare(ComparedRun(run)).differences]
     assert pairs == [
         ("student", "teacher"), ("student (D)", "teacher"), ("student (D)", "student"), ("student", "control"),
-        ("teacher", "majority"),
+        ("student (D)", "control"), ("teacher", "majority"),
     ]  # fmt: skip
     only = compare(ComparedRun(run, "student (D)")).differences
-    assert [d.pairing.second.side.row for d in only] == ["teacher", "student"]
-    assert [d.paired.difference for d in only] == [0, pytest.approx(12 / 40)]
+    assert [d.pairing.second.side.row for d in only] == ["teacher", "student", "control"]
+    assert [d.paired.difference for d in only] == [0, *2 * [pytest.approx(12 / 40)]]
     assert only[0].paired.interval == (0, 0) and only[0].paired.p == 1
-    adjusted = metrics.holm([d.paired.p for d in only])
-    assert [d.adjusted for d in only] == adjusted and adjusted[1] == pytest.approx(2 * only[1].paired.p)
+    adjusted = resampling.holm([d.paired.p for d in only])
+    assert [d.adjusted for d in only] == adjusted and adjusted[1] == pytest.approx(3 * only[1].paired.p)
 
 
 def test_rows_are_named_behind_a_colon(tmp_path: Path) -> None:

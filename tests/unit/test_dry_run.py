@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
-from tinydistilbert.dry_run import plan
+from tinydistilbert import progress
+from tinydistilbert.dry_run import machine, plan
 from tinydistilbert.dry_run.basis import Basis, Line, Shared
 from tinydistilbert.dry_run.machine import BYTES_PER_UPDATE, EFFICIENCY, Machine
 from tinydistilbert.dry_run.sizes import task_size, text_size
@@ -25,6 +26,7 @@ from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
+from tinydistilbert.training import precision
 
 CONFIG = tiny.config(**tiny.WIDER)
 SENTENCES = ("The student learns from the teacher.", "Paris is the capital of France.", "Some cats like milk.")
@@ -40,6 +42,7 @@ def recipe(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Recipe:
     for split, repeats in (("train", 40), ("validation", 8)):
         (tmp_path / "text" / f"{split}.txt").write_text("\n\n".join(SENTENCES * repeats))
         rows = [{"sentence": SENTENCES[i % 3], "label": i % 2} for i in range(21)]
+        rows[0]["sentence"] = f"{SENTENCES[0]}{'!' if split == 'validation' else ''}"
         task = tmp_path / "data" / "glue" / "cola" / f"{split}.jsonl"
         task.parent.mkdir(parents=True, exist_ok=True)
         task.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -137,9 +140,8 @@ def taught(recipe: Recipe, **distillation: object) -> Recipe:
 class OnSimpleMachine(Shared):
     """On a machine that does an operation a second and moves data in no time."""
 
-    @property
-    def machine(self) -> Machine:  # type: ignore[override]
-        return Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"))
+    def machine(self, *_: object) -> Machine:
+        return Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"), "fp32", 1.0)
 
 
 def on_simple_machine(context: RunContext) -> Basis:
@@ -306,10 +308,37 @@ def test_operations_of_a_layer_worked_out_by_hand() -> None:
 
 
 def test_half_the_rate_is_twice_the_time() -> None:
-    fast, slow = (Machine("cpu", 1, rate, rate, rate) for rate in (2e9, 1e9))
-    assert slow.seconds(1e9, traffic=BYTES_PER_UPDATE) == pytest.approx(2 * fast.seconds(1e9, traffic=BYTES_PER_UPDATE))
+    fast, slow = (Machine("cpu", 1, rate, rate, rate, "fp32", rate) for rate in (2e9, 1e9))
+    traffic = BYTES_PER_UPDATE
+    assert slow.training_seconds(1e9, traffic=traffic) == pytest.approx(2 * fast.training_seconds(1e9, traffic=traffic))
+    assert slow.seconds(1e9) == pytest.approx(2 * fast.seconds(1e9))
+
+
+def test_a_training_in_bf16_takes_less_time_than_in_fp32_and_its_scores_as_much(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: 58 % of the time are products, 4 times as fast; the other 42 % take half as long."""
+    assert machine.training_rate(100.0, "fp32", 1.0) == pytest.approx(58)
+    assert machine.training_rate(100.0, "bf16", 4.0) == pytest.approx(58 / (0.58 / 4 + 0.21))
+    assert machine.training_rate(100.0, "fp32-onednn", 2.0) == pytest.approx(58 / (0.29 + 0.42))
+
+    seconds = {"fp32": 4.0, "bf16": 1.0, "fp32-onednn": 3.0}
+    monkeypatch.setattr(machine, "product_seconds", lambda _, names: {name: seconds[name] for name in names})
+    monkeypatch.setattr(machine, "_multiply", lambda *_: 1e9)
+    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
+    plans = {}
+    for name in ("fp32", "bf16"):
+        asked = dataclasses.replace(recipe, precision=name)
+        plans[name] = run_of(asked, tmp_path / name, until="report")
+        assert f"training in {name} at" in plan.plan(plans[name])
+    told = {
+        name: {line["stage"]: line["seconds"] for line in plan.plan_as_json(run)["stages"]}
+        for name, run in plans.items()
+    }
+    assert told["bf16"]["finetune teacher, CoLA"] < told["fp32"]["finetune teacher, CoLA"]
+    assert told["bf16"]["evaluate"] == pytest.approx(told["fp32"]["evaluate"])
 
 
 @pytest.mark.parametrize(("count", "words"), [(12, "12 B"), (70_300_000, "70 MB"), (1_234_000_000, "1.2 GB")])
 def test_bytes_are_told_as_people_say_them(count: float, words: str) -> None:
-    assert plan.size_in_words(count) == words
+    assert progress.size_in_words(count) == words

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from tinydistilbert import results
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import sanity
 from tinydistilbert.recipe.schema import Finetune, Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report import scores
@@ -43,13 +43,13 @@ def test_what_the_majority_baseline_scores_in_each_metric() -> None:
         "accuracy": 3 / 4, "f1": 6 / 7, "f1_accuracy_mean": (6 / 7 + 3 / 4) / 2, "macro_f1": 3 / 7,
         "matthews_correlation": 0.0,
     }  # fmt: skip
-    assert {name: metrics.majority_score(name, labels) for name in expected} == pytest.approx(expected)
-    assert metrics.majority_score("f1", 1 - labels) == 0, "as QQP, most are 0: the constant answer has no F1 of class 1"
-    assert metrics.majority_score("f1_accuracy_mean", 1 - labels) == 3 / 8
+    assert {name: sanity.majority_score(name, labels) for name in expected} == pytest.approx(expected)
+    assert sanity.majority_score("f1", 1 - labels) == 0, "as QQP, most are 0: the constant answer has no F1 of class 1"
+    assert sanity.majority_score("f1_accuracy_mean", 1 - labels) == 3 / 8
     numbers = np.array([0.0, 1.0, 5.0])
     for name in ("pearson", "spearman", "pearson_spearman_mean"):
-        assert metrics.majority_score(name, numbers) == 0
-    assert metrics.majority_answer([["the Seine"], ["Paris"], ["Seine", "river"]]) == "seine"
+        assert sanity.majority_score(name, numbers) == 0
+    assert sanity.majority_answer([["the Seine"], ["Paris"], ["Seine", "river"]]) == "seine"
 
 
 def score(model: str, name: str, value: float, interval: Sequence[float], majority: float, **more: Any) -> Measurement:
@@ -89,6 +89,16 @@ def test_the_mean_is_of_the_shares_of_the_tasks_on_which_the_teacher_is_beyond_c
         told.verdict
     )
     assert told.figures[0].value == "62.5 %" and "raw share 92.5 %" in told.figures[0].detail
+
+
+def test_a_run_without_a_pretrained_student_is_about_the_one_of_its_teachers() -> None:
+    rows = {"teacher": 0.9, "student (D)": 0.88, "control": 0.7}
+    measured = [score(row, "sst2", value, (value - 0.02, value + 0.02), 0.5) for row, value in rows.items()]
+    found = summarize(measured)
+    assert "The student keeps 95.0 % of the teacher’s score above the majority" in found.verdict
+    assert ("+18.0", "points from distilling") in [(figure.value, figure.label) for figure in found.figures]
+    with_student = summarize([*measured, score("student", "sst2", 0.6, (0.58, 0.62), 0.5)])
+    assert "keeps 25.0 %" in with_student.verdict
 
 
 @pytest.mark.parametrize(

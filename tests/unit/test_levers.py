@@ -11,10 +11,14 @@ from torch import nn
 from tests import tiny
 from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.schedule import distillation_phases, finetune_steps
+from tinydistilbert.models.loading import load_model, save_model
 from tinydistilbert.models.matching import task_matches
 from tinydistilbert.models.student import layer_map
+from tinydistilbert.pipeline import task_models
+from tinydistilbert.pipeline.run import run_context
 from tinydistilbert.recipe import schema, toml
 from tinydistilbert.recipe.schema import Finetune, Optimization, Recipe, TaskDistillation
+from tinydistilbert.tasks import TASKS, Examples, tables_of, tasks_of
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Phase, TrainingJob
 from tinydistilbert.training.loop import train
@@ -180,3 +184,87 @@ def test_settings_of_teachers() -> None:
     for wrong in ({"model": "m"}, {"models": ["student"]}):
         with pytest.raises(UserError, match=r"finetune\.teacher"):
             recipe_of({"finetune": {"teacher": "offline", **wrong}})
+
+
+AFTER_MRPC = {"finetune": {
+    "tasks": ["rte@mrpc", "rte", "mrpc"], "seeds": [0, 1], "baselines": False,
+    "override": {"rte": {"epochs": 2}, "mrpc": {"epochs": 4}}, "distillation": {"start": "teacher"},
+}}  # fmt: skip
+
+
+def test_a_task_after_another_is_a_column_of_its_own_and_comes_last(tmp_path: Path) -> None:
+    recipe = recipe_of(AFTER_MRPC)
+    task = tasks_of(recipe.finetune)["rte@mrpc"]
+    assert (task.title, task.folder, task.labels) == ("RTE after MRPC", "glue/rte", TASKS["rte"].labels)
+    assert task.table is not TASKS["rte"].table and not task.published
+    assert tables_of(tasks_of(recipe.finetune))[TASKS["rte"].table] == tables_of(TASKS)[TASKS["rte"].table]
+    assert recipe.finetune.settings("rte@mrpc").epochs == 2
+    own = recipe_of(AFTER_MRPC, {"finetune": {"override": {"rte@mrpc": {"epochs": 7, "max_length": 64}}}}).finetune
+    assert own.settings("rte@mrpc").epochs == 7 and own.settings("rte").epochs == 2
+    assert own.max_length("rte@mrpc", 128) == 64 and own.max_length("rte", 128) == 128
+    run = run_context(recipe, tmp_path / "run", until="evaluate", log=lambda line: None)
+    assert [job.task for job in run.jobs][-6:] == ["rte@mrpc"] * 6
+    for job in (job for job in run.jobs if job.task == "rte@mrpc"):
+        assert task_models._encoder(run, job) == run.folder.task_model("mrpc", job.row, job.seed), "same row, same seed"
+    first = next(job for job in run.jobs if job.task == "rte")
+    assert task_models._encoder(run, first) == run.folder.teacher
+
+
+@pytest.mark.parametrize(
+    ("tasks", "part"),
+    [
+        (["rte@mnli", "rte"], "write 'mnli' into finetune.tasks too"),
+        (["rte", "rte@rte"], "another task behind the @"),
+        (["rte@mnlx"], "did you mean 'mnli'"),
+        (["rte@mnli@cola", "mnli"], "a known task"),
+    ],
+)
+def test_a_task_after_one_that_is_not_there_is_refused(tasks: list[str], part: str) -> None:
+    with pytest.raises(UserError) as caught:
+        recipe_of({"finetune": {"tasks": tasks}})
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_layers_that_matter_most_are_cut_and_remembered(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of({"student": {"layers": "uniform", "num_hidden_layers": 2}, "finetune": {
+        "tasks": ["rte"], "models": ["teacher"], "distillation": {"start": "teacher", "cut": "importance"},
+    }})  # fmt: skip
+    run = run_context(recipe, tmp_path / "run", until="evaluate", log=lambda line: None)
+    teacher = tiny.scrambled(tiny.model("bert", "classification", num_hidden_layers=4, num_labels=2))
+    save_model(teacher, tokenizer, tmp_path / "teacher")
+    texts = {"text": ["Paris", "the lake"] * 4, "text_pair": ["a", "b"] * 4, "label": [0, 1] * 4, "idx": [*range(8)]}
+    examples = Examples(TASKS["rte"], "train", texts, 8)
+    monkeypatch.setattr(task_models, "training_examples", lambda *_, **__: (examples, 8))
+    seen = []
+
+    def chosen(importance: Any, count: int) -> tuple[int, ...]:
+        seen.append((len(importance.layers), count))
+        assert all(importance.layers > 0)
+        return 0, 3
+
+    monkeypatch.setattr(task_models, "most_important_layers", chosen)
+    cut = run.folder.cut_teacher("rte")
+    task_models._cut(run, "rte", tmp_path / "teacher", cut)
+    assert seen == [(4, 2)]
+    assert task_models._copied_layers(run, "rte", tmp_path / "teacher") == (0, 3)
+    name = "bert.encoder.layer.{}.output.dense.weight"
+    weights = load_model(cut, "classification", require_head=True).state_dict()
+    assert torch.equal(weights[name.format(1)], teacher.state_dict()[name.format(3)])
+    with pytest.raises(UserError, match=r"distillation\.cut"):
+        recipe_of({"finetune": {"distillation": {"cut": "importance"}}})
+
+
+def test_the_preset_pulls_the_levers_and_makes_no_pretrained_student(tmp_path: Path) -> None:
+    recipe = toml.load("task-student")
+    assert recipe.task_encoder == recipe.teacher.model
+    offline = dataclasses.replace(recipe, teacher=schema.Teacher(model="offline"))
+    assert offline.task_encoder == "offline"
+    for until in ("evaluate", "report"):
+        run = run_context(offline, tmp_path, until=until, log=lambda line: None)
+        assert not run.makes_student() and run.reads_masked_lm(), "copies need a masked LM"
+        assert {job.row for job in run.jobs} == {"teacher", "student (D)"}
+    phases = distillation_phases(recipe.finetune.settings("stsb"), 2100, 100)
+    assert [phase.learning_rate for phase in phases] == [5e-5, 3e-5]
+    assert phases[1].steps == 3 * 4, "STS-B's second stage reads the original pairs"

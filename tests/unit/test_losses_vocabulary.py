@@ -1,17 +1,19 @@
 """The chunked losses equal the plain ones on full logits, in value and gradient, whatever the chunks."""
 
+import inspect
 from collections.abc import Iterator
 from unittest import mock
 
 import pytest
 import torch
+import torch._dynamo.testing
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tinydistilbert.losses import terms as losses
-from tinydistilbert.losses import vocabulary
+from tinydistilbert.losses import vocabulary, whole_chunks
 from tinydistilbert.losses.vocabulary import TeacherHead, TeacherTop
 
 POSITIONS, MASKED, VOCABULARY = 20, 9, 50
@@ -81,10 +83,12 @@ def sizes(draw: st.DrawFn) -> dict[str, int]:
     has_bias=st.booleans(),
     teacher_has_bias=st.booleans(),
     factor=st.sampled_from([1.0, 1.5]),
+    by_rows=st.booleans(),
 )
-@example(SIZES, 2.0, {"kl": 5.0, "mlm": 2.0}, True, True, True, 1.0)
-@example({**SIZES, "chunk": 9, "rows": 9}, 2.0, {"kl": 5.0, "mlm": 2.0}, False, True, True, 1.0)
-@example({**SIZES, "chunk": 4, "rows": 4, "masked": 9}, 2.0, {"mlm": 2.0}, False, False, True, 1.0)
+@example(SIZES, 2.0, {"kl": 5.0, "mlm": 2.0}, True, True, True, 1.0, True)
+@example(SIZES, 2.0, {"kl": 5.0, "mlm": 2.0}, True, True, True, 1.5, False)
+@example({**SIZES, "chunk": 9, "rows": 9}, 2.0, {"kl": 5.0, "mlm": 2.0}, False, True, True, 1.0, True)
+@example({**SIZES, "chunk": 4, "rows": 4, "masked": 9}, 2.0, {"mlm": 2.0}, False, False, True, 1.0, False)
 def test_value_and_gradient_are_the_plain_ones(
     sizes: dict[str, int],
     temperature: float,
@@ -93,6 +97,7 @@ def test_value_and_gradient_are_the_plain_ones(
     has_bias: bool,
     teacher_has_bias: bool,
     factor: float,
+    by_rows: bool,
 ) -> None:
     random = torch.Generator().manual_seed(sizes["seed"])
 
@@ -127,6 +132,8 @@ def test_value_and_gradient_are_the_plain_ones(
     with (
         mock.patch.object(vocabulary, "CHUNK", sizes["chunk"]),
         mock.patch.object(vocabulary, "ROWS", sizes["rows"]),
+        mock.patch.object(vocabulary, "ROW_DEVICES", ("cpu",) if by_rows else ()),
+        mock.patch.object(whole_chunks, "CHUNK", sizes["chunk"]),
     ):
         total, means = vocabulary.vocabulary_loss(
             *head(), teacher if "kl" in term_scales else None, labels, temperature=temperature, term_scales=term_scales
@@ -220,3 +227,43 @@ def test_a_term_without_positions_is_refused() -> None:
     student, teacher, labels = made()
     with pytest.raises(ValueError, match="at least one counted position"):
         chunked(student, teacher, labels[:0], {"kl": 1.0, "mlm": 1.0})
+
+
+@pytest.mark.parametrize("terms", [{"kl": 5.0, "mlm": 2.0}, {"kl": 1.0}, {"mlm": 1.0}])
+def test_whole_chunks_in_bf16_are_as_near_to_the_exact_gradient_as_rows(
+    terms: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, teacher, labels = made()
+    if "kl" not in terms:
+        student[0] = student[0].detach()[:MASKED].requires_grad_()
+    total, _ = chunked(student, teacher, labels, terms)
+    expected = torch.autograd.grad(total, student)
+    single = [tensor.detach().float().requires_grad_() for tensor in student]
+    of_teacher = TeacherHead(
+        *(part.float() for part in (teacher.inputs, teacher.weight, teacher.bias) if part is not None)
+    )
+    monkeypatch.setattr(whole_chunks, "CHUNK", 7)
+    errors = {}
+    for devices in (("cpu",), ()):
+        monkeypatch.setattr(vocabulary, "ROW_DEVICES", devices)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded, means = chunked(single, of_teacher, labels, terms)
+        found = torch.autograd.grad(rounded, single)
+        assert rounded.dtype is torch.float32 and all(mean.dtype is torch.float32 for mean in means.values())
+        errors[devices] = [float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
+    assert max(errors[()]) < max(0.02, 2 * max(errors["cpu",])), errors
+
+
+def test_what_is_compiled_is_one_graph_for_chunks_of_any_size() -> None:
+    torch._dynamo.reset()
+    counted = torch._dynamo.testing.CompileCounter()
+    plain = inspect.unwrap(whole_chunks.gradient_and_sums)  # without the wrapper that checks shapes in tests
+    function = torch.compile(plain, backend=counted, dynamic=True, fullgraph=True)
+    random = torch.Generator().manual_seed(0)
+    for positions, masked, scale in ((20, 9, 0.5), (17, 8, 0.25), (23, 5, 0.125)):
+        logits, teacher = (torch.randn(positions, 50, generator=random) for _ in range(2))
+        labels = torch.randint(50, (masked,), generator=random)
+        given = (logits, teacher, labels, 2.0, torch.tensor([scale, 2 * scale]))
+        for found, expected in zip(function(*given), whole_chunks.gradient_and_sums(*given), strict=True):
+            torch.testing.assert_close(found, expected)
+    assert counted.frame_count == 1

@@ -15,7 +15,7 @@ import sklearn.metrics
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import metrics, resampling, sanity
 from tinydistilbert.tasks import TASKS
 
 
@@ -246,7 +246,7 @@ def test_special_answers_by_the_rules_of_version_1() -> None:
 
 def test_the_interval_of_an_accuracy_is_the_binomial_one() -> None:
     right = np.array([1] * 80 + [0] * 20)
-    low, high = metrics.bootstrap({"accuracy": lambda i: right[i].mean(-1)}, 100, seed=0, resamples=4000)["accuracy"]
+    low, high = resampling.bootstrap({"accuracy": lambda i: right[i].mean(-1)}, 100, seed=0, resamples=4000)["accuracy"]
     assert low == pytest.approx(scipy.stats.binom.ppf(0.025, 100, 0.8) / 100, abs=0.011)
     assert high == pytest.approx(scipy.stats.binom.ppf(0.975, 100, 0.8) / 100, abs=0.011)
 
@@ -254,18 +254,18 @@ def test_the_interval_of_an_accuracy_is_the_binomial_one() -> None:
 def test_the_interval_shrinks_with_the_root_of_the_examples_and_repeats_with_the_seed() -> None:
     def width(n: int, seed: int = 0) -> float:
         right = np.arange(n) % 2
-        low, high = metrics.bootstrap({"accuracy": lambda i: right[i].mean(-1)}, n, seed=seed)["accuracy"]
+        low, high = resampling.bootstrap({"accuracy": lambda i: right[i].mean(-1)}, n, seed=seed)["accuracy"]
         return high - low
 
     assert width(400) == pytest.approx(width(100) / 2, rel=0.15)
     assert width(100) == width(100)
-    assert metrics.bootstrap({"one": lambda i: np.ones(len(i))}, 7, seed=3)["one"] == (1, 1)
+    assert resampling.bootstrap({"one": lambda i: np.ones(len(i))}, 7, seed=3)["one"] == (1, 1)
 
 
 def test_intervals_of_ten_thousand_examples_take_about_a_second() -> None:
     labels, predictions = np.random.default_rng(0).integers(2, size=(2, 10_000), dtype=np.int16)
     begin = time.process_time()
-    metrics.bootstrap({"mcc": lambda i: metrics.matthews_correlation(labels[i], predictions[i])}, 10_000, seed=0)
+    resampling.bootstrap({"mcc": lambda i: metrics.matthews_correlation(labels[i], predictions[i])}, 10_000, seed=0)
     assert time.process_time() - begin < 5  # about 0.6 s here; the bound is for slow machines
 
 
@@ -290,7 +290,7 @@ def test_a_paired_bootstrap_draws_as_one_does_by_hand(name: str) -> None:
     if name == "pearson_spearman_mean":
         labels = np.round(labels + random.normal(size=60), 1)
     metric = metrics.METRICS[name]
-    found = metrics.paired_bootstrap(metric, labels, first, second, seed=0, resamples=2000)
+    found = resampling.paired_bootstrap(metric, labels, first, second, seed=0, resamples=2000)
     assert found.first == pytest.approx(np.median([float(metric(labels, row)) for row in first]))
     assert found.second == pytest.approx(np.median([float(metric(labels, row)) for row in second]))
     slow = slow_differences(metric, labels, first, second, 500)
@@ -300,10 +300,10 @@ def test_a_paired_bootstrap_draws_as_one_does_by_hand(name: str) -> None:
 
 def test_equal_sides_do_not_differ_and_an_answer_more_is_no_proof() -> None:
     labels = np.arange(50) % 2
-    same = metrics.paired_bootstrap(metrics.accuracy, labels, labels[None], np.stack([labels] * 3), seed=0)
+    same = resampling.paired_bootstrap(metrics.accuracy, labels, labels[None], np.stack([labels] * 3), seed=0)
     assert (same.difference, same.interval, same.p) == (0, (0, 0), 1)
     worse = np.where(np.arange(50) == 7, 1 - labels, labels)
-    one = metrics.paired_bootstrap(metrics.accuracy, labels, labels[None], worse[None], seed=0)
+    one = resampling.paired_bootstrap(metrics.accuracy, labels, labels[None], worse[None], seed=0)
     assert one.difference == pytest.approx(1 / 50) and one.interval[0] == 0
     # 0 where example 7 is not drawn: (49/50)^50 of the resamples
     assert one.p == pytest.approx(2 * 0.98**50, abs=0.04)  # four standard errors of 10,000 draws
@@ -312,7 +312,7 @@ def test_equal_sides_do_not_differ_and_an_answer_more_is_no_proof() -> None:
 def test_seeds_count_by_their_median_and_a_side_of_one_seed_is_itself() -> None:
     labels = np.ones(100, dtype=int)
     rows = np.stack([np.arange(100) >= wrong for wrong in (10, 50, 20)]).astype(int)
-    found = metrics.paired_bootstrap(metrics.accuracy, labels, rows, rows[:1], seed=0)
+    found = resampling.paired_bootstrap(metrics.accuracy, labels, rows, rows[:1], seed=0)
     assert (found.first, found.second) == (pytest.approx(0.8), pytest.approx(0.9))
 
 
@@ -323,7 +323,7 @@ def test_the_interval_of_a_difference_holds_the_true_one_about_as_often_as_it_sa
     for seed in range(300):
         drawn = random.random(120)
         first, second = drawn < 0.85, (drawn < 0.6) | (drawn >= 0.85)
-        low, high = metrics.paired_bootstrap(
+        low, high = resampling.paired_bootstrap(
             metrics.accuracy, labels, first[None].astype(int), second[None].astype(int), seed=seed, resamples=1000
         ).interval
         held += low <= 0.1 <= high
@@ -334,50 +334,50 @@ def test_mcnemar_worked_by_hand() -> None:
     first = np.array([1] * 9 + [0] * 1 + [1] * 20 + [0] * 5, dtype=bool)
     second = np.array([0] * 9 + [1] * 1 + [1] * 20 + [0] * 5, dtype=bool)
     # 9 against 1 of 10 tosses: 2 * (1 + 10) / 2^10
-    assert metrics.mcnemar(first, second) == pytest.approx(22 / 1024) == metrics.mcnemar(second, first)
-    assert metrics.mcnemar(first, first) == 1, "no example on which they differ"
-    assert metrics.mcnemar(np.array([True, False]), np.array([False, True])) == 1
+    assert resampling.mcnemar(first, second) == pytest.approx(22 / 1024) == resampling.mcnemar(second, first)
+    assert resampling.mcnemar(first, first) == 1, "no example on which they differ"
+    assert resampling.mcnemar(np.array([True, False]), np.array([False, True])) == 1
 
 
 def test_holms_adjustment_worked_by_hand() -> None:
     # in order 0.01 * 3, then 0.03 * 2, then 0.04 * 1, which may not be smaller than the one before
-    assert metrics.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert metrics.holm([0.6, 0.7]) == [1, 1] and metrics.holm([0.02]) == [0.02] and metrics.holm([]) == []
+    assert resampling.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert resampling.holm([0.6, 0.7]) == [1, 1] and resampling.holm([0.02]) == [0.02] and resampling.holm([]) == []
     # between no adjustment and Bonferroni's
     drawn = np.random.default_rng(0).random(20) ** 3
-    assert all(p <= adjusted <= min(1, 20 * p) for p, adjusted in zip(drawn, metrics.holm(list(drawn)), strict=True))
+    assert all(p <= adjusted <= min(1, 20 * p) for p, adjusted in zip(drawn, resampling.holm(list(drawn)), strict=True))
 
 
 def test_the_majority_score_is_that_of_the_most_frequent_label() -> None:
-    assert metrics.majority_score("accuracy", np.array([0, 0, 0, 1])) == 0.75
-    assert metrics.majority_score("f1", np.array([0, 0, 0, 1])) == 0
-    assert metrics.majority_score("f1", np.array([1, 1, 1, 0])) == pytest.approx(6 / 7)
-    assert metrics.majority_score("matthews_correlation", np.array([0, 0, 0, 1])) == 0
-    assert metrics.majority_score("pearson", np.array([0.0, 2.0, 5.0])) == 0
-    assert metrics.majority_answer([["The dog", "dog"], ["dog!"], ["cat"]]) == "dog"
+    assert sanity.majority_score("accuracy", np.array([0, 0, 0, 1])) == 0.75
+    assert sanity.majority_score("f1", np.array([0, 0, 0, 1])) == 0
+    assert sanity.majority_score("f1", np.array([1, 1, 1, 0])) == pytest.approx(6 / 7)
+    assert sanity.majority_score("matthews_correlation", np.array([0, 0, 0, 1])) == 0
+    assert sanity.majority_score("pearson", np.array([0.0, 2.0, 5.0])) == 0
+    assert sanity.majority_answer([["The dog", "dog"], ["dog!"], ["cat"]]) == "dog"
 
 
 def test_sanity_warnings_are_silent_about_a_good_model_and_speak_about_bad_ones() -> None:
-    assert metrics.sanity_warnings([0, 1, 1, 0], examples=4, value=0.9, majority=0.5) == []
-    assert metrics.sanity_warnings([1, 1, 1], examples=3, value=0.6, majority=0.6) == [
+    assert sanity.sanity_warnings([0, 1, 1, 0], examples=4, value=0.9, majority=0.5) == []
+    assert sanity.sanity_warnings([1, 1, 1], examples=3, value=0.6, majority=0.6) == [
         "every prediction is the same: 1",
         "0.600 is not above the 0.600 of the majority baseline",
     ]
-    assert metrics.sanity_warnings([0, 1], examples=3, value=0.9, majority=0.5) == ["2 predictions for 3 examples"]
+    assert sanity.sanity_warnings([0, 1], examples=3, value=0.9, majority=0.5) == ["2 predictions for 3 examples"]
     for bad in (math.nan, math.inf, -math.inf):
-        assert metrics.sanity_warnings([0.1, bad], examples=2, value=0.9, majority=0) == [
+        assert sanity.sanity_warnings([0.1, bad], examples=2, value=0.9, majority=0) == [
             "1 of 2 predictions are not finite numbers"
         ]
-    assert metrics.sanity_warnings([metrics.NO_CLASS, 1], examples=2, value=1, majority=0) == [
+    assert sanity.sanity_warnings([metrics.NO_CLASS, 1], examples=2, value=1, majority=0) == [
         "1 of 2 predictions are not finite numbers"
     ]
-    assert metrics.sanity_warnings(["a", "b"], examples=2, value=1, majority=0, not_finite=1) == [
+    assert sanity.sanity_warnings(["a", "b"], examples=2, value=1, majority=0, not_finite=1) == [
         "1 of 2 predictions are not finite numbers"
     ]
-    assert metrics.sanity_warnings([2.5, 2.5 + 1e-9], examples=2, value=0.5, majority=0) == [
+    assert sanity.sanity_warnings([2.5, 2.5 + 1e-9], examples=2, value=0.5, majority=0) == [
         "every prediction is the same: 2.5"
     ]
-    assert metrics.sanity_warnings(["", ""], examples=2, value=0.5, majority=0) == [
+    assert sanity.sanity_warnings(["", ""], examples=2, value=0.5, majority=0) == [
         "every prediction is the same: no answer"
     ]
 
@@ -385,7 +385,7 @@ def test_sanity_warnings_are_silent_about_a_good_model_and_speak_about_bad_ones(
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e6, 1e12])
 def test_predictions_are_the_same_only_within_the_rounding_of_float32(scale: float) -> None:
     def warned(predictions: Sequence[float]) -> bool:
-        found = metrics.sanity_warnings(np.array(predictions) * scale, examples=3, value=0.5, majority=0)
+        found = sanity.sanity_warnings(np.array(predictions) * scale, examples=3, value=0.5, majority=0)
         return any("the same" in warning for warning in found)
 
     assert warned([2.5, 2.5, 2.5]) and warned([2.5, 2.5 + 1e-9, 2.5]) and warned([-2.5, -2.5, -2.5])
@@ -393,7 +393,7 @@ def test_predictions_are_the_same_only_within_the_rounding_of_float32(scale: flo
 
 
 def test_sanity_warnings_name_doubled_examples() -> None:
-    assert metrics.sanity_warnings([0, 1, 1], examples=3, value=0.9, majority=0.5, ids=["a", "b", "c"]) == []
-    assert metrics.sanity_warnings([0, 1, 1, 0], examples=4, value=0.9, majority=0.5, ids=["a", "b", "b", "b"]) == [
+    assert sanity.sanity_warnings([0, 1, 1], examples=3, value=0.9, majority=0.5, ids=["a", "b", "c"]) == []
+    assert sanity.sanity_warnings([0, 1, 1, 0], examples=4, value=0.9, majority=0.5, ids=["a", "b", "b", "b"]) == [
         "2 of 4 predictions are of an example that already has one"
     ]

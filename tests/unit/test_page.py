@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,15 +11,20 @@ from typing import Any
 import pytest
 
 from tinydistilbert import results
+from tinydistilbert.cli.main import main
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import toml as recipe_file
 from tinydistilbert.recipe.names import GLUE_NAMES, SYNTHETIC_NAMES
 from tinydistilbert.report.page import write_report
 from tinydistilbert.report.paper_tables import console_tables
+from tinydistilbert.report.read import read_run
+from tinydistilbert.report.remake import remake
+from tinydistilbert.report.summary import summarize
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import RunFolder, keep_notices
+from tinydistilbert.run_folder import AblationFolder, RunFolder
+from tinydistilbert.run_record import keep_notices
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks import TASKS, tasks_of
 
 ENVIRONMENT = {
     "commit": "0123456789ab", "python": "3.11.7", "system": "Linux x86_64", "cores": 2, "cpu": "Example CPU @ 2.9GHz",
@@ -302,3 +308,62 @@ def test_a_folder_that_is_no_run_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected measurements"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_is_made_anew_from_what_is_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", ("cola", "stsb", "squad"))
+    first = write_report(run, command='tinydistilbert distill "a b" & more').read_text(encoding="utf-8")
+    stored = (run / "results.jsonl").read_bytes()
+    for name in ("student", "teacher", "tasks"):
+        shutil.rmtree(run / name)
+    main(["report", str(run), "--json"])
+    assert json.loads(capsys.readouterr().out)["page"] == str(run / "report.html")
+    again = (run / "report.html").read_text(encoding="utf-8")
+    assert parsed(again).open == [] and (run / "results.jsonl").read_bytes() == stored
+    for kept in (
+        "tinydistilbert distill &#34;a b&#34; &amp; more",
+        "Distillation of the student, term by term",
+        "<article>",
+    ):
+        assert again.count(kept) == first.count(kept) > 0, kept
+    assert "curves and examples as on the page before" in again and "page before" not in first
+    remake(run)
+    assert (run / "report.html").read_text(encoding="utf-8") == again
+    (run / "report.html").write_text(first.replace("<article>", "<article><script>1</script>"))
+    assert "<article>" not in remake(run).read_text(encoding="utf-8")
+
+
+def test_a_page_is_made_of_what_is_there_and_of_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", ("cola", "stsb", "squad"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", str(run), "--seed", "3"])
+    assert "--seed" in capsys.readouterr().err and not (run / "report.html").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", str(tmp_path / "empty")])
+    assert "recipe.toml" in capsys.readouterr().err
+
+
+PUBLISHED = sorted((Path(__file__).parents[2] / "results").glob("*/recipe.toml"))
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED, ids=lambda path: path.parent.name)
+def test_a_published_page_says_what_its_measurements_say(recipe: Path) -> None:
+    """If not: `tinydistilbert report results/NAME` makes it anew."""
+    settings, measurements = read_run(recipe.parent)
+    (shown,) = re.findall(r"<h1>(.*?)</h1>", (recipe.parent / "report.html").read_text(encoding="utf-8"))
+    verdict = summarize(measurements, tasks_of(settings.finetune)).verdict
+    numbers = re.compile(r"\d+(?:\.\d+)?")
+    assert numbers.findall(shown) == numbers.findall(verdict) and len(PUBLISHED) >= 5
+
+
+def test_a_published_ablation_is_made_anew(tmp_path: Path) -> None:
+    folder = AblationFolder(tmp_path / "ablation")
+    shutil.copytree(PUBLISHED[0].parents[1] / "ablation", folder.path)
+    stored, page = folder.results.read_bytes(), folder.report.read_text(encoding="utf-8")
+    main(["report", str(folder.path)])
+    again = folder.report.read_text(encoding="utf-8")
+    assert folder.results.read_bytes() == stored and "--data ../shared/data" in again
+    assert again.count("<tr") == page.count("<tr") > 10

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import tiny
-from tinydistilbert import run_folder
+from tinydistilbert import run_record
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.size import layer_shapes
 from tinydistilbert.pipeline.context import RunContext
@@ -144,7 +144,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def begin(folder: Path, name: str) -> RunFolder:
     folder.mkdir()
-    run_folder.keep_precision(RunFolder(folder), name)
+    run_record.keep_precision(RunFolder(folder), name)
     return RunFolder(folder)
 
 
@@ -160,14 +160,14 @@ def test_a_run_keeps_what_it_was_begun_in_whatever_a_probe_would_say(
     with pytest.raises(UserError, match=r"run, begun in bf16: expected .* bf16, found cpu without units for it"):
         _ = context(tmp_path / "run").compute
     with pytest.raises(UserError, match="begun in bf16 meanwhile"):
-        run_folder.keep_precision(RunFolder(tmp_path / "run"), "fp32")
+        run_record.keep_precision(RunFolder(tmp_path / "run"), "fp32")
 
 
 def test_a_run_of_a_version_that_kept_nothing_stays_in_fp32(tmp_path: Path, probed: list[str]) -> None:
     probed.append("bf16")
     atomic.write_json(tmp_path / "inputs.json", {"corpus": "e0f2"})
     assert context(tmp_path).compute.precision == "fp32" and probed == ["bf16"]
-    assert run_folder.begun_in(RunFolder(tmp_path)) == "auto", "nothing is written into it"
+    assert run_record.begun_in(RunFolder(tmp_path)) == "auto", "nothing is written into it"
 
 
 def test_rows_are_trained_in_the_precision_of_what_they_are_compared_with(

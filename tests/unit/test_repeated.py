@@ -4,6 +4,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tinydistilbert import notices
@@ -18,7 +20,6 @@ from tinydistilbert.tasks.repeated import (
     check_repeated,
     is_alarming,
     refuse_one_file_for_two,
-    say_scored_among,
     shared_texts,
     shared_with_train,
 )
@@ -77,6 +78,22 @@ def test_everything_shared_is_refused_under_whatever_name(tmp_path: Path) -> Non
     check(recipe_of(tmp_path, rows, ["c,1", "d,0"]))
 
 
+def test_a_published_task_that_scores_what_it_trains_on_is_refused() -> None:
+    train, scored = examples(["a", "b", "c"]), examples(["c", "a"], split="validation")
+    with pytest.raises(UserError, match=r"sst2: all of its 2 texts.*score_on"):
+        check_repeated(Recipe(), train, [scored])
+    check_repeated(Recipe(), train, [examples(["c", "d"], split="validation")])
+
+
+def test_a_copy_in_another_format_or_in_capitals_is_the_same_text(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\nThe caf\u00e9  is old,0\nParis,1\n")
+    texts = pa.table({"text": ["PARIS", "the cafe\u0301 is OLD"], "label": [1, 0]})
+    pq.write_table(texts, tmp_path / "validation.parquet")
+    own = CustomTask(train=str(tmp_path / "train.csv"), validation=str(tmp_path / "validation.parquet"))
+    with pytest.raises(UserError, match=r"all of its 2 texts"):
+        check(Recipe(finetune=Finetune(tasks=("own",), custom={"own": own})))
+
+
 def test_of_pairs_both_texts_count(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, ["a,b,0", "c,d,1"], ["a,d,0", "b,a,0", "c,d,0"])
     check(recipe)
@@ -115,12 +132,6 @@ def test_repeated_contradicting_and_empty_rows_are_told_in_one_line() -> None:
 def test_nothing_is_told_where_all_texts_differ() -> None:
     check_repeated(Recipe(), examples(["a", "b"]), [examples(["c"], split="validation")])
     assert not notices.all_notices()
-
-
-def test_scored_texts_among_the_unlabelled_ones_are_told() -> None:
-    say_scored_among(examples(["a", "b"], split="unlabelled"), "more.txt", [examples(["b", "c"], split="validation")])
-    (line,) = notices.all_notices()
-    assert line.startswith("more.txt: 1 of 2 scored texts of SST-2")
 
 
 def test_a_score_on_trained_texts_is_marked_of_published_splits_only_where_they_are_many(tmp_path: Path) -> None:

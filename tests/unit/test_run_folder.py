@@ -5,14 +5,8 @@ from pathlib import Path
 import pytest
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.run_folder import (
-    AblationFolder,
-    RunFolder,
-    keep_notices,
-    kept_notices,
-    predictions_file,
-    run_of_task_model,
-)
+from tinydistilbert.run_folder import AblationFolder, RunFolder, predictions_file, run_of_task_model
+from tinydistilbert.run_record import keep_notices, kept_notices
 from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks import HELD_OUT
 

@@ -19,6 +19,7 @@ from tinydistilbert.data.sources import Source, is_held_out, open_source
 from tinydistilbert.data.wikitext import articles, detokenize
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Corpus
+from tinydistilbert.recipe.types import Quoting
 
 WIKI = """
  = First <unk> =
@@ -293,6 +294,23 @@ def test_tables_and_compressed_files_are_corpora(tmp_path: Path) -> None:
         assert sorted(train + validation) == ["One, and\nmore", "Two"], name
     train, validation = read(open_source(Corpus(source=str(tmp_path / "c.tsv")), None))
     assert sorted(train + validation) == ['"One, and', 'Two"']
+
+
+def test_the_quotes_of_a_corpus_are_read_as_its_switch_says(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,text\n1,"Oh" she said\n2,Two\n')
+    (tmp_path / "b.tsv").write_text('text\tid\n"One"\t1\nTwo\t2\n')
+
+    def texts(name: str, quoting: Quoting) -> list[str]:
+        train, validation = read(open_source(Corpus(source=str(tmp_path / name), quoting=quoting), None))
+        return sorted(train + validation)
+
+    assert texts("a.csv", "none") == ['"Oh" she said', "Two"]
+    with pytest.raises(UserError, match=r"a\.csv:2: .*--corpus\.quoting none"):
+        texts("a.csv", "auto")
+    notices.begin()
+    assert texts("b.tsv", "auto") == texts("b.tsv", "none") == ['"One"', "Two"]
+    assert texts("b.tsv", "csv") == ["One", "Two"]
+    assert any("--corpus.quoting csv takes them off" in line for line in notices.all_notices())
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:

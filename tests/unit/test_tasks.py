@@ -46,7 +46,7 @@ def test_every_task_has_metrics_that_exist_and_a_headline_among_them() -> None:
         assert (task.kind == "classification") == (len(task.labels) >= 2)
         assert (task.kind == "span") == (task.doc_stride > 0)
         assert hash(task) == hash(TASKS[name])
-        assert bool(task.official) == bool(task.typical_length) == (not task.is_synthetic), "the dry run needs both"
+        assert bool(task.official) == bool(task.typical_length) == (not task.is_made), "the dry run needs both"
 
 
 def test_headlines_are_those_of_the_distilbert_paper() -> None:

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from tinydistilbert import notices
 from tinydistilbert.errors import UserError
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
@@ -33,7 +34,9 @@ def write(folder: Path, name: str, columns: dict[str, list[str]]) -> Path:
 def test_texts_are_read_from_the_tasks_columns_and_labels_are_not(
     tmp_path: Path, name: str, labels: dict[str, list[str]]
 ) -> None:
+    notices.begin()
     one = read_unlabelled(write(tmp_path, name, {**labels, "sentence": ONE}), TASKS["cola"])
+    assert any("its column 'label' is not read" in line for line in notices.all_notices()) == bool(labels)
     assert one.columns == {"idx": [0, 1], "text": ONE, "label": [None, None]}
     assert (one.task, one.split, one.total) == (TASKS["cola"], "unlabelled", 2)
     two = read_unlabelled(write(tmp_path, name, {"sentence2": TWO, **labels, "sentence1": ONE}), TASKS["stsb"])

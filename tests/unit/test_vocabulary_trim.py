@@ -17,7 +17,7 @@ from transformers import (
 
 from tests import tiny
 from tests.tiny import assert_equal_up_to_rounding
-from tinydistilbert.compress.vocabulary import trim
+from tinydistilbert.compress.vocabulary import losses, trim
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import pruned
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
@@ -86,6 +86,21 @@ def test_covered_text_keeps_its_tokens_and_its_logits(both, words) -> None:
 @given(text=st.text(max_size=30))
 def test_any_text_can_be_read(both, text) -> None:
     assert logits(both[1], text).isfinite().all()
+
+
+def test_what_texts_lose_is_counted(both) -> None:
+    (_, whole), (_, trimmed) = opened(both[0]), opened(both[1])
+    assert losses(whole, trimmed, CORPUS) == ""
+    assert "1 of 2 texts" in (lost := losses(whole, trimmed, [CORPUS[0], "the tower"])) and "no word is lost" in lost
+    without_accent = Tokenizer(models.WordPiece({"[UNK]": 0, "c": 1, "##a": 2, "##f": 3}, unk_token="[UNK]"))
+    with_accent = Tokenizer(models.WordPiece({"[UNK]": 0, "café": 1, "c": 2, "##a": 3, "##f": 4}, unk_token="[UNK]"))
+    for raw in (without_accent, with_accent):
+        raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    before, after = (
+        PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="[UNK]") for raw in (with_accent, without_accent)
+    )
+    lost = losses(before, after, ["café café ☃", "caf", "☃"])
+    assert "1 of 3 texts" in lost and "2 words in 7 tokens become [UNK]" in lost
 
 
 def test_the_corpus_itself_is_covered(both) -> None:

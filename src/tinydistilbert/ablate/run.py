@@ -6,18 +6,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tinydistilbert import results
-from tinydistilbert.ablate.study import SCORED_ON, Study, Trial, study_of
+from tinydistilbert.ablate.study import SCORED_ON, Study, Trial, study_of, variations
 from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.pipeline.context import RunContext, Sources
 from tinydistilbert.pipeline.preflight import check_data_folder
 from tinydistilbert.pipeline.run import check_inputs, run_context, run_stages
+from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report.ablation import (
     Ablation,
     write_ablation,
 )
+from tinydistilbert.report.earlier_page import EarlierPage
 from tinydistilbert.report.table import Table
+from tinydistilbert.run_folder import AblationFolder
 from tinydistilbert.storage import atomic, locks
 
 
@@ -111,6 +114,20 @@ def publish(study: Study, failures: Mapping[str, str], command: str) -> Table:
     results.write(study.folder.results, measurements)
     ablation = Ablation(study.recipe, study.variations, measurements, failures)
     return write_ablation(study.folder.path, ablation, command=command)
+
+
+def remake(folder: AblationFolder) -> Table:
+    """Write table and page of an ablation anew from its recipe and its measurements, which are not changed.
+
+    Raises:
+        UserError: the folder has no recipe or no measurements, or one of them is damaged.
+    """
+    if not folder.results.is_file():
+        fix = "run `tinydistilbert ablate` again"
+        raise UserError(str(folder.path), expected=f"measurements in {folder.results.name}", found="none", fix=fix)
+    recipe = toml.read(folder.recipe)
+    ablation = Ablation(recipe, variations(recipe), results.read(folder.results))
+    return write_ablation(folder.path, ablation, command=EarlierPage.read(folder.report).command)
 
 
 @contextmanager

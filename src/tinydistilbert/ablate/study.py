@@ -12,6 +12,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.jobs import jobs
 from tinydistilbert.pipeline.run import run_context
+from tinydistilbert.recipe.keys import flat
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.schema import Ablate, Adapt, Recipe, Teacher, to_dict
 from tinydistilbert.recipe.toml import from_dict, merge
@@ -24,7 +25,7 @@ from tinydistilbert.report.ablation import (
 )
 from tinydistilbert.report.read import read_log
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import LOG, MEASUREMENTS, AblationFolder, RunFolder, flat
+from tinydistilbert.run_folder import LOG, MEASUREMENTS, AblationFolder, RunFolder
 from tinydistilbert.storage import atomic, disk
 
 TABLE_4 = (

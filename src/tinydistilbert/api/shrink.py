@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tinydistilbert import run_folder
 from tinydistilbert.api.inputs import Data
 from tinydistilbert.api.outcomes import TaskModel
 from tinydistilbert.api.run import OnLog, nested
@@ -35,6 +34,7 @@ from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.pipeline.run import run_context
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.keys import flat
 from tinydistilbert.recipe.schema import Recipe, Teacher, to_dict
 from tinydistilbert.recipe.types import quantity, seconds_of
 from tinydistilbert.run_folder import RunFolder
@@ -218,7 +218,7 @@ def fitted_recipe(recipe: Recipe, task: str, output: Path, time_budget: str) -> 
         UserError: too few examples, or a target that no form can reach.
     """
     if RunFolder(output).recipe.is_file():
-        begun = dict(run_folder.flat(to_dict(toml.read(RunFolder(output).recipe))))
+        begun = dict(flat(to_dict(toml.read(RunFolder(output).recipe))))
         return _with(recipe, {key: begun[key] for key in (*SCALED, "compress.vocabulary") if key in begun})
     examples = recipe_examples(recipe, tasks_of(recipe.finetune)[task], "train")
     if len(examples) + examples.left_out < FEWEST_ROWS * 0.8:  # after both hold-outs
@@ -230,8 +230,8 @@ def fitted_recipe(recipe: Recipe, task: str, output: Path, time_budget: str) -> 
         "finetune.epochs": epochs, "finetune.distillation.epochs": epochs,
         "finetune.distillation.intermediate_epochs": epochs, "compress.recovery_epochs": max(2, epochs // 2),
     }  # fmt: skip
-    standard = dict(run_folder.flat(to_dict(Recipe())))
-    given = dict(run_folder.flat(to_dict(recipe)))
+    standard = dict(flat(to_dict(Recipe())))
+    given = dict(flat(to_dict(recipe)))
     recipe = _with(recipe, {key: value for key, value in defaults.items() if given[key] == standard[key]})
     recipe = _reachable(recipe, task, output)
     return _in_time(recipe, len(examples), output, time_budget) if time_budget else recipe

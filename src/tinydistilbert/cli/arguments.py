@@ -204,7 +204,7 @@ _STAGES = {
     "evaluate": "… → scores with intervals",
     "compress": "… → exported, int8 and pruned variants of task models; also of a MODEL folder alone",
     "benchmark": "… → size and latency",
-    "report": "… → tables, page, model card",
+    "report": "… → tables, page, model card; of a run FOLDER, its page anew from what is stored",
     "replicate": "all of them: distil, fine-tune, score, time, report",
     "ablate": "the recipe over and over, one thing changed each time: Table 4, and ablate.rows",
 }

@@ -11,8 +11,32 @@ from tinydistilbert.cli.output import log_to, print_json, print_tables, table_as
 from tinydistilbert.errors import NonFiniteLoss, UserError
 
 if TYPE_CHECKING:
-    from tinydistilbert.cli.request import Request
     from tinydistilbert.report.table import Table
+
+
+def _report(parsed: argparse.Namespace, command_line: str) -> None:
+    """The stages of a recipe up to the report; of a folder, its page alone."""
+    if parsed.recipe is None or not Path(parsed.recipe).is_dir():
+        _stages(parsed, command_line)
+        return
+    folder = Path(parsed.recipe)
+    flags = {"--output": parsed.output, "--dry-run": parsed.dry_run, "--threads": parsed.threads}
+    settings = {f"--{key}": True for key in {**getattr(parsed, "settings", {}), **getattr(parsed, "custom_task", {})}}
+    if given := [flag for flag, value in {**flags, **settings}.items() if value]:
+        fix = f"leave {given[0]} out, or give a recipe"
+        raise UserError(f"report {folder}", problem="of a folder the page is made from what is stored there", fix=fix)
+    from tinydistilbert.ablate import run as ablation
+    from tinydistilbert.report.paper_tables import console_tables
+    from tinydistilbert.report.remake import remake
+    from tinydistilbert.run_folder import AblationFolder, RunFolder
+
+    run, ablated = RunFolder(folder), AblationFolder(folder)
+    if ablated.recipe.is_file() and not run.recipe.is_file():
+        tables, page = [ablation.remake(ablated)], ablated.report
+    else:
+        page = remake(folder)
+        tables = console_tables(folder)
+    _print_run(folder, tables, run.results, page, (), as_json=parsed.json)
 
 
 def _stages(parsed: argparse.Namespace, command_line: str) -> None:
@@ -36,16 +60,17 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
     made = api.run(recipe, asked.output, until=until, log=log, command=command_line, threads=asked.threads)
     tables = made.tables if until in api.MEASURED else ()
     page = RunFolder(asked.output).report if until == "report" else None
-    _print_run(asked, tables, RunFolder(asked.output).results, page, made.failures)
+    _print_run(asked.output, tables, RunFolder(asked.output).results, page, made.failures, as_json=asked.json)
     if made.failures:
         raise NonFiniteLoss("; ".join(made.failures))
 
 
 def _print_run(
-    asked: "Request", tables: Sequence["Table"], results_file: Path, page: Path | None, failures: Sequence[str]
-) -> None:
+    output: Path, tables: Sequence["Table"], results_file: Path, page: Path | None, failures: Sequence[str], *,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Print what a run or an ablation measured, and where its page is."""
-    if not asked.json:
+    if not as_json:
         print_tables(tables)
         if page:
             print(f"The page: {page}")
@@ -55,7 +80,7 @@ def _print_run(
     measurements = results.read(results_file) if results_file.is_file() else []
     print_json(
         {
-            "run": str(asked.output),
+            "run": str(output),
             "page": str(page) if page else None,
             "tables": [table_as_json(table) for table in tables],
             "measurements": [dataclasses.asdict(measurement) for measurement in measurements],
@@ -106,7 +131,7 @@ def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
     table, failed = ablate(asked.recipe, asked.output, log=log, command=command_line)
     folder = AblationFolder(asked.output)
     failures = [f"row {name!r}, {why}" for name, why in failed.items()]
-    _print_run(asked, [table], folder.results, folder.report, failures)
+    _print_run(asked.output, [table], folder.results, folder.report, failures, as_json=asked.json)
     if failures:
         raise NonFiniteLoss("; ".join(failures))
 
@@ -225,10 +250,11 @@ def _shrink(parsed: argparse.Namespace, command_line: str) -> None:
 
 
 OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
-    "ablate": _ablate, "shrink": _shrink, "compare": _compare, "predict": _predict, "export": _export, "elmo": _elmo,
-    "convert": _convert, "recipes": _recipes, "tasks": _tasks, "completion": _completion,
+    "report": _report, "ablate": _ablate, "shrink": _shrink,
+    "compare": _compare, "predict": _predict, "export": _export, "elmo": _elmo, "convert": _convert,
+    "recipes": _recipes, "tasks": _tasks, "completion": _completion,
 }  # fmt: skip
-"""What the commands do that are no stages of a recipe."""
+"""What the commands do that are no stages of a recipe, or not always."""
 
 
 def call(parsed: argparse.Namespace, command_line: str) -> None:

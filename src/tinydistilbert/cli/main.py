@@ -7,7 +7,15 @@ import sys
 from tinydistilbert import signals
 from tinydistilbert.cli.commands import call
 from tinydistilbert.cli.parser import parse
-from tinydistilbert.errors import DiskError, Interrupted, MissedTarget, NonFiniteLoss, OutOfMemory, UserError
+from tinydistilbert.errors import (
+    DeviceLost,
+    DiskError,
+    Interrupted,
+    MissedTarget,
+    NonFiniteLoss,
+    OutOfMemory,
+    UserError,
+)
 from tinydistilbert.optional import training_libraries
 
 EXIT_USER_ERROR, EXIT_FAILED, EXIT_DISK, EXIT_INTERRUPTED = 2, 1, 3, 130
@@ -31,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
                 sys.stdout.flush()
     except UserError as error:
         sys.exit(_fail(f"error: {error}", EXIT_USER_ERROR))
-    except (MissedTarget, NonFiniteLoss, OutOfMemory) as error:
+    except (MissedTarget, NonFiniteLoss, OutOfMemory, DeviceLost) as error:
         sys.exit(_fail(f"error: {error}", EXIT_FAILED))
     except Interrupted as stop:
         sys.exit(_fail(str(stop), EXIT_INTERRUPTED))

@@ -58,7 +58,7 @@ class VariantBuilder:
         # What compares attention needs all heads on both sides, and stages of their own more epochs.
         distillation = replace(
             of_task.distillation, attention=0.0, relation=0.0, intermediate_epochs=0.0,
-            intermediate_learning_rate=None, epochs=None, learning_rate=None,
+            intermediate_learning_rate=None, epochs=None, learning_rate=None, final_examples="all",
         )  # fmt: skip
         # What the fine-tunings held out to choose an epoch by is new to the unpruned model too; a tenth again.
         is_held_out = of_task.select == "heldout"

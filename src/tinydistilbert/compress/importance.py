@@ -10,14 +10,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.models.capture import encoder_layers
+from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.pruned import parts_of
+from tinydistilbert.models.torch_runtime import uses_token_types
+from tinydistilbert.tasks.base import Kind
+from tinydistilbert.tasks.encoding import Features, collate
+from tinydistilbert.tasks.inference import batches_by_length
 from tinydistilbert.training.job import Batch
+
+TOKENS_A_BATCH = 2048
+"""Of the batches that importance is estimated from."""
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]
 """The mean over a batch's examples of a loss that depends on each of them alone."""
@@ -119,3 +130,25 @@ def head_and_neuron_importance(model: PreTrainedModel, batches: Iterable[Batch],
     assert totals, "there is a batch"
     means, depth = [total.abs().cpu() / examples for total in totals], len(totals) // 3
     return Importance(means[:depth], means[depth : 2 * depth], torch.stack(means[2 * depth :]))
+
+
+def importance_on(
+    model: PreTrainedModel, features: Features, rows: NDArray[np.int64], kind: Kind, pad_token_id: int
+) -> Importance:
+    """The importance of the parts of a task model for its task, by the labels of some inputs.
+
+    Args:
+        model: as `head_and_neuron_importance`.
+        features: inputs with labels.
+        rows: which of them are read.
+        kind: of the task.
+        pad_token_id: of the model's tokenizer.
+    """
+    objective, student = TaskLoss(kind), ProjectedStudent(model)
+    batches = (
+        collate(features, rows[indices], pad_token_id, token_types=uses_token_types(model))
+        for indices in batches_by_length(features.lengths[rows], TOKENS_A_BATCH)
+    )
+    return head_and_neuron_importance(
+        model, batches, lambda _, batch: objective.loss(student, dict(batch), {"hard": 1.0}, 0)[0]
+    )

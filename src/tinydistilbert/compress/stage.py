@@ -29,14 +29,16 @@ from tinydistilbert.compress.measure import (
     timed_side_by_side,
 )
 from tinydistilbert.compress.variants import Variant
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.compress.vocabulary import losses
+from tinydistilbert.evaluation import metrics, resampling
 from tinydistilbert.evaluation.evaluate import trained_on_scored, write_predictions
 from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
 from tinydistilbert.models.lengths import MAX_LENGTH
-from tinydistilbert.models.loading import load_config
+from tinydistilbert.models.loading import load_config, load_tokenizer
 from tinydistilbert.models.processor import processor
 from tinydistilbert.models.runtimes import EXPORT_KEY, exported_facts
 from tinydistilbert.models.untrusted import CONFIG
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.report.compression import TEACHER_SIZE, TEACHER_TIME
 from tinydistilbert.results import Measurement
@@ -67,6 +69,7 @@ def compress_task_model(builder: VariantBuilder) -> None:
     limit = recipe.finetune.settings(task.name).validation_examples
     validation = recipe_examples(recipe, task, scored_split(recipe.finetune, task), limit=limit)
     measured, times = timed_side_by_side(builder, measured_variants(builder, validation), validation)
+    _say_what_the_vocabulary_loses(builder, validation)
     bar = bar_for(builder, measured)
     best = best_variant(measured, recipe.compress, bar)
     shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # perhaps with files of another variant
@@ -78,6 +81,15 @@ def compress_task_model(builder: VariantBuilder) -> None:
             config = atomic.read_json(output / CONFIG)
             atomic.write_json(output / CONFIG, config | {EXPORT_KEY: facts | {"scored_on": processor()}})
     _write_summary(builder, measured, best, bar, times, validation)
+
+
+def _say_what_the_vocabulary_loses(builder: VariantBuilder, validation: Examples) -> None:
+    """One line, where a smaller vocabulary makes other pieces of the scored texts."""
+    trimmed = builder.folder.variant("whole").trimmed
+    if builder.recipe.compress.vocabulary and atomic.is_finished(trimmed):
+        texts = (text for example in validation.texts for text in example)
+        if lost := losses(load_tokenizer(builder.model), load_tokenizer(trimmed), texts):
+            notice(f"compress {builder.task.title}", f"{lost} ({validation.split})")
 
 
 def missed_targets(folder: CompressedFolder) -> str:
@@ -105,6 +117,7 @@ def _write_summary(
                 "note": one.variant.note, "held_out": one.held_out, "held_out_first": measured[0].held_out,
                 "held_out_examples": len(builder.held_out), "operations": one.operations, "shared_texts": in_train,
                 MAX_LENGTH: builder.max_length, "cut_texts": cut,
+                "precision": exported_facts(one.variant.folder).get("precision", "fp32"),
             }  # fmt: skip
             measurements += _measurements(builder, one, validation, predicted, first, times[one.variant.name], shared)
             write_predictions(output / predictions_file(number), validation, predicted)
@@ -185,5 +198,5 @@ def _difference(
         gold = np.zeros(len(one))
     else:
         one, other, gold = predictions.values, first.values, np.array(validation.columns["label"])
-    paired = metrics.paired_test(task.kind, task.headline, gold, one[None], other[None], seed=seed)
+    paired = resampling.paired_test(task.kind, task.headline, gold, one[None], other[None], seed=seed)
     return {"value": paired.difference, "interval": list(paired.interval), "p": paired.p}

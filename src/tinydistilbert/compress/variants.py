@@ -19,7 +19,7 @@ from tinydistilbert.compress.builder import (
     pad_token_id,
     single_inputs,
 )
-from tinydistilbert.compress.importance import Importance, head_and_neuron_importance
+from tinydistilbert.compress.importance import Importance, importance_on
 from tinydistilbert.compress.prune import drop_layers, most_important_layers, prune
 from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.data.files import find_splits, records
@@ -28,22 +28,14 @@ from tinydistilbert.export.quantize import quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
-from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_model, load_tokenizer, save_model
-from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.runtimes import BF16, OPENVINO, ModelInputs, exported_facts
-from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.run_folder import VariantFolder, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import sample_rows
-from tinydistilbert.tasks.encoding import collate
-from tinydistilbert.tasks.inference import batches_by_length
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.training.precision import multiplying
-
-TOKENS_A_BATCH = 2048
-"""Of the batches that importance is estimated from."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +105,7 @@ def _texts(builder: VariantBuilder) -> Iterator[str]:
     vocabulary = builder.recipe.compress.vocabulary
     if vocabulary != "train":
         for file in find_splits(Path(vocabulary))[0]:
-            yield from records(file, builder.recipe.corpus.text_column)
+            yield from records(file, builder.recipe.corpus.text_column, builder.recipe.corpus.quoting)
         return
     columns = recipe_examples(builder.recovery_recipe, builder.task, builder.task.train).columns
     for name in ("text", "text_pair", "question", "context"):
@@ -195,16 +187,9 @@ def _pruned(
 def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
     """Of the heads, neurons and layers of the model for its task."""
     examples, _ = training_examples(builder.recovery_recipe, builder.task, augmented=None, soft=False)
-    features = encoded(builder, examples, builder.model)
-    chosen = sample_rows(len(features), builder.recipe.compress.importance_examples, builder.recipe.seed)
-    objective, student, pad = TaskLoss(builder.task.kind), ProjectedStudent(model), pad_token_id(builder.model)
-    batches = (
-        collate(features, chosen[indices], pad, token_types=uses_token_types(model))
-        for indices in batches_by_length(features.lengths[chosen], TOKENS_A_BATCH)
-    )
-    return head_and_neuron_importance(
-        model, batches, lambda _, batch: objective.loss(student, dict(batch), {"hard": 1.0}, 0)[0]
-    )
+    features, settings = encoded(builder, examples, builder.model), builder.recipe
+    chosen = sample_rows(len(features), settings.compress.importance_examples, settings.seed)
+    return importance_on(model, features, chosen, builder.task.kind, pad_token_id(builder.model))
 
 
 def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:

@@ -25,6 +25,7 @@ from tinydistilbert.models.hub import local_folder
 from tinydistilbert.models.lengths import declared_length
 from tinydistilbert.models.loading import last_unused_position, load_config, load_tokenizer, longest_input
 from tinydistilbert.models.tokenizer_files import save_tokenizer
+from tinydistilbert.notices import counted
 from tinydistilbert.storage import atomic
 
 TEXTS_AT_ONCE = 1000
@@ -69,6 +70,28 @@ def trim(model_folder: Path, texts: Iterable[str], output: Path, *, minimum_coun
         longest = min(declared_length(tokenizer.model_max_length) or sys.maxsize, longest_input(config))
         save_tokenizer(tokenizer, folder, config, longest=longest)
         _renumber_tokenizer(folder, new)
+
+
+def losses(before: PreTrainedTokenizerFast, after: PreTrainedTokenizerFast, texts: Iterable[str]) -> str:
+    """What a smaller vocabulary loses of texts, in words: empty where every text has the pieces that it had.
+
+    Args:
+        before: the tokenizer of the whole vocabulary.
+        after: that of the smaller one.
+        texts: read once.
+    """
+    read, pieces, changed, unknown = 0, 0, 0, 0
+    for part in _parts(iter(texts)):
+        both = (tokenizer(part, add_special_tokens=False, verbose=False) for tokenizer in (before, after))
+        for whole, trimmed in zip(*(encodings.encodings for encodings in both), strict=True):
+            read, pieces = read + 1, pieces + len(whole.tokens)
+            changed += whole.tokens != trimmed.tokens
+            unknown += trimmed.tokens.count(after.unk_token) - whole.tokens.count(before.unk_token)
+    if not changed:
+        return ""
+    smaller = f"{changed:,} of {counted(read, 'text')} fall apart into other pieces"
+    lost = f"{counted(unknown, 'word')} in {pieces:,} tokens become {after.unk_token}" if unknown else "no word is lost"
+    return f"with the smaller vocabulary {smaller}, and {lost}"
 
 
 def _always_kept(model_folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> set[int]:

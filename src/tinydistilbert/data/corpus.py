@@ -174,6 +174,8 @@ def _facts(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, source: Source) -
     """All facts on which the blocks depend."""
     settings = dataclasses.asdict(corpus)
     del settings["attention"]  # it changes what tokens attend to, and no block
+    if corpus.quoting == "auto":  # the blocks of versions before had no other
+        del settings["quoting"]
     return {
         "format": FORMAT,
         "source": source.name,

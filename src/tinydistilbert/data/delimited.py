@@ -9,12 +9,11 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
+from tinydistilbert.recipe.types import Quoting
 
-Quoting = Literal["auto", "none", "csv"]
 Lines = Callable[[], Iterator[str]]
 """Each call reads the lines from the beginning, with their line breaks."""
 Numbered = Iterator[tuple[int, list[str]]]
@@ -22,11 +21,8 @@ Numbered = Iterator[tuple[int, list[str]]]
 _EXCEL = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 """First line of some files of Excel, which names the separator."""
 _IN_QUOTES = re.compile(r'"((?:[^"]|"")*)"')
-FIX_CSV = (
-    'put a field with a separator, a quote or a line break in it into quotes, and write a quote in it twice: ""; '
-    "or give --quoting none if quotes are part of the texts"
-)
-FIX_NONE = "take the separators out of the texts, or give --quoting csv if the fields are in quotes"
+SWITCH = "--quoting"
+"""The flag that decides how quotes are read in the files of a task."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,30 @@ class Delimited:
     """The line on which each record begins, and its fields, as many as the header has."""
 
 
-def read(lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: int) -> Delimited:
+@dataclass(frozen=True)
+class _File:
+    """What is known of a file before its records are read."""
+
+    where: str
+    delimiter: str
+    skipped: int
+    """Lines before the header."""
+    longest: int
+    switch: str
+
+    @property
+    def fix_csv(self) -> str:
+        """For an error in a file whose quotes enclose fields."""
+        fix = "put a field with a separator, a quote or a line break in it into quotes, and write a quote in it twice"
+        return f'{fix}: ""; or give {self.switch} none if quotes are part of the texts'
+
+    @property
+    def fix_none(self) -> str:
+        """For an error in a file whose quotes are text."""
+        return f"take the separators out of the texts, or give {self.switch} csv if the fields are in quotes"
+
+
+def read(lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: int, switch: str = SWITCH) -> Delimited:
     """The header and the records of a CSV or TSV file; empty lines between records are left out and counted.
 
     Args:
@@ -49,6 +68,7 @@ def read(lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: i
         quoting: `csv`, quotes enclose fields; `none`, they are text; `auto`: `csv`, and in a TSV file only where the
             file is surely quoted.
         longest: characters of a field.
+        switch: the flag that sets `quoting`, for errors and notices.
 
     Raises:
         UserError: an empty file, an open quote, a record with another number of fields than the header. Those of
@@ -58,10 +78,10 @@ def read(lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: i
     if excel := _EXCEL.fullmatch(next(lines(), "")):
         delimiter, skipped = excel[1], 1
         notice(where, f"the first line is Excel's: {delimiter!r} separates the columns")
-    mode = quoting
+    mode, file = quoting, _File(where, delimiter, skipped, longest, switch)
     if quoting == "auto":
-        mode = _quoting_of_tsv(lines, where, delimiter, skipped, longest) if is_tsv else "csv"
-    numbered = _records(lines(), where, delimiter, skipped, mode, longest, refuse_merged=is_tsv and quoting == "auto")
+        mode = _quoting_of_tsv(lines, file) if is_tsv else "csv"
+    numbered = _records(lines(), file, mode, refuse_merged=is_tsv and quoting == "auto")
     header_line, header = next(numbered, (1, None))
     if header is None:
         expected = "a line with the names of the columns"
@@ -69,16 +89,12 @@ def read(lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: i
     return Delimited(header_line, header, numbered)
 
 
-def _records(
-    lines: Iterator[str], where: str, delimiter: str, skipped: int, mode: str, longest: int, *, refuse_merged: bool
-) -> Numbered:
+def _records(lines: Iterator[str], file: _File, mode: str, *, refuse_merged: bool) -> Numbered:
     """The header and all records."""
-    for _ in range(skipped):
+    where = file.where
+    for _ in range(file.skipped):
         next(lines)
-    if mode == "none":
-        source: Iterator[tuple[int, list[str], list[str]]] = _plain(lines, delimiter, skipped)
-    else:
-        source = _quoted(lines, where, delimiter, skipped, longest)
+    source: Iterator[tuple[int, list[str], list[str]]] = (_plain if mode == "none" else _quoted)(lines, file)
     width, empty, waiting, merged, extra = 0, 0, 0, _Found(), _Found()
     for line, record, raw in source:
         if not record:
@@ -91,13 +107,15 @@ def _records(
             extra.add(line)
             record = record[:width]
         elif len(record) != width:
-            fix = FIX_NONE if mode == "none" else FIX_CSV
+            fix = file.fix_none if mode == "none" else file.fix_csv
             expected = f"{counted(width, 'field')}, as the header has"
             raise UserError(f"{where}:{line}", expected=expected, found=str(len(record)), fix=fix)
-        if width > 1 and len(raw) > 1 and all(part.count(delimiter) == width - 1 for part in raw):
+        if width > 1 and len(raw) > 1 and all(part.count(file.delimiter) == width - 1 for part in raw):
             if refuse_merged:
                 problem = f"its quotes make one row of {len(raw)} lines, each of which would be a row by itself"
-                fix = "give --quoting none if quotes are part of the texts, --quoting csv if they enclose fields"
+                fix = (
+                    f"give {file.switch} none if quotes are part of the texts, {file.switch} csv if they enclose fields"
+                )
                 raise UserError(f"{where}:{line}", problem=problem, fix=fix)
             merged.add(line)
         yield line, record
@@ -107,7 +125,7 @@ def _records(
         notice(where, f"{counted(extra.count, 'row')} with more fields than the header, all empty: {extra.first}")
     if merged.count:
         text = f"{counted(merged.count, 'row')} made of several lines by quotes, each of which would be a row by itself"
-        notice(where, f"{text}: {merged.first}; --quoting none reads quotes as text")
+        notice(where, f"{text}: {merged.first}; {file.switch} none reads quotes as text")
 
 
 @dataclass
@@ -122,16 +140,14 @@ class _Found:
         self.first = self.first or f"the first is in line {line}"
 
 
-def _plain(lines: Iterable[str], delimiter: str, skipped: int) -> Iterator[tuple[int, list[str], list[str]]]:
+def _plain(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str], list[str]]]:
     """Line number, fields and the line itself; no fields for an empty line."""
-    for number, line in enumerate(lines, 1 + skipped):
+    for number, line in enumerate(lines, 1 + file.skipped):
         text = line.removesuffix("\n").removesuffix("\r")
-        yield number, text.split(delimiter) if text else [], [line]
+        yield number, text.split(file.delimiter) if text else [], [line]
 
 
-def _quoted(
-    lines: Iterable[str], where: str, delimiter: str, skipped: int, longest: int
-) -> Iterator[tuple[int, list[str], list[str]]]:
+def _quoted(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str], list[str]]]:
     """The line on which a record begins, its fields, and the lines that it takes."""
     raw: list[str] = []
 
@@ -140,19 +156,19 @@ def _quoted(
             raw.append(line)
             yield line
 
-    reader = csv.reader(kept(), delimiter=delimiter, strict=True)
+    reader = csv.reader(kept(), delimiter=file.delimiter, strict=True)
     while True:
-        begin = reader.line_num + 1 + skipped
+        begin = reader.line_num + 1 + file.skipped
         raw.clear()
         try:
-            with _long_fields(longest):
+            with _long_fields(file.longest):
                 record = next(reader, None)
         except csv.Error as error:
             is_open = "unexpected end of data" in str(error)
-            found = "none to the end of the file" if is_open else f"{error} (line {reader.line_num + skipped})"
+            found = "none to the end of the file" if is_open else f"{error} (line {reader.line_num + file.skipped})"
             expected = "a closing quote" if is_open else "a quoted field to end at the next single quote"
-            fix = f"close the quotes, or {FIX_CSV}" if is_open else FIX_CSV
-            raise UserError(f"{where}:{begin}", expected=expected, found=found, fix=fix) from None
+            fix = f"close the quotes, or {file.fix_csv}" if is_open else file.fix_csv
+            raise UserError(f"{file.where}:{begin}", expected=expected, found=found, fix=fix) from None
         if record is None:
             return
         yield begin, record, raw.copy()
@@ -169,14 +185,14 @@ def _long_fields(characters: int) -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _quoting_of_tsv(lines: Lines, where: str, delimiter: str, skipped: int, longest: int) -> Quoting:
+def _quoting_of_tsv(lines: Lines, file: _File) -> Quoting:
     """How to read quotes in a TSV file, told where there are any: `none`, unless its fields are surely in quotes.
 
     They are in three cases: every name in the header is; or the lines have the header's number of fields either way,
     and each field with a quote in it is in quotes, with quotes doubled inside of one of them; or some line has another
     number of fields, and read as CSV all have the right one, none with a tab and a line break in one field.
     """
-    plain = _plain(_after(lines, skipped), delimiter, skipped)
+    plain = _plain(_after(lines, file.skipped), file)
     header = next((record for _, record, _ in plain if record), [])
     fits, are_closed, has_doubled, beginning = True, True, False, _Found()
     for line, record, _ in plain:
@@ -193,14 +209,16 @@ def _quoting_of_tsv(lines: Lines, where: str, delimiter: str, skipped: int, long
     elif fits:
         surely = beginning.count > 0 and are_closed and has_doubled
     else:
-        surely = beginning.count > 0 and _reads_as_csv(lines, delimiter, skipped, longest, len(header))
+        surely = beginning.count > 0 and _reads_as_csv(lines, file, len(header))
     if surely:
         fields = counted(beginning.count, "field")
-        notice(where, f"its header or {fields} below it are in quotes, which are taken off; --quoting none keeps them")
+        taken_off = f"its header or {fields} below it are in quotes, which are taken off"
+        notice(file.where, f"{taken_off}; {file.switch} none keeps them")
         return "csv"
     if beginning.count:
         cells = f"{counted(beginning.count, 'field')} that begin{'s' * (beginning.count == 1)} with one"
-        notice(where, f"quotes are part of the texts, also in {cells}, {beginning.first}; --quoting csv takes them off")
+        kept = f"quotes are part of the texts, also in {cells}, {beginning.first}"
+        notice(file.where, f"{kept}; {file.switch} csv takes them off")
     return "none"
 
 
@@ -211,10 +229,10 @@ def _after(lines: Lines, skipped: int) -> Iterator[str]:
     return stream
 
 
-def _reads_as_csv(lines: Lines, delimiter: str, skipped: int, longest: int, width: int) -> bool:
+def _reads_as_csv(lines: Lines, file: _File, width: int) -> bool:
     try:
-        for _, record, _ in _quoted(_after(lines, skipped), "", delimiter, skipped, longest):
-            if record and (len(record) != width or any(delimiter in cell and "\n" in cell for cell in record)):
+        for _, record, _ in _quoted(_after(lines, file.skipped), file):
+            if record and (len(record) != width or any(file.delimiter in cell and "\n" in cell for cell in record)):
                 return False
     except UserError:
         return False

@@ -15,6 +15,7 @@ from tinydistilbert.data.gzipped import GZ, check_ratio, ending, open_bytes
 from tinydistilbert.data.split_names import splits_by_name
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
+from tinydistilbert.recipe.types import Quoting
 from tinydistilbert.storage import atomic
 
 TEXT = (".txt", ".raw", ".tokens")
@@ -100,8 +101,13 @@ def has_rows(path: Path) -> bool:
     return ending(path) not in TEXT
 
 
-def records(path: Path, column: str) -> Iterator[str]:
+def records(path: Path, column: str, quoting: Quoting = "auto") -> Iterator[str]:
     """The lines of a text file, or the `column` of every row of other files; a null is an empty text.
+
+    Args:
+        path: the file.
+        column: that holds the text, where the file has rows.
+        quoting: how quotes are read in CSV and TSV.
 
     Raises:
         UserError: the file is not UTF-8, JSON or Parquet; there is no such column; a value in it is no text, or is too
@@ -111,7 +117,7 @@ def records(path: Path, column: str) -> Iterator[str]:
     if suffix in PARQUET:
         rows = _parquet_rows(path, column)
     elif suffix in TABLES:
-        rows = _table_rows(path, column)
+        rows = _table_rows(path, column, quoting)
     else:
         rows = _jsonl_rows(path, column) if suffix in JSONL else (line.rstrip("\r\n") for _, line in _lines(path))
     try:
@@ -185,12 +191,14 @@ def _jsonl_rows(path: Path, column: str) -> Iterator[str]:
         yield text
 
 
-def _table_rows(path: Path, column: str) -> Iterator[str]:
+def _table_rows(path: Path, column: str, quoting: Quoting) -> Iterator[str]:
     def lines() -> Iterator[str]:
         return (line for _, line in _lines(path))
 
     is_tsv = ending(path) == ".tsv"
-    table = delimited.read(lines, str(path), is_tsv=is_tsv, quoting="auto", longest=LONGEST_LINE)
+    table = delimited.read(
+        lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=LONGEST_LINE, switch="--corpus.quoting"
+    )
     if table.header.count(column) != 1:
         raise _no_column(f"{path}:{table.header_line}", column, ", ".join(table.header))
     position = table.header.index(column)

@@ -12,9 +12,24 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pydoc_data import topics as manual
+from typing import NamedTuple
 
 Document = tuple[str, str]
 """Name and text, one paragraph a line."""
+
+
+class Function(NamedTuple):
+    """A public function or method of the library, and what its docstring says that it does."""
+
+    module: str
+    """Its document: `module shutil.py`."""
+    name: str
+    """With the class in front: `ZipFile.extract`."""
+    parameters: tuple[str, ...]
+    """Names, without `self` and `cls`."""
+    summary: str
+    """First sentence of the docstring."""
+
 
 # Tests, programs, installed packages, tables of characters, and the file of the manual, which is read as topics.
 SKIPPED_FOLDERS = frozenset({
@@ -22,6 +37,7 @@ SKIPPED_FOLDERS = frozenset({
     "site-packages", "dist-packages", "__pycache__",
 })  # fmt: skip
 MIN_WORDS = 8
+MIN_SUMMARY_WORDS = 5
 MIN_LETTERS = 0.85
 MIN_PLAIN_WORDS = 0.75
 # A sentence of English has some of these; a list of names, a signature or a line of code seldom has.
@@ -36,6 +52,7 @@ _ROLE = re.compile(r":[a-z:]+:`~?([^`]+)`")
 _MARKS = re.compile(r"``|`_{0,2}|\*\*|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)|\[\d+\]_")
 _SPLIT_WORD = re.compile(r"(?<=[A-Za-z])- (?!(?:and|or|to)\b)(?=[a-z])")
 _SENTENCES = re.compile(r".*[.!?][\"')\]”’]*(?=\s|$)")
+_FIRST_SENTENCE = re.compile(r".*?[.!?](?=\s+[A-Z]|$)")
 _PLAIN_WORD = re.compile(r"[(\[\"'“\u2018]*[A-Za-z][a-z]*(?:['’-][A-Za-z]?[a-z]*)*[)\]\"'”’]*[.,;:!?]*[)\]\"'”’]*")
 _COMMENT = re.compile(r"[ \t]*#+ ?(?P<text>.*)")
 
@@ -66,10 +83,10 @@ def _without_markup(paragraph: str) -> str:
     return _SPLIT_WORD.sub("-", " ".join(plain.split()))
 
 
-def is_prose(paragraph: str) -> bool:
+def is_prose(paragraph: str, min_words: int) -> bool:
     """Whether a paragraph reads as English: mostly letters and plain words, with function words among them."""
     words = paragraph.split()
-    if len(words) < MIN_WORDS or ">>>" in paragraph or "::" in paragraph:
+    if len(words) < min_words or ">>>" in paragraph or "::" in paragraph:
         return False
     characters = "".join(words)
     letters = sum(map(str.isalpha, characters)) / len(characters)
@@ -85,7 +102,7 @@ def paragraphs(text: str) -> Iterator[str]:
     """
     for segment in _segments(text):
         sentences = _SENTENCES.match(_without_markup(segment))
-        if sentences and is_prose(sentences[0]):
+        if sentences and is_prose(sentences[0], MIN_WORDS):
             yield sentences[0]
 
 
@@ -119,13 +136,19 @@ def _module_text(path: Path) -> str:
     return "\n\n".join(text for _, text in parts)
 
 
-def _pages(library: Path) -> Iterator[Document]:
-    for name, text in sorted(manual.topics.items()):
-        yield f"topic {name}", text
+def _modules(library: Path) -> Iterator[tuple[str, Path]]:
+    """Name of the document and source file of each module."""
     for path in sorted(library.rglob("*.py")):
         relative = path.relative_to(library)
         if SKIPPED_FOLDERS.isdisjoint(relative.parts) and not relative.parts[0].startswith("config-"):
-            yield f"module {relative.as_posix()}", _module_text(path)
+            yield f"module {relative.as_posix()}", path
+
+
+def _pages(library: Path) -> Iterator[Document]:
+    for name, text in sorted(manual.topics.items()):
+        yield f"topic {name}", text
+    for name, path in _modules(library):
+        yield name, _module_text(path)
 
 
 def clean(pages: Iterable[Document]) -> Iterator[Document]:
@@ -138,7 +161,36 @@ def clean(pages: Iterable[Document]) -> Iterator[Document]:
             yield name, "\n".join(new)
 
 
+def functions_of(module: str, source: str) -> Iterator[Function]:
+    """The public functions of a source file whose docstring begins with a sentence of prose, in the file's order."""
+
+    def found_in(body: list[ast.stmt], prefix: str) -> Iterator[Function]:
+        for node in body:
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name[0] == "_":
+                continue
+            if isinstance(node, ast.ClassDef):
+                yield from found_in(node.body, f"{prefix}{node.name}.")
+                continue
+            arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            parameters = tuple(one.arg for one in arguments if one.arg not in ("self", "cls"))
+            first = _FIRST_SENTENCE.match(_without_markup(next(_segments(ast.get_docstring(node) or ""), "")))
+            if first and is_prose(first[0], MIN_SUMMARY_WORDS):
+                yield Function(module, prefix + node.name, parameters, first[0])
+
+    yield from found_in(ast.parse(source).body, "")
+
+
 @functools.cache
 def documents() -> tuple[Document, ...]:
     """All documents of the running interpreter's library, in a fixed order; the first call takes some seconds."""
     return tuple(clean(_pages(Path(sysconfig.get_path("stdlib")))))
+
+
+@functools.cache
+def functions() -> tuple[Function, ...]:
+    """All documented functions of the library, in a fixed order; of several with the same summary the first."""
+    found: dict[str, Function] = {}
+    for module, path in _modules(Path(sysconfig.get_path("stdlib"))):
+        for function in functions_of(module, path.read_text(encoding="utf-8", errors="replace")):
+            found.setdefault(function.summary, function)
+    return tuple(found.values())

@@ -118,7 +118,7 @@ def _from_files(corpus: Corpus, path: Path) -> Source:
 
     def read(paths: Sequence[Path]) -> Iterator[str]:
         for file in paths:
-            texts = files.records(file, corpus.text_column)
+            texts = files.records(file, corpus.text_column, corpus.quoting)
             where = "" if corpus.source == WIKITEXT2 else str(file)
             yield from to_documents(texts, has_rows=files.has_rows(file), packing=corpus.packing, where=where)
 

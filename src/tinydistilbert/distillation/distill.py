@@ -133,8 +133,9 @@ def _train(parts: _Parts, student: PreTrainedModel, steps: int, folder: Path, *,
     """Train `student` in place; returns the seconds."""
     optimization = parts.settings.optimization
     loss = PretrainingLoss(
-        parts.objective, parts.teacher, parts.matches, steps, optimization.gradient_accumulation_steps
-    )
+        parts.objective, parts.teacher, parts.matches, steps, optimization.gradient_accumulation_steps,
+        parts.settings.compile,
+    )  # fmt: skip
     batches = parts.cached or parts.setup.batches(parts.objective, optimization, steps=steps)
     return pretrain(student, loss, batches, parts.setup, optimization, folder=folder, label=label)
 

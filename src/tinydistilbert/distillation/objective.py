@@ -39,6 +39,8 @@ class PretrainingLoss:
     """Of the whole training; weights and temperature that change reach their second value at the last one."""
     accumulation: int = 1
     """Micro-batches in a step; only TinyDistilBERT's way of averaging needs to know."""
+    compiled: bool = False
+    """Compile what is computed from the logits by chunks, on a GPU."""
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -188,6 +190,7 @@ class PretrainingLoss:
             batch["labels"].flatten()[masked],
             temperature=temperature,
             term_scales=scales,
+            compiled=self.compiled,
         )
         return total, means | zeros
 

@@ -19,7 +19,7 @@ from tinydistilbert.dry_run.machine import Machine
 from tinydistilbert.dry_run.sizes import TaskSize, TextSize, task_size, text_size
 from tinydistilbert.models.loading import load_config, load_tokenizer, longest_input
 from tinydistilbert.models.pruned import give_shapes, is_pruned, shapes_of
-from tinydistilbert.models.size import Size
+from tinydistilbert.models.size import Size, layer_shapes
 from tinydistilbert.models.student import cut_student, task_student_config
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.jobs import Job
@@ -27,6 +27,7 @@ from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.recipe_splits import length_for
 from tinydistilbert.training import checkpoint
+from tinydistilbert.training.precision import Precision, Shape, choose
 
 SECONDS_A_FOLDER = 1.0
 """Loading, tokenising, saving, hashing around a training or an evaluation; 0.7 to 1.4 s in a quickstart on 2 cores."""
@@ -60,9 +61,19 @@ class Shared:
     run: RunContext
 
     @cached_property
-    def machine(self) -> Machine:
-        """How fast this machine is, measured."""
-        return costs.measure(self.run.device)
+    def _machines(self) -> dict[str, Machine]:
+        return {}
+
+    def machine(self, precision: Precision, weights: Sequence[Shape]) -> Machine:
+        """How fast this machine is, measured once for each precision of a training.
+
+        Args:
+            precision: of the training.
+            weights: of the model that most of the time goes to.
+        """
+        if precision not in self._machines:
+            self._machines[precision] = costs.measure(self.run.device, precision, weights)
+        return self._machines[precision]
 
     @cached_property
     def teacher_is_local(self) -> bool:
@@ -97,10 +108,13 @@ class Basis:
         """What is estimated."""
         return self.run.recipe
 
-    @property
+    @cached_property
     def machine(self) -> Machine:
-        """How fast this machine is."""
-        return self.shared.machine
+        """How fast this machine is, in the precision that the run has or would be begun in."""
+        given = self.recipe.finetune.model or self.recipe.compress.model
+        weights = layer_shapes(load_config(given) if given else self.models[0].config)
+        known = self.run.known_precision
+        return self.shared.machine(known or choose(self.run.device, weights).precision, weights)
 
     @property
     def text(self) -> TextSize | None:
@@ -159,7 +173,7 @@ class Basis:
         given = self.recipe.finetune.distillation.teachers
         if isinstance(given, tuple):
             return encoder_size(given[0])
-        if named := self.recipe.finetune.teacher:
+        if named := self.recipe.task_encoder:
             return encoder_size(named)
         return self.given_model if self.recipe.finetune.model else self.teacher
 
@@ -168,7 +182,7 @@ class Basis:
         """The size of a student that is cut from the fine-tuned teacher of its task."""
         given = self.recipe.finetune.distillation.teachers
         finetune = self.recipe.finetune
-        teacher = given[0] if isinstance(given, tuple) else finetune.model or finetune.teacher
+        teacher = given[0] if isinstance(given, tuple) else finetune.model or self.recipe.task_encoder
         config = load_config(teacher) if teacher else self.models[0].config
         return _size_of(task_student_config(config, self.recipe.student))
 
@@ -183,7 +197,7 @@ class Basis:
     def training_seconds(self, model: Size, operations: float, steps: int) -> float:
         """Time of so many updates and so many operations of forward and backward passes."""
         traffic = steps * model.parameters * costs.BYTES_PER_UPDATE
-        return self.machine.seconds(operations, traffic=traffic) + SECONDS_A_FOLDER
+        return self.machine.training_seconds(operations, traffic=traffic) + SECONDS_A_FOLDER
 
     def checkpoints(self, model: Size, seconds: float) -> float:
         """Bytes of those that are kept, and of one being written."""

@@ -106,9 +106,10 @@ def _seconds(
         operations += forward * size.features * max(1, len(settings.teachers))
     forms = 1 + _of_openvino(settings)
     variants = _variants(settings) - forms * (len(shares) - sum(shares))
-    operations += variants * (forward * held_out + model.forward(size.evaluation_tokens, size.length))
+    scored = variants * (forward * held_out + model.forward(size.evaluation_tokens, size.length))
     return (
         basis.training_seconds(model, operations, len(shares) * steps)
+        + machine.seconds(scored)
         + machine.seconds_on_one_core(variants * forward * settings.timed_examples)
         + SECONDS_A_FOLDER * (_variants(settings) + 2 * len(shares))
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tinydistilbert import notices
@@ -11,7 +10,9 @@ from tinydistilbert.dry_run.basis import Basis, Line, basis_of
 from tinydistilbert.dry_run.stages import ESTIMATES, check_inputs
 from tinydistilbert.errors import UserError
 from tinydistilbert.pipeline.context import RunContext
-from tinydistilbert.progress import duration
+from tinydistilbert.pipeline.keep import check_kept, unkept
+from tinydistilbert.progress import duration, size_in_words
+from tinydistilbert.storage import atomic
 from tinydistilbert.storage.disk import existing, free_bytes
 
 
@@ -24,7 +25,7 @@ def plan(run: RunContext) -> str:
     basis = basis_of(run)
     lines = _lines(basis)
     notes = dict.fromkeys(f"warning: {note}" for line in lines for note in line.notes)
-    return "\n".join([*_table(lines), "", *notes, *_totals(lines, basis.machine, run.folder.path)])
+    return "\n".join([*_table(lines), "", *notes, *_totals(lines, basis)])
 
 
 def plan_as_json(run: RunContext) -> dict[str, Any]:
@@ -41,10 +42,12 @@ def plan_as_json(run: RunContext) -> dict[str, Any]:
         "some_seconds_unknown": any(line.seconds is None for line in lines),
         "disk": sum(line.disk for line in lines),
         "temporary_disk": max((line.temporary_disk for line in lines), default=0.0),
+        "disk_of_models_not_kept": _unkept_bytes(basis),
         "disk_free": free_bytes(run.folder.path),
         "memory": costs.PROCESS_BYTES + max((line.memory for line in lines), default=0.0),
         "device": basis.machine.device,
         "threads": basis.machine.threads,
+        "precision": basis.machine.precision,
         "notices": list(notices.all_notices()),
     }
 
@@ -72,6 +75,7 @@ def _lines(basis: Basis) -> list[Line]:
     basis.run.check_machine()
     if basis.run.is_begun():
         basis.run.inputs.check()
+        check_kept(basis.run)
     else:
         check_inputs(basis)
     return [line for stage in basis.run.stages for line in ESTIMATES[stage](basis)]
@@ -97,16 +101,32 @@ def _table(lines: Sequence[Line]) -> list[str]:
     ]
 
 
-def _totals(lines: Sequence[Line], machine: costs.Machine, output: Path) -> list[str]:
+def _unkept_bytes(basis: Basis) -> float:
+    """Bytes of models that the run deletes when nothing is left to read them."""
+    run, total = basis.run, 0.0
+    if run.recipe.finetune.keep == "all" or "evaluate" not in run.stages:
+        return total
+    for model in unkept(run):
+        if model.job or model.folder == run.folder.control:
+            size = basis.task_model(model.job) if model.job else basis.student
+            is_gone = atomic.is_finished(model.folder) and atomic.is_released(model.folder)
+            total += 0.0 if is_gone else 4 * size.parameters
+    return total
+
+
+def _totals(lines: Sequence[Line], basis: Basis) -> list[str]:
+    machine, output = basis.machine, basis.run.folder.path
     seconds = sum(line.seconds or 0 for line in lines)
     temporary = max(line.temporary_disk for line in lines)
     disk = sum(line.disk for line in lines)
     free, disk_of = free_bytes(output), existing(output)
     unknown = any(line.seconds is None for line in lines)
     checkpoints = f", and {size_in_words(temporary)} of checkpoints while training" if temporary else ""
+    unkept_bytes = _unkept_bytes(basis)
+    gone = f", of which {size_in_words(unkept_bytes)} are deleted in the end (finetune.keep)" if unkept_bytes else ""
     totals = [
         f"time left:   {'more than ' if unknown else 'about '}{duration(seconds)}",
-        f"disk:        about {size_in_words(disk)}{checkpoints}; {size_in_words(free)} free at {disk_of}",
+        f"disk:        about {size_in_words(disk)}{gone}{checkpoints}; {size_in_words(free)} free at {disk_of}",
         f"peak memory: about {size_in_words(costs.PROCESS_BYTES + max(line.memory for line in lines))}",
     ]
     if _needed(lines) > free:
@@ -115,15 +135,8 @@ def _totals(lines: Sequence[Line], machine: costs.Machine, output: Path) -> list
         )
     on = f"{machine.threads} threads" if machine.device == "cpu" else machine.device
     totals.append(
-        f"Estimates, good to about 40 %: {costs.EFFICIENCY:.0%} of the {machine.operations / 1e9:,.0f} GFLOP/s that "
-        f"multiplying matrices reached just now ({on}). Nothing was written."
+        f"Estimates, good to about 40 %: training in {machine.precision} at {machine.training / 1e9:,.0f} GFLOP/s, "
+        f"scoring in fp32 at {costs.EFFICIENCY * machine.operations / 1e9:,.0f}, by what multiplying matrices reached "
+        f"just now ({on}). Nothing was written."
     )
     return totals
-
-
-def size_in_words(count: float) -> str:
-    """Bytes in words, in powers of 1,000."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
-    return f"{count:.0f} B"

@@ -6,7 +6,6 @@ Nothing is written, and nothing is fetched from the hub: published sizes stand i
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -22,11 +21,11 @@ from tinydistilbert.storage import cache
 from tinydistilbert.tasks import HELD_OUT, hold_out, repeated, tasks_of
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.encoding import Features, cut_texts, encode, token_lengths
+from tinydistilbert.tasks.further_texts import further_texts
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.token_losses import token_losses
-from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 WIKITEXT2_COUNTS = {"train": (2_137_010, 36_718), "validation": (215_376, 3_760)}
 """Tokens in BERT's uncased vocabulary, and lines, of the splits of WikiText-2, for when it is on the hub."""
@@ -216,9 +215,9 @@ def _unlabelled(recipe: Recipe, task: Task) -> int:
     Raises:
         UserError: the file is wrong, as a run would say.
     """
-    file = recipe.finetune.distillation.unlabelled
     is_taught = any(job.is_second_distillation and job.task == task.name for job in jobs(recipe))
-    return len(read_unlabelled(Path(file), task)) if file and is_taught else 0
+    found = further_texts(recipe, task) if is_taught else None
+    return 0 if found is None else len(found)
 
 
 def _sample(examples: Examples) -> Examples:

@@ -91,7 +91,7 @@ def _student_line(basis: Basis) -> Line:
         vocab_size=basis.teacher.vocabulary,
     )  # fmt: skip
     what = f"{line.what}; teacher cached in {settings.views} views, unless they were made before"
-    passes = basis.machine.seconds(settings.views * basis.teacher.forward(basis.text.train * size, size))
+    passes = basis.machine.training_seconds(settings.views * basis.teacher.forward(basis.text.train * size, size))
     return replace(line, what=what, disk=line.disk + disk, seconds=(line.seconds or 0.0) + passes)
 
 

@@ -53,7 +53,8 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
     seconds = max(1, len(settings.learning_rates)) * sum(training.seconds for training in trainings)
     if any(job.is_second_distillation for job in left):
         seconds += _soft_target_seconds(basis, name, settings, size)
-    steps = sorted({_steps(job, settings, size) for job in members})
+    kind = basis.run.tasks[name].kind
+    steps = sorted({_steps(job, settings, size, kind) for job in members})
     shown = f"{steps[0]:,} to {steps[-1]:,}" if len(steps) > 1 else f"{steps[0]:,}"
     what = f"{models}{shown} steps × {_examples_a_step(settings)}, {size.examples:,} examples"
     return Line(
@@ -66,7 +67,7 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
 def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskSize) -> "_Training":
     """What is left of one fine-tuning after `done` steps."""
     model, features = basis.task_model(job), _features(job, settings, size)
-    steps = _steps(job, settings, size)
+    steps = _steps(job, settings, size, basis.run.tasks[job.task].kind)
     tokens = _examples_a_step(settings) * size.length
     operations = FORWARD_AND_BACKWARD * model.forward((steps - done) * tokens, size.length)
     memory = model.training_memory(settings.optimization.batch_size * size.longest, 0)
@@ -88,9 +89,11 @@ def _soft_target_seconds(basis: Basis, task: str, settings: Finetune, size: Task
         operations += proposer.forward(size.examples * passes * size.length, size.length)
         operations += proposer.vocabulary_head(size.examples * words)
     if not atomic.is_finished(folder.soft_targets(task)):
-        tokens = _teachers(basis.recipe.finetune) * _distilled_features(settings, size) * size.length
+        only_originals = settings.distillation.ends_with_originals(basis.run.tasks[task].kind)
+        answered = size.features if only_originals else _distilled_features(settings, size)
+        tokens = _teachers(basis.recipe.finetune) * answered * size.length
         operations += basis.task_teacher.forward(tokens, size.length)
-    return basis.machine.seconds(operations)
+    return basis.machine.training_seconds(operations)
 
 
 def _teachers(finetune: Finetune) -> int:
@@ -155,12 +158,13 @@ def _features(job: Job, settings: Finetune, size: TaskSize) -> int:
     return _distilled_features(settings, size) if job.is_second_distillation else size.features
 
 
-def _steps(job: Job, settings: Finetune, size: TaskSize) -> int:
+def _steps(job: Job, settings: Finetune, size: TaskSize, kind: str) -> int:
     """Optimiser steps of a fine-tuning."""
     features = _features(job, settings, size)
     if not job.is_second_distillation:
         return finetune_steps(settings, features)
-    return sum(phase.steps for phase in distillation_phases(settings, features))
+    originals = size.features if settings.distillation.ends_with_originals(kind) else 0
+    return sum(phase.steps for phase in distillation_phases(settings, features, originals))
 
 
 def _distilled_features(settings: Finetune, size: TaskSize) -> int:

@@ -1,4 +1,4 @@
-"""Metrics, their intervals and tests, and the warnings about them: pure functions on arrays.
+"""Metrics: pure functions on arrays.
 
 Each metric works along the last axis, so that the same definition gives the value and, over a stack of resamples, its
 bootstrap interval. Shares lie in 0..1, correlations in -1..1. `counts` says how often each example occurs, once for
@@ -6,21 +6,18 @@ each resample (…, n); without them each occurs once.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, rankdata
+from scipy.stats import rankdata
 
 from tinydistilbert.evaluation.answer_units import UNITS, Units
 
 Array = NDArray[Any]
 Metric = Callable[..., NDArray[np.float64]]
 """From labels, predictions and, if wanted, counts to the value of each resample."""
-Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
-"""From indices of examples (…, n) to the metric on these examples (…)."""
 
 NO_CLASS = -1
 """Prediction of a classifier whose logits are not finite numbers; never right."""
@@ -221,192 +218,3 @@ def best_null_threshold(given: Array, withheld: Array, differences: Array) -> tu
     count = int(np.argmax(np.where(between, np.round(totals, 9), -np.inf)))
     ends = np.concatenate([[ordered[0] - 2], ordered, [ordered[-1] + 2]])
     return float(ends[count : count + 2].mean()), float(totals[count] / len(order))
-
-
-def bootstrap(
-    statistics: Mapping[str, Statistic], examples: int, *, seed: int, resamples: int = 1000
-) -> dict[str, tuple[float, float]]:
-    """95 % percentile interval of each statistic over resamples of the examples, drawn with replacement.
-
-    It shows how much the value depends on which examples the split holds, not on the seed of the training.
-    """
-    random = np.random.default_rng(seed)
-    rows = max(1, 1_000_000 // examples)  # resamples at a time, to bound memory
-    drawn: dict[str, list[Array]] = {name: [] for name in statistics}
-    for begin in range(0, resamples, rows):
-        indices = random.integers(examples, size=(min(rows, resamples - begin), examples))
-        for name, statistic in statistics.items():
-            drawn[name].append(statistic(indices))
-    ends = {name: np.percentile(np.concatenate(values), (2.5, 97.5)) for name, values in drawn.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Two sides on the same examples, each side's value the median over its seeds."""
-
-    first: float
-    second: float
-    interval: tuple[float, float]
-    """95 % percentile interval of `difference` over resamples of the examples."""
-    p: float
-    """Two-sided: how often a resample's difference does not have the sign of most of them, doubled."""
-
-    @property
-    def difference(self) -> float:
-        """First minus second."""
-        return self.first - self.second
-
-    @property
-    def mirrored(self) -> "Paired":
-        """The same with the sides in the other order."""
-        low, high = self.interval
-        return Paired(self.second, self.first, (-high, -low), self.p)
-
-
-PAIRED_RESAMPLES = 10_000
-PAIRED_RESAMPLES_OF_CORRELATIONS = 5_000
-"""Fewer, because ranks are computed anew in every resample, which takes longer than counting right answers."""
-
-
-def paired_test(
-    kind: Literal["classification", "regression", "span"], metric: str, labels: Array, first: Array, second: Array, *,
-    seed: int = 0,
-) -> Paired:  # fmt: skip
-    """The one paired test of two sides on a task: whoever compares the same predictions gets the same numbers.
-
-    Args:
-        kind: of the task.
-        metric: one of its metrics.
-        labels: (n,) classes or numbers; of span tasks anything.
-        first: (seeds, n) predictions of one side; of span tasks the metric of each answer.
-        second: (seeds, n) those of the other.
-        seed: of the resamples.
-    """
-    used = mean_score if kind == "span" else METRICS[metric]
-    resamples = PAIRED_RESAMPLES_OF_CORRELATIONS if kind == "regression" else PAIRED_RESAMPLES
-    return paired_bootstrap(used, labels, first, second, seed=seed, resamples=resamples)
-
-
-def paired_bootstrap(
-    metric: Metric, labels: Array, first: Array, second: Array, *, seed: int, resamples: int = 10_000
-) -> Paired:
-    """How sure it is that two sides differ on other examples of this kind (Efron and Tibshirani 1993).
-
-    A resample draws examples with replacement, the same ones for every seed of both sides. Examples with equal labels
-    and predictions are drawn as one kind with its multinomial count, which is the same draw in less time. In the other
-    order the sides get the same p and the mirrored interval.
-
-    Args:
-        metric: of labels, predictions and counts.
-        labels: (n,).
-        first: (seeds, n) predictions of one side.
-        second: (seeds, n) predictions of the other; the number of seeds may be another.
-        seed: of the draws.
-        resamples: how many draws; fewer, but never under 1000, where more would take longer than some seconds.
-    """
-    if np.asarray(second, dtype=np.float64).tobytes() < np.asarray(first, dtype=np.float64).tobytes():
-        return paired_bootstrap(metric, labels, second, first, seed=seed, resamples=resamples).mirrored
-    kinds, sizes = np.unique(np.column_stack([labels, *first, *second]), axis=0, return_counts=True)
-    gold, *predictions = np.ascontiguousarray(kinds.T)
-
-    def values(counts: Array) -> Array:
-        each = [metric(gold, guesses, counts) for guesses in predictions]
-        return np.stack([np.median(each[: len(first)], axis=0), np.median(each[len(first) :], axis=0)])
-
-    random = np.random.default_rng(seed)
-    resamples = min(resamples, max(1000, 60_000_000 // len(kinds)))
-    rows = max(1, 1_000_000 // len(kinds))  # resamples at a time, to bound memory
-    drawn = []
-    for begin in range(0, resamples, rows):
-        counts = random.multinomial(len(labels), sizes / len(labels), size=min(rows, resamples - begin))
-        one, other = values(counts.astype(np.float64))
-        drawn.append(np.round(one - other, 12))  # equal sides stay equal, whatever the order of a sum
-    differences = np.concatenate(drawn)
-    low, high = np.percentile(differences, (2.5, 97.5))
-    tail = 1 + min((differences <= 0).sum(), (differences >= 0).sum())
-    (first_value,), (second_value,) = values(sizes[None].astype(np.float64))
-    p = min(1.0, float(2 * tail / (1 + resamples)))
-    return Paired(float(first_value), float(second_value), (float(low), float(high)), p)
-
-
-def mcnemar(first_right: Array, second_right: Array) -> float:
-    """Exact two-sided p of McNemar's test (1947), from which of the examples (n,) each side has right.
-
-    Without a difference, an example that one side alone has right belongs to either side with chance one half.
-    """
-    first_only, second_only = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
-    if first_only + second_only == 0:
-        return 1.0
-    return float(binomtest(first_only, first_only + second_only).pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values in their order, raised so that any of them falls below 0.05 by chance in at most one of 20 tables.
-
-    (The step-down method of Holm 1979; true whatever the comparisons have to do with one another, at any level.)
-    """
-    order = np.argsort(p_values)
-    raised = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * np.arange(len(order), 0, -1)))
-    adjusted = np.empty(len(order))
-    adjusted[order] = raised
-    return [float(p) for p in adjusted]
-
-
-def majority_predictions(labels: Array) -> Array:
-    """The majority baseline: always the most frequent label, or the mean of labels that are floats."""
-    if np.issubdtype(labels.dtype, np.floating):
-        return np.full(labels.shape, labels.mean())
-    values, counts = np.unique(labels, return_counts=True)
-    return np.full(labels.shape, values[counts.argmax()])
-
-
-def majority_score(metric: str, labels: Array) -> float:
-    """The metric of `majority_predictions`; 0 for correlations, which are undefined for a constant."""
-    return float(METRICS[metric](labels, majority_predictions(labels)))
-
-
-def majority_answer(answers: Sequence[Sequence[str]], units: Units = "words") -> str:
-    """The most frequent normalised answer, or an empty one for none: the majority baseline of a span task."""
-    return Counter(normalize_answer(gold[0], units) if gold else "" for gold in answers).most_common(1)[0][0]
-
-
-def sanity_warnings(
-    predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float, ids: Sequence[Any] = (),
-    not_finite: int = 0,
-) -> list[str]:  # fmt: skip
-    """Reasons to distrust a value, one sentence each; empty when there are none.
-
-    Args:
-        predictions: classes (`NO_CLASS` for none), scores or answer texts.
-        examples: how many predictions there should be.
-        value: the metric's value.
-        majority: the same metric of the majority baseline.
-        ids: names of the predicted examples, if they are to be checked.
-        not_finite: how many answer texts were read from logits of which some are not finite numbers; classes and scores
-            show it themselves.
-    """
-    predicted = np.asarray(predictions)
-    warnings = []
-    if len(predicted) != examples:
-        warnings.append(f"{len(predicted)} predictions for {examples} examples")
-    if doubled := len(ids) - len(set(ids)):
-        warnings.append(f"{doubled} of {len(ids)} predictions are of an example that already has one")
-    if np.issubdtype(predicted.dtype, np.floating):
-        not_finite = int((~np.isfinite(predicted)).sum())
-    elif np.issubdtype(predicted.dtype, np.integer):
-        not_finite = int((predicted == NO_CLASS).sum())
-    if not_finite:
-        warnings.append(f"{not_finite} of {len(predicted)} predictions are not finite numbers")
-    if len(predicted) > 1 and _are_the_same(predicted):
-        warnings.append(f"every prediction is the same: {str(predicted[0]) or 'no answer'}")
-    if value <= majority:
-        warnings.append(f"{value:.3f} is not above the {majority:.3f} of the majority baseline")
-    return warnings
-
-
-def _are_the_same(predictions: Array) -> bool:
-    """Whether there is only one prediction; scores also where they differ by the rounding of float32 alone."""
-    if np.issubdtype(predictions.dtype, np.floating) and np.isfinite(predictions).all():
-        return bool(np.ptp(predictions) <= np.finfo(np.float32).eps * np.abs(predictions).max())
-    return len(np.unique(predictions)) == 1

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import metrics, resampling, sanity
 from tinydistilbert.evaluation.answer_units import without_blanks
+from tinydistilbert.evaluation.resampling import Statistic
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.inference import Logits
@@ -141,12 +142,12 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
     """
     statistics, majority = _statistics(examples, predictions)
     everything = np.arange(len(examples))
-    intervals = metrics.bootstrap(statistics, len(examples), seed=seed)
+    intervals = resampling.bootstrap(statistics, len(examples), seed=seed)
     scores: dict[str, tuple[float, dict[str, Any]]] = {}
     for name, statistic in statistics.items():
         value = float(statistic(everything))
         ids = examples.columns["id" if "id" in examples.columns else "idx"]
-        warnings = metrics.sanity_warnings(
+        warnings = sanity.sanity_warnings(
             predictions.values, examples=len(examples), value=value, majority=majority[name], ids=ids,
             not_finite=predictions.not_finite,
         )  # fmt: skip
@@ -184,7 +185,7 @@ def _scores_by_answer(
         if not count:
             continue
         statistics = {name: partial(_mean_at, each[name][chosen]) for name in examples.task.metrics}
-        intervals = metrics.bootstrap(statistics, count, seed=seed)
+        intervals = resampling.bootstrap(statistics, count, seed=seed)
         for name in examples.task.metrics:
             details = {
                 "interval": list(intervals[name]), "majority": float(majority[name][chosen].mean()), "warnings": [],
@@ -219,14 +220,14 @@ def _answer_scores(
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
     """Each metric of each answer, and of the majority baseline's."""
     units = examples.task.answer_units
-    baseline = [metrics.majority_answer(predictions.gold, units)] * len(examples)
+    baseline = [sanity.majority_answer(predictions.gold, units)] * len(examples)
     return (
         metrics.squad_scores(predictions.words, predictions.gold, units),
         metrics.squad_scores(baseline, predictions.gold, units),
     )
 
 
-def _statistics(examples: Examples, predictions: Predictions) -> tuple[dict[str, metrics.Statistic], dict[str, float]]:
+def _statistics(examples: Examples, predictions: Predictions) -> tuple[dict[str, Statistic], dict[str, float]]:
     """The task's metrics as functions of the examples that are counted, and the majority baseline's score in each."""
     names = examples.task.metrics
     if examples.task.kind == "span":
@@ -236,7 +237,7 @@ def _statistics(examples: Examples, predictions: Predictions) -> tuple[dict[str,
     # Small integers, because a bootstrap looks at every example a thousand times.
     dtype = np.float64 if examples.task.kind == "regression" else np.int16
     labels, guesses = np.array(examples.columns["label"], dtype=dtype), predictions.values.astype(dtype)
-    majority = {name: metrics.majority_score(name, labels) for name in names}
+    majority = {name: sanity.majority_score(name, labels) for name in names}
     return {name: partial(_metric_at, name, labels, guesses) for name in names}, majority
 
 

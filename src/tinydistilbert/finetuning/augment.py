@@ -23,6 +23,7 @@ from tinydistilbert.finetuning.word_spans import Words, find_words, is_word
 from tinydistilbert.models.heads import vocabulary_input, vocabulary_matrix, vocabulary_size
 from tinydistilbert.models.loading import longest_input
 from tinydistilbert.models.torch_runtime import uses_token_types
+from tinydistilbert.notices import counted
 from tinydistilbert.progress import Progress
 from tinydistilbert.recipe.schema import TaskDistillation
 from tinydistilbert.tasks.base import Examples
@@ -74,7 +75,20 @@ def augment(
         examples.columns["text"], examples.columns.get("text_pair"), model, tokenizer,
         candidates=settings.augment_candidates, device=device, max_length=max_length, log=log,
     )  # fmt: skip
-    return augmented(examples, proposals, copies=settings.augment, share=settings.augment_share, seed=seed)
+    made = augmented(examples, proposals, copies=settings.augment, share=settings.augment_share, seed=seed)
+    most, without = settings.augment * len(examples), len(examples) - len(set(made.columns["idx"]))
+    if len(made) < most:
+        left_out = f"{most - len(made):,} of {counted(most, 'copy', 'copies')} left out, equal to another text"
+        log(f"augmentation: {left_out}; {counted(without, 'example')} without a copy")
+    return made
+
+
+def questions_alone(examples: Examples) -> Examples:
+    """The questions of a span task as texts; `idx` is the place of each among the examples."""
+    task = replace(examples.task, kind="classification", text_pair=None)
+    count = len(examples)
+    columns = {"idx": [*range(count)], "text": examples.columns["question"], "label": [None] * count}
+    return Examples(task, examples.split, columns, count)
 
 
 def propose(

@@ -16,6 +16,22 @@ from tinydistilbert.tasks.encoding import Features, collate
 from tinydistilbert.training.job import Batch
 
 
+@dataclass(frozen=True)
+class InTurn:
+    """The micro-batches of two stages, which do not read the same inputs."""
+
+    first: "TaskBatches"
+    last: "TaskBatches"
+    border: int
+    """Steps of the first stage."""
+
+    def __call__(self, step: int, oom_splits: int = 0) -> list[Batch]:
+        """The micro-batches of `step`, each cut into 2^oom_splits parts."""
+        if step < self.border:
+            return self.first(step, oom_splits)
+        return self.last(step - self.border, oom_splits)
+
+
 @dataclass(frozen=True, eq=False)
 class TaskBatches:
     """The micro-batches of each optimiser step, padded to their own longest input."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
 from tinydistilbert.notices import notice
-from tinydistilbert.recipe.schema import Finetune, Recipe
+from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tasks import HELD_OUT, hold_out
 from tinydistilbert.tasks.base import Examples, Task, is_answerable
+from tinydistilbert.tasks.further_texts import further_texts
 from tinydistilbert.tasks.recipe_splits import recipe_examples
-from tinydistilbert.tasks.unlabelled import read_unlabelled
+from tinydistilbert.tasks.unlabelled import question_copies, read_unlabelled
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class TaskExamples:
         """The task, with its classes."""
         return self.train.task
 
+    @cached_property
+    def originals(self) -> Examples:
+        """The examples that have a label, without copies and further texts."""
+        return _taken(self.train, range(self.labelled)) if self.labelled < len(self.train) else self.train
+
 
 def task_examples(recipe: Recipe, task: Task, soft_targets: SoftTargetSource | None) -> TaskExamples:
     """The examples that a recipe wants of a task, for a fine-tuning with soft targets or without.
@@ -48,7 +55,7 @@ def task_examples(recipe: Recipe, task: Task, soft_targets: SoftTargetSource | N
         recipe, recipe_examples(recipe, task, task.train, limit=settings.train_examples)
     )
     train, labelled = _with_unlabelled(
-        settings, of_split, augmented=soft_targets.augmented if soft_targets else None, soft=soft_targets is not None
+        recipe, of_split, augmented=soft_targets.augmented if soft_targets else None, soft=soft_targets is not None
     )
     if settings.select == "fixed":
         return TaskExamples(train, labelled, threshold=threshold)
@@ -69,17 +76,17 @@ def training_examples(recipe: Recipe, task: Task, *, augmented: Path | None, sof
     """
     settings = recipe.finetune.settings(task.name)
     of_split, _ = less_threshold(recipe, recipe_examples(recipe, task, task.train, limit=settings.train_examples))
-    return _with_unlabelled(settings, of_split, augmented=augmented, soft=soft)
+    return _with_unlabelled(recipe, of_split, augmented=augmented, soft=soft)
 
 
-def _with_unlabelled(
-    settings: Finetune, labelled: Examples, *, augmented: Path | None, soft: bool
-) -> tuple[Examples, int]:
+def _with_unlabelled(recipe: Recipe, labelled: Examples, *, augmented: Path | None, soft: bool) -> tuple[Examples, int]:
     """Labelled examples with the others behind them, and how many are labelled; see `training_examples`."""
     unlabelled = []
-    if soft and settings.distillation.unlabelled:
-        unlabelled.append(read_unlabelled(Path(settings.distillation.unlabelled), labelled.task))
-    if soft and augmented is not None:
+    if soft and (texts := further_texts(recipe, labelled.task)) is not None:
+        unlabelled.append(texts)
+    if soft and augmented is not None and labelled.task.kind == "span":
+        unlabelled.append(question_copies(augmented, labelled))
+    elif soft and augmented is not None:
         unlabelled.append(read_unlabelled(augmented, labelled.task, may_be_empty=True))
     columns = {
         name: [*values, *(value for part in unlabelled for value in part.columns[name])]

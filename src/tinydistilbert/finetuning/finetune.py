@@ -10,7 +10,13 @@ from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning.examples import TaskExamples
 from tinydistilbert.finetuning.null_threshold import set_null_threshold
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
-from tinydistilbert.finetuning.trainer import TaskTraining, loss_without_learning, prepare_training, run_training
+from tinydistilbert.finetuning.trainer import (
+    TaskTraining,
+    first_features,
+    loss_without_learning,
+    prepare_training,
+    run_training,
+)
 from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import longest_input, save_model
 from tinydistilbert.notices import notice
@@ -84,7 +90,7 @@ def finetune(
         }  # fmt: skip
         if examples.train.left_out:
             facts["left_out"] = examples.train.left_out
-        if notes := span_losses(examples.train, training.batches.features):
+        if notes := span_losses(examples.originals, first_features(training.batches.features, examples)):
             facts["notes"] = notes
         if not training.scale.is_plain:  # both losses are in these units
             facts |= {"label_mean": training.scale.mean, "label_deviation": training.scale.deviation}
@@ -154,7 +160,7 @@ def _run(training: TaskTraining, folder: Path, label: str) -> tuple[float, dict[
         epoch = (
             (best.step - sum(phase.steps for phase in before))
             * training.optimization.gradient_accumulation_steps
-            / training.batches.per_epoch
+            / training.last_batches.per_epoch
         )
         facts["selected"] = {
             "by": training.settings.select, "score": best.score, "step": best.step, "epoch": round(epoch, 2),

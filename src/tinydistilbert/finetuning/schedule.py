@@ -17,16 +17,23 @@ def intermediate_steps(settings: schema.Finetune, features: int) -> int:
     return round(batches / settings.optimization.gradient_accumulation_steps)
 
 
-def distillation_phases(settings: schema.Finetune, features: int) -> tuple[Phase, ...]:
-    """The phases of a second distillation on so many inputs: one, or where the recipe says so, its two stages."""
+def distillation_phases(settings: schema.Finetune, features: int, originals: int = 0) -> tuple[Phase, ...]:
+    """The phases of a second distillation on so many inputs: one, or where the recipe says so, its two stages.
+
+    Args:
+        settings: of the task.
+        features: inputs.
+        originals: where the second stage reads the train examples alone, how many inputs they are; 0 = it reads all.
+    """
     distillation, usual = settings.distillation, settings.optimization.learning_rate
     steps, first = finetune_steps(settings, features), intermediate_steps(settings, features)
-    if not distillation.has_stages:
+    if not (distillation.has_stages or originals):
         return (Phase(steps, usual),)
-    if distillation.epochs is None:
+    if distillation.epochs is None and not originals:
         last = Phase(steps - first, distillation.learning_rate or usual)
     else:
-        last = Phase(_steps(settings, distillation.epochs, features), distillation.learning_rate or usual)
+        epochs = distillation.epochs or settings.epochs - distillation.intermediate_epochs
+        last = Phase(_steps(settings, epochs, originals or features), distillation.learning_rate or usual)
     if not first:
         return (last,)
     return Phase(first, distillation.intermediate_learning_rate or usual), last

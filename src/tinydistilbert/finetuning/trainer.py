@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.evaluation.scoring import choose_null_threshold, headline_score
-from tinydistilbert.finetuning.batches import TaskBatches
+from tinydistilbert.finetuning.batches import InTurn, TaskBatches
 from tinydistilbert.finetuning.examples import TaskExamples
 from tinydistilbert.finetuning.label_scale import LabelScale
 from tinydistilbert.finetuning.objective import TaskLoss
@@ -57,6 +57,8 @@ class TaskTraining:
     """The model with its new head."""
     objective: TaskLoss
     batches: TaskBatches
+    last_batches: TaskBatches
+    """Of the last phase, where it reads fewer inputs; else the same."""
     scale: LabelScale
     """In which units a regression is trained; `give_labels` ends that."""
     selection: Features | None
@@ -117,7 +119,8 @@ def prepare_training(
     features, scale = encode(examples.train, tokenizer, max_length), LabelScale.of(examples.train)
     if not scale.is_plain:
         features = replace(features, labels=scale.standard(examples.train.columns["label"]))
-    for loss in span_losses(examples.train, features):
+    originals = first_features(features, examples)
+    for loss in span_losses(examples.originals, originals):
         notice(task.title, loss)
     selection = encode(examples.selection, tokenizer, max_length) if examples.selection else None
 
@@ -129,13 +132,21 @@ def prepare_training(
         scale.to_standard(model)
     set_dropout(model, settings.optimization.dropout, settings.optimization.attention_dropout)
     objective = _objective(settings, examples, len(features), model, tokenizer, soft_targets, compute.device)
-    batches = TaskBatches(
-        features, task.kind, settings.optimization, seed, int(tokenizer.pad_token_id), uses_token_types(model),
-        SoftTargets.open(soft_targets.targets, examples.train, features, scale) if soft_targets else None,
-    )  # fmt: skip
-    phases = _phases(settings, len(features), is_distilled=soft_targets is not None)
+    only_originals = soft_targets is not None and settings.distillation.ends_with_originals(task.kind)
+    answered, inputs = (examples.originals, originals) if only_originals else (examples.train, features)
+    soft = SoftTargets.open(soft_targets.targets, answered, inputs, scale) if soft_targets else None
+
+    def batches_of(inputs: Features, soft: SoftTargets | None) -> TaskBatches:
+        return TaskBatches(
+            inputs, task.kind, settings.optimization, seed, int(tokenizer.pad_token_id), uses_token_types(model), soft
+        )
+
+    batches = batches_of(features, None if only_originals else soft)
+    last_batches = batches_of(originals, soft) if only_originals else batches
+    phases = _phases(settings, len(features), len(originals) * only_originals, is_distilled=soft_targets is not None)
+    micro_batches = InTurn(batches, last_batches, phases[0].steps) if only_originals else batches
     job = TrainingJob(
-        steps=sum(phase.steps for phase in phases), micro_batches=batches, term_weights=objective.term_weights,
+        steps=sum(phase.steps for phase in phases), micro_batches=micro_batches, term_weights=objective.term_weights,
         token_shares=objective.token_shares, loss=objective.loss,
         tokens=lambda batch: int(batch["attention_mask"].sum()),
         oom_splits=int(math.log2(settings.optimization.batch_size)),
@@ -143,14 +154,27 @@ def prepare_training(
     )  # fmt: skip
     student = ProjectedStudent(model, objective.teacher)
     return TaskTraining(
-        settings, examples, tokenizer, student, objective, batches, scale, selection, job, max_length, seed, compute
-    )
+        settings, examples, tokenizer, student, objective, batches, last_batches, scale, selection, job, max_length,
+        seed, compute,
+    )  # fmt: skip
 
 
-def _phases(settings: schema.Finetune, features: int, *, is_distilled: bool) -> tuple[Phase, ...]:
+def _phases(settings: schema.Finetune, features: int, originals: int, *, is_distilled: bool) -> tuple[Phase, ...]:
     if is_distilled:
-        return distillation_phases(settings, features)
+        return distillation_phases(settings, features, originals)
     return (Phase(finetune_steps(settings, features), settings.optimization.learning_rate),)
+
+
+def first_features(features: Features, examples: TaskExamples) -> Features:
+    """The inputs of the examples that have a label, which come first."""
+    count = int(np.searchsorted(features.example, examples.labelled))
+    if count == len(features):
+        return features
+    return replace(
+        features, input_ids=features.input_ids[:count], token_type_ids=features.token_type_ids[:count],
+        labels=features.labels[:count], example=features.example[:count],
+        offsets=None if features.offsets is None else features.offsets[:count],
+    )  # fmt: skip
 
 
 def _refuse_elmo(*folders: Path) -> None:
@@ -250,7 +274,7 @@ def _token_ids(training: TaskTraining) -> Iterator[NDArray[np.int32]]:
 def _ends_of_epochs(training: TaskTraining) -> frozenset[int]:
     """Steps after which an epoch of the last phase is over; of many epochs, evenly chosen ones."""
     steps = training.job.phases[-1].steps
-    epochs = steps * training.optimization.gradient_accumulation_steps / training.batches.per_epoch
+    epochs = steps * training.optimization.gradient_accumulation_steps / training.last_batches.per_epoch
     count = min(max(round(epochs), 1), MAX_SELECTIONS)
     first = training.job.steps - steps
     return frozenset(first + math.ceil(steps * number / count) for number in range(1, count + 1))

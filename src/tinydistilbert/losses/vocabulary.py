@@ -14,10 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tinydistilbert.losses import whole_chunks
+
 CHUNK = 512
 """Positions whose logits exist at a time: 62 MB in BERT's vocabulary. From 256 on, the matrix products lose nothing."""
 ROWS = 16
-"""Positions of a chunk whose softmax is taken at a time on a CPU: their 2 MB fit into its cache. A GPU takes all."""
+"""Positions of a chunk whose softmax is taken at a time on a CPU: their 2 MB fit into its cache."""
+ROW_DEVICES = ("cpu",)
+"""Where a chunk is taken by rows; elsewhere as a whole (`losses/whole_chunks.py`), but for `TeacherTop`."""
 TINY = 1e-12
 """Least probability whose logarithm is taken."""
 
@@ -49,6 +53,7 @@ def vocabulary_loss(
     *,
     temperature: float,
     term_scales: Mapping[str, float],
+    compiled: bool = False,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Scaled sum of KL over all positions and cross-entropy over the first ones, which are the masked positions.
 
@@ -62,6 +67,7 @@ def vocabulary_loss(
         labels: the original tokens of the first `len(labels)` positions.
         temperature: of the KL.
         term_scales: factors of `kl` and `mlm`; a term that is not named is not computed.
+        compiled: on a GPU, compile what is computed from the logits.
 
     Returns:
         The scaled sum, to call backward on, and the mean of each term, detached.
@@ -73,7 +79,7 @@ def vocabulary_loss(
     if ("kl" in term_scales and not len(inputs)) or ("mlm" in term_scales and not len(labels)):
         raise ValueError("a loss needs at least one counted position")
     apply: Any = _VocabularyLoss.apply
-    total, kl, mlm = apply(inputs, weight, bias, teacher, labels, temperature, term_scales)
+    total, kl, mlm = apply(inputs, weight, bias, teacher, labels, temperature, term_scales, compiled)
     return total, {name: value for name, value in (("kl", kl), ("mlm", mlm)) if name in term_scales}
 
 
@@ -90,13 +96,16 @@ class _VocabularyLoss(torch.autograd.Function):
         labels: Tensor,
         temperature: float,
         term_scales: Mapping[str, float],
+        compiled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         device = inputs.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
         with torch.autocast(device, enabled=False):
-            means, gradients = _means_and_gradients(
-                inputs.to(dtype), weight.to(dtype), bias, teacher, labels, temperature, term_scales
-            )
+            given = inputs.to(dtype), weight.to(dtype), bias, teacher, labels, temperature, term_scales
+            if device in ROW_DEVICES or isinstance(teacher, TeacherTop):
+                means, gradients = _means_and_gradients(*given)
+            else:
+                means, gradients = _by_whole_chunks(*given, compiled=compiled)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(*means.values())
         total = sum((scale * means[name] for name, scale in term_scales.items()), means["kl"] * 0)
@@ -109,7 +118,7 @@ class _VocabularyLoss(torch.autograd.Function):
         if d_total.device.type != "cpu" or float(d_total) != 1.0:  # reading the number would stop a GPU
             d_inputs, d_weight = d_inputs * d_total, d_weight * d_total
             d_bias = None if d_bias is None else d_bias * d_total
-        return d_inputs, d_weight, d_bias, None, None, None, None
+        return d_inputs, d_weight, d_bias, None, None, None, None, None
 
 
 def _means_and_gradients(
@@ -131,7 +140,7 @@ def _means_and_gradients(
     d_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
     kl_sum, mlm_sum = inputs.new_zeros((2,), dtype=exact)
     positions = len(inputs)
-    rows = ROWS if inputs.device.type == "cpu" else CHUNK
+    rows = ROWS if inputs.device.type in ROW_DEVICES else CHUNK
     for start in range(0, positions, CHUNK):
         chunk = slice(start, min(start + CHUNK, positions))
         chunk_inputs = inputs[chunk]
@@ -172,6 +181,47 @@ def _means_and_gradients(
         if d_bias is not None and exact == logits.dtype:
             d_bias += logits.sum(0)
     assert d_weight is not None, "a loss has a position"
+    means = {"kl": kl_sum * (temperature**2 / max(positions, 1)), "mlm": mlm_sum / max(len(labels), 1)}
+    return means, (d_inputs, d_weight, d_bias)
+
+
+def _by_whole_chunks(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, teacher: TeacherHead | TeacherTop | None, labels: Tensor,
+    temperature: float, term_scales: Mapping[str, float], *, compiled: bool,
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor | None]]:  # fmt: skip
+    """As `_means_and_gradients`, with each chunk as a whole; nothing waits for the device."""
+    gradient_and_sums = whole_chunks.compiled() if compiled else whole_chunks.gradient_and_sums
+    exact, positions = torch.promote_types(inputs.dtype, torch.float32), len(inputs)
+    d_inputs, d_weight = torch.empty_like(inputs, dtype=exact), torch.zeros_like(weight, dtype=exact)
+    d_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
+    kl_sum, mlm_sum = inputs.new_zeros((2,), dtype=exact)
+    has_kl = "kl" in term_scales
+    if not has_kl:  # then only masked positions count
+        positions, temperature = len(labels), 1.0
+        d_inputs[positions:] = 0
+    labels = labels if "mlm" in term_scales else labels[:0]
+    scales = torch.stack([
+        torch.full((), factor, dtype=exact, device=inputs.device)  # which is no copy that the host would wait for
+        for factor in (
+            term_scales.get("kl", 0.0) * temperature / max(positions, 1),
+            term_scales.get("mlm", 0.0) / max(len(labels), 1),
+        )
+    ])  # fmt: skip
+    for start in range(0, positions, whole_chunks.CHUNK):
+        chunk = slice(start, min(start + whole_chunks.CHUNK, positions))
+        soft_targets = None
+        if has_kl:
+            assert isinstance(teacher, TeacherHead)
+            of_teacher = teacher.inputs[chunk].to(inputs.dtype), teacher.weight.to(inputs.dtype), teacher.bias
+            soft_targets = whole_chunks.logits_at(*of_teacher, temperature)
+        logits = whole_chunks.logits_at(inputs[chunk], weight, bias, temperature)
+        d_logits, kl, mlm = gradient_and_sums(logits, soft_targets, labels[chunk], temperature, scales)
+        kl_sum += kl
+        mlm_sum += mlm
+        d_inputs[chunk] = d_logits @ weight
+        d_weight += d_logits.t() @ inputs[chunk]
+        if d_bias is not None:
+            d_bias += d_logits.sum(0, dtype=exact)
     means = {"kl": kl_sum * (temperature**2 / max(positions, 1)), "mlm": mlm_sum / max(len(labels), 1)}
     return means, (d_inputs, d_weight, d_bias)
 

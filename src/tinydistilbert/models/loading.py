@@ -150,10 +150,12 @@ def _check_unchanged(folder: Path, names: Iterable[str]) -> None:
     """Compare those files of a folder that a loader reads with the manifest, if the folder has one.
 
     Raises:
-        UserError: one was changed, deleted or added after the folder was finished.
+        UserError: one was changed, deleted or added after the folder was finished, or the weights were given up.
     """
     if atomic.is_finished(folder):
-        listed = atomic.read_manifest(folder, verify=False)["files"]
+        manifest = atomic.read_manifest(folder, verify=False)
+        atomic.refuse_released(folder, manifest)
+        listed = manifest["files"]
         for name in names:
             if name in listed or (folder / name).exists():
                 atomic.intact(folder, name)

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from tinydistilbert import run_folder
+from tinydistilbert import run_record
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub
@@ -26,6 +26,7 @@ from tinydistilbert.training.device import Compute, choose_device
 from tinydistilbert.training.precision import (
     PRECISIONS,
     Choice,
+    Precision,
     choose,
     chosen_precision,
     is_possible,
@@ -104,15 +105,24 @@ class RunContext:
         Raises:
             UserError: the recipe names one in which this device does not compute, or what is kept is damaged.
         """
+        known = self.known_precision
+        return Choice(known, known) if known else choose(self.device, self._layer_shapes())
+
+    @property
+    def known_precision(self) -> Precision | None:
+        """The precision that the run has or the recipe names; None where a probe is to find it.
+
+        Raises:
+            UserError: as `precision`.
+        """
         is_open = self.recipe.precision == "auto"
-        begun_in = run_folder.begun_in(self.folder)
+        begun_in = run_record.begun_in(self.folder)
         if begun_in is None and is_open and self.compared_with:
-            begun_in = run_folder.begun_in(self.compared_with)
+            begun_in = run_record.begun_in(self.compared_with)
         if begun_in is None and is_open:
-            return choose(self.device, self._layer_shapes())
+            return None
         known = next((name for name in PRECISIONS if name == begun_in), None)
-        precision = known or chosen_precision(self.device, self.recipe.precision)
-        return Choice(precision, precision)
+        return known or chosen_precision(self.device, self.recipe.precision)
 
     def _layer_shapes(self) -> tuple[tuple[int, int], ...]:
         """Of the model that most of the time goes to."""
@@ -157,7 +167,7 @@ class RunContext:
             teachers = recipe.finetune.distillation.teachers
             names += [
                 recipe.finetune.model,
-                recipe.finetune.teacher,
+                recipe.task_encoder,
                 *(teachers if isinstance(teachers, tuple) else ()),
             ]
         if "compress" in self.stages:
@@ -166,7 +176,11 @@ class RunContext:
 
     def makes_student(self) -> bool:
         """Whether any stage reads the student; fine-tuning teacher and control alone does not."""
-        return self.stages[-1] not in ("finetune", "evaluate") or "student" in self.recipe.finetune.models
+        recipe = self.recipe
+        is_read = "student" in recipe.finetune.models or "student" in recipe.benchmark.models
+        if recipe.finetune.distillation.start == "teacher" and "finetune" in self.stages and not is_read:
+            return False  # the only students are cut from teachers of tasks
+        return self.stages[-1] not in ("finetune", "evaluate") or "student" in recipe.finetune.models
 
     def reads_masked_lm(self) -> bool:
         """Whether any stage reads the teacher's masked-LM head; fine-tuning it on tasks alone does not."""
@@ -193,9 +207,9 @@ class RunContext:
         Raises:
             UserError: it belongs to another recipe or to something else.
         """
-        is_begun = run_folder.is_begun(self.folder, self.recipe)
+        is_begun = run_record.is_begun(self.folder, self.recipe)
         if is_begun:
-            hub.pin_revisions(run_folder.kept_revisions(self.folder))
+            hub.pin_revisions(run_record.kept_revisions(self.folder))
         return is_begun
 
     def check_machine(self) -> None:
@@ -207,7 +221,7 @@ class RunContext:
             UserError: one of them was asked for.
         """
         device = self.device
-        if run_folder.begun_in(self.folder) is None:
+        if run_record.begun_in(self.folder) is None:
             chosen_precision(device, self.recipe.precision)
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if processes > 1:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinydistilbert import run_folder
+from tinydistilbert import run_record
 from tinydistilbert.benchmark.pairs import requested_examples
 from tinydistilbert.data import files
 from tinydistilbert.data.sources import is_on_hub, open_source
@@ -17,13 +17,16 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models import folder_pins, hub
 from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.notices import notice
+from tinydistilbert.recipe.keys import flat
+from tinydistilbert.recipe.names import base_task, is_built_in
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe, to_dict
 from tinydistilbert.recipe.types import RENAMED_VALUES
-from tinydistilbert.run_folder import LOG, MEASUREMENTS, TRAINING_FACTS, RunFolder, flat
+from tinydistilbert.run_folder import LOG, MEASUREMENTS, TRAINING_FACTS, RunFolder
 from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT, repeated
 from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.further_texts import further_texts
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split, whole_train_split
 from tinydistilbert.tasks.splits import file_of, has_split, is_fetched
 
@@ -51,8 +54,8 @@ SETTINGS = {
 """The sections of the recipe that the folders of a stage depend on."""
 FORMATS = dict.fromkeys(SETTINGS, 1)
 """By stage, a number to be raised where the same inputs give other results than in the version before."""
-_NOT_READ = ("finetune.tasks", "finetune.models", "finetune.seeds", "finetune.baselines")
-"""Which trainings there are is no matter of each of them."""
+_NOT_READ = ("finetune.tasks", "finetune.models", "finetune.seeds", "finetune.baselines", "finetune.keep")
+"""Which trainings there are, and what is kept of them, is no matter of each of them."""
 _CHANGING = (LOG, MEASUREMENTS, TRAINING_FACTS, "schedule.json", made_from.FILE)
 """Files of a model's folder with times in them, by which no model differs from another."""
 
@@ -101,7 +104,7 @@ class Inputs:
         return self._fingerprints[name]
 
     def _read(self, source: Source) -> str:
-        before = run_folder.kept_fingerprints(self.run.folder).get(source.name)
+        before = run_record.kept_fingerprints(self.run.folder).get(source.name)
         may_be_gone = before is not None and not source.is_there and all(map(atomic.is_finished, source.readers))
         if may_be_gone and before is not None and source.is_published:
             return before
@@ -120,10 +123,10 @@ class Inputs:
             UserError: something differs, or cannot be read.
         """
         folder = self.run.folder
-        for name in run_folder.kept_fingerprints(folder):
+        for name in run_record.kept_fingerprints(folder):
             if name in self.sources:
-                run_folder.check_fingerprint(folder, name, self.fingerprint(name))
-        models = run_folder.kept_model_files(folder)
+                run_record.check_fingerprint(folder, name, self.fingerprint(name))
+        models = run_record.kept_model_files(folder)
         with folder_pins.pinned({name: models[name] for name in self.run.given_models() if name in models}):
             pass
 
@@ -134,7 +137,7 @@ class Inputs:
             UserError: the run was begun with other data.
         """
         for name in self.sources:
-            run_folder.keep_fingerprint(self.run.folder, name, self.fingerprint(name))
+            run_record.keep_fingerprint(self.run.folder, name, self.fingerprint(name))
 
     def _sources(self) -> Iterator[Source]:
         run, recipe, folder = self.run, self.run.recipe, self.run.folder
@@ -152,15 +155,32 @@ class Inputs:
             if recipe.compress.tasks and (path := recipe.compress.vocabulary) not in ("", "train"):
                 readers = tuple(folder.compressed(name).summary for name in recipe.compress.tasks)
                 yield Source(VOCABULARY, lambda: _fingerprint_of_texts(Path(path)), Path(path).exists(), readers)
-        texts = recipe.finetune.distillation.unlabelled
-        distilled = tuple(job.model(folder) for job in run.jobs if job.is_second_distillation)
-        if texts and distilled and "finetune" in run.stages:
-            yield Source(UNLABELLED, lambda: files.fingerprint([Path(texts)]), Path(texts).exists(), distilled)
-        labels = recipe.finetune.distillation.soft_labels
-        if labels and distilled and "finetune" in run.stages:
-            yield Source(SOFT_LABELS, lambda: files.fingerprint([Path(labels)]), Path(labels).exists(), distilled)
+        if "finetune" in run.stages:
+            for name in run.task_names():
+                yield from self._unlabelled(name)
+            if labels := recipe.finetune.distillation.soft_labels:
+                distilled = tuple(job.model(folder) for job in run.jobs if job.is_second_distillation)
+                yield Source(SOFT_LABELS, lambda: files.fingerprint([Path(labels)]), Path(labels).exists(), distilled)
         if "benchmark" in run.stages and requested_examples(recipe) is not None:
             yield Source(PAIRS, lambda: _fingerprint_of_pairs(recipe), True, (folder.benchmark,))
+
+    def _unlabelled(self, task: str) -> Iterator[Source]:
+        """The texts without labels that the second distillations of a task read."""
+        run, recipe = self.run, self.run.recipe
+        distilled = tuple(j.model(run.folder) for j in run.jobs if j.task == task and j.is_second_distillation)
+        source = unlabelled_source(recipe, task)
+        if not source or not distilled:
+            return
+        texts = recipe.finetune.settings(task).distillation.unlabelled
+        named = [Path(name) for name in ((texts,) if isinstance(texts, str) else texts) if not is_built_in(name)]
+
+        def read() -> str:
+            if source == UNLABELLED:
+                return files.fingerprint(named)
+            found = further_texts(recipe, recipe_examples(recipe, run.tasks[task], run.tasks[task].train).task)
+            return found.fingerprint if found is not None else ""
+
+        yield Source(source, read, all(path.exists() for path in named), distilled)
 
     def _examples(self, task: Task) -> Iterator[Source]:
         """The splits of a task that its models are trained on, chosen and scored by."""
@@ -207,8 +227,8 @@ class Inputs:
                 return whole_train_split(recipe, task).fingerprint
             return recipe_examples(recipe, task, split, limit=limit).fingerprint
 
-        is_there = task.is_synthetic or file_of(task, of_file, recipe.data) is not None
-        is_published = not task.files and not task.is_synthetic and is_fetched(task, of_file, recipe.data)
+        is_there = task.is_made or file_of(task, of_file, recipe.data) is not None
+        is_published = not task.files and is_fetched(task, of_file, recipe.data)
         return Source(f"{task.name} {split}", read, is_there, readers, is_published)
 
     def of_stage(
@@ -240,10 +260,24 @@ class Inputs:
         return MadeFrom(inputs, read, defaults, run.folder.path, FORMATS[stage], RENAMED_VALUES)
 
 
+def unlabelled_source(recipe: Recipe, task: str) -> str:
+    """The name of a task's texts without labels among the data from elsewhere; empty where it has none.
+
+    The recipe's one file is called what it was when there could be no other source.
+    """
+    settings, of_all = recipe.finetune.settings(task).distillation, recipe.finetune.distillation.unlabelled
+    texts = settings.unlabelled
+    if not texts:
+        return ""
+    is_file = isinstance(texts, str) and not is_built_in(texts) and not settings.unlabelled_examples
+    return UNLABELLED if is_file and texts == of_all else f"{UNLABELLED} of {task}"
+
+
 def _is_of_task(key: str, task: str) -> bool:
     """Whether a key is of no single task, or of this one."""
     per_task = ("finetune.override.", "finetune.custom.")
-    return not key.startswith(per_task) or key.startswith(tuple(f"{prefix}{task}." for prefix in per_task))
+    of_task = tuple(f"{prefix}{name}." for prefix in per_task for name in (task, base_task(task)))
+    return not key.startswith(per_task) or key.startswith(of_task)
 
 
 def fingerprint_of_folder(folder: Path) -> str:
@@ -254,7 +288,7 @@ def fingerprint_of_folder(folder: Path) -> str:
 
 def fingerprint_of_model(recipe: Recipe, folder: RunFolder, name: str) -> str:
     """Of a model from elsewhere: the hashes of its files, those that a run is held by; or of a hub model the commit."""
-    if kept := run_folder.kept_model_files(folder).get(name):
+    if kept := run_record.kept_model_files(folder).get(name):
         return folder_pins.fingerprint(kept)
     if name == OFFLINE_TEACHER:
         return folder_pins.fingerprint(folder_pins.file_hashes(wheel_folder()))

@@ -24,12 +24,13 @@ from tinydistilbert.models.student import cut_student, layer_map, task_student_c
 from tinydistilbert.optional import require
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.recipe.schema import Compress
-from tinydistilbert.storage import cache
+from tinydistilbert.storage import atomic, cache, disk
 from tinydistilbert.tasks import repeated
+from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
+from tinydistilbert.tasks.further_texts import further_texts
 from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples, scored_split
 from tinydistilbert.tasks.splits import has_split
-from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 
 def check_data_folder(data: str | None) -> None:
@@ -95,7 +96,7 @@ def check_teacher_of_tasks(run: RunContext) -> None:
     Raises:
         UserError: it cannot be loaded, or inputs are longer than its positions.
     """
-    if name := run.recipe.finetune.teacher:
+    if name := run.recipe.task_encoder:
         load_tokenizer(name)
         check_lengths(run, load_config(name))
         load_model(name, "classification")
@@ -125,12 +126,32 @@ def check_tasks(run: RunContext) -> None:
             LabelScale.of(recipe_examples(recipe, task, task.train, limit=limit))
         scored = [recipe_examples(recipe, task, split) for split in splits]
         repeated.check_repeated(recipe, train, scored)
-        if distilled and recipe.finetune.distillation.unlabelled:
-            unlabelled = read_unlabelled(Path(recipe.finetune.distillation.unlabelled), task)
-            repeated.say_scored_among(unlabelled, recipe.finetune.distillation.unlabelled, scored)
-        if distilled and recipe.finetune.distillation.soft_labels:
-            joined_soft_labels(Path(recipe.finetune.distillation.soft_labels), train, recipe.data)
+        if name in distilled:
+            further = further_texts(recipe, task)
+            _check_room_for_copies(run, train, 0 if further is None else len(further))
+            if recipe.finetune.distillation.soft_labels:
+                joined_soft_labels(Path(recipe.finetune.distillation.soft_labels), train, recipe.data)
         check_models(recipe.finetune, task, _student_of_tasks(run) if name in distilled else None)
+
+
+def _check_room_for_copies(run: RunContext, train: Examples, further: int) -> None:
+    """Refuse more copies of a task's examples, and soft targets of them, than the disk holds.
+
+    Raises:
+        UserError: there would be more.
+    """
+    task, settings = train.task, run.recipe.finetune.settings(train.task.name)
+    copies = settings.distillation.augment * min(len(train), settings.train_examples or len(train))
+    if not copies or atomic.is_finished(run.folder.augmented(task.name)):
+        return
+    texts = train.columns["question"] if task.kind == "span" else [" ".join(texts) for texts in train.texts]
+    mean = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / max(len(texts), 1)
+    answers = 0 if settings.distillation.ends_with_originals(task.kind) else 4 * max(len(task.labels), 1)
+    needed, free = round(copies * (mean + 8 + answers) + further * answers), disk.free_bytes(run.folder.path)
+    if needed > free:
+        where = f"finetune.distillation.augment of {task.name}"
+        found = f"{copies:,} copies, about {needed / 1e9:,.1f} GB with the teachers' answers"
+        raise UserError(where, expected=f"at most the {free / 1e9:,.1f} GB free", found=found, fix="ask for fewer")
 
 
 def _student_of_tasks(run: RunContext) -> DistilledStudent:
@@ -139,7 +160,7 @@ def _student_of_tasks(run: RunContext) -> DistilledStudent:
     given, is_cut_teacher = finetune.distillation.teachers, finetune.distillation.start == "teacher"
     if finetune.model and not is_cut_teacher:
         return DistilledStudent(load_config(finetune.model), load_tokenizer(finetune.model), None)
-    named = finetune.teacher
+    named = run.recipe.task_encoder
     if isinstance(given, tuple):
         named = given[0] if is_cut_teacher else ""
     named = named or finetune.model
@@ -148,7 +169,12 @@ def _student_of_tasks(run: RunContext) -> DistilledStudent:
     else:
         of_teacher, tokenizer = run.sources.original_teacher.model.config, run.sources.original_teacher.tokenizer
     if is_cut_teacher:
-        copied = layer_map(cut, of_teacher.num_hidden_layers)
+        by_importance = finetune.distillation.cut == "importance"
+        if by_importance and of_teacher.model_type not in PRUNABLE_FAMILIES:
+            expected = f"a teacher of a family among {', '.join(PRUNABLE_FAMILIES)}"
+            fix = 'set it to "layers"'
+            raise UserError("finetune.distillation.cut", expected=expected, found=of_teacher.model_type, fix=fix)
+        copied = () if by_importance else layer_map(cut, of_teacher.num_hidden_layers)
         return DistilledStudent(task_student_config(of_teacher, cut), tokenizer, of_teacher, copied)
     original = run.sources.original_teacher
     if named and finetune.distillation.inner_terms:

@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinydistilbert import notices, run_folder
+from tinydistilbert import notices, run_record
 from tinydistilbert.errors import MissedTarget
 from tinydistilbert.models import folder_pins, hub
-from tinydistilbert.pipeline import preflight, stages
+from tinydistilbert.pipeline import folders, keep, preflight, stages, task_models
 from tinydistilbert.pipeline.context import RunContext, Sources
+from tinydistilbert.progress import size_in_words
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.run_folder import RunFolder
-from tinydistilbert.storage import atomic, locks
+from tinydistilbert.storage import atomic, disk, locks
+from tinydistilbert.training.device import device_errors
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ STAGES = (
     Stage("prepare", preflight.check_teacher_and_student, stages.prepare),
     Stage("adapt", preflight.no_inputs, stages.adapt_teacher),
     Stage("distill", preflight.no_inputs, stages.distill_student),
-    Stage("finetune", preflight.check_tasks, stages.finetune_tasks),
+    Stage("finetune", preflight.check_tasks, task_models.finetune_tasks),
     Stage("evaluate", preflight.no_inputs, stages.evaluate_tasks),
     Stage("compress", preflight.check_compression, stages.compress_models),
     Stage("benchmark", preflight.check_benchmark, stages.measure_speed),
@@ -98,6 +100,7 @@ def claimed(run: RunContext) -> Iterator[None]:
     run.check_machine()
     if is_begun := run.is_begun():
         run.inputs.check()
+        keep.check_kept(run)
     model_files = _model_files(run)
     with folder_pins.pinned(model_files):
         if not is_begun:
@@ -107,19 +110,20 @@ def claimed(run: RunContext) -> Iterator[None]:
             atomic.sweep(output)
             if not run.is_begun():
                 atomic.write_text(run.folder.recipe, to_toml(run.recipe))
-            if run_folder.begun_in(run.folder) is None:  # before anything else is kept of what it was begun with
-                run_folder.keep_precision(run.folder, run.precision.precision)
-                if run.recipe.precision == "auto":
-                    run.log(f"precision: {run.precision.why}")
-            run_folder.keep_revisions(run.folder, hub.pinned_revisions())
-            run_folder.keep_model_files(run.folder, model_files)
+            if run_record.begun_in(run.folder) is None:  # before anything else is kept of what it was begun with
+                run_record.keep_precision(run.folder, run.precision.precision)
+            # Before the first training; preparing a text computes nothing, in whatever precision.
+            if run.recipe.precision == "auto" and run.stages[-1] != "prepare" and not run.folder.results.exists():
+                run.log(f"precision: {run.precision.why}")
+            run_record.keep_revisions(run.folder, hub.pinned_revisions())
+            run_record.keep_model_files(run.folder, model_files)
             run.inputs.keep()
             yield
 
 
 def _model_files(run: RunContext) -> Mapping[str, Mapping[str, str]]:
     """The hashes of the files of every local model that the stages read: as the run was begun with, or as they are."""
-    kept = run_folder.kept_model_files(run.folder)
+    kept = run_record.kept_model_files(run.folder)
     now = {name: folder_pins.file_hashes(Path(name)) for name in run.given_models() if name not in kept}
     return {name: kept[name] for name in run.given_models() if name in kept} | {n: h for n, h in now.items() if h}
 
@@ -134,16 +138,22 @@ def run_stages(run: RunContext) -> tuple[str, ...]:
         UserError: an input is wrong; when it was found before the first stage, nothing was written.
         MissedTarget: a compression did not reach its target; everything was written.
         Interrupted: the user asked to stop; the same call goes on.
+        DeviceLost: the GPU failed; the same call goes on.
     """
-    with claimed(run):
+    with claimed(run), device_errors(run.device):
         for stage in STAGES:
             if stage.name in run.stages:
-                run_folder.keep_notices(run.folder, notices.all_notices())  # before the page is made, too
+                run_record.keep_notices(run.folder, notices.all_notices())  # before the page is made, too
+                if stage.name == "report":
+                    keep.release_models(run)
                 stage.run(run)
-        run_folder.keep_notices(run.folder, notices.all_notices())
+        run_record.keep_notices(run.folder, notices.all_notices())
         if run.stages[-1] != "prepare":  # whatever happened to the file meanwhile
-            stages.write_results(run)
+            folders.write_results(run)
+            if run.stages[-1] != "report":
+                keep.release_models(run)
+            run.log(f"disk: {size_in_words(disk.bytes_in(run.folder.path))} in {run.folder.path}")
     missed = stages.missed_targets(run) if "compress" in run.stages else ()
     if missed:
         raise MissedTarget(f"missed the target: {'; '.join(missed)}; ask for less, or prune further ({PRUNE_FURTHER})")
-    return stages.failed_trainings(run) if "finetune" in run.stages else ()
+    return task_models.failed_trainings(run) if "finetune" in run.stages else ()

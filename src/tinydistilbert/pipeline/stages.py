@@ -1,17 +1,11 @@
 """The stages of a run: each makes what is not finished of its part of the run folder."""
 
-import hashlib
-import json
 import shutil
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tinydistilbert import results, run_folder
+from tinydistilbert import results, run_record
 from tinydistilbert.benchmark import benchmark
 from tinydistilbert.compress import stage as compression
 from tinydistilbert.compress.builder import VariantBuilder
@@ -21,66 +15,25 @@ from tinydistilbert.distillation.pretraining import PretrainingSetup
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.baselines import evaluate_baseline
 from tinydistilbert.evaluation.evaluate import evaluate
-from tinydistilbert.finetuning.augment import augment
-from tinydistilbert.finetuning.examples import task_examples, training_examples
-from tinydistilbert.finetuning.finetune import finetune
-from tinydistilbert.finetuning.soft_labels import joined_soft_labels
-from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
-from tinydistilbert.models import hub
-from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
-from tinydistilbert.models.student import cut_task_student, layer_map
 from tinydistilbert.pipeline.context import RunContext
-from tinydistilbert.pipeline.inputs import CORPUS, PAIRS, SOFT_LABELS, UNLABELLED, VOCABULARY, WHOLE
+from tinydistilbert.pipeline.folders import are_compared, make_folder, scores_hash, write_results
+from tinydistilbert.pipeline.inputs import CORPUS, PAIRS, VOCABULARY, WHOLE
 from tinydistilbert.pipeline.jobs import BaselineJob, Job
+from tinydistilbert.pipeline.task_models import task_teachers
 from tinydistilbert.progress import duration
-from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.compare import measured_differences
 from tinydistilbert.report.page import write_report
-from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, MEASUREMENTS, training_facts
-from tinydistilbert.storage import atomic, made_from
+from tinydistilbert.run_folder import MEASUREMENTS, training_facts
+from tinydistilbert.storage import atomic
 from tinydistilbert.storage.made_from import MadeFrom
-from tinydistilbert.tasks import HELD_OUT
-from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import length_for, scored_split
-from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
-from tinydistilbert.training.precision import multiplying
-
-
-def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], None], sources: MadeFrom) -> None:
-    """Make one folder of the run, unless it is finished.
-
-    Raises:
-        UserError: it was made from, or begun with, something else than `sources`.
-    """
-    if atomic.is_finished(path):
-        made_from.check(path, sources)
-        atomic.tidy(path)
-        run.log(f"{title}: finished before, skipped")
-        return
-    started = time.monotonic()
-    made_from.begin(path, sources)
-    make(path)
-    run_folder.keep_revisions(run.folder, hub.pinned_revisions())
-    run.log(f"{title}: {duration(time.monotonic() - started)}")
-    write_results(run)
-
-
-def write_results(run: RunContext) -> None:
-    """Write `results.jsonl`: what every finished stage measured, in the order of the stages."""
-    folder = run.folder
-    scores = [*(job.scores(folder) for job in run.jobs), *(job.scores(folder) for job in run.baselines)]
-    summaries = [folder.compressed(name).summary for name in run.recipe.compress.tasks]
-    comparisons = [folder.comparisons] if _are_compared(run) else []
-    folders = [folder.teacher, folder.control, folder.student, *scores, *comparisons, *summaries, folder.benchmark]
-    finished = [path for path in folders if atomic.is_finished(path)]
-    results.write(folder.results, [m for path in finished for m in results.read(path / MEASUREMENTS)])
 
 
 def prepare(run: RunContext) -> None:
     """Text → token blocks in the cache."""
     blocks = run.sources.blocks
-    run_folder.keep_fingerprint(run.folder, CORPUS, blocks.fingerprint)
+    run_record.keep_fingerprint(run.folder, CORPUS, blocks.fingerprint)
     train, validation, size = len(blocks.train), len(blocks.validation), run.recipe.corpus.block_size
     run.log(f"prepare: {train:,} + {validation:,} blocks of {size} tokens in {blocks.folder}")
 
@@ -120,153 +73,6 @@ def distill_student(run: RunContext) -> None:
         make_folder(run, run.folder.control, "distill (control)", partial(make, control=True), sources)
     if run.makes_student():
         make_folder(run, run.folder.student, "distill", partial(make, control=False), sources)
-
-
-def finetune_tasks(run: RunContext) -> None:
-    """Every row of the tables on every task."""
-    models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
-    for job, model in models.items():
-        make_folder(run, model, _finetune_title(run, job), partial(_finetune, run, job), _training_sources(run, job))
-
-
-def _training_sources(run: RunContext, job: Job) -> MadeFrom:
-    """What a task model is made from."""
-    task, finetune = run.tasks[job.task], run.recipe.finetune
-    chosen_by = {"heldout": HELD_OUT, "reported": task.evaluation[0]}.get(finetune.select)
-    splits = (task.train, *([chosen_by] if chosen_by in run.inputs.read_splits(task) else []))
-    data = [f"{task.name} {split}" for split in splits]
-    encoder, *teachers = _encoder(run, job), *(task_teachers(run, job.task) if job.is_second_distillation else ())
-    if teachers:
-        data += given_files(finetune)
-    return run.inputs.of_stage("finetune", data=tuple(data), models=(encoder, *teachers), task=job.task)
-
-
-def _finetune_title(run: RunContext, job: Job) -> str:
-    return f"finetune {job.row} on {run.tasks[job.task].title}, seed {job.seed}"
-
-
-def failed_trainings(run: RunContext) -> tuple[str, ...]:
-    """The fine-tunings whose loss became infinite, each with the step."""
-    models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
-    failures = {job: training_facts(model).get("failed") for job, model in models.items()}
-    return tuple(f"{_finetune_title(run, job)}: {failure}" for job, failure in failures.items() if failure)
-
-
-def _encoder(run: RunContext, job: Job) -> Path:
-    """What a fine-tuning starts from: its folder, or its name; that of a cut teacher is made where it is missing."""
-    if job.row == "teacher" and run.recipe.finetune.teacher:
-        return Path(run.recipe.finetune.teacher)
-    if not (job.is_second_distillation and run.recipe.finetune.distillation.start == "teacher"):
-        return Path(job.encoder) if run.recipe.finetune.model else run.folder.encoder(job.encoder)
-    cut, teacher = run.folder.cut_teacher(job.task), task_teachers(run, job.task)[0]
-    sources = run.inputs.of_stage("cut", models=(teacher,), task=job.task)
-    title = f"cut the teacher of {run.tasks[job.task].title}"
-    make_folder(run, cut, title, partial(_cut, run, job.task, teacher), sources)
-    return cut
-
-
-def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
-    model, distillation = load_model(teacher, run.tasks[task].kind), run.recipe.finetune.distillation
-    if distillation.teacher_labels and isinstance(distillation.teachers, tuple):  # by which its head is put into order
-        model.config.id2label = dict(enumerate(distillation.teacher_labels))
-        model.config.label2id = {label: index for index, label in enumerate(distillation.teacher_labels)}
-    with atomic.unfinished(output) as folder:
-        save_model(cut_task_student(model, run.recipe.student), load_tokenizer(teacher), folder)
-
-
-def _finetune(run: RunContext, job: Job, output: Path) -> None:
-    soft_targets = _soft_targets(run, job) if job.is_second_distillation else None
-    finetune(
-        run.recipe.finetune, task_examples(run.recipe, run.tasks[job.task], soft_targets), _encoder(run, job), output,
-        compute=run.compute, row=job.row, seed=job.seed, soft_targets=soft_targets,
-    )  # fmt: skip
-
-
-def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
-    """What the second distillations of a task learn from: made once for all seeds."""
-    task, settings = run.tasks[job.task], run.recipe.finetune.settings(job.task)
-    encoder, teachers, augmented = _encoder(run, job), task_teachers(run, job.task), None
-    train = f"{task.name} {task.train}"
-    if settings.distillation.augment:
-        folder = run.folder.augmented(job.task)
-        proposer = Path(run.recipe.finetune.model or run.folder.teacher)
-        sources = run.inputs.of_stage("augment", data=(train,), models=(proposer,), task=job.task)
-        make_folder(run, folder, f"augment {task.title}", _in_precision(run, partial(_augment, run, task)), sources)
-        file = folder / AUGMENTED_EXAMPLES
-        augmented = file if holds_examples(file) else None
-    examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=True)
-    targets, are_given = run.folder.soft_targets(job.task), isinstance(settings.distillation.teachers, tuple)
-    soft_labels = _soft_labels(run, examples)
-    data = (train, *given_files(settings))
-    read = (encoder, *teachers, *([run.folder.augmented(job.task)] if settings.distillation.augment else ()))
-    make_folder(
-        run, targets, f"soft targets of {task.title}",
-        _in_precision(run, partial(
-            make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
-            max_length=run.recipe.finetune.max_length(job.task, task.max_length),
-            given_labels=settings.distillation.teacher_labels if are_given else None, soft_labels=soft_labels,
-        )),
-        run.inputs.of_stage("targets", data=data, models=read, task=job.task),
-    )  # fmt: skip
-    return SoftTargetSource(targets, teachers, augmented, _copied_layers(run, teachers[0]))
-
-
-def given_files(finetune: Finetune) -> tuple[str, ...]:
-    """The inputs of second distillations that are files beside the train examples, by their names in `inputs.json`."""
-    distillation = finetune.distillation
-    files = {UNLABELLED: distillation.unlabelled, SOFT_LABELS: distillation.soft_labels}
-    return tuple(name for name, file in files.items() if file)
-
-
-def _soft_labels(run: RunContext, examples: Examples) -> NDArray[np.float64] | None:
-    file = run.recipe.finetune.distillation.soft_labels
-    return joined_soft_labels(Path(file), examples, run.recipe.data) if file else None
-
-
-def _copied_layers(run: RunContext, teacher: Path) -> tuple[int, ...]:
-    """The layers of a task's teacher that the student's were copied from; those of a given student are not known."""
-    finetune = run.recipe.finetune
-    is_cut_teacher = finetune.distillation.start == "teacher"
-    if finetune.model and not is_cut_teacher:
-        return ()
-    cut = teacher if is_cut_teacher else run.folder.teacher
-    return layer_map(run.recipe.student, load_config(cut).num_hidden_layers)
-
-
-def _in_precision(run: RunContext, make: Callable[[Path], None]) -> Callable[[Path], None]:
-    """What a training learns from is computed in the precision of the training."""
-
-    def made(output: Path) -> None:
-        compute = run.compute
-        with multiplying(compute.device, compute.chosen):
-            make(output)
-
-    return made
-
-
-def task_teachers(run: RunContext, task: str) -> tuple[Path, ...]:
-    """Fine-tuned teachers of a task: the given ones, or the run's own, less those whose training failed."""
-    chosen = run.recipe.finetune.distillation.teachers
-    if isinstance(chosen, tuple):
-        return tuple(map(Path, chosen))
-    trained = [job.model(run.folder) for job in run.jobs if (job.task, job.row) == (task, "teacher")]
-    sound = [folder for folder in trained if "failed" not in training_facts(folder)] or trained
-    return tuple(sound if chosen == "all" else sound[:1])
-
-
-def _augment(run: RunContext, task: Task, output: Path) -> None:
-    if name := run.recipe.finetune.model:
-        model, tokenizer = load_model(name, "masked-lm"), load_tokenizer(name)
-    else:
-        model, tokenizer = run.teacher.model, run.teacher.tokenizer
-    examples, _ = training_examples(run.recipe, task, augmented=None, soft=False)
-    with atomic.unfinished(output) as folder:
-        copies = augment(
-            examples, model, tokenizer, run.recipe.finetune.settings(task.name).distillation,
-            seed=run.recipe.seed, device=run.device, log=run.log,
-            max_length=run.recipe.finetune.max_length(task.name, task.max_length),
-        )  # fmt: skip
-        write_examples(copies, folder / AUGMENTED_EXAMPLES)
 
 
 def evaluate_tasks(run: RunContext) -> None:
@@ -325,29 +131,14 @@ def _max_length(run: RunContext, job: Job) -> int:
     return length_for(finetune, task, job.encoder) if job.is_given else finetune.max_length(task.name, task.max_length)
 
 
-def _are_compared(run: RunContext) -> bool:
-    """Whether the comparisons of the rows are those of the scores that there are now."""
-    comparisons = run.folder.comparisons
-    if not atomic.is_finished(comparisons):
-        return False
-    return bool(atomic.read_manifest(comparisons)["scores"] == _scores_hash(run))
-
-
-def _scores_hash(run: RunContext) -> str:
-    """One hash of everything that was scored."""
-    manifests = [path / atomic.MANIFEST for path in run.folder.all_scores() if atomic.is_finished(path)]
-    hashes = [[path.parent.relative_to(run.folder.path).as_posix(), atomic.sha256(path)] for path in manifests]
-    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-
-
 def _compare_rows(run: RunContext) -> None:
     """The differences between the rows, made anew whenever other scores are there."""
-    if _are_compared(run):
+    if are_compared(run):
         return
     started = time.monotonic()
     measured = measured_differences(run.folder.path, results.Origin.of(run.recipe))
     shutil.rmtree(run.folder.comparisons, ignore_errors=True)
-    with atomic.unfinished(run.folder.comparisons, scores=_scores_hash(run)) as folder:
+    with atomic.unfinished(run.folder.comparisons, scores=scores_hash(run)) as folder:
         results.write(folder / MEASUREMENTS, measured)
     run.log(f"compare the rows: {duration(time.monotonic() - started)}")
     write_results(run)
@@ -427,7 +218,7 @@ def measure_speed(run: RunContext) -> None:
 def report(run: RunContext) -> None:
     """Tables, page and model card; always made anew, for it costs seconds."""
     write_results(run)
-    if not run.recipe.finetune.model:
+    if not run.recipe.finetune.model and run.makes_student():
         write_card(run.folder.path)
     write_report(run.folder.path, command=run.command)
     run.log("report: written")

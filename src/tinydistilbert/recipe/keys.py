@@ -84,6 +84,15 @@ def sections(section: Any = None, name: str = "") -> Iterator[Section]:
         yield from sections(value, key)
 
 
+def flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """The settings of nested sections by their full keys."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from flat(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, content
+
+
 def nearest(name: str, known: Sequence[str]) -> list[str]:
     """What a misspelt key may mean: one key, or a few of the same name in several sections; nothing where none is near.
 

@@ -4,13 +4,37 @@ import re
 from pathlib import PurePath
 
 GLUE_NAMES = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
+LIBRARY_NAMES = ("library-area", "same-module", "what-does-it-do")
 SYNTHETIC_NAMES = ("acceptability", "adjacency", "cloze-qa")
-SPAN_NAMES = ("squad", "squad_v2", "cloze-qa")
-TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", "squad_v2", *SYNTHETIC_NAMES)
+SPAN_NAMES = ("squad", "squad_v2", "what-does-it-do", "cloze-qa")
+TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", "squad_v2", *LIBRARY_NAMES, *SYNTHETIC_NAMES)
 BASELINE_NAMES = TF_IDF, STATIC_EMBEDDINGS = "tf-idf", "static embeddings"
 """Rows of cheap models that a student has to beat."""
 MEASURED = ("pretraining", "size", "latency")
 """Values of the field `task` in measurements that belong to no task."""
+
+CORPUS_TEXTS, TASK_TEXTS = "corpus", "task:"
+"""Sources of texts without labels that are no files: the corpus' sentences, and, by its name, a task's train texts."""
+
+
+def is_built_in(source: str) -> bool:
+    """Whether a source of texts without labels is no file."""
+    return source == CORPUS_TEXTS or source.startswith(TASK_TEXTS)
+
+
+def task_of_source(source: str) -> str:
+    """The task whose train texts a source is; empty of others."""
+    return source.removeprefix(TASK_TEXTS) if source.startswith(TASK_TEXTS) else ""
+
+
+def base_task(name: str) -> str:
+    """The task whose examples and settings `rte@mnli` has: `rte`; of a plain name itself."""
+    return name.partition("@")[0]
+
+
+def intermediate_task(name: str) -> str:
+    """The task whose models `rte@mnli` starts from: `mnli`; empty of a plain name."""
+    return name.partition("@")[2]
 
 
 def task_name(train: str) -> str:

@@ -14,6 +14,7 @@ from tinydistilbert.recipe.types import (
     Duration,
     Epochs,
     Optimization,
+    Quoting,
     RateRamp,
     Share,
     renamed_values,
@@ -70,6 +71,9 @@ class Corpus:
     """Configuration of a hub data set."""
     text_column: str = "text"
     """Column of JSONL, Parquet, CSV, TSV and hub rows that holds the text."""
+    quoting: Quoting = "auto"
+    """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, and in a
+    .tsv file only where it is surely quoted."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of the documents that is held out for validation where the source has no validation split."""
     packing: Literal["documents", "lines"] = "documents"
@@ -234,6 +238,13 @@ class Recipe:
     benchmark: Benchmark = Benchmark()
     ablate: Ablate = field(default_factory=Ablate)
 
+    @property
+    def task_encoder(self) -> str:
+        """What `finetune.teacher` names; empty where it is the teacher in the run folder."""
+        if self.finetune.teacher != "original":
+            return self.finetune.teacher
+        return self.teacher.model + (f"@{self.teacher.revision}" if self.teacher.revision else "")
+
 
 ADAPTER = TypeAdapter(Recipe)
 
@@ -247,10 +258,10 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 _LATER_KEYS: dict[str, tuple[str, ...]] = {
     "distillation": (
         "teacher_labels", "start", "intermediate_learning_rate", "epochs", "learning_rate", "matched_layers",
-        "soft_labels",
+        "final_examples", "unlabelled_examples", "cut", "soft_labels",
     ),
     "custom": ("quoting", "answer_units"), "compress": ("engines", "min_kept"),
-    "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",),
+    "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",), "corpus": ("quoting",),
 }  # fmt: skip
 """By section, keys that came after the first measurements: they enter a hash only where they are not the default."""
 
@@ -262,6 +273,7 @@ def _without_later_defaults(content: dict[str, Any]) -> None:
         ("finetune", finetune, Finetune()),
         ("distillation", finetune["distillation"], TaskDistillation()),
         ("compress", content["compress"], Compress()),
+        ("corpus", content["corpus"], Corpus()),
     ]
     sections += [("custom", custom, CustomTask()) for custom in finetune["custom"].values()]
     for override in finetune["override"].values():
@@ -277,12 +289,15 @@ def _without_later_defaults(content: dict[str, Any]) -> None:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Twelve hexadecimal digits that identify what the recipe computes: device and data folder do not enter.
+    """Twelve hexadecimal digits that identify what the recipe computes.
+
+    Device, data folder and what is kept do not enter.
 
     A value that has been renamed enters by its first spelling, so that a recipe has the hash that measurements of
     earlier versions give it.
     """
     content = {k: v for k, v in to_dict(recipe).items() if k not in ("device", "data")}
+    del content["finetune"]["keep"]
     _without_later_defaults(content)
     for key, spellings in RENAMED_VALUES.items():
         section_name, name = key.split(".")

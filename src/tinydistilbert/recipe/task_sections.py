@@ -4,8 +4,9 @@ import dataclasses
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
+from tinydistilbert.recipe.names import base_task
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.types import (
     Bytes,
@@ -13,7 +14,9 @@ from tinydistilbert.recipe.types import (
     Milliseconds,
     Operations,
     Optimization,
+    Quoting,
     Share,
+    alone,
     renamed_values,
     section,
 )
@@ -42,7 +45,7 @@ class CustomTask:
     answer_units: Literal["words", "characters"] = "words"
     """What F1 and exact match of `span` compare: `words`, SQuAD's official rules, or `characters` for scripts without
     blanks (Chinese, Japanese, Thai …), as MLQA does for Chinese."""
-    quoting: Literal["auto", "none", "csv"] = "auto"
+    quoting: Quoting = "auto"
     """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, and in a
     .tsv file only where it is surely quoted."""
 
@@ -60,7 +63,12 @@ class TaskDistillationSettings:
     intermediate_learning_rate: PositiveFloat | None = None
     epochs: Epochs | None = None
     learning_rate: PositiveFloat | None = None
+    final_examples: Literal["all", "original"] | None = None
+    unlabelled: str | tuple[str, ...] | None = None
+    unlabelled_examples: NonNegativeInt | None = None
     augment: NonNegativeInt | None = None
+
+    _one_source = field_validator("unlabelled", mode="before")(alone)
 
 
 @section
@@ -93,6 +101,9 @@ class TaskDistillation:
     """What the rows "(D)" start from: the pretrained student; or the first fine-tuned teacher of the task, cut to the
     layers that `student` says, with its pooler and head. The second needs no pretraining distillation; with
     finetune.model, that model becomes the task's teacher where no other is given."""
+    cut: Literal["layers", "importance"] = "layers"
+    """With start = "teacher", which of its layers are kept: those that `student` says, or as many that matter most to
+    the task, by the first derivative of its loss on train examples (as in `compress`)."""
     temperature: PositiveFloat = 2.0
     """T of the soft targets."""
     soft: Share = 0.5
@@ -120,16 +131,27 @@ class TaskDistillation:
     """File with soft labels of train examples from a teacher that is no model (an LLM, an API, an ensemble, votes): a
     column for each class, and the task's column of texts or `id` to join by. Where an example has none, the teacher
     model speaks. Classification only."""
-    unlabelled: str = ""
-    """File with more texts of the task's kind without labels, in the task's columns or one text a line;
-    not for span tasks."""
+    final_examples: Literal["all", "original"] = "all"
+    """What is read after the intermediate epochs: all, or only the train examples, not the copies and further texts
+    (TinyBERT on STS-B)."""
+    unlabelled: str | tuple[str, ...] = ""
+    """More texts of the task's kind without labels: a file in the task's columns or with one text a line, `task:NAME`
+    (train texts of another task), `corpus` (sentences of the corpus), or a list of these; not for span tasks."""
+    unlabelled_examples: NonNegativeInt = 0
+    """Read a seeded sample of so many of them; 0 = all."""
     augment: NonNegativeInt = 0
     """Copies of each train example with words replaced by what a masked LM proposes (TinyBERT), for soft
-    targets; duplicates are dropped. Not for span tasks."""
+    targets; duplicates are dropped. Of span tasks the question's words, for the intermediate epochs alone."""
     augment_share: Share = 0.4
     """Chance of each word to be replaced in a copy (TinyBERT's p_t)."""
     augment_candidates: PositiveInt = 15
     """Proposals among which a replacement is drawn (TinyBERT's K)."""
+
+    _one_source = field_validator("unlabelled", mode="before")(alone)
+
+    def ends_with_originals(self, kind: str) -> bool:
+        """Whether the epochs after the intermediate ones read train examples alone, in a task of that kind."""
+        return self.final_examples == "original" or (kind == "span" and self.augment > 0)
 
     @property
     def has_stages(self) -> bool:
@@ -148,12 +170,13 @@ class Finetune:
     """Fine-tuning and scoring, by the same code for teacher, student and control."""
 
     tasks: tuple[str, ...] = ()
-    """Names from `tinydistilbert tasks`, or of custom tasks in `custom`."""
+    """Names from `tinydistilbert tasks`, or of custom tasks in `custom`; `rte@mnli`: RTE, started from this run's
+    models of MNLI, a column of its own."""
     model: str = ""
     """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
     teacher: str = ""
-    """Encoder that the row `teacher` starts from, as it comes: folder, hub name, or `offline` (of the wheel, with its
-    pooler); empty = the run's teacher, adapted if `adapt` says so. The rows "(D)" learn from what it becomes."""
+    """Encoder that the row `teacher` starts from, with its pooler: `original` (`teacher.model` as it comes), or a
+    folder, hub name or `offline`; empty = the run's teacher, adapted if `adapt` says so. "(D)" learns from it."""
     models: tuple[Literal["teacher", "student", "control"], ...] = ("teacher", "student")
     """`control` is the same cut of the teacher without distillation."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
@@ -172,6 +195,9 @@ class Finetune:
     """Score on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
     score_on: Literal["validation", "train"] = "validation"
     """`train`: score on `validation_examples` of the train split that are not trained on; for choosing settings."""
+    keep: Literal["best", "all"] = "best"
+    """Weights that stay when a run has no use for them any more: `best`, of each task the models of the first seed that
+    the run is about; `all`, those of the teacher, the control and the other seeds too. Scores and logs always stay."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of each layer as a share of that of the layer above it, from the head down to the embeddings
     (ULMFiT, Howard and Ruder 2018; ELECTRA: 0.8); 1 = all alike. Not of the rows "(D)"."""
@@ -198,7 +224,7 @@ class Finetune:
 
     def settings(self, task: str) -> "Finetune":
         """These settings with the override of `task` applied; `override` of the result is empty."""
-        override = self.override.get(task, TaskSettings())
+        override = self._override(task)
         changes = {key: value for key, value in dataclasses.asdict(override).items() if value is not None}
         optimization = {key: changes.pop(key) for key in ("learning_rate", "batch_size") if key in changes}
         changes.pop("max_length", None)
@@ -210,14 +236,18 @@ class Finetune:
             distillation=dataclasses.replace(self.distillation, **distillation), override={}, **changes,
         )  # fmt: skip
 
+    def _override(self, task: str) -> TaskSettings:
+        """What differs for a task; of `rte@mnli`, without an override of its own, what differs for `rte`."""
+        return self.override.get(task) or self.override.get(base_task(task), TaskSettings())
+
     def max_length(self, task: str, default: int) -> int:
         """Longest input of `task` in tokens: its override, or else the task's `default`."""
         return self.stated_max_length(task) or default
 
     def stated_max_length(self, task: str) -> int | None:
         """Longest input of `task` in tokens where this recipe states one; None where it is the task's default."""
-        custom = self.custom.get(task)
-        return self.override.get(task, TaskSettings()).max_length or (custom.max_length if custom else None)
+        custom = self.custom.get(base_task(task))
+        return self._override(task).max_length or (custom.max_length if custom else None)
 
 
 @section

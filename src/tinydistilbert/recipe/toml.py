@@ -14,7 +14,16 @@ from pydantic import ValidationError
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.keys import did_you_mean, is_list, members, nearest, sections
-from tinydistilbert.recipe.names import MEASURED, SPAN_NAMES, TASK_NAMES
+from tinydistilbert.recipe.names import (
+    MEASURED,
+    SPAN_NAMES,
+    TASK_NAMES,
+    TASK_TEXTS,
+    base_task,
+    intermediate_task,
+    is_built_in,
+    task_of_source,
+)  # fmt: skip
 from tinydistilbert.recipe.objective import NOTEBOOK_TERMS, TERMS
 from tinydistilbert.recipe.schema import ADAPTER, CustomTask, Finetune, Recipe, to_dict
 from tinydistilbert.recipe.types import Duration, seconds_of, with_current_keys
@@ -128,6 +137,8 @@ def _expected(kind: Any, message: str) -> str:
     if not others or others == [type(None)]:
         wanted = message.removeprefix("Input should be ")
         return f"a number {wanted}" if wanted.startswith(("greater", "less")) else wanted
+    if one is str:
+        return "a text or a list of texts"
     if get_origin(one) is Literal:
         choices = ", ".join(map(repr, get_args(one)))
         return f"{choices} or a list of whole numbers {_bounds(get_args(others[0])[0])}"
@@ -216,8 +227,15 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
     finetune = recipe.finetune
     known = (*TASK_NAMES, *finetune.custom)
     for key, names in (("finetune.tasks", finetune.tasks), ("finetune.override", tuple(finetune.override))):
-        for name in (name for name in names if name not in known):
+        parts = (part for written in names for part in written.split("@", 1))
+        for name in (part for part in parts if part not in known):
             yield _Conflict(key, "a known task", repr(name), _nearest(name, known))
+    for name in (name for name in finetune.tasks if intermediate_task(name)):
+        first, fix = intermediate_task(name), f"write {intermediate_task(name)!r} into finetune.tasks too"
+        if first == base_task(name):
+            yield _Conflict("finetune.tasks", "another task behind the @", repr(name), "name one")
+        if first not in finetune.tasks:
+            yield _Conflict("finetune.tasks", f"{first!r}, whose models {name!r} starts from", "none", fix)
     for name, custom in finetune.custom.items():
         yield from _conflicts_of_custom(name, custom, scored_on=finetune.score_on)
     for key, seeds in (("finetune.seeds", finetune.seeds), ("ablate.seeds", recipe.ablate.seeds)):
@@ -243,19 +261,43 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[_Conflict]:
     for name in finetune.tasks or ("",):
         yield from _conflicts_of_stages(finetune.settings(name), name)
     yield from _conflicts_of_teaching(finetune)
-    kinds = {name: finetune.custom[name].kind if name in finetune.custom else "" for name in finetune.tasks}
-    spans = [name for name, kind in kinds.items() if kind == "span" or name in SPAN_NAMES]
+    described = {name: finetune.custom.get(base_task(name)) for name in finetune.tasks}
+    of_kind = {name: settings.kind for name, settings in described.items() if settings}
+    spans = [name for name in finetune.tasks if of_kind.get(name) == "span" or base_task(name) in SPAN_NAMES]
     for name in spans if distillation.tasks != "none" else ():
         of_task = finetune.settings(name).distillation
-        for key in (key for key in ("unlabelled", "augment") if getattr(of_task, key)):
-            expected = f"no {key} with the span task {name!r}: a new text has no place for an answer"
-            fix = "leave one of them out, or augment single tasks: finetune.override.TASK.augment"
-            yield _Conflict(f"finetune.distillation.{key}", expected, repr(getattr(of_task, key)), fix)
-    if distillation.unlabelled and len(finetune.tasks) > 1:
-        expected, found = "one task with unlabelled texts, which are in its columns", ", ".join(finetune.tasks)
-        yield _Conflict("finetune.distillation.unlabelled", expected, found, "run the tasks one by one")
+        if of_task.unlabelled:
+            expected = f"no unlabelled texts with the span task {name!r}: a new text has no place for an answer"
+            fix = "name them for single tasks: finetune.override.TASK.distillation.unlabelled"
+            yield _Conflict("finetune.distillation.unlabelled", expected, repr(of_task.unlabelled), fix)
+        if of_task.augment and not of_task.intermediate_epochs:
+            expected = f"intermediate_epochs with the span task {name!r}: a copied question may have another answer"
+            fix = "give some, or augment single tasks: finetune.override.TASK.augment"
+            yield _Conflict("finetune.distillation.augment", expected, repr(of_task.augment), fix)
+    for name in finetune.tasks:
+        yield from _conflicts_of_sources(finetune, name, known)
+    files = [s for s in _sources(distillation.unlabelled) if not is_built_in(s)]
+    if files and len(finetune.tasks) > 1:
+        expected, found = "one task with a file of unlabelled texts, in its columns", ", ".join(finetune.tasks)
+        fix = "name it for that task: finetune.override.TASK.distillation.unlabelled"
+        yield _Conflict("finetune.distillation.unlabelled", expected, found, fix)
     if distillation.teachers == ():
         yield _Conflict("finetune.distillation.teachers", '"first", "all" or folders', "[]", "name one")
+
+
+def _sources(unlabelled: str | tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(filter(None, (unlabelled,) if isinstance(unlabelled, str) else unlabelled))
+
+
+def _conflicts_of_sources(finetune: Finetune, task: str, known: Iterable[str]) -> Iterator[_Conflict]:
+    """Sources of texts without labels that are none."""
+    key = "finetune.distillation.unlabelled"
+    for source in _sources(finetune.settings(task).distillation.unlabelled):
+        name = task_of_source(source)
+        if name == base_task(task):
+            yield _Conflict(key, f"texts beside the train examples of {task}", repr(source), "name another task")
+        elif source.startswith(TASK_TEXTS) and name not in known:
+            yield _Conflict(key, "a known task behind task:", repr(name), _nearest(name, known))
 
 
 def _conflicts_of_stages(settings: Finetune, task: str) -> Iterator[_Conflict]:
@@ -268,6 +310,9 @@ def _conflicts_of_stages(settings: Finetune, task: str) -> Iterator[_Conflict]:
         expected = f"fewer than the {settings.epochs:g} epochs of {task or 'finetune.epochs'}"
         fix = "lower it, or say how many follow: finetune.distillation.epochs"
         yield _Conflict(key, expected, f"{distillation.intermediate_epochs:g}", fix)
+    if distillation.final_examples == "original" and not distillation.intermediate_epochs:
+        expected, fix = "intermediate_epochs in which all examples are read", "give some, or leave it out"
+        yield _Conflict("finetune.distillation.final_examples", expected, "none", fix)
     if distillation.intermediate_learning_rate is not None and not distillation.intermediate_epochs:
         expected, fix = "intermediate_epochs that it is the learning rate of", "give some, or leave it out"
         yield _Conflict("finetune.distillation.intermediate_learning_rate", expected, "none", fix)
@@ -285,6 +330,9 @@ def _conflicts_of_compression(recipe: Recipe) -> Iterator[_Conflict]:
 
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
     """Wishes about a second distillation where there is none."""
+    if finetune.distillation.cut == "importance" and finetune.distillation.start != "teacher":
+        expected, fix = "start = 'teacher', whose layers are chosen", "set it, or leave cut out"
+        yield _Conflict("finetune.distillation.cut", expected, repr(finetune.distillation.start), fix)
     given = isinstance(finetune.distillation.teachers, tuple)
     starts_at_teacher = finetune.distillation.start == "teacher"
     has_teachers = (given or starts_at_teacher) if finetune.model else finetune.has_student_of_teachers

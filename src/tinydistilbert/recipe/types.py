@@ -101,6 +101,11 @@ def _warn_of_renamed(key: str, value: str | None, current: str) -> None:
     logging.getLogger(__name__).warning("%s is a deprecated spelling; write %s", deprecated, current)
 
 
+def alone(value: Any) -> Any:
+    """The item of a list of one, of a key that takes one value or several."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Epochs = Annotated[float, Field(gt=0, le=10_000)]
 """More than ten thousand are a typing error."""
@@ -113,6 +118,8 @@ Bytes = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?(kB|MB|GB))?$")]
 """`20MB`, in powers of 1,000; empty = none."""
 Operations = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?[MGT])?$")]
 """`500M` floating-point operations; empty = none."""
+Quoting = Literal["auto", "none", "csv"]
+"""How quotes are read in CSV and TSV."""
 Ramp = NonNegativeFloat | tuple[NonNegativeFloat, NonNegativeFloat]
 """A number, or two: the value at the first step and at the last, with linear interpolation between them."""
 PositiveRamp = PositiveFloat | tuple[PositiveFloat, PositiveFloat]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tinydistilbert.recipe.keys import flat
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report import published, scores
@@ -17,7 +18,7 @@ from tinydistilbert.report.paper_tables import score_cell
 from tinydistilbert.report.scores import Score
 from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, points, to_markdown
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import AblationFolder, flat
+from tinydistilbert.run_folder import AblationFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.evaluation import metrics
-from tinydistilbert.evaluation.metrics import Paired
+from tinydistilbert.evaluation import resampling
+from tinydistilbert.evaluation.resampling import Paired
 from tinydistilbert.recipe.names import BASELINE_NAMES
 from tinydistilbert.report.disagreements import Disagreement, disagreement, examples_at_hand
 from tinydistilbert.report.predictions import (
@@ -27,6 +27,7 @@ from tinydistilbert.tasks.base import Examples, Task
 
 PAIRS = (
     ("student", TEACHER), ("student (D)", TEACHER), ("student (D)", "student"), ("student", "control"),
+    ("student (D)", "control"),
     ("model", TEACHER), ("model (D)", TEACHER), ("model (D)", "model"),
     *((row, baseline) for row in ("student", "student (D)", "model", "model (D)") for baseline in BASELINE_NAMES),
 )  # fmt: skip
@@ -232,9 +233,9 @@ def _differences(pairings: Sequence[Pairing], seed: int) -> list[Difference]:
         for pairing in pairings
         for metric in pairing.task.table_metrics
     ]
-    adjusted = metrics.holm([paired.p for _, _, paired in unadjusted])
+    adjusted = resampling.holm([paired.p for _, _, paired in unadjusted])
     return [Difference(*one, p) for one, p in zip(unadjusted, adjusted, strict=True)]
 
 
 def _paired(pairing: Pairing, metric: str, seed: int) -> Paired:
-    return metrics.paired_test(pairing.task.kind, metric, pairing.labels, *pairing.predictions(metric), seed=seed)
+    return resampling.paired_test(pairing.task.kind, metric, pairing.labels, *pairing.predictions(metric), seed=seed)

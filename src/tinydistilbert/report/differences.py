@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tinydistilbert.evaluation.metrics import Paired
+from tinydistilbert.evaluation.resampling import Paired
 from tinydistilbert.recipe.names import BASELINE_NAMES
 from tinydistilbert.report.scores import HIGHER, LEVEL, LOWER, MAJORITY, mark_of, metric_title, row_title
 from tinydistilbert.report.table import Cell, Table, TableRow, format_p, points, signed

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tinydistilbert.data.sources import is_on_hub
 from tinydistilbert.errors import UserError
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import metrics, resampling
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.predictions import Pairing, Predicted
 from tinydistilbert.tasks.base import Examples, Task
@@ -55,7 +55,7 @@ def disagreement(pairing: Pairing, examples: Examples | None, seed: int) -> Disa
     test = None
     if pairing.task.kind != "regression":
         right, others = pairing.right()
-        test = metrics.mcnemar(right[0], others[0]) if len(right) == len(others) == 1 else None
+        test = resampling.mcnemar(right[0], others[0]) if len(right) == len(others) == 1 else None
     return Disagreement((tuple(map(reader.case, first)), tuple(map(reader.case, second))), test)
 
 

@@ -139,7 +139,7 @@ def read_examples(run: Path, tasks: Mapping[str, Task] = TASKS) -> list[ExampleG
         tasks: by name, as `tasks_of` gives them for the run's recipe.
     """
     # One's own tasks first, and what is made from text last.
-    ordered = sorted(tasks.values(), key=lambda task: (task.is_synthetic, bool(task.official)))
+    ordered = sorted(tasks.values(), key=lambda task: (task.is_made, bool(task.official)))
     groups = []
     for title in HEADINGS:
         for task in (task for task in ordered if _group_of(task) == title):

@@ -12,13 +12,15 @@ from tinydistilbert.report import compression, figures, paper_tables, scores, su
 from tinydistilbert.report.calibration import calibration_lines, confusion_table
 from tinydistilbert.report.chosen import chosen_answers
 from tinydistilbert.report.differences import differences_table, row_differences
+from tinydistilbert.report.earlier_page import NO_PAGE, EarlierPage
 from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.html import figure, render
 from tinydistilbert.report.read import read_log, read_run
 from tinydistilbert.report.surest import surest_errors
 from tinydistilbert.report.use import best_facts
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import LOG, RunFolder, kept_notices
+from tinydistilbert.run_folder import LOG, RunFolder, released_models
+from tinydistilbert.run_record import kept_notices
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
@@ -108,9 +110,13 @@ def _curves(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def facts(
-    command: str, settings: Recipe, measurements: Sequence[Measurement], notices: Sequence[str] = ()
-) -> list[tuple[str, str]]:
-    """Recipe, machine, software and data behind the numbers, and notices of how data were read, as (name, value)."""
+    command: str, settings: Recipe, measurements: Sequence[Measurement], notices: Sequence[str] = (),
+    released: Sequence[str] = (),
+) -> list[tuple[str, str]]:  # fmt: skip
+    """Recipe, machine, software and data behind the numbers, and notices of how data were read, as (name, value).
+
+    Models whose weights were deleted are named too.
+    """
     last = measurements[-1].environment if measurements else {}
     dates = sorted(m.date for m in measurements)
     versions = ", ".join(f"{name} {last[name]}" for name in (*results.LIBRARIES, "python") if last.get(name))
@@ -128,8 +134,11 @@ def facts(
         ]
     )
     fingerprints = sorted({m.data_fingerprint[:12] for m in measurements if m.data_fingerprint})
+    hashes = {m.recipe_hash for m in measurements if m.recipe == settings.name}
+    # What an earlier version called something else has the hash that its measurements say.
+    hashed = hashes.pop() if len(hashes) == 1 else schema.recipe_hash(settings)
     found = [
-        ("Recipe", f"{settings.name} ({schema.recipe_hash(settings)})"),
+        ("Recipe", f"{settings.name} ({hashed})"),
         ("Command", command),
         *made_of,
         ("Made", " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else ""),
@@ -137,24 +146,35 @@ def facts(
         ("Machine", "; ".join(machines)),
         ("Software", f"tinydistilbert {__version__}, {versions}"),
         ("Data, SHA-256", ", ".join(fingerprints)),
+        ("Weights not kept", ", ".join(released)),
         *(("Notice", line) for line in notices),
     ]
     return [(name, value) for name, value in found if value]
 
 
-def write_report(run: Path, *, command: str = "") -> Path:
+def write_report(
+    run: Path, *, command: str = "", earlier: EarlierPage = NO_PAGE, compared: Sequence[Measurement] = ()
+) -> Path:
     """Write `report.html` into the run folder and return its path.
 
     Args:
         run: the folder that `replicate` filled.
         command: the command line that gives the same again; by default made from the recipe's name.
+        earlier: a page whose curves and examples are shown where those of the run are gone.
+        compared: differences between the rows, where they are not among the measurements.
 
     Raises:
         UserError: `run` is not a run folder.
     """
     folder = RunFolder(run)
-    settings, measurements = read_run(run)
-    tasks = tasks_of(settings.finetune)
+    settings, stored = read_run(run)
+    measurements, tasks = [*stored, *compared], tasks_of(settings.finetune)
+    curves, example_groups = _curves(folder), read_examples(run, tasks)
+    gone: dict[str, bool] = {
+        "curves": bool(earlier.curves) and not curves,
+        "examples": bool(earlier.examples) and not example_groups,
+    }
+    taken = " and ".join(name for name, is_gone in gone.items() if is_gone)
     headline = summary.summarize(measurements, tasks)
     every = paper_tables.all_tables(measurements, tasks)
     html = render(
@@ -168,12 +188,20 @@ def write_report(run: Path, *, command: str = "") -> Path:
         compressed=_compression(run, settings, measurements, compression.compressed_models(measurements, tasks)),
         variants=paper_tables.variants_table(measurements, tasks),
         pretraining=paper_tables.pretraining_table(measurements),
-        curves=_curves(folder),
-        example_groups=read_examples(run, tasks),
+        curves=curves,
+        example_groups=example_groups,
+        earlier=earlier,
         faults=_faults(settings),
-        facts=facts(
-            command or f"tinydistilbert replicate {settings.name}", settings, measurements, kept_notices(folder)
-        ),
+        facts=[
+            *facts(
+                command or f"tinydistilbert replicate {settings.name}",
+                settings,
+                stored,
+                kept_notices(folder),
+                [path.relative_to(run).as_posix() for path in released_models(folder)],
+            ),
+            *([("Made anew", f"{taken} as on the page before; logs and samples were not kept")] if taken else []),
+        ],
         recipe_toml=folder.recipe.read_text(encoding="utf-8"),
     )
     atomic.write_text(folder.report, html)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tinydistilbert import results
 from tinydistilbert.errors import UserError
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import metrics, sanity
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.scores import CHOSEN_ON_REPORTED, MAJORITY, ROWS
@@ -189,9 +189,9 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
 def majority_of(task: Task, predicted: Predicted) -> Predicted:
     """The majority baseline on the same examples: always the most frequent label or answer, or the mean of numbers."""
     if task.kind == "span":
-        constant = [metrics.majority_answer(predicted.gold, task.answer_units)] * len(predicted.gold)
+        constant = [sanity.majority_answer(predicted.gold, task.answer_units)] * len(predicted.gold)
     else:
-        constant = metrics.majority_predictions(
+        constant = sanity.majority_predictions(
             np.array(predicted.gold, dtype=np.float64 if task.kind == "regression" else np.int64)
         ).tolist()
     return replace(predicted, side=Side(predicted.side.run, MAJORITY), answers={0: constant}, warnings=())
@@ -205,8 +205,9 @@ def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing
     """
     where = f"{task.title} ({split}) of {first.side.run} and {second.side.run}"
     fix = "compare runs that were scored on the same data"
-    if task.is_synthetic and first.fingerprint != second.fingerprint:  # their ids are numbers, not names
-        fix = "score both with the same corpus, seed and finetune.validation_examples"
+    if task.is_made and first.fingerprint != second.fingerprint:  # their ids are numbers, not names
+        same = "corpus, seed" if task.is_synthetic else "version of Python"
+        fix = f"score both with the same {same} and finetune.validation_examples"
         raise UserError(where, problem="the examples were made from different texts", fix=fix)
     rows_in_second = {name: row for row, name in enumerate(second.ids)}
     shared = [(row, rows_in_second[name]) for row, name in enumerate(first.ids) if name in rows_in_second]

@@ -12,7 +12,9 @@ from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS, tables_of
 from tinydistilbert.tasks.base import Task
 
-SUBJECTS = {"student": "The student", "model (D)": "The distilled model", "model": "The model"}
+SUBJECTS = {
+    "student": "The student", "student (D)": "The student", "model (D)": "The distilled model", "model": "The model",
+}  # fmt: skip
 """What a sentence calls the row that a run is about: the first of these that was scored."""
 
 

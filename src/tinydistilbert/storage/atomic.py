@@ -7,7 +7,7 @@ A folder is finished when its `manifest.json` is there: it is written last and l
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -18,6 +18,8 @@ from tinydistilbert.storage import disk
 MANIFEST = "manifest.json"
 HASH_KEY = "sha256"
 """Key of the manifest with the hash of its other content."""
+RELEASED = "released"
+"""Key of the manifest with the files that were deleted on purpose when nothing was left to read them."""
 CHECKPOINTS = "checkpoints"
 """Folder that only unfinished work needs: no manifest lists it, and it is deleted when the work is finished."""
 _TEMPORARIES = ".*.tmp"
@@ -131,6 +133,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
         for name, (size, digest) in listed.items():
             path = folder / name
             if not path.is_file():
+                refuse_released(folder, manifest)
                 raise UserError(str(path), expected="a file that the manifest lists", found="no file", fix=fix)
             if path.stat().st_size != size or sha256(path) != digest:
                 raise UserError(str(path), expected=f"sha256 {digest[:12]}…", found="other content", fix=fix)
@@ -143,15 +146,54 @@ def intact(folder: Path, name: str) -> Path:
     Raises:
         UserError: the manifest is damaged, does not list the file, or lists it with another size or content.
     """
-    listed, path = read_manifest(folder, verify=False)["files"], folder / name
-    fix = f"delete {folder} and run the command again"
+    manifest, path = read_manifest(folder, verify=False), folder / name
+    listed, fix = manifest["files"], f"delete {folder} and run the command again"
     if name not in listed or not path.is_file():
+        refuse_released(folder, manifest)
         found = "no file" if name in listed else "none in the manifest"
         raise UserError(str(path), expected="a file that the manifest lists", found=found, fix=fix)
     if sha256(path) != listed[name]["sha256"]:
         expected = f"sha256 {listed[name]['sha256'][:12]}…"
         raise UserError(str(path), expected=expected, found="other content", fix=fix)
     return path
+
+
+def is_released(folder: Path) -> bool:
+    """Whether files of a finished folder were deleted on purpose, so that no model can be loaded from it."""
+    return bool(read_manifest(folder, verify=False).get(RELEASED))
+
+
+def release(folder: Path, kept: Collection[str]) -> int:
+    """Delete the files of a finished folder but those that are `kept`; the manifest goes on to say what they were.
+
+    The manifest says first what is deleted: a process that is killed on the way leaves the rest to the next call.
+
+    Returns:
+        The bytes that were freed.
+    """
+    manifest = read_manifest(folder, verify=False)
+    released: list[str] = sorted(name for name in manifest["files"] if name not in kept)
+    if manifest.get(RELEASED) != released:
+        manifest[RELEASED] = released
+        write_json(folder / MANIFEST, {**manifest, HASH_KEY: _hash_of(manifest)})
+    left = [folder / name for name in released if (folder / name).is_file()]
+    freed = 0
+    for path in left:
+        freed += path.stat().st_size
+        disk.remove(path)
+    return freed
+
+
+def refuse_released(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Say of a folder with this manifest that it holds no weights any more, if that is so.
+
+    Raises:
+        UserError: it is.
+    """
+    if manifest.get(RELEASED):
+        problem = "its weights were deleted when the run had no use for them any more (finetune.keep)"
+        fix = f"delete {folder} and give the run's command again with --finetune.keep all: it is trained again"
+        raise UserError(str(folder), problem=problem, fix=fix)
 
 
 def check_intact(folder: Path) -> None:

@@ -75,6 +75,11 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing(path)).free
 
 
+def bytes_in(folder: Path) -> int:
+    """Bytes of all files in the folder and below."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
 @contextmanager
 def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
     """Raise errors of the disk in the body as `DiskError`, with the path and the bytes `needed` (0 = unknown).

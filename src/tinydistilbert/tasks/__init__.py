@@ -9,40 +9,54 @@ from numpy.typing import NDArray
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
-from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES
-from tinydistilbert.tasks import glue, hold_out, imdb, squad, synthetic
+from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES, base_task, intermediate_task
+from tinydistilbert.tasks import glue, hold_out, imdb, library, squad, synthetic
 from tinydistilbert.tasks.base import Examples, ScoreTable, Task, sample_rows
 
 # What reads data imports its libraries in the functions that need it: a served model needs the tasks alone.
 if TYPE_CHECKING:
     from tinydistilbert.recipe.schema import Corpus, Finetune
 
-TASKS: dict[str, Task] = {task.name: task for task in (*glue.TASKS, *imdb.TASKS, *squad.TASKS, *synthetic.TASKS)}
+_ALL = (*glue.TASKS, *imdb.TASKS, *squad.TASKS, *library.TASKS, *synthetic.TASKS)
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 assert tuple(TASKS) == TASK_NAMES, "names.py and the task tables list the same tasks"
 assert tuple(name for name, task in TASKS.items() if task.kind == "span") == SPAN_NAMES
 
 __all__ = ["HELD_OUT", "TASKS", "Examples", "Task", "load_examples", "tables_of", "tasks_of"]
 
+AFTER = ScoreTable(
+    "after", "After an intermediate task",
+    "Fine-tuned on another task with labels first, then on this one: not comparable with tables without such labels.",
+)  # fmt: skip
+"""The table of tasks such as `rte@mnli`."""
 HELD_OUT = "train (held out)"
 """Split of the train examples that are scored and never trained on, where settings are chosen by them."""
 
 
 def tasks_of(finetune: "Finetune") -> dict[str, Task]:
-    """All tasks by name: `TASKS`, and behind them those of one's own in `finetune.custom`.
+    """All tasks by name: `TASKS`, behind them those of one's own in `finetune.custom`, and last those like `rte@mnli`.
 
     Raises:
         UserError: a task of one's own takes one column for two things.
     """
     from tinydistilbert.tasks import custom
 
-    return TASKS | {name: custom.custom_task(name, settings) for name, settings in finetune.custom.items()}
+    tasks = TASKS | {name: custom.custom_task(name, settings) for name, settings in finetune.custom.items()}
+    return tasks | {name: _after(name, tasks) for name in finetune.tasks if intermediate_task(name)}
+
+
+def _after(name: str, tasks: Mapping[str, Task]) -> Task:
+    """A task whose models start from those of another one: in a table of its own, beside nothing that was published."""
+    task, first = tasks[base_task(name)], tasks[intermediate_task(name)]
+    title = f"{task.title} after {first.title}"
+    return dataclasses.replace(task, name=name, title=title, table=AFTER, published={}, corrected={})
 
 
 def tables_of(tasks: Mapping[str, Task]) -> dict[ScoreTable, tuple[Task, ...]]:
-    """The tables that tasks belong to, each with its tasks: real data before what is made from text."""
+    """The tables that tasks belong to, each with its tasks: data sets before what is made here."""
     tables: dict[ScoreTable, tuple[Task, ...]] = {}
-    for task in sorted(tasks.values(), key=lambda task: task.is_synthetic):
+    for task in sorted(tasks.values(), key=lambda task: task.is_made):
         tables[task.table] = (*tables.get(task.table, ()), task)
     return tables
 
@@ -57,7 +71,7 @@ def load_examples(
     if need be those of its train split. Every row is checked, also those that a sample leaves out.
 
     Synthetic examples are made from the text of `corpus`: train examples from its train documents, the others from its
-    validation documents.
+    validation documents. Those of tasks from Python's library depend on nothing but that library.
 
     Args:
         task: one of `tasks_of`.
@@ -82,6 +96,8 @@ def load_examples(
         columns, keys = _synthetic_columns(
             task, source_split, data, corpus, hold_out.SEED if held_out is not None else seed
         )
+    elif task.of_library:
+        columns, keys = library.columns(task, source_split), []
     else:
         task, columns = _columns(task, source_split, data, labels)
         keys = []

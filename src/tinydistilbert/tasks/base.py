@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.data.delimited import Quoting
+from tinydistilbert.recipe.types import Quoting
 
 Kind = Literal["classification", "regression", "span"]
 
@@ -81,6 +81,8 @@ class Task:
     """How quotes are read in its CSV and TSV files."""
     make: Maker | None = None
     """Of a synthetic task: what makes its examples from the documents of the corpus."""
+    of_library: Callable[[bool], dict[str, list[Any]]] | None = None
+    """Of a task from Python's library: the columns of its train split (False) or its validation split (True)."""
     train: str = "train"
     evaluation: tuple[str, ...] = ("validation",)
     """Splits that are reported; the first is the one in the tables."""
@@ -105,6 +107,11 @@ class Task:
     def is_synthetic(self) -> bool:
         """Whether its examples are made from the corpus, with labels in turn, and have no names outside of a run."""
         return self.make is not None
+
+    @property
+    def is_made(self) -> bool:
+        """Whether its examples are made here, of the corpus or of Python's library, and not read from data sets."""
+        return self.is_synthetic or self.of_library is not None
 
     @property
     def table_metrics(self) -> tuple[str, ...]:

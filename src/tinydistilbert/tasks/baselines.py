@@ -17,6 +17,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from transformers import PreTrainedTokenizerFast
 
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe.names import STATIC_EMBEDDINGS, TF_IDF
 from tinydistilbert.tasks.base import Examples
 
@@ -131,6 +132,8 @@ def tf_idf(train: Examples) -> Vectors:
         vectorizer.fit(texts)
     except ValueError:  # no word in any of them
         return lambda texts: sp.csr_matrix((len(texts), 1))
+    if len(vectorizer.vocabulary_) == MOST_TERMS:
+        notice(train.task.title, f"{TF_IDF} reads the {MOST_TERMS:,} most frequent words and pairs of words alone")
     return lambda texts: vectorizer.transform(texts).tocsr()
 
 

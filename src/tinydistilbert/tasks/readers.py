@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tinydistilbert.data import delimited
-from tinydistilbert.data.delimited import Quoting
 from tinydistilbert.data.gzipped import GZ, GZIP_BEGINS, ending, open_bytes
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
+from tinydistilbert.recipe.types import Quoting
 
 LONGEST_SHOWN = 120
 """Characters of a value from a file that an error shows."""

@@ -1,5 +1,6 @@
 """Texts that occur twice: in the train split and among what is scored, or within one split; counted, said, marked."""
 
+import unicodedata
 from collections.abc import Iterable
 
 from tinydistilbert.errors import UserError
@@ -33,11 +34,16 @@ def refuse_one_file_for_two(task: Task, data: str | None) -> None:
 
 
 def shared_with_train(train: Examples, scored: Examples) -> int:
-    """How many of the scored examples have a text of the train split; of pairs, both texts."""
+    """How many of the scored examples have a text of the train split, in capitals or not; of pairs, both texts."""
     if scored.task.is_synthetic or scored.split == HELD_OUT:
         return 0
-    known = set(train.keys)
-    return sum(key in known for key in scored.keys)
+    known = set(map(_folded, train.keys))
+    return sum(_folded(key) in known for key in scored.keys)
+
+
+def _folded(key: tuple[str, ...]) -> tuple[str, ...]:
+    """The texts as most models read them: without capitals, and characters composed in one way."""
+    return tuple(unicodedata.normalize("NFKC", text).casefold() for text in key)
 
 
 def shared_in_words(task: Task, split: str, shared: int, scored: int) -> str:
@@ -59,7 +65,7 @@ def check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) 
         scored: its scored splits.
 
     Raises:
-        UserError: everything that is scored of a task of one's own is in its train split.
+        UserError: everything that is scored of a task is in its train split.
     """
     if train.task.is_synthetic:
         return
@@ -69,8 +75,9 @@ def check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) 
     for examples in scored:
         _say_what_repeats(examples)
         shared, task = shared_with_train(train, examples), examples.task
-        if shared == len(examples) and task.files:  # published splits are named by us, and their scores marked
-            where = f"finetune.custom.{task.name}.{examples.split}"
+        if shared == len(examples):
+            file = file_of(task, examples.split, recipe.data)
+            where = f"finetune.custom.{task.name}.{examples.split}" if task.files else str(file or task.name)
             problem = f"all of its {shared:,} texts are in the train split too"
             fix = 'name examples that are not trained on, or set finetune.score_on = "train"'
             raise UserError(where, problem=problem, fix=fix)
@@ -84,15 +91,6 @@ def check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) 
                     else f"below {MOST_PUBLISHED:.0%} of a published split, which is not marked"
                 ),
             )
-
-
-def say_scored_among(unlabelled: Examples, where: str, scored: Iterable[Examples]) -> None:
-    """Say how many scored texts a second distillation is trained on without their labels."""
-    for examples in scored:
-        if shared := shared_with_train(unlabelled, examples):
-            task = examples.task
-            of = f"{shared:,} of {len(examples):,} scored texts of {task.title} ({examples.split})"
-            notice(where, f"{of} are among the unlabelled texts: the student learns the teacher's answers to them")
 
 
 def _say_what_repeats(examples: Examples) -> None:

@@ -51,7 +51,7 @@ def _sources(task: Task, split: str, data: str | None) -> _Sources:
 
 def has_split(task: Task, split: str, data: str | None) -> bool:
     """Whether the split can be had: its file is named or in the data folder, or it is on the hub, or made from text."""
-    if task.is_synthetic or task.files.get(split):
+    if task.is_made or task.files.get(split):
         return True
     sources = _sources(task, split, data)
     return sources.hub is not None or sources.file is not None or sources.saved is not None
@@ -59,6 +59,8 @@ def has_split(task: Task, split: str, data: str | None) -> bool:
 
 def is_fetched(task: Task, split: str, data: str | None) -> bool:
     """Whether `read_split` would ask the hub for the split."""
+    if task.is_made:
+        return False
     sources = _sources(task, split, data)
     return sources.hub is not None and sources.file is None
 

@@ -83,6 +83,11 @@ def is_usable(sentence: str) -> bool:
     return sum(WORD.fullmatch(word.strip(".,;:!?\"'()")) is not None for word in words) >= MIN_PLAIN_WORDS * len(words)
 
 
+def sentences_of(document: str) -> list[str]:
+    """The usable sentences of a document."""
+    return [sentence.text for sentence in _sentences(_paragraphs(document))]
+
+
 def _paragraphs(document: str) -> list[str]:
     return [stripped for line in document.split("\n") if (stripped := line.strip())]
 

@@ -9,6 +9,7 @@ import pyarrow.parquet
 from tinydistilbert.data.files import records
 from tinydistilbert.data.gzipped import ending
 from tinydistilbert.errors import UserError
+from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.readers import read_rows
 from tinydistilbert.tasks.row_checks import check_columns, texts_of
@@ -19,7 +20,7 @@ TEXT = ".txt"
 def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Examples:
     """The texts of a .csv, .tsv, .jsonl or .parquet file in the task's columns, or of a .txt file, one a line.
 
-    Other columns, labels among them, are ignored.
+    Other columns are ignored; of labels, that is said.
 
     Args:
         path: the file.
@@ -45,6 +46,8 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
     else:
         rows = read_rows(path, task.quoting)
         check_columns(rows, list(names.values()))
+        if task.label in rows.table.column_names:
+            notice(str(path), f"its column {task.label!r} is not read: the teacher labels these texts")
         texts = {name: texts_of(rows, column, may_be_empty=may_be_empty) for name, column in names.items()}
     count = len(texts["text"])
     columns = {"idx": list(range(count)), **texts, "label": [None] * count}
@@ -64,6 +67,19 @@ def _lines(path: Path, wanted: list[str]) -> list[str]:
     if not texts:
         raise UserError(str(path), expected="at least one text", found="an empty file", fix="write one text a line")
     return texts
+
+
+def question_copies(path: Path, examples: Examples) -> Examples:
+    """The examples of a span task once more, with the questions in a file of `write_examples`.
+
+    Args:
+        path: the file; its `idx` is the place of the example among `examples`.
+        examples: what the questions are copies of.
+    """
+    table = pyarrow.parquet.read_table(path)
+    rows, questions = table.column("idx").to_pylist(), table.column(examples.task.text).to_pylist()
+    columns = {name: [values[row] for row in rows] for name, values in examples.columns.items()}
+    return Examples(examples.task, "unlabelled", {**columns, "question": questions}, len(rows))
 
 
 def holds_examples(path: Path) -> bool:

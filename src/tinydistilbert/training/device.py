@@ -1,17 +1,23 @@
 """Where and in which precision a training computes."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, Self
 
 import torch
 
-from tinydistilbert.errors import UserError
+from tinydistilbert.errors import DeviceLost, OutOfMemory, UserError
 from tinydistilbert.progress import say
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.training.cores import busy_elsewhere, own_cores, usable_cores
 from tinydistilbert.training.precision import Precision, chosen_precision
 
+_FAILURES = re.compile(r"CUDA error|CUDA driver error|HIP error|CUBLAS_STATUS_|CUDNN_STATUS_|MPS backend|NVML")
+_OUR_OWN = re.compile("device-side assert|invalid argument|invalid configuration|out of memory")
+"""Of CUDA's errors, those that tell of a mistake in a program, or of too little memory."""
 BUSY = 0.5
 """Cores that a training may lack before it is said."""
 
@@ -63,6 +69,37 @@ def choose_device(name: str) -> torch.device:
 def use_threads(threads: int | None) -> None:
     """Let torch use so many threads; None = as many as it takes by itself, but no more than there are cores to use."""
     torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cores()))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error tells that memory ran out; PyTorch's own class for it is raised by its GPU allocator only."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return any(words in text for words in ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+
+
+@contextmanager
+def device_errors(device: torch.device) -> Iterator[None]:
+    """Raise the failure of a GPU in the body as `DeviceLost`; an error in our own use of it stays what it is.
+
+    Raises:
+        DeviceLost: the GPU does not answer any more, or fell out of use in another way.
+        OutOfMemory: memory ran out where nothing could be made smaller: a training halves its micro-batches.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            fix = "close what else uses it, lower max_length, or give --device cpu"
+            raise OutOfMemory(f"out of memory on the {device.type} device; {fix}; the same command goes on") from error
+        text = str(error).split("\n", 1)[0]
+        if device.type == "cpu" or not _FAILURES.search(text) or _OUR_OWN.search(text):
+            raise
+        raise DeviceLost(
+            f"the {device.type} device failed: {text[:160]}; what is finished and the last checkpoint are on the disk: "
+            "the same command goes on from there once the device works again, or with --device cpu"
+        ) from error
 
 
 @cache

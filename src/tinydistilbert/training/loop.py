@@ -23,7 +23,7 @@ from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.allocator import keep_freed_memory
-from tinydistilbert.training.device import Compute, say_if_busy
+from tinydistilbert.training.device import Compute, is_out_of_memory, say_if_busy
 from tinydistilbert.training.diagnosis import write_diagnosis
 from tinydistilbert.training.job import TrainingJob, step_seed
 from tinydistilbert.training.optimizer import SCALE, learning_rate_factor, make_optimizer
@@ -315,8 +315,3 @@ class _Step:
 def _moved(value: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; towards a GPU from pinned memory, so that the copy holds nothing up."""
     return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error tells that memory ran out; PyTorch's own class for it is raised by GPUs only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

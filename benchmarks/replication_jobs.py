@@ -1,0 +1,199 @@
+"""The jobs of replication.py: which there are, what each needs, how long it may take, and the recipe that it runs.
+
+A job is a recipe of results/replication on one task, with every seed, in a run folder of its own; or the pretraining
+distillation that the tasks of a recipe begin with.
+"""
+
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import common
+
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe
+from tinydistilbert.storage import atomic
+from tinydistilbert.tasks import TASKS
+
+RECIPES = common.ROOT / "results" / "replication"
+DISTILL = "distill"
+"""In place of a task: the pretraining distillation."""
+ENCODER, ADAPTED = "minilm-l6", "minilm-l6-mlm"
+"""Folders among the models: the encoder as the wheel has it, and adapted to masked LM."""
+TRAIN_EXAMPLES = {
+    "cola": 8_551, "mrpc": 3_668, "rte": 2_490, "stsb": 5_749, "wnli": 635, "sst2": 67_349, "mnli": 19_636,
+    "qnli": 11_803, "qqp": 29_863, "imdb": 25_000, "squad": 88_524,
+}  # fmt: skip
+"""At hand; of SQuAD windows."""
+MILLISECONDS = 14.0
+"""A step of a student on a GPU that ten processes share: three had 10 each (results/gpu/measured.jsonl)."""
+TEACHER_STEP, TAUGHT_STEP = 2.0, 1.7
+"""Steps of a student that one of the teacher takes, and one of a student beside its teacher."""
+OVERHEAD = {"squad": 75.0, "imdb": 35.0, "sst2": 12.0, "mnli": 12.0, "qnli": 10.0, "qqp": 10.0}
+"""Seconds of reading, tokenising and scoring; of the small ones `SMALL_OVERHEAD`."""
+SMALL_OVERHEAD = 5.0
+DISTILL_SECONDS = {"wikitext2": 150.0, "notebook": 100.0, "authors": 130.0}
+"""On such a GPU; alone `wikitext2` took 94 (results/gpu/parts.jsonl)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe on a task, or its pretraining distillation."""
+
+    recipe: str
+    task: str
+
+    @property
+    def name(self) -> str:
+        """Its folder in the run."""
+        return f"{self.recipe}/{self.task}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the jobs share; sent to the workers as it is."""
+
+    data: Path
+    models: Path
+    run: Path
+    device: str
+    toy: bool = False
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """The content of rows.toml."""
+        return read_plan()
+
+    @cached_property
+    def recipes(self) -> Mapping[str, Recipe]:
+        """The recipes as they are published."""
+        return {path.stem: toml.read(path) for path in sorted(RECIPES.glob("*.toml")) if path.stem != "rows"}
+
+    def seeds(self, task: str) -> tuple[int, ...]:
+        """Of the trainings on a task."""
+        return (0,) if self.toy else tuple(self.plan["seeds"]["large" if task in self.plan["large"] else "small"])
+
+    def folder(self, job: Job) -> Path:
+        """The run folder of a job."""
+        return self.run / job.recipe / job.task
+
+    def is_done(self, job: Job) -> bool:
+        """Whether its measurements are there, every one."""
+        if job.task == DISTILL:
+            return atomic.is_finished(self.folder(job) / "student")
+        return (self.folder(job) / "done").exists()
+
+    def needs(self, job: Job) -> Iterator[Job]:
+        """The jobs that have to be done before."""
+        recipe = self.recipes[job.recipe]
+        if job.task != DISTILL and self.is_distilled(job.recipe):
+            yield Job(job.recipe, DISTILL)
+        if "runs/replication/wikitext2/" in recipe.finetune.model:
+            yield Job("wikitext2", DISTILL)
+        if isinstance(recipe.finetune.distillation.teachers, tuple):
+            yield Job("task-student", job.task)
+
+    def is_distilled(self, recipe: str) -> bool:
+        """Whether the tasks of a recipe begin with a pretraining distillation."""
+        finetune = self.recipes[recipe].finetune
+        return not finetune.model and "student" in finetune.models
+
+    def lacks(self, job: Job) -> str:
+        """Which of its data or models is not there; empty where all are."""
+        wanted = [self.models / ADAPTED]
+        if "paraphrase" in self.recipes[job.recipe].finetune.model:
+            wanted.append(self.models / Path(self.recipes[job.recipe].finetune.model).name)
+        if job.task == DISTILL or not self.recipes[job.recipe].finetune.model:
+            wanted.append(self.data / "wikitext2")
+        if job.task != DISTILL:
+            wanted.append(self.data / TASKS[job.task].folder / "train.parquet")
+        return ", ".join(str(path) for path in wanted if not path.exists())
+
+    def seconds(self, job: Job) -> float:
+        """An estimate, on a GPU shared by ten processes."""
+        if job.task == DISTILL:
+            return DISTILL_SECONDS[job.recipe]
+        recipe = self.recipes[job.recipe]
+        settings = recipe.finetune.settings(job.task)
+        distillation = settings.distillation
+        batches = math.ceil(TRAIN_EXAMPLES[job.task] / settings.optimization.batch_size)
+        steps = max(math.ceil(settings.epochs * batches), settings.min_steps)
+        plain = 0.0
+        if not recipe.finetune.model:
+            plain = sum(TEACHER_STEP if name == "teacher" else 1.0 for name in settings.models)
+        elif distillation.tasks == "none":
+            plain = 1.0
+        distilled = (
+            steps if distillation.epochs is None else (distillation.intermediate_epochs + distillation.epochs) * batches
+        )
+        total = plain * steps + (0 if distillation.tasks == "none" else TAUGHT_STEP * distilled)
+        return len(self.seeds(job.task)) * total * MILLISECONDS / 1000 + OVERHEAD.get(job.task, SMALL_OVERHEAD)
+
+    def recipe_of(self, job: Job) -> Recipe:
+        """The recipe that a job runs: the published one, for this task, with the paths of this machine."""
+        published, task = self.recipes[job.recipe], job.task
+        if task == DISTILL:
+            task = self.plan["small"][0]
+        finetune = published.finetune
+        teachers = finetune.distillation.teachers
+        if isinstance(teachers, tuple):
+            teachers = tuple(self._path(name.format(task=task)) for name in teachers[: len(self.seeds(task))])
+        override = {name: settings for name, settings in finetune.override.items() if name == task}
+        finetune = replace(
+            finetune, tasks=(task,), seeds=self.seeds(task), override=override,
+            model=self._path(finetune.model), teacher=self._path(finetune.teacher),
+            distillation=replace(finetune.distillation, teachers=teachers),
+        )  # fmt: skip
+        recipe = replace(
+            published, device=self.device, data=str(self.data), finetune=finetune,
+            teacher=replace(published.teacher, model=str(self.models / ADAPTED)),
+        )  # fmt: skip
+        return _as_toy(recipe) if self.toy else recipe
+
+    def _path(self, name: str) -> str:
+        """Where on this machine what a published recipe names lies."""
+        if name == OFFLINE_TEACHER:
+            return str(self.models / ENCODER) if (self.models / ENCODER).is_dir() else name
+        if name.startswith("runs/replication/"):
+            return str(self.run / name.removeprefix("runs/replication/"))
+        return str(self.models / Path(name).name) if name else ""
+
+
+def _as_toy(recipe: Recipe) -> Recipe:
+    """The recipe with so little of everything that a tiny model is through in a moment."""
+    distillation, optimization = recipe.finetune.distillation, recipe.distill.optimization
+    if distillation.intermediate_epochs:
+        distillation = replace(distillation, intermediate_epochs=1.0)
+    small = {"batch_size": min(optimization.batch_size, 4), "gradient_accumulation_steps": 1}
+    return replace(
+        recipe, corpus=replace(recipe.corpus, max_train_documents=5),
+        validation=replace(recipe.validation, blocks=4, times=1),
+        distill=replace(recipe.distill, max_steps=3, optimization=replace(optimization, **small)),
+        finetune=replace(
+            recipe.finetune, train_examples=24, validation_examples=20, epochs=1.0, min_steps=0, override={},
+            distillation=distillation,
+        ),
+    )  # fmt: skip
+
+
+def read_plan() -> dict[str, Any]:
+    """The content of rows.toml."""
+    return tomllib.loads((RECIPES / "rows.toml").read_text(encoding="utf-8"))
+
+
+def planned(setting: Setting) -> list[Job]:
+    """All jobs, in the order in which they are to be begun."""
+    return [Job(part["recipe"], task) for part in setting.plan["jobs"] for task in part["tasks"]]
+
+
+def write_recipe(setting: Setting, job: Job) -> Path:
+    """The recipe file of a job; one that is there stays, so that the run goes on."""
+    path = setting.run / job.recipe / f"{job.task}.toml"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(path, toml.to_toml(setting.recipe_of(job)))
+    return path

@@ -1,0 +1,282 @@
+"""The tables of docs/explanation/replication.md, from results/replication/results.jsonl and rows.toml."""
+
+import dataclasses
+import math
+import statistics
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import results
+from tinydistilbert.report import scores
+from tinydistilbert.report.differences import RowDifference, row_differences
+from tinydistilbert.report.kept import Kept, TeacherAboveMajority, kept_over, teacher_above_majority
+from tinydistilbert.report.paper_tables import score_cell
+from tinydistilbert.report.scores import HIGHER, LOWER, TEACHER, Scores, collect, of_task
+from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p, points, signed, to_markdown
+from tinydistilbert.results import Measurement
+from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks.base import Task
+
+FOLDER = Path(__file__).resolve().parent / "replication"
+NOT_MEASURED = "not measured"
+QUANTILE = 1.96
+"""Of the normal distribution, for the interval of a mean over tasks."""
+OURS, NOTEBOOK, STUDENT, PUBLISHED = "wikitext2", "notebook", "task-student", "minilm-l3"
+"""Rows that the goals speak of."""
+
+
+@dataclass(frozen=True)
+class MeanDifference:
+    """Of two rows, over the tasks that both were scored on."""
+
+    value: float
+    interval: tuple[float, float]
+    tasks: tuple[Task, ...]
+    lower_on: tuple[Task, ...]
+    """Where the first is surely lower."""
+
+    @property
+    def mark(self) -> str:
+        """`▲` or `▼` where the interval does not contain 0."""
+        low, high = self.interval
+        return HIGHER if low > 0 else LOWER if high < 0 else ""
+
+
+@dataclass(frozen=True)
+class Replication:
+    """What was measured, as the page shows it."""
+
+    plan: Mapping[str, Any]
+    measurements: Sequence[Measurement]
+
+    @classmethod
+    def read(cls) -> "Replication":
+        """What is committed; nothing is measured where there is no results.jsonl yet."""
+        plan, path = tomllib.loads((FOLDER / "rows.toml").read_text(encoding="utf-8")), FOLDER / "results.jsonl"
+        return cls(plan, results.read(path) if path.exists() else [])
+
+    @cached_property
+    def found(self) -> Scores:
+        """The scores."""
+        return collect(self.measurements)
+
+    @cached_property
+    def differences(self) -> list[RowDifference]:
+        """The paired tests."""
+        return row_differences(self.measurements, TASKS)
+
+    @property
+    def rows(self) -> Mapping[str, Mapping[str, str]]:
+        """By name, as rows.toml has them."""
+        return {row["name"]: row for row in self.plan["rows"]}
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All, the complete ones first."""
+        names = [*self.plan["small"], *self.plan["large"]]
+        return tuple(TASKS[name] for name in sorted(names, key=lambda name: name in self.plan["partial"]))
+
+    @property
+    def complete(self) -> tuple[Task, ...]:
+        """Tasks of which all examples are at hand."""
+        return tuple(task for task in self.tasks if task.name not in self.plan["partial"])
+
+    def scored(self, row: str, among: Sequence[Task]) -> tuple[Task, ...]:
+        """Those of some tasks on which a row was scored."""
+        return tuple(task for task in among if of_task(self.found, row, task))
+
+    def kept(self, row: str) -> Kept | None:
+        """What a row keeps of its teacher over the complete tasks that both were scored on; None of a teacher."""
+        teacher = self.rows[row].get("teacher")
+        if not teacher:
+            return None
+        others = [m for m in self.measurements if m.model != TEACHER or teacher == TEACHER]
+        renamed = [dataclasses.replace(m, model=TEACHER) if m.model == teacher else m for m in others]
+        above: TeacherAboveMajority = teacher_above_majority(renamed, TASKS)
+        found = collect(renamed)
+        shared = tuple(task for task in self.complete if of_task(found, TEACHER, task) and of_task(found, row, task))
+        return kept_over(found, row, shared, above) if shared else None
+
+    def mean_difference(self, first: str, second: str, among: Sequence[Task]) -> MeanDifference | None:
+        """Mean over tasks of the difference in the headline metric; the tasks' errors are independent of each other."""
+        by_task = {d.task: d for d in self.differences if (d.row, d.against) == (first, second) and d.is_headline}
+        of_tasks = [by_task[task] for task in among if task in by_task]
+        if not of_tasks:
+            return None
+        value = statistics.fmean(d.paired.difference for d in of_tasks)
+        errors = [(d.paired.interval[1] - d.paired.interval[0]) / (2 * QUANTILE) for d in of_tasks]
+        half = QUANTILE * math.sqrt(sum(error**2 for error in errors)) / len(errors)
+        return MeanDifference(
+            value, (value - half, value + half), tuple(d.task for d in of_tasks),
+            tuple(d.task for d in of_tasks if d.mark == LOWER),
+        )  # fmt: skip
+
+
+def headline_section() -> str:
+    """The goals, and how far they were reached."""
+    return goals(Replication.read())
+
+
+def goals(found: Replication) -> str:
+    """The goals as a table; what is not measured says so."""
+    lines = [("(e) keeps of its teacher above the majority class", "≥ 97 %", *_kept(found, STUDENT))]
+    sst2, squad = TASKS["sst2"], TASKS["squad"]
+    score = of_task(found.found, STUDENT, sst2)
+    lines.append(("(e) on SST-2", "≥ 88", points(score.value) if score else NOT_MEASURED, ""))
+    student, teacher = (of_task(found.found, row, squad, "f1") for row in (STUDENT, TEACHER))
+    if student and teacher:
+        reached = f"{100 * student.value / teacher.value:.1f} %"
+        lines.append(("(e) on SQuAD, F1 as a share of its teacher’s", "≥ 92 %", reached,
+                      f"{points(student.value)} of {points(teacher.value)}"))  # fmt: skip
+    else:
+        lines.append(("(e) on SQuAD, F1 as a share of its teacher’s", "≥ 92 %", NOT_MEASURED, ""))
+    glue = [task for task in found.tasks if task.name not in ("imdb", "squad")]
+    lines.append(("(d) above (b), GLUE", "≥ 10 points", *_difference(found.mean_difference(OURS, NOTEBOOK, glue))))
+    against = found.mean_difference(STUDENT, PUBLISHED, found.complete)
+    below = f"; surely below it on {', '.join(t.title for t in against.lower_on) or 'none'}" if against else ""
+    shown, detail = _difference(against)
+    lines.append(("(e) above (i) in the mean, on no task below", "beyond chance", shown, detail + below))
+    head = ["| goal | wanted | reached | |", "| :-- | :-- | --: | :-- |"]
+    return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
+
+
+def _kept(found: Replication, row: str) -> tuple[str, str]:
+    kept = found.kept(row)
+    if kept is None:
+        return NOT_MEASURED, ""
+    if kept.share is None:
+        return NOTHING, kept.reason
+    left_out = f"; not counted: {', '.join(task.title for task in kept.left_out)}" if kept.left_out else ""
+    return f"{100 * kept.share:.1f} %", f"mean over {', '.join(task.title for task in kept.counted)}{left_out}"
+
+
+def _difference(difference: MeanDifference | None) -> tuple[str, str]:
+    if difference is None:
+        return NOT_MEASURED, ""
+    low, high = difference.interval
+    over = ", ".join(task.title for task in difference.tasks)
+    return f"{signed(difference.value)}{difference.mark}", f"{signed(low)} to {signed(high)}, over {over}"
+
+
+def scores_section() -> str:
+    """Every row on every task."""
+    return to_markdown(score_table(Replication.read()))
+
+
+def score_table(found: Replication) -> Table:
+    """Every row on every task, and what it keeps of its teacher."""
+    columns = ("", "Row", "Kept, %", *(task.title for task in found.tasks))
+    rows, used = [], []
+    for name, row in found.rows.items():
+        of_row = [(task, of_task(found.found, name, task)) for task in found.tasks]
+        kept = found.kept(name)
+        share = Cell(NOTHING) if kept is None or kept.share is None else Cell(
+            f"{100 * kept.share:.1f}", detail=f"{len(kept.counted)} tasks; raw {100 * kept.raw:.1f}" if kept.raw else ""
+        )  # fmt: skip
+        is_measured = any(score for _, score in of_row)
+        cells = [score_cell(score) for _, score in of_row] if is_measured else [Cell(NOT_MEASURED)] * len(of_row)
+        rows.append(
+            TableRow("measured", (Cell(row["letter"] and f"({row['letter']})"), Cell(row["title"]), share, *cells))
+        )
+        used += [(f"{row['title']}, {task.title}", task.title, score) for task, score in of_row if score]
+    notes = [
+        "Medians over the seeds of the small sets, with the lowest and the highest; one seed of the large ones. "
+        "SQuAD: F1.",
+        "Kept: (score − majority) / (teacher − majority) over the complete tasks on which the row’s teacher beats the "
+        "majority class beyond chance; raw: share of its mean. Teacher of (a) to (d): the adapted one; of the others "
+        "the encoder as it comes.",
+        f"{NOTHING}: {NOT_MEASURED}, or nothing to keep.",
+        *scores.notes_on_marks(used),
+    ]
+    majority = [
+        next(
+            (s.majority for row in found.rows if (s := of_task(found.found, row, task)) and s.majority is not None),
+            None,
+        )
+        for task in found.tasks
+    ]
+    rows.insert(
+        0,
+        TableRow(
+            "baseline", (Cell(""), Cell("Majority baseline"), Cell(NOTHING), *(Cell(points(v)) for v in majority))
+        ),
+    )
+    return Table(
+        "replication",
+        "Scores",
+        "In points, on the validation splits, of IMDb on test.",
+        columns,
+        tuple(rows),
+        tuple(notes),
+    )
+
+
+def tests_section() -> str:
+    """The rows compared with one another."""
+    return to_markdown(tests_table(Replication.read()))
+
+
+def tests_table(found: Replication) -> Table:
+    """For each pair the mean difference, and the difference on each task, with its p."""
+    by_task = {(d.row, d.against, d.task.name): d for d in found.differences if d.is_headline}
+    rows = []
+    for first, second in found.plan["compared"]["pairs"]:
+        mean = found.mean_difference(first, second, found.complete)
+        shown, detail = NOT_MEASURED, ""
+        if mean is not None:
+            low, high = mean.interval
+            shown = f"{signed(mean.value)}{mean.mark}"
+            detail = f"{signed(low)} to {signed(high)}, {len(mean.tasks)} task{'s' * (len(mean.tasks) > 1)}"
+        cells = [Cell(" − ".join(found.rows[row]["title"] for row in (first, second))), Cell(shown, detail=detail)]
+        for task in found.tasks:
+            d = by_task.get((first, second, task.name))
+            cells.append(Cell(signed(d.paired.difference), d.mark, f"p {format_p(d.adjusted)}") if d else Cell(NOTHING))
+        rows.append(TableRow("measured", tuple(cells)))
+    count = sum(
+        (d.row, d.against) in {tuple(pair) for pair in found.plan["compared"]["pairs"]} for d in found.differences
+    )
+    notes = (
+        f"In points. p: paired bootstrap over the examples, adjusted by Holm over {count} comparisons. {HIGHER} surely "
+        f"higher, {LOWER} surely lower.",
+        "Mean: over the complete tasks that both have; its interval takes the errors of the tasks as independent. The "
+        "spread between trainings is in none of the intervals.",
+    )  # fmt: skip
+    return Table(
+        "tests",
+        "Row against row",
+        "First minus second.",
+        ("Rows", "Mean", *(t.title for t in found.tasks)),
+        tuple(rows),
+        notes,
+    )
+
+
+def cost_section() -> str:
+    """What each row took."""
+    return cost(Replication.read())
+
+
+def cost(found: Replication) -> str:
+    """Seconds of training by row, and on which machine."""
+    shown = [
+        "| | row | pretraining, s | fine-tunings | seconds of them | on |",
+        "| :-- | :-- | --: | --: | --: | :-- |",
+    ]
+    for name, row in found.rows.items():
+        of_row = [m for m in found.measurements if m.model == name and m.task != results.COMPARE]
+        pretraining = max((m.seconds for m in of_row if m.task == "pretraining"), default=0.0)
+        trainings = {(m.task, m.seed): m.details.get("seconds_training", 0.0) for m in of_row if m.task in TASKS}
+        devices = dict.fromkeys(str(m.details["device"]) for m in of_row if "device" in m.details)
+        recipe = (
+            f"[{row['title']}](../../results/replication/{row['recipe']}.toml)" if "recipe" in row else row["title"]
+        )
+        cells = [NOT_MEASURED, NOTHING, NOTHING, NOTHING]
+        if of_row:
+            spent = f"{pretraining:,.0f}" if pretraining else NOTHING
+            cells = [spent, f"{len(trainings)}", f"{sum(trainings.values()):,.0f}", ", ".join(devices) or NOTHING]
+        shown.append(f"| {row['letter'] and '(' + row['letter'] + ')'} | {recipe} | {' | '.join(cells)} |")
+    return "\n".join(shown) + "\n"

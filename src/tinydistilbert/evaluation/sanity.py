@@ -1,0 +1,69 @@
+"""Reasons to distrust a score: what the majority baseline reaches, and predictions that cannot be right."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinydistilbert.evaluation.answer_units import Units
+from tinydistilbert.evaluation.metrics import METRICS, NO_CLASS, Array, normalize_answer
+
+
+def majority_predictions(labels: Array) -> Array:
+    """The majority baseline: always the most frequent label, or the mean of labels that are floats."""
+    if np.issubdtype(labels.dtype, np.floating):
+        return np.full(labels.shape, labels.mean())
+    values, counts = np.unique(labels, return_counts=True)
+    return np.full(labels.shape, values[counts.argmax()])
+
+
+def majority_score(metric: str, labels: Array) -> float:
+    """The metric of `majority_predictions`; 0 for correlations, which are undefined for a constant."""
+    return float(METRICS[metric](labels, majority_predictions(labels)))
+
+
+def majority_answer(answers: Sequence[Sequence[str]], units: Units = "words") -> str:
+    """The most frequent normalised answer, or an empty one for none: the majority baseline of a span task."""
+    return Counter(normalize_answer(gold[0], units) if gold else "" for gold in answers).most_common(1)[0][0]
+
+
+def sanity_warnings(
+    predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float, ids: Sequence[Any] = (),
+    not_finite: int = 0,
+) -> list[str]:  # fmt: skip
+    """Reasons to distrust a value, one sentence each; empty when there are none.
+
+    Args:
+        predictions: classes (`NO_CLASS` for none), scores or answer texts.
+        examples: how many predictions there should be.
+        value: the metric's value.
+        majority: the same metric of the majority baseline.
+        ids: names of the predicted examples, if they are to be checked.
+        not_finite: how many answer texts were read from logits of which some are not finite numbers; classes and scores
+            show it themselves.
+    """
+    predicted = np.asarray(predictions)
+    warnings = []
+    if len(predicted) != examples:
+        warnings.append(f"{len(predicted)} predictions for {examples} examples")
+    if doubled := len(ids) - len(set(ids)):
+        warnings.append(f"{doubled} of {len(ids)} predictions are of an example that already has one")
+    if np.issubdtype(predicted.dtype, np.floating):
+        not_finite = int((~np.isfinite(predicted)).sum())
+    elif np.issubdtype(predicted.dtype, np.integer):
+        not_finite = int((predicted == NO_CLASS).sum())
+    if not_finite:
+        warnings.append(f"{not_finite} of {len(predicted)} predictions are not finite numbers")
+    if len(predicted) > 1 and _are_the_same(predicted):
+        warnings.append(f"every prediction is the same: {str(predicted[0]) or 'no answer'}")
+    if value <= majority:
+        warnings.append(f"{value:.3f} is not above the {majority:.3f} of the majority baseline")
+    return warnings
+
+
+def _are_the_same(predictions: Array) -> bool:
+    """Whether there is only one prediction; scores also where they differ by the rounding of float32 alone."""
+    if np.issubdtype(predictions.dtype, np.floating) and np.isfinite(predictions).all():
+        return bool(np.ptp(predictions) <= np.finfo(np.float32).eps * np.abs(predictions).max())
+    return len(np.unique(predictions)) == 1

@@ -1,0 +1,60 @@
+"""A folder of a run is made once, and what every finished one measured is in `results.jsonl`."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tinydistilbert import results, run_record
+from tinydistilbert.models import hub
+from tinydistilbert.pipeline.context import RunContext
+from tinydistilbert.progress import duration
+from tinydistilbert.run_folder import MEASUREMENTS
+from tinydistilbert.storage import atomic, made_from
+from tinydistilbert.storage.made_from import MadeFrom
+
+
+def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], None], sources: MadeFrom) -> None:
+    """Make one folder of the run, unless it is finished.
+
+    Raises:
+        UserError: it was made from, or begun with, something else than `sources`.
+    """
+    if atomic.is_finished(path):
+        made_from.check(path, sources)
+        atomic.tidy(path)
+        run.log(f"{title}: finished before, skipped")
+        return
+    started = time.monotonic()
+    made_from.begin(path, sources)
+    make(path)
+    run_record.keep_revisions(run.folder, hub.pinned_revisions())
+    run.log(f"{title}: {duration(time.monotonic() - started)}")
+    write_results(run)
+
+
+def write_results(run: RunContext) -> None:
+    """Write `results.jsonl`: what every finished stage measured, in the order of the stages."""
+    folder = run.folder
+    scores = [*(job.scores(folder) for job in run.jobs), *(job.scores(folder) for job in run.baselines)]
+    summaries = [folder.compressed(name).summary for name in run.recipe.compress.tasks]
+    comparisons = [folder.comparisons] if are_compared(run) else []
+    folders = [folder.teacher, folder.control, folder.student, *scores, *comparisons, *summaries, folder.benchmark]
+    finished = [path for path in folders if atomic.is_finished(path)]
+    results.write(folder.results, [m for path in finished for m in results.read(path / MEASUREMENTS)])
+
+
+def are_compared(run: RunContext) -> bool:
+    """Whether the comparisons of the rows are those of the scores that there are now."""
+    comparisons = run.folder.comparisons
+    if not atomic.is_finished(comparisons):
+        return False
+    return bool(atomic.read_manifest(comparisons)["scores"] == scores_hash(run))
+
+
+def scores_hash(run: RunContext) -> str:
+    """One hash of everything that was scored."""
+    manifests = [path / atomic.MANIFEST for path in run.folder.all_scores() if atomic.is_finished(path)]
+    hashes = [[path.parent.relative_to(run.folder.path).as_posix(), atomic.sha256(path)] for path in manifests]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()

@@ -1,0 +1,181 @@
+"""What a run was begun with, in its folder: one recipe, one set of data, one version of each model, one precision.
+
+With anything else the folder is refused. What its commands had to say is kept there too.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe.keys import flat
+from tinydistilbert.recipe.schema import Recipe, to_dict
+from tinydistilbert.recipe.toml import read
+from tinydistilbert.run_folder import RunFolder
+from tinydistilbert.storage import atomic
+
+_MODEL = "model "
+"""Begins the names of hub models in `inputs.json`."""
+_FILE = "file "
+"""Begins the paths of files of local models in `inputs.json`."""
+_PRECISION = "precision"
+MAY_DIFFER = ("device", "data", "finetune.keep")
+"""Keys of the recipe that do not change what a run computes: from one command to the next they may differ."""
+
+
+def is_begun(run: RunFolder, recipe: Recipe) -> bool:
+    """Whether the folder holds a run of this recipe; if not, it is new or empty.
+
+    Raises:
+        UserError: it belongs to another recipe or to something else.
+    """
+    try:
+        has_recipe = run.recipe.is_file()
+    except OSError as error:  # a name too long, say
+        found, fix = error.strerror or str(error), "give another --output"
+        raise UserError("--output", expected="a folder that can be made", found=found, fix=fix) from None
+    if has_recipe:
+        _check_same_recipe(run, recipe)
+        return True
+    if not atomic.is_new(run.path, beside=run.given_data.name):
+        expected, fix = "a new or empty folder, or a run", "give another --output"
+        raise UserError(f"--output {run.path}", expected=expected, found="other files", fix=fix)
+    return False
+
+
+def _check_same_recipe(run: RunFolder, recipe: Recipe) -> None:
+    given, stored = dict(flat(to_dict(recipe))), dict(flat(to_dict(read(run.recipe))))
+    for key in sorted(given.keys() | stored.keys()):
+        if key not in MAY_DIFFER and given.get(key) != stored.get(key):
+            found = f"one with {key} = {stored.get(key)!r} (here {given.get(key)!r})"
+            fix = "give another --output, or delete the folder"
+            raise UserError(f"--output {run.path}", expected="a run of this recipe", found=found, fix=fix)
+
+
+def keep_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
+    """Keep the fingerprint of data that the run reads; `name` says which.
+
+    Raises:
+        UserError: the run was begun with other data.
+    """
+    check_fingerprint(run, name, fingerprint)
+    stored = _inputs(run)
+    if name not in stored:
+        atomic.write_json(run.inputs, stored | {name: fingerprint})
+
+
+def check_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
+    """Compare the fingerprint of data with the one that is kept, if one is.
+
+    Raises:
+        UserError: the run was begun with other data.
+    """
+    before = _inputs(run).get(name, fingerprint)
+    if before != fingerprint:
+        expected, found = f"the data it was begun with ({name}: sha256 {before[:12]}…)", f"sha256 {fingerprint[:12]}…"
+        fix = "give another --output, or bring the old data back"
+        raise UserError(f"--output {run.path}", expected=expected, found=found, fix=fix)
+
+
+def kept_fingerprints(run: RunFolder) -> dict[str, str]:
+    """The fingerprints of the data that the run was begun with, by name.
+
+    Raises:
+        UserError: the file that keeps them is damaged.
+    """
+    return {name: kept for name, kept in _inputs(run).items() if not name.startswith((_MODEL, _FILE))}
+
+
+def kept_notices(run: RunFolder) -> list[str]:
+    """The notices of the commands that ran in the folder, without repetitions."""
+    if not run.notices.is_file():
+        return []
+    return run.notices.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def keep_notices(run: RunFolder, lines: Sequence[str]) -> None:
+    """Keep further notices for the page."""
+    kept = kept_notices(run)
+    every = list(dict.fromkeys([*kept, *lines]))
+    if len(every) > len(kept):
+        atomic.write_text(run.notices, "\n".join(every) + "\n")
+
+
+def kept_revisions(run: RunFolder) -> dict[str, str]:
+    """The commits at which hub models were read that the recipe names without one, by their names.
+
+    Raises:
+        UserError: the file that keeps them is damaged.
+    """
+    return {key.removeprefix(_MODEL): commit for key, commit in _inputs(run).items() if key.startswith(_MODEL)}
+
+
+def keep_revisions(run: RunFolder, commits: Mapping[str, str]) -> None:
+    """Keep the commits of hub models; those that are kept already stay."""
+    stored = _inputs(run)
+    new = {_MODEL + name: commit for name, commit in commits.items()} | stored
+    if new != stored:
+        atomic.write_json(run.inputs, new)
+
+
+def begun_in(run: RunFolder) -> str | None:
+    """The precision of matrix products that the run was begun in; None if it is new.
+
+    `auto` of a run that was begun by a version that kept none.
+
+    Raises:
+        UserError: the file that keeps it is damaged.
+    """
+    stored = _inputs(run)
+    return stored.get(_PRECISION, "auto" if stored else None)
+
+
+def keep_precision(run: RunFolder, precision: str) -> None:
+    """Keep the precision that the run is begun with.
+
+    Raises:
+        UserError: another process has begun it in another one.
+    """
+    stored = _inputs(run)
+    before = stored.setdefault(_PRECISION, precision)
+    if before != precision:
+        fix = "run the same command again"
+        raise UserError(f"--output {run.path}", expected=precision, found=f"begun in {before} meanwhile", fix=fix)
+    atomic.write_json(run.inputs, stored)
+
+
+def kept_model_files(run: RunFolder) -> dict[str, dict[str, str]]:
+    """The hashes of the files of local models that the run was begun with: by folder, as the recipe names it, and name.
+
+    Raises:
+        UserError: the file that keeps them is damaged.
+    """
+    folders: dict[str, dict[str, str]] = {}
+    for key, digest in _inputs(run).items():
+        if key.startswith(_FILE):
+            folder, _, name = key.removeprefix(_FILE).rpartition("/")
+            folders.setdefault(folder, {})[name] = digest
+    return folders
+
+
+def keep_model_files(run: RunFolder, folders: Mapping[str, Mapping[str, str]]) -> None:
+    """Keep the hashes of the files of local models; folders that are kept already stay as they are."""
+    kept, stored = kept_model_files(run), _inputs(run)
+    new = {
+        f"{_FILE}{folder}/{name}": digest
+        for folder, hashes in folders.items() if folder not in kept
+        for name, digest in hashes.items()
+    }  # fmt: skip
+    if new:
+        atomic.write_json(run.inputs, stored | new)
+
+
+def _inputs(run: RunFolder) -> dict[str, str]:
+    try:
+        stored = atomic.read_json(run.inputs) if run.inputs.is_file() else {}
+        return {str(name): str(fingerprint) for name, fingerprint in stored.items()}
+    except (ValueError, AttributeError, RecursionError) as error:
+        fix = "restore it from a copy, or give another --output"
+        expected, found = "fingerprints as JSON", str(error) or type(error).__name__
+        raise UserError(str(run.inputs), expected=expected, found=found, fix=fix) from None
+    except OSError as error:  # a name too long, say
+        found, fix = error.strerror or str(error), "give another --output"
+        raise UserError("--output", expected="a folder that can be made", found=found, fix=fix) from None

@@ -1,0 +1,200 @@
+"""Tasks with real labels that every machine has, made of the documentation in Python's own library.
+
+`library-area`: which part of the library does a passage document? `same-module`: do two passages document the same
+module? `what-does-it-do` (like SQuAD): which sentence says what a function does? Examples depend on the running
+interpreter's library alone, on no seed and no corpus. A module is in one split only.
+"""
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, zip_longest
+from typing import Any, TypeVar
+
+from tinydistilbert.data import python_docs
+from tinydistilbert.tasks.base import ScoreTable, Task
+
+TABLE = ScoreTable(
+    "library", "Tasks from Python's library",
+    "Made of the manual and the docstrings that come with Python, scored on modules that were not trained on, in "
+    "points. They depend on the version of Python and are no published data sets.",
+    unit="library task",
+)  # fmt: skip
+
+AREAS = {
+    "concurrency": "asyncio concurrent contextvars multiprocessing queue sched selectors signal subprocess threading "
+    "_weakrefset",
+    "development": "abc ast bdb cProfile code codeop compileall dataclasses dis distutils doctest ensurepip importlib "
+    "inspect pdb pickletools pkgutil profile pstats py_compile pydoc runpy symtable timeit tokenize trace traceback "
+    "tracemalloc typing unittest venv warnings",
+    "files": "_pyio bz2 configparser dbm filecmp fileinput fnmatch genericpath glob gzip io lzma ntpath os pathlib "
+    "posixpath shelve shutil stat tarfile tempfile zipfile zipimport",
+    "language": "",
+    "mathematics": "_pydatetime _pydecimal _pylong _strptime bisect calendar colorsys datetime decimal fractions "
+    "hashlib heapq hmac numbers random secrets statistics",
+    "networking": "asynchat asyncore cgi cgitb email ftplib http imaplib ipaddress mailbox mimetypes netrc nntplib "
+    "poplib smtpd smtplib socket socketserver ssl telnetlib urllib webbrowser wsgiref xmlrpc",
+    "text": "argparse base64 codecs csv difflib getopt gettext html json locale optparse plistlib quopri re "
+    "sre_compile sre_parse string stringprep textwrap xml",
+}
+"""Parts of the library and their modules; the topics of the manual are about the language itself."""
+TOPIC_AREA = "language"
+_AREA_OF = {module: area for area, modules in AREAS.items() for module in modules.split()}
+
+HELD_OUT_SHARE = 0.25
+"""Of the passages of each area, for validation."""
+PER_MODULE = 40
+"""Most passages or questions from one module, so that no large one rules."""
+AREA_CAPS, PAIR_CAPS, QUESTION_CAPS = (130, 60), (50, 30), (600, 300)
+"""Most of each area in the train and in the validation split: passages, pairs with the same module; most questions."""
+WORDS, PAIR_WORDS = (40, 80), (25, 40)
+"""Paragraphs are joined until they have so many words, and cut after so many."""
+SENTENCES = 4
+"""Among which the answer is."""
+LONGEST_ANSWER = 80
+"""Characters: span models give answers of at most 30 tokens, and names come in many."""
+
+Columns = dict[str, list[Any]]
+Passage = tuple[str, str]
+"""Text and name of its document."""
+Item = TypeVar("Item")
+
+
+def area_of(document: str) -> str | None:
+    """The area of a document: `module email/message.py` is about networking; None where it is in none of them."""
+    kind, _, name = document.partition(" ")
+    return TOPIC_AREA if kind == "topic" else _AREA_OF.get(name.split("/")[0].removesuffix(".py"))
+
+
+def names_its_module(paragraph: str, document: str) -> bool:
+    """Whether a paragraph says in which module it stands: `zipfile` does in "Open a file with the zipfile module"."""
+    parts = re.split(r"[/ ]", document.partition(" ")[2].removesuffix(".py").lower())
+    names = {name.strip("_").removeprefix("py") for name in parts if name != "__init__"} | set(parts)
+    return not names.isdisjoint(re.findall(r"\w+", paragraph.lower()))
+
+
+def passages(paragraphs: Iterable[str], words: tuple[int, int]) -> Iterator[str]:
+    """Neighbouring paragraphs joined until they have `words[0]` words, and cut after `words[1]`; a rest is left out."""
+    least, most = words
+    joined: list[str] = []
+    for paragraph in paragraphs:
+        joined += paragraph.split()
+        if len(joined) >= least:
+            yield " ".join(joined[:most])
+            joined = []
+
+
+def _shuffled(items: Iterable[Item], text: Callable[[Item], str]) -> list[Item]:
+    """In an order that depends on nothing but the texts."""
+    return sorted(items, key=lambda item: hashlib.sha256(text(item).encode()).digest())
+
+
+def _in_turn(groups: Iterable[Sequence[Item]]) -> list[Item]:
+    """The first of each group, then the second of each, and so on."""
+    return [item for item in chain.from_iterable(zip_longest(*groups)) if item is not None]
+
+
+@functools.cache
+def validation_documents() -> frozenset[str]:
+    """Those held out of training: of each area documents in the order of their hashes, up to a quarter of its text."""
+    by_area: dict[str | None, list[tuple[str, int]]] = {}
+    for document, text in python_docs.documents():
+        count = min(PER_MODULE, sum(1 for _ in passages(text.split("\n"), WORDS)))
+        by_area.setdefault(area_of(document), []).append((document, count))
+    chosen: set[str] = set()
+    for documents in by_area.values():
+        room = HELD_OUT_SHARE * sum(count for _, count in documents)
+        for document, count in _shuffled(documents, lambda one: one[0]):
+            if room > 0:
+                chosen.add(document)
+                room -= count
+    return frozenset(chosen)
+
+
+def _passages_by_area(validation: bool, words: tuple[int, int], *, nameless: bool) -> dict[str, list[list[Passage]]]:
+    """By area the shuffled passages of each document in a split; `nameless`: without the name of their module."""
+    found: dict[str, list[list[Passage]]] = {area: [] for area in AREAS}
+    for document, text in python_docs.documents():
+        area = area_of(document)
+        if area is None or (document in validation_documents()) != validation:
+            continue
+        lines = [line for line in text.split("\n") if not (nameless and names_its_module(line, document))]
+        made = [(passage, document) for passage in dict.fromkeys(passages(lines, words))]
+        found[area].append(_shuffled(made, lambda one: one[0])[:PER_MODULE])
+    return found
+
+
+def _library_area(validation: bool) -> Columns:
+    areas = _passages_by_area(validation, WORDS, nameless=False)
+    cap = AREA_CAPS[validation]
+    chosen = {area: _in_turn(modules)[:cap] for area, modules in areas.items()}
+    rows = _in_turn([[(text, label) for text, _ in chosen[area]] for label, area in enumerate(AREAS)])
+    return {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+
+
+def _same_module(validation: bool) -> Columns:
+    """Each text comes once in a pair of one module and once in a pair of two areas: alone, it says nothing."""
+    cap = PAIR_CAPS[validation]
+    groups: list[list[tuple[str, str]]] = []
+    for modules in _passages_by_area(validation, PAIR_WORDS, nameless=True).values():
+        pairs = [[(one[0], two[0]) for one, two in zip(made[::2], made[1::2], strict=False)] for made in modules]
+        groups.append(_in_turn(pairs)[:cap])
+    # Turned by the largest group, no second text comes from the area of its first, as no group is more than half.
+    same = [pair for group in groups for pair in group]
+    turn = max(map(len, groups))
+    assert 2 * turn <= len(same), "the caps keep the areas balanced"
+    seconds = [two for _, two in same]
+    other = [(one, two) for (one, _), two in zip(same, seconds[turn:] + seconds[:turn], strict=True)]
+    rows = _shuffled([*((pair, 1) for pair in same), *((pair, 0) for pair in other)], lambda row: "\0".join(row[0]))
+    columns = zip(*((one, two, label) for (one, two), label in rows), strict=True)
+    return dict(zip(("text", "text_pair", "label"), map(list, columns), strict=True))
+
+
+def _what_does_it_do(validation: bool) -> Columns:
+    """Sentences that document four functions of one module; the question is the signature of one of them."""
+    by_module: dict[str, list[python_docs.Function]] = {}
+    for function in python_docs.functions():
+        is_short = len(function.summary) <= LONGEST_ANSWER
+        if is_short and (function.module in validation_documents()) == validation:
+            by_module.setdefault(function.module, []).append(function)
+    questions = [list(_questions(functions))[:PER_MODULE] for functions in by_module.values()]
+    rows = _in_turn(questions)[: QUESTION_CAPS[validation]]
+    return {name: [row[name] for row in rows] for name in ("id", "question", "context", "answers")}
+
+
+def _questions(functions: Sequence[python_docs.Function]) -> Iterator[dict[str, Any]]:
+    for begin in range(0, len(functions) - SENTENCES + 1, SENTENCES):
+        group = _shuffled(functions[begin : begin + SENTENCES], lambda one: one.summary)
+        context = " ".join(one.summary for one in group)
+        start = 0
+        for one in group:
+            answers = {"text": [one.summary], "answer_start": [start]}
+            name = f"{one.module.removeprefix('module ')}:{one.name}"
+            question = f"What does {one.name}({', '.join(one.parameters)}) do?"
+            yield {"id": name, "question": question, "context": context, "answers": answers}
+            start += len(one.summary) + 1
+
+
+TASKS = (
+    Task(
+        "library-area", "Library area", TABLE, "classification", "text", None, tuple(AREAS), ("accuracy", "macro_f1"),
+        "accuracy", of_library=_library_area, max_length=256,
+    ),
+    Task(
+        "same-module", "Same module", TABLE, "classification", "text", "text_pair", ("different", "same"),
+        ("accuracy",), "accuracy", of_library=_same_module, max_length=256,
+    ),
+    Task(
+        "what-does-it-do", "What does it do?", TABLE, "span", "question", "context", (), ("exact_match", "f1"), "f1",
+        of_library=_what_does_it_do, max_length=384, doc_stride=128,
+    ),
+)  # fmt: skip
+
+
+@functools.cache
+def columns(task: Task, split: str) -> Columns:
+    """The columns of `Examples` of a whole split; not to be changed by who gets them."""
+    assert task.of_library, f"{task.name} is made of Python's library"
+    made = task.of_library(split != task.train)
+    return made if "id" in made else {"idx": list(range(len(made["label"]))), **made}

@@ -1,0 +1,77 @@
+"""benchmarks/replication.py at toy size: jobs come to their end in the order of what they need, and are collected."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import replication_jobs
+import replication_results
+from transformers import AutoModel, PreTrainedTokenizerFast
+
+from tests import tiny
+from tests.pipeline.test_gpu_day import made_up_data
+from tinydistilbert import results
+from tinydistilbert.models.loading import save_model
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "replication.py"
+
+
+def models_of(folder: Path, teacher: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """The three models that the recipes name, tiny."""
+    folder.mkdir()
+    (folder / "minilm-l6-mlm").symlink_to(teacher)
+    layers = {"minilm-l6": json.loads((teacher / "config.json").read_text())["num_hidden_layers"]}
+    for name, count in (layers | {"paraphrase-minilm-l3": 1}).items():
+        (folder / name).mkdir()
+        encoder = AutoModel.from_config(tiny.config("bert", **tiny.WIDER | {"num_hidden_layers": count}))
+        save_model(encoder, tokenizer, folder / name)
+    return folder
+
+
+@pytest.mark.long
+def test_the_replication_at_toy_size(
+    tmp_path: Path, teacher: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run, output = made_up_data(tmp_path / "data"), tmp_path / "run", tmp_path / "output"
+    models = models_of(tmp_path / "models", teacher, tokenizer)
+    command = [
+        sys.executable, SCRIPT, "--toy", "--device", "cpu", "--data", data, "--models", models, "--run", run,
+        "--output", output, "--recipes", "task-student", "minilm-l3", "random", "--tasks", "wnli", "rte",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    log = (run / "worker-0.log").read_text()
+    assert done.returncode == 1, done.stdout + done.stderr + log  # there is no RTE
+    assert "3 of 6 jobs are done" in done.stdout and "task-student/rte: left out" in done.stdout, log
+    jobs = [json.loads(line) for line in (run / "jobs.jsonl").read_text().splitlines()]
+    assert [row["job"] for row in jobs] == ["task-student/wnli", "minilm-l3/wnli", "random/wnli"]
+    assert {row["state"] for row in jobs} == {"done"}
+    with tarfile.open(output / "run.tar.gz.00") as tar:
+        names = tar.getnames()
+    assert "random/wnli/tasks/wnli/control/seed-0/scores/predictions-validation.parquet" in names
+    assert not [name for name in names if name.endswith((".safetensors", ".npy", "/log.jsonl"))]
+
+    setting = replication_jobs.Setting(data, models, run, "cpu", toy=True)
+    assert setting.is_done(replication_jobs.Job("random", "wnli"))  # and not done again
+
+    monkeypatch.setattr(replication_results, "RECIPES", tmp_path / "collected")
+    replication_results.collect(setting)
+    measured = results.read(tmp_path / "collected" / "results.jsonl")
+    rows = {m.model for m in measured if m.task == "wnli"}
+    assert rows == {"teacher", "task-student", "tf-idf", "static embeddings", "random", "minilm-l3"}
+    compared = {(m.model, m.details["against"]) for m in measured if m.task == results.COMPARE}
+    assert ("task-student", "minilm-l3") in compared and ("teacher", "majority") in compared
+    predictions = pq.read_table(tmp_path / "collected" / "predictions" / "wnli.parquet")
+    (score,) = (m.value for m in measured if (m.model, m.task, m.metric) == ("task-student", "wnli", "accuracy"))
+    right = sum(
+        label == given
+        for label, given in zip(
+            *(predictions[name].to_pylist() for name in ("label", "task-student, seed 0")), strict=True
+        )
+    )
+    assert right / len(predictions) == pytest.approx(score)

@@ -1,0 +1,104 @@
+"""What the replication consists of: one protocol for every row, jobs in a possible order, rows that exist."""
+
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+
+import gpu_pack
+import pytest
+import replication
+from replication_jobs import DISTILL, Job, Setting, planned
+
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.task_sections import TaskDistillation, TaskDistillationSettings
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    """Of a run that has not begun."""
+    return Setting(tmp_path / "data", tmp_path / "models", tmp_path / "run", "cpu")
+
+
+def test_every_row_is_fine_tuned_by_one_protocol(setting: Setting) -> None:
+    def protocol(name: str) -> object:
+        finetune = setting.recipes[name].finetune
+        override = {
+            task: dataclasses.replace(settings, distillation=TaskDistillationSettings())
+            for task, settings in finetune.override.items()
+            if settings.epochs
+        }
+        return dataclasses.replace(
+            finetune,
+            model="",
+            models=(),
+            teacher="",
+            baselines=True,
+            distillation=TaskDistillation(),
+            override=override,
+        )
+
+    assert len({repr(protocol(name)) for name in setting.recipes}) == 1
+
+
+def test_jobs_come_after_what_they_need_and_none_is_forgotten(setting: Setting) -> None:
+    jobs = planned(setting)
+    assert len(set(jobs)) == len(jobs)
+    for index, job in enumerate(jobs):
+        assert set(setting.needs(job)) <= set(jobs[:index]), job
+    made = {row["recipe"] for row in setting.plan["rows"] if "recipe" in row}
+    assert made == {job.recipe for job in jobs} == set(setting.recipes)
+    tasks = {*setting.plan["small"], *setting.plan["large"]}
+    assert all(
+        tasks == {job.task for job in jobs if job.recipe == recipe} - {DISTILL}
+        for recipe in made - {"wikitext2-taught"}
+    )
+
+
+def test_compared_rows_exist_and_every_row_of_a_student_has_a_teacher(setting: Setting) -> None:
+    names = {row["name"] for row in setting.plan["rows"]}
+    assert set(itertools.chain(*setting.plan["compared"]["pairs"])) <= names
+    assert {row["teacher"] for row in setting.plan["rows"] if "teacher" in row} <= names
+
+
+def test_the_recipe_of_a_job_has_this_machines_paths(setting: Setting) -> None:
+    (setting.models / "minilm-l6").mkdir(parents=True)
+    for job in planned(setting):
+        recipe = setting.recipe_of(job)
+        assert toml.from_toml(toml.to_toml(recipe), "recipe") == recipe  # valid
+        named = [recipe.teacher.model, recipe.finetune.model, recipe.finetune.teacher]
+        teachers = recipe.finetune.distillation.teachers
+        named += teachers if isinstance(teachers, tuple) else ()
+        assert all(Path(name).is_relative_to(setting.models.parent) for name in named if name), job
+    taught = setting.recipe_of(Job("minilm-l3-taught", "sst2")).finetune
+    assert (
+        len(taught.seeds) == 1 == len(taught.distillation.teachers)
+        and "task-student/sst2" in taught.distillation.teachers[0]
+    )
+
+
+def test_what_does_not_fit_into_the_time_is_left_for_something_shorter(setting: Setting) -> None:
+    long, short = Job("task-student", "squad"), Job("minilm-l3", "wnli")
+    assert setting.seconds(long) > 5 * setting.seconds(short)
+    pool = replication.Pool(setting, setting.run, time.monotonic() + 2 * setting.seconds(short), [long, short])
+    worker = replication.Worker(0, None, None)  # type: ignore[arg-type]
+    assert pool.next_for(worker) == short
+    pool.paces = [9.0]  # everything takes nine times as long as estimated
+    assert pool.next_for(worker) is None
+
+
+def test_a_job_waits_for_its_distillation(setting: Setting) -> None:
+    pool = replication.Pool(setting, setting.run, float("inf"), [Job("authors", "rte"), Job("minilm-l3", "rte")])
+    worker = replication.Worker(0, None, None)  # type: ignore[arg-type]
+    assert pool.next_for(worker) == Job("minilm-l3", "rte")
+
+
+def test_the_packs_hold_everything_that_the_jobs_read(setting: Setting) -> None:
+    models = {model for _, names, _ in gpu_pack.GROUPS.values() for model in names}
+    data = {part for *_, parts in gpu_pack.GROUPS.values() for part in parts}
+    assert models == {"minilm-l6-mlm", "minilm-l6", "paraphrase-minilm-l3"}
+    assert data == {"wikitext2", "imdb", "squad"} | {f"glue/{name}" for name in (
+        "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"
+    )}  # fmt: skip
+    assert [has_code for has_code, *_ in gpu_pack.GROUPS.values()] == [True, False, False]
+    assert any(place == "results/replication/rows.toml" for _, place in gpu_pack.code_files())

@@ -1,0 +1,114 @@
+"""The page of the replication: its headline is what its lines give by hand, and what is not measured says so."""
+
+import json
+import statistics
+from collections.abc import Iterator
+
+import pytest
+import replication_page
+from replication_page import FOLDER, Replication
+
+from tinydistilbert.report.table import points, to_markdown
+from tinydistilbert.results import COMPARE, Measurement
+from tinydistilbert.tasks import TASKS
+
+
+def measured(row: str, task: str, values: list[float], majority: float) -> Iterator[Measurement]:
+    """A row's scores on a task, one a seed."""
+    facts = TASKS[task]
+    for seed, value in enumerate(values):
+        yield Measurement(
+            row, task, facts.headline, value, facts.evaluation[0], examples=100, examples_total=100, seed=seed,
+            train_examples=9, train_examples_total=9,
+            details={"majority": majority, "interval": [value - 0.05, value + 0.05], "warnings": []},
+        )  # fmt: skip
+
+
+def compared(row: str, against: str, task: str, difference: float, half: float, p: float = 0.001) -> Measurement:
+    """A paired test with an interval of that half width."""
+    facts = TASKS[task]
+    return Measurement(
+        row, COMPARE, facts.headline, difference, facts.evaluation[0], examples=100, examples_total=100,
+        details={
+            "of": task, "against": against, "first": difference, "second": 0.0, "p": p, "p_adjusted": p,
+            "interval": [difference - half, difference + half], "seeds": [1, 1],
+        },
+    )  # fmt: skip
+
+
+@pytest.fixture
+def replication() -> Replication:
+    """Three tasks: on RTE the teacher is no better than the majority."""
+    lines = [
+        *measured("teacher", "sst2", [0.9], 0.5), *measured("teacher", "squad", [0.8], 0.1),
+        *measured("teacher", "rte", [0.55], 0.5), *measured("task-student", "sst2", [0.85, 0.89, 0.88], 0.5),
+        *measured("task-student", "squad", [0.73], 0.1), *measured("task-student", "rte", [0.6], 0.5),
+        compared("teacher", "majority", "sst2", 0.4, 0.05), compared("teacher", "majority", "squad", 0.7, 0.05),
+        compared("teacher", "majority", "rte", 0.05, 0.1, p=0.4),
+        compared("task-student", "minilm-l3", "sst2", 0.03, 0.02),
+        compared("task-student", "minilm-l3", "squad", 0.06, 0.02),
+        compared("task-student", "minilm-l3", "rte", -0.09, 0.02),
+        *measured("teacher, adapted", "sst2", [0.7], 0.5), *measured("wikitext2", "sst2", [0.6], 0.5),
+        compared("teacher, adapted", "majority", "sst2", 0.2, 0.05),
+    ]  # fmt: skip
+    return Replication(replication_page.Replication.read().plan, lines)
+
+
+def test_the_goals_are_what_the_lines_give_by_hand(replication: Replication) -> None:
+    goals = replication_page.goals(replication).splitlines()
+    # ((0.88 − 0.5) / (0.9 − 0.5) + (0.73 − 0.1) / (0.8 − 0.1)) / 2 = (0.95 + 0.9) / 2
+    assert "| 92.5 % | mean over SST-2, SQuAD; not counted: RTE |" in goals[2]
+    assert "| ≥ 88 | 88.0 |" in goals[3]
+    assert "| 91.2 % | 73.0 of 80.0 |" in goals[4]  # 0.73 / 0.8
+    assert "not measured" in goals[5]
+    # (3 + 6 − 9) / 3 = 0; half of the interval: √3 × 2 / 3 = 1.2
+    assert "| 0.0 | −1.2 to +1.2, over RTE, SST-2, SQuAD; surely below it on RTE |" in goals[6]
+
+
+def test_kept_is_a_share_of_the_rows_own_teacher(replication: Replication) -> None:
+    kept = replication.kept("wikitext2")
+    assert kept is not None and kept.share == pytest.approx(0.5)  # (0.6 − 0.5) / (0.7 − 0.5), not / (0.9 − 0.5)
+    assert replication.kept("teacher") is None and replication.kept("authors") is None
+
+
+def test_rows_that_are_not_measured_say_so(replication: Replication) -> None:
+    rows = {row.cells[1].text: row.cells for row in replication_page.score_table(replication).rows}
+    assert {cell.text for cell in rows["The authors’ recipe"][3:]} == {"not measured"}
+    assert "not measured" not in {cell.text for cell in rows["Our recipe on WikiText-2"]}
+    assert len(rows) == 1 + len(replication.plan["rows"])
+    nothing = Replication(replication.plan, [])
+    pages = [replication_page.goals(nothing), replication_page.cost(nothing)]
+    pages += [to_markdown(table(nothing)) for table in (replication_page.score_table, replication_page.tests_table)]
+    assert all("not measured" in page for page in pages)
+
+
+def test_the_published_headline_is_what_the_committed_lines_give() -> None:
+    """Computed here from the lines alone, without the code of tables."""
+    path = FOLDER / "results.jsonl"
+    if not path.exists():
+        pytest.skip("the replication is not measured yet: make replication")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    found = Replication.read()
+
+    def median(row: str, task: str, key: str = "value") -> float:
+        facts = TASKS[task]
+        of_row = [
+            line["value"] if key == "value" else line["details"][key]
+            for line in lines
+            if (line["model"], line["task"], line["metric"], line["split"])
+            == (row, task, facts.headline, facts.evaluation[0])
+        ]
+        return statistics.median(of_row)
+
+    kept = found.kept("task-student")
+    assert kept is not None
+    shares = [
+        (median("task-student", task.name) - median("teacher", task.name, "majority"))
+        / (median("teacher", task.name) - median("teacher", task.name, "majority"))
+        for task in kept.counted
+    ]
+    goals = replication_page.goals(found)
+    if shares:
+        assert f"| {100 * statistics.fmean(shares):.1f} %" in goals
+    if any(line["model"] == "task-student" and line["task"] == "sst2" for line in lines):
+        assert f"| ≥ 88 | {points(median('task-student', 'sst2'))} |" in goals
