@@ -20,11 +20,14 @@ from tinydistilbert.optional import training_libraries
 from tinydistilbert.tasks.base import Examples, Kind
 from tinydistilbert.tasks.encoding import FastTokenizer, Features, encode, question_limit
 from tinydistilbert.tasks.inference import Logits, predict
+from tinydistilbert.tasks.label_thresholds import given_labels, sigmoid, stored_label_thresholds
 from tinydistilbert.tasks.squad import TASKS, best_answers, null_window, stored_null_threshold
 
 SQUAD = TASKS[0]
 """Its stride is used for every span model."""
 
+OF_CLASSES = ("classification", "multi-label")
+"""Kinds whose outputs have names."""
 Prediction = dict[str, Any]
 """What a model predicts for one text; its keys are listed at `Predictor.predict`."""
 
@@ -53,14 +56,15 @@ class Predictor:
         max_length: tokens that are read of a text, or of a window of a context; longer texts are cut there.
         null_threshold: of a span model that may say that there is no answer: by how much that must score more than the
             best answer. None = it always gives one.
+        label_thresholds: of a multi-label model: the probability of each label from which on it is given.
     """
 
     def __init__(
         self, runtime: Runtime, tokenizer: FastTokenizer, kind: Kind, labels: tuple[str, ...],
-        max_length: int, null_threshold: float | None = None,
+        max_length: int, null_threshold: float | None = None, label_thresholds: NDArray[np.float64] | None = None,
     ) -> None:  # fmt: skip
         self.runtime, self.kind, self.labels, self.max_length = runtime, kind, labels, max_length
-        self.null_threshold = null_threshold
+        self.null_threshold, self.label_thresholds = null_threshold, label_thresholds
         self._tokenizer, self._backend = tokenizer, tokenizer.backend_tokenizer
         self._pad = int(tokenizer.pad_token_id or 0)
 
@@ -73,10 +77,11 @@ class Predictor:
             pairs: the second texts of pair tasks; in span models the contexts.
 
         Returns:
-            Classification: `label`, its probability `score`, and `scores`, the probability of each label. Regression:
-            `score`. Span: `answer`, its `start` and `end` in the context in characters, and its probability `score`; of
-            models with a null threshold also `no_answer`, the probability that there is none. Where they find none,
-            `answer` is empty, `start` and `end` are 0, and `score` is that probability.
+            Classification: `label`, its probability `score`, and `scores`, the probability of each label. Multi-label:
+            `labels`, those that the text has, and `scores`. Regression: `score`. Span: `answer`, its `start` and `end`
+            in the context in characters, and its probability `score`; of models with a null threshold also `no_answer`,
+            the probability that there is none. Where they find none, `answer` is empty, `start` and `end` are 0, and
+            `score` is that probability.
             Where a text was cut also `cut_tokens`, how many tokens of it were not read.
 
         Raises:
@@ -93,7 +98,7 @@ class Predictor:
             rows = self._rows(texts, pairs)
             logits = self._logits(rows)
             _check_finite(logits)
-            one = _score if self.kind == "regression" else self._classes
+            one = {"regression": _score, "multi-label": self._several}.get(self.kind, self._classes)
             answers, lost = [one(row) for row in logits], [row.cut for row in rows]
         return [answer | ({CUT: tokens} if tokens else {}) for answer, tokens in zip(answers, lost, strict=True)]
 
@@ -172,6 +177,12 @@ class Predictor:
             "label": self.labels[best], "score": probabilities[best],
             "scores": dict(zip(self.labels, probabilities, strict=True)),
         }  # fmt: skip
+
+    def _several(self, logits: NDArray[np.float32]) -> Prediction:
+        assert self.label_thresholds is not None
+        scores = dict(zip(self.labels, sigmoid(logits).tolist(), strict=True))
+        is_given = given_labels(logits, self.label_thresholds)
+        return {"labels": [name for name, given in zip(self.labels, is_given, strict=True) if given], "scores": scores}
 
     def _answers(self, questions: Sequence[str], contexts: Sequence[str]) -> list[Prediction]:
         unknown = {"text": [""], "answer_start": [0]}
@@ -282,9 +293,9 @@ def load(
     names = config.get("id2label") or dict.fromkeys(range(2))  # transformers leaves out what it calls its classes
     labels = tuple(names.get(str(i)) or f"LABEL_{i}" for i in range(len(names)))
     return Predictor(
-        open_exported(folder, threads=threads), tokenizer, kind, labels if kind == "classification" else (),
+        open_exported(folder, threads=threads), tokenizer, kind, labels if kind in OF_CLASSES else (),
         read_length(folder, tokenizer.model_max_length, facts["longest_input"], span=kind == "span"),
-        _null_threshold(folder, config, kind, null_threshold),
+        _null_threshold(folder, config, kind, null_threshold), _label_thresholds(folder, config, kind, len(labels)),
     )  # fmt: skip
 
 
@@ -302,10 +313,11 @@ def _torch_predictor(folder: Path, *, threads: int, compiled: bool, null_thresho
     if threads:
         torch.set_num_threads(threads)
     runtime = TorchRuntime(load_model(folder, head, require_head=True), span=kind == "span", compiled=compiled)
-    labels = tuple(config.id2label[i] for i in range(config.num_labels)) if kind == "classification" else ()
+    labels = tuple(config.id2label[i] for i in range(config.num_labels)) if kind in OF_CLASSES else ()
     length = read_length(folder, tokenizer.model_max_length, longest_input(config), span=kind == "span")
     threshold = _null_threshold(folder, config, kind, null_threshold)
-    return Predictor(runtime, tokenizer, kind, labels, length, threshold)
+    of_labels = _label_thresholds(folder, config, kind, len(labels))
+    return Predictor(runtime, tokenizer, kind, labels, length, threshold, of_labels)
 
 
 def _task_kind(folder: Path, head: str) -> Kind:
@@ -320,6 +332,15 @@ def _task_kind(folder: Path, head: str) -> Kind:
             str(folder), expected="a model with the head of a task", found="a masked language model", fix=fix
         )
     return cast("Kind", head)
+
+
+def _label_thresholds(folder: Path, config: Any, kind: Kind, labels: int) -> NDArray[np.float64] | None:
+    """The thresholds in the config of a multi-label model.
+
+    Raises:
+        UserError: they are not as many probabilities as it has labels.
+    """
+    return stored_label_thresholds(config, str(folder), labels) if kind == "multi-label" else None
 
 
 def _null_threshold(folder: Path, config: Any, kind: Kind, given: float | None) -> float | None:

@@ -182,8 +182,7 @@ def test_a_model_of_several_labels_at_once_becomes_one_of_classes(
     saved: Save, said: Any, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     folder = saved(names=("neg", "pos"), problem_type="multi_label_classification")
-    with pytest.raises(UserError, match="several labels at once"):
-        head_of(folder, load_config(folder))
+    assert head_of(folder, load_config(folder)) == "multi-label"
     with pytest.raises(UserError, match="several labels at once"):
         check_classes(folder, load_config(folder), replace(TASKS["cola"], labels=("neg", "pos")))
     model = load_model(folder, "classification", labels=("neg", "pos"))
@@ -191,3 +190,10 @@ def test_a_model_of_several_labels_at_once_becomes_one_of_classes(
     assert "several labels at once, and from now on gives one" in said()
     save_model(model, tokenizer, tmp_path / "new")
     assert head_of(tmp_path / "new", load_config(tmp_path / "new")) == "classification"
+
+
+def test_a_model_of_classes_becomes_one_of_several_labels(saved: Save, said: Any) -> None:
+    folder = saved(names=("b", "a"))
+    model = load_model(folder, "multi-label", labels=("a", "b"))
+    assert model.config.problem_type == "multi_label_classification" and model.config.id2label == {0: "a", 1: "b"}
+    assert "from now on gives any number of labels" in said()

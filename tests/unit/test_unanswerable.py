@@ -18,7 +18,7 @@ from tinydistilbert.cli.parser import parse
 from tinydistilbert.dry_run.plan import plan
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics
-from tinydistilbert.evaluation.scoring import choose_null_threshold, null_threshold_for, read_predictions, score
+from tinydistilbert.evaluation.scoring import choose_threshold, read_predictions, score, threshold_for
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.finetuning.examples import task_examples, threshold_rows
 from tinydistilbert.models.loading import load_config, save_model
@@ -134,26 +134,26 @@ def test_no_answer_is_given_where_it_scores_above_the_threshold_in_all_windows()
     logits = [window(3, 1), window(9, -2), window(3, 1), window(0, 1)]
     assert null_score(logits[2:]) == 0  # the least over the windows
     examples, features = questions(NONE, NONE, PARIS), features_of(0, 1, 2, 2)
-    found = read_predictions(examples, features, logits, null_threshold=0.0)
+    found = read_predictions(examples, features, logits, threshold=0.0)
     assert found.words == ["", "", "Paris"] and found.extra["null_difference"] == [4, 22, -2]
-    assert read_predictions(examples, features, logits, null_threshold=4.0).words == ["Paris", "", "Paris"]
+    assert read_predictions(examples, features, logits, threshold=4.0).words == ["Paris", "", "Paris"]
     always = read_predictions(examples, features, logits)
     assert always.words == ["Paris"] * 3 and "null_difference" not in always.extra
 
 
 def test_the_threshold_is_chosen_by_questions_of_both_kinds_or_not_at_all() -> None:
     logits = [window(3, 1), window(1, 3), window(1, 2)]
-    chosen = choose_null_threshold(questions(NONE, PARIS, PARIS), features_of(0, 1, 2), logits)
-    assert chosen is not None and (chosen.questions, chosen.unanswerable, chosen.score) == (3, 1, 1.0)
+    chosen = choose_threshold(questions(NONE, PARIS, PARIS), features_of(0, 1, 2), logits)
+    assert chosen is not None and (chosen.examples, chosen.unanswerable, chosen.score) == (3, 1, 1.0)
     assert -2 < chosen.value < 4
     for answers in ((PARIS, PARIS, PARIS), (NONE, NONE, NONE)):
-        assert choose_null_threshold(questions(*answers), features_of(0, 1, 2), logits) is None
+        assert choose_threshold(questions(*answers), features_of(0, 1, 2), logits) is None
 
 
 def test_scores_are_also_given_of_questions_with_and_without_an_answer() -> None:
     examples = questions(NONE, PARIS, PARIS, NONE)
     logits = [window(3, 1), window(1, 3), window(2, 1), window(-1, 1)]
-    found = score(examples, read_predictions(examples, features_of(0, 1, 2, 3), logits, null_threshold=0.0), seed=0)
+    found = score(examples, read_predictions(examples, features_of(0, 1, 2, 3), logits, threshold=0.0), seed=0)
     values = {name: value for name, (value, _) in found.items()}
     assert values == {
         "exact_match": 0.5, "f1": 0.5, "has_ans_exact_match": 0.5, "has_ans_f1": 0.5, "no_ans_exact_match": 0.5,
@@ -173,11 +173,11 @@ def test_a_window_without_an_answer_is_labelled_with_its_first_token(tokenizer: 
 
 def test_a_model_without_a_threshold_is_scored_with_0_where_one_is_needed() -> None:
     config = tiny.config()
-    assert null_threshold_for(config, questions(PARIS)) is None
-    assert null_threshold_for(config, questions(PARIS, NONE)) == 0
+    assert threshold_for(config, questions(PARIS)) is None
+    assert threshold_for(config, questions(PARIS, NONE)) == 0
     config.null_threshold = -1.5
-    assert null_threshold_for(config, questions(PARIS)) == null_threshold_for(config, questions(NONE)) == -1.5
-    assert null_threshold_for(config, dataclasses.replace(questions(PARIS), task=TASKS["rte"])) is None
+    assert threshold_for(config, questions(PARIS)) == threshold_for(config, questions(NONE)) == -1.5
+    assert threshold_for(config, dataclasses.replace(questions(PARIS), task=TASKS["rte"])) is None
 
 
 def test_an_exported_or_given_model_of_another_kind_takes_no_threshold(tmp_path: Path, tokenizer: Any) -> None:

@@ -18,13 +18,13 @@ Data: TypeAlias = Any
 FIX_MIXED = "write the column the same way in every row, such as df[column] = df[column].astype(str)"
 
 
-def as_given(data: Data, name: str, *, label: str = "") -> str | pa.Table:
+def as_given(data: Data, name: str, *, label: str | Sequence[str] = "") -> str | pa.Table:
     """A path or hub name as a text, anything else as a table.
 
     Args:
         data: see `Data`.
         name: of the argument, for errors.
-        label: the column of the label: of a `datasets.Dataset` its classes are named.
+        label: the column of the label: of a `datasets.Dataset` its classes are named. Not of several columns.
 
     Raises:
         UserError: it is none of these, has no rows, or a column with values of several kinds.
@@ -37,7 +37,7 @@ def as_given(data: Data, name: str, *, label: str = "") -> str | pa.Table:
     return table
 
 
-def _table(data: Data, name: str, label: str) -> pa.Table:
+def _table(data: Data, name: str, label: str | Sequence[str]) -> pa.Table:
     if isinstance(data, pa.Table):
         return data
     kind = f"{type(data).__module__.partition('.')[0]}.{type(data).__name__}"
@@ -48,7 +48,7 @@ def _table(data: Data, name: str, label: str) -> pa.Table:
             raise UserError(name, expected=expected, found=found, fix="rename one")
         return pa.table({str(column): _column(data[column], f"{name}[{column!r}]") for column in data.columns})
     if kind == "datasets.Dataset":
-        return with_class_names(data, label)
+        return with_class_names(data, label if isinstance(label, str) else "")
     if kind == "polars.DataFrame":
         return data.to_arrow()
     is_rows = isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data)

@@ -2,10 +2,10 @@
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tinydistilbert import results
 from tinydistilbert.predictor import Prediction, Predictor, load
@@ -56,14 +56,27 @@ class Run:
         return "".join(map(as_html, self.tables)) + _links(self.folder, self.page)
 
 
+Label: TypeAlias = str | tuple[str, ...] | list[str]
+"""The column of the label; of a multi-label task also several columns of 0 and 1."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns of a task in its data."""
 
     text: str
-    label: str
+    label: Label
     text_pair: str = ""
     kind: str = "classification"
+    label_separator: str = ""
+    """Of a multi-label task's cells; empty = the default."""
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The keys of `finetune.custom` that they are."""
+        separator = {"label_separator": self.label_separator} if self.label_separator else {}
+        label = self.label if isinstance(self.label, str) else tuple(self.label)
+        return {"text": self.text, "label": label, "text_pair": self.text_pair, "kind": self.kind, **separator}
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,7 +101,7 @@ class TaskModel(Run):
         """A prediction for each text, as `Predictor.predict` gives it."""
         return self.predictor.predict(texts, pairs)
 
-    def score(self, data: Any, *, text: str = "", label: str = "", text_pair: str = "") -> "Scores":
+    def score(self, data: Any, *, text: str = "", label: Label = "", text_pair: str = "") -> "Scores":
         """The model's scores on further labelled data; columns are those of its training where none is named.
 
         Raises:
@@ -97,7 +110,9 @@ class TaskModel(Run):
         from tinydistilbert.api.score import score_of
 
         mine = self.columns
-        columns = Columns(text or mine.text, label or mine.label, text_pair or mine.text_pair, mine.kind)
+        columns = replace(
+            mine, text=text or mine.text, label=label or mine.label, text_pair=text_pair or mine.text_pair
+        )
         return score_of(self.predictor, data, columns)
 
     def _repr_html_(self) -> str:

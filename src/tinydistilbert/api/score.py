@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tinydistilbert.api.inputs import Data, as_given, written
-from tinydistilbert.api.outcomes import Columns, Scores, TaskModel
+from tinydistilbert.api.outcomes import Columns, Label, Scores, TaskModel
 from tinydistilbert.evaluation.scoring import Predictions, predictions_of_rows, score
 from tinydistilbert.predictor import Predictor, load
 from tinydistilbert.recipe.schema import Corpus, CustomTask
@@ -19,7 +19,7 @@ SEED = 0
 
 
 def evaluate(
-    model: "str | Path | TaskModel | Predictor", data: Data, *, text: str = "", label: str = "", text_pair: str = "",
+    model: "str | Path | TaskModel | Predictor", data: Data, *, text: str = "", label: Label = "", text_pair: str = "",
 ) -> Scores:  # fmt: skip
     """The scores of a task model, of torch or exported, on labelled data.
 
@@ -27,7 +27,8 @@ def evaluate(
         model: the folder of a model, what `load` gave, or the result of `finetune`, `distill`, `compress` or `shrink`.
         data: a data frame, a list of dictionaries, a `datasets.Dataset`, a path or a hub name.
         text: column of the text; of the question of a span model. By default as in training, else `text`.
-        label: column of the label, by default as in training, else `label`; not read of a span model.
+        label: column of the label, by default as in training, else `label`; not read of a span model. Of a multi-label
+            model also its several columns of 0 and 1.
         text_pair: column of the second text, if there is one.
 
     Raises:
@@ -50,10 +51,7 @@ def score_of(predictor: Predictor, data: Data, columns: Columns) -> Scores:
     given = as_given(data, "data", label=columns.label)
     with tempfile.TemporaryDirectory(prefix="tinydistilbert-") as folder:
         source = written(given, Path(folder) / "data" / "examples.parquet")
-        settings = CustomTask(
-            train=source, validation=source, kind=predictor.kind, text=columns.text, text_pair=columns.text_pair,
-            label=columns.label,
-        )  # fmt: skip
+        settings = CustomTask(train=source, validation=source, **{**columns.section, "kind": predictor.kind})
         task = custom_task("data", settings)
         examples = load_examples(
             task, "validation", data=None, corpus=Corpus(), limit=0, seed=SEED, labels=predictor.labels or None
@@ -71,6 +69,7 @@ def score_of(predictor: Predictor, data: Data, columns: Columns) -> Scores:
 def _predictions(predictor: Predictor, examples: Examples) -> Predictions:
     columns = examples.columns
     if predictor.kind != "span":
-        return predictions_of_rows(examples, predictor.logits(columns["text"], columns.get("text_pair")))
+        logits = predictor.logits(columns["text"], columns.get("text_pair"))
+        return predictions_of_rows(examples, logits, predictor.label_thresholds)
     words = [answer["answer"] for answer in predictor.predict(columns["question"], columns["context"])]
     return Predictions(np.array(words), words, [answer["text"] for answer in columns["answers"]], {})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinydistilbert.api.inputs import Data
-from tinydistilbert.api.outcomes import TaskModel
+from tinydistilbert.api.outcomes import Label, TaskModel
 from tinydistilbert.api.run import OnLog, nested
 from tinydistilbert.api.task import (
     DISTILLED,
@@ -68,8 +68,9 @@ TRIMMED = 0.1
 
 def shrink(
     teacher: "str | Path | TaskModel" = TEACHER, *, train: Data | None = None,
-    validation: Data | None = None, text: str = "", label: str = "", text_pair: str = "",
-    kind: Kind = "classification", to: str | Iterable[str] = (), keep: float | str | None = None,
+    validation: Data | None = None, text: str = "", label: Label = "", text_pair: str = "",
+    kind: Kind = "classification", label_separator: str = "", to: str | Iterable[str] = (),
+    keep: float | str | None = None,
     soft_labels: str = "", unlabelled: str = "", seeds: int | Sequence[int] = 1, time_budget: str = "",
     output: str | Path | None = None,
     settings: dict[str, Any] | None = None, threads: int | None = None, quiet: bool = False,
@@ -85,9 +86,11 @@ def shrink(
         validation: the scored examples, in the same forms; or a share of `train`, by default `10%`, which a hash of
             the text picks.
         text: column of the text, by default the teacher's, else `text`.
-        label: column of the label, by default the teacher's, else `label`.
+        label: column of the label, by default the teacher's, else `label`; where `kind` is multi-label also several
+            columns of 0 and 1.
         text_pair: column of a second text, if there is one.
         kind: what is predicted.
+        label_separator: what parts the labels of a cell where `kind` is multi-label, by default `|`.
         to: how fast or small the model has to become: `5ms` (one text on one core), `20MB`, or both.
         keep: the share of the teacher's score above the majority that has to be kept: `0.97` or `97%`, by default
             that, and with `to` `90%`.
@@ -108,19 +111,25 @@ def shrink(
     Raises:
         UserError: something is wrong with the model or the data, or the target is out of reach; nothing was written.
     """
-    data = data_of(teacher, train, validation, text=text, label=label, text_pair=text_pair, kind=kind)
+    data = data_of(
+        teacher, train, validation, text=text, label=label, text_pair=text_pair, kind=kind,
+        label_separator=label_separator,
+    )  # fmt: skip
     changes = changes_of(teacher, to=to, keep=keep, soft_labels=soft_labels, unlabelled=unlabelled, seeds=seeds)
     call = Call(output, settings, threads, quiet, on_log)
     return shrunk(data, changes, call, time_budget=time_budget)
 
 
 def data_of(
-    teacher: "str | Path | TaskModel", train: Data | None, validation: Data | None, *, text: str, label: str,
-    text_pair: str, kind: str,
+    teacher: "str | Path | TaskModel", train: Data | None, validation: Data | None, *, text: str, label: Label,
+    text_pair: str, kind: str, label_separator: str = "",
 ) -> TaskData:  # fmt: skip
     """The data of a call of `shrink`."""
     like = teacher if isinstance(teacher, TaskModel) else None
-    return task_data(train, validation, text=text, label=label, text_pair=text_pair, kind=kind, like=like)
+    return task_data(
+        train, validation, text=text, label=label, text_pair=text_pair, kind=kind, label_separator=label_separator,
+        like=like,
+    )  # fmt: skip
 
 
 def changes_of(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinydistilbert.api.inputs import Data, as_given, fingerprint, written
-from tinydistilbert.api.outcomes import Columns, Run, TaskModel
+from tinydistilbert.api.outcomes import Columns, Label, Run, TaskModel
 from tinydistilbert.api.run import OnLog, nested, run, session
 from tinydistilbert.errors import MissedTarget, NonFiniteLoss, UserError
 from tinydistilbert.recipe import toml
@@ -19,7 +19,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.hash_split import scored_share
 from tinydistilbert.training.device import use_threads
 
-Kind = Literal["classification", "regression", "span"]
+Kind = Literal["classification", "regression", "span", "multi-label"]
 SCORED_SHARE = "10%"
 """Of the train examples, where no others are given to score on."""
 NAMELESS = "examples"
@@ -44,14 +44,13 @@ class TaskData:
         return {
             "train": written(self.train, folder / "train.parquet"),
             "validation": written(self.validation, folder / "validation.parquet"),
-            "text": self.columns.text, "label": self.columns.label, "text_pair": self.columns.text_pair,
-            "kind": self.columns.kind, **self.more,
+            **self.columns.section, **self.more,
         }  # fmt: skip
 
 
 def task_data(
-    train: Data, validation: Data | None, *, text: str, label: str, text_pair: str = "", kind: str = "classification",
-    like: TaskModel | None = None, **more: Any,
+    train: Data, validation: Data | None, *, text: str, label: Label, text_pair: str = "", kind: str = "classification",
+    label_separator: str = "", like: TaskModel | None = None, **more: Any,
 ) -> TaskData:  # fmt: skip
     """The data of a task; of a model that is given in place of a name, columns and validation are the same again.
 
@@ -61,7 +60,10 @@ def task_data(
     defaults = Columns(CustomTask().text, CustomTask().label)
     base = like.columns if like else defaults
     text_pair = text_pair or (base.text_pair if not text else "")
-    columns = Columns(text or base.text, label or base.label, text_pair, kind if not like else base.kind)
+    columns = Columns(
+        text or base.text, label or base.label, text_pair, kind if not like else base.kind,
+        label_separator or base.label_separator,
+    )  # fmt: skip
     if train is None and like is not None:
         section = _section_of(like)
         scored = section.validation if validation is None else _scored(validation, columns.label)
@@ -74,7 +76,7 @@ def task_data(
     return TaskData(given, scored, columns, more, name)
 
 
-def _scored(validation: Data, label: str) -> Any:
+def _scored(validation: Data, label: Label) -> Any:
     """The scored examples: a share such as `10%`, or data."""
     is_share = isinstance(validation, str) and scored_share(validation, "validation")
     return validation if is_share else as_given(validation, "validation", label=label)
@@ -168,9 +170,8 @@ def _recipe(name: str, data: TaskData, changes: Mapping[str, Any], section: Mapp
 
 def _folder(name: str, data: TaskData, changes: Mapping[str, Any]) -> Path:
     parts = [fingerprint(part) for part in (data.train, data.validation)]
-    nameless = {"train": parts[0] or "-", "validation": parts[1] or "-", "text": data.columns.text}
-    nameless |= {"label": data.columns.label, "text_pair": data.columns.text_pair}
-    digest = recipe_hash(_recipe(name, data, changes, nameless | {"kind": data.columns.kind} | dict(data.more)))
+    nameless = {"train": parts[0] or "-", "validation": parts[1] or "-"}
+    digest = recipe_hash(_recipe(name, data, changes, nameless | data.columns.section | dict(data.more)))
     return Path("runs") / f"{name}-{hashlib.sha256((digest + parts[0] + parts[1]).encode()).hexdigest()[:8]}"
 
 
@@ -181,7 +182,8 @@ def name_of(model: "str | Path | TaskModel") -> str:
 
 def finetune(
     model: "str | Path" = "bert-base-uncased", *, train: Data, validation: Data | None = None, text: str = "",
-    label: str = "", text_pair: str = "", kind: Kind = "classification", seeds: int | Sequence[int] = 1,
+    label: Label = "", text_pair: str = "", kind: Kind = "classification", label_separator: str = "",
+    seeds: int | Sequence[int] = 1,
     output: str | Path | None = None, settings: dict[str, Any] | None = None, threads: int | None = None,
     quiet: bool = False, on_log: OnLog | None = None,
 ) -> TaskModel:  # fmt: skip
@@ -193,9 +195,10 @@ def finetune(
         validation: the examples that are scored, in the same forms; or a share of `train`, by default `10%`, which a
             hash of the text picks.
         text: column of the text, by default `text`.
-        label: column of the label, by default `label`.
+        label: column of the label, by default `label`; where `kind` is multi-label also several columns of 0 and 1.
         text_pair: column of a second text, if there is one.
         kind: what is predicted.
+        label_separator: what parts the labels of a cell where `kind` is multi-label, by default `|`.
         seeds: how many trainings, or their seeds; the first is the one that is given back.
         output: the run folder; None = one below `runs` that the same call finds again.
         settings: keys of the recipe with other values: `{"finetune.epochs": 2}`.
@@ -207,7 +210,9 @@ def finetune(
         UserError: something is wrong with the model or the data; then nothing was written.
         NonFiniteLoss: the loss became infinite.
     """
-    data = task_data(train, validation, text=text, label=label, text_pair=text_pair, kind=kind)
+    data = task_data(
+        train, validation, text=text, label=label, text_pair=text_pair, kind=kind, label_separator=label_separator
+    )
     changes = {"finetune": {"model": str(model), "seeds": listed_seeds(seeds)}}
     made, recipe, _ = run_task("finetune", data, changes, Call(output, settings, threads, quiet, on_log))
     return task_model(made, recipe, data, MODEL)
@@ -215,8 +220,8 @@ def finetune(
 
 def distill(
     teacher: "str | Path | TaskModel", student: str | Path = "", *, train: Data | None = None,
-    validation: Data | None = None, text: str = "", label: str = "", text_pair: str = "",
-    kind: Kind = "classification", unlabelled: str = "", seeds: int | Sequence[int] = 1,
+    validation: Data | None = None, text: str = "", label: Label = "", text_pair: str = "",
+    kind: Kind = "classification", label_separator: str = "", unlabelled: str = "", seeds: int | Sequence[int] = 1,
     output: str | Path | None = None, settings: dict[str, Any] | None = None, threads: int | None = None,
     quiet: bool = False, on_log: OnLog | None = None,
 ) -> TaskModel:  # fmt: skip
@@ -231,6 +236,7 @@ def distill(
         label: column of the label, by default the teacher's.
         text_pair: column of a second text, if there is one.
         kind: what is predicted.
+        label_separator: what parts the labels of a cell where `kind` is multi-label, by default `|`.
         unlabelled: a file with more texts, which the teacher labels.
         seeds: how many trainings, or their seeds; the first is the one that is given back.
         output: the run folder; None = one below `runs` that the same call finds again.
@@ -244,7 +250,10 @@ def distill(
         NonFiniteLoss: the loss became infinite.
     """
     like = teacher if isinstance(teacher, TaskModel) else None
-    data = task_data(train, validation, text=text, label=label, text_pair=text_pair, kind=kind, like=like)
+    data = task_data(
+        train, validation, text=text, label=label, text_pair=text_pair, kind=kind, label_separator=label_separator,
+        like=like,
+    )  # fmt: skip
     name = name_of(teacher)
     distillation: dict[str, Any] = {"teachers": [name], "unlabelled": unlabelled}
     if not student:
@@ -257,7 +266,8 @@ def distill(
 def compress(
     model: "str | Path | TaskModel", *, to: str | Iterable[str] = (), keep: float = 0.0,
     teacher: "str | Path | TaskModel" = "", train: Data | None = None, validation: Data | None = None, text: str = "",
-    label: str = "", text_pair: str = "", kind: Kind = "classification", output: str | Path | None = None,
+    label: Label = "", text_pair: str = "", kind: Kind = "classification", label_separator: str = "",
+    output: str | Path | None = None,
     settings: dict[str, Any] | None = None, threads: int | None = None, quiet: bool = False,
     on_log: OnLog | None = None,
 ) -> TaskModel:  # fmt: skip
@@ -274,6 +284,7 @@ def compress(
         label: column of the label, by default the model's.
         text_pair: column of a second text, if there is one.
         kind: what is predicted.
+        label_separator: what parts the labels of a cell where `kind` is multi-label, by default `|`.
         output: the run folder; None = one below `runs` that the same call finds again.
         settings: keys of the recipe with other values.
         threads: of matrix products; None = the cores that this process may use.
@@ -287,7 +298,10 @@ def compress(
         UserError: something is wrong with a model or the data; then nothing was written.
     """
     like = model if isinstance(model, TaskModel) else None
-    data = task_data(train, validation, text=text, label=label, text_pair=text_pair, kind=kind, like=like)
+    data = task_data(
+        train, validation, text=text, label=label, text_pair=text_pair, kind=kind, label_separator=label_separator,
+        like=like,
+    )  # fmt: skip
     made_in = run_of_task_model(Path(name_of(model)))
     row = made_in[2] if made_in else MODEL
     section = {

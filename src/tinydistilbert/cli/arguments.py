@@ -87,6 +87,10 @@ def _finite(text: str) -> float:
     return value
 
 
+def _one_or_more(values: Any) -> str | tuple[str, ...]:
+    return str(values[0]) if len(values) == 1 else tuple(values)
+
+
 def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     parser.description = None  # all of it on one screen
 
@@ -95,9 +99,11 @@ def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) ->
 
     parser.add_argument("train", action=Once, convert=str, metavar="FILE", help=argparse.SUPPRESS)
     add("--text", "COLUMN", "of the text (default: text)")
-    add("--label", "COLUMN", "of the label (default: label)")
+    text = "of the label (default: label), or several of 0 and 1"
+    parser.add_argument("--label", action=Once, convert=_one_or_more, nargs="+", metavar="COLUMN", help=text)
     add("--text-pair", "COLUMN", "of a second text, if there is one")
-    add("--kind", "KIND", "classification (default), regression or span")
+    add("--kind", "KIND", "classification (default), multi-label, regression, span")
+    add("--label-separator", "TEXT", "in cells of several labels (default: |)")
     add("--validation", "FILE", "is scored (default: 10% of FILE by a hash)".replace("%", "%%"))
     parser.add_argument("--to", nargs="+", metavar="5ms|20MB", help="how fast on one core, how small")
     add("--keep", "97%", "of the teacher's score above the majority")

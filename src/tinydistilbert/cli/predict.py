@@ -302,6 +302,8 @@ def _as_columns(answer: Row) -> Row:
     """An answer as the columns of a table."""
     if "error" in answer:
         return {ANSWER: ""}
+    if "labels" in answer:
+        return {ANSWER: "|".join(answer["labels"]), **{f"{ANSWER}_{n}": score for n, score in answer["scores"].items()}}
     if "label" in answer:
         return {ANSWER: answer["label"], f"{ANSWER}_score": answer["score"]}
     if "answer" in answer:

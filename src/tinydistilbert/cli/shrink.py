@@ -26,6 +26,7 @@ def shrink(parsed: argparse.Namespace, command_line: str) -> None:
     data = api.data_of(
         teacher, parsed.train, parsed.validation, text=parsed.text or "", label=parsed.label or "",
         text_pair=parsed.text_pair or "", kind=parsed.kind or "classification",
+        label_separator=parsed.label_separator or "",
     )  # fmt: skip
     changes = api.changes_of(
         teacher,

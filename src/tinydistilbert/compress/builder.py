@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tinydistilbert.evaluation.scoring import headline_score, null_threshold_for
+from tinydistilbert.evaluation.scoring import headline_score, threshold_for
 from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.models.runtimes import ModelInputs, Runtime, exported_facts, open_exported
@@ -138,7 +138,7 @@ def held_out_score(builder: VariantBuilder, folder: Path) -> float:
     features = encoded(builder, builder.held_out, folder)
     logits = logits_of(builder, folder, features)
     return headline_score(
-        builder.held_out, features, logits, null_threshold=null_threshold_for(load_config(folder), builder.held_out)
+        builder.held_out, features, logits, threshold=threshold_for(load_config(folder), builder.held_out)
     )
 
 

@@ -32,7 +32,7 @@ from tinydistilbert.compress.variants import Variant
 from tinydistilbert.compress.vocabulary import losses
 from tinydistilbert.evaluation import metrics, resampling
 from tinydistilbert.evaluation.evaluate import trained_on_scored, write_predictions
-from tinydistilbert.evaluation.scoring import Predictions, null_threshold_for, read_predictions, score
+from tinydistilbert.evaluation.scoring import Predictions, read_predictions, score, threshold_for
 from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import load_config, load_tokenizer
 from tinydistilbert.models.processor import processor
@@ -133,9 +133,9 @@ def _write_summary(
 def _predictions(builder: VariantBuilder, variant: Variant, validation: Examples) -> tuple[Predictions, int]:
     """The predictions of a variant, and how many texts were cut for it."""
     features = encoded(builder, validation, variant.folder)
-    null_threshold = null_threshold_for(load_config(variant.folder), validation)
+    threshold = threshold_for(load_config(variant.folder), validation)
     logits = logits_of(builder, variant.folder, features)
-    return read_predictions(validation, features, logits, null_threshold=null_threshold), features.cut
+    return read_predictions(validation, features, logits, threshold=threshold), features.cut
 
 
 def _measurements(

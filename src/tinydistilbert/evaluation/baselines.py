@@ -58,7 +58,7 @@ def evaluate_baseline(
             begin = time.perf_counter()
             limit = recipe.finetune.settings(task.name).validation_examples
             examples = recipe_examples(recipe, task, split, limit=limit)
-            predictions = predictions_of_rows(examples, model.outputs(examples))
+            predictions = predictions_of_rows(examples, model.outputs(examples), model.thresholds)
             scores = score(examples, predictions, seed=recipe.seed)
             common: dict[str, Any] = {"device": "cpu", "seconds_training": round(seconds_training, 3)}
             common |= {"converged": model.converged} | ({"missing": missing} if missing else {})

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import torch
 
 from tinydistilbert import results
-from tinydistilbert.evaluation.scoring import Predictions, notes_on_answers, null_threshold_for, read_predictions, score
+from tinydistilbert.evaluation.scoring import Predictions, notes_on_answers, read_predictions, score, threshold_for
 from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.notices import notice
@@ -25,6 +25,7 @@ from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.inference import predict
+from tinydistilbert.tasks.label_thresholds import LABEL_THRESHOLDS
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.repeated import is_alarming, shared_in_words
 from tinydistilbert.tasks.span_losses import span_losses
@@ -108,8 +109,8 @@ def evaluate(
             order = check_classes(model_folder, config, examples.task, output_labels)
             if order is not None:  # of a given model, which numbers the classes in another order
                 logits = np.stack(list(logits))[:, order]
-            null_threshold = null_threshold_for(config, examples)
-            predictions = read_predictions(examples, features, logits, null_threshold=null_threshold)
+            threshold = threshold_for(config, examples, order)
+            predictions = read_predictions(examples, features, logits, threshold=threshold)
             scores = score(examples, predictions, seed=recipe.seed)
             seconds = time.perf_counter() - begin
             common: dict[str, Any] = {
@@ -123,8 +124,10 @@ def evaluate(
                 for note in notes:
                     notice(task.title, note)
                 common |= {"answer_units": task.answer_units, "notes": [*notes, *training.get("notes", ())]}
-            if null_threshold is not None:
-                common[NULL_THRESHOLD] = null_threshold
+            if isinstance(threshold, np.ndarray):
+                common[LABEL_THRESHOLDS] = threshold.tolist()
+            elif threshold is not None:
+                common[NULL_THRESHOLD] = threshold
                 if not hasattr(config, NULL_THRESHOLD):
                     warnings.append("the model has no null threshold of its own, 0 was taken")
             common |= {

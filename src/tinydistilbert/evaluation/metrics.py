@@ -131,6 +131,30 @@ def _ratio(above: Array, below: Array) -> NDArray[np.float64]:
     return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=defined))
 
 
+def micro_f1(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
+    """F1 of all labels of (n, labels) examples together; 0 where no label is given or predicted."""
+    hits, both = _hits_by_label(labels, predictions, counts)
+    return _ratio(2 * hits.sum(-1), both.sum(-1))
+
+
+def macro_f1_of_labels(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
+    """Plain mean of the F1 of each label of (n, labels) examples; 0 for a label that is nowhere, as in scikit-learn."""
+    hits, both = _hits_by_label(labels, predictions, counts)
+    return np.asarray(_ratio(2 * hits, both).mean(-1))
+
+
+def equal_sets(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
+    """Share of the (n, labels) examples that are predicted just their labels."""
+    return _mean((labels == predictions).all(-1), counts)
+
+
+def _hits_by_label(labels: Array, predictions: Array, counts: Array | None) -> tuple[Array, Array]:
+    """For each label how often it is rightly predicted, and how often it is given plus how often predicted."""
+    gold, guess = labels == 1, predictions == 1
+    weights = np.ones(len(gold)) if counts is None else counts
+    return weights @ (gold & guess).astype(np.float64), weights @ (gold.astype(np.float64) + guess)
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
     "f1": f1,
@@ -142,6 +166,13 @@ METRICS: dict[str, Metric] = {
     "pearson_spearman_mean": pearson_spearman_mean,
 }
 """Metrics of labels and predictions; a span task's are the means of `squad_scores`."""
+METRICS_OF_LABELS: dict[str, Metric] = {"micro_f1": micro_f1, "macro_f1": macro_f1_of_labels, "exact_match": equal_sets}
+"""Those of multi-label tasks, of arrays (n, labels) of 0 and 1, or `NO_CLASS`; resamples are given by counts alone."""
+
+
+def metric_of(name: str, labels: Array) -> Metric:
+    """The metric of classes or numbers (n,), or of several labels (n, labels)."""
+    return (METRICS_OF_LABELS if labels.ndim == 2 else METRICS)[name]
 
 
 def normalize_answer(text: str, units: Units = "words") -> str:

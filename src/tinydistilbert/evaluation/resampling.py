@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from tinydistilbert.evaluation.metrics import METRICS, Array, Metric, mean_score
+from tinydistilbert.evaluation.metrics import Array, Metric, mean_score, metric_of
+from tinydistilbert.tasks.base import Kind
 
 Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 """From indices of examples (…, n) to the metric on these examples (…)."""
@@ -60,21 +60,19 @@ PAIRED_RESAMPLES_OF_CORRELATIONS = 5_000
 """Fewer, because ranks are computed anew in every resample, which takes longer than counting right answers."""
 
 
-def paired_test(
-    kind: Literal["classification", "regression", "span"], metric: str, labels: Array, first: Array, second: Array, *,
-    seed: int = 0,
-) -> Paired:  # fmt: skip
+def paired_test(kind: Kind, metric: str, labels: Array, first: Array, second: Array, *, seed: int = 0) -> Paired:
     """The one paired test of two sides on a task: whoever compares the same predictions gets the same numbers.
 
     Args:
         kind: of the task.
         metric: one of its metrics.
-        labels: (n,) classes or numbers; of span tasks anything.
-        first: (seeds, n) predictions of one side; of span tasks the metric of each answer.
+        labels: (n,) classes or numbers; of span tasks anything; (n, labels) of several labels.
+        first: (seeds, n) predictions of one side, (seeds, n, labels) of several labels; of span tasks the metric of
+            each answer.
         second: (seeds, n) those of the other.
         seed: of the resamples.
     """
-    used = mean_score if kind == "span" else METRICS[metric]
+    used = mean_score if kind == "span" else metric_of(metric, labels)
     resamples = PAIRED_RESAMPLES_OF_CORRELATIONS if kind == "regression" else PAIRED_RESAMPLES
     return paired_bootstrap(used, labels, first, second, seed=seed, resamples=resamples)
 
@@ -90,16 +88,20 @@ def paired_bootstrap(
 
     Args:
         metric: of labels, predictions and counts.
-        labels: (n,).
-        first: (seeds, n) predictions of one side.
-        second: (seeds, n) predictions of the other; the number of seeds may be another.
+        labels: (n,) or (n, labels).
+        first: (seeds, n) or (seeds, n, labels) predictions of one side.
+        second: those of the other; the number of seeds may be another.
         seed: of the draws.
         resamples: how many draws; fewer, but never under 1000, where more would take longer than some seconds.
     """
     if np.asarray(second, dtype=np.float64).tobytes() < np.asarray(first, dtype=np.float64).tobytes():
         return paired_bootstrap(metric, labels, second, first, seed=seed, resamples=resamples).mirrored
-    kinds, sizes = np.unique(np.column_stack([labels, *first, *second]), axis=0, return_counts=True)
-    gold, *predictions = np.ascontiguousarray(kinds.T)
+    every = [np.asarray(part).reshape(len(labels), -1) for part in (labels, *first, *second)]
+    kinds, sizes = np.unique(np.column_stack(every), axis=0, return_counts=True)
+    if labels.ndim == 1:
+        gold, *predictions = np.ascontiguousarray(kinds.T)
+    else:
+        gold, *predictions = np.split(kinds, len(every), axis=1)
 
     def values(counts: Array) -> Array:
         each = [metric(gold, guesses, counts) for guesses in predictions]

@@ -7,11 +7,21 @@ from typing import Any
 import numpy as np
 
 from tinydistilbert.evaluation.answer_units import Units
-from tinydistilbert.evaluation.metrics import METRICS, NO_CLASS, Array, normalize_answer
+from tinydistilbert.evaluation.metrics import NO_CLASS, Array, metric_of, normalize_answer
 
 
 def majority_predictions(labels: Array) -> Array:
-    """The majority baseline: always the most frequent label, or the mean of labels that are floats."""
+    """The majority baseline: always the most frequent label, or the mean of labels that are floats.
+
+    Of several labels (n, labels): always the same most frequent ones, as many as have the best micro F1.
+    """
+    if labels.ndim == 2:
+        counts = labels.sum(0)
+        order = np.argsort(-counts, kind="stable")
+        size = np.arange(1, len(order) + 1)
+        best = int(np.argmax(2 * np.cumsum(counts[order]) / (size * max(len(labels), 1) + max(counts.sum(), 1))))
+        constant = np.isin(np.arange(len(order)), order[: best + 1]).astype(labels.dtype)
+        return np.broadcast_to(constant, labels.shape)
     if np.issubdtype(labels.dtype, np.floating):
         return np.full(labels.shape, labels.mean())
     values, counts = np.unique(labels, return_counts=True)
@@ -20,7 +30,7 @@ def majority_predictions(labels: Array) -> Array:
 
 def majority_score(metric: str, labels: Array) -> float:
     """The metric of `majority_predictions`; 0 for correlations, which are undefined for a constant."""
-    return float(METRICS[metric](labels, majority_predictions(labels)))
+    return float(metric_of(metric, labels)(labels, majority_predictions(labels)))
 
 
 def majority_answer(answers: Sequence[Sequence[str]], units: Units = "words") -> str:
@@ -30,18 +40,19 @@ def majority_answer(answers: Sequence[Sequence[str]], units: Units = "words") ->
 
 def sanity_warnings(
     predictions: Sequence[Any] | Array, *, examples: int, value: float, majority: float, ids: Sequence[Any] = (),
-    not_finite: int = 0,
+    not_finite: int = 0, words: Sequence[Any] = (),
 ) -> list[str]:  # fmt: skip
     """Reasons to distrust a value, one sentence each; empty when there are none.
 
     Args:
-        predictions: classes (`NO_CLASS` for none), scores or answer texts.
+        predictions: classes (`NO_CLASS` for none), scores or answer texts; of several labels (n, labels).
         examples: how many predictions there should be.
         value: the metric's value.
         majority: the same metric of the majority baseline.
         ids: names of the predicted examples, if they are to be checked.
         not_finite: how many answer texts were read from logits of which some are not finite numbers; classes and scores
             show it themselves.
+        words: the predictions as a reader sees them, if that is another way.
     """
     predicted = np.asarray(predictions)
     warnings = []
@@ -52,11 +63,11 @@ def sanity_warnings(
     if np.issubdtype(predicted.dtype, np.floating):
         not_finite = int((~np.isfinite(predicted)).sum())
     elif np.issubdtype(predicted.dtype, np.integer):
-        not_finite = int((predicted == NO_CLASS).sum())
+        not_finite = int((predicted == NO_CLASS).reshape(len(predicted), -1).any(-1).sum())
     if not_finite:
         warnings.append(f"{not_finite} of {len(predicted)} predictions are not finite numbers")
     if len(predicted) > 1 and _are_the_same(predicted):
-        warnings.append(f"every prediction is the same: {str(predicted[0]) or 'no answer'}")
+        warnings.append(f"every prediction is the same: {str(words[0] if len(words) else predicted[0]) or 'no answer'}")
     if value <= majority:
         warnings.append(f"{value:.3f} is not above the {majority:.3f} of the majority baseline")
     return warnings
@@ -66,4 +77,4 @@ def _are_the_same(predictions: Array) -> bool:
     """Whether there is only one prediction; scores also where they differ by the rounding of float32 alone."""
     if np.issubdtype(predictions.dtype, np.floating) and np.isfinite(predictions).all():
         return bool(np.ptp(predictions) <= np.finfo(np.float32).eps * np.abs(predictions).max())
-    return len(np.unique(predictions)) == 1
+    return len(np.unique(predictions, axis=0 if predictions.ndim == 2 else None)) == 1

@@ -15,8 +15,11 @@ from tinydistilbert.evaluation.resampling import Statistic
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.inference import Logits
+from tinydistilbert.tasks.label_thresholds import PLAIN, best_thresholds, given_labels, sigmoid, stored_label_thresholds
 from tinydistilbert.tasks.squad import best_answers, null_score, stored_null_threshold
 
+Threshold = float | NDArray[np.float64]
+"""A null threshold, or (labels,) probabilities from which on a label is given."""
 HAS_ANSWER, NO_ANSWER = "has_ans_", "no_ans_"
 """Begin the metrics of the questions with an answer and of those without (HasAns and NoAns in SQuAD 2.0's script)."""
 
@@ -26,7 +29,7 @@ class Predictions:
     """Predictions on one split, in the order of its examples."""
 
     values: NDArray[Any]
-    """(n,) classes, scores or answer texts."""
+    """(n,) classes, scores or answer texts; (n, labels) of 0 and 1 where there may be several."""
     words: list[Any]
     """The same as a reader sees them: class names, scores, answer texts."""
     gold: list[Any]
@@ -40,7 +43,7 @@ class Predictions:
 
 
 def read_predictions(
-    examples: Examples, features: Features, logits: Logits, *, null_threshold: float | None = None
+    examples: Examples, features: Features, logits: Logits, *, threshold: Threshold | None = None
 ) -> Predictions:
     """The predictions of the logits, aligned with the examples by `features.example`.
 
@@ -48,19 +51,23 @@ def read_predictions(
         examples: what was predicted.
         features: their inputs.
         logits: of each feature.
-        null_threshold: of span models that may give no answer: they do where "no answer" scores by more than this above
-            the best answer. None = an answer is always given.
+        threshold: of span models that may give no answer: they do where "no answer" scores by more than this above
+            the best answer. None = an answer is always given. Of several labels: the probability of each from which on
+            it is given. None = 0.5.
     """
     assert len(logits) == len(features), "one row of logits a feature"
     if examples.task.kind == "span":
-        return _read_answers(examples, features, list(logits), null_threshold)
+        assert not isinstance(threshold, np.ndarray), "one null threshold"
+        return _read_answers(examples, features, list(logits), threshold)
     rows = np.stack(list(logits))
     assert np.array_equal(features.example, np.arange(len(examples))), "one feature an example, in order"
-    return predictions_of_rows(examples, rows)
+    return predictions_of_rows(examples, rows, threshold)
 
 
-def predictions_of_rows(examples: Examples, rows: NDArray[Any]) -> Predictions:
-    """The predictions of (n, classes) logits or (n, 1) numbers, a row for each example."""
+def predictions_of_rows(examples: Examples, rows: NDArray[Any], threshold: Threshold | None = None) -> Predictions:
+    """The predictions of (n, classes) logits or (n, 1) numbers, a row for each example; see `read_predictions`."""
+    if examples.task.kind == "multi-label":
+        return _read_labels(examples, rows, plain_threshold(examples) if threshold is None else threshold)
     labels, names = examples.columns["label"], examples.task.labels
     if examples.task.kind == "regression":
         scores = rows[:, 0].astype(np.float64)
@@ -71,6 +78,15 @@ def predictions_of_rows(examples: Examples, rows: NDArray[Any]) -> Predictions:
         probabilities = softmax(rows.astype(np.float64), axis=-1)
     extra = {"logits": rows.tolist(), "probabilities": probabilities.tolist()}
     return Predictions(classes, words, [names[i] for i in labels], extra)
+
+
+def _read_labels(examples: Examples, rows: NDArray[Any], thresholds: Threshold) -> Predictions:
+    task = examples.task
+    finite = np.isfinite(rows).all(-1)
+    values = np.where(finite[:, None], given_labels(rows, np.asarray(thresholds)), metrics.NO_CLASS)
+    words = [task.words_of(given) if is_known else "" for given, is_known in zip(values, finite, strict=True)]
+    extra = {"logits": rows.tolist(), "probabilities": sigmoid(rows).tolist()}
+    return Predictions(values, words, [task.words_of(label) for label in examples.columns["label"]], extra)
 
 
 def _read_answers(
@@ -96,30 +112,55 @@ def _read_answers(
     return Predictions(np.array(texts), texts, gold, extra, not_finite, np.array(differences))
 
 
-def null_threshold_for(config: Any, examples: Examples) -> float | None:
-    """The null threshold with which a model is scored on examples: its own, or 0 where it has none and one is needed.
+def threshold_for(config: Any, examples: Examples, order: list[int] | None = None) -> Threshold | None:
+    """The threshold with which a model is scored on examples: its own, or 0 where it has none and one is needed.
+
+    Of several labels: its own for each, or 0.5.
+
+    Args:
+        config: the model's.
+        examples: what it is scored on.
+        order: for each label the model's output; None = they are in one order.
 
     Raises:
         UserError: its own is no number.
     """
+    if examples.task.kind == "multi-label":
+        thresholds = stored_label_thresholds(config, str(config.name_or_path), len(examples.task.labels))
+        return thresholds if order is None else thresholds[order]
     stored = stored_null_threshold(config, str(config.name_or_path)) if examples.task.kind == "span" else None
     return 0.0 if stored is None and examples.has_unanswerable else stored
 
 
+def plain_threshold(examples: Examples) -> Threshold:
+    """The threshold where none could be chosen: 0 for "no answer", 0.5 for each of several labels."""
+    return np.full(len(examples.task.labels), PLAIN) if examples.task.kind == "multi-label" else 0.0
+
+
 @dataclass(frozen=True)
-class NullThreshold:
-    """A null threshold, and what it was chosen by."""
+class ChosenThreshold:
+    """A threshold, and what it was chosen by."""
 
-    value: float
+    value: Threshold
     score: float
-    """The task's headline metric on the questions that chose it."""
-    questions: int
-    unanswerable: int
-    """Those of them without an answer."""
+    """The task's headline metric on the examples that chose it."""
+    examples: int
+    unanswerable: int = 0
+    """Those of them without an answer, of span tasks."""
 
 
-def choose_null_threshold(examples: Examples, features: Features, logits: Logits) -> NullThreshold | None:
-    """The null threshold with the best headline metric on these questions; None where all or none have an answer."""
+def choose_threshold(examples: Examples, features: Features, logits: Logits) -> ChosenThreshold | None:
+    """The threshold with the best headline metric on these examples; None of questions that all or none are answered.
+
+    Examples whose logits are not finite do not count.
+    """
+    if examples.task.kind == "multi-label":
+        rows = np.stack(list(logits))
+        finite, gold = np.isfinite(rows).all(-1), np.array(examples.columns["label"])
+        thresholds = best_thresholds(rows[finite], gold[finite])
+        guesses = given_labels(rows[finite], thresholds)
+        reached = metrics.metric_of(examples.task.headline, gold)(gold[finite], guesses)
+        return ChosenThreshold(thresholds, float(reached), len(examples))
     predictions = read_predictions(examples, features, logits)
     assert predictions.null_differences is not None, "span predictions have them"
     unanswerable = len(examples) - sum(map(bool, predictions.gold))
@@ -131,7 +172,7 @@ def choose_null_threshold(examples: Examples, features: Features, logits: Logits
         for texts in (predictions.words, [""] * len(examples))
     )
     value, best = metrics.best_null_threshold(given, withheld, predictions.null_differences[finite])
-    return NullThreshold(value, best, len(examples), unanswerable)
+    return ChosenThreshold(value, best, len(examples), unanswerable)
 
 
 def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[str, tuple[float, dict[str, Any]]]:
@@ -149,7 +190,7 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
         ids = examples.columns["id" if "id" in examples.columns else "idx"]
         warnings = sanity.sanity_warnings(
             predictions.values, examples=len(examples), value=value, majority=majority[name], ids=ids,
-            not_finite=predictions.not_finite,
+            not_finite=predictions.not_finite, words=predictions.words if predictions.values.ndim == 2 else (),
         )  # fmt: skip
         details = {"interval": list(intervals[name]), "majority": majority[name], "warnings": warnings}
         scores[name] = value, details
@@ -196,17 +237,17 @@ def _scores_by_answer(
 
 
 def headline_score(
-    examples: Examples, features: Features, logits: Logits, *, null_threshold: float | None = None
+    examples: Examples, features: Features, logits: Logits, *, threshold: Threshold | None = None
 ) -> float:
     """The task's headline metric, alone."""
-    predictions = read_predictions(examples, features, logits, null_threshold=null_threshold)
+    predictions = read_predictions(examples, features, logits, threshold=threshold)
     statistics, _ = _statistics(examples, predictions)
     return float(statistics[examples.task.headline](np.arange(len(examples))))
 
 
 def majority_headline(examples: Examples) -> float:
     """The task's headline metric of the majority baseline."""
-    empty = np.zeros(len(examples))
+    empty = np.zeros(np.array(examples.columns["label"]).shape if examples.task.has_classes else len(examples))
     if examples.task.kind == "span":
         gold = [answer["text"] for answer in examples.columns["answers"]]
         return float(
@@ -238,7 +279,8 @@ def _statistics(examples: Examples, predictions: Predictions) -> tuple[dict[str,
     dtype = np.float64 if examples.task.kind == "regression" else np.int16
     labels, guesses = np.array(examples.columns["label"], dtype=dtype), predictions.values.astype(dtype)
     majority = {name: sanity.majority_score(name, labels) for name in names}
-    return {name: partial(_metric_at, name, labels, guesses) for name in names}, majority
+    at = _metric_of_labels_at if labels.ndim == 2 else _metric_at
+    return {name: partial(at, name, labels, guesses) for name in names}, majority
 
 
 def _mean_at(values: NDArray[np.float64], indices: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -249,3 +291,13 @@ def _metric_at(
     name: str, labels: NDArray[Any], predictions: NDArray[Any], indices: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     return metrics.METRICS[name](labels[indices], predictions[indices])
+
+
+def _metric_of_labels_at(
+    name: str, labels: NDArray[Any], predictions: NDArray[Any], indices: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The same of (n, labels): by how often each example occurs, for a copy of every resample would be too large."""
+    drawn = indices.reshape(-1, indices.shape[-1])
+    counts = np.stack([np.bincount(row, minlength=len(labels)) for row in drawn]).astype(np.float64)
+    metric = metrics.metric_of(name, labels)
+    return metric(labels, predictions, counts.reshape(*indices.shape[:-1], len(labels)))

@@ -28,7 +28,7 @@ class TaskExamples:
     selection: Examples | None = None
     """Those that choose an epoch, if any do."""
     threshold: Examples | None = None
-    """Where questions may have no answer: those of the train split that choose the null threshold."""
+    """Of the train split, those that choose thresholds: of several labels, or where questions may have no answer."""
 
     @property
     def task(self) -> Task:
@@ -61,7 +61,7 @@ def task_examples(recipe: Recipe, task: Task, soft_targets: SoftTargetSource | N
         return TaskExamples(train, labelled, threshold=threshold)
     split = HELD_OUT if settings.select == "heldout" else train.task.evaluation[0]
     selection = recipe_examples(recipe, train.task, split, limit=settings.validation_examples)
-    if threshold is None and split == HELD_OUT and train.has_unanswerable:
+    if threshold is None and split == HELD_OUT and train.needs_threshold:
         threshold = selection
     return TaskExamples(train, labelled, selection, threshold)
 
@@ -96,21 +96,35 @@ def _with_unlabelled(recipe: Recipe, labelled: Examples, *, augmented: Path | No
 
 
 def less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples | None]:
-    """The train examples without those that choose the null threshold, and those, if there are any.
+    """The train examples without those that choose thresholds, and those, if there are any.
 
-    Where some question has no answer, the threshold is chosen by a tenth of the questions, of whole contexts, the same
-    for every seed: they are not trained on and not scored. With `select = "heldout"` what chooses the epoch chooses it
-    too, unless that is scored.
+    Where some question has no answer, the null threshold is chosen by a tenth of the questions, of whole contexts, the
+    same for every seed: they are not trained on and not scored. The thresholds of several labels are chosen by a tenth
+    of the texts, in which every label occurs that has two. With `select = "heldout"` what chooses the epoch chooses
+    them too, unless that is scored.
     """
     finetune = recipe.finetune
-    if not train.has_unanswerable or (finetune.select == "heldout" and finetune.score_on != "train"):
+    if not train.needs_threshold or (finetune.select == "heldout" and finetune.score_on != "train"):
         return train, None
+    if train.task.kind == "multi-label":
+        return _less_label_thresholds(train)
     rows = threshold_rows(train)
     rest = sorted({*range(len(train))} - {*rows})
     held_out = f"{len(rows):,} of {len(train):,} train questions are not trained on: they choose the null threshold"
     too_few = "too few train questions with and without an answer to hold some out: the null threshold is 0"
     notice(train.task.title, held_out if rows else too_few)
     return _taken(train, rest), (_taken(train, rows) if rows else None)
+
+
+def _less_label_thresholds(train: Examples) -> tuple[Examples, Examples | None]:
+    if len(set(train.keys)) < 2:
+        notice(train.task.title, "one train text alone: the threshold of each label is 0.5")
+        return train, None
+    parts = hold_out.draw(train.keys, hold_out.classes_to_draw_by(train), 0)
+    held_out = f"{len(parts.scored):,} of {len(train):,} train texts are not trained on: they choose the thresholds"
+    left_out = f"; {parts.left_out:,} rows that repeat one are left out" if parts.left_out else ""
+    notice(train.task.title, held_out + left_out)
+    return _taken(train, parts.trained.tolist()), _taken(train, parts.scored.tolist())
 
 
 def threshold_rows(train: Examples) -> list[int]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.finetuning.examples import TaskExamples
-from tinydistilbert.finetuning.null_threshold import set_null_threshold
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource
+from tinydistilbert.finetuning.thresholds import set_threshold
 from tinydistilbert.finetuning.trainer import (
     TaskTraining,
     first_features,
@@ -78,7 +78,7 @@ def finetune(
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
         training.give_labels()
-        facts |= set_null_threshold(training, training.max_length)
+        facts |= set_threshold(training, training.max_length)
         save_model(training.model, training.tokenizer, folder, max_length=training.max_length)
         facts |= {
             MAX_LENGTH: training.max_length, "cut_texts": training.batches.features.cut,

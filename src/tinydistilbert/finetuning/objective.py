@@ -76,6 +76,8 @@ class TaskLoss:
         if self.kind == "span":
             return torch.ones(len(batch["input_ids"]), dtype=torch.bool)
         labels = batch["labels"]
+        if self.kind == "multi-label":
+            return ~labels[:, 0].isnan()
         return ~labels.isnan() if self.kind == "regression" else labels != NO_LABEL
 
     @contextmanager
@@ -120,7 +122,10 @@ class TaskLoss:
         return teacher_layers
 
     def _hard(self, output: Any, batch: Batch) -> Tensor:
-        """Cross-entropy or squared error against the labels, mean over the examples that have one."""
+        """Cross-entropy or squared error against the labels, mean over the examples that have one.
+
+        Of several labels it is the binary cross-entropy of each, mean over them too.
+        """
         if self.kind == "span":
             # Unlike in transformers, padding has no probability: the loss must not depend on what else is in the batch.
             padding, low = batch["attention_mask"] == 0, torch.finfo(output.start_logits.dtype).min
@@ -135,10 +140,12 @@ class TaskLoss:
             return 0 * torch.as_tensor(output.logits).sum()
         if self.kind == "regression":
             return F.mse_loss(output.logits.squeeze(-1)[labelled], batch["labels"][labelled])
+        if self.kind == "multi-label":
+            return F.binary_cross_entropy_with_logits(output.logits[labelled], batch["labels"][labelled])
         return F.cross_entropy(output.logits, batch["labels"], ignore_index=NO_LABEL)
 
     def _soft(self, output: Any, batch: Batch) -> Tensor:
-        """KL at the temperature from the teacher's distribution, or the squared difference to its score."""
+        """KL at the temperature from the teacher's distributions, or the squared difference to its score."""
         assert self.distillation is not None
         temperature = self.distillation.temperature
         if self.kind == "span":
@@ -148,6 +155,8 @@ class TaskLoss:
             return torch.stack(soft).mean()
         if self.kind == "regression":
             return F.mse_loss(output.logits, batch["teacher_logits"])
+        if self.kind == "multi-label":
+            return losses.binary_kl(output.logits, batch["teacher_logits"], temperature)
         return losses.kl(output.logits, batch["teacher_logits"], temperature)
 
 

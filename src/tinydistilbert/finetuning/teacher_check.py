@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ def check_teacher(
     Args:
         where: the teacher, for messages.
         logits: (n, classes) in the order of the task's classes, or (n, 1) scores.
-        examples: of a classification or regression task.
+        examples: of a classification, multi-label or regression task.
         order: for each class the teacher's output that was taken for it.
         is_given: whether the user gave the order of the outputs; then doubts are told and nothing is refused.
 
@@ -46,6 +47,8 @@ def check_teacher(
         return
     if examples.task.kind == "regression":
         doubt = _doubt_about_scores(logits[has_label, 0], values.astype(np.float64))
+    elif examples.task.kind == "multi-label":
+        doubt = _doubt_about_labels(logits[has_label], values, examples.task.labels)
     else:
         names = examples.task.labels
         doubt = _doubt_about_classes(logits[has_label].argmax(-1), values.astype(np.int64), names, order)
@@ -120,6 +123,24 @@ def _knows_something(predicted: NDArray[np.int64], labels: NDArray[np.int64]) ->
     size = min(len(of_predicted), len(of_labels))
     by_chance = float(of_predicted[:size] @ of_labels[:size])
     return bool(right - by_chance > DEVIATIONS * np.sqrt(by_chance * (1 - by_chance) / len(labels)))
+
+
+def _doubt_about_labels(logits: NDArray[np.float64], labels: NDArray[Any], names: Sequence[str]) -> _Doubt | None:
+    """Each label's logits must be higher where the text has it; all but chance."""
+    correlations = [
+        float(np.corrcoef(column, gold)[0, 1])
+        for column, gold in zip(logits.T, labels.T, strict=True)
+        if gold.std() and column.std()
+    ]
+    if len(labels) < 3 or not correlations:
+        return None
+    mean = float(np.mean(correlations))
+    if mean > DEVIATIONS / np.sqrt(len(labels) * len(correlations)):
+        return None
+    problem = (
+        f"its logits of {len(names)} labels have a mean correlation of {mean:.2f} with those of the train examples"
+    )
+    return _Doubt(problem, "give a teacher fine-tuned on this task, with its labels", is_sure=True)
 
 
 def _doubt_about_scores(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> _Doubt | None:

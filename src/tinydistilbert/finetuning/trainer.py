@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import entr
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinydistilbert.errors import NonFiniteLoss, UserError
-from tinydistilbert.evaluation.scoring import choose_null_threshold, headline_score
+from tinydistilbert.evaluation.scoring import choose_threshold, headline_score, plain_threshold
 from tinydistilbert.finetuning.batches import InTurn, TaskBatches
 from tinydistilbert.finetuning.examples import TaskExamples
 from tinydistilbert.finetuning.label_scale import LabelScale
@@ -255,12 +256,12 @@ def selection_score(training: TaskTraining) -> float:
         logits = predict(training.model, features, pad_token_id=pad_token_id, device=compute.device)
     if isinstance(logits, np.ndarray) and not training.scale.is_plain:
         logits = training.scale.labels(logits).astype(np.float32)
-    null_threshold = None
-    if training.examples.train.has_unanswerable:
+    threshold = None
+    if training.examples.train.needs_threshold:
         # What is scored in the end may choose an epoch where the recipe says so, but never a threshold.
-        chosen = choose_null_threshold(examples, features, logits) if examples.split == HELD_OUT else None
-        null_threshold = chosen.value if chosen else 0.0
-    return headline_score(examples, features, logits, null_threshold=null_threshold)
+        chosen = choose_threshold(examples, features, logits) if examples.split == HELD_OUT else None
+        threshold = chosen.value if chosen else plain_threshold(examples)
+    return headline_score(examples, features, logits, threshold=threshold)
 
 
 def _token_ids(training: TaskTraining) -> Iterator[NDArray[np.int32]]:
@@ -305,5 +306,8 @@ def loss_without_learning(training: TaskTraining) -> float:
     labels = features.labels[:labelled]
     if training.examples.task.kind == "regression":
         return float(labels.var())
+    if training.examples.task.kind == "multi-label":
+        shares = labels.mean(0, dtype=np.float64)
+        return float((entr(shares) + entr(1 - shares)).mean())
     shares = np.unique(labels[labels != NO_LABEL], return_counts=True)[1] / labelled
     return float(-(shares * np.log(shares)).sum())

@@ -41,6 +41,26 @@ def kl(
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
+def binary_kl(
+    student_logits: Float[Tensor, "examples labels"],
+    teacher_logits: Float[Tensor, "examples labels"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """T² · KL(teacher ‖ student) of the sigmoids of logits / T, in nats, mean over examples and labels.
+
+    Where an example may have several labels, each is a distribution of its own over yes and no. Of two classes with the
+    logits (z, 0) it is `kl`.
+
+    Raises:
+        ValueError: there is no example.
+    """
+    _require(len(student_logits))
+    student, teacher = student_logits / temperature, teacher_logits / temperature
+    yes, log_yes, log_no = teacher.sigmoid(), F.logsigmoid(teacher), F.logsigmoid(-teacher)
+    divergence = yes * (log_yes - F.logsigmoid(student)) + (1 - yes) * (log_no - F.logsigmoid(-student))
+    return divergence.mean() * temperature**2
+
+
 def mlm(student_logits: Float[Tensor, "positions vocabulary"], labels: Int[Tensor, "positions"]) -> Float[Tensor, ""]:
     """Cross-entropy of the original tokens at the masked positions, in nats, mean (Devlin et al. 2019).
 

@@ -19,7 +19,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models.capture import LayerOutputs, capturing
 from tinydistilbert.models.dropout import ATTENTION as QUICK
 from tinydistilbert.models.loading import Head
-from tinydistilbert.models.task_head import refuse_multi_label
+from tinydistilbert.models.task_head import is_multi_label
 
 __all__ = [
     "EncoderOutput",
@@ -154,12 +154,13 @@ def head_of(folder: Path, config: PretrainedConfig) -> Head:
     """Which head the model in `folder` has, by the class that its config names.
 
     Raises:
-        UserError: the class is unknown, or gives several labels at once.
+        UserError: the class is unknown.
     """
     architecture = (getattr(config, "architectures", None) or ["no architecture"])[0]
-    refuse_multi_label(str(folder), config)
     for ending, head in _HEADS.items():
         if architecture.endswith(ending):
+            if head == "classification" and is_multi_label(config):
+                return "multi-label"
             return "regression" if head == "classification" and config.num_labels == 1 else head
     expected = f"a model whose class ends in {', '.join(_HEADS)}"
     raise UserError(str(folder), expected=expected, found=architecture, fix="fine-tune it on a task first")

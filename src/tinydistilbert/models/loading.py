@@ -35,12 +35,19 @@ from tinydistilbert.models.elmo.model import ElmoConfig  # the import also regis
 from tinydistilbert.models.hub import FIX, local_folder
 from tinydistilbert.models.lengths import declared_length
 from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
-from tinydistilbert.models.task_head import StartingHead, output_keys, reorder_outputs, restart_outputs, starting_head
+from tinydistilbert.models.task_head import (
+    PROBLEM_TYPES,
+    StartingHead,
+    output_keys,
+    reorder_outputs,
+    restart_outputs,
+    starting_head,
+)
 from tinydistilbert.models.tokenizer_files import forget_lengths, save_tokenizer
 from tinydistilbert.notices import notice
 from tinydistilbert.storage import atomic
 
-Head = Literal["masked-lm", "classification", "regression", "span"]
+Head = Literal["masked-lm", "classification", "regression", "span", "multi-label"]
 
 SUPPORTED_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "modernbert")
 ROBERTA_FAMILIES = ("roberta", "xlm-roberta", "camembert")
@@ -54,6 +61,7 @@ _CLASSES = {
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
     "span": AutoModelForQuestionAnswering,
+    "multi-label": AutoModelForSequenceClassification,
 }
 _HEADS = {  # in ModernBERT every head begins with a layer `head`, and the span head is called `classifier` too
     "masked-lm": re.compile(
@@ -216,16 +224,15 @@ def load_model(
         raise UserError(where, problem="ELMo is not a masked language model", fix=fix)
     new_head = {"masked-lm": "masked-lm", "span": "span"}.get(head, "sequence")
     starting = None if head == "masked-lm" or require_head else starting_head(config, head, labels)
+    if head in PROBLEM_TYPES:
+        config.problem_type = PROBLEM_TYPES[head]
     if head == "regression":
         config.num_labels = 1
-        config.problem_type = "regression"
     elif head == "span":
         config.num_labels = 2  # start and end, whatever classes an earlier head of that folder had
-    elif head == "classification":
-        config.problem_type = "single_label_classification"
-        if labels:
-            config.id2label = dict(enumerate(labels))
-            config.label2id = {label: index for index, label in enumerate(labels)}
+    elif head != "masked-lm" and labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
     architecture: Any = _CLASSES[head]
     if is_pruned(config):
         shapes_of(config)  # raises where they are wrong

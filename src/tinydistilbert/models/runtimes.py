@@ -24,7 +24,7 @@ EXPORT_KEY = "tinydistilbert"
 """Key in the `config.json` of an exported folder with facts about the export: format, head, precision, …"""
 ENGINE, OPENVINO, BF16 = "engine", "openvino", "bf16"
 """Key of the engine that a folder was made for (by default ONNX Runtime), OpenVINO as its value, and a precision."""
-HEADS = ("masked-lm", "classification", "regression", "span")
+HEADS = ("masked-lm", "classification", "regression", "span", "multi-label")
 FIX = "use the folder as it was written, or export the model again"
 RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
 """Key of those facts, and its value in int8 models in which a token's bytes depend on no other token."""

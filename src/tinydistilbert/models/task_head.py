@@ -12,19 +12,24 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from tinydistilbert.errors import UserError
 from tinydistilbert.models.class_names import match_classes
 
-TaskHead = Literal["classification", "regression", "span"]
+TaskHead = Literal["classification", "regression", "span", "multi-label"]
 
 _ENDINGS: dict[TaskHead, str] = {
     "classification": "ForSequenceClassification", "regression": "ForSequenceClassification",
-    "span": "ForQuestionAnswering",
+    "span": "ForQuestionAnswering", "multi-label": "ForSequenceClassification",
 }  # fmt: skip
 _WITHOUT_TASK = ("ForMaskedLM", "ForPreTraining", "Model")
 """Ends of the names of classes whose heads nobody expects to find again in a task model."""
 SHOWN_CLASSES = 12
+_OF_CLASSES = ("classification", "multi-label")
 _MULTI_LABEL = "multi_label_classification"
+"""What transformers calls a model whose outputs are each a label that a text has or has not."""
+PROBLEM_TYPES = {
+    "classification": "single_label_classification", "multi-label": _MULTI_LABEL, "regression": "regression",
+}  # fmt: skip
+"""By head, the `problem_type` of its config."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +57,15 @@ def starting_head(config: PretrainedConfig, head: TaskHead, labels: Sequence[str
     architecture = (getattr(config, "architectures", None) or [""])[0]
     if not architecture or architecture.endswith(_WITHOUT_TASK):
         return StartingHead(is_kept=None)
-    outputs = {"classification": len(labels) or config.num_labels, "regression": 1, "span": 2}[head]
-    is_measurement = config.problem_type == "regression" or config.num_labels == 1
+    outputs = {"regression": 1, "span": 2}.get(head) or len(labels) or config.num_labels
+    is_measurement = config.problem_type == "regression" or (config.num_labels == 1 and not is_multi_label(config))
     fits = head == "span" or (config.num_labels == outputs and is_measurement == (head == "regression"))
     is_foreign = not architecture.endswith(_ENDINGS[head])
     if is_foreign or not fits:
-        new = f"{outputs} classes" + (f", {listed(labels)}," if labels else "") if head == "classification" else head
+        new = f"{outputs} classes" + (f", {listed(labels)}," if labels else "") if head in _OF_CLASSES else head
         note = f"{_described(config, architecture)} is left out; the new one for {new} starts from random weights"
         return StartingHead(is_kept=False, is_foreign=is_foreign, note=note)
-    return _kept_classes(config, labels) if labels and head == "classification" else StartingHead(is_kept=True)
+    return _kept_classes(config, head, labels) if labels and head in _OF_CLASSES else StartingHead(is_kept=True)
 
 
 def _described(config: PretrainedConfig, architecture: str) -> str:
@@ -72,7 +77,7 @@ def _described(config: PretrainedConfig, architecture: str) -> str:
     return f"its head of {config.num_labels} {kind}, {listed(output_names(config))},"
 
 
-def _kept_classes(config: PretrainedConfig, labels: Sequence[str]) -> StartingHead:
+def _kept_classes(config: PretrainedConfig, head: TaskHead, labels: Sequence[str]) -> StartingHead:
     names = output_names(config)
     match = match_classes(names, labels)
     order = None if match is None or match.is_in_order else match.order
@@ -81,8 +86,12 @@ def _kept_classes(config: PretrainedConfig, labels: Sequence[str]) -> StartingHe
         of_outputs = labels if order is None else [labels[order.index(output)] for output in range(len(order))]
         verb = "start as" if match is None else "are taken as"
         notes.append(f"its outputs {listed(names)} {verb} {listed(of_outputs)}")
-    if config.problem_type == _MULTI_LABEL:
-        notes.append("it gave several labels at once, and from now on gives one")
+    if is_multi_label(config) != (head == "multi-label"):
+        notes.append(
+            "it gave several labels at once, and from now on gives one"
+            if is_multi_label(config)
+            else "it gave one class, and from now on gives any number of labels"
+        )
     note = f"its head of {len(labels)} classes is kept: {'; '.join(notes)}" if notes else ""
     return StartingHead(is_kept=True, note=note, order=order)
 
@@ -98,15 +107,12 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names) if more <= 1 else f"{', '.join(names[:SHOWN_CLASSES])} and {more} more"
 
 
-def refuse_multi_label(where: str, config: PretrainedConfig) -> None:
-    """Refuse a model that may give several labels at once: its logits are no softmax's.
+def is_multi_label(config: PretrainedConfig) -> bool:
+    """Whether a model may give several labels at once: each of its logits is a sigmoid's, not all together a softmax's.
 
-    Raises:
-        UserError: it is one.
+    Models from elsewhere that say nothing give one class.
     """
-    if config.problem_type == _MULTI_LABEL:
-        expected, fix = "one class for a text", "use transformers for models that give several"
-        raise UserError(where, expected=expected, found="a model of several labels at once", fix=fix)
+    return bool(config.problem_type == _MULTI_LABEL)
 
 
 def output_layer(model: PreTrainedModel) -> nn.Linear:

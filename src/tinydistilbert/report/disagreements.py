@@ -13,7 +13,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics, resampling
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.predictions import Pairing, Predicted
-from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.base import NO_LABELS, Examples, Task
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.splits import is_fetched
 
@@ -84,12 +84,16 @@ class _CaseReader:
     def __init__(self, pairing: Pairing, examples: Examples | None) -> None:
         self.pairing = pairing
         task = examples.task if examples else pairing.task  # the classes of one's own task are known from its data
-        self.labels = task.labels
+        self.task, self.labels = task, task.labels
         self.columns = {name: examples.columns[name] for name in TEXTS if name in examples.columns} if examples else {}
         names = examples.columns["id" if task.kind == "span" else "idx"] if examples else []
         self.rows = {name: row for row, name in enumerate(names)}
 
     def readable(self, value: Any) -> Any:
+        if self.pairing.task.kind == "multi-label":
+            if metrics.NO_CLASS in value:
+                return None
+            return self.task.words_of(value) if self.labels else ", ".join(map(str, np.flatnonzero(value))) or NO_LABELS
         if self.pairing.task.kind == "classification":
             if value == metrics.NO_CLASS:
                 return None

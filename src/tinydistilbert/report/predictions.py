@@ -64,9 +64,9 @@ class Predicted:
     side: Side
     ids: list[Any]
     gold: list[Any]
-    """Class numbers, scores, or for each question its answers."""
+    """Class numbers, scores, 0 or 1 for each of several labels, or for each question its answers."""
     answers: dict[int, list[Any]]
-    """By seed: class numbers, scores or texts."""
+    """By seed: the same, or texts."""
     fingerprint: str
     """Of the examples, texts included."""
     warnings: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class Pairing:
 
     @property
     def labels(self) -> NDArray[Any]:
-        """(n,) classes or scores; zeros for spans, whose answers are scored one by one."""
+        """(n,) classes or scores, (n, labels) of several; zeros for spans, whose answers are scored one by one."""
         return np.zeros(len(self.first.ids)) if self.task.kind == "span" else np.array(self.first.gold)
 
     @cached_property
@@ -107,16 +107,18 @@ class Pairing:
         return stacked
 
     def predictions(self, metric: str) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(seeds, n) of each side: classes, scores, or for spans the metric of each answer."""
+        """(seeds, n) of each side: classes, scores, or for spans the metric of each answer; (seeds, n, labels)."""
         if self.task.kind == "span":
             return self._spans[0][metric], self._spans[1][metric]
         return np.array(list(self.first.answers.values())), np.array(list(self.second.answers.values()))
 
     def right(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(seeds, n) of each side: whether it has the example right; not for regression."""
+        """(seeds, n) of each side: whether it has the example right, with all of its labels; not for regression."""
         assert self.task.kind != "regression", "scores are near or far, not right or wrong"
         wanted = np.ones(len(self.first.ids)) if self.task.kind == "span" else self.labels
         first, second = self.predictions("exact_match")
+        if self.task.kind == "multi-label":
+            return (first == wanted).all(-1), (second == wanted).all(-1)
         return first == wanted, second == wanted
 
 

@@ -111,15 +111,18 @@ def load_examples(
 
 def _columns(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> tuple[Task, dict[str, Any]]:
     """The task with its classes, and the columns of `Examples` of all rows of a split."""
-    from tinydistilbert.tasks import classes
+    from tinydistilbert.tasks import classes, label_sets
     from tinydistilbert.tasks.row_checks import checked_columns
     from tinydistilbert.tasks.splits import read_split
 
     source = read_split(task, split, data)
-    if task.labels_from_data and task.kind == "classification":
+    if task.labels_from_data and task.has_classes:
+        several = task.kind == "multi-label"
+        labels_of = label_sets.labels_of if several else classes.classes_of
+        with_numbers = label_sets.with_label_numbers if several else classes.with_class_numbers
         train = source if split == task.train or labels else read_split(task, task.train, data)
-        task = dataclasses.replace(task, labels=labels or classes.classes_of(task, train))
-        source = classes.with_class_numbers(task, source)
+        task = dataclasses.replace(task, labels=labels or labels_of(task, train))
+        source = with_numbers(task, source)
     return task, checked_columns(task, split, source)
 
 
@@ -169,14 +172,18 @@ def _held_out(examples: Examples, count: int) -> hold_out.HoldOut:
         fix, found = "correct the file", "one text in all of them"
         raise UserError(task.name, expected="train examples of several texts", found=found, fix=fix)
     _check_count(task.name, count, different, "train examples" if different == len(keys) else "different train texts")
-    parts = hold_out.draw(keys, examples.columns["label"] if task.kind == "classification" else None, count)
+    parts = hold_out.draw(keys, hold_out.classes_to_draw_by(examples), count)
     where = f"{task.name} {task.train}"
     if parts.left_out:
         rows = f"{counted(parts.left_out, 'row')} of {len(keys):,} left out of both sides"
         notice(where, f"{counted(len(parts.scored), 'text')} of {different:,} held out; {rows}, for they repeat one")
-    if parts.missing:
-        named = shortened(", ".join(task.labels[label] for label in parts.missing))
-        notice(where, f"{counted(len(parts.missing), 'class', 'classes')} not on both sides of the hold-out: {named}")
+    missing = parts.missing
+    if task.kind == "multi-label":
+        given = np.array(examples.columns["label"])
+        missing = tuple(np.flatnonzero(~(given[parts.scored].any(0) & given[parts.trained].any(0))).tolist())
+    if missing:
+        named = shortened(", ".join(task.labels[label] for label in missing))
+        notice(where, f"{counted(len(missing), 'class', 'classes')} not on both sides of the hold-out: {named}")
     return parts
 
 

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from tinydistilbert.recipe.types import Quoting
 
-Kind = Literal["classification", "regression", "span"]
+Kind = Literal["classification", "regression", "span", "multi-label"]
+
+NO_LABELS = "(no label)"
+"""What a reader sees of an example with none of several labels."""
 
 Candidate = tuple[str, tuple[dict[str, Any], ...]]
 """The sentence that a synthetic example is made from, and the example with each label."""
@@ -58,12 +61,17 @@ class Task:
     text_pair: str | None
     """Column of the second text, if there is one; of the context in span tasks."""
     labels: tuple[str, ...]
-    """Names of the classes 0, 1, …; empty for regression and span, and with `labels_from_data` before data is read."""
+    """Names of the classes or labels 0, 1, …; empty for regression and span, and with `labels_from_data` before data
+    is read."""
     metrics: tuple[str, ...]
     headline: str
     """The metric that stands for the task in tables and means."""
     label: str = "label"
     """Column of the label; span tasks have their column `answers` instead."""
+    label_columns: tuple[str, ...] = ()
+    """Of a multi-label task whose labels are columns of 0 and 1: these columns, which become the one `label`."""
+    label_separator: str = "|"
+    """What parts the labels of a cell (multi-label tasks only)."""
     label_range: tuple[float, float] = (-math.inf, math.inf)
     """Lowest and highest label of a regression task."""
     labels_from_data: bool = False
@@ -118,14 +126,25 @@ class Task:
         """The metrics that tables of scores and comparisons show."""
         return self.metrics if self.kind == "span" else (self.headline,)
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether its labels have names: one for an example, or any number of them."""
+        return self.kind in ("classification", "multi-label")
+
+    def words_of(self, label: Any) -> str:
+        """A label as a reader sees it: of a class its name, of several labels their names."""
+        if self.kind != "multi-label":
+            return self.labels[int(label)]
+        return ", ".join(name for name, given in zip(self.labels, label, strict=True) if given == 1) or NO_LABELS
+
 
 @dataclass(frozen=True)
 class Examples:
     """Examples of one split, by column.
 
-    Columns of classification and regression: `idx` (row in the split), `text`, `text_pair` (if the task has one) and
-    `label`; of span tasks: `id`, `question`, `context` and `answers` ({"text": [...], "answer_start": [...]},
-    both lists empty where there is no answer).
+    Columns of classification, multi-label and regression: `idx` (row in the split), `text`, `text_pair` (if the task
+    has one) and `label` (of multi-label tasks a tuple with 0 or 1 for each label); of span tasks: `id`, `question`,
+    `context` and `answers` ({"text": [...], "answer_start": [...]}, both lists empty where there is no answer).
     """
 
     task: Task
@@ -143,6 +162,11 @@ class Examples:
     def has_unanswerable(self) -> bool:
         """Whether one of the questions of a span task has no answer."""
         return not all(map(is_answerable, self.columns.get("answers", ())))
+
+    @property
+    def needs_threshold(self) -> bool:
+        """Whether a model needs one to predict: that there is no answer, or for each label that a text has it."""
+        return self.task.kind == "multi-label" or self.has_unanswerable
 
     @cached_property
     def fingerprint(self) -> str:
@@ -170,7 +194,7 @@ class Examples:
         """Sixteen hexadecimal digits of each example's texts and label, by which runs find out that they read alike."""
         labels = self.columns["label"] if "label" in self.columns else [a["text"] for a in self.columns["answers"]]
         if self.task.labels:
-            labels = [self.task.labels[label] for label in labels]
+            labels = [self.task.words_of(label) for label in labels]
         rows = zip(self.texts, labels, strict=True)
         return [hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for row in rows]
 

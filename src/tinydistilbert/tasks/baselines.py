@@ -19,12 +19,14 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.notices import notice
 from tinydistilbert.recipe.names import STATIC_EMBEDDINGS, TF_IDF
+from tinydistilbert.tasks import hold_out
 from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.label_thresholds import best_thresholds
 
 Vectors = Callable[[Sequence[str]], Any]
 """From texts to a matrix with a row for each, sparse or not."""
 
-KINDS = ("classification", "regression")
+KINDS = ("classification", "regression", "multi-label")
 """Of tasks that there are baselines for; a question has no cheap answer."""
 MOST_TERMS = 200_000
 MOST_COMPONENTS = 256
@@ -46,16 +48,21 @@ class CheapModel:
 
     features: Callable[[Examples], Any]
     head: Any
-    """A fitted estimator of scikit-learn; None where the train examples have one class only."""
+    """A fitted estimator of scikit-learn, or one for each of several labels; None where the train examples have one
+    class only."""
     classes: tuple[int, ...]
     """Those of the train examples; none for numbers."""
     labels: int
     """How many classes the task has; 0 for numbers."""
     converged: bool = True
     """Whether the logistic regression came to its end within `STEPS`."""
+    thresholds: NDArray[np.float64] | None = None
+    """Of several labels: the probability of each from which on it is given."""
 
     def outputs(self, examples: Examples) -> NDArray[np.float64]:
-        """(n, classes) logarithms of probabilities, or (n, 1) numbers."""
+        """(n, classes) logarithms of probabilities, (n, labels) of odds, or (n, 1) numbers."""
+        if isinstance(self.head, OneVsRest):
+            return self.head.log_odds(self.features(examples))
         if not self.labels:
             return np.asarray(self.head.predict(self.features(examples)), dtype=np.float64)[:, None]
         probabilities = np.full((len(examples), self.labels), LEAST_PROBABILITY)
@@ -78,14 +85,62 @@ def fit(name: str, train: Examples, vectors: Vectors) -> CheapModel:
     if train.task.kind == "regression":
         head: Any = Ridge(alpha=RIDGE[name] * times)
         return CheapModel(features, head.fit(inputs, labels.astype(np.float64)), (), 0)
+    if train.task.kind == "multi-label":
+        return _several(features, inputs, train, 1 / (PENALTY[name] * times))
     classes = tuple(int(label) for label in np.unique(labels))
     if len(classes) == 1:
         return CheapModel(features, None, classes, len(train.task.labels))
-    head = LogisticRegression(C=1 / (PENALTY[name] * times), max_iter=STEPS)
+    head, converged = _regression(inputs, labels, 1 / (PENALTY[name] * times))
+    return CheapModel(features, head, classes, len(train.task.labels), converged)
+
+
+def _regression(inputs: Any, labels: NDArray[Any], strength: float) -> tuple[Any, bool]:
+    """A logistic regression, and whether it came to its end."""
+    head = LogisticRegression(C=strength, max_iter=STEPS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said by `converged`
         head.fit(inputs, labels)
-    return CheapModel(features, head, classes, len(train.task.labels), bool((head.n_iter_ < STEPS).all()))
+    return head, bool((head.n_iter_ < STEPS).all())
+
+
+@dataclass(frozen=True)
+class OneVsRest:
+    """A logistic regression for each of several labels."""
+
+    heads: tuple[Any, ...]
+    """True or False in the place of one: every train example has that label, or none has."""
+    converged: bool
+
+    @classmethod
+    def fit(cls, inputs: Any, labels: NDArray[Any], strength: float) -> "OneVsRest":
+        """One for each column of the labels (n, labels)."""
+        fitted = [
+            (bool(gold[0]), True) if (gold == gold[0]).all() else _regression(inputs, gold, strength)
+            for gold in labels.T
+        ]
+        return cls(tuple(head for head, _ in fitted), all(converged for _, converged in fitted))
+
+    def log_odds(self, inputs: Any) -> NDArray[np.float64]:
+        """(n, labels)."""
+        least = np.log(LEAST_PROBABILITY)
+        columns = [
+            np.full(inputs.shape[0], -least if head else least)
+            if isinstance(head, bool)
+            else head.decision_function(inputs)
+            for head in self.heads
+        ]
+        return np.stack(columns, axis=-1).astype(np.float64)
+
+
+def _several(features: Callable[[Examples], Any], inputs: Any, train: Examples, strength: float) -> CheapModel:
+    """One-vs-rest, with thresholds that were chosen on examples which it had not seen; then it is fitted to all."""
+    labels, thresholds = np.array(train.columns["label"]), None
+    if len(set(train.keys)) > 1:
+        parts = hold_out.draw(train.keys, hold_out.classes_to_draw_by(train), 0)
+        first = OneVsRest.fit(inputs[parts.trained], labels[parts.trained], strength)
+        thresholds = best_thresholds(first.log_odds(inputs[parts.scored]), labels[parts.scored])
+    head = OneVsRest.fit(inputs, labels, strength)
+    return CheapModel(features, head, (), labels.shape[1], head.converged, thresholds)
 
 
 class Features:

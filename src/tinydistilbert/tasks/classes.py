@@ -8,7 +8,7 @@ import dataclasses
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -96,8 +96,13 @@ def classes_of(task: Task, rows: Rows) -> tuple[str, ...]:
         expected = f"at most {MOST_CLASSES:,} classes"
         raise UserError(where, expected=expected, found=f"{len(classes):,}", fix=fix)
     _refuse_measurements(task, rows, names)
-    _tell_of_twins(where, classes)
-    return tuple(sorted(classes, key=(lambda n: (Decimal(n), n)) if all(map(_ORDERED.fullmatch, classes)) else None))
+    tell_of_twins(where, classes)
+    return in_order(classes)
+
+
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Names of classes in order: numbers by size, words by the alphabet."""
+    return tuple(sorted(names, key=(lambda n: (Decimal(n), n)) if all(map(_ORDERED.fullmatch, names)) else None))
 
 
 def with_class_numbers(task: Task, rows: Rows) -> Rows:
@@ -110,10 +115,7 @@ def with_class_numbers(task: Task, rows: Rows) -> Rows:
     numbers = class_positions(set(names), task.labels)
     for row, name in enumerate(names):
         if name not in numbers:
-            near = nearest(name, task.labels)
-            expected = f"a class that training knows: {shortened(', '.join(task.labels))}"
-            fix = (f"did you mean {near!r}? " if near else "") + f"correct it, add it to the train split, {DROP}"
-            raise UserError(rows.at(row, task.label), expected=expected, found=shown(name), fix=fix)
+            raise unknown_class(task, rows, row, name)
     other = Counter(name for name in names if name != task.labels[numbers[name]])
     for name, count in sorted(other.items()):
         text = f"{counted(count, 'label')} {name!r} taken for the class {task.labels[numbers[name]]!r}"
@@ -121,6 +123,15 @@ def with_class_numbers(task: Task, rows: Rows) -> Rows:
     column = rows.table.column_names.index(task.label)
     labels = pa.array([numbers[name] for name in names], pa.int64())
     return dataclasses.replace(rows, table=rows.table.set_column(column, task.label, labels))
+
+
+def unknown_class(task: Task, rows: Rows, row: int, name: str) -> UserError:
+    """The error of a label that is not among the task's."""
+    near = nearest(name, task.labels)
+    what = "label" if task.kind == "multi-label" else "class"
+    expected = f"a {what} that training knows: {shortened(', '.join(task.labels))}"
+    fix = (f"did you mean {near!r}? " if near else "") + f"correct it, add it to the train split, {DROP}"
+    return UserError(rows.at(row, task.label), expected=expected, found=shown(name), fix=fix)
 
 
 def _regression(task: Task) -> str:
@@ -154,7 +165,8 @@ def _no_class(task: Task, where: str, label: Any) -> UserError:
     expected = "a word or a whole number that names a class"
     if isinstance(label, list):
         problem = f"{counted(len(label), 'label')} in a list, {shown(label)}: an example has one class here"
-        return UserError(where, problem=problem, fix=f"write the one class as such {DROP}")
+        several = f'set finetune.custom.{task.name}.kind = "multi-label" (--kind multi-label) where it has several'
+        return UserError(where, problem=problem, fix=f"{several}, else write the one class as such {DROP}")
     is_number = isinstance(label, (float, Decimal)) or (isinstance(label, str) and bool(label.strip()))
     if is_number and _NOT_A_LABEL.fullmatch(str(label).strip()):
         problem = f"the label is missing: {str(label).strip()!r} is what programs write for one that is not there"
@@ -176,7 +188,7 @@ def _refuse_measurements(task: Task, rows: Rows, names: Sequence[str]) -> None:
                 raise UserError(where, expected=expected, found=shown(name), fix=fix)
 
 
-def _tell_of_twins(where: str, classes: Sequence[str]) -> None:
+def tell_of_twins(where: str, classes: Sequence[str]) -> None:
     """Name classes that differ only in capitals, in how their letters are encoded, or in zeros behind the point."""
     groups: dict[str, list[str]] = {}
     for name in classes:

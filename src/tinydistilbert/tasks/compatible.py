@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from tinydistilbert.data.corpus import tokenizer_hash
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.class_names import match_classes
-from tinydistilbert.models.task_head import listed, output_names, refuse_multi_label
+from tinydistilbert.models.task_head import is_multi_label, listed, output_names
 from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Task
 
@@ -39,16 +39,19 @@ def check_classes(teacher: Path, config: Any, task: Task, labels: Sequence[str] 
         labels: what each of the teacher's outputs stands for, where the user said so.
 
     Raises:
-        UserError: the teacher has other classes, or another number of outputs, or gives several classes at once.
+        UserError: the teacher has other classes, or another number of outputs, or gives several classes at once where
+            the task has one, or the other way round.
     """
     fix = "give a teacher fine-tuned on this task"
-    if task.kind == "classification":
-        refuse_multi_label(str(teacher), config)
-    outputs = {"classification": len(task.labels), "regression": 1, "span": 2}[task.kind]
+    several = task.kind == "multi-label"
+    if task.has_classes and several != is_multi_label(config):
+        kinds = ("a model of one class for a text", "a model of several labels at once")
+        raise UserError(str(teacher), expected=kinds[several], found=kinds[not several], fix=fix)
+    outputs = {"regression": 1, "span": 2}.get(task.kind, len(task.labels))
     if config.num_labels != outputs:
         found = f"{config.num_labels} outputs"
         raise UserError(str(teacher), expected=f"a {task.kind} model of {outputs}", found=found, fix=fix)
-    if task.kind != "classification":
+    if not task.has_classes:
         return None
     names, expected = output_names(config), f"the classes {listed(task.labels)}"
     match = match_classes(labels or names, task.labels)

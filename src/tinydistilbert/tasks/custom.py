@@ -9,12 +9,14 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "matthews_correlation"),
     "regression": ("pearson", "spearman", "pearson_spearman_mean"),
     "span": ("exact_match", "f1"),
+    "multi-label": ("micro_f1", "macro_f1", "exact_match"),
 }
 TABLE = ScoreTable(
     "custom", "Your tasks", "Tasks from the files or data sets that the recipe names in finetune.custom, in points."
 )
 HEADLINES: dict[Kind, str] = {
     "classification": "accuracy", "regression": "pearson_spearman_mean", "span": "f1",
+    "multi-label": "micro_f1",
 }  # fmt: skip
 
 
@@ -22,21 +24,31 @@ def custom_task(name: str, settings: CustomTask) -> Task:
     """The task that a section of the recipe describes; its classes are known when its train split is read.
 
     Raises:
-        UserError: one column for two things.
+        UserError: one column for two things, or several columns of labels for another kind than multi-label.
     """
+    where = f"finetune.custom.{name}"
     is_span = settings.kind == "span"
     text, text_pair = settings.text, settings.text_pair or None
     if is_span:
         text, text_pair = "question" if text == CustomTask().text else text, text_pair or "context"
-    columns = [text, *([text_pair] if text_pair else []), *([] if is_span else [settings.label])]
+    label_columns = () if isinstance(settings.label, str) else settings.label
+    if label_columns and settings.kind != "multi-label":
+        expected, found = "one column of labels", f"{len(label_columns)}: {', '.join(label_columns)}"
+        fix = 'set kind = "multi-label" (--kind multi-label) where each is a label that a text has or has not'
+        raise UserError(f"{where}.label", expected=expected, found=found, fix=fix)
+    if not label_columns and not isinstance(settings.label, str):
+        raise UserError(f"{where}.label", expected="a column", found="none", fix="name it (--label)")
+    label = settings.label if isinstance(settings.label, str) else ", ".join(label_columns)
+    columns = [text, *([text_pair] if text_pair else []), *([] if is_span else label_columns or [label])]
     if len(set(columns)) < len(columns):
-        where, found = f"finetune.custom.{name}", ", ".join(columns)
+        found = ", ".join(columns)
         fix = "name the column of each of text, text_pair and label"
         raise UserError(where, problem=f"one column stands for two things: {found}", fix=fix)
-    share = scored_share(settings.validation, f"finetune.custom.{name}.validation")
+    share = scored_share(settings.validation, f"{where}.validation")
     return Task(
         name=name, title=name, table=TABLE, kind=settings.kind, text=text, text_pair=text_pair,
-        label=settings.label, labels=(), labels_from_data=True,
+        label=label, label_columns=label_columns, label_separator=settings.label_separator, labels=(),
+        labels_from_data=True,
         metrics=METRICS[settings.kind], headline=HEADLINES[settings.kind],
         files={"train": settings.train, "validation": settings.train if share else settings.validation},
         scored_share=share, quoting=settings.quoting,

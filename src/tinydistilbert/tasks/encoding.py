@@ -37,8 +37,9 @@ class Features:
     """(length,) int32 tokens; of ELMo (length, 50) int16, the characters of each word."""
     token_type_ids: list[NDArray[np.int32]]
     labels: NDArray[Any]
-    """(n,) int64 classes (`NO_LABEL` for none), (n,) float32 scores (NaN for none), or (n, 2) int64 first and last
-    token of the answer: (0, 0), the [CLS] token, where the window does not hold all of the answer, or there is none."""
+    """(n,) int64 classes (`NO_LABEL` for none), (n,) float32 scores (NaN for none), (n, labels) float32 of 0 and 1 (NaN
+    for none), or (n, 2) int64 first and last token of the answer: (0, 0), the [CLS] token, where the window does not
+    hold all of the answer, or there is none."""
     example: NDArray[np.int64]
     """(n,) index of the example that each feature belongs to."""
     offsets: list[NDArray[np.int32]] | None = None
@@ -114,6 +115,9 @@ def _input_ids(encoded: Encoded) -> list[NDArray[Any]]:
 
 def _labels(examples: Examples) -> NDArray[Any]:
     labels = examples.columns["label"]
+    if examples.task.kind == "multi-label":
+        none = (np.nan,) * len(examples.task.labels)
+        return np.array([none if label is None else label for label in labels], dtype=np.float32)
     if examples.task.kind == "regression":
         return np.array([np.nan if label is None else label for label in labels], dtype=np.float32)
     return np.array([NO_LABEL if label is None else label for label in labels], dtype=np.int64)

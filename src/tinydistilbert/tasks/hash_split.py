@@ -41,7 +41,7 @@ def part_of(task: Task, split: str, rows: Rows) -> Rows:
     columns = [column, *([task.text_pair] if task.text_pair and task.kind != "span" else [])]
     texts = zip(*(rows.values(name) for name in columns), strict=True)
     is_scored = [_place(parts) < task.scored_share for parts in texts]
-    if task.kind == "classification":
+    if task.has_classes:
         _keep_classes(task, rows, is_scored)
     count = sum(is_scored)
     if count in (0, len(is_scored)):
@@ -61,14 +61,14 @@ def _place(parts: Sequence[Any]) -> float:
 
 
 def _keep_classes(task: Task, rows: Rows, is_scored: list[bool]) -> None:
-    """Take the rows of classes that nothing would be trained on out of the scored ones."""
-    labels = [str(label) for label in rows.values(task.label)]
-    trained = {label for label, scored in zip(labels, is_scored, strict=True) if not scored}
-    lost = {label for label in labels if label not in trained}
+    """Take the rows of classes or labels that nothing would be trained on out of the scored ones."""
+    labels = [{*map(str, label)} if isinstance(label, list) else {str(label)} for label in rows.values(task.label)]
+    trained = set[str]().union(*(of_row for of_row, scored in zip(labels, is_scored, strict=True) if not scored))
+    lost = set[str]().union(*labels) - trained
     if not lost:
         return
-    for row, label in enumerate(labels):
-        if label in lost:
+    for row, of_row in enumerate(labels):
+        if of_row & lost:
             is_scored[row] = False
     named = shortened(", ".join(map(shown, sorted(lost))))
     notice(rows.where, f"all rows of {counted(len(lost), 'class', 'classes')} are trained on, none is scored: {named}")

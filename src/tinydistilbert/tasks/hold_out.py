@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.tasks.base import sample_rows
+from tinydistilbert.tasks.base import Examples, sample_rows
 
 SHARE = 0.1
 """Of the different texts, where the recipe says no number."""
@@ -16,6 +16,19 @@ SEED = 0
 MOST_COPIES = 2
 """Texts with more than so many times the mean number of rows are drawn only where the others do not suffice: with one
 of them, most of the rows might be lost."""
+
+
+def classes_to_draw_by(examples: Examples) -> list[int] | None:
+    """The class of each example, of which both sides shall have some; of several labels the rarest that it has.
+
+    An example without any of the labels has the class behind the last of them. None where there are no classes.
+    """
+    labels = examples.columns.get("label", [])
+    if examples.task.kind != "multi-label":
+        return labels if examples.task.kind == "classification" else None
+    counts = np.array(labels).sum(0)
+    rarest = np.argsort(counts, kind="stable").tolist()
+    return [next((label for label in rarest if of_row[label]), len(counts)) for of_row in labels]
 
 
 @dataclass(frozen=True)

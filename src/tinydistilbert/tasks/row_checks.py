@@ -68,7 +68,7 @@ def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, list[Any]]:
     second = texts_of(rows, task.text_pair, may_be_empty=may_be_empty) if task.text_pair else None
     if task.kind != "span":
         for column in ("idx", "id"):
-            if column not in (task.text, task.text_pair, task.label):
+            if column not in (task.text, task.text_pair, task.label, *task.label_columns):
                 _names(rows, column, may_lack=True)
         pair = {"text_pair": second} if second else {}
         return {"idx": list(range(len(first))), "text": first, **pair, "label": _labels(task, rows)}
@@ -137,6 +137,8 @@ def number(value: Any) -> int | float | None:
 
 
 def _labels(task: Task, rows: Rows) -> list[Any]:
+    if task.kind == "multi-label":  # checked where their names were read
+        return [tuple(label) for label in rows.values(task.label)]
     is_class = task.kind == "classification"
     low, high = (0, len(task.labels) - 1) if is_class else task.label_range
     labels = []

@@ -12,6 +12,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.tasks.answers import with_answers
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.hash_split import part_of
+from tinydistilbert.tasks.label_sets import with_label_lists
 from tinydistilbert.tasks.readers import ENDINGS, Rows, can_be_read, read_rows, table_rows
 from tinydistilbert.tasks.row_checks import check_columns
 
@@ -92,7 +93,11 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
         rows = with_answers(rows)
     answer = "answers" if task.kind == "span" else task.label
     fix = f"correct finetune.custom.{task.name} (--text, --text-pair, --label)" if task.files else ""
-    check_columns(rows, [task.text, *([task.text_pair] if task.text_pair else []), answer], fix)
+    check_columns(
+        rows, [task.text, *([task.text_pair] if task.text_pair else []), *(task.label_columns or [answer])], fix
+    )
+    if task.kind == "multi-label":
+        rows = with_label_lists(task, split, rows)
     return part_of(task, split, rows) if task.scored_share else rows
 
 
@@ -148,8 +153,13 @@ def _rows_of(task: Task, rows: "Dataset", where: str) -> Rows:
 def with_class_names(rows: "Dataset", label: str) -> pa.Table:
     """The rows with words where the data set has numbers and a name for each; none for -1, which marks no label."""
     table = rows.with_format("arrow")[:]
-    names = getattr(rows.features.get(label), "names", None)
+    feature = rows.features.get(label)
+    of_list = getattr(getattr(feature, "feature", None), "names", None)  # a list of classes
+    names = of_list or getattr(feature, "names", None)
     if names is None:
         return table
-    words = pa.array([names[number] if number is not None and number >= 0 else None for number in rows[label]])
+    if of_list:
+        words = pa.array([numbers and [names[number] for number in numbers] for numbers in rows[label]])
+    else:
+        words = pa.array([names[number] if number is not None and number >= 0 else None for number in rows[label]])
     return table.set_column(table.column_names.index(label), label, words)

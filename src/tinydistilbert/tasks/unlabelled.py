@@ -46,7 +46,7 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
     else:
         rows = read_rows(path, task.quoting)
         check_columns(rows, list(names.values()))
-        if task.label in rows.table.column_names:
+        if not {task.label, *task.label_columns}.isdisjoint(rows.table.column_names):
             notice(str(path), f"its column {task.label!r} is not read: the teacher labels these texts")
         texts = {name: texts_of(rows, column, may_be_empty=may_be_empty) for name, column in names.items()}
     count = len(texts["text"])
