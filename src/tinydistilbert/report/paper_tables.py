@@ -218,8 +218,12 @@ def _means(table: ScoreTable, tasks: tuple[Task, ...], shared: tuple[Task, ...])
 
 
 def _notes_on_answers(found: Scores, members: Sequence[Task]) -> list[str]:
-    """What is to be known of the answers of span tasks, and the scores of questions with and without an answer."""
+    """What is to be known of answers: of several labels, of span tasks, and of questions with and without an answer."""
     notes: dict[str, None] = {}
+    for task in (task for task in members if task.kind == "multi-label"):
+        if any(scores.of_task(found, model, task) for model in ROWS):
+            rule = "a text may have several labels, each from a threshold on that held-out train examples chose"
+            notes[f"{task.title}: {rule}; the majority baseline always gives those with the best micro F1."] = None
     for task in (task for task in members if task.kind == "span"):
         for metric in task.table_metrics:
             by_model = {model: scores.of_task(found, model, task, HAS_ANSWER + metric) for model in ROWS}
