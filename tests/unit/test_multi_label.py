@@ -82,7 +82,10 @@ def written(path: Path, text: str) -> Path:
         ("a.csv", "text,label\na,toxic|insult\nb,\nc,threat\n", {}),
         ("a.csv", "text,label\na,toxic; insult\nb,\nc,threat\n", {"label_separator": ";"}),
         ("a.csv", "text,label\na,\"['toxic', 'insult']\"\nb,[]\nc,\"[\"\"threat\"\"]\"\n", {}),
-        ("a.jsonl", '{"text":"a","label":["toxic","insult"]}\n{"text":"b","label":[]}\n{"text":"c","label":["threat"]}', {}),
+        ("a.jsonl", "\n".join(
+            json.dumps({"text": text, "label": given})
+            for text, given in (("a", ["toxic", "insult"]), ("b", []), ("c", ["threat"]))
+        ), {}),
         ("a.csv", "text,insult,threat,toxic\na,1,0,1\nb,0,0,0\nc,0,1,0.0\n", {"label": LABELS}),
         ("a.jsonl", "\n".join(
             json.dumps({"text": t, "insult": i, "threat": h, "toxic": x})
