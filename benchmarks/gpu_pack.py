@@ -54,10 +54,13 @@ PRESENT = (
     "huggingface-hub", "jaxtyping", "jinja2", "kiwisolver", "markdown-it-py", "markupsafe", "matplotlib", "mdurl",
     "mpmath", "networkx", "numpy", "packaging", "pandas", "pillow", "psutil", "pyarrow", "pygments", "pyparsing",
     "pytest", "python-dateutil", "pyyaml", "regex", "requests", "rich", "safetensors", "scikit-learn", "scipy",
-    "setuptools", "six", "sympy", "tokenizers", "torch", "tqdm", "transformers", "triton", "typer", "tzdata",
+    "setuptools", "six", "sympy", "torch", "tqdm", "transformers", "triton", "typer", "tzdata",
     "wadler-lindig", "xxhash",
 )  # fmt: skip
-"""What an image for PyTorch with transformers has; what else the package needs, and what that needs, goes along."""
+"""What an image for PyTorch with transformers has; what else the package needs, and what that needs, goes along.
+
+Tokenizers goes along too: images had 0.23.2, which loses windows of long contexts.
+"""
 OF_TESTS = ("typeguard", "beartype")
 """That tests/conftest.py may import, where they are installed here."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")

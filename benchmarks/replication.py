@@ -24,7 +24,7 @@ from replication_jobs import DISTILL, Job, Setting, planned
 
 WORKERS = 10
 """Processes on a GPU: a model of this size keeps it waiting for the next launch."""
-GRACE = 12.0
+GRACE = 20.0
 """Seconds between asking a process to stop, when a training writes its checkpoint, and ending it."""
 PIECE = 15 * common.MIB
 """Bytes of a file that is brought back."""

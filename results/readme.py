@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import importlib
+import inspect
 import json
 import re
 import tomllib
@@ -11,6 +13,7 @@ from typing import Any
 
 import replication_page
 
+import tinydistilbert
 from tinydistilbert import results
 from tinydistilbert.recipe import keys
 from tinydistilbert.report.compression import compressed_models, compression_table
@@ -265,6 +268,37 @@ def _meaning(key: keys.Key) -> str:
     return f"One of {choices}{', or a list' if key.item is not None else ''}. {key.help}"
 
 
+def python_section() -> str:
+    """Every public function, from its docstring."""
+    parts = []
+    for name in tinydistilbert.__all__:
+        member = getattr(tinydistilbert, name)
+        if inspect.ismodule(member):  # a room of the same name, which was imported
+            member = importlib.import_module(f"tinydistilbert.{tinydistilbert._HOMES[name]}").__dict__[name]
+        if inspect.isfunction(member):
+            parts.append(_function_in_markdown(name, member))
+    return "\n".join(parts)
+
+
+def _function_in_markdown(name: str, function: Callable[..., Any]) -> str:
+    parameters = inspect.signature(function).parameters.values()
+    shown = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+    first_keyword = next((i for i, p in enumerate(parameters) if p.kind is p.KEYWORD_ONLY), None)
+    if first_keyword is not None:
+        shown.insert(first_keyword, "*")
+    text, *sections = re.split(r"^(Args|Returns|Raises):$", inspect.getdoc(function) or "", flags=re.MULTILINE)
+    lines = [f"### `{name}`", "", "```python", f"{name}({', '.join(shown)})", "```", "", text.strip(), ""]
+    for title, content in zip(sections[::2], sections[1::2], strict=True):
+        entries = re.sub(r"\n {8,}", " ", inspect.cleandoc("\n" + content) if title == "Returns" else content)
+        if title == "Returns":
+            lines += [f"Returns: {' '.join(entries.split())}", ""]
+            continue
+        rows = [line.strip().partition(": ") for line in entries.splitlines() if line.strip()]
+        lines += [f"- {'' if title == 'Args' else 'raises '}`{key}`: {meaning}" for key, _, meaning in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/results.md": {
         "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
@@ -276,6 +310,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         for section in keys.sections()
         if section.keys and not section.name.endswith("optimization")
     } | {"settings of optimization": optimization_section},
+    "docs/reference/python.md": {"functions": python_section},
     "docs/explanation/replication.md": {
         "goals": replication_page.headline_section, "scores": replication_page.scores_section,
         "row against row": replication_page.tests_section, "cost": replication_page.cost_section,

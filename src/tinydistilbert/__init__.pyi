@@ -1,6 +1,8 @@
 from tinydistilbert.api.compare import compare as compare
+from tinydistilbert.api.estimator import ShrunkClassifier as ShrunkClassifier
 from tinydistilbert.api.run import replicate as replicate
 from tinydistilbert.api.score import evaluate as evaluate
+from tinydistilbert.api.shrink import shrink as shrink
 from tinydistilbert.api.task import compress as compress
 from tinydistilbert.api.task import distill as distill
 from tinydistilbert.api.task import export as export
@@ -9,4 +11,7 @@ from tinydistilbert.predictor import load as load
 from tinydistilbert.recipe.schema import Recipe as Recipe
 
 __version__: str
-__all__ = ["Recipe", "compare", "compress", "distill", "evaluate", "export", "finetune", "load", "replicate"]
+__all__ = [
+    "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "evaluate", "export", "finetune", "load",
+    "replicate", "shrink",
+]  # fmt: skip

@@ -14,7 +14,7 @@ from tinydistilbert.finetuning.schedule import distillation_phases, finetune_ste
 from tinydistilbert.models.loading import load_model, save_model
 from tinydistilbert.models.matching import task_matches
 from tinydistilbert.models.student import layer_map
-from tinydistilbert.pipeline import stages
+from tinydistilbert.pipeline import task_models
 from tinydistilbert.pipeline.run import run_context
 from tinydistilbert.recipe import schema, toml
 from tinydistilbert.recipe.schema import Finetune, Optimization, Recipe, TaskDistillation
@@ -205,9 +205,9 @@ def test_a_task_after_another_is_a_column_of_its_own_and_comes_last(tmp_path: Pa
     run = run_context(recipe, tmp_path / "run", until="evaluate", log=lambda line: None)
     assert [job.task for job in run.jobs][-6:] == ["rte@mrpc"] * 6
     for job in (job for job in run.jobs if job.task == "rte@mrpc"):
-        assert stages._encoder(run, job) == run.folder.task_model("mrpc", job.row, job.seed), "same row, same seed"
+        assert task_models._encoder(run, job) == run.folder.task_model("mrpc", job.row, job.seed), "same row, same seed"
     first = next(job for job in run.jobs if job.task == "rte")
-    assert stages._encoder(run, first) == run.folder.teacher
+    assert task_models._encoder(run, first) == run.folder.teacher
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_the_layers_that_matter_most_are_cut_and_remembered(
     save_model(teacher, tokenizer, tmp_path / "teacher")
     texts = {"text": ["Paris", "the lake"] * 4, "text_pair": ["a", "b"] * 4, "label": [0, 1] * 4, "idx": [*range(8)]}
     examples = Examples(TASKS["rte"], "train", texts, 8)
-    monkeypatch.setattr(stages, "training_examples", lambda *_, **__: (examples, 8))
+    monkeypatch.setattr(task_models, "training_examples", lambda *_, **__: (examples, 8))
     seen = []
 
     def chosen(importance: Any, count: int) -> tuple[int, ...]:
@@ -244,11 +244,11 @@ def test_the_layers_that_matter_most_are_cut_and_remembered(
         assert all(importance.layers > 0)
         return 0, 3
 
-    monkeypatch.setattr(stages, "most_important_layers", chosen)
+    monkeypatch.setattr(task_models, "most_important_layers", chosen)
     cut = run.folder.cut_teacher("rte")
-    stages._cut(run, "rte", tmp_path / "teacher", cut)
+    task_models._cut(run, "rte", tmp_path / "teacher", cut)
     assert seen == [(4, 2)]
-    assert stages._copied_layers(run, "rte", tmp_path / "teacher") == (0, 3)
+    assert task_models._copied_layers(run, "rte", tmp_path / "teacher") == (0, 3)
     name = "bert.encoder.layer.{}.output.dense.weight"
     weights = load_model(cut, "classification", require_head=True).state_dict()
     assert torch.equal(weights[name.format(1)], teacher.state_dict()[name.format(3)])

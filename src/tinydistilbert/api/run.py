@@ -10,6 +10,7 @@ from tinydistilbert.api.outcomes import Run
 from tinydistilbert.dry_run import plan as dry_run
 from tinydistilbert.errors import NonFiniteLoss
 from tinydistilbert.pipeline.run import run_context, run_stages
+from tinydistilbert.progress import duration
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe, to_dict
 from tinydistilbert.training.device import use_threads
@@ -35,7 +36,7 @@ def session(*, quiet: bool, on_log: OnLog | None) -> Iterator[Callable[[str], No
 
 def run(
     recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = "",
-    threads: int | None = None,
+    threads: int | None = None, tell_time: bool = False,
 ) -> Run:  # fmt: skip
     """Run the stages of a recipe up to `until`, those that are not finished.
 
@@ -46,6 +47,7 @@ def run(
         log: called with a line for each stage that was done or skipped.
         command: what the report shows as the way to get the same again.
         threads: of matrix products; None = the cores that this process may use.
+        tell_time: begin with a line about how long it will take.
 
     Raises:
         UserError: an input is wrong; when it was found before the first stage, nothing was written.
@@ -54,7 +56,9 @@ def run(
     """
     use_threads(threads)
     context = run_context(recipe, output, until=until, log=log, command=command)
-    dry_run.refuse_full_disk(context)
+    seconds = dry_run.refuse_full_disk(context)
+    if tell_time:
+        log(f"about {duration(seconds)} in all (an estimate); stopped, the same call goes on from what is in {output}")
     failures = run_stages(context)
     return Run(output, until, tuple(failures))
 

@@ -17,6 +17,7 @@ from tinydistilbert.recipe.schema import CustomTask, Recipe, recipe_hash
 from tinydistilbert.run_folder import RunFolder, run_of_task_model
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.hash_split import scored_share
+from tinydistilbert.training.device import use_threads
 
 Kind = Literal["classification", "regression", "span"]
 SCORED_SHARE = "10%"
@@ -105,7 +106,8 @@ class Call:
 
 def run_task(
     what: str, data: TaskData, changes: Mapping[str, Any], call: Call, *, until: str = "report",
-    log: Callable[[str], None] | None = None, check: Callable[[Recipe, Path], None] | None = None,
+    log: Callable[[str], None] | None = None, fit: Callable[[Recipe, Path], Recipe] | None = None,
+    tell_time: bool = False,
 ) -> tuple[Run, Recipe, str]:  # fmt: skip
     """Run a recipe for one task of one's own; gives the run, its recipe, and what was missed.
 
@@ -118,7 +120,8 @@ def run_task(
         call: how it is run.
         until: the last stage.
         log: called with a line about the work, by default the call's own.
-        check: called with recipe and folder before the run.
+        fit: gives the recipe that runs, of that recipe and the folder.
+        tell_time: begin with a line about how long it will take.
 
     Raises:
         UserError: an input is wrong; then nothing was written.
@@ -130,12 +133,15 @@ def run_task(
     before = {path: path.exists() for path in (output, folder)}
     try:
         recipe = recipe_of(name, data, base, folder)
-        if check:
-            check(recipe, output)
         with session(quiet=call.quiet, on_log=call.on_log) as call_log:
+            use_threads(call.threads)
+            recipe = fit(recipe, output) if fit else recipe
             missed, failures = "", tuple[str, ...]()
             try:
-                made = run(recipe, output, until=until, log=log or call_log, command=call.command, threads=call.threads)
+                made = run(
+                    recipe, output, until=until, log=log or call_log, command=call.command, threads=call.threads,
+                    tell_time=tell_time,
+                )  # fmt: skip
                 failures = made.failures
             except MissedTarget as error:
                 made, missed = Run(output, until), str(error)

@@ -1,5 +1,6 @@
 """The commands, each with its arguments and its help."""
 
+import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 from tinydistilbert.cli.actions import Once, Parser
 
 
-def _threads(text: str) -> int:
+def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise ValueError("a whole number >= 1")
     return int(text)
@@ -22,7 +23,7 @@ def _seed(text: str) -> int:
 
 def _threads_flag(group: Any) -> None:
     text = "threads of matrix products (default: the cores that this process may use)"
-    group.add_argument("--threads", action=Once, convert=_threads, metavar="N", help=text)
+    group.add_argument("--threads", action=Once, convert=_count, metavar="N", help=text)
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,33 @@ def _finite(text: str) -> float:
     return value
 
 
+def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
+    parser.description = None  # all of it on one screen
+
+    def add(flag: str, metavar: str, text: str, convert: Callable[[str], Any] = str) -> None:
+        parser.add_argument(flag, action=Once, convert=convert, metavar=metavar, help=text)
+
+    parser.add_argument("train", action=Once, convert=str, metavar="FILE", help=argparse.SUPPRESS)
+    add("--text", "COLUMN", "of the text (default: text)")
+    add("--label", "COLUMN", "of the label (default: label)")
+    add("--text-pair", "COLUMN", "of a second text, if there is one")
+    add("--kind", "KIND", "classification (default), regression or span")
+    add("--validation", "FILE", "is scored (default: 10% of FILE by a hash)".replace("%", "%%"))
+    parser.add_argument("--to", nargs="+", metavar="5ms|20MB", help="how fast on one core, how small")
+    add("--keep", "97%", "of the teacher's score above the majority")
+    add("--teacher", "MODEL", "to fine-tune (default: bert-base-uncased; offline)")
+    add("--soft-labels", "FILE", "a column a class: probabilities, votes, scores")
+    add("--unlabelled", "FILE", "more texts, which the teacher labels")
+    add("--seeds", "N", "trainings of each model (default: 1)", _count)
+    add("--time-budget", "15m", "train less, to be done in about that time")
+    parser.add_argument("--print-recipe", action="store_true", help="print it, for `replicate`; do nothing")
+    _output(parser, "the run (default: runs/shrink-FILE)")
+    add("--threads", "N", "of matrix products (default: the cores)", _count)
+    parser.add_argument("--dry-run", action="store_true", help="say what it would cost")
+    _json(parser, "print the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no lines about progress")
+
+
 def _compare_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     text = "a run folder, or one row of it: `runs/a:student`, `runs/a:student (D)`"
     parser.add_argument("first", action=Once, convert=str, metavar="RUN", help=text)
@@ -100,9 +128,15 @@ def _compare_arguments(parser: Parser, given: Sequence[str], everything: bool) -
 
 def _predict_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     parser.add_argument("folder", action=Once, metavar="FOLDER", help="a model that was fine-tuned (torch) or exported")
-    text = "a text, or a question; `-`: each line of the standard input is one, with its pair behind a tab"
+    text = "a text, or a question; `-`: each line of the standard input is one, with its pair behind a tab; "
+    text += "or a file (.csv, .tsv, .jsonl), whose rows are answered one after the other"
     parser.add_argument("text", metavar="TEXT", help=text)
     parser.add_argument("pair", nargs="?", metavar="PAIR", help="the second text; the context of a question")
+    text = "of a file: column of the texts (default: text)"
+    parser.add_argument("--text", action=Once, convert=str, metavar="COLUMN", dest="text_column", help=text)
+    text = "of a file: column of the second texts"
+    parser.add_argument("--text-pair", action=Once, convert=str, metavar="COLUMN", dest="pair_column", help=text)
+    _output(parser, "of a file: the new file for its rows with the answers, .csv, .tsv or .jsonl (default: JSON lines)")
     text = (
         "of a model of questions: it says that there is no answer where that scores by more than X above the best one"
     )
@@ -177,12 +211,16 @@ _STAGES = {
 RECIPE_USAGE = "RECIPE [flags] [--SECTION.KEY VALUE ...]"
 COMMANDS: dict[str, Command] = {
     **{name: Command(text, RECIPE_USAGE, _recipe_arguments(name)) for name, text in _STAGES.items()},
+    "shrink": Command(
+        "labelled texts (.csv, .jsonl, .parquet …) → the smallest model that keeps the score",
+        "FILE [--text NAME] [--label NAME] [--to 5ms] ...", _shrink_arguments,
+    ),
     "compare": Command(
         "two runs, or the rows of one: differences with their tests, and the examples",
         "RUN [OTHER] [--output FOLDER] [--seed N] [--json]", _compare_arguments,
     ),
     "predict": Command(
-        "answers of a fine-tuned or exported model, as lines of JSON",
+        "answers of a fine-tuned or exported model: to a text, a pipe or a file",
         "FOLDER [flags] [--] TEXT [PAIR]",
         _predict_arguments,
     ),

@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,6 @@ from tinydistilbert.cli.output import log_to, print_json, print_tables, table_as
 from tinydistilbert.errors import NonFiniteLoss, UserError
 
 if TYPE_CHECKING:
-    from tinydistilbert.predictor import Predictor
     from tinydistilbert.report.table import Table
 
 
@@ -171,56 +168,10 @@ def _difference_as_json(difference: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _predict(parsed: argparse.Namespace, _command_line: str) -> None:
-    from tinydistilbert.predictor import load
+def _predict(parsed: argparse.Namespace, command_line: str) -> None:
+    from tinydistilbert.cli.predict import predict
 
-    predictor = load(parsed.folder, threads=parsed.threads or 0, null_threshold=parsed.null_threshold)
-    if parsed.text == "-":
-        if parsed.pair is not None:
-            expected, fix = "no PAIR beside -", "write it behind a tab on each line of the standard input"
-            raise UserError("predict", expected=expected, found=repr(parsed.pair), fix=fix)
-        lines = [line.rstrip("\n").split("\t", 1) for line in sys.stdin]
-        other = next((number for number, line in enumerate(lines, 1) if len(line) != len(lines[0])), None)
-        if other is not None:
-            expected = "a pair behind a tab on every line, or on none"
-            found = "a tab, and line 1 has none" if len(lines[0]) == 1 else "no tab, and line 1 has one"
-            raise UserError(f"standard input, line {other}", expected=expected, found=found, fix="make them alike")
-        texts, pairs = [line[0] for line in lines], [line[1] for line in lines if len(line) > 1] or None
-    else:
-        texts, pairs = [parsed.text], None if parsed.pair is None else [parsed.pair]
-    _print_answers(predictor, texts, pairs, truncate=not parsed.no_truncate)
-
-
-LINES_NAMED = 10
-"""Texts that are too long and are named one by one; of more, there is their number."""
-
-
-def _print_answers(predictor: "Predictor", texts: list[str], pairs: list[str] | None, *, truncate: bool) -> None:
-    """Print a line of JSON for each text, and beside them which texts are too long.
-
-    Raises:
-        UserError: some are, and are not to be truncated; the others were answered.
-    """
-    excess = predictor.excess(texts, pairs)
-    long = [number for number, tokens in enumerate(excess) if tokens]
-    asked = [number for number, tokens in enumerate(excess) if truncate or not tokens]
-    answers = predictor.predict([texts[i] for i in asked], pairs and [pairs[i] for i in asked])
-    by_number = dict(zip(asked, answers, strict=True))
-    for number in range(len(texts)):
-        refused = {"error": f"{excess[number]} tokens too long"}
-        print(json.dumps(by_number.get(number, refused), ensure_ascii=False))
-    limit = predictor.text_limit
-    if truncate:
-        for number in long[:LINES_NAMED]:
-            tokens = limit + excess[number]
-            print(f"line {number + 1}: cut, {limit} of {tokens} tokens were read", file=sys.stderr)
-        if len(long) > LINES_NAMED:
-            print(f"{len(long):,} of {len(texts):,} texts were cut to {limit} tokens", file=sys.stderr)
-    elif long:
-        shown = ", ".join(str(number + 1) for number in long[:LINES_NAMED]) + ", …" * (len(long) > LINES_NAMED)
-        problem = f"{len(long):,} of {len(texts):,} texts are longer than the {limit} tokens that the model reads"
-        fix = "shorten them, or leave out --no-truncate"
-        raise UserError(f"line {shown}", problem=problem, fix=fix)
+    predict(parsed, command_line)
 
 
 def _export(parsed: argparse.Namespace, _command_line: str) -> None:
@@ -292,8 +243,14 @@ def _completion(parsed: argparse.Namespace, _command_line: str) -> None:
     print(shtab.complete(build(everything=True), parsed.shell))
 
 
+def _shrink(parsed: argparse.Namespace, command_line: str) -> None:
+    from tinydistilbert.cli.shrink import shrink
+
+    shrink(parsed, command_line)
+
+
 OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
-    "report": _report, "ablate": _ablate,
+    "report": _report, "ablate": _ablate, "shrink": _shrink,
     "compare": _compare, "predict": _predict, "export": _export, "elmo": _elmo, "convert": _convert,
     "recipes": _recipes, "tasks": _tasks, "completion": _completion,
 }  # fmt: skip

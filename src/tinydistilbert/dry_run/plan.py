@@ -52,8 +52,11 @@ def plan_as_json(run: RunContext) -> dict[str, Any]:
     }
 
 
-def refuse_full_disk(run: RunContext) -> None:
+def refuse_full_disk(run: RunContext) -> float:
     """Compare what the run will write with what is free, before it begins; teacher and text stay loaded for the run.
+
+    Returns:
+        The seconds that it will take, as far as they are known.
 
     Raises:
         UserError: it does not fit, or an input is wrong: the same as of the run.
@@ -64,6 +67,7 @@ def refuse_full_disk(run: RunContext) -> None:
         problem = f"the run writes about {size_in_words(needed)}, and {size_in_words(free)} are free"
         fix = "free some, or give an --output on another disk; --dry-run shows what each stage writes"
         raise UserError(f"--output {run.folder.path}", problem=problem, fix=fix)
+    return sum(line.seconds or 0.0 for line in lines)
 
 
 def _lines(basis: Basis) -> list[Line]:

@@ -48,6 +48,7 @@ def make_soft_targets(
     max_length: int,
     device: torch.device,
     given_labels: tuple[str, ...] | None = None,
+    soft_labels: NDArray[np.float64] | None = None,
 ) -> None:
     """Make the finished folder `output`: the mean of the teachers' logits for every example.
 
@@ -63,6 +64,7 @@ def make_soft_targets(
         device: to compute on.
         given_labels: of teachers from elsewhere, what each of their outputs stands for; empty = what their names say.
             What they say is compared with the labels. None = the run's own teachers.
+        soft_labels: (n, classes) logits that stand in place of the teachers', NaN where there are none.
 
     Raises:
         UserError: a teacher has another head, other classes, or in a span task another tokenizer; or what one from
@@ -78,7 +80,10 @@ def make_soft_targets(
                 check_teacher(str(teacher), logits, examples, order=order, is_given=bool(given_labels))
             total = logits if total is None else total + logits
         assert total is not None, "there is a teacher"
-        np.save(to / SOFT_TARGETS, (total / len(teachers)).astype(np.float32))
+        mean = total / len(teachers)
+        if soft_labels is not None:
+            mean = np.where(np.isnan(soft_labels), mean, soft_labels)
+        np.save(to / SOFT_TARGETS, mean.astype(np.float32))
 
 
 def _teacher_logits(

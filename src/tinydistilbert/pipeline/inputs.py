@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tinydistilbert.pipeline.context import RunContext
 
 CORPUS, UNLABELLED, VOCABULARY, PAIRS = "corpus", "unlabelled texts", "compress.vocabulary", "benchmark pairs"
+SOFT_LABELS = "soft labels"
 """Names in `inputs.json`; examples are called `TASK SPLIT`."""
 WHOLE = "train, whole"
 """In place of the split: without the recipe's limit and hold-out, for what is held out otherwise."""
@@ -157,6 +158,9 @@ class Inputs:
         if "finetune" in run.stages:
             for name in run.task_names():
                 yield from self._unlabelled(name)
+            if labels := recipe.finetune.distillation.soft_labels:
+                distilled = tuple(job.model(folder) for job in run.jobs if job.is_second_distillation)
+                yield Source(SOFT_LABELS, lambda: files.fingerprint([Path(labels)]), Path(labels).exists(), distilled)
         if "benchmark" in run.stages and requested_examples(recipe) is not None:
             yield Source(PAIRS, lambda: _fingerprint_of_pairs(recipe), True, (folder.benchmark,))
 

@@ -15,6 +15,7 @@ from tinydistilbert.distillation.teacher_cache import check_room, views_to_make
 from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.label_scale import LabelScale
 from tinydistilbert.finetuning.preflight import DistilledStudent, check_models
+from tinydistilbert.finetuning.soft_labels import joined_soft_labels
 from tinydistilbert.models.loading import ELMO, check_length, load_config, load_model, load_tokenizer, longest_input
 from tinydistilbert.models.matching import match_layers
 from tinydistilbert.models.pruned import PRUNABLE_FAMILIES
@@ -128,6 +129,8 @@ def check_tasks(run: RunContext) -> None:
         if name in distilled:
             further = further_texts(recipe, task)
             _check_room_for_copies(run, train, 0 if further is None else len(further))
+            if recipe.finetune.distillation.soft_labels:
+                joined_soft_labels(Path(recipe.finetune.distillation.soft_labels), train, recipe.data)
         check_models(recipe.finetune, task, _student_of_tasks(run) if name in distilled else None)
 
 

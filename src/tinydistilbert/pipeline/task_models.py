@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from tinydistilbert.compress.importance import importance_on
@@ -12,19 +14,20 @@ from tinydistilbert.compress.prune import most_important_layers
 from tinydistilbert.finetuning.augment import augment, questions_alone
 from tinydistilbert.finetuning.examples import task_examples, training_examples
 from tinydistilbert.finetuning.finetune import finetune
+from tinydistilbert.finetuning.soft_labels import joined_soft_labels
 from tinydistilbert.finetuning.soft_targets import SoftTargetSource, make_soft_targets
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, save_model
 from tinydistilbert.models.student import cut_task_student, layer_map
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.folders import make_folder
-from tinydistilbert.pipeline.inputs import unlabelled_source
+from tinydistilbert.pipeline.inputs import SOFT_LABELS, unlabelled_source
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.names import intermediate_task
 from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT
-from tinydistilbert.tasks.base import Task, sample_rows
+from tinydistilbert.tasks.base import Examples, Task, sample_rows
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.unlabelled import holds_examples, write_examples
 from tinydistilbert.training.precision import multiplying
@@ -46,6 +49,8 @@ def _training_sources(run: RunContext, job: Job) -> MadeFrom:
     encoder, *teachers = _encoder(run, job), *(task_teachers(run, job.task) if job.is_second_distillation else ())
     if teachers and (source := unlabelled_source(run.recipe, job.task)):
         data.append(source)
+    if teachers and finetune.distillation.soft_labels:
+        data.append(SOFT_LABELS)
     return run.inputs.of_stage("finetune", data=tuple(data), models=(encoder, *teachers), task=job.task)
 
 
@@ -131,7 +136,12 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
     examples, _ = training_examples(run.recipe, task, augmented=augmented, soft=not only_originals)
     targets, are_given = run.folder.soft_targets(job.task), isinstance(settings.distillation.teachers, tuple)
     source = unlabelled_source(run.recipe, job.task)
-    data = (train, *([source] if source and not only_originals else ()))
+    soft_labels = _soft_labels(run, examples)
+    data = (
+        train,
+        *([source] if source and not only_originals else ()),
+        *([SOFT_LABELS] if soft_labels is not None else ()),
+    )
     copies = [run.folder.augmented(job.task)] if settings.distillation.augment and not only_originals else []
     read = (encoder, *teachers, *copies)
     make_folder(
@@ -139,11 +149,16 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
         _in_precision(run, partial(
             make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
             max_length=run.recipe.finetune.max_length(job.task, task.max_length),
-            given_labels=settings.distillation.teacher_labels if are_given else None,
+            given_labels=settings.distillation.teacher_labels if are_given else None, soft_labels=soft_labels,
         )),
         run.inputs.of_stage("targets", data=data, models=read, task=job.task),
     )  # fmt: skip
     return SoftTargetSource(targets, teachers, augmented, _copied_layers(run, job.task, teachers[0]))
+
+
+def _soft_labels(run: RunContext, examples: Examples) -> NDArray[np.float64] | None:
+    file = run.recipe.finetune.distillation.soft_labels
+    return joined_soft_labels(Path(file), examples, run.recipe.data) if file else None
 
 
 def _copied_layers(run: RunContext, task: str, teacher: Path) -> tuple[int, ...]:

@@ -258,7 +258,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 _LATER_KEYS: dict[str, tuple[str, ...]] = {
     "distillation": (
         "teacher_labels", "start", "intermediate_learning_rate", "epochs", "learning_rate", "matched_layers",
-        "final_examples", "unlabelled_examples", "cut",
+        "final_examples", "unlabelled_examples", "cut", "soft_labels",
     ),
     "custom": ("quoting", "answer_units"), "compress": ("engines", "min_kept"),
     "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",), "corpus": ("quoting",),

@@ -127,6 +127,10 @@ class TaskDistillation:
     matched_layers: Literal["uniform", "copied"] = "uniform"
     """Teacher layers that hidden and attention are compared with: evenly spread, the last of each run (TinyBERT: of 6
     for 3 layers 2, 4, 6), or those that the student's layers were copied from."""
+    soft_labels: str = ""
+    """File with soft labels of train examples from a teacher that is no model (an LLM, an API, an ensemble, votes): a
+    column for each class, and the task's column of texts or `id` to join by. Where an example has none, the teacher
+    model speaks. Classification only."""
     final_examples: Literal["all", "original"] = "all"
     """What is read after the intermediate epochs: all, or only the train examples, not the copies and further texts
     (TinyBERT on STS-B)."""

@@ -40,7 +40,12 @@ def _without_unset(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML with every setting, readable by `from_toml`; what is unset (None) is left out."""
-    return tomli_w.dumps(_without_unset(to_dict(recipe)))
+    return dumps(to_dict(recipe))
+
+
+def dumps(content: Mapping[str, Any]) -> str:
+    """Settings as TOML; what is unset (None) is left out."""
+    return tomli_w.dumps(_without_unset(content))
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -335,7 +340,7 @@ def _conflicts_of_teaching(finetune: Finetune) -> Iterator[_Conflict]:
         fix = "add it to finetune.models, or give one (--teacher FOLDER)"
         yield _Conflict("finetune.distillation.start", "a teacher to start from", "none", fix)
     if finetune.distillation.tasks == "none" or not has_teachers:
-        for key in (key for key in ("unlabelled", "augment") if getattr(finetune.distillation, key)):
+        for key in (key for key in ("unlabelled", "augment", "soft_labels") if getattr(finetune.distillation, key)):
             found, fix = "no teacher to learn from", f"give one (--teacher FOLDER), or leave {key} out"
             yield _Conflict(f"finetune.distillation.{key}", "a second distillation", found, fix)
 

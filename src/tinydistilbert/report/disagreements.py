@@ -120,7 +120,7 @@ def examples_at_hand(pairing: Pairing, recipes: Sequence[Recipe]) -> Examples | 
     """The examples that one of the sides was scored on, if their data is on this machine and still the same."""
     task = pairing.task
     for recipe in recipes:
-        if not _is_local(recipe, task):
+        if not is_local(recipe, task):
             continue
         limit = recipe.finetune.settings(task.name).validation_examples
         try:
@@ -132,7 +132,8 @@ def examples_at_hand(pairing: Pairing, recipes: Sequence[Recipe]) -> Examples | 
     return None
 
 
-def _is_local(recipe: Recipe, task: Task) -> bool:
+def is_local(recipe: Recipe, task: Task) -> bool:
+    """Whether the examples of a task can be read without the hub."""
     if task.is_synthetic:
         return not is_on_hub(recipe.corpus, recipe.data)
     return not any(is_fetched(task, split, recipe.data) for split in (task.train, *task.evaluation))

@@ -9,11 +9,15 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.types import highest
 from tinydistilbert.report import compression, figures, paper_tables, scores, summary
+from tinydistilbert.report.calibration import calibration_lines, confusion_table
+from tinydistilbert.report.chosen import chosen_answers
 from tinydistilbert.report.differences import differences_table, row_differences
 from tinydistilbert.report.earlier_page import NO_PAGE, EarlierPage
 from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.html import figure, render
 from tinydistilbert.report.read import read_log, read_run
+from tinydistilbert.report.surest import surest_errors
+from tinydistilbert.report.use import best_facts
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import LOG, RunFolder, released_models
 from tinydistilbert.run_record import kept_notices
@@ -59,14 +63,40 @@ def _score_figures(
     return drawn
 
 
-def _compression(compressed_models: Sequence[compression.CompressedModel]) -> list[dict[str, Any]]:
+def _compression(
+    run: Path, settings: Recipe, measurements: Sequence[Measurement],
+    compressed_models: Sequence[compression.CompressedModel],
+) -> list[dict[str, Any]]:  # fmt: skip
     drawn = []
     for compressed in compressed_models:
+        answers = chosen_answers(run, settings, compressed)
         table = compression.compression_table(compressed)
-        svg = figures.pareto(compression.tradeoffs(compressed), table.title)
+        svg = figures.pareto(
+            [*compression.tradeoffs(compressed), *_teacher_point(compressed, measurements)], table.title
+        )
         caption = "Up and to the left is better. Strokes: 95 % intervals. Filled: the chosen variant."
-        drawn.append({"table": table, "figures": figure(svg, caption)})
+        drawn.append(
+            {
+                "table": table, "figures": figure(svg, caption), "title": compressed.task.title,
+                "use": best_facts(run, compressed, measurements),
+                "confusion": confusion_table(answers) if answers else None,
+                "calibration": calibration_lines(answers) if answers else [],
+                "surest": surest_errors(answers) if answers else [],
+            }
+        )  # fmt: skip
     return drawn
+
+
+def _teacher_point(
+    compressed: compression.CompressedModel, measurements: Sequence[Measurement]
+) -> list[figures.Tradeoff]:  # fmt: skip
+    """The teacher, where it was timed beside the variants and scored."""
+    timed = compressed.teacher.get(compression.TEACHER_TIME)
+    found = scores.of_task(scores.collect(measurements), scores.TEACHER, compressed.task)
+    if timed is None or found is None:
+        return []
+    interval = tuple(100 * end for end in found.middle.details["interval"])
+    return [figures.Tradeoff(timed.model, timed.value, 100 * found.middle.value, interval, chosen=False)]
 
 
 def _curves(run: RunFolder) -> list[dict[str, Any]]:
@@ -155,7 +185,7 @@ def write_report(
         score_tables=[table for table in every if table.is_measured and table.name != "pretraining"],
         unmeasured=[table for table in every if not table.is_measured and table.name != "pretraining"],
         differences=differences_table(row_differences(measurements, tasks)),
-        compressed=_compression(compression.compressed_models(measurements, tasks)),
+        compressed=_compression(run, settings, measurements, compression.compressed_models(measurements, tasks)),
         variants=paper_tables.variants_table(measurements, tasks),
         pretraining=paper_tables.pretraining_table(measurements),
         curves=curves,

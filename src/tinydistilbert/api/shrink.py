@@ -1,0 +1,308 @@
+"""shrink: from labelled examples to the smallest model that keeps the score, as one ordinary recipe in one run folder.
+
+The teacher is fine-tuned, a student is cut from it and learns its layers and then its soft targets, and the student is
+exported, quantized and pruned until it is as fast and small as asked for.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert.api.inputs import Data
+from tinydistilbert.api.outcomes import TaskModel
+from tinydistilbert.api.run import OnLog, nested
+from tinydistilbert.api.task import (
+    DISTILLED,
+    Call,
+    Kind,
+    TaskData,
+    best_model,
+    listed_seeds,
+    name_of,
+    recipe_of,
+    run_task,
+    targets,
+    task_data,
+)
+from tinydistilbert.dry_run.basis import basis_of
+from tinydistilbert.dry_run.plan import plan_as_json
+from tinydistilbert.errors import UserError
+from tinydistilbert.models.loading import load_config
+from tinydistilbert.models.untrusted import CONFIG
+from tinydistilbert.pipeline.run import run_context
+from tinydistilbert.progress import duration
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.keys import flat
+from tinydistilbert.recipe.schema import Recipe, Teacher, to_dict
+from tinydistilbert.recipe.types import quantity, seconds_of
+from tinydistilbert.run_folder import RunFolder
+from tinydistilbert.storage import atomic
+from tinydistilbert.tasks import tasks_of
+from tinydistilbert.tasks.recipe_splits import recipe_examples
+
+TEACHER = Teacher().model
+"""Fine-tuned first, where no other is given."""
+KEPT = 0.97
+"""Of the teacher's score above the majority, where neither that nor a time or size is asked for."""
+FEWEST_ROWS = 50
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS, BATCH = 300, 3, 40, 32
+"""Each training sees its examples so often that it has some so many steps, within limits."""
+NARROW, RATE, RATE_OF_NARROW = 768, 5e-5, 1e-4
+"""Encoders narrower than BERT-base take the higher learning rate."""
+DISTILLATION = {"start": "teacher", "soft": 0.9, "hidden": 1.0, "attention": 1.0}
+"""Start at the fine-tuned teacher, first its layers, then its soft targets: TinyBERT's two stages."""
+TASK_HEADS = ("ForSequenceClassification", "ForQuestionAnswering")
+SCALED = (
+    "finetune.epochs", "finetune.distillation.epochs", "finetune.distillation.intermediate_epochs",
+    "finetune.train_examples", "compress.recovery_epochs",
+)  # fmt: skip
+"""What a time budget changes."""
+BEYOND = 4
+"""A latency so many times below what the smallest form is estimated to need is out of reach."""
+INT8_SPEED_UP = 3
+TRIMMED = 0.1
+"""Share of the word embeddings that a trimmed vocabulary may come to."""
+
+
+def shrink(
+    teacher: "str | Path | TaskModel" = TEACHER, *, train: Data | None = None,
+    validation: Data | None = None, text: str = "", label: str = "", text_pair: str = "",
+    kind: Kind = "classification", to: str | Iterable[str] = (), keep: float | str | None = None,
+    soft_labels: str = "", unlabelled: str = "", seeds: int | Sequence[int] = 1, time_budget: str = "",
+    output: str | Path | None = None,
+    settings: dict[str, Any] | None = None, threads: int | None = None, quiet: bool = False,
+    on_log: OnLog | None = None,
+) -> TaskModel:  # fmt: skip
+    """The smallest model that keeps the teacher's score: fine-tune, distil, quantize, prune, and show what was kept.
+
+    Args:
+        teacher: an encoder to fine-tune first: a folder, a hub name, or `offline`. Or a fine-tuned teacher: the result
+            of `finetune`, or a folder whose model has the head of a task.
+        train: the examples: a data frame, a list of dictionaries, a `datasets.Dataset`, a path or a hub name; by
+            default those that the given teacher was fine-tuned on.
+        validation: the scored examples, in the same forms; or a share of `train`, by default `10%`, which a hash of
+            the text picks.
+        text: column of the text, by default the teacher's, else `text`.
+        label: column of the label, by default the teacher's, else `label`.
+        text_pair: column of a second text, if there is one.
+        kind: what is predicted.
+        to: how fast or small the model has to become: `5ms` (one text on one core), `20MB`, or both.
+        keep: the share of the teacher's score above the majority that has to be kept: `0.97` or `97%`. By default
+            that, and with `to` as much as possible.
+        soft_labels: a file with probabilities, scores or votes for train examples, from a teacher that is no model: a
+            column for each class, joined by the column of the text or by `id`.
+        unlabelled: a file with more texts, which the teacher labels.
+        seeds: how many trainings of teacher and student, or their seeds; the first is compressed.
+        time_budget: `15m`: train less, so that all is done in about that time.
+        output: the run folder; None = one below `runs` that the same call finds again.
+        settings: keys of the recipe with other values.
+        threads: of matrix products; None = the cores that this process may use.
+        quiet: no lines about progress.
+        on_log: called with a dictionary for each step, each validation and each line about the work.
+
+    Returns:
+        The model, which runs without torch. Its `missed` says what no form of it reached; then it is the nearest.
+
+    Raises:
+        UserError: something is wrong with the model or the data, or the target is out of reach; nothing was written.
+    """
+    data = data_of(teacher, train, validation, text=text, label=label, text_pair=text_pair, kind=kind)
+    changes = changes_of(teacher, to=to, keep=keep, soft_labels=soft_labels, unlabelled=unlabelled, seeds=seeds)
+    call = Call(output, settings, threads, quiet, on_log)
+    return shrunk(data, changes, call, time_budget=time_budget)
+
+
+def data_of(
+    teacher: "str | Path | TaskModel", train: Data | None, validation: Data | None, *, text: str, label: str,
+    text_pair: str, kind: str,
+) -> TaskData:  # fmt: skip
+    """The data of a call of `shrink`."""
+    like = teacher if isinstance(teacher, TaskModel) else None
+    return task_data(train, validation, text=text, label=label, text_pair=text_pair, kind=kind, like=like)
+
+
+def changes_of(
+    teacher: "str | Path | TaskModel", *, to: str | Iterable[str], keep: float | str | None, soft_labels: str,
+    unlabelled: str, seeds: int | Sequence[int],
+) -> dict[str, Any]:  # fmt: skip
+    """The settings of the recipe that do not depend on the data.
+
+    Raises:
+        UserError: a target or a share that is none, or no such model.
+    """
+    wanted, name = targets(to, "--to"), name_of(teacher)
+    kept = share(keep) if keep is not None else 0.0 if wanted else KEPT
+    distillation: dict[str, Any] = {**DISTILLATION, "unlabelled": unlabelled, "soft_labels": soft_labels}
+    if is_fine_tuned(teacher):
+        distillation["teachers"] = [name]
+    rate = RATE_OF_NARROW if _width(load_config(name)) < NARROW else RATE
+    return {
+        "student": {"layers": "uniform"},
+        "finetune": {
+            "model": name, "seeds": listed_seeds(seeds), "select": "heldout", "min_steps": 0,
+            "distillation": distillation,
+            "optimization": {"learning_rate": rate, "batch_size": BATCH, "attention_dropout": 0.0},
+        },
+        "compress": {"row": DISTILLED, "min_kept": kept, **wanted},
+    }  # fmt: skip
+
+
+def _width(config: Any) -> int:
+    return int(getattr(config, "hidden_size", 0))
+
+
+def share(keep: float | str) -> float:
+    """`0.97`, `97%` or `97 %` as a share.
+
+    Raises:
+        UserError: it is none.
+    """
+    text = str(keep).strip()
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise UserError("--keep", expected="a share such as 97%", found=repr(keep), fix="write 97%")
+    return value
+
+
+def is_fine_tuned(teacher: "str | Path | TaskModel") -> bool:
+    """Whether a teacher is one already: the result of `finetune`, or a local folder with the head of a task."""
+    if isinstance(teacher, TaskModel):
+        return True
+    config = Path(teacher) / CONFIG
+    names = atomic.read_json(config).get("architectures") if config.is_file() else None
+    return str((names or [""])[0]).endswith(TASK_HEADS)
+
+
+def shrunk(
+    data: TaskData, changes: Mapping[str, Any], call: Call, *, time_budget: str = "",
+    log: Callable[[str], None] | None = None,
+) -> TaskModel:  # fmt: skip
+    """What `shrink` does, of data and settings that were read.
+
+    Raises:
+        UserError: as `shrink`.
+    """
+    call = replace(call, settings=None) if not call.settings else call
+    changes = toml.merge(changes, {"compress": {"tasks": [data.name]}})
+    changes = toml.merge(changes, nested(call.settings or {}))
+
+    def fitted(recipe: Recipe, output: Path) -> Recipe:
+        return fitted_recipe(recipe, data.name, output, time_budget)
+
+    made, recipe, missed = run_task("shrink", data, changes, call, log=log, fit=fitted, tell_time=True)
+    return best_model(made, recipe, data, missed)
+
+
+def recipe_for(data: TaskData, changes: Mapping[str, Any], output: Path, time_budget: str) -> Recipe:
+    """The recipe alone, where all data are files; nothing is written.
+
+    Raises:
+        UserError: as `shrink`.
+    """
+    changes = toml.merge(changes, {"compress": {"tasks": [data.name]}})
+    recipe = recipe_of(f"shrink-{data.name}", data, changes, RunFolder(output).given_data)
+    return fitted_recipe(recipe, data.name, output, time_budget)
+
+
+def fitted_recipe(recipe: Recipe, task: str, output: Path, time_budget: str) -> Recipe:
+    """The recipe with epochs for as many examples as there are, and with less of them for a time budget.
+
+    A run that was begun keeps what it was begun with: the speed of the machine is another one each time.
+
+    Raises:
+        UserError: too few examples, or a target that no form can reach.
+    """
+    if RunFolder(output).recipe.is_file():
+        begun = dict(flat(to_dict(toml.read(RunFolder(output).recipe))))
+        return _with(recipe, {key: begun[key] for key in (*SCALED, "compress.vocabulary") if key in begun})
+    examples = recipe_examples(recipe, tasks_of(recipe.finetune)[task], "train")
+    if len(examples) + examples.left_out < FEWEST_ROWS * 0.8:  # after both hold-outs
+        found = f"{len(examples):,} to train on beside what is held out"
+        fix = "label more; texts without labels help beside them (--unlabelled)"
+        raise UserError(task, expected=f"{FEWEST_ROWS} rows or more", found=found, fix=fix)
+    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS * BATCH / len(examples))))
+    defaults = {
+        "finetune.epochs": epochs, "finetune.distillation.epochs": epochs,
+        "finetune.distillation.intermediate_epochs": epochs, "compress.recovery_epochs": max(2, epochs // 2),
+    }  # fmt: skip
+    standard = dict(flat(to_dict(Recipe())))
+    given = dict(flat(to_dict(recipe)))
+    recipe = _with(recipe, {key: value for key, value in defaults.items() if given[key] == standard[key]})
+    recipe = _reachable(recipe, task, output)
+    return _in_time(recipe, len(examples), output, time_budget) if time_budget else recipe
+
+
+def _with(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    return toml.from_dict(toml.merge(to_dict(recipe), nested(dict(settings))), recipe.name)
+
+
+def _reachable(recipe: Recipe, task: str, output: Path) -> Recipe:
+    """The recipe, with a smaller vocabulary where the size that is asked for needs it.
+
+    Raises:
+        UserError: the smallest form is estimated to be far larger or slower than what is asked for.
+    """
+    settings = recipe.compress
+    basis = basis_of(run_context(recipe, output, until="report", log=lambda _: None))
+    size, smallest = basis.cut_teacher, min(settings.keep, default=1.0)
+    config = load_config(recipe.finetune.model)
+    embeddings = config.vocab_size * int(getattr(config, "embedding_size", 0) or _width(config))
+    least = embeddings + smallest * (size.parameters - embeddings)
+    if settings.target_size and least > quantity(settings.target_size) and not settings.vocabulary:
+        recipe = _with(recipe, {"compress.vocabulary": "train"})
+    if recipe.compress.vocabulary:
+        least -= (1 - TRIMMED) * embeddings
+    if settings.target_size and least > quantity(settings.target_size):
+        found = f"some {least / 1e6:.1f} MB in the smallest form of a student of {recipe.finetune.model}"
+        raise UserError(
+            "--to", expected=settings.target_size, found=found, fix="ask for more, or take a smaller teacher"
+        )
+    if settings.target_latency:
+        length = basis.task_sizes[task].length if basis.task_sizes.get(task) else 16  # type: ignore[union-attr]
+        operations = smallest * size.forward(length, length) / INT8_SPEED_UP
+        milliseconds = 1000 * basis.machine.seconds_on_one_core(operations)
+        if BEYOND * quantity(settings.target_latency) < milliseconds:
+            found = f"some {milliseconds:.2g} ms in the smallest form of a student of {recipe.finetune.model}"
+            fix = "ask for more, or take a smaller teacher"
+            raise UserError("--to", expected=settings.target_latency, found=found, fix=fix)
+    return recipe
+
+
+def _in_time(recipe: Recipe, examples: int, output: Path, time_budget: str) -> Recipe:
+    """The recipe with fewer epochs, and then fewer examples, until its estimated time is the budget.
+
+    Raises:
+        UserError: the budget is no duration, or too short for anything.
+    """
+    budget = seconds_of(time_budget)
+    if not budget:
+        raise UserError("--time-budget", expected="a duration such as 15m", found=repr(time_budget), fix="write 15m")
+    seconds = _seconds(recipe, output)
+    for _ in range(6):
+        if seconds <= budget:
+            return recipe
+        factor = 0.95 * budget / seconds
+        finetune = recipe.finetune
+        distillation, compress = finetune.distillation, recipe.compress
+        epochs = [finetune.epochs, distillation.epochs or 0, distillation.intermediate_epochs, compress.recovery_epochs]
+        if min(epochs) > 1:
+            scaled = [max(1.0, round(factor * number, 1)) for number in epochs]
+            recipe = _with(recipe, dict(zip(SCALED[:3] + SCALED[4:], scaled, strict=True)))
+        else:
+            count = max(FEWEST_ROWS, round(factor * (finetune.train_examples or examples)))
+            recipe = _with(recipe, {"finetune.train_examples": count})
+        seconds = _seconds(recipe, output)
+    if seconds > 1.4 * budget:
+        problem = f"the least that can be done takes about {duration(seconds)}"
+        raise UserError("--time-budget", problem=problem, fix=f"give {math.ceil(seconds / 60)}m, or a smaller teacher")
+    return recipe
+
+
+def _seconds(recipe: Recipe, output: Path) -> float:
+    planned = plan_as_json(run_context(recipe, output, until="report", log=lambda _: None))
+    return float(planned["seconds"])

@@ -1,0 +1,79 @@
+"""shrink from the command line: its flags as a call of `api.shrink`, and what it prints."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert.api import shrink as api
+from tinydistilbert.api.outcomes import TaskModel
+from tinydistilbert.api.run import plan
+from tinydistilbert.api.task import Call
+from tinydistilbert.cli.output import log_to, print_json, print_tables, table_as_json
+from tinydistilbert.errors import MissedTarget
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import Recipe, to_dict
+from tinydistilbert.report.use import facts_of_best
+
+
+def shrink(parsed: argparse.Namespace, command_line: str) -> None:
+    """Do what was parsed.
+
+    Raises:
+        MissedTarget: no form reaches what was asked for; everything was printed and written.
+    """
+    teacher = parsed.teacher or api.TEACHER
+    data = api.data_of(
+        teacher, parsed.train, parsed.validation, text=parsed.text or "", label=parsed.label or "",
+        text_pair=parsed.text_pair or "", kind=parsed.kind or "classification",
+    )  # fmt: skip
+    changes = api.changes_of(
+        teacher,
+        to=parsed.to or (),
+        keep=parsed.keep,
+        soft_labels=parsed.soft_labels or "",
+        unlabelled=parsed.unlabelled or "",
+        seeds=parsed.seeds or 1,
+    )
+    output: Path = parsed.output or Path("runs") / f"shrink-{data.name}"
+    budget = parsed.time_budget or ""
+    if parsed.print_recipe or parsed.dry_run:
+        recipe = api.recipe_for(data, changes, output, budget)
+        if parsed.print_recipe:
+            print(toml.dumps(_differences(to_dict(recipe), to_dict(Recipe()))), end="")
+            return
+        planned = plan(recipe, output, until="report", threads=parsed.threads, as_data=parsed.json)
+        print_json(planned) if parsed.json else print(planned)
+        return
+    call = Call(output, None, parsed.threads, parsed.quiet, None, command_line)
+    log = log_to(as_json=parsed.json, quiet=parsed.quiet)
+    made = api.shrunk(data, changes, call, time_budget=budget, log=log)
+    _print(made, as_json=parsed.json)
+    if made.missed:
+        raise MissedTarget(made.missed)
+
+
+def _print(made: TaskModel, *, as_json: bool) -> None:
+    facts = facts_of_best(made.folder, made.task)
+    if as_json:
+        print_json(
+            {
+                "model": str(made.model), "run": str(made.folder), "page": str(made.page), "missed": made.missed,
+                "facts": facts.as_data, "tables": [table_as_json(table) for table in made.tables],
+                "measurements": [dataclasses.asdict(measurement) for measurement in made.measurements],
+            }
+        )  # fmt: skip
+        return
+    print_tables(made.tables)
+    print(facts.sentence)
+    print(f"The model: {made.model}")
+    print(f"The page:  {made.page}")
+    print(f"Ask it:    tinydistilbert predict {made.model} {facts.question}")
+
+
+def _differences(content: Any, standard: Any) -> Any:
+    """The settings that are not the defaults, in their sections; a section that the defaults lack as a whole."""
+    if not isinstance(content, dict) or not isinstance(standard, dict):
+        return content
+    changed = {key: value for key, value in content.items() if key not in standard or value != standard[key]}
+    return {key: _differences(value, standard.get(key)) for key, value in changed.items() if value is not None}

@@ -1,0 +1,158 @@
+"""Soft labels from a file: what a teacher that is no model (an LLM, an API, an ensemble) says of examples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
+from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.readers import Rows, read_rows, shortened, shown
+from tinydistilbert.tasks.row_checks import nearest, number
+from tinydistilbert.tasks.splits import read_split
+
+ID = "id"
+"""The column that joins where the file has no texts."""
+TOLERANCE = 0.02
+"""By which rounded probabilities may miss 1 in their sum."""
+SMALLEST = 1e-6
+"""Probabilities below it count as it: a 0 has no logarithm."""
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """The content of such a file."""
+
+    by_text: bool
+    keys: list[str]
+    logits: NDArray[np.float64]
+    """(n, classes), in the order of the task's."""
+
+
+def joined_soft_labels(path: Path, examples: Examples, data: str | None) -> NDArray[np.float64]:
+    """For each example the logits that the file gives it, NaN where it gives none; what found no partner is told.
+
+    Args:
+        path: a table with a column for each class and the task's column of texts, or one that is called `id`.
+        examples: of a classification; those behind the train split's own (further texts, copies) join by text alone.
+        data: folder of the data sets.
+
+    Raises:
+        UserError: the file is wrong, has other classes than the task, or two rows for one example.
+    """
+    task = examples.task
+    soft = read_soft_labels(path, task)
+    rows = {key: row for row, key in enumerate(soft.keys)}
+    keys = _keys(examples, data, soft.by_text, path)
+    found = np.full((len(examples), len(task.labels)), np.nan)
+    used: set[str] = set()
+    for place, key in enumerate(keys):
+        if key in rows:
+            found[place] = soft.logits[rows[key]]
+            used.add(key)
+    with_label = int(np.isfinite(found).all(-1).sum())
+    by = "text" if soft.by_text else ID
+    if not with_label:
+        problem = f"none of its {len(rows):,} rows has the {by} of a train example"
+        raise UserError(str(path), problem=problem, fix="give the soft labels of these examples")
+    text = f"joined by {by} to {with_label:,} of {len(examples):,} train examples"
+    if with_label < len(examples):
+        text += "; the others learn from the teacher model"
+    if without := len(rows) - len(used):
+        text += f"; {counted(without, 'row')} without a partner left out"
+    notice(str(path), text)
+    return found
+
+
+def read_soft_labels(path: Path, task: Task) -> SoftLabels:
+    """The rows of a file of soft labels.
+
+    Values are probabilities, which sum to 1; or whole numbers, votes; or, where some are negative, scores (logits).
+
+    Raises:
+        UserError: a task of another kind, other classes, a value that is no number, a sum other than 1, a key twice.
+    """
+    if task.kind != "classification":
+        expected, found = "a classification", f"the {task.kind} task {task.title}"
+        raise UserError(f"soft labels {path}", expected=expected, found=found, fix="leave them out")
+    rows = read_rows(path, task.quoting)
+    names = rows.table.column_names
+    by_text = task.text in names
+    if not by_text and ID not in names:
+        expected, found = f"the column {task.text!r} or {ID!r} to join by", ", ".join(names)
+        raise UserError(rows.where, expected=expected, found=shortened(found), fix="add one of them")
+    key = task.text if by_text else ID
+    beside = {task.text, ID, task.label, *([task.text_pair] if task.text_pair else [])}
+    others = [name for name in names if name not in beside and name not in task.labels]
+    missing = [name for name in task.labels if name not in names]
+    if missing or others:
+        near = nearest(missing[0], others) if missing else None
+        found = f"without {shortened(', '.join(missing))}" if missing else f"also {shortened(', '.join(others))}"
+        fix = f"did you mean {missing[0]!r} by {near!r}?" if near else "name the columns after the classes"
+        raise UserError(rows.where, expected=f"the classes {', '.join(task.labels)}", found=found, fix=fix)
+    values = _values(rows, task.labels)
+    keys = [_normal(value) for value in rows.values(key)]
+    _refuse_twice(rows, keys, key)
+    return SoftLabels(by_text, keys, _logits(rows, values))
+
+
+def _values(rows: Rows, labels: Sequence[str]) -> NDArray[np.float64]:
+    values = np.zeros((rows.table.num_rows, len(labels)))
+    for place, label in enumerate(labels):
+        for row, value in enumerate(rows.values(label)):
+            parsed = number(value)
+            if parsed is None or not np.isfinite(parsed):
+                fix = "fill it in or drop the row"
+                raise UserError(rows.at(row, label), expected="a number", found=shown(value), fix=fix)
+            values[row, place] = parsed
+    return values
+
+
+def _logits(rows: Rows, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    if (values < 0).any():
+        notice(rows.where, "some values are negative: all are read as scores before a softmax")
+        return values
+    sums = values.sum(-1)
+    if (values == np.round(values)).all() and (sums > 1).any():
+        notice(rows.where, "all values are whole numbers: they are read as votes")
+        wrong = np.flatnonzero(sums == 0)
+    else:
+        wrong = np.flatnonzero(np.abs(sums - 1) > TOLERANCE)
+    if wrong.size:
+        row = int(wrong[0])
+        fix = "divide each row by its sum, or give votes as whole numbers"
+        found = f"a sum of {sums[row]:.4g} ({counted(int(wrong.size), 'such row')})"
+        raise UserError(rows.location(row), expected="probabilities that sum to 1", found=found, fix=fix)
+    return np.asarray(np.log(np.maximum(values / sums[:, None], SMALLEST)))
+
+
+def _refuse_twice(rows: Rows, keys: Sequence[str], column: str) -> None:
+    first: dict[str, int] = {}
+    for row, key in enumerate(keys):
+        if first.setdefault(key, row) != row:
+            found = f"{shown(key)} once more, after {rows.location(first[key])}"
+            fix = "keep one row for each example"
+            raise UserError(rows.at(row, column), expected=f"each {column} once", found=found, fix=fix)
+
+
+def _keys(examples: Examples, data: str | None, by_text: bool, path: Path) -> list[str]:
+    """What each example is joined by; empty of those that have no id."""
+    if by_text:
+        return [" ".join(texts[0].split()) for texts in examples.texts]
+    task = examples.task
+    rows = read_split(task, task.train, data)
+    if ID not in rows.table.column_names:
+        expected = f"a column {ID!r} in the train examples, by which {path} is joined"
+        raise UserError(rows.where, expected=expected, found="none", fix=f"add it, or the texts to {path}")
+    ids = [_normal(value) for value in rows.values(ID)]
+    _refuse_twice(rows, ids, ID)
+    labels = examples.columns["label"]
+    places = zip(examples.columns["idx"], labels, strict=True)
+    return [ids[index] if label is not None else "" for index, label in places]
+
+
+def _normal(value: object) -> str:
+    return " ".join(str(value).split())

@@ -1,0 +1,120 @@
+"""How far a model's probabilities can be trusted: calibration error, and where it agrees with its teacher."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from tinydistilbert.report.chosen import ChosenAnswers
+from tinydistilbert.report.table import Cell, Table, TableRow
+
+BINS = 15
+"""Of equal width (Guo et al. 2017, arXiv 1706.04599)."""
+AGREEMENT = 0.98
+
+
+def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Mean distance between confidence and accuracy over `BINS` bins of confidence, weighted by their examples."""
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    gaps = np.abs(np.bincount(bins, confidence, BINS) - np.bincount(bins, right.astype(np.float64), BINS))
+    return float(gaps[counts > 0].sum() / len(confidence))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """From which confidence on a student answers as its teacher does."""
+
+    threshold: float
+    examples: int
+    """At or above it."""
+    agreeing: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """Of the inputs at or above the threshold."""
+        return self.examples / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of that share (Wilson)."""
+        return wilson(self.examples, self.total)
+
+
+def wilson(successes: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share, by Wilson's score (1927)."""
+    z, share = float(norm.ppf(0.975)), successes / total
+    middle, spread = share + z * z / (2 * total), z * np.sqrt(share * (1 - share) / total + z * z / (4 * total**2))
+    return float((middle - spread) / (1 + z * z / total)), float((middle + spread) / (1 + z * z / total))
+
+
+def agreement(
+    confidence: NDArray[np.float64], agrees: NDArray[np.bool_], wanted: float = AGREEMENT
+) -> Agreement | None:
+    """The lowest confidence from which on so large a share of the answers agree; None where there is none."""
+    order = np.argsort(-confidence, kind="stable")
+    sorted_confidence, agreeing = confidence[order], np.cumsum(agrees[order])
+    counts = np.arange(1, len(order) + 1)
+    # A threshold takes all answers of one confidence or none.
+    is_end = np.append(sorted_confidence[1:] < sorted_confidence[:-1], True)
+    fitting = np.flatnonzero(is_end & (agreeing >= wanted * counts))
+    if not fitting.size:
+        return None
+    last = int(fitting[-1])
+    return Agreement(float(sorted_confidence[last]), last + 1, int(agreeing[last]), len(order))
+
+
+def calibration_lines(answers: ChosenAnswers) -> list[str]:
+    """What the page says about it, a sentence each."""
+    right = answers.student.classes == answers.labels
+    error = expected_calibration_error(answers.student.confidence, right)
+    line = f"Expected calibration error: {100 * error:.1f} points ({BINS} bins"
+    if answers.teacher:
+        of_teacher = expected_calibration_error(answers.teacher.confidence, answers.teacher.classes == answers.labels)
+        line += f"; the teacher’s {100 * of_teacher:.1f}"
+    lines = [line + "): the mean distance between how sure the model is and how often it is right."]
+    if answers.teacher is None:
+        return lines
+    agrees = answers.student.classes == answers.teacher.classes
+    found = agreement(answers.student.confidence, agrees)
+    if found is None:
+        lines.append(f"At no confidence does it agree with its teacher in {100 * AGREEMENT:.0f} % of the answers.")
+        return lines
+    low, high = found.interval
+    agreeing = f"{100 * found.agreeing / found.examples:.1f} % of the answers"
+    lines.append(
+        f"Where it is at least {100 * found.threshold:.1f} % sure it agrees with its teacher in {agreeing} "
+        f"({found.agreeing:,} of {found.examples:,}): that is {100 * found.share:.0f} % of the inputs (95 % "
+        f"interval {100 * low:.0f} to {100 * high:.0f} %). The rest can go to the teacher. The threshold was chosen on "
+        "these very examples."
+    )
+    return lines
+
+
+MOST_CLASSES = 12
+
+
+def confusion_table(answers: ChosenAnswers) -> Table:
+    """How often each class was taken for each other; of many classes, the most frequent confusions."""
+    count = max(len(answers.names), int(answers.labels.max()) + 1, int(answers.student.classes.max()) + 1)
+    matrix = np.zeros((count, count), dtype=np.int64)
+    known = answers.student.classes >= 0
+    np.add.at(matrix, (answers.labels[known], answers.student.classes[known]), 1)
+    names = [*answers.names, *map(str, range(len(answers.names), count))]
+    if count <= MOST_CLASSES:
+        rows = tuple(
+            TableRow("derived", (Cell(name), *(Cell(f"{n:,}") for n in of_class)))
+            for name, of_class in zip(names, matrix, strict=True)
+        )
+        return Table("confusion", "Confusion matrix", "Rows: the label; columns: the answer.", ("Label", *names), rows)
+    np.fill_diagonal(matrix, 0)
+    order = np.argsort(-matrix, axis=None, kind="stable")[:MOST_CLASSES]
+    pairs = [divmod(int(index), count) for index in order if matrix.flat[index]]
+    rows = tuple(
+        TableRow("derived", (Cell(names[label]), Cell(names[answer]), Cell(f"{matrix[label, answer]:,}")))
+        for label, answer in pairs
+    )
+    caption = f"The most frequent confusions of {count} classes."
+    return Table("confusion", "Confusions", caption, ("Label", "Answer", "Examples"), rows)

@@ -1,0 +1,147 @@
+"""shrink: one command from a CSV to a small model, its recipe, its page, its mistakes."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tinydistilbert as td
+from tinydistilbert.api import shrink as api
+from tinydistilbert.api.task import task_data
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import toml
+
+Call = Callable[..., tuple[int, str, str]]
+QUICK = {
+    "finetune.epochs": 6, "finetune.distillation.epochs": 3.0, "finetune.distillation.intermediate_epochs": 2.0,
+    "finetune.optimization.learning_rate": 3e-3, "finetune.optimization.batch_size": 8, "compress.keep": [],
+    "compress.timed_examples": 10,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reviews_csv(tmp_path_factory: pytest.TempPathFactory, reviews: Callable[[Path, int, int], Path]) -> Path:
+    return reviews(tmp_path_factory.mktemp("shrink") / "reviews.csv", 160, 0)
+
+
+@pytest.fixture(scope="module")
+def made(reviews_csv: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> td.api.outcomes.TaskModel:
+    output = tmp_path_factory.mktemp("made") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYDISTILBERT_CACHE", str(output.parent / "cache"))
+        return td.shrink(
+            teacher, train=reviews_csv, text="review", label="stars", validation="25%", to="50MB", output=output,
+            settings=QUICK, quiet=True,
+        )  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_csv_becomes_a_small_model_with_its_page(made: td.api.outcomes.TaskModel, call: Call, tmp_path: Path) -> None:
+    assert made.missed == "" and made.model.name == "best" and made.row == "model (D)"
+    scored = {m.model: m.value for m in made.measurements if (m.task, m.metric) == ("reviews", "accuracy")}
+    assert {"teacher", "model (D)", "tf-idf"} <= scored.keys() and scored["teacher"] > 0.8
+    recipe = toml.read(made.recipe_file)
+    assert recipe.finetune.custom["reviews"].validation == "25%" and recipe.finetune.select == "heldout"
+    assert made.page is not None
+    page = made.page.read_text(encoding="utf-8")
+    for part in ("Use this model", "core-seconds for 1,000 texts", "Confusion matrix", "Expected calibration error"):
+        assert part in page, part
+    assert page.index("Use this model") < page.index("How sure is that?") and str(made.model) in page
+    source = tmp_path / "in.csv"
+    source.write_text("review\nthe tower\nthe student\n")
+    code, _, err = call("predict", made.model, source, "--output", tmp_path / "out.csv")
+    assert code == 0, err
+    answered = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
+    assert answered[0] == ["review", "prediction", "prediction_score"]
+    assert {row[1] for row in answered[1:]} <= {"good", "bad"}
+
+
+@pytest.mark.long
+def test_a_given_teacher_is_not_trained_again_and_a_target_missed_is_exit_code_1(
+    made: td.api.outcomes.TaskModel, reviews_csv: Path, call: Call, tmp_path: Path
+) -> None:
+    tuned = made.folder / "tasks/reviews/teacher/seed-0/model"
+    output = tmp_path / "run"
+    arguments = [
+        "shrink", reviews_csv, "--text", "review", "--label", "stars", "--teacher", tuned, "--validation", "25%",
+        "--keep", "100%", "--to", "30kB", "--time-budget", "1h", "--quiet", "--output", output, "--json",
+    ]  # fmt: skip
+    code, out, err = call(*arguments)
+    content = json.loads(out)
+    assert code == (1 if content["missed"] else 0), err
+    assert content["facts"]["bytes"] > 0 and Path(content["model"]).is_dir()
+    assert not (output / "tasks/reviews/teacher/seed-0/model").exists()
+    again = call(*arguments)
+    assert again[0] == code and json.loads(again[1])["facts"] == content["facts"], "the same command finds it finished"
+
+
+def test_the_recipe_is_an_ordinary_one_that_is_shown(
+    reviews_csv: Path, teacher: Path, call: Call, tmp_path: Path
+) -> None:
+    arguments = [reviews_csv, "--text", "review", "--label", "stars", "--teacher", teacher, "--to", "5ms", "20MB"]
+    code, out, err = call("shrink", *arguments, "--print-recipe", "--output", tmp_path / "run")
+    assert code == 0 and not (tmp_path / "run").exists(), err
+    recipe = toml.from_toml(out, "printed")
+    assert recipe.finetune.custom["reviews"].validation == "10%" and recipe.compress.target_size == "20MB"
+    data = task_data(str(reviews_csv), None, text="review", label="stars")
+    changes = api.changes_of(teacher, to=("5ms", "20MB"), keep=None, soft_labels="", unlabelled="", seeds=1)
+    assert recipe == api.recipe_for(data, changes, tmp_path / "run", "")
+    assert recipe.finetune.epochs == 40, "a few examples are seen often"
+
+
+def rows(count: int, label: Callable[[int], str]) -> str:
+    return "text,label\n" + "".join(f"a text number {n} about {n % 7},{label(n)}\n" for n in range(count))
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "parts"),
+    [
+        (rows(12, lambda n: "ab"[n % 2]), [], ["50 rows or more"]),
+        (rows(45, lambda n: "ab"[n % 2]), [], ["50 rows or more"]),
+        (rows(90, lambda n: "a"), [], ["two classes"]),
+        (rows(90, lambda n: "ab"[n % 2] if n != 7 else "NaN"), [], [":9, column label", "missing"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--to", "1kB"], ["--to", "1kB", "ask for more"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--to", "0.0000001ms"], ["--to", "ask for more"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--to", "fast"], ["--to", "5ms, 20MB"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--keep", "120%"], ["--keep", "97%"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--label", "labell"], ["did you mean 'label'"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--validation", "data.csv"], ["train file too"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--teacher", "no/such-model"], ["no/such-model"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--time-budget", "1s"], ["--time-budget"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_with_its_cure_and_nothing_is_written(
+    content: str, arguments: list[str], parts: list[str], teacher: Path, call: Call, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("data.csv").write_text(content)
+    given = arguments if "--teacher" in arguments else ["--teacher", str(teacher), *arguments]
+    code, out, err = call("shrink", "data.csv", *given, "--output", "run", "--quiet")
+    last = err.splitlines()[-1]
+    assert code == 2 and not out and last.startswith("error: ") and all(part in last for part in parts), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.csv"]
+
+
+def test_a_label_that_only_the_validation_has(teacher: Path, call: Call, tmp_path: Path) -> None:
+    train, validation = tmp_path / "a.csv", tmp_path / "b.csv"
+    train.write_text(rows(90, lambda n: "ab"[n % 2]))
+    validation.write_text("text,label\nx,c\n")
+    output = tmp_path / "run"
+    code, _, err = call("shrink", train, "--validation", validation, "--teacher", teacher, "--output", output)
+    assert code == 2 and "b.csv:2" in err and "'c'" in err and not output.exists()
+
+
+def test_shares() -> None:
+    assert api.share("97%") == api.share(0.97) == api.share("97 %") == 0.97
+    for wrong in ("0%", "97", "much", "101%"):
+        with pytest.raises(UserError, match="97%"):
+            api.share(wrong)
+
+
+def test_its_help_fits_on_one_screen(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = call("shrink", "--help")
+    assert code == 0 and len(out.splitlines()) <= 24 and max(map(len, out.splitlines())) <= 80

@@ -1,0 +1,76 @@
+"""Soft labels from a file: joined, counted, refused."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.finetuning.soft_labels import joined_soft_labels, read_soft_labels
+from tinydistilbert.recipe.schema import CustomTask
+from tinydistilbert.recipe.toml import from_dict
+from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.custom import custom_task
+from tinydistilbert.tasks.recipe_splits import recipe_examples
+
+TRAIN = "id,text,label\n7,a  house,good\n8,a lake,bad\n9,a dog,bad\n"
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> Examples:
+    (tmp_path / "t.csv").write_text(TRAIN)
+    custom = {"train": str(tmp_path / "t.csv"), "validation": str(tmp_path / "t.csv")}
+    recipe = from_dict({"finetune": {"tasks": ["t"], "custom": {"t": custom}}}, "test")
+    task = custom_task("t", CustomTask(**custom))
+    return recipe_examples(recipe, task, "train")
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "soft.csv").write_text(text)
+    return tmp_path / "soft.csv"
+
+
+def test_joined_by_text_in_the_order_of_the_classes(
+    examples: Examples, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert examples.task.labels == ("bad", "good")
+    path = written(tmp_path, "text,good,bad\na house,0.8,0.2\n a lake ,0,1\nno such text,0.5,0.5\n")
+    found = joined_soft_labels(path, examples, None)
+    np.testing.assert_allclose(found[0], [math.log(0.2), math.log(0.8)])
+    np.testing.assert_allclose(found[1], [0, math.log(1e-6)])
+    assert np.isnan(found[2]).all()
+    assert "by text to 2 of 3 train examples" in caplog.text and "1 row without a partner" in caplog.text
+
+
+def test_joined_by_id_votes_and_scores(examples: Examples, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = joined_soft_labels(written(tmp_path, "id,good,bad\n9,3,1\n7,0,4\n8,2,2\n"), examples, None)
+    np.testing.assert_allclose(np.exp(found[:, 1]), [1e-6, 0.5, 0.75])
+    assert "votes" in caplog.text
+    scores = read_soft_labels(written(tmp_path, "id,good,bad\n9,3.5,-1\n"), examples.task)
+    np.testing.assert_allclose(scores.logits, [[-1, 3.5]])
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("text,good,bad\na house,3.5,3.5\n", ["soft.csv:2", "sum to 1", "a sum of 7"]),
+        ("text,good\na house,1\n", ["bad, good", "without bad"]),
+        ("text,good,bad,ugly\na house,1,0,0\n", ["also ugly"]),
+        ("text,good,Bad\na house,1,0\n", ["did you mean 'bad' by 'Bad'"]),
+        ("id,good,bad\n7,1,0\n7,0,1\n", ["soft.csv:3", "'7' once more", "soft.csv:2"]),
+        ("name,good,bad\n7,1,0\n", ["'text' or 'id' to join by"]),
+        ("text,good,bad\nanother,1,0\n", ["none of its 1 rows"]),
+        ("text,good,bad\na house,much,0\n", ["soft.csv:2, column good", "a number"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(text: str, parts: list[str], examples: Examples, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        joined_soft_labels(written(tmp_path, text), examples, None)
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
+def test_an_id_twice_in_the_train_examples(examples: Examples, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(TRAIN.replace("9,a dog", "7,a dog"))
+    with pytest.raises(UserError, match=r"t.csv:4, column id.*'7' once more"):
+        joined_soft_labels(written(tmp_path, "id,good,bad\n7,1,0\n"), examples, None)
