@@ -177,6 +177,7 @@ TASKS = (
     Task(
         "library-area", "Library area", TABLE, "classification", "text", None, tuple(AREAS), ("accuracy", "macro_f1"),
         "accuracy", of_library=_library_area, max_length=256,
+        example=("Return the greatest common divisor of two integers.", ""),
     ),
     Task(
         "same-module", "Same module", TABLE, "classification", "text", "text_pair", ("different", "same"),
