@@ -199,6 +199,9 @@ class Finetune:
     """Weights that stay when a run has no use for them any more: `best`, of each task the models of the first seed that
     the run is about; `all`, those of the teacher, the control and the other seeds too; `least`, as `best`, but of a
     compressed task the chosen variant alone, and not the adapted teacher. Scores and logs always stay."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of each layer as a share of that of the layer above it, from the head down to the embeddings
+    (ULMFiT, Howard and Ruder 2018; ELECTRA: 0.8); 1 = all alike. Not of the rows "(D)"."""
     baselines: bool = True
     """Rows of two cheap models on the same examples, which a student has to beat: a linear model on TF-IDF, and one on
     the mean of the teacher's word embeddings. Not for span tasks."""
