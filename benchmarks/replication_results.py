@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,9 +11,11 @@ import pyarrow.parquet as pq
 from replication_jobs import DISTILL, RECIPES, Setting
 
 from tinydistilbert import results
-from tinydistilbert.evaluation import metrics
+from tinydistilbert.evaluation import resampling
+from tinydistilbert.recipe.names import BASELINE_NAMES
 from tinydistilbert.report.predictions import Pairing, Predicted, majority_of, pair, read_predicted, scored_run
 from tinydistilbert.results import COMPARE, Measurement
+from tinydistilbert.run_folder import MEASUREMENTS, RunFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS
 
@@ -22,7 +25,7 @@ Answers = dict[str, dict[str, Predicted]]
 
 
 def collect(setting: Setting) -> None:
-    """Write results.jsonl and the predictions of every job that is done; both are made anew."""
+    """Write results.jsonl and the predictions of every row that is scored with all its seeds; both are made anew."""
     rows = [row for row in setting.plan["rows"] if "recipe" in row]
     tasks = [*setting.plan["small"], *setting.plan["large"]]
     measured = [m for row in rows for m in _measured(setting, row, tasks)]
@@ -37,31 +40,33 @@ def collect(setting: Setting) -> None:
     )
 
 
+def _scored(setting: Setting, row: Mapping[str, str], task: str) -> list[Path]:
+    """The folders of a row's scores on a task, a seed each; none where a seed is not scored, whatever else is done."""
+    folders = RunFolder(setting.run / row["recipe"] / task).scores_of_seeds(task, row["row"])
+    wanted = 1 if row["row"] in BASELINE_NAMES else len(setting.seeds(task))
+    return folders if len(folders) == wanted else []
+
+
 def _measured(setting: Setting, row: Mapping[str, str], tasks: Sequence[str]) -> Iterator[Measurement]:
     """The measurements of a row under its name here; those of pretraining once."""
-    has_pretraining = row["name"] == "teacher"  # that of its run is the adapted one
-    for name in (DISTILL, *tasks):
-        folder = setting.run / row["recipe"] / name
-        if not (folder / ("done" if name != DISTILL else "results.jsonl")).exists():
-            continue
-        found = [m for m in results.read(folder / "results.jsonl") if m.model == row["row"]]
-        wanted = [name] if has_pretraining else [name, PRETRAINING]
-        has_pretraining = has_pretraining or any(m.task == PRETRAINING for m in found)
-        yield from (dataclasses.replace(m, model=row["name"]) for m in found if m.task in wanted)
+    pretraining = RunFolder(setting.run / row["recipe"] / DISTILL).results
+    found = results.read(pretraining) if pretraining.exists() and row["name"] != "teacher" else []
+    found = [m for m in found if m.task == PRETRAINING]
+    for task in tasks:
+        found += [m for folder in _scored(setting, row, task) for m in results.read(folder / MEASUREMENTS)]
+    yield from (dataclasses.replace(m, model=row["name"]) for m in found if m.model == row["row"])
 
 
 def _answers(setting: Setting, rows: Sequence[Mapping[str, str]], name: str) -> dict[str, Predicted]:
     """By row, what was predicted on the first scored split of a task."""
     task, found = TASKS[name], dict[str, Predicted]()
     for row in rows:
-        folder = setting.run / row["recipe"] / name
-        if not (folder / "done").exists():
+        if not _scored(setting, row, name):
             continue
-        run = scored_run(folder)
-        if row["row"] in run.scores.get(name, {}):
-            predicted = read_predicted(run, task, row["row"], task.evaluation[0])
-            side = dataclasses.replace(predicted.side, row=row["name"])
-            found[row["name"]] = dataclasses.replace(predicted, side=side)
+        run = scored_run(setting.run / row["recipe"] / name)
+        predicted = read_predicted(run, task, row["row"], task.evaluation[0])
+        side = dataclasses.replace(predicted.side, row=row["name"])
+        found[row["name"]] = dataclasses.replace(predicted, side=side)
     return found
 
 
@@ -79,12 +84,12 @@ def _compared(answers: Answers, pairs: Sequence[Sequence[str]]) -> list[Measurem
 def _differences(pairings: Sequence[Pairing]) -> Iterator[Measurement]:
     """The differences in the metrics of the tables, adjusted by Holm over all of them."""
     tests = [
-        (pairing, metric, metrics.paired_test(
+        (pairing, metric, resampling.paired_test(
             pairing.task.kind, metric, pairing.labels, *pairing.predictions(metric), seed=0
         ))
         for pairing in pairings for metric in pairing.task.table_metrics
     ]  # fmt: skip
-    adjusted = metrics.holm([paired.p for *_, paired in tests])
+    adjusted = resampling.holm([paired.p for *_, paired in tests])
     for (pairing, metric, paired), p in zip(tests, adjusted, strict=True):
         yield Measurement(
             pairing.first.side.row, COMPARE, metric, paired.difference, pairing.split, examples=len(pairing.first.ids),

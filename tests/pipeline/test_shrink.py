@@ -17,7 +17,7 @@ Call = Callable[..., tuple[int, str, str]]
 QUICK = {
     "finetune.epochs": 6, "finetune.distillation.epochs": 3.0, "finetune.distillation.intermediate_epochs": 2.0,
     "finetune.optimization.learning_rate": 3e-3, "finetune.optimization.batch_size": 8, "compress.keep": [],
-    "compress.timed_examples": 10,
+    "compress.timed_examples": 10, "finetune.keep": "all",
 }  # fmt: skip
 
 
@@ -32,7 +32,8 @@ def made(reviews_csv: Path, teacher: Path, tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYDISTILBERT_CACHE", str(output.parent / "cache"))
         return td.shrink(
-            teacher, train=reviews_csv, text="review", label="stars", validation="25%", to="50MB", output=output,
+            teacher, train=reviews_csv, text="review", label="stars", validation="25%", to="50MB", keep="30%",
+            output=output,
             settings=QUICK, quiet=True,
         )  # fmt: skip
 
@@ -69,6 +70,7 @@ def test_a_given_teacher_is_not_trained_again_and_a_target_missed_is_exit_code_1
         "--keep", "100%", "--to", "30kB", "--time-budget", "1h", "--quiet", "--output", output, "--json",
     ]  # fmt: skip
     code, out, err = call(*arguments)
+    assert out, err
     content = json.loads(out)
     assert code == (1 if content["missed"] else 0), err
     assert content["facts"]["bytes"] > 0 and Path(content["model"]).is_dir()

@@ -1,7 +1,6 @@
 """The whole of WikiText-2, word-level variant, from its files to token blocks."""
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -39,11 +38,8 @@ def test_tokens_have_become_text(data: Path) -> None:
     assert 'only becoming "lobster red" on cooking.' in text
 
 
-def test_all_of_it_is_tokenised_in_seconds(data: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """About 6 s on two free cores with bert-base-uncased; a busy machine is allowed ten times that."""
-    started = time.perf_counter()
+def test_all_of_it_is_tokenised(data: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     blocks = load_blocks(prepare(Corpus(), tokenizer, tmp_path, str(data)))
-    assert time.perf_counter() - started < 60
     splits = blocks.manifest["splits"]
     assert (splits["train"]["documents"], splits["validation"]["documents"]) == (600, 60)
     for split in splits.values():

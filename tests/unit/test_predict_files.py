@@ -96,6 +96,7 @@ def test_lines_of_json_pairs_and_texts_that_are_cut(call: Call, lengths: Lengths
         ("text,prediction\na,b\n", ["--output", "out.csv"], "'prediction'"),
         ("text\n", [], "at least one row"),
         ("text\na\n", ["--output", "out.xls"], "answers.csv"),
+        ("text\na\n", ["--output", "out.csv.gz"], "answers.csv"),
         ("text\na\n", ["pair"], "--text-pair COLUMN"),
         ("text,b\na,b,c\n", ["--output", "out.csv"], "2 fields"),
     ],

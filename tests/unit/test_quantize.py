@@ -158,7 +158,8 @@ def test_a_token_of_zeros_gives_the_bias_and_one_that_overflowed_shows_it(bias: 
     model.graph.node[0].input.append("b")
     model.graph.initializer.append(numpy_helper.from_array(np.array(bias, np.float32), "b"))
     rows = [[0.0, 0.0], [1.0, 1.0], [np.inf, 1.0], [1.0, -np.inf], [np.nan, np.nan]]
-    found = run(rewritten(model), x=np.array(rows, np.float32))
+    # In 7 bits: with 8 the sums of two products overflow where a processor has no VNNI.
+    found = run(rewritten(model, reduce_range=True), x=np.array(rows, np.float32))
     assert found[0].tolist() == bias
     np.testing.assert_allclose(found[1], np.array([4.0, 6.0]) + bias, rtol=0.02)
     assert not np.isfinite(found[2:]).any()

@@ -44,8 +44,8 @@ from tinydistilbert.tasks.recipe_splits import recipe_examples
 
 TEACHER = Teacher().model
 """Fine-tuned first, where no other is given."""
-KEPT = 0.97
-"""Of the teacher's score above the majority, where neither that nor a time or size is asked for."""
+KEPT, KEPT_WITH_TARGET = 0.97, 0.9
+"""Of the teacher's score above the majority, where it is not said how much: without a time or size, and with one."""
 FEWEST_ROWS = 50
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS, BATCH = 300, 3, 40, 32
 """Each training sees its examples so often that it has some so many steps, within limits."""
@@ -89,8 +89,8 @@ def shrink(
         text_pair: column of a second text, if there is one.
         kind: what is predicted.
         to: how fast or small the model has to become: `5ms` (one text on one core), `20MB`, or both.
-        keep: the share of the teacher's score above the majority that has to be kept: `0.97` or `97%`. By default
-            that, and with `to` as much as possible.
+        keep: the share of the teacher's score above the majority that has to be kept: `0.97` or `97%`, by default
+            that, and with `to` `90%`.
         soft_labels: a file with probabilities, scores or votes for train examples, from a teacher that is no model: a
             column for each class, joined by the column of the text or by `id`.
         unlabelled: a file with more texts, which the teacher labels.
@@ -133,7 +133,7 @@ def changes_of(
         UserError: a target or a share that is none, or no such model.
     """
     wanted, name = targets(to, "--to"), name_of(teacher)
-    kept = share(keep) if keep is not None else 0.0 if wanted else KEPT
+    kept = share(keep) if keep is not None else KEPT_WITH_TARGET if wanted else KEPT
     distillation: dict[str, Any] = {**DISTILLATION, "unlabelled": unlabelled, "soft_labels": soft_labels}
     if is_fine_tuned(teacher):
         distillation["teachers"] = [name]

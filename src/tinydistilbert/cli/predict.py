@@ -102,7 +102,7 @@ def predict(parsed: argparse.Namespace, _command_line: str) -> None:
         fix = "name its column: --text-pair COLUMN" if is_file else fix
         raise UserError(f"predict {parsed.text}", expected=expected, found=repr(parsed.pair), fix=fix)
     output = parsed.output
-    if output is not None and ending(output) not in (*TABLES, *LINES):
+    if output is not None and output.suffix.lower() not in (*TABLES, *LINES):
         found, fix = output.suffix or "no ending", "call it answers.csv"
         raise UserError("--output", expected=f"a file {', '.join((*TABLES, *LINES))}", found=found, fix=fix)
     predictor = load(parsed.folder, threads=parsed.threads or 0, null_threshold=parsed.null_threshold)

@@ -97,7 +97,7 @@ class Bar:
             return ["nothing to keep: the teacher is not above the majority on the held-out examples"]
         if one.held_out >= self.score:
             return []
-        return [f"{self.kept(one):.1%} of the teacher's score instead of {settings.min_kept:.4g}".replace("%", " %")]
+        return [f"{100 * self.kept(one):.1f} % of the teacher's score instead of {100 * settings.min_kept:.4g} %"]
 
 
 def bar_for(builder: VariantBuilder, measured: Sequence[MeasuredVariant]) -> Bar:
@@ -113,6 +113,7 @@ def bar_for(builder: VariantBuilder, measured: Sequence[MeasuredVariant]) -> Bar
 def best_variant(measured: Sequence[MeasuredVariant], settings: Compress, bar: Bar) -> MeasuredVariant:
     """The variant to keep: with targets the first that reaches them all, else the fastest that reaches the bar.
 
+    With `min_kept` it is the smallest of those that reach both.
     A variant below the bar is taken only where no other reaches the targets: with `min_kept` the best of those that
     do, else the first. Where none reaches the targets it is the one that comes nearest. The first, the model as it was,
     is only what the others are compared with, if there are others.
@@ -121,6 +122,8 @@ def best_variant(measured: Sequence[MeasuredVariant], settings: Compress, bar: B
     within = [one for one in others if one.held_out >= bar.score]
     reaching = [one for one in others if not one.misses(settings)] if has_target(settings) else list(others)
     if both := [one for one in reaching if one in within]:
+        if settings.min_kept:
+            return min(both, key=lambda one: (one.size, one.milliseconds))
         return both[0] if has_target(settings) else min(both, key=lambda one: one.milliseconds)
     if reaching and settings.min_kept:
         return max(reaching, key=lambda one: one.held_out)
@@ -140,7 +143,9 @@ def measured_variants(builder: VariantBuilder, validation: Examples) -> list[Mea
         for variant in variants(builder):
             measured.append(_measure(builder, variant, validation))
             _log(builder, measured[-1], measured[0])
-            if len(measured) > 1 and has_target(settings) and not measured[-1].misses(settings):
+            is_int8_made = len(measured) > 2 or settings.quantization == "none"
+            enough = is_int8_made if settings.min_kept else len(measured) > 1
+            if enough and has_target(settings) and not measured[-1].misses(settings):
                 break
     except UserError as error:
         if len(measured) < 2:
