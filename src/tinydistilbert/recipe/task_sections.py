@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from tinydistilbert.recipe.names import base_task
+from tinydistilbert.recipe.names import Quoting, base_task
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.types import (
     Bytes,
@@ -14,7 +14,6 @@ from tinydistilbert.recipe.types import (
     Milliseconds,
     Operations,
     Optimization,
-    Quoting,
     Share,
     alone,
     renamed_values,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.recipe.types import Quoting
+from tinydistilbert.recipe.names import Quoting
 
 Kind = Literal["classification", "regression", "span"]
 
