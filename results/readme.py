@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import picture
 import replication_page
 
 import tinydistilbert
@@ -43,6 +44,8 @@ TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
     ("squad", functools.partial(score_table, imdb.TABLE)), ("table3", speed_table),
 )  # fmt: skip
 """Which table of which committed run the page of results shows."""
+PICTURE = ROOT / "docs" / "score-against-time.svg"
+"""What the README shows first."""
 FAULTS = RESULTS / "faults.jsonl"
 CPUS = RESULTS / "cpus.jsonl"
 GPU = RESULTS / "gpu"
@@ -300,6 +303,7 @@ def _function_in_markdown(name: str, function: Callable[..., Any]) -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"picture": picture.caption_section, "numbers": picture.numbers_section},
     "docs/results.md": {
         "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
         "compression": compression_section,
@@ -336,6 +340,7 @@ def main() -> None:
     for name, sections in PAGES.items():
         page = ROOT / name
         atomic.write_text(page, written(page.read_text(encoding="utf-8"), sections))
+    atomic.write_text(PICTURE, picture.picture())
 
 
 if __name__ == "__main__":

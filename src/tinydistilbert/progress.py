@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, now and then a line in a pipe or in CI, nothing with `--quiet`."""
+"""How far a long job is: a bar on a terminal, a line that changes in a notebook, now and then a line elsewhere."""
 
 import atexit
 import os
@@ -15,6 +15,8 @@ SECONDS_BETWEEN_LINES = 20.0
 """Where the output is no terminal, a line as often as this."""
 SECONDS_BETWEEN_UPDATES = 0.5
 """Of a bar."""
+SECONDS_BETWEEN_CHANGES = 2.0
+"""Of the line in a notebook."""
 WIDE = 100
 """Columns of a terminal from which on the bar has room for loss terms."""
 
@@ -79,8 +81,16 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def _is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook; a console of IPython is a terminal like others."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
 def _is_for_bars() -> bool:
-    """Whether standard error is a terminal whose lines can be rewritten."""
+    """Whether standard error is a terminal whose lines can be rewritten; that of a kernel may only claim to be one."""
+    if _is_notebook():
+        return False
     is_plain = os.environ.get("TERM") == "dumb" or os.environ.get("CI", "").lower() not in ("", "0", "false")
     return sys.stderr.isatty() and not is_plain
 
@@ -130,10 +140,13 @@ class Progress:
         self.start = self.last = time.monotonic()
         self._bar: Bar | None = None
         self._is_for_bars = _is_for_bars()
+        self._is_for_display = _is_notebook()
+        self._display: Any = None
 
     def wants(self, step: int) -> bool:
         """Whether it is time to show something after `step` steps; ask before fetching numbers from a device."""
-        wait = SECONDS_BETWEEN_UPDATES if self._is_for_bars else SECONDS_BETWEEN_LINES
+        wait = SECONDS_BETWEEN_CHANGES if self._is_for_display else SECONDS_BETWEEN_LINES
+        wait = SECONDS_BETWEEN_UPDATES if self._is_for_bars else wait
         return not _is_silent and (step == self.steps or time.monotonic() - self.last >= wait)
 
     def line(self, step: int, tokens: int, terms: Mapping[str, float]) -> str:
@@ -150,6 +163,9 @@ class Progress:
     def show(self, step: int, tokens: int, terms: Mapping[str, float]) -> None:
         """Show how far it is; the line after the last step stays."""
         self.last = time.monotonic()
+        if self._is_for_display:
+            self._show_in_notebook(self.line(step, tokens, terms))
+            return
         if not self._is_for_bars or step == self.steps:
             _remove_bar()
             print(self.line(step, tokens, terms), file=sys.stderr, flush=True)
@@ -159,6 +175,16 @@ class Progress:
         rate, left = self._rate_and_time(step, tokens)
         shown = _terms(terms) if self._bar.console.width >= WIDE else []
         self._bar.update(self._bar.task_ids[0], completed=step, facts="  ".join([rate, *shown, left]), refresh=True)
+
+    def _show_in_notebook(self, line: str) -> None:
+        """One output of the cell for the whole job, whose text changes: rich would add one each time."""
+        from IPython.display import display  # type: ignore[import-not-found]  # a kernel has it; it is no dependency
+
+        content = {"text/plain": line}
+        if self._display is None:
+            self._display = display(content, raw=True, display_id=True)
+        else:
+            self._display.update(content, raw=True)
 
     def note(self, step: int, what: str, numbers: Mapping[str, float]) -> None:
         """Print a line that stays, such as the losses on validation text after `step` steps."""

@@ -117,6 +117,10 @@ class CompressedFolder:
         """The pruned models as they were before recovery fine-tuning."""
         return sorted(self.path.glob("*/cut"))
 
+    def exported(self) -> list[Path]:
+        """Every exported form of every variant; the chosen one is in `best` too."""
+        return sorted(path.parent for path in self.path.glob("*/*/model.*") if path.suffix in (".onnx", ".xml"))
+
     def variant(self, name: str) -> VariantFolder:
         """The folder of a variant: `whole`, `keep-N` or `layers-N`."""
         return VariantFolder(self.path / name)

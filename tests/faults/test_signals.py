@@ -18,6 +18,7 @@ from tests.faults import tiny_runs
 GOAL = "SIGTERM or SIGINT at a random moment: out in good order, resumed the same"
 STOPPED = "; the same command goes on from"
 MEASURE = """
+            keep = "all"
             [benchmark]
             models = ["student"]
             examples = 4

@@ -20,7 +20,7 @@ WHO = ("The student", "A teacher", "The old engineer", "Some cats", "Many people
 DID = ("walked to", "came to see", "answered", "opened", "learned from", "built", "liked")
 WHAT = ("the old house", "a large tower", "the river Seine", "the open door", "a small model", "a book")
 WHEN = ("near the lake", "in 1889", "in Paris", "quickly", "with the teacher", "before the fair")
-CLOCKS = ("milliseconds", "seconds_per_pass", "bytes")
+CLOCKS = ("milliseconds", "teacher_milliseconds", "seconds_per_pass", "bytes")
 """Metrics of the clock, and of files that have a clock in them."""
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -63,6 +64,9 @@ def test_every_variant_with_the_settings_of_the_run(run: Path, tmp_path: Path, c
     assert scores[names[0]].details["held_out_examples"] == 7, "at most a tenth of the different texts"
 
     best = output / "tasks/reviews/compressed/best"
+    *_, named, page, ask = out.splitlines()
+    assert named.endswith(str(best)) and page.endswith("report.html")
+    assert call(*shlex.split(ask.partition("tinydistilbert ")[2]))[0] == 0, "the command in the last line answers"
     assert {answer["label"] for answer in load(best).predict(["the tower", "the student"])} <= {"good", "bad"}
     code, out, err = call("predict", best, "the tower")
     assert code == 0 and json.loads(out)["label"] in ("good", "bad"), err

@@ -1,5 +1,6 @@
 """What a run keeps of its models: those that nothing reads any more go, and nothing that needs them is lost."""
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,27 @@ def test_the_first_seed_of_what_the_run_is_about_stays(finished: Path, recipe: P
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("manifest.json")} == before
     assert call("compare", finished)[0] == 0
     assert call("replicate", recipe, "--output", finished, "--dry-run")[0] == 0
+
+
+def test_the_least_is_the_student_and_the_chosen_variant(recipe: Path, tmp_path: Path, call: Call) -> None:
+    small = tmp_path / "small.toml"
+    text = recipe.read_text().replace("seeds = [0, 1]", 'seeds = [0]\nkeep = "least"')
+    text = text.replace('models = ["teacher", "student", "control"]', 'models = ["teacher", "control"]')
+    small.write_text(f'{text}\n[compress]\ntasks = ["{TASK}"]\nrow = "student (D)"\nkeep = []\ntimed_examples = 4\n')
+    output = tmp_path / "run"
+    code, out, err = call("replicate", small, "--output", output)
+    assert code == 0, err
+    assert weights(output) == {"student"}
+    best = RunFolder(output).compressed(TASK).best
+    assert [path.parent for path in output.rglob("model.onnx")] == [best]
+    *_, ask = out.splitlines()
+    assert call(*shlex.split(ask.partition("tinydistilbert ")[2]))[0] == 0
+    code, out, err = call("replicate", small, "--output", output)
+    assert code == 0 and "deleted" not in out, err
+    assert call("report", output)[0] == call("replicate", small, "--output", output, "--dry-run")[0] == 0
+    shutil.rmtree(output / "benchmark")
+    code, _, err = call("replicate", small, "--output", output)
+    assert code == 2 and "its weights were deleted" in err
 
 
 def test_whoever_opens_a_model_that_is_gone_is_told(finished: Path, tmp_path: Path, call: Call) -> None:

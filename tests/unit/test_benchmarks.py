@@ -346,8 +346,10 @@ def test_a_run_ends_with_the_ratios_and_appends_its_rows(tmp_path: Path, tokeniz
     last = json.loads(done.stdout.splitlines()[-1])
     precisions = distill_throughput.possible_precisions()
     assert list(last) == ["offline"] and list(last["offline"]) == precisions and precisions[0] == "fp32"
-    ratios = ["notebook", "authors_all", "authors_masked", "cached_masked", "peak_share"]
-    assert all(list(found)[:5] == ratios and min(found.values()) > 0 for found in last["offline"].values())
+    ratios = ["notebook", "authors_all", "authors_masked", "cached_masked"]
+    for found in last["offline"].values():
+        share = found.pop("peak_share")  # of the machine's rate: on a busy machine a tiny model's is rounded to 0
+        assert list(found)[:4] == ratios and min(found.values()) > 0 <= share, found
     assert all("ours_masked_over_fp32" in last["offline"][precision] for precision in precisions[1:])
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     ways = ["notebook", "authors_all", "authors_masked", "ours_all", "ours_masked", "ours_cached", "ours_no_dropout"]

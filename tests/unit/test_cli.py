@@ -123,7 +123,7 @@ def test_help_that_nobody_reads_to_its_end_is_no_error() -> None:
         (["tasks", "sst2"], ["'sst2'"]),
         (["completion", "fish"], ["fish"]),
         (["distill", "quickstart", "--distill.time_budget", "20x"], ["key distill.time_budget", "'20x'"]),
-        (["compress", "quickstart"], ["compress.tasks"]),
+        (["compress", "minilm"], ["compress.tasks"]),
     ],
 )
 def test_mistakes_leave_with_exit_code_2_and_one_line(arguments: list[str], parts: list[str], call: Call) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tinydistilbert import notices
 from tinydistilbert.data import gzipped
 from tinydistilbert.errors import UserError
+from tinydistilbert.recipe.names import Quoting
 from tinydistilbert.recipe.schema import Corpus, CustomTask
-from tinydistilbert.recipe.types import Quoting
 from tinydistilbert.tasks import load_examples
 from tinydistilbert.tasks.custom import custom_task
 from tinydistilbert.tasks.readers import read_rows

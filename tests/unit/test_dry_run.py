@@ -30,6 +30,7 @@ from tinydistilbert.training import precision
 
 CONFIG = tiny.config(**tiny.WIDER)
 SENTENCES = ("The student learns from the teacher.", "Paris is the capital of France.", "Some cats like milk.")
+UNLABELLED = ("A small dog runs.", "Many people learn quickly.", "The old model answers slowly.")
 
 LENGTHS = {"reach": 512, "max_length": 128}
 
@@ -156,7 +157,7 @@ def estimated(recipe: Recipe, folder: Path, row: str) -> Line:
 
 def test_texts_without_labels_and_copies_are_trained_on_too(recipe: Recipe, tmp_path: Path) -> None:
     more = tmp_path / "more.txt"
-    more.write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 3))
+    more.write_text("".join(f"{sentence}\n" for sentence in UNLABELLED * 3))
     steps = {}
     for name, settings in (("labels", {}), ("more", {"unlabelled": str(more)}), ("copies", {"augment": 2})):
         own = taught(recipe, **settings)
@@ -169,7 +170,7 @@ def test_texts_without_labels_and_copies_are_trained_on_too(recipe: Recipe, tmp_
 @pytest.mark.long
 def test_the_steps_of_a_second_distillation_are_those_of_the_run(recipe: Recipe, tmp_path: Path) -> None:
     more = tmp_path / "more.txt"
-    more.write_text("".join(f"{sentence}\n" for sentence in SENTENCES * 3))
+    more.write_text("".join(f"{sentence}\n" for sentence in UNLABELLED * 3))
     own = taught(recipe, unlabelled=str(more), hidden=1.0, intermediate_epochs=1.0)
     told = told_steps(estimated(own, tmp_path / "run", "student (D)").what)
     run.run_stages(run_of(own, tmp_path / "run", until="finetune"))

@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import types
 
 import pytest
 
@@ -147,3 +148,36 @@ def test_quiet(terminal: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not terminal.getvalue()
     say("a round")
     assert terminal.getvalue() == "a round\n"
+
+
+def test_a_notebook_shows_each_job_as_one_output_whose_text_changes(
+    monkeypatch: pytest.MonkeyPatch, terminal: Stream
+) -> None:
+    outputs: list[list[str]] = []
+
+    class Handle:
+        def update(self, content: dict[str, str], raw: bool) -> None:
+            outputs[-1].append(content["text/plain"])
+
+    def display(content: dict[str, str], raw: bool, display_id: bool) -> Handle:
+        outputs.append([content["text/plain"]])
+        return Handle()
+
+    shell = types.SimpleNamespace(kernel="a kernel")
+    modules = {"IPython": types.ModuleType("IPython"), "IPython.display": types.ModuleType("IPython.display")}
+    modules["IPython"].get_ipython = lambda: shell  # type: ignore[attr-defined]
+    modules["IPython.display"].display = display  # type: ignore[attr-defined]
+    for name, content in modules.items():
+        monkeypatch.setitem(sys.modules, name, content)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for job in ("finetune one", "finetune two"):
+        progress = Progress(job, 1000)
+        assert not progress.wants(1)
+        for step in (10, 500, 1000):
+            progress.last -= 10
+            assert progress.wants(step)
+            progress.show(step, 100, {})
+    assert [len(output) for output in outputs] == [3, 3] and "finetune two: step 1000/1000" in outputs[1][-1]
+    assert terminal.getvalue() == "", "no bar, although standard error says that it is a terminal"
+    del shell.kernel
+    assert module._is_for_bars(), "a console of IPython"

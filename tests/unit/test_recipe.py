@@ -289,7 +289,7 @@ def test_a_renamed_key_is_the_current_one_with_one_warning(
     row = toml.from_toml(f"[ablate.rows.one.finetune]\n{old}", "here").ablate.rows["one"]
     assert row == {"finetune": {"distillation": {key: value}}}
     name, text = old.split(" = ")
-    flagged = request(["replicate", "quickstart", f"--finetune.{name}", text]).recipe
+    flagged = request(["replicate", "minilm", f"--finetune.{name}", text]).recipe
     assert getattr(flagged.finetune.distillation, key) == value
     with pytest.raises(UserError, match=rf"finetune\.{name}.*both"):
         toml.from_dict({"finetune": {name: value, "distillation": {key: value}}}, "here")

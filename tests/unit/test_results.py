@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import mutants
+import numpy as np
+import picture
 import pytest
 import readme
 
@@ -15,11 +17,38 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "page", ["docs/results.md", "docs/explanation/mutants.md", "docs/reference/recipe.md", "benchmarks/README.md"]
+    "page",
+    ["README.md", "docs/results.md", "docs/explanation/mutants.md", "docs/reference/recipe.md", "benchmarks/README.md"],
 )
 def test_a_page_shows_what_was_counted_measured_or_declared(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert readme.written(text, readme.PAGES[page]) == text, "run: python results/readme.py"
+
+
+def test_the_picture_shows_what_was_measured() -> None:
+    """Its words and points; how wide letters are, and so where names go, may differ between versions of matplotlib."""
+
+    def content(svg: str) -> tuple[list[str], list[list[float]]]:
+        words = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+        marks = re.findall(r'<use xlink:href="#[^"]+" x="([0-9.]+)" y="([0-9.]+)" style="fill: [^"]+; stroke: var', svg)
+        marks += re.findall(r'd="M ([0-9.]+) ([0-9.]+)[^"]+z\s*" clip-path="[^"]+" style="fill: none; stroke: var', svg)
+        return sorted(words), [[float(x), float(y)] for x, y in marks]
+
+    (words, marks), (words_now, marks_now) = content(readme.PICTURE.read_text("utf-8")), content(picture.picture())
+    assert words == words_now and {model.name for model in picture.models()} <= set(words), (
+        "run: python results/readme.py"
+    )
+    assert len(marks) == len(picture.models()) and np.allclose(marks, marks_now, atol=3)
+
+
+def test_the_picture_brings_its_colours_and_times_of_one_protocol() -> None:
+    svg = readme.PICTURE.read_text(encoding="utf-8")
+    used = set(re.findall(r"var\((--[a-z0-9-]+)\)", svg))
+    light, dark = svg.split("@media (prefers-color-scheme: dark)")
+    assert used and all(f"{name}:" in light for name in used) and "--ink-2:" in dark
+    by_name = {model.name: model for model in picture.models()}
+    assert round(by_name["BERT-base"].milliseconds, 1) == 60.8 and by_name["BERT-base"].score == 92.7
+    assert by_name["Student"].milliseconds > by_name["Student, int8"].milliseconds
 
 
 def test_most_mutants_were_caught_and_each_survivor_is_explained() -> None:

@@ -18,8 +18,8 @@ from tinydistilbert.data import files, python_docs
 from tinydistilbert.data.sources import Source, is_held_out, open_source
 from tinydistilbert.data.wikitext import articles, detokenize
 from tinydistilbert.errors import UserError
+from tinydistilbert.recipe.names import Quoting
 from tinydistilbert.recipe.schema import Corpus
-from tinydistilbert.recipe.types import Quoting
 
 WIKI = """
  = First <unk> =

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinydistilbert import notices, progress
-from tinydistilbert.cli.output import log_to, print_json, print_tables, table_as_json
+from tinydistilbert.cli.output import log_to, print_json, print_model, print_tables, table_as_json
 from tinydistilbert.errors import NonFiniteLoss, UserError
 
 if TYPE_CHECKING:
@@ -60,19 +60,27 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
     made = api.run(recipe, asked.output, until=until, log=log, command=command_line, threads=asked.threads)
     tables = made.tables if until in api.MEASURED else ()
     page = RunFolder(asked.output).report if until == "report" else None
-    _print_run(asked.output, tables, RunFolder(asked.output).results, page, made.failures, as_json=asked.json)
+    compressed = recipe.compress.tasks[0] if page and recipe.compress.tasks else ""
+    _print_run(
+        asked.output, tables, RunFolder(asked.output).results, page, made.failures, as_json=asked.json,
+        compressed=compressed,
+    )  # fmt: skip
     if made.failures:
         raise NonFiniteLoss("; ".join(made.failures))
 
 
 def _print_run(
     output: Path, tables: Sequence["Table"], results_file: Path, page: Path | None, failures: Sequence[str], *,
-    as_json: bool,
+    as_json: bool, compressed: str = "",
 ) -> None:  # fmt: skip
-    """Print what a run or an ablation measured, and where its page is."""
+    """Print what a run or an ablation measured, and where its page is; with a compressed task, its model too."""
     if not as_json:
         print_tables(tables)
-        if page:
+        if compressed:
+            from tinydistilbert.report.use import facts_of_best
+
+            print_model(facts_of_best(output, compressed), page)
+        elif page:
             print(f"The page: {page}")
         return
     from tinydistilbert import results

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tinydistilbert.report.table import Table
+    from tinydistilbert.report.use import BestFacts
 
 PIPE_WIDTH = 150
 """Where the output is a file or a pipe there is no width to keep to; the widest tables need about so many columns."""
@@ -23,6 +26,14 @@ def print_tables(tables: "Iterable[Table]") -> None:
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     for table in tables:
         console.print(to_rich(table))
+
+
+def print_model(facts: "BestFacts", page: "Path | None") -> None:
+    """Print what a run was made for: how good its model is, where it and the page are, and how to ask it."""
+    print(facts.sentence)
+    print(f"The model: {facts.model}")
+    print(f"The page:  {page}")
+    print(f"Ask it:    {facts.command}")
 
 
 def print_json(content: Any) -> None:

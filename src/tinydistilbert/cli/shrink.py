@@ -9,7 +9,7 @@ from tinydistilbert.api import shrink as api
 from tinydistilbert.api.outcomes import TaskModel
 from tinydistilbert.api.run import plan
 from tinydistilbert.api.task import Call
-from tinydistilbert.cli.output import log_to, print_json, print_tables, table_as_json
+from tinydistilbert.cli.output import log_to, print_json, print_model, print_tables, table_as_json
 from tinydistilbert.errors import MissedTarget
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe, to_dict
@@ -66,10 +66,7 @@ def _print(made: TaskModel, *, as_json: bool) -> None:
         )  # fmt: skip
         return
     print_tables(made.tables)
-    print(facts.sentence)
-    print(f"The model: {made.model}")
-    print(f"The page:  {made.page}")
-    print(f"Ask it:    tinydistilbert predict {made.model} {facts.question}")
+    print_model(facts, made.page)
 
 
 def _differences(content: Any, standard: Any) -> Any:

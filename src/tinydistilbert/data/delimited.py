@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
-from tinydistilbert.recipe.types import Quoting
+from tinydistilbert.recipe.names import Quoting
 
 Lines = Callable[[], Iterator[str]]
 """Each call reads the lines from the beginning, with their line breaks."""

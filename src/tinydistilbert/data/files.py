@@ -15,7 +15,7 @@ from tinydistilbert.data.gzipped import GZ, check_ratio, ending, open_bytes
 from tinydistilbert.data.split_names import splits_by_name
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
-from tinydistilbert.recipe.types import Quoting
+from tinydistilbert.recipe.names import Quoting
 from tinydistilbert.storage import atomic
 
 TEXT = (".txt", ".raw", ".tokens")

@@ -48,22 +48,25 @@ def is_kept(run: RunContext, job: Job) -> bool:
     of_task = [other.row for other in run.jobs if other.task == job.task and not other.is_given]
     rows = [row for row in of_task if row not in REFERENCES] or ["teacher" if "teacher" in of_task else of_task[0]]
     if job.task in run.recipe.compress.tasks and not run.recipe.compress.model:
+        if run.recipe.finetune.keep == "least":
+            return False
         rows.append(run.recipe.compress.row)
     return job.seed == run.recipe.finetune.seeds[0] and job.row in rows
 
 
 def unkept(run: RunContext) -> Iterator[Unkept]:
-    """The models of the run that `best` does not keep, finished or not."""
+    """The models of the run that `best` or `least` does not keep, finished or not."""
     folder, finetune, compress = run.folder, run.recipe.finetune, run.recipe.compress
     jobs = [job for job in run.jobs if not job.is_given]
     own_teachers = not isinstance(finetune.distillation.teachers, tuple)
     for job in (job for job in jobs if not is_kept(run, job)):
         readers = [("evaluate", job.scores(folder))]
         readers += [("finetune", other.model(folder)) for other in jobs if intermediate_task(other.task) == job.task]
+        is_compressed = job.task in compress.tasks and not compress.model
         if job.row == "teacher" and own_teachers:
             readers += _distilled(run, job.task)
-            if job.task in compress.tasks and not compress.model:
-                readers.append(("compress", folder.compressed(job.task).summary))
+        if is_compressed and job.row in ("teacher", compress.row):
+            readers.append(("compress", folder.compressed(job.task).summary))
         yield Unkept(job.model(folder), tuple(readers), job)
     for task in dict.fromkeys(job.task for job in jobs):
         yield Unkept(folder.cut_teacher(task), tuple(_distilled(run, task)))
@@ -72,6 +75,22 @@ def unkept(run: RunContext) -> Iterator[Unkept]:
     for task in compress.tasks:
         summary = ("compress", folder.compressed(task).summary)
         yield from (Unkept(path, (summary,)) for path in folder.compressed(task).just_pruned())
+        if finetune.keep == "least":
+            yield from (Unkept(path, (summary,)) for path in folder.compressed(task).exported())
+    if finetune.keep == "least" and not finetune.model:
+        yield Unkept(folder.teacher, tuple(_of_the_teacher(run)))
+
+
+def _of_the_teacher(run: RunContext) -> Iterator[tuple[str, Path]]:
+    """What is made from the adapted teacher."""
+    folder, models = run.folder, run.recipe.finetune.models
+    yield "distill", folder.student
+    yield "benchmark", folder.benchmark
+    if "control" in models:
+        yield "distill", folder.control
+    for job in run.jobs:
+        if job.encoder == "teacher" and not job.is_given:
+            yield "finetune", job.model(folder)
 
 
 def _distilled(run: RunContext, task: str) -> list[tuple[str, Path]]:

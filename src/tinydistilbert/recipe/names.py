@@ -2,6 +2,7 @@
 
 import re
 from pathlib import PurePath
+from typing import Literal
 
 GLUE_NAMES = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 LIBRARY_NAMES = ("library-area", "same-module", "what-does-it-do")
@@ -15,6 +16,10 @@ MEASURED = ("pretraining", "size", "latency")
 
 CORPUS_TEXTS, TASK_TEXTS = "corpus", "task:"
 """Sources of texts without labels that are no files: the corpus' sentences, and, by its name, a task's train texts."""
+
+
+Quoting = Literal["auto", "none", "csv"]
+"""How quotes are read in CSV and TSV."""
 
 
 def is_built_in(source: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
 
+from tinydistilbert.recipe.names import Quoting
 from tinydistilbert.recipe.objective import Objective
 from tinydistilbert.recipe.task_sections import Compress, CustomTask, Finetune, TaskDistillation, TaskSettings
 from tinydistilbert.recipe.types import (
@@ -14,7 +15,6 @@ from tinydistilbert.recipe.types import (
     Duration,
     Epochs,
     Optimization,
-    Quoting,
     RateRamp,
     Share,
     renamed_values,

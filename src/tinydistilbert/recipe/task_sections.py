@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from tinydistilbert.recipe.names import base_task
+from tinydistilbert.recipe.names import Quoting, base_task
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.types import (
     Bytes,
@@ -14,7 +14,6 @@ from tinydistilbert.recipe.types import (
     Milliseconds,
     Operations,
     Optimization,
-    Quoting,
     Share,
     alone,
     renamed_values,
@@ -202,9 +201,10 @@ class Finetune:
     """Score on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
     score_on: Literal["validation", "train"] = "validation"
     """`train`: score on `validation_examples` of the train split that are not trained on; for choosing settings."""
-    keep: Literal["best", "all"] = "best"
+    keep: Literal["best", "all", "least"] = "best"
     """Weights that stay when a run has no use for them any more: `best`, of each task the models of the first seed that
-    the run is about; `all`, those of the teacher, the control and the other seeds too. Scores and logs always stay."""
+    the run is about; `all`, those of the teacher, the control and the other seeds too; `least`, as `best`, but of a
+    compressed task the chosen variant alone, and not the adapted teacher. Scores and logs always stay."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of each layer as a share of that of the layer above it, from the head down to the embeddings
     (ULMFiT, Howard and Ruder 2018; ELECTRA: 0.8); 1 = all alike. Not of the rows "(D)"."""

@@ -118,8 +118,6 @@ Bytes = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?(kB|MB|GB))?$")]
 """`20MB`, in powers of 1,000; empty = none."""
 Operations = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?[MGT])?$")]
 """`500M` floating-point operations; empty = none."""
-Quoting = Literal["auto", "none", "csv"]
-"""How quotes are read in CSV and TSV."""
 Ramp = NonNegativeFloat | tuple[NonNegativeFloat, NonNegativeFloat]
 """A number, or two: the value at the first step and at the last, with linear interpolation between them."""
 PositiveRamp = PositiveFloat | tuple[PositiveFloat, PositiveFloat]

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -15,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.report import published, scores
+from tinydistilbert.report.labels import name_points
 from tinydistilbert.report.scores import TITLES, Scores
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.glue import TABLE as GLUE
@@ -53,6 +55,7 @@ def _svg(figure: Figure, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"font: ([0-9.]+px) [^;\"]+", r"font: \1 var(--sans)", text)
+    text = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", text)  # matplotlib 3.11 writes it apart
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     view_box = re.search(r'viewBox="[^"]+"', text)
@@ -212,27 +215,93 @@ def pareto(variants: Sequence[Tradeoff], title: str) -> str:
             best = variant.score
             frontier.append((variant.milliseconds, variant.score))
     with mpl.rc_context(_STYLE):
-        figure, (axis,) = _figure(3.6)
+        figure, (axis,) = _figure(3.2 + 0.06 * len(variants))  # room for their names
         axis.plot(*zip(*frontier, strict=True), color=SERIES["student"], linewidth=1, alpha=0.5)
-        for number, variant in enumerate(sorted(variants, key=lambda variant: variant.milliseconds)):
+        for variant in variants:
             axis.plot([variant.milliseconds] * 2, variant.interval[:2], color=INK, linewidth=0.8, alpha=0.4)
             face = SERIES["student"] if variant.chosen else "none"
             axis.scatter(
                 variant.milliseconds, variant.score, s=46, facecolors=face, edgecolors=SERIES["student"], zorder=3
             )
-            point, offset = (
-                (variant.milliseconds, variant.score),
-                (6, -12 if number % 2 else 6),
-            )  # names of neighbours apart
-            axis.annotate(variant.name, point, offset, textcoords="offset points", fontsize=7.5)
-        axis.set_xscale("log")
-        axis.set_xlim(min(v.milliseconds for v in variants) / 1.3, max(v.milliseconds for v in variants) * 2.4)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        times = [variant.milliseconds for variant in variants]
+        _logarithmic(axis, min(times) / 1.3, max(times) * 2.4)
         axis.set_xlabel("milliseconds of one input, one core")
         axis.set_ylabel("points")
+        axis.margins(y=0.12)
+        ordered = sorted(variants, key=lambda variant: variant.milliseconds)
+        name_points(axis, [(v.milliseconds, v.score, v.name) for v in ordered], size=7.5, colour=INK, line=frontier)
         return _svg(figure, title)
+
+
+def _logarithmic(axis: Axes, lowest: float, highest: float) -> None:
+    """The horizontal axis by factors, with plain numbers."""
+    axis.set_xscale("log")
+    axis.set_xlim(lowest, highest)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model in the picture of scores against time."""
+
+    name: str
+    milliseconds: float
+    score: float
+    series: str
+    """`published`, `teacher` or `student`."""
+    chosen: bool = False
+
+
+def score_against_time(models: Sequence[ScoredModel], title: str, unit: str) -> str:
+    """Score against milliseconds: squares are published, a line goes from each form of the student to the next.
+
+    It stands for itself, as a file: it brings the colours of the pages with it, in light and in dark.
+
+    Args:
+        models: in the order of the line.
+        title: for whoever does not see it.
+        unit: beside the vertical axis.
+    """
+    colours = {"published": SERIES["control"], "teacher": SERIES["teacher"], "student": SERIES["student"]}
+    with mpl.rc_context(_STYLE | {"font.size": 11, "axes.labelsize": 11}):
+        figure, (axis,) = _figure(3.6)
+        line = [(model.milliseconds, model.score) for model in models if model.series != "published"]
+        axis.plot(*zip(*line, strict=True), color=SERIES["student"], linewidth=1, alpha=0.5)
+        for model in models:
+            colour = colours[model.series]
+            axis.scatter(
+                model.milliseconds, model.score, s=46, marker="s" if model.series == "published" else "o",
+                facecolors=colour if model.chosen or model.series == "published" else "none", edgecolors=colour,
+                zorder=3,
+            )  # fmt: skip
+        times = [model.milliseconds for model in models]
+        _logarithmic(axis, min(times) / 1.6, max(times) * 1.6)
+        axis.margins(y=0.14)
+        axis.set_xlabel("milliseconds of one input, one core")
+        axis.set_ylabel(unit)
+        ordered = sorted(models, key=lambda model: model.milliseconds)
+        name_points(axis, [(m.milliseconds, m.score, m.name) for m in ordered], size=10.5, colour=INK, line=line)
+        return _standing_alone(_svg(figure, title))
+
+
+def _standing_alone(svg: str) -> str:
+    """A figure as a file of its own, with the variables that it uses and a size."""
+    css = (Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8")
+    light, dark = (
+        dict(re.findall(r"(--[a-z0-9-]+): ([^;]+);", block)) for block in re.findall(r":root {([^}]*)}", css)[:2]
+    )
+    used = sorted(set(re.findall(r"var\((--[a-z0-9-]+)\)", svg)))
+
+    def variables(values: Mapping[str, str]) -> str:
+        return "svg {" + "".join(f"{name}: {values[name]};" for name in used if name in values) + "}"
+
+    style = f"<style>{variables(light)}\n@media (prefers-color-scheme: dark) {{{variables(dark)}}}</style>"
+    width, height = re.findall(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)[0]
+    size = f'width="{1.5 * float(width):.0f}" height="{1.5 * float(height):.0f}"'
+    end = svg.index(">")
+    return f"{svg[:end]} {size}>{style}{svg[end + 1 :]}\n"
 
 
 def _majority(found: Scores, task: Task) -> float | None:

@@ -30,11 +30,10 @@ class BestFacts:
     sentence: str
     lines: tuple[str, ...]
     as_data: Mapping[str, Any]
-    question: str
-    """What a command line asks it, to show that it answers."""
     code: str
-    """The same in Python."""
+    """What asks it in Python, to show that it answers."""
     command: str
+    """The same in a shell."""
 
 
 def facts_of_best(run: Path, task: str) -> BestFacts:
@@ -81,9 +80,9 @@ def best_facts(run: Path, compressed: CompressedModel, measurements: Sequence[Me
         else (f"scores {points(score.value)} points")
     )
     best = RunFolder(run).compressed(task.name).best
-    question = '"How good is it?"' + (' "It is fine."' if task.text_pair else "")
-    asked = '"How good is it?"' + (', "It is fine."' if task.text_pair else "")
-    code = f'import tinydistilbert\n\nmodel = tinydistilbert.load("{best}")\nprint(model.predict({asked}))'
+    example = [f'"{text}"' for text in task.example[: 2 if task.text_pair else 1]]
+    asked = " ".join(example)
+    code = f'import tinydistilbert\n\nmodel = tinydistilbert.load("{best}")\nprint(model.predict({", ".join(example)}))'
     data = {
         "variant": score.model, "metric": task.headline, "score": score.value, "interval": [low, high],
         "teacher": teacher, "majority": majority, "kept": kept, "milliseconds": timed.value, "bytes": size.value,
@@ -93,8 +92,8 @@ def best_facts(run: Path, compressed: CompressedModel, measurements: Sequence[Me
         best, score.model,
         f"The {score.model} model {keeps}, takes {timed.value:.2f} ms a text on one core{against}, and has "
         f"{size.value / 1e6:.1f} MB.",
-        (of_score, speed, of_size, cost), data, question, code,
-        f"tinydistilbert predict {shlex.quote(str(best))} {question}",
+        (of_score, speed, of_size, cost), data, code,
+        f"tinydistilbert predict {shlex.quote(str(best))} {asked}",
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.recipe.types import Quoting
+from tinydistilbert.recipe.names import Quoting
 
 Kind = Literal["classification", "regression", "span", "multi-label"]
 
@@ -91,6 +91,8 @@ class Task:
     """Of a synthetic task: what makes its examples from the documents of the corpus."""
     of_library: Callable[[bool], dict[str, list[Any]]] | None = None
     """Of a task from Python's library: the columns of its train split (False) or its validation split (True)."""
+    example: tuple[str, str] = ("How good is it?", "It is fine.")
+    """A text, and a second one for pairs, by which pages and commands show how a model is asked; without quotes."""
     train: str = "train"
     evaluation: tuple[str, ...] = ("validation",)
     """Splits that are reported; the first is the one in the tables."""

@@ -17,7 +17,7 @@ from tinydistilbert.tasks.base import ScoreTable, Task
 
 TABLE = ScoreTable(
     "library", "Tasks from Python's library",
-    "Made of the manual and the docstrings that come with Python, scored on modules that were not trained on, in "
+    "Made of the docstrings and comments in Python's library, scored on modules that were not trained on, in "
     "points. They depend on the version of Python and are no published data sets.",
     unit="library task",
 )  # fmt: skip
@@ -30,7 +30,6 @@ AREAS = {
     "tracemalloc typing unittest venv warnings",
     "files": "_pyio bz2 configparser dbm filecmp fileinput fnmatch genericpath glob gzip io lzma ntpath os pathlib "
     "posixpath shelve shutil stat tarfile tempfile zipfile zipimport",
-    "language": "",
     "mathematics": "_pydatetime _pydecimal _pylong _strptime bisect calendar colorsys datetime decimal fractions "
     "hashlib heapq hmac numbers random secrets statistics",
     "networking": "asynchat asyncore cgi cgitb email ftplib http imaplib ipaddress mailbox mimetypes netrc nntplib "
@@ -38,17 +37,16 @@ AREAS = {
     "text": "argparse base64 codecs csv difflib getopt gettext html json locale optparse plistlib quopri re "
     "sre_compile sre_parse string stringprep textwrap xml",
 }
-"""Parts of the library and their modules; the topics of the manual are about the language itself."""
-TOPIC_AREA = "language"
+"""Parts of the library and their modules. Windows (tkinter) are left out: some systems come without them."""
 _AREA_OF = {module: area for area, modules in AREAS.items() for module in modules.split()}
 
 HELD_OUT_SHARE = 0.25
 """Of the passages of each area, for validation."""
 PER_MODULE = 40
 """Most passages or questions from one module, so that no large one rules."""
-AREA_CAPS, PAIR_CAPS, QUESTION_CAPS = (130, 60), (50, 30), (600, 300)
+AREA_CAPS, PAIR_CAPS, QUESTION_CAPS = (40, 60), (50, 35), (400, 300)
 """Most of each area in the train and in the validation split: passages, pairs with the same module; most questions."""
-WORDS, PAIR_WORDS = (40, 80), (25, 40)
+WORDS, PAIR_WORDS = (40, 80), (15, 25)
 """Paragraphs are joined until they have so many words, and cut after so many."""
 SENTENCES = 4
 """Among which the answer is."""
@@ -63,8 +61,7 @@ Item = TypeVar("Item")
 
 def area_of(document: str) -> str | None:
     """The area of a document: `module email/message.py` is about networking; None where it is in none of them."""
-    kind, _, name = document.partition(" ")
-    return TOPIC_AREA if kind == "topic" else _AREA_OF.get(name.split("/")[0].removesuffix(".py"))
+    return _AREA_OF.get(document.removeprefix("module ").split("/")[0].removesuffix(".py"))
 
 
 def names_its_module(paragraph: str, document: str) -> bool:
@@ -180,6 +177,7 @@ TASKS = (
     Task(
         "library-area", "Library area", TABLE, "classification", "text", None, tuple(AREAS), ("accuracy", "macro_f1"),
         "accuracy", of_library=_library_area, max_length=256,
+        example=("Return the greatest common divisor of two integers.", ""),
     ),
     Task(
         "same-module", "Same module", TABLE, "classification", "text", "text_pair", ("different", "same"),

@@ -20,7 +20,7 @@ from tinydistilbert.data import delimited
 from tinydistilbert.data.gzipped import GZ, GZIP_BEGINS, ending, open_bytes
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
-from tinydistilbert.recipe.types import Quoting
+from tinydistilbert.recipe.names import Quoting
 
 LONGEST_SHOWN = 120
 """Characters of a value from a file that an error shows."""
