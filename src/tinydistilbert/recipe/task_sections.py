@@ -32,18 +32,15 @@ class CustomTask:
     """The scored examples: as `train`; of a hub data set, its split `validation`; or a share of `train`, such as `10%`:
     the rows that a hash of their text picks. May be empty with finetune.score_on = "train"."""
     kind: Literal["classification", "regression", "span", "multi-label"] = "classification"
-    """`span`: questions whose answer is a piece of a context, in SQuAD's form. `multi-label`: each text has any number
-    of labels."""
+    """`span`: questions whose answer is a piece of a context, in SQuAD's form. `multi-label`: any number of labels."""
     text: str = "text"
     """Column of the text; of the question where `kind` is span, by default `question`."""
     text_pair: str = ""
     """Column of a second text, if there is one; of the context where `kind` is span, by default `context`."""
     label: str | tuple[str, ...] = "label"
-    """Column of the label: words or whole numbers for classes, numbers for regression; unused where `kind` is span.
-    Where it is multi-label: a column of lists, or of texts with `label_separator` in them; or several columns of 0 and
-    1, one for each label."""
+    """Column of the label; of multi-label tasks of lists, or several of 0 and 1."""
     label_separator: Annotated[str, Field(min_length=1)] = "|"
-    """What parts the labels of one cell where `kind` is multi-label and the cell is a text: `toxic|insult`."""
+    """Of multi-label cells."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Longest input in tokens; by default 128, and 384 where `kind` is span."""
     answer_units: Literal["words", "characters"] = "words"
