@@ -95,9 +95,10 @@ def _new(found: Iterable[Texts], seen: set[Texts], scored: set[Texts], name: str
         else:
             seen.add(key)
             kept.append(texts)
-    counts = [f"{left_out:,} left out because they are scored"] if left_out else []
-    counts += [f"{repeated:,} that are empty, repeated or train examples"] if repeated else []
-    notice(name, f"{len(kept):,} further texts" + (f"; {' and '.join(counts)}" if counts else ""))
+    counts = [f"{left_out:,} that are scored"] if left_out else []
+    counts += [f"{repeated:,} that are empty, come twice or are in the train split"] if repeated else []
+    text = f"{len(kept):,} of {len(kept) + left_out + repeated:,} texts are taken"
+    notice(name, text + (f"; left out: {' and '.join(counts)}" if counts else ""))
     return kept
 
 
