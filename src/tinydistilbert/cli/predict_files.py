@@ -209,7 +209,9 @@ def _to_parquet(temporary: Path, output: Path, names: Sequence[str], batches: Ba
     arrow, parquet = require("pyarrow", extra="train"), require("pyarrow.parquet", extra="train")
     if batches is not None:
         batches.are_kept = True
-    tables, schema, stream = list[Any](), None, None
+    tables = list[Any]()
+    schema: Any = None
+    stream: Any = None
 
     def flush() -> None:
         nonlocal stream
