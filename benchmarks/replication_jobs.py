@@ -30,8 +30,8 @@ TRAIN_EXAMPLES = {
 }  # fmt: skip
 """At hand; of SQuAD windows."""
 MILLISECONDS = 40.0
-"""A step of a student on an H100 and 16 cores that twelve processes share, by the jobs of results/replication/jobs.jsonl: the
-GPU waits for launches, and processes share the cores that launch. Three had 10 each (results/gpu/measured.jsonl)."""
+"""A step of a student on an H100 and 16 cores that twelve processes share, by results/replication/jobs.jsonl: the GPU
+waits for launches, and processes share the cores that launch. Three had 10 each (results/gpu/measured.jsonl)."""
 TEACHER_STEP, TAUGHT_STEP = 2.0, 1.7
 """Steps of a student that one of the teacher takes, and one of a student beside its teacher."""
 OVERHEAD = {"squad": 75.0, "imdb": 35.0, "sst2": 12.0, "mnli": 12.0, "qnli": 10.0, "qqp": 10.0}
