@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tinydistilbert.api.task import task_data
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import toml
 
+WORDS = ("tower", "student", "teacher", "model", "paris", "layer", "word", "line")
 Call = Callable[..., tuple[int, str, str]]
 QUICK = {
     "finetune.epochs": 6, "finetune.distillation.epochs": 3.0, "finetune.distillation.intermediate_epochs": 2.0,
@@ -134,6 +136,56 @@ def test_a_label_that_only_the_validation_has(teacher: Path, call: Call, tmp_pat
     output = tmp_path / "run"
     code, _, err = call("shrink", train, "--validation", validation, "--teacher", teacher, "--output", output)
     assert code == 2 and "b.csv:2" in err and "'c'" in err and not output.exists()
+
+
+@pytest.mark.long
+def test_questions_become_a_small_model(teacher: Path, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows_of_file = []
+    for number in range(90):
+        words = draw.sample(WORDS, 6)
+        context, answer = " ".join(words), words[number % 6]
+        given = {"text": [answer], "answer_start": [context.index(answer)]}
+        rows_of_file.append({"question": f"where is {answer}", "context": context, "answers": given})
+    source = tmp_path / "questions.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows_of_file))
+    made = td.shrink(
+        teacher,
+        train=source,
+        kind="span",
+        validation="25%",
+        to="50MB",
+        output=tmp_path / "run",
+        settings=QUICK,
+        quiet=True,
+    )
+    assert made.model.name == "best" and made.columns.kind == "span"
+    scored = {(m.model, m.metric) for m in made.measurements if m.task == "questions"}
+    assert {("teacher", "f1"), ("model (D)", "exact_match")} <= scored
+    answer = made.predict("where is it", rows_of_file[0]["context"])[0]
+    assert answer["answer"] == rows_of_file[0]["context"][answer["start"] : answer["end"]]
+    assert made.page is not None and "Use this model" in made.page.read_text(encoding="utf-8")
+    scores = made.score(source)
+    assert 0 <= scores["f1"] <= 1 and scores.examples == 90
+
+
+@pytest.mark.long
+def test_numbers_become_a_small_model(teacher: Path, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    examples = []
+    for number in range(120):
+        words = [draw.choice(WORDS) for _ in range(3)]
+        examples.append({"text": " ".join([*words, str(number)]), "label": 2.5 * words.count(WORDS[0]) + 0.5})
+    made = td.shrink(
+        teacher, train=examples, kind="regression", validation="25%", to="50MB", output=tmp_path / "run",
+        settings=QUICK, quiet=True,
+    )  # fmt: skip
+    assert made.model.name == "best"
+    scored = {(m.model, m.metric) for m in made.measurements if m.task == "examples"}
+    assert {("teacher", "pearson"), ("model (D)", "spearman")} <= scored
+    assert isinstance(made.predict("a text")[0]["score"], float)
+    assert made.page is not None and "Use this model" in made.page.read_text(encoding="utf-8")
+    assert made.score(examples).examples == 120
 
 
 def test_shares() -> None:

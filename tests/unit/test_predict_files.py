@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tinydistilbert.cli.main import main
-from tinydistilbert.cli.predict import ROWS
+from tinydistilbert.cli.predict_files import ROW_GROUP, ROWS
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -123,6 +125,75 @@ def test_a_row_with_more_than_the_first_has_no_place_in_a_table(call: Call, leng
     source.write_text('{"text": "a"}\n{"text": "b", "more": 1}\n')
     code, _, err = call("predict", "folder", source, "--output", tmp_path / "out.csv")
     assert code == 2 and "'more'" in err and not (tmp_path / "out.csv").exists()
+
+
+def parquet(path: Path, count: int, **more: pa.Array) -> Path:
+    texts = pa.array(["a, b" * (n % 3) for n in range(count)]).dictionary_encode()
+    days = pa.array(range(count), pa.int32()).cast(pa.date32())
+    pq.write_table(pa.table({"review": texts, "day": days, **more}), path, row_group_size=100)
+    return path
+
+
+def test_rows_of_parquet_keep_their_types_and_come_some_at_a_time(call: Call, lengths: Lengths, tmp_path: Path) -> None:
+    count = ROW_GROUP + 5
+    nanoseconds = pa.array(range(count), pa.timestamp("ns"))
+    source, target = parquet(tmp_path / "in.parquet", count, at=nanoseconds), tmp_path / "out.parquet"
+    code, out, err = call("predict", "folder", source, "--text", "review", "--output", target)
+    assert code == 0 and not out, err
+    before, after = pq.read_table(source), pq.read_table(target)
+    assert after.select(before.column_names).cast(before.schema).equals(before)
+    assert after.schema.field("day").type == pa.date32() and after.schema.field("at").type == pa.timestamp("ns")
+    assert after.column_names[3:] == ["prediction", "prediction_score"]
+    assert after.column("prediction").to_pylist() == [str(len(text)) for text in before.column("review").to_pylist()]
+    assert max(lengths.groups) <= ROWS and pq.read_metadata(target).num_row_groups == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
+
+
+def test_parquet_from_and_to_other_files(call: Call, lengths: Lengths, tmp_path: Path) -> None:
+    source = parquet(tmp_path / "in.parquet", 4)
+    code, out, err = call("predict", "folder", source, "--text", "review")
+    assert code == 0 and json.loads(out.splitlines()[1])["day"] == "1970-01-02", err
+    csv_file = tmp_path / "out.csv"
+    assert call("predict", "folder", source, "--text", "review", "--output", csv_file)[0] == 0
+    assert csv_file.read_text().splitlines()[2] == '"a, b",1970-01-02,4,0.5'
+    target = tmp_path / "again.parquet"
+    renamed = table(tmp_path / "b.csv", [["id", "text"], *([str(n), "x" * n] for n in range(300))])
+    code, _, err = call("predict", "folder", renamed, "--no-truncate", "--output", target)
+    assert code == 2 and "too long" not in err and "longer than" in err
+    answered = pq.read_table(target).to_pylist()
+    assert len(answered) == 300 and answered[3] == {
+        "id": "3", "text": "xxx", "prediction": "3", "prediction_score": 0.5,
+    }  # fmt: skip
+    assert answered[299]["prediction"] is None
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_first_group_without_answers_loses_no_column(
+    ending: str, call: Call, lengths: Lengths, tmp_path: Path
+) -> None:
+    source = tmp_path / "in.jsonl"
+    texts = ["x" * 30] * ROWS + ["short"]
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    code, _, _ = call("predict", "folder", source, "--no-truncate", "--output", tmp_path / f"out{ending}")
+    found = tmp_path / f"out{ending}"
+    assert code == 2
+    columns = pq.read_schema(found).names if ending == ".parquet" else found.read_text().splitlines()[0].split(",")
+    assert columns == ["text", "prediction", "prediction_score"]
+
+
+def test_what_parquet_cannot_hold_or_is_none_is_one_line(call: Call, lengths: Lengths, tmp_path: Path) -> None:
+    mixed = tmp_path / "in.jsonl"
+    mixed.write_text('{"text": "a", "n": 1}\n{"text": "b", "n": "two"}\n')
+    code, _, err = call("predict", "folder", mixed, "--output", tmp_path / "out.parquet")
+    assert code == 2 and "several types" in err and ".jsonl" in err and err.count("\n") == 1
+    broken = tmp_path / "in.parquet"
+    broken.write_bytes(b"PAR1 and nothing")
+    code, _, err = call("predict", "folder", broken)
+    assert code == 2 and "readable parquet" in err and err.count("\n") == 1
+    binary = parquet(broken, 2, data=pa.array([b"1", b"2"]))
+    code, _, err = call("predict", "folder", binary, "--text", "review")
+    assert code == 2 and "bytes" in err and ".parquet" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "in.parquet"]
 
 
 @pytest.mark.long

@@ -135,14 +135,14 @@ def _compare_arguments(parser: Parser, given: Sequence[str], everything: bool) -
 def _predict_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     parser.add_argument("folder", action=Once, metavar="FOLDER", help="a model that was fine-tuned (torch) or exported")
     text = "a text, or a question; `-`: each line of the standard input is one, with its pair behind a tab; "
-    text += "or a file (.csv, .tsv, .jsonl), whose rows are answered one after the other"
+    text += "or a file (.csv, .tsv, .jsonl, .parquet), whose rows are answered one after the other"
     parser.add_argument("text", metavar="TEXT", help=text)
     parser.add_argument("pair", nargs="?", metavar="PAIR", help="the second text; the context of a question")
     text = "of a file: column of the texts (default: text)"
     parser.add_argument("--text", action=Once, convert=str, metavar="COLUMN", dest="text_column", help=text)
     text = "of a file: column of the second texts"
     parser.add_argument("--text-pair", action=Once, convert=str, metavar="COLUMN", dest="pair_column", help=text)
-    _output(parser, "of a file: the new file for its rows with the answers, .csv, .tsv or .jsonl (default: JSON lines)")
+    _output(parser, "of a file: the new file for its rows with the answers, of the same kinds (default: JSON lines)")
     text = (
         "of a model of questions: it says that there is no answer where that scores by more than X above the best one"
     )

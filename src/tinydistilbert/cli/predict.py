@@ -2,36 +2,23 @@
 
 import argparse
 import codecs
-import csv
-import io
 import itertools
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tinydistilbert.data import delimited
-from tinydistilbert.data.gzipped import ending, open_bytes
+from tinydistilbert.cli.predict_files import ANSWER, ENDINGS, ROWS, Row, opened, print_lines, written
+from tinydistilbert.data.gzipped import ending
 from tinydistilbert.errors import UserError
-from tinydistilbert.storage import atomic
 
 if TYPE_CHECKING:
     from tinydistilbert.predictor import Predictor
 
-ROWS = 256
-"""Of a file, that are predicted together."""
-LONGEST_FIELD = 10_000_000
-"""Characters of a field of a CSV file."""
 LINES_NAMED = 10
 """Texts that are too long and are named one by one; of more, there is their number."""
-TABLES, LINES = (".csv", ".tsv"), (".jsonl", ".ndjson")
-ANSWER = "prediction"
-"""The column, or the key, of what a model answers."""
-Row = dict[str, Any]
 
 
 @dataclass
@@ -91,36 +78,30 @@ def predict(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.predictor import load
 
     file = Path(parsed.text)
-    is_file = ending(file) in (*TABLES, *LINES) and file.is_file()
+    is_file = ending(file) in ENDINGS and file.is_file()
     columns = {name: getattr(parsed, name) for name in ("text_column", "pair_column", "output")}
     if not is_file and (used := next((name for name, value in columns.items() if value is not None), None)):
         flag = "--" + used.removesuffix("_column").replace("pair", "text-pair")
-        expected = f"a file {', '.join((*TABLES, *LINES))} in the place of TEXT beside {flag}"
+        expected = f"a file {', '.join(ENDINGS)} in the place of TEXT beside {flag}"
         raise UserError(flag, expected=expected, found=repr(parsed.text), fix="name the file, or leave it out")
     if (is_file or parsed.text == "-") and parsed.pair is not None:
         expected, fix = "no PAIR beside it", "write it behind a tab on each line of the standard input"
         fix = "name its column: --text-pair COLUMN" if is_file else fix
         raise UserError(f"predict {parsed.text}", expected=expected, found=repr(parsed.pair), fix=fix)
     output = parsed.output
-    if output is not None and output.suffix.lower() not in (*TABLES, *LINES):
+    if output is not None and output.suffix.lower() not in ENDINGS:
         found, fix = output.suffix or "no ending", "call it answers.csv"
-        raise UserError("--output", expected=f"a file {', '.join((*TABLES, *LINES))}", found=found, fix=fix)
+        raise UserError("--output", expected=f"a file {', '.join(ENDINGS)}", found=found, fix=fix)
     predictor = load(parsed.folder, threads=parsed.threads or 0, null_threshold=parsed.null_threshold)
     answering = _Answering(predictor, truncate=not parsed.no_truncate)
     if is_file:
         _of_file(answering, file, parsed.text_column, parsed.pair_column, output)
     elif parsed.text == "-":
         for texts, pairs in _of_pipe():
-            _print_lines(answering.answers(texts, pairs))
+            print_lines(answering.answers(texts, pairs))
     else:
-        _print_lines(answering.answers([parsed.text], None if parsed.pair is None else [parsed.pair]))
+        print_lines(answering.answers([parsed.text], None if parsed.pair is None else [parsed.pair]))
     answering.end()
-
-
-def _print_lines(answers: Iterable[Row]) -> None:
-    for answer in answers:
-        print(json.dumps(answer, ensure_ascii=False))
-    sys.stdout.flush()
 
 
 def _of_pipe() -> Iterator[tuple[list[str], list[str] | None]]:
@@ -170,8 +151,8 @@ def _groups(items: Iterable[Any]) -> Iterator[list[Any]]:
 
 def _of_file(answering: _Answering, file: Path, text: str | None, text_pair: str | None, output: Path | None) -> None:
     """Answer the rows of a file, into another one or as lines of JSON; neither is ever in memory as a whole."""
-    with _opened(file) as rows:
-        first = next(rows, None)
+    with opened(file) as source:
+        first = next(source.rows, None)
         if first is None:
             raise UserError(str(file), expected="at least one row", found="none", fix="give another file")
         text, names = _text_column(file, text, first), list(first)
@@ -181,9 +162,9 @@ def _of_file(answering: _Answering, file: Path, text: str | None, text_pair: str
         if ANSWER in first and output is not None:
             fix = "rename that column"
             raise UserError(str(file), problem=f"it has a column {ANSWER!r}, where the answers go", fix=fix)
-        with _writer(output, names) as write:
+        with written(output, names, source) as write:
             numbers = itertools.count(1)
-            for group in _groups(itertools.chain([first], rows)):
+            for group in _groups(itertools.chain([first], source.rows)):
                 located = [f"{file}, row {next(numbers)}" for _ in group]
                 texts = [_text_of(row, text, where) for row, where in zip(group, located, strict=True)]
                 pairs = text_pair and [
@@ -207,106 +188,3 @@ def _text_of(row: Mapping[str, Any], column: str, where: str) -> str:
         found = "nothing" if value is None else type(value).__name__
         raise UserError(f"{where}, column {column}", expected="a text", found=found, fix="correct it or drop the row")
     return value
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Iterator[Row]]:
-    """The rows of a CSV, TSV or JSONL file, read one after the other while it is open.
-
-    Raises:
-        UserError: the file is not as its format has it.
-    """
-    with ExitStack() as streams:
-
-        def lines() -> Iterator[str]:
-            return _lines(streams.enter_context(open_bytes(file)), file)
-
-        if ending(file) in LINES:
-            yield (_object(line, f"{file}:{number}") for number, line in enumerate(lines(), 1) if line.strip())
-            return
-        is_tsv = ending(file) == ".tsv"
-        table = delimited.read(lines, str(file), is_tsv=is_tsv, quoting="auto", longest=LONGEST_FIELD)
-        yield (dict(zip(table.header, record, strict=True)) for _, record in table.records)
-
-
-def _lines(stream: IO[bytes], file: Path) -> Iterator[str]:
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="\n")
-    try:
-        yield from text
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{error.object[error.start]:02x}"
-        raise UserError(str(file), expected="UTF-8", found=found, fix="save the file as UTF-8") from None
-    finally:
-        text.close()
-
-
-def _object(line: str, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        fix = "write one JSON object a line"
-        raise UserError(where, expected="a JSON object", found=str(error), fix=fix) from None
-    if not isinstance(row, dict):
-        fix = "write one JSON object a line"
-        raise UserError(where, expected="a JSON object", found=type(row).__name__, fix=fix)
-    return row
-
-
-@contextmanager
-def _writer(output: Path | None, names: Sequence[str]) -> Iterator[Callable[[list[Row], list[Row]], None]]:
-    """What writes rows with their answers: to standard output as JSON, or to a file that appears when it is whole."""
-    if output is None:
-        yield lambda rows, answers: _print_lines(
-            {**row, ANSWER: answer} for row, answer in zip(rows, answers, strict=True)
-        )
-        return
-    if not output.parent.is_dir():
-        raise UserError(f"--output {output}", problem="there is no such folder", fix="make it first")
-    temporary = output.with_name(f"{output.name}.partial")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            yield _to_table(stream, output, names) if ending(output) in TABLES else _to_lines(stream)
-        atomic.adopt(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _to_lines(stream: IO[str]) -> Callable[[list[Row], list[Row]], None]:
-    def write(rows: list[Row], answers: list[Row]) -> None:
-        for row, answer in zip(rows, answers, strict=True):
-            stream.write(json.dumps({**row, ANSWER: answer}, ensure_ascii=False) + "\n")
-
-    return write
-
-
-def _to_table(stream: IO[str], output: Path, names: Sequence[str]) -> Callable[[list[Row], list[Row]], None]:
-    """Answers as columns behind those of the rows: `prediction` and the numbers beside it."""
-    writer = csv.writer(stream, delimiter="\t" if ending(output) == ".tsv" else ",", lineterminator="\n")
-    header: list[str] = []
-
-    def write(rows: list[Row], answers: list[Row]) -> None:
-        flat = [_as_columns(answer) for answer in answers]
-        if not header:
-            header.extend(next((list(columns) for columns in flat if len(columns) > 1), list(flat[0])))
-            writer.writerow([*names, *header])
-        for row, columns in zip(rows, flat, strict=True):
-            if others := [name for name in row if name not in names]:
-                fix = "write the answers as .jsonl"
-                raise UserError(f"--output {output}", problem=f"a row has more than the first: {others[0]!r}", fix=fix)
-            writer.writerow([*(row.get(name, "") for name in names), *(columns.get(name, "") for name in header)])
-
-    return write
-
-
-def _as_columns(answer: Row) -> Row:
-    """An answer as the columns of a table."""
-    if "error" in answer:
-        return {ANSWER: ""}
-    if "labels" in answer:
-        return {ANSWER: "|".join(answer["labels"]), **{f"{ANSWER}_{n}": score for n, score in answer["scores"].items()}}
-    if "label" in answer:
-        return {ANSWER: answer["label"], f"{ANSWER}_score": answer["score"]}
-    if "answer" in answer:
-        places = {f"{ANSWER}_{name}": answer[name] for name in ("start", "end", "score")}
-        return {ANSWER: answer["answer"], **places}
-    return {ANSWER: answer["score"]}
