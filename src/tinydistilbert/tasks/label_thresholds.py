@@ -69,7 +69,7 @@ def best_thresholds(logits: NDArray[Any], labels: NDArray[Any], rounds: int = 50
             break
         price = ratio
         chosen = np.array([part[0][at] for part, at in zip(candidates, best, strict=True)])
-    return np.asarray(np.where(labels.sum(0) > 0, chosen, PLAIN))
+    return chosen
 
 
 def _candidates(
@@ -77,8 +77,12 @@ def _candidates(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Thresholds of a label between its different probabilities: they, right and all texts given it, distance to 0.5.
 
-    Every interval of equally good thresholds is there by its middle, or by 0.5 where that lies in it.
+    Every interval of equally good thresholds is there by its middle, or by 0.5 where that lies in it; that alone where
+    no text has the label.
     """
+    if not labels.any():
+        given = np.array([(probabilities >= PLAIN).sum()], dtype=np.float64)
+        return np.array([PLAIN]), np.zeros(1), given, np.zeros(1)
     order = np.argsort(-probabilities, kind="stable")
     ordered, right = probabilities[order], np.concatenate([[0], np.cumsum(labels[order])])
     ends = np.concatenate([[1.0], ordered, [0.0]])  # with k given, the threshold is above ends[k + 1]
