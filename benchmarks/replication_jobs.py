@@ -29,15 +29,16 @@ TRAIN_EXAMPLES = {
     "qnli": 11_803, "qqp": 29_863, "imdb": 25_000, "squad": 88_524,
 }  # fmt: skip
 """At hand; of SQuAD windows."""
-MILLISECONDS = 14.0
-"""A step of a student on a GPU that ten processes share: three had 10 each (results/gpu/measured.jsonl)."""
+MILLISECONDS = 40.0
+"""A step of a student on an H100 and 16 cores that twelve processes share, by results/replication/jobs.jsonl: the GPU
+waits for launches, and processes share the cores that launch. Three had 10 each (results/gpu/measured.jsonl)."""
 TEACHER_STEP, TAUGHT_STEP = 2.0, 1.7
 """Steps of a student that one of the teacher takes, and one of a student beside its teacher."""
 OVERHEAD = {"squad": 75.0, "imdb": 35.0, "sst2": 12.0, "mnli": 12.0, "qnli": 10.0, "qqp": 10.0}
 """Seconds of reading, tokenising and scoring; of the small ones `SMALL_OVERHEAD`."""
 SMALL_OVERHEAD = 5.0
-DISTILL_SECONDS = {"wikitext2": 150.0, "notebook": 100.0, "authors": 130.0}
-"""On such a GPU; alone `wikitext2` took 94 (results/gpu/parts.jsonl)."""
+DISTILL_SECONDS = {"wikitext2": 850.0, "notebook": 246.0, "authors": 397.0}
+"""On such a GPU; alone `wikitext2` took 94 (results/gpu/parts.jsonl), so that it is better begun before the others."""
 
 
 @dataclass(frozen=True)
