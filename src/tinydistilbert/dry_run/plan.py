@@ -106,10 +106,11 @@ def _unkept_bytes(basis: Basis) -> float:
     run, total = basis.run, 0.0
     if run.recipe.finetune.keep == "all" or "evaluate" not in run.stages:
         return total
-    pretrained = {run.folder.control: basis.student, run.folder.teacher: basis.teacher}
+    # Looked up only where one is deleted: a run of a given model knows no pretrained ones.
+    pretrained = {run.folder.control: lambda: basis.student, run.folder.teacher: lambda: basis.teacher}
     for model in unkept(run):
         if model.job or model.folder in pretrained:
-            size = basis.task_model(model.job) if model.job else pretrained[model.folder]
+            size = basis.task_model(model.job) if model.job else pretrained[model.folder]()
             is_gone = atomic.is_finished(model.folder) and atomic.is_released(model.folder)
             total += 0.0 if is_gone else 4 * size.parameters
     return total
