@@ -81,6 +81,29 @@ def test_a_given_teacher_is_not_trained_again_and_a_target_missed_is_exit_code_1
     assert again[0] == code and json.loads(again[1])["facts"] == content["facts"], "the same command finds it finished"
 
 
+@pytest.mark.long
+def test_a_teacher_has_weights_that_can_teach(
+    made: td.api.outcomes.TaskModel, reviews_csv: Path, tmp_path: Path
+) -> None:
+    """An exported student has none; and of a run that keeps its best models, the fine-tuned model teaches a shrink."""
+    for call_of in (td.shrink, td.distill):
+        with pytest.raises(UserError, match=r"exported one \(model.onnx\).*give the model that it was made from"):
+            call_of(made, output=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    student = made.folder / "tasks/reviews/model-d/seed-0/model"
+    settings = {key: value for key, value in QUICK.items() if key != "finetune.keep"}
+    tuned = td.finetune(
+        student, train=reviews_csv, text="review", label="stars", validation="25%", output=tmp_path / "teacher",
+        settings={"finetune.epochs": 1, "finetune.min_steps": 0, "finetune.baselines": False}, seeds=2, quiet=True,
+    )  # fmt: skip
+    assert toml.read(tuned.recipe_file).finetune.keep == "best"
+    small = td.shrink(tuned, to="50MB", keep="1%", output=tmp_path / "small", settings=settings, quiet=True)
+    assert small.model.is_dir() and not (small.folder / "tasks/reviews/teacher/seed-0/model").exists()
+    assert td.compare(tuned, small).differences, "scored on the same examples, those of the teacher"
+    again = td.shrink(tuned, to="40MB", keep="1%", output=tmp_path / "again", settings=settings, quiet=True)
+    assert again.model.is_dir(), "the teacher is still there"
+
+
 def test_the_recipe_is_an_ordinary_one_that_is_shown(
     reviews_csv: Path, teacher: Path, call: Call, tmp_path: Path
 ) -> None:

@@ -106,7 +106,7 @@ def _unkept_bytes(basis: Basis) -> float:
     run, total = basis.run, 0.0
     if run.recipe.finetune.keep == "all" or "evaluate" not in run.stages:
         return total
-    # Not looked up before it is needed: a run without a pretrained student has no such model, on this machine or any.
+    # Looked up only where one is deleted: a run of a given model knows no pretrained ones.
     pretrained = {run.folder.control: lambda: basis.student, run.folder.teacher: lambda: basis.teacher}
     for model in unkept(run):
         if model.job or model.folder in pretrained:

@@ -17,8 +17,7 @@ from tinydistilbert.models.processor import processor
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
-MODEL_FILE = "model.onnx"
-OPENVINO_FILE = "model.xml"
+MODEL_FILE, OPENVINO_FILE = untrusted.EXPORTED
 """The model in OpenVINO's own format; its weights lie beside it, in `model.bin`."""
 EXPORT_KEY = "tinydistilbert"
 """Key in the `config.json` of an exported folder with facts about the export: format, head, precision, …"""

@@ -218,6 +218,10 @@ def check_tokenizer(folder: Path) -> None:
         _check(path, key, config.get(key), "no other file", config.get(key) is None)
 
 
+EXPORTED = ("model.onnx", "model.xml")
+"""Files of the models that `export` and `compress` write."""
+
+
 def weight_files(folder: Path, name: str, *, weights: str = WEIGHTS, index: str = INDEX) -> list[Path]:
     """The files of weights in a model folder: a single file, or the shards that an index names.
 
@@ -240,6 +244,9 @@ def weight_files(folder: Path, name: str, *, weights: str = WEIGHTS, index: str 
         has_pickle = weights == WEIGHTS and any((folder / other).is_file() for other in (PICKLE, PICKLE_INDEX))
         found = f"{PICKLE}, a pickle" if has_pickle else f"no {weights}"
         fix = f"tinydistilbert convert {name} --output NEW" if has_pickle else f"put {weights} beside config.json"
+        if weights == WEIGHTS and (exported := next((name for name in EXPORTED if (folder / name).is_file()), None)):
+            found = f"an exported one ({exported}), which answers, and neither teaches nor learns"
+            fix = "give the model that it was made from, or its teacher"
         expected = "a complete safetensors model" if weights == WEIGHTS else f"weights in {weights}"
         raise UserError(where, expected=expected, found=found, fix=fix)
     shards = read_object(folder / index, fix="download the model again").get("weight_map")

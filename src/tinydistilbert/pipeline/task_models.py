@@ -24,7 +24,7 @@ from tinydistilbert.pipeline.inputs import SOFT_LABELS, unlabelled_source
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.names import intermediate_task
 from tinydistilbert.run_folder import AUGMENTED_EXAMPLES, training_facts
-from tinydistilbert.storage import atomic
+from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.storage.made_from import MadeFrom
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task, sample_rows
@@ -77,8 +77,11 @@ def _encoder(run: RunContext, job: Job) -> Path:
     by_importance = run.recipe.finetune.distillation.cut == "importance"
     data = (f"{job.task} {run.tasks[job.task].train}",) if by_importance else ()
     sources = run.inputs.of_stage("cut", data=data, models=(teacher,), task=job.task)
-    title = f"cut the teacher of {run.tasks[job.task].title}"
-    make_folder(run, cut, title, partial(_cut, run, job.task, teacher), sources)
+    if atomic.is_finished(cut):  # mostly by this command, a moment ago: no line that it was skipped
+        made_from.check(cut, sources)
+    else:
+        title = f"cut the teacher of {run.tasks[job.task].title}"
+        make_folder(run, cut, title, partial(_cut, run, job.task, teacher), sources)
     return cut
 
 
