@@ -10,7 +10,7 @@ import torch
 from tinydistilbert import results
 from tinydistilbert.compress import builder
 from tinydistilbert.evaluation import evaluate
-from tinydistilbert.finetuning import null_threshold, soft_targets, trainer
+from tinydistilbert.finetuning import soft_targets, thresholds, trainer
 from tinydistilbert.training import precision
 
 pytestmark = pytest.mark.long
@@ -21,7 +21,7 @@ def test_scores_are_computed_in_fp32_whatever_a_run_is_trained_in(
     recipe_text: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, set[tuple[bool, str]]] = {}
-    for module in (evaluate, builder, trainer, soft_targets, null_threshold):
+    for module in (evaluate, builder, trainer, soft_targets, thresholds):
         name = module.__name__.rpartition(".")[2]
 
         def recorded(*arguments: Any, name: str = name, real: Any = module.predict, **settings: Any) -> Any:
