@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
@@ -86,8 +87,8 @@ def name_points(
 
     One that has no room is left out: a table with all of them stands beside every chart.
     """
-    figure = axis.figure.get_figure(root=True)
-    assert figure is not None, "the axis is of a figure"
+    figure = axis.get_figure()  # get_figure(root=True) is matplotlib 3.10's
+    assert isinstance(figure, Figure), "the axis is of a figure, and no figure in another one"
     figure.draw_without_rendering()  # the layout moves the axis
     scale = 72 / figure.dpi
 
