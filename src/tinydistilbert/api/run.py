@@ -111,16 +111,4 @@ def with_settings(recipe: Recipe, settings: dict[str, Any] | None) -> Recipe:
     """
     if not settings:
         return recipe
-    return toml.from_dict(toml.merge(to_dict(recipe), nested(settings)), "settings")
-
-
-def nested(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings by their full keys as a TOML file would have them: sections in one another."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        *parents, key = name.split(".")
-        section = found
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[key] = value
-    return found
+    return toml.from_dict(toml.merge(to_dict(recipe), toml.nested(settings)), "settings")

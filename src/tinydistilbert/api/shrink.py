@@ -12,7 +12,7 @@ from typing import Any
 
 from tinydistilbert.api.inputs import Data
 from tinydistilbert.api.outcomes import Label, TaskModel
-from tinydistilbert.api.run import OnLog, nested
+from tinydistilbert.api.run import OnLog
 from tinydistilbert.api.task import (
     DISTILLED,
     Call,
@@ -198,7 +198,7 @@ def shrunk(
     """
     call = replace(call, settings=None) if not call.settings else call
     changes = toml.merge(changes, {"compress": {"tasks": [data.name]}})
-    changes = toml.merge(changes, nested(call.settings or {}))
+    changes = toml.merge(changes, toml.nested(call.settings or {}))
 
     def fitted(recipe: Recipe, output: Path) -> Recipe:
         return fitted_recipe(recipe, data.name, output, time_budget)
@@ -247,7 +247,7 @@ def fitted_recipe(recipe: Recipe, task: str, output: Path, time_budget: str) -> 
 
 
 def _with(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    return toml.from_dict(toml.merge(to_dict(recipe), nested(dict(settings))), recipe.name)
+    return toml.from_dict(toml.merge(to_dict(recipe), toml.nested(dict(settings))), recipe.name)
 
 
 def _reachable(recipe: Recipe, task: str, output: Path) -> Recipe:
@@ -272,7 +272,8 @@ def _reachable(recipe: Recipe, task: str, output: Path) -> Recipe:
             "--to", expected=settings.target_size, found=found, fix="ask for more, or take a smaller teacher"
         )
     if settings.target_latency:
-        length = basis.task_sizes[task].length if basis.task_sizes.get(task) else 16  # type: ignore[union-attr]
+        sizes = basis.task_sizes.get(task)
+        length = sizes.length if sizes else 16
         operations = smallest * size.forward(length, length) / INT8_SPEED_UP
         milliseconds = 1000 * basis.machine.seconds_on_one_core(operations)
         if BEYOND * quantity(settings.target_latency) < milliseconds:

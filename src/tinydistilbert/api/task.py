@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tinydistilbert.api.inputs import Data, as_given, fingerprint, written
 from tinydistilbert.api.outcomes import Columns, Label, Run, TaskModel
-from tinydistilbert.api.run import OnLog, nested, run, session
+from tinydistilbert.api.run import OnLog, run, session
 from tinydistilbert.errors import MissedTarget, NonFiniteLoss, UserError
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.names import task_name
@@ -128,7 +128,7 @@ def run_task(
     Raises:
         UserError: an input is wrong; then nothing was written.
     """
-    base = toml.merge(changes, nested(call.settings or {}))
+    base = toml.merge(changes, toml.nested(call.settings or {}))
     name = f"{what}-{data.name}"
     output = Path(call.output) if call.output else _folder(name, data, base)
     folder = RunFolder(output).given_data

@@ -41,7 +41,7 @@ def request(arguments: Sequence[str] | argparse.Namespace) -> Request:
         UserError: no recipe, an unknown flag (with the nearest known one), a missing or wrong value.
     """
     parsed = arguments if isinstance(arguments, argparse.Namespace) else parse(arguments)
-    changes = with_current_keys(_nested(getattr(parsed, "settings", {})), "command line")
+    changes = with_current_keys(toml.nested(getattr(parsed, "settings", {})), "command line")
     if columns := getattr(parsed, "custom_task", {}):
         _put_custom_task(changes, columns, parsed.command)
     recipe = _recipe(parsed.command, parsed.recipe, changes)
@@ -89,18 +89,6 @@ def _compression(model: str, changes: dict[str, Any]) -> schema.Recipe:
     compress |= {"model": model, "row": row or "model", "tasks": tasks}
     changes.setdefault("name", f"{tasks[0]}-compressed")
     return toml.from_dict(toml.merge(schema.to_dict(base), changes), "command line")
-
-
-def _nested(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings by their full keys as a TOML file would have them: sections in one another."""
-    nested: dict[str, Any] = {}
-    for name, value in settings.items():
-        *parents, key = name.split(".")
-        section = nested
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[key] = value
-    return nested
 
 
 def _put_custom_task(changes: dict[str, Any], columns: dict[str, Any], command: str) -> None:
