@@ -11,7 +11,9 @@ OFFLINE := HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)
 # Each test worker has one thread: together they have the cores.
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 LEDGER := FAULTS_LEDGER="$(CURDIR)/results/faults.jsonl"
-WORKERS := -n auto --maxprocesses 4 --dist loadfile
+# Files go to the workers in the order of their names, so that those of the faults and pipelines, which take longest,
+# come first: xdist's own order, by the number of tests, leaves one worker alone with them at the end.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 RECIPE ?= minilm
 # An adapted teacher beside the data, taken where it exists.
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
