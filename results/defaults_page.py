@@ -59,7 +59,7 @@ SOURCES: tuple[tuple[str, str], ...] = (
     ("finetune.models", "what the paper compares"),
     ("finetune.seeds", f"{PAPER}, Table 1: medians of five runs"),
     ("finetune.epochs", f"{BERT}, appendix A.3: 2 to 4"),
-    ("finetune.min_steps", "longer on small sets ([Mosbach et al.](https://arxiv.org/abs/2006.04884)); the number is our choice"),
+    ("finetune.min_steps", "longer on small sets ([Mosbach et al.](https://arxiv.org/abs/2006.04884)); our number"),
     ("finetune.select", "[the protocol](../explanation/protocol.md): nothing that is reported chooses"),
     ("finetune.score_on", "[the protocol](../explanation/protocol.md)"),
     ("finetune.keep", _decision(32, "what-is-kept", "the disk of a laptop")),
