@@ -99,7 +99,8 @@ def test_what_the_recipe_refuses_is_marked(text: str, wrong: str) -> None:
     "text",
     [
         "finetune.tasks = 'cola'", "finetune.seeds = 3", "student.layers = 2", "student.layers = 'authors'",
-        "masking.rate = [0.3, 0.15]", "[finetune.custom.mine]\ntrain = 'a'\nvalidation = 'b'\nkind = 'multi-label'\nlabel = ['a', 'b']",
+        "masking.rate = [0.3, 0.15]",
+        "[finetune.custom.x]\ntrain = 'a'\nvalidation = 'b'\nkind = 'multi-label'\nlabel = ['c', 'd']",
         "[ablate.rows]\n'rate 30 %' = { masking.rate = 0.3 }", "objective.kl = 5",
     ],
 )  # fmt: skip
