@@ -15,6 +15,7 @@ from tinydistilbert.benchmark.record import Record
 from tinydistilbert.benchmark.rows import Subject
 from tinydistilbert.benchmark.timing import Timed, load_average, time_in_turns
 from tinydistilbert.models.heads import vocabulary_size
+from tinydistilbert.models.runtimes import is_exported
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.recipe.schema import Benchmark
 
