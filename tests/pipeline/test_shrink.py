@@ -77,7 +77,9 @@ def test_every_folder_that_is_shared_has_its_card(made: td.api.outcomes.TaskMode
         assert "unknown" in text and str(made.folder) not in text, "a path of this machine means nothing elsewhere"
     best = cards[made.model]
     (result,) = best.data.eval_results
-    measured = next(m for m in made.measurements if m.task == "compress" and m.details.get("best") and m.metric == "accuracy")
+    measured = next(
+        m for m in made.measurements if m.task == "compress" and m.details.get("best") and m.metric == "accuracy"
+    )
     assert result.metric_value == pytest.approx(measured.value, abs=1e-6) and "95 % interval" in result.metric_name
     assert best.data.library_name == "transformers.js" and "int8" in best.data.tags
     assert "above the majority" in best.text and "on one core of" in best.text and "MB" in best.text

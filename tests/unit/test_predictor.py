@@ -1,8 +1,8 @@
 """`tinydistilbert.load`: from texts to answers, the same from torch and from exported folders."""
 
+import shutil
 import subprocess
 import sys
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 

@@ -134,8 +134,8 @@ def general_names(config: PretrainedConfig) -> dict[str, Any]:
 
     DistilBERT's `dim` is `hidden_size` elsewhere; programs that read exported models look for either.
     """
-    own_names = {**config.attribute_map, "intermediate_size": "hidden_dim"}
-    return {general: getattr(config, own) for general, own in own_names.items() if hasattr(config, own)}
+    family_names = {**config.attribute_map, "intermediate_size": "hidden_dim"}
+    return {general: getattr(config, name) for general, name in family_names.items() if hasattr(config, name)}
 
 
 def copy_beside(exported: Path, folder: Path) -> None:

@@ -17,8 +17,8 @@ from tinydistilbert.storage import atomic
 
 LONGEST = 200
 """Characters of a name that are shown."""
-_MARKUP = re.compile(r"[\\`*_\[\]|~]|#(?!\d+;)|(?<=www)\.", re.IGNORECASE)
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", ":": "&#58;", "@": "&#64;", "$": "&#36;"}
+_MARKUP = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])|#(?!\d+;)|(?<=www)\.", re.IGNORECASE)
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", "$": "&#36;", "://": "&#58;//"}
 """HTML begins with these, and links, mentions and formulas do."""
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 EARLIER = "A masked language model, distilled with TinyDistilBERT. Load it from the folder"
@@ -35,7 +35,7 @@ def _plain(text: object) -> str:
 
 def escaped(text: object) -> str:
     """The text as Markdown that shows exactly it: no tags, links, headings, columns or formulas come of it."""
-    entities = "".join(_ENTITIES.get(c, c) for c in _plain(text))
+    entities = re.sub("|".join(map(re.escape, _ENTITIES)), lambda found: _ENTITIES[found[0]], _plain(text))
     return _MARKUP.sub(r"\\\g<0>", entities)
 
 

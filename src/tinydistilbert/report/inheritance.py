@@ -48,8 +48,8 @@ class Source:
     @property
     def line(self) -> str:
         """One item of a list."""
-        said = f"licence {escaped(self.licence)}" if self.licence else "its licence is unknown"
-        return f"- {self.role}: {self.shown}; {said}."
+        stated = f"licence {escaped(self.licence)}" if self.licence else "its licence is unknown"
+        return f"- {self.role}: {self.shown}; {stated}."
 
 
 def model_source(role: str, name: str, hub_name: str | None) -> Source:

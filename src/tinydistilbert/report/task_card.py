@@ -82,7 +82,7 @@ def task_card(facts: RunFacts, subject: Subject) -> str:
     )  # fmt: skip
     parts = [
         f"# {escaped(subject.title)}\n",
-        f"{verdict(facts, subject)}\n",
+        f"{verdict(facts, subject)} {subject.scored_before}".rstrip() + "\n",
         *_use(subject.folder, task.kind),
         "## How it was made\n",
         *_how(facts, subject),
@@ -143,8 +143,7 @@ def _results(facts: RunFacts, subject: Subject) -> list[str]:
         ))  # fmt: skip
     columns = ("Metric", "Split", "Points", "95 % interval", "Examples", "Majority", "Teacher", "Kept")
     kept = "Kept: (score − majority) / (teacher − majority), where the teacher beats the majority beyond chance."
-    before = [f"\n{subject.scored_before}"] if subject.scored_before else []
-    return [card_text.table(columns, rows), f"Intervals: bootstrap over the examples. {kept}", *before]
+    return [card_text.table(columns, rows), f"Intervals: bootstrap over the examples. {kept}"]
 
 
 def _eval_results(subject: Subject) -> list[EvalResult]:
