@@ -26,19 +26,23 @@ class CustomTask:
     """A custom task: its files, their columns, and what is predicted."""
 
     train: str = ""
-    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, a folder of `save_to_disk`, or a hub data set
-    (`owner/name:configuration:split`), of which `train` is read where no split is named."""
+    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, a CoNLL file for `token-classification`, a folder of
+    `save_to_disk`, or a hub data set (`owner/name:configuration:split`), of which `train` is read where no split is
+    named."""
     validation: str = ""
     """The scored examples: as `train`; of a hub data set, its split `validation`; or a share of `train`, such as `10%`:
     the rows that a hash of their text picks. May be empty with finetune.score_on = "train"."""
-    kind: Literal["classification", "regression", "span", "multi-label"] = "classification"
-    """`span`: questions whose answer is a piece of a context, in SQuAD's form. `multi-label`: any number of labels."""
+    kind: Literal["classification", "regression", "span", "multi-label", "token-classification"] = "classification"
+    """`span`: questions whose answer is a piece of a context, in SQuAD's form. `multi-label`: any number of labels.
+    `token-classification`: named entities, a tag for each word."""
     text: str = "text"
-    """Column of the text; of the question where `kind` is span, by default `question`."""
+    """Column of the text; of the question where `kind` is span, by default `question`; of the words where it is
+    token-classification, by default `tokens` or `text`."""
     text_pair: str = ""
     """Column of a second text, if there is one; of the context where `kind` is span, by default `context`."""
     label: str | tuple[str, ...] = "label"
-    """Column of the label; of multi-label tasks of lists, or several of 0 and 1."""
+    """Column of the label; of multi-label tasks of lists, or several of 0 and 1; where `kind` is token-classification,
+    of tags or pieces of the text, by default `ner_tags`, `tags`, `entities` or `spans`."""
     label_separator: Annotated[str, Field(min_length=1)] = "|"
     """Of multi-label cells."""
     max_length: Annotated[int, Field(ge=8)] | None = None
