@@ -89,8 +89,8 @@ class Predictor:
             in the context in characters, and its probability `score`; of models with a null threshold also `no_answer`,
             the probability that there is none. Where they find none, `answer` is empty, `start` and `end` are 0, and
             `score` is that probability. Token classification: `entities`, each with its `label`, its `text`, its
-            `start` and `end` in characters, and its probability `score`, the mean over its words; of a list of words (as
-            one text with blanks between them) also `tags`, the IOB2 tag of each.
+            `start` and `end` in characters, and its probability `score`, the mean over its words; of a list of words
+            (as one text with blanks between them) also `tags`, the IOB2 tag of each.
             Where a text was cut also `cut_tokens`, how many tokens of it were not read.
 
         Raises:

@@ -1,5 +1,6 @@
 """Named entities: reading CoNLL files, lists of words and tags, and pieces of texts; schemes of tags; the metrics."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -8,18 +9,31 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast, pipeline
 
+from tests import tiny
 from tinydistilbert import notices
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics, resampling
+from tinydistilbert.evaluation.scoring import majority_headline, predictions_of_tags, score
+from tinydistilbert.finetuning.objective import TaskLoss
+from tinydistilbert.models.loading import load_config, load_model, save_model
+from tinydistilbert.models.projected_student import ProjectedStudent
+from tinydistilbert.models.task_head import output_layer
+from tinydistilbert.predictor import load
 from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.tasks import HELD_OUT, load_examples
 from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.compatible import check_classes
 from tinydistilbert.tasks.custom import custom_task
-from tinydistilbert.tasks.entities import as_iob2, counts, entities_of, tag_names, tags_of
-from tinydistilbert.tasks.words import words_in
+from tinydistilbert.tasks.encoding import NO_LABEL, collate, encode
+from tinydistilbert.tasks.entities import NO_ENTITIES, as_iob2, counts, entities_of, tag_names, tags_of
+from tinydistilbert.tasks.tag_baseline import MostFrequentTag
+from tinydistilbert.tasks.words import is_first_piece, joined, word_predictions, word_tokens, words_in
 
 CONLL = "EU B-ORG\nrejects O\nGerman B-MISC\ncall O\n\nPeter B-PER\nBlackburn I-PER\n\nin O\nNew B-LOC\nYork I-LOC\n"
 NAMES = ["O", "B-LOC", "I-LOC", "B-MISC", "I-MISC", "B-ORG", "I-ORG", "B-PER", "I-PER"]
@@ -293,3 +307,105 @@ def test_random_sentences_keep_their_entities_through_characters(tmp_path: Path)
         ((kind, first, last),) = entities_of(tags)
         span = row["entities"][0]
         assert (kind, text[words[first][0] : words[last][1]]) == ("L", text[span["start"] : span["end"]])
+
+
+# Models.
+
+
+def tagged(*rows: tuple[str, str], labels: tuple[str, ...] = ("O", "B-L", "I-L")) -> Examples:
+    """Examples of words with blanks between them and their tags."""
+    texts = [joined(words.split()) for words, _ in rows]
+    columns = {
+        "idx": [*range(len(rows))], "text": [text for text, _ in texts], "words": [words for _, words in texts],
+        "label": [tuple(labels.index(tag) for tag in tags.split()) for _, tags in rows],
+    }  # fmt: skip
+    return Examples(dataclasses.replace(task(), labels=labels), "validation", columns, len(rows))
+
+
+def test_a_words_label_is_at_its_first_piece_and_nowhere_else(tokenizer: PreTrainedTokenizerFast) -> None:
+    examples = tagged(("capitals of gustaves \u200b eiffels", "O O B-L I-L I-L"))
+    features = encode(examples, tokenizer, 64)
+    pieces = tokenizer.convert_ids_to_tokens(features.input_ids[0])
+    at = {int(place): int(label) for place, label in enumerate(features.labels[0]) if label != NO_LABEL}
+    assert [pieces[place][0] for place in at] == ["c", "o", "g", "e"] and [*at.values()] == [0, 0, 1, 2]
+    assert len(pieces) > 6 and features.word_tokens is not None and features.word_tokens[0][3] == -1
+    batch = collate(features, [0], 0, token_types=True, pad_to=len(pieces) + 3)
+    assert batch["labels"].shape == (1, len(pieces) + 3) and (batch["labels"][0, -3:] == NO_LABEL).all()
+
+
+def test_words_that_share_a_token_go_on_as_the_first_and_cut_ones_are_outside() -> None:
+    offsets = [(0, 0), (0, 2), (2, 6), (7, 9), (0, 0)]
+    words = [(0, 2), (2, 4), (4, 6), (7, 9), (10, 12)]
+    tokens = word_tokens(words, offsets)
+    assert tokens.tolist() == [1, 2, 2, 3, -1] and is_first_piece(tokens).tolist() == [True, True, False, True, False]
+    logits = np.eye(3, dtype=np.float32)[[0, 0, 1, 0, 2]] * 5
+    found = word_predictions(logits, tokens, ("O", "B-L", "I-L"))
+    assert found.tags == ["O", "B-L", "I-L", "O", "O"] and found.are_finite
+    assert found.probabilities[:4] == pytest.approx(np.exp(5) / (np.exp(5) + 2)) and found.probabilities[4] == 1
+    logits[3] = np.nan
+    broken = word_predictions(logits, tokens, ("O", "B-L", "I-L"))
+    assert broken.tags == ["O", "B-L", "I-L", "O", "O"] and not broken.are_finite
+
+
+def test_the_loss_counts_words_and_not_examples(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny.scrambled(tiny.model("bert", "token-classification", num_labels=3))
+    features = encode(tagged(("paris is small", "B-L O O"), ("she", "O")), tokenizer, 64)
+    whole, parts = (
+        collate(features, [0, 1], 0, token_types=True),
+        [collate(features, [row], 0, token_types=True) for row in (0, 1)],
+    )
+    objective, student = TaskLoss("token-classification"), ProjectedStudent(model)
+    shares = [share["hard"] for share in objective.token_shares(parts)]
+    assert shares == [0.75, 0.25]
+    total, _ = objective.loss(student, whole, {"hard": 1.0}, 0)
+    each = [objective.loss(student, part, {"hard": 1.0}, 0)[0] for part in parts]
+    tiny.assert_equal_up_to_rounding(total, shares[0] * each[0] + shares[1] * each[1])
+    logits = model(**{name: whole[name] for name in ("input_ids", "attention_mask", "token_type_ids")}).logits
+    tiny.assert_equal_up_to_rounding(total, F.cross_entropy(logits.flatten(0, 1), whole["labels"].flatten()))
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra", "mpnet", "modernbert"])
+def test_a_model_of_any_family_tags_words_as_transformers_does(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, family: str
+) -> None:
+    made = tiny.scrambled(tiny.model(family, "token-classification", num_labels=3))
+    with torch.no_grad():
+        output_layer(made).bias[0] -= made.get_parameter("classifier.weight").abs().sum() / 8
+    made.config.id2label = {0: "O", 1: "B-L", 2: "I-L"}
+    save_model(made, tokenizer, tmp_path, max_length=16)
+    text = "Paris, the capital of France; a book by the river Seine and many people came to see it."
+    (answer,) = load(tmp_path).predict([text[:40]])
+    asked = pipeline("token-classification", model=made, tokenizer=tokenizer, aggregation_strategy="first")
+    expected = [(e["entity_group"], e["start"], e["end"], pytest.approx(float(e["score"]), abs=1e-4))
+                for e in asked(text[:40])]  # fmt: skip
+    assert [(e["label"], e["start"], e["end"], e["score"]) for e in answer["entities"]] == expected and expected
+    (cut,) = load(tmp_path).predict(text)
+    assert cut["cut_tokens"] > 0 and all(e["end"] < len(text) - 20 for e in cut["entities"])
+
+
+def test_other_heads_are_not_taken_for_one_that_tags_words(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    for head, other in (("token-classification", "classification"), ("classification", "token-classification")):
+        save_model(tiny.model("distilbert", head, num_labels=3), tokenizer, tmp_path / head)
+        with pytest.raises(UserError, match=f"head of {other}.*DistilBertFor"):
+            load_model(tmp_path / head, other, require_head=True)
+        labels = ("O", "B-L", "I-L")
+        begun = load_model(tmp_path / head, other, labels=labels)  # an encoder to start from
+        assert begun.config.id2label == dict(enumerate(labels))
+        of = dataclasses.replace(task(), labels=labels, kind=other)
+        with pytest.raises(UserError, match="tags words"):
+            check_classes(tmp_path / head, load_config(tmp_path / head), of)
+    with pytest.raises(UserError, match=r"IOB tags.*LABEL_0"):
+        load(tmp_path / "token-classification")
+
+
+def test_the_cheap_baseline_gives_each_word_its_most_frequent_tag() -> None:
+    train = tagged(("paris x x", "B-L O I-L"), ("paris paris y", "O B-L O"))
+    guesses = MostFrequentTag.fit(train).tags(tagged(("paris x z y", "B-L O O O")))
+    assert guesses == [["B-L", "O", "O", "O"]]
+    scored = tagged(("paris x", "B-L I-L"), ("y", "O"))
+    predictions = predictions_of_tags(scored, MostFrequentTag.fit(train).tags(scored))
+    assert predictions.words == ["paris (L)", NO_ENTITIES] and predictions.gold == ["paris x (L)", NO_ENTITIES]
+    assert predictions.values.tolist() == [[0, 1, 1], [0, 0, 0]]
+    assert majority_headline(scored) == 0
+    value, details = score(scored, predictions, seed=0)["entity_f1"]
+    assert value == 0 and details["majority"] == 0 and "not above" in str(details["warnings"])

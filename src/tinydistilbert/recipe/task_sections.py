@@ -211,7 +211,8 @@ class Finetune:
     (ULMFiT, Howard and Ruder 2018; ELECTRA: 0.8); 1 = all alike. Not of the rows "(D)"."""
     baselines: bool = True
     """Rows of two cheap models on the same examples, which a student has to beat: a linear model on TF-IDF, and one on
-    the mean of the teacher's word embeddings. Not for span tasks."""
+    the mean of the teacher's word embeddings; where words are tagged, of each word's most frequent tag. Not for span
+    tasks."""
     distillation: TaskDistillation = TaskDistillation()
     optimization: Optimization = Optimization(
         learning_rate=5e-5, weight_decay=0.01, adam_beta2=0.999, adam_epsilon=1e-8, warmup_ratio=0.1,

@@ -131,9 +131,7 @@ def word_predictions(logits: NDArray[np.float32], tokens: NDArray[np.int32], lab
     of_words = logits[np.maximum(tokens, 0)].astype(np.float64)
     is_finite = np.asarray(np.isfinite(of_words).all(-1))
     is_read = (tokens >= 0) & is_finite
-    tags = read_tags(
-        of_words.argmax(-1) if len(of_words) else np.zeros(0, np.int64), np.where(is_read, tokens, -1), labels
-    )
+    tags = read_tags(of_words.argmax(-1), np.where(is_read, tokens, -1), labels)
     powers = np.exp(of_words[is_read] - of_words[is_read].max(-1, keepdims=True))
     probabilities = np.ones(len(tokens))
     probabilities[is_read] = powers.max(-1) / powers.sum(-1)
