@@ -33,16 +33,14 @@ class CustomTask:
     """The scored examples: as `train`; of a hub data set, its split `validation`; or a share of `train`, such as `10%`:
     the rows that a hash of their text picks. May be empty with finetune.score_on = "train"."""
     kind: Literal["classification", "regression", "span", "multi-label", "token-classification"] = "classification"
-    """`span`: questions whose answer is a piece of a context, in SQuAD's form. `multi-label`: any number of labels.
-    `token-classification`: named entities, a tag for each word."""
+    """`span`: answers that are pieces of a context, as SQuAD's. `multi-label`: any number of labels.
+    `token-classification`: entities."""
     text: str = "text"
-    """Column of the text; of the question where `kind` is span, by default `question`; of the words where it is
-    token-classification, by default `tokens` or `text`."""
+    """Column of the text; of the question where `kind` is span, by default `question`."""
     text_pair: str = ""
     """Column of a second text, if there is one; of the context where `kind` is span, by default `context`."""
     label: str | tuple[str, ...] = "label"
-    """Column of the label; of multi-label tasks of lists, or several of 0 and 1; where `kind` is token-classification,
-    of tags or pieces of the text, by default `ner_tags`, `tags`, `entities` or `spans`."""
+    """Column of the label; of multi-label tasks of lists, or several of 0 and 1."""
     label_separator: Annotated[str, Field(min_length=1)] = "|"
     """Of multi-label cells."""
     max_length: Annotated[int, Field(ge=8)] | None = None
