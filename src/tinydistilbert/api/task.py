@@ -394,4 +394,7 @@ def export(
 
             make = export_int8 if int8 else export_onnx
             make(folder, output, fused=not plain)
+        from tinydistilbert.report.task_card import write_export_card
+
+        write_export_card(folder, output)
     return output

@@ -187,6 +187,7 @@ def _recipes_arguments(parser: Parser, given: Sequence[str], everything: bool) -
         "name", nargs="?", action=Once, convert=str, metavar="NAME", help="print this preset, to change it"
     )
     _json(parser, "print JSON; of a preset every setting")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes, for editors")
 
 
 def _tasks_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
@@ -240,7 +241,9 @@ COMMANDS: dict[str, Command] = {
     "convert": Command(
         "a model with old pickled weights as a folder with safetensors", "MODEL --output FOLDER", _convert_arguments
     ),
-    "recipes": Command("list the presets; with NAME print it, to change it", "[NAME] [--json]", _recipes_arguments),
+    "recipes": Command(
+        "list the presets; with NAME print it, to change it", "[NAME] [--json] | --schema", _recipes_arguments
+    ),
     "tasks": Command("list the tasks", "[--json]", _tasks_arguments),
     "completion": Command("a completion script for bash or zsh", "bash|zsh", _completion_arguments),
 }  # fmt: skip
