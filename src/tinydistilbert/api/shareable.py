@@ -87,8 +87,8 @@ def _check_is_model(folder: Path) -> None:
     run = RunFolder(folder)
     if run.recipe.is_file():
         models = [*folder.glob("tasks/*/compressed/best"), *run.all_task_models(), run.student]
-        there = [str(path) for path in models if atomic.is_finished(path)][:3]
-        fix = f"give one of its models, such as {', '.join(there)}" if there else "let it run to its end first"
+        finished = [str(path) for path in models if atomic.is_finished(path)][:3]
+        fix = f"give one of its models, such as {', '.join(finished)}" if finished else "let it run to its end first"
         raise UserError(str(folder), expected="a model's folder", found="a whole run", fix=fix)
     if folder.name.endswith(".partial") or (folder / atomic.CHECKPOINTS).is_dir():
         problem = "this folder is half-finished"
