@@ -21,6 +21,8 @@ from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.label_thresholds import stored_label_thresholds
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 
+KINDS = ("classification", "multi-label")
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -74,8 +76,8 @@ class ChosenAnswers:
 
 
 def chosen_answers(run: Path, recipe: Recipe, compressed: CompressedModel) -> ChosenAnswers | None:
-    """The answers to a task with classes; None of others, and where a file is not there or has no probabilities."""
-    if not compressed.task.has_classes:
+    """The answers to a task of `KINDS`; None of others, and where a file is not there or has no probabilities."""
+    if compressed.task.kind not in KINDS:
         return None
     folder, score = RunFolder(run), compressed.scores[compressed.chosen]
     name, several = compressed.task.name, compressed.task.kind == "multi-label"
