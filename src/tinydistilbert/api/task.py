@@ -19,7 +19,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.hash_split import scored_share
 from tinydistilbert.training.device import use_threads
 
-Kind = Literal["classification", "regression", "span", "multi-label"]
+Kind = Literal["classification", "regression", "span", "multi-label", "token-classification"]
 SCORED_SHARE = "10%"
 """Of the train examples, where no others are given to score on."""
 NAMELESS = "examples"

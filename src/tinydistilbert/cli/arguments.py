@@ -102,7 +102,7 @@ def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) ->
     text = "of the label (default: label), or several of 0 and 1"
     parser.add_argument("--label", action=Once, convert=_one_or_more, nargs="+", metavar="COLUMN", help=text)
     add("--text-pair", "COLUMN", "of a second text, if there is one")
-    add("--kind", "KIND", "classification (default), multi-label, regression, span")
+    add("--kind", "KIND", "classification (default), multi-label, token-classification, …")
     add("--label-separator", "TEXT", "in cells of several labels (default: |)")
     add("--validation", "FILE", "is scored (default: 10% of FILE by a hash)".replace("%", "%%"))
     parser.add_argument("--to", nargs="+", metavar="5ms|20MB", help="how fast on one core, how small")

@@ -197,6 +197,7 @@ def _difference(
         )
         gold = np.zeros(len(one))
     else:
-        one, other, gold = predictions.values, first.values, np.array(validation.columns["label"])
+        one, other = predictions.values, first.values
+        gold = np.zeros_like(one) if predictions.tags else np.array(validation.columns["label"])
     paired = resampling.paired_test(task.kind, task.headline, gold, one[None], other[None], seed=seed)
     return {"value": paired.difference, "interval": list(paired.interval), "p": paired.p}

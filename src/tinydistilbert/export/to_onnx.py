@@ -70,7 +70,8 @@ def export(
     `logits`, or `start_logits` and `end_logits` in span models.
 
     Args:
-        model_folder: a model with a classification, multi-label, regression, span or masked-LM head.
+        model_folder: a model with a classification, multi-label, regression, token-classification, span or masked-LM
+            head.
         output: a folder that does not exist yet.
         tokenizer: by default the one in `model_folder`.
         max_length: tokens that whoever runs the folder reads of a text; by default what `load` reads with the model in
@@ -233,7 +234,7 @@ class _Named(nn.Module):
 
 def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) -> Any:
     """The model as a tidy ONNX protocol buffer; with `fused`, `model` itself is changed."""
-    first_token = head not in ("span", "masked-lm")
+    first_token = head not in ("span", "masked-lm", "token-classification")
     if fused:
         fusion.fuse(model, first_token=first_token)
     inputs = {name: torch.from_numpy(array) for name, array in _random_inputs(model, 2, 7, seed=0).items()}

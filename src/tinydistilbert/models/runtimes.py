@@ -26,7 +26,7 @@ EXPORT_KEY = "tinydistilbert"
 """Key in the `config.json` of an exported folder with facts about the export: format, head, precision, …"""
 ENGINE, OPENVINO, BF16 = "engine", "openvino", "bf16"
 """Key of the engine that a folder was made for (by default ONNX Runtime), OpenVINO as its value, and a precision."""
-HEADS = ("masked-lm", "classification", "regression", "span", "multi-label")
+HEADS = ("masked-lm", "classification", "regression", "span", "multi-label", "token-classification")
 FIX = "use the folder as it was written, or export the model again"
 RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
 """Key of those facts, and its value in int8 models in which a token's bytes depend on no other token."""
@@ -49,7 +49,7 @@ class Runtime(Protocol):
     """Whether it takes `token_type_ids`."""
 
     def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
-        """Logits: (batch, classes), or of span models (batch, length, 2), start and end.
+        """Logits: (batch, classes); of token classification (batch, length, tags); of span models (batch, length, 2).
 
         Raises:
             UserError: the inputs are longer than the position embeddings allow.
