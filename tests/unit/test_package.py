@@ -72,7 +72,11 @@ def test_the_workflow_runs_what_a_developer_runs() -> None:
     named = set(re.findall(r"\bmake ([a-z-]+)", commands))
     assert {"test", "check"} <= named <= targets
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for setting in ("-e '.[offline,onnx,elmo]' --group dev", '-m "not slow and not gpu"', "--maxprocesses 4"):
+    for setting in (
+        "-e '.[offline,onnx,elmo]' --group dev",
+        '-m "not slow and not gpu"',
+        "--maxprocesses 4 --dist loadfile --no-loadscope-reorder",
+    ):
         assert setting in commands and setting in makefile and setting in INSTALL
     checks = re.search(r"^check:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
     assert checks and all(line.split("/")[1] in INSTALL for line in checks[1].splitlines())
