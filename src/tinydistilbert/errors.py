@@ -58,7 +58,7 @@ class RankLost(Exception):
     """Of several processes that train together one has ended. The same command goes on from the last checkpoint."""
 
 
-class Left(Exception):
+class ReportedElsewhere(Exception):
     """Another of the processes that train together has said why they end."""
 
 

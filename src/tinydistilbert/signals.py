@@ -13,10 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from tinydistilbert.errors import DiskError, Interrupted, Left, NonFiniteLoss, OutOfMemory, RankLost, UserError
+from tinydistilbert.errors import (
+    DiskError,
+    Interrupted,
+    NonFiniteLoss,
+    OutOfMemory,
+    RankLost,
+    ReportedElsewhere,
+    UserError,
+)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-OWN_ERRORS = (UserError, DiskError, NonFiniteLoss, OutOfMemory, Interrupted, RankLost, Left)
+OWN_ERRORS = (UserError, DiskError, NonFiniteLoss, OutOfMemory, Interrupted, RankLost, ReportedElsewhere)
 """Errors that stay what they are although a request was received."""
 
 

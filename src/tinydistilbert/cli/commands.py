@@ -277,5 +277,5 @@ def call(parsed: argparse.Namespace, command_line: str) -> None:
     notices.begin()
     if parsed.command in OTHER and parsed.command != "report":  # of a recipe it is the last stage
         ranks.refuse_several(parsed.command)
-    with progress.reporting(quiet=getattr(parsed, "quiet", False)), ranks.only_main_is_heard():
+    with progress.reporting(quiet=getattr(parsed, "quiet", False)), ranks.only_main_prints():
         OTHER.get(parsed.command, _stages)(parsed, command_line)

@@ -11,11 +11,11 @@ from tinydistilbert.errors import (
     DeviceLost,
     DiskError,
     Interrupted,
-    Left,
     MissedTarget,
     NonFiniteLoss,
     OutOfMemory,
     RankLost,
+    ReportedElsewhere,
     UserError,
 )
 from tinydistilbert.optional import training_libraries
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
                 sys.stdout.flush()
     except UserError as error:
         sys.exit(_fail(f"error: {error}", EXIT_USER_ERROR))
-    except Left:
+    except ReportedElsewhere:
         sys.exit(EXIT_FAILED)
     except (MissedTarget, NonFiniteLoss, OutOfMemory, DeviceLost, RankLost) as error:
         sys.exit(_fail(f"error: {error}", EXIT_FAILED))

@@ -33,25 +33,25 @@ def make_folder(
     """
     to_be_made, made = f"{path} is to be made", f"{path} is made"
     if not run.ranks.is_main:
-        if together and run.ranks.hear(to_be_made):
+        if together and run.ranks.wait_for(to_be_made):
             make(path)
-        run.ranks.hear(made)
+        run.ranks.wait_for(made)
         return
     if atomic.is_finished(path):
         made_from.check(path, sources)
         atomic.tidy(path)
         run.log(f"{title}: finished before, skipped")
-        run.ranks.say(to_be_made, False)
-        run.ranks.say(made)
+        run.ranks.publish(to_be_made, False)
+        run.ranks.publish(made)
         return
     started = time.monotonic()
     made_from.begin(path, sources)
-    run.ranks.say(to_be_made)
+    run.ranks.publish(to_be_made)
     make(path)
     run_record.keep_revisions(run.folder, hub.pinned_revisions())
     run.log(f"{title}: {duration(time.monotonic() - started)}")
     write_results(run)
-    run.ranks.say(made)
+    run.ranks.publish(made)
 
 
 def write_results(run: RunContext) -> None:

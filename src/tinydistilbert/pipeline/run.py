@@ -120,7 +120,7 @@ def claimed(run: RunContext) -> Iterator[None]:
             run_record.keep_revisions(run.folder, hub.pinned_revisions())
             run_record.keep_model_files(run.folder, model_files)
             run.inputs.keep()
-            run.ranks.say(CLAIMED)
+            run.ranks.publish(CLAIMED)
             yield
 
 
@@ -131,7 +131,7 @@ def _claimed_by_main(run: RunContext) -> Iterator[None]:
     Raises:
         UserError: this process does not see it.
     """
-    run.ranks.hear(CLAIMED)
+    run.ranks.wait_for(CLAIMED)
     if not run.is_begun():
         fix = "give a folder on storage that all machines share"
         raise UserError(f"--output {run.folder.path}", expected="the run that rank 0 has begun", found="none", fix=fix)
@@ -144,9 +144,9 @@ def _follow(run: RunContext) -> None:
     with _claimed_by_main(run), device_errors(run.device):
         for stage in STAGES:
             if stage.name in run.stages_together:
-                run.ranks.hear(stage.name)
+                run.ranks.wait_for(stage.name)
                 stage.run(run)
-    run.ranks.hear(OVER)
+    run.ranks.wait_for(OVER)
 
 
 def _lead(run: RunContext) -> None:
@@ -157,7 +157,7 @@ def _lead(run: RunContext) -> None:
                 run_record.keep_notices(run.folder, notices.all_notices())  # before the page is made, too
                 if stage.name == "report":
                     keep.release_models(run)
-                run.ranks.say(stage.name)
+                run.ranks.publish(stage.name)
                 stage.run(run)
         run_record.keep_notices(run.folder, notices.all_notices())
         if run.stages[-1] != "prepare":  # whatever happened to the file meanwhile
@@ -165,7 +165,7 @@ def _lead(run: RunContext) -> None:
             if run.stages[-1] != "report":
                 keep.release_models(run)
             run.log(f"disk: {size_in_words(disk.bytes_in(run.folder.path))} in {run.folder.path}")
-    run.ranks.say(OVER)
+    run.ranks.publish(OVER)
 
 
 def _model_files(run: RunContext) -> Mapping[str, Mapping[str, str]]:

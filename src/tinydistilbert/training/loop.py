@@ -139,7 +139,7 @@ class _Loop:
 
     def run(self) -> None:
         """Every step that is left."""
-        self.spread()
+        self.split_for_ranks()
         self.validate(self.resumed_from.step)
         for step in range(self.resumed_from.step, self.job.steps):
             self.update(step)
@@ -156,7 +156,7 @@ class _Loop:
         self.flush_metrics()
         self.log.sync()  # before anybody notes durably that the training is over
 
-    def spread(self) -> None:
+    def split_for_ranks(self) -> None:
         """Smaller micro-batches where there are fewer in a step than processes."""
         splits = self.job.splits_for(self.compute.ranks.world, self.oom_splits)
         if splits > self.oom_splits:
@@ -197,12 +197,12 @@ class _Loop:
                 if not is_out_of_memory(error):
                     raise
             # Out here, where the error and all that it holds on to are gone.
-            if self.add_up({} if done is None else done[0], is_out_of_memory=done is None):
+            if self.all_reduce({} if done is None else done[0], is_out_of_memory=done is None):
                 assert done is not None, "in that process memory has not run out"
                 return done
             self.halve(step)
 
-    def add_up(self, sums: dict[str, Tensor], *, is_out_of_memory: bool) -> bool:
+    def all_reduce(self, sums: dict[str, Tensor], *, is_out_of_memory: bool) -> bool:
         """Sum what each process has of a step's gradients and means; False when memory ran out in one of them."""
         ranks = self.compute.ranks
         if ranks.world == 1:

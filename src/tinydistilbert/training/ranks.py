@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from tinydistilbert import progress
-from tinydistilbert.errors import Left, RankLost, UserError
+from tinydistilbert.errors import RankLost, ReportedElsewhere, UserError
 from tinydistilbert.storage import atomic
 
 if TYPE_CHECKING:  # the command line asks whether there is a launcher before torch is needed
@@ -91,7 +91,7 @@ class Ranks:
 
         # One message, however many tensors: what counts on a network is how often one waits.
         flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
-        with _answered():
+        with _peers_answer():
             dist.all_reduce(flat)
         for tensor, summed in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.detach().copy_(summed.view(tensor.shape))
@@ -104,7 +104,7 @@ class Ranks:
         import torch
         import torch.distributed as dist
 
-        with _answered():
+        with _peers_answer():
             summed = torch.tensor(values, dtype=torch.float64)
             dist.all_reduce(summed)
         return [float(value) for value in summed]
@@ -113,19 +113,19 @@ class Ranks:
         """For each flag whether it is true in any process: the answer is the same in all of them."""
         return [count > 0 for count in self.total(map(float, flags))]
 
-    def broadcast(self, value: Any) -> Any:
-        """What rank 0 gives, in every process; anything that JSON can hold."""
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        """What one of them gives, rank 0 by default, in every process; anything that JSON can hold."""
         if self.world == 1:
             return value
         import torch
         import torch.distributed as dist
 
         content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        with _answered():
+        with _peers_answer():
             length = torch.tensor([len(content)])
-            dist.broadcast(length, 0)
-            content = content if self.is_main else torch.empty(int(length), dtype=torch.uint8)
-            dist.broadcast(content, 0)
+            dist.broadcast(length, source)
+            content = content if self.rank == source else torch.empty(int(length), dtype=torch.uint8)
+            dist.broadcast(content, source)
         return json.loads(bytes(content.tolist()))
 
     def broadcast_(self, tensors: Iterable["Tensor"]) -> None:
@@ -134,7 +134,7 @@ class Ranks:
             return
         import torch.distributed as dist
 
-        with _answered():
+        with _peers_answer():
             for tensor in tensors:
                 whole = tensor.detach().contiguous()
                 dist.broadcast(whole, 0)
@@ -154,29 +154,29 @@ class Ranks:
     def main_first(self, what: str) -> Iterator[None]:
         """The body in rank 0, and when it is through there, in the others: for what only one may make, and all read."""
         if not self.is_main:
-            self.hear(what)
+            self.wait_for(what)
         yield
         if self.is_main:
-            self.say(what)
+            self.publish(what)
 
-    def say(self, what: str, value: Any = True) -> None:
-        """Leave word for the others, who may be elsewhere and may never ask."""
+    def publish(self, what: str, value: Any = True) -> None:
+        """Leave a value for the others, who may be elsewhere and may never ask."""
         if self.world > 1:
-            with _answered():
+            with _peers_answer():
                 self.store.set(f"{_sessions}/{what}", json.dumps(value))
 
-    def hear(self, what: str) -> Any:
-        """Wait for a word that was left; unlike the collectives it can be interrupted, and take hours.
+    def wait_for(self, what: str) -> Any:
+        """Wait for a value that rank 0 publishes; unlike the collectives it can be interrupted, and take hours.
 
         Raises:
-            Left: another process ended with an error instead, which it has said.
+            ReportedElsewhere: another process ended with an error instead, which it has said.
             RankLost: there is nobody to wait for.
         """
         key, pause, end = f"{_sessions}/{what}", 0.01, time.monotonic() + WAIT_HOURS * 3600
-        with _answered():
+        with _peers_answer():
             while not self.store.check([key]):
                 if self.store.check([_LEFT]):
-                    raise Left
+                    raise ReportedElsewhere
                 if time.monotonic() > end:
                     raise RankLost(_lost(f"rank 0 did not come to {what!r} within {WAIT_HOURS:g} hours"))
                 time.sleep(pause)
@@ -194,56 +194,55 @@ class Ranks:
         """
         if self.world == 1:
             return
+        of_all = [self.broadcast(dict(facts), rank) for rank in range(self.world)]
         if not self.is_main:
-            self.say(f"facts of {self.rank}", dict(facts))
-            self.hear("all are alike")
+            self.wait_for("all are alike")
             return
-        for rank in range(1, self.world):
-            others = self.hear(f"facts of {rank}")
+        for rank, others in enumerate(of_all):
             for name in sorted(facts.keys() | others.keys()):
                 if facts.get(name) != others.get(name):
                     problem = f"rank {rank} has {name} = {others.get(name)}, rank 0 {name} = {facts.get(name)}"
                     raise UserError("launcher", problem=problem, fix="start the same command in the same environment")
-        self.say("all are alike")
+        self.publish("all are alike")
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         """One command of all processes: only rank 0 is heard in the body, and one process says what went wrong.
 
         Raises:
-            Left: another process has said it.
+            ReportedElsewhere: another process has said it.
         """
         global _sessions
         if self.world == 1:
             yield
             return
         _sessions += 1
-        with only_main_is_heard():
+        with only_main_prints():
             try:
                 yield
                 self._end_together()
             except BaseException as error:
-                has_the_word = self._takes_the_word()
-                self._part()
-                if has_the_word:
+                reports = self._is_first_to_report()
+                self._disconnect()
+                if reports:
                     raise
-                raise Left from error
+                raise ReportedElsewhere from error
 
     def _end_together(self) -> None:
         """Rank 0, with which the store may go, is the last to leave."""
         if self.is_main:
-            self.say("the end")
-            self._wait_for(f"{_sessions}/at the end")
+            self.publish("the end")
+            self._wait_for_count(f"{_sessions}/at the end")
         else:
-            self.hear("the end")
+            self.wait_for("the end")
             self.store.add(f"{_sessions}/at the end", 1)
 
-    def _wait_for(self, count: str) -> None:
+    def _wait_for_count(self, count: str) -> None:
         end = time.monotonic() + PART_SECONDS
         while self.store.add(count, 0) < self.world - 1 and time.monotonic() < end:
             time.sleep(0.01)
 
-    def _takes_the_word(self) -> bool:
+    def _is_first_to_report(self) -> bool:
         """Whether this process is the first that says what went wrong; rank 0 has the precedence."""
         try:
             end = time.monotonic() + LISTEN_SECONDS
@@ -252,9 +251,10 @@ class Ranks:
                     time.sleep(0.02)
             return bool(self.store.add(_LEFT, 1) == 1)
         except (RuntimeError, ValueError):  # the store ended with rank 0
-            return self.rank == 1 or self.rank == int(os.environ.get("LOCAL_RANK") or 0) + 1
+            local = int(os.environ.get("LOCAL_RANK") or 0)
+            return local == (1 if local == self.rank else 0)  # the first on this machine that is not rank 0
 
-    def _part(self) -> None:
+    def _disconnect(self) -> None:
         """End the connections, so that whoever waits for this process notices."""
         import torch.distributed as dist
 
@@ -263,7 +263,7 @@ class Ranks:
             if not self.is_main:
                 self.store.add("gone", 1)
             elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # the store ends with this process
-                self._wait_for("gone")
+                self._wait_for_count("gone")
 
 
 ALONE = Ranks()
@@ -362,14 +362,14 @@ def machine() -> str:
 
 
 @contextlib.contextmanager
-def only_main_is_heard() -> Iterator[None]:
+def only_main_prints() -> Iterator[None]:
     """In the body nothing is shown of the other processes of a launcher."""
     if not own_rank():
         yield
         return
-    nowhere = _Nowhere()
+    no_output = _NoOutput()
     with (
-        contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), progress.reporting(quiet=True),
+        contextlib.redirect_stdout(no_output), contextlib.redirect_stderr(no_output), progress.reporting(quiet=True),
     ):  # fmt: skip
         yield
 
@@ -383,7 +383,7 @@ def wait_for_main() -> None:
         time.sleep(LISTEN_SECONDS)
 
 
-class _Nowhere(io.TextIOBase):
+class _NoOutput(io.TextIOBase):
     """Takes any text and keeps none."""
 
     def write(self, text: str, /) -> int:
@@ -392,7 +392,7 @@ class _Nowhere(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def _answered() -> Iterator[None]:
+def _peers_answer() -> Iterator[None]:
     """Report that another process does not answer any more as what it is.
 
     Raises:
@@ -400,7 +400,7 @@ def _answered() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         why = "a process of this training has ended, or has not answered for too long"
         raise RankLost(_lost(why)) from error
 
