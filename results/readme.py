@@ -186,7 +186,7 @@ def mutants_section() -> str:
     shown += ["", "What is left, and why no test has to notice it:", ""]
     for group in tomllib.loads(SURVIVORS.read_text(encoding="utf-8"))["survivors"]:
         shown.append(f"- {group['reason']}")
-        shown += [f"  - `` {change} ``" for change in sorted(group["changes"])]
+        shown += [f"    - `` {change} ``" for change in sorted(group["changes"])]
     return "\n".join(shown) + "\n"
 
 
