@@ -118,7 +118,7 @@ $(READY): pyproject.toml constraints.txt
 		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			echo "installing into .venv with $$("$$python" --version) (a few minutes, once)"; \
 			"$$python" -m venv .venv && \
-			$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,onnx,elmo,dev]' && \
+			$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,onnx,elmo,serve,dev]' && \
 			touch $@; exit $$?; \
 		fi; \
 	done; \

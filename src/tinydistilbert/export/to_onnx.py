@@ -32,6 +32,7 @@ from tinydistilbert.models.runtimes import (
     EXPORT_KEY,
     MODEL_FILE,
     OPENVINO_FILE,
+    TEXTS,
     ModelInputs,
     OnnxRuntime,
     exported_facts,
@@ -93,6 +94,8 @@ def export(
         "format": "onnx", "head": head, "precision": "fp32", "fused": fused, "longest_input": longest,
         MAX_LENGTH: max_length,
     }  # fmt: skip
+    if TEXTS in (of_training := training_facts(model_folder)):
+        facts[TEXTS] = of_training[TEXTS]
     with disk.disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / MODEL_FILE
         proto = _traced(model_folder, model, head, fused=fused)
