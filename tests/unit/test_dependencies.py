@@ -96,7 +96,8 @@ def required(code: ast.Module) -> Iterator[tuple[str, str]]:
 
 def test_imports_are_found_and_their_depth() -> None:
     code = ast.parse(
-        "import os, numpy.linalg\nfrom torch import nn\nfrom . import x\ndef f():\n    import sklearn.svm\nif TYPE_CHECKING:\n    import starlette"
+        "import os, numpy.linalg\nfrom torch import nn\nfrom . import x\ndef f():\n    import sklearn.svm\n"
+        "if TYPE_CHECKING:\n    import starlette"
     )
     assert set(imports(code)) == {("numpy", False), ("torch", False), ("scikit-learn", True), ("starlette", True)}
 
