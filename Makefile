@@ -11,7 +11,9 @@ OFFLINE := HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)
 # Each test worker has one thread: together they have the cores.
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 LEDGER := FAULTS_LEDGER="$(CURDIR)/results/faults.jsonl"
-WORKERS := -n auto --maxprocesses 4 --dist loadfile
+# Files go to the workers in the order of their names, so that those of the faults and pipelines, which take longest,
+# come first: xdist's own order, by the number of tests, leaves one worker alone with them at the end.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 RECIPE ?= minilm
 # An adapted teacher beside the data, taken where it exists.
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
@@ -20,7 +22,7 @@ ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" -
 # The packages of .venv are seen from there too, but for the older ones that it has itself.
 BESIDE := .venv-transformers-4
 
-.PHONY: help install replicate real ablation replication bench gpu gpu-pack replication-pack test faults mutants test-fast test-slow test-cpus test-run test-offline test-oldest test-transformers-4 test-gpu check format clean folder
+.PHONY: help install replicate real ablation replication bench gpu gpu-pack replication-pack test faults mutants test-fast test-slow test-cpus test-run test-offline test-oldest test-transformers-4 test-gpu check docs format clean folder
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -96,18 +98,21 @@ test-transformers-4: $(READY) ## Read every kind of model folder with the last t
 test-gpu: $(READY) ## Run the tests that need a CUDA device.
 	$(PYTEST) -m gpu -W default # what drivers and CUDA libraries warn of is theirs
 
-check: $(READY) ## Check format, lint, types and the direction of imports.
+check: $(READY) docs ## Check format, lint, types, the direction of imports, and that the site builds.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(READY) ## Build the documentation as a site into site/; a page or an anchor that is missing is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(READY) ## Format the code and mend what the linter can mend.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove .venv and the caches; runs/ stays.
-	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants site
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 folder:

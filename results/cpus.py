@@ -73,6 +73,7 @@ def run(kind: Kind, library: Path | None, folder: Path, tests: list[str]) -> dic
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
     command = [
         sys.executable, "-m", "pytest", "-q", "--no-header", "-n", str(workers), "--dist", "loadfile",
+        "--no-loadscope-reorder",
         "-m", "not slow and not gpu", f"--junitxml={folder / 'report.xml'}",
         "-p", "no:faulthandler",  # it would take the signal by which the answers are changed
         "--deselect", LEDGER_TEST,

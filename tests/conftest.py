@@ -15,6 +15,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
+from tests import quick
 from tests.shapes import check_shapes
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # as in `optional.require`
@@ -64,8 +65,9 @@ def data() -> Path:
 
 @pytest.fixture(autouse=True)
 def idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other processes are not looked for: the line about them would be in the output of whatever trains first."""
-    monkeypatch.setattr("tinydistilbert.training.device.busy_elsewhere", lambda: 0.0)
+    """Nobody looks how busy and how fast the machine is, or waits for its disk."""
+    for name, value in quick.SETTINGS.items():
+        monkeypatch.setattr(name, value)
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,7 @@ def test_two_processes_make_the_same_models_and_logs(
     models = [name for name in first if name.endswith("model.safetensors")]
     logs = [name for name in first if name.endswith("log.jsonl")]
     assert (len(models), len(logs)) == (4, 5), "teacher, student, and three models of the task, one without its weights"
-    with trials(GOAL, quick=2, full=10) as all_of_them:
+    with trials(GOAL, quick=1, full=10) as all_of_them:
         for number, _ in enumerate(all_of_them):
             with all_of_them.trial(number):
                 found = replicated(recipe, tmp_path, number + 1)

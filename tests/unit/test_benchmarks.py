@@ -1,10 +1,6 @@
 """The benchmarks' own arithmetic, and that the ways which are compared minimise the same."""
 
-import json
 import mmap
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,17 +16,14 @@ import reference_ways
 import throughput_ways
 import torch
 import torch.nn.functional as F
-from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import BertForMaskedLM
 
 from tests import tiny
 from tinydistilbert.benchmark import turns
 from tinydistilbert.losses import terms as losses
 from tinydistilbert.models import narrow
-from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.narrow import Widths
 from tinydistilbert.models.size import Size
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def model(seed: int, vocabulary: int = 232, layers: int = 2) -> BertForMaskedLM:
@@ -325,37 +318,3 @@ def test_work_in_a_fresh_process_gives_its_answer_or_ends_the_program() -> None:
     assert common.in_fresh_process(1, abs, -3) == 3
     with pytest.raises(SystemExit, match="ZeroDivisionError"):
         common.in_fresh_process(1, divmod, 1, 0)
-
-
-@pytest.mark.long
-def test_a_run_ends_with_the_ratios_and_appends_its_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    data, teacher = tmp_path / "data", tmp_path / "teacher"
-    (data / "wikitext2").mkdir(parents=True)
-    sentences = [f"the student learns from {n} models , and a large model answers slowly ." for n in range(12)]
-    paragraphs = "".join(f" {' '.join(sentences[k % 5 :])} \n \n" for k in range(60))
-    for split in ("train", "validation"):
-        (data / "wikitext2" / f"{split}.txt").write_text(f" = Paris = \n \n{paragraphs} = Models = \n \n{paragraphs}")
-    save_model(model(0, len(tokenizer)), tokenizer, teacher)
-    command = [
-        sys.executable, BENCHMARKS / "distill_throughput.py", "--pair", "offline", "--teacher", teacher, "--data", data,
-        "--rounds", "2", "--seconds", "0", "--batch-size", "2", "--threads", "1", "--output", tmp_path / "rows.jsonl",
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    last = json.loads(done.stdout.splitlines()[-1])
-    precisions = distill_throughput.possible_precisions()
-    assert list(last) == ["offline"] and list(last["offline"]) == precisions and precisions[0] == "fp32"
-    ratios = ["notebook", "authors_all", "authors_masked", "cached_masked"]
-    for found in last["offline"].values():
-        share = found.pop("peak_share")  # of the machine's rate: on a busy machine a tiny model's is rounded to 0
-        assert list(found)[:4] == ratios and min(found.values()) > 0 <= share, found
-    assert all("ours_masked_over_fp32" in last["offline"][precision] for precision in precisions[1:])
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    ways = ["notebook", "authors_all", "authors_masked", "ours_all", "ours_masked", "ours_cached", "ours_no_dropout"]
-    assert [(row["precision"], row.get("way")) for row in rows] == [
-        (precision, way) for precision in precisions for way in (*ways, None)
-    ]
-    assert all(row["library"] for row in rows)
-    rows = [row for row in rows if "way" in row]
-    assert all(row["rounds"] == 2 and row["peak_mib"] > 1 and row["environment"]["torch"] for row in rows)

@@ -1,10 +1,6 @@
 """The fine-tuning benchmark: what its ways go through, and that they train towards the same."""
 
-import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -29,7 +25,6 @@ from tinydistilbert.tasks.encoding import Features
 
 pytestmark = pytest.mark.long
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 WORDS = ["the", "student", "learns", "from", "a", "teacher", "and", "old", "engineer", "built", "large", "tower"]
 
 
@@ -227,30 +222,3 @@ def test_scores_are_shown_as_ranges_and_whether_the_median_lies_in_the_others() 
         ["CoLA", "dynamic", "20.0", "10.0 to 30.0", "3", "no", "5"],
         ["CoLA", "ours", "31.0", "25.0 to 32.0", "3", "no", "5"],
     ]
-
-
-def test_a_run_ends_with_the_ratios_and_appends_its_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    teacher, output = tmp_path / "teacher", tmp_path / "rows.jsonl"
-    save_model(tiny.model(), tokenizer, teacher)
-    command = [
-        sys.executable, BENCHMARKS / "finetune_throughput.py", "--models", "offline-student", "--tasks", "sst2",
-        "squad",
-        "--teacher", teacher, "--data", write_data(tmp_path / "data"), "--rounds", "1", "--batches", "2",
-        "--batch-size", "2", "--threads", "1", "--output", output,
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    last = json.loads(done.stdout.splitlines()[-1])
-    precisions = list(last)
-    assert precisions[0] == "fp32"
-    for found in last.values():
-        assert list(found) == ["offline-student"]
-        assert list(found["offline-student"]) == ["padded", "dynamic", "grouped", "squad_padded"]
-        assert all(value > 0 for value in found["offline-student"].values())
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    ways = ["padded", "dynamic", "grouped", "ours", "ours_no_attention_dropout", None]
-    assert [(row["task"], row["precision"], row.get("way")) for row in rows] == [
-        (task, precision, way) for task in ("sst2", "squad") for precision in precisions for way in ways
-    ]
-    assert all(row["examples_per_second"] > 0 and row["peak_mib"] > 1 for row in rows if "way" in row)

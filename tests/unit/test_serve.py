@@ -185,6 +185,7 @@ def test_answers_in_the_form_of_the_contract() -> None:
     several = as_items({"labels": ["c"], "scores": scores}, None)
     assert [(item["label"], item["given"]) for item in several] == [("b", False), ("c", True), ("a", False)]
     assert as_items({"score": 3.5}, None) == [{"score": 3.5}]
+    assert as_items({"entities": []}, None) == [{"entities": []}]
 
 
 def test_texts_of_like_length_go_together_and_the_oldest_goes_first() -> None:
@@ -338,7 +339,13 @@ def test_a_client_that_sends_nonsense_leaves_the_others_alone(port: int) -> None
 
 
 def test_the_description_has_each_status_and_no_dangling_name() -> None:
-    for kind, texts in (("classification", None), ("multi-label", 1), ("regression", 2), ("span", 2)):
+    for kind, texts in (
+        ("classification", None),
+        ("multi-label", 1),
+        ("regression", 2),
+        ("span", 2),
+        ("token-classification", 1),
+    ):
         document = openapi(served(Echo(kind), texts), LIMITS)
         text = json.dumps(document)
         schemas = document["components"]["schemas"]

@@ -19,7 +19,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.hash_split import scored_share
 from tinydistilbert.training.device import use_threads
 
-Kind = Literal["classification", "regression", "span", "multi-label"]
+Kind = Literal["classification", "regression", "span", "multi-label", "token-classification"]
 SCORED_SHARE = "10%"
 """Of the train examples, where no others are given to score on."""
 NAMELESS = "examples"
@@ -394,4 +394,7 @@ def export(
 
             make = export_int8 if int8 else export_onnx
             make(folder, output, fused=not plain)
+        from tinydistilbert.report.task_card import write_export_card
+
+        write_export_card(folder, output)
     return output

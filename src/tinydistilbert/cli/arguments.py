@@ -118,7 +118,7 @@ def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) ->
     text = "of the label (default: label), or several of 0 and 1"
     parser.add_argument("--label", action=Once, convert=_one_or_more, nargs="+", metavar="COLUMN", help=text)
     add("--text-pair", "COLUMN", "of a second text, if there is one")
-    add("--kind", "KIND", "classification (default), multi-label, regression, span")
+    add("--kind", "KIND", "classification (default), multi-label, token-classification, …")
     add("--label-separator", "TEXT", "in cells of several labels (default: |)")
     add("--validation", "FILE", "is scored (default: 10% of FILE by a hash)".replace("%", "%%"))
     parser.add_argument("--to", nargs="+", metavar="5ms|20MB", help="how fast on one core, how small")
@@ -220,6 +220,7 @@ def _recipes_arguments(parser: Parser, given: Sequence[str], everything: bool) -
         "name", nargs="?", action=Once, convert=str, metavar="NAME", help="print this preset, to change it"
     )
     _json(parser, "print JSON; of a preset every setting")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes, for editors")
 
 
 def _tasks_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
@@ -276,7 +277,9 @@ COMMANDS: dict[str, Command] = {
     "convert": Command(
         "a model with old pickled weights as a folder with safetensors", "MODEL --output FOLDER", _convert_arguments
     ),
-    "recipes": Command("list the presets; with NAME print it, to change it", "[NAME] [--json]", _recipes_arguments),
+    "recipes": Command(
+        "list the presets; with NAME print it, to change it", "[NAME] [--json] | --schema", _recipes_arguments
+    ),
     "tasks": Command("list the tasks", "[--json]", _tasks_arguments),
     "completion": Command("a completion script for bash or zsh", "bash|zsh", _completion_arguments),
 }  # fmt: skip

@@ -227,8 +227,14 @@ def _convert(parsed: argparse.Namespace, _command_line: str) -> None:
 
 def _recipes(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.recipe import schema, toml
+    from tinydistilbert.recipe.json_schema import json_schema
 
     presets = toml.presets()
+    if parsed.schema:
+        if parsed.name is not None:
+            raise UserError("--schema", expected="it alone", found=repr(parsed.name), fix="delete one")
+        print_json(json_schema())
+        return
     if parsed.name is None:
         lines = {name: text.splitlines()[0].lstrip("# ") for name, text in presets.items()}
         if parsed.json:

@@ -175,6 +175,7 @@ def first_features(features: Features, examples: TaskExamples) -> Features:
         features, input_ids=features.input_ids[:count], token_type_ids=features.token_type_ids[:count],
         labels=features.labels[:count], example=features.example[:count],
         offsets=None if features.offsets is None else features.offsets[:count],
+        word_tokens=None if features.word_tokens is None else features.word_tokens[:count],
     )  # fmt: skip
 
 
@@ -309,5 +310,6 @@ def loss_without_learning(training: TaskTraining) -> float:
     if training.examples.task.kind == "multi-label":
         shares = labels.mean(0, dtype=np.float64)
         return float((entr(shares) + entr(1 - shares)).mean())
-    shares = np.unique(labels[labels != NO_LABEL], return_counts=True)[1] / labelled
+    counts = np.unique(labels[labels != NO_LABEL], return_counts=True)[1]
+    shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())

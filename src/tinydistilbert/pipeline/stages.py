@@ -24,6 +24,7 @@ from tinydistilbert.progress import duration
 from tinydistilbert.report.card import write_card
 from tinydistilbert.report.compare import measured_differences
 from tinydistilbert.report.page import write_report
+from tinydistilbert.report.task_card import write_task_cards
 from tinydistilbert.run_folder import MEASUREMENTS, training_facts
 from tinydistilbert.storage import atomic
 from tinydistilbert.storage.made_from import MadeFrom
@@ -216,9 +217,10 @@ def measure_speed(run: RunContext) -> None:
 
 
 def report(run: RunContext) -> None:
-    """Tables, page and model card; always made anew, for it costs seconds."""
+    """Tables, page and model cards; always made anew, for it costs seconds."""
     write_results(run)
     if not run.recipe.finetune.model and run.makes_student():
         write_card(run.folder.path)
+    write_task_cards(run.folder.path)
     write_report(run.folder.path, command=run.command)
     run.log("report: written")

@@ -121,8 +121,8 @@ def info(model: Served, limits: Limits) -> dict[str, Any]:
 def as_items(answer: Prediction, defer_below: float | None) -> list[dict[str, Any]]:
     """A prediction as text-embeddings-inference gives it: a label with its score each, the most probable first.
 
-    Regressions and answers to questions are a list of one. The first item has what is true of the whole answer:
-    `defer` where the folder knows from which confidence on its model answers as its teacher does, and `cut_tokens`.
+    Regressions, entities and answers to questions are a list of one. The first item has what is true of the whole
+    answer: `defer`, where the folder knows from which confidence on its model answers as its teacher, and `cut_tokens`.
     """
     whole = {key: answer[key] for key in (CUT,) if key in answer}
     if "scores" not in answer:

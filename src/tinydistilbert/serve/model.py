@@ -56,7 +56,7 @@ def load_served(folder: Path, *, threads: int = 0, defer_below: float | None = N
         raise UserError("--defer-below", expected="a model with classes", found=found, fix="leave it out")
     if defer_below is None and predictor.kind == "classification":
         defer_below = _stored_threshold(folder, facts)
-    texts = 2 if predictor.kind == "span" else facts.get(TEXTS)
+    texts = {"span": 2, "token-classification": 1}.get(predictor.kind, facts.get(TEXTS))
     sha256 = atomic.sha256(folder / atomic.MANIFEST) if atomic.is_finished(folder) else ""
     name = folder.resolve().name
     return Served(

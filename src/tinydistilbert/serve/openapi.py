@@ -17,12 +17,20 @@ SPAN_ANSWER = {
     "answer": TEXT, "start": {"type": "integer"}, "end": {"type": "integer"}, "score": {"type": "number"},
     "no_answer": {"type": "number"},
 }  # fmt: skip
+_ENTITY = {
+    "type": "object",
+    "properties": {
+        "label": TEXT, "text": TEXT, "start": {"type": "integer"}, "end": {"type": "integer"},
+        "score": {"type": "number"},
+    },
+}  # fmt: skip
 OF_CLASSES = {"label": TEXT, "score": {"type": "number"}}
 ANSWERS: dict[str, dict[str, Any]] = {
     "classification": OF_CLASSES | {"defer": {"type": "boolean"}},
     "multi-label": OF_CLASSES | {"given": {"type": "boolean"}},
     "regression": {"score": {"type": "number"}},
     "span": SPAN_ANSWER,
+    "token-classification": {"entities": {"type": "array", "items": _ENTITY}},
 }
 OPTIONAL = ("defer", "no_answer", "cut_tokens")
 

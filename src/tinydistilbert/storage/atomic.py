@@ -72,6 +72,7 @@ def append_line(path: Path, line: str) -> None:
 
 def adopt(temporary: Path, path: Path) -> None:
     """Move a file that another library wrote to `path`, atomically and durably."""
+    disk.open_to_umask(temporary)
     disk.sync(temporary)
     disk.rename(temporary, path)
     disk.sync_folder(path.parent)
@@ -102,6 +103,7 @@ def write_manifest(folder: Path, **facts: Any) -> None:
     """Finish `folder`: flush each file, then write `manifest.json` with every size and hash, and with `facts`."""
     files = {}
     for path in _files(folder):
+        disk.open_to_umask(path)
         disk.sync(path)
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     for inner in sorted({inner for name in files for inner in PurePosixPath(name).parents} - {PurePosixPath()}):

@@ -34,27 +34,28 @@ def predict(
         token_budget: tokens of a batch.
 
     Returns:
-        Classification (n, classes); regression (n, 1); span: for each feature (length, 2), start and end logits.
+        Classification (n, classes); regression (n, 1); span: for each feature (length, 2), start and end logits; token
+        classification: for each feature (length, tags).
 
     Raises:
         UserError: a feature is longer than the position embeddings reach.
     """
-    span = features.offsets is not None
+    of_tokens = features.has_token_logits
     runtime: Runtime
     if isinstance(model, Runtime):
         runtime = model
     else:
         from tinydistilbert.models.torch_runtime import CPU, TorchRuntime
 
-        runtime = TorchRuntime(model, span=span, device=device or CPU)
+        runtime = TorchRuntime(model, span=features.offsets is not None, device=device or CPU)
     logits_of: list[NDArray[np.float32] | None] = [None] * len(features)
     for indices in batches_by_length(features.lengths, token_budget):
         logits = runtime(padded_inputs(features, indices, pad_token_id, token_types=runtime.token_types))
         for index, row in zip(indices, logits, strict=True):
-            logits_of[index] = row[: features.lengths[index]].copy() if span else row
+            logits_of[index] = row[: features.lengths[index]].copy() if of_tokens else row
     rows = [row for row in logits_of if row is not None]
     assert len(rows) == len(features), "every feature is in exactly one batch"
-    return rows if span else np.stack(rows)
+    return rows if of_tokens else np.stack(rows)
 
 
 def batches_by_length(lengths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:
