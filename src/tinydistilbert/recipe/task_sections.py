@@ -33,8 +33,7 @@ class CustomTask:
     """The scored examples: as `train`; of a hub data set, its split `validation`; or a share of `train`, such as `10%`:
     the rows that a hash of their text picks. May be empty with finetune.score_on = "train"."""
     kind: Literal["classification", "regression", "span", "multi-label", "token-classification"] = "classification"
-    """`span`: answers that are pieces of a context, as SQuAD's. `multi-label`: any number of labels.
-    `token-classification`: entities."""
+    """`span`: answers in a context (SQuAD). `multi-label`: several labels. `token-classification`: entities."""
     text: str = "text"
     """Column of the text; of the question where `kind` is span, by default `question`."""
     text_pair: str = ""
