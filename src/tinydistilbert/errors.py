@@ -46,6 +46,10 @@ class MissedTarget(Exception):
     """Everything was made, and nothing of it reaches what was asked for; the message says how near it came."""
 
 
+class UploadFailed(Exception):
+    """The hub failed or could not be reached; what was to be uploaded is still here, and the same call tries again."""
+
+
 class OutOfMemory(Exception):
     """Not even a micro-batch of one example fits into the memory, or what is no training does not."""
 

@@ -205,6 +205,22 @@ def _serve(parsed: argparse.Namespace, _command_line: str) -> None:
     )  # fmt: skip
 
 
+def _push(parsed: argparse.Namespace, _command_line: str) -> None:
+    from tinydistilbert.api.push import push
+
+    made = push(parsed.folder, parsed.name, private=parsed.private, dry_run=parsed.dry_run)
+    if parsed.json:
+        print_json({**dataclasses.asdict(made), "folder": str(made.folder)})
+        return
+    kind, total = "private" if made.private else "public", sum(made.files.values())
+    print(f"{made.name} ({kind}): {notices.counted(len(made.files), 'file')}, {total / 1e6:,.1f} MB")
+    for name, size in made.files.items():
+        print(f"  {size / 1e6:>10,.3f} MB  {name}")
+    for name, why in made.left_out.items():
+        print(f"  stays here: {name} ({why})")
+    print(f"It is at {made.url}" if made.url else "Nothing was uploaded: a dry run.")
+
+
 def _elmo(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.storage import locks
 
@@ -279,7 +295,8 @@ def _shrink(parsed: argparse.Namespace, command_line: str) -> None:
 
 OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
     "report": _report, "ablate": _ablate, "shrink": _shrink,
-    "compare": _compare, "predict": _predict, "export": _export, "serve": _serve, "elmo": _elmo, "convert": _convert,
+    "compare": _compare, "predict": _predict, "export": _export, "push": _push, "serve": _serve,
+    "elmo": _elmo, "convert": _convert,
     "recipes": _recipes, "tasks": _tasks, "completion": _completion,
 }  # fmt: skip
 """What the commands do that are no stages of a recipe, or not always."""

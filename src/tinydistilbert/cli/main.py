@@ -14,6 +14,7 @@ from tinydistilbert.errors import (
     MissedTarget,
     NonFiniteLoss,
     OutOfMemory,
+    UploadFailed,
     UserError,
 )
 from tinydistilbert.optional import training_libraries
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
                 sys.stdout.flush()
     except UserError as error:
         sys.exit(_fail(f"error: {error}", EXIT_USER_ERROR))
-    except (MissedTarget, NonFiniteLoss, OutOfMemory, DeviceLost) as error:
+    except (MissedTarget, NonFiniteLoss, OutOfMemory, DeviceLost, UploadFailed) as error:
         sys.exit(_fail(f"error: {error}", EXIT_FAILED))
     except Interrupted as stop:
         sys.exit(_fail(str(stop), EXIT_INTERRUPTED))
