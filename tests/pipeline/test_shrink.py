@@ -64,8 +64,9 @@ def test_a_csv_becomes_a_small_model_with_its_page(made: td.api.outcomes.TaskMod
 
 @pytest.mark.long
 def test_a_given_teacher_is_not_trained_again_and_a_target_missed_is_exit_code_1(
-    made: td.api.outcomes.TaskModel, reviews_csv: Path, call: Call, tmp_path: Path
+    made: td.api.outcomes.TaskModel, reviews_csv: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(api, "MOST_EPOCHS", 4)  # of the default, which is 40 for so few examples
     tuned = made.folder / "tasks/reviews/teacher/seed-0/model"
     output = tmp_path / "run"
     arguments = [
