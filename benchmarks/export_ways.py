@@ -6,15 +6,17 @@ those of STS-B's pairs. Rows take turns after every two pairs. What is timed is 
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import common
 import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor
 from transformers import (
@@ -24,6 +26,7 @@ from transformers import (
     DistilBertForSequenceClassification,
     PreTrainedModel,
 )
+from transformers.exporters import OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
 from tinydistilbert.benchmark.pairs import LOG_MEAN, LOG_STD, PADDED_LENGTH, SHORTEST
 from tinydistilbert.benchmark.timing import Timed, core_clock, one_core, time_in_turns
@@ -107,7 +110,36 @@ def make(model: PreTrainedModel, tokenizer: Any, work: Path) -> dict[str, Callab
         if int8:
             quantize(folder, work / f"{number}-int8")
             rows[f"{way}, int8"] = OnnxRuntime(work / f"{number}-int8", threads=1)
+    for name, fusions in (("transformers", None), ("transformers, fused for ONNX Runtime", "cpu")):
+        for ending, quantizer in (("", None), (", int8", OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig()))):
+            rows[name + ending] = by_transformers(model, work / f"{name}{ending}", fusions, quantizer)
     return rows
+
+
+def by_transformers(
+    model: PreTrainedModel, folder: Path, fusions: Any, quantizer: OnnxRuntimeQuantizer | None
+) -> Callable[[ModelInputs], Any]:
+    """The model as the exporter of transformers makes it, with its own int8 where a quantizer is given.
+
+    Raises:
+        ValueError: its answer is another than the model's.
+    """
+    sample = {name: torch.from_numpy(array.repeat(2, 0)) for name, array in pair(model, 16).items()}
+    settings = OnnxConfig(dynamic=True, ort_fusions=fusions, quantizer=quantizer)
+    with redirect_stdout(sys.stderr):
+        OnnxExporter().export(model, sample, config=settings).save_pretrained(folder)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    names = {each.name for each in session.get_inputs()}
+
+    def answer(inputs: ModelInputs) -> Any:
+        return session.run(None, {name: array for name, array in inputs.items() if name in names})[0]
+
+    tried = pair(model, 37)
+    if quantizer is None and not np.allclose(answer(tried), whole(model)(tried), atol=1e-4):
+        raise ValueError(f"expected the model's answer of {folder.name}, found another")
+    return answer
 
 
 def whole(model: PreTrainedModel) -> Callable[[ModelInputs], Any]:

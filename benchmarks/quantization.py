@@ -30,7 +30,7 @@ from tinydistilbert.evaluation.scoring import headline_score, read_predictions
 from tinydistilbert.export.quantize import quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.loading import load_tokenizer
-from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime
+from tinydistilbert.models.runtimes import INT8_FILE, MODEL_FILE, ModelInputs, OnnxRuntime, model_bytes
 from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import HELD_OUT, TASKS, load_examples
@@ -95,10 +95,10 @@ def tool(exported: Path, output: Path) -> None:
     import onnx
     from onnxruntime.quantization import quantize_dynamic
 
-    output.mkdir()
+    (output / INT8_FILE).parent.mkdir(parents=True)
     logging.disable(logging.WARNING)  # it asks for a preprocessing that changes nothing here
     quantize_dynamic(
-        exported / MODEL_FILE, output / MODEL_FILE, per_channel=True, reduce_range=True,
+        exported / MODEL_FILE, output / INT8_FILE, per_channel=True, reduce_range=True,
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )  # fmt: skip
     logging.disable(logging.NOTSET)
@@ -185,7 +185,7 @@ def measure(subject: Subject, ways: Sequence[str], work: Path) -> list[dict[str,
                 "score": 100 * headline_score(subject.examples, subject.features, logits),
                 "interval": difference(subject, logits, reference), "error": error(logits, reference),
                 "examples": len(subject.examples),
-                "megabytes": (folders[way] / MODEL_FILE).stat().st_size / 1e6, "seconds_to_make": round(seconds, 2),
+                "megabytes": model_bytes(folders[way]) / 1e6, "seconds_to_make": round(seconds, 2),
             })  # fmt: skip
         if subject.task == LATENCY_TASK and PRELOADED not in os.environ:
             times = latencies({way: OnnxRuntime(folder, threads=1) for way, folder in folders.items()}, subject)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import defaults_page
 import picture
 import replication_page
 
 import tinydistilbert
 from tinydistilbert import results
 from tinydistilbert.recipe import keys
+from tinydistilbert.recipe.json_schema import json_schema
 from tinydistilbert.report.compression import compressed_models, compression_table
 from tinydistilbert.report.paper_tables import pretraining_table, score_table
 from tinydistilbert.report.speed import speed_table
@@ -46,6 +48,8 @@ TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
 """Which table of which committed run the page of results shows."""
 PICTURE = ROOT / "docs" / "score-against-time.svg"
 """What the README shows first."""
+SCHEMA = ROOT / "docs" / "recipe.schema.json"
+"""What editors check recipes by."""
 FAULTS = RESULTS / "faults.jsonl"
 CPUS = RESULTS / "cpus.jsonl"
 GPU = RESULTS / "gpu"
@@ -315,6 +319,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         if section.keys and not section.name.endswith("optimization")
     } | {"settings of optimization": optimization_section},
     "docs/reference/python.md": {"functions": python_section},
+    "docs/reference/defaults.md": {"defaults": defaults_page.defaults_section},
     "docs/explanation/replication.md": {
         "goals": replication_page.headline_section, "scores": replication_page.scores_section,
         "row against row": replication_page.tests_section, "cost": replication_page.cost_section,
@@ -341,6 +346,7 @@ def main() -> None:
         page = ROOT / name
         atomic.write_text(page, written(page.read_text(encoding="utf-8"), sections))
     atomic.write_text(PICTURE, picture.picture())
+    atomic.write_json(SCHEMA, json_schema())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BertConfig,
     CamembertConfig,
     DistilBertConfig,
@@ -40,6 +41,7 @@ CONFIGS: dict[str, type[PretrainedConfig]] = {
 HEADS = {
     "masked-lm": AutoModelForMaskedLM, "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification, "span": AutoModelForQuestionAnswering,
+    "token-classification": AutoModelForTokenClassification,
 }  # fmt: skip
 DISTILBERT = {
     "hidden_size": "dim", "num_attention_heads": "n_heads", "intermediate_size": "hidden_dim",

@@ -1,5 +1,6 @@
 """A fine-tuned model as a function from texts to predictions, for torch models and exported ones."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,15 +20,19 @@ from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.optional import training_libraries
 from tinydistilbert.tasks.base import Examples, Kind
 from tinydistilbert.tasks.encoding import FastTokenizer, Features, encode, question_limit
+from tinydistilbert.tasks.entities import entities_of, is_tag
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.label_thresholds import given_labels, sigmoid, stored_label_thresholds
 from tinydistilbert.tasks.squad import TASKS, best_answers, null_window, stored_null_threshold
+from tinydistilbert.tasks.words import WORDS, Word, WordPredictions, joined, word_predictions, words_in
 
 SQUAD = TASKS[0]
 """Its stride is used for every span model."""
 
-OF_CLASSES = ("classification", "multi-label")
+OF_CLASSES = ("classification", "multi-label", "token-classification")
 """Kinds whose outputs have names."""
+NER = dataclasses.replace(SQUAD, name="entities", kind="token-classification", text="text", text_pair=None)
+"""The task of every model that tags words."""
 Prediction = dict[str, Any]
 """What a model predicts for one text; its keys are listed at `Predictor.predict`."""
 
@@ -68,12 +73,14 @@ class Predictor:
         self._tokenizer, self._backend = tokenizer, tokenizer.backend_tokenizer
         self._pad = int(tokenizer.pad_token_id or 0)
 
-    def predict(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[Prediction]:
+    def predict(
+        self, texts: str | Sequence[str] | Sequence[Sequence[str]], pairs: str | Sequence[str] | None = None
+    ) -> list[Prediction]:
         """A prediction for each text, in their order; texts of similar length are computed together.
 
         Args:
             texts: one text or many; in span models the questions. Of one that is too long the model reads as much as in
-                its training.
+                its training. A text for a model that tags words may be the list of its words.
             pairs: the second texts of pair tasks; in span models the contexts.
 
         Returns:
@@ -81,13 +88,17 @@ class Predictor:
             `labels`, those that the text has, and `scores`. Regression: `score`. Span: `answer`, its `start` and `end`
             in the context in characters, and its probability `score`; of models with a null threshold also `no_answer`,
             the probability that there is none. Where they find none, `answer` is empty, `start` and `end` are 0, and
-            `score` is that probability.
+            `score` is that probability. Token classification: `entities`, each with its `label`, its `text`, its
+            `start` and `end` in characters, and its probability `score`, the mean over its words; of a list of words
+            (as one text with blanks between them) also `tags`, the IOB2 tag of each.
             Where a text was cut also `cut_tokens`, how many tokens of it were not read.
 
         Raises:
             UserError: not as many pairs as texts, or the model's logits are not finite numbers.
         """
-        texts, pairs = _listed(texts, pairs)
+        if self.kind == "token-classification":
+            return self._tagged([texts] if isinstance(texts, str) else texts, pairs)
+        texts, pairs = _listed(cast("str | Sequence[str]", texts), pairs)
         if not texts:
             return []
         if self.kind == "span":
@@ -124,7 +135,7 @@ class Predictor:
         return question_limit(self._tokenizer, self.max_length) if self.kind == "span" else self.max_length
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> NDArray[np.float32]:
-        """Logits (texts, classes) in the order of the texts, for models without a span head; see `predict`."""
+        """Logits (texts, classes) in the order of the texts, for models of whole texts; see `predict`."""
         return self._logits(self._rows(texts, pairs))
 
     def _rows(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list["_Row"]:
@@ -184,6 +195,35 @@ class Predictor:
         is_given = given_labels(logits, self.label_thresholds)
         return {"labels": [name for name, given in zip(self.labels, is_given, strict=True) if given], "scores": scores}
 
+    def word_tags(self, examples: Examples) -> list[WordPredictions]:
+        """The tags of the words of examples of token classification, their probabilities too.
+
+        Raises:
+            UserError: the model's logits are not finite numbers.
+        """
+        features = encode(examples, self._tokenizer, self.max_length)
+        logits = predict(self.runtime, features, pad_token_id=self._pad)
+        _check_finite(logits)
+        assert features.word_tokens is not None
+        return [word_predictions(*row, self.labels) for row in zip(logits, features.word_tokens, strict=True)]
+
+    def _tagged(self, texts: Sequence[str] | Sequence[Sequence[str]], pairs: Any) -> list[Prediction]:
+        if pairs is not None:
+            fix = "leave the pairs out"
+            raise UserError("pairs", expected="texts alone: the model tags the words of one", found="pairs", fix=fix)
+        if not len(texts):
+            return []
+        given = [(text, words_in(text)) if isinstance(text, str) else joined(text) for text in texts]
+        columns: dict[str, list[Any]] = {"text": [text for text, _ in given], WORDS: [words for _, words in given]}
+        columns["label"] = [None] * len(given)
+        found = self.word_tags(Examples(NER, "given", columns, len(given)))
+        answers = [
+            {"entities": _entities(*of_text, words)} | ({} if isinstance(text, str) else {"tags": words.tags})
+            for text, of_text, words in zip(texts, given, found, strict=True)
+        ]
+        lost = self.excess(columns["text"])
+        return [answer | ({CUT: tokens} if tokens else {}) for answer, tokens in zip(answers, lost, strict=True)]
+
     def _answers(self, questions: Sequence[str], contexts: Sequence[str]) -> list[Prediction]:
         unknown = {"text": [""], "answer_start": [0]}
         columns: dict[str, list[Any]] = {
@@ -203,6 +243,17 @@ class Predictor:
             )
             for number, context in enumerate(contexts)
         ]
+
+
+def _entities(text: str, words: Sequence[Word], found: WordPredictions) -> list[Prediction]:
+    """The entities of a text."""
+    return [
+        {
+            "label": kind, "text": text[words[first][0] : words[last][1]], "start": words[first][0],
+            "end": words[last][1], "score": float(found.probabilities[first : last + 1].mean()),
+        }
+        for kind, first, last in entities_of(found.tags)
+    ]  # fmt: skip
 
 
 def _score(logits: NDArray[np.float32]) -> Prediction:
@@ -292,6 +343,7 @@ def load(
     tokenizer = load_plain_tokenizer(folder, vocabulary_size=config["vocab_size"])
     names = config.get("id2label") or dict.fromkeys(range(2))  # transformers leaves out what it calls its classes
     labels = tuple(names.get(str(i)) or f"LABEL_{i}" for i in range(len(names)))
+    _check_tags(folder, kind, labels)
     return Predictor(
         open_exported(folder, threads=threads), tokenizer, kind, labels if kind in OF_CLASSES else (),
         read_length(folder, tokenizer.model_max_length, facts["longest_input"], span=kind == "span"),
@@ -314,6 +366,7 @@ def _torch_predictor(folder: Path, *, threads: int, compiled: bool, null_thresho
         torch.set_num_threads(threads)
     runtime = TorchRuntime(load_model(folder, head, require_head=True), span=kind == "span", compiled=compiled)
     labels = tuple(config.id2label[i] for i in range(config.num_labels)) if kind in OF_CLASSES else ()
+    _check_tags(folder, kind, labels)
     length = read_length(folder, tokenizer.model_max_length, longest_input(config), span=kind == "span")
     threshold = _null_threshold(folder, config, kind, null_threshold)
     of_labels = _label_thresholds(folder, config, kind, len(labels))
@@ -332,6 +385,18 @@ def _task_kind(folder: Path, head: str) -> Kind:
             str(folder), expected="a model with the head of a task", found="a masked language model", fix=fix
         )
     return cast("Kind", head)
+
+
+def _check_tags(folder: Path, kind: Kind, labels: Sequence[str]) -> None:
+    """Check that the outputs of a model that tags words are IOB tags.
+
+    Raises:
+        UserError: one of them is called otherwise.
+    """
+    odd = [name for name in labels if not is_tag(name)] if kind == "token-classification" else []
+    if odd:
+        expected, fix = "outputs that are IOB tags: O, B-TYPE, I-TYPE", "name them so in id2label of its config.json"
+        raise UserError(str(folder), expected=expected, found=repr(odd[0]), fix=fix)
 
 
 def _label_thresholds(folder: Path, config: Any, kind: Kind, labels: int) -> NDArray[np.float64] | None:

@@ -16,6 +16,8 @@ TRAINING_FACTS = "training.json"
 """In a fine-tuned model: on how many examples of how many it was trained, in how many steps and seconds."""
 SAMPLES = "samples.jsonl"
 """In a folder of scores: a few examples with the labels and the predictions."""
+CARD = "README.md"
+"""In a model's folder that may be shared: its card. No manifest lists it, for people write into it."""
 AUGMENTED_EXAMPLES = "examples.parquet"
 SOFT_TARGETS = "logits.npy"
 BENCHMARK_TIMES, VARIANT_TIMES = "latencies.jsonl", "latencies.json"
@@ -119,7 +121,8 @@ class CompressedFolder:
 
     def exported(self) -> list[Path]:
         """Every exported form of every variant; the chosen one is in `best` too."""
-        return sorted(path.parent for path in self.path.glob("*/*/model.*") if path.suffix in (".onnx", ".xml"))
+        models = (path for name in ("onnx/*.onnx", "model.onnx", "model.xml") for path in self.path.glob(f"*/*/{name}"))
+        return sorted({self.path.joinpath(*path.relative_to(self.path).parts[:2]) for path in models})
 
     def variant(self, name: str) -> VariantFolder:
         """The folder of a variant: `whole`, `keep-N` or `layers-N`."""
@@ -180,7 +183,7 @@ class RunFolder:
     @property
     def model_card(self) -> Path:
         """The student's."""
-        return self.student / "README.md"
+        return self.student / CARD
 
     @property
     def comparisons(self) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 import tinydistilbert as td
 from tinydistilbert.api import shrink as api
@@ -63,6 +64,31 @@ def test_a_csv_becomes_a_small_model_with_its_page(made: td.api.outcomes.TaskMod
 
 
 @pytest.mark.long
+def test_every_folder_that_is_shared_has_its_card(made: td.api.outcomes.TaskModel, call: Call, tmp_path: Path) -> None:
+    student = made.folder / "tasks/reviews/model-d/seed-0/model"
+    code, _, err = call("export", student, "--output", tmp_path / "exported", "--int8")
+    assert code == 0, err
+    cards = {}
+    for folder in (made.model, student, made.folder / "tasks/reviews/teacher/seed-0/model", tmp_path / "exported"):
+        cards[folder] = ModelCard.load(folder / "README.md")
+        text = cards[folder].text
+        assert cards[folder].data.pipeline_tag == "text-classification" and "bad" in text and "good" in text
+        for heading in ("How it was made", "Results", "Speed and size", "Labels", "Limits", "Licence and data"):
+            assert f"## {heading}\n" in text, folder
+        assert "unknown" in text and str(made.folder) not in text, "a path of this machine means nothing elsewhere"
+    best = cards[made.model]
+    (result,) = best.data.eval_results
+    measured = next(
+        m for m in made.measurements if m.task == "compress" and m.details.get("best") and m.metric == "accuracy"
+    )
+    assert result.metric_value == pytest.approx(measured.value, abs=1e-6) and "95 % interval" in result.metric_name
+    assert best.data.library_name == "transformers.js" and "int8" in best.data.tags
+    assert "above the majority" in best.text and "on one core of" in best.text and "MB" in best.text
+    assert not cards[tmp_path / "exported"].data.eval_results, "scores of another form of the model are not its own"
+    assert "before it was turned into 8-bit integers" in cards[tmp_path / "exported"].text
+
+
+@pytest.mark.long
 def test_a_given_teacher_is_not_trained_again_and_a_target_missed_is_exit_code_1(
     made: td.api.outcomes.TaskModel, reviews_csv: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +115,7 @@ def test_a_teacher_has_weights_that_can_teach(
 ) -> None:
     """An exported student has none; and of a run that keeps its best models, the fine-tuned model teaches a shrink."""
     for call_of in (td.shrink, td.distill):
-        with pytest.raises(UserError, match=r"exported one \(model.onnx\).*give the model that it was made from"):
+        with pytest.raises(UserError, match=r"exported one \(onnx/model\w*.onnx\).*give the model that it was"):
             call_of(made, output=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
     student = made.folder / "tasks/reviews/model-d/seed-0/model"

@@ -16,7 +16,7 @@ from tinydistilbert.evaluation.baselines import evaluate_baseline
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.word_embeddings import word_embeddings
 from tinydistilbert.pipeline.jobs import baseline_jobs
-from tinydistilbert.recipe.names import BASELINE_NAMES
+from tinydistilbert.recipe.names import TEXT_BASELINES
 from tinydistilbert.recipe.schema import CustomTask, Finetune, Recipe
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS, baselines, tasks_of
@@ -50,7 +50,7 @@ def test_wide_embeddings_are_reduced_without_losing_what_differs(tokenizer: PreT
     assert np.linalg.norm(one[0] - one[1]) == pytest.approx(np.linalg.norm(other[0] - other[1]), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", BASELINE_NAMES)
+@pytest.mark.parametrize("name", TEXT_BASELINES)
 def test_they_learn_words_and_the_likeness_of_pairs(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     embeddings = np.random.default_rng(0).normal(size=(len(tokenizer), 16)).astype(np.float32)
 
@@ -102,7 +102,7 @@ def setup(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[Recipe, P
     return recipe, tmp_path / "teacher"
 
 
-@pytest.mark.parametrize("name", BASELINE_NAMES)
+@pytest.mark.parametrize("name", TEXT_BASELINES)
 def test_they_are_measured_as_models_are(name: str, setup: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, teacher = setup
     evaluate_baseline(name, TASKS["sst2"], encoder=teacher, recipe=recipe, output=tmp_path / "scores")
@@ -127,7 +127,7 @@ def test_word_embeddings_are_read_without_the_model(setup: tuple[Recipe, Path]) 
 def test_which_rows_a_recipe_has() -> None:
     recipe = Recipe(name="all", finetune=Finetune(tasks=("squad", "stsb", "sst2")))
     found = [(job.task, job.row) for job in baseline_jobs(recipe)]
-    assert found == [(task, row) for task in ("sst2", "stsb") for row in BASELINE_NAMES], "a question has none"
+    assert found == [(task, row) for task in ("sst2", "stsb") for row in TEXT_BASELINES], "a question has none"
     off = dataclasses.replace(recipe, finetune=dataclasses.replace(recipe.finetune, baselines=False))
     assert list(baseline_jobs(off)) == []
 

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests import tiny
 from tinydistilbert.models.dropout import ATTENTION, drop, quick_dropout
 from tinydistilbert.models.heads import hidden_states
+from tinydistilbert.models.loading import set_dropout
 
 FAMILIES = ("bert", "distilbert")
 
@@ -89,3 +91,33 @@ def test_in_evaluation_nothing_is_dropped() -> None:
         torch.testing.assert_close(hidden_states(model, ids, None), hidden_states(model, ids, None))
         model.train()
         assert not hidden_states(model, ids, None).equal(hidden_states(model, ids, None))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_in_bf16_are_those_of_plain_products(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel behind transformers' sdpa takes several times as long for them; without gradients it is used."""
+    model = tiny.model(family).train()
+    set_dropout(model, 0.0, 0.0)
+    ids, mask = torch.randint(40, (3, 8)), torch.ones(3, 8, dtype=torch.long)
+    mask[1, 5:] = 0
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        (hidden_states(model, ids, mask).float() ** 3)[mask.bool()].sum().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    exact, called = gradients(), []
+    sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    monkeypatch.setitem(
+        ALL_ATTENTION_FUNCTIONS, "sdpa", lambda *args, **kwargs: called.append(1) or sdpa(*args, **kwargs)
+    )
+    with quick_dropout(model), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            hidden_states(model, ids, mask)
+        assert called
+        called.clear()
+        rounded = gradients()
+    assert not called
+    scale = max(float(gradient.norm()) for gradient in exact)
+    for found, wanted in zip(rounded, exact, strict=True):
+        assert float((found - wanted).norm()) < 0.05 * scale

@@ -89,7 +89,7 @@ def test_a_pruned_model_has_other_numbers_of_heads_in_each_layer(task_model: Mak
     keep(model, [[0, 2, 3], [1]], [list(range(0, 48, 2)), [1, 2, 3, 4, 5, 6, 7, 40]])
     save_model(model, tokenizer, tmp_path / "pruned")
     export(tmp_path / "pruned", tmp_path / "exported")
-    graph = onnx.load(tmp_path / "exported" / "model.onnx").graph
+    graph = onnx.load(tmp_path / "exported" / "onnx/model.onnx").graph
     heads = [
         a.i
         for node in graph.node
@@ -107,7 +107,7 @@ def test_a_pruned_model_has_other_numbers_of_heads_in_each_layer(task_model: Mak
 def test_onnx_runtime_finds_every_fusion(exported: Maker, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
-    file = exported("distilbert", "classification") / "model.onnx"
+    file = exported("distilbert", "classification") / "onnx/model.onnx"
     onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert (found["MultiHeadAttention"], found["BiasGelu"], found["SkipLayerNormalization"]) == (2, 2, 4)
@@ -115,7 +115,7 @@ def test_onnx_runtime_finds_every_fusion(exported: Maker, tmp_path: Path) -> Non
 
 
 def test_names_are_those_of_the_modules_and_no_path_is_left_in_the_file(exported: Maker) -> None:
-    file = exported("bert", "span") / "model.onnx"
+    file = exported("bert", "span") / "onnx/model.onnx"
     graph = onnx.load(file).graph
     names = [node.name for node in graph.node]
     assert len(set(names)) == len(names)
@@ -129,25 +129,25 @@ def test_tied_weights_are_stored_once_inside_the_file(tmp_path: Path, tokenizer)
     model = tiny.model(vocab_size=20_000, num_hidden_layers=1, **tiny.WIDER)
     save_model(model, tokenizer, tmp_path / "model")
     export(tmp_path / "model", tmp_path / "exported")
-    assert (tmp_path / "exported" / "model.onnx").stat().st_size < 1.05 * 4 * parameter_count(model)
+    assert (tmp_path / "exported" / "onnx/model.onnx").stat().st_size < 1.05 * 4 * parameter_count(model)
     assert {path.name for path in (tmp_path / "exported").iterdir()} == {
-        "model.onnx", "config.json", "tokenizer.json", "tokenizer_config.json", "manifest.json",
+        "onnx", "config.json", "tokenizer.json", "tokenizer_config.json", "manifest.json",
     }  # fmt: skip
 
 
 def test_weights_beyond_the_limit_of_the_format_lie_beside_the_model(
     task_model: Maker, exported: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    traced_as(onnx.load(exported("bert", "regression") / "model.onnx"), monkeypatch)
+    traced_as(onnx.load(exported("bert", "regression") / "onnx/model.onnx"), monkeypatch)
     monkeypatch.setattr(exporting, "MAX_EMBEDDED_BYTES", 0)
     export(task_model("bert", "regression"), tmp_path / "large")
-    sizes = {path.name: path.stat().st_size for path in (tmp_path / "large").glob("model.*")}
-    assert sizes["model.onnx.data"] > sizes["model.onnx"]
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "large/onnx").iterdir()}
+    assert sizes["model.onnx_data"] > sizes["model.onnx"]
     inputs = random_inputs((2, 5), token_types=True)
     assert_equal_up_to_rounding(
         OnnxRuntime(tmp_path / "large")(inputs), OnnxRuntime(exported("bert", "regression"))(inputs)
     )
-    assert "model.onnx.data" in atomic.read_manifest(tmp_path / "large")["files"]
+    assert "onnx/model.onnx_data" in atomic.read_manifest(tmp_path / "large")["files"]
 
 
 PLAIN = """
@@ -157,7 +157,7 @@ from tokenizers import Tokenizer
 folder, text, pair = sys.argv[1:]
 tokenizer = Tokenizer.from_file(folder + "/tokenizer.json")
 config = json.load(open(folder + "/config.json"))
-session = onnxruntime.InferenceSession(folder + "/model.onnx", providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession(folder + "/onnx/model.onnx", providers=["CPUExecutionProvider"])
 encoded = tokenizer.encode(text, pair)
 inputs = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
 wanted = [item.name for item in session.get_inputs()]
@@ -179,7 +179,7 @@ def test_plain_onnxruntime_and_tokenizers_are_enough(task_model: Maker, exported
 
 
 def test_the_plain_form_has_standard_operators_only(task_model: Maker, plain: Path) -> None:
-    made = onnx.load(plain / "model.onnx")
+    made = onnx.load(plain / "onnx/model.onnx")
     assert {node.domain for node in made.graph.node} == {""}
     assert {item.domain for item in made.opset_import} <= {"", "ai.onnx"}
     assert atomic.read_json(plain / "config.json")["tinydistilbert"]["fused"] is False
@@ -190,7 +190,7 @@ def test_the_plain_form_has_standard_operators_only(task_model: Maker, plain: Pa
 
 
 def test_onnx_runtimes_own_quantization_takes_the_file(exported: Maker, tmp_path: Path) -> None:
-    quantize_dynamic(exported("distilbert", "span") / "model.onnx", tmp_path / "model.onnx")
+    quantize_dynamic(exported("distilbert", "span") / "onnx/model.onnx", tmp_path / "model.onnx")
     inputs = random_inputs((2, 9), token_types=False)
     whole, small = OnnxRuntime(exported("distilbert", "span"))(inputs), OnnxRuntime(tmp_path / "model.onnx")(inputs)
     assert 0 < np.abs(whole - small).max() < 0.2 * np.abs(whole).max()
@@ -202,7 +202,7 @@ def test_the_folder_says_what_it_is(exported: Maker) -> None:
     assert config["id2label"] == {"0": "bad", "1": "fair", "2": "good"}
     facts = {"format": "onnx", "head": "classification", "precision": "fp32", "fused": True, "longest_input": 512}
     assert config["tinydistilbert"] == facts | {"max_length": 512}
-    assert set(atomic.read_manifest(folder)["files"]) >= {"model.onnx", "config.json", "tokenizer.json"}
+    assert set(atomic.read_manifest(folder)["files"]) >= {"onnx/model.onnx", "config.json", "tokenizer.json"}
 
 
 def test_half_precision_halves_the_file_and_hardly_moves_the_logits(task_model: Maker, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_an_output_that_is_there_is_refused_and_kept(copy: Path, tmp_path: Path)
 def test_other_logits_than_torchs_make_no_folder(
     copy: Path, exported: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = onnx.load(exported("bert", "classification") / "model.onnx")
+    made = onnx.load(exported("bert", "classification") / "onnx/model.onnx")
     bias = next(weight for weight in made.graph.initializer if weight.name == "classifier.bias")
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
     traced_as(made, monkeypatch)

@@ -1,5 +1,6 @@
 """`tinydistilbert.load`: from texts to answers, the same from torch and from exported folders."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -141,8 +142,7 @@ def test_folders_that_are_no_task_model_are_told(
 
 
 def test_files_that_changed_are_told(exported: Maker, tmp_path: Path) -> None:
-    for path in exported("distilbert", "classification").iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(exported("distilbert", "classification"), tmp_path, dirs_exist_ok=True)
     assert isinstance(load(tmp_path), Predictor)
     config = atomic.read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text(str(config).replace("good", "fine"))

@@ -24,7 +24,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.export import int8 as integers
 from tinydistilbert.export.quantize import export_int8, layer_names, quantize, sensitive_layers
 from tinydistilbert.export.to_onnx import export
-from tinydistilbert.models.runtimes import ModelInputs, OnnxRuntime
+from tinydistilbert.models.runtimes import EARLIER_FILE, INT8_FILE, MODEL_FILE, ModelInputs, OnnxRuntime, model_bytes
 from tinydistilbert.storage import atomic
 
 pytestmark = pytest.mark.long
@@ -206,7 +206,7 @@ def test_every_part_of_a_model_has_a_name(fp32: Path) -> None:
 def test_int8_is_close_to_float_and_a_quarter_of_its_size(fp32: Path, int8: Path) -> None:
     assert cosine(logits(fp32), logits(int8)) > 0.999
     quantize(fp32, int8.with_name("all"), embeddings=True)
-    sizes = [(folder / "model.onnx").stat().st_size for folder in (int8.with_name("all"), fp32)]
+    sizes = [model_bytes(folder) for folder in (int8.with_name("all"), fp32)]
     assert sizes[0] < 0.28 * sizes[1]
 
 
@@ -227,14 +227,15 @@ def test_the_folder_says_what_was_done_and_has_what_it_needs(fp32: Path, int8: P
 def quantized_by_the_tool(fp32: Path, output: Path, *, keep_float: str = "") -> Path:
     """With one range for all tokens of a call, as our own models of version 0.1 had; in such a folder."""
     shutil.copytree(fp32, output)
-    names = [node.name for node in onnx.load(str(fp32 / "model.onnx")).graph.node]
+    names = [node.name for node in onnx.load(str(fp32 / MODEL_FILE)).graph.node]
     kept = [name for name in names if keep_float and keep_float in name]
     logging.disable(logging.WARNING)
     quantize_dynamic(
-        fp32 / "model.onnx", output / "model.onnx", op_types_to_quantize=["MatMul"], per_channel=True,
+        fp32 / MODEL_FILE, output / EARLIER_FILE, op_types_to_quantize=["MatMul"], per_channel=True,
         reduce_range=True, nodes_to_exclude=kept, extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )  # fmt: skip
     logging.disable(logging.NOTSET)
+    shutil.rmtree(output / "onnx")
     (output / "manifest.json").unlink()
     config = atomic.read_json(output / "config.json")
     config["tinydistilbert"] |= {"precision": "int8", "method": "dynamic"}
@@ -319,7 +320,7 @@ def test_what_is_kept_in_float_is_exact(fp32: Path, tmp_path: Path) -> None:
 def test_static_ranges_come_from_the_calibration_inputs(fp32: Path, tmp_path: Path) -> None:
     def scales(name: str, inputs: list[ModelInputs]) -> list[float]:
         quantize(fp32, tmp_path / name, method="static", keep_float=[SENSITIVE], calibration=inputs)
-        found = weights(onnx.load(str(tmp_path / name / "model.onnx")))
+        found = weights(onnx.load(str(tmp_path / name / INT8_FILE)))
         return [float(found[key]) for key in sorted(found) if key.removesuffix(".zero") + ".zero" in found]
 
     one, other = scales("one", some_inputs(seed=1)), scales("other", some_inputs(1, seed=2))
@@ -357,11 +358,11 @@ def test_a_tied_embedding_is_stored_once(folder: Path, tokenizer: PreTrainedToke
     tokenizer.save_pretrained(folder / "masked")
     export(folder / "masked", folder / "masked-fp32")
     quantize(folder / "masked-fp32", folder / "masked-int8")
-    sizes = [(folder / name / "model.onnx").stat().st_size for name in ("masked-int8", "masked-fp32")]
+    sizes = [model_bytes(folder / name) for name in ("masked-int8", "masked-fp32")]
     assert sizes[0] < 0.3 * sizes[1]
     assert cosine(logits(folder / "masked-fp32"), logits(folder / "masked-int8")) > 0.999
     quantize(folder / "masked-fp32", folder / "masked-tables", embeddings=False)
-    tables = weights(onnx.load(str(folder / "masked-tables" / "model.onnx")))
+    tables = weights(onnx.load(str(folder / "masked-tables" / INT8_FILE)))
     assert [value.dtype for value in tables.values() if WORDS in value.shape and value.ndim == 2] == [np.float32]
 
 
@@ -380,21 +381,18 @@ def test_export_int8_is_export_and_quantize(fp32: Path, tmp_path: Path, monkeypa
 
 
 def _tampered(fp32: Path, int8: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in fp32.iterdir():
-        content = bytearray(file.read_bytes())
-        if file.name == "model.onnx":
-            content[-5] ^= 1
-        (copy / file.name).write_bytes(content)
+    copy = Path(shutil.copytree(fp32, tmp_path / "copy"))
+    content = bytearray((copy / MODEL_FILE).read_bytes())
+    content[-5] ^= 1
+    (copy / MODEL_FILE).write_bytes(content)
     return copy, {}
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda fp32, int8, tmp: (fp32.with_name("torch"), {}), "expected model.onnx and config.json"),
-        (lambda fp32, int8, tmp: (tmp / "nothing", {}), "expected model.onnx"),
+        (lambda fp32, int8, tmp: (fp32.with_name("torch"), {}), "expected onnx/model.onnx and config.json"),
+        (lambda fp32, int8, tmp: (tmp / "nothing", {}), "expected onnx/model.onnx"),
         (lambda fp32, int8, tmp: (int8, {}), "found int8"),
         (_tampered, "found other content"),
         (lambda fp32, int8, tmp: (fp32, {"method": "static"}), "expected calibration inputs, found none"),

@@ -5,6 +5,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+import defaults_page
 import mutants
 import numpy as np
 import picture
@@ -84,3 +85,12 @@ def test_a_kind_of_cpu_is_shown_by_its_last_count(tmp_path: Path, monkeypatch: p
 def test_the_map_of_the_house_is_that_of_the_import_contract() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert readme.written(text, readme.PAGES["CONTRIBUTING.md"]) == text, "run: python results/readme.py"
+
+
+def test_every_default_has_a_source_and_every_source_a_default() -> None:
+    assert list(defaults_page.unsourced()) == [], "say in results/defaults_page.py where they come from"
+    assert defaults_page.unused() == []
+    text = (ROOT / "docs/reference/defaults.md").read_text(encoding="utf-8")
+    assert readme.written(text, readme.PAGES["docs/reference/defaults.md"]) == text, "run: python results/readme.py"
+    decisions = re.findall(r"\]\(\.\./(decisions/[^)]+)\)", text)
+    assert decisions and all((ROOT / "docs" / page).is_file() for page in decisions)

@@ -14,7 +14,7 @@ from tests.shapes import unchecked
 from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import load_model
-from tinydistilbert.models.runtimes import MODEL_FILE, ModelInputs, OnnxRuntime, OpenVinoRuntime
+from tinydistilbert.models.runtimes import EARLIER_FILE, MODEL_FILE, ModelInputs, OnnxRuntime, OpenVinoRuntime
 from tinydistilbert.models.torch_runtime import TorchRuntime
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.inference import predict
@@ -79,11 +79,12 @@ def test_inputs_beyond_the_position_table_are_refused(exported: Maker) -> None:
 
 
 def test_a_file_alone_is_enough_and_a_wrong_one_is_told(exported: Maker, tmp_path: Path) -> None:
-    source = exported("distilbert", "classification") / MODEL_FILE
-    (tmp_path / MODEL_FILE).write_bytes(source.read_bytes())
+    folder = exported("distilbert", "classification")
+    content, alone = (folder / MODEL_FILE).read_bytes(), tmp_path / EARLIER_FILE
+    alone.write_bytes(content)
     given = inputs(2, 6)
-    assert_equal_up_to_rounding(OnnxRuntime(tmp_path / MODEL_FILE)(given), OnnxRuntime(source.parent)(given))
-    (tmp_path / MODEL_FILE).write_bytes(source.read_bytes()[:1000])
+    assert_equal_up_to_rounding(OnnxRuntime(alone)(given), OnnxRuntime(folder)(given))
+    alone.write_bytes(content[:1000])
     with pytest.raises(UserError, match="a model that ONNX Runtime reads"):
         OnnxRuntime(tmp_path)
     with pytest.raises(UserError, match=f"a folder with {MODEL_FILE}, found none"):
@@ -112,7 +113,7 @@ def test_openvino_gives_the_same_logits_and_says_what_it_cannot_read(
     made = onnx.load(plain / MODEL_FILE)
     next(node for node in made.graph.node if node.op_type == "Gelu").domain = "somebody.else"
     made.opset_import.append(onnx.helper.make_opsetid("somebody.else", 1))
-    onnx.save(made, tmp_path / MODEL_FILE)
+    onnx.save(made, tmp_path / EARLIER_FILE)
     with pytest.raises(UserError, match="a model that OpenVINO reads"):
         OpenVinoRuntime(tmp_path)
 

@@ -93,8 +93,12 @@ def test_what_is_kept_is_given_again_for_the_same_documents_only(
 
     again, real = synthetic.make(TASKS[name], DOCUMENTS, seed=0, cap=cap), synthetic._paragraphs
     monkeypatch.setattr(synthetic, "_paragraphs", lambda _: pytest.fail("made again"))
-    assert synthetic.make(TASKS[name], iter(DOCUMENTS), seed=0, cap=cap) == again
+    for _ in range(2):
+        given = synthetic.make(TASKS[name], iter(DOCUMENTS), seed=0, cap=cap)
+        assert given == again
+        given.clear()
     monkeypatch.setattr(synthetic, "_paragraphs", real)
+    assert len(synthetic.make(TASKS[name], DOCUMENTS, seed=0, cap=5)) == 5
     for seed in range(1, 2 * synthetic.MOST_KEPT):
         synthetic.make(TASKS[name], DOCUMENTS[:1], seed=seed, cap=1)
     assert len(synthetic._KEPT) == synthetic.MOST_KEPT

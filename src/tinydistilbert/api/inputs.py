@@ -10,7 +10,7 @@ import pyarrow.parquet
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.storage import atomic, disk
-from tinydistilbert.tasks.readers import shown
+from tinydistilbert.tasks.readers import named_pieces, shown
 from tinydistilbert.tasks.splits import with_class_names
 
 Data: TypeAlias = Any
@@ -71,6 +71,8 @@ def _column(values: Any, where: str) -> pa.Array:
     for value in listed:
         if value is not None and not (isinstance(value, float) and value != value):
             kinds.setdefault(type(value), value)
+    if (pieces := named_pieces(listed)) is not None:
+        values = pieces
     try:
         return pa.array(values, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):

@@ -97,7 +97,9 @@ class TaskModel(Run):
         """The model, ready to predict on the CPU."""
         return load(self.model)
 
-    def predict(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[Prediction]:
+    def predict(
+        self, texts: str | Sequence[str] | Sequence[Sequence[str]], pairs: str | Sequence[str] | None = None
+    ) -> list[Prediction]:
         """A prediction for each text, as `Predictor.predict` gives it."""
         return self.predictor.predict(texts, pairs)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tinydistilbert.api.inputs import Data, as_given, written
 from tinydistilbert.api.outcomes import Columns, Label, Scores, TaskModel
-from tinydistilbert.evaluation.scoring import Predictions, predictions_of_rows, score
+from tinydistilbert.evaluation.scoring import Predictions, predictions_of_rows, predictions_of_tags, score
 from tinydistilbert.predictor import Predictor, load
 from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.tasks import load_examples
@@ -28,7 +28,7 @@ def evaluate(
         data: a data frame, a list of dictionaries, a `datasets.Dataset`, a path or a hub name.
         text: column of the text; of the question of a span model. By default as in training, else `text`.
         label: column of the label, by default as in training, else `label`; not read of a span model. Of a multi-label
-            model also its several columns of 0 and 1.
+            model also its several columns of 0 and 1; of one that tags words by default as in own tasks.
         text_pair: column of the second text, if there is one.
 
     Raises:
@@ -68,6 +68,8 @@ def score_of(predictor: Predictor, data: Data, columns: Columns) -> Scores:
 
 def _predictions(predictor: Predictor, examples: Examples) -> Predictions:
     columns = examples.columns
+    if predictor.kind == "token-classification":
+        return predictions_of_tags(examples, [found.tags for found in predictor.word_tags(examples)])
     if predictor.kind != "span":
         logits = predictor.logits(columns["text"], columns.get("text_pair"))
         return predictions_of_rows(examples, logits, predictor.label_thresholds)

@@ -53,7 +53,7 @@ NARROW, RATE, RATE_OF_NARROW = 768, 5e-5, 1e-4
 """Encoders narrower than BERT-base take the higher learning rate."""
 DISTILLATION = {"start": "teacher", "soft": 0.9, "hidden": 1.0, "attention": 1.0}
 """Start at the fine-tuned teacher, first its layers, then its soft targets: TinyBERT's two stages."""
-TASK_HEADS = ("ForSequenceClassification", "ForQuestionAnswering")
+TASK_HEADS = ("ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification")
 SCALED = (
     "finetune.epochs", "finetune.distillation.epochs", "finetune.distillation.intermediate_epochs",
     "finetune.train_examples", "compress.recovery_epochs",

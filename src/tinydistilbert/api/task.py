@@ -18,8 +18,9 @@ from tinydistilbert.run_folder import RunFolder, run_of_task_model
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.hash_split import scored_share
 from tinydistilbert.training.device import use_threads
+from tinydistilbert.training.ranks import refuse_several
 
-Kind = Literal["classification", "regression", "span", "multi-label"]
+Kind = Literal["classification", "regression", "span", "multi-label", "token-classification"]
 SCORED_SHARE = "10%"
 """Of the train examples, where no others are given to score on."""
 NAMELESS = "examples"
@@ -128,6 +129,7 @@ def run_task(
     Raises:
         UserError: an input is wrong; then nothing was written.
     """
+    refuse_several(f"{what} with data from Python")
     base = toml.merge(changes, toml.nested(call.settings or {}))
     name = f"{what}-{data.name}"
     output = Path(call.output) if call.output else _folder(name, data, base)
@@ -394,4 +396,7 @@ def export(
 
             make = export_int8 if int8 else export_onnx
             make(folder, output, fused=not plain)
+        from tinydistilbert.report.task_card import write_export_card
+
+        write_export_card(folder, output)
     return output

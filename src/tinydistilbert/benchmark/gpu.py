@@ -12,9 +12,10 @@ from tinydistilbert.benchmark.backends import open_model
 from tinydistilbert.benchmark.pairs import PADDED_LENGTH
 from tinydistilbert.benchmark.protocols import PADDED, WITH_TOKENIZER, PairInputs, encoded_pairs, slices_of
 from tinydistilbert.benchmark.record import Record
-from tinydistilbert.benchmark.rows import Subject, is_exported
+from tinydistilbert.benchmark.rows import Subject
 from tinydistilbert.benchmark.timing import Timed, load_average, time_in_turns
 from tinydistilbert.models.heads import vocabulary_size
+from tinydistilbert.models.runtimes import is_exported
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.recipe.schema import Benchmark
 

@@ -24,7 +24,7 @@ from tinydistilbert.models.elmo.tokenizer import elmo_tokenizer
 from tinydistilbert.models.heads import head_of, parameter_count
 from tinydistilbert.models.lengths import read_length
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, longest_input, save_model
-from tinydistilbert.models.runtimes import MODEL_FILE, OPENVINO_FILE, Runtime, open_exported
+from tinydistilbert.models.runtimes import Runtime, is_exported, model_bytes, open_exported
 from tinydistilbert.optional import require
 
 Architectures = Mapping[str, Callable[[], PreTrainedModel]]
@@ -79,12 +79,7 @@ class BenchmarkRow:
         """Of the exported model's file; None for torch, whose folder may hold heads that are not timed."""
         if not is_exported(self.folder):
             return None
-        return sum(file.stat().st_size for file in self.folder.glob("model.*")) / 1e6
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether a folder is of the kind that `export` and `quantize` make."""
-    return any((folder / name).is_file() for name in (MODEL_FILE, OPENVINO_FILE))
+        return model_bytes(self.folder) / 1e6
 
 
 def make_subject(

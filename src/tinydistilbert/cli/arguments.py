@@ -102,7 +102,7 @@ def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) ->
     text = "of the label (default: label), or several of 0 and 1"
     parser.add_argument("--label", action=Once, convert=_one_or_more, nargs="+", metavar="COLUMN", help=text)
     add("--text-pair", "COLUMN", "of a second text, if there is one")
-    add("--kind", "KIND", "classification (default), multi-label, regression, span")
+    add("--kind", "KIND", "classification (default), multi-label, token-classification, …")
     add("--label-separator", "TEXT", "in cells of several labels (default: |)")
     add("--validation", "FILE", "is scored (default: 10% of FILE by a hash)".replace("%", "%%"))
     parser.add_argument("--to", nargs="+", metavar="5ms|20MB", help="how fast on one core, how small")
@@ -166,6 +166,15 @@ def _export_arguments(parser: Parser, given: Sequence[str], everything: bool) ->
     parser.add_argument("--half", action="store_true", help="no ONNX: the model folder in half precision, for GPUs")
 
 
+def _push_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
+    parser.add_argument("folder", action=Once, metavar="FOLDER", help="a model: fine-tuned, exported, or `best`")
+    text = "user/name on the Hugging Face hub; made there if it does not exist, its files replaced if it does"
+    parser.add_argument("name", action=Once, convert=str, metavar="NAME", help=text)
+    parser.add_argument("--private", action="store_true", help="for you alone (default: public)")
+    parser.add_argument("--dry-run", action="store_true", help="check and list the files; upload nothing")
+    _json(parser, "print what goes up as JSON")
+
+
 def _elmo_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     text = "the HDF5 file that AllenNLP distributes"
     parser.add_argument("--weights", action=Once, metavar="FILE", help=text, required=True)
@@ -187,6 +196,7 @@ def _recipes_arguments(parser: Parser, given: Sequence[str], everything: bool) -
         "name", nargs="?", action=Once, convert=str, metavar="NAME", help="print this preset, to change it"
     )
     _json(parser, "print JSON; of a preset every setting")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes, for editors")
 
 
 def _tasks_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
@@ -233,6 +243,10 @@ COMMANDS: dict[str, Command] = {
     "export": Command(
         "a fine-tuned model as an ONNX folder", "FOLDER --output FOLDER [--int8] [--plain] [--half]", _export_arguments
     ),
+    "push": Command(
+        "a model's folder to the Hugging Face hub, after a check",
+        "FOLDER USER/NAME [--private] [--dry-run] [--json]", _push_arguments,
+    ),
     "elmo": Command(
         "ELMo from its published files, as a folder to fine-tune and time",
         "--weights FILE --options FILE --output FOLDER", _elmo_arguments,
@@ -240,7 +254,9 @@ COMMANDS: dict[str, Command] = {
     "convert": Command(
         "a model with old pickled weights as a folder with safetensors", "MODEL --output FOLDER", _convert_arguments
     ),
-    "recipes": Command("list the presets; with NAME print it, to change it", "[NAME] [--json]", _recipes_arguments),
+    "recipes": Command(
+        "list the presets; with NAME print it, to change it", "[NAME] [--json] | --schema", _recipes_arguments
+    ),
     "tasks": Command("list the tasks", "[--json]", _tasks_arguments),
     "completion": Command("a completion script for bash or zsh", "bash|zsh", _completion_arguments),
 }  # fmt: skip

@@ -287,6 +287,8 @@ def _as_columns(answer: Row) -> Row:
         return {}
     if "labels" in answer:
         return {ANSWER: "|".join(answer["labels"]), **{f"{ANSWER}_{n}": score for n, score in answer["scores"].items()}}
+    if "entities" in answer:
+        return {ANSWER: as_json(answer["entities"])}
     if "label" in answer:
         return {ANSWER: answer["label"], f"{ANSWER}_score": answer["score"]}
     if "answer" in answer:

@@ -19,7 +19,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.scoring import majority_headline
 from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import load_model
-from tinydistilbert.models.runtimes import ModelInputs
+from tinydistilbert.models.runtimes import ModelInputs, model_bytes
 from tinydistilbert.models.size import Size
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.recipe.types import quantity
@@ -160,7 +160,7 @@ def _measure(builder: VariantBuilder, variant: Variant, validation: Examples) ->
     times = _times(builder, [variant], validation, QUICK_INPUTS, rounds=QUICK_ROUNDS)[variant.name]
     return MeasuredVariant(
         variant, held_out_score(builder, variant.folder), summarize(times, 1)["p50_ms"],
-        sum(path.stat().st_size for path in variant.folder.glob("model.*")), Size.of(model).forward(length, length),
+        model_bytes(variant.folder), Size.of(model).forward(length, length),
         parameter_count(model),
     )  # fmt: skip
 

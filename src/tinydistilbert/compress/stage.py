@@ -42,7 +42,7 @@ from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.report.compression import TEACHER_SIZE, TEACHER_TIME
 from tinydistilbert.results import Measurement
-from tinydistilbert.run_folder import MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
+from tinydistilbert.run_folder import CARD, MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
 from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
@@ -74,7 +74,7 @@ def compress_task_model(builder: VariantBuilder) -> None:
     best = best_variant(measured, recipe.compress, bar)
     shutil.rmtree(atomic.partial(folder.best), ignore_errors=True)  # perhaps with files of another variant
     made_from.begin(folder.best, builder.sources)
-    left_out = shutil.ignore_patterns(atomic.MANIFEST, made_from.FILE)
+    left_out = shutil.ignore_patterns(atomic.MANIFEST, made_from.FILE, CARD)
     with atomic.unfinished(folder.best) as output:
         shutil.copytree(best.variant.folder, output, dirs_exist_ok=True, ignore=left_out)
         if facts := exported_facts(output):
@@ -197,6 +197,7 @@ def _difference(
         )
         gold = np.zeros(len(one))
     else:
-        one, other, gold = predictions.values, first.values, np.array(validation.columns["label"])
+        one, other = predictions.values, first.values
+        gold = np.zeros_like(one) if predictions.tags else np.array(validation.columns["label"])
     paired = resampling.paired_test(task.kind, task.headline, gold, one[None], other[None], seed=seed)
     return {"value": paired.difference, "interval": list(paired.interval), "p": paired.p}

@@ -11,10 +11,10 @@ import numpy as np
 from tinydistilbert import results
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation.evaluate import samples, scored_splits, trained_on_scored, write_predictions
-from tinydistilbert.evaluation.scoring import predictions_of_rows, score
+from tinydistilbert.evaluation.scoring import Predictions, predictions_of_rows, predictions_of_tags, score
 from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.word_embeddings import word_embeddings
-from tinydistilbert.recipe.names import STATIC_EMBEDDINGS, TF_IDF
+from tinydistilbert.recipe.names import MOST_FREQUENT_TAG, STATIC_EMBEDDINGS, TF_IDF
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, SAMPLES, predictions_file
@@ -22,6 +22,7 @@ from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks import baselines
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.tasks.tag_baseline import MostFrequentTag
 
 SEED = 0
 """Of the folder and the measurements; nothing in a baseline is random."""
@@ -37,8 +38,8 @@ def evaluate_baseline(
     the longest input of a model. Writes the finished folder `output`: predictions, samples and measurements.
 
     Args:
-        name: of the row: `tf-idf` or `static embeddings`.
-        task: of one of `baselines.KINDS`.
+        name: of the row: one of `baselines.BASELINES` for the task's kind.
+        task: what it is fitted to.
         encoder: model whose word embeddings and tokenizer `static embeddings` takes: the teacher.
         recipe: gives the data and the sizes.
         output: folder to write.
@@ -49,7 +50,7 @@ def evaluate_baseline(
     """
     begin = time.perf_counter()
     train = recipe_examples(recipe, task, task.train, limit=recipe.finetune.settings(task.name).train_examples)
-    model = baselines.fit(name, train, _vectors(name, train, encoder))
+    predict, converged = _fitted(name, train, encoder)
     seconds_training = time.perf_counter() - begin
     present, missing = scored_splits(recipe, task)
     measurements, shown = list[Measurement](), list[dict[str, Any]]()
@@ -58,10 +59,10 @@ def evaluate_baseline(
             begin = time.perf_counter()
             limit = recipe.finetune.settings(task.name).validation_examples
             examples = recipe_examples(recipe, task, split, limit=limit)
-            predictions = predictions_of_rows(examples, model.outputs(examples), model.thresholds)
+            predictions = predict(examples)
             scores = score(examples, predictions, seed=recipe.seed)
             common: dict[str, Any] = {"device": "cpu", "seconds_training": round(seconds_training, 3)}
-            common |= {"converged": model.converged} | ({"missing": missing} if missing else {})
+            common |= {"converged": converged} | ({"missing": missing} if missing else {})
             common |= {"left_out": train.left_out} if train.left_out else {}
             warnings = trained_on_scored(examples, shared.get(split, 0))
             seconds = round(seconds_training + time.perf_counter() - begin, 3)
@@ -79,6 +80,15 @@ def evaluate_baseline(
             write_predictions(folder / predictions_file(split), examples, predictions)
         json_lines.write(folder / SAMPLES, shown)
         results.write(folder / MEASUREMENTS, measurements)
+
+
+def _fitted(name: str, train: Examples, encoder: str | Path) -> tuple[Callable[[Examples], Predictions], bool]:
+    """What predicts, and whether its fitting came to its end."""
+    if name == MOST_FREQUENT_TAG:
+        tagger = MostFrequentTag.fit(train)
+        return lambda examples: predictions_of_tags(examples, tagger.tags(examples)), True
+    model = baselines.fit(name, train, _vectors(name, train, encoder))
+    return lambda examples: predictions_of_rows(examples, model.outputs(examples), model.thresholds), model.converged
 
 
 def _vectors(name: str, train: Examples, encoder: str | Path) -> baselines.Vectors:

@@ -31,15 +31,21 @@ from tinydistilbert.tasks.repeated import is_alarming, shared_in_words
 from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.squad import NULL_THRESHOLD
+from tinydistilbert.tasks.words import WORDS
 
 SAMPLE_COUNT = 8
 """Examples that are shown with their predictions."""
 
 
 def predictions_table(examples: Examples, predictions: Predictions) -> pa.Table:
-    """The predictions with the `idx` or `id` of their example, its hash and label, and logits or best answers."""
+    """The predictions with the `idx` or `id` of their example, its hash and label, and logits or best answers.
+
+    Of token classification the label and the prediction are lists of tags.
+    """
     if examples.task.kind == "span":
         shared = {"id": examples.columns["id"], "answers": predictions.gold, "prediction_text": predictions.words}
+    elif predictions.tags:
+        shared = {"idx": examples.columns["idx"], "label": predictions.tags[0], "prediction": predictions.tags[1]}
     else:
         columns = examples.columns
         shared = {"idx": columns["idx"], "label": columns["label"], "prediction": predictions.values.tolist()}
@@ -50,7 +56,7 @@ def samples(examples: Examples, predictions: Predictions, *, seed: int) -> list[
     """Up to eight examples, the same for every model, with label and prediction as words."""
     count = min(SAMPLE_COUNT, len(examples))
     chosen = np.sort(np.random.default_rng(seed).choice(len(examples), count, replace=False))
-    shown = [name for name in examples.columns if name not in ("label", "answers")]
+    shown = [name for name in examples.columns if name not in ("label", "answers", WORDS)]
     return [
         {
             "split": examples.split,
@@ -108,7 +114,7 @@ def evaluate(
             config = load_config(model_folder)
             order = check_classes(model_folder, config, examples.task, output_labels)
             if order is not None:  # of a given model, which numbers the classes in another order
-                logits = np.stack(list(logits))[:, order]
+                logits = [row[..., order] for row in logits]
             threshold = threshold_for(config, examples, order)
             predictions = read_predictions(examples, features, logits, threshold=threshold)
             scores = score(examples, predictions, seed=recipe.seed)

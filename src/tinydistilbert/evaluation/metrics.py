@@ -155,6 +155,38 @@ def _hits_by_label(labels: Array, predictions: Array, counts: Array | None) -> t
     return weights @ (gold & guess).astype(np.float64), weights @ (gold.astype(np.float64) + guess)
 
 
+def entity_precision(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
+    """Share of the predicted entities that are right, of all texts together; 0 where none is predicted.
+
+    As conlleval and seqeval have it: right in type, first and last word.
+
+    Args:
+        labels: does not matter.
+        predictions: (n, 3) entities of each text that are rightly predicted, that are predicted, and that are there.
+        counts: how often each text occurs.
+    """
+    right, predicted, _ = _entities(predictions, counts)
+    return _ratio(right, predicted)
+
+
+def entity_recall(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
+    """Share of the entities that are rightly predicted; 0 where there is none. See `entity_precision`."""
+    right, _, gold = _entities(predictions, counts)
+    return _ratio(right, gold)
+
+
+def entity_f1(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
+    """Harmonic mean of both; 0 where no entity is predicted or there. See `entity_precision`."""
+    right, predicted, gold = _entities(predictions, counts)
+    return _ratio(2 * right, predicted + gold)
+
+
+def _entities(predictions: Array, counts: Array | None) -> tuple[Array, Array, Array]:
+    weights = np.ones(len(predictions)) if counts is None else counts
+    sums = weights @ predictions.astype(np.float64)
+    return sums[..., 0], sums[..., 1], sums[..., 2]
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
     "f1": f1,
@@ -166,12 +198,16 @@ METRICS: dict[str, Metric] = {
     "pearson_spearman_mean": pearson_spearman_mean,
 }
 """Metrics of labels and predictions; a span task's are the means of `squad_scores`."""
-METRICS_OF_LABELS: dict[str, Metric] = {"micro_f1": micro_f1, "macro_f1": macro_f1_of_labels, "exact_match": equal_sets}
-"""Those of multi-label tasks, of arrays (n, labels) of 0 and 1, or `NO_CLASS`; resamples are given by counts alone."""
+METRICS_OF_LABELS: dict[str, Metric] = {
+    "micro_f1": micro_f1, "macro_f1": macro_f1_of_labels, "exact_match": equal_sets, "entity_f1": entity_f1,
+    "entity_precision": entity_precision, "entity_recall": entity_recall,
+}  # fmt: skip
+"""Those of multi-label tasks, of arrays (n, labels) of 0 and 1, or `NO_CLASS`, and those of token classification, of
+arrays (n, 3) of counts; resamples are given by counts alone."""
 
 
 def metric_of(name: str, labels: Array) -> Metric:
-    """The metric of classes or numbers (n,), or of several labels (n, labels)."""
+    """The metric of classes or numbers (n,), or of several labels (n, labels) or counts of entities (n, 3)."""
     return (METRICS_OF_LABELS if labels.ndim == 2 else METRICS)[name]
 
 

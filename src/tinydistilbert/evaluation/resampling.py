@@ -66,9 +66,10 @@ def paired_test(kind: Kind, metric: str, labels: Array, first: Array, second: Ar
     Args:
         kind: of the task.
         metric: one of its metrics.
-        labels: (n,) classes or numbers; of span tasks anything; (n, labels) of several labels.
+        labels: (n,) classes or numbers; of span tasks anything; (n, labels) of several labels; of token classification
+            (n, 3) of anything.
         first: (seeds, n) predictions of one side, (seeds, n, labels) of several labels; of span tasks the metric of
-            each answer.
+            each answer; of token classification (seeds, n, 3) counts of entities.
         second: (seeds, n) those of the other.
         seed: of the resamples.
     """

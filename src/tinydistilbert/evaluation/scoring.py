@@ -12,11 +12,13 @@ from scipy.special import softmax
 from tinydistilbert.evaluation import metrics, resampling, sanity
 from tinydistilbert.evaluation.answer_units import without_blanks
 from tinydistilbert.evaluation.resampling import Statistic
+from tinydistilbert.tasks import entities
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.inference import Logits
 from tinydistilbert.tasks.label_thresholds import PLAIN, best_thresholds, given_labels, sigmoid, stored_label_thresholds
 from tinydistilbert.tasks.squad import best_answers, null_score, stored_null_threshold
+from tinydistilbert.tasks.words import WORDS, in_words, word_predictions
 
 Threshold = float | NDArray[np.float64]
 """A null threshold, or (labels,) probabilities from which on a label is given."""
@@ -29,7 +31,8 @@ class Predictions:
     """Predictions on one split, in the order of its examples."""
 
     values: NDArray[Any]
-    """(n,) classes, scores or answer texts; (n, labels) of 0 and 1 where there may be several."""
+    """(n,) classes, scores or answer texts; (n, labels) of 0 and 1 where there may be several; (n, 3) entities of each
+    text that are rightly predicted, that are predicted, and that are there."""
     words: list[Any]
     """The same as a reader sees them: class names, scores, answer texts."""
     gold: list[Any]
@@ -40,6 +43,8 @@ class Predictions:
     """Answers that were read from logits of which some are not finite numbers."""
     null_differences: NDArray[np.float64] | None = None
     """Span tasks: (n,) score of "no answer" less that of the best answer."""
+    tags: tuple[list[list[str]], list[list[str]]] | None = None
+    """Token classification: the tags of each text's words, the true ones and the predicted ones."""
 
 
 def read_predictions(
@@ -59,6 +64,8 @@ def read_predictions(
     if examples.task.kind == "span":
         assert not isinstance(threshold, np.ndarray), "one null threshold"
         return _read_answers(examples, features, list(logits), threshold)
+    if examples.task.kind == "token-classification":
+        return _read_tags(examples, features, logits)
     rows = np.stack(list(logits))
     assert np.array_equal(features.example, np.arange(len(examples))), "one feature an example, in order"
     return predictions_of_rows(examples, rows, threshold)
@@ -87,6 +94,31 @@ def _read_labels(examples: Examples, rows: NDArray[Any], thresholds: Threshold) 
     words = [task.words_of(given) if is_known else "" for given, is_known in zip(values, finite, strict=True)]
     extra = {"logits": rows.tolist(), "probabilities": sigmoid(rows).tolist()}
     return Predictions(values, words, [task.words_of(label) for label in examples.columns["label"]], extra)
+
+
+def _read_tags(examples: Examples, features: Features, logits: Logits) -> Predictions:
+    assert features.word_tokens is not None, "features of words have their tokens"
+    predicted, probabilities, not_finite = [], [], 0
+    for row, tokens in zip(logits, features.word_tokens, strict=True):
+        found = word_predictions(row, tokens, examples.task.labels)
+        predicted.append(found.tags)
+        probabilities.append(found.probabilities.tolist())
+        not_finite += not found.are_finite
+    return predictions_of_tags(examples, predicted, {"probabilities": probabilities}, not_finite)
+
+
+def predictions_of_tags(
+    examples: Examples, predicted: list[list[str]], extra: dict[str, list[Any]] | None = None, not_finite: int = 0
+) -> Predictions:
+    """The predictions of an IOB2 tag for each word of each text."""
+    gold = [[examples.task.labels[tag] for tag in tags] for tags in examples.columns["label"]]
+    values = np.array([entities.counts(*pair) for pair in zip(gold, predicted, strict=True)], dtype=np.int64)
+    texts = (examples.columns["text"], examples.columns[WORDS])
+    read, right = (
+        [", ".join(in_words(*row)) or entities.NO_ENTITIES for row in zip(*texts, tags, strict=True)]
+        for tags in (predicted, gold)
+    )
+    return Predictions(values, read, right, extra or {}, not_finite, tags=(gold, predicted))
 
 
 def _read_answers(
@@ -188,9 +220,10 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
     for name, statistic in statistics.items():
         value = float(statistic(everything))
         ids = examples.columns["id" if "id" in examples.columns else "idx"]
+        shown = np.array(predictions.words, dtype=object) if predictions.tags else predictions.values
         warnings = sanity.sanity_warnings(
-            predictions.values, examples=len(examples), value=value, majority=majority[name], ids=ids,
-            not_finite=predictions.not_finite, words=predictions.words if predictions.values.ndim == 2 else (),
+            shown, examples=len(examples), value=value, majority=majority[name], ids=ids,
+            not_finite=predictions.not_finite, words=predictions.words if shown.ndim == 2 else (),
         )  # fmt: skip
         details = {"interval": list(intervals[name]), "majority": majority[name], "warnings": warnings}
         scores[name] = value, details
@@ -247,6 +280,8 @@ def headline_score(
 
 def majority_headline(examples: Examples) -> float:
     """The task's headline metric of the majority baseline."""
+    if examples.task.kind == "token-classification":
+        return 0.0  # no word in an entity
     empty = np.zeros(np.array(examples.columns["label"]).shape if examples.task.has_classes else len(examples))
     if examples.task.kind == "span":
         gold = [answer["text"] for answer in examples.columns["answers"]]
@@ -275,6 +310,12 @@ def _statistics(examples: Examples, predictions: Predictions) -> tuple[dict[str,
         each, baseline = _answer_scores(examples, predictions)
         majority = {name: float(values.mean()) for name, values in baseline.items()}
         return {name: partial(_mean_at, each[name]) for name in names}, majority
+    if examples.task.kind == "token-classification":
+        no_labels = np.zeros_like(predictions.values)
+        at_each: dict[str, Statistic] = {
+            name: partial(_metric_of_labels_at, name, no_labels, predictions.values) for name in names
+        }
+        return at_each, dict.fromkeys(names, 0.0)
     # Small integers, because a bootstrap looks at every example a thousand times.
     dtype = np.float64 if examples.task.kind == "regression" else np.int16
     labels, guesses = np.array(examples.columns["label"], dtype=dtype), predictions.values.astype(dtype)

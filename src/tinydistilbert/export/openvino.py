@@ -2,27 +2,25 @@
 
 import contextlib
 import io
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.export.to_onnx import exported_weights
+from tinydistilbert.export.to_onnx import IN_BROWSERS, copy_beside, exported_weights
 from tinydistilbert.models.runtimes import (
     BF16,
     ENGINE,
     EXPORT_KEY,
-    MODEL_FILE,
     OPENVINO,
     OPENVINO_FILE,
     ModelInputs,
     exported_config,
+    onnx_file,
 )
+from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
-
-CONFIG = "config.json"
 
 
 def has_bf16() -> bool:
@@ -83,10 +81,11 @@ def to_int8(exported: Path, output: Path, calibration: Iterable[ModelInputs]) ->
 
 def _read(exported: Path) -> tuple[dict[str, Any], Any]:
     config = exported_config(exported)
-    if config is None or config[EXPORT_KEY]["precision"] != "fp32" or not (exported / MODEL_FILE).is_file():
+    file = onnx_file(exported)
+    if config is None or config[EXPORT_KEY]["precision"] != "fp32" or file is None:
         fix = "give a folder that `export` made, without --int8"
         raise UserError(str(exported), expected="an exported model in fp32", found="another folder", fix=fix)
-    return config, openvino().Core().read_model(str(exported / MODEL_FILE))
+    return config, openvino().Core().read_model(str(file))
 
 
 def _write(
@@ -96,7 +95,6 @@ def _write(
     facts = {"format": OPENVINO, ENGINE: OPENVINO, "parameters": exported_weights(exported), **facts}
     with atomic.unfinished(output, made_by="openvino") as folder:
         openvino().save_model(model, str(folder / OPENVINO_FILE), compress_to_fp16=half)
-        for file in exported.iterdir():
-            if file.name not in (MODEL_FILE, f"{MODEL_FILE}.data", CONFIG, atomic.MANIFEST):
-                shutil.copyfile(file, folder / file.name)
+        copy_beside(exported, folder)
+        config = {key: value for key, value in config.items() if key != IN_BROWSERS}  # they have no OpenVINO
         atomic.write_json(folder / CONFIG, config | {EXPORT_KEY: config[EXPORT_KEY] | facts})

@@ -1,7 +1,6 @@
 """int8: an exported model at a quarter of its size, several times as fast on a CPU; layers that need it stay float."""
 
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,14 +8,22 @@ from typing import Any, Literal
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import int8
-from tinydistilbert.export.to_onnx import export
-from tinydistilbert.models.runtimes import EXPORT_KEY, MODEL_FILE, RANGES, RANGES_OF_TOKENS, ModelInputs
+from tinydistilbert.export.to_onnx import IN_BROWSERS, copy_beside, export, in_browsers
+from tinydistilbert.models.runtimes import (
+    EXPORT_KEY,
+    INT8_FILE,
+    MODEL_FILE,
+    RANGES,
+    RANGES_OF_TOKENS,
+    ModelInputs,
+    onnx_file,
+)
+from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
 Method = Literal["dynamic", "static"]
 """The range of a matrix's input comes from each token (`dynamic`), or once from calibration inputs (`static`)."""
-CONFIG = "config.json"
 
 
 def quantize(
@@ -58,11 +65,10 @@ def quantize(
     facts = {"precision": "int8", "method": method, **settings, "keep_float": list(keep_float)}
     facts[RANGES] = RANGES_OF_TOKENS if method == "dynamic" else "calibration"
     with atomic.unfinished(output, made_by="quantize") as folder:
-        for file in exported.iterdir():
-            if file.name not in (MODEL_FILE, f"{MODEL_FILE}.data", CONFIG, atomic.MANIFEST):
-                shutil.copyfile(file, folder / file.name)
-        atomic.write_bytes(folder / MODEL_FILE, model.SerializeToString())
-        atomic.write_json(folder / CONFIG, config | {EXPORT_KEY: config[EXPORT_KEY] | facts})
+        copy_beside(exported, folder)
+        atomic.write_bytes(folder / INT8_FILE, model.SerializeToString())
+        changed = {IN_BROWSERS: in_browsers("int8"), EXPORT_KEY: config[EXPORT_KEY] | facts}
+        atomic.write_json(folder / CONFIG, config | changed)
 
 
 def export_int8(model_folder: Path, output: Path, *, fused: bool = True) -> None:
@@ -140,11 +146,12 @@ def _open(exported: Path) -> tuple[dict[str, Any], Any]:
     """The config and the graph of an exported folder in float32, after comparing it with its manifest."""
     onnx = require("onnx", extra="onnx")
     fix = "give a folder that `tinydistilbert export` made"
-    if not (exported / MODEL_FILE).is_file() or not (exported / CONFIG).is_file():
+    file = onnx_file(exported)
+    if file is None or not (exported / CONFIG).is_file():
         raise UserError(str(exported), expected=f"{MODEL_FILE} and {CONFIG}", found="one or none of them", fix=fix)
     atomic.read_manifest(exported)
     config: dict[str, Any] = atomic.read_json(exported / CONFIG)
     precision = config.get(EXPORT_KEY, {}).get("precision")
     if precision != "fp32":
         raise UserError(str(exported), expected="an exported model in fp32", found=str(precision), fix=fix)
-    return config, onnx.load(str(exported / MODEL_FILE))
+    return config, onnx.load(str(file))

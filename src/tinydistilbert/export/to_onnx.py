@@ -7,6 +7,7 @@ that token of the last layer that the head reads. The folder is made only if the
 import ast
 import logging
 import math
+import shutil
 import tempfile
 import warnings
 from collections import Counter
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import fused_attention as fusion
@@ -29,18 +30,22 @@ from tinydistilbert.models.heads import head_of, vocabulary_input, vocabulary_ma
 from tinydistilbert.models.lengths import MAX_LENGTH, read_length
 from tinydistilbert.models.loading import ELMO, Head, load_config, load_model, load_tokenizer, longest_input, save_model
 from tinydistilbert.models.runtimes import (
+    EARLIER_FILE,
     EXPORT_KEY,
+    EXTERNAL,
     MODEL_FILE,
-    OPENVINO_FILE,
     ModelInputs,
     OnnxRuntime,
     exported_facts,
+    is_exported,
+    onnx_file,
 )
 from tinydistilbert.models.task_head import output_layer
 from tinydistilbert.models.tokenizer_files import save_tokenizer
 from tinydistilbert.models.torch_runtime import uses_token_types
+from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.optional import require
-from tinydistilbert.run_folder import TRAINING_FACTS, training_facts
+from tinydistilbert.run_folder import CARD, TRAINING_FACTS, training_facts
 from tinydistilbert.storage import atomic, disk
 
 OPSET = 20
@@ -59,13 +64,14 @@ def export(
     model_folder: Path, output: Path, *, tokenizer: PreTrainedTokenizerFast | None = None, fused: bool = True,
     max_length: int | None = None,
 ) -> None:  # fmt: skip
-    """Make the finished folder `output` with `model.onnx` and all that is needed to use it.
+    """Make the finished folder `output` with `onnx/model.onnx` and all that is needed to use it.
 
     Inputs are `input_ids`, `attention_mask` and, in BERT, `token_type_ids` (int64, any batch and length); outputs are
     `logits`, or `start_logits` and `end_logits` in span models.
 
     Args:
-        model_folder: a model with a classification, multi-label, regression, span or masked-LM head.
+        model_folder: a model with a classification, multi-label, regression, token-classification, span or masked-LM
+            head.
         output: a folder that does not exist yet.
         tokenizer: by default the one in `model_folder`.
         max_length: tokens that whoever runs the folder reads of a text; by default what `load` reads with the model in
@@ -94,21 +100,51 @@ def export(
         MAX_LENGTH: max_length,
     }  # fmt: skip
     with disk.disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
-        file = Path(temporary) / MODEL_FILE
+        file = Path(temporary) / Path(MODEL_FILE).name
         proto = _traced(model_folder, model, head, fused=fused)
-        if sum(weight.nbytes for weight in model.parameters()) < MAX_EMBEDDED_BYTES:
-            onnx.save_model(proto, str(file))
+        is_large = sum(weight.nbytes for weight in model.parameters()) >= MAX_EMBEDDED_BYTES
+        if is_large:
+            onnx.save_model(proto, str(file), save_as_external_data=True, location=f"{file.name}{EXTERNAL}")
         else:
-            onnx.save_model(proto, str(file), save_as_external_data=True, location=f"{MODEL_FILE}.data")
+            onnx.save_model(proto, str(file))
         offset = output_layer(model).bias.item() if head == "regression" else None
         _check_parity(model_folder, OnnxRuntime(file, threads=1), trials, expected, offset)
         with atomic.unfinished(output, exported_from=model_folder.name) as folder:
             for part in Path(temporary).iterdir():
-                atomic.write_bytes(folder / part.name, part.read_bytes())
+                atomic.write_bytes((folder / MODEL_FILE).with_name(part.name), part.read_bytes())
             model.config.save_pretrained(folder)
-            atomic.write_json(folder / "config.json", {**atomic.read_json(folder / "config.json"), EXPORT_KEY: facts})
+            config = atomic.read_json(folder / CONFIG)
+            in_browser = in_browsers("fp32") | ({"use_external_data_format": True} if is_large else {})
+            names = general_names(model.config)
+            atomic.write_json(folder / CONFIG, {**names, **config, IN_BROWSERS: in_browser, EXPORT_KEY: facts})
             truncates = head not in ("span", "masked-lm")  # contexts are read in windows
             save_tokenizer(tokenizer, folder, model.config, longest=max_length, truncates=truncates)
+
+
+IN_BROWSERS = "transformers.js_config"
+"""Key in the `config.json` of an exported folder that transformers.js reads."""
+
+
+def in_browsers(precision: str) -> dict[str, Any]:
+    """Which file transformers.js takes where it is not told: the only one that there is."""
+    return {"dtype": {"int8": "q8"}.get(precision, precision)}
+
+
+def general_names(config: PretrainedConfig) -> dict[str, Any]:
+    """Sizes under the names that most families give them, where this family has names of its own.
+
+    DistilBERT's `dim` is `hidden_size` elsewhere; programs that read exported models look for either.
+    """
+    family_names = {**config.attribute_map, "intermediate_size": "hidden_dim"}
+    return {general: getattr(config, name) for general, name in family_names.items() if hasattr(config, name)}
+
+
+def copy_beside(exported: Path, folder: Path) -> None:
+    """Copy what an exported folder holds beside its model, its config, its manifest and its card."""
+    written_anew = (CONFIG, atomic.MANIFEST, CARD, EARLIER_FILE, f"{EARLIER_FILE}.data")
+    for file in exported.iterdir():
+        if file.is_file() and file.name not in written_anew:
+            shutil.copyfile(file, folder / file.name)
 
 
 def exported_weights(folder: Path) -> int:
@@ -119,7 +155,7 @@ def exported_weights(folder: Path) -> int:
     kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
     return sum(
         math.prod(tensor.dims)
-        for tensor in onnx.load(folder / MODEL_FILE, load_external_data=False).graph.initializer
+        for tensor in onnx.load(onnx_file(folder), load_external_data=False).graph.initializer
         if tensor.data_type in kinds and not tensor.name.endswith((".scale", ".zero"))
     )
 
@@ -167,7 +203,7 @@ def _check_half_scores(folder: Path, model: PreTrainedModel) -> None:
 
 def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
     """The model in `folder`, in evaluation mode, and its head."""
-    if (folder / MODEL_FILE).exists() or (folder / OPENVINO_FILE).exists():
+    if is_exported(folder):
         fix = "give the folder that it was exported from"
         raise UserError(str(folder), expected="a torch model", found="an exported one", fix=fix)
     head = head_of(folder, load_config(folder))
@@ -198,7 +234,7 @@ class _Named(nn.Module):
 
 def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) -> Any:
     """The model as a tidy ONNX protocol buffer; with `fused`, `model` itself is changed."""
-    first_token = head not in ("span", "masked-lm")
+    first_token = head not in ("span", "masked-lm", "token-classification")
     if fused:
         fusion.fuse(model, first_token=first_token)
     inputs = {name: torch.from_numpy(array) for name, array in _random_inputs(model, 2, 7, seed=0).items()}

@@ -26,6 +26,8 @@ from tinydistilbert.tasks.inference import INPUTS
 from tinydistilbert.training.job import Batch, scaled_sum, token_shares
 
 NO_MATCHES = Matches()
+SOFT_WORDS = "teacher_words"
+"""In batches of token classification: (batch, length) whether a token has soft targets."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,15 @@ class TaskLoss:
 
     def _counts(self, batch: Batch) -> dict[str, int]:
         """Over how many examples, positions or pairs of positions each term of this micro-batch is a mean."""
-        counts = {"hard": int(self._labelled(batch).sum()), "soft": len(batch["input_ids"])}
+        soft = int(batch[SOFT_WORDS].sum()) if SOFT_WORDS in batch else len(batch["input_ids"])
+        counts = {"hard": int(self._labelled(batch).sum()), "soft": soft}
         for name in self.inner:
             is_over_pairs = TERMS[name].mean_over is MeanOver.PAIRS
             counts[name] = int((_visible(batch) if is_over_pairs else batch["attention_mask"]).sum())
         return {name: counts[name] for name in self.term_weights(0)}
 
-    def _labelled(self, batch: Batch) -> Bool[Tensor, " batch"]:
+    def _labelled(self, batch: Batch) -> Bool[Tensor, "batch *length"]:
+        """Which examples have a label, or in token classification which tokens."""
         if self.kind == "span":
             return torch.ones(len(batch["input_ids"]), dtype=torch.bool)
         labels = batch["labels"]
@@ -85,7 +89,7 @@ class TaskLoss:
         """Inside the `with`, the model computes only what this objective reads, and drops out quickly."""
         with ExitStack() as stack:
             stack.enter_context(quick_dropout(model))
-            if self.kind != "span" and not self.inner:
+            if self.kind not in ("span", "token-classification") and not self.inner:
                 stack.enter_context(first_token_only(model))
             yield
 
@@ -124,7 +128,8 @@ class TaskLoss:
     def _hard(self, output: Any, batch: Batch) -> Tensor:
         """Cross-entropy or squared error against the labels, mean over the examples that have one.
 
-        Of several labels it is the binary cross-entropy of each, mean over them too.
+        Of several labels it is the binary cross-entropy of each, mean over them too. In token classification it is the
+        cross-entropy at the first token of each word, mean over those.
         """
         if self.kind == "span":
             # Unlike in transformers, padding has no probability: the loss must not depend on what else is in the batch.
@@ -142,10 +147,15 @@ class TaskLoss:
             return F.mse_loss(output.logits.squeeze(-1)[labelled], batch["labels"][labelled])
         if self.kind == "multi-label":
             return F.binary_cross_entropy_with_logits(output.logits[labelled], batch["labels"][labelled])
+        if self.kind == "token-classification":
+            return F.cross_entropy(output.logits[labelled], batch["labels"][labelled])
         return F.cross_entropy(output.logits, batch["labels"], ignore_index=NO_LABEL)
 
     def _soft(self, output: Any, batch: Batch) -> Tensor:
-        """KL at the temperature from the teacher's distributions, or the squared difference to its score."""
+        """KL at the temperature from the teacher's distributions, or the squared difference to its score.
+
+        In token classification at the first token of each word that the teacher read, labelled or not.
+        """
         assert self.distillation is not None
         temperature = self.distillation.temperature
         if self.kind == "span":
@@ -157,6 +167,11 @@ class TaskLoss:
             return F.mse_loss(output.logits, batch["teacher_logits"])
         if self.kind == "multi-label":
             return losses.binary_kl(output.logits, batch["teacher_logits"], temperature)
+        if self.kind == "token-classification":
+            counted = batch[SOFT_WORDS]
+            if counted.device.type == "cpu" and not counted.any():
+                return 0 * torch.as_tensor(output.logits).sum()
+            return losses.kl(output.logits[counted], batch["teacher_logits"][counted], temperature)
         return losses.kl(output.logits, batch["teacher_logits"], temperature)
 
 

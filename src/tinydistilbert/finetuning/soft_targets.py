@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.label_scale import PLAIN, LabelScale
+from tinydistilbert.finetuning.objective import SOFT_WORDS
 from tinydistilbert.finetuning.teacher_check import check_teacher
 from tinydistilbert.models.lengths import trained_length
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, longest_input
@@ -22,6 +23,7 @@ from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
 from tinydistilbert.tasks.encoding import Features, encode
 from tinydistilbert.tasks.inference import Logits, predict
+from tinydistilbert.tasks.words import is_first_piece
 from tinydistilbert.training.job import Batch
 
 
@@ -52,13 +54,14 @@ def make_soft_targets(
 ) -> None:
     """Make the finished folder `output`: the mean of the teachers' logits for every example.
 
-    A teacher of a classification or regression task reads the examples with its own tokenizer; in span tasks its
-    positions must be the student's.
+    A teacher of a classification or regression task, or one that tags words, reads the examples with its own tokenizer;
+    in span tasks its positions must be the student's.
 
     Args:
         examples: what the student is going to be trained on.
         teachers: folders of models with the task's head.
-        output: folder to make, with `logits.npy`: (n, classes), (n, 1), or of all windows laid end to end (tokens, 2).
+        output: folder to make, with `logits.npy`: (n, classes), (n, 1), or of all windows laid end to end (tokens, 2),
+            or of all texts laid end to end (words, tags), NaN for words that a teacher did not read.
         tokenizer: the student's.
         max_length: longest input in tokens.
         device: to compute on.
@@ -90,7 +93,7 @@ def _teacher_logits(
     teacher: Path, examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int, device: torch.device,
     labels: tuple[str, ...],
 ) -> tuple[NDArray[np.float64], list[int]]:  # fmt: skip
-    """One teacher's logits for every example, classes in the task's order; of all windows laid end to end.
+    """One teacher's logits for every example, classes in the task's order; of all windows or words laid end to end.
 
     Returns:
         They, and for each class the output that was taken for it.
@@ -106,9 +109,16 @@ def _teacher_logits(
         max_length = min(max_length, trained)
     features = encode(examples, teacher_tokenizer, max_length)
     predicted: Logits = predict(model, features, pad_token_id=int(teacher_tokenizer.pad_token_id), device=device)
+    if features.word_tokens is not None:
+        predicted = [_of_words(row, tokens) for row, tokens in zip(predicted, features.word_tokens, strict=True)]
     logits = np.concatenate(predicted) if isinstance(predicted, list) else predicted
     order = [*range(logits.shape[-1])] if order is None else order
     return logits[:, order].astype(np.float64), order
+
+
+def _of_words(logits: NDArray[np.float32], tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+    """(words, tags) logits of each word's first token; NaN for words without one of their own."""
+    return np.where(is_first_piece(tokens)[:, None], logits[np.maximum(tokens, 0)], np.float32(np.nan))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,21 +145,28 @@ class SoftTargets:
             raise UserError(str(folder), expected=expected, found=found, fix=fix)
         logits: NDArray[np.float32] = np.load(folder / SOFT_TARGETS, mmap_mode="r")
         rows = int(features.lengths.sum()) if features.offsets is not None else len(features)
+        if features.word_tokens is not None:
+            rows = sum(map(len, features.word_tokens))
         assert len(logits) == rows, (len(logits), rows)
         return cls(logits, features, scale)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
-        """Row of each window's first token."""
-        return np.cumsum(self.features.lengths) - self.features.lengths
+        """Row of each window's first token, or of each text's first word."""
+        words = self.features.word_tokens
+        counts = self.features.lengths if words is None else np.array([len(of_text) for of_text in words])
+        return np.asarray(np.cumsum(counts) - counts)
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The soft targets of the features at `indices`.
 
         Returns:
             `teacher_logits` (batch, classes); in span tasks `teacher_start` and `teacher_end` (batch, length), padded
-            with zeros, which the loss does not count.
+            with zeros, which the loss does not count. In token classification `teacher_logits` (batch, length, tags)
+            and `teacher_words` (batch, length), whether a token has some.
         """
+        if self.features.word_tokens is not None:
+            return self._of_tokens(indices, self.features.word_tokens)
         if self.features.offsets is None:
             logits = np.asarray(self.logits[indices])
             return {"teacher_logits": torch.from_numpy(logits if self.scale.is_plain else self.scale.standard(logits))}
@@ -158,3 +175,13 @@ class SoftTargets:
         for row, start, length in zip(padded, self._starts[indices], lengths, strict=True):
             row[:length] = self.logits[start : start + length]
         return {"teacher_start": torch.from_numpy(padded[..., 0]), "teacher_end": torch.from_numpy(padded[..., 1])}
+
+    def _of_tokens(self, indices: NDArray[np.int64], word_tokens: Sequence[NDArray[np.int32]]) -> Batch:
+        shape = len(indices), int(self.features.lengths[indices].max())
+        padded, counted = np.zeros((*shape, self.logits.shape[-1]), dtype=np.float32), np.zeros(shape, dtype=bool)
+        for row, index in enumerate(indices):
+            tokens, start = word_tokens[index], self._starts[index]
+            logits = np.asarray(self.logits[start : start + len(tokens)])
+            is_taught = is_first_piece(tokens) & np.isfinite(logits).all(-1)
+            padded[row, tokens[is_taught]], counted[row, tokens[is_taught]] = logits[is_taught], True
+        return {"teacher_logits": torch.from_numpy(padded), SOFT_WORDS: torch.from_numpy(counted)}

@@ -18,6 +18,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.models.task_head import listed
 from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.words import WORDS
 
 MIN_GAIN = 0.1
 """Share of the examples that another order must get right beyond the given one, to be called better."""
@@ -32,8 +33,9 @@ def check_teacher(
 
     Args:
         where: the teacher, for messages.
-        logits: (n, classes) in the order of the task's classes, or (n, 1) scores.
-        examples: of a classification, multi-label or regression task.
+        logits: (n, classes) in the order of the task's classes, (n, 1) scores, or (words, tags) of all texts laid end
+            to end, NaN for words that were not read.
+        examples: of a classification, multi-label, regression or token classification task.
         order: for each class the teacher's output that was taken for it.
         is_given: whether the user gave the order of the outputs; then doubts are told and nothing is refused.
 
@@ -41,6 +43,11 @@ def check_teacher(
         UserError: another order of the outputs is much better, or the logits have nothing to do with the labels.
     """
     labels = examples.columns["label"]
+    if examples.task.kind == "token-classification":
+        rows = zip(labels, examples.columns[WORDS], strict=True)
+        of_words = [tag for tags, words in rows for tag in ([None] * len(words) if tags is None else tags)]
+        is_read = np.asarray(np.isfinite(logits).all(-1))
+        logits, labels = logits[is_read], [tag for tag, read in zip(of_words, is_read, strict=True) if read]
     has_label = np.array([label is not None for label in labels])
     values = np.array([label for label in labels if label is not None])
     if not values.size:
@@ -51,7 +58,8 @@ def check_teacher(
         doubt = _doubt_about_labels(logits[has_label], values, examples.task.labels)
     else:
         names = examples.task.labels
-        doubt = _doubt_about_classes(logits[has_label].argmax(-1), values.astype(np.int64), names, order)
+        what = "words" if examples.task.kind == "token-classification" else "examples"
+        doubt = _doubt_about_classes(logits[has_label].argmax(-1), values.astype(np.int64), names, order, what)
     if doubt is None:
         return
     if is_given or not doubt.is_sure:
@@ -68,10 +76,11 @@ class _Doubt:
 
 
 def _doubt_about_classes(
-    predicted: NDArray[np.int64], labels: NDArray[np.int64], names: Sequence[str], order: Sequence[int]
-) -> _Doubt | None:
+    predicted: NDArray[np.int64], labels: NDArray[np.int64], names: Sequence[str], order: Sequence[int],
+    what: str,
+) -> _Doubt | None:  # fmt: skip
     right, majority = predicted == labels, np.bincount(labels, minlength=len(names)).max() / len(labels)
-    shown = f"its answers for {len(labels):,} train examples are right in {right.mean():.1%}"
+    shown = f"its answers for {len(labels):,} train {what} are right in {right.mean():.1%}"
     if better := _better_order(predicted, labels, len(names)):
         in_other = np.asarray(better)[predicted] == labels
         of_outputs = [""] * len(order)

@@ -175,6 +175,7 @@ def first_features(features: Features, examples: TaskExamples) -> Features:
         features, input_ids=features.input_ids[:count], token_type_ids=features.token_type_ids[:count],
         labels=features.labels[:count], example=features.example[:count],
         offsets=None if features.offsets is None else features.offsets[:count],
+        word_tokens=None if features.word_tokens is None else features.word_tokens[:count],
     )  # fmt: skip
 
 
@@ -212,19 +213,25 @@ def _objective(
 def run_training(training: TaskTraining, folder: Path, label: str) -> tuple[float, BestEpoch | None]:
     """Train in `folder`; gives the seconds, and the epoch that was selected. The model has all of its words afterwards.
 
+    Of several processes rank 0 alone keeps the best epoch, and has its weights in the end.
+
     Raises:
         NonFiniteLoss: a loss or gradient is not finite; the model is as it was before that step.
     """
-    job, selector = training.job, None
+    job, selector, ranks = training.job, None, training.compute.ranks
     if training.selection is not None:
         selector = EpochSelector(training.model, folder / atomic.CHECKPOINTS, partial(selection_score, training))
-        job = replace(job, validate=selector.score_epoch, validate_after=_ends_of_epochs(training))
+        scored = selector.score_epoch if ranks.is_main else (lambda _: {"score": selection_score(training)})
+        job = replace(job, validate=scored, validate_after=_ends_of_epochs(training))
     with only_used_words(training.model, _token_ids(training)) as decay_others:
         steps = job.steps
         try:
             if selector is None:
                 return _train(training, job, folder, label), None
-            seconds = 0.0 if selector.is_finished else _train(training, job, folder, label)
+            is_finished = ranks.broadcast(selector.is_finished)
+            seconds = 0.0 if is_finished else _train(training, job, folder, label)
+            if not ranks.is_main:
+                return seconds, None
             best = selector.finish(seconds)
             steps = best.step
             return best.seconds or 0.0, best
@@ -253,7 +260,9 @@ def selection_score(training: TaskTraining) -> float:
     pad_token_id = training.batches.pad_token_id
     compute = training.compute
     with multiplying(compute.device, compute.chosen):
-        logits = predict(training.model, features, pad_token_id=pad_token_id, device=compute.device)
+        logits = predict(
+            training.model, features, pad_token_id=pad_token_id, device=compute.device, ranks=compute.ranks
+        )
     if isinstance(logits, np.ndarray) and not training.scale.is_plain:
         logits = training.scale.labels(logits).astype(np.float32)
     threshold = None
@@ -309,5 +318,6 @@ def loss_without_learning(training: TaskTraining) -> float:
     if training.examples.task.kind == "multi-label":
         shares = labels.mean(0, dtype=np.float64)
         return float((entr(shares) + entr(1 - shares)).mean())
-    shares = np.unique(labels[labels != NO_LABEL], return_counts=True)[1] / labelled
+    counts = np.unique(labels[labels != NO_LABEL], return_counts=True)[1]
+    shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())

@@ -18,8 +18,8 @@ from tinydistilbert.losses import whole_chunks
 
 CHUNK = 512
 """Positions whose logits exist at a time: 62 MB in BERT's vocabulary. From 256 on, the matrix products lose nothing."""
-ROWS = 16
-"""Positions of a chunk whose softmax is taken at a time on a CPU: their 2 MB fit into its cache."""
+ROWS = 4
+"""Positions of a chunk whose softmax is taken at a time on a CPU: the four tensors of 0.5 MB fit into its cache."""
 ROW_DEVICES = ("cpu",)
 """Where a chunk is taken by rows; elsewhere as a whole (`losses/whole_chunks.py`), but for `TeacherTop`."""
 TINY = 1e-12

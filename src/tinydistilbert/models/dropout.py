@@ -64,8 +64,8 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' sdpa attention, with `drop` for the attention weights on a CPU."""
-    if not dropout or query.device.type != "cpu":
+    """Transformers' sdpa attention; on a CPU with `drop` for the attention weights, and quick gradients in bf16."""
+    if query.device.type != "cpu" or not (dropout or _needs_bf16_gradient(query)):
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         result: tuple[Tensor, None] = sdpa(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -79,6 +79,14 @@ def _attention(
         # would only copy the largest tensors of the layer back and forth.
         weights = drop(scores.softmax(dim=-1), dropout)
     return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+def _needs_bf16_gradient(query: Tensor) -> bool:
+    """Whether the kernel of `scaled_dot_product_attention` would have to compute gradients in bf16.
+
+    On CPUs it takes 2 to 10 times as long for that as plain products do (torch 2.13; docs/decisions/0030-precision.md).
+    """
+    return query.requires_grad and query.dtype == torch.bfloat16
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)

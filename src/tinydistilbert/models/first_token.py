@@ -22,9 +22,9 @@ Projection = Callable[[Tensor], Tensor]
 def first_token_only(model: PreTrainedModel) -> Iterator[None]:
     """Inside the `with`, the last layer of a classification or regression model returns (batch, 1, hidden).
 
-    ModernBERT and ELMo, whose heads read all tokens, are not changed.
+    ModernBERT and ELMo, whose heads read all tokens, are not changed, nor are models that tag words.
     """
-    if model.config.model_type in ("modernbert", "elmo"):
+    if model.config.model_type in ("modernbert", "elmo") or type(model).__name__.endswith("ForTokenClassification"):
         yield
         return
     layer: Any = encoder_layers(model)[-1]

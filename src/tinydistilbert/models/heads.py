@@ -147,6 +147,7 @@ def vocabulary_size(model: PreTrainedModel) -> int:
 
 _HEADS: dict[str, Head] = {
     "ForMaskedLM": "masked-lm", "ForSequenceClassification": "classification", "ForQuestionAnswering": "span",
+    "ForTokenClassification": "token-classification",
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -38,6 +39,7 @@ from tinydistilbert.models.pruned import is_pruned, shaped, shapes_of
 from tinydistilbert.models.task_head import (
     PROBLEM_TYPES,
     StartingHead,
+    is_token_head,
     output_keys,
     reorder_outputs,
     restart_outputs,
@@ -47,7 +49,7 @@ from tinydistilbert.models.tokenizer_files import forget_lengths, save_tokenizer
 from tinydistilbert.notices import notice
 from tinydistilbert.storage import atomic
 
-Head = Literal["masked-lm", "classification", "regression", "span", "multi-label"]
+Head = Literal["masked-lm", "classification", "regression", "span", "multi-label", "token-classification"]
 
 SUPPORTED_FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "modernbert")
 ROBERTA_FAMILIES = ("roberta", "xlm-roberta", "camembert")
@@ -62,6 +64,7 @@ _CLASSES = {
     "regression": AutoModelForSequenceClassification,
     "span": AutoModelForQuestionAnswering,
     "multi-label": AutoModelForSequenceClassification,
+    "token-classification": AutoModelForTokenClassification,
 }
 _HEADS = {  # in ModernBERT every head begins with a layer `head`, and the span head is called `classifier` too
     "masked-lm": re.compile(
@@ -215,13 +218,20 @@ def load_model(
 
     Raises:
         UserError: no such model, no safetensors file, weights that are missing, unexpected or of another shape, a file
-            that differs from the folder's manifest, a config with impossible values, or ELMo as a masked-LM model.
+            that differs from the folder's manifest, a config with impossible values, or ELMo as a masked-LM model or
+            one that tags words.
     """
     where = _where(name, revision)
     config = load_config(name, revision)
     if head == "masked-lm" and config.model_type == ELMO:
         fix = "fine-tune it instead (finetune.model), or take another teacher"
         raise UserError(where, problem="ELMo is not a masked language model", fix=fix)
+    if head == "token-classification" and config.model_type == ELMO:
+        raise UserError(where, problem="ELMo has no head that tags words here", fix="take a transformer")
+    if require_head and (is_token_head(config) != (head == "token-classification")):  # their weights have one name
+        found = (config.architectures or ["no architecture"])[0]
+        fix = "give a model of that kind"
+        raise UserError(where, expected=f"a model with the head of {head}", found=found, fix=fix)
     new_head = {"masked-lm": "masked-lm", "span": "span"}.get(head, "sequence")
     starting = None if head == "masked-lm" or require_head else starting_head(config, head, labels)
     if head in PROBLEM_TYPES:

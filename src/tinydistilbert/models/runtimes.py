@@ -17,13 +17,16 @@ from tinydistilbert.models.processor import processor
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
-MODEL_FILE, OPENVINO_FILE = untrusted.EXPORTED
-"""The model in OpenVINO's own format; its weights lie beside it, in `model.bin`."""
+MODEL_FILE, INT8_FILE, OPENVINO_FILE, EARLIER_FILE = untrusted.EXPORTED
+"""The model in ONNX in float and in int8, in OpenVINO's own format, whose weights lie beside it in `model.bin`, and in
+ONNX where versions up to 0.1 wrote it, in either precision."""
+EXTERNAL = "_data"
+"""What the name of the file with the weights ends in, where they are too large for the model's own."""
 EXPORT_KEY = "tinydistilbert"
 """Key in the `config.json` of an exported folder with facts about the export: format, head, precision, …"""
 ENGINE, OPENVINO, BF16 = "engine", "openvino", "bf16"
 """Key of the engine that a folder was made for (by default ONNX Runtime), OpenVINO as its value, and a precision."""
-HEADS = ("masked-lm", "classification", "regression", "span", "multi-label")
+HEADS = ("masked-lm", "classification", "regression", "span", "multi-label", "token-classification")
 FIX = "use the folder as it was written, or export the model again"
 RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
 """Key of those facts, and its value in int8 models in which a token's bytes depend on no other token."""
@@ -46,7 +49,7 @@ class Runtime(Protocol):
     """Whether it takes `token_type_ids`."""
 
     def __call__(self, inputs: ModelInputs) -> NDArray[np.float32]:
-        """Logits: (batch, classes), or of span models (batch, length, 2), start and end.
+        """Logits: (batch, classes); of token classification (batch, length, tags); of span models (batch, length, 2).
 
         Raises:
             UserError: the inputs are longer than the position embeddings allow.
@@ -93,8 +96,8 @@ class OnnxRuntime:
 
     def __init__(self, model: Path, *, threads: int = 0) -> None:
         ort = require("onnxruntime", extra="run")
-        file = _model_file(model)
-        facts = exported_facts(file.parent)
+        file = _checked_file(model, onnx_file(model) if model.is_dir() else model, MODEL_FILE)
+        facts = exported_facts(_folder_of(file))
         _check_masks_padding(ort.__version__, facts, str(file))
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -134,8 +137,10 @@ class OpenVinoRuntime:
 
     def __init__(self, model: Path, *, threads: int = 0) -> None:
         openvino = require("openvino", extra="openvino")
-        facts = exported_facts(model if model.is_dir() else model.parent)
-        file = _model_file(model, OPENVINO_FILE if facts.get(ENGINE) == OPENVINO else MODEL_FILE)
+        facts = exported_facts(model if model.is_dir() else _folder_of(model))
+        is_own = facts.get(ENGINE) == OPENVINO
+        in_folder = model / OPENVINO_FILE if is_own else onnx_file(model)
+        file = _checked_file(model, in_folder if model.is_dir() else model, OPENVINO_FILE if is_own else MODEL_FILE)
         precision = facts.get("precision", "fp32")
         core = openvino.Core()
         in_bf16 = precision == BF16 and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -237,9 +242,31 @@ def open_exported(folder: Path, *, threads: int = 0) -> Runtime:
     return runtime(folder, threads=threads)
 
 
-def _model_file(model: Path, name: str = MODEL_FILE) -> Path:
-    file = model / name if model.is_dir() else model
-    if not file.is_file():
+def onnx_file(folder: Path) -> Path | None:
+    """The ONNX model of an exported folder, in the precision that its config names; None = it has none."""
+    names = [MODEL_FILE, INT8_FILE, EARLIER_FILE]
+    if exported_facts(folder).get("precision") == "int8":
+        names = [INT8_FILE, MODEL_FILE, EARLIER_FILE]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is of the kind that `export` and `compress` make."""
+    return any((folder / name).is_file() for name in untrusted.EXPORTED)
+
+
+def model_bytes(folder: Path) -> int:
+    """Bytes of the files with the model: of torch, ONNX or OpenVINO."""
+    return sum(path.stat().st_size for pattern in ("model.*", "onnx/model*") for path in folder.glob(pattern))
+
+
+def _folder_of(file: Path) -> Path:
+    """The folder with the config of a model's file."""
+    return file.parent.parent if file.parent.name == Path(MODEL_FILE).parent.name else file.parent
+
+
+def _checked_file(model: Path, file: Path | None, name: str) -> Path:
+    if file is None or not file.is_file():
         fix = "give a folder that `export` made"
         raise UserError(str(model), expected=f"a folder with {name}", found="none", fix=fix)
     return file

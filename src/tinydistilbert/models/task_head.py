@@ -14,16 +14,17 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tinydistilbert.models.class_names import match_classes
 
-TaskHead = Literal["classification", "regression", "span", "multi-label"]
+TaskHead = Literal["classification", "regression", "span", "multi-label", "token-classification"]
 
 _ENDINGS: dict[TaskHead, str] = {
     "classification": "ForSequenceClassification", "regression": "ForSequenceClassification",
     "span": "ForQuestionAnswering", "multi-label": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
 }  # fmt: skip
 _WITHOUT_TASK = ("ForMaskedLM", "ForPreTraining", "Model")
 """Ends of the names of classes whose heads nobody expects to find again in a task model."""
 SHOWN_CLASSES = 12
-_OF_CLASSES = ("classification", "multi-label")
+_OF_CLASSES = ("classification", "multi-label", "token-classification")
 _MULTI_LABEL = "multi_label_classification"
 """What transformers calls a model whose outputs are each a label that a text has or has not."""
 PROBLEM_TYPES = {
@@ -113,6 +114,11 @@ def is_multi_label(config: PretrainedConfig) -> bool:
     Models from elsewhere that say nothing give one class.
     """
     return bool(config.problem_type == _MULTI_LABEL)
+
+
+def is_token_head(config: PretrainedConfig) -> bool:
+    """Whether a model tags words: each of its tokens has logits."""
+    return str((getattr(config, "architectures", None) or [""])[0]).endswith(_ENDINGS["token-classification"])
 
 
 def output_layer(model: PreTrainedModel) -> nn.Linear:

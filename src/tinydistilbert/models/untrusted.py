@@ -218,8 +218,9 @@ def check_tokenizer(folder: Path) -> None:
         _check(path, key, config.get(key), "no other file", config.get(key) is None)
 
 
-EXPORTED = ("model.onnx", "model.xml")
-"""Files of the models that `export` and `compress` write."""
+EXPORTED = ("onnx/model.onnx", "onnx/model_quantized.onnx", "model.xml", "model.onnx")
+"""Files of the models that `export` and `compress` write: of ONNX in float, in int8, of OpenVINO, and of ONNX as
+versions up to 0.1 wrote it. The first two are where transformers.js, optimum and text-embeddings-inference look."""
 
 
 def weight_files(folder: Path, name: str, *, weights: str = WEIGHTS, index: str = INDEX) -> list[Path]:

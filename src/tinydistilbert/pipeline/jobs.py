@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinydistilbert.evaluation.baselines import SEED
-from tinydistilbert.recipe.names import BASELINE_NAMES
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.baselines import KINDS
+from tinydistilbert.tasks.baselines import BASELINES
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class BaselineJob:
 
     task: str
     row: str
-    """`tf-idf` or `static embeddings`."""
+    """`tf-idf`, `static embeddings` or `most frequent tag`."""
 
     def scores(self, run: RunFolder) -> Path:
         """Folder of its scores."""
@@ -54,11 +53,11 @@ class BaselineJob:
 
 
 def baseline_jobs(recipe: Recipe) -> Iterator[BaselineJob]:
-    """The cheap baselines of the recipe: for every task whose predictions are classes or numbers."""
+    """The cheap baselines of the recipe: for every task whose predictions are classes, numbers or tags."""
     if recipe.finetune.baselines:
         for name, task in tasks_of(recipe.finetune).items():
-            if name in recipe.finetune.tasks and task.kind in KINDS:
-                yield from (BaselineJob(name, row) for row in BASELINE_NAMES)
+            if name in recipe.finetune.tasks:
+                yield from (BaselineJob(name, row) for row in BASELINES.get(task.kind, ()))
 
 
 def jobs(recipe: Recipe) -> Iterator[Job]:

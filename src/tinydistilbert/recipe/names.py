@@ -9,8 +9,10 @@ LIBRARY_NAMES = ("library-area", "same-module", "what-does-it-do")
 SYNTHETIC_NAMES = ("acceptability", "adjacency", "cloze-qa")
 SPAN_NAMES = ("squad", "squad_v2", "what-does-it-do", "cloze-qa")
 TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", "squad_v2", *LIBRARY_NAMES, *SYNTHETIC_NAMES)
-BASELINE_NAMES = TF_IDF, STATIC_EMBEDDINGS = "tf-idf", "static embeddings"
-"""Rows of cheap models that a student has to beat."""
+TEXT_BASELINES = TF_IDF, STATIC_EMBEDDINGS = "tf-idf", "static embeddings"
+MOST_FREQUENT_TAG = "most frequent tag"
+BASELINE_NAMES = (*TEXT_BASELINES, MOST_FREQUENT_TAG)
+"""Rows of cheap models that a student has to beat: two of whole texts, and one of tagged words."""
 MEASURED = ("pretraining", "size", "latency")
 """Values of the field `task` in measurements that belong to no task."""
 

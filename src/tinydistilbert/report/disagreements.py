@@ -14,8 +14,10 @@ from tinydistilbert.evaluation import metrics, resampling
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.predictions import Pairing, Predicted
 from tinydistilbert.tasks.base import NO_LABELS, Examples, Task
+from tinydistilbert.tasks.entities import NO_ENTITIES
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.splits import is_fetched
+from tinydistilbert.tasks.words import WORDS, in_words
 
 TEXTS = ("question", "context", "text", "text_pair")
 
@@ -86,10 +88,20 @@ class _CaseReader:
         task = examples.task if examples else pairing.task  # the classes of one's own task are known from its data
         self.task, self.labels = task, task.labels
         self.columns = {name: examples.columns[name] for name in TEXTS if name in examples.columns} if examples else {}
+        self.words = examples.columns.get(WORDS, []) if examples else []
         names = examples.columns["id" if task.kind == "span" else "idx"] if examples else []
         self.rows = {name: row for row, name in enumerate(names)}
 
-    def readable(self, value: Any) -> Any:
+    def readable(self, value: Any, name: Any) -> Any:
+        """A label or a prediction of the example of that name."""
+        if self.pairing.task.kind == "token-classification":
+            row = self.rows.get(name)
+            found = (
+                " ".join(value)
+                if row is None
+                else ", ".join(in_words(self.columns["text"][row], self.words[row], value))
+            )
+            return found or NO_ENTITIES
         if self.pairing.task.kind == "multi-label":
             if metrics.NO_CLASS in value:
                 return None
@@ -105,10 +117,10 @@ class _CaseReader:
         name, gold = self.pairing.first.ids[index], self.pairing.first.gold[index]
 
         def by_seed(side: Predicted) -> dict[int, Any]:
-            return {seed: self.readable(answers[index]) for seed, answers in side.answers.items()}
+            return {seed: self.readable(answers[index], name) for seed, answers in side.answers.items()}
 
         texts = {column: values[self.rows[name]] for column, values in self.columns.items()}
-        return Case(name, self.readable(gold), by_seed(self.pairing.first), by_seed(self.pairing.second), texts)
+        return Case(name, self.readable(gold, name), by_seed(self.pairing.first), by_seed(self.pairing.second), texts)
 
 
 def most_frequent_answer(answers: Mapping[int, Any]) -> tuple[Any, int]:

@@ -224,6 +224,10 @@ def _notes_on_answers(found: Scores, members: Sequence[Task]) -> list[str]:
         if any(scores.of_task(found, model, task) for model in ROWS):
             rule = "a text may have several labels, each from a threshold on that held-out train examples chose"
             notes[f"{task.title}: {rule}; the majority baseline always gives those with the best micro F1."] = None
+    for task in (task for task in members if task.kind == "token-classification"):
+        if any(scores.of_task(found, model, task) for model in ROWS):
+            rule = "an entity is right in type, first and last word, all texts together (seqeval's rule)"
+            notes[f"{task.title}: {rule}; the majority baseline finds none."] = None
     for task in (task for task in members if task.kind == "span"):
         for metric in task.table_metrics:
             by_model = {model: scores.of_task(found, model, task, HAS_ANSWER + metric) for model in ROWS}

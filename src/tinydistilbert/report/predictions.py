@@ -20,7 +20,7 @@ from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.scores import CHOSEN_ON_REPORTED, MAJORITY, ROWS
 from tinydistilbert.run_folder import EXAMPLE_HASH, MEASUREMENTS, RunFolder, predictions_file
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import HELD_OUT, tasks_of
+from tinydistilbert.tasks import HELD_OUT, entities, tasks_of
 from tinydistilbert.tasks.base import Task
 
 _ID = {True: "id", False: "row number"}
@@ -64,7 +64,7 @@ class Predicted:
     side: Side
     ids: list[Any]
     gold: list[Any]
-    """Class numbers, scores, 0 or 1 for each of several labels, or for each question its answers."""
+    """Class numbers, scores, 0 or 1 for each of several labels, the tags of the words, or a question's answers."""
     answers: dict[int, list[Any]]
     """By seed: the same, or texts."""
     fingerprint: str
@@ -94,7 +94,9 @@ class Pairing:
 
     @property
     def labels(self) -> NDArray[Any]:
-        """(n,) classes or scores, (n, labels) of several; zeros for spans, whose answers are scored one by one."""
+        """(n,) classes or scores, (n, labels) of several; zeros where answers or entities are scored text by text."""
+        if self.task.kind == "token-classification":
+            return np.zeros((len(self.first.ids), 3))
         return np.zeros(len(self.first.ids)) if self.task.kind == "span" else np.array(self.first.gold)
 
     @cached_property
@@ -106,17 +108,40 @@ class Pairing:
             stacked.append({name: np.stack([scores[name] for scores in each]) for name in self.task.metrics})
         return stacked
 
+    @cached_property
+    def _entities(self) -> list[NDArray[np.int64]]:
+        """(seeds, n, 3) of each side; see `Predictions.values`."""
+        return [
+            np.array(
+                [
+                    [entities.counts(*pair) for pair in zip(predicted.gold, tags, strict=True)]
+                    for tags in predicted.answers.values()
+                ]
+            )
+            for predicted in (self.first, self.second)
+        ]
+
     def predictions(self, metric: str) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(seeds, n) of each side: classes, scores, or for spans the metric of each answer; (seeds, n, labels)."""
+        """(seeds, n) of each side: classes, scores, or for spans the metric of each answer; (seeds, n, labels).
+
+        In token classification (seeds, n, 3) counts of entities.
+        """
+        if self.task.kind == "token-classification":
+            return self._entities[0], self._entities[1]
         if self.task.kind == "span":
             return self._spans[0][metric], self._spans[1][metric]
         return np.array(list(self.first.answers.values())), np.array(list(self.second.answers.values()))
 
     def right(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(seeds, n) of each side: whether it has the example right, with all of its labels; not for regression."""
+        """(seeds, n) of each side: whether it has the example right, with all of its labels; not for regression.
+
+        A text with entities is right where just these are predicted.
+        """
         assert self.task.kind != "regression", "scores are near or far, not right or wrong"
         wanted = np.ones(len(self.first.ids)) if self.task.kind == "span" else self.labels
         first, second = self.predictions("exact_match")
+        if self.task.kind == "token-classification":
+            return (first == first[..., :1]).all(-1), (second == second[..., :1]).all(-1)
         if self.task.kind == "multi-label":
             return (first == wanted).all(-1), (second == wanted).all(-1)
         return first == wanted, second == wanted
@@ -189,9 +214,15 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
 
 
 def majority_of(task: Task, predicted: Predicted) -> Predicted:
-    """The majority baseline on the same examples: always the most frequent label or answer, or the mean of numbers."""
+    """The majority baseline on the same examples: always the most frequent label or answer, or the mean of numbers.
+
+    Of words it is that they are in no entity.
+    """
+    constant: list[Any]
     if task.kind == "span":
         constant = [sanity.majority_answer(predicted.gold, task.answer_units)] * len(predicted.gold)
+    elif task.kind == "token-classification":
+        constant = [[entities.OUTSIDE] * len(tags) for tags in predicted.gold]
     else:
         constant = sanity.majority_predictions(
             np.array(predicted.gold, dtype=np.float64 if task.kind == "regression" else np.int64)

@@ -28,6 +28,7 @@ TITLES = {
     "model (D)": "Model (D)",
     "tf-idf": "TF-IDF",
     "static embeddings": "Static embeddings",
+    "most frequent tag": "Most frequent tag",
 }
 
 

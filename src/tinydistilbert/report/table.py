@@ -16,6 +16,7 @@ METRICS = {
     "pearson": "Pearson", "spearman": "Spearman", "f1_accuracy_mean": "mean of F1 and accuracy",
     "pearson_spearman_mean": "mean of Pearson and Spearman", "macro_f1": "macro F1", "micro_f1": "micro F1",
     "has_ans_exact_match": "exact match, with an answer", "has_ans_f1": "F1, with an answer",
+    "entity_f1": "entity F1", "entity_precision": "entity precision", "entity_recall": "entity recall",
     "no_ans_exact_match": "exact match, without an answer", "no_ans_f1": "F1, without an answer",
 }  # fmt: skip
 """Metrics as tables print them."""

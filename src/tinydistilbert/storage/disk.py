@@ -118,6 +118,16 @@ def write(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
+def open_to_umask(path: Path) -> None:
+    """Give the file the permissions that a new one has here: some libraries (safetensors) let nobody else read theirs.
+
+    No others are known than by setting the mask for a moment; a file that another thread makes meanwhile is private.
+    """
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def append(path: Path, content: bytes) -> None:
     """Add to the end of the file; the addition is not flushed to the disk."""
     with _operation(Operation("write", path, content=content)), path.open("ab", buffering=0) as stream:

@@ -111,15 +111,16 @@ def load_examples(
 
 def _columns(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> tuple[Task, dict[str, Any]]:
     """The task with its classes, and the columns of `Examples` of all rows of a split."""
-    from tinydistilbert.tasks import classes, label_sets
+    from tinydistilbert.tasks import classes, label_sets, word_tags
     from tinydistilbert.tasks.row_checks import checked_columns
     from tinydistilbert.tasks.splits import read_split
 
     source = read_split(task, split, data)
     if task.labels_from_data and task.has_classes:
-        several = task.kind == "multi-label"
-        labels_of = label_sets.labels_of if several else classes.classes_of
-        with_numbers = label_sets.with_label_numbers if several else classes.with_class_numbers
+        labels_of, with_numbers = {
+            "multi-label": (label_sets.labels_of, label_sets.with_label_numbers),
+            "token-classification": (word_tags.labels_of, word_tags.with_tag_numbers),
+        }.get(task.kind, (classes.classes_of, classes.with_class_numbers))
         train = source if split == task.train or labels else read_split(task, task.train, data)
         task = dataclasses.replace(task, labels=labels or labels_of(task, train))
         source = with_numbers(task, source)
@@ -177,12 +178,11 @@ def _held_out(examples: Examples, count: int) -> hold_out.HoldOut:
     if parts.left_out:
         rows = f"{counted(parts.left_out, 'row')} of {len(keys):,} left out of both sides"
         notice(where, f"{counted(len(parts.scored), 'text')} of {different:,} held out; {rows}, for they repeat one")
-    missing = parts.missing
-    if task.kind == "multi-label":
-        given = np.array(examples.columns["label"])
+    missing, names = parts.missing, hold_out.names_to_draw_by(task)
+    if (given := hold_out.labels_given(examples)) is not None:
         missing = tuple(np.flatnonzero(~(given[parts.scored].any(0) & given[parts.trained].any(0))).tolist())
     if missing:
-        named = shortened(", ".join(task.labels[label] for label in missing))
+        named = shortened(", ".join(names[label] for label in missing))
         notice(where, f"{counted(len(missing), 'class', 'classes')} not on both sides of the hold-out: {named}")
     return parts
 

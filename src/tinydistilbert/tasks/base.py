@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tinydistilbert.recipe.names import Quoting
 
-Kind = Literal["classification", "regression", "span", "multi-label"]
+Kind = Literal["classification", "regression", "span", "multi-label", "token-classification"]
 
 NO_LABELS = "(no label)"
 """What a reader sees of an example with none of several labels."""
@@ -61,8 +61,8 @@ class Task:
     text_pair: str | None
     """Column of the second text, if there is one; of the context in span tasks."""
     labels: tuple[str, ...]
-    """Names of the classes or labels 0, 1, …; empty for regression and span, and with `labels_from_data` before data
-    is read."""
+    """Names of the classes, labels or tags 0, 1, …; empty for regression and span, and with `labels_from_data` before
+    data is read."""
     metrics: tuple[str, ...]
     headline: str
     """The metric that stands for the task in tables and means."""
@@ -130,11 +130,13 @@ class Task:
 
     @property
     def has_classes(self) -> bool:
-        """Whether its labels have names: one for an example, or any number of them."""
-        return self.kind in ("classification", "multi-label")
+        """Whether its labels have names: one for an example, any number of them, or a tag for each word."""
+        return self.kind in ("classification", "multi-label", "token-classification")
 
     def words_of(self, label: Any) -> str:
-        """A label as a reader sees it: of a class its name, of several labels their names."""
+        """A label as a reader sees it: of a class its name, of several labels their names, of words their tags."""
+        if self.kind == "token-classification":
+            return " ".join(self.labels[tag] for tag in label)
         if self.kind != "multi-label":
             return self.labels[int(label)]
         return ", ".join(name for name, given in zip(self.labels, label, strict=True) if given == 1) or NO_LABELS
@@ -145,7 +147,8 @@ class Examples:
     """Examples of one split, by column.
 
     Columns of classification, multi-label and regression: `idx` (row in the split), `text`, `text_pair` (if the task
-    has one) and `label` (of multi-label tasks a tuple with 0 or 1 for each label); of span tasks: `id`, `question`,
+    has one) and `label` (of multi-label tasks a tuple with 0 or 1 for each label); of token classification also `words`
+    (first character and end of each), and `label` is a tuple with the tag of each; of span tasks: `id`, `question`,
     `context` and `answers` ({"text": [...], "answer_start": [...]}, both lists empty where there is no answer).
     """
 

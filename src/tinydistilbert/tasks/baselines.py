@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.notices import notice
-from tinydistilbert.recipe.names import STATIC_EMBEDDINGS, TF_IDF
+from tinydistilbert.recipe.names import MOST_FREQUENT_TAG, STATIC_EMBEDDINGS, TEXT_BASELINES, TF_IDF
 from tinydistilbert.tasks import hold_out
-from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.base import Examples, Kind
 from tinydistilbert.tasks.label_thresholds import best_thresholds
 
 Vectors = Callable[[Sequence[str]], Any]
 """From texts to a matrix with a row for each, sparse or not."""
 
-KINDS = ("classification", "regression", "multi-label")
-"""Of tasks that there are baselines for; a question has no cheap answer."""
+BASELINES: dict[Kind, tuple[str, ...]] = {
+    "classification": TEXT_BASELINES, "regression": TEXT_BASELINES, "multi-label": TEXT_BASELINES,
+    "token-classification": (MOST_FREQUENT_TAG,),
+}  # fmt: skip
+"""By kind of task; a question has no cheap answer. That of tags is in `tag_baseline.py`."""
 MOST_TERMS = 200_000
 MOST_COMPONENTS = 256
 """Of embeddings, as in model2vec: the inputs of a large train set have to fit into memory."""
@@ -69,7 +72,7 @@ class CheapModel:
 
 
 def fit(name: str, train: Examples, vectors: Vectors) -> CheapModel:
-    """A baseline, fitted to labelled examples of a task of one of `KINDS`.
+    """A baseline, fitted to labelled examples of a task of whole texts.
 
     Args:
         name: `tf-idf` or `static embeddings`.

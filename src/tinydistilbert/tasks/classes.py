@@ -128,7 +128,7 @@ def with_class_numbers(task: Task, rows: Rows) -> Rows:
 def unknown_class(task: Task, rows: Rows, row: int, name: str) -> UserError:
     """The error of a label that is not among the task's."""
     near = nearest(name, task.labels)
-    what = "label" if task.kind == "multi-label" else "class"
+    what = {"multi-label": "label", "token-classification": "tag"}.get(task.kind, "class")
     expected = f"a {what} that training knows: {shortened(', '.join(task.labels))}"
     fix = (f"did you mean {near!r}? " if near else "") + f"correct it, add it to the train split, {DROP}"
     return UserError(rows.at(row, task.label), expected=expected, found=shown(name), fix=fix)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from tinydistilbert.data.corpus import tokenizer_hash
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.class_names import match_classes
-from tinydistilbert.models.task_head import is_multi_label, listed, output_names
+from tinydistilbert.models.task_head import is_multi_label, is_token_head, listed, output_names
 from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Task
 
@@ -40,10 +40,14 @@ def check_classes(teacher: Path, config: Any, task: Task, labels: Sequence[str] 
 
     Raises:
         UserError: the teacher has other classes, or another number of outputs, or gives several classes at once where
-            the task has one, or the other way round.
+            the task has one, or the other way round, or tags words where the task does not.
     """
     fix = "give a teacher fine-tuned on this task"
     several = task.kind == "multi-label"
+    if is_token_head(config) != (task.kind == "token-classification"):
+        kinds = ("a model of whole texts", "a model that tags words")
+        expected, found = kinds[task.kind == "token-classification"], kinds[is_token_head(config)]
+        raise UserError(str(teacher), expected=expected, found=found, fix=fix)
     if task.has_classes and several != is_multi_label(config):
         kinds = ("a model of one class for a text", "a model of several labels at once")
         raise UserError(str(teacher), expected=kinds[several], found=kinds[not several], fix=fix)

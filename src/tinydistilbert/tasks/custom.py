@@ -10,13 +10,14 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "regression": ("pearson", "spearman", "pearson_spearman_mean"),
     "span": ("exact_match", "f1"),
     "multi-label": ("micro_f1", "macro_f1", "exact_match"),
+    "token-classification": ("entity_f1", "entity_precision", "entity_recall"),
 }
 TABLE = ScoreTable(
     "custom", "Your tasks", "Tasks from the files or data sets that the recipe names in finetune.custom, in points."
 )
 HEADLINES: dict[Kind, str] = {
     "classification": "accuracy", "regression": "pearson_spearman_mean", "span": "f1",
-    "multi-label": "micro_f1",
+    "multi-label": "micro_f1", "token-classification": "entity_f1",
 }  # fmt: skip
 
 
@@ -24,13 +25,17 @@ def custom_task(name: str, settings: CustomTask) -> Task:
     """The task that a section of the recipe describes; its classes are known when its train split is read.
 
     Raises:
-        UserError: one column for two things, or several columns of labels for another kind than multi-label.
+        UserError: one column for two things, several columns of labels for another kind than multi-label, or a second
+            text where words are tagged.
     """
     where = f"finetune.custom.{name}"
     is_span = settings.kind == "span"
     text, text_pair = settings.text, settings.text_pair or None
     if is_span:
         text, text_pair = "question" if text == CustomTask().text else text, text_pair or "context"
+    if text_pair and settings.kind == "token-classification":
+        fix = "leave text_pair (--text-pair) out"
+        raise UserError(f"{where}.text_pair", expected="one text for each example", found=repr(text_pair), fix=fix)
     label_columns = () if isinstance(settings.label, str) else settings.label
     if label_columns and settings.kind != "multi-label":
         expected, found = "one column of labels", f"{len(label_columns)}: {', '.join(label_columns)}"

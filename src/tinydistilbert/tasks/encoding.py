@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tinydistilbert.models.plain_tokenizer import Encodings, PlainTokenizer
 from tinydistilbert.tasks.base import Examples, Task, is_answerable
+from tinydistilbert.tasks.words import WORDS, is_first_piece, word_tokens
 
 if TYPE_CHECKING:  # a served model has neither
     from torch import Tensor
@@ -38,17 +39,25 @@ class Features:
     token_type_ids: list[NDArray[np.int32]]
     labels: NDArray[Any]
     """(n,) int64 classes (`NO_LABEL` for none), (n,) float32 scores (NaN for none), (n, labels) float32 of 0 and 1 (NaN
-    for none), or (n, 2) int64 first and last token of the answer: (0, 0), the [CLS] token, where the window does not
-    hold all of the answer, or there is none."""
+    for none), (n, 2) int64 first and last token of the answer: (0, 0), the [CLS] token, where the window does not
+    hold all of the answer, or there is none; or (n, longest) int16 tag of each word at its first token, `NO_LABEL`
+    elsewhere."""
     example: NDArray[np.int64]
     """(n,) index of the example that each feature belongs to."""
     offsets: list[NDArray[np.int32]] | None = None
     """Span tasks: (length, 2) first character and end in the context of each token, (-1, -1) outside the context."""
     cut: int = 0
     """Examples that lost tokens because they are too long; in span tasks, whose contexts lose none, of the question."""
+    word_tokens: list[NDArray[np.int32]] | None = None
+    """Token classification: (words,) the first token of each word, -1 where none was read; see `words.word_tokens`."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def has_token_logits(self) -> bool:
+        """Whether a model has logits for each token of an input, and not only for the whole of it."""
+        return self.offsets is not None or self.word_tokens is not None
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -64,6 +73,8 @@ def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Fea
     """
     if examples.task.kind == "span":
         return _encode_spans(examples, tokenizer, max_length)
+    if examples.task.kind == "token-classification":
+        return _encode_words(examples, tokenizer, max_length)
     ids: list[NDArray[Any]] = []
     types: list[NDArray[np.int32]] = []
     pairs, cut = examples.columns.get("text_pair"), 0
@@ -121,6 +132,28 @@ def _labels(examples: Examples) -> NDArray[Any]:
     if examples.task.kind == "regression":
         return np.array([np.nan if label is None else label for label in labels], dtype=np.float32)
     return np.array([NO_LABEL if label is None else label for label in labels], dtype=np.int64)
+
+
+def _encode_words(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Features:
+    ids: list[NDArray[Any]] = []
+    types, tokens, cut = list[NDArray[np.int32]](), list[NDArray[np.int32]](), 0
+    for begin in range(0, len(examples), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        encoded = tokenizer(
+            examples.columns["text"][part], truncation=True, max_length=max_length, return_offsets_mapping=True,
+            return_token_type_ids=True, return_attention_mask=False,
+        )  # fmt: skip
+        ids += _input_ids(encoded)
+        types += [np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]]
+        places = zip(examples.columns[WORDS][part], encoded["offset_mapping"], strict=True)
+        tokens += [word_tokens(words, offsets) for words, offsets in places]
+        cut += sum(len(e) >= max_length and bool(e.overflowing) for e in encoded.encodings)
+    labels = np.full((len(ids), max(map(len, ids), default=0)), NO_LABEL, dtype=np.int16)
+    for row, of_words, tags in zip(labels, tokens, examples.columns["label"], strict=True):
+        if tags is not None:
+            is_first = is_first_piece(of_words)
+            row[of_words[is_first]] = np.array(tags, dtype=np.int16)[is_first]
+    return Features(ids, types, labels, np.arange(len(ids)), word_tokens=tokens, cut=cut)
 
 
 def question_limit(tokenizer: FastTokenizer, max_length: int) -> int:
@@ -261,13 +294,17 @@ def collate(
 ) -> "dict[str, Tensor]":
     """The batch of `padded_inputs` as tensors, with `labels` (batch,), or in span tasks the positions of the answer.
 
-    Those are `start_positions` and `end_positions`, both (batch,).
+    Those are `start_positions` and `end_positions`, both (batch,). In token classification `labels` is (batch, length).
     """
     import torch
 
     inputs = padded_inputs(features, indices, pad_token_id, token_types=token_types, pad_to=pad_to)
     batch = {name: torch.from_numpy(array) for name, array in inputs.items()}
     labels = torch.from_numpy(features.labels[np.asarray(indices)])
+    if features.word_tokens is not None:
+        length, longest = batch["input_ids"].shape[1], labels.shape[1]
+        padded = torch.nn.functional.pad(labels, (0, max(0, length - longest)), value=NO_LABEL)
+        return {**batch, "labels": padded[:, :length].long()}
     if features.offsets is None:
         return {**batch, "labels": labels}
     return {**batch, "start_positions": labels[:, 0], "end_positions": labels[:, 1]}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.tasks.base import Examples, sample_rows
+from tinydistilbert.tasks.base import Examples, Task, sample_rows
+from tinydistilbert.tasks.entities import OUTSIDE, type_of, types_of
 
 SHARE = 0.1
 """Of the different texts, where the recipe says no number."""
@@ -23,12 +24,31 @@ def classes_to_draw_by(examples: Examples) -> list[int] | None:
 
     An example without any of the labels has the class behind the last of them. None where there are no classes.
     """
-    labels = examples.columns.get("label", [])
-    if examples.task.kind != "multi-label":
-        return labels if examples.task.kind == "classification" else None
-    counts = np.array(labels).sum(0)
+    given = labels_given(examples)
+    if given is None:
+        return examples.columns["label"] if examples.task.kind == "classification" else None
+    counts = given.sum(0)
     rarest = np.argsort(counts, kind="stable").tolist()
-    return [next((label for label in rarest if of_row[label]), len(counts)) for of_row in labels]
+    return [next((label for label in rarest if of_row[label]), len(counts)) for of_row in given]
+
+
+def labels_given(examples: Examples) -> NDArray[np.int8] | None:
+    """(n, labels) 0 or 1 for each of several labels, or each type of entities; None where an example has one class."""
+    if examples.task.kind == "multi-label":
+        return np.array(examples.columns["label"], dtype=np.int8)
+    if examples.task.kind != "token-classification":
+        return None
+    types = types_of(examples.task.labels)
+    of_tags = [types.index(type_of(tag)) if tag != OUTSIDE else -1 for tag in examples.task.labels]
+    given = np.zeros((len(examples), len(types)), dtype=np.int8)
+    for row, tags in zip(given, examples.columns["label"], strict=True):
+        row[[of_tags[tag] for tag in {*tags} if of_tags[tag] >= 0]] = 1
+    return given
+
+
+def names_to_draw_by(task: Task) -> tuple[str, ...]:
+    """The names of those classes."""
+    return types_of(task.labels) if task.kind == "token-classification" else task.labels
 
 
 @dataclass(frozen=True)

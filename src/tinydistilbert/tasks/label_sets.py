@@ -117,7 +117,7 @@ def _of_lists(task: Task, split: str, rows: Rows) -> list[list[str]]:
         labels: list[Any]
         if isinstance(value, list):
             labels = value
-        elif isinstance(value, str) and (found := _written_list(value)) is not None:
+        elif isinstance(value, str) and (found := written_list(value)) is not None:
             labels, written = found, written + 1
         elif isinstance(value, str):
             labels = [part for part in value.split(task.label_separator) if part.strip() or part != value]
@@ -149,7 +149,7 @@ def _names(task: Task, rows: Rows, row: int, labels: list[Any]) -> Iterator[str]
         yield name
 
 
-def _written_list(text: str) -> list[Any] | None:
+def written_list(text: str) -> list[Any] | None:
     """The list that a cell such as `["a", "b"]` or `['a', 'b']` is, as pandas writes one; None of other texts."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):

@@ -6,7 +6,7 @@ read to its end is not read at all.
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from tinydistilbert.data.gzipped import GZ, GZIP_BEGINS, ending, open_bytes
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.names import Quoting
+from tinydistilbert.tasks import conll
 
 LONGEST_SHOWN = 120
 """Characters of a value from a file that an error shows."""
@@ -98,6 +99,22 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
         fix = "put the split's examples into the file"
         raise UserError(str(path), expected="at least one row", found="none", fix=fix)
     return rows
+
+
+def read_conll(path: Path) -> Rows:
+    """The sentences of a CoNLL file, a row for each, as `conll.sentences_of` reads them.
+
+    Raises:
+        UserError: no such file, no sentence, or a line that is not as the others.
+    """
+    try:
+        found = conll.sentences_of([*_lines_of(_text(path))], str(path))
+    except OSError as error:
+        fix = "check its permissions and the disk"
+        raise UserError(str(path), expected="a file that can be read", found=str(error), fix=fix) from None
+    if not found.lines:
+        raise UserError(str(path), expected="at least one sentence", found="none", fix="put sentences into the file")
+    return _with_lines(pa.table({name: pa.array(values) for name, values in found.columns.items()}), path, found.lines)
 
 
 def can_be_read(path: Path) -> bool:
@@ -239,6 +256,9 @@ def _json_column(values: list[Any], name: str, path: Path, lines: list[int]) -> 
     whole = [value for value in values if value is not None]
     if all(type(value) is int for value in whole) and any(abs(value) >= 2**63 for value in whole):
         return pa.array([None if value is None else str(value) for value in values])
+    if (pieces := named_pieces(whole)) is not None:
+        by_row = iter(pieces)
+        values = [None if value is None else next(by_row) for value in values]
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError, ValueError):
@@ -254,6 +274,19 @@ def _json_column(values: list[Any], name: str, path: Path, lines: list[int]) -> 
         fix = "write the column the same way in every row"
         where = f"{path}:{lines[fits]}, column {name}"
         raise UserError(where, expected=expected, found=shown(values[fits]), fix=fix) from None
+
+
+def named_pieces(values: Sequence[Any]) -> list[list[dict[str, Any]]] | None:
+    """Lists of `[start, end, label]`, as annotation tools write pieces of a text, with a name for each part.
+
+    None where some value is anything else, or all are empty.
+    """
+    if not all(isinstance(value, list) for value in values):
+        return None
+    parts = [part for value in values for part in value]
+    if not parts or not all(isinstance(part, list) and [*map(type, part)] == [int, int, str] for part in parts):
+        return None
+    return [[dict(zip(("start", "end", "label"), part, strict=True)) for part in value] for value in values]
 
 
 def _squad_json(path: Path) -> Rows:
@@ -309,3 +342,6 @@ READERS: dict[str, Callable[[Path, Quoting], Rows]] = {
 }
 ENDINGS = (*READERS, *(suffix + GZ for suffix in READERS if suffix != ".parquet"))
 """Of the files that `read_rows` reads."""
+CONLL = (".conll", ".iob", ".iob2", ".bio", ".bilou", ".txt")
+CONLL_ENDINGS = (*CONLL, *(suffix + GZ for suffix in CONLL))
+"""Of the files that `read_conll` reads."""

@@ -12,6 +12,7 @@ from tinydistilbert.notices import notice
 from tinydistilbert.tasks.answers import DROP, checked_answers
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.readers import Rows, shortened, shown
+from tinydistilbert.tasks.words import WORDS
 
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 """A number in the digits of ASCII."""
@@ -70,8 +71,10 @@ def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, list[Any]]:
         for column in ("idx", "id"):
             if column not in (task.text, task.text_pair, task.label, *task.label_columns):
                 _names(rows, column, may_lack=True)
-        pair = {"text_pair": second} if second else {}
-        return {"idx": list(range(len(first))), "text": first, **pair, "label": _labels(task, rows)}
+        more: dict[str, list[Any]] = {"text_pair": second} if second else {}
+        if task.kind == "token-classification":
+            more = {WORDS: [tuple(map(tuple, words)) for words in rows.values(WORDS)]}
+        return {"idx": list(range(len(first))), "text": first, **more, "label": _labels(task, rows)}
     assert second is not None, "span tasks have a context"
     ids = [str(name) for name in _names(rows, "id", may_lack=False)]
     answers = checked_answers(task, rows, second, must_match=split == task.train)
@@ -137,7 +140,7 @@ def number(value: Any) -> int | float | None:
 
 
 def _labels(task: Task, rows: Rows) -> list[Any]:
-    if task.kind == "multi-label":  # checked where their names were read
+    if task.kind in ("multi-label", "token-classification"):  # checked where their names were read
         return [tuple(label) for label in rows.values(task.label)]
     is_class = task.kind == "classification"
     low, high = (0, len(task.labels) - 1) if is_class else task.label_range

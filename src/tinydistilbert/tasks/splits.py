@@ -13,8 +13,9 @@ from tinydistilbert.tasks.answers import with_answers
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.hash_split import part_of
 from tinydistilbert.tasks.label_sets import with_label_lists
-from tinydistilbert.tasks.readers import ENDINGS, Rows, can_be_read, read_rows, table_rows
+from tinydistilbert.tasks.readers import CONLL_ENDINGS, ENDINGS, Rows, can_be_read, read_conll, read_rows, table_rows
 from tinydistilbert.tasks.row_checks import check_columns
+from tinydistilbert.tasks.word_tags import with_words
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,7 +47,7 @@ def _sources(task: Task, split: str, data: str | None) -> _Sources:
     named = task.files.get(split, "")
     path = Path(named).expanduser()
     saved = saved_folder(named) or (saved_folder(str(Path(data) / named)) if data and named else None)
-    on_hub = None if saved or can_be_read(path) else parse(named)
+    on_hub = None if saved or can_be_read(path) or _is_conll(task, path) else parse(named)
     return _Sources((path, *([Path(data) / path] if data else [])), on_hub, saved)
 
 
@@ -79,7 +80,7 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
     """
     sources = _sources(task, split, data)
     if sources.file:
-        rows = read_rows(sources.file, task.quoting)
+        rows = read_conll(sources.file) if _is_conll(task, sources.file) else read_rows(sources.file, task.quoting)
     elif sources.saved:
         folder, name = sources.saved
         where = f"finetune.custom.{task.name}.{split}"
@@ -89,6 +90,9 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
         rows = _hub_rows(task, task.train if task.scored_share else split, sources.hub)
     else:
         raise _nothing_there(task, split, data, sources)
+    if task.kind == "token-classification":
+        rows = with_words(task, rows)
+        return part_of(task, split, rows) if task.scored_share else rows
     if task.kind == "span":
         rows = with_answers(rows)
     answer = "answers" if task.kind == "span" else task.label
@@ -102,7 +106,7 @@ def read_split(task: Task, split: str, data: str | None) -> Rows:
 
 
 def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) -> UserError:
-    endings = ", ".join(ENDINGS)
+    endings = ", ".join((*CONLL_ENDINGS, *ENDINGS) if task.kind == "token-classification" else ENDINGS)
     if task.files:
         where = f"finetune.custom.{task.name}.{split}"
         expected = f"a file ({endings}), a folder of save_to_disk, or a data set on the hub (owner/name:config:split)"
@@ -116,6 +120,11 @@ def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) 
         expected=f"the {split} split of {task.title}", found="no file",
         fix=f"put the split there ({endings}), or take {task.name!r} out of finetune.tasks",
     )  # fmt: skip
+
+
+def _is_conll(task: Task, path: Path) -> bool:
+    """Whether a file of a task is read as a CoNLL file: of tagged words, where its name is not that of a table."""
+    return task.kind == "token-classification" and path.name.lower().endswith(CONLL_ENDINGS)
 
 
 def _is(path: Path, of_kind: Callable[[Path], bool]) -> bool:

