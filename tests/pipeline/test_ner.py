@@ -130,6 +130,7 @@ def test_a_conll_file_becomes_a_small_model_of_eight_bits(shrunk: TaskModel, cal
     assert paired and shrunk.page is not None
     page = shrunk.page.read_text(encoding="utf-8")
     assert "Most frequent tag" in page and "first and last word" in page and "(LOC)" in page
+    assert "entity F1 of each type" in page
 
     config = json.loads((shrunk.model / "config.json").read_text())
     assert config["tinydistilbert"]["head"] == "token-classification"
