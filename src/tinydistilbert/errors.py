@@ -58,6 +58,14 @@ class DeviceLost(Exception):
     """The GPU failed on the way. What is finished and the last checkpoint stay, and the same command goes on there."""
 
 
+class RankLost(Exception):
+    """Of several processes that train together one has ended. The same command goes on from the last checkpoint."""
+
+
+class ReportedElsewhere(Exception):
+    """Another of the processes that train together has said why they end."""
+
+
 class DiskError(Exception):
     """The disk is full or failing. What was durable before is unchanged, and the same command resumes from it.
 

@@ -51,7 +51,7 @@ def adapt_teacher(run: RunContext) -> None:
         adapt(run.recipe.adapt, run.sources.original_teacher, setup, output, origin=origin)
 
     sources = run.inputs.of_stage("adapt", models=(run.recipe.teacher.model,), more=_token_blocks(run))
-    make_folder(run, run.folder.teacher, "adapt", make, sources)
+    make_folder(run, run.folder.teacher, "adapt", make, sources, together=True)
 
 
 def _token_blocks(run: RunContext) -> dict[str, str]:
@@ -71,9 +71,9 @@ def distill_student(run: RunContext) -> None:
 
     sources = run.inputs.of_stage("distill", models=(run.folder.teacher,), more=_token_blocks(run))
     if "control" in run.recipe.finetune.models:
-        make_folder(run, run.folder.control, "distill (control)", partial(make, control=True), sources)
+        make_folder(run, run.folder.control, "distill (control)", partial(make, control=True), sources, together=True)
     if run.makes_student():
-        make_folder(run, run.folder.student, "distill", partial(make, control=False), sources)
+        make_folder(run, run.folder.student, "distill", partial(make, control=False), sources, together=True)
 
 
 def evaluate_tasks(run: RunContext) -> None:
@@ -84,7 +84,9 @@ def evaluate_tasks(run: RunContext) -> None:
         title = f"evaluate {job.row} on {task.title}, seed {job.seed}"
         data = tuple(f"{task.name} {split}" for split in run.inputs.read_splits(task))
         sources = run.inputs.of_stage("evaluate", data=data, models=(job.model(run.folder),), task=task.name)
-        make_folder(run, job.scores(run.folder), title, partial(_evaluate, run, job), sources)
+        make_folder(run, job.scores(run.folder), title, partial(_evaluate, run, job), sources, together=True)
+    if not run.ranks.is_main:
+        return
     for baseline in run.baselines:
         title = f"evaluate {baseline.row} on {run.tasks[baseline.task].title}"
         try:
@@ -121,7 +123,7 @@ def _evaluate(run: RunContext, job: Job, output: Path) -> None:
     evaluate(
         model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
         training={} if job.is_given else training_facts(model), max_length=_max_length(run, job),
-        shared=run.inputs.shared_texts(run.tasks[job.task]),
+        shared=run.inputs.shared_texts(run.tasks[job.task]) if run.ranks.is_main else {}, ranks=run.ranks,
         output_labels=run.recipe.finetune.distillation.teacher_labels if job.is_given else (),
     )  # fmt: skip
 
@@ -152,7 +154,8 @@ def compress_models(run: RunContext) -> None:
         was_finished = atomic.is_finished(folder.summary)
         builder = VariantBuilder(
             run.recipe, run.tasks[name], compressed_model(run, name), recovery_teachers(run, name),
-            run.recipe.compress.row, folder, run.device, run.log, lambda: run.compute, _compression_sources(run, name),
+            run.recipe.compress.row, folder, run.device, run.log, lambda: run.compute_alone,
+            _compression_sources(run, name),
         )  # fmt: skip
         compression.compress_task_model(builder)
         spent = "finished before, skipped" if was_finished else duration(time.monotonic() - started)

@@ -37,7 +37,10 @@ def finetune_tasks(run: RunContext) -> None:
     """Every row of the tables on every task."""
     models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
     for job, model in models.items():
-        make_folder(run, model, _finetune_title(run, job), partial(_finetune, run, job), _training_sources(run, job))
+        make_folder(
+            run, model, _finetune_title(run, job), partial(_finetune, run, job), _training_sources(run, job),
+            together=True,
+        )  # fmt: skip
 
 
 def _training_sources(run: RunContext, job: Job) -> MadeFrom:
@@ -153,8 +156,9 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
             make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
             max_length=run.recipe.finetune.max_length(job.task, task.max_length),
             given_labels=settings.distillation.teacher_labels if are_given else None, soft_labels=soft_labels,
+            ranks=run.ranks,
         )),
-        run.inputs.of_stage("targets", data=data, models=read, task=job.task),
+        run.inputs.of_stage("targets", data=data, models=read, task=job.task), together=True,
     )  # fmt: skip
     return SoftTargetSource(targets, teachers, augmented, _copied_layers(run, job.task, teachers[0]))
 
