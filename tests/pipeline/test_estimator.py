@@ -1,5 +1,6 @@
 """shrink as scikit-learn has its estimators."""
 
+import json
 import pickle
 import warnings
 from collections.abc import Callable
@@ -9,15 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError, SkipTestWarning
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, MultiLabelBinarizer
 from sklearn.utils.estimator_checks import check_estimator
 
 import tinydistilbert as td
+from tests.pipeline.test_multi_label import rows_of
 from tests.pipeline.test_shrink import QUICK
+from tinydistilbert.api.label_matrix import indicators, label_matrix
 from tinydistilbert.errors import UserError
 
 
@@ -47,9 +52,14 @@ def test_parameters_are_kept_as_they_are_given() -> None:
         ("a text", ["a"], "one text"),
         (["a"] * 60, ["a"] * 59, "a label for each of the 60 texts"),
         ([], [], "a list of texts"),
+        (["a"] * 60, np.eye(59, 3, dtype=int), "a label for each of the 60 texts"),
+        (["a"] * 60, np.full((60, 2), 2), "0 or 1 for each label"),
+        (["a"] * 60, np.zeros((60, 1)), "0 or 1 for each label"),
+        (["a"] * 60, [["x", 1]] * 60, "labels of one kind"),
+        (["a"] * 60, pd.DataFrame(np.eye(60, 2, dtype=int), columns=["x", " x"]), "'x' twice"),
     ],
 )
-def test_what_is_no_list_of_texts_with_labels_is_refused(texts: Any, labels: list[str], part: str) -> None:
+def test_what_is_no_list_of_texts_with_labels_is_refused(texts: Any, labels: Any, part: str) -> None:
     with pytest.raises(UserError, match=part):
         td.ShrunkClassifier("offline").fit(texts, labels)
 
@@ -77,3 +87,50 @@ def test_fitted_predicted_pickled_and_searched(
     search = GridSearchCV(estimator, {"settings": [estimator.settings]}, cv=once, error_score="raise")
     search.fit(frame["review"].to_numpy(), stars)
     assert search.best_estimator_.predict(["the tower"])[0] in (1, 4)
+
+
+def test_targets_of_several_labels() -> None:
+    matrix = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]])
+    lists = [["x", "z"], [], ["y"]]
+    frame = pd.DataFrame(matrix, columns=["x", "y", "z"])
+    for given in (matrix, matrix.tolist(), matrix.astype(bool), matrix.astype(float), sparse.csr_matrix(matrix)):
+        labels, found = label_matrix(given) or pytest.fail("a matrix")
+        assert labels.tolist() == [0, 1, 2] and found.tolist() == matrix.tolist()
+    for given in (frame, lists, [*map(set, lists)], pd.Series(lists)):
+        labels, found = label_matrix(given) or pytest.fail("labels")
+        assert labels.tolist() == ["x", "y", "z"] and found.tolist() == matrix.tolist()
+    labels, found = label_matrix([["x"], ["y"], ["x"]]) or pytest.fail("one label each is a list, too")
+    assert found.tolist() == MultiLabelBinarizer().fit_transform([["x"], ["y"], ["x"]]).tolist()
+    assert all(label_matrix(given) is None for given in (["x", "y"], np.array([1, 4]), pd.Series(["x", "y"])))
+    assert indicators([["y"]], np.array(["x", "y"])).tolist() == [[0, 1]]
+    with pytest.raises(UserError, match="'w'"):
+        indicators([["w"]], np.array(["x", "y"]))
+    with pytest.raises(UserError, match="each of 2 labels"):
+        indicators(matrix, np.array(["x", "y"]))
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:missed the target")
+def test_several_labels_fitted_predicted_pickled_and_searched(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = rows_of(160, 0)
+    texts, lists = [row["review"] for row in rows], [row["about"] for row in rows]
+    settings = QUICK | {"finetune.epochs": 4}
+    estimator = td.ShrunkClassifier(str(teacher), to="50MB", keep="1%", validation="20%", settings=settings)
+    fitted = clone(estimator).fit(texts, lists)
+    assert fitted.classes_.tolist() == ["building", "person", "water"] and fitted.multilabel_
+    probabilities, predicted = fitted.predict_proba(texts[:20]), fitted.predict(texts[:20])
+    thresholds = json.loads((Path(fitted.model_) / "config.json").read_text())["label_thresholds"]
+    assert predicted.tolist() == (probabilities >= thresholds).astype(int).tolist() and predicted.shape == (20, 3)
+    gold = MultiLabelBinarizer().fit_transform(lists)
+    assert fitted.score(texts, lists) == fitted.score(texts, gold) == accuracy_score(gold, fitted.predict(texts))
+    again = pickle.loads(pickle.dumps(fitted))
+    assert again.predict(texts[:20]).tolist() == predicted.tolist()
+    wide = np.hstack([gold, np.zeros((len(gold), 1), dtype=int)])
+    search = GridSearchCV(estimator, {"settings": [settings]}, cv=2, error_score="raise")
+    with pytest.warns(UserWarning, match="no text has 3"):
+        search.fit(texts, wide)
+    assert search.predict(texts[:2]).shape == (2, 4) and not search.predict(texts)[:, 3].any()
+    assert 0 <= search.best_score_ <= 1

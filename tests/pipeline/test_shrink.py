@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -12,8 +13,11 @@ from huggingface_hub import ModelCard
 import tinydistilbert as td
 from tinydistilbert.api import shrink as api
 from tinydistilbert.api.task import task_data
+from tinydistilbert.dry_run import machine
+from tinydistilbert.dry_run.plan import plan_as_json
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.runtimes import exported_facts
+from tinydistilbert.pipeline.run import run_context
 from tinydistilbert.predictor import load
 from tinydistilbert.recipe import toml
 
@@ -163,6 +167,45 @@ def test_keys_of_the_recipe_are_flags_and_what_is_given_stays(
     assert recipe.finetune.epochs == 3, "as it was given, though it is the default of other commands"
     assert recipe.finetune.distillation.epochs == 40 and recipe.compress.keep == (0.5, 0.25)
     assert recipe.device == "cpu" and recipe.student.layers == "first"
+
+
+def test_the_time_told_first_counts_every_training(
+    reviews_csv: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine of a fixed speed, twice the epochs of a training are twice its time, and nothing else changes."""
+    monkeypatch.setattr(machine, "_multiply", lambda *_: 1e9)
+    monkeypatch.setattr(machine, "_copy", lambda *_: 1e15)
+    data = task_data(str(reviews_csv), None, text="review", label="stars")
+
+    def seconds(settings: dict[str, Any], seeds: int = 1) -> dict[str, float]:
+        changes = api.changes_of(
+            teacher, to="50MB", keep=None, soft_labels="", unlabelled="", seeds=seeds,
+            settings={"precision": "fp32", **settings},
+        )  # fmt: skip
+        output = tmp_path / "run"
+        context = run_context(api.recipe_for(data, changes, output, ""), output, until="report", log=lambda _: None)
+        plan = plan_as_json(context)
+        assert plan["seconds"] == pytest.approx(sum(line["seconds"] for line in plan["stages"]))
+        return {line["stage"]: line["seconds"] for line in plan["stages"]}
+
+    def more(settings: dict[str, Any], seeds: int = 1) -> dict[str, float]:
+        found = seconds(settings, seeds)
+        return {stage: found[stage] - before for stage, before in base.items() if found[stage] > before * 1.001}
+
+    base = seconds({})
+    of_teacher, of_student = "finetune teacher, reviews", "finetune model (D), reviews"
+    assert {of_teacher, of_student, "evaluate", "evaluate baselines", "compress"} <= base.keys()
+    longer = more({"finetune.epochs": 80})
+    assert longer == {of_teacher: pytest.approx(base[of_teacher], rel=0.05)}
+    intermediate = more({"finetune.distillation.intermediate_epochs": 80})
+    answers = more({"finetune.distillation.epochs": 80})
+    assert intermediate.keys() == answers.keys() == {of_student}
+    assert intermediate[of_student] > 1.2 * answers[of_student], "the teacher is asked in every intermediate step"
+    assert intermediate[of_student] + answers[of_student] == pytest.approx(base[of_student], rel=0.05)
+    assert more({"compress.recovery_epochs": 40}).keys() == {"compress"}
+    assert "evaluate baselines" not in {stage for stage, cost in seconds({"finetune.baselines": False}).items() if cost}
+    twice = more({}, seeds=2)
+    assert twice[of_teacher] == pytest.approx(base[of_teacher], rel=0.05) and of_student in twice
 
 
 @pytest.mark.parametrize(

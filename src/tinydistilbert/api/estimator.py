@@ -11,9 +11,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from tinydistilbert.api.label_matrix import indicators, label_matrix
 from tinydistilbert.api.shrink import TEACHER, shrink
 from tinydistilbert.errors import UserError
-from tinydistilbert.predictor import Predictor, load
+from tinydistilbert.predictor import Prediction, Predictor, load
 from tinydistilbert.tasks.classes import class_name
 
 TEXT, LABEL = "text", "label"
@@ -21,6 +22,10 @@ TEXT, LABEL = "text", "label"
 
 class ShrunkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """A small classifier of texts, made by `shrink`, by scikit-learn's contract: pipelines, `GridSearchCV`, pickle.
+
+    Where texts may have several labels, the targets are a matrix of 0 and 1 (also sparse, or a data frame), or a list
+    of labels for each text; `predict` gives such a matrix, its columns in the order of `classes_`, by the threshold of
+    each label, and `score` is the share of texts that get just their labels. `GridSearchCV` takes the matrix.
 
     A pickle holds the path of the model's folder, not its weights: copy the folder along.
 
@@ -36,7 +41,8 @@ class ShrunkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         quiet: no lines about progress.
 
     Attributes:
-        classes_: the labels, in the order of `predict_proba`.
+        classes_: the labels, in the order of `predict_proba`; of a matrix the numbers or names of its columns.
+        multilabel_: whether a text may have several labels.
         model_: the folder of the model.
         page_: the report.
         missed_: what was asked for and not reached, in words.
@@ -58,15 +64,25 @@ class ShrunkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
             UserError: something is wrong with the texts, the labels or the teacher.
         """
         texts = _texts(X)
-        labels = np.asarray(y)
-        if labels.ndim != 1 or len(labels) != len(texts):
+        several = label_matrix(y)
+        labels = several[1] if several else np.asarray(y)
+        if labels.ndim != (2 if several else 1) or len(labels) != len(texts):
             expected, found = f"a label for each of the {len(texts):,} texts", f"the shape {labels.shape}"
             raise UserError("y", expected=expected, found=found, fix="give one list of labels")
-        check_classification_targets(labels)
-        self.classes_ = np.unique(labels)
-        rows = [{TEXT: text, LABEL: label} for text, label in zip(texts, labels.tolist(), strict=True)]
+        if several:
+            self.classes_ = several[0]
+            names = np.array(self._names())
+            given = [names[row == 1].tolist() for row in labels]
+            if nowhere := names[labels.sum(0) == 0].tolist():
+                warnings.warn(f"no text has {', '.join(nowhere)}, which is never predicted", stacklevel=2)
+        else:
+            check_classification_targets(labels)
+            self.classes_, given = np.unique(labels), labels.tolist()
+        self.multilabel_ = several is not None
+        rows = [{TEXT: text, LABEL: label} for text, label in zip(texts, given, strict=True)]
         made = shrink(
-            self.teacher, train=rows, validation=self.validation, text=TEXT, label=LABEL, to=self.to, keep=self.keep,
+            self.teacher, train=rows, validation=self.validation, text=TEXT, label=LABEL,
+            kind="multi-label" if several else "classification", to=self.to, keep=self.keep,
             time_budget=self.time_budget, output=self.output, settings=self.settings, threads=self.threads,
             quiet=self.quiet,
         )  # fmt: skip
@@ -77,22 +93,40 @@ class ShrunkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         return self
 
     def predict_proba(self, X: Iterable[str]) -> NDArray[np.float64]:  # noqa: N803
-        """The probability of each of `classes_` for each text."""
+        """The probability of each of `classes_` for each text; those of several labels do not sum to 1."""
+        return self._probabilities(self._answers(X))
+
+    def predict(self, X: Iterable[str]) -> NDArray[Any]:  # noqa: N803
+        """The likeliest label of each text; of several labels (n, classes) of 0 and 1."""
+        answers = self._answers(X)
+        if not self.multilabel_:
+            return np.asarray(self.classes_[self._probabilities(answers).argmax(-1)])
+        given = [[int(name in answer["labels"]) for name in self._names()] for answer in answers]
+        return np.array(given, dtype=np.int64)
+
+    def score(self, X: Iterable[str], y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """The accuracy; of several labels the share of texts that get just their labels.
+
+        Raises:
+            UserError: targets with other labels than those of the training.
+        """
+        check_is_fitted(self, "model_")
+        y = indicators(y, self.classes_) if self.multilabel_ else y
+        return float(super().score(X, y, sample_weight))
+
+    def _answers(self, X: Iterable[str]) -> list[Prediction]:  # noqa: N803
         check_is_fitted(self, "model_")
         texts = _texts(X)
         if getattr(self, "_predictor", None) is None:
             self._predictor = load(Path(self.model_))
         assert self._predictor is not None
-        names = [class_name(label) or "" for label in self.classes_.tolist()]
-        answers = self._predictor.predict(texts)
-        return np.array([[answer["scores"].get(name, 0.0) for name in names] for answer in answers]).reshape(
-            len(texts), len(names)
-        )
+        return self._predictor.predict(texts)
 
-    def predict(self, X: Iterable[str]) -> NDArray[Any]:  # noqa: N803
-        """The likeliest label of each text."""
-        likeliest = self.predict_proba(X).argmax(-1)
-        return np.asarray(self.classes_[likeliest])
+    def _names(self) -> list[str]:
+        return [class_name(label) or "" for label in self.classes_.tolist()]
+
+    def _probabilities(self, answers: Sequence[Prediction]) -> NDArray[np.float64]:
+        return np.array([[answer["scores"].get(name, 0.0) for name in self._names()] for answer in answers])
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -101,6 +135,7 @@ class ShrunkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.string, tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False, True
+        tags.classifier_tags.multi_label = True
         return tags
 
 

@@ -196,13 +196,23 @@ def shrunk(
     Raises:
         UserError: as `shrink`.
     """
-    changes = toml.merge(changes, {"compress": {"tasks": [data.name]}})
+    given = dict(flat(changes))
+    changes = _checkable(changes, data.name)
 
     def fitted(recipe: Recipe, output: Path) -> Recipe:
-        return fitted_recipe(recipe, data.name, output, time_budget, dict(flat(changes)))
+        return fitted_recipe(recipe, data.name, output, time_budget, given)
 
     made, recipe, missed = run_task("shrink", data, changes, call, log=log, fit=fitted, tell_time=True)
     return best_model(made, recipe, data, missed)
+
+
+def _checkable(changes: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """The settings with what a recipe needs to be checked, before the examples are counted by which epochs are chosen.
+
+    By default both stages of a distillation share the epochs of a fine-tuning; here each has a number of its own.
+    """
+    standing_in = {"finetune": {"distillation": {"epochs": FEWEST_EPOCHS}}, "compress": {"tasks": [task]}}
+    return toml.merge(standing_in, changes)
 
 
 def recipe_for(data: TaskData, changes: Mapping[str, Any], output: Path, time_budget: str) -> Recipe:
@@ -211,9 +221,10 @@ def recipe_for(data: TaskData, changes: Mapping[str, Any], output: Path, time_bu
     Raises:
         UserError: as `shrink`.
     """
-    changes = toml.merge(changes, {"compress": {"tasks": [data.name]}})
+    given = dict(flat(changes))
+    changes = _checkable(changes, data.name)
     recipe = recipe_of(f"shrink-{data.name}", data, changes, RunFolder(output).given_data)
-    return fitted_recipe(recipe, data.name, output, time_budget, dict(flat(changes)))
+    return fitted_recipe(recipe, data.name, output, time_budget, given)
 
 
 def fitted_recipe(recipe: Recipe, task: str, output: Path, time_budget: str, given: Collection[str] = ()) -> Recipe:
