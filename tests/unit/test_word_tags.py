@@ -99,6 +99,8 @@ SPANS = [
         ("a.conll", CONLL.replace("EU B-ORG", "# a comment of words\nEU B-ORG").replace("\n", "\r\n"), {}),
         ("a.txt", CONLL.replace(" ", "\tX\t").replace("\n", "\tlast\n").replace("\tlast\n\tlast", "\tlast\n")
          .replace("O\tlast", "O\tO"), {"label": "3"}),
+        ("a.tsv", CONLL.replace(" ", "\t"), {}),
+        ("a.tsv", "tokens\tner_tags\n" + "".join(f"{w}\t{t}\n" for w, t in zip(TOKENS, TAGS, strict=True)), {}),
         ("a.jsonl", lines(*as_rows(TAGS)), {}),
         ("a.jsonl", lines(*as_rows(TAGS, label="tags")), {}),
         ("a.jsonl", lines(*as_rows(TAGS, text="ws", label="x")), {"text": "ws", "label": "x"}),
@@ -199,6 +201,12 @@ def test_a_type_that_only_the_validation_has_is_refused(tmp_path: Path) -> None:
         read(of, "validation")
     longer = written(tmp_path / "c.conll", "EU B-ORG\nCommission I-ORG\n")  # I-ORG is in no train example
     assert named(read(task(train, longer), "validation")) == [["B-ORG", "I-ORG"]]
+
+
+def test_a_conll_file_of_another_kind_is_refused_with_the_kind_it_is_for(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.conll", CONLL)
+    with pytest.raises(UserError, match="--kind token-classification"):
+        read(custom_task("mine", CustomTask(train=str(file))))
 
 
 def test_a_second_text_is_refused() -> None:
