@@ -1,4 +1,5 @@
 from tinydistilbert.api.compare import compare as compare
+from tinydistilbert.api.doctor import doctor as doctor
 from tinydistilbert.api.estimator import ShrunkClassifier as ShrunkClassifier
 from tinydistilbert.api.push import push as push
 from tinydistilbert.api.run import replicate as replicate
@@ -13,6 +14,6 @@ from tinydistilbert.recipe.schema import Recipe as Recipe
 
 __version__: str
 __all__ = [
-    "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "evaluate", "export", "finetune", "load",
+    "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "doctor", "evaluate", "export", "finetune", "load",
     "push", "replicate", "shrink",
 ]  # fmt: skip
