@@ -99,6 +99,11 @@ def test_numbers_of_the_card_are_those_of_the_measurements(tmp_path: Path) -> No
     assert "licence apache-2.0" in text and "its licence is unknown" in text
 
 
+def test_paths_of_the_machine_are_in_no_card_even_after_they_are_gone(tmp_path: Path) -> None:
+    text = card_of(facts_of(tmp_path, [measured("model", 0.8)], model="/home/me/models/teacher"), tmp_path / "model")
+    assert "/home/me" not in text and "from `teacher`" in text
+
+
 def test_a_number_that_is_none_is_in_no_card(tmp_path: Path) -> None:
     facts = facts_of(tmp_path, [measured("model", math.nan)])
     folder = tmp_path / "model"

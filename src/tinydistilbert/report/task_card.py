@@ -15,7 +15,7 @@ from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.report import card_text, scores
-from tinydistilbert.report.card import CORPORA, MODELS, hub_name
+from tinydistilbert.report.card import CORPORA, MODELS, hub_name, shown_name
 from tinydistilbert.report.card_subjects import RunFacts, Subject, chosen, fine_tuned
 from tinydistilbert.report.card_text import code, escaped
 from tinydistilbert.report.inheritance import UNKNOWN, Source, model_source, task_source, text_source
@@ -176,9 +176,8 @@ def _interval(m: Measurement) -> str:
 def _how(facts: RunFacts, subject: Subject) -> list[str]:
     recipe = facts.recipe
     distilled, training = recipe.finetune.distillation, training_facts(subject.folder)
-    start = recipe.finetune.model or f"the run’s {subject.row} of {recipe.teacher.model}"
-    if Path(start).exists():
-        start = Path(start).name
+    start = shown_name(recipe.finetune.model or recipe.teacher.model)
+    start = start if recipe.finetune.model else f"the run’s {subject.row} of {start}"
     lines = [
         f"- Row {code(subject.row)} of the recipe {code(recipe.name)} ({recipe_hash(recipe)}), from {code(start)}."
     ]
