@@ -28,9 +28,9 @@ from tinydistilbert.storage import atomic
 
 PIPELINES = {
     "classification": "text-classification", "multi-label": "text-classification", "regression": "text-classification",
-    "span": "question-answering", "masked-lm": "fill-mask",
+    "span": "question-answering", "masked-lm": "fill-mask", "token-classification": "token-classification",
 }  # fmt: skip
-"""What the hub calls heads where it has another name for them."""
+"""What the hub calls the heads of models."""
 TAG = "tinydistilbert"
 BIASES = (
     "- It has the biases of the model that it was made from and of the data; check for them before it decides anything "
@@ -263,7 +263,9 @@ def _use(folder: Path, kind: str) -> list[str]:
         lines += ["In a browser or in Node, by transformers.js:\n", "```js",
                   f'const model = await pipeline("{task}", "path/to/this/folder");', "```\n"]  # fmt: skip
     elif not facts:
-        lines += [f'It is an ordinary model of transformers: `pipeline("{task}", model="path/to/this/folder")`.\n']
+        grouped = ', aggregation_strategy="first"' * (kind == "token-classification")
+        called = f'pipeline("{task}", model="path/to/this/folder"{grouped})'
+        lines += [f"It is an ordinary model of transformers: `{called}`.\n"]
     return lines
 
 
