@@ -3,6 +3,7 @@ from tinydistilbert.api.estimator import ShrunkClassifier as ShrunkClassifier
 from tinydistilbert.api.run import replicate as replicate
 from tinydistilbert.api.score import evaluate as evaluate
 from tinydistilbert.api.shrink import shrink as shrink
+from tinydistilbert.api.sweep import sweep as sweep
 from tinydistilbert.api.task import compress as compress
 from tinydistilbert.api.task import distill as distill
 from tinydistilbert.api.task import export as export
@@ -13,5 +14,5 @@ from tinydistilbert.recipe.schema import Recipe as Recipe
 __version__: str
 __all__ = [
     "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "evaluate", "export", "finetune", "load",
-    "replicate", "shrink",
+    "replicate", "shrink", "sweep",
 ]  # fmt: skip
