@@ -65,7 +65,7 @@ faults: $(READY) ## Kill, starve, corrupt and attack it thousands of times, with
 
 # Not in Python's UTF-8 mode, which a machine without a locale turns on: forgotten encodings would go unnoticed.
 mutants: $(READY) ## Change durability and loading in two thousand small ways, and count which changes the tests notice; ten minutes.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group mutation
 	rm -rf mutants
 	PYTHONUTF8=0 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(OFFLINE) $(BIN)/mutmut run
 	$(BIN)/python results/mutants.py
@@ -123,7 +123,8 @@ $(READY): pyproject.toml constraints.txt
 		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			echo "installing into .venv with $$("$$python" --version) (a few minutes, once)"; \
 			"$$python" -m venv .venv && \
-			$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,onnx,elmo,dev]' && \
+			$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1' && \
+			$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,onnx,elmo,sweep]' --group dev && \
 			touch $@; exit $$?; \
 		fi; \
 	done; \

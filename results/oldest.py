@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-oldest"
-TOOLS = ("dev", "mutation", "offline")
+TOOLS = ("offline",)
 """Extras whose packages no user of the program needs in an old version."""
 TESTS = ("tests/unit", "tests/pipeline", "tests/real")
 MOST_WORKERS = 4

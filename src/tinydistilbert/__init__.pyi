@@ -1,5 +1,6 @@
 from tinydistilbert.api.compare import compare as compare
 from tinydistilbert.api.estimator import ShrunkClassifier as ShrunkClassifier
+from tinydistilbert.api.push import push as push
 from tinydistilbert.api.run import replicate as replicate
 from tinydistilbert.api.score import evaluate as evaluate
 from tinydistilbert.api.shrink import shrink as shrink
@@ -14,5 +15,5 @@ from tinydistilbert.recipe.schema import Recipe as Recipe
 __version__: str
 __all__ = [
     "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "evaluate", "export", "finetune", "load",
-    "replicate", "shrink", "sweep",
+    "push", "replicate", "shrink", "sweep",
 ]  # fmt: skip

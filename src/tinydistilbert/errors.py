@@ -46,12 +46,24 @@ class MissedTarget(Exception):
     """Everything was made, and nothing of it reaches what was asked for; the message says how near it came."""
 
 
+class UploadFailed(Exception):
+    """The hub failed or could not be reached; what was to be uploaded is still here, and the same call tries again."""
+
+
 class OutOfMemory(Exception):
     """Not even a micro-batch of one example fits into the memory, or what is no training does not."""
 
 
 class DeviceLost(Exception):
     """The GPU failed on the way. What is finished and the last checkpoint stay, and the same command goes on there."""
+
+
+class RankLost(Exception):
+    """Of several processes that train together one has ended. The same command goes on from the last checkpoint."""
+
+
+class ReportedElsewhere(Exception):
+    """Another of the processes that train together has said why they end."""
 
 
 class DiskError(Exception):

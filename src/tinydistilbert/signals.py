@@ -1,18 +1,30 @@
 """Requests to stop: SIGINT and SIGTERM. The first stops the program in good order, the second at once.
 
+Under a launcher of several processes the second changes nothing: with Ctrl-C each process gets one from the terminal
+and one from the launcher, which itself ends whoever takes too long.
+
 Outside of a training nothing is lost by stopping at any moment, since only finished folders count: the request is
 raised as KeyboardInterrupt (`handled`). A training finishes its step and saves a checkpoint first (`deferred`).
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from tinydistilbert.errors import DiskError, Interrupted, NonFiniteLoss, OutOfMemory, UserError
+from tinydistilbert.errors import (
+    DiskError,
+    Interrupted,
+    NonFiniteLoss,
+    OutOfMemory,
+    RankLost,
+    ReportedElsewhere,
+    UserError,
+)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-OWN_ERRORS = (UserError, DiskError, NonFiniteLoss, OutOfMemory, Interrupted)
+OWN_ERRORS = (UserError, DiskError, NonFiniteLoss, OutOfMemory, Interrupted, RankLost, ReportedElsewhere)
 """Errors that stay what they are although a request was received."""
 
 
@@ -28,6 +40,13 @@ class Requests:
 
     def note(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler."""
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            if self:
+                return
+            self._numbers.append(number)
+            if self._is_raised:
+                raise KeyboardInterrupt
+            return
         for each in SIGNALS:
             if signal.getsignal(each) is not signal.SIG_IGN:
                 signal.signal(each, signal.SIG_DFL)  # the next one takes effect at once

@@ -113,20 +113,27 @@ class Forks:
         assert answer, (self._folder / "server" / "err").read_text()
         return json.loads(answer)
 
-    def start(self, task: str, arguments: dict[str, Any], *, cache: Path, **wishes: Any) -> Child:
+    def start(
+        self, task: str, arguments: dict[str, Any], *, cache: Path, environment: dict[str, str] | None = None,
+        **wishes: Any,
+    ) -> Child:  # fmt: skip
         """Start a child.
 
         Args:
             task: a name in `TASKS`.
             arguments: of it.
             cache: the cache folder that it uses.
+            environment: further variables.
             wishes: what `_Child` does beside the task.
         """
         self._count += 1
         folder = self._folder / str(self._count)
         folder.mkdir()
         board = Board(folder / "board")
-        request = {"task": task, "arguments": arguments, "cache": str(cache), "folder": str(folder), "wishes": wishes}
+        request = {
+            "task": task, "arguments": arguments, "cache": str(cache), "folder": str(folder), "wishes": wishes,
+            "environment": environment or {},
+        }  # fmt: skip
         return Child(self.ask(do="start", **request)["pid"], board, folder, self)
 
     def learn(self, child: Child) -> None:
@@ -212,8 +219,15 @@ def wide(folder: str, megabytes: int) -> None:
     wide_training.main(Path(folder), megabytes)
 
 
+def ranked(**arguments: Any) -> None:
+    """A tiny training that several processes share."""
+    import ranked_training  # beside this file
+
+    ranked_training.main(**arguments)
+
+
 TASKS: dict[str, Callable[..., None]] = {
-    "main": main, "teacher_cache": teacher_cache, "batches": batches, "wide": wide,
+    "main": main, "teacher_cache": teacher_cache, "batches": batches, "wide": wide, "ranked": ranked,
 }  # fmt: skip
 
 
@@ -320,7 +334,7 @@ def _be_child(request: dict[str, Any]) -> None:
         for name, number in (("out", 1), ("err", 2)):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.environ["TINYDISTILBERT_CACHE"] = request["cache"]
+        os.environ.update(request["environment"], TINYDISTILBERT_CACHE=request["cache"])
         _Child(board, **request["wishes"])
         before = set(sys.modules)
         try:

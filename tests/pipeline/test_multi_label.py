@@ -69,6 +69,9 @@ def test_a_table_becomes_a_small_model_that_gives_several_labels(run: TaskModel,
     assert paired and run.page is not None
     page = run.page.read_text(encoding="utf-8")
     assert "a text may have several labels" in page and "micro F1" in page and "building" in page
+    for part in ("Label by label", "probabilities, one for each label", "exactly the labels that its teacher gives"):
+        assert part in page, part
+    assert f"<td>{json.loads((run.model / 'config.json').read_text())['label_thresholds'][0]:.3f}</td>" in page
 
     folder = RunFolder(run.folder).task_model("reviews", "model (D)", 0)
     facts = json.loads((folder / "training.json").read_text())["label_thresholds"]
@@ -107,15 +110,27 @@ def test_lists_from_python_and_a_cell_with_a_separator_from_the_command_line(
             [("review", "about"), *((row["review"], ";".join(row["about"])) for row in rows_of(60, 2))]
         )
     assert given["micro_f1"] > 0.75
+    soft = tmp_path / "soft.csv"
+    with soft.open("w", newline="") as stream:  # the teacher of all texts but ten is this file
+        csv.writer(stream).writerows(
+            [
+                ("review", *WORDS),
+                *(
+                    (row["review"], *(0.9 if label in row["about"] else 0.2 for label in WORDS))
+                    for row in rows_of(50, 2)
+                ),
+            ]
+        )
     command = ["finetune", "--model", teacher, "--data", cells, "--validation", "25%", "--text", "review", "--label",
                "about", "--kind", "multi-label", "--epochs", "1", "--seeds", "0", "--finetune.min_steps", "0",
                "--teacher", model, "--output", tmp_path / "run"]  # fmt: skip
     code, _, err = call(*command)
     assert code == 2 and "--label-separator" in err
+    command += ["--finetune.distillation.soft_labels", soft]
     code, out, err = call(*command, "--label-separator", ";")
     assert code == 0 and "micro F1" in out, err
     told = (tmp_path / "run" / "notices.txt").read_text()
-    for words in ("cells parted at ';'", "have no label", "they choose the thresholds"):
+    for words in ("cells parted at ';'", "have no label", "they choose the thresholds", "joined by text to"):
         assert words in told, words
     rows = {m.model for m in results.read(tmp_path / "run" / "results.jsonl")}
     assert "model (D)" in rows

@@ -206,10 +206,12 @@ def test_a_changed_text_is_another_experiment(
     assert code == 2 and "begun with (corpus: " in err
 
 
-def test_a_launcher_is_refused(recipe_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_that_says_too_little_is_refused(
+    recipe_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, err = call("replicate", recipe_file, "--output", tmp_path / "run")
-    assert code == 2 and "expected one process" in err and not (tmp_path / "run").exists()
+    assert code == 2 and "found no RANK" in err and not (tmp_path / "run").exists()
 
 
 def test_the_way_of_the_seed_runs_with_its_padding_and_its_number_of_steps(

@@ -15,7 +15,8 @@ import pytest
 from tinydistilbert.optional import TRAINING
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = SETTINGS["project"]
 WITHOUT_IMPORT = {
     "import-linter",
     "mkdocs-material",
@@ -47,8 +48,9 @@ def with_extras(requirements: list[str]) -> set[str]:
 
 
 DISTRIBUTIONS = metadata.packages_distributions()
-ALL_EXTRAS = {extra: with_extras(names) for extra, names in PROJECT["optional-dependencies"].items()}
-EXTRAS = {extra: names for extra, names in ALL_EXTRAS.items() if extra not in ("dev", "mutation")}
+EXTRAS = {extra: with_extras(names) for extra, names in PROJECT["optional-dependencies"].items()}
+TOOLS = {normalized(name) for names in SETTINGS["dependency-groups"].values() for name in names}
+"""What no installation of the package brings."""
 SERVING = {normalized(name) for name in PROJECT["dependencies"]}
 """What every installation has."""
 TRAINED = EXTRAS["train"]
@@ -56,7 +58,7 @@ RUNTIME = SERVING | TRAINED
 OPTIONAL = {name for names in EXTRAS.values() for name in names}
 KERNEL = {"ipython"}
 """What is imported only where it runs already: in the kernel of a notebook."""
-DECLARED = RUNTIME | {name for names in ALL_EXTRAS.values() for name in names}
+DECLARED = RUNTIME | OPTIONAL | TOOLS
 SCRIPTS = [path.stem for folder in ("benchmarks", "results") for path in (ROOT / folder).glob("*.py")]
 INSIDE = {"tinydistilbert", "tests", "wide_training", *SCRIPTS}
 

@@ -53,7 +53,19 @@ def test_a_run_is_made_without_a_look_at_its_inputs_and_refused_before_anything_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_launcher_of_several_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_is_refused_where_it_has_nothing_to_share_or_too_many_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(until: str) -> None:
+        run_context(Recipe(), tmp_path, until=until, log=pytest.fail).check_machine()
+
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match=r"one process.*launcher"):
-        run_context(Recipe(), tmp_path, until="report", log=pytest.fail).check_machine()
+    check("report")
+    with pytest.raises(UserError, match=r"prepare: expected one process, found 2, by a launcher"):
+        check("prepare")
+    monkeypatch.setenv("WORLD_SIZE", "5000")
+    with pytest.raises(UserError, match=r"at most \d+ processes: a step of distill .* found 5000"):
+        check("distill")
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(UserError, match=r"WORLD_SIZE: .*'two'"):
+        check("report")

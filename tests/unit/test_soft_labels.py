@@ -8,8 +8,9 @@ import pytest
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.soft_labels import joined_soft_labels, read_soft_labels
-from tinydistilbert.recipe.schema import CustomTask
+from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.recipe.toml import from_dict
+from tinydistilbert.tasks import load_examples
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.custom import custom_task
 from tinydistilbert.tasks.recipe_splits import recipe_examples
@@ -24,6 +25,14 @@ def examples(tmp_path: Path) -> Examples:
     recipe = from_dict({"finetune": {"tasks": ["t"], "custom": {"t": custom}}}, "test")
     task = custom_task("t", CustomTask(**custom))
     return recipe_examples(recipe, task, "train")
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Examples:
+    """Texts that may have several labels."""
+    (tmp_path / "m.csv").write_text("id,text,toxic,insult\n7,a  house,1,0\n8,a lake,0,0\n9,a dog,1,1\n")
+    custom = {"train": str(tmp_path / "m.csv"), "kind": "multi-label", "label": ("toxic", "insult")}
+    return load_examples(custom_task("m", CustomTask(**custom)), "train", data=None, corpus=Corpus(), limit=0, seed=0)
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -74,3 +83,42 @@ def test_an_id_twice_in_the_train_examples(examples: Examples, tmp_path: Path) -
     (tmp_path / "t.csv").write_text(TRAIN.replace("9,a dog", "7,a dog"))
     with pytest.raises(UserError, match=r"t.csv:4, column id.*'7' once more"):
         joined_soft_labels(written(tmp_path, "id,good,bad\n7,1,0\n"), examples, None)
+
+
+def test_several_labels_have_a_probability_each(
+    several: Examples, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path, "text,insult,toxic\na house,0.9,0.8\n a lake ,0,1\nno such text,0.5,0.5\n")
+    found = joined_soft_labels(path, several, None)
+    np.testing.assert_allclose(found[0], [math.log(4), math.log(9)])
+    np.testing.assert_allclose(1 / (1 + np.exp(-found[1])), [1 - 1e-6, 1e-6])
+    assert np.isnan(found[2]).all()
+    assert "by text to 2 of 3 train examples" in caplog.text and "1 row without a partner" in caplog.text
+    scores = read_soft_labels(written(tmp_path, "id,insult,toxic\n9,3.5,-1\n"), several.task)
+    np.testing.assert_allclose(scores.logits, [[-1, 3.5]])
+    assert "before a sigmoid" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("text,toxic,insult\na house,3,0\na lake,0,2\n", [":2, column toxic", "from 0 to 1", "3 (2 such values)"]),
+        ("text,toxic\na house,1\n", ["the labels toxic, insult", "without insult"]),
+        ("text,toxic,insult\na house,NaN,0\n", ["soft.csv:2, column toxic", "a number"]),
+        ("text,toxic,insult\nA house,1,0\n", ["none of its 1 rows"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_those_of_several_labels(text: str, parts: list[str], several: Examples, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        joined_soft_labels(written(tmp_path, text), several, None)
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
+def test_pairs_are_joined_by_both_texts(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("text,other,label\na,b,no\na,c,yes\n")
+    columns = {"train": str(tmp_path / "p.csv"), "text_pair": "other"}
+    pairs = load_examples(custom_task("p", CustomTask(**columns)), "train", data=None, corpus=Corpus(), limit=0, seed=0)
+    found = joined_soft_labels(written(tmp_path, "other,text,no,yes\nc,a,0.1,0.9\nb,a,0.8,0.2\n"), pairs, None)
+    np.testing.assert_allclose(np.exp(found), [[0.8, 0.2], [0.1, 0.9]])
+    with pytest.raises(UserError, match="'text' and 'other' or 'id'"):
+        joined_soft_labels(written(tmp_path, "text,no,yes\na,0.1,0.9\n"), pairs, None)

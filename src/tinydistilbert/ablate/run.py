@@ -22,6 +22,7 @@ from tinydistilbert.report.earlier_page import EarlierPage
 from tinydistilbert.report.table import Table
 from tinydistilbert.run_folder import AblationFolder
 from tinydistilbert.storage import atomic, locks
+from tinydistilbert.training.ranks import refuse_several
 
 
 def check_study(study: Study) -> None:
@@ -49,6 +50,7 @@ def check_folder(study: Study) -> None:
     Raises:
         UserError: there are some.
     """
+    refuse_several("ablate")
     output = study.folder.path
     if not study.folder.recipe.is_file() and not atomic.is_new(output):
         expected, fix = "a new or empty folder, or an ablation", "give another --output"

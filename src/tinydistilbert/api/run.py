@@ -56,10 +56,13 @@ def run(
     """
     use_threads(threads)
     context = run_context(recipe, output, until=until, log=log, command=command)
-    seconds = dry_run.refuse_full_disk(context)
-    if tell_time:
-        log(f"about {duration(seconds)} in all (an estimate); stopped, the same call goes on from what is in {output}")
-    failures = run_stages(context)
+    with context.ranks.session():
+        if context.ranks.is_main:
+            seconds = dry_run.refuse_full_disk(context)
+            if tell_time:
+                resumes = f"stopped, the same call goes on from what is in {output}"
+                log(f"about {duration(seconds)} in all (an estimate); {resumes}")
+        failures = run_stages(context)
     return Run(output, until, tuple(failures))
 
 

@@ -53,7 +53,7 @@ NARROW, RATE, RATE_OF_NARROW = 768, 5e-5, 1e-4
 """Encoders narrower than BERT-base take the higher learning rate."""
 DISTILLATION = {"start": "teacher", "soft": 0.9, "hidden": 1.0, "attention": 1.0}
 """Start at the fine-tuned teacher, first its layers, then its soft targets: TinyBERT's two stages."""
-TASK_HEADS = ("ForSequenceClassification", "ForQuestionAnswering")
+TASK_HEADS = ("ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification")
 SCALED = (
     "finetune.epochs", "finetune.distillation.epochs", "finetune.distillation.intermediate_epochs",
     "finetune.train_examples", "compress.recovery_epochs",
@@ -95,7 +95,7 @@ def shrink(
         keep: the share of the teacher's score above the majority that has to be kept: `0.97` or `97%`, by default
             that, and with `to` `90%`.
         soft_labels: a file with probabilities, scores or votes for train examples, from a teacher that is no model: a
-            column for each class, joined by the column of the text or by `id`.
+            column for each class or label, joined by the column of the text or by `id`.
         unlabelled: a file with more texts, which the teacher labels.
         seeds: how many trainings of teacher and student, or their seeds; the first is compressed.
         time_budget: `15m`: train less, so that all is done in about that time.

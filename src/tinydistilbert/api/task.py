@@ -18,6 +18,7 @@ from tinydistilbert.run_folder import RunFolder, run_of_task_model
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.hash_split import scored_share
 from tinydistilbert.training.device import use_threads
+from tinydistilbert.training.ranks import refuse_several
 
 Kind = Literal["classification", "regression", "span", "multi-label", "token-classification"]
 SCORED_SHARE = "10%"
@@ -128,6 +129,7 @@ def run_task(
     Raises:
         UserError: an input is wrong; then nothing was written.
     """
+    refuse_several(f"{what} with data from Python")
     base = toml.merge(changes, toml.nested(call.settings or {}))
     name = f"{what}-{data.name}"
     output = Path(call.output) if call.output else _folder(name, data, base)

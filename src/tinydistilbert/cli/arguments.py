@@ -177,6 +177,15 @@ def _export_arguments(parser: Parser, given: Sequence[str], everything: bool) ->
     parser.add_argument("--half", action="store_true", help="no ONNX: the model folder in half precision, for GPUs")
 
 
+def _push_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
+    parser.add_argument("folder", action=Once, metavar="FOLDER", help="a model: fine-tuned, exported, or `best`")
+    text = "user/name on the Hugging Face hub; made there if it does not exist, its files replaced if it does"
+    parser.add_argument("name", action=Once, convert=str, metavar="NAME", help=text)
+    parser.add_argument("--private", action="store_true", help="for you alone (default: public)")
+    parser.add_argument("--dry-run", action="store_true", help="check and list the files; upload nothing")
+    _json(parser, "print what goes up as JSON")
+
+
 def _elmo_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     text = "the HDF5 file that AllenNLP distributes"
     parser.add_argument("--weights", action=Once, metavar="FILE", help=text, required=True)
@@ -248,6 +257,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "export": Command(
         "a fine-tuned model as an ONNX folder", "FOLDER --output FOLDER [--int8] [--plain] [--half]", _export_arguments
+    ),
+    "push": Command(
+        "a model's folder to the Hugging Face hub, after a check",
+        "FOLDER USER/NAME [--private] [--dry-run] [--json]", _push_arguments,
     ),
     "elmo": Command(
         "ELMo from its published files, as a folder to fine-tune and time",

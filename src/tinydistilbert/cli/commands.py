@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tinydistilbert import notices, progress
 from tinydistilbert.cli.output import log_to, print_json, print_model, print_tables, table_as_json
 from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.training import ranks
 
 if TYPE_CHECKING:
     from tinydistilbert.report.table import Table
@@ -19,6 +20,7 @@ def _report(parsed: argparse.Namespace, command_line: str) -> None:
     if parsed.recipe is None or not Path(parsed.recipe).is_dir():
         _stages(parsed, command_line)
         return
+    ranks.refuse_several("report of a folder")
     folder = Path(parsed.recipe)
     flags = {"--output": parsed.output, "--dry-run": parsed.dry_run, "--threads": parsed.threads}
     settings = {f"--{key}": True for key in {**getattr(parsed, "settings", {}), **getattr(parsed, "custom_task", {})}}
@@ -217,6 +219,22 @@ def _export(parsed: argparse.Namespace, _command_line: str) -> None:
     print(f"written: {parsed.output}")
 
 
+def _push(parsed: argparse.Namespace, _command_line: str) -> None:
+    from tinydistilbert.api.push import push
+
+    made = push(parsed.folder, parsed.name, private=parsed.private, dry_run=parsed.dry_run)
+    if parsed.json:
+        print_json({**dataclasses.asdict(made), "folder": str(made.folder)})
+        return
+    kind, total = "private" if made.private else "public", sum(made.files.values())
+    print(f"{made.name} ({kind}): {notices.counted(len(made.files), 'file')}, {total / 1e6:,.1f} MB")
+    for name, size in made.files.items():
+        print(f"  {size / 1e6:>10,.3f} MB  {name}")
+    for name, why in made.left_out.items():
+        print(f"  stays here: {name} ({why})")
+    print(f"It is at {made.url}" if made.url else "Nothing was uploaded: a dry run.")
+
+
 def _elmo(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.storage import locks
 
@@ -291,7 +309,7 @@ def _shrink(parsed: argparse.Namespace, command_line: str) -> None:
 
 OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
     "report": _report, "ablate": _ablate, "sweep": _sweep, "shrink": _shrink,
-    "compare": _compare, "predict": _predict, "export": _export, "elmo": _elmo, "convert": _convert,
+    "compare": _compare, "predict": _predict, "export": _export, "push": _push, "elmo": _elmo, "convert": _convert,
     "recipes": _recipes, "tasks": _tasks, "completion": _completion,
 }  # fmt: skip
 """What the commands do that are no stages of a recipe, or not always."""
@@ -305,5 +323,7 @@ def call(parsed: argparse.Namespace, command_line: str) -> None:
         command_line: the command line, for pages that show how they were made.
     """
     notices.begin()
-    with progress.reporting(quiet=getattr(parsed, "quiet", False)):
+    if parsed.command in OTHER and parsed.command != "report":  # of a recipe it is the last stage
+        ranks.refuse_several(parsed.command)
+    with progress.reporting(quiet=getattr(parsed, "quiet", False)), ranks.only_main_prints():
         OTHER.get(parsed.command, _stages)(parsed, command_line)

@@ -14,9 +14,13 @@ from tinydistilbert.errors import (
     MissedTarget,
     NonFiniteLoss,
     OutOfMemory,
+    RankLost,
+    ReportedElsewhere,
+    UploadFailed,
     UserError,
 )
 from tinydistilbert.optional import training_libraries
+from tinydistilbert.training.ranks import own_rank, wait_for_main
 
 EXIT_USER_ERROR, EXIT_FAILED, EXIT_DISK, EXIT_INTERRUPTED = 2, 1, 3, 130
 
@@ -39,7 +43,9 @@ def main(argv: list[str] | None = None) -> None:
                 sys.stdout.flush()
     except UserError as error:
         sys.exit(_fail(f"error: {error}", EXIT_USER_ERROR))
-    except (MissedTarget, NonFiniteLoss, OutOfMemory, DeviceLost) as error:
+    except ReportedElsewhere:
+        sys.exit(EXIT_FAILED)
+    except (MissedTarget, NonFiniteLoss, OutOfMemory, DeviceLost, UploadFailed, RankLost) as error:
         sys.exit(_fail(f"error: {error}", EXIT_FAILED))
     except Interrupted as stop:
         sys.exit(_fail(str(stop), EXIT_INTERRUPTED))
@@ -53,5 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(message + "\n")
+    if rank := own_rank():
+        wait_for_main()
+    sys.stderr.write((f"rank {rank}: " if rank else "") + message + "\n")
     return code

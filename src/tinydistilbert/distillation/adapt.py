@@ -16,7 +16,6 @@ from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.recipe.schema import Adapt, Objective
 from tinydistilbert.run_folder import MEASUREMENTS
-from tinydistilbert.storage import atomic
 
 MASKED_LM_ONLY = Objective(kl=0, mlm=1, cosine=0, kl_positions="masked")
 
@@ -52,7 +51,7 @@ def adapt(
     """
     steps, optimization = adapt_steps(settings, setup.blocks.train.shape[1]), settings.optimization
     model = teacher.model.to(setup.compute.device)
-    with atomic.unfinished(output) as folder:
+    with setup.compute.ranks.unfinished(output) as folder:
         if not (settings.tokens or teacher.has_trained_head):  # it is fine-tuned alone, and its head says nothing
             save_model(model, teacher.tokenizer, folder)
             results.write(folder / MEASUREMENTS, [])
@@ -64,6 +63,8 @@ def adapt(
             batches = setup.batches(MASKED_LM_ONLY, optimization, steps=steps)
             seconds = pretrain(model, loss, batches, setup, optimization, folder=folder, label="adapt teacher")
         after = validation_losses(model, None, setup, precision="fp32") if settings.tokens else before
+        if not setup.compute.ranks.is_main:
+            return
         save_model(model, teacher.tokenizer, folder)
         rows = pretraining_measurements("teacher", after, setup, origin, seconds, mlm_before=before["mlm"])
         results.write(folder / MEASUREMENTS, rows)

@@ -80,7 +80,7 @@ def distill(
     """
     student = cut_student(teacher.model, cut, seed=setup.seed).to(setup.compute.device)
     teacher.model.to(setup.compute.device).eval()
-    with atomic.unfinished(output) as folder:
+    with setup.compute.ranks.unfinished(output) as folder:
         seconds, steps = 0.0, 0
         if not control:
             parts = _prepared(settings, objective, cut, teacher.model, student, setup, log)
@@ -91,6 +91,8 @@ def distill(
             seconds = _train(parts, student, steps, folder, label="distill student")
         student.eval()
         losses = validation_losses(student, teacher.model, setup, precision="fp32")
+        if not setup.compute.ranks.is_main:
+            return
         save_model(student, teacher.tokenizer, folder)
         optimization = settings.optimization
         blocks_per_step = optimization.batch_size * optimization.gradient_accumulation_steps
@@ -125,7 +127,8 @@ def _prepared(
     cached = None
     if settings.cache.kind != "none":
         batches = setup.batches(objective, settings.optimization, steps=1)
-        cached = make_cache(settings.cache, batches, teacher, cache.folder(), setup.compute, log)
+        with setup.compute.ranks.main_first("teacher cache"):
+            cached = make_cache(settings.cache, batches, teacher, cache.folder(), setup.compute, log)
     return _Parts(settings, objective, teacher, matches, setup, cached)
 
 
@@ -146,33 +149,33 @@ def _steps_in_budget(parts: _Parts, student: PreTrainedModel, folder: Path, log:
     Raises:
         UserError: not even one does.
     """
-    path, time_budget = folder / SCHEDULE, parts.settings.time_budget
-    if path.is_file():
-        steps: int = atomic.read_json(path)["steps"]
+    path, time_budget, ranks = folder / SCHEDULE, parts.settings.time_budget, parts.setup.compute.ranks
+    steps: int = ranks.broadcast(atomic.read_json(path)["steps"] if path.is_file() else 0)
+    if steps:
         return steps
     budget, begun = seconds_of(time_budget), time.monotonic()
     twin = copy.deepcopy(student)
     if parts.settings.compile:  # which a copy forgets
         compile_encoders(twin)
     _seconds_of_steps(parts, twin, 1)  # the first step pays for what happens once
-    step_seconds = _seconds_of_steps(parts, twin, 1)
+    step_seconds = ranks.broadcast(_seconds_of_steps(parts, twin, 1))  # by one clock, as all that follows from it
     count = max(2, min(PROBE_STEPS, int(PROBE_SHARE * budget / step_seconds)))
-    step_seconds = _seconds_of_steps(parts, twin, count) / count
+    step_seconds = ranks.broadcast(_seconds_of_steps(parts, twin, count) / count)
     before_validation = time.monotonic()
     validation_losses(twin.eval(), parts.teacher, parts.setup, precision=parts.setup.compute.chosen)
     validation_seconds = time.monotonic() - before_validation
     spent = time.monotonic() - begun
     validations = parts.setup.validation.times + 1
-    steps = fit_steps(budget - spent, step_seconds, validation_seconds * validations)
+    steps = ranks.broadcast(fit_steps(budget - spent, step_seconds, validation_seconds * validations))
     if steps < 1:
         problem = (
             f"no step fits into {time_budget}: measuring the speed took {spent:.0f} s of it, a step takes "
             f"{step_seconds:.1f} s, and {validations} validations {validation_seconds:.1f} s each"
         )
         raise UserError("distill.time_budget", problem=problem, fix="give more time, or validate less often")
-    atomic.write_json(
-        path, {"steps": steps, "seconds_per_step": step_seconds, "seconds_per_validation": validation_seconds}
-    )
+    if ranks.is_main:
+        seconds = {"seconds_per_step": step_seconds, "seconds_per_validation": validation_seconds}
+        atomic.write_json(path, {"steps": steps, **seconds})
     log(f"distill: {steps:,} steps of {step_seconds:.2f} s fit into {time_budget}")
     return steps
 

@@ -1,5 +1,6 @@
 """What `adapt` and `distill` share: training on masked token blocks, and the same numbers on validation blocks."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ def validation_losses(
 ) -> dict[str, float]:
     """What the model is worth on held-out text, whatever it was trained with: 15 % are masked, the same ones always.
 
+    Several processes have every so many batches each, and all of them get the same means.
+
     Args:
         model: what is measured.
         teacher: what it is compared with.
@@ -67,10 +70,14 @@ def validation_losses(
         means over the positions.
     """
     sums = {"mlm": 0.0, "kl": 0.0, "cosine": 0.0}
-    masked = counted = 0
+    masked = counted = 0.0
     is_as_wide = teacher is not None and teacher.config.hidden_size == model.config.hidden_size
+    ranks, batches = (
+        setup.compute.ranks,
+        validation_batches(setup.blocks, setup.validation.blocks, attention=setup.attention),
+    )
     with torch.inference_mode(), multiplying(setup.compute.device, precision):
-        for cpu_batch in validation_batches(setup.blocks, setup.validation.blocks, attention=setup.attention):
+        for cpu_batch in itertools.islice(batches, ranks.rank, None, ranks.world):
             batch = {name: value.to(setup.compute.device) for name, value in cpu_batch.items()}
             mask, masked_count = batch.get("attention_mask"), len(batch["masked"])
             hidden = hidden_states(model, batch["input_ids"], mask).flatten(0, 1)
@@ -84,6 +91,8 @@ def validation_losses(
                     in_text = batch["counted"]
                     sums["cosine"] += float(terms.cosine(hidden[in_text], teacher_hidden[in_text])) * len(in_text)
             masked, counted = masked + masked_count, counted + len(batch["counted"])
+    *totals, masked, counted = ranks.total([*sums.values(), masked, counted])
+    sums = dict(zip(sums, totals, strict=True))
     values = {"mlm": sums["mlm"] / masked, "perplexity": math.exp(min(sums["mlm"] / masked, 700.0))}
     if teacher is not None:
         values["kl"] = sums["kl"] / masked

@@ -155,6 +155,17 @@ def _hits_by_label(labels: Array, predictions: Array, counts: Array | None) -> t
     return weights @ (gold & guess).astype(np.float64), weights @ (gold.astype(np.float64) + guess)
 
 
+def scores_by_label(labels: Array, predictions: Array) -> tuple[Array, Array, Array]:
+    """Precision, recall and F1 of each label, of arrays (n, labels) of 0 and 1; NaN where they would divide by 0.
+
+    Precision is of a label that is never predicted, recall of one that no text has, F1 of one of which both is true.
+    """
+    hits, either = _hits_by_label(labels, predictions, None)
+    support = (labels == 1).sum(0)
+    with np.errstate(invalid="ignore"):
+        return hits / (either - support), hits / support, 2 * hits / either
+
+
 def entity_precision(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
     """Share of the predicted entities that are right, of all texts together; 0 where none is predicted.
 

@@ -74,9 +74,11 @@ def finetune(
         notice_losses(training)
         return training
 
-    with atomic.unfinished(output) as folder:
+    with compute.ranks.unfinished(output) as folder:
         label = f"finetune {row} on {task.title}"
         training, seconds, facts = _best_of(prepare, rates, folder, label)
+        if not compute.ranks.is_main:
+            return
         training.give_labels()
         facts |= set_threshold(training, training.max_length)
         save_model(training.model, training.tokenizer, folder, max_length=training.max_length)
@@ -136,7 +138,8 @@ def _best_of(
         total += seconds
     assert best is not None, "there is a learning rate"
     training, part, facts = best
-    shutil.copy(part / LOG, folder / LOG)
+    if training.compute.ranks.is_main:
+        shutil.copy(part / LOG, folder / LOG)
     return training, total, facts | {"learning_rates": scores}
 
 

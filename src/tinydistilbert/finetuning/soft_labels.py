@@ -1,6 +1,6 @@
 """Soft labels from a file: what a teacher that is no model (an LLM, an API, an ensemble) says of examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ ID = "id"
 TOLERANCE = 0.02
 """By which rounded probabilities may miss 1 in their sum."""
 SMALLEST = 1e-6
-"""Probabilities below it count as it: a 0 has no logarithm."""
+"""Probabilities below it count as it, and of several labels those above 1 less it: a 0 has no logarithm."""
+KINDS = ("classification", "multi-label")
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,15 @@ class SoftLabels:
     by_text: bool
     keys: list[str]
     logits: NDArray[np.float64]
-    """(n, classes), in the order of the task's."""
+    """(n, classes) or (n, labels), in the order of the task's."""
 
 
 def joined_soft_labels(path: Path, examples: Examples, data: str | None) -> NDArray[np.float64]:
     """For each example the logits that the file gives it, NaN where it gives none; what found no partner is told.
 
     Args:
-        path: a table with a column for each class and the task's column of texts, or one that is called `id`.
-        examples: of a classification; those behind the train split's own (further texts, copies) join by text alone.
+        path: a table with a column for each class or label and the task's columns of texts, or one that is called `id`.
+        examples: of a task with classes; those behind the train split's own (further texts, copies) join by text alone.
         data: folder of the data sets.
 
     Raises:
@@ -70,33 +71,39 @@ def joined_soft_labels(path: Path, examples: Examples, data: str | None) -> NDAr
 def read_soft_labels(path: Path, task: Task) -> SoftLabels:
     """The rows of a file of soft labels.
 
-    Values are probabilities, which sum to 1; or whole numbers, votes; or, where some are negative, scores (logits).
+    Values are probabilities, which sum to 1; or whole numbers, votes; or, where some are negative, scores (logits). Of
+    several labels each has a probability of its own, or a score.
 
     Raises:
-        UserError: a task of another kind, other classes, a value that is no number, a sum other than 1, a key twice.
+        UserError: a task of another kind, other classes, a value that is no number or no probability, a sum other than
+            1, a key twice.
     """
-    if task.kind != "classification":
-        expected, found = "a classification", f"the {task.kind} task {task.title}"
+    if task.kind not in KINDS:
+        expected, found = " or ".join(KINDS), f"the {task.kind} task {task.title}"
         raise UserError(f"soft labels {path}", expected=expected, found=found, fix="leave them out")
     rows = read_rows(path, task.quoting)
     names = rows.table.column_names
-    by_text = task.text in names
+    texts = [task.text, *([task.text_pair] if task.text_pair else [])]
+    by_text = all(text in names for text in texts)
     if not by_text and ID not in names:
-        expected, found = f"the column {task.text!r} or {ID!r} to join by", ", ".join(names)
-        raise UserError(rows.where, expected=expected, found=shortened(found), fix="add one of them")
-    key = task.text if by_text else ID
-    beside = {task.text, ID, task.label, *([task.text_pair] if task.text_pair else [])}
+        columns = " and ".join(map(repr, texts))
+        expected, found = f"the column {columns} or {ID!r} to join by", ", ".join(names)
+        raise UserError(rows.where, expected=expected, found=shortened(found), fix="add it")
+    beside = {*texts, ID, task.label}
     others = [name for name in names if name not in beside and name not in task.labels]
     missing = [name for name in task.labels if name not in names]
     if missing or others:
         near = nearest(missing[0], others) if missing else None
         found = f"without {shortened(', '.join(missing))}" if missing else f"also {shortened(', '.join(others))}"
-        fix = f"did you mean {missing[0]!r} by {near!r}?" if near else "name the columns after the classes"
-        raise UserError(rows.where, expected=f"the classes {', '.join(task.labels)}", found=found, fix=fix)
+        fix = f"did you mean {missing[0]!r} by {near!r}?" if near else "name the columns after them"
+        what = "labels" if task.kind == "multi-label" else "classes"
+        raise UserError(rows.where, expected=f"the {what} {', '.join(task.labels)}", found=found, fix=fix)
     values = _values(rows, task.labels)
-    keys = [_normal(value) for value in rows.values(key)]
-    _refuse_twice(rows, keys, key)
-    return SoftLabels(by_text, keys, _logits(rows, values))
+    joined_by = texts if by_text else [ID]
+    keys = [_key(parts) for parts in zip(*(rows.values(name) for name in joined_by), strict=True)]
+    _refuse_twice(rows, keys, joined_by[0])
+    logits = _logits_of_labels(rows, values, task.labels) if task.kind == "multi-label" else _logits(rows, values)
+    return SoftLabels(by_text, keys, logits)
 
 
 def _values(rows: Rows, labels: Sequence[str]) -> NDArray[np.float64]:
@@ -111,9 +118,29 @@ def _values(rows: Rows, labels: Sequence[str]) -> NDArray[np.float64]:
     return values
 
 
+def _are_scores(rows: Rows, values: NDArray[np.float64], function: str) -> bool:
+    """Whether the values are scores; that is said."""
+    if negative := bool((values < 0).any()):
+        notice(rows.where, f"some values are negative: all are read as scores before a {function}")
+    return negative
+
+
+def _logits_of_labels(rows: Rows, values: NDArray[np.float64], labels: Sequence[str]) -> NDArray[np.float64]:
+    """Of values of several labels, which need not sum to 1."""
+    if _are_scores(rows, values, "sigmoid"):
+        return values
+    above = np.argwhere(values > 1)
+    if above.size:
+        row, label = map(int, above[0])
+        found = f"{values[row, label]:.4g} ({counted(len(above), 'such value')})"
+        fix = "divide votes by the number of voters"
+        raise UserError(rows.at(row, labels[label]), expected="a probability from 0 to 1", found=found, fix=fix)
+    clipped = values.clip(SMALLEST, 1 - SMALLEST)
+    return np.asarray(np.log(clipped) - np.log1p(-clipped))
+
+
 def _logits(rows: Rows, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    if (values < 0).any():
-        notice(rows.where, "some values are negative: all are read as scores before a softmax")
+    if _are_scores(rows, values, "softmax"):
         return values
     sums = values.sum(-1)
     if (values == np.round(values)).all() and (sums > 1).any():
@@ -141,18 +168,19 @@ def _refuse_twice(rows: Rows, keys: Sequence[str], column: str) -> None:
 def _keys(examples: Examples, data: str | None, by_text: bool, path: Path) -> list[str]:
     """What each example is joined by; empty of those that have no id."""
     if by_text:
-        return [" ".join(texts[0].split()) for texts in examples.texts]
+        return [_key(texts) for texts in examples.keys]
     task = examples.task
     rows = read_split(task, task.train, data)
     if ID not in rows.table.column_names:
         expected = f"a column {ID!r} in the train examples, by which {path} is joined"
         raise UserError(rows.where, expected=expected, found="none", fix=f"add it, or the texts to {path}")
-    ids = [_normal(value) for value in rows.values(ID)]
+    ids = [_key([value]) for value in rows.values(ID)]
     _refuse_twice(rows, ids, ID)
     labels = examples.columns["label"]
     places = zip(examples.columns["idx"], labels, strict=True)
     return [ids[index] if label is not None else "" for index, label in places]
 
 
-def _normal(value: object) -> str:
-    return " ".join(str(value).split())
+def _key(values: Iterable[object]) -> str:
+    """Texts or an id without the white space that a spreadsheet or an API may have changed."""
+    return "\t".join(" ".join(str(value).split()) for value in values)

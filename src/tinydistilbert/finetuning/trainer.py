@@ -213,19 +213,25 @@ def _objective(
 def run_training(training: TaskTraining, folder: Path, label: str) -> tuple[float, BestEpoch | None]:
     """Train in `folder`; gives the seconds, and the epoch that was selected. The model has all of its words afterwards.
 
+    Of several processes rank 0 alone keeps the best epoch, and has its weights in the end.
+
     Raises:
         NonFiniteLoss: a loss or gradient is not finite; the model is as it was before that step.
     """
-    job, selector = training.job, None
+    job, selector, ranks = training.job, None, training.compute.ranks
     if training.selection is not None:
         selector = EpochSelector(training.model, folder / atomic.CHECKPOINTS, partial(selection_score, training))
-        job = replace(job, validate=selector.score_epoch, validate_after=_ends_of_epochs(training))
+        scored = selector.score_epoch if ranks.is_main else (lambda _: {"score": selection_score(training)})
+        job = replace(job, validate=scored, validate_after=_ends_of_epochs(training))
     with only_used_words(training.model, _token_ids(training)) as decay_others:
         steps = job.steps
         try:
             if selector is None:
                 return _train(training, job, folder, label), None
-            seconds = 0.0 if selector.is_finished else _train(training, job, folder, label)
+            is_finished = ranks.broadcast(selector.is_finished)
+            seconds = 0.0 if is_finished else _train(training, job, folder, label)
+            if not ranks.is_main:
+                return seconds, None
             best = selector.finish(seconds)
             steps = best.step
             return best.seconds or 0.0, best
@@ -254,7 +260,9 @@ def selection_score(training: TaskTraining) -> float:
     pad_token_id = training.batches.pad_token_id
     compute = training.compute
     with multiplying(compute.device, compute.chosen):
-        logits = predict(training.model, features, pad_token_id=pad_token_id, device=compute.device)
+        logits = predict(
+            training.model, features, pad_token_id=pad_token_id, device=compute.device, ranks=compute.ranks
+        )
     if isinstance(logits, np.ndarray) and not training.scale.is_plain:
         logits = training.scale.labels(logits).astype(np.float32)
     threshold = None

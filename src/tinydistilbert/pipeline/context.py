@@ -1,13 +1,12 @@
 """What the stages of one run work with: the recipe, the folder, and what several of them read and load once."""
 
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
-from tinydistilbert import run_record
+from tinydistilbert import __version__, run_record
 from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub
@@ -16,8 +15,9 @@ from tinydistilbert.models.size import layer_shapes
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
 from tinydistilbert.pipeline.inputs import Inputs
 from tinydistilbert.pipeline.jobs import BaselineJob, Job, baseline_jobs, jobs
+from tinydistilbert.recipe.keys import flat
 from tinydistilbert.recipe.names import STATIC_EMBEDDINGS
-from tinydistilbert.recipe.schema import Corpus, Recipe, Teacher
+from tinydistilbert.recipe.schema import Corpus, Optimization, Recipe, Teacher, to_dict
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import cache
 from tinydistilbert.tasks import tasks_of
@@ -32,6 +32,10 @@ from tinydistilbert.training.precision import (
     is_possible,
     missing,
 )
+from tinydistilbert.training.ranks import ALONE, Ranks, join, refuse_several, world_size
+
+TOGETHER = ("adapt", "distill", "finetune")
+"""The stages that all processes of a launcher run; the others rank 0 does by itself."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,21 @@ class RunContext:
             fix = "go on where it is possible, or give another --output"
             where = f"--output {self.folder.path}, begun in {precision}"
             raise UserError(where, expected=expected, found=found, fix=fix)
-        return Compute(self.device, precision, self.recipe.checkpoint_minutes)
+        return Compute(self.device, precision, self.recipe.checkpoint_minutes, self.ranks)
+
+    @property
+    def compute_alone(self) -> Compute:
+        """The same for what rank 0 trains by itself."""
+        return replace(self.compute, ranks=ALONE)
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """This process among those of a launcher, connected with the others when it is first asked for.
+
+        Raises:
+            UserError: they cannot be connected.
+        """
+        return join(self.device)
 
     @cached_property
     def precision(self) -> Choice:
@@ -213,7 +231,7 @@ class RunContext:
         return is_begun
 
     def check_machine(self) -> None:
-        """Refuse a device or a precision that this machine does not have, and a launcher of several processes.
+        """Refuse a device or a precision that this machine does not have, and more processes than can be at work.
 
         A run that was begun may have nothing left to train: `compute` refuses what this machine cannot go on with.
 
@@ -223,7 +241,49 @@ class RunContext:
         device = self.device
         if run_record.begun_in(self.folder) is None:
             chosen_precision(device, self.recipe.precision)
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        if processes > 1:
-            fix = "start the command without a launcher"
-            raise UserError("command line", expected="one process", found=f"{processes}, by a launcher", fix=fix)
+        if not self.stages_together:
+            refuse_several(self.stages[-1])
+        for section, optimization in self._optimizations().items():
+            _check_world(section, optimization)
+
+    @property
+    def stages_together(self) -> tuple[str, ...]:
+        """Those of the stages that all processes of a launcher run."""
+        return tuple(name for name in self.stages if name in TOGETHER)
+
+    def _optimizations(self) -> dict[str, Optimization]:
+        """The settings of every training that several processes share, by their section."""
+        recipe, found = self.recipe, dict[str, Optimization]()
+        if "adapt" in self.stages_together and recipe.adapt.tokens:
+            found["adapt"] = recipe.adapt.optimization
+        if "distill" in self.stages_together and self.makes_student():
+            found["distill"] = recipe.distill.optimization
+        return found | {f"finetune of {n}": recipe.finetune.settings(n).optimization for n in self.task_names()}
+
+    def check_alike(self) -> None:
+        """Refuse processes of a launcher that were not started for the same.
+
+        Raises:
+            UserError: they differ, or do not see the same folder.
+        """
+        recipe = {key: repr(value) for key, value in flat(to_dict(self.recipe))}
+        self.ranks.check_alike(
+            {
+                "version": __version__, "torch": torch.__version__, "device": self.device.type,
+                "--output": str(self.folder.path.resolve()), "last stage": self.stages[-1],
+                "precision": chosen_precision(self.device, self.recipe.precision), **recipe,
+            }
+        )  # fmt: skip
+
+
+def _check_world(section: str, optimization: Optimization) -> None:
+    """Refuse more processes than a step has examples.
+
+    Raises:
+        UserError: some would have none.
+    """
+    world, examples = world_size(), optimization.batch_size * optimization.gradient_accumulation_steps
+    if world > examples:
+        expected = f"at most {examples} processes: a step of {section} reads no more examples"
+        fix = "start fewer, or raise batch_size or gradient_accumulation_steps"
+        raise UserError("launcher", expected=expected, found=str(world), fix=fix)

@@ -15,23 +15,43 @@ from tinydistilbert.storage import atomic, made_from
 from tinydistilbert.storage.made_from import MadeFrom
 
 
-def make_folder(run: RunContext, path: Path, title: str, make: Callable[[Path], None], sources: MadeFrom) -> None:
+def make_folder(
+    run: RunContext, path: Path, title: str, make: Callable[[Path], None], sources: MadeFrom, *, together: bool = False
+) -> None:
     """Make one folder of the run, unless it is finished.
+
+    Args:
+        run: whose folder it is.
+        path: the folder.
+        title: what lines about the work call it.
+        make: makes it.
+        sources: what it is made from.
+        together: whether all processes of a launcher call `make`; otherwise rank 0 does, and those that are here wait.
 
     Raises:
         UserError: it was made from, or begun with, something else than `sources`.
     """
+    to_be_made, made = f"{path} is to be made", f"{path} is made"
+    if not run.ranks.is_main:
+        if together and run.ranks.wait_for(to_be_made):
+            make(path)
+        run.ranks.wait_for(made)
+        return
     if atomic.is_finished(path):
         made_from.check(path, sources)
         atomic.tidy(path)
         run.log(f"{title}: finished before, skipped")
+        run.ranks.publish(to_be_made, False)
+        run.ranks.publish(made)
         return
     started = time.monotonic()
     made_from.begin(path, sources)
+    run.ranks.publish(to_be_made)
     make(path)
     run_record.keep_revisions(run.folder, hub.pinned_revisions())
     run.log(f"{title}: {duration(time.monotonic() - started)}")
     write_results(run)
+    run.ranks.publish(made)
 
 
 def write_results(run: RunContext) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinydistilbert import notices, run_record
-from tinydistilbert.errors import MissedTarget
+from tinydistilbert.errors import MissedTarget, UserError
 from tinydistilbert.models import folder_pins, hub
 from tinydistilbert.pipeline import folders, keep, preflight, stages, task_models
 from tinydistilbert.pipeline.context import RunContext, Sources
@@ -44,6 +44,8 @@ STAGES = (
 )
 PRUNE_FURTHER = "--compress.keep 0.25 0.15"
 STAGES_OF_GIVEN_MODEL = ("finetune", "evaluate", "compress", "report")
+CLAIMED, OVER = "the folder is claimed", "all stages are done"
+"""What rank 0 lets the other processes know."""
 STAGES_OF_GIVEN_TASK_MODEL = ("compress", "report")
 
 
@@ -118,7 +120,52 @@ def claimed(run: RunContext) -> Iterator[None]:
             run_record.keep_revisions(run.folder, hub.pinned_revisions())
             run_record.keep_model_files(run.folder, model_files)
             run.inputs.keep()
+            run.ranks.publish(CLAIMED)
             yield
+
+
+@contextmanager
+def _claimed_by_main(run: RunContext) -> Iterator[None]:
+    """In another process than rank 0: what rank 0 has begun.
+
+    Raises:
+        UserError: this process does not see it.
+    """
+    run.ranks.wait_for(CLAIMED)
+    if not run.is_begun():
+        fix = "give a folder on storage that all machines share"
+        raise UserError(f"--output {run.folder.path}", expected="the run that rank 0 has begun", found="none", fix=fix)
+    with folder_pins.pinned(_model_files(run)):
+        yield
+
+
+def _follow(run: RunContext) -> None:
+    """The stages that all processes share, in another one than rank 0."""
+    with _claimed_by_main(run), device_errors(run.device):
+        for stage in STAGES:
+            if stage.name in run.stages_together:
+                run.ranks.wait_for(stage.name)
+                stage.run(run)
+    run.ranks.wait_for(OVER)
+
+
+def _lead(run: RunContext) -> None:
+    """The stages that are not finished."""
+    with claimed(run), device_errors(run.device):
+        for stage in STAGES:
+            if stage.name in run.stages:
+                run_record.keep_notices(run.folder, notices.all_notices())  # before the page is made, too
+                if stage.name == "report":
+                    keep.release_models(run)
+                run.ranks.publish(stage.name)
+                stage.run(run)
+        run_record.keep_notices(run.folder, notices.all_notices())
+        if run.stages[-1] != "prepare":  # whatever happened to the file meanwhile
+            folders.write_results(run)
+            if run.stages[-1] != "report":
+                keep.release_models(run)
+            run.log(f"disk: {size_in_words(disk.bytes_in(run.folder.path))} in {run.folder.path}")
+    run.ranks.publish(OVER)
 
 
 def _model_files(run: RunContext) -> Mapping[str, Mapping[str, str]]:
@@ -131,6 +178,8 @@ def _model_files(run: RunContext) -> Mapping[str, Mapping[str, str]]:
 def run_stages(run: RunContext) -> tuple[str, ...]:
     """Run the stages of a recipe, those that are not finished.
 
+    Processes of a launcher share the trainings; everything else rank 0 does, while the others wait.
+
     Returns:
         What went wrong on the way without stopping it: fine-tunings whose loss became infinite.
 
@@ -140,19 +189,8 @@ def run_stages(run: RunContext) -> tuple[str, ...]:
         Interrupted: the user asked to stop; the same call goes on.
         DeviceLost: the GPU failed; the same call goes on.
     """
-    with claimed(run), device_errors(run.device):
-        for stage in STAGES:
-            if stage.name in run.stages:
-                run_record.keep_notices(run.folder, notices.all_notices())  # before the page is made, too
-                if stage.name == "report":
-                    keep.release_models(run)
-                stage.run(run)
-        run_record.keep_notices(run.folder, notices.all_notices())
-        if run.stages[-1] != "prepare":  # whatever happened to the file meanwhile
-            folders.write_results(run)
-            if run.stages[-1] != "report":
-                keep.release_models(run)
-            run.log(f"disk: {size_in_words(disk.bytes_in(run.folder.path))} in {run.folder.path}")
+    run.check_alike()
+    _lead(run) if run.ranks.is_main else _follow(run)
     missed = stages.missed_targets(run) if "compress" in run.stages else ()
     if missed:
         raise MissedTarget(f"missed the target: {'; '.join(missed)}; ask for less, or prune further ({PRUNE_FURTHER})")

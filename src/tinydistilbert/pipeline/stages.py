@@ -51,7 +51,7 @@ def adapt_teacher(run: RunContext) -> None:
         adapt(run.recipe.adapt, run.sources.original_teacher, setup, output, origin=origin)
 
     sources = run.inputs.of_stage("adapt", models=(run.recipe.teacher.model,), more=_token_blocks(run))
-    make_folder(run, run.folder.teacher, "adapt", make, sources)
+    make_folder(run, run.folder.teacher, "adapt", make, sources, together=True)
 
 
 def _token_blocks(run: RunContext) -> dict[str, str]:
@@ -71,9 +71,9 @@ def distill_student(run: RunContext) -> None:
 
     sources = run.inputs.of_stage("distill", models=(run.folder.teacher,), more=_token_blocks(run))
     if "control" in run.recipe.finetune.models:
-        make_folder(run, run.folder.control, "distill (control)", partial(make, control=True), sources)
+        make_folder(run, run.folder.control, "distill (control)", partial(make, control=True), sources, together=True)
     if run.makes_student():
-        make_folder(run, run.folder.student, "distill", partial(make, control=False), sources)
+        make_folder(run, run.folder.student, "distill", partial(make, control=False), sources, together=True)
 
 
 def evaluate_tasks(run: RunContext) -> None:
@@ -152,7 +152,8 @@ def compress_models(run: RunContext) -> None:
         was_finished = atomic.is_finished(folder.summary)
         builder = VariantBuilder(
             run.recipe, run.tasks[name], compressed_model(run, name), recovery_teachers(run, name),
-            run.recipe.compress.row, folder, run.device, run.log, lambda: run.compute, _compression_sources(run, name),
+            run.recipe.compress.row, folder, run.device, run.log, lambda: run.compute_alone,
+            _compression_sources(run, name),
         )  # fmt: skip
         compression.compress_task_model(builder)
         spent = "finished before, skipped" if was_finished else duration(time.monotonic() - started)

@@ -37,7 +37,10 @@ def finetune_tasks(run: RunContext) -> None:
     """Every row of the tables on every task."""
     models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
     for job, model in models.items():
-        make_folder(run, model, _finetune_title(run, job), partial(_finetune, run, job), _training_sources(run, job))
+        make_folder(
+            run, model, _finetune_title(run, job), partial(_finetune, run, job), _training_sources(run, job),
+            together=True,
+        )  # fmt: skip
 
 
 def _training_sources(run: RunContext, job: Job) -> MadeFrom:

@@ -133,8 +133,8 @@ class TaskDistillation:
     for 3 layers 2, 4, 6), or those that the student's layers were copied from."""
     soft_labels: str = ""
     """File with soft labels of train examples from a teacher that is no model (an LLM, an API, an ensemble, votes): a
-    column for each class, and the task's column of texts or `id` to join by. Where an example has none, the teacher
-    model speaks. Classification only."""
+    column for each class or label, and the task's columns of texts or `id` to join by. Where an example has none, the
+    teacher model speaks. Classification and multi-label only."""
     final_examples: Literal["all", "original"] = "all"
     """What is read after the intermediate epochs: all, or only the train examples, not the copies and further texts
     (TinyBERT on STS-B)."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from tinydistilbert.report.chosen import ChosenAnswers
+from tinydistilbert.report.chosen import Answers, ChosenAnswers
 from tinydistilbert.report.table import Cell, Table, TableRow
 
 BINS = 15
@@ -66,26 +66,49 @@ def agreement(
     return Agreement(float(sorted_confidence[last]), last + 1, int(agreeing[last]), len(order))
 
 
+def calibration_error(side: Answers, labels: NDArray[np.int64]) -> float:
+    """The expected calibration error of the answered classes; of several labels, of every probability of a label."""
+    if side.thresholds is None:
+        return expected_calibration_error(side.confidence, side.equals(labels))
+    return expected_calibration_error(side.probabilities.ravel(), labels.ravel() == 1)
+
+
+ONE_CLASS = "how sure the model is and how often it is right", "sure", "the answers"
+SEVERAL_LABELS = (
+    "the probability that the model gives to a label and how often texts have it",
+    "sure of every label (0 % is a probability at the label’s threshold, 100 % one of 0 or 1)",
+    "the inputs in every label",
+)
+"""What the lines say of the error, of being sure, and of what agrees."""
+
+
 def calibration_lines(answers: ChosenAnswers) -> list[str]:
     """What the page says about it, a sentence each."""
-    right = answers.student.classes == answers.labels
-    error = expected_calibration_error(answers.student.confidence, right)
+    meaning, sure, unit = SEVERAL_LABELS if answers.are_several else ONE_CLASS
+    error = calibration_error(answers.student, answers.labels)
     line = f"Expected calibration error: {100 * error:.1f} points ({BINS} bins"
     if answers.teacher:
-        of_teacher = expected_calibration_error(answers.teacher.confidence, answers.teacher.classes == answers.labels)
-        line += f"; the teacher’s {100 * of_teacher:.1f}"
-    lines = [line + "): the mean distance between how sure the model is and how often it is right."]
+        line += f"; the teacher’s {100 * calibration_error(answers.teacher, answers.labels):.1f}"
+    if answers.are_several:
+        line += f"; {answers.labels.size:,} probabilities, one for each label of each text"
+    lines = [f"{line}): the mean distance between {meaning}."]
     if answers.teacher is None:
         return lines
-    agrees = answers.student.classes == answers.teacher.classes
+    agrees = answers.student.equals(answers.teacher.classes)
+    if answers.are_several:
+        low, high = wilson(int(agrees.sum()), len(agrees))
+        lines.append(
+            f"On {100 * agrees.mean():.1f} % of the inputs it gives exactly the labels that its teacher gives "
+            f"({agrees.sum():,} of {len(agrees):,}; 95 % interval {100 * low:.0f} to {100 * high:.0f} %)."
+        )
     found = agreement(answers.student.confidence, agrees)
     if found is None:
-        lines.append(f"At no confidence does it agree with its teacher in {100 * AGREEMENT:.0f} % of the answers.")
+        lines.append(f"At no confidence does it agree with its teacher in {100 * AGREEMENT:.0f} % of {unit}.")
         return lines
     low, high = found.interval
-    agreeing = f"{100 * found.agreeing / found.examples:.1f} % of the answers"
+    agreeing = f"{100 * found.agreeing / found.examples:.1f} % of {unit}"
     lines.append(
-        f"Where it is at least {100 * found.threshold:.1f} % sure it agrees with its teacher in {agreeing} "
+        f"Where it is at least {100 * found.threshold:.1f} % {sure} it agrees with its teacher in {agreeing} "
         f"({found.agreeing:,} of {found.examples:,}): that is {100 * found.share:.0f} % of the inputs (95 % "
         f"interval {100 * low:.0f} to {100 * high:.0f} %). The rest can go to the teacher. The threshold was chosen on "
         "these very examples."

@@ -1,33 +1,60 @@
-"""The predictions of a compression's chosen variant and of its teacher on the same examples, read from a run folder."""
+"""The predictions of a compression's chosen variant and of its teacher on the same examples, read from a run folder.
 
-from dataclasses import dataclass
+Arrays have a number for each example, or where a text may have several labels a row with one for each label.
+"""
+
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from tinydistilbert import results
+from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.compression import CompressedModel
 from tinydistilbert.report.disagreements import is_local
-from tinydistilbert.run_folder import RunFolder, predictions_file
+from tinydistilbert.run_folder import MEASUREMENTS, RunFolder, predictions_file
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.label_thresholds import stored_label_thresholds
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+
+KINDS = ("classification", "multi-label")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered to examples of a classification."""
+    """What a model answered to examples."""
 
     classes: NDArray[np.int64]
+    """(n,), or (n, labels) of 0 and 1."""
     probabilities: NDArray[np.float64]
-    """(n, classes)."""
+    """(n, classes), or (n, labels)."""
+    thresholds: NDArray[np.float64] | None = None
+    """Of several labels: from which probability on each is given."""
+
+    @property
+    def certainty(self) -> NDArray[np.float64]:
+        """Of several labels, (n, labels): how far each is from its threshold, from 0 to 1 at a probability of 0 or 1.
+
+        A threshold of 0.1 is near to a probability of 0.15, though a label that is given with that is not probable.
+        """
+        assert self.thresholds is not None, "asked of several labels alone"
+        thresholds, given = self.thresholds, self.classes == 1
+        room = np.where(given, 1 - thresholds, thresholds)
+        return np.asarray(np.abs(self.probabilities - thresholds) / np.maximum(room, 1e-12)).clip(0, 1)
 
     @property
     def confidence(self) -> NDArray[np.float64]:
-        """The probability of the class that was answered."""
-        return np.asarray(self.probabilities.max(-1))
+        """(n,): the probability of the class that was answered; of several labels, the smallest certainty."""
+        return np.asarray(self.probabilities.max(-1) if self.thresholds is None else self.certainty.min(-1))
+
+    def equals(self, classes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(n,): whether it answered these, of several labels all of them."""
+        equal = self.classes == classes
+        return np.asarray(equal if self.thresholds is None else equal.all(-1))
 
 
 @dataclass(frozen=True)
@@ -42,31 +69,54 @@ class ChosenAnswers:
     texts: list[tuple[str, ...]] | None
     """None where the data is not at hand."""
 
+    @property
+    def are_several(self) -> bool:
+        """Whether a text may have several labels."""
+        return self.labels.ndim == 2
+
 
 def chosen_answers(run: Path, recipe: Recipe, compressed: CompressedModel) -> ChosenAnswers | None:
-    """The answers of a classification; None of other kinds, and where a file is not there or has no probabilities."""
-    if compressed.task.kind != "classification":
+    """The answers to a task of `KINDS`; None of others, and where a file is not there or has no probabilities."""
+    if compressed.task.kind not in KINDS:
         return None
     folder, score = RunFolder(run), compressed.scores[compressed.chosen]
-    name = compressed.task.name
-    file = folder.compressed(name).summary / predictions_file(compressed.chosen)
-    student = _read(file)
+    name, several = compressed.task.name, compressed.task.kind == "multi-label"
+    summary = folder.compressed(name)
+    student = _read(summary.summary / predictions_file(compressed.chosen))
     if student is None:
         return None
+    ids, labels, answers = student
+    if several:
+        answers = replace(answers, thresholds=_of_variant(summary.best, labels.shape[1]))
     teacher = next(
         (
-            found
+            (found, scores)
             for scores in folder.scores_of_seeds(name, "teacher")
             if atomic.is_finished(scores) and (found := _read(scores / predictions_file(score.split)))
         ),
         None,
     )
-    ids, labels, answers = student
-    of_teacher = teacher[2] if teacher and (teacher[0], teacher[1].tolist()) == (ids, labels.tolist()) else None
+    of_teacher = None
+    if teacher and (teacher[0][0], teacher[0][1].tolist()) == (ids, labels.tolist()):
+        (*_, of_teacher), scores = teacher
+        if several:
+            of_teacher = replace(of_teacher, thresholds=_of_scored(scores, score.split, labels.shape[1]))
     examples = _examples(recipe, compressed, score.data_fingerprint, score.split)
     count = answers.probabilities.shape[1]
     names = examples.task.labels if examples else tuple(map(str, range(count)))
     return ChosenAnswers(labels, answers, of_teacher, names, examples.texts if examples else None)
+
+
+def _of_variant(folder: Path, labels: int) -> NDArray[np.float64]:
+    """The thresholds of a model, in its config."""
+    config = atomic.read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    return stored_label_thresholds(config, str(folder), labels)
+
+
+def _of_scored(scores: Path, split: str, labels: int) -> NDArray[np.float64]:
+    """The thresholds that a model was scored with."""
+    details = next((m.details for m in results.read(scores / MEASUREMENTS) if m.split == split), {})
+    return stored_label_thresholds(details, str(scores), labels)
 
 
 def _read(file: Path) -> tuple[list[int], NDArray[np.int64], Answers] | None:

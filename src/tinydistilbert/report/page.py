@@ -15,6 +15,7 @@ from tinydistilbert.report.differences import differences_table, row_differences
 from tinydistilbert.report.earlier_page import NO_PAGE, EarlierPage
 from tinydistilbert.report.examples import read_examples
 from tinydistilbert.report.html import figure, render
+from tinydistilbert.report.label_table import label_table
 from tinydistilbert.report.read import read_log, read_run
 from tinydistilbert.report.surest import surest_errors
 from tinydistilbert.report.use import best_facts
@@ -79,7 +80,7 @@ def _compression(
             {
                 "table": table, "figures": figure(svg, caption), "title": compressed.task.title,
                 "use": best_facts(run, compressed, measurements),
-                "confusion": confusion_table(answers) if answers else None,
+                "by_class": (label_table if answers.are_several else confusion_table)(answers) if answers else None,
                 "calibration": calibration_lines(answers) if answers else [],
                 "surest": surest_errors(answers) if answers else [],
             }

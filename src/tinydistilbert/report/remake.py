@@ -2,18 +2,21 @@
 
 from pathlib import Path
 
+from tinydistilbert.report.card import write_card
 from tinydistilbert.report.compare import measured_differences
 from tinydistilbert.report.differences import row_differences
 from tinydistilbert.report.earlier_page import EarlierPage
 from tinydistilbert.report.page import write_report
 from tinydistilbert.report.read import read_run
+from tinydistilbert.report.task_card import write_task_cards
 from tinydistilbert.results import Origin
 from tinydistilbert.run_folder import RunFolder
+from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 
 
 def remake(folder: Path) -> Path:
-    """Write the page of a run anew, from its recipe, its measurements and whatever else was kept; gives its path.
+    """Write the page of a run and the cards of its models anew, from what was kept; gives the path of the page.
 
     Measurements are not changed. Where a run of an earlier version did not compare its rows and its predictions are
     there, they are compared for the page. What can no longer be drawn (curves, examples) is taken from the page before,
@@ -26,5 +29,8 @@ def remake(folder: Path) -> Path:
     recipe, measurements = read_run(folder)
     is_compared = row_differences(measurements, tasks_of(recipe.finetune)) or not run.all_scores()
     compared = [] if is_compared else measured_differences(folder, Origin.of(recipe))
+    if atomic.is_finished(run.student):
+        write_card(folder)
+    write_task_cards(folder)
     earlier = EarlierPage.read(run.report)
     return write_report(folder, command=earlier.command, earlier=earlier, compared=compared)

@@ -108,8 +108,12 @@ def write_manifest(folder: Path, **facts: Any) -> None:
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     for inner in sorted({inner for name in files for inner in PurePosixPath(name).parents} - {PurePosixPath()}):
         disk.sync_folder(folder / inner)
-    manifest = {**facts, "files": files}
-    write_json(folder / MANIFEST, {**manifest, HASH_KEY: _hash_of(manifest)})
+    write_manifest_of(folder, {**facts, "files": files})
+
+
+def write_manifest_of(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest with this content, and the hash of it, whatever files there are."""
+    write_json(folder / MANIFEST, {**manifest, HASH_KEY: _hash_of(dict(manifest))})
 
 
 def read_manifest(folder: Path, *, verify: bool = True) -> dict[str, Any]:
@@ -176,8 +180,7 @@ def release(folder: Path, kept: Collection[str]) -> int:
     manifest = read_manifest(folder, verify=False)
     released: list[str] = sorted(name for name in manifest["files"] if name not in kept)
     if manifest.get(RELEASED) != released:
-        manifest[RELEASED] = released
-        write_json(folder / MANIFEST, {**manifest, HASH_KEY: _hash_of(manifest)})
+        write_manifest_of(folder, {**manifest, RELEASED: released})
     left = [folder / name for name in released if (folder / name).is_file()]
     freed = 0
     for path in left:

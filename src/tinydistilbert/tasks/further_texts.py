@@ -15,7 +15,7 @@ from tinydistilbert.tasks.base import Examples, Task, sample_rows
 from tinydistilbert.tasks.recipe_splits import held_out_of_train, recipe_examples, scored_split
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.synthetic import sentences_of
-from tinydistilbert.tasks.unlabelled import read_unlabelled
+from tinydistilbert.tasks.unlabelled import read_unlabelled, with_words_of
 
 Texts = tuple[str, ...]
 """A text, or the two of a pair."""
@@ -54,10 +54,10 @@ def further_texts(recipe: Recipe, task: Task) -> Examples | None:
     rows = sample_rows(len(texts), settings.unlabelled_examples, recipe.seed)
     if len(rows) < len(texts):
         notice(task.name, f"{len(rows):,} of {len(texts):,} further texts are read (unlabelled_examples)")
-    columns: dict[str, list[Any]] = {"idx": [int(row) for row in rows]}
+    columns: dict[str, list[Any]] = {}
     for place, column in enumerate(("text", "text_pair") if task.text_pair else ("text",)):
         columns[column] = [texts[row][place] for row in rows]
-    columns["label"] = [None] * len(rows)
+    columns = {"idx": [int(row) for row in rows], **with_words_of(task, columns), "label": [None] * len(rows)}
     return Examples(task, "unlabelled", columns, len(rows))
 
 

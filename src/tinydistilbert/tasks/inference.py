@@ -1,5 +1,6 @@
 """Predictions of a task model, without padding beyond the longest input of a batch."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +13,15 @@ if TYPE_CHECKING:  # a served model has neither
     import torch
     from transformers import PreTrainedModel
 
+    from tinydistilbert.training.ranks import Ranks
+
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 Logits = NDArray[np.float32] | list[NDArray[np.float32]]
 
 
 def predict(
     model: "PreTrainedModel | Runtime", features: Features, *, pad_token_id: int, device: "torch.device | None" = None,
-    token_budget: int = 8192,
+    token_budget: int = 8192, ranks: "Ranks | None" = None,
 ) -> Logits:  # fmt: skip
     """Logits of every feature, in the order of `features`; a torch model is left in evaluation mode.
 
@@ -32,6 +35,7 @@ def predict(
         pad_token_id: the tokenizer's.
         device: where to compute with a torch model; other runtimes have their own.
         token_budget: tokens of a batch.
+        ranks: the processes that share the batches, if several do; each of them gets all logits.
 
     Returns:
         Classification (n, classes); regression (n, 1); span: for each feature (length, 2), start and end logits; token
@@ -49,13 +53,37 @@ def predict(
 
         runtime = TorchRuntime(model, span=features.offsets is not None, device=device or CPU)
     logits_of: list[NDArray[np.float32] | None] = [None] * len(features)
-    for indices in batches_by_length(features.lengths, token_budget):
+    share = slice(None) if ranks is None else slice(ranks.rank, None, ranks.world)
+    for indices in batches_by_length(features.lengths, token_budget)[share]:
         logits = runtime(padded_inputs(features, indices, pad_token_id, token_types=runtime.token_types))
         for index, row in zip(indices, logits, strict=True):
             logits_of[index] = row[: features.lengths[index]].copy() if of_tokens else row
+    if ranks is not None and ranks.world > 1:
+        return _gathered(logits_of, features, ranks, of_tokens=of_tokens)
     rows = [row for row in logits_of if row is not None]
     assert len(rows) == len(features), "every feature is in exactly one batch"
     return rows if of_tokens else np.stack(rows)
+
+
+def _gathered(
+    logits_of: list[NDArray[np.float32] | None], features: Features, ranks: "Ranks", *, of_tokens: bool
+) -> Logits:
+    """The logits of all processes, each of which has computed some: with zeros for the others, they add up."""
+    import torch
+
+    width = max((row.shape[-1] for row in logits_of if row is not None), default=0)
+    width = round(max(ranks.total([width if rank == ranks.rank else 0 for rank in range(ranks.world)])))
+    shapes = [(int(length), width) if of_tokens else (width,) for length in features.lengths]
+    flat = np.zeros((sum(math.prod(shape) for shape in shapes),), dtype=np.float32)
+    parts, begin = [], 0
+    for row, shape in zip(logits_of, shapes, strict=True):
+        part = flat[begin : begin + math.prod(shape)].reshape(shape)
+        if row is not None:
+            part[:] = row
+        parts.append(part)
+        begin += math.prod(shape)
+    ranks.sum_([torch.from_numpy(flat)])
+    return parts if of_tokens else np.stack(parts)
 
 
 def batches_by_length(lengths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:

@@ -13,6 +13,7 @@ from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.readers import read_rows
 from tinydistilbert.tasks.row_checks import check_columns, texts_of
+from tinydistilbert.tasks.words import WORDS, words_in
 
 TEXT = ".txt"
 
@@ -24,12 +25,13 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
 
     Args:
         path: the file.
-        task: of classification or regression; for a .txt file, of one text.
+        task: not of spans; for a .txt file, of one text.
         may_be_empty: whether a table may have empty texts, as copies of published examples have: QQP's train split has
             empty questions.
 
     Returns:
-        Columns `idx` (row in the file), `text`, `text_pair` if the task has one, and `label`, which is None throughout.
+        Columns `idx` (row in the file), `text`, `text_pair` if the task has one, `words` where they are tagged, and
+        `label`, which is None throughout.
 
     Raises:
         UserError: the file or the task is of another kind, a column is missing, a text is missing or, unless it may be,
@@ -50,8 +52,15 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
             notice(str(path), f"its column {task.label!r} is not read: the teacher labels these texts")
         texts = {name: texts_of(rows, column, may_be_empty=may_be_empty) for name, column in names.items()}
     count = len(texts["text"])
-    columns = {"idx": list(range(count)), **texts, "label": [None] * count}
+    columns = {"idx": list(range(count)), **with_words_of(task, texts), "label": [None] * count}
     return Examples(task, "unlabelled", columns, count)
+
+
+def with_words_of(task: Task, texts: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Columns of texts without labels; where words are tagged, with the words that `words_in` finds."""
+    if task.kind != "token-classification":
+        return texts
+    return {**texts, WORDS: [words_in(text) for text in texts["text"]]}
 
 
 def _lines(path: Path, wanted: list[str]) -> list[str]:

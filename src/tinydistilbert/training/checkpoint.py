@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.storage import atomic, disk
+from tinydistilbert.training.ranks import Ranks
 
 KEPT = 2
 """Checkpoints that stay: the newest, and one before it in case the newest turns out damaged."""
@@ -128,6 +129,27 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, tr
         found = f"{len(candidates)} that were skipped"
         raise UserError(str(folder), expected="a whole checkpoint", found=found, fix=fix)
     return None
+
+
+def share(state: State | None, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> State | None:
+    """What rank 0 has loaded or begins with, in every process: state, weights and moments.
+
+    How many processes there were when the checkpoint was saved is no matter: it holds nothing of them.
+    """
+    if ranks.world == 1:
+        return state
+    facts = {"state": asdict(state) if state else None, "moments": [*_moments(model, optimizer)]}
+    facts = ranks.broadcast(facts)
+    parameters = dict(model.named_parameters())
+    if not ranks.is_main:
+        for each in facts["moments"]:
+            key, _, name = each.partition("/")
+            parameter = parameters[name]
+            empty = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter)
+            optimizer.state[parameter][key] = empty
+    moments = _moments(model, optimizer)
+    ranks.broadcast_([*parameters.values(), *(moments[name] for name in facts["moments"])])
+    return State(**facts["state"]) if facts["state"] else None
 
 
 def _read(path: Path, training: str, log: Path) -> tuple[State, dict[str, Tensor], dict[str, Tensor]]:

@@ -1,9 +1,10 @@
 """Where and in which precision a training computes."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, Self
 
@@ -14,6 +15,7 @@ from tinydistilbert.progress import say
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.training.cores import busy_elsewhere, own_cores, usable_cores
 from tinydistilbert.training.precision import Precision, chosen_precision
+from tinydistilbert.training.ranks import ALONE, Ranks
 
 _FAILURES = re.compile(r"CUDA error|CUDA driver error|HIP error|CUBLAS_STATUS_|CUDNN_STATUS_|MPS backend|NVML")
 _OUR_OWN = re.compile("device-side assert|invalid argument|invalid configuration|out of memory")
@@ -31,6 +33,8 @@ class Compute:
     """Of matrix products; `auto`: see `chosen_precision`, which probes nothing."""
     checkpoint_minutes: float
     """Minutes between checkpoints."""
+    ranks: Ranks = field(default=ALONE)
+    """The processes that share each step."""
 
     @property
     def chosen(self) -> Precision:
@@ -67,8 +71,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_threads(threads: int | None) -> None:
-    """Let torch use so many threads; None = as many as it takes by itself, but no more than there are cores to use."""
-    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cores()))
+    """Let torch use so many threads; None = as many as it takes by itself, but no more than there are cores to use.
+
+    Of several processes that train together each has its share of them.
+    """
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # processes that a launcher started on this machine
+    torch.set_num_threads(threads or max(1, min(torch.get_num_threads(), usable_cores() // beside)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from tinydistilbert.errors import UserError
+
 Batch = dict[str, Tensor]
 
 
@@ -65,6 +67,20 @@ class TrainingJob:
                 return first, phase
             first += phase.steps
         return 0, Phase(self.steps, learning_rate)
+
+    def splits_for(self, world: int, oom_splits: int) -> int:
+        """How often micro-batches are halved so that each of `world` processes has one in a step: `oom_splits` or more.
+
+        Raises:
+            UserError: even the smallest are too few.
+        """
+        while world > 1 and (count := len(self.micro_batches(0, oom_splits))) < world:
+            if oom_splits == self.oom_splits:
+                expected, found = f"at most {count}, the smallest micro-batches of a step", f"{world} processes"
+                fix = "start fewer, or raise batch_size or gradient_accumulation_steps"
+                raise UserError("launcher", expected=expected, found=found, fix=fix)
+            oom_splits += 1
+        return oom_splits
 
 
 def token_shares(counts: list[dict[str, int]]) -> list[dict[str, float]]:

@@ -4,6 +4,7 @@ What is trained is described by `TrainingJob`. Every number of it is a pure func
 does the same as one that was never interrupted, and no sampler or random state exists that could be lost.
 """
 
+import contextlib
 import gc
 import sys
 import time
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from tinydistilbert import signals
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, OutOfMemory
-from tinydistilbert.progress import Progress, emit
+from tinydistilbert.progress import Progress, emit, say
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic
@@ -52,6 +53,9 @@ def train(
     When memory runs out in a step, the micro-batches are halved from that step on and the step is done again: it reads
     the same examples, in smaller parts. A line in the log says so.
 
+    Several processes share the micro-batches of each step (`compute.ranks`); they are halved where a step has fewer
+    than there are processes. `folder` then counts in rank 0 alone.
+
     Args:
         model: what is trained.
         job: on what and towards what.
@@ -68,19 +72,25 @@ def train(
             before that step, though on a GPU it is noticed up to `FLUSH_EVERY` - 1 steps later. What led to it is in
             `folder/diagnosis`.
         OutOfMemory: even the smallest micro-batches do not fit.
+        UserError: a step has fewer micro-batches than there are processes.
+        RankLost: one of the other processes has ended.
         DiskError: the disk is full or failing; the last checkpoint is whole.
     """
+    ranks = compute.ranks
     if compute.device.type == "cpu":
         keep_freed_memory()
-        say_if_busy()
+        if ranks.world == 1:
+            say_if_busy()
     model.to(compute.device).train()
     optimizer, log = make_optimizer(model, settings, job.layer_decay), folder / LOG
     name = f"{label}, seed {seed}, {job.steps} steps"
-    state = checkpoint.load(folder / atomic.CHECKPOINTS, model, optimizer, training=name, log=log) or checkpoint.State()
+    found = checkpoint.load(folder / atomic.CHECKPOINTS, model, optimizer, training=name, log=log)
+    state = checkpoint.share(found, model, optimizer, ranks) or checkpoint.State()
     loop = _Loop(
         model, job, settings, compute, seed, folder, label, name, optimizer, state,
         # Lines after the checkpoint's belong to steps that are done again.
-        log=atomic.Log(log, state.log_bytes), progress=Progress(label, job.steps, done=state.step),
+        log=atomic.Log(log, state.log_bytes if ranks.is_main else 0),
+        progress=Progress(label, job.steps, done=state.step),
         precision=compute.chosen, tokens=state.tokens, oom_splits=state.oom_splits,
         failed=torch.zeros((), device=compute.device),
     )  # fmt: skip
@@ -129,20 +139,31 @@ class _Loop:
 
     def run(self) -> None:
         """Every step that is left."""
+        self.split_for_ranks()
         self.validate(self.resumed_from.step)
         for step in range(self.resumed_from.step, self.job.steps):
             self.update(step)
             is_due = time.monotonic() - self.last_save > self.compute.checkpoint_minutes * 60
+            is_due, is_stopped = self.compute.ranks.agree(is_due, bool(self.stop))
             is_validated = step + 1 in self.job.validate_after
-            if len(self.pending) == FLUSH_EVERY[self.compute.device.type] or is_validated or is_due or self.stop:
+            if len(self.pending) == FLUSH_EVERY[self.compute.device.type] or is_validated or is_due or is_stopped:
                 self.flush_metrics()
-            if self.stop:
+            if is_stopped:
                 self.checkpoint_and_exit(step + 1)
             if is_due:  # before it is validated: who goes on from here validates first
                 self.save(step + 1)
             self.validate(step + 1)
         self.flush_metrics()
         self.log.sync()  # before anybody notes durably that the training is over
+
+    def split_for_ranks(self) -> None:
+        """Smaller micro-batches where there are fewer in a step than processes."""
+        splits = self.job.splits_for(self.compute.ranks.world, self.oom_splits)
+        if splits > self.oom_splits:
+            self.oom_splits = splits
+            self.log.write({"step": self.resumed_from.step + 1, "micro_batches_halved": splits})
+            parts = f"in micro-batches of 1/{2**splits} of their size"
+            say(f"{self.label}: {parts}, so that each of {self.compute.ranks.world} processes has one in every step")
 
     def update(self, step: int) -> None:
         """One optimiser step."""
@@ -169,20 +190,43 @@ class _Loop:
     def gradients(self, step: int) -> tuple[dict[str, Tensor], int]:
         """Gradients of a step, in parts that fit into the memory; gives the terms' means and the useful tokens."""
         while True:
+            done = None
             try:
-                return self.accumulate(step)
+                done = self.accumulate(step)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self.halve(step)  # out here, where the error and all that it holds on to are gone
+            # Out here, where the error and all that it holds on to are gone.
+            if self.all_reduce({} if done is None else done[0], is_out_of_memory=done is None):
+                assert done is not None, "in that process memory has not run out"
+                return done
+            self.halve(step)
+
+    def all_reduce(self, sums: dict[str, Tensor], *, is_out_of_memory: bool) -> bool:
+        """Sum what each process has of a step's gradients and means; False when memory ran out in one of them."""
+        ranks = self.compute.ranks
+        if ranks.world == 1:
+            return not is_out_of_memory
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        failed, *has_gradient = ranks.agree(is_out_of_memory, *(p.grad is not None for p in trained))
+        if failed:
+            return False
+        used = [parameter for parameter, has in zip(trained, has_gradient, strict=True) if has]
+        for parameter in used:
+            if parameter.grad is None:  # no micro-batch of this process reads it, or it has none in this step
+                parameter.grad = torch.zeros_like(parameter)
+        ranks.sum_([*(parameter.grad for parameter in used if parameter.grad is not None), *sums.values()])
+        return True
 
     def accumulate(self, step: int) -> tuple[dict[str, Tensor], int]:
-        """Forward and backward passes of a step's micro-batches."""
+        """Forward and backward passes of those of a step's micro-batches that this process has."""
+        ranks = self.compute.ranks
         micro_batches, term_weights = self.job.micro_batches(step, self.oom_splits), self.job.term_weights(step)
         shares = self.job.token_shares(micro_batches)
         sums = {name: torch.zeros((), device=self.compute.device) for name in term_weights}
         with autocast(self.compute.device, "fp32"):  # the outermost one keeps what those inside converted, for the step
-            for index, (cpu_batch, share) in enumerate(zip(micro_batches, shares, strict=True)):
+            numbered = [*enumerate(zip(micro_batches, shares, strict=True))]
+            for index, (cpu_batch, share) in numbered[ranks.rank :: ranks.world]:
                 torch.manual_seed(step_seed(self.seed, step, index))
                 batch = {name: _moved(value, self.compute.device) for name, value in cpu_batch.items()}
                 term_scales = {name: weight * share[name] for name, weight in term_weights.items()}
@@ -240,7 +284,7 @@ class _Loop:
         bad = [name for name, value in item.sums.items() if not torch.isfinite(value)]
         what = f"the {'term' if len(bad) == 1 else 'terms'} {', '.join(bad)}" if bad else "the gradient"
         self.optimizer.zero_grad(set_to_none=True)
-        self.accumulate(item.step)
+        self.gradients(item.step)
         diagnosis = write_diagnosis(
             self.folder, self.model, self.job.micro_batches(item.step, self.oom_splits),
             facts={
@@ -258,7 +302,8 @@ class _Loop:
             return
         self.model.eval()
         try:
-            with self.stop.raised():
+            # Of several processes none may leave alone: the request is agreed on after the next step.
+            with self.stop.raised() if self.compute.ranks.world == 1 else contextlib.nullcontext():
                 measured = self.job.validate(done)
         except KeyboardInterrupt:
             self.checkpoint_and_exit(done)
@@ -270,7 +315,10 @@ class _Loop:
         self.progress.note(done, "validation", measured)
 
     def save(self, done: int) -> None:
-        """A checkpoint after so many steps, all of which are in the log."""
+        """A checkpoint after so many steps, all of which are in the log; rank 0 writes it."""
+        if not self.compute.ranks.is_main:
+            self.last_save = time.monotonic()
+            return
         length, digest = self.log.sync()
         state = checkpoint.State(done, self.tokens, length, digest, self.seconds, self.oom_splits)
         checkpoint.save(self.folder / atomic.CHECKPOINTS, self.model, self.optimizer, state, training=self.name)

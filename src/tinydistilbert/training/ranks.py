@@ -1,0 +1,409 @@
+"""The processes that do one training together: which one this is, and what they agree on.
+
+A launcher such as torchrun starts them. Rank r of W computes every W-th micro-batch of a step, gradients and means are
+summed, and so W processes do what one does, up to rounding. Decisions are taken together, never by one of them alone.
+The first, rank 0, is the main one: it alone holds the run folder's lock, writes and prints.
+"""
+
+import contextlib
+import io
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from tinydistilbert import progress
+from tinydistilbert.errors import RankLost, ReportedElsewhere, UserError
+from tinydistilbert.storage import atomic
+
+if TYPE_CHECKING:  # the command line asks whether there is a launcher before torch is needed
+    import torch
+    from torch import Tensor
+
+START_MINUTES = 10.0
+"""Within which all processes have to be there."""
+STEP_MINUTES = 30.0
+"""For which one process waits for the others inside a training, at most."""
+WAIT_HOURS = 48.0
+"""For which the others wait for what rank 0 does alone, at most; when it dies they end at once."""
+LISTEN_SECONDS = 2.0
+"""For which another process than rank 0 waits for it to say what went wrong, before it says so itself."""
+PART_SECONDS = 10.0
+"""For which rank 0 stays until the others have noticed that it ends."""
+
+
+def world_size() -> int:
+    """How many processes a launcher has started for this command; 1 without one.
+
+    Raises:
+        UserError: the launcher's variable holds no number.
+    """
+    value = os.environ.get("WORLD_SIZE") or "1"
+    if not value.isdigit() or value == "0":
+        raise UserError("WORLD_SIZE", expected="a number of processes", found=repr(value), fix="start it with torchrun")
+    return int(value)
+
+
+def own_rank() -> int:
+    """The number of this process among those of the launcher; 0 without one."""
+    value = os.environ.get("RANK") or "0"
+    return int(value) if world_size() > 1 and value.isdigit() else 0
+
+
+def refuse_several(what: str) -> None:
+    """Refuse a launcher for what one process does.
+
+    Raises:
+        UserError: a launcher has started several.
+    """
+    if world_size() > 1:
+        fix = "start it without a launcher; adapt, distill, finetune and replicate are what several processes share"
+        raise UserError(what, expected="one process", found=f"{world_size()}, by a launcher", fix=fix)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together."""
+
+    rank: int = 0
+    world: int = 1
+    """How many they are."""
+    store: Any = field(default=None, repr=False, compare=False)
+    """Where they leave word for each other, a `torch.distributed.Store`; None where there is one process."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def sum_(self, tensors: Sequence["Tensor"]) -> None:
+        """Replace each tensor, of which every process has one of that shape, by its sum over the processes."""
+        if self.world == 1 or not tensors:
+            return
+        import torch
+        import torch.distributed as dist
+
+        # One message, however many tensors: what counts on a network is how often one waits.
+        flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+        with _peers_answer():
+            dist.all_reduce(flat)
+        for tensor, summed in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.detach().copy_(summed.view(tensor.shape))
+
+    def total(self, numbers: Iterable[float]) -> list[float]:
+        """The sum of each number over the processes."""
+        values = list(numbers)
+        if self.world == 1:
+            return values
+        import torch
+        import torch.distributed as dist
+
+        with _peers_answer():
+            summed = torch.tensor(values, dtype=torch.float64)
+            dist.all_reduce(summed)
+        return [float(value) for value in summed]
+
+    def agree(self, *flags: bool) -> list[bool]:
+        """For each flag whether it is true in any process: the answer is the same in all of them."""
+        return [count > 0 for count in self.total(map(float, flags))]
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        """What one of them gives, rank 0 by default, in every process; anything that JSON can hold."""
+        if self.world == 1:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        with _peers_answer():
+            length = torch.tensor([len(content)])
+            dist.broadcast(length, source)
+            content = content if self.rank == source else torch.empty(int(length), dtype=torch.uint8)
+            dist.broadcast(content, source)
+        return json.loads(bytes(content.tolist()))
+
+    def broadcast_(self, tensors: Iterable["Tensor"]) -> None:
+        """Put rank 0's values into each tensor, in every process."""
+        if self.world == 1:
+            return
+        import torch.distributed as dist
+
+        with _peers_answer():
+            for tensor in tensors:
+                whole = tensor.detach().contiguous()
+                dist.broadcast(whole, 0)
+                tensor.detach().copy_(whole)
+
+    @contextlib.contextmanager
+    def unfinished(self, folder: Path) -> Iterator[Path]:
+        """`atomic.unfinished` in the process that writes; in the others a folder that is thrown away."""
+        if self.is_main:
+            with atomic.unfinished(folder) as partial:
+                yield partial
+        else:
+            with TemporaryDirectory() as scratch:
+                yield Path(scratch)
+
+    @contextlib.contextmanager
+    def main_first(self, what: str) -> Iterator[None]:
+        """The body in rank 0, and when it is through there, in the others: for what only one may make, and all read."""
+        if not self.is_main:
+            self.wait_for(what)
+        yield
+        if self.is_main:
+            self.publish(what)
+
+    def publish(self, what: str, value: Any = True) -> None:
+        """Leave a value for the others, who may be elsewhere and may never ask."""
+        if self.world > 1:
+            with _peers_answer():
+                self.store.set(f"{_sessions}/{what}", json.dumps(value))
+
+    def wait_for(self, what: str) -> Any:
+        """Wait for a value that rank 0 publishes; unlike the collectives it can be interrupted, and take hours.
+
+        Raises:
+            ReportedElsewhere: another process ended with an error instead, which it has said.
+            RankLost: there is nobody to wait for.
+        """
+        key, pause, end = f"{_sessions}/{what}", 0.01, time.monotonic() + WAIT_HOURS * 3600
+        with _peers_answer():
+            while not self.store.check([key]):
+                if self.store.check([_LEFT]):
+                    raise ReportedElsewhere
+                if time.monotonic() > end:
+                    raise RankLost(_lost(f"rank 0 did not come to {what!r} within {WAIT_HOURS:g} hours"))
+                time.sleep(pause)
+                pause = min(0.5, pause * 1.5)
+            return json.loads(self.store.get(key))
+
+    def check_alike(self, facts: Mapping[str, str]) -> None:
+        """Refuse processes that are not to do the same, or not in the same way.
+
+        Args:
+            facts: what must be alike in all of them, by the name that a user knows.
+
+        Raises:
+            UserError: something differs; rank 0 alone says so.
+        """
+        if self.world == 1:
+            return
+        of_all = [self.broadcast(dict(facts), rank) for rank in range(self.world)]
+        if not self.is_main:
+            self.wait_for("all are alike")
+            return
+        for rank, others in enumerate(of_all):
+            for name in sorted(facts.keys() | others.keys()):
+                if facts.get(name) != others.get(name):
+                    problem = f"rank {rank} has {name} = {others.get(name)}, rank 0 {name} = {facts.get(name)}"
+                    raise UserError("launcher", problem=problem, fix="start the same command in the same environment")
+        self.publish("all are alike")
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """One command of all processes: only rank 0 is heard in the body, and one process says what went wrong.
+
+        Raises:
+            ReportedElsewhere: another process has said it.
+        """
+        global _sessions
+        if self.world == 1:
+            yield
+            return
+        _sessions += 1
+        with only_main_prints():
+            try:
+                yield
+                self._end_together()
+            except BaseException as error:
+                reports = self._is_first_to_report()
+                self._disconnect()
+                if reports:
+                    raise
+                raise ReportedElsewhere from error
+
+    def _end_together(self) -> None:
+        """Rank 0, with which the store may go, is the last to leave."""
+        if self.is_main:
+            self.publish("the end")
+            self._wait_for_count(f"{_sessions}/at the end")
+        else:
+            self.wait_for("the end")
+            self.store.add(f"{_sessions}/at the end", 1)
+
+    def _wait_for_count(self, count: str) -> None:
+        end = time.monotonic() + PART_SECONDS
+        while self.store.add(count, 0) < self.world - 1 and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def _is_first_to_report(self) -> bool:
+        """Whether this process is the first that says what went wrong; rank 0 has the precedence."""
+        try:
+            end = time.monotonic() + LISTEN_SECONDS
+            with contextlib.suppress(KeyboardInterrupt):  # the launcher ends whoever is left
+                while not self.is_main and not self.store.check([_LEFT]) and time.monotonic() < end:
+                    time.sleep(0.02)
+            return bool(self.store.add(_LEFT, 1) == 1)
+        except (RuntimeError, ValueError):  # the store ended with rank 0
+            local = int(os.environ.get("LOCAL_RANK") or 0)
+            return local == (1 if local == self.rank else 0)  # the first on this machine that is not rank 0
+
+    def _disconnect(self) -> None:
+        """End the connections, so that whoever waits for this process notices."""
+        import torch.distributed as dist
+
+        with contextlib.suppress(RuntimeError, ValueError, AssertionError, KeyboardInterrupt):
+            dist.destroy_process_group()
+            if not self.is_main:
+                self.store.add("gone", 1)
+            elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # the store ends with this process
+                self._wait_for_count("gone")
+
+
+ALONE = Ranks()
+_LEFT = "left"
+_joined: Ranks | None = None
+_sessions = 0
+"""Of this process so far; the same in all processes, for they do the same."""
+
+
+def join(device: "torch.device") -> Ranks:
+    """This process among those that a launcher started, connected with the others; alone without a launcher.
+
+    Args:
+        device: where a training is going to compute; of several GPUs each process on a machine takes its own.
+
+    Raises:
+        UserError: the launcher's variables or the devices are wrong.
+        RankLost: the others did not come.
+    """
+    global _joined
+    if world_size() == 1:
+        return ALONE
+    if _joined is None:
+        _joined = _connected(device)
+    return _joined
+
+
+def _connected(device: "torch.device") -> Ranks:
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in needed if not os.environ.get(name)]:
+        expected, fix = f"the launcher's variables {', '.join(needed)}", "start it with torchrun"
+        raise UserError("launcher", expected=expected, found=f"no {missing[0]}", fix=fix)
+    if dist.is_initialized():
+        problem = "this program has started a process group of its own"
+        raise UserError("launcher", problem=problem, fix="leave that to tinydistilbert")
+    if device.type == "cuda":
+        _take_gpu(device)
+    elif device.type != "cpu":
+        expected, found = "GPUs or CPUs for several processes", device.type
+        raise UserError("--device", expected=expected, found=found, fix="give --device cpu, or leave the launcher out")
+    _stay_on_this_machine()
+    limit = timedelta(minutes=START_MINUTES)
+    try:
+        store, rank, world = next(iter(rendezvous("env://", timeout=limit)))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=PrefixStore("collectives", store), rank=rank, world_size=world,
+            timeout=timedelta(minutes=STEP_MINUTES),
+        )  # fmt: skip
+        dist.all_reduce(torch.zeros(1))  # whether they can talk at all
+    except RuntimeError as error:
+        why = str(error).split("\n", 1)[0][:200]
+        problem = f"not all {world_size()} processes are there ({why})"
+        raise UserError("launcher", problem=problem, fix="look at the messages of the other processes") from error
+    return Ranks(rank, world, PrefixStore("tinydistilbert", store))
+
+
+def _take_gpu(device: "torch.device") -> None:
+    """Each process on a machine takes the GPU of its number there.
+
+    Raises:
+        UserError: there are too few, or one was named for all processes.
+    """
+    import torch
+
+    local = int(os.environ.get("LOCAL_RANK") or 0)
+    if str(device) != "cuda":
+        fix = "give --device cuda: each process takes its own GPU"
+        raise UserError("--device", expected="a kind of device for several processes", found=str(device), fix=fix)
+    if local >= torch.cuda.device_count():
+        expected = f"at most {torch.cuda.device_count()} processes on this machine, one for each GPU"
+        raise UserError("launcher", expected=expected, found=f"process {local + 1}", fix="lower --nproc-per-node")
+    torch.cuda.set_device(local)
+
+
+def _stay_on_this_machine() -> None:
+    """Connect over the loopback interface where all processes are here: the name of a machine need not be known."""
+    is_here = os.environ["MASTER_ADDR"] in ("127.0.0.1", "localhost")
+    is_here |= os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    if is_here and "GLOO_SOCKET_IFNAME" not in os.environ:
+        import psutil
+
+        addresses = {name: [a.address for a in each] for name, each in psutil.net_if_addrs().items()}
+        if loopback := next((name for name, each in addresses.items() if "127.0.0.1" in each), None):
+            os.environ["GLOO_SOCKET_IFNAME"] = loopback
+
+
+def machine() -> str:
+    """The name of this machine."""
+    return socket.gethostname()
+
+
+@contextlib.contextmanager
+def only_main_prints() -> Iterator[None]:
+    """In the body nothing is shown of the other processes of a launcher."""
+    if not own_rank():
+        yield
+        return
+    no_output = _NoOutput()
+    with (
+        contextlib.redirect_stdout(no_output), contextlib.redirect_stderr(no_output), progress.reporting(quiet=True),
+    ):  # fmt: skip
+        yield
+
+
+def wait_for_main() -> None:
+    """Give the launcher time to end this process, if rank 0 has ended with the same error: before they are connected.
+
+    Most mistakes are found by every process, and one line about them is enough.
+    """
+    if _joined is None:
+        time.sleep(LISTEN_SECONDS)
+
+
+class _NoOutput(io.TextIOBase):
+    """Takes any text and keeps none."""
+
+    def write(self, text: str, /) -> int:
+        """Nothing is written."""
+        return len(text)
+
+
+@contextlib.contextmanager
+def _peers_answer() -> Iterator[None]:
+    """Report that another process does not answer any more as what it is.
+
+    Raises:
+        RankLost: in place of torch's error.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        why = "a process of this training has ended, or has not answered for too long"
+        raise RankLost(_lost(why)) from error
+
+
+def _lost(why: str) -> str:
+    return f"{why}; what is finished and the last checkpoint are on the disk: the same command goes on from there"
