@@ -240,7 +240,7 @@ COMMANDS: dict[str, Command] = {
     **{name: Command(text, RECIPE_USAGE, _recipe_arguments(name)) for name, text in _STAGES.items()},
     "sweep": Command(
         "settings found by trying: the recipe over and over, by Optuna",
-        "RECIPE --space FILE [--trials N] [flags] [--SECTION.KEY VALUE ...]", _sweep_arguments,
+        "RECIPE --space FILE [--trials N] [flags]", _sweep_arguments,
     ),
     "shrink": Command(
         "labelled texts (.csv, .jsonl, .parquet …) → the smallest model that keeps the score",

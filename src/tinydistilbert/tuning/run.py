@@ -174,16 +174,16 @@ def _judged(trial: Any) -> Iterator[None]:
     import optuna
 
     maximizes = trial.study.direction == optuna.study.StudyDirection.MAXIMIZE
-    told = len(trial.study.trials[trial.number].intermediate_values)  # of a trial that goes on, not 0
+    reported = len(trial.study.trials[trial.number].intermediate_values)  # of a trial that goes on, not 0
 
     def listen(event: dict[str, Any]) -> None:
-        nonlocal told
+        nonlocal reported
         kl = event.get("validation/kl")
         value = event.get("validation/score") if kl is None else -kl if maximizes else kl
         if value is None:
             return
-        trial.report(float(value), told)
-        told += 1
+        trial.report(float(value), reported)
+        reported += 1
         if trial.should_prune():
             raise optuna.TrialPruned
 
