@@ -1,4 +1,5 @@
 from tinydistilbert.api.compare import compare as compare
+from tinydistilbert.api.doctor import doctor as doctor
 from tinydistilbert.api.estimator import ShrunkClassifier as ShrunkClassifier
 from tinydistilbert.api.push import push as push
 from tinydistilbert.api.run import replicate as replicate
@@ -14,6 +15,11 @@ from tinydistilbert.recipe.schema import Recipe as Recipe
 
 __version__: str
 __all__ = [
+<<<<<<< HEAD
     "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "evaluate", "export", "finetune", "load",
     "push", "replicate", "shrink", "sweep",
+=======
+    "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "doctor", "evaluate", "export", "finetune", "load",
+    "push", "replicate", "shrink",
+>>>>>>> main
 ]  # fmt: skip

@@ -24,6 +24,7 @@ MEASURE = """
             examples = 4
             padded_examples = 4
             rounds = 1
+            memory = false
             [compress]
             tasks = ["acceptability"]
             keep = []

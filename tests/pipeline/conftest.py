@@ -103,6 +103,7 @@ models = ["teacher", "student"]
 examples = 4
 padded_examples = 4
 rounds = 2
+memory = false
 """
 
 

@@ -3,15 +3,14 @@
 import json
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
+import gpu_day
+import gpu_step
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
+import pytest
 
 WORDS = [
     "the",
@@ -57,15 +56,17 @@ def made_up_data(folder: Path) -> Path:
     return folder
 
 
-def test_a_day_at_toy_size(tmp_path: Path, teacher: Path) -> None:
+def test_a_day_at_toy_size(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, output = made_up_data(tmp_path / "data"), tmp_path / "output"
     command = [
-        sys.executable, BENCHMARKS / "gpu_day.py", "--toy", "--device", "cpu", "--data", data, "--teacher", teacher,
+        "--toy", "--device", "cpu", "--data", data, "--teacher", teacher,
         "--output", output, "--minutes", "10", "--parts", "steps", "latency", "distill", "finetune",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr + (output / "log.txt").read_text()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path[1:]))
+    try:
+        gpu_day.main([str(word) for word in command])
+    except SystemExit:
+        pytest.fail((output / "log.txt").read_text())
 
     parts = [json.loads(line) for line in (output / "parts.jsonl").read_text().splitlines()]
     assert [(row["part"], row["state"]) for row in parts] == [
@@ -81,19 +82,18 @@ def test_a_day_at_toy_size(tmp_path: Path, teacher: Path) -> None:
     } | {("tf-idf", "wnli"), ("static embeddings", "wnli")}
     assert (output / "run.tar.gz").stat().st_size > 0
 
-    again = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert again.returncode == 0 and len((output / "parts.jsonl").read_text().splitlines()) == 4
+    gpu_day.main([str(word) for word in command])
+    assert len((output / "parts.jsonl").read_text().splitlines()) == 4
 
 
-def test_the_ways_of_a_step_are_measured(tmp_path: Path, teacher: Path) -> None:
+def test_the_ways_of_a_step_are_measured(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output, ways = tmp_path / "step.jsonl", ["by rows", "whole chunks", "whole chunks, teacher in bf16"]
     command = [
-        sys.executable, BENCHMARKS / "gpu_step.py", "--device", "cpu", "--size", "toy", "--positions", "masked",
+        "gpu_step.py", "--device", "cpu", "--size", "toy", "--positions", "masked",
         "--data", made_up_data(tmp_path / "data"), "--teacher", teacher, "--output", output, "--ways", *ways,
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+    gpu_step.main()
     measured = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["what"] for row in measured if row["measure"] == "distill"] == [
         f"bert-base, KL masked, {way}" for way in ways

@@ -92,7 +92,7 @@ def test_interrupted_and_run_again_it_ends_the_same(recipe_file: Path, tmp_path:
         "distill",
         str(recipe_file),
         "--distill.max_steps",
-        "400",
+        "80",
     ]
     weights = []
     for name, interrupt in (("whole", False), ("stopped", True)):

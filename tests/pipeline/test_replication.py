@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import replication
 import replication_jobs
 import replication_results
 from transformers import AutoModel, PreTrainedTokenizerFast
@@ -18,7 +17,11 @@ from tests.pipeline.test_gpu_day import made_up_data
 from tinydistilbert import results
 from tinydistilbert.models.loading import save_model
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "replication.py"
+CHANGED = (
+    "HF_HUB_OFFLINE", "PYTHONUNBUFFERED", "TOKENIZERS_PARALLELISM", "TINYDISTILBERT_CACHE", "PYTHONPATH",
+    "CUDA_VISIBLE_DEVICES",
+)  # fmt: skip
+"""Variables that the script sets for its processes."""
 
 
 def models_of(folder: Path, teacher: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
@@ -35,19 +38,26 @@ def models_of(folder: Path, teacher: Path, tokenizer: PreTrainedTokenizerFast) -
 
 @pytest.mark.long
 def test_the_replication_at_toy_size(
-    tmp_path: Path, teacher: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    teacher: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data, run, output = made_up_data(tmp_path / "data"), tmp_path / "run", tmp_path / "output"
     models = models_of(tmp_path / "models", teacher, tokenizer)
     command = [
-        sys.executable, SCRIPT, "--toy", "--device", "cpu", "--data", data, "--models", models, "--run", run,
+        "--toy", "--device", "cpu", "--data", data, "--models", models, "--run", run,
         "--output", output, "--recipes", "task-student", "minilm-l3", "random", "--tasks", "wnli", "rte",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    log = (run / "worker-0.log").read_text()
-    assert done.returncode == 1, done.stdout + done.stderr + log  # there is no RTE
-    assert "3 of 6 jobs are done" in done.stdout and "task-student/rte: left out" in done.stdout, log
+    for name in CHANGED:
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # it is as before when the test is over
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(SystemExit) as stop:
+        replication.main([str(word) for word in command])
+    out, log = capsys.readouterr().out, (run / "worker-0.log").read_text()
+    assert stop.value.code == 1, out + log  # there is no RTE
+    assert "3 of 6 jobs are done" in out and "task-student/rte: left out" in out, log
     jobs = [json.loads(line) for line in (run / "jobs.jsonl").read_text().splitlines()]
     assert [row["job"] for row in jobs] == ["task-student/wnli", "minilm-l3/wnli", "random/wnli"]
     assert {row["state"] for row in jobs} == {"done"}

@@ -38,10 +38,11 @@ def test_tokens_have_become_text(data: Path) -> None:
     assert 'only becoming "lobster red" on cooking.' in text
 
 
-def test_all_of_it_is_tokenised(data: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    blocks = load_blocks(prepare(Corpus(), tokenizer, tmp_path, str(data)))
+def test_its_documents_are_tokenised(data: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    corpus = Corpus(max_train_documents=100)  # all 600 take five times as long, and are counted above
+    blocks = load_blocks(prepare(corpus, tokenizer, tmp_path, str(data)))
     splits = blocks.manifest["splits"]
-    assert (splits["train"]["documents"], splits["validation"]["documents"]) == (600, 60)
+    assert (splits["train"]["documents"], splits["validation"]["documents"]) == (100, 60)
     for split in splits.values():
         assert split["blocks"] == (split["tokens"] + split["documents"]) // 126
     assert (blocks.train != blocks.pad_token_id).all()

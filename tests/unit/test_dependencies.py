@@ -60,7 +60,7 @@ KERNEL = {"ipython"}
 """What is imported only where it runs already: in the kernel of a notebook."""
 DECLARED = RUNTIME | OPTIONAL | TOOLS
 SCRIPTS = [path.stem for folder in ("benchmarks", "results") for path in (ROOT / folder).glob("*.py")]
-INSIDE = {"tinydistilbert", "tests", "wide_training", *SCRIPTS}
+INSIDE = {"tinydistilbert", "tests", "ranked_training", "wide_training", *SCRIPTS}
 
 
 def imports(code: ast.AST, *, nested: bool = False) -> Iterator[tuple[str, bool]]:

@@ -69,11 +69,39 @@ def test_only_prose_is_used(text: str, usable: bool) -> None:
 def test_the_same_documents_and_seed_give_the_same_examples_and_another_seed_others(name: str) -> None:
     task = TASKS[name]
     one = synthetic.make(task, DOCUMENTS, seed=0, cap=1000)
+    synthetic._KEPT.clear()  # or they would not be made again
     assert one == synthetic.make(task, iter(DOCUMENTS), seed=0, cap=1000)
     assert one != synthetic.make(task, DOCUMENTS, seed=1, cap=1000)
     assert one[:10] == synthetic.make(task, DOCUMENTS, seed=0, cap=10)
     keys = [row.key for row in one]
     assert len(keys) > 50 and len(set(keys)) == len(keys)
+
+
+@EACH
+@pytest.mark.parametrize("cap", [10, 1000])
+def test_what_is_kept_is_given_again_for_the_same_documents_only(
+    name: str, cap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = [DOCUMENTS[0], DOCUMENTS[2], *DOCUMENTS[2:]]
+    for others in (DOCUMENTS, changed, DOCUMENTS[:-1], [*DOCUMENTS, document(9)], DOCUMENTS[:1], DOCUMENTS[::-1]):
+        monkeypatch.setattr(synthetic, "_KEPT", {})
+        expected = synthetic.make(TASKS[name], others, seed=0, cap=cap)
+        monkeypatch.setattr(synthetic, "_KEPT", {})
+        first = synthetic.make(TASKS[name], DOCUMENTS, seed=0, cap=cap)
+        first.clear()  # the list is the caller's
+        assert synthetic.make(TASKS[name], iter(others), seed=0, cap=cap) == expected
+
+    again, real = synthetic.make(TASKS[name], DOCUMENTS, seed=0, cap=cap), synthetic._paragraphs
+    monkeypatch.setattr(synthetic, "_paragraphs", lambda _: pytest.fail("made again"))
+    for _ in range(2):
+        given = synthetic.make(TASKS[name], iter(DOCUMENTS), seed=0, cap=cap)
+        assert given == again
+        given.clear()
+    monkeypatch.setattr(synthetic, "_paragraphs", real)
+    assert len(synthetic.make(TASKS[name], DOCUMENTS, seed=0, cap=5)) == 5
+    for seed in range(1, 2 * synthetic.MOST_KEPT):
+        synthetic.make(TASKS[name], DOCUMENTS[:1], seed=seed, cap=1)
+    assert len(synthetic._KEPT) == synthetic.MOST_KEPT
 
 
 @pytest.mark.parametrize("name", ["acceptability", "adjacency"])

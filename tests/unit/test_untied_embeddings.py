@@ -112,7 +112,10 @@ def test_a_trimmed_vocabulary_gives_the_kept_tokens_their_logits(
     assert_equal_up_to_rounding(trimmed, whole[..., tokenizer.convert_tokens_to_ids(kept)])
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"], indirect=True)
+# Tied ones of BERT and DistilBERT are exported in test_export.py and test_quantize.py.
+@pytest.mark.parametrize(
+    ("family", "tied"), [("bert", False), ("distilbert", False), ("roberta", False), ("roberta", True)], indirect=True
+)
 def test_an_export_and_its_int8_have_the_models_decoder(teacher, tmp_path: Path, tokenizer) -> None:
     save_model(teacher, tokenizer, tmp_path / "torch")
     export(tmp_path / "torch", tmp_path / "onnx")

@@ -273,5 +273,6 @@ COMMANDS: dict[str, Command] = {
         "list the presets; with NAME print it, to change it", "[NAME] [--json] | --schema", _recipes_arguments
     ),
     "tasks": Command("list the tasks", "[--json]", _tasks_arguments),
+    "doctor": Command("what this machine and installation have and lack", "[--json]", _tasks_arguments),
     "completion": Command("a completion script for bash or zsh", "bash|zsh", _completion_arguments),
 }  # fmt: skip

@@ -235,6 +235,13 @@ def _push(parsed: argparse.Namespace, _command_line: str) -> None:
     print(f"It is at {made.url}" if made.url else "Nothing was uploaded: a dry run.")
 
 
+def _doctor(parsed: argparse.Namespace, _command_line: str) -> None:
+    from tinydistilbert.api.doctor import doctor
+
+    found = doctor()
+    print_json(found.as_data) if parsed.json else print(found)
+
+
 def _elmo(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.storage import locks
 
@@ -310,7 +317,7 @@ def _shrink(parsed: argparse.Namespace, command_line: str) -> None:
 OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
     "report": _report, "ablate": _ablate, "sweep": _sweep, "shrink": _shrink,
     "compare": _compare, "predict": _predict, "export": _export, "push": _push, "elmo": _elmo, "convert": _convert,
-    "recipes": _recipes, "tasks": _tasks, "completion": _completion,
+    "recipes": _recipes, "tasks": _tasks, "doctor": _doctor, "completion": _completion,
 }  # fmt: skip
 """What the commands do that are no stages of a recipe, or not always."""
 

@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.notices import notice
@@ -86,6 +83,8 @@ def fit(name: str, train: Examples, vectors: Vectors) -> CheapModel:
     inputs, labels = features(train), np.array(train.columns["label"])
     times = inputs.shape[1] if name == STATIC_EMBEDDINGS else 1
     if train.task.kind == "regression":
+        from sklearn.linear_model import Ridge  # here and below: a second of every command that fits none of them
+
         head: Any = Ridge(alpha=RIDGE[name] * times)
         return CheapModel(features, head.fit(inputs, labels.astype(np.float64)), (), 0)
     if train.task.kind == "multi-label":
@@ -99,6 +98,9 @@ def fit(name: str, train: Examples, vectors: Vectors) -> CheapModel:
 
 def _regression(inputs: Any, labels: NDArray[Any], strength: float) -> tuple[Any, bool]:
     """A logistic regression, and whether it came to its end."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     head = LogisticRegression(C=strength, max_iter=STEPS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said by `converged`
@@ -182,6 +184,8 @@ class Features:
 
 def tf_idf(train: Examples) -> Vectors:
     """Unit vectors of words and pairs of neighbouring words, weighted by their rareness in the train texts."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, max_features=MOST_TERMS, token_pattern=r"(?u)\b\w+\b"
     )

@@ -9,9 +9,9 @@ nothing about the data sets named here.
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from random import Random
 from typing import Any, TypeVar
 
@@ -195,6 +195,21 @@ def _context(paragraphs: list[str], number: int, random: Random) -> tuple[str, i
     return context, start
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Examples that were made, and from what."""
+
+    rows: list[SyntheticExample]
+    digests: list[str]
+    """Of the documents, as far as they were read."""
+    is_full: bool
+    """Whether there were as many examples as were asked for, so that no further document was read."""
+
+
+_KEPT: dict[Hashable, _Kept] = {}
+MOST_KEPT = 16
+"""Sets of examples that a process keeps: three tasks, train and validation, and some seeds; about 10 MB each."""
+
 # Makers yield candidates in random order and one by one, so that no more are made than are taken.
 TASKS = (
     Task(
@@ -215,14 +230,27 @@ TASKS = (
 def make(
     task: Task, documents: Iterable[str], *, seed: int, cap: int, exclude: Collection[str] = frozenset()
 ) -> list[SyntheticExample]:
-    """At most `cap` examples, with labels in turn; sentences in `exclude` and those that come twice are left out."""
+    """At most `cap` examples, with labels in turn; sentences in `exclude` and those that come twice are left out.
+
+    A run asks for the same examples dozens of times, and to make them takes seconds: the last ones are kept, and given
+    again where every document that they were made from comes again.
+    """
     assert task.make, f"{task.name} is made from documents"
+    asked = (task.name, task.make, seed, cap, frozenset(exclude))
+    kept, documents = _KEPT.pop(asked, None), iter(documents)
+    if kept is not None:
+        is_same, documents = _is_made_from(kept, documents)
+        if is_same:
+            _KEPT[asked] = kept
+            return list(kept.rows)
     rows: list[SyntheticExample] = []
+    digests: list[str] = []
     used = set(exclude)
     previous: list[str] = []  # the paragraphs of the document before
     for document in documents:
         # Seeded by the document, so that its draws do not depend on how many came before it.
-        random = Random(f"{seed} {task.name} {hashlib.sha256(document.encode()).hexdigest()}")
+        digests.append(_digest(document))
+        random = Random(f"{seed} {task.name} {digests[-1]}")
         room = min(PER_DOCUMENT, cap - len(rows))
         paragraphs = _paragraphs(document)
         for key, variants in task.make(paragraphs, previous, random):
@@ -236,7 +264,30 @@ def make(
         previous = paragraphs
         if len(rows) == cap:
             break
-    return rows
+    _KEPT[asked] = _Kept(rows, digests, is_full=len(rows) == cap)
+    while len(_KEPT) > MOST_KEPT:
+        del _KEPT[next(iter(_KEPT))]
+    return list(rows)
+
+
+def _digest(document: str) -> str:
+    return hashlib.sha256(document.encode()).hexdigest()
+
+
+def _is_made_from(kept: _Kept, documents: Iterator[str]) -> tuple[bool, Iterator[str]]:
+    """Whether these are the documents that examples were made from; and all documents again."""
+    seen: list[str] = []
+    for digest in kept.digests:
+        document = next(documents, None)
+        if document is None:
+            return False, iter(seen)
+        seen.append(document)
+        if _digest(document) != digest:
+            return False, chain(seen, documents)
+    if kept.is_full:  # whatever comes behind
+        return True, documents
+    further = next(documents, None)
+    return further is None, chain(seen, [] if further is None else [further], documents)
 
 
 def columns(made: list[SyntheticExample], rows: list[int]) -> dict[str, list[Any]]:
