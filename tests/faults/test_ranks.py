@@ -152,7 +152,7 @@ def run_alone(bench: Bench) -> Path:
     """All trainings of a recipe by one process."""
     output = bench.folder / "run alone"
     recipe = bench.inputs.recipe("tiny")
-    ended(bench.command(1, "finetune", recipe, "--output", output, *ACCUMULATED))
+    ended(bench.command(1, "evaluate", recipe, "--output", output, *ACCUMULATED))
     return output
 
 
@@ -165,7 +165,7 @@ def models(run: Path) -> list[Path]:
 
 def test_a_whole_run_of_two_processes_is_that_of_one(bench: Bench, run_alone: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    children = bench.command(2, "finetune", bench.inputs.recipe("tiny"), "--output", output, *ACCUMULATED)
+    children = bench.command(2, "evaluate", bench.inputs.recipe("tiny"), "--output", output, *ACCUMULATED)
     ended(children)
     assert models(output) == models(run_alone) != []
     assert max(distance(output / model, run_alone / model) for model in models(output)) < NEAR
@@ -174,6 +174,7 @@ def test_a_whole_run_of_two_processes_is_that_of_one(bench: Bench, run_alone: Pa
     assert values[0] == values[1]
     for row, other in zip(ours, theirs, strict=True):
         assert row["value"] == pytest.approx(other["value"], rel=1e-4), row
+        assert (row["examples"], row["split"]) == (other["examples"], other["split"])
     assert children[1].out() == children[1].err() == "" != children[0].err()
     assert [*tiny_runs.leftovers(output)] == []
 

@@ -26,7 +26,7 @@ from tinydistilbert.storage import atomic
 
 PIPELINES = {
     "classification": "text-classification", "multi-label": "text-classification", "regression": "text-classification",
-    "span": "question-answering",
+    "span": "question-answering", "token-classification": "token-classification",
 }  # fmt: skip
 """What the hub calls the kinds of tasks."""
 TAG = "tinydistilbert"
@@ -256,7 +256,9 @@ def _use(folder: Path, kind: str) -> list[str]:
         lines += ["In a browser or in Node, by transformers.js:\n", "```js",
                   f'const model = await pipeline("{task}", "path/to/this/folder");', "```\n"]  # fmt: skip
     elif not facts:
-        lines += [f'It is an ordinary model of transformers: `pipeline("{task}", model="path/to/this/folder")`.\n']
+        grouped = ', aggregation_strategy="first"' * (kind == "token-classification")
+        called = f'pipeline("{task}", model="path/to/this/folder"{grouped})'
+        lines += [f"It is an ordinary model of transformers: `{called}`.\n"]
     return lines
 
 
@@ -285,5 +287,7 @@ def _bare_card(source: Path, output: Path, form: str) -> str:
 
 
 def _head(architectures: Sequence[str]) -> str:
-    endings = {"ForQuestionAnswering": "span", "ForMaskedLM": "masked-lm"}
+    endings = {
+        "ForQuestionAnswering": "span", "ForMaskedLM": "masked-lm", "ForTokenClassification": "token-classification",
+    }  # fmt: skip
     return next((head for end, head in endings.items() if str((*architectures, "")[0]).endswith(end)), "classification")

@@ -141,10 +141,10 @@ class Ranks:
                 tensor.detach().copy_(whole)
 
     @contextlib.contextmanager
-    def unfinished(self, folder: Path) -> Iterator[Path]:
+    def unfinished(self, folder: Path, **facts: Any) -> Iterator[Path]:
         """`atomic.unfinished` in the process that writes; in the others a folder that is thrown away."""
         if self.is_main:
-            with atomic.unfinished(folder) as partial:
+            with atomic.unfinished(folder, **facts) as partial:
                 yield partial
         else:
             with TemporaryDirectory() as scratch:
