@@ -18,24 +18,15 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "Recipe": "recipe.schema", "ShrunkClassifier": "api.estimator", "compare": "api.compare", "compress": "api.task",
-<<<<<<< HEAD
-    "distill": "api.task", "evaluate": "api.score", "export": "api.task", "finetune": "api.task", "load": "predictor",
-    "push": "api.push", "replicate": "api.run", "shrink": "api.shrink", "sweep": "api.sweep",
-=======
     "distill": "api.task", "doctor": "api.doctor", "evaluate": "api.score", "export": "api.task",
     "finetune": "api.task", "load": "predictor", "push": "api.push", "replicate": "api.run", "shrink": "api.shrink",
->>>>>>> main
+    "sweep": "api.sweep",
 }  # fmt: skip
 """Where each public name lives; its module is imported when it is first asked for: torch takes seconds. `__init__.pyi`
 tells type checkers the same, and a test compares the two."""
 __all__ = [
-<<<<<<< HEAD
-    "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "evaluate", "export", "finetune", "load",
-    "push", "replicate", "shrink", "sweep",
-=======
     "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "doctor", "evaluate", "export", "finetune", "load",
-    "push", "replicate", "shrink",
->>>>>>> main
+    "push", "replicate", "shrink", "sweep",
 ]  # fmt: skip
 
 

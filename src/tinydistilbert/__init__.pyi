@@ -15,11 +15,6 @@ from tinydistilbert.recipe.schema import Recipe as Recipe
 
 __version__: str
 __all__ = [
-<<<<<<< HEAD
-    "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "evaluate", "export", "finetune", "load",
-    "push", "replicate", "shrink", "sweep",
-=======
     "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "doctor", "evaluate", "export", "finetune", "load",
-    "push", "replicate", "shrink",
->>>>>>> main
+    "push", "replicate", "shrink", "sweep",
 ]  # fmt: skip
