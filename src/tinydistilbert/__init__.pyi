@@ -12,9 +12,12 @@ from tinydistilbert.api.task import export as export
 from tinydistilbert.api.task import finetune as finetune
 from tinydistilbert.predictor import load as load
 from tinydistilbert.recipe.schema import Recipe as Recipe
+from tinydistilbert.serve.run import serve as serve
 
 __version__: str
 __all__ = [
     "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "doctor", "evaluate", "export", "finetune", "load",
-    "push", "replicate", "shrink", "sweep",
+    "push", "replicate",
+    "serve",
+    "shrink",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import tinydistilbert as td
 from tinydistilbert.api import shrink as api
 from tinydistilbert.api.task import task_data
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.runtimes import exported_facts
 from tinydistilbert.predictor import load
 from tinydistilbert.recipe import toml
 
@@ -54,6 +55,12 @@ def test_a_csv_becomes_a_small_model_with_its_page(made: td.api.outcomes.TaskMod
     for part in ("Use this model", "core-seconds for 1,000 texts", "Confusion matrix", "Expected calibration error"):
         assert part in page, part
     assert page.index("Use this model") < page.index("How sure is that?") and str(made.model) in page
+    facts = exported_facts(made.model)
+    found = facts["agreement"]
+    assert facts["texts_per_input"] == 1 and found["wanted"] == 0.98
+    assert (found["threshold"] is None) == (found["examples"] == 0)
+    assert 0.98 * found["examples"] <= found["agreeing"] <= found["examples"] <= found["held_out"]
+    assert exported_facts(made.model.parent / "whole" / "onnx")["texts_per_input"] == 1, "known from the training"
     source = tmp_path / "in.csv"
     source.write_text("review\nthe tower\nthe student\n")
     code, _, err = call("predict", made.model, source, "--output", tmp_path / "out.csv")

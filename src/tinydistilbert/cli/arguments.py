@@ -21,6 +21,22 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise ValueError("a port from 0 to 65535")
+    return int(text)
+
+
+def _probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ValueError("a number from 0 to 1")
+    return value
+
+
 def _threads_flag(group: Any) -> None:
     text = "threads of matrix products (default: the cores that this process may use)"
     group.add_argument("--threads", action=Once, convert=_count, metavar="N", help=text)
@@ -202,6 +218,23 @@ def _convert_arguments(parser: Parser, given: Sequence[str], everything: bool) -
     )
 
 
+def _serve_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
+    from tinydistilbert.serve.limits import HOST, LIMITS, PORT
+
+    parser.add_argument("folder", action=Once, metavar="FOLDER", help="an exported model: of `export`, `shrink` …")
+    text = f"where it listens (default: {PORT}; 0: any free one)"
+    parser.add_argument("--port", action=Once, convert=_port, metavar="N", help=text)
+    text = f"the address (default: {HOST}, this machine alone; 0.0.0.0: every one, without a password)"
+    parser.add_argument("--host", action=Once, convert=str, metavar="ADDRESS", help=text)
+    _threads_flag(parser)
+    text = "answers of a lower probability say that they should go to the teacher (default: what is in the folder)"
+    parser.add_argument("--defer-below", action=Once, convert=_probability, metavar="P", help=text)
+    text = f"of one text, in UTF-8; longer ones are refused (default: {LIMITS.text_bytes:,})"
+    parser.add_argument("--max-bytes", action=Once, convert=_count, metavar="N", help=text)
+    text = f"texts that wait for the model; with more, requests are refused for now (default: {LIMITS.waiting:,})"
+    parser.add_argument("--max-waiting", action=Once, convert=_count, metavar="N", help=text)
+
+
 def _recipes_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     parser.add_argument(
         "name", nargs="?", action=Once, convert=str, metavar="NAME", help="print this preset, to change it"
@@ -257,6 +290,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "export": Command(
         "a fine-tuned model as an ONNX folder", "FOLDER --output FOLDER [--int8] [--plain] [--half]", _export_arguments
+    ),
+    "serve": Command(
+        "an exported model over HTTP", "FOLDER [--port N] [--host ADDRESS] [--threads N] ...", _serve_arguments
     ),
     "push": Command(
         "a model's folder to the Hugging Face hub, after a check",

@@ -219,6 +219,20 @@ def _export(parsed: argparse.Namespace, _command_line: str) -> None:
     print(f"written: {parsed.output}")
 
 
+def _serve(parsed: argparse.Namespace, _command_line: str) -> None:
+    from tinydistilbert.serve.limits import HOST, LIMITS, PORT
+    from tinydistilbert.serve.run import serve
+
+    limits = dataclasses.replace(
+        LIMITS, text_bytes=parsed.max_bytes or LIMITS.text_bytes, waiting=parsed.max_waiting or LIMITS.waiting,
+        request_bytes=max(LIMITS.request_bytes, 7 * (parsed.max_bytes or 0)),  # a byte may be written as \u00XX
+    )  # fmt: skip
+    serve(
+        parsed.folder, port=PORT if parsed.port is None else parsed.port, host=parsed.host or HOST,
+        threads=parsed.threads or 0, defer_below=parsed.defer_below, limits=limits,
+    )  # fmt: skip
+
+
 def _push(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.api.push import push
 
@@ -318,6 +332,7 @@ OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
     "report": _report, "ablate": _ablate, "sweep": _sweep, "shrink": _shrink,
     "compare": _compare, "predict": _predict, "export": _export, "push": _push, "elmo": _elmo, "convert": _convert,
     "recipes": _recipes, "tasks": _tasks, "doctor": _doctor, "completion": _completion,
+    "serve": _serve,
 }  # fmt: skip
 """What the commands do that are no stages of a recipe, or not always."""
 
