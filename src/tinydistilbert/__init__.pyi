@@ -17,7 +17,5 @@ from tinydistilbert.serve.run import serve as serve
 __version__: str
 __all__ = [
     "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "doctor", "evaluate", "export", "finetune", "load",
-    "push", "replicate",
-    "serve",
-    "shrink",
+    "push", "replicate", "serve", "shrink", "sweep",
 ]  # fmt: skip

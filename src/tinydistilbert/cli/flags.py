@@ -223,6 +223,13 @@ def add_settings(
     add_sections(named_sections(PLACEHOLDERS) if everything else (), shown=True)
 
 
+def add_hidden_settings(parser: argparse.ArgumentParser, given: Sequence[str]) -> None:
+    """Add all settings of the recipe, by their full keys, to a command whose help does not show them."""
+    known = [key for section in (*sections(), *named_sections(given)) for key in section.keys]
+    for key in [*known, *(Key(name, str, None, "") for name in types.RENAMED_KEYS)]:
+        add_setting(parser, key, [key.name, key.name.replace("_", "-")], shown=[], help_text=argparse.SUPPRESS)
+
+
 def section_names() -> str:
     """The sections of the recipe, for a sentence."""
     return ", ".join(section.name for section in sections() if section.name and "." not in section.name)
