@@ -68,6 +68,8 @@ def test_a_conll_file_becomes_a_model_that_finds_entities(tuned: TaskModel, tmp_
     assert low <= measured.value <= high and measured.details["majority"] == 0
     assert tuned.page is not None and "entity F1" in tuned.page.read_text(encoding="utf-8")
 
+    card = (tuned.model / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: token-classification" in card and 'aggregation_strategy="first"' in card and "B-THING" in card
     config = json.loads((tuned.model / "config.json").read_text())
     assert config["architectures"] == ["BertForTokenClassification"]
     assert [*config["id2label"].values()][:3] == ["O", "B-LOC", "I-LOC"]
@@ -128,6 +130,7 @@ def test_a_conll_file_becomes_a_small_model_of_eight_bits(shrunk: TaskModel, cal
     assert paired and shrunk.page is not None
     page = shrunk.page.read_text(encoding="utf-8")
     assert "Most frequent tag" in page and "first and last word" in page and "(LOC)" in page
+    assert "entity F1 of each type" in page
 
     config = json.loads((shrunk.model / "config.json").read_text())
     assert config["tinydistilbert"]["head"] == "token-classification"

@@ -92,7 +92,7 @@ def test_what_this_process_does_is_not_the_others(monkeypatch: pytest.MonkeyPatc
     seconds = iter([1.0, 1.25])  # of this process
     now = iter([100.0, 100.5])
     each = collections.namedtuple("each", ["user", "idle"])
-    monkeypatch.setattr(cores.psutil, "cpu_times", lambda percpu: [each(*next_) for next_ in [next(times)] * 2])
+    monkeypatch.setattr("psutil.cpu_times", lambda percpu: [each(*next_) for next_ in [next(times)] * 2])
     monkeypatch.setattr(cores, "own_cores", lambda: (0, 1))
     monkeypatch.setattr(cores.time, "process_time", lambda: next(seconds))
     monkeypatch.setattr(cores.time, "perf_counter", lambda: next(now))

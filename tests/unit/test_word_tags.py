@@ -17,8 +17,10 @@ from transformers import PreTrainedTokenizerFast, pipeline
 
 from tests import tiny
 from tinydistilbert import notices
+from tinydistilbert.api import inputs
 from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import metrics, resampling
+from tinydistilbert.evaluation.by_type import scores_by_type
 from tinydistilbert.evaluation.scoring import majority_headline, predictions_of_tags, score
 from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.models.loading import load_config, load_model, save_model
@@ -127,6 +129,23 @@ def test_numbers_have_the_names_that_the_data_set_gives_them(tmp_path: Path) -> 
         for label in ("label", "ner_tags"):
             examples = read(task(source, label=label))
             assert named(examples) == TAGS and examples.task.labels == tuple(NAMES)
+
+
+def test_python_data_of_every_form_is_read(tmp_path: Path) -> None:
+    import pandas as pd
+
+    triples = [[tuple(span.values()) for span in row["entities"]] for row in SPANS]
+    texts = [row["text"] for row in SPANS]
+    forms: list[Any] = [
+        [{"tokens": words, "ner_tags": tags} for words, tags in zip(TOKENS, TAGS, strict=True)],
+        pd.DataFrame({"tokens": TOKENS, "ner_tags": TAGS}),
+        pd.DataFrame({"text": texts, "entities": triples}),
+        [{"text": text, "spans": spans} for text, spans in zip(texts, triples, strict=True)],
+        pd.DataFrame(SPANS),
+    ]
+    for number, form in enumerate(forms):
+        file = inputs.written(inputs.as_given(form, "train"), tmp_path / f"{number}.parquet")
+        assert named(read(task(file))) == TAGS, number
 
 
 @pytest.mark.parametrize(
@@ -251,6 +270,11 @@ def test_entities_and_scores_are_those_of_seqeval(pairs: list[tuple[list[str], l
         value = float(metrics.METRICS_OF_LABELS[f"entity_{name}"](np.zeros_like(table), table))
         expected = getattr(labeling, f"{name}_score")(gold, guesses, zero_division=0)
         assert value == pytest.approx(expected)
+    if any(map(entities_of, gold)):
+        report = labeling.classification_report(gold, guesses, output_dict=True, zero_division=0)
+        for kind, found in scores_by_type(gold, guesses).items():
+            names = {"precision": "precision", "recall": "recall", "f1": "f1-score", "entities": "support"}
+            assert found == {mine: pytest.approx(float(report[kind][theirs])) for mine, theirs in names.items()}
 
 
 def test_resamples_and_the_paired_test_count_entities_of_sentences() -> None:

@@ -32,6 +32,7 @@ from tinydistilbert.tasks.span_losses import span_losses
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.squad import NULL_THRESHOLD
 from tinydistilbert.tasks.words import WORDS
+from tinydistilbert.training.ranks import ALONE, Ranks
 
 SAMPLE_COUNT = 8
 """Examples that are shown with their predictions."""
@@ -75,7 +76,7 @@ def _finite(value: Any) -> Any:
 def evaluate(
     model_folder: Path, task: Task, *, row: str, seed: int, recipe: Recipe, output: Path, device: torch.device,
     training: Mapping[str, Any], max_length: int, output_labels: tuple[str, ...] = (),
-    shared: Mapping[str, int] = MappingProxyType({}),
+    shared: Mapping[str, int] = MappingProxyType({}), ranks: Ranks = ALONE,
 ) -> None:  # fmt: skip
     """Score a task model on every split of its task that there is, or on what is held out of the train split.
 
@@ -95,6 +96,7 @@ def evaluate(
         max_length: tokens that the model reads of an input.
         output_labels: what each output of a given model stands for; empty = what the names say.
         shared: by split, how many of the scored texts are in the train split.
+        ranks: the processes that share the predictions; rank 0 scores and writes them.
 
     Raises:
         UserError: the split of the tables is missing, or its content is wrong.
@@ -104,13 +106,15 @@ def evaluate(
     present, missing = scored_splits(recipe, task)
     measurements: list[Measurement] = []
     shown: list[dict[str, Any]] = []
-    with atomic.unfinished(output, task=task.name, row=row, seed=seed) as folder:
+    with ranks.unfinished(output, task=task.name, row=row, seed=seed) as folder:
         for split in present:
             begin = time.perf_counter()
             limit = recipe.finetune.settings(task.name).validation_examples
             examples = recipe_examples(recipe, task, split, limit=limit)
             features = encode(examples, tokenizer, max_length)
-            logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device)
+            logits = predict(model, features, pad_token_id=_pad_token_id(tokenizer), device=device, ranks=ranks)
+            if not ranks.is_main:
+                continue
             config = load_config(model_folder)
             order = check_classes(model_folder, config, examples.task, output_labels)
             if order is not None:  # of a given model, which numbers the classes in another order
@@ -161,6 +165,8 @@ def evaluate(
             ]  # fmt: skip
             shown += samples(examples, predictions, seed=recipe.seed)
             write_predictions(folder / predictions_file(split), examples, predictions)
+        if not ranks.is_main:
+            return
         json_lines.write(folder / SAMPLES, shown)
         results.write(folder / MEASUREMENTS, measurements)
 

@@ -11,6 +11,7 @@ from scipy.special import softmax
 
 from tinydistilbert.evaluation import metrics, resampling, sanity
 from tinydistilbert.evaluation.answer_units import without_blanks
+from tinydistilbert.evaluation.by_type import scores_by_type
 from tinydistilbert.evaluation.resampling import Statistic
 from tinydistilbert.tasks import entities
 from tinydistilbert.tasks.base import Examples
@@ -210,8 +211,9 @@ def choose_threshold(examples: Examples, features: Features, logits: Logits) -> 
 def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[str, tuple[float, dict[str, Any]]]:
     """For each metric of the task its value, and `interval`, `majority` (the baseline) and `warnings`.
 
-    Where questions have no answer, also the metrics of those with one and of those without, as the script of SQuAD 2.0
-    gives them, with `examples`, their number.
+    Of entities the headline metric's details have `by_type`, the scores of each type. Where questions have no answer,
+    also the metrics of those with one and of those without, as the script of SQuAD 2.0 gives them, with `examples`,
+    their number.
     """
     statistics, majority = _statistics(examples, predictions)
     everything = np.arange(len(examples))
@@ -227,6 +229,8 @@ def score(examples: Examples, predictions: Predictions, *, seed: int) -> dict[st
         )  # fmt: skip
         details = {"interval": list(intervals[name]), "majority": majority[name], "warnings": warnings}
         scores[name] = value, details
+    if predictions.tags:
+        scores[examples.task.headline][1]["by_type"] = scores_by_type(*predictions.tags)
     if examples.task.kind == "span" and examples.has_unanswerable:
         scores |= _scores_by_answer(examples, predictions, seed=seed)
     return scores

@@ -25,6 +25,7 @@ from tinydistilbert.tasks.encoding import Features, encode
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.words import is_first_piece
 from tinydistilbert.training.job import Batch
+from tinydistilbert.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def make_soft_targets(
     device: torch.device,
     given_labels: tuple[str, ...] | None = None,
     soft_labels: NDArray[np.float64] | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Make the finished folder `output`: the mean of the teachers' logits for every example.
 
@@ -68,20 +70,21 @@ def make_soft_targets(
         given_labels: of teachers from elsewhere, what each of their outputs stands for; empty = what their names say.
             What they say is compared with the labels. None = the run's own teachers.
         soft_labels: (n, classes) logits that stand in place of the teachers', NaN where there are none.
+        ranks: the processes that share the teachers' passes; rank 0 writes what they say.
 
     Raises:
         UserError: a teacher has another head, other classes, or in a span task another tokenizer; or what one from
             elsewhere says does not go with the labels.
     """
     total: NDArray[np.float64] | None = None
-    with atomic.unfinished(
-        output, examples=examples.fingerprint, teachers=[str(teacher) for teacher in teachers]
-    ) as to:
+    with ranks.unfinished(output, examples=examples.fingerprint, teachers=[str(teacher) for teacher in teachers]) as to:
         for teacher in teachers:
-            logits, order = _teacher_logits(teacher, examples, tokenizer, max_length, device, given_labels or ())
+            logits, order = _teacher_logits(teacher, examples, tokenizer, max_length, device, given_labels or (), ranks)
             if given_labels is not None and examples.task.kind != "span":
                 check_teacher(str(teacher), logits, examples, order=order, is_given=bool(given_labels))
             total = logits if total is None else total + logits
+        if not ranks.is_main:
+            return
         assert total is not None, "there is a teacher"
         mean = total / len(teachers)
         if soft_labels is not None:
@@ -91,7 +94,7 @@ def make_soft_targets(
 
 def _teacher_logits(
     teacher: Path, examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int, device: torch.device,
-    labels: tuple[str, ...],
+    labels: tuple[str, ...], ranks: Ranks,
 ) -> tuple[NDArray[np.float64], list[int]]:  # fmt: skip
     """One teacher's logits for every example, classes in the task's order; of all windows or words laid end to end.
 
@@ -108,7 +111,8 @@ def _teacher_logits(
     if trained is not None and task.kind != "span":  # of windows both have the same
         max_length = min(max_length, trained)
     features = encode(examples, teacher_tokenizer, max_length)
-    predicted: Logits = predict(model, features, pad_token_id=int(teacher_tokenizer.pad_token_id), device=device)
+    pad_token_id = int(teacher_tokenizer.pad_token_id)
+    predicted: Logits = predict(model, features, pad_token_id=pad_token_id, device=device, ranks=ranks)
     if features.word_tokens is not None:
         predicted = [_of_words(row, tokens) for row, tokens in zip(predicted, features.word_tokens, strict=True)]
     logits = np.concatenate(predicted) if isinstance(predicted, list) else predicted

@@ -34,7 +34,7 @@ from tinydistilbert.training.precision import (
 )
 from tinydistilbert.training.ranks import ALONE, Ranks, join, refuse_several, world_size
 
-TOGETHER = ("adapt", "distill", "finetune")
+TOGETHER = ("adapt", "distill", "finetune", "evaluate")
 """The stages that all processes of a launcher run; the others rank 0 does by itself."""
 
 

@@ -84,7 +84,9 @@ def evaluate_tasks(run: RunContext) -> None:
         title = f"evaluate {job.row} on {task.title}, seed {job.seed}"
         data = tuple(f"{task.name} {split}" for split in run.inputs.read_splits(task))
         sources = run.inputs.of_stage("evaluate", data=data, models=(job.model(run.folder),), task=task.name)
-        make_folder(run, job.scores(run.folder), title, partial(_evaluate, run, job), sources)
+        make_folder(run, job.scores(run.folder), title, partial(_evaluate, run, job), sources, together=True)
+    if not run.ranks.is_main:
+        return
     for baseline in run.baselines:
         title = f"evaluate {baseline.row} on {run.tasks[baseline.task].title}"
         try:
@@ -121,7 +123,7 @@ def _evaluate(run: RunContext, job: Job, output: Path) -> None:
     evaluate(
         model, run.tasks[job.task], row=job.row, seed=job.seed, recipe=run.recipe, output=output, device=run.device,
         training={} if job.is_given else training_facts(model), max_length=_max_length(run, job),
-        shared=run.inputs.shared_texts(run.tasks[job.task]),
+        shared=run.inputs.shared_texts(run.tasks[job.task]) if run.ranks.is_main else {}, ranks=run.ranks,
         output_labels=run.recipe.finetune.distillation.teacher_labels if job.is_given else (),
     )  # fmt: skip
 

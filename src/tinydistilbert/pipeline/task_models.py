@@ -156,8 +156,9 @@ def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
             make_soft_targets, examples, teachers, tokenizer=load_tokenizer(encoder), device=run.device,
             max_length=run.recipe.finetune.max_length(job.task, task.max_length),
             given_labels=settings.distillation.teacher_labels if are_given else None, soft_labels=soft_labels,
+            ranks=run.ranks,
         )),
-        run.inputs.of_stage("targets", data=data, models=read, task=job.task),
+        run.inputs.of_stage("targets", data=data, models=read, task=job.task), together=True,
     )  # fmt: skip
     return SoftTargetSource(targets, teachers, augmented, _copied_layers(run, job.task, teachers[0]))
 

@@ -26,6 +26,8 @@ from tinydistilbert.tasks import HELD_OUT, TASKS, tables_of, tasks_of
 from tinydistilbert.tasks.base import ScoreTable, Task
 
 MARK_REPLACED = "‡"
+MOST_TYPES = 12
+"""Of entities, that a note names."""
 PRETRAINING = {
     "kl": "KL to teacher, nats", "mlm": "Masked-LM loss, nats", "perplexity": "Perplexity", "cosine": "1 − cosine",
 }  # fmt: skip
@@ -228,6 +230,14 @@ def _notes_on_answers(found: Scores, members: Sequence[Task]) -> list[str]:
         if any(scores.of_task(found, model, task) for model in ROWS):
             rule = "an entity is right in type, first and last word, all texts together (seqeval's rule)"
             notes[f"{task.title}: {rule}; the majority baseline finds none."] = None
+        for model in ROWS:
+            score = scores.of_task(found, model, task)
+            if score and (by_type := score.middle.details.get("by_type")):
+                largest = sorted(by_type, key=lambda kind: -by_type[kind]["entities"])[:MOST_TYPES]
+                each = ", ".join(f"{k} {points(by_type[k]['f1'])} ({by_type[k]['entities']:,})" for k in largest)
+                more = f" and {len(by_type) - len(largest)} more types" if len(by_type) > len(largest) else ""
+                title = f"{TITLES[model]}, {task.title}"
+                notes[f"{title}: entity F1 of each type, with its number of entities: {each}{more}."] = None
     for task in (task for task in members if task.kind == "span"):
         for metric in task.table_metrics:
             by_model = {model: scores.of_task(found, model, task, HAS_ANSWER + metric) for model in ROWS}

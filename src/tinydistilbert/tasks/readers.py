@@ -281,10 +281,10 @@ def named_pieces(values: Sequence[Any]) -> list[list[dict[str, Any]]] | None:
 
     None where some value is anything else, or all are empty.
     """
-    if not all(isinstance(value, list) for value in values):
+    if not all(isinstance(value, list | tuple) for value in values):
         return None
     parts = [part for value in values for part in value]
-    if not parts or not all(isinstance(part, list) and [*map(type, part)] == [int, int, str] for part in parts):
+    if not parts or not all(isinstance(p, list | tuple) and [*map(type, p)] == [int, int, str] for p in parts):
         return None
     return [[dict(zip(("start", "end", "label"), part, strict=True)) for part in value] for value in values]
 

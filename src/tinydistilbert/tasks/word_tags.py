@@ -178,7 +178,7 @@ def _tags(rows: Rows, row: int, column: str, value: Any, names: Sequence[str] | 
             tag = names[given] if 0 <= given < len(names) else given
         if not isinstance(tag, str) or not is_tag(tag.strip()):
             expected = "an IOB tag: O, B-TYPE or I-TYPE"
-            fix = f"correct it, or name the column of such tags (--label) {DROP}"
+            fix = f"correct it, name the column of such tags (--label), {DROP}"
             raise UserError(where, expected=expected, found=shown(tag), fix=fix)
         tags.append(tag.strip())
     return tags

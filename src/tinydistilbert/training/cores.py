@@ -4,8 +4,6 @@ import os
 import time
 from pathlib import Path
 
-import psutil
-
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 LOOK_SECONDS = 0.2
 
@@ -64,6 +62,8 @@ def busy_elsewhere() -> float:
 
 def _busy_seconds() -> float:
     """Of these cores together since the system started; of all cores where they cannot be told apart."""
+    import psutil  # not of the small installation, in which `doctor` asks for the cores
+
     times, cores = psutil.cpu_times(percpu=True), own_cores()
     chosen = [times[core] for core in cores if core < len(times)] or times
     not_busy = ("idle", "iowait", "guest")  # a guest's time is in `user` as well

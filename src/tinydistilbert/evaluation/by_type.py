@@ -1,0 +1,28 @@
+"""Scores of each type of entities, as seqeval's report has them."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tinydistilbert.tasks.entities import entities_of
+
+
+def scores_by_type(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
+    """For each type by the alphabet its `precision`, `recall` and `f1`, and `entities`, how many there are.
+
+    Args:
+        gold: the tags of each text's words.
+        predicted: those that are predicted.
+    """
+    right, guessed, there = Counter[str](), Counter[str](), Counter[str]()
+    for tags, others in zip(gold, predicted, strict=True):
+        one, other = {*entities_of(tags)}, {*entities_of(others)}
+        for count, found in ((right, one & other), (guessed, other), (there, one)):
+            count.update(kind for kind, _, _ in found)
+    return {
+        kind: {
+            "precision": right[kind] / guessed[kind] if guessed[kind] else 0.0,
+            "recall": right[kind] / there[kind] if there[kind] else 0.0,
+            "f1": 2 * right[kind] / (guessed[kind] + there[kind]), "entities": there[kind],
+        }
+        for kind in sorted({*guessed, *there})
+    }  # fmt: skip
