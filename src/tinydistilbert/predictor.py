@@ -134,6 +134,12 @@ class Predictor:
         """Tokens that are read of a text with its pair, special ones included; in span models, of a question."""
         return question_limit(self._tokenizer, self.max_length) if self.kind == "span" else self.max_length
 
+    @property
+    def truncation_side(self) -> str:
+        """At which end texts that are too long are cut, `right` or `left`."""
+        side: str = self._tokenizer.truncation_side
+        return side
+
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> NDArray[np.float32]:
         """Logits (texts, classes) in the order of the texts, for models of whole texts; see `predict`."""
         return self._logits(self._rows(texts, pairs))

@@ -60,11 +60,13 @@ KERNEL = {"ipython"}
 """What is imported only where it runs already: in the kernel of a notebook."""
 DECLARED = RUNTIME | OPTIONAL | TOOLS
 SCRIPTS = [path.stem for folder in ("benchmarks", "results") for path in (ROOT / folder).glob("*.py")]
-INSIDE = {"tinydistilbert", "tests", "wide_training", *SCRIPTS}
+STARTED = [path.stem for path in (ROOT / "tests").rglob("*.py")]
+"""Tests start some of their modules as scripts, which others then import by name."""
+INSIDE = {"tinydistilbert", "tests", *SCRIPTS, *STARTED}
 
 
 def imports(code: ast.AST, *, nested: bool = False) -> Iterator[tuple[str, bool]]:
-    """The distributions that are imported, each with whether that happens only when a function is called."""
+    """The distributions that are imported, each with whether that happens only when a function is called, or never."""
     for node in ast.iter_child_nodes(code):
         modules = []
         if isinstance(node, ast.Import):
@@ -74,7 +76,9 @@ def imports(code: ast.AST, *, nested: bool = False) -> Iterator[tuple[str, bool]
         for module in {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - INSIDE:
             for distribution in DISTRIBUTIONS.get(module, [module]):
                 yield normalized(distribution), nested
-        yield from imports(node, nested=nested or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+        is_for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"  # never imported
+        is_called = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        yield from imports(node, nested=nested or is_called or is_for_types)
 
 
 @cache
@@ -96,8 +100,11 @@ def required(code: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def test_imports_are_found_and_their_depth() -> None:
-    code = ast.parse("import os, numpy.linalg\nfrom torch import nn\nfrom . import x\ndef f():\n    import sklearn.svm")
-    assert set(imports(code)) == {("numpy", False), ("torch", False), ("scikit-learn", True)}
+    code = ast.parse(
+        "import os, numpy.linalg\nfrom torch import nn\nfrom . import x\ndef f():\n    import sklearn.svm\n"
+        "if TYPE_CHECKING:\n    import starlette"
+    )
+    assert set(imports(code)) == {("numpy", False), ("torch", False), ("scikit-learn", True), ("starlette", True)}
 
 
 def test_what_the_package_imports_is_declared() -> None:

@@ -146,6 +146,32 @@ def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
         raise NonFiniteLoss("; ".join(failures))
 
 
+def _sweep(parsed: argparse.Namespace, command_line: str) -> None:
+    from tinydistilbert.cli.request import request
+
+    asked = request(parsed)
+    from tinydistilbert.run_folder import SweepFolder
+    from tinydistilbert.training.device import use_threads
+    from tinydistilbert.tuning import run as tuning
+
+    use_threads(asked.threads)
+    trials, output = parsed.trials or tuning.TRIALS, parsed.output or Path("runs") / f"{asked.recipe.name}-sweep"
+    if asked.dry_run:
+        planned = tuning.plan(asked.recipe, parsed.space, output, trials=trials)
+        print_json(planned) if asked.json else print(tuning.plan_in_words(planned))
+        return
+    table, best = tuning.sweep(
+        asked.recipe, parsed.space, output, trials=trials, storage=parsed.storage or "",
+        log=log_to(as_json=asked.json, quiet=asked.quiet), command=command_line,
+    )  # fmt: skip
+    folder = SweepFolder(output)
+    if asked.json:
+        print_json({"best": best, "recipe": str(folder.best), "report": str(folder.report), **table_as_json(table)})
+        return
+    print_tables([table])
+    print(f"\n{best}\n\nits recipe   {folder.best}\npage         {folder.report}")
+
+
 def _compare(parsed: argparse.Namespace, command_line: str) -> None:
     from tinydistilbert.api.compare import compare
 
@@ -191,6 +217,20 @@ def _export(parsed: argparse.Namespace, _command_line: str) -> None:
 
     export(parsed.folder, parsed.output, int8=parsed.int8, plain=parsed.plain, half=parsed.half)
     print(f"written: {parsed.output}")
+
+
+def _serve(parsed: argparse.Namespace, _command_line: str) -> None:
+    from tinydistilbert.serve.limits import HOST, LIMITS, PORT
+    from tinydistilbert.serve.run import serve
+
+    limits = dataclasses.replace(
+        LIMITS, text_bytes=parsed.max_bytes or LIMITS.text_bytes, waiting=parsed.max_waiting or LIMITS.waiting,
+        request_bytes=max(LIMITS.request_bytes, 7 * (parsed.max_bytes or 0)),  # a byte may be written as \u00XX
+    )  # fmt: skip
+    serve(
+        parsed.folder, port=PORT if parsed.port is None else parsed.port, host=parsed.host or HOST,
+        threads=parsed.threads or 0, defer_below=parsed.defer_below, limits=limits,
+    )  # fmt: skip
 
 
 def _push(parsed: argparse.Namespace, _command_line: str) -> None:
@@ -289,9 +329,10 @@ def _shrink(parsed: argparse.Namespace, command_line: str) -> None:
 
 
 OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
-    "report": _report, "ablate": _ablate, "shrink": _shrink,
+    "report": _report, "ablate": _ablate, "sweep": _sweep, "shrink": _shrink,
     "compare": _compare, "predict": _predict, "export": _export, "push": _push, "elmo": _elmo, "convert": _convert,
     "recipes": _recipes, "tasks": _tasks, "doctor": _doctor, "completion": _completion,
+    "serve": _serve,
 }  # fmt: skip
 """What the commands do that are no stages of a recipe, or not always."""
 

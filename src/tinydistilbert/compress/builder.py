@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tinydistilbert.evaluation.scoring import headline_score, threshold_for
+from tinydistilbert.evaluation.scoring import Predictions, headline_score, read_predictions, threshold_for
 from tinydistilbert.finetuning.examples import training_examples
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.models.runtimes import ModelInputs, Runtime, exported_facts, open_exported
@@ -140,6 +140,13 @@ def held_out_score(builder: VariantBuilder, folder: Path) -> float:
     return headline_score(
         builder.held_out, features, logits, threshold=threshold_for(load_config(folder), builder.held_out)
     )
+
+
+def held_out_predictions(builder: VariantBuilder, folder: Path) -> Predictions:
+    """What a variant, or the teacher, answers to the held-out examples."""
+    features = encoded(builder, builder.held_out, folder)
+    threshold = threshold_for(load_config(folder), builder.held_out)
+    return read_predictions(builder.held_out, features, logits_of(builder, folder, features), threshold=threshold)
 
 
 def pad_token_id(folder: Path) -> int:

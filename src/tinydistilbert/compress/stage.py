@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tinydistilbert import results
 from tinydistilbert.benchmark.timing import summarize
-from tinydistilbert.compress.builder import VariantBuilder, encoded, logits_of
+from tinydistilbert.compress.builder import VariantBuilder, encoded, held_out_predictions, logits_of
 from tinydistilbert.compress.measure import (
     TEACHER,
     Bar,
@@ -36,10 +36,13 @@ from tinydistilbert.evaluation.scoring import Predictions, read_predictions, sco
 from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import load_config, load_tokenizer
 from tinydistilbert.models.processor import processor
-from tinydistilbert.models.runtimes import EXPORT_KEY, exported_facts
+from tinydistilbert.models.runtimes import AGREEMENT, EXPORT_KEY, TEXTS, exported_facts
 from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import recipe_hash
+from tinydistilbert.report.calibration import AGREEMENT as WANTED
+from tinydistilbert.report.calibration import agreement
+from tinydistilbert.report.chosen import Answers
 from tinydistilbert.report.compression import TEACHER_SIZE, TEACHER_TIME
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import CARD, MEASUREMENTS, VARIANT_TIMES, CompressedFolder, predictions_file
@@ -79,8 +82,31 @@ def compress_task_model(builder: VariantBuilder) -> None:
         shutil.copytree(best.variant.folder, output, dirs_exist_ok=True, ignore=left_out)
         if facts := exported_facts(output):
             config = atomic.read_json(output / CONFIG)
-            atomic.write_json(output / CONFIG, config | {EXPORT_KEY: facts | {"scored_on": processor()}})
+            facts |= {
+                "scored_on": processor(),
+                TEXTS: builder.task.texts_per_input,
+                **_agreement(builder, best.variant),
+            }
+            atomic.write_json(output / CONFIG, config | {EXPORT_KEY: facts})
     _write_summary(builder, measured, best, bar, times, validation)
+
+
+def _agreement(builder: VariantBuilder, variant: Variant) -> dict[str, Any]:
+    """From which confidence on a variant answers as the teacher, found on the held-out examples; `serve` reads it.
+
+    Nothing where there is no teacher beside the model, or where answers are no single classes.
+    """
+    if builder.teacher is None or builder.task.kind != "classification":
+        return {}
+    student, teacher = (
+        Answers(found.values, np.array(found.extra["probabilities"]))
+        for found in (held_out_predictions(builder, folder) for folder in (variant.folder, builder.teacher))
+    )
+    finite = np.isfinite(student.confidence)
+    found = agreement(student.confidence[finite], (student.classes == teacher.classes)[finite])
+    counts = {"examples": found.examples, "agreeing": found.agreeing} if found else {"examples": 0, "agreeing": 0}
+    threshold = found.threshold if found else None
+    return {AGREEMENT: {"threshold": threshold, "wanted": WANTED, **counts, "held_out": len(builder.held_out)}}
 
 
 def _say_what_the_vocabulary_loses(builder: VariantBuilder, validation: Examples) -> None:

@@ -34,6 +34,7 @@ from tinydistilbert.models.runtimes import (
     EXPORT_KEY,
     EXTERNAL,
     MODEL_FILE,
+    TEXTS,
     ModelInputs,
     OnnxRuntime,
     exported_facts,
@@ -99,6 +100,8 @@ def export(
         "format": "onnx", "head": head, "precision": "fp32", "fused": fused, "longest_input": longest,
         MAX_LENGTH: max_length,
     }  # fmt: skip
+    if TEXTS in (of_training := training_facts(model_folder)):
+        facts[TEXTS] = of_training[TEXTS]
     with disk.disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / Path(MODEL_FILE).name
         proto = _traced(model_folder, model, head, fused=fused)

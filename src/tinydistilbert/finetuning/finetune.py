@@ -19,6 +19,7 @@ from tinydistilbert.finetuning.trainer import (
 )
 from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.loading import longest_input, save_model
+from tinydistilbert.models.runtimes import TEXTS
 from tinydistilbert.notices import notice
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG, TRAINING_FACTS
@@ -83,7 +84,7 @@ def finetune(
         facts |= set_threshold(training, training.max_length)
         save_model(training.model, training.tokenizer, folder, max_length=training.max_length)
         facts |= {
-            MAX_LENGTH: training.max_length, "cut_texts": training.batches.features.cut,
+            MAX_LENGTH: training.max_length, TEXTS: task.texts_per_input, "cut_texts": training.batches.features.cut,
             "train_examples": examples.labelled, "train_examples_total": examples.train.total,
             "steps": training.job.steps, "seconds": round(seconds, 1), "seed": seed,
             "precision": training.compute.chosen,

@@ -27,6 +27,9 @@ EXPORT_KEY = "tinydistilbert"
 ENGINE, OPENVINO, BF16 = "engine", "openvino", "bf16"
 """Key of the engine that a folder was made for (by default ONNX Runtime), OpenVINO as its value, and a precision."""
 HEADS = ("masked-lm", "classification", "regression", "span", "multi-label", "token-classification")
+TEXTS, AGREEMENT = "texts_per_input", "agreement"
+"""Keys of those facts, the first also of `training.json`: how many texts an input has, 1 or 2; and from which
+confidence on a classifier answers as its teacher, `threshold` (null = from none on), with what it was found by."""
 FIX = "use the folder as it was written, or export the model again"
 RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
 """Key of those facts, and its value in int8 models in which a token's bytes depend on no other token."""

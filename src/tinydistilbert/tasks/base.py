@@ -124,6 +124,11 @@ class Task:
         return self.is_synthetic or self.of_library is not None
 
     @property
+    def texts_per_input(self) -> int:
+        """1, or 2 where an input is a pair."""
+        return 2 if self.text_pair else 1
+
+    @property
     def table_metrics(self) -> tuple[str, ...]:
         """The metrics that tables of scores and comparisons show."""
         return self.metrics if self.kind == "span" else (self.headline,)
