@@ -121,7 +121,7 @@ def read_conll(path: Path) -> Rows:
 
 
 def is_conll(path: Path, columns: Collection[str]) -> bool:
-    """Whether a file of tagged words is a CoNLL file: by its name, or a .tsv whose first line has none of the columns."""
+    """Whether a file of tagged words is a CoNLL file: by its name, or a .tsv whose first line names no column."""
     if path.name.lower().endswith(CONLL_ENDINGS):
         return True
     if ending(path) != ".tsv" or not path.is_file():
