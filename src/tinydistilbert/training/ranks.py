@@ -52,8 +52,8 @@ def world_size() -> int:
 
 def own_rank() -> int:
     """The number of this process among those of the launcher; 0 without one."""
-    value = os.environ.get("RANK") or "0"
-    return int(value) if world_size() > 1 and value.isdigit() else 0
+    rank, world = os.environ.get("RANK") or "0", os.environ.get("WORLD_SIZE") or "1"
+    return int(rank) if world != "1" and rank.isdigit() else 0
 
 
 def refuse_several(what: str) -> None:
@@ -363,13 +363,13 @@ def machine() -> str:
 
 @contextlib.contextmanager
 def only_main_prints() -> Iterator[None]:
-    """In the body nothing is shown of the other processes of a launcher."""
+    """In the body nothing is shown of the other processes of a launcher, and no callback gets their events."""
     if not own_rank():
         yield
         return
     no_output = _NoOutput()
     with (
-        contextlib.redirect_stdout(no_output), contextlib.redirect_stderr(no_output), progress.reporting(quiet=True),
+        contextlib.redirect_stdout(no_output), contextlib.redirect_stderr(no_output), progress.silence(),
     ):  # fmt: skip
         yield
 
