@@ -190,6 +190,15 @@ def test_an_epoch_is_chosen_together(bench: Bench, tmp_path: Path) -> None:
     assert facts[0]["selected"] == facts[1]["selected"] and facts[0]["learning_rates"] == facts[1]["learning_rates"]
 
 
+def test_a_fine_tuning_that_fails_is_reported_once(bench: Bench, tmp_path: Path) -> None:
+    arguments = ["finetune", bench.inputs.selection("selection"), "--output", tmp_path / "run", *ACCUMULATED[2:]]
+    children = bench.command(
+        2, *arguments, "--finetune.learning_rates=[]", "--finetune.optimization.learning_rate=1e30"
+    )
+    assert [child.wait() for child in children] == [1, 1]
+    assert len(spoken(children, "error: finetune model on ")) == 1 and children[1].err() == ""
+
+
 def test_the_death_of_one_process_ends_all_and_the_run_goes_on(bench: Bench, run_alone: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     arguments = ("adapt", bench.inputs.recipe("tiny"), "--output", output, *ACCUMULATED)
