@@ -107,6 +107,17 @@ def _one_or_more(values: Any) -> str | tuple[str, ...]:
     return str(values[0]) if len(values) == 1 else tuple(values)
 
 
+def _sweep_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
+    _recipe_arguments("sweep")(parser, given, everything)
+    group = parser.add_argument_group("the trials")
+    text = "a TOML file: for each setting a table with low and high, or choices"
+    group.add_argument("--space", action=Once, metavar="FILE", required=True, help=text)
+    text = "done in all, by all processes that run this command (default: 20)"
+    group.add_argument("--trials", action=Once, convert=_count, metavar="N", help=text)
+    text = "a data base for Optuna, sqlite:///FILE (default: a journal in the folder)"
+    group.add_argument("--storage", action=Once, convert=str, metavar="URL", help=text)
+
+
 def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     from tinydistilbert.cli import flags
 
@@ -264,6 +275,10 @@ SHRINK_USAGE = "FILE [--to 5ms] [flags] [--SECTION.KEY VALUE ...]"
 RECIPE_USAGE = "RECIPE [flags] [--SECTION.KEY VALUE ...]"
 COMMANDS: dict[str, Command] = {
     **{name: Command(text, RECIPE_USAGE, _recipe_arguments(name)) for name, text in _STAGES.items()},
+    "sweep": Command(
+        "settings found by trying: the recipe over and over, by Optuna",
+        "RECIPE --space FILE [--trials N] [flags]", _sweep_arguments,
+    ),
     "shrink": Command(
         "labelled texts (.csv, .jsonl, .parquet …) → the smallest model that keeps the score",
         SHRINK_USAGE, _shrink_arguments,

@@ -48,6 +48,7 @@ SHORT: Mapping[str, Mapping[str, str]] = {
     "report": _MODEL | _TASKS | _TARGETS | _TIME,
     "replicate": _MODEL | _TASKS | _TARGETS | _TIME,
     "ablate": {"task": "finetune.tasks"} | _TIME,
+    "sweep": {"task": "finetune.tasks"} | _TIME,
 }
 """By command: its short flags and the keys that they mean. What could mean keys of two stages that a command runs has
 no short flag there."""
