@@ -124,7 +124,7 @@ $(READY): pyproject.toml constraints.txt
 			echo "installing into .venv with $$("$$python" --version) (a few minutes, once)"; \
 			"$$python" -m venv .venv && \
 			$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1' && \
-			$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,onnx,elmo,serve]' --group dev && \
+			$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,onnx,elmo,serve,sweep]' --group dev && \
 			touch $@; exit $$?; \
 		fi; \
 	done; \

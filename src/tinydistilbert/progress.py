@@ -75,6 +75,18 @@ def reporting(*, quiet: bool) -> Iterator[None]:
         _remove_bar()
 
 
+@contextmanager
+def silence() -> Iterator[None]:
+    """In the body nothing is shown, and nobody gets an event."""
+    listeners = _listeners[:]
+    _listeners.clear()
+    try:
+        with reporting(quiet=True):
+            yield
+    finally:
+        _listeners[:] = listeners
+
+
 def say(line: str) -> None:
     """Print a line about progress that stays."""
     if not _is_silent:

@@ -279,6 +279,56 @@ class AblationFolder:
         return RunFolder(self.path / "rows" / name / f"seed-{seed}")
 
 
+@dataclass(frozen=True)
+class SweepFolder:
+    """The paths of one sweep."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe that all trials are variations of."""
+        return self.path / "sweep.toml"
+
+    @property
+    def space(self) -> Path:
+        """The settings that are tried, in words."""
+        return self.path / "space.txt"
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's record of the trials, where no other storage was named."""
+        return self.path / "trials.log"
+
+    @property
+    def best(self) -> Path:
+        """The recipe of the best trial so far."""
+        return self.path / "best.toml"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    @property
+    def table(self) -> Path:
+        """The table alone."""
+        return self.path / "sweep.md"
+
+    @property
+    def base(self) -> RunFolder:
+        """The run with what all trials share: the adapted teacher."""
+        return RunFolder(self.path / "base")
+
+    def trial(self, number: int) -> RunFolder:
+        """The run of a trial."""
+        return RunFolder(self.path / "trials" / f"{number:04d}")
+
+    def lock(self, number: int) -> Path:
+        """Held by the process that works on a trial."""
+        return self.path / "trials" / f"{number:04d}.lock"
+
+
 def run_of_task_model(model: Path) -> tuple[RunFolder, str, str] | None:
     """Run, task and row of a model that lies at RUN/tasks/TASK/ROW/seed-N/model; None where it does not."""
     parts = model.absolute().parts

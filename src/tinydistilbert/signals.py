@@ -40,7 +40,7 @@ class Requests:
 
     def note(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler."""
-        if os.environ.get("WORLD_SIZE", "1") != "1":
+        if (os.environ.get("WORLD_SIZE") or "1") != "1":
             if self:
                 return
             self._numbers.append(number)

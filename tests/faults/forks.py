@@ -219,6 +219,16 @@ def wide(folder: str, megabytes: int) -> None:
     wide_training.main(Path(folder), megabytes)
 
 
+def replicate(**arguments: Any) -> None:
+    """A recipe from Python, with a callback."""
+    import tinydistilbert
+
+    events: list[Any] = []
+    tinydistilbert.replicate(**arguments, on_log=events.append)
+    if any("learning_rate" in event for event in events):
+        sys.stdout.write("steps are events\n")
+
+
 def ranked(**arguments: Any) -> None:
     """A tiny training that several processes share."""
     import ranked_training  # beside this file
@@ -228,6 +238,7 @@ def ranked(**arguments: Any) -> None:
 
 TASKS: dict[str, Callable[..., None]] = {
     "main": main, "teacher_cache": teacher_cache, "batches": batches, "wide": wide, "ranked": ranked,
+    "replicate": replicate,
 }  # fmt: skip
 
 

@@ -20,6 +20,8 @@ import tinydistilbert as td
 from tests.pipeline.test_shrink import QUICK
 from tinydistilbert.errors import UserError
 
+SETTINGS = QUICK | {"finetune.epochs": 3, "finetune.baselines": False}
+
 
 @pytest.fixture(scope="module")
 def frame(tmp_path_factory: pytest.TempPathFactory, reviews: Callable[[Path, int, int], Path]) -> Any:
@@ -61,7 +63,7 @@ def test_fitted_predicted_pickled_and_searched(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     stars = frame["stars"].map({"bad": 1, "good": 4})
-    estimator = td.ShrunkClassifier(str(teacher), to="50MB", validation="20%", settings=QUICK | {"finetune.epochs": 3})
+    estimator = td.ShrunkClassifier(str(teacher), to="50MB", validation="20%", settings=SETTINGS)
     pipeline = make_pipeline(FunctionTransformer(lambda texts: [text.lower() for text in texts]), estimator)
     pipeline.fit(frame["review"], stars)
     fitted = pipeline[-1]
@@ -74,6 +76,8 @@ def test_fitted_predicted_pickled_and_searched(
     again = pickle.loads(pickle.dumps(fitted))
     assert again.predict(frame["review"][:5]).tolist() == predicted.tolist() and len(pickle.dumps(fitted)) < 5_000
     once = ShuffleSplit(1, test_size=0.5, random_state=0)
-    search = GridSearchCV(estimator, {"settings": [estimator.settings]}, cv=once, error_score="raise")
+    # One training: a second one, of what was found best, would go the way of the pipeline's.
+    choices = {"settings": [estimator.settings]}
+    search = GridSearchCV(estimator, choices, cv=once, error_score="raise", refit=False)
     search.fit(frame["review"].to_numpy(), stars)
-    assert search.best_estimator_.predict(["the tower"])[0] in (1, 4)
+    assert 0 <= search.cv_results_["mean_test_score"][0] <= 1

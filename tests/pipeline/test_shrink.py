@@ -152,6 +152,59 @@ def test_the_recipe_is_an_ordinary_one_that_is_shown(
     assert recipe.finetune.epochs == 40, "a few examples are seen often"
 
 
+def test_keys_of_the_recipe_are_flags_and_what_is_given_stays(
+    reviews_csv: Path, teacher: Path, call: Call, tmp_path: Path
+) -> None:
+    given = ("--finetune.epochs", "3", "--compress.keep", "0.5", "0.25", "--device=cpu", "--student.layers", "first")
+    arguments = [reviews_csv, "--text", "review", "--label", "stars", "--teacher", teacher, *given]
+    code, out, err = call("shrink", *arguments, "--print-recipe", "--output", tmp_path / "run")
+    assert code == 0, err
+    recipe = toml.from_toml(out, "printed")
+    assert recipe.finetune.epochs == 3, "as it was given, though it is the default of other commands"
+    assert recipe.finetune.distillation.epochs == 40 and recipe.compress.keep == (0.5, 0.25)
+    assert recipe.device == "cpu" and recipe.student.layers == "first"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--compress.target_size", "20MB"], ["compress.target_size", "--to says it"]),
+        (["--to", "5ms", "--compress.target-latency", "6ms"], ["--to says it"]),
+        (["--compress.min_kept", "0.9"], ["--keep says it"]),
+        (["--finetune.seeds", "0", "1"], ["--seeds says it"]),
+        (["--finetune.tasks", "rte"], ["finetune.tasks", "FILE says it"]),
+        (["--finetune.custom.data.label", "x"], ["finetune.custom.data.label", "arguments of the call"]),
+        (["--compress.row", "teacher"], ["compress.row", "leave it out"]),
+        (["--distill.epochs", "2"], ["distill.epochs", "no such stage"]),
+        (["--finetune.epochs", "2", "--time-budget", "15m"], ["finetune.epochs", "--time-budget chooses it"]),
+        (["--finetune.epochs", "many"], ["finetune.epochs", "'many'"]),
+        (["--finetune.epohcs", "2"], ["did you mean --finetune.epochs"]),
+        (["--epochs", "2"], ["did you mean --finetune.epochs"]),
+        (["--teachers", "x"], ["did you mean --teacher"]),
+    ],
+)
+def test_a_key_that_is_not_the_callers_is_refused(
+    arguments: list[str], parts: list[str], teacher: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data.csv").write_text(rows(90, lambda n: "ab"[n % 2]))
+    code, out, err = call("shrink", "data.csv", "--teacher", teacher, *arguments, "--output", "run")
+    last = err.splitlines()[-1]
+    assert code == 2 and not out and last.startswith("error: ") and all(part in last for part in parts), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.csv"]
+
+
+def test_settings_in_python_are_held_to_the_same_rules(teacher: Path, tmp_path: Path) -> None:
+    examples = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(90)]
+    for key, value in (("compress.target_size", "20MB"), ("name", "mine"), ("finetune.tasks", ["rte"])):
+        with pytest.raises(UserError, match=f"key {key}"):
+            td.shrink(teacher, train=examples, settings={key: value}, output=tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match=r"key finetune.custom.examples.text: the arguments of the call say it"):
+        settings = {"finetune.custom.examples.text": "b"}
+        td.finetune(teacher, train=examples, settings=settings, output=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def rows(count: int, label: Callable[[int], str]) -> str:
     return "text,label\n" + "".join(f"a text number {n} about {n % 7},{label(n)}\n" for n in range(count))
 

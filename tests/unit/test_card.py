@@ -32,8 +32,9 @@ def test_the_header_is_read_by_the_hub_library(tmp_path: Path) -> None:
 
 def test_places_on_this_machine_are_not_named_in_the_header(tmp_path: Path) -> None:
     settings = toml.from_toml(f'[teacher]\nmodel = "{tmp_path}"\n[corpus]\nsource = "python-docs"\n', "test")
-    header = model_card(SIZES, settings, name="mine").split("---")[1]
-    assert "base_model" not in header and "datasets" not in header
+    text = model_card(SIZES, settings, name="mine")
+    assert "base_model" not in text.split("---")[1] and "datasets" not in text.split("---")[1]
+    assert str(tmp_path) not in text and tmp_path.name in text
 
 
 def test_the_offline_teacher_is_named_by_its_origin() -> None:

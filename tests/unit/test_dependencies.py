@@ -60,7 +60,9 @@ KERNEL = {"ipython"}
 """What is imported only where it runs already: in the kernel of a notebook."""
 DECLARED = RUNTIME | OPTIONAL | TOOLS
 SCRIPTS = [path.stem for folder in ("benchmarks", "results") for path in (ROOT / folder).glob("*.py")]
-INSIDE = {"tinydistilbert", "tests", "wide_training", *SCRIPTS}
+STARTED = [path.stem for path in (ROOT / "tests").rglob("*.py")]
+"""Tests start some of their modules as scripts, which others then import by name."""
+INSIDE = {"tinydistilbert", "tests", *SCRIPTS, *STARTED}
 
 
 def imports(code: ast.AST, *, nested: bool = False) -> Iterator[tuple[str, bool]]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +23,7 @@ from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.squad import MAX_ANSWER_TOKENS, best_answers
+from tinydistilbert.training.ranks import Ranks
 
 TEXT = "The tower was built by the engineer Gustave Eiffel for the world fair and many people came to see it ."
 WORDS = TEXT.split()
@@ -328,6 +331,33 @@ def test_span_predictions_do_not_depend_on_batching_and_have_no_padding(tokenize
     assert [len(row) for row in many] == features.lengths.tolist()
     for a, b in zip(one, many, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Sender(Ranks):
+    """A process that keeps what it would send to the others."""
+
+    sent: list[torch.Tensor] = field(default_factory=list)
+
+    def total(self, numbers: Iterable[float]) -> list[float]:
+        return [max(numbers)] * self.world
+
+    def sum_(self, tensors: Sequence[torch.Tensor]) -> None:
+        self.sent.extend(tensor.clone() for tensor in tensors)
+
+
+@pytest.mark.parametrize("kind", ["span", "classification"])
+def test_processes_that_share_predictions_compute_each_input_once(kind: str, tokenizer: Any) -> None:
+    model = tiny.model(head=kind)
+    features = encode(spans(*HARD) if kind == "span" else pairs(20, "rte"), tokenizer, 40)
+    settings: dict[str, Any] = {"pad_token_id": 0, "device": torch.device("cpu"), "token_budget": 60}
+    alone = np.concatenate([np.ravel(row) for row in predict(model, features, **settings)])
+    processes = [Sender(rank, 3) for rank in range(3)]
+    for process in processes:
+        predict(model, features, **settings, ranks=process)
+    sent = np.stack([process.sent[0].numpy() for process in processes])
+    assert ((sent != 0).sum(0) == 1).all() and (sent != 0).any(1).all()
+    np.testing.assert_allclose(sent.sum(0), alone, atol=1e-6)
 
 
 def test_token_types_go_only_to_models_that_have_them() -> None:

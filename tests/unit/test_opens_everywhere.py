@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, pipeline
 
@@ -164,3 +165,24 @@ def test_transformers_js_reads_token_types_and_spans(exported: Maker) -> None:
     folder = exported("bert", "span")
     (answer,) = in_node(folder, "question-answering", [["Where is Paris?", "Paris is the capital of France."]])
     assert isinstance(answer["answer"], str) and 0 <= answer["score"] <= 1  # type: ignore[call-overload]
+
+
+@pytest.mark.long
+def test_transformers_js_tags_words_as_transformers_does(task_model: Maker, exported: Maker) -> None:
+    text = "Paris is the capital of France"
+    theirs = pipeline("token-classification", model=str(task_model("bert", "token-classification")))(text)
+    (answers,) = in_node(exported("bert", "token-classification"), "token-classification", [[text]])
+    expected = [(one["entity"], one["index"], pytest.approx(float(one["score"]), abs=1e-3)) for one in theirs]
+    assert [(one["entity"], one["index"], one["score"]) for one in answers] == expected
+
+
+@pytest.mark.long
+def test_sentence_transformers_reads_an_encoder_by_the_mean_of_its_tokens(tmp_path: Path, tokenizer) -> None:
+    theirs = pytest.importorskip("sentence_transformers", reason="needs: pip install sentence-transformers")
+    model = tiny.scrambled(tiny.model("bert", **tiny.WIDER)).eval()
+    save_model(model, tokenizer, tmp_path)
+    found = theirs.SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
+    for text, embedding in zip(TEXTS, found, strict=True):
+        with torch.inference_mode():
+            hidden = model.base_model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        np.testing.assert_allclose(embedding, hidden.mean(0).numpy(), atol=1e-4)

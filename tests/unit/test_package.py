@@ -73,7 +73,7 @@ def test_the_workflow_runs_what_a_developer_runs() -> None:
     assert {"test", "check"} <= named <= targets
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for setting in (
-        "-e '.[offline,onnx,elmo,serve]' --group dev",
+        "-e '.[offline,onnx,elmo,serve,sweep]' --group dev",
         '-m "not slow and not gpu"',
         "--maxprocesses 4 --dist loadfile --no-loadscope-reorder",
     ):

@@ -1,6 +1,7 @@
 """The stages of a run: which ones a recipe has, and that a run is data until something asks for more."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.run import STAGES, claimed, run_context, stage_names
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.training.ranks import Ranks
 
 
 def recipe_with(**changes: object) -> Recipe:
@@ -51,6 +53,27 @@ def test_a_run_is_made_without_a_look_at_its_inputs_and_refused_before_anything_
     with pytest.raises(UserError, match=word), claimed(run):
         pytest.fail("claimed")
     assert list(tmp_path.iterdir()) == []
+
+
+@dataclass(frozen=True)
+class MainOfTwo(Ranks):
+    """Rank 0, whose other process differs."""
+
+    differs: dict[str, str] = field(default_factory=dict)
+
+    def broadcast(self, value: dict[str, str], source: int = 0) -> dict[str, str]:
+        return value | self.differs if source else value
+
+
+@pytest.mark.parametrize(
+    "name", ["version", "torch", "device", "precision", "--output", "last stage", "distill.epochs"]
+)
+def test_processes_that_were_not_started_for_the_same_are_refused(name: str, tmp_path: Path) -> None:
+    recipe = Recipe(device="cpu")
+    run = run_context(recipe, tmp_path, until="report", log=pytest.fail)
+    run.__dict__["ranks"] = MainOfTwo(0, 2, differs={name: "another"})
+    with pytest.raises(UserError, match=rf"launcher: rank 1 has {name} = another, rank 0 {name} = \S+"):
+        run.check_alike()
 
 
 def test_a_launcher_is_refused_where_it_has_nothing_to_share_or_too_many_processes(

@@ -16,7 +16,7 @@ from tinydistilbert.report import card_text
 from tinydistilbert.report.card_subjects import RunFacts, Subject
 from tinydistilbert.report.card_text import code, escaped
 from tinydistilbert.report.inheritance import model_source
-from tinydistilbert.report.task_card import task_card, verdict
+from tinydistilbert.report.task_card import task_card, verdict, write_export_card
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
@@ -99,11 +99,39 @@ def test_numbers_of_the_card_are_those_of_the_measurements(tmp_path: Path) -> No
     assert "licence apache-2.0" in text and "its licence is unknown" in text
 
 
+def test_paths_of_the_machine_are_in_no_card_even_after_they_are_gone(tmp_path: Path) -> None:
+    text = card_of(facts_of(tmp_path, [measured("model", 0.8)], model="/home/me/models/teacher"), tmp_path / "model")
+    assert "/home/me" not in text and "from `teacher`" in text
+
+
 def test_a_number_that_is_none_is_in_no_card(tmp_path: Path) -> None:
     facts = facts_of(tmp_path, [measured("model", math.nan)])
     folder = tmp_path / "model"
     atomic.write_json(folder / "config.json", {})
     assert "Nothing was measured" in verdict(facts, Subject(folder, "x", facts.tasks["reviews"], "model"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task"),
+    [
+        ("BertForTokenClassification", "token-classification"), ("BertForQuestionAnswering", "question-answering"),
+        ("DistilBertForMaskedLM", "fill-mask"), ("BertForSequenceClassification", "text-classification"),
+    ],
+)  # fmt: skip
+def test_an_export_of_a_model_from_elsewhere_has_a_card(tmp_path: Path, architecture: str, task: str) -> None:
+    output = tmp_path / "output"
+    atomic.write_json(output / "config.json", {"architectures": [architecture], "id2label": {"0": "a", "1": "b"}})
+    data = ModelCard.load(write_export_card(tmp_path / "from" / "elsewhere", output)).data
+    assert (data.pipeline_tag, data.license, data.library_name) == (task, "unknown", "transformers")
+
+
+def test_a_run_that_cannot_be_read_is_said_and_the_export_stays(tmp_path: Path) -> None:
+    notices.begin()
+    source, output = tmp_path / "run/tasks/reviews/model/seed-0/model", tmp_path / "output"
+    atomic.write_text(tmp_path / "run" / "recipe.toml", "of = 'another version'")
+    atomic.write_json(output / "config.json", {"architectures": ["BertForSequenceClassification"]})
+    assert "Nothing was measured" in write_export_card(source, output).read_text()
+    assert "says nothing of the run" in " ".join(notices.all_notices())
 
 
 def test_the_licence_of_a_folder_is_that_of_its_card(tmp_path: Path) -> None:

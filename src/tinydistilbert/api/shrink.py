@@ -5,14 +5,14 @@ exported, quantized and pruned until it is as fast and small as asked for.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinydistilbert.api.inputs import Data
 from tinydistilbert.api.outcomes import Label, TaskModel
 from tinydistilbert.api.run import OnLog
+from tinydistilbert.api.shrink_settings import SCALED, checked_settings
 from tinydistilbert.api.task import (
     DISTILLED,
     Call,
@@ -54,11 +54,6 @@ NARROW, RATE, RATE_OF_NARROW = 768, 5e-5, 1e-4
 DISTILLATION = {"start": "teacher", "soft": 0.9, "hidden": 1.0, "attention": 1.0}
 """Start at the fine-tuned teacher, first its layers, then its soft targets: TinyBERT's two stages."""
 TASK_HEADS = ("ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification")
-SCALED = (
-    "finetune.epochs", "finetune.distillation.epochs", "finetune.distillation.intermediate_epochs",
-    "finetune.train_examples", "compress.recovery_epochs",
-)  # fmt: skip
-"""What a time budget changes."""
 BEYOND = 4
 """A latency so many times below what the smallest form is estimated to need is out of reach."""
 INT8_SPEED_UP = 3
@@ -100,7 +95,7 @@ def shrink(
         seeds: how many trainings of teacher and student, or their seeds; the first is compressed.
         time_budget: `15m`: train less, so that all is done in about that time.
         output: the run folder; None = one below `runs` that the same call finds again.
-        settings: keys of the recipe with other values.
+        settings: keys of the recipe with other values, where no argument here says them: `{"finetune.epochs": 5}`.
         threads: of matrix products; None = the cores that this process may use.
         quiet: no lines about progress.
         on_log: called with a dictionary for each step, each validation and each line about the work.
@@ -115,8 +110,11 @@ def shrink(
         teacher, train, validation, text=text, label=label, text_pair=text_pair, kind=kind,
         label_separator=label_separator,
     )  # fmt: skip
-    changes = changes_of(teacher, to=to, keep=keep, soft_labels=soft_labels, unlabelled=unlabelled, seeds=seeds)
-    call = Call(output, settings, threads, quiet, on_log)
+    changes = changes_of(
+        teacher, to=to, keep=keep, soft_labels=soft_labels, unlabelled=unlabelled, seeds=seeds, settings=settings,
+        time_budget=time_budget,
+    )  # fmt: skip
+    call = Call(output, None, threads, quiet, on_log)
     return shrunk(data, changes, call, time_budget=time_budget)
 
 
@@ -134,20 +132,21 @@ def data_of(
 
 def changes_of(
     teacher: "str | Path | TaskModel", *, to: str | Iterable[str], keep: float | str | None, soft_labels: str,
-    unlabelled: str, seeds: int | Sequence[int],
+    unlabelled: str, seeds: int | Sequence[int], settings: Mapping[str, Any] | None = None, time_budget: str = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """The settings of the recipe that do not depend on the data.
+    """The settings of the recipe that do not depend on the data, with the given ones laid over them.
 
     Raises:
-        UserError: a target or a share that is none, or no such model.
+        UserError: a target or a share that is none, no such model, or a setting that is not the caller's.
     """
+    given = checked_settings(settings or {}, time_budget)
     wanted, name = targets(to, "--to"), name_of(teacher)
     kept = share(keep) if keep is not None else KEPT_WITH_TARGET if wanted else KEPT
     distillation: dict[str, Any] = {**DISTILLATION, "unlabelled": unlabelled, "soft_labels": soft_labels}
     if is_fine_tuned(teacher):
         distillation["teachers"] = [name]
     rate = RATE_OF_NARROW if _width(load_config(name)) < NARROW else RATE
-    return {
+    changes = {
         "student": {"layers": "uniform"},
         "finetune": {
             "model": name, "seeds": listed_seeds(seeds), "select": "heldout", "min_steps": 0,
@@ -156,6 +155,7 @@ def changes_of(
         },
         "compress": {"row": DISTILLED, "min_kept": kept, **wanted},
     }  # fmt: skip
+    return toml.merge(changes, given)
 
 
 def _width(config: Any) -> int:
@@ -196,12 +196,10 @@ def shrunk(
     Raises:
         UserError: as `shrink`.
     """
-    call = replace(call, settings=None) if not call.settings else call
     changes = toml.merge(changes, {"compress": {"tasks": [data.name]}})
-    changes = toml.merge(changes, toml.nested(call.settings or {}))
 
     def fitted(recipe: Recipe, output: Path) -> Recipe:
-        return fitted_recipe(recipe, data.name, output, time_budget)
+        return fitted_recipe(recipe, data.name, output, time_budget, dict(flat(changes)))
 
     made, recipe, missed = run_task("shrink", data, changes, call, log=log, fit=fitted, tell_time=True)
     return best_model(made, recipe, data, missed)
@@ -215,20 +213,28 @@ def recipe_for(data: TaskData, changes: Mapping[str, Any], output: Path, time_bu
     """
     changes = toml.merge(changes, {"compress": {"tasks": [data.name]}})
     recipe = recipe_of(f"shrink-{data.name}", data, changes, RunFolder(output).given_data)
-    return fitted_recipe(recipe, data.name, output, time_budget)
+    return fitted_recipe(recipe, data.name, output, time_budget, dict(flat(changes)))
 
 
-def fitted_recipe(recipe: Recipe, task: str, output: Path, time_budget: str) -> Recipe:
+def fitted_recipe(recipe: Recipe, task: str, output: Path, time_budget: str, given: Collection[str] = ()) -> Recipe:
     """The recipe with epochs for as many examples as there are, and with less of them for a time budget.
 
     A run that was begun keeps what it was begun with: the speed of the machine is another one each time.
+
+    Args:
+        recipe: as it is without them.
+        task: its name.
+        output: the run folder.
+        time_budget: as `15m`; empty = none.
+        given: keys with a value that stays.
 
     Raises:
         UserError: too few examples, or a target that no form can reach.
     """
     if RunFolder(output).recipe.is_file():
         begun = dict(flat(to_dict(toml.read(RunFolder(output).recipe))))
-        return _with(recipe, {key: begun[key] for key in (*SCALED, "compress.vocabulary") if key in begun})
+        kept = (key for key in (*SCALED, "compress.vocabulary") if key in begun and key not in given)
+        return _with(recipe, {key: begun[key] for key in kept})
     examples = recipe_examples(recipe, tasks_of(recipe.finetune)[task], "train")
     if len(examples) + examples.left_out < FEWEST_ROWS * 0.8:  # after both hold-outs
         found = f"{len(examples):,} to train on beside what is held out"
@@ -239,9 +245,7 @@ def fitted_recipe(recipe: Recipe, task: str, output: Path, time_budget: str) -> 
         "finetune.epochs": epochs, "finetune.distillation.epochs": epochs,
         "finetune.distillation.intermediate_epochs": epochs, "compress.recovery_epochs": max(2, epochs // 2),
     }  # fmt: skip
-    standard = dict(flat(to_dict(Recipe())))
-    given = dict(flat(to_dict(recipe)))
-    recipe = _with(recipe, {key: value for key, value in defaults.items() if given[key] == standard[key]})
+    recipe = _with(recipe, {key: value for key, value in defaults.items() if key not in given})
     recipe = _reachable(recipe, task, output)
     return _in_time(recipe, len(examples), output, time_budget) if time_budget else recipe
 

@@ -12,6 +12,7 @@ from tinydistilbert.api.outcomes import Columns, Label, Run, TaskModel
 from tinydistilbert.api.run import OnLog, run, session
 from tinydistilbert.errors import MissedTarget, NonFiniteLoss, UserError
 from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.keys import flat
 from tinydistilbert.recipe.names import task_name
 from tinydistilbert.recipe.schema import CustomTask, Recipe, recipe_hash
 from tinydistilbert.run_folder import RunFolder, run_of_task_model
@@ -167,6 +168,8 @@ def recipe_of(name: str, data: TaskData, changes: Mapping[str, Any], folder: Pat
 
 def _recipe(name: str, data: TaskData, changes: Mapping[str, Any], section: Mapping[str, Any]) -> Recipe:
     section_of_task = {"name": name, "finetune": {"tasks": [data.name], "custom": {data.name: section}}}
+    if twice := [key for key in dict(flat(section_of_task)) if key in dict(flat(changes))]:
+        raise UserError(f"settings, key {twice[0]}", problem="the arguments of the call say it", fix="leave it out")
     return toml.from_dict(toml.merge(changes, section_of_task), name)
 
 

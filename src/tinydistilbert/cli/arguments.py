@@ -107,7 +107,20 @@ def _one_or_more(values: Any) -> str | tuple[str, ...]:
     return str(values[0]) if len(values) == 1 else tuple(values)
 
 
+def _sweep_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
+    _recipe_arguments("sweep")(parser, given, everything)
+    group = parser.add_argument_group("the trials")
+    text = "a TOML file: for each setting a table with low and high, or choices"
+    group.add_argument("--space", action=Once, metavar="FILE", required=True, help=text)
+    text = "done in all, by all processes that run this command (default: 20)"
+    group.add_argument("--trials", action=Once, convert=_count, metavar="N", help=text)
+    text = "a data base for Optuna, sqlite:///FILE (default: a journal in the folder)"
+    group.add_argument("--storage", action=Once, convert=str, metavar="URL", help=text)
+
+
 def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
+    from tinydistilbert.cli import flags
+
     parser.description = None  # all of it on one screen
 
     def add(flag: str, metavar: str, text: str, convert: Callable[[str], Any] = str) -> None:
@@ -118,7 +131,7 @@ def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) ->
     text = "of the label (default: label), or several of 0 and 1"
     parser.add_argument("--label", action=Once, convert=_one_or_more, nargs="+", metavar="COLUMN", help=text)
     add("--text-pair", "COLUMN", "of a second text, if there is one")
-    add("--kind", "KIND", "classification (default), multi-label, token-classification, …")
+    add("--kind", "KIND", "classification (default), multi-label, span, …")
     add("--label-separator", "TEXT", "in cells of several labels (default: |)")
     add("--validation", "FILE", "is scored (default: 10% of FILE by a hash)".replace("%", "%%"))
     parser.add_argument("--to", nargs="+", metavar="5ms|20MB", help="how fast on one core, how small")
@@ -128,12 +141,13 @@ def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) ->
     add("--unlabelled", "FILE", "more texts, which the teacher labels")
     add("--seeds", "N", "trainings of each model (default: 1)", _count)
     add("--time-budget", "15m", "train less, to be done in about that time")
-    parser.add_argument("--print-recipe", action="store_true", help="print it, for `replicate`; do nothing")
+    parser.add_argument("--print-recipe", action="store_true", help="print it; its keys are flags: --finetune.epochs 5")
     _output(parser, "the run (default: runs/shrink-FILE)")
     add("--threads", "N", "of matrix products (default: the cores)", _count)
     parser.add_argument("--dry-run", action="store_true", help="say what it would cost")
     _json(parser, "print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="no lines about progress")
+    flags.add_hidden_settings(parser, given)
 
 
 def _compare_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
@@ -270,12 +284,17 @@ _STAGES = {
     "replicate": "all of them: distil, fine-tune, score, time, report",
     "ablate": "the recipe over and over, one thing changed each time: Table 4, and ablate.rows",
 }
+SHRINK_USAGE = "FILE [--to 5ms] [flags] [--SECTION.KEY VALUE ...]"
 RECIPE_USAGE = "RECIPE [flags] [--SECTION.KEY VALUE ...]"
 COMMANDS: dict[str, Command] = {
     **{name: Command(text, RECIPE_USAGE, _recipe_arguments(name)) for name, text in _STAGES.items()},
+    "sweep": Command(
+        "settings found by trying: the recipe over and over, by Optuna",
+        "RECIPE --space FILE [--trials N] [flags]", _sweep_arguments,
+    ),
     "shrink": Command(
         "labelled texts (.csv, .jsonl, .parquet …) → the smallest model that keeps the score",
-        "FILE [--text NAME] [--label NAME] [--to 5ms] ...", _shrink_arguments,
+        SHRINK_USAGE, _shrink_arguments,
     ),
     "compare": Command(
         "two runs, or the rows of one: differences with their tests, and the examples",

@@ -146,6 +146,32 @@ def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
         raise NonFiniteLoss("; ".join(failures))
 
 
+def _sweep(parsed: argparse.Namespace, command_line: str) -> None:
+    from tinydistilbert.cli.request import request
+
+    asked = request(parsed)
+    from tinydistilbert.run_folder import SweepFolder
+    from tinydistilbert.training.device import use_threads
+    from tinydistilbert.tuning import run as tuning
+
+    use_threads(asked.threads)
+    trials, output = parsed.trials or tuning.TRIALS, parsed.output or Path("runs") / f"{asked.recipe.name}-sweep"
+    if asked.dry_run:
+        planned = tuning.plan(asked.recipe, parsed.space, output, trials=trials)
+        print_json(planned) if asked.json else print(tuning.plan_in_words(planned))
+        return
+    table, best = tuning.sweep(
+        asked.recipe, parsed.space, output, trials=trials, storage=parsed.storage or "",
+        log=log_to(as_json=asked.json, quiet=asked.quiet), command=command_line,
+    )  # fmt: skip
+    folder = SweepFolder(output)
+    if asked.json:
+        print_json({"best": best, "recipe": str(folder.best), "report": str(folder.report), **table_as_json(table)})
+        return
+    print_tables([table])
+    print(f"\n{best}\n\nits recipe   {folder.best}\npage         {folder.report}")
+
+
 def _compare(parsed: argparse.Namespace, command_line: str) -> None:
     from tinydistilbert.api.compare import compare
 
@@ -319,7 +345,7 @@ def _shrink(parsed: argparse.Namespace, command_line: str) -> None:
 
 
 OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
-    "report": _report, "ablate": _ablate, "shrink": _shrink,
+    "report": _report, "ablate": _ablate, "sweep": _sweep, "shrink": _shrink,
     "compare": _compare, "predict": _predict, "export": _export, "push": _push, "elmo": _elmo, "convert": _convert,
     "recipes": _recipes, "tasks": _tasks, "doctor": _doctor, "completion": _completion,
     "serve": _serve, "demo": _demo,

@@ -48,6 +48,7 @@ SHORT: Mapping[str, Mapping[str, str]] = {
     "report": _MODEL | _TASKS | _TARGETS | _TIME,
     "replicate": _MODEL | _TASKS | _TARGETS | _TIME,
     "ablate": {"task": "finetune.tasks"} | _TIME,
+    "sweep": {"task": "finetune.tasks"} | _TIME,
 }
 """By command: its short flags and the keys that they mean. What could mean keys of two stages that a command runs has
 no short flag there."""
@@ -220,6 +221,13 @@ def add_settings(
     add_sections([Section("", "", tuple(deprecated))], shown=False)
     add_sections(named_sections(given), shown=False)
     add_sections(named_sections(PLACEHOLDERS) if everything else (), shown=True)
+
+
+def add_hidden_settings(parser: argparse.ArgumentParser, given: Sequence[str]) -> None:
+    """Add all settings of the recipe, by their full keys, to a command whose help does not show them."""
+    known = [key for section in (*sections(), *named_sections(given)) for key in section.keys]
+    for key in [*known, *(Key(name, str, None, "") for name in types.RENAMED_KEYS)]:
+        add_setting(parser, key, [key.name, key.name.replace("_", "-")], shown=[], help_text=argparse.SUPPRESS)
 
 
 def section_names() -> str:

@@ -20,7 +20,7 @@ from tinydistilbert.errors import (
     UserError,
 )
 from tinydistilbert.optional import training_libraries
-from tinydistilbert.training.ranks import own_rank, wait_for_main
+from tinydistilbert.training.ranks import is_to_report, own_rank
 
 EXIT_USER_ERROR, EXIT_FAILED, EXIT_DISK, EXIT_INTERRUPTED = 2, 1, 3, 130
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    if rank := own_rank():
-        wait_for_main()
-    sys.stderr.write((f"rank {rank}: " if rank else "") + message + "\n")
+    if is_to_report():
+        rank = own_rank()
+        sys.stderr.write((f"rank {rank}: " if rank else "") + message + "\n")
     return code

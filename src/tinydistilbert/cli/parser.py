@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tinydistilbert import __version__
 from tinydistilbert.cli.actions import Parser
-from tinydistilbert.cli.arguments import COMMANDS, RECIPE_USAGE
+from tinydistilbert.cli.arguments import COMMANDS, RECIPE_USAGE, SHRINK_USAGE
 from tinydistilbert.errors import UserError
 
 DESCRIPTION = "A teacher, a text and tasks in; a small fast student out, with the evidence."
@@ -110,6 +110,8 @@ def _about_others(namespace: argparse.Namespace, others: Sequence[str]) -> UserE
 
 
 def _about_a_flag(command: str, flag: str, usage: str) -> UserError:
+    if COMMANDS[command].usage == SHRINK_USAGE:
+        return _about_a_flag_of_shrink(flag)
     if COMMANDS[command].usage != RECIPE_USAGE:
         return UserError(flag, expected="a flag of this command", found=repr(flag), fix=f"usage: {usage}")
     from tinydistilbert.cli import flags
@@ -130,4 +132,18 @@ def _about_a_flag(command: str, flag: str, usage: str) -> UserError:
     fix = did_you_mean([f"--{key}" for key in near]) if near else f"see tinydistilbert {command} --help-all"
     for short, key in flags.SHORT[command].items():
         fix += f" In short: --{short}" if near == [key] else ""
+    return UserError(flag, expected="a known flag", found=repr(flag), fix=fix)
+
+
+def _about_a_flag_of_shrink(flag: str) -> UserError:
+    from tinydistilbert.cli import flags
+    from tinydistilbert.recipe.keys import did_you_mean
+
+    parser = Parser()
+    COMMANDS["shrink"].fill(parser, (), False)
+    shown = [name for action in parser._actions for name in action.option_strings if "." not in name]
+    keys = [key for key in flags.meanings(flag.lstrip("-")) if key.startswith(("finetune.", "compress."))]
+    near = [f"--{key}" for key in keys] or difflib.get_close_matches(flag, shown, n=1)
+    near = near or [f"--{key}" for key in flags.nearest_flags(flag.lstrip("-"))]
+    fix = did_you_mean(near) if near else "see tinydistilbert shrink --help"
     return UserError(flag, expected="a known flag", found=repr(flag), fix=fix)

@@ -28,6 +28,7 @@ def shrink(parsed: argparse.Namespace, command_line: str) -> None:
         text_pair=parsed.text_pair or "", kind=parsed.kind or "classification",
         label_separator=parsed.label_separator or "",
     )  # fmt: skip
+    budget = parsed.time_budget or ""
     changes = api.changes_of(
         teacher,
         to=parsed.to or (),
@@ -35,9 +36,10 @@ def shrink(parsed: argparse.Namespace, command_line: str) -> None:
         soft_labels=parsed.soft_labels or "",
         unlabelled=parsed.unlabelled or "",
         seeds=parsed.seeds or 1,
+        settings=getattr(parsed, "settings", {}),
+        time_budget=budget,
     )
     output: Path = parsed.output or Path("runs") / f"shrink-{data.name}"
-    budget = parsed.time_budget or ""
     if parsed.print_recipe or parsed.dry_run:
         recipe = api.recipe_for(data, changes, output, budget)
         if parsed.print_recipe:

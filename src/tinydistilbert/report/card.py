@@ -32,6 +32,12 @@ def hub_name(name: str, known: Mapping[str, str | None]) -> str | None:
     return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 
 
+def shown_name(name: str) -> str:
+    """A model or text as a card names it: our own and the hub's names as they are, of a path its last part."""
+    is_known = name in MODELS or name.partition(":")[0] in CORPORA or hub_name(name, {}) is not None
+    return name if is_known else Path(name).name
+
+
 def _number(value: float | tuple[float, float], scale: float = 1) -> str:
     """A setting that may change from the first step to the last."""
     ends = value if isinstance(value, tuple) else (value,)
@@ -86,8 +92,8 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         f"{EARLIER} that holds this file:\n",
         '```python\nfrom transformers import pipeline\n\npipeline("fill-mask", model="path/to/folder")\n```\n',
         "## How it was made\n",
-        f"- Teacher: {code(recipe.teacher.model)}. {start}.",
-        f"- Text: {code(corpus.source)} in blocks of {corpus.block_size} tokens, {masked} % masked.",
+        f"- Teacher: {code(shown_name(recipe.teacher.model))}. {start}.",
+        f"- Text: {code(shown_name(corpus.source))} in blocks of {corpus.block_size} tokens, {masked} % masked.",
         f"- Objective: {weights}; temperature {temperature}; KL at {objective.kl_positions} positions.",
         f"- Recipe {code(recipe.name)}, {recipe_hash(recipe)}; seed {recipe.seed}; tinydistilbert {__version__}.\n",
         *(["## Measured\n", *(to_markdown(table) for table in measured)] if measured else []),

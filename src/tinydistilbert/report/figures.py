@@ -286,6 +286,26 @@ def score_against_time(models: Sequence[ScoredModel], title: str, unit: str) -> 
         return _standing_alone(_svg(figure, title))
 
 
+def best_so_far(trials: Sequence[tuple[int, float]], unit: str, *, highest: bool) -> str:
+    """What each trial of a sweep is worth, and the best up to each.
+
+    Args:
+        trials: number and value of the finished ones, in order.
+        unit: beside the vertical axis.
+        highest: whether more is better.
+    """
+    numbers, values = zip(*sorted(trials), strict=True)
+    best = [(max if highest else min)(values[: index + 1]) for index in range(len(values))]
+    with mpl.rc_context(_STYLE):
+        figure, (axis,) = _figure(2.6)
+        axis.scatter(numbers, values, s=26, color=SERIES["control"])
+        axis.step(numbers, best, where="post", color=SERIES["student"], linewidth=1.5)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlabel("trial")
+        axis.set_ylabel(unit)
+        return _svg(figure, "Each trial, and the best so far")
+
+
 def _standing_alone(svg: str) -> str:
     """A figure as a file of its own, with the variables that it uses and a size."""
     css = (Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8")

@@ -8,12 +8,14 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from tinydistilbert import __version__
+from tinydistilbert.errors import UserError
 from tinydistilbert.models.lengths import MAX_LENGTH
 from tinydistilbert.models.runtimes import exported_facts
 from tinydistilbert.models.untrusted import CONFIG
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import recipe_hash
 from tinydistilbert.report import card_text, scores
-from tinydistilbert.report.card import CORPORA, MODELS, hub_name
+from tinydistilbert.report.card import CORPORA, MODELS, hub_name, shown_name
 from tinydistilbert.report.card_subjects import RunFacts, Subject, chosen, fine_tuned
 from tinydistilbert.report.card_text import code, escaped
 from tinydistilbert.report.inheritance import UNKNOWN, Source, model_source, task_source, text_source
@@ -26,9 +28,9 @@ from tinydistilbert.storage import atomic
 
 PIPELINES = {
     "classification": "text-classification", "multi-label": "text-classification", "regression": "text-classification",
-    "span": "question-answering", "token-classification": "token-classification",
+    "span": "question-answering", "masked-lm": "fill-mask", "token-classification": "token-classification",
 }  # fmt: skip
-"""What the hub calls the kinds of tasks."""
+"""What the hub calls the heads of models."""
 TAG = "tinydistilbert"
 BIASES = (
     "- It has the biases of the model that it was made from and of the data; check for them before it decides anything "
@@ -56,8 +58,13 @@ def write_export_card(source: Path, output: Path) -> Path:
     form = "exported as ONNX" + (f", in {_INT8}" if int8 else "") if facts else HALF
     before = f"The scores are those of the model before it was turned into {_INT8 if int8 else 'float16'}."
     exact = bool(facts) and not int8
+    run = None
     if made is not None:
-        run = RunFacts.read(made[0].path)
+        try:
+            run = RunFacts.read(made[0].path)
+        except UserError as error:  # of another version, or damaged: the export is there, and true
+            notice(str(output), f"its card says nothing of the run: {error}")
+    if run is not None:
         found = [subject for subject in fine_tuned(run) if subject.folder.resolve() == source.resolve()]
         if found:
             subject = replace(
@@ -75,8 +82,9 @@ def task_card(facts: RunFacts, subject: Subject) -> str:
     base = hub_name(recipe.finetune.model or recipe.teacher.model, MODELS)
     licence = sources[0].licence or UNKNOWN
     data = ModelCardData(
-        model_name=subject.title, library_name=_library(subject.folder), pipeline_tag=PIPELINES.get(task.kind),
-        license=licence, base_model=base, datasets=[task.hub[0]] if task.hub[0] else None,
+        model_name=subject.title, library_name=_library(subject.folder),
+        pipeline_tag=PIPELINES.get(task.kind, task.kind), license=licence, base_model=base,
+        datasets=[task.hub[0]] if task.hub[0] else None,
         tags=_tags(subject.folder, distilled="(D)" in subject.row or subject.row == "student"),
         eval_results=_eval_results(subject) or None,
     )  # fmt: skip
@@ -168,9 +176,8 @@ def _interval(m: Measurement) -> str:
 def _how(facts: RunFacts, subject: Subject) -> list[str]:
     recipe = facts.recipe
     distilled, training = recipe.finetune.distillation, training_facts(subject.folder)
-    start = recipe.finetune.model or f"the run’s {subject.row} of {recipe.teacher.model}"
-    if Path(start).exists():
-        start = Path(start).name
+    start = shown_name(recipe.finetune.model or recipe.teacher.model)
+    start = start if recipe.finetune.model else f"the run’s {subject.row} of {start}"
     lines = [
         f"- Row {code(subject.row)} of the recipe {code(recipe.name)} ({recipe_hash(recipe)}), from {code(start)}."
     ]
@@ -269,7 +276,7 @@ def _bare_card(source: Path, output: Path, form: str) -> str:
     sources = [model_source("Weights", str(source), None)]
     licence = sources[0].licence or UNKNOWN
     title = f"{source.resolve().name}, exported"
-    pipeline = PIPELINES.get(head, "fill-mask" if head == "masked-lm" else None)
+    pipeline = PIPELINES.get(head, head)
     data = ModelCardData(
         model_name=title, library_name=_library(output), pipeline_tag=pipeline, license=licence,
         tags=_tags(output, distilled=False),

@@ -52,8 +52,8 @@ def world_size() -> int:
 
 def own_rank() -> int:
     """The number of this process among those of the launcher; 0 without one."""
-    value = os.environ.get("RANK") or "0"
-    return int(value) if world_size() > 1 and value.isdigit() else 0
+    rank, world = os.environ.get("RANK") or "0", os.environ.get("WORLD_SIZE") or "1"
+    return int(rank) if world != "1" and rank.isdigit() else 0
 
 
 def refuse_several(what: str) -> None:
@@ -212,7 +212,7 @@ class Ranks:
         Raises:
             ReportedElsewhere: another process has said it.
         """
-        global _sessions
+        global _sessions, _reports
         if self.world == 1:
             yield
             return
@@ -222,9 +222,9 @@ class Ranks:
                 yield
                 self._end_together()
             except BaseException as error:
-                reports = self._is_first_to_report()
+                _reports = self._is_first_to_report()
                 self._disconnect()
-                if reports:
+                if _reports:
                     raise
                 raise ReportedElsewhere from error
 
@@ -269,6 +269,8 @@ class Ranks:
 ALONE = Ranks()
 _LEFT = "left"
 _joined: Ranks | None = None
+_reports = False
+"""Whether this process was the first in which something went wrong."""
 _sessions = 0
 """Of this process so far; the same in all processes, for they do the same."""
 
@@ -363,24 +365,26 @@ def machine() -> str:
 
 @contextlib.contextmanager
 def only_main_prints() -> Iterator[None]:
-    """In the body nothing is shown of the other processes of a launcher."""
+    """In the body nothing is shown of the other processes of a launcher, and no callback gets their events."""
     if not own_rank():
         yield
         return
     no_output = _NoOutput()
     with (
-        contextlib.redirect_stdout(no_output), contextlib.redirect_stderr(no_output), progress.reporting(quiet=True),
+        contextlib.redirect_stdout(no_output), contextlib.redirect_stderr(no_output), progress.silence(),
     ):  # fmt: skip
         yield
 
 
-def wait_for_main() -> None:
-    """Give the launcher time to end this process, if rank 0 has ended with the same error: before they are connected.
+def is_to_report() -> bool:
+    """Whether it is for this process to say what went wrong: most mistakes are found by all, and one line is enough.
 
-    Most mistakes are found by every process, and one line about them is enough.
+    Before they are connected, another process than rank 0 gives the launcher time to end it: rank 0 may have found the
+    same.
     """
-    if _joined is None:
+    if own_rank() and _joined is None:
         time.sleep(LISTEN_SECONDS)
+    return not own_rank() or _joined is None or _reports
 
 
 class _NoOutput(io.TextIOBase):

@@ -1,0 +1,48 @@
+"""Settings of the recipe in a call of `shrink`: which of them its arguments say, and which it does not read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.keys import flat
+from tinydistilbert.recipe.types import with_current_keys
+
+_SAID_BY = {
+    "name": "--output", "finetune.model": "--teacher", "finetune.tasks": "FILE", "finetune.seeds": "--seeds",
+    "finetune.distillation.teachers": "--teacher", "finetune.distillation.unlabelled": "--unlabelled",
+    "finetune.distillation.soft_labels": "--soft-labels", "compress.teachers": "--teacher",
+    "compress.min_kept": "--keep", "compress.target_latency": "--to", "compress.target_size": "--to",
+    "compress.target_operations": "--to",
+}  # fmt: skip
+_ITS_OWN = ("compress.model", "compress.row", "compress.tasks", "finetune.distillation.tasks")
+"""It compresses the student that it distils, and nothing else."""
+_PRETRAINING = ("adapt", "distill", "masking", "objective", "validation", "ablate", "teacher.model")
+"""Sections and a key of stages that it does not have."""
+SCALED = (
+    "finetune.epochs", "finetune.distillation.epochs", "finetune.distillation.intermediate_epochs",
+    "finetune.train_examples", "compress.recovery_epochs",
+)  # fmt: skip
+"""What a time budget changes."""
+
+
+def checked_settings(settings: Mapping[str, Any], time_budget: str = "") -> dict[str, Any]:
+    """The settings as a TOML file would have them.
+
+    Raises:
+        UserError: one that an argument of `shrink` says, that nothing reads, or that a time budget chooses.
+    """
+    content = with_current_keys(toml.nested(settings), "shrink")
+    for key in dict(flat(content)):
+        if key in _SAID_BY:
+            raise UserError(f"shrink, key {key}", problem=f"{_SAID_BY[key]} says it", fix="leave the key out")
+        if key in _ITS_OWN:
+            problem = "shrink sets it: it compresses the student that it distils"
+            raise UserError(f"shrink, key {key}", problem=problem, fix="leave it out, or use compress")
+        if key in _PRETRAINING or key.startswith(tuple(f"{name}." for name in _PRETRAINING)):
+            problem = "shrink has no such stage: it fine-tunes, distils for the task and compresses"
+            fix = "leave it out; settings of those begin with finetune, student and compress"
+            raise UserError(f"shrink, key {key}", problem=problem, fix=fix)
+        if time_budget and key in SCALED:
+            raise UserError(f"shrink, key {key}", problem="--time-budget chooses it", fix="leave one of them out")
+    return content

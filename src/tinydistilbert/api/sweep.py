@@ -1,0 +1,70 @@
+"""Settings found by trying, from Python."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert.api.run import OnLog, session, with_settings
+from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.report.html import as_html
+from tinydistilbert.report.table import Table, to_text
+from tinydistilbert.run_folder import SweepFolder
+from tinydistilbert.training.device import use_threads
+from tinydistilbert.tuning import run as tuning
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep, as far as it was made."""
+
+    folder: Path
+    best: str
+    """The best trial in a sentence."""
+    table: Table
+    """Every trial, the best first."""
+
+    @property
+    def best_recipe(self) -> Recipe:
+        """The recipe with the settings of the best trial, for `replicate`."""
+        return toml.read(SweepFolder(self.folder).best)
+
+    @property
+    def page(self) -> Path:
+        """`report.html`: the trials, the curve, and which setting mattered."""
+        return SweepFolder(self.folder).report
+
+    def __repr__(self) -> str:
+        return f"Sweep({self.folder})\n{to_text(self.table)}\n{self.best}"
+
+    def _repr_html_(self) -> str:
+        return as_html(self.table)
+
+
+def sweep(
+    recipe: str | Path | Recipe, space: str | Path, *, trials: int = tuning.TRIALS, output: str | Path | None = None,
+    storage: str = "", settings: dict[str, Any] | None = None, threads: int | None = None, quiet: bool = False,
+    on_log: OnLog | None = None,
+) -> Sweep:  # fmt: skip
+    """Run a recipe over and over with settings that Optuna chooses; the same call elsewhere takes part.
+
+    Args:
+        recipe: the name of a preset, a TOML file, or a `Recipe`.
+        space: a TOML file with a table for each setting: `low` and `high` (`log`, `step`), or `choices`.
+        trials: done in all, by all processes that share the folder.
+        output: the folder; None = `runs/NAME-sweep` of the recipe.
+        storage: URL of a data base for Optuna, `sqlite:///FILE`; empty = a journal in the folder.
+        settings: keys of the recipe with other values, the same in every trial.
+        threads: of matrix products; None = the cores that this process may use.
+        quiet: no lines about progress.
+        on_log: called with a dictionary for each step, each validation and each line about the work.
+
+    Raises:
+        UserError: something is wrong with the recipe, the space or the data.
+    """
+    chosen = with_settings(recipe if isinstance(recipe, Recipe) else toml.load(str(recipe)), settings)
+    folder = Path(output or Path("runs") / f"{chosen.name}-sweep")
+    use_threads(threads)
+    with session(quiet=quiet, on_log=on_log) as log:
+        table, best = tuning.sweep(chosen, Path(space), folder, trials=trials, storage=storage, log=log)
+    return Sweep(folder, best, table)

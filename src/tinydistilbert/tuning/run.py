@@ -1,0 +1,253 @@
+"""Run the trials of a sweep; several processes share its folder and its storage."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import progress
+from tinydistilbert.dry_run import plan as dry_run
+from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.pipeline.preflight import check_data_folder
+from tinydistilbert.pipeline.run import check_inputs, run_context, run_stages
+from tinydistilbert.progress import duration
+from tinydistilbert.recipe.schema import Recipe
+from tinydistilbert.recipe.toml import to_toml
+from tinydistilbert.report.sweep import Swept, TrialRow, write_sweep
+from tinydistilbert.report.table import Table
+from tinydistilbert.storage import atomic, locks
+from tinydistilbert.tuning.study import STARTUP_TRIALS, Sweep, storage_errors, sweep_of
+
+TRIALS = 20
+"""Done where nobody says how many."""
+WHY, SECONDS = "why", "seconds"
+"""Attributes of a trial in Optuna's record: why it failed, and the seconds of all processes that worked on it."""
+FAILED_AT_ONCE = 3
+"""Trials that fail before one succeeds, after which it is the recipe that is wrong."""
+
+
+def sweep(
+    recipe: Recipe, space: Path, output: Path, *, trials: int, storage: str = "", log: Callable[[str], None],
+    command: str = "",
+) -> tuple[Table, str]:  # fmt: skip
+    """Try settings of a recipe until so many trials are done, and write table and page.
+
+    The same call in another process takes part; after a kill it goes on, and the trial that was stopped goes on where
+    it was. Each trial is an ordinary run in `output/trials`.
+
+    Args:
+        recipe: what is tried over and over.
+        space: file of the settings and their ends (`Space.read`).
+        output: folder of the sweep; made if missing, continued if it is one of this recipe and space.
+        trials: done in all, by all processes; those stopped early count.
+        storage: URL of a data base for Optuna; empty = a journal in the folder.
+        log: called with a line for each stage of each trial.
+        command: the command line that the page shows.
+
+    Returns:
+        The table, and the best trial in a sentence.
+
+    Raises:
+        UserError: an input is wrong, or the first trials all failed.
+        Interrupted: the user asked to stop; the same call goes on.
+    """
+    swept = sweep_of(recipe, space, output, storage=storage, log=log)
+    check_data_folder(recipe.data)
+    check_inputs(run_context(recipe, swept.folder.base.path, until=swept.until, log=log))
+    swept.claim()
+    study = swept.study()
+    if swept.shares_teacher:
+        _adapt_once(swept)
+    log(f"sweep: {basis(swept)}")
+    study.sampler = _sampler(recipe.seed + len(study.trials))
+    while _left(study, trials) > 0 or _stopped(study, swept):
+        with storage_errors(storage or str(swept.folder.journal)):
+            trial = _stopped(study, swept) or study.ask()
+        with ExitStack() as held:
+            try:
+                held.enter_context(locks.alone(swept.folder.lock(trial.number), where=f"trial {trial.number}"))
+            except UserError:
+                continue  # another process took it up first
+            if _state(study, trial.number) == "RUNNING":
+                _run(study, trial, swept)
+        publish(study, swept, command)
+    return publish(study, swept, command)
+
+
+def basis(swept: Sweep) -> str:
+    """By what the trials are compared, in words."""
+    if swept.is_scored:
+        return f"trials are compared by the row {swept.row!r} on examples held out of the train splits"
+    return "trials are compared by the KL to the teacher on held-out text"
+
+
+def _sampler(seed: int) -> Any:
+    import optuna
+
+    # With constant_liar a process does not try again what another one is just trying.
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True)
+
+
+def _adapt_once(swept: Sweep) -> None:
+    base = run_context(swept.recipe, swept.folder.base.path, until="adapt", log=swept.log)
+    with locks.alone(swept.folder.path / "base.lock", where="the adapted teacher of the sweep", wait=True):
+        if not atomic.is_finished(swept.folder.base.teacher):
+            run_stages(base)
+
+
+def _left(study: Any, trials: int) -> int:
+    begun: int = sum(trial.state.name != "FAIL" for trial in study.trials)
+    return trials - begun
+
+
+def _state(study: Any, number: int) -> str:
+    name: str = study.trials[number].state.name
+    return name
+
+
+def _stopped(study: Any, swept: Sweep) -> Any:
+    """A trial that a process left unfinished and that no other works on; None if there is none."""
+    import optuna
+
+    for frozen in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        lock = swept.folder.lock(frozen.number)
+        try:
+            with locks.alone(lock, where=f"trial {frozen.number}"):
+                return optuna.trial.Trial(study, frozen._trial_id)
+        except UserError:
+            continue
+    return None
+
+
+def _run(study: Any, trial: Any, swept: Sweep) -> None:
+    """Run a trial to its end, and tell Optuna."""
+    import optuna
+
+    number, begun = trial.number, time.monotonic()
+    run = swept.folder.trial(number)
+
+    def log(line: str) -> None:
+        swept.log(f"trial {number}: {line}")
+
+    def tell(why: str = "", **result: Any) -> None:
+        trial.set_user_attr(SECONDS, trial.user_attrs.get(SECONDS, 0.0) + time.monotonic() - begun)
+        if why:
+            log(f"failed, {why}")
+            trial.set_user_attr(WHY, why)
+        study.tell(trial, **result)
+
+    try:
+        values = swept.space.suggest(trial)  # of a trial that goes on, those that it has
+        log(
+            ", ".join(
+                f"{key} = {value:g}" if isinstance(value, float) else f"{key} = {value}"
+                for key, value in values.items()
+            )
+        )
+        recipe = swept.recipe_of(number, values)
+        with _judged(trial):
+            failures = run_stages(run_context(recipe, run.path, until=swept.until, log=log))
+        if failures:
+            raise NonFiniteLoss("; ".join(failures))
+    except optuna.TrialPruned:
+        log("stopped early: behind the median of the trials before it")
+        tell(state=optuna.trial.TrialState.PRUNED)
+    except (NonFiniteLoss, UserError) as error:
+        tell(str(error), state=optuna.trial.TrialState.FAIL)
+        states = [other.state.name for other in study.trials]
+        if states.count("FAIL") >= FAILED_AT_ONCE and "COMPLETE" not in states:
+            raise UserError(
+                "sweep", problem=f"its first trials failed, the last with: {error}", fix="see the recipe"
+            ) from None
+    else:
+        tell(values=swept.value(run, recipe))
+
+
+@contextmanager
+def _judged(trial: Any) -> Iterator[None]:
+    """Tell Optuna what is measured on held-out text or examples on the way; it may stop the trial.
+
+    Each measurement has the number of those before it, so that a trial is compared with others at the same point.
+    """
+    import optuna
+
+    maximizes = trial.study.direction == optuna.study.StudyDirection.MAXIMIZE
+    reported = len(trial.study.trials[trial.number].intermediate_values)  # of a trial that goes on, not 0
+
+    def listen(event: dict[str, Any]) -> None:
+        nonlocal reported
+        kl = event.get("validation/kl")
+        value = event.get("validation/score") if kl is None else -kl if maximizes else kl
+        if value is None:
+            return
+        trial.report(float(value), reported)
+        reported += 1
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    with progress.listening(listen):
+        yield
+
+
+def publish(study: Any, swept: Sweep, command: str) -> tuple[Table, str]:
+    """Write table, page and the best recipe of what is finished so far."""
+    rows = [
+        TrialRow(
+            trial.number, trial.state.name, trial.value, dict(trial.params), trial.user_attrs.get(SECONDS),
+            trial.user_attrs.get(WHY, ""),
+        )
+        for trial in study.trials
+    ]  # fmt: skip
+    done = [row for row in rows if row.state == "COMPLETE"]
+    sign = 1 if swept.is_scored else -1
+    best = max(done, key=lambda row: sign * (row.value or 0.0), default=None)
+    made = Swept(swept.recipe, rows, best, swept.is_scored, basis(swept), importance(study))
+    with locks.alone(swept.folder.path / "page.lock", where="the page of the sweep", wait=True):
+        if best:
+            recipe = swept.space.recipe(swept.recipe, best.values)
+            recipe = dataclasses.replace(recipe, name=f"{swept.recipe.name}-best")
+            atomic.write_text(swept.folder.best, to_toml(recipe))
+        return write_sweep(swept.folder, made, command=command), made.best_in_words
+
+
+def importance(study: Any) -> dict[str, float]:
+    """Which share of the differences between trials each setting explains (fANOVA); empty where that is unknown."""
+    import optuna
+
+    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    if len(done) < 4 or len({trial.value for trial in done}) < 2:
+        return {}
+    found: dict[str, float] = optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+    )
+    return found
+
+
+def plan(recipe: Recipe, space: Path, output: Path, *, trials: int) -> dict[str, Any]:
+    """What `sweep` would do, and about how long it would take one process; nothing is written.
+
+    Raises:
+        UserError: an input is wrong.
+    """
+    swept = sweep_of(recipe, space, output, storage="", log=lambda _: None)
+    context = run_context(recipe, swept.folder.base.path, until=swept.until, log=swept.log)
+    of_one = dry_run.plan_as_json(context)
+    return {
+        "settings": {dimension.key: dimension.description for dimension in swept.space.dimensions},
+        "compared_by": basis(swept), "trials": trials, "seconds": trials * of_one["seconds"],
+        "output": str(output),
+    }  # fmt: skip
+
+
+def plan_in_words(planned: dict[str, Any]) -> str:
+    """A plan as plain text."""
+    settings = [f"{key}: {values}" for key, values in planned["settings"].items()]
+    each = duration(planned["seconds"] / planned["trials"])
+    lines = [
+        f"{planned['trials']} trials of about {each} each, in all {duration(planned['seconds'])} of one process",
+        planned["compared_by"],
+        "an estimate; trials that fall behind are stopped early. Nothing was written.",
+    ]
+    return "\n".join([*settings, "", *lines])

@@ -1,0 +1,165 @@
+"""Which settings a sweep tries, and between which ends: a TOML file, a table for each key of the recipe."""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe.schema import Recipe, to_dict
+from tinydistilbert.recipe.toml import from_dict, merge, nested
+
+CHANGEABLE = (
+    "student", "objective", "masking", "distill", "finetune.epochs", "finetune.min_steps", "finetune.optimization",
+    "finetune.layer_decay", "finetune.distillation", "finetune.override",
+)  # fmt: skip
+"""What a trial may change: how the student is made. Trials are compared by text, teacher, tasks and measuring."""
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One setting: between two ends, or one of several values."""
+
+    key: str
+    choices: tuple[Value, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    """Whether ratios count and not differences, as for learning rates."""
+    step: float | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its values are whole numbers: where both ends are written as such."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def examples(self) -> tuple[Value, ...]:
+        """Values of which each has to be one that the recipe takes."""
+        return self.choices or (self.low, self.high)
+
+    @property
+    def description(self) -> str:
+        """The values in words."""
+        if self.choices:
+            return ", ".join(map(str, self.choices))
+        scale = ", by ratio" if self.log else ""
+        return f"{self.low:g} to {self.high:g}{scale}" + (f" in steps of {self.step:g}" if self.step else "")
+
+    def suggest(self, trial: Any) -> Value:
+        """The value that an Optuna trial tries."""
+        if self.choices:
+            chosen: Value = trial.suggest_categorical(self.key, list(self.choices))
+            return chosen
+        if self.is_whole:
+            whole: int = trial.suggest_int(self.key, self.low, self.high, step=int(self.step or 1), log=self.log)
+            return whole
+        number: float = trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
+        return number
+
+
+@dataclass(frozen=True)
+class Space:
+    """The settings that are tried."""
+
+    dimensions: tuple[Dimension, ...]
+
+    @classmethod
+    def read(cls, path: Path, recipe: Recipe) -> "Space":
+        """The space in a file, for a recipe.
+
+        Raises:
+            UserError: the file is missing or no TOML, a key is unknown or may not change, or a value is not one that
+                the recipe takes.
+        """
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            fix = "give a TOML file with a table for each setting: [distill.optimization.learning_rate], low = 1e-5, …"
+            raise UserError(f"--space {path}", problem=f"cannot be read ({error})", fix=fix) from None
+        dimensions = tuple(_dimension(key, table, path) for key, table in sorted(_tables(content)))
+        if not dimensions:
+            fix = "write a table for each setting: [distill.optimization.learning_rate], low = 1e-5, high = 1e-3"
+            raise UserError(f"--space {path}", problem="names no setting", fix=fix)
+        space = cls(dimensions)
+        space.check(recipe, path)
+        return space
+
+    def check(self, recipe: Recipe, path: Path) -> None:
+        """Refuse keys and values that the recipe does not take, each end and each choice.
+
+        Raises:
+            UserError: there is one.
+        """
+        for dimension in self.dimensions:
+            where = f"--space {path}, {dimension.key}"
+            if not any(dimension.key == name or dimension.key.startswith(f"{name}.") for name in CHANGEABLE):
+                expected = f"a setting of {', '.join(CHANGEABLE)}"
+                fix = "all else is what the trials are compared by: change it in the recipe"
+                raise UserError(where, expected=expected, found="another", fix=fix)
+            for value in dimension.examples:
+                try:
+                    self.recipe(recipe, {dimension.key: value})
+                except UserError as error:
+                    raise UserError(where, problem=f"{value}: {error.problem}", fix=error.fix) from None
+
+    def recipe(self, recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
+        """The recipe with these values.
+
+        Raises:
+            UserError: it does not take them.
+        """
+        return from_dict(merge(to_dict(recipe), nested(dict(values))), "the trial")
+
+    def suggest(self, trial: Any) -> dict[str, Value]:
+        """The values that an Optuna trial tries."""
+        return {dimension.key: dimension.suggest(trial) for dimension in self.dimensions}
+
+    def as_text(self) -> str:
+        """For the folder of the sweep: two sweeps are the same where this is."""
+        return "".join(f"{dimension.key}: {dimension.description}\n" for dimension in self.dimensions)
+
+
+_FIELDS = {"low", "high", "log", "step", "choices"}
+
+
+def _tables(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Mapping[str, Any]]]:
+    """Every table that holds what a dimension has, with its whole name; `"a.b"` and `a.b` are the same."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        if not isinstance(value, Mapping):
+            found.append((key, {"": value}))  # refused below, by name
+        elif value and not any(isinstance(inner, Mapping) for inner in value.values()):
+            found.append((key, value))
+        else:
+            found += _tables(value, f"{key}.")
+    return found
+
+
+def _dimension(key: str, table: Mapping[str, Any], path: Path) -> Dimension:
+    where, fix = f"--space {path}, {key}", "write low and high (log = true for ratios, step = …), or choices = [...]"
+    unknown = sorted(set(table) - _FIELDS)
+    if unknown:
+        expected = "low, high, log, step, or choices"
+        raise UserError(where, expected=expected, found=", ".join(unknown).strip() or "a value", fix=fix)
+    if "choices" in table:
+        choices = table["choices"]
+        if len(table) > 1 or not isinstance(choices, list) or len(choices) < 2:
+            raise UserError(
+                where, expected="choices of two values at least, and nothing else", found="another", fix=fix
+            )
+        return Dimension(key, choices=tuple(choices))
+    low, high, log, step = (table.get(name) for name in ("low", "high", "log", "step"))
+    for value in (low, high, *([] if step is None else [step])):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise UserError(where, expected="numbers as low and high", found=repr(value), fix=fix)
+    assert low is not None and high is not None
+    if low >= high:
+        raise UserError(where, expected="low below high", found=f"{low:g} and {high:g}", fix=fix)
+    if log and (low <= 0 or step is not None):
+        raise UserError(where, expected="low above 0 and no step where log = true", found=f"{low:g}", fix=fix)
+    return Dimension(key, low=low, high=high, log=bool(log), step=step)

@@ -1,0 +1,152 @@
+"""One sweep: its folder, Optuna's record of the trials, and the recipe of each trial."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinydistilbert import optional, results
+from tinydistilbert.errors import UserError
+from tinydistilbert.pipeline.jobs import Job, jobs
+from tinydistilbert.recipe.schema import Recipe, Teacher
+from tinydistilbert.recipe.toml import to_toml
+from tinydistilbert.run_folder import MEASUREMENTS, RunFolder, SweepFolder
+from tinydistilbert.storage import atomic
+from tinydistilbert.tasks import tasks_of
+from tinydistilbert.tuning.space import Space, Value
+
+EXTRA = "sweep"
+STARTUP_TRIALS = 5
+"""Trials that are drawn at random and never stopped early: the rest is judged by them (Optuna's own default)."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The recipe, what is tried of it, and where."""
+
+    recipe: Recipe
+    space: Space
+    folder: SweepFolder
+    storage: str
+    """A URL of a data base that Optuna knows; empty = a journal in the folder."""
+    log: Callable[[str], None]
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether trials are compared by tasks; else by the KL to the teacher on held-out text."""
+        return bool(self.recipe.finetune.tasks)
+
+    @property
+    def row(self) -> str:
+        """The row whose scores are compared: the last that the recipe makes of its student."""
+        return [job.row for job in jobs(self.recipe)][-1] if self.is_scored else "student"
+
+    @property
+    def until(self) -> str:
+        """The last stage of a trial."""
+        return "evaluate" if self.is_scored else "distill"
+
+    @property
+    def shares_teacher(self) -> bool:
+        """Whether the teacher is adapted once, before the trials."""
+        return self.recipe.adapt.tokens > 0 and not self.recipe.finetune.model
+
+    def recipe_of(self, number: int, values: Mapping[str, Value]) -> Recipe:
+        """What a trial runs: scored on examples held out of train, for settings are chosen by it.
+
+        Raises:
+            UserError: the values do not go together.
+        """
+        recipe = self.space.recipe(self.recipe, values)
+        finetune = dataclasses.replace(recipe.finetune, score_on="train", baselines=False)
+        if finetune.distillation.tasks == "none" and not finetune.model:
+            finetune = dataclasses.replace(finetune, models=tuple(n for n in finetune.models if n == self.row))
+        recipe = dataclasses.replace(recipe, name=f"{self.recipe.name}/{number}", finetune=finetune)
+        if self.shares_teacher:
+            teacher = Teacher(model=str(self.folder.base.teacher.resolve()))
+            recipe = dataclasses.replace(recipe, teacher=teacher, adapt=dataclasses.replace(recipe.adapt, tokens=0))
+        return recipe
+
+    def value(self, run: RunFolder, recipe: Recipe) -> float:
+        """What a finished trial is worth: mean headline score in points over tasks and seeds, or the KL in nats."""
+        if not self.is_scored:
+            measured = results.read(run.student / MEASUREMENTS)
+            return next(m.value for m in measured if m.task == "pretraining" and m.metric == "kl")
+        tasks = tasks_of(recipe.finetune)
+        scores = [_headline(run, job, tasks[job.task].headline) for job in jobs(recipe) if job.row == self.row]
+        return 100 * sum(scores) / len(scores)
+
+    def study(self) -> Any:
+        """Optuna's study, made or opened.
+
+        Raises:
+            UserError: Optuna is not installed, or the storage cannot be used.
+        """
+        optuna = optional.require("optuna", extra=EXTRA)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with storage_errors(self.storage or str(self.folder.journal)):
+            if self.storage:
+                storage: Any = self.storage
+            else:
+                backend = optuna.storages.journal.JournalFileBackend(
+                    str(self.folder.journal),
+                    lock_obj=optuna.storages.journal.JournalFileOpenLock(str(self.folder.journal)),
+                )
+                storage = optuna.storages.JournalStorage(backend)
+            return optuna.create_study(
+                storage=storage, study_name=self.recipe.name, load_if_exists=True,
+                direction="maximize" if self.is_scored else "minimize",
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
+            )  # fmt: skip
+
+    def claim(self) -> None:
+        """Write down what is swept; refuse the folder of another sweep.
+
+        Raises:
+            UserError: there are other files, or another recipe or space.
+        """
+        folder = self.folder
+        if not folder.recipe.is_file() and not atomic.is_new(folder.path):
+            fix = "give another --output"
+            raise UserError(
+                f"--output {folder.path}", expected="a new or empty folder, or a sweep", found="other files", fix=fix
+            )
+        for path, text in ((folder.recipe, to_toml(self.recipe)), (folder.space, self.space.as_text())):
+            if not path.is_file():
+                atomic.write_text(path, text)
+            elif path.read_text(encoding="utf-8") != text:
+                problem = f"the sweep there was begun with another {path.stem}"
+                raise UserError(f"--output {folder.path}", problem=problem, fix="give another --output")
+
+
+def _headline(run: RunFolder, job: Job, metric: str) -> float:
+    return next(m.value for m in results.read(job.scores(run) / MEASUREMENTS) if m.metric == metric)
+
+
+@contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Errors of the storage as mistakes that one can mend.
+
+    Raises:
+        UserError: the body met one.
+    """
+    try:
+        yield
+    except Exception as error:
+        module = type(error).__module__.split(".")[0]
+        if module not in ("optuna", "sqlalchemy", "sqlite3", "json"):
+            raise
+        problem = f"Optuna cannot use it ({str(error).splitlines()[0]})"
+        fix = "see that no other program holds it and that it is a storage of Optuna's, or give another --storage"
+        raise UserError(f"storage {where}", problem=problem, fix=fix) from None
+
+
+def sweep_of(recipe: Recipe, space: Path, output: Path, *, storage: str, log: Callable[[str], None]) -> Sweep:
+    """The sweep of a recipe.
+
+    Raises:
+        UserError: the space is wrong.
+    """
+    return Sweep(recipe, Space.read(space, recipe), SweepFolder(output), storage, log)

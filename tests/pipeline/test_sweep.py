@@ -1,0 +1,188 @@
+"""`sweep` as a user calls it: trials that are runs, killed and gone on with, and the mistakes in a space."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinydistilbert import progress, results
+from tinydistilbert.cli.main import main
+from tinydistilbert.errors import UserError
+from tinydistilbert.recipe import toml
+from tinydistilbert.tuning import run as sweeping
+from tinydistilbert.tuning.space import Space
+
+optuna = pytest.importorskip("optuna", reason="optuna (extra sweep) is not installed")
+pytestmark = pytest.mark.long
+SPACE = """
+[distill.optimization.learning_rate]
+low = 1e-4
+high = 1e-2
+log = true
+["student.initialization"]
+choices = ["teacher", "random"]
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, recipe_text: str) -> Path:
+    text = recipe_text.replace('tasks = ["acceptability", "adjacency", "cloze-qa"]', 'tasks = ["adjacency"]')
+    text = text.replace("max_steps = 40", "max_steps = 4").replace("train_examples = 40\n", "")
+    (tmp_path / "space.toml").write_text(SPACE)
+    path = tmp_path / "tiny.toml"
+    path.write_text(text)
+    return path
+
+
+def arguments(recipe: Path, *more: str) -> list[str]:
+    output = recipe.parent / "swept"
+    return ["sweep", str(recipe), "--space", str(recipe.parent / "space.toml"), "--output", str(output), *more]
+
+
+def call(*given: str) -> int:
+    try:
+        main(list(given))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def states(output: Path) -> list[str]:
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(output / "trials.log")))
+    return [trial.state.name for trial in optuna.load_study(study_name=None, storage=storage).trials]
+
+
+def test_trials_are_runs_that_are_compared_on_held_out_examples(
+    recipe_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = recipe_file.parent / "swept"
+    assert call(*arguments(recipe_file, "--trials", "2", "--json")) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert sorted(path.name for path in (output / "trials").iterdir() if path.is_dir()) == ["0000", "0001"]
+    scores = []
+    for number in (0, 1):
+        (path,) = (output / "trials" / f"{number:04d}" / "tasks" / "adjacency").glob(
+            "student/seed-0/scores/measurements.jsonl"
+        )
+        measured = next(m for m in results.read(path) if m.metric == "accuracy")
+        assert measured.split not in ("validation", "test")
+        scores.append(100 * measured.value)
+    best = scores.index(max(scores))
+    assert f"trial {best}, {max(scores):.1f} points" in printed["best"]
+    tried = toml.read(output / "trials" / f"{best:04d}" / "recipe.toml")
+    found = toml.read(output / "best.toml")
+    assert found.distill.optimization.learning_rate == tried.distill.optimization.learning_rate
+    assert found.student.initialization == tried.student.initialization
+    assert found.finetune.score_on != "train"  # the best is scored as the recipe says
+    page = (output / "report.html").read_text()
+    assert "Trial by trial" in page and "distill.optimization.learning_rate" in page
+
+    before = (output / "trials" / "0000" / "results.jsonl").stat().st_mtime_ns
+    assert call(*arguments(recipe_file, "--trials", "2")) == 0
+    assert (output / "trials" / "0000" / "results.jsonl").stat().st_mtime_ns == before
+    assert states(output) == ["COMPLETE"] * 2
+
+    (recipe_file.parent / "space.toml").write_text(SPACE.replace("1e-2", "1e-3"))
+    assert call(*arguments(recipe_file, "--trials", "2")) == 2
+    assert "another space" in capsys.readouterr().err
+
+
+def test_a_killed_process_leaves_a_trial_that_another_finishes(recipe_file: Path) -> None:
+    output = recipe_file.parent / "swept"
+    command = [sys.executable, "-m", "tinydistilbert", *arguments(recipe_file, "--trials", "2")]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
+    try:
+        deadline = time.monotonic() + 240
+        while not (output / "trials" / "0000" / "recipe.toml").exists() and first.poll() is None:
+            assert time.monotonic() < deadline, "no trial was begun"
+            time.sleep(0.05)
+        first.send_signal(signal.SIGKILL)
+    finally:
+        first.kill()
+        first.wait()
+    assert states(output) == ["RUNNING"]
+    assert call(*arguments(recipe_file, "--trials", "2", "--quiet")) == 0
+    assert states(output) == ["COMPLETE", "COMPLETE"]
+    assert not list((output / "trials").glob("*.lock"))
+
+
+def test_a_trial_behind_the_others_is_stopped() -> None:
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=2))
+    for worth in (1.0, 2.0):
+        trial = study.ask()
+        with sweeping._judged(trial):
+            progress.emit(step=1, **{"validation/kl": worth})
+        study.tell(trial, values=-worth)
+    trial = study.ask()
+    with pytest.raises(optuna.TrialPruned), sweeping._judged(trial):
+        progress.emit(step=1, **{"validation/kl": 9.0})
+    trial = study.ask()
+    with sweeping._judged(trial):
+        progress.emit(step=1, **{"validation/kl": 0.5})
+        progress.emit(step=1, loss=3.0)  # of a step: nothing to compare by
+    assert study.trials[trial.number].intermediate_values == {0: -0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "names no setting"),
+        ("not toml", "cannot be read"),
+        ("[corpus.block_size]\nlow = 8\nhigh = 16", "corpus.block_size"),
+        ("[distill.optimization.learnin_rate]\nlow = 1e-5\nhigh = 1e-3", "learnin_rate"),
+        ("[distill.optimization.learning_rate]\nlow = 1e-3\nhigh = 1e-5", "low below high"),
+        ("[distill.optimization.learning_rate]\nlow = 0\nhigh = 1\nlog = true", "above 0"),
+        ("[distill.optimization.learning_rate]\nlow = 1e-5", "low and high"),
+        ("[distill.optimization.learning_rate]\nmin = 1e-5", "low, high, log, step, or choices"),
+        ('[student.initialization]\nchoices = ["teacher"]', "two values"),
+        ('[student.initialization]\nchoices = ["teacher", "rondom"]', "rondom"),
+        ("[masking.rate]\nlow = 0.1\nhigh = 7.0", "7.0"),
+    ],
+)
+def test_a_wrong_space_is_refused_before_anything_is_written(
+    recipe_file: Path, text: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recipe_file.parent / "space.toml").write_text(text)
+    assert call(*arguments(recipe_file)) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error and "\n" not in error.removeprefix("error: ")
+    assert not (recipe_file.parent / "swept").exists()
+
+
+def test_a_dry_run_writes_nothing(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*arguments(recipe_file, "--dry-run", "--trials", "7")) == 0
+    printed = capsys.readouterr().out
+    assert "7 trials" in printed and "learning_rate: 0.0001 to 0.01, by ratio" in printed
+    assert not (recipe_file.parent / "swept").exists()
+
+
+def test_what_each_dimension_suggests(recipe_file: Path) -> None:
+    (recipe_file.parent / "space.toml").write_text("[finetune.epochs]\nlow = 1\nhigh = 3\n" + SPACE)
+    space = Space.read(recipe_file.parent / "space.toml", toml.read(recipe_file))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn: list[dict[str, Any]] = [space.suggest(study.ask()) for _ in range(20)]
+    assert {values["finetune.epochs"] for values in drawn} == {1, 2, 3}
+    assert {values["student.initialization"] for values in drawn} == {"teacher", "random"}
+    rates = [values["distill.optimization.learning_rate"] for values in drawn]
+    assert min(rates) >= 1e-4 and max(rates) <= 1e-2 and sum(rate < 1e-3 for rate in rates) >= 5
+
+
+def test_a_storage_that_is_none(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (recipe_file.parent / "no.db").write_text("this is no data base, " * 100)
+    storage = f"sqlite:///{recipe_file.parent / 'no.db'}"
+    assert call(*arguments(recipe_file, "--storage", storage)) == 2
+    assert "storage" in capsys.readouterr().err
+
+
+def test_without_optuna_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    from tinydistilbert import optional
+
+    with pytest.raises(UserError, match="sweep"):
+        optional.require("optuna", extra="sweep")
