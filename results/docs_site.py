@@ -19,7 +19,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 PARTS = {
     "Tutorial": "tutorial/", "How-tos": "how-to/", "Reference": "reference/", "Explanation": "explanation/",
     "Results": "results.md", "Troubleshooting": "troubleshooting.md", "Glossary": "glossary.md",
-    "Decisions": "decisions/",
+    "For agents": "agents.md", "Decisions": "decisions/",
 }  # fmt: skip
 """The navigation: folders and pages."""
 
@@ -62,6 +62,26 @@ def with_links_of_the_site(markdown: str, page: str, repository: str) -> str:
     return LINK.sub(replaced, markdown)
 
 
+def for_language_models(index: str, raw: str) -> str:
+    """The index in the form of https://llmstxt.org, with links to the pages as they are written.
+
+    Args:
+        index: docs/index.md.
+        raw: where files of the repository are read as they are.
+    """
+    purpose = "Distil a BERT-like teacher into a small fast student, and prove what was kept and what was won."
+    shown = ["# TinyDistilBERT", "", f"> {purpose}", "", f"Begin with [the guide for agents]({raw}/{DOCS}/agents.md)."]
+    for part in re.split(r"^\*\*(?=\w)", index, flags=re.MULTILINE)[1:]:
+        title, _, content = part.partition("**")
+        links = re.findall(r"\[([^\]]+)\]\(([^)\s]+\.md)\)(?:: ([^\n]+))?", content)
+        shown += ["", f"## {title}", ""]
+        shown += [
+            f"- [{name}]({raw}/{posixpath.normpath(f'{DOCS}/{page}')}){f': {text}' if text else ''}"
+            for name, page, text in links
+        ]
+    return "\n".join(shown) + "\n"
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """The navigation."""
     config.nav = navigation((ROOT / DOCS / "index.md").read_text(encoding="utf-8"))
@@ -69,9 +89,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The report pages."""
+    """The report pages, and llms.txt."""
     for path in reports():
         files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    raw = f"{config.repo_url.replace('//github.com', '//raw.githubusercontent.com')}/main"
+    index = (ROOT / DOCS / "index.md").read_text(encoding="utf-8")
+    files.append(File.generated(config, "llms.txt", content=for_language_models(index, raw)))
     return files
 
 

@@ -34,6 +34,15 @@ def test_it_has_every_page_every_report_and_a_search(site: Path) -> None:
 
 
 @pytest.mark.long
+def test_it_has_a_list_of_the_pages_for_language_models(site: Path) -> None:
+    text = (site / "llms.txt").read_text(encoding="utf-8")
+    assert text.startswith("# TinyDistilBERT\n") and "\n## Do\n" in text
+    pages = re.findall(r"^- \[[^\]]+\]\(https://raw\.githubusercontent\.com/[\w/-]+/main/([^)]+)\)", text, re.MULTILINE)
+    assert all((ROOT / page).is_file() for page in pages)
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/how-to").glob("*.md")} <= set(pages)
+
+
+@pytest.mark.long
 def test_it_loads_nothing_from_other_hosts(site: Path) -> None:
     for page in site.rglob("*.html"):
         loaded = re.findall(
