@@ -23,11 +23,13 @@ from tinydistilbert.evaluation import metrics, resampling
 from tinydistilbert.evaluation.by_type import scores_by_type
 from tinydistilbert.evaluation.scoring import majority_headline, predictions_of_tags, score
 from tinydistilbert.finetuning.objective import TaskLoss
+from tinydistilbert.finetuning.soft_targets import SoftTargets, make_soft_targets
+from tinydistilbert.finetuning.teacher_check import check_teacher
 from tinydistilbert.models.loading import load_config, load_model, save_model
 from tinydistilbert.models.projected_student import ProjectedStudent
 from tinydistilbert.models.task_head import output_layer
 from tinydistilbert.predictor import load
-from tinydistilbert.recipe.schema import Corpus, CustomTask
+from tinydistilbert.recipe.schema import Corpus, CustomTask, TaskDistillation
 from tinydistilbert.tasks import HELD_OUT, load_examples
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.compatible import check_classes
@@ -35,6 +37,7 @@ from tinydistilbert.tasks.custom import custom_task
 from tinydistilbert.tasks.encoding import NO_LABEL, collate, encode
 from tinydistilbert.tasks.entities import NO_ENTITIES, as_iob2, counts, entities_of, tag_names, tags_of
 from tinydistilbert.tasks.tag_baseline import MostFrequentTag
+from tinydistilbert.tasks.unlabelled import read_unlabelled
 from tinydistilbert.tasks.words import is_first_piece, joined, word_predictions, word_tokens, words_in
 
 CONLL = "EU B-ORG\nrejects O\nGerman B-MISC\ncall O\n\nPeter B-PER\nBlackburn I-PER\n\nin O\nNew B-LOC\nYork I-LOC\n"
@@ -96,6 +99,8 @@ SPANS = [
         ("a.conll", CONLL.replace("EU B-ORG", "# a comment of words\nEU B-ORG").replace("\n", "\r\n"), {}),
         ("a.txt", CONLL.replace(" ", "\tX\t").replace("\n", "\tlast\n").replace("\tlast\n\tlast", "\tlast\n")
          .replace("O\tlast", "O\tO"), {"label": "3"}),
+        ("a.tsv", CONLL.replace(" ", "\t"), {}),
+        ("a.tsv", "tokens\tner_tags\n" + "".join(f"{w}\t{t}\n" for w, t in zip(TOKENS, TAGS, strict=True)), {}),
         ("a.jsonl", lines(*as_rows(TAGS)), {}),
         ("a.jsonl", lines(*as_rows(TAGS, label="tags")), {}),
         ("a.jsonl", lines(*as_rows(TAGS, text="ws", label="x")), {"text": "ws", "label": "x"}),
@@ -196,6 +201,12 @@ def test_a_type_that_only_the_validation_has_is_refused(tmp_path: Path) -> None:
         read(of, "validation")
     longer = written(tmp_path / "c.conll", "EU B-ORG\nCommission I-ORG\n")  # I-ORG is in no train example
     assert named(read(task(train, longer), "validation")) == [["B-ORG", "I-ORG"]]
+
+
+def test_a_conll_file_of_another_kind_is_refused_with_the_kind_it_is_for(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.conll", CONLL)
+    with pytest.raises(UserError, match="--kind token-classification"):
+        read(custom_task("mine", CustomTask(train=str(file))))
 
 
 def test_a_second_text_is_refused() -> None:
@@ -433,3 +444,62 @@ def test_the_cheap_baseline_gives_each_word_its_most_frequent_tag() -> None:
     assert majority_headline(scored) == 0
     value, details = score(scored, predictions, seed=0)["entity_f1"]
     assert value == 0 and details["majority"] == 0 and "not above" in str(details["warnings"])
+
+
+def test_soft_targets_lie_at_the_words_that_the_teacher_read(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    teacher = tiny.scrambled(tiny.model("distilbert", "token-classification", num_labels=3))
+    teacher.config.id2label = {0: "B-L", 1: "O", 2: "I-L"}  # another order
+    save_model(teacher, tokenizer, tmp_path / "teacher", max_length=8)
+    examples = tagged(
+        ("gustave eiffels tower", "B-L I-L O"), ("she walked to the old house near the lake", "O O O B-L I-L I-L O O O")
+    )
+    texts = examples.columns["text"]
+    make_soft_targets(
+        examples, [tmp_path / "teacher"], tmp_path / "soft", tokenizer=tokenizer, max_length=16,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    features = encode(examples, tokenizer, 16)
+    batch = SoftTargets.open(tmp_path / "soft", examples, features).batch(np.array([0, 1]))
+    taught, assigned = batch["teacher_words"], features.labels != NO_LABEL
+    assert taught.shape == assigned.shape and not (taught.numpy() & ~assigned).any()
+    assert taught.sum(1).tolist() == [3, 6] and assigned.sum(1).tolist() == [3, 9]  # the teacher reads 8 tokens
+    for row, text in enumerate(texts):
+        inputs = tokenizer(text, truncation=True, max_length=8, return_tensors="pt", return_token_type_ids=False)
+        logits = teacher(**inputs).logits[0][:, [1, 0, 2]]
+        places = taught[row].nonzero().flatten()
+        tiny.assert_equal_up_to_rounding(batch["teacher_logits"][row, places], logits[places])
+
+    student = tiny.scrambled(tiny.model("bert", "token-classification", num_labels=3))
+    objective = TaskLoss("token-classification", TaskDistillation(soft=1.0, temperature=2.0))
+    whole = collate(features, [0, 1], 0, token_types=True) | batch
+    loss, _ = objective.loss(ProjectedStudent(student), whole, {"soft": 1.0}, 0)
+    logits = student(**{name: whole[name] for name in ("input_ids", "attention_mask", "token_type_ids")}).logits
+    of_teacher = batch["teacher_logits"][taught]
+    expected = 4 * F.kl_div(
+        (logits[taught] / 2).log_softmax(-1), (of_teacher / 2).log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    tiny.assert_equal_up_to_rounding(loss, expected)
+    halves = [{name: value[row : row + 1] for name, value in whole.items()} for row in (0, 1)]
+    shares = [share["soft"] for share in objective.token_shares(halves)]
+    assert shares == [count / int(taught.sum()) for count in taught.sum(1).tolist()]
+
+
+def test_a_teacher_that_says_nothing_about_the_tags_is_refused() -> None:
+    right = np.zeros((40, 3))
+    examples = tagged(*[("paris is x y", "B-L O O I-L")] * 10)
+    right[np.arange(40), np.concatenate(examples.columns["label"])] = 5
+    right[3] = np.nan  # a word that was not read
+    check_teacher("teacher", right, examples, order=[0, 1, 2], is_given=False)
+    with pytest.raises(UserError, match="39 train words"):
+        check_teacher("teacher", np.where(np.isnan(right), right, 1.0) * [0, 0, 1], examples, order=[0, 1, 2],
+                      is_given=False)  # fmt: skip
+
+
+def test_further_texts_have_words_to_be_taught_at(tmp_path: Path) -> None:
+    of = dataclasses.replace(task(), labels=tuple(NAMES))
+    texts = read_unlabelled(written(tmp_path / "a.txt", "In Paris.\nno name\n"), of)
+    assert (
+        texts.columns["words"] == [((0, 2), (3, 8), (8, 9)), ((0, 2), (3, 7))] and texts.columns["label"] == [None] * 2
+    )

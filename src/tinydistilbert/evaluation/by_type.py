@@ -13,16 +13,16 @@ def scores_by_type(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
         gold: the tags of each text's words.
         predicted: those that are predicted.
     """
-    right, guessed, there = Counter[str](), Counter[str](), Counter[str]()
+    right, guessed, given = Counter[str](), Counter[str](), Counter[str]()
     for tags, others in zip(gold, predicted, strict=True):
         one, other = {*entities_of(tags)}, {*entities_of(others)}
-        for count, found in ((right, one & other), (guessed, other), (there, one)):
+        for count, found in ((right, one & other), (guessed, other), (given, one)):
             count.update(kind for kind, _, _ in found)
     return {
         kind: {
             "precision": right[kind] / guessed[kind] if guessed[kind] else 0.0,
-            "recall": right[kind] / there[kind] if there[kind] else 0.0,
-            "f1": 2 * right[kind] / (guessed[kind] + there[kind]), "entities": there[kind],
+            "recall": right[kind] / given[kind] if given[kind] else 0.0,
+            "f1": 2 * right[kind] / (guessed[kind] + given[kind]), "entities": given[kind],
         }
-        for kind in sorted({*guessed, *there})
+        for kind in sorted({*guessed, *given})
     }  # fmt: skip

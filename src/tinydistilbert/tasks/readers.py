@@ -6,7 +6,7 @@ read to its end is not read at all.
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,10 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
     reader = READERS.get(ending(path)) if can_be_read(path) else None
     if reader is None:
         expected, found = f"a file that ends in {', '.join(READERS)} (or .csv.gz …)", path.suffix or "no ending"
-        raise UserError(str(path), expected=expected, found=found, fix="save the table in one of these forms")
+        fix = "save the table in one of these forms"
+        if path.name.lower().endswith(CONLL_ENDINGS):
+            fix = f"for tagged words set kind = token-classification (--kind token-classification), or {fix}"
+        raise UserError(str(path), expected=expected, found=found, fix=fix)
     if not path.is_file():
         raise UserError(str(path), problem="there is no such file", fix="correct the path")
     try:
@@ -115,6 +118,17 @@ def read_conll(path: Path) -> Rows:
     if not found.lines:
         raise UserError(str(path), expected="at least one sentence", found="none", fix="put sentences into the file")
     return _with_lines(pa.table({name: pa.array(values) for name, values in found.columns.items()}), path, found.lines)
+
+
+def is_conll(path: Path, columns: Collection[str]) -> bool:
+    """Whether a file of tagged words is a CoNLL file: by its name, or a .tsv whose first line names no column."""
+    if path.name.lower().endswith(CONLL_ENDINGS):
+        return True
+    if ending(path) != ".tsv" or not path.is_file():
+        return False
+    with open_bytes(path) as stream:
+        first = stream.readline().decode("utf-8-sig", "replace")
+    return {*columns}.isdisjoint(cell.strip(' "') for cell in first.strip("\r\n").split("\t"))
 
 
 def can_be_read(path: Path) -> bool:

@@ -13,9 +13,18 @@ from tinydistilbert.tasks.answers import with_answers
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.hash_split import part_of
 from tinydistilbert.tasks.label_sets import with_label_lists
-from tinydistilbert.tasks.readers import CONLL_ENDINGS, ENDINGS, Rows, can_be_read, read_conll, read_rows, table_rows
+from tinydistilbert.tasks.readers import (
+    CONLL_ENDINGS,
+    ENDINGS,
+    Rows,
+    can_be_read,
+    is_conll,
+    read_conll,
+    read_rows,
+    table_rows,
+)
 from tinydistilbert.tasks.row_checks import check_columns
-from tinydistilbert.tasks.word_tags import with_words
+from tinydistilbert.tasks.word_tags import TEXT_COLUMNS, with_words
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -123,8 +132,8 @@ def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) 
 
 
 def _is_conll(task: Task, path: Path) -> bool:
-    """Whether a file of a task is read as a CoNLL file: of tagged words, where its name is not that of a table."""
-    return task.kind == "token-classification" and path.name.lower().endswith(CONLL_ENDINGS)
+    """Whether a file of a task is read as a CoNLL file: of tagged words, where it is not a table."""
+    return task.kind == "token-classification" and is_conll(path, (task.text, *TEXT_COLUMNS))
 
 
 def _is(path: Path, of_kind: Callable[[Path], bool]) -> bool:

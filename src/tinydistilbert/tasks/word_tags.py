@@ -21,7 +21,7 @@ from tinydistilbert.tasks.readers import Rows, shown
 from tinydistilbert.tasks.row_checks import check_columns, texts_of
 from tinydistilbert.tasks.words import WORDS, Word, joined, words_in
 
-_TEXTS, _LABELS = (TOKENS, "text"), (TAGS, "tags", "entities", "spans", "label")
+TEXT_COLUMNS, _LABELS = (TOKENS, "text"), (TAGS, "tags", "entities", "spans", "label")
 """Columns that are looked for where none are named; the last ones are the names of other tasks' columns."""
 _SPAN = ("start", "end", "label")
 _SHOWN = 40
@@ -103,7 +103,7 @@ def _columns(task: Task, rows: Rows) -> tuple[str, str]:
         UserError: there are none.
     """
     names = rows.table.column_names
-    texts = _TEXTS if task.text == CustomTask().text else (task.text,)
+    texts = TEXT_COLUMNS if task.text == CustomTask().text else (task.text,)
     labels = _LABELS if task.label == CustomTask().label else (task.label,)
     pairs = [(text, label) for text in texts for label in labels if {text, label} <= {*names}]
     fitting = [
