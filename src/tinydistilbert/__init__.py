@@ -20,13 +20,13 @@ _HOMES = {
     "Recipe": "recipe.schema", "ShrunkClassifier": "api.estimator", "compare": "api.compare", "compress": "api.task",
     "distill": "api.task", "doctor": "api.doctor", "evaluate": "api.score", "export": "api.task",
     "finetune": "api.task", "load": "predictor", "push": "api.push", "replicate": "api.run",
-    "serve": "serve.run", "shrink": "api.shrink", "sweep": "api.sweep",
+    "serve": "serve.run", "shrink": "api.shrink", "sweep": "api.sweep", "demo": "demo.build",
 }  # fmt: skip
 """Where each public name lives; its module is imported when it is first asked for: torch takes seconds. `__init__.pyi`
 tells type checkers the same, and a test compares the two."""
 __all__ = [
-    "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "doctor", "evaluate", "export", "finetune", "load",
-    "push", "replicate", "serve", "shrink", "sweep",
+    "Recipe", "ShrunkClassifier", "compare", "compress", "demo", "distill", "doctor", "evaluate", "export", "finetune",
+    "load", "push", "replicate", "serve", "shrink", "sweep",
 ]  # fmt: skip
 
 

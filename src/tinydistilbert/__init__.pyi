@@ -10,12 +10,13 @@ from tinydistilbert.api.task import compress as compress
 from tinydistilbert.api.task import distill as distill
 from tinydistilbert.api.task import export as export
 from tinydistilbert.api.task import finetune as finetune
+from tinydistilbert.demo.build import demo as demo
 from tinydistilbert.predictor import load as load
 from tinydistilbert.recipe.schema import Recipe as Recipe
 from tinydistilbert.serve.run import serve as serve
 
 __version__: str
 __all__ = [
-    "Recipe", "ShrunkClassifier", "compare", "compress", "distill", "doctor", "evaluate", "export", "finetune", "load",
-    "push", "replicate", "serve", "shrink", "sweep",
+    "Recipe", "ShrunkClassifier", "compare", "compress", "demo", "distill", "doctor", "evaluate", "export", "finetune",
+    "load", "push", "replicate", "serve", "shrink", "sweep",
 ]  # fmt: skip

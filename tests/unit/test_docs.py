@@ -10,10 +10,11 @@ import pytest
 
 from tinydistilbert.cli import flags
 from tinydistilbert.cli.arguments import COMMANDS
-from tinydistilbert.cli.parser import parse
+from tinydistilbert.cli.parser import build, parse
 from tinydistilbert.cli.request import request
-from tinydistilbert.recipe import schema
+from tinydistilbert.recipe import keys, schema
 from tinydistilbert.recipe.objective import TERMS
+from tinydistilbert.recipe.types import RENAMED_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs/reference/command-line.md"
@@ -114,3 +115,14 @@ def test_the_page_of_the_objective_lists_the_terms_of_the_table():
         (f"`{name}`", f"{getattr(schema.Objective(), name):g}", term.needs.value) for name, term in TERMS.items()
     ]
     assert [mean_over.split(";")[0] for *_, mean_over, _ in rows] == [term.mean_over.value for term in TERMS.values()]
+
+
+def test_the_reference_names_every_flag_of_every_command():
+    """Settings of the recipe have a page of their own."""
+    text = REFERENCE.read_text(encoding="utf-8")
+    (commands_of,) = (action for action in build(everything=False)._actions if isinstance(action.choices, dict))
+    known = {key.name for section in keys.sections() for key in section.keys} | set(RENAMED_KEYS)
+    for command, parser in commands_of.choices.items():
+        own = {flag[2:] for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
+        own = {flag for flag in own if "." not in flag and flag.replace("-", "_") not in known}
+        assert {flag for flag in own if f"--{flag}" not in text} == set(), command

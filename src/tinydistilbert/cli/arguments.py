@@ -238,6 +238,19 @@ def _serve_arguments(parser: Parser, given: Sequence[str], everything: bool) -> 
     parser.add_argument("--max-waiting", action=Once, convert=_count, metavar="N", help=text)
 
 
+def _demo_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
+    text = "exported models of one kind, such as a teacher and its student, in the order in which they are shown"
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help=text)
+    _output(parser, "the new folder (default: demo)")
+    text = "to pick: a text each line, or in .jsonl a text or a list of two each line"
+    parser.add_argument("--examples", action=Once, metavar="FILE", help=text)
+    text = "the npm package @huggingface/transformers, to be copied beside the page: it then needs no network"
+    parser.add_argument("--offline-assets", action=Once, metavar="FOLDER", help=text)
+    parser.add_argument("--open", action="store_true", help="show it in the browser, until Ctrl-C")
+    text = "with --open: where it is shown, on this machine alone (default: any free one)"
+    parser.add_argument("--port", action=Once, convert=_port, metavar="N", help=text)
+
+
 def _recipes_arguments(parser: Parser, given: Sequence[str], everything: bool) -> None:
     parser.add_argument(
         "name", nargs="?", action=Once, convert=str, metavar="NAME", help="print this preset, to change it"
@@ -301,6 +314,10 @@ COMMANDS: dict[str, Command] = {
     "push": Command(
         "a model's folder to the Hugging Face hub, after a check",
         "FOLDER USER/NAME [--private] [--dry-run] [--json]", _push_arguments,
+    ),
+    "demo": Command(
+        "models side by side in the browser: a static folder", "FOLDER ... [--output FOLDER] [--open] ...",
+        _demo_arguments,
     ),
     "elmo": Command(
         "ELMo from its published files, as a folder to fine-tune and time",

@@ -256,6 +256,22 @@ def _doctor(parsed: argparse.Namespace, _command_line: str) -> None:
     print_json(found.as_data) if parsed.json else print(found)
 
 
+def _demo(parsed: argparse.Namespace, _command_line: str) -> None:
+    from tinydistilbert.demo.build import demo, read_examples
+    from tinydistilbert.demo.show import show
+
+    if parsed.port is not None and not parsed.open:
+        raise UserError("--port", expected="--open beside it", found="none", fix="add --open, or leave --port out")
+    examples = read_examples(parsed.examples) if parsed.examples else ()
+    output = parsed.output or Path("demo")
+    folder = demo(parsed.folders, output, examples=examples, offline_assets=parsed.offline_assets)
+    print(f"written: {folder}", flush=True)
+    if parsed.open:
+        show(folder, parsed.port or 0)
+    else:
+        print(f"It is a static site and a Hugging Face Space. See it: python -m http.server --directory {folder}")
+
+
 def _elmo(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.storage import locks
 
@@ -332,7 +348,7 @@ OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
     "report": _report, "ablate": _ablate, "sweep": _sweep, "shrink": _shrink,
     "compare": _compare, "predict": _predict, "export": _export, "push": _push, "elmo": _elmo, "convert": _convert,
     "recipes": _recipes, "tasks": _tasks, "doctor": _doctor, "completion": _completion,
-    "serve": _serve,
+    "serve": _serve, "demo": _demo,
 }  # fmt: skip
 """What the commands do that are no stages of a recipe, or not always."""
 
