@@ -33,6 +33,7 @@ def test_every_row_is_fine_tuned_by_one_protocol(setting: Setting) -> None:
             model="",
             models=(),
             teacher="",
+            keep="best",  # task teachers keep what other rows learn from
             baselines=True,
             distillation=TaskDistillation(),
             override=override,
