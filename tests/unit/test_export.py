@@ -295,3 +295,9 @@ def test_without_the_extra_the_command_to_install_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "pip install 'tinydistilbert[onnx]'" in refused(copy, tmp_path / "exported")
+
+
+def test_what_the_exporter_prints_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    with exporting._quietly():
+        print("Applied 10 of general pattern rewrite rules.")
+    assert not capsys.readouterr().out

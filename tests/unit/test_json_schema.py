@@ -3,6 +3,8 @@
 import json
 import re
 import tomllib
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +57,9 @@ def faults(content: Any, part: dict[str, Any], key: str = "") -> list[str]:
 
 
 def test_the_committed_schema_is_that_of_the_code() -> None:
+    constraints = (Path(__file__).resolve().parents[2] / "constraints.txt").read_text(encoding="utf-8")
+    if f"\npydantic=={version('pydantic')}\n" not in constraints:
+        pytest.skip("another pydantic than in constraints.txt words a schema otherwise")
     assert json.loads(readme.SCHEMA.read_text(encoding="utf-8")) == SCHEMA, "run: python results/readme.py"
 
 

@@ -5,6 +5,7 @@ that token of the last layer that the head reads. The folder is made only if the
 """
 
 import ast
+import io
 import logging
 import math
 import shutil
@@ -12,7 +13,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -259,11 +260,14 @@ def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) ->
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Suppress warnings of the exporter and of transformers; the exported model is checked afterwards."""
+    """Suppress warnings of the exporter and of transformers; the exported model is checked afterwards.
+
+    Standard output is for answers alone: onnxscript 0.6 prints how many rules it applied.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -86,8 +87,10 @@ def basis(swept: Sweep) -> str:
 def _sampler(seed: int) -> Any:
     import optuna
 
-    # With constant_liar a process does not try again what another one is just trying.
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True)
+    # With constant_liar a process does not try what another one is just trying; older versions call it experimental.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True)
 
 
 def _adapt_once(swept: Sweep) -> None:
