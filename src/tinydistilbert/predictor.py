@@ -19,11 +19,12 @@ from tinydistilbert.models.runtimes import EXPORT_KEY, Runtime, difference_here,
 from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.optional import training_libraries
 from tinydistilbert.tasks.base import Examples, Kind
+from tinydistilbert.tasks.best_answer import best_answer
 from tinydistilbert.tasks.encoding import FastTokenizer, Features, encode, question_limit
 from tinydistilbert.tasks.entities import entities_of, is_tag
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.label_thresholds import given_labels, sigmoid, stored_label_thresholds
-from tinydistilbert.tasks.squad import TASKS, best_answers, null_window, stored_null_threshold
+from tinydistilbert.tasks.squad import TASKS, stored_null_threshold
 from tinydistilbert.tasks.words import WORDS, Word, WordPredictions, joined, word_predictions, words_in
 
 SQUAD = TASKS[0]
@@ -35,8 +36,6 @@ NER = dataclasses.replace(SQUAD, name="entities", kind="token-classification", t
 """The task of every model that tags words."""
 Prediction = dict[str, Any]
 """What a model predicts for one text; its keys are listed at `Predictor.predict`."""
-
-
 CUT = "cut_tokens"
 """Its key for texts that were cut."""
 
@@ -242,7 +241,7 @@ class Predictor:
         _check_finite(logits)
         assert features.offsets is not None
         return [
-            _best(
+            best_answer(
                 [(logits[i], features.offsets[i]) for i in np.flatnonzero(features.example == number)],
                 context,
                 self.null_threshold,
@@ -278,34 +277,6 @@ def _listed(texts: str | Sequence[str], pairs: str | Sequence[str] | None) -> tu
         problem = f"there are {len(texts)} texts and {len(pairs)} pairs"
         raise UserError("pairs", problem=problem, fix="give one pair for each text")
     return texts, pairs
-
-
-def _best(
-    windows: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]], context: str, null_threshold: float | None
-) -> Prediction:
-    """The best answer over all windows of a context, each given by its logits and the offsets of its tokens."""
-    of_windows = [logits for logits, _ in windows]
-    best = best_answers(of_windows, [offsets for _, offsets in windows], context, n_best=1)[0]
-    in_context = np.concatenate([logits[offsets[:, 0] >= 0] for logits, offsets in windows]).astype(np.float64)
-    if null_threshold is None:
-        probability = float(np.exp(best.score - _log_sum_exp(in_context).sum())) if best.text else 0.0
-        return {"answer": best.text, "start": best.start, "end": best.start + len(best.text), "score": probability}
-    null = null_window(of_windows)[0].astype(np.float64)
-    total = _log_sum_exp(np.concatenate([in_context, null[None]])).sum()
-    probability, no_answer = float(np.exp(best.score - total)), float(np.exp(null.sum() - total))
-    if null.sum() - best.score > null_threshold:
-        return {"answer": "", "start": 0, "end": 0, "score": no_answer, "no_answer": no_answer}
-    return {
-        "answer": best.text, "start": best.start, "end": best.start + len(best.text), "score": probability,
-        "no_answer": no_answer,
-    }  # fmt: skip
-
-
-def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each column; scipy's takes a fifth of a second to import."""
-    largest = values.max(axis=0)
-    sums: NDArray[np.float64] = largest + np.log(np.exp(values - largest).sum(axis=0))
-    return sums
 
 
 def _check_finite(logits: Logits) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 import tinydistilbert as td
 from tinydistilbert.api.inputs import as_given, written
-from tinydistilbert.api.task import listed_seeds, targets
+from tinydistilbert.api.targets import targets
+from tinydistilbert.api.task import listed_seeds
 from tinydistilbert.errors import UserError
 
 ROWS = [{"text": "a house", "label": "good"}, {"text": "a lake", "label": "bad"}]

@@ -15,6 +15,7 @@ from tinydistilbert.report.card import model_card
 from tinydistilbert.report.examples import PAIR, QUESTION, SENTENCE, read_examples
 from tinydistilbert.report.page import write_report
 from tinydistilbert.report.summary import summarize
+from tinydistilbert.report.variants_table import variants_table
 from tinydistilbert.results import Measurement
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import custom, tasks_of
@@ -61,7 +62,7 @@ def test_nothing_of_them_is_printed_in_the_tables_of_the_paper() -> None:
     measured = [score("teacher", "reviews", 0.9), score("student", "reviews", 0.8)]
     assert [table.name for table in paper_tables.all_tables(measured, TASKS) if table.is_measured] == ["custom"]
     assert not paper_tables.score_table(custom.TABLE, measured).is_measured, "only the run's recipe knows them"
-    rows = paper_tables.variants_table([*measured, score("student", "reviews", 0.7, metric="macro_f1")], TASKS).rows
+    rows = variants_table([*measured, score("student", "reviews", 0.7, metric="macro_f1")], TASKS).rows
     assert [[cell.text for cell in row.cells[:5]] for row in rows] == [
         ["reviews", "validation", "accuracy ★", "Teacher", "90.0"],
         ["reviews", "validation", "accuracy ★", "Student", "80.0"],

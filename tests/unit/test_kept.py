@@ -17,8 +17,9 @@ from tinydistilbert.report import scores
 from tinydistilbert.report.compare import compare, compare_rows, measured_differences, parse_run
 from tinydistilbert.report.kept import kept_on, kept_over, kept_share, raw_share, teacher_above_majority
 from tinydistilbert.report.page import write_report
-from tinydistilbert.report.paper_tables import score_table, variants_table
+from tinydistilbert.report.paper_tables import score_table
 from tinydistilbert.report.summary import summarize
+from tinydistilbert.report.variants_table import variants_table
 from tinydistilbert.results import Measurement, Origin
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic

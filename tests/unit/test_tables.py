@@ -12,6 +12,7 @@ from tinydistilbert.recipe.names import GLUE_NAMES
 from tinydistilbert.report import paper_tables, published, scores
 from tinydistilbert.report.speed import speed_table
 from tinydistilbert.report.table import Cell, Table, TableRow, to_markdown, to_rich
+from tinydistilbert.report.variants_table import variants_table
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS, glue, imdb, synthetic
 
@@ -200,7 +201,7 @@ def test_variants_hold_every_metric_split_and_interval() -> None:
         score("student", "mrpc", 0.75, examples=408, examples_total=408),
         Measurement("student", "mnli", "accuracy", 0.6, "validation_mismatched", examples=10, examples_total=9832),
     ]
-    table = paper_tables.variants_table(measured)
+    table = variants_table(measured)
     texts = {(row.cells[0].text, row.cells[2].text): [cell.text for cell in row.cells] for row in table.rows}
     assert set(texts) == {("MRPC", "F1"), ("MRPC", "mean of F1 and accuracy ★"), ("MNLI", "accuracy")}
     assert texts["MRPC", "F1"][3:] == ["Student", "70.0", "60.0 to 80.0", "66.0", "–", "1", "408 of 408", "–"]
@@ -247,7 +248,7 @@ def test_speed_has_a_column_for_the_gpu_where_there_is_one() -> None:
         downstream_table,
         synthetic_table,
         paper_tables.pretraining_table,
-        paper_tables.variants_table,
+        variants_table,
         speed_table,
     ],
 )

@@ -22,7 +22,7 @@ from tinydistilbert.report.earlier_page import EarlierPage
 from tinydistilbert.report.table import Table
 from tinydistilbert.run_folder import AblationFolder
 from tinydistilbert.storage import atomic, locks
-from tinydistilbert.training.ranks import refuse_several
+from tinydistilbert.training.launcher import refuse_several
 
 
 def check_study(study: Study) -> None:

@@ -13,6 +13,7 @@ from tinydistilbert.api.inputs import Data
 from tinydistilbert.api.outcomes import Label, TaskModel
 from tinydistilbert.api.run import OnLog
 from tinydistilbert.api.shrink_settings import SCALED, checked_settings
+from tinydistilbert.api.targets import targets
 from tinydistilbert.api.task import (
     DISTILLED,
     Call,
@@ -23,7 +24,6 @@ from tinydistilbert.api.task import (
     name_of,
     recipe_of,
     run_task,
-    targets,
     task_data,
 )
 from tinydistilbert.dry_run.basis import basis_of

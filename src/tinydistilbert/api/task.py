@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tinydistilbert.api.inputs import Data, as_given, fingerprint, written
 from tinydistilbert.api.outcomes import Columns, Label, Run, TaskModel
 from tinydistilbert.api.run import OnLog, run, session
+from tinydistilbert.api.targets import targets
 from tinydistilbert.errors import MissedTarget, NonFiniteLoss, UserError
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.keys import flat
@@ -19,7 +20,7 @@ from tinydistilbert.run_folder import RunFolder, run_of_task_model
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.hash_split import scored_share
 from tinydistilbert.training.device import use_threads
-from tinydistilbert.training.ranks import refuse_several
+from tinydistilbert.training.launcher import refuse_several
 
 Kind = Literal["classification", "regression", "span", "multi-label", "token-classification"]
 SCORED_SHARE = "10%"
@@ -316,32 +317,6 @@ def compress(
     call = Call(output, settings, threads, quiet, on_log)
     made, recipe, missed = run_task("compress", data, {"compress": section}, call)
     return best_model(made, recipe, data, missed)
-
-
-def targets(to: str | Iterable[str], where: str = "to") -> dict[str, str]:
-    """The keys of `compress` that `5ms`, `20MB` and `100M` stand for.
-
-    Raises:
-        UserError: one is none of these, or two are of one kind.
-    """
-    endings = {"ms": "target_latency", "kB": "target_size", "MB": "target_size", "GB": "target_size"}
-    endings |= {"M": "target_operations", "G": "target_operations", "T": "target_operations"}
-    found: dict[str, str] = {}
-    for target in [to] if isinstance(to, str) and to else to:
-        number, unit = target.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ").strip(), ""
-        unit = target.strip()[len(number) :].strip()
-        key = endings.get(unit)
-        if key is None or not _is_number(number):
-            expected, fix = "5ms, 20MB or 100M (operations)", "write a number with its unit"
-            raise UserError(where, expected=expected, found=repr(target), fix=fix)
-        if key in found:
-            raise UserError(where, problem=f"two targets of one kind, {found[key]} and {target}", fix="delete one")
-        found[key] = number + unit
-    return found
-
-
-def _is_number(text: str) -> bool:
-    return bool(text) and text.replace(".", "", 1).isdecimal() and float(text) > 0
 
 
 def listed_seeds(seeds: int | Sequence[int]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tinydistilbert import notices, progress
 from tinydistilbert.cli.output import log_to, print_json, print_model, print_tables, table_as_json
 from tinydistilbert.errors import NonFiniteLoss, UserError
-from tinydistilbert.training import ranks
+from tinydistilbert.training import launcher, ranks
 
 if TYPE_CHECKING:
     from tinydistilbert.report.table import Table
@@ -20,7 +20,7 @@ def _report(parsed: argparse.Namespace, command_line: str) -> None:
     if parsed.recipe is None or not Path(parsed.recipe).is_dir():
         _stages(parsed, command_line)
         return
-    ranks.refuse_several("report of a folder")
+    launcher.refuse_several("report of a folder")
     folder = Path(parsed.recipe)
     flags = {"--output": parsed.output, "--dry-run": parsed.dry_run, "--threads": parsed.threads}
     settings = {f"--{key}": True for key in {**getattr(parsed, "settings", {}), **getattr(parsed, "custom_task", {})}}
@@ -362,6 +362,6 @@ def call(parsed: argparse.Namespace, command_line: str) -> None:
     """
     notices.begin()
     if parsed.command in OTHER and parsed.command != "report":  # of a recipe it is the last stage
-        ranks.refuse_several(parsed.command)
+        launcher.refuse_several(parsed.command)
     with progress.reporting(quiet=getattr(parsed, "quiet", False)), ranks.only_main_prints():
         OTHER.get(parsed.command, _stages)(parsed, command_line)

@@ -20,7 +20,8 @@ from tinydistilbert.errors import (
     UserError,
 )
 from tinydistilbert.optional import training_libraries
-from tinydistilbert.training.ranks import is_to_report, own_rank
+from tinydistilbert.training.launcher import own_rank
+from tinydistilbert.training.ranks import is_to_report
 
 EXIT_USER_ERROR, EXIT_FAILED, EXIT_DISK, EXIT_INTERRUPTED = 2, 1, 3, 130
 

@@ -71,20 +71,33 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return result
+    return plain_attention(query, key, value, attention_mask, dropout, scaling), None
+
+
+def plain_attention(
+    query: Float[Tensor, "batch heads queries size"],
+    key: Float[Tensor, "batch heads length size"],
+    value: Float[Tensor, "batch heads length size"],
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+) -> Float[Tensor, "batch queries heads size"]:
+    """Attention by matrix products and a softmax, with `drop` for its weights; the mask is true where it may look."""
     scores = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     with torch.autocast(scores.device.type, enabled=False):
         # In bf16 the scores are rounded already, and the kernel sums in single precision whatever it is given: autocast
         # would only copy the largest tensors of the layer back and forth.
-        weights = drop(scores.softmax(dim=-1), dropout)
-    return (weights @ value).transpose(1, 2).contiguous(), None
+        weights = scores.softmax(dim=-1)
+        weights = drop(weights, dropout) if dropout else weights
+    return (weights @ value).transpose(1, 2).contiguous()
 
 
 def _needs_bf16_gradient(query: Tensor) -> bool:
     """Whether the kernel of `scaled_dot_product_attention` would have to compute gradients in bf16.
 
-    On CPUs it takes 2 to 10 times as long for that as plain products do (torch 2.13; docs/decisions/0030-precision.md).
+    On CPUs that takes several times as long as plain products do (benchmarks/attention_gradient.py, torch 2.13).
     """
     return query.requires_grad and query.dtype == torch.bfloat16
 

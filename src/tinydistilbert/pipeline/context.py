@@ -23,6 +23,7 @@ from tinydistilbert.storage import cache
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.training.device import Compute, choose_device
+from tinydistilbert.training.launcher import refuse_several, world_size
 from tinydistilbert.training.precision import (
     PRECISIONS,
     Choice,
@@ -32,7 +33,7 @@ from tinydistilbert.training.precision import (
     is_possible,
     missing,
 )
-from tinydistilbert.training.ranks import ALONE, Ranks, join, refuse_several, world_size
+from tinydistilbert.training.ranks import ALONE, Ranks, join
 
 TOGETHER = ("adapt", "distill", "finetune", "evaluate")
 """The stages that all processes of a launcher run; the others rank 0 does by itself."""

@@ -19,6 +19,7 @@ from tinydistilbert.report.label_table import label_table
 from tinydistilbert.report.read import read_log, read_run
 from tinydistilbert.report.surest import surest_errors
 from tinydistilbert.report.use import best_facts
+from tinydistilbert.report.variants_table import variants_table
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import LOG, RunFolder, released_models
 from tinydistilbert.run_record import kept_notices
@@ -187,7 +188,7 @@ def write_report(
         unmeasured=[table for table in every if not table.is_measured and table.name != "pretraining"],
         differences=differences_table(row_differences(measurements, tasks)),
         compressed=_compression(run, settings, measurements, compression.compressed_models(measurements, tasks)),
-        variants=paper_tables.variants_table(measurements, tasks),
+        variants=variants_table(measurements, tasks),
         pretraining=paper_tables.pretraining_table(measurements),
         curves=curves,
         example_groups=example_groups,

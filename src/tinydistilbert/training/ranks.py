@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tinydistilbert import progress
 from tinydistilbert.errors import RankLost, ReportedElsewhere, UserError
 from tinydistilbert.storage import atomic
+from tinydistilbert.training.launcher import own_rank, stay_on_this_machine, take_gpu, world_size
 
 if TYPE_CHECKING:  # the command line asks whether there is a launcher before torch is needed
     import torch
@@ -36,35 +36,6 @@ LISTEN_SECONDS = 2.0
 """For which another process than rank 0 waits for it to say what went wrong, before it says so itself."""
 PART_SECONDS = 10.0
 """For which rank 0 stays until the others have noticed that it ends."""
-
-
-def world_size() -> int:
-    """How many processes a launcher has started for this command; 1 without one.
-
-    Raises:
-        UserError: the launcher's variable holds no number.
-    """
-    value = os.environ.get("WORLD_SIZE") or "1"
-    if not value.isdigit() or value == "0":
-        raise UserError("WORLD_SIZE", expected="a number of processes", found=repr(value), fix="start it with torchrun")
-    return int(value)
-
-
-def own_rank() -> int:
-    """The number of this process among those of the launcher; 0 without one."""
-    rank, world = os.environ.get("RANK") or "0", os.environ.get("WORLD_SIZE") or "1"
-    return int(rank) if world != "1" and rank.isdigit() else 0
-
-
-def refuse_several(what: str) -> None:
-    """Refuse a launcher for what one process does.
-
-    Raises:
-        UserError: a launcher has started several.
-    """
-    if world_size() > 1:
-        fix = "start it without a launcher; adapt, distill, finetune and replicate are what several processes share"
-        raise UserError(what, expected="one process", found=f"{world_size()}, by a launcher", fix=fix)
 
 
 @dataclass(frozen=True)
@@ -307,11 +278,11 @@ def _connected(device: "torch.device") -> Ranks:
         problem = "this program has started a process group of its own"
         raise UserError("launcher", problem=problem, fix="leave that to tinydistilbert")
     if device.type == "cuda":
-        _take_gpu(device)
+        take_gpu(device)
     elif device.type != "cpu":
         expected, found = "GPUs or CPUs for several processes", device.type
         raise UserError("--device", expected=expected, found=found, fix="give --device cpu, or leave the launcher out")
-    _stay_on_this_machine()
+    stay_on_this_machine()
     limit = timedelta(minutes=START_MINUTES)
     try:
         store, rank, world = next(iter(rendezvous("env://", timeout=limit)))
@@ -326,41 +297,6 @@ def _connected(device: "torch.device") -> Ranks:
         problem = f"not all {world_size()} processes are there ({why})"
         raise UserError("launcher", problem=problem, fix="look at the messages of the other processes") from error
     return Ranks(rank, world, PrefixStore("tinydistilbert", store))
-
-
-def _take_gpu(device: "torch.device") -> None:
-    """Each process on a machine takes the GPU of its number there.
-
-    Raises:
-        UserError: there are too few, or one was named for all processes.
-    """
-    import torch
-
-    local = int(os.environ.get("LOCAL_RANK") or 0)
-    if str(device) != "cuda":
-        fix = "give --device cuda: each process takes its own GPU"
-        raise UserError("--device", expected="a kind of device for several processes", found=str(device), fix=fix)
-    if local >= torch.cuda.device_count():
-        expected = f"at most {torch.cuda.device_count()} processes on this machine, one for each GPU"
-        raise UserError("launcher", expected=expected, found=f"process {local + 1}", fix="lower --nproc-per-node")
-    torch.cuda.set_device(local)
-
-
-def _stay_on_this_machine() -> None:
-    """Connect over the loopback interface where all processes are here: the name of a machine need not be known."""
-    is_here = os.environ["MASTER_ADDR"] in ("127.0.0.1", "localhost")
-    is_here |= os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-    if is_here and "GLOO_SOCKET_IFNAME" not in os.environ:
-        import psutil
-
-        addresses = {name: [a.address for a in each] for name, each in psutil.net_if_addrs().items()}
-        if loopback := next((name for name, each in addresses.items() if "127.0.0.1" in each), None):
-            os.environ["GLOO_SOCKET_IFNAME"] = loopback
-
-
-def machine() -> str:
-    """The name of this machine."""
-    return socket.gethostname()
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.report.sweep import Swept, TrialRow, write_sweep
 from tinydistilbert.report.table import Table
 from tinydistilbert.storage import atomic, locks
-from tinydistilbert.tuning.study import STARTUP_TRIALS, Sweep, storage_errors, sweep_of
+from tinydistilbert.tuning.study import STARTUP_TRIALS, SweepSetup, storage_errors, sweep_of
 
 TRIALS = 20
 """Done where nobody says how many."""
@@ -77,7 +77,7 @@ def sweep(
     return publish(study, swept, command)
 
 
-def basis(swept: Sweep) -> str:
+def basis(swept: SweepSetup) -> str:
     """By what the trials are compared, in words."""
     if swept.is_scored:
         return f"trials are compared by the row {swept.row!r} on examples held out of the train splits"
@@ -93,7 +93,7 @@ def _sampler(seed: int) -> Any:
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True)
 
 
-def _adapt_once(swept: Sweep) -> None:
+def _adapt_once(swept: SweepSetup) -> None:
     base = run_context(swept.recipe, swept.folder.base.path, until="adapt", log=swept.log)
     with locks.alone(swept.folder.path / "base.lock", where="the adapted teacher of the sweep", wait=True):
         if not atomic.is_finished(swept.folder.base.teacher):
@@ -110,7 +110,7 @@ def _state(study: Any, number: int) -> str:
     return name
 
 
-def _stopped(study: Any, swept: Sweep) -> Any:
+def _stopped(study: Any, swept: SweepSetup) -> Any:
     """A trial that a process left unfinished and that no other works on; None if there is none."""
     import optuna
 
@@ -124,7 +124,7 @@ def _stopped(study: Any, swept: Sweep) -> Any:
     return None
 
 
-def _run(study: Any, trial: Any, swept: Sweep) -> None:
+def _run(study: Any, trial: Any, swept: SweepSetup) -> None:
     """Run a trial to its end, and tell Optuna."""
     import optuna
 
@@ -194,7 +194,7 @@ def _judged(trial: Any) -> Iterator[None]:
         yield
 
 
-def publish(study: Any, swept: Sweep, command: str) -> tuple[Table, str]:
+def publish(study: Any, swept: SweepSetup, command: str) -> tuple[Table, str]:
     """Write table, page and the best recipe of what is finished so far."""
     rows = [
         TrialRow(

@@ -23,7 +23,7 @@ STARTUP_TRIALS = 5
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepSetup:
     """The recipe, what is tried of it, and where."""
 
     recipe: Recipe
@@ -143,10 +143,10 @@ def storage_errors(where: str) -> Iterator[None]:
         raise UserError(f"storage {where}", problem=problem, fix=fix) from None
 
 
-def sweep_of(recipe: Recipe, space: Path, output: Path, *, storage: str, log: Callable[[str], None]) -> Sweep:
+def sweep_of(recipe: Recipe, space: Path, output: Path, *, storage: str, log: Callable[[str], None]) -> SweepSetup:
     """The sweep of a recipe.
 
     Raises:
         UserError: the space is wrong.
     """
-    return Sweep(recipe, Space.read(space, recipe), SweepFolder(output), storage, log)
+    return SweepSetup(recipe, Space.read(space, recipe), SweepFolder(output), storage, log)

@@ -1,0 +1,31 @@
+"""Targets of a compression as people write them: 5ms, 20MB, 100M operations."""
+
+from collections.abc import Iterable
+
+from tinydistilbert.errors import UserError
+
+
+def targets(to: str | Iterable[str], where: str = "to") -> dict[str, str]:
+    """The keys of `compress` that `5ms`, `20MB` and `100M` stand for.
+
+    Raises:
+        UserError: one is none of these, or two are of one kind.
+    """
+    endings = {"ms": "target_latency", "kB": "target_size", "MB": "target_size", "GB": "target_size"}
+    endings |= {"M": "target_operations", "G": "target_operations", "T": "target_operations"}
+    found: dict[str, str] = {}
+    for target in [to] if isinstance(to, str) and to else to:
+        number, unit = target.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ").strip(), ""
+        unit = target.strip()[len(number) :].strip()
+        key = endings.get(unit)
+        if key is None or not _is_number(number):
+            expected, fix = "5ms, 20MB or 100M (operations)", "write a number with its unit"
+            raise UserError(where, expected=expected, found=repr(target), fix=fix)
+        if key in found:
+            raise UserError(where, problem=f"two targets of one kind, {found[key]} and {target}", fix="delete one")
+        found[key] = number + unit
+    return found
+
+
+def _is_number(text: str) -> bool:
+    return bool(text) and text.replace(".", "", 1).isdecimal() and float(text) > 0
