@@ -61,6 +61,8 @@ class Pool:
     left: list[Job]
     workers: list[Worker] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
+    first_pace: float = 1.0
+    """Assumed until a job is done: fewer processes than the estimates were read off need less."""
     paces: list[float] = field(default_factory=list)
     """Seconds over estimated seconds of the jobs that were done."""
     saved: float = 0.0
@@ -77,7 +79,7 @@ class Pool:
 
     def pace(self) -> float:
         """How much longer jobs take than estimated: the median so far."""
-        return sorted(self.paces)[len(self.paces) // 2] if self.paces else 1.0
+        return sorted(self.paces)[len(self.paces) // 2] if self.paces else self.first_pace
 
     def next_for(self, worker: Worker) -> Job | None:
         """The first job that can be begun and fits into the time; of equals one whose examples the process has."""
@@ -259,6 +261,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0 = when all is done")
     parser.add_argument("--workers", type=int, help=f"processes; default: {WORKERS}, on a CPU 1")
+    parser.add_argument("--pace", type=float, default=1.0, help="seconds over estimated ones, until a job is done")
     parser.add_argument("--recipes", nargs="+", help="only these")
     parser.add_argument("--tasks", nargs="+", help=f"only these, or {DISTILL}")
     parser.add_argument("--prepare", action="store_true", help="only tokenise the texts")
@@ -311,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     left = [job for job in wanted if not setting.is_done(job)]
     without = {job.name: lack for job in left if (lack := setting.lacks(job))}
     end = begun + 60 * chosen.minutes if chosen.minutes else float("inf")
-    pool = Pool(setting, output, end, [job for job in left if job.name not in without])
+    pool = Pool(setting, output, end, [job for job in left if job.name not in without], first_pace=chosen.pace)
     if pool.left:
         pool.workers = [pool.start(number) for number in range(1 if chosen.prepare else min(count, len(pool.left)))]
         if chosen.prepare:
