@@ -149,7 +149,7 @@ def _unbeaten(difference: Measurement) -> str:
         return ""
     return (
         f"it does not beat {row_title(details['against'])} beyond chance ({signed(difference.value)} points, "
-        f"p {format_p(details['p'])})"
+        f"p {format_p(details['p_adjusted'])})"
     )
 
 
