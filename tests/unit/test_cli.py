@@ -97,6 +97,15 @@ print(sorted(set(sys.modules) & {set(heavy)!r}))
 
 
 @pytest.mark.long
+def test_a_run_loads_what_it_draws_and_tests_with_when_it_does() -> None:
+    """Half a second each of a command that only trains, or says what it would do."""
+    heavy = ("matplotlib", "scipy.stats", "sklearn", "pandas", "datasets", "onnx", "optuna")
+    code = f"import sys, tinydistilbert.pipeline.run; print(sorted(set(sys.modules) & {set(heavy)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.long
 def test_help_that_nobody_reads_to_its_end_is_no_error() -> None:
     command = f"{sys.executable} -m tinydistilbert replicate --help-all | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)

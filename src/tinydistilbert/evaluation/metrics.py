@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from tinydistilbert.evaluation.answer_units import UNITS, Units
 
@@ -105,6 +104,8 @@ def spearman(labels: Array, predictions: Array, counts: Array | None = None) -> 
 def _ranks(values: Array, counts: Array | None) -> Array:
     """Rank from 1 of each value (…, n), ties at their mean; with `counts`, of values (n,) that occur so often."""
     if counts is None:
+        from scipy.stats import rankdata  # half a second of every command that ranks nothing
+
         return np.asarray(rankdata(values, axis=-1))
     distinct, inverse = np.unique(values, return_inverse=True)
     by_value = np.argsort(inverse, kind="stable")

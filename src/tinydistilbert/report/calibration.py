@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from tinydistilbert.report.chosen import Answers, ChosenAnswers
 from tinydistilbert.report.table import Cell, Table, TableRow
@@ -45,7 +45,7 @@ class Agreement:
 
 def wilson(successes: int, total: int) -> tuple[float, float]:
     """95 % interval of a share, by Wilson's score (1927)."""
-    z, share = float(norm.ppf(0.975)), successes / total
+    z, share = float(ndtri(0.975)), successes / total
     middle, spread = share + z * z / (2 * total), z * np.sqrt(share * (1 - share) / total + z * z / (4 * total**2))
     return float((middle - spread) / (1 + z * z / total)), float((middle + spread) / (1 + z * z / total))
 

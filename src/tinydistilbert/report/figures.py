@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from typing import TYPE_CHECKING, Any
 
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.report import published, scores
@@ -20,6 +15,12 @@ from tinydistilbert.report.labels import name_points
 from tinydistilbert.report.scores import TITLES, Scores
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.glue import TABLE as GLUE
+
+if TYPE_CHECKING:  # here and below: half a second of every command that draws nothing
+    from contextlib import AbstractContextManager
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Colours stand for variables of the page's style sheet, which has a value for light and one for dark.
 INK, GRID = "#000001", "#000002"
@@ -45,11 +46,18 @@ WIDTH = 5.2
 """Inches of 72 points: about the width of a phone, so that the words stay readable there."""
 
 
-def _svg(figure: Figure, label: str) -> str:
+def _style(**settings: Any) -> "AbstractContextManager[None]":
+    """Drawing in the body has the style of all figures, and these settings of matplotlib beside it."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(_STYLE | settings)
+
+
+def _svg(figure: "Figure", label: str) -> str:
     """The figure as an inline SVG element named `label` for screen readers, without date, prolog or global styles."""
     stream = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with mpl.rc_context({"svg.hashsalt": label, "svg.fonttype": "none"}):
+    with _style(**{"svg.hashsalt": label}):
         figure.savefig(stream, format="svg", metadata=metadata)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
@@ -65,8 +73,10 @@ def _svg(figure: Figure, label: str) -> str:
     return head + text[text.index(">") + 1 :].strip()
 
 
-def _figure(height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
+def _figure(height: float, panels: int = 1) -> tuple["Figure", list["Axes"]]:
     """A figure of so many panels, three in a row; `height` is that of one row."""
+    from matplotlib.figure import Figure
+
     columns = min(panels, 3)
     rows = -(-panels // columns)
     figure = Figure(figsize=(WIDTH, rows * height), layout="constrained")
@@ -88,7 +98,7 @@ def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
     terms = [name for name in TERMS if name in present] or [name for name in ("loss",) if name in present]
     if not terms:
         return None
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, axes = _figure(2.4, len(terms))
         for axis, name in zip(axes, terms, strict=True):
             curve_title, colour = CURVES[name]
@@ -110,7 +120,7 @@ def task_scores(found: Scores, tasks: Sequence[Task]) -> str | None:
     tasks = scores.tasks_scored(found, tasks)
     if not tasks:
         return None
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, (axis,) = _figure(0.9 + 0.32 * len(tasks))
         rows = range(len(tasks))
         majority = [_majority(found, task) for task in tasks]
@@ -160,8 +170,10 @@ def effects(rows: Sequence[Effect]) -> str | None:
     rows = [row for row in rows if row.change or row.kl]
     if not rows:
         return None
+    from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
+
     has_change = any(row.change for row in rows)
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, axes = _figure(1.0 + 0.24 * len(rows), 2 if has_change else 1)
         if has_change:
             axes[0].axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -184,7 +196,7 @@ def effects(rows: Sequence[Effect]) -> str | None:
         return _svg(figure, "Change of the task mean and KL to the teacher, row by row")
 
 
-def _spreads(axis: Axes, values: Sequence[Sequence[float]]) -> None:
+def _spreads(axis: "Axes", values: Sequence[Sequence[float]]) -> None:
     """A point at the median of each row's values, and a line over their range."""
     measured = [(y, sorted(by_seed)) for y, by_seed in enumerate(values) if by_seed]
     for y, by_seed in measured:
@@ -214,7 +226,7 @@ def pareto(variants: Sequence[Tradeoff], title: str) -> str:
         if variant.score > best:
             best = variant.score
             frontier.append((variant.milliseconds, variant.score))
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, (axis,) = _figure(3.2 + 0.06 * len(variants))  # room for their names
         axis.plot(*zip(*frontier, strict=True), color=SERIES["student"], linewidth=1, alpha=0.5)
         for variant in variants:
@@ -233,8 +245,10 @@ def pareto(variants: Sequence[Tradeoff], title: str) -> str:
         return _svg(figure, title)
 
 
-def _logarithmic(axis: Axes, lowest: float, highest: float) -> None:
+def _logarithmic(axis: "Axes", lowest: float, highest: float) -> None:
     """The horizontal axis by factors, with plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
     axis.set_xscale("log")
     axis.set_xlim(lowest, highest)
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -265,7 +279,7 @@ def score_against_time(models: Sequence[ScoredModel], title: str, unit: str) -> 
         unit: beside the vertical axis.
     """
     colours = {"published": SERIES["control"], "teacher": SERIES["teacher"], "student": SERIES["student"]}
-    with mpl.rc_context(_STYLE | {"font.size": 11, "axes.labelsize": 11}):
+    with _style(**{"font.size": 11, "axes.labelsize": 11}):
         figure, (axis,) = _figure(3.6)
         line = [(model.milliseconds, model.score) for model in models if model.series != "published"]
         axis.plot(*zip(*line, strict=True), color=SERIES["student"], linewidth=1, alpha=0.5)
@@ -294,9 +308,11 @@ def best_so_far(trials: Sequence[tuple[int, float]], unit: str, *, highest: bool
         unit: beside the vertical axis.
         highest: whether more is better.
     """
+    from matplotlib.ticker import MaxNLocator
+
     numbers, values = zip(*sorted(trials), strict=True)
     best = [(max if highest else min)(values[: index + 1]) for index in range(len(values))]
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, (axis,) = _figure(2.6)
         axis.scatter(numbers, values, s=26, color=SERIES["control"])
         axis.step(numbers, best, where="post", color=SERIES["student"], linewidth=1.5)
@@ -350,7 +366,7 @@ def trade(raw_share: float, speed_up: float) -> str:
                 100 * printed_scores[row.name] / printed_scores[published.BERT_BASE.name],
             )
         )
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, (axis,) = _figure(3.3)
         axis.axhline(100, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         for name, x, y in points:

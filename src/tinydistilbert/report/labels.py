@@ -3,11 +3,10 @@
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextToPath
+if TYPE_CHECKING:  # here and below: half a second of every command that draws nothing
+    from matplotlib.axes import Axes
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top."""
@@ -80,13 +79,17 @@ def overlap(first: Box, second: Box, gap: float = 0.0) -> bool:
 
 
 def name_points(
-    axis: Axes, points: Sequence[tuple[float, float, str]], *, size: float, colour: str,
+    axis: "Axes", points: Sequence[tuple[float, float, str]], *, size: float, colour: str,
     line: Sequence[tuple[float, float]] = (),
 ) -> None:  # fmt: skip
     """Write a name beside each point (x, y, name) of a chart whose limits and other content are final.
 
     One that has no room is left out: a table with all of them stands beside every chart.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
     figure = axis.get_figure()  # get_figure(root=True) is matplotlib 3.10's
     assert isinstance(figure, Figure), "the axis is of a figure, and no figure in another one"
     figure.draw_without_rendering()  # the layout moves the axis
