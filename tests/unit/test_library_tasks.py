@@ -41,6 +41,7 @@ def home_of_pair_text(text: str) -> set[str]:
     return homes(" ".join(text.split()[:8]))
 
 
+@pytest.mark.long
 @EACH
 def test_examples_depend_on_neither_seed_nor_corpus(name: str) -> None:
     assert load(name, "train").fingerprint == load(name, "train", seed=7, source="no such file").fingerprint

@@ -1,6 +1,7 @@
 """The page of errors quotes what the program says: each part of a message that does not vary stands in the code."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -13,8 +14,9 @@ VARIES = re.compile(r"…|: |; |, |\? | \(|\)|expected |found |'[^']*'|[\d.]+ ?"
 """What parts a message: where values stand, and the punctuation between its parts."""
 
 
-def _texts() -> list[str]:
-    """Every string in the code, with `…` where a value is put in."""
+@functools.cache
+def texts() -> str:
+    """Every string in the code, with `…` where a value is put in, a line each."""
     texts = []
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -22,7 +24,7 @@ def _texts() -> list[str]:
                 texts.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
-    return texts
+    return "\n".join(texts)
 
 
 def parts_of(message: str) -> list[str]:
@@ -30,14 +32,11 @@ def parts_of(message: str) -> list[str]:
     return [part for part in (piece.strip() for piece in VARIES.split(message)) if " " in part]
 
 
-TEXTS = "\n".join(_texts())
-
-
 @pytest.mark.parametrize("message", MESSAGES)
 def test_a_quoted_message_is_what_the_program_says(message: str) -> None:
     parts = parts_of(message)
     assert parts, "nothing in it is compared"
-    assert [part for part in parts if part not in TEXTS] == []
+    assert [part for part in parts if part not in texts()] == []
 
 
 def test_ten_errors_at_least_are_explained() -> None:
@@ -48,4 +47,4 @@ def test_ten_errors_at_least_are_explained() -> None:
 def test_a_message_that_changed_is_noticed() -> None:
     message = "r.csv: expected the columns a, found 7 b; rename or add a text"
     assert parts_of(message) == ["the columns a", "rename or add a text"]
-    assert "rename or remove" not in TEXTS
+    assert "rename or remove" not in texts()
