@@ -11,6 +11,7 @@ from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer
+from tinydistilbert.models.pooling import read_pooling
 from tinydistilbert.models.size import layer_shapes
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
 from tinydistilbert.pipeline.inputs import Inputs
@@ -169,7 +170,8 @@ class RunContext:
     def teacher(self) -> LoadedTeacher:
         """The teacher in the run folder, adapted if the recipe says so; there is one after the stage adapt."""
         folder = self.folder.teacher
-        loaded = LoadedTeacher(load_model(folder, "masked-lm"), load_tokenizer(folder), has_trained_head=True)
+        model, tokenizer = load_model(folder, "masked-lm"), load_tokenizer(folder)
+        loaded = LoadedTeacher(model, tokenizer, has_trained_head=True, pooling=read_pooling(folder))
         check_tokenizer(loaded.model, loaded.tokenizer, str(folder))
         return loaded
 
