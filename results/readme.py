@@ -208,10 +208,13 @@ def gpu_section() -> str:
         + ". [All numbers](../results/gpu/measured.jsonl), [scores](../results/gpu/results.jsonl).",
         "", "| distilling | useful tokens/s | utilisation | ms a step | peak MiB |", "| :-- | --: | --: | --: | --: |",
     ]  # fmt: skip
+    shown += _distilling(rows)
+    steps = _lines(GPU / "steps.jsonl")
     shown += [
-        f"| {row['what']} | {row['value']:,.0f} | {row['utilisation']:.1%} | {row['milliseconds']:.1f} | "
-        f"{row['peak_mib']:,} |"
-        for row in rows if row["measure"] == "distill"
+        "", f"Ways of one step beside one another (`gpu_step.py --profile`), on {steps[0]['date'][:10]}, one "
+        f"{steps[0]['device']}; the last row ran under the profiler. [All numbers](../results/gpu/steps.jsonl).", "",
+        "| distilling | useful tokens/s | utilisation | ms a step | peak MiB |", "| :-- | --: | --: | --: | --: |",
+        *_distilling(steps),
     ]  # fmt: skip
     modes = list(dict.fromkeys(row["what"].split(", ", 1)[1] for row in rows if row["measure"] == "latency"))
     times = {row["what"]: row["value"] for row in rows if row["measure"] == "latency"}
@@ -227,6 +230,15 @@ def gpu_section() -> str:
         shown.append(f"| {mode} | " + " | ".join(cells) + " |")
     scores = results.read(GPU / "results.jsonl")
     return "\n".join([*shown, "", to_markdown(score_table(glue.TABLE, scores)), to_markdown(pretraining_table(scores))])
+
+
+def _distilling(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line of the table for each distillation step that was measured."""
+    return [
+        f"| {row['what']} | {row['value']:,.0f} | {row['utilisation']:.1%} | {row['milliseconds']:.1f} | "
+        f"{row['peak_mib']:,} |"
+        for row in rows if row["measure"] == "distill"
+    ]  # fmt: skip
 
 
 def rooms_section() -> str:
