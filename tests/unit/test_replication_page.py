@@ -88,7 +88,8 @@ def test_the_jobs_of_both_gpus_stand_side_by_side(tmp_path: Path, monkeypatch: p
     first, second = replication_page.GPUS
     jobs = [
         ("a/rte", "out of time", 500, first), ("a/rte", "out of time", 70, first),
-        ("a/rte", "out of time", 300, second), ("a/rte", "done", 40, second), ("a/cola", "done", 9, first), ("b/rte", "done", 9, ""),
+        ("a/rte", "out of time", 300, second), ("a/rte", "done", 40, second), ("a/cola", "done", 9, first),
+        ("b/rte", "done", 9, ""),
     ]  # fmt: skip
     lines = [json.dumps(dict(zip(("job", "state", "seconds", "packed"), job, strict=True))) for job in jobs]
     monkeypatch.setattr(replication_page, "JOBS", tmp_path / "jobs.jsonl")
