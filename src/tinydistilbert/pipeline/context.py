@@ -48,6 +48,8 @@ class Sources:
     corpus: Corpus
     data: str | None
     """Folder of the data sets; None = from the hub."""
+    jobs: int = 1
+    """Processes that tokenise the corpus."""
 
     @cached_property
     def original_teacher(self) -> LoadedTeacher:
@@ -57,7 +59,8 @@ class Sources:
     @cached_property
     def blocks(self) -> TokenBlocks:
         """The corpus as token blocks, from the cache or made now."""
-        return load_blocks(prepare(self.corpus, self.original_teacher.tokenizer, cache.folder(), self.data))
+        tokenizer = self.original_teacher.tokenizer
+        return load_blocks(prepare(self.corpus, tokenizer, cache.folder(), self.data, jobs=self.jobs))
 
 
 @dataclass(frozen=True)
