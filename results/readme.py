@@ -48,6 +48,8 @@ TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
 """Which table of which committed run the page of results shows."""
 PICTURE = ROOT / "docs" / "score-against-time.svg"
 """What the README shows first."""
+DIFFERENCES = ROOT / "docs" / "explanation" / "row-against-row.svg"
+"""The figure of the replication."""
 SCHEMA = ROOT / "docs" / "recipe.schema.json"
 """What editors check recipes by."""
 FAULTS = RESULTS / "faults.jsonl"
@@ -334,7 +336,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/reference/defaults.md": {"defaults": defaults_page.defaults_section},
     "docs/explanation/replication.md": {
         "goals": replication_page.headline_section, "scores": replication_page.scores_section,
-        "row against row": replication_page.tests_section, "cost": replication_page.cost_section,
+        "kept": replication_page.kept_section, "row against row": replication_page.tests_section,
+        "cost": replication_page.cost_section, "days": replication_page.days_section,
     },
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
@@ -358,6 +361,7 @@ def main() -> None:
         page = ROOT / name
         atomic.write_text(page, written(page.read_text(encoding="utf-8"), sections))
     atomic.write_text(PICTURE, picture.picture())
+    atomic.write_text(DIFFERENCES, replication_page.picture(replication_page.Replication.read()))
     atomic.write_json(SCHEMA, json_schema())
 
 
