@@ -211,7 +211,7 @@ def begun_run(inputs: Any) -> Scenario:
             pipeline.run_context(settings, folder / "runs" / "a", until="prepare", log=lambda _: None)
         ):
             promise(("recipe",))
-            for name in ("corpus", "examples"):
+            for name in ("texts", "examples"):  # the corpus is pinned with the recipe
                 run_record.keep_fingerprint(RunFolder(folder / "runs" / "a"), name, f"those of {name}")
                 promise(("recipe", "corpus", name))
 

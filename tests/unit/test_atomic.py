@@ -379,6 +379,7 @@ def test_what_killed_writes_left_is_no_content_and_is_swept(tmp_path: Path) -> N
     (tmp_path / "recipe.toml").touch()
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / ".scores.json.17.tmp").touch()
+    (tmp_path / "inner" / ".tmppLY34W").touch()  # safetensors'
     atomic.sweep(tmp_path)
     assert {path.name for path in tmp_path.rglob("*")} == {".lock", "recipe.toml", "inner"}
 

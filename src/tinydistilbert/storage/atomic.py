@@ -22,7 +22,8 @@ RELEASED = "released"
 """Key of the manifest with the files that were deleted on purpose when nothing was left to read them."""
 CHECKPOINTS = "checkpoints"
 """Folder that only unfinished work needs: no manifest lists it, and it is deleted when the work is finished."""
-_TEMPORARIES = ".*.tmp"
+_TEMPORARIES = (".*.tmp", ".tmp??????")
+"""Of our own writes, and of safetensors', which from 0.8 on writes beside its file too."""
 
 
 def _temporary(path: Path) -> Path:
@@ -219,7 +220,7 @@ def is_finished(folder: Path) -> bool:
 def is_new(folder: Path, *, beside: str = "") -> bool:
     """Whether `folder` does not exist, or holds only a lock, temporary files of interrupted writes, and `beside`."""
     return not folder.exists() or (
-        folder.is_dir() and all(path.name in (LOCK, beside) or path.match(_TEMPORARIES) for path in folder.iterdir())
+        folder.is_dir() and all(path.name in (LOCK, beside) or _is_temporary(path) for path in folder.iterdir())
     )
 
 
@@ -273,8 +274,13 @@ def _finish(begun: Path, folder: Path, facts: dict[str, Any]) -> None:
 
 def sweep(folder: Path) -> None:
     """Delete temporary files of killed processes in `folder` and below; no other process may write there."""
-    for temporary in folder.rglob(_TEMPORARIES):
-        temporary.unlink()
+    for path in folder.rglob(".*"):
+        if _is_temporary(path):
+            path.unlink()
+
+
+def _is_temporary(path: Path) -> bool:
+    return any(map(path.match, _TEMPORARIES))
 
 
 def tidy(folder: Path) -> None:
