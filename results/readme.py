@@ -14,6 +14,7 @@ from typing import Any
 import defaults_page
 import picture
 import replication_page
+import scale_page
 
 import tinydistilbert
 from tinydistilbert import results
@@ -338,6 +339,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "goals": replication_page.headline_section, "scores": replication_page.scores_section,
         "kept": replication_page.kept_section, "row against row": replication_page.tests_section,
         "cost": replication_page.cost_section, "days": replication_page.days_section,
+    },
+    "docs/explanation/scale.md": {
+        "time of a corpus": scale_page.time_section, "measured": scale_page.measured_section,
     },
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
