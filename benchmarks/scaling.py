@@ -159,9 +159,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Processor seconds and memory, by size of corpus, processes and rows.")
     parser.add_argument("--data", type=Path, default=common.DEFAULT_DATA, help="folder with wikitext2/")
     parser.add_argument("--teacher", type=Path, help="masked-LM teacher; by default the offline one")
-    parser.add_argument("--megabytes", type=int, nargs="+", default=list(MEGABYTES), help="of text")
+    parser.add_argument("--megabytes", type=int, nargs="*", default=list(MEGABYTES), help="of text")
     parser.add_argument("--jobs", type=int, nargs="+", default=list(JOBS), help="processes")
-    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS), help="of a CSV")
+    parser.add_argument("--rows", type=int, nargs="*", default=list(ROWS), help="of a CSV")
     parser.add_argument("--output", type=Path, default=common.RESULTS / "scaling.jsonl")
     return parser.parse_args()
 
