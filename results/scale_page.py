@@ -122,6 +122,7 @@ def measured_section() -> str:
         return [f"{row['processor_seconds']:.1f}", f"{rate:,.0f}", f"{row['peak_mib']:,.0f}"]
 
     cells = ("processor seconds", "tokens a processor second", "peak MiB")
+    of_csv = ("rows of a CSV, read, checked, tokenised", *cells)
     dates = sorted({row["date"][:10] for row in last.values()})
     return "\n".join(
         [
@@ -133,10 +134,7 @@ def measured_section() -> str:
                 ("text", "MB", "processes", *cells),
                 ([f"`{r['way']}`", f"{r['megabytes']}", f"{r['jobs']}", *cost(r)] for r in of_text),
             ),
-            "",
-            *_table(
-                ("rows of a CSV, read, checked, tokenised", *cells), ([f"{r['rows']:,}", *cost(r)] for r in of_rows)
-            ),
+            *(["", *_table(of_csv, ([f"{r['rows']:,}", *cost(r)] for r in of_rows))] if of_rows else []),
             "",
         ]
     )
