@@ -8,7 +8,7 @@ from typing import Any
 from tinydistilbert import notices, progress
 from tinydistilbert.api.outcomes import Run
 from tinydistilbert.dry_run import plan as dry_run
-from tinydistilbert.errors import NonFiniteLoss
+from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.pipeline.run import run_context, run_stages
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe import toml
@@ -36,7 +36,7 @@ def session(*, quiet: bool, on_log: OnLog | None) -> Iterator[Callable[[str], No
 
 def run(
     recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = "",
-    threads: int | None = None, tell_time: bool = False,
+    threads: int | None = None, tell_time: bool = False, jobs: int | None = None,
 ) -> Run:  # fmt: skip
     """Run the stages of a recipe up to `until`, those that are not finished.
 
@@ -48,14 +48,17 @@ def run(
         command: what the report shows as the way to get the same again.
         threads: of matrix products; None = the cores that this process may use.
         tell_time: begin with a line about how long it will take.
+        jobs: processes that tokenise the corpus; None = this one.
 
     Raises:
         UserError: an input is wrong; when it was found before the first stage, nothing was written.
         MissedTarget: a compression did not reach its target; everything was written.
         Interrupted: the user asked to stop; the same call goes on.
     """
+    if jobs is not None and jobs < 1:
+        raise UserError("jobs", expected="a whole number >= 1", found=repr(jobs), fix="change it")
     use_threads(threads)
-    context = run_context(recipe, output, until=until, log=log, command=command)
+    context = run_context(recipe, output, until=until, log=log, command=command, jobs=jobs or 1)
     with context.ranks.session():
         if context.ranks.is_main:
             seconds = dry_run.refuse_full_disk(context)
@@ -79,8 +82,8 @@ def plan(recipe: Recipe, output: Path, *, until: str, threads: int | None = None
 
 def replicate(
     recipe: str | Path | Recipe = "quickstart", *, output: str | Path | None = None,
-    settings: dict[str, Any] | None = None, until: str = "report", threads: int | None = None, quiet: bool = False,
-    on_log: OnLog | None = None,
+    settings: dict[str, Any] | None = None, until: str = "report", threads: int | None = None,
+    jobs: int | None = None, quiet: bool = False, on_log: OnLog | None = None,
 ) -> Run:  # fmt: skip
     """Run a whole recipe: distil, fine-tune, score, time, report; a second call goes on where the first stopped.
 
@@ -90,17 +93,18 @@ def replicate(
         settings: keys of the recipe with other values: `{"distill.max_steps": 100}`.
         until: the last stage: `prepare`, `adapt`, `distill`, `finetune`, `evaluate`, `compress`, `benchmark`, `report`.
         threads: of matrix products; None = the cores that this process may use.
+        jobs: processes that tokenise the corpus, into the same blocks; None = this one, with its threads.
         quiet: no lines about progress.
         on_log: called with a dictionary for each step, each validation and each line about the work.
 
     Raises:
-        UserError: something is wrong with the recipe or the data.
+        UserError: something is wrong with the recipe or the data, or `jobs` is less than 1.
         MissedTarget: a compression did not reach its target.
         NonFiniteLoss: a loss became infinite; in a fine-tuning the run went on to its end first.
     """
     chosen = with_settings(recipe if isinstance(recipe, Recipe) else toml.load(str(recipe)), settings)
     with session(quiet=quiet, on_log=on_log) as log:
-        done = run(chosen, Path(output or Path("runs") / chosen.name), until=until, log=log, threads=threads)
+        done = run(chosen, Path(output or Path("runs") / chosen.name), until=until, log=log, threads=threads, jobs=jobs)
     if done.failures:
         raise NonFiniteLoss("; ".join(done.failures))
     return done

@@ -78,6 +78,9 @@ def _recipe_arguments(command: str) -> Callable[[Parser, Sequence[str], bool], N
         run = parser.add_argument_group("the run")
         _output(run, "the run folder (default: runs/NAME of the recipe); a run that was begun there goes on")
         _threads_flag(run)
+        if command == "prepare":
+            text = "processes that tokenise, into the same blocks (default: this one, with its threads)"
+            run.add_argument("--jobs", action=Once, convert=_count, metavar="N", help=text)
         text = "say what would be done, with memory, disk and time estimated, and write nothing"
         run.add_argument("--dry-run", action="store_true", help=text)
         _json(run, "print the numbers as JSON; progress goes to standard error")

@@ -59,7 +59,9 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
         planned = api.plan(recipe, asked.output, until=until, threads=asked.threads, as_data=asked.json)
         print_json(planned) if asked.json else print(planned)
         return
-    made = api.run(recipe, asked.output, until=until, log=log, command=command_line, threads=asked.threads)
+    made = api.run(
+        recipe, asked.output, until=until, log=log, command=command_line, threads=asked.threads, jobs=asked.jobs
+    )
     tables = made.tables if until in api.MEASURED else ()
     page = RunFolder(asked.output).report if until == "report" else None
     compressed = recipe.compress.tasks[0] if page and recipe.compress.tasks else ""

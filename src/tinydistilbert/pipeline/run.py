@@ -60,7 +60,7 @@ def stage_names(recipe: Recipe, until: str) -> tuple[str, ...]:
 
 def run_context(
     recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = "",
-    sources: Sources | None = None, compared_with: RunFolder | None = None,
+    sources: Sources | None = None, compared_with: RunFolder | None = None, jobs: int = 1,
 ) -> RunContext:  # fmt: skip
     """What `run` runs.
 
@@ -72,8 +72,9 @@ def run_context(
         command: the command line that the report shows as the way to get the same again.
         sources: teacher and text of the recipe, where another run has loaded them already.
         compared_with: a run whose precision is taken where the recipe leaves it open.
+        jobs: processes that tokenise the corpus.
     """
-    sources = sources or Sources(recipe.teacher, recipe.corpus, recipe.data)
+    sources = sources or Sources(recipe.teacher, recipe.corpus, recipe.data, jobs)
     return RunContext(recipe, RunFolder(output), stage_names(recipe, until), sources, log, command, compared_with)
 
 
