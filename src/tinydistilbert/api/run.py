@@ -9,11 +9,14 @@ from tinydistilbert import notices, progress
 from tinydistilbert.api.outcomes import Run
 from tinydistilbert.dry_run import plan as dry_run
 from tinydistilbert.errors import NonFiniteLoss
+from tinydistilbert.pipeline.parts import make_part
 from tinydistilbert.pipeline.run import run_context, run_stages
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe, to_dict
 from tinydistilbert.training.device import use_threads
+from tinydistilbert.workers.jobs import jobs_of
+from tinydistilbert.workers.process import stop_with_parent
 
 OnLog = Callable[[dict[str, Any]], object]
 """Called with a dictionary for each step of a training, each validation and each line about the work."""
@@ -36,7 +39,7 @@ def session(*, quiet: bool, on_log: OnLog | None) -> Iterator[Callable[[str], No
 
 def run(
     recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = "",
-    threads: int | None = None, tell_time: bool = False,
+    threads: int | None = None, tell_time: bool = False, jobs: int | str | None = None,
 ) -> Run:  # fmt: skip
     """Run the stages of a recipe up to `until`, those that are not finished.
 
@@ -48,14 +51,16 @@ def run(
         command: what the report shows as the way to get the same again.
         threads: of matrix products; None = the cores that this process may use.
         tell_time: begin with a line about how long it will take.
+        jobs: task models that are made at a time, each by a process of its own; `ray`: on Ray's cluster.
 
     Raises:
         UserError: an input is wrong; when it was found before the first stage, nothing was written.
         MissedTarget: a compression did not reach its target; everything was written.
         Interrupted: the user asked to stop; the same call goes on.
     """
+    workers = jobs_of(jobs, threads, recipe.device)
     use_threads(threads)
-    context = run_context(recipe, output, until=until, log=log, command=command)
+    context = run_context(recipe, output, until=until, log=log, command=command, workers=workers)
     with context.ranks.session():
         if context.ranks.is_main:
             seconds = dry_run.refuse_full_disk(context)
@@ -64,6 +69,19 @@ def run(
                 log(f"about {duration(seconds)} in all (an estimate); {resumes}")
         failures = run_stages(context)
     return Run(output, until, tuple(failures))
+
+
+def run_part(
+    recipe: Recipe, output: Path, part: str, *, until: str, log: Callable[[str], None], threads: int | None
+) -> None:
+    """Make one part of a run, in a process that `jobs` of another one started.
+
+    Raises:
+        UserError: there is no such part.
+    """
+    stop_with_parent()
+    use_threads(threads)
+    make_part(run_context(recipe, output, until=until, log=log, is_part=True), part)
 
 
 def plan(recipe: Recipe, output: Path, *, until: str, threads: int | None = None, as_data: bool = False) -> Any:
@@ -79,8 +97,8 @@ def plan(recipe: Recipe, output: Path, *, until: str, threads: int | None = None
 
 def replicate(
     recipe: str | Path | Recipe = "quickstart", *, output: str | Path | None = None,
-    settings: dict[str, Any] | None = None, until: str = "report", threads: int | None = None, quiet: bool = False,
-    on_log: OnLog | None = None,
+    settings: dict[str, Any] | None = None, until: str = "report", threads: int | None = None,
+    jobs: int | str | None = None, quiet: bool = False, on_log: OnLog | None = None,
 ) -> Run:  # fmt: skip
     """Run a whole recipe: distil, fine-tune, score, time, report; a second call goes on where the first stopped.
 
@@ -89,9 +107,11 @@ def replicate(
         output: the run folder; None = `runs/NAME` of the recipe.
         settings: keys of the recipe with other values: `{"distill.max_steps": 100}`.
         until: the last stage: `prepare`, `adapt`, `distill`, `finetune`, `evaluate`, `compress`, `benchmark`, `report`.
-        threads: of matrix products; None = the cores that this process may use.
+        threads: of matrix products; None = the cores that this process may use, or a job's share of them.
+        jobs: task models that are fine-tuned and scored at a time, each by a process of its own; `"ray"`: by Ray.
         quiet: no lines about progress.
-        on_log: called with a dictionary for each step, each validation and each line about the work.
+        on_log: called with a dictionary for each step, each validation and each line about the work; of the jobs, with
+            their lines.
 
     Raises:
         UserError: something is wrong with the recipe or the data.
@@ -100,7 +120,7 @@ def replicate(
     """
     chosen = with_settings(recipe if isinstance(recipe, Recipe) else toml.load(str(recipe)), settings)
     with session(quiet=quiet, on_log=on_log) as log:
-        done = run(chosen, Path(output or Path("runs") / chosen.name), until=until, log=log, threads=threads)
+        done = run(chosen, Path(output or Path("runs") / chosen.name), until=until, log=log, threads=threads, jobs=jobs)
     if done.failures:
         raise NonFiniteLoss("; ".join(done.failures))
     return done
