@@ -16,8 +16,8 @@ RECORD = """#!/bin/sh
 printf '%s\\0' "$@" >> "$RECORDED/{name}"
 """
 STARTS = """#!/bin/sh
-"$@" & child=$!
 trap 'kill -TERM "$child"' TERM
+"$@" & child=$!
 wait "$child" || wait "$child"
 """
 

@@ -99,6 +99,7 @@ def _run_side_by_side(
                 trial = study.ask()
         if trial is None:
             return None
+        swept.space.suggest(trial)  # by the sampler of this process, whose draws depend on the seed
         name, part = f"trial {trial.number}", ("--output", output, *storage, "--part", str(trial.number))
         begun[name] = trial.number
         return Part(name, ("sweep", recipe, "--space", str(space), *part))

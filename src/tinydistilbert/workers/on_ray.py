@@ -54,6 +54,8 @@ def _done_by_node(arguments: Sequence[str], log: str, threads: int, folder: str,
         raise RuntimeError(f"{node} has tinydistilbert {found or 'not'}" if sees else f"{node} does not see {marker}")
     from tinydistilbert.workers import process
 
+    with Path(log).open("a", encoding="utf-8") as stream:
+        stream.write(f"begun on {node}\n")
     running = process.begin(arguments, Path(log), threads=threads, folder=Path(folder))
     try:
         while (code := running.exit_code()) is None:
@@ -169,8 +171,8 @@ def _checked(ray: Any, jobs: Jobs, parts: int, folder: Path, marker: Path, log: 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     seen = []
     for node in nodes:
-        there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked = ray.remote(_seen_by_node).options(num_cpus=0, scheduling_strategy=there)
+        on_node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked = ray.remote(_seen_by_node).options(num_cpus=0, scheduling_strategy=on_node)
         seen.append(asked.remote(str(marker), str(Path.cwd())))
     try:
         answers = ray.get(seen, timeout=SECONDS_TO_ANSWER)

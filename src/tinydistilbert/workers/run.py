@@ -172,9 +172,9 @@ def _file_name(name: str) -> str:
 
 
 def _show(worker: _Worker, log: Callable[[str], None]) -> None:
-    said = set(notices.all_notices())  # a file's peculiarities, which this process has met and said too
+    known = set(notices.all_notices())  # a file's peculiarities, which this process has met and said too
     for line in worker.new_lines():
-        if line not in said:
+        if line not in known:
             log(f"{worker.part.name}: {line}")
 
 
