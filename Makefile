@@ -12,8 +12,9 @@ OFFLINE := HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 LEDGER := FAULTS_LEDGER="$(CURDIR)/results/faults.jsonl"
 # Files go to the workers in the order of their names, so that those of the faults and pipelines, which take longest,
-# come first: xdist's own order, by the number of tests, leaves one worker alone with them at the end.
-WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# come first: xdist's own order, by the number of tests, leaves one worker alone with them at the end. A worker that dies
+# ends the run with the name of its test: xdist would go on, and wait for ever for what that worker still had.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 RECIPE ?= minilm
 # An adapted teacher beside the data, taken where it exists.
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm

@@ -29,15 +29,15 @@ TRAIN_EXAMPLES = {
     "qnli": 11_803, "qqp": 29_863, "imdb": 25_000, "squad": 88_524,
 }  # fmt: skip
 """At hand; of SQuAD windows."""
-MILLISECONDS = 40.0
-"""A step of a student on an H100 and 16 cores that twelve processes share, by results/replication/jobs.jsonl: the GPU
-waits for launches, and processes share the cores that launch. Three had 10 each (results/gpu/measured.jsonl)."""
+MILLISECONDS = 20.0
+"""A step of a student on an H200 and 16 cores that 13 processes share under NVIDIA's MPS, by
+results/replication/jobs.jsonl; without MPS twelve on an H100 had 40 each, for their kernels ran one after another."""
 TEACHER_STEP, TAUGHT_STEP = 2.0, 1.7
 """Steps of a student that one of the teacher takes, and one of a student beside its teacher."""
 OVERHEAD = {"squad": 75.0, "imdb": 35.0, "sst2": 12.0, "mnli": 12.0, "qnli": 10.0, "qqp": 10.0}
 """Seconds of reading, tokenising and scoring; of the small ones `SMALL_OVERHEAD`."""
 SMALL_OVERHEAD = 5.0
-DISTILL_SECONDS = {"wikitext2": 850.0, "notebook": 246.0, "authors": 397.0}
+DISTILL_SECONDS = {"wikitext2": 353.0, "notebook": 85.0, "authors": 155.0}
 """On such a GPU; alone `wikitext2` took 94 (results/gpu/parts.jsonl), so that it is better begun before the others."""
 
 
@@ -115,7 +115,7 @@ class Setting:
         return ", ".join(str(path) for path in wanted if not path.exists())
 
     def seconds(self, job: Job) -> float:
-        """An estimate, on a GPU shared by ten processes."""
+        """An estimate, on a GPU as shared as that of `MILLISECONDS`."""
         if job.task == DISTILL:
             return DISTILL_SECONDS[job.recipe]
         recipe = self.recipes[job.recipe]

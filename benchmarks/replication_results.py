@@ -78,10 +78,10 @@ def _compared(answers: Answers, pairs: Sequence[Sequence[str]]) -> list[Measurem
         rows += [pair(task, split, by_row[a], by_row[b]) for a, b in pairs if a in by_row and b in by_row]
         teachers = [by_row[row] for row in by_row if row.startswith("teacher")]
         majority += [pair(task, split, teacher, majority_of(task, teacher)) for teacher in teachers]
-    return [*_differences(rows), *_differences(majority)]
+    return [*differences(rows), *differences(majority)]
 
 
-def _differences(pairings: Sequence[Pairing]) -> Iterator[Measurement]:
+def differences(pairings: Sequence[Pairing], recipe: str = "replication") -> Iterator[Measurement]:
     """The differences in the metrics of the tables, adjusted by Holm over all of them."""
     tests = [
         (pairing, metric, resampling.paired_test(
@@ -93,7 +93,7 @@ def _differences(pairings: Sequence[Pairing]) -> Iterator[Measurement]:
     for (pairing, metric, paired), p in zip(tests, adjusted, strict=True):
         yield Measurement(
             pairing.first.side.row, COMPARE, metric, paired.difference, pairing.split, examples=len(pairing.first.ids),
-            examples_total=pairing.whole[0], recipe="replication", data_fingerprint=pairing.first.fingerprint,
+            examples_total=pairing.whole[0], recipe=recipe, data_fingerprint=pairing.first.fingerprint,
             details={
                 "of": pairing.task.name, "against": pairing.second.side.row, "first": paired.first,
                 "second": paired.second, "interval": list(paired.interval), "p": paired.p, "p_adjusted": p,

@@ -60,6 +60,7 @@ def main() -> int:
     # pip names tools of .venv that want newer versions: what is tested runs without them.
     workers = str(min(MOST_WORKERS, os.cpu_count() or 1))
     command = [python, "-m", "pytest", "-n", workers, "--dist", "loadfile", "-m", "not slow and not gpu", *tests]
+    command += ["--max-worker-restart", "0"]  # a worker that dies ends the run with the test's name; else xdist hangs
     command += ["-W", "default"]  # what old and new packages warn of in each other is theirs
     variables = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.run([*command, *asked.tests], cwd=ROOT, env=variables, check=False).returncode

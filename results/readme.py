@@ -48,6 +48,8 @@ TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
 """Which table of which committed run the page of results shows."""
 PICTURE = ROOT / "docs" / "score-against-time.svg"
 """What the README shows first."""
+DIFFERENCES = ROOT / "docs" / "explanation" / "row-against-row.svg"
+"""The figure of the replication."""
 SCHEMA = ROOT / "docs" / "recipe.schema.json"
 """What editors check recipes by."""
 FAULTS = RESULTS / "faults.jsonl"
@@ -206,10 +208,13 @@ def gpu_section() -> str:
         + ". [All numbers](../results/gpu/measured.jsonl), [scores](../results/gpu/results.jsonl).",
         "", "| distilling | useful tokens/s | utilisation | ms a step | peak MiB |", "| :-- | --: | --: | --: | --: |",
     ]  # fmt: skip
+    shown += _distilling(rows)
+    steps = _lines(GPU / "steps.jsonl")
     shown += [
-        f"| {row['what']} | {row['value']:,.0f} | {row['utilisation']:.1%} | {row['milliseconds']:.1f} | "
-        f"{row['peak_mib']:,} |"
-        for row in rows if row["measure"] == "distill"
+        "", f"Ways of one step beside one another (`gpu_step.py --profile`), on {steps[0]['date'][:10]}, one "
+        f"{steps[0]['device']}; the last row ran under the profiler. [All numbers](../results/gpu/steps.jsonl).", "",
+        "| distilling | useful tokens/s | utilisation | ms a step | peak MiB |", "| :-- | --: | --: | --: | --: |",
+        *_distilling(steps),
     ]  # fmt: skip
     modes = list(dict.fromkeys(row["what"].split(", ", 1)[1] for row in rows if row["measure"] == "latency"))
     times = {row["what"]: row["value"] for row in rows if row["measure"] == "latency"}
@@ -225,6 +230,15 @@ def gpu_section() -> str:
         shown.append(f"| {mode} | " + " | ".join(cells) + " |")
     scores = results.read(GPU / "results.jsonl")
     return "\n".join([*shown, "", to_markdown(score_table(glue.TABLE, scores)), to_markdown(pretraining_table(scores))])
+
+
+def _distilling(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line of the table for each distillation step that was measured."""
+    return [
+        f"| {row['what']} | {row['value']:,.0f} | {row['utilisation']:.1%} | {row['milliseconds']:.1f} | "
+        f"{row['peak_mib']:,} |"
+        for row in rows if row["measure"] == "distill"
+    ]  # fmt: skip
 
 
 def rooms_section() -> str:
@@ -322,7 +336,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/reference/defaults.md": {"defaults": defaults_page.defaults_section},
     "docs/explanation/replication.md": {
         "goals": replication_page.headline_section, "scores": replication_page.scores_section,
-        "row against row": replication_page.tests_section, "cost": replication_page.cost_section,
+        "kept": replication_page.kept_section, "row against row": replication_page.tests_section,
+        "cost": replication_page.cost_section, "days": replication_page.days_section,
     },
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
@@ -346,6 +361,7 @@ def main() -> None:
         page = ROOT / name
         atomic.write_text(page, written(page.read_text(encoding="utf-8"), sections))
     atomic.write_text(PICTURE, picture.picture())
+    atomic.write_text(DIFFERENCES, replication_page.picture(replication_page.Replication.read()))
     atomic.write_json(SCHEMA, json_schema())
 
 

@@ -1,6 +1,7 @@
 """The tables of docs/explanation/replication.md, from results/replication/results.jsonl and rows.toml."""
 
 import dataclasses
+import json
 import math
 import statistics
 import tomllib
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tinydistilbert import results
-from tinydistilbert.report import scores
+from tinydistilbert.report import figures, scores
 from tinydistilbert.report.differences import RowDifference, row_differences
-from tinydistilbert.report.kept import Kept, TeacherAboveMajority, kept_over, teacher_above_majority
+from tinydistilbert.report.kept import Kept, TeacherAboveMajority, kept_on, kept_over, teacher_above_majority
 from tinydistilbert.report.paper_tables import score_cell
 from tinydistilbert.report.scores import HIGHER, LOWER, TEACHER, Scores, collect, of_task
 from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p, points, signed, to_markdown
@@ -22,6 +23,12 @@ from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Task
 
 FOLDER = Path(__file__).resolve().parent / "replication"
+JOBS = FOLDER / "jobs.jsonl"
+GPUS = {
+    "da49111af797": "H100, 12 processes, 2026-11-26",
+    "dd72c37eb476": "H200, 13 processes under MPS, 2026-11-27",
+}  # fmt: skip
+"""By the commit that ran there; a line of `JOBS` has the machine but not its GPU."""
 NOT_MEASURED = "not measured"
 QUANTILE = 1.96
 """Of the normal distribution, for the interval of a mean over tasks."""
@@ -89,17 +96,29 @@ class Replication:
         """Those of some tasks on which a row was scored."""
         return tuple(task for task in among if of_task(self.found, row, task))
 
+    def _beside(self, teacher: str) -> tuple[Scores, TeacherAboveMajority]:
+        """The scores with that row as the teacher, and where it beats the majority class."""
+        others = [m for m in self.measurements if m.model != TEACHER or teacher == TEACHER]
+        renamed = [dataclasses.replace(m, model=TEACHER) if m.model == teacher else m for m in others]
+        return collect(renamed), teacher_above_majority(renamed, TASKS)
+
     def kept(self, row: str) -> Kept | None:
         """What a row keeps of its teacher over the complete tasks that both were scored on; None of a teacher."""
         teacher = self.rows[row].get("teacher")
         if not teacher:
             return None
-        others = [m for m in self.measurements if m.model != TEACHER or teacher == TEACHER]
-        renamed = [dataclasses.replace(m, model=TEACHER) if m.model == teacher else m for m in others]
-        above: TeacherAboveMajority = teacher_above_majority(renamed, TASKS)
-        found = collect(renamed)
+        found, above = self._beside(teacher)
         shared = tuple(task for task in self.complete if of_task(found, TEACHER, task) and of_task(found, row, task))
         return kept_over(found, row, shared, above) if shared else None
+
+    def kept_by_task(self, row: str) -> dict[Task, float]:
+        """What a row keeps on each of the tasks that count in `kept`."""
+        kept = self.kept(row)
+        if kept is None:
+            return {}
+        found, above = self._beside(self.rows[row]["teacher"])
+        shares = {task: kept_on(found, row, task, above) for task in kept.counted}
+        return {task: share for task, share in shares.items() if share is not None}
 
     def mean_difference(self, first: str, second: str, among: Sequence[Task]) -> MeanDifference | None:
         """Mean over tasks of the difference in the headline metric; the tasks' errors are independent of each other."""
@@ -215,6 +234,53 @@ def score_table(found: Replication) -> Table:
     )
 
 
+def kept_section() -> str:
+    """What each row keeps on each task."""
+    return to_markdown(kept_table(Replication.read()))
+
+
+def kept_table(found: Replication) -> Table:
+    """What each row keeps of its teacher, task by task: where the mean of the first table comes from."""
+    by_row = {row: shares for row in found.rows if (shares := found.kept_by_task(row))}
+    tasks = [task for task in found.complete if any(task in shares for shares in by_row.values())]
+    rows = [
+        TableRow("measured", (
+            Cell(found.rows[row]["letter"] and f"({found.rows[row]['letter']})"), Cell(found.rows[row]["title"]),
+            Cell(f"{100 * statistics.fmean(shares.values()):.1f}"),
+            *(Cell(f"{100 * shares[task]:.1f}".replace("-", "−") if task in shares else NOTHING) for task in tasks),
+        ))
+        for row, shares in by_row.items()
+    ]  # fmt: skip
+    of_student = by_row.get(STUDENT, {})
+    costly = min(of_student, key=lambda task: of_student[task], default=None)
+    notes = [
+        "0: no better than the majority class, 100: as good as the teacher. Means are over other tasks in other rows."
+    ]
+    if costly and len(of_student) > 1:
+        others = statistics.fmean(share for task, share in of_student.items() if task != costly)
+        title = found.rows[STUDENT]["title"]
+        notes.append(f"{title}: {costly.title} costs it most; over the others it keeps {100 * others:.1f}.")
+    return Table(
+        "kept", "Kept, task by task", "% of what the row’s teacher has above the majority class.",
+        ("", "Row", "Mean", *(task.title for task in tasks)), tuple(rows),
+        tuple(notes),
+    )  # fmt: skip
+
+
+def picture(found: Replication) -> str:
+    """The mean differences of the rows, with their intervals, as SVG."""
+    shown = [
+        figures.Difference(
+            f"{found.rows[first]['short']} − {found.rows[second]['short']}", mean.value, mean.interval
+        )
+        for first, second in found.plan["compared"]["pairs"]
+        if (mean := found.mean_difference(first, second, found.complete))
+    ]  # fmt: skip
+    return figures.differences(
+        shown, "Mean differences between the rows, with 95 % intervals", "points, mean over tasks"
+    )
+
+
 def tests_section() -> str:
     """The rows compared with one another."""
     return to_markdown(tests_table(Replication.read()))
@@ -253,6 +319,27 @@ def tests_table(found: Replication) -> Table:
         tuple(rows),
         notes,
     )
+
+
+def days_section() -> str:
+    """The jobs that were begun on both GPUs, with and without MPS."""
+    lines = [json.loads(line) for line in JOBS.read_text(encoding="utf-8").splitlines()]
+    names = dict.fromkeys(line["job"] for line in lines)
+    shown = ["| job | " + " | ".join(GPUS.values()) + " |", "| :-- |" + " --: |" * len(GPUS)]
+    for name in names:
+        by_gpu = [[line for line in lines if (line["job"], line["packed"]) == (name, packed)] for packed in GPUS]
+        if all(by_gpu):
+            cells = [
+                ("" if any(line["state"] == "done" for line in of_gpu) else "not done after ")
+                + f"{sum(line['seconds'] for line in of_gpu):,.0f} s"
+                for of_gpu in by_gpu
+            ]
+            shown.append(f"| {name} | {' | '.join(cells)} |")
+    counts = [
+        f"{sum(line['state'] == 'done' for line in lines if line['packed'] == packed)} jobs done ({title})"
+        for packed, title in GPUS.items()
+    ]
+    return "\n".join([*shown, "", f"In all {' and '.join(counts)}."]) + "\n"
 
 
 def cost_section() -> str:

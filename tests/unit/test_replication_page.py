@@ -1,8 +1,10 @@
 """The page of the replication: its headline is what its lines give by hand, and what is not measured says so."""
 
 import json
+import re
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import replication_page
@@ -69,6 +71,46 @@ def test_kept_is_a_share_of_the_rows_own_teacher(replication: Replication) -> No
     kept = replication.kept("wikitext2")
     assert kept is not None and kept.share == pytest.approx(0.5)  # (0.6 − 0.5) / (0.7 − 0.5), not / (0.9 − 0.5)
     assert replication.kept("teacher") is None and replication.kept("authors") is None
+
+
+def test_kept_by_task_is_where_the_mean_comes_from(replication: Replication) -> None:
+    table = replication_page.kept_table(replication)
+    rows = {row.cells[1].text: [cell.text for cell in row.cells[2:]] for row in table.rows}
+    assert table.columns[2:] == ("Mean", "SST-2", "SQuAD")  # RTE counts in no row
+    assert rows["Cut from the task’s teacher, then taught"] == ["92.5", "95.0", "90.0"]
+    assert rows["Our recipe on WikiText-2"] == ["50.0", "50.0", "–"]
+    assert "SQuAD costs it most; over the others it keeps 95.0" in table.notes[-1]
+    below = Replication(replication.plan, [*replication.measurements, *measured("random", "sst2", [0.46], 0.5)])
+    assert "−20.0" in to_markdown(replication_page.kept_table(below))  # (0.46 − 0.5) / (0.7 − 0.5)
+
+
+def test_the_jobs_of_both_gpus_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = replication_page.GPUS
+    jobs = [
+        ("a/rte", "out of time", 500, first), ("a/rte", "out of time", 70, first),
+        ("a/rte", "out of time", 300, second), ("a/rte", "done", 40, second), ("a/cola", "done", 9, first),
+        ("b/rte", "done", 9, ""),
+    ]  # fmt: skip
+    lines = [json.dumps(dict(zip(("job", "state", "seconds", "packed"), job, strict=True))) for job in jobs]
+    monkeypatch.setattr(replication_page, "JOBS", tmp_path / "jobs.jsonl")
+    replication_page.JOBS.write_text("\n".join(lines), encoding="utf-8")
+    shown = replication_page.days_section()
+    assert "| a/rte | not done after 570 s | 340 s |" in shown and "a/cola" not in shown
+    assert "1 jobs done (H100" in shown and "1 jobs done (H200" in shown
+
+
+def test_the_figure_has_a_line_for_every_mean_that_the_table_has(replication: Replication) -> None:
+    svg = replication_page.picture(replication)
+    assert "(e) taught − (i) MiniLM-L3" in svg and "(d) ours − (b) notebook" not in svg
+    assert "prefers-color-scheme: dark" in svg
+    names = [row["short"] for row in replication.rows.values()]
+    assert len(set(names)) == len(names)
+    committed = (FOLDER.parents[1] / "docs" / "explanation" / "row-against-row.svg").read_text(encoding="utf-8")
+    (words, now) = (
+        re.findall(r"<text[^>]*>([^<]*)</text>", text)
+        for text in (committed, replication_page.picture(Replication.read()))
+    )
+    assert words == now, "run: python results/readme.py"
 
 
 def test_rows_that_are_not_measured_say_so(replication: Replication) -> None:

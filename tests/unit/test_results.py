@@ -19,8 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/results.md", "docs/explanation/mutants.md", "docs/reference/recipe.md", "benchmarks/README.md"],
-)
+    [
+        "README.md", "docs/results.md", "docs/explanation/mutants.md", "docs/explanation/replication.md",
+        "docs/reference/recipe.md", "benchmarks/README.md",
+    ],
+)  # fmt: skip
 def test_a_page_shows_what_was_counted_measured_or_declared(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert readme.written(text, readme.PAGES[page]) == text, "run: python results/readme.py"

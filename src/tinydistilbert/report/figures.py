@@ -286,6 +286,38 @@ def score_against_time(models: Sequence[ScoredModel], title: str, unit: str) -> 
         return _standing_alone(_svg(figure, title))
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Of two rows, the first minus the second."""
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+
+
+def differences(rows: Sequence[Difference], title: str, unit: str) -> str:
+    """Differences with their intervals, a line each; filled where the interval does not hold 0. A file of its own.
+
+    Args:
+        rows: from the top.
+        title: for whoever does not see it.
+        unit: under the horizontal axis; the values are shares, and shown in points.
+    """
+    with mpl.rc_context(_STYLE | {"font.size": 10, "axes.labelsize": 10}):
+        figure, (axis,) = _figure(0.7 + 0.24 * len(rows))
+        axis.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        for y, row in enumerate(rows):
+            low, high = row.interval
+            axis.plot([100 * low, 100 * high], [y, y], color=SERIES["student"], linewidth=1.4)
+            face = SERIES["student"] if low > 0 or high < 0 else "none"
+            axis.scatter(100 * row.value, y, s=30, facecolors=face, edgecolors=SERIES["student"], zorder=3)
+        axis.set_yticks(range(len(rows)), [row.name for row in rows])
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel(unit)
+        return _standing_alone(_svg(figure, title))
+
+
 def best_so_far(trials: Sequence[tuple[int, float]], unit: str, *, highest: bool) -> str:
     """What each trial of a sweep is worth, and the best up to each.
 
