@@ -52,7 +52,7 @@ def children_of(output: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_for(what: Callable[[], object], seconds: float = 240) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 500) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it did not happen"
