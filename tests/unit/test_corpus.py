@@ -11,8 +11,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import notices
-from tinydistilbert.data import corpus as corpus_module
-from tinydistilbert.data import sources
+from tinydistilbert.data import document_tokens, sources
 from tinydistilbert.data.corpus import load_blocks, prepare, tokenizer_hash
 from tinydistilbert.data.word_pieces import continues_word
 from tinydistilbert.errors import UserError
@@ -72,7 +71,7 @@ def test_blocks_do_not_depend_on_how_much_is_tokenised_at_once(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = load_blocks(prepare(corpus, tokenizer, tmp_path / "whole", None))
-    monkeypatch.setattr(corpus_module, "CHARACTERS_AT_ONCE", 1)
+    monkeypatch.setattr(document_tokens, "CHARACTERS_AT_ONCE", 1)
     parts = load_blocks(prepare(corpus, tokenizer, tmp_path / "parts", None))
     assert whole.manifest == parts.manifest, "files' hashes among it"
 

@@ -5,13 +5,15 @@ import gzip
 import io
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tinydistilbert import notices
-from tinydistilbert.data import gzipped
+from tinydistilbert.data import compressed
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.names import Quoting
 from tinydistilbert.recipe.schema import Corpus, CustomTask
@@ -150,31 +152,44 @@ def test_empty_lines_between_rows_are_counted_and_those_at_the_end_are_not(tmp_p
     assert "1 empty line between the rows left out" in lines()
 
 
+def zst(content: bytes) -> bytes:
+    packed = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(packed, "zstd") as stream:
+        stream.write(content)
+    return bytes(packed.getvalue())
+
+
+@pytest.mark.parametrize("packed", [(gzip.compress, ".gz"), (zst, ".zst"), (zst, ".ZST")])
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [("a.csv.gz", "x,y\n1,é\n"), ("a.TSV.gz", "x\ty\n1\té\n"), ("a.jsonl.GZ", '{"x": "1", "y": "é"}\n')],
+    ("name", "content"), [("a.csv", "x,y\n1,é\n"), ("a.TSV", "x\ty\n1\té\n"), ("a.jsonl", '{"x": "1", "y": "é"}\n')]
 )
-def test_compressed_files_are_read(name: str, content: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    path.write_bytes(gzip.compress(content.encode()))
+def test_compressed_files_are_read(packed: tuple[Any, str], name: str, content: str, tmp_path: Path) -> None:
+    compress, ending = packed
+    path, half = tmp_path / (name + ending), len(content) // 2
+    path.write_bytes(compress(content[:half].encode()) + compress(content[half:].encode()))
     assert read_rows(path).table.to_pylist() == [{"x": "1", "y": "é"}]
 
 
 def test_a_compressed_file_that_is_damaged_or_would_fill_the_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, whole = tmp_path / "a.csv.gz", gzip.compress(b"text,label\na,b\n")
-    for content in (whole[:-6], b"text,label\na,b\n", whole[:-8] + b"\0" * 8):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=r"a\.csv\.gz: expected a whole gzip file"):
-            read_rows(path)
-    monkeypatch.setattr(gzipped, "UNPACKED_AT_LEAST", 10_000)
-    path.write_bytes(gzip.compress(b"text,label\n" + b"a,b\n" * 100_000))
-    with pytest.raises(UserError, match=r"a\.csv\.gz: it unpacks to more than 50 times its size"):
-        read_rows(path)
-    (tmp_path / "b.csv").write_bytes(whole)
-    with pytest.raises(UserError, match=r"b\.csv: it is compressed with gzip; call it b\.csv\.gz"):
-        read_rows(tmp_path / "b.csv")
+    for compress, ending, name in ((gzip.compress, "gz", "gzip"), (zst, "zst", "Zstandard")):
+        path, whole = tmp_path / f"a.csv.{ending}", compress(b"text,label\na,b\n")
+        damaged = (
+            [whole[:-8] + b"\0" * 8] if name == "gzip" else []
+        )  # Zstandard has a checksum only where one is asked for
+        for content in (whole[:-6], b"text,label\na,b\n", *damaged):
+            path.write_bytes(content)
+            with pytest.raises(UserError, match=rf"a\.csv\.{ending}: expected a whole {name} file"):
+                read_rows(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(compressed, "UNPACKED_AT_LEAST", 10_000)
+            path.write_bytes(compress(b"text,label\n" + b"a,b\n" * 100_000))
+            with pytest.raises(UserError, match=rf"a\.csv\.{ending}: it unpacks to more than 50 times its size"):
+                read_rows(path)
+        (tmp_path / "b.csv").write_bytes(whole)
+        with pytest.raises(UserError, match=rf"b\.csv: it is compressed with {name}; call it b\.csv\.{ending}"):
+            read_rows(tmp_path / "b.csv")
 
 
 def test_a_task_has_the_switch_in_its_recipe(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def run(
         command: what the report shows as the way to get the same again.
         threads: of matrix products; None = the cores that this process may use.
         tell_time: begin with a line about how long it will take.
-        jobs: task models that are made at a time, each by a process of its own; `ray`: on Ray's cluster.
+        jobs: task models that are made at a time, each by a process of its own, and processes that tokenise the corpus;
+            `ray`: task models on Ray's cluster.
 
     Raises:
         UserError: an input is wrong; when it was found before the first stage, nothing was written.
@@ -59,8 +60,9 @@ def run(
         Interrupted: the user asked to stop; the same call goes on.
     """
     workers = jobs_of(jobs, threads, recipe.device)
+    processes = jobs if isinstance(jobs, int) else 1
     use_threads(threads)
-    context = run_context(recipe, output, until=until, log=log, command=command, workers=workers)
+    context = run_context(recipe, output, until=until, log=log, command=command, workers=workers, jobs=processes)
     with context.ranks.session():
         if context.ranks.is_main:
             seconds = dry_run.refuse_full_disk(context)
@@ -108,13 +110,14 @@ def replicate(
         settings: keys of the recipe with other values: `{"distill.max_steps": 100}`.
         until: the last stage: `prepare`, `adapt`, `distill`, `finetune`, `evaluate`, `compress`, `benchmark`, `report`.
         threads: of matrix products; None = the cores that this process may use, or a job's share of them.
-        jobs: task models that are fine-tuned and scored at a time, each by a process of its own; `"ray"`: by Ray.
+        jobs: task models that are fine-tuned and scored at a time, each by a process of its own (`"ray"`: by Ray), and
+            processes that tokenise the corpus, into the same blocks; None = one after the other, in this process.
         quiet: no lines about progress.
         on_log: called with a dictionary for each step, each validation and each line about the work; of the jobs, with
             their lines.
 
     Raises:
-        UserError: something is wrong with the recipe or the data.
+        UserError: something is wrong with the recipe or the data, or `jobs` is less than 1.
         MissedTarget: a compression did not reach its target.
         NonFiniteLoss: a loss became infinite; in a fine-tuning the run went on to its end first.
     """

@@ -96,6 +96,9 @@ def _recipe_arguments(command: str) -> Callable[[Parser, Sequence[str], bool], N
             run.add_argument("--jobs", action=Once, convert=_jobs, metavar="N|ray", help=text)
             # For the processes that --jobs starts.
             run.add_argument("--part", action=Once, convert=str, metavar="NAME", help=argparse.SUPPRESS)
+        if command == "prepare":
+            text = "processes that tokenise, into the same blocks (default: this one, with its threads)"
+            run.add_argument("--jobs", action=Once, convert=_count, metavar="N", help=text)
         text = "say what would be done, with memory, disk and time estimated, and write nothing"
         run.add_argument("--dry-run", action="store_true", help=text)
         _json(run, "print the numbers as JSON; progress goes to standard error")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tinydistilbert.cli.predict_files import ANSWER, ENDINGS, ROWS, Row, opened, print_lines, written
-from tinydistilbert.data.gzipped import ending
+from tinydistilbert.data.compressed import ending
 from tinydistilbert.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tinydistilbert.data import delimited
-from tinydistilbert.data.gzipped import ending, open_bytes
+from tinydistilbert.data.compressed import ending, open_bytes
 from tinydistilbert.errors import UserError
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic

@@ -2,10 +2,9 @@
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt16, UInt32
 from transformers import PreTrainedTokenizerFast
 
-from tinydistilbert.data.npy import RowFile
+from tinydistilbert.data.repeated_documents import SeenDocuments
 from tinydistilbert.data.sources import Source, open_source
-from tinydistilbert.data.wikitext import UNKNOWN
+from tinydistilbert.data.token_blocks import ByLine, Packed, token_counts, write_split
 from tinydistilbert.data.word_pieces import continues_word
 from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.notices import counted, notice
@@ -26,8 +25,6 @@ from tinydistilbert.storage import atomic, disk, locks
 FORMAT = 2
 """Part of a folder's key; raise it when the same source and settings give other blocks than before."""
 SPLITS = ("train", "validation")
-CHARACTERS_AT_ONCE = 1_000_000
-"""Characters that are tokenised in one parallel call, which bounds the memory for corpora of any size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,21 +51,6 @@ class TokenBlocks:
     manifest: dict[str, Any]
 
 
-@dataclass
-class _Counts:
-    """The facts about a split in the manifest. `tokens` counts the text before anything is added or cut off."""
-
-    documents: int = 0
-    tokens: int = 0
-    blocks: int = 0
-    unknown: int = 0
-    """Tokens of text that the tokenizer has no piece for, [UNK]."""
-    with_capitals: int = 0
-    """Documents with capitals, where the tokenizer makes them small."""
-    cut: int = 0
-    """Tokens beyond the end of a block, of lines, or in the last, incomplete block, of documents: they are left out."""
-
-
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     """SHA-256 of the settings by which the tokenizer turns text into tokens.
 
@@ -85,7 +67,9 @@ def makes_capitals_small(tokenizer: PreTrainedTokenizerFast) -> bool:
     return normalizer is not None and normalizer.normalize_str("A") == "a"
 
 
-def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, data: str | None) -> Path:
+def prepare(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, data: str | None, *, jobs: int = 1
+) -> Path:
     """The folder of token blocks of a corpus: `cache/tokens-<key>`, made if it does not exist.
 
     With `packing = "documents"` each document is followed by [SEP], and the stream of all tokens is cut into pieces of
@@ -93,13 +77,14 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
     padded. With `packing = "lines"` each line is wrapped, cut and padded by itself.
 
     Damaged blocks are reported on standard error and made again. If another process is making the same blocks, this
-    one waits for it.
+    one waits for it; if one was killed while it made them, this one goes on after its last shard.
 
     Args:
         corpus: the recipe's section.
         tokenizer: the teacher's.
         cache: folder of prepared corpora. The key is a hash of source, settings and tokenizer.
         data: folder with `wikitext2/`; None for the hub.
+        jobs: processes that tokenise, which gives the same blocks; 1 = this one, with its threads.
 
     Raises:
         UserError: the source is wrong (see `open_source`), a split is shorter than a block, or the tokenizer lacks a
@@ -111,6 +96,9 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
     lock = cache / f".{folder.name}{atomic.LOCK}"
     if _damage(folder) is None:
         locks.tidy(lock)
+        if (folder / atomic.CHECKPOINTS).exists():  # its process may have died before it deleted them
+            with locks.alone(lock, where=f"the cache {folder}", wait=True):
+                atomic.tidy(folder)
         _tell_of_losses(corpus, atomic.read_manifest(folder, verify=False)["splits"])
         return folder
     with locks.alone(lock, where=f"the cache {folder}", wait=True):
@@ -121,8 +109,7 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, cache: Path, dat
             facts["splits"] = {}  # filled below, and written with the other facts when the folder is finished
             with atomic.unfinished(folder, **facts) as partial:
                 try:
-                    for split in SPLITS:
-                        facts["splits"][split] = _write_split(partial, source, split, corpus, tokenizer)
+                    facts["splits"].update(_write_splits(partial, source, corpus, tokenizer, jobs))
                 except UserError:  # a mistake in the text: nothing of it may stay in the cache
                     disk.remove(partial)
                     raise
@@ -138,6 +125,8 @@ def _tell_of_losses(corpus: Corpus, splits: Mapping[str, Mapping[str, int]]) -> 
         return sum(counts.get(name, 0) for counts in splits.values())
 
     lost = []
+    if repeated := total("repeated"):
+        notice(f"corpus.source {corpus.source}", f"{counted(repeated, 'document')} left out that were there before")
     if unknown := total("unknown"):
         lost.append(f"{counted(unknown, 'token')} unknown to the tokenizer ({unknown / total('tokens'):.2%})")
     if capitals := total("with_capitals"):
@@ -176,6 +165,8 @@ def _facts(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, source: Source) -
     del settings["attention"]  # it changes what tokens attend to, and no block
     if corpus.quoting == "auto":  # the blocks of versions before had no other
         del settings["quoting"]
+    if not corpus.deduplicate:
+        del settings["deduplicate"]
     return {
         "format": FORMAT,
         "source": source.name,
@@ -227,94 +218,36 @@ def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     return tokens
 
 
-def _write_split(
-    folder: Path, source: Source, split: str, corpus: Corpus, tokenizer: PreTrainedTokenizerFast
-) -> dict[str, int]:
-    """Tokenise one split of a source into `<split>.npy`, a part at a time; tokens of the training split are counted."""
-    counts = _Counts()
-    documents = source.train() if split == "train" else source.validation()
-    cut = _packed if corpus.packing == "documents" else _by_line
-    dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
-    token_counts = np.zeros(len(tokenizer), dtype=np.int64)
-    with RowFile(folder / f"{split}.npy", (corpus.block_size,), dtype) as rows:
-        for blocks in cut(_tokenize(documents, tokenizer, counts), corpus.block_size, tokenizer, counts):
-            rows.append(blocks)
-            token_counts += np.bincount(blocks.ravel(), minlength=len(tokenizer))
-    counts.blocks = rows.rows
-    if not counts.blocks:
-        where = f"corpus.source {source.name}, {split} split"
-        expected = f"text for a block of {corpus.block_size} tokens"
-        found = f"{counts.tokens} tokens in {counts.documents} documents"
-        fix = "give more text, a larger corpus.validation_share or a smaller corpus.block_size"
-        raise UserError(where, expected=expected, found=found, fix=fix)
-    if split == "train":
-        np.save(folder / "token_counts.npy", token_counts, allow_pickle=False)
-    return dataclasses.asdict(counts)
+def _write_splits(
+    folder: Path, source: Source, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, jobs: int
+) -> dict[str, dict[str, int]]:
+    """Tokenise the splits of a source into `<split>.npy`, a part at a time; tokens of the training split are counted.
 
-
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Groups of consecutive documents with about `CHARACTERS_AT_ONCE` characters each."""
-    batch: list[str] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document) + 1
-        if characters >= CHARACTERS_AT_ONCE:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _tokenize(
-    documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, counts: _Counts
-) -> Iterator[list[list[int]]]:
-    """Token ids of groups of documents, without special tokens; the documents of a group are tokenised in parallel."""
+    Raises:
+        UserError: a split is shorter than a block.
+    """
+    cls, sep, size = tokenizer.cls_token_id, tokenizer.sep_token_id, corpus.block_size
+    is_packed = corpus.packing == "documents"
+    cutter = Packed(size, cls, sep) if is_packed else ByLine(size, cls, sep, tokenizer.pad_token_id)
     lowers = makes_capitals_small(tokenizer)
-    for batch in _batches(documents):
-        if tokenizer.unk_token is not None:
-            batch = [document.replace(UNKNOWN, tokenizer.unk_token) for document in batch]
-        ids = tokenizer(
-            batch,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # no warning about articles longer than the model's input: they are cut into blocks
-        )["input_ids"]
-        counts.documents += len(batch)
-        counts.tokens += sum(map(len, ids))
-        counts.unknown += sum(row.count(tokenizer.unk_token_id) for row in ids)
-        if lowers:
-            counts.with_capitals += sum(document != document.lower() for document in batch)
-        yield ids
-
-
-def _packed(
-    batches: Iterable[list[list[int]]], block_size: int, tokenizer: PreTrainedTokenizerFast, counts: _Counts
-) -> Iterator[Int64[np.ndarray, "blocks block_size"]]:
-    """Blocks of the stream of all documents."""
-    length = block_size - 2
-    rest: list[int] = []
-    for batch in batches:
-        followed = ((*ids, tokenizer.sep_token_id) for ids in batch if ids)
-        stream = np.fromiter(itertools.chain(rest, *followed), dtype=np.int64)
-        complete = len(stream) // length
-        blocks = np.empty((complete, block_size), dtype=np.int64)
-        blocks[:, 0], blocks[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
-        blocks[:, 1:-1] = stream[: complete * length].reshape(complete, length)
-        rest = stream[complete * length :].tolist()
-        yield blocks
-    counts.cut += len(rest)
-
-
-def _by_line(
-    batches: Iterable[list[list[int]]], block_size: int, tokenizer: PreTrainedTokenizerFast, counts: _Counts
-) -> Iterator[Int64[np.ndarray, "blocks block_size"]]:
-    """One block for each document, cut and padded."""
-    for batch in batches:
-        blocks = np.full((len(batch), block_size), tokenizer.pad_token_id, dtype=np.int64)
-        for block, ids in zip(blocks, batch, strict=True):
-            kept = ids[: block_size - 2]
-            counts.cut += len(ids) - len(kept)
-            block[: len(kept) + 2] = (tokenizer.cls_token_id, *kept, tokenizer.sep_token_id)
-        yield blocks
+    splits: dict[str, dict[str, int]] = {}
+    hashes = folder / atomic.CHECKPOINTS / "hashes"
+    disk.remove(hashes)  # of a process that was killed
+    disk.make_folder(hashes)
+    seen = SeenDocuments(hashes)
+    for split in SPLITS:
+        documents, repeated = source.train() if split == "train" else source.validation(), seen.repeated
+        if corpus.deduplicate:
+            documents = seen.further(documents)
+        path = folder / f"{split}.npy"
+        counts = write_split(path, documents, tokenizer, cutter, size, lowers=lowers, jobs=jobs)
+        if not counts.blocks:
+            where = f"corpus.source {source.name}, {split} split"
+            expected = f"text for a block of {size} tokens"
+            found = f"{counts.tokens} tokens in {counts.documents} documents"
+            fix = "give more text, a larger corpus.validation_share or a smaller corpus.block_size"
+            raise UserError(where, expected=expected, found=found, fix=fix)
+        of_split = dataclasses.asdict(counts)
+        splits[split] = of_split | ({"repeated": seen.repeated - repeated} if corpus.deduplicate else {})
+    np.save(folder / "token_counts.npy", token_counts(folder / "train.npy", len(tokenizer)), allow_pickle=False)
+    return splits

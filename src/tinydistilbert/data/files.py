@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinydistilbert.data import delimited
-from tinydistilbert.data.gzipped import GZ, check_ratio, ending, open_bytes
+from tinydistilbert.data.compressed import COMPRESSED, check_ratio, ending, open_bytes
 from tinydistilbert.data.split_names import splits_by_name
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
@@ -23,7 +23,7 @@ JSONL = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
 TABLES = (".csv", ".tsv")
 SUFFIXES = (*TEXT, *JSONL, *PARQUET, *TABLES)
-ENDINGS = (*SUFFIXES, *(suffix + GZ for suffix in (*TEXT, *JSONL, *TABLES)))
+ENDINGS = (*SUFFIXES, *(suffix + packed for packed in COMPRESSED for suffix in (*TEXT, *JSONL, *TABLES)))
 LONGEST_LINE = 5_000_000
 """Bytes of a line, or characters of a row of Parquet; tokenising one takes 150 bytes of memory a character."""
 PARQUET_ROWS = 256

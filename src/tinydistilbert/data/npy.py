@@ -1,33 +1,70 @@
 """`.npy` files of any size, written a part at a time."""
 
+import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
+from tinydistilbert.storage import disk
+
+BYTES_AT_ONCE = 2**20
+"""That are read of the part that is kept."""
+
 
 class RowFile:
     """A `.npy` file that grows by rows; its header gets the number of rows when the file is closed.
 
     Args:
-        path: the file; an existing one is overwritten.
+        path: the file; an existing one is overwritten, or cut to what is kept of it.
         row_shape: the shape of one row, () for numbers.
         dtype: type in which the rows are stored.
+        kept: rows of an existing file that are kept.
+
+    Raises:
+        OSError: rows are to be kept, and there is no file, or one that is too short.
     """
 
-    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.rows = 0
-        self._row_shape, self._dtype = row_shape, dtype
-        self._stream = path.open("wb")
+    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: np.dtype[Any], kept: int = 0) -> None:
+        self.rows = kept
+        self._row_shape, self._dtype, self._path = row_shape, dtype, path
+        self._hash = hashlib.sha256()
+        self._stream = path.open("r+b" if kept else "wb")
         self._write_header()
         self._start = self._stream.tell()
+        if kept:
+            self._keep(kept * dtype.itemsize * int(np.prod(row_shape)))
+
+    def _keep(self, size: int) -> None:
+        left = size
+        while left:
+            part = self._stream.read(min(left, BYTES_AT_ONCE))
+            if not part:
+                self._stream.close()
+                raise OSError(f"{self._path} is shorter than the rows that were to be kept of it")
+            self._hash.update(part)
+            left -= len(part)
+        self._stream.truncate(self._start + size)
+        self._stream.seek(self._start + size)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the rows, without the header."""
+        return self._hash.hexdigest()
 
     def append(self, part: np.ndarray) -> None:
         """Add rows at the end."""
         assert part.shape[1:] == self._row_shape, (part.shape, self._row_shape)
-        self._stream.write(np.ascontiguousarray(part, dtype=self._dtype).data)
+        content = np.ascontiguousarray(part, dtype=self._dtype).data
+        self._stream.write(content)
+        self._hash.update(content)
         self.rows += len(part)
+
+    def sync(self) -> None:
+        """Make the rows so far durable."""
+        self._stream.flush()
+        disk.sync(self._path)
 
     def _write_header(self) -> None:
         header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False}

@@ -11,6 +11,7 @@ from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer
+from tinydistilbert.models.pooling import read_pooling
 from tinydistilbert.models.size import layer_shapes
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
 from tinydistilbert.pipeline.inputs import Inputs
@@ -48,6 +49,8 @@ class Sources:
     corpus: Corpus
     data: str | None
     """Folder of the data sets; None = from the hub."""
+    jobs: int = 1
+    """Processes that tokenise the corpus."""
 
     @cached_property
     def original_teacher(self) -> LoadedTeacher:
@@ -57,7 +60,8 @@ class Sources:
     @cached_property
     def blocks(self) -> TokenBlocks:
         """The corpus as token blocks, from the cache or made now."""
-        return load_blocks(prepare(self.corpus, self.original_teacher.tokenizer, cache.folder(), self.data))
+        tokenizer = self.original_teacher.tokenizer
+        return load_blocks(prepare(self.corpus, tokenizer, cache.folder(), self.data, jobs=self.jobs))
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,8 @@ class RunContext:
     def teacher(self) -> LoadedTeacher:
         """The teacher in the run folder, adapted if the recipe says so; there is one after the stage adapt."""
         folder = self.folder.teacher
-        loaded = LoadedTeacher(load_model(folder, "masked-lm"), load_tokenizer(folder), has_trained_head=True)
+        model, tokenizer = load_model(folder, "masked-lm"), load_tokenizer(folder)
+        loaded = LoadedTeacher(model, tokenizer, has_trained_head=True, pooling=read_pooling(folder))
         check_tokenizer(loaded.model, loaded.tokenizer, str(folder))
         return loaded
 

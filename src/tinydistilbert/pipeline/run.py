@@ -62,7 +62,7 @@ def stage_names(recipe: Recipe, until: str) -> tuple[str, ...]:
 def run_context(
     recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = "",
     sources: Sources | None = None, compared_with: RunFolder | None = None, workers: Jobs | None = None,
-    is_part: bool = False,
+    is_part: bool = False, jobs: int = 1,
 ) -> RunContext:  # fmt: skip
     """What `run` runs.
 
@@ -76,8 +76,9 @@ def run_context(
         compared_with: a run whose precision is taken where the recipe leaves it open.
         workers: how task models are made side by side.
         is_part: this process makes one part of the run, for `parts.make_part`.
+        jobs: processes that tokenise the corpus.
     """
-    sources = sources or Sources(recipe.teacher, recipe.corpus, recipe.data)
+    sources = sources or Sources(recipe.teacher, recipe.corpus, recipe.data, jobs)
     names = stage_names(recipe, until)
     return RunContext(recipe, RunFolder(output), names, sources, log, command, compared_with, workers, is_part)
 

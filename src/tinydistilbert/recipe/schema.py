@@ -84,6 +84,8 @@ class Corpus:
     """Use only the first so many training documents; 0 = all."""
     attention: Literal["block", "documents"] = "block"
     """`documents`: tokens attend only within their own document; `block`: across all of their block."""
+    deduplicate: bool = False
+    """Leave out documents that were there before, by their hash; of validation text also those of the training text."""
 
 
 @section
@@ -261,7 +263,8 @@ _LATER_KEYS: dict[str, tuple[str, ...]] = {
         "final_examples", "unlabelled_examples", "cut", "soft_labels",
     ),
     "custom": ("quoting", "answer_units", "label_separator"), "compress": ("engines", "min_kept"),
-    "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",), "corpus": ("quoting",),
+    "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",), 
+    "corpus": ("quoting", "deduplicate"),
 }  # fmt: skip
 """By section, keys that came after the first measurements: they enter a hash only where they are not the default."""
 

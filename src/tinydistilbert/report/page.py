@@ -80,6 +80,7 @@ def _compression(
         drawn.append(
             {
                 "table": table, "figures": figure(svg, caption), "title": compressed.task.title,
+                "anchor": compressed.task.name if len(compressed_models) > 1 else "",
                 "use": best_facts(run, compressed, measurements),
                 "by_class": (label_table if answers.are_several else confusion_table)(answers) if answers else None,
                 "calibration": calibration_lines(answers) if answers else [],

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tinydistilbert.data import delimited
-from tinydistilbert.data.gzipped import GZ, GZIP_BEGINS, ending, open_bytes
+from tinydistilbert.data.compressed import BEGINNINGS, COMPRESSED, ending, open_bytes
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.names import Quoting
@@ -74,7 +74,7 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
     """All rows of a .csv, .tsv, .jsonl, .ndjson or .parquet file, or of a .json file in the form of SQuAD.
 
     Columns of CSV and TSV are text; those of SQuAD's form are `id`, `title`, `question`, `context`, `answers` and
-    `is_impossible`. Empty lines are left out, and counted. All but .parquet may be compressed: `.csv.gz`.
+    `is_impossible`. Empty lines are left out, and counted. All but .parquet may be compressed: `.csv.gz`, `.csv.zst`.
 
     Args:
         path: the file.
@@ -169,8 +169,10 @@ def _text(path: Path) -> str:
         # With a mark, positions are counted behind it.
         before = error.object[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
-        if content.startswith(GZIP_BEGINS):
-            raise UserError(str(path), problem="it is compressed with gzip", fix=f"call it {path.name}.gz") from None
+        for first, (packed_by, suffix) in BEGINNINGS.items():
+            if content.startswith(first):
+                problem, fix = f"it is compressed with {packed_by}", f"call it {path.name}{suffix}"
+                raise UserError(str(path), problem=problem, fix=fix) from None
         found = f"byte 0x{error.object[error.start]:02x} at byte {column} of the line"
         raise UserError(f"{path}:{line}", expected="UTF-8", found=found, fix="save the file as UTF-8") from None
     if "\0" in text:
@@ -354,8 +356,8 @@ READERS: dict[str, Callable[[Path, Quoting], Rows]] = {
     ".tsv": partial(_delimited, is_tsv=True),
     ".json": lambda path, _: _squad_json(path),
 }
-ENDINGS = (*READERS, *(suffix + GZ for suffix in READERS if suffix != ".parquet"))
+ENDINGS = (*READERS, *(suffix + packed for packed in COMPRESSED for suffix in READERS if suffix != ".parquet"))
 """Of the files that `read_rows` reads."""
 CONLL = (".conll", ".iob", ".iob2", ".bio", ".bilou", ".txt")
-CONLL_ENDINGS = (*CONLL, *(suffix + GZ for suffix in CONLL))
+CONLL_ENDINGS = (*CONLL, *(suffix + packed for packed in COMPRESSED for suffix in CONLL))
 """Of the files that `read_conll` reads."""

@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from tinydistilbert.data.compressed import ending
 from tinydistilbert.data.files import records
-from tinydistilbert.data.gzipped import ending
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Examples, Task

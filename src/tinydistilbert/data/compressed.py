@@ -1,4 +1,4 @@
-"""Files that may be compressed with gzip (`.csv.gz`): their real ending, and their content within bounds."""
+"""Files that may be compressed, with gzip or Zstandard: their real ending, and their content within bounds."""
 
 import gzip
 import io
@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.optional import require
 
-GZ = ".gz"
+GZ, ZST = ".gz", ".zst"
+COMPRESSED = (GZ, ZST)
 LARGEST_CHECKED = 16 * 2**20
 """Bytes of a compressed file that is unpacked once before it is read."""
-GZIP_BEGINS = b"\x1f\x8b"
-"""First bytes of every gzip file."""
+BEGINNINGS = {b"\x1f\x8b": ("gzip", GZ), b"\x28\xb5\x2f\xfd": ("Zstandard", ZST)}
+"""First bytes of every compressed file, what wrote it, and how its name should end."""
 UNPACKED_AT_LEAST = 64 * 2**20
 """Bytes that any file may unpack to."""
 LARGEST_RATIO = 50
@@ -21,24 +23,24 @@ made to fill the memory to a thousandth."""
 
 
 def ending(path: Path) -> str:
-    """The ending that says what is in the file, in small letters: `.csv` of `a.CSV` and of `a.csv.gz`."""
+    """The ending that says what is in the file, in small letters: `.csv` of `a.CSV`, `a.csv.gz` and `a.csv.zst`."""
     suffix = path.suffix.lower()
-    return Path(path.stem).suffix.lower() if suffix == GZ else suffix
+    return Path(path.stem).suffix.lower() if suffix in COMPRESSED else suffix
 
 
-def is_gzipped(path: Path) -> bool:
-    """Whether the file's name says that it is compressed."""
-    return path.suffix.lower() == GZ
+def is_compressed(path: Path) -> bool:
+    """Whether the file's name says that it is."""
+    return path.suffix.lower() in COMPRESSED
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked where its name ends in `.gz`; read in pieces, so that not all of it is in memory.
+    """The file's bytes, unpacked where its name ends in `.gz` or `.zst`; read in pieces, so never in memory as a whole.
 
     Raises:
         OSError: it cannot be opened. While it is read `UserError`: it is damaged, cut off, or unpacks to more than
             `LARGEST_RATIO` times its size.
     """
-    if not is_gzipped(path):
+    if not is_compressed(path):
         return path.open("rb")
     return io.BufferedReader(_Unpacked(path))
 
@@ -51,7 +53,7 @@ def check_ratio(path: Path) -> None:
     Raises:
         UserError: as of the stream of `open_bytes`.
     """
-    if is_gzipped(path) and path.stat().st_size <= LARGEST_CHECKED:
+    if is_compressed(path) and path.stat().st_size <= LARGEST_CHECKED:
         with open_bytes(path) as stream:
             while stream.read(2**20):
                 pass
@@ -60,7 +62,8 @@ def check_ratio(path: Path) -> None:
 class _Unpacked(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._path, self._file = path, gzip.open(path)  # noqa: SIM115
+        self._path, self._is_zst = path, path.suffix.lower() == ZST
+        self._file: Any = _unpacking_zst(path) if self._is_zst else gzip.open(path)  # noqa: SIM115
         self._left = max(UNPACKED_AT_LEAST, LARGEST_RATIO * path.stat().st_size)
 
     def readable(self) -> bool:
@@ -69,10 +72,12 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         try:
-            count = self._file.readinto(view)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            fix = "compress the file again"
-            raise UserError(str(self._path), expected="a whole gzip file", found=str(error), fix=fix) from None
+            count = int(self._file.readinto(view))
+        except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
+            if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and error.errno is not None:
+                raise  # of the disk
+            expected = f"a whole {'Zstandard' if self._is_zst else 'gzip'} file"
+            raise UserError(str(self._path), expected=expected, found=str(error), fix="compress it again") from None
         self._left -= count
         if self._left < 0:
             problem = f"it unpacks to more than {LARGEST_RATIO} times its size, as no file of texts does"
@@ -82,3 +87,9 @@ class _Unpacked(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _unpacking_zst(path: Path) -> Any:
+    """The content as a file of pyarrow's, which comes with training: Python has no Zstandard before 3.14."""
+    arrow = require("pyarrow", extra="train")
+    return arrow.CompressedInputStream(arrow.OSFile(str(path)), "zstd")

@@ -1,0 +1,66 @@
+"""From documents to token ids. Worker processes import this file: neither torch nor transformers is needed for it."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64, UInt32
+from tokenizers import Tokenizer
+
+from tinydistilbert.data.wikitext import UNKNOWN
+
+CHARACTERS_AT_ONCE = 1_000_000
+"""Characters that are tokenised in one parallel call, which bounds the memory for corpora of any size."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedDocuments:
+    """The token ids of consecutive documents, without special tokens, and what the tokenizer lost of them."""
+
+    ids: UInt32[np.ndarray, " tokens"]
+    lengths: Int64[np.ndarray, " documents"]
+    unknown: int
+    """Tokens that the tokenizer has no piece for, [UNK]."""
+    with_capitals: int
+    """Documents with capitals, where the tokenizer makes them small."""
+
+
+@dataclass(frozen=True)
+class DocumentTokenizer:
+    """How documents become token ids."""
+
+    backend: Tokenizer
+    unk_token: str | None
+    unk_id: int | None
+    lowers: bool
+    """Whether it makes capitals small."""
+
+    def __call__(self, documents: Sequence[str]) -> TokenizedDocuments:
+        """The token ids of documents, which are tokenised in parallel."""
+        texts = documents
+        if self.unk_token is not None:
+            texts = [document.replace(UNKNOWN, self.unk_token) for document in documents]
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        rows = [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        ids = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.uint32, count=sum(map(len, rows)))
+        return TokenizedDocuments(
+            ids, np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)),
+            unknown=0 if self.unk_id is None else int(np.count_nonzero(ids == self.unk_id)),
+            with_capitals=sum(text != text.lower() for text in texts) if self.lowers else 0,
+        )  # fmt: skip
+
+
+def batches_of(documents: Iterable[str], characters_at_once: int) -> Iterator[list[str]]:
+    """Groups of consecutive documents with about so many characters each."""
+    batch: list[str] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document) + 1
+        if characters >= characters_at_once:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

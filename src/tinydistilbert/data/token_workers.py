@@ -1,0 +1,162 @@
+"""Processes that tokenise for another one: fed through their standard input, in the order of their answers' use.
+
+A worker is this file, started with `python -m`. It imports neither torch nor transformers, and leaves when its input
+ends: none outlives the process that started it, however that dies.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import IO, Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from tinydistilbert.data.document_tokens import DocumentTokenizer, TokenizedDocuments, batches_of
+from tinydistilbert.errors import OutOfMemory
+
+CHARACTERS_OF_A_CALL = 200_000
+"""That a worker tokenises at once: it has one thread, and 150 bytes of memory a character are enough of it."""
+WAITING = 2
+"""Batches for each worker that are read ahead of the one whose answer is wanted."""
+
+
+def tokenized(
+    batches: Iterable[Sequence[str]], tokenizer: DocumentTokenizer, jobs: int
+) -> Iterator[TokenizedDocuments]:
+    """The tokens of batches of documents, in their order.
+
+    Args:
+        batches: read as they are needed, a few ahead.
+        tokenizer: turns each into tokens.
+        jobs: processes that do it; 1 = this one, with its threads.
+
+    Raises:
+        OutOfMemory: a worker process was killed.
+    """
+    if jobs == 1:
+        yield from map(tokenizer, batches)
+        return
+    with _workers(tokenizer, jobs) as idle, ThreadPoolExecutor(jobs) as threads:
+        waiting: deque[Future[TokenizedDocuments]] = deque()
+        try:
+            for batch in batches:
+                waiting.append(threads.submit(_asked, idle, batch))
+                if len(waiting) > WAITING * jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _workers(tokenizer: DocumentTokenizer, jobs: int) -> "Iterator[queue.SimpleQueue[subprocess.Popen[bytes]]]":
+    """Worker processes while the body runs; each is in the queue when it has nothing to do."""
+    path = os.pathsep.join(filter(None, sys.path))
+    alone = {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    facts = {"unk_token": tokenizer.unk_token, "unk_id": tokenizer.unk_id, "lowers": tokenizer.lowers}
+    first = json.dumps({"tokenizer": tokenizer.backend.to_str(), **facts})
+    idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(jobs):
+            command = [sys.executable, "-m", __name__]
+            worker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **alone}
+            )
+            started.append(worker)
+            _send(worker, first)
+            idle.put(worker)
+        yield idle
+    finally:
+        for worker in started:
+            worker.kill()
+            worker.wait()
+            _close(worker)
+
+
+def _close(worker: "subprocess.Popen[bytes]") -> None:
+    for stream in (worker.stdin, worker.stdout):
+        assert stream is not None, "both are pipes"
+        try:
+            stream.close()
+        except OSError:  # what was still to be written to a worker that is gone
+            continue
+
+
+def _asked(idle: "queue.SimpleQueue[subprocess.Popen[bytes]]", batch: Sequence[str]) -> TokenizedDocuments:
+    """The answer of a worker that has nothing else to do."""
+    worker = idle.get()
+    assert worker.stdout is not None, "it is a pipe"
+    try:
+        _send(worker, json.dumps(batch))
+        header: dict[str, Any] = json.loads(worker.stdout.readline() or "{}")
+        if not header:
+            raise _died(worker)
+        lengths = np.frombuffer(_exactly(worker, 8 * header["documents"]), dtype=np.int64)
+        ids = np.frombuffer(_exactly(worker, 4 * header["tokens"]), dtype=np.uint32)
+    finally:
+        idle.put(worker)
+    return TokenizedDocuments(ids, lengths, header["unknown"], header["with_capitals"])
+
+
+def _send(worker: "subprocess.Popen[bytes]", line: str) -> None:
+    assert worker.stdin is not None, "it is a pipe"
+    try:
+        worker.stdin.write(line.encode() + b"\n")
+        worker.stdin.flush()
+    except OSError:
+        raise _died(worker) from None
+
+
+def _exactly(worker: "subprocess.Popen[bytes]", count: int) -> bytes:
+    assert worker.stdout is not None, "it is a pipe"
+    content = worker.stdout.read(count)
+    if len(content) < count:
+        raise _died(worker)
+    return content
+
+
+def _died(worker: "subprocess.Popen[bytes]") -> Exception:
+    """The error of a worker that has left before its time."""
+    code = worker.wait()
+    if code >= 0:  # it has said why on standard error
+        return RuntimeError(f"a process that tokenises ended with code {code}")
+    name = signal.Signals(-code).name
+    return OutOfMemory(
+        f"a process that tokenises was ended by {name}, as the system does where memory runs out; "
+        "the same command goes on from the shards that are done, with --jobs 1 in less memory"
+    )
+
+
+def _serve(asks: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer batches of documents until there are no more."""
+    facts = json.loads(asks.readline())
+    tokenizer = DocumentTokenizer(
+        Tokenizer.from_str(facts["tokenizer"]), facts["unk_token"], facts["unk_id"], facts["lowers"]
+    )
+    for line in iter(asks.readline, b""):
+        parts = [tokenizer(part) for part in batches_of(json.loads(line), CHARACTERS_OF_A_CALL)]
+        lengths, ids = (np.concatenate(arrays) for arrays in zip(*((p.lengths, p.ids) for p in parts), strict=True))
+        losses = {name: sum(getattr(part, name) for part in parts) for name in ("unknown", "with_capitals")}
+        answers.write(json.dumps({"documents": len(lengths), "tokens": len(ids), **losses}).encode() + b"\n")
+        answers.write(lengths.tobytes() + ids.tobytes())
+        answers.flush()
+
+
+if __name__ == "__main__":
+    # A stop is for the process that started this one, which then ends the input.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        _serve(sys.stdin.buffer, sys.stdout.buffer)
+    except BrokenPipeError:
+        os._exit(0)  # nobody wants the answer any more
