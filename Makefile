@@ -23,7 +23,7 @@ ADAPTED = $(if $(wildcard $(TEACHER)/config.json),--teacher.model "$(TEACHER)" -
 # The packages of .venv are seen from there too, but for the older ones that it has itself.
 BESIDE := .venv-transformers-4
 
-.PHONY: help install replicate real ablation replication bench gpu gpu-pack replication-pack test faults mutants test-fast test-slow test-cpus test-run test-offline test-oldest test-transformers-4 test-gpu check docs format clean folder
+.PHONY: help install replicate real ablation replication bench gpu gpu-pack replication-pack test faults mutants test-fast test-slow test-cpus test-run test-wheel test-offline test-oldest test-transformers-4 test-gpu check docs format clean folder
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -82,6 +82,9 @@ test-cpus: $(READY) ## Run the tests as other kinds of CPU would compute, within
 
 test-run: $(READY) ## Install what only runs exported models into a fresh virtual environment, and run one there.
 	$(PYTEST) -m slow tests/unit/test_light.py
+
+test-wheel: $(READY) ## Build the wheel, check it, and install each extra alone into a fresh virtual environment (needs the package index).
+	$(PYTEST) --timeout 3600 -m slow tests/unit/test_wheel.py
 
 test-offline: $(READY) ## Run the tests of `make test` where there is no network at all (needs Linux and `unshare`).
 	unshare --map-root-user --net $(MAKE) test

@@ -32,6 +32,7 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
     student = AutoModelForMaskedLM.from_pretrained(run / "student")
     assert student.config.model_type == "distilbert" and student.config.n_layers == 2
     assert pipeline("fill-mask", model=str(run / "student"))("The student [MASK] the old house.")
+    assert (run / "student" / "modules.json").is_file(), "sentence-transformers reads it as the teacher"
     assert (run / "student" / "README.md").read_text().startswith("---")
 
     measured = results.read(run / "results.jsonl")

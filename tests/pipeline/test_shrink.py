@@ -64,6 +64,8 @@ def test_a_csv_becomes_a_small_model_with_its_page(made: td.api.outcomes.TaskMod
     assert facts["texts_per_input"] == 1 and found["wanted"] == 0.98
     assert (found["threshold"] is None) == (found["examples"] == 0)
     assert 0.98 * found["examples"] <= found["agreeing"] <= found["examples"] <= found["held_out"]
+    shown = "At no confidence" if found["threshold"] is None else f"{100 * found['threshold']:.1f} % sure"
+    assert shown in page and f"{found['held_out']:,} held-out examples" in page, "the page has the folder's threshold"
     assert exported_facts(made.model.parent / "whole" / "onnx")["texts_per_input"] == 1, "known from the training"
     source = tmp_path / "in.csv"
     source.write_text("review\nthe tower\nthe student\n")

@@ -63,6 +63,24 @@ def test_errors_by_confidence_side_by_side() -> None:
     assert "the teacher’s" in lines[0] and "at least 95.0 % sure" in lines[1] and "25 % of the inputs" in lines[1]
 
 
+def at_threshold(threshold: float | None) -> str:
+    stored = {"threshold": threshold, "wanted": 0.98, "examples": 40, "agreeing": 39, "held_out": 50}
+    chosen = ChosenAnswers(
+        np.array([0, 0, 1, 1]), answers([1, 0, 0, 1], [0.6, 0.9, 0.8, 0.95]),
+        answers([0, 1, 0, 1], [0.9, 0.7, 0.9, 0.9]), ("bad", "good"), None, stored,
+    )  # fmt: skip
+    return " ".join(calibration_lines(chosen)[1:])
+
+
+def test_the_threshold_is_that_of_the_folder() -> None:
+    """`serve` defers below it, so the page has no other; the scored examples did not choose it, and test it."""
+    line = at_threshold(0.85)
+    assert "at least 85.0 % sure" in line and "50.0 % of the answers (1 of 2)" in line and "50 % of the inputs" in line
+    assert "50 held-out examples, where 39 of 40 answers agree" in line and "these very examples" not in line
+    assert "nowhere 99.0 % sure" in at_threshold(0.99)
+    assert "At no confidence" in at_threshold(None) and "50 held-out" in at_threshold(None)
+
+
 def test_of_many_classes_the_most_frequent_confusions() -> None:
     labels = np.arange(20)
     classes = np.where(labels < 2, 2, labels)

@@ -176,12 +176,41 @@ def test_transformers_js_tags_words_as_transformers_does(task_model: Maker, expo
     assert [(one["entity"], one["index"], one["score"]) for one in answers] == expected
 
 
+OPTIMUM = """
+import json, sys
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer, pipeline
+folder, *texts = sys.argv[1:]
+model, tokenizer = ORTModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+print(json.dumps(pipeline("text-classification", model=model, tokenizer=tokenizer)(texts, top_k=None)))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_optimum_answers_as_we_do(exported: Maker, family: str) -> None:
+    """Its transformers is an older one than ours, so it has an environment of its own."""
+    python = os.environ.get("TINYDISTILBERT_OPTIMUM")
+    if not python:
+        pytest.skip(
+            "needs TINYDISTILBERT_OPTIMUM: the python of an environment with `pip install 'optimum[onnxruntime]'`"
+        )
+    folder = exported(family, "classification")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [python, "-W", "ignore", "-c", OPTIMUM, str(folder), *TEXTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    for scores, own in zip(json.loads(done.stdout), load(folder).predict(TEXTS), strict=True):
+        assert {one["label"]: pytest.approx(one["score"], abs=1e-4) for one in scores} == own["scores"]
+
+
 @pytest.mark.long
 def test_sentence_transformers_reads_an_encoder_by_the_mean_of_its_tokens(tmp_path: Path, tokenizer) -> None:
-    theirs = pytest.importorskip("sentence_transformers", reason="needs: pip install sentence-transformers")
+    from sentence_transformers import SentenceTransformer
+
     model = tiny.scrambled(tiny.model("bert", **tiny.WIDER)).eval()
     save_model(model, tokenizer, tmp_path)
-    found = theirs.SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
+    found = SentenceTransformer(str(tmp_path), device="cpu").encode(TEXTS)
     for text, embedding in zip(TEXTS, found, strict=True):
         with torch.inference_mode():
             hidden = model.base_model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]

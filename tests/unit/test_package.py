@@ -57,6 +57,13 @@ def test_links_of_the_readme_hold_on_the_package_index() -> None:
     assert pictures and all(link.startswith("https://raw.githubusercontent.com/") for link in pictures)
 
 
+def test_the_page_about_installing_names_every_extra() -> None:
+    named = {
+        extra for extras in re.findall(r"`(?:tinydistilbert)?\[([\w,]+)\]`", INSTALL) for extra in extras.split(",")
+    }
+    assert named == set(PROJECT["optional-dependencies"])
+
+
 def test_the_tools_are_no_extra() -> None:
     assert {"dev", "mutation"} == set(SETTINGS["dependency-groups"])
     assert not {"dev", "mutation"} & set(PROJECT["optional-dependencies"])

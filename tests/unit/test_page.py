@@ -4,10 +4,12 @@ import json
 import re
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tinydistilbert import results
@@ -15,6 +17,8 @@ from tinydistilbert.cli.main import main
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import toml as recipe_file
 from tinydistilbert.recipe.names import GLUE_NAMES, SYNTHETIC_NAMES
+from tinydistilbert.report import compression, page
+from tinydistilbert.report.chosen import Answers, ChosenAnswers
 from tinydistilbert.report.page import write_report
 from tinydistilbert.report.paper_tables import console_tables
 from tinydistilbert.report.read import read_run
@@ -178,10 +182,12 @@ class Page(HTMLParser):
 
 
 def parsed(html: str) -> Page:
-    page = Page()
-    page.feed(html)
-    page.close()
-    return page
+    found = Page()
+    found.feed(html)
+    found.close()
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)), f"ids that are there twice: {sorted(str(i) for i in ids if ids.count(i) > 1)}"
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -367,3 +373,17 @@ def test_a_published_ablation_is_made_anew(tmp_path: Path) -> None:
     again = folder.report.read_text(encoding="utf-8")
     assert folder.results.read_bytes() == stored and "--data ../shared/data" in again
     assert again.count("<tr") == page.count("<tr") > 10
+
+
+def test_a_page_of_two_compressed_tasks_has_every_id_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Path(shutil.copytree(PUBLISHED[0].parents[1] / "squad-compressed", tmp_path / "run"))
+    settings, measurements = read_run(run)
+    (one,) = compression.compressed_models(measurements, tasks_of(settings.finetune))
+    second = replace(one, task=replace(one.task, name="second", title="Second"))
+    monkeypatch.setattr(compression, "compressed_models", lambda *_: [one, second])
+    answers = Answers(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]))
+    chosen = ChosenAnswers(np.array([0, 0]), answers, answers, ("no", "yes"), [("a",), ("b",)])
+    monkeypatch.setattr(page, "chosen_answers", lambda *_: chosen)
+    html = write_report(run).read_text(encoding="utf-8")
+    ids = {str(attributes.get("id")) for _, attributes in parsed(html).tags}
+    assert {"compress-squad", "compress-second", "confusion-squad", "confusion-second"} <= ids

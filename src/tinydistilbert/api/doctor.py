@@ -24,9 +24,8 @@ LIBRARIES = (
     "torch", "transformers", "tokenizers", "datasets", "huggingface-hub", "safetensors", "numpy", "scikit-learn",
     "onnxruntime", "openvino",
 )  # fmt: skip
-EXTRAS = ("run", "train", "onnx", "offline", "openvino", "nncf", "elmo")
-"""What users install; of others, and of newer ones, the metadata of the package says what is missing as well."""
 OF_DEVELOPERS = ("dev", "mutation")
+"""Extras of version 0.1, which are no more."""
 BERT_BASE = ((768, 768), (768, 3072), (3072, 768))
 """Inner size and columns of its matrices."""
 HUB = "https://huggingface.co"
@@ -242,10 +241,11 @@ def _extras() -> Iterator[Finding]:
     section = "Extras"
     try:
         requirements = metadata.requires("tinydistilbert") or []
+        extras = metadata.metadata("tinydistilbert").get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
         yield Finding(section, "all", "unknown: the package is not installed", "run: pip install tinydistilbert")
         return
-    missing: dict[str, list[str]] = {name: [] for name in EXTRAS}
+    missing: dict[str, list[str]] = {name: [] for name in extras}
     for requirement in requirements:
         if found := _REQUIREMENT.match(requirement):
             name, version, extra = found.groups()

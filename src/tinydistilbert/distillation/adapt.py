@@ -13,6 +13,7 @@ from tinydistilbert.distillation.pretraining import (
 )
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
+from tinydistilbert.models.pooling import write_pooling
 from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.recipe.schema import Adapt, Objective
 from tinydistilbert.run_folder import MEASUREMENTS
@@ -54,6 +55,7 @@ def adapt(
     with setup.compute.ranks.unfinished(output) as folder:
         if not (settings.tokens or teacher.has_trained_head):  # it is fine-tuned alone, and its head says nothing
             save_model(model, teacher.tokenizer, folder)
+            write_pooling(teacher.pooling, model.config, folder)
             results.write(folder / MEASUREMENTS, [])
             return
         before = validation_losses(model, None, setup, precision="fp32")
@@ -66,5 +68,6 @@ def adapt(
         if not setup.compute.ranks.is_main:
             return
         save_model(model, teacher.tokenizer, folder)
+        write_pooling(teacher.pooling, model.config, folder)
         rows = pretraining_measurements("teacher", after, setup, origin, seconds, mlm_before=before["mlm"])
         results.write(folder / MEASUREMENTS, rows)

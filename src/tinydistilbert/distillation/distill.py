@@ -23,6 +23,7 @@ from tinydistilbert.distillation.teacher_cache import CachedBatches, make_cache
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.matching import Matches, match_layers
+from tinydistilbert.models.pooling import write_pooling
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher
 from tinydistilbert.progress import say
@@ -94,6 +95,7 @@ def distill(
         if not setup.compute.ranks.is_main:
             return
         save_model(student, teacher.tokenizer, folder)
+        write_pooling(teacher.pooling, student.config, folder)
         optimization = settings.optimization
         blocks_per_step = optimization.batch_size * optimization.gradient_accumulation_steps
         rows = pretraining_measurements(

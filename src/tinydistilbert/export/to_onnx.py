@@ -30,6 +30,7 @@ from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.heads import head_of, vocabulary_input, vocabulary_matrix
 from tinydistilbert.models.lengths import MAX_LENGTH, read_length
 from tinydistilbert.models.loading import ELMO, Head, load_config, load_model, load_tokenizer, longest_input, save_model
+from tinydistilbert.models.pooling import read_pooling, write_pooling
 from tinydistilbert.models.runtimes import (
     EARLIER_FILE,
     EXPORT_KEY,
@@ -186,6 +187,8 @@ def to_half(model_folder: Path, output: Path) -> None:
         longest = longest_input(model.config)
         length = read_length(model_folder, tokenizer.model_max_length, longest, span=head == "span")
         save_model(model.half(), tokenizer, folder, max_length=None if head == "masked-lm" else length)
+        if head == "masked-lm":
+            write_pooling(read_pooling(model_folder), model.config, folder)
         if facts := training_facts(model_folder):  # they know the length also where it is the model's reach
             atomic.write_json(folder / TRAINING_FACTS, facts)
 

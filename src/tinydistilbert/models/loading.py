@@ -110,7 +110,7 @@ def load_config(name: str | Path, revision: str | None = None) -> PretrainedConf
     folder = local_folder(name, revision, (untrusted.CONFIG,))
     if not (folder / untrusted.CONFIG).is_file():
         raise UserError(where, expected="a model folder or hub name", found="no config.json in it", fix=FIX)
-    _check_unchanged(folder, (untrusted.CONFIG,))
+    check_unchanged(folder, (untrusted.CONFIG,))
     family = untrusted.check_config(folder)["model_type"]
     if family not in (*SUPPORTED_FAMILIES, ELMO):
         expected = f"a family among {', '.join((*SUPPORTED_FAMILIES, ELMO))}"
@@ -133,7 +133,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     where = f"tokenizer of {_where(name, revision)}"
     config = load_config(name, revision)  # it names the kind of tokenizer where no other file does
     folder = local_folder(name, revision, (untrusted.CONFIG, *untrusted.TOKENIZER))
-    _check_unchanged(folder, untrusted.TOKENIZER)
+    check_unchanged(folder, untrusted.TOKENIZER)
     untrusted.check_tokenizer(folder)
     with as_user_error(where, expected="tokenizer.json", fix="save the tokenizer beside the model"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -157,7 +157,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     return tokenizer
 
 
-def _check_unchanged(folder: Path, names: Iterable[str]) -> None:
+def check_unchanged(folder: Path, names: Iterable[str]) -> None:
     """Compare those files of a folder that a loader reads with the manifest, if the folder has one.
 
     Raises:
@@ -249,7 +249,7 @@ def load_model(
         architecture = shaped(architecture._model_mapping[type(config)])
     folder = local_folder(name, revision, (untrusted.CONFIG, untrusted.WEIGHTS, untrusted.INDEX, "model-*.safetensors"))
     files = untrusted.weight_files(folder, str(name))
-    _check_unchanged(folder, {untrusted.WEIGHTS, untrusted.INDEX, *(file.name for file in files)})
+    check_unchanged(folder, {untrusted.WEIGHTS, untrusted.INDEX, *(file.name for file in files)})
     untrusted.check_weights(files, config, str(name))
     fix = "check the folder; weights must be in model.safetensors"
     with as_user_error(where, expected="a complete safetensors model", fix=fix), _quietly():

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTraine
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.heads import vocabulary_size
 from tinydistilbert.models.loading import load_model, load_tokenizer
+from tinydistilbert.models.pooling import MEAN_OF_TOKENS, Pooling, read_pooling
 from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.recipe import schema
 
@@ -23,6 +24,8 @@ class LoadedTeacher:
     tokenizer: PreTrainedTokenizerFast
     has_trained_head: bool
     """False when the masked-LM head is new, so that `adapt` has to train it first."""
+    pooling: Pooling = MEAN_OF_TOKENS
+    """By which sentence-transformers reads it, and its student."""
 
 
 def with_new_head(encoder: dict[str, torch.Tensor], config: BertConfig) -> BertForMaskedLM:
@@ -60,10 +63,13 @@ def load_teacher(teacher: schema.Teacher) -> LoadedTeacher:
         folder = wheel_folder()
         config = BertConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
         tokenizer = load_tokenizer(folder)
-        loaded = LoadedTeacher(with_new_head(load_file(folder / "model.safetensors"), config), tokenizer, False)
+        loaded = LoadedTeacher(
+            with_new_head(load_file(folder / "model.safetensors"), config), tokenizer, False, read_pooling(folder)
+        )
     else:
         model = load_model(teacher.model, "masked-lm", revision=teacher.revision)
-        loaded = LoadedTeacher(model, load_tokenizer(teacher.model, teacher.revision), True)
+        tokenizer = load_tokenizer(teacher.model, teacher.revision)
+        loaded = LoadedTeacher(model, tokenizer, True, read_pooling(teacher.model, teacher.revision))
     check_tokenizer(loaded.model, loaded.tokenizer, teacher.model)
     loaded.model.eval()
     return loaded

@@ -11,6 +11,7 @@ from tinydistilbert.data.corpus import TokenBlocks, load_blocks, prepare
 from tinydistilbert.errors import UserError
 from tinydistilbert.models import hub
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer
+from tinydistilbert.models.pooling import read_pooling
 from tinydistilbert.models.size import layer_shapes
 from tinydistilbert.models.teacher import LoadedTeacher, check_tokenizer, load_teacher
 from tinydistilbert.pipeline.inputs import Inputs
@@ -34,6 +35,7 @@ from tinydistilbert.training.precision import (
     missing,
 )
 from tinydistilbert.training.ranks import ALONE, Ranks, join
+from tinydistilbert.workers.jobs import Jobs
 
 TOGETHER = ("adapt", "distill", "finetune", "evaluate")
 """The stages that all processes of a launcher run; the others rank 0 does by itself."""
@@ -78,6 +80,10 @@ class RunContext:
     """The command line that the report shows as the way to get the same again."""
     compared_with: RunFolder | None = None
     """A run whose precision is taken where the recipe leaves it open, because the two are going to be compared."""
+    workers: Jobs | None = None
+    """How task models are made side by side; None = one after the other, in this process."""
+    is_part: bool = False
+    """Whether this process makes one part of a run that another one holds."""
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -162,6 +168,17 @@ class RunContext:
         return tuple(jobs(self.recipe))
 
     @cached_property
+    def lost(self) -> dict[Job, str]:
+        """The task models whose processes failed in this command, each with why."""
+        return {}
+
+    @property
+    def compressed_tasks(self) -> tuple[str, ...]:
+        """The tasks whose model can be compressed: all of the recipe, but where a model failed."""
+        lost = {job.task for job in self.lost}
+        return tuple(name for name in self.recipe.compress.tasks if name not in lost)
+
+    @cached_property
     def baselines(self) -> tuple[BaselineJob, ...]:
         """Every cheap baseline; ELMo has no word embeddings to make one of."""
         given = self.recipe.finetune.model
@@ -172,7 +189,8 @@ class RunContext:
     def teacher(self) -> LoadedTeacher:
         """The teacher in the run folder, adapted if the recipe says so; there is one after the stage adapt."""
         folder = self.folder.teacher
-        loaded = LoadedTeacher(load_model(folder, "masked-lm"), load_tokenizer(folder), has_trained_head=True)
+        model, tokenizer = load_model(folder, "masked-lm"), load_tokenizer(folder)
+        loaded = LoadedTeacher(model, tokenizer, has_trained_head=True, pooling=read_pooling(folder))
         check_tokenizer(loaded.model, loaded.tokenizer, str(folder))
         return loaded
 

@@ -101,19 +101,43 @@ def calibration_lines(answers: ChosenAnswers) -> list[str]:
             f"On {100 * agrees.mean():.1f} % of the inputs it gives exactly the labels that its teacher gives "
             f"({agrees.sum():,} of {len(agrees):,}; 95 % interval {100 * low:.0f} to {100 * high:.0f} %)."
         )
+    if answers.stored_agreement is not None:
+        return [*lines, *_at_stored_threshold(answers, agrees)]
     found = agreement(answers.student.confidence, agrees)
     if found is None:
         lines.append(f"At no confidence does it agree with its teacher in {100 * AGREEMENT:.0f} % of {unit}.")
         return lines
-    low, high = found.interval
-    agreeing = f"{100 * found.agreeing / found.examples:.1f} % of {unit}"
-    lines.append(
-        f"Where it is at least {100 * found.threshold:.1f} % {sure} it agrees with its teacher in {agreeing} "
-        f"({found.agreeing:,} of {found.examples:,}): that is {100 * found.share:.0f} % of the inputs (95 % "
-        f"interval {100 * low:.0f} to {100 * high:.0f} %). The rest can go to the teacher. The threshold was chosen on "
-        "these very examples."
-    )
+    lines.append(f"{_in_words(found, sure, unit)} The threshold was chosen on these very examples.")
     return lines
+
+
+def _in_words(found: Agreement, sure: str, unit: str) -> str:
+    low, high = found.interval
+    return (
+        f"Where it is at least {100 * found.threshold:.1f} % {sure} it agrees with its teacher in "
+        f"{100 * found.agreeing / found.examples:.1f} % of {unit} ({found.agreeing:,} of {found.examples:,}): that is "
+        f"{100 * found.share:.0f} % of the inputs (95 % interval {100 * low:.0f} to {100 * high:.0f} %). The rest can "
+        "go to the teacher."
+    )
+
+
+def _at_stored_threshold(answers: ChosenAnswers, agrees: NDArray[np.bool_]) -> list[str]:
+    """What the threshold in the model's folder does on the scored examples, which did not choose it."""
+    stored = answers.stored_agreement
+    assert stored is not None, "asked before"
+    chosen_on = f"{stored['held_out']:,} held-out examples"
+    if stored["threshold"] is None:
+        wanted = f"{100 * stored['wanted']:.0f} %"
+        return [f"At no confidence does it agree with its teacher in {wanted} of the answers to {chosen_on}."]
+    is_sure = answers.student.confidence >= stored["threshold"]
+    found = Agreement(stored["threshold"], int(is_sure.sum()), int((is_sure & agrees).sum()), len(agrees))
+    source = (
+        f"The threshold is the one in the model’s folder, by which `serve` defers; it was chosen on {chosen_on}, where "
+        f"{stored['agreeing']:,} of {stored['examples']:,} answers agree."
+    )
+    if not found.examples:
+        return [f"It is nowhere {100 * found.threshold:.1f} % sure on the scored examples. {source}"]
+    return [f"{_in_words(found, ONE_CLASS[1], ONE_CLASS[2])} {source}"]
 
 
 MOST_CLASSES = 12

@@ -3,14 +3,17 @@
 Arrays have a number for each example, or where a text may have several labels a row with one for each label.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
 from numpy.typing import NDArray
 
 from tinydistilbert import results
+from tinydistilbert.models.runtimes import AGREEMENT, exported_facts
 from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.report.compression import CompressedModel
@@ -68,6 +71,8 @@ class ChosenAnswers:
     """Of the classes; their numbers where the data is not at hand."""
     texts: list[tuple[str, ...]] | None
     """None where the data is not at hand."""
+    stored_agreement: Mapping[str, Any] | None = None
+    """What the variant's folder says of its agreement with the teacher: the threshold below which `serve` defers."""
 
     @property
     def are_several(self) -> bool:
@@ -104,7 +109,8 @@ def chosen_answers(run: Path, recipe: Recipe, compressed: CompressedModel) -> Ch
     examples = _examples(recipe, compressed, score.data_fingerprint, score.split)
     count = answers.probabilities.shape[1]
     names = examples.task.labels if examples else tuple(map(str, range(count)))
-    return ChosenAnswers(labels, answers, of_teacher, names, examples.texts if examples else None)
+    stored = exported_facts(summary.best).get(AGREEMENT) if (summary.best / CONFIG).is_file() else None
+    return ChosenAnswers(labels, answers, of_teacher, names, examples.texts if examples else None, stored)
 
 
 def _of_variant(folder: Path, labels: int) -> NDArray[np.float64]:

@@ -58,6 +58,9 @@ def _svg(figure: Figure, label: str) -> str:
     text = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", text)  # matplotlib 3.11 writes it apart
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
+    # Names that nothing points to are the same in every figure, and a page has several.
+    referenced = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", text))
+    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in referenced else "", text)
     view_box = re.search(r'viewBox="[^"]+"', text)
     assert view_box, "matplotlib always writes a view box"
     head = f'<svg {view_box.group()} role="img" aria-label="{escape(label)}" xmlns="http://www.w3.org/2000/svg" '

@@ -22,7 +22,7 @@ from tinydistilbert.report.use import best_facts
 from tinydistilbert.report.variants_table import variants_table
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import LOG, RunFolder, released_models
-from tinydistilbert.run_record import kept_notices
+from tinydistilbert.run_record import kept_lost, kept_notices
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
@@ -80,6 +80,7 @@ def _compression(
         drawn.append(
             {
                 "table": table, "figures": figure(svg, caption), "title": compressed.task.title,
+                "anchor": compressed.task.name if len(compressed_models) > 1 else "",
                 "use": best_facts(run, compressed, measurements),
                 "by_class": (label_table if answers.are_several else confusion_table)(answers) if answers else None,
                 "calibration": calibration_lines(answers) if answers else [],
@@ -199,7 +200,13 @@ def write_report(
                 command or f"tinydistilbert replicate {settings.name}",
                 settings,
                 stored,
-                kept_notices(folder),
+                [
+                    *(
+                        f"{title}: failed, {why}; the same command tries it again"
+                        for title, why in kept_lost(folder).items()
+                    ),
+                    *kept_notices(folder),
+                ],
                 [path.relative_to(run).as_posix() for path in released_models(folder)],
             ),
             *([("Made anew", f"{taken} as on the page before; logs and samples were not kept")] if taken else []),
