@@ -156,6 +156,11 @@ class RunFolder:
         return self.path / "notices.txt"
 
     @property
+    def lost(self) -> Path:
+        """Task models whose processes failed (`--jobs`), by title, with why; there where any did."""
+        return self.path / "failed.json"
+
+    @property
     def results(self) -> Path:
         """The measurements of all finished stages."""
         return self.path / "results.jsonl"

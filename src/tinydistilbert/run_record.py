@@ -99,6 +99,19 @@ def keep_notices(run: RunFolder, lines: Sequence[str]) -> None:
         atomic.write_text(run.notices, "\n".join(every) + "\n")
 
 
+def keep_lost(run: RunFolder, lost: Mapping[str, str]) -> None:
+    """Keep for the page which task models could not be made, and why; none = forget those of an earlier command."""
+    if lost:
+        atomic.write_json(run.lost, dict(lost))
+    else:
+        run.lost.unlink(missing_ok=True)
+
+
+def kept_lost(run: RunFolder) -> dict[str, str]:
+    """What `keep_lost` kept."""
+    return dict(atomic.read_json(run.lost)) if run.lost.is_file() else {}
+
+
 def kept_revisions(run: RunFolder) -> dict[str, str]:
     """The commits at which hub models were read that the recipe names without one, by their names.
 

@@ -78,13 +78,14 @@ def command_of(
         "openvino": ((tool, "predict", folder / "openvino", "a cat"), '"label"'),
         "nncf": ((tool.parent / "python", "-c", "import nncf, openvino; print(nncf.__version__)"), "."),
         "elmo": ((tool.parent / "python", "-c", h5py), "."),
+        "cluster": ((tool.parent / "python", "-c", "import ray; print(ray.__version__)"), "."),
         "sweep": ((tool, *sweep, "--trials", "1", "--output", folder / "swept", "--dry-run"), "trial"),
     }
     return found[extra]
 
 
 def test_every_extra_has_its_command() -> None:
-    assert EXTRAS.keys() == {"run", "serve", "train", "offline", "onnx", "openvino", "nncf", "elmo", "sweep"}
+    assert EXTRAS.keys() == {"run", "serve", "train", "offline", "onnx", "openvino", "nncf", "elmo", "sweep", "cluster"}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -1,7 +1,7 @@
 """Check and run what is not done of an ablation, and write its table and page."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.pipeline.context import RunContext, Sources
 from tinydistilbert.pipeline.preflight import check_data_folder
 from tinydistilbert.pipeline.run import check_inputs, run_context, run_stages
+from tinydistilbert.pipeline.task_models import failed_trainings
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import to_toml
@@ -23,6 +24,9 @@ from tinydistilbert.report.table import Table
 from tinydistilbert.run_folder import AblationFolder
 from tinydistilbert.storage import atomic, locks
 from tinydistilbert.training.launcher import refuse_several
+from tinydistilbert.workers.jobs import Jobs, Part
+from tinydistilbert.workers.process import stop_with_parent
+from tinydistilbert.workers.run import run_parts
 
 
 def check_study(study: Study) -> None:
@@ -67,8 +71,10 @@ def before_adapting(study: Study, trial: Trial, *, until: str, sources: Sources)
     return run_context(recipe, trial.folder.path, until=until, log=study.log, sources=sources)
 
 
-def run_study(study: Study, command: str) -> tuple[Table, dict[str, str]]:
+def run_study(study: Study, command: str, workers: Jobs | None) -> tuple[Table, dict[str, str]]:
     """Do what is not done yet; table and page are written anew after every row.
+
+    With `workers` the rows are run side by side, once there are the references, whose teacher they have.
 
     Returns:
         The table, and of the rows that failed, why.
@@ -77,19 +83,62 @@ def run_study(study: Study, command: str) -> tuple[Table, dict[str, str]]:
     with locks.alone(output / atomic.LOCK, where=f"--output {output}"):
         atomic.sweep(output)
         atomic.write_text(study.folder.recipe, to_toml(study.recipe))
-        for trial in study.runs:
-            if trial.is_finished():
-                trial.free()
-                study.log(f"{trial.title}: finished before, skipped")
-                continue
-            for failure in _run_trial(study, trial):
+
+        def done(trial: Trial, failed: Iterable[str]) -> None:
+            for failure in failed:
                 # What a row breaks is a finding about that row, and no reason to keep the others waiting.
                 name = trial.variation.name if trial.variation else "references"
                 failures[name] = "; ".join([*([failures[name]] if name in failures else []), failure])
             if trial.is_finished():
                 trial.free()
                 publish(study, failures, command)
+
+        left = []
+        for trial in study.runs:
+            if trial.is_finished():
+                trial.free()
+                study.log(f"{trial.title}: finished before, skipped")
+            elif workers and trial.variation:
+                left.append(trial)
+            else:
+                done(trial, _run_trial(study, trial))
+        if workers:
+            _run_side_by_side(study, left, workers, done)
         return publish(study, failures, command), failures
+
+
+def _run_side_by_side(
+    study: Study, trials: Sequence[Trial], workers: Jobs, done: Callable[[Trial, Iterable[str]], None]
+) -> None:
+    """Run trials by processes of their own; `done` is called with each and with what failed in it."""
+    recipe, output = str(study.folder.recipe), str(study.folder.path)
+    parts = {Part(trial.title, ("ablate", recipe, "--output", output, "--part", trial.part)): trial for trial in trials}
+    waiting = iter(parts)
+
+    def ended(part: Part, why: str) -> None:
+        trial = parts[part]
+        failures = (why,) if why else failed_trainings(trial.run(study.log))
+        if why:
+            study.log(f"{trial.title}: failed, {why}")
+        done(trial, [f"seed {trial.seed}: {failure}" for failure in failures])
+
+    run_parts(workers, len(parts), lambda: next(waiting, None), ended, folder=study.folder.path, log=study.log)
+
+
+def run_row(recipe: Recipe, output: Path, name: str, *, log: Callable[[str], None]) -> None:
+    """Run one row with one seed, in a process that `jobs` of another one started.
+
+    Raises:
+        UserError: there is no such row, or an input of it is wrong.
+        NonFiniteLoss: distilling it.
+    """
+    stop_with_parent()
+    trial = next((trial for trial in study_of(recipe, output, log=log).trials if trial.part == name), None)
+    if trial is None:
+        fix = "leave --part out: --jobs gives it to the processes that it starts"
+        raise UserError("--part", expected="a row of the ablation", found=repr(name), fix=fix)
+    with naming(trial), locks.alone(trial.folder.path.with_suffix(".lock"), where=trial.title, wait=True):
+        run_stages(trial.run(log))
 
 
 def _run_trial(study: Study, trial: Trial) -> list[str]:
@@ -145,7 +194,7 @@ def naming(trial: Trial) -> Iterator[None]:
 
 
 def ablate(
-    recipe: Recipe, output: Path, *, log: Callable[[str], None], command: str = ""
+    recipe: Recipe, output: Path, *, log: Callable[[str], None], command: str = "", workers: Jobs | None = None
 ) -> tuple[Table, Mapping[str, str]]:
     """Run every row of the recipe's ablation that is not finished in the folder `output`.
 
@@ -154,9 +203,10 @@ def ablate(
         output: folder of the ablation; made if missing, continued if it is one of this recipe.
         log: called with a line for each stage of each row.
         command: the command line that the report shows as the way to get the same again.
+        workers: how rows are run side by side; None = one after the other, in this process.
 
     Returns:
-        The table, and of the rows that failed with a loss that is not finite, why.
+        The table, and of the rows that failed, with a loss that is not finite or as processes, why.
 
     Raises:
         UserError: an input is wrong; when it was found before the first run, nothing was written.
@@ -170,4 +220,4 @@ def ablate(
         check_folder(study)
     if recipe.finetune.tasks:
         log(f"ablate: {SCORED_ON}")
-    return run_study(study, command)
+    return run_study(study, command, workers)

@@ -58,6 +58,11 @@ class Trial:
         return f"{self.variation.name}, seed {self.seed}" if self.variation else "references"
 
     @property
+    def part(self) -> str:
+        """Its name on the command line of the process that runs it."""
+        return f"{self.folder.path.parent.name}/{self.folder.path.name}"
+
+    @property
     def until(self) -> str:
         """The last stage."""
         return "evaluate" if self.recipe.finetune.tasks or self.variation is None else "distill"

@@ -8,12 +8,15 @@ from typing import Any
 from tinydistilbert import notices, progress
 from tinydistilbert.api.outcomes import Run
 from tinydistilbert.dry_run import plan as dry_run
-from tinydistilbert.errors import NonFiniteLoss, UserError
+from tinydistilbert.errors import NonFiniteLoss
+from tinydistilbert.pipeline.parts import make_part
 from tinydistilbert.pipeline.run import run_context, run_stages
 from tinydistilbert.progress import duration
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe, to_dict
 from tinydistilbert.training.device import use_threads
+from tinydistilbert.workers.jobs import jobs_of
+from tinydistilbert.workers.process import stop_with_parent
 
 OnLog = Callable[[dict[str, Any]], object]
 """Called with a dictionary for each step of a training, each validation and each line about the work."""
@@ -36,7 +39,7 @@ def session(*, quiet: bool, on_log: OnLog | None) -> Iterator[Callable[[str], No
 
 def run(
     recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = "",
-    threads: int | None = None, tell_time: bool = False, jobs: int | None = None,
+    threads: int | None = None, tell_time: bool = False, jobs: int | str | None = None,
 ) -> Run:  # fmt: skip
     """Run the stages of a recipe up to `until`, those that are not finished.
 
@@ -48,17 +51,18 @@ def run(
         command: what the report shows as the way to get the same again.
         threads: of matrix products; None = the cores that this process may use.
         tell_time: begin with a line about how long it will take.
-        jobs: processes that tokenise the corpus; None = this one.
+        jobs: task models that are made at a time, each by a process of its own, and processes that tokenise the corpus;
+            `ray`: task models on Ray's cluster.
 
     Raises:
         UserError: an input is wrong; when it was found before the first stage, nothing was written.
         MissedTarget: a compression did not reach its target; everything was written.
         Interrupted: the user asked to stop; the same call goes on.
     """
-    if jobs is not None and jobs < 1:
-        raise UserError("jobs", expected="a whole number >= 1", found=repr(jobs), fix="change it")
+    workers = jobs_of(jobs, threads, recipe.device)
+    processes = jobs if isinstance(jobs, int) else 1
     use_threads(threads)
-    context = run_context(recipe, output, until=until, log=log, command=command, jobs=jobs or 1)
+    context = run_context(recipe, output, until=until, log=log, command=command, workers=workers, jobs=processes)
     with context.ranks.session():
         if context.ranks.is_main:
             seconds = dry_run.refuse_full_disk(context)
@@ -67,6 +71,19 @@ def run(
                 log(f"about {duration(seconds)} in all (an estimate); {resumes}")
         failures = run_stages(context)
     return Run(output, until, tuple(failures))
+
+
+def run_part(
+    recipe: Recipe, output: Path, part: str, *, until: str, log: Callable[[str], None], threads: int | None
+) -> None:
+    """Make one part of a run, in a process that `jobs` of another one started.
+
+    Raises:
+        UserError: there is no such part.
+    """
+    stop_with_parent()
+    use_threads(threads)
+    make_part(run_context(recipe, output, until=until, log=log, is_part=True), part)
 
 
 def plan(recipe: Recipe, output: Path, *, until: str, threads: int | None = None, as_data: bool = False) -> Any:
@@ -83,7 +100,7 @@ def plan(recipe: Recipe, output: Path, *, until: str, threads: int | None = None
 def replicate(
     recipe: str | Path | Recipe = "quickstart", *, output: str | Path | None = None,
     settings: dict[str, Any] | None = None, until: str = "report", threads: int | None = None,
-    jobs: int | None = None, quiet: bool = False, on_log: OnLog | None = None,
+    jobs: int | str | None = None, quiet: bool = False, on_log: OnLog | None = None,
 ) -> Run:  # fmt: skip
     """Run a whole recipe: distil, fine-tune, score, time, report; a second call goes on where the first stopped.
 
@@ -92,10 +109,12 @@ def replicate(
         output: the run folder; None = `runs/NAME` of the recipe.
         settings: keys of the recipe with other values: `{"distill.max_steps": 100}`.
         until: the last stage: `prepare`, `adapt`, `distill`, `finetune`, `evaluate`, `compress`, `benchmark`, `report`.
-        threads: of matrix products; None = the cores that this process may use.
-        jobs: processes that tokenise the corpus, into the same blocks; None = this one, with its threads.
+        threads: of matrix products; None = the cores that this process may use, or a job's share of them.
+        jobs: task models that are fine-tuned and scored at a time, each by a process of its own (`"ray"`: by Ray), and
+            processes that tokenise the corpus, into the same blocks; None = one after the other, in this process.
         quiet: no lines about progress.
-        on_log: called with a dictionary for each step, each validation and each line about the work.
+        on_log: called with a dictionary for each step, each validation and each line about the work; of the jobs, with
+            their lines.
 
     Raises:
         UserError: something is wrong with the recipe or the data, or `jobs` is less than 1.

@@ -12,6 +12,7 @@ from tinydistilbert.report.table import Table, to_text
 from tinydistilbert.run_folder import SweepFolder
 from tinydistilbert.training.device import use_threads
 from tinydistilbert.tuning import run as tuning
+from tinydistilbert.workers.jobs import jobs_of
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Sweep:
 
 def sweep(
     recipe: str | Path | Recipe, space: str | Path, *, trials: int = tuning.TRIALS, output: str | Path | None = None,
-    storage: str = "", settings: dict[str, Any] | None = None, threads: int | None = None, quiet: bool = False,
-    on_log: OnLog | None = None,
+    storage: str = "", settings: dict[str, Any] | None = None, threads: int | None = None,
+    jobs: int | str | None = None, quiet: bool = False, on_log: OnLog | None = None,
 ) -> Sweep:  # fmt: skip
     """Run a recipe over and over with settings that Optuna chooses; the same call elsewhere takes part.
 
@@ -55,7 +56,8 @@ def sweep(
         output: the folder; None = `runs/NAME-sweep` of the recipe.
         storage: URL of a data base for Optuna, `sqlite:///FILE`; empty = a journal in the folder.
         settings: keys of the recipe with other values, the same in every trial.
-        threads: of matrix products; None = the cores that this process may use.
+        threads: of matrix products; None = the cores that this process may use, or a trial's share of them.
+        jobs: trials that are run at a time, each by a process of its own; `"ray"`: by Ray.
         quiet: no lines about progress.
         on_log: called with a dictionary for each step, each validation and each line about the work.
 
@@ -64,7 +66,10 @@ def sweep(
     """
     chosen = with_settings(recipe if isinstance(recipe, Recipe) else toml.load(str(recipe)), settings)
     folder = Path(output or Path("runs") / f"{chosen.name}-sweep")
+    workers = jobs_of(jobs, threads, chosen.device)
     use_threads(threads)
     with session(quiet=quiet, on_log=on_log) as log:
-        table, best = tuning.sweep(chosen, Path(space), folder, trials=trials, storage=storage, log=log)
+        table, best = tuning.sweep(
+            chosen, Path(space), folder, trials=trials, storage=storage, log=log, workers=workers
+        )
     return Sweep(folder, best, table)

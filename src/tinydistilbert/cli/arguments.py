@@ -15,6 +15,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _jobs(text: str) -> int | str:
+    if text != "ray" and (not text.isdecimal() or not int(text)):
+        raise ValueError("a whole number >= 1, or ray")
+    return text if text == "ray" else int(text)
+
+
 def _seed(text: str) -> int:
     if not text.isdecimal():
         raise ValueError("a whole number >= 0")
@@ -66,6 +72,13 @@ def _json(group: Any, text: str) -> None:
     group.add_argument("--json", action="store_true", help=text)
 
 
+_TASK_MODELS = "so many task models are fine-tuned and scored"
+JOBS = dict.fromkeys(("finetune", "evaluate", "compress", "benchmark", "report", "replicate"), _TASK_MODELS) | {
+    "ablate": "so many rows", "sweep": "so many trials",
+}  # fmt: skip
+"""Commands that are many jobs, and what is one."""
+
+
 def _recipe_arguments(command: str) -> Callable[[Parser, Sequence[str], bool], None]:
     """What adds the arguments of a command that takes a recipe."""
 
@@ -78,6 +91,11 @@ def _recipe_arguments(command: str) -> Callable[[Parser, Sequence[str], bool], N
         run = parser.add_argument_group("the run")
         _output(run, "the run folder (default: runs/NAME of the recipe); a run that was begun there goes on")
         _threads_flag(run)
+        if command in JOBS:
+            text = f"{JOBS[command]} at a time, each by a process with its share of the cores (default: 1); ray: by Ray"
+            run.add_argument("--jobs", action=Once, convert=_jobs, metavar="N|ray", help=text)
+            # For the processes that --jobs starts.
+            run.add_argument("--part", action=Once, convert=str, metavar="NAME", help=argparse.SUPPRESS)
         if command == "prepare":
             text = "processes that tokenise, into the same blocks (default: this one, with its threads)"
             run.add_argument("--jobs", action=Once, convert=_count, metavar="N", help=text)

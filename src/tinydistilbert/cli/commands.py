@@ -22,7 +22,7 @@ def _report(parsed: argparse.Namespace, command_line: str) -> None:
         return
     launcher.refuse_several("report of a folder")
     folder = Path(parsed.recipe)
-    flags = {"--output": parsed.output, "--dry-run": parsed.dry_run, "--threads": parsed.threads}
+    flags = {"--output": parsed.output, "--dry-run": parsed.dry_run, "--threads": parsed.threads, "--jobs": parsed.jobs}
     settings = {f"--{key}": True for key in {**getattr(parsed, "settings", {}), **getattr(parsed, "custom_task", {})}}
     if given := [flag for flag, value in {**flags, **settings}.items() if value]:
         fix = f"leave {given[0]} out, or give a recipe"
@@ -58,6 +58,9 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
     if asked.dry_run:
         planned = api.plan(recipe, asked.output, until=until, threads=asked.threads, as_data=asked.json)
         print_json(planned) if asked.json else print(planned)
+        return
+    if asked.part:
+        api.run_part(recipe, asked.output, asked.part, until=command, log=log, threads=asked.threads)
         return
     made = api.run(
         recipe, asked.output, until=until, log=log, command=command_line, threads=asked.threads, jobs=asked.jobs
@@ -127,10 +130,12 @@ def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
 
     asked = request(parsed)
     from tinydistilbert.ablate.plan import plan_ablation, planned_rows
-    from tinydistilbert.ablate.run import ablate
+    from tinydistilbert.ablate.run import ablate, run_row
     from tinydistilbert.run_folder import AblationFolder
     from tinydistilbert.training.device import use_threads
+    from tinydistilbert.workers.jobs import jobs_of
 
+    workers = jobs_of(asked.jobs, asked.threads, asked.recipe.device)
     use_threads(asked.threads)
     if asked.dry_run and asked.json:
         rows = planned_rows(asked.recipe, asked.output)
@@ -140,7 +145,10 @@ def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
         print(plan_ablation(asked.recipe, asked.output))
         return
     log = log_to(as_json=asked.json, quiet=asked.quiet)
-    table, failed = ablate(asked.recipe, asked.output, log=log, command=command_line)
+    if asked.part:
+        run_row(asked.recipe, asked.output, asked.part, log=log)
+        return
+    table, failed = ablate(asked.recipe, asked.output, log=log, command=command_line, workers=workers)
     folder = AblationFolder(asked.output)
     failures = [f"row {name!r}, {why}" for name, why in failed.items()]
     _print_run(asked.output, [table], folder.results, folder.report, failures, as_json=asked.json)
@@ -155,16 +163,22 @@ def _sweep(parsed: argparse.Namespace, command_line: str) -> None:
     from tinydistilbert.run_folder import SweepFolder
     from tinydistilbert.training.device import use_threads
     from tinydistilbert.tuning import run as tuning
+    from tinydistilbert.workers.jobs import jobs_of
 
+    workers = jobs_of(asked.jobs, asked.threads, asked.recipe.device)
     use_threads(asked.threads)
     trials, output = parsed.trials or tuning.TRIALS, parsed.output or Path("runs") / f"{asked.recipe.name}-sweep"
     if asked.dry_run:
         planned = tuning.plan(asked.recipe, parsed.space, output, trials=trials)
         print_json(planned) if asked.json else print(tuning.plan_in_words(planned))
         return
+    storage, log = parsed.storage or "", log_to(as_json=asked.json, quiet=asked.quiet)
+    if asked.part:
+        tuning.run_trial(asked.recipe, parsed.space, output, asked.part, storage=storage, log=log)
+        return
     table, best = tuning.sweep(
-        asked.recipe, parsed.space, output, trials=trials, storage=parsed.storage or "",
-        log=log_to(as_json=asked.json, quiet=asked.quiet), command=command_line,
+        asked.recipe, parsed.space, output, trials=trials, storage=storage, log=log, command=command_line,
+        workers=workers,
     )  # fmt: skip
     folder = SweepFolder(output)
     if asked.json:

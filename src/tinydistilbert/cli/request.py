@@ -29,7 +29,8 @@ class Request:
     json: bool = False
     quiet: bool = False
     threads: int | None = None
-    jobs: int | None = None
+    jobs: int | str | None = None
+    part: str | None = None
 
 
 def request(arguments: Sequence[str] | argparse.Namespace) -> Request:
@@ -47,8 +48,10 @@ def request(arguments: Sequence[str] | argparse.Namespace) -> Request:
         _put_custom_task(changes, columns, parsed.command)
     recipe = _recipe(parsed.command, parsed.recipe, changes)
     output = parsed.output or Path("runs") / recipe.name
-    jobs = getattr(parsed, "jobs", None)
-    return Request(parsed.command, recipe, output, parsed.dry_run, parsed.json, parsed.quiet, parsed.threads, jobs)
+    jobs, part = getattr(parsed, "jobs", None), getattr(parsed, "part", None)
+    return Request(
+        parsed.command, recipe, output, parsed.dry_run, parsed.json, parsed.quiet, parsed.threads, jobs, part
+    )
 
 
 def _recipe(command: str, name: str | None, changes: dict[str, Any]) -> schema.Recipe:

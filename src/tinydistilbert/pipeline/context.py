@@ -35,6 +35,7 @@ from tinydistilbert.training.precision import (
     missing,
 )
 from tinydistilbert.training.ranks import ALONE, Ranks, join
+from tinydistilbert.workers.jobs import Jobs
 
 TOGETHER = ("adapt", "distill", "finetune", "evaluate")
 """The stages that all processes of a launcher run; the others rank 0 does by itself."""
@@ -79,6 +80,10 @@ class RunContext:
     """The command line that the report shows as the way to get the same again."""
     compared_with: RunFolder | None = None
     """A run whose precision is taken where the recipe leaves it open, because the two are going to be compared."""
+    workers: Jobs | None = None
+    """How task models are made side by side; None = one after the other, in this process."""
+    is_part: bool = False
+    """Whether this process makes one part of a run that another one holds."""
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -161,6 +166,17 @@ class RunContext:
     def jobs(self) -> tuple[Job, ...]:
         """Every task model, in the order in which they are made."""
         return tuple(jobs(self.recipe))
+
+    @cached_property
+    def lost(self) -> dict[Job, str]:
+        """The task models whose processes failed in this command, each with why."""
+        return {}
+
+    @property
+    def compressed_tasks(self) -> tuple[str, ...]:
+        """The tasks whose model can be compressed: all of the recipe, but where a model failed."""
+        lost = {job.task for job in self.lost}
+        return tuple(name for name in self.recipe.compress.tasks if name not in lost)
 
     @cached_property
     def baselines(self) -> tuple[BaselineJob, ...]:

@@ -48,9 +48,10 @@ def make_folder(
     made_from.begin(path, sources)
     run.ranks.publish(to_be_made)
     make(path)
-    run_record.keep_revisions(run.folder, hub.pinned_revisions())
     run.log(f"{title}: {duration(time.monotonic() - started)}")
-    write_results(run)
+    if not run.is_part:  # files of the whole run are written by the process that holds it
+        run_record.keep_revisions(run.folder, hub.pinned_revisions())
+        write_results(run)
     run.ranks.publish(made)
 
 

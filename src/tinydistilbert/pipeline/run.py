@@ -11,7 +11,7 @@ from pathlib import Path
 from tinydistilbert import notices, run_record
 from tinydistilbert.errors import MissedTarget, UserError
 from tinydistilbert.models import folder_pins, hub
-from tinydistilbert.pipeline import folders, keep, preflight, stages, task_models
+from tinydistilbert.pipeline import folders, keep, parts, preflight, stages, task_models
 from tinydistilbert.pipeline.context import RunContext, Sources
 from tinydistilbert.progress import size_in_words
 from tinydistilbert.recipe.schema import Recipe
@@ -19,6 +19,7 @@ from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, disk, locks
 from tinydistilbert.training.device import device_errors
+from tinydistilbert.workers.jobs import Jobs
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def stage_names(recipe: Recipe, until: str) -> tuple[str, ...]:
 
 def run_context(
     recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = "",
-    sources: Sources | None = None, compared_with: RunFolder | None = None, jobs: int = 1,
+    sources: Sources | None = None, compared_with: RunFolder | None = None, workers: Jobs | None = None,
+    is_part: bool = False, jobs: int = 1,
 ) -> RunContext:  # fmt: skip
     """What `run` runs.
 
@@ -72,10 +74,13 @@ def run_context(
         command: the command line that the report shows as the way to get the same again.
         sources: teacher and text of the recipe, where another run has loaded them already.
         compared_with: a run whose precision is taken where the recipe leaves it open.
+        workers: how task models are made side by side.
+        is_part: this process makes one part of the run, for `parts.make_part`.
         jobs: processes that tokenise the corpus.
     """
     sources = sources or Sources(recipe.teacher, recipe.corpus, recipe.data, jobs)
-    return RunContext(recipe, RunFolder(output), stage_names(recipe, until), sources, log, command, compared_with)
+    names = stage_names(recipe, until)
+    return RunContext(recipe, RunFolder(output), names, sources, log, command, compared_with, workers, is_part)
 
 
 def check_inputs(run: RunContext) -> None:
@@ -159,6 +164,10 @@ def _lead(run: RunContext) -> None:
                 if stage.name == "report":
                     keep.release_models(run)
                 run.ranks.publish(stage.name)
+                if stage.name == "finetune":
+                    run_record.keep_lost(run.folder, {})
+                    if run.workers:
+                        parts.make_parts(run)
                 stage.run(run)
         run_record.keep_notices(run.folder, notices.all_notices())
         if run.stages[-1] != "prepare":  # whatever happened to the file meanwhile

@@ -80,11 +80,8 @@ def evaluate_tasks(run: RunContext) -> None:
     """The scores of every task model and of the cheap baselines, and the differences between the rows."""
     was_finished = all(atomic.is_finished(job.scores(run.folder)) for job in run.jobs)
     for job in run.jobs:
-        task = run.tasks[job.task]
-        title = f"evaluate {job.row} on {task.title}, seed {job.seed}"
-        data = tuple(f"{task.name} {split}" for split in run.inputs.read_splits(task))
-        sources = run.inputs.of_stage("evaluate", data=data, models=(job.model(run.folder),), task=task.name)
-        make_folder(run, job.scores(run.folder), title, partial(_evaluate, run, job), sources, together=True)
+        if job not in run.lost:
+            evaluate_model(run, job)
     if not run.ranks.is_main:
         return
     for baseline in run.baselines:
@@ -97,6 +94,15 @@ def evaluate_tasks(run: RunContext) -> None:
                 raise
             run.log(f"{title}: not computed: {error}")  # a run of an earlier version, whose data may be gone
     _compare_rows(run)
+
+
+def evaluate_model(run: RunContext, job: Job) -> None:
+    """The scores of one task model."""
+    task = run.tasks[job.task]
+    title = f"evaluate {job.row} on {task.title}, seed {job.seed}"
+    data = tuple(f"{task.name} {split}" for split in run.inputs.read_splits(task))
+    sources = run.inputs.of_stage("evaluate", data=data, models=(job.model(run.folder),), task=task.name)
+    make_folder(run, job.scores(run.folder), title, partial(_evaluate, run, job), sources, together=True)
 
 
 def _baseline_encoder(run: RunContext) -> Path:
@@ -150,6 +156,9 @@ def _compare_rows(run: RunContext) -> None:
 def compress_models(run: RunContext) -> None:
     """Smaller and faster variants of task models, and what each gives."""
     for name in run.recipe.compress.tasks:
+        if name not in run.compressed_tasks:
+            run.log(f"{_compress_title(run, name)}: left out, for a model of the task failed")
+            continue
         folder, started = run.folder.compressed(name), time.monotonic()
         was_finished = atomic.is_finished(folder.summary)
         builder = VariantBuilder(
@@ -179,7 +188,7 @@ def _compress_title(run: RunContext, task: str) -> str:
 
 def missed_targets(run: RunContext) -> tuple[str, ...]:
     """The compressions that did not reach a target, each with how far it came."""
-    folders = {name: run.folder.compressed(name) for name in run.recipe.compress.tasks}
+    folders = {name: run.folder.compressed(name) for name in run.compressed_tasks}
     missed = {name: compression.missed_targets(folder) for name, folder in folders.items()}
     return tuple(
         f"{_compress_title(run, name)} came to {what}; the best model is in {folders[name].best}"
@@ -206,7 +215,7 @@ def measure_speed(run: RunContext) -> None:
     """Size and latency."""
     in_folder = {"teacher": run.folder.teacher, "student": run.folder.student}
     models: dict[str, Path | None] = {name: in_folder.get(name) for name in run.recipe.benchmark.models}
-    models |= {f"compressed ({name})": run.folder.compressed(name).best for name in run.recipe.compress.tasks}
+    models |= {f"compressed ({name})": run.folder.compressed(name).best for name in run.compressed_tasks}
 
     def make(output: Path) -> None:
         tokenizer = run.teacher.tokenizer

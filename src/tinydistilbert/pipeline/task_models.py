@@ -35,12 +35,17 @@ from tinydistilbert.training.precision import multiplying
 
 def finetune_tasks(run: RunContext) -> None:
     """Every row of the tables on every task."""
-    models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
-    for job, model in models.items():
-        make_folder(
-            run, model, _finetune_title(run, job), partial(_finetune, run, job), _training_sources(run, job),
-            together=True,
-        )  # fmt: skip
+    for job in run.jobs:
+        if not job.is_given and job not in run.lost:
+            finetune_model(run, job)
+
+
+def finetune_model(run: RunContext, job: Job) -> None:
+    """One row on one task with one seed."""
+    make_folder(
+        run, job.model(run.folder), _finetune_title(run, job), partial(_finetune, run, job),
+        _training_sources(run, job), together=True,
+    )  # fmt: skip
 
 
 def _training_sources(run: RunContext, job: Job) -> MadeFrom:
@@ -62,15 +67,15 @@ def _finetune_title(run: RunContext, job: Job) -> str:
 
 
 def failed_trainings(run: RunContext) -> tuple[str, ...]:
-    """The fine-tunings whose loss became infinite, each with the step."""
+    """The fine-tunings whose loss became infinite, each with the step, and those whose process failed."""
     models = {job: job.model(run.folder) for job in run.jobs if not job.is_given}
-    failures = {job: training_facts(model).get("failed") for job, model in models.items()}
+    failures = {job: training_facts(model).get("failed") for job, model in models.items()} | run.lost
     return tuple(f"{_finetune_title(run, job)}: {failure}" for job, failure in failures.items() if failure)
 
 
 def _encoder(run: RunContext, job: Job) -> Path:
     """What a fine-tuning starts from: its folder, or its name; that of a cut teacher is made where it is missing."""
-    if (before := _job_before(run, job)) is not None:
+    if (before := job_before(run, job)) is not None:
         return before.model(run.folder)
     if job.row == "teacher" and run.recipe.task_encoder:
         return Path(run.recipe.task_encoder)
@@ -88,7 +93,7 @@ def _encoder(run: RunContext, job: Job) -> Path:
     return cut
 
 
-def _job_before(run: RunContext, job: Job) -> Job | None:
+def job_before(run: RunContext, job: Job) -> Job | None:
     """Of a task such as `rte@mnli`, the model of the same row and seed on the task before it."""
     first = intermediate_task(job.task)
     return next((j for j in run.jobs if (j.task, j.row, j.seed) == (first, job.row, job.seed) and not j.is_given), None)
@@ -119,14 +124,14 @@ def _important_layers(run: RunContext, task: Task, model: PreTrainedModel, teach
 
 
 def _finetune(run: RunContext, job: Job, output: Path) -> None:
-    soft_targets = _soft_targets(run, job) if job.is_second_distillation else None
+    soft_targets = soft_targets_of(run, job) if job.is_second_distillation else None
     finetune(
         run.recipe.finetune, task_examples(run.recipe, run.tasks[job.task], soft_targets), _encoder(run, job), output,
         compute=run.compute, row=job.row, seed=job.seed, soft_targets=soft_targets,
     )  # fmt: skip
 
 
-def _soft_targets(run: RunContext, job: Job) -> SoftTargetSource:
+def soft_targets_of(run: RunContext, job: Job) -> SoftTargetSource:
     """What the second distillations of a task learn from: made once for all seeds."""
     task, settings = run.tasks[job.task], run.recipe.finetune.settings(job.task)
     encoder, teachers, augmented = _encoder(run, job), task_teachers(run, job.task), None

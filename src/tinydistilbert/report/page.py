@@ -22,7 +22,7 @@ from tinydistilbert.report.use import best_facts
 from tinydistilbert.report.variants_table import variants_table
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import LOG, RunFolder, released_models
-from tinydistilbert.run_record import kept_notices
+from tinydistilbert.run_record import kept_lost, kept_notices
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.base import Task
@@ -200,7 +200,13 @@ def write_report(
                 command or f"tinydistilbert replicate {settings.name}",
                 settings,
                 stored,
-                kept_notices(folder),
+                [
+                    *(
+                        f"{title}: failed, {why}; the same command tries it again"
+                        for title, why in kept_lost(folder).items()
+                    ),
+                    *kept_notices(folder),
+                ],
                 [path.relative_to(run).as_posix() for path in released_models(folder)],
             ),
             *([("Made anew", f"{taken} as on the page before; logs and samples were not kept")] if taken else []),

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from tinydistilbert.report.sweep import Swept, TrialRow, write_sweep
 from tinydistilbert.report.table import Table
 from tinydistilbert.storage import atomic, locks
 from tinydistilbert.tuning.study import STARTUP_TRIALS, SweepSetup, storage_errors, sweep_of
+from tinydistilbert.workers.jobs import Jobs, Part
+from tinydistilbert.workers.process import stop_with_parent
+from tinydistilbert.workers.run import run_parts
 
 TRIALS = 20
 """Done where nobody says how many."""
@@ -31,7 +34,7 @@ FAILED_AT_ONCE = 3
 
 def sweep(
     recipe: Recipe, space: Path, output: Path, *, trials: int, storage: str = "", log: Callable[[str], None],
-    command: str = "",
+    command: str = "", workers: Jobs | None = None,
 ) -> tuple[Table, str]:  # fmt: skip
     """Try settings of a recipe until so many trials are done, and write table and page.
 
@@ -46,6 +49,7 @@ def sweep(
         storage: URL of a data base for Optuna; empty = a journal in the folder.
         log: called with a line for each stage of each trial.
         command: the command line that the page shows.
+        workers: how trials are run side by side; None = one after the other, in this process.
 
     Returns:
         The table, and the best trial in a sentence.
@@ -63,6 +67,9 @@ def sweep(
         _adapt_once(swept)
     log(f"sweep: {basis(swept)}")
     study.sampler = _sampler(recipe.seed + len(study.trials))
+    if workers:
+        _run_side_by_side(study, swept, trials, workers, space, command)
+        return publish(study, swept, command)
     while _left(study, trials) > 0 or _stopped(study, swept):
         with storage_errors(storage or str(swept.folder.journal)):
             trial = _stopped(study, swept) or study.ask()
@@ -72,9 +79,86 @@ def sweep(
             except UserError:
                 continue  # another process took it up first
             if _state(study, trial.number) == "RUNNING":
-                _run(study, trial, swept)
+                _run(study, trial, swept, swept.log_of(trial.number))
         publish(study, swept, command)
     return publish(study, swept, command)
+
+
+def _run_side_by_side(
+    study: Any, swept: SweepSetup, trials: int, workers: Jobs, space: Path, command: str
+) -> None:  # fmt: skip
+    """Run trials by processes of their own until so many are done."""
+    begun: dict[str, int] = {}
+    storage = ("--storage", swept.storage) if swept.storage else ()
+    recipe, output = str(swept.folder.recipe), str(swept.folder.path)
+
+    def next_part() -> Part | None:
+        with storage_errors(swept.storage or str(swept.folder.journal)):
+            trial = _stopped(study, swept, besides=begun.values())
+            if trial is None and _left(study, trials) > 0:
+                trial = study.ask()
+        if trial is None:
+            return None
+        swept.space.suggest(trial)  # by the sampler of this process, whose draws depend on the seed
+        name, part = f"trial {trial.number}", ("--output", output, *storage, "--part", str(trial.number))
+        begun[name] = trial.number
+        return Part(name, ("sweep", recipe, "--space", str(space), *part))
+
+    def ended(part: Part, why: str) -> None:
+        number = begun[part.name]
+        if why and _state(study, number) == "RUNNING":
+            swept.log(f"{part.name}: failed, {why}")
+            _trial(study, number).set_user_attr(WHY, why)
+            study.tell(number, state=_fail())
+        publish(study, swept, command)
+        if why:
+            _refuse_hopeless(study, why)
+
+    left = max(0, _left(study, trials)) + sum(trial.state.name == "RUNNING" for trial in study.trials)
+    run_parts(workers, left, next_part, ended, folder=swept.folder.path, log=swept.log)
+
+
+def run_trial(
+    recipe: Recipe, space: Path, output: Path, number: str, *, storage: str, log: Callable[[str], None]
+) -> None:
+    """Run one trial that was asked for, in a process that `jobs` of another one started.
+
+    Raises:
+        UserError: there is no such trial, or its settings are wrong.
+    """
+    stop_with_parent()
+    swept = sweep_of(recipe, space, output, storage=storage, log=log)
+    study = swept.study()
+    if not number.isdecimal() or int(number) >= len(study.trials):
+        fix = "leave --part out: --jobs gives it to the processes that it starts"
+        raise UserError("--part", expected="the number of a trial", found=repr(number), fix=fix)
+    with locks.alone(swept.folder.lock(int(number)), where=f"trial {number}", wait=True):
+        if _state(study, int(number)) == "RUNNING":  # not finished by another process
+            _run(study, _trial(study, int(number)), swept, log)
+
+
+def _trial(study: Any, number: int) -> Any:
+    """A trial that goes on."""
+    import optuna
+
+    return optuna.trial.Trial(study, study.trials[number]._trial_id)
+
+
+def _fail() -> Any:
+    import optuna
+
+    return optuna.trial.TrialState.FAIL
+
+
+def _refuse_hopeless(study: Any, why: str) -> None:
+    """End a sweep whose first trials all failed.
+
+    Raises:
+        UserError: they did.
+    """
+    states = [other.state.name for other in study.trials]
+    if states.count("FAIL") >= FAILED_AT_ONCE and "COMPLETE" not in states:
+        raise UserError("sweep", problem=f"its first trials failed, the last with: {why}", fix="see the recipe")
 
 
 def basis(swept: SweepSetup) -> str:
@@ -110,29 +194,28 @@ def _state(study: Any, number: int) -> str:
     return name
 
 
-def _stopped(study: Any, swept: SweepSetup) -> Any:
+def _stopped(study: Any, swept: SweepSetup, besides: Collection[int] = ()) -> Any:
     """A trial that a process left unfinished and that no other works on; None if there is none."""
     import optuna
 
     for frozen in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        if frozen.number in besides:
+            continue
         lock = swept.folder.lock(frozen.number)
         try:
             with locks.alone(lock, where=f"trial {frozen.number}"):
-                return optuna.trial.Trial(study, frozen._trial_id)
+                return _trial(study, frozen.number)
         except UserError:
             continue
     return None
 
 
-def _run(study: Any, trial: Any, swept: SweepSetup) -> None:
+def _run(study: Any, trial: Any, swept: SweepSetup, log: Callable[[str], None]) -> None:
     """Run a trial to its end, and tell Optuna."""
     import optuna
 
     number, begun = trial.number, time.monotonic()
     run = swept.folder.trial(number)
-
-    def log(line: str) -> None:
-        swept.log(f"trial {number}: {line}")
 
     def tell(why: str = "", **result: Any) -> None:
         trial.set_user_attr(SECONDS, trial.user_attrs.get(SECONDS, 0.0) + time.monotonic() - begun)
@@ -158,12 +241,8 @@ def _run(study: Any, trial: Any, swept: SweepSetup) -> None:
         log("stopped early: behind the median of the trials before it")
         tell(state=optuna.trial.TrialState.PRUNED)
     except (NonFiniteLoss, UserError) as error:
-        tell(str(error), state=optuna.trial.TrialState.FAIL)
-        states = [other.state.name for other in study.trials]
-        if states.count("FAIL") >= FAILED_AT_ONCE and "COMPLETE" not in states:
-            raise UserError(
-                "sweep", problem=f"its first trials failed, the last with: {error}", fix="see the recipe"
-            ) from None
+        tell(str(error), state=_fail())
+        _refuse_hopeless(study, str(error))
     else:
         tell(values=swept.value(run, recipe))
 

@@ -33,6 +33,10 @@ class SweepSetup:
     """A URL of a data base that Optuna knows; empty = a journal in the folder."""
     log: Callable[[str], None]
 
+    def log_of(self, number: int) -> Callable[[str], None]:
+        """What prints a line of a trial."""
+        return lambda line: self.log(f"trial {number}: {line}")
+
     @property
     def is_scored(self) -> bool:
         """Whether trials are compared by tasks; else by the KL to the teacher on held-out text."""

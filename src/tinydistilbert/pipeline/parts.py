@@ -1,0 +1,150 @@
+"""The task models of a run side by side (`--jobs`): each is fine-tuned and scored by a process of its own.
+
+The process that has the run folder makes what they share before, and goes through the stages afterwards as ever: it
+finds everything finished.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tinydistilbert import notices, run_record
+from tinydistilbert.errors import UserError
+from tinydistilbert.models import folder_pins, hub
+from tinydistilbert.pipeline.context import RunContext
+from tinydistilbert.pipeline.folders import write_results
+from tinydistilbert.pipeline.jobs import Job
+from tinydistilbert.pipeline.stages import evaluate_model
+from tinydistilbert.pipeline.task_models import finetune_model, job_before, soft_targets_of
+from tinydistilbert.run_folder import row_folder
+from tinydistilbert.storage import atomic, locks
+from tinydistilbert.training.device import device_errors
+from tinydistilbert.workers.jobs import Part
+from tinydistilbert.workers.run import run_parts
+
+
+@dataclass(frozen=True)
+class TaskPart:
+    """What one process does of a run."""
+
+    name: str
+    """As `--part` has it: TASK/ROW/seed-N, or TASK/targets."""
+    title: str
+    make: Callable[[], object]
+    makes: tuple[Path, ...]
+    """The folders that are finished by it."""
+    needs: tuple[str, ...]
+    """The parts that come before it."""
+    job: Job | None = None
+
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return all(map(atomic.is_finished, self.makes))
+
+
+def task_parts(run: RunContext) -> dict[str, TaskPart]:
+    """Every task model of a run, by name, and before second distillations what their teachers answer."""
+    found: dict[str, TaskPart] = {}
+    for job in run.jobs:
+        before = job_before(run, job)
+        needs = [_name(before)] if before else []
+        task = run.tasks[job.task].title
+        if job.is_second_distillation:
+            targets = f"{job.task}/targets"
+            if targets not in found:
+                teachers = [_name(j) for j in run.jobs if (j.task, j.row) == (job.task, "teacher") and not j.is_given]
+                found[targets] = TaskPart(
+                    targets, f"soft targets of {task}", partial(soft_targets_of, run, job),
+                    (run.folder.soft_targets(job.task),), (*teachers, *needs),
+                )  # fmt: skip
+            needs.append(targets)
+        made = [*([] if job.is_given else [job.model(run.folder)])]
+        made += [job.scores(run.folder)] if "evaluate" in run.stages else []
+        found[_name(job)] = TaskPart(
+            _name(job), f"{job.row} on {task}, seed {job.seed}", partial(_finetune_and_score, run, job), tuple(made),
+            tuple(needs), job,
+        )  # fmt: skip
+    return found
+
+
+def _name(job: Job) -> str:
+    return f"{job.task}/{row_folder(job.row)}/seed-{job.seed}"
+
+
+def _finetune_and_score(run: RunContext, job: Job) -> None:
+    if not job.is_given:
+        finetune_model(run, job)
+    if "evaluate" in run.stages:
+        evaluate_model(run, job)
+
+
+def make_parts(run: RunContext) -> None:
+    """Make every task model that is not finished, side by side; what fails is in `run.lost` afterwards."""
+    parts, begun = task_parts(run), set[str]()
+    waiting = _left(run, parts)
+    lost: dict[str, str] = {}
+
+    def give_up(part: TaskPart, why: str) -> None:
+        lost[part.name] = why
+        if part.job:
+            run.lost[part.job] = why
+        run.log(f"{part.title}: failed, {why}")
+
+    def next_part() -> Part | None:
+        for part in [each for name, each in waiting.items() if name not in begun]:
+            if failed := [parts[name].title for name in part.needs if name in lost]:
+                begun.add(part.name)
+                give_up(part, f"it needs {failed[0]}, which failed")
+            elif all(name not in waiting or parts[name].is_finished() for name in part.needs):
+                begun.add(part.name)
+                return Part(part.title, _arguments(run, part))
+        return None
+
+    def ended(done: Part, why: str) -> None:
+        part = next(each for each in waiting.values() if each.title == done.name)
+        if why:
+            give_up(part, why)
+        write_results(run)
+
+    assert run.workers, "asked for by --jobs"
+    run_parts(run.workers, len(waiting), next_part, ended, folder=run.folder.path, log=run.log)
+    run_record.keep_lost(run.folder, {parts[name].title: why for name, why in lost.items()})
+
+
+def _left(run: RunContext, parts: dict[str, TaskPart]) -> dict[str, TaskPart]:
+    """The parts that are not finished; what teachers answered, only where a training is still to read it."""
+    left = {name: part for name, part in parts.items() if not part.is_finished()}
+    trainings = [part for part in left.values() if part.job and not atomic.is_finished(part.job.model(run.folder))]
+    needed = {name for part in trainings for name in part.needs}
+    return {name: part for name, part in left.items() if part.job or name in needed}
+
+
+def _arguments(run: RunContext, part: TaskPart) -> tuple[str, ...]:
+    """The command line that makes a part: the recipe as it was begun, and those of its keys that may differ."""
+    recipe, command = run.recipe, "evaluate" if "evaluate" in run.stages else "finetune"
+    data = ("--data", recipe.data) if recipe.data else ()
+    return (
+        command, str(run.folder.recipe), "--output", str(run.folder.path), "--device", recipe.device, *data,
+        "--finetune.keep", recipe.finetune.keep, "--part", part.name,
+    )  # fmt: skip
+
+
+def make_part(run: RunContext, name: str) -> None:
+    """Make one part of a run that another process has begun and holds.
+
+    Raises:
+        UserError: there is no such part or no such run.
+    """
+    part = task_parts(run).get(name)
+    if part is None or not run.is_begun():
+        found, fix = repr(name), "leave --part out: --jobs gives it to the processes that it starts"
+        raise UserError("--part", expected="a part of a run that was begun", found=found, fix=fix)
+    hub.pin_revisions(run_record.kept_revisions(run.folder))
+    files = run_record.kept_model_files(run.folder)
+    lock = run.folder.path / "tasks" / f"{name}.lock"
+    # One of an earlier command may be about to stop.
+    with folder_pins.pinned(files), device_errors(run.device), locks.alone(lock, where=part.title, wait=True):
+        part.make()
+    with locks.alone(run.folder.notices.with_suffix(".lock"), where="the run's notices", wait=True):
+        run_record.keep_notices(run.folder, notices.all_notices())

@@ -1,0 +1,63 @@
+"""What `--jobs` asks for: how many parts of a study run side by side, where, and with how many threads each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.training.cores import usable_cores
+from tinydistilbert.training.launcher import refuse_several
+
+RAY: Literal["ray"] = "ray"
+FLAG = "--jobs"
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """How the parts of a study are run; made by `jobs_of`."""
+
+    at_once: int
+    """Of this machine; of Ray it decides, and this is 0."""
+    threads: int | None = None
+    """Of each; None = its share of the cores."""
+    device: str = "auto"
+    """As the recipe names it: which of them need a GPU."""
+
+    @property
+    def by_ray(self) -> bool:
+        """Whether Ray runs them."""
+        return self.at_once == 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process does of a study."""
+
+    name: str
+    """Before each of its lines."""
+    arguments: tuple[str, ...]
+    """Of the command line that does it and no more."""
+
+
+def jobs_of(jobs: int | str | None, threads: int | None, device: str = "auto") -> Jobs | None:
+    """What `--jobs` asks for; None = one after the other, in this process.
+
+    Raises:
+        UserError: it is neither a number from 1 on nor `ray`, or a launcher has started this process.
+    """
+    if jobs is None:
+        return None
+    if jobs != RAY and (isinstance(jobs, bool | str) or jobs < 1):
+        raise UserError(FLAG, expected="a whole number >= 1, or ray", found=repr(jobs), fix="change the value")
+    refuse_several(FLAG)
+    return None if jobs == 1 else Jobs(0 if jobs == RAY else int(jobs), threads, device)
+
+
+def shares(jobs: Jobs, parts: int, log: Callable[[str], None]) -> tuple[int, int]:
+    """How many of the parts run at a time on this machine, and with how many threads each; told in one line."""
+    cores, at_once = usable_cores(), max(1, min(jobs.at_once, parts))
+    threads = jobs.threads or max(1, cores // at_once)
+    asked = f"{jobs.at_once} asked for, {parts} left to do: " if at_once < jobs.at_once else ""
+    line = f"jobs: {asked}{at_once} at a time, each with {threads} thread{'s' if threads > 1 else ''}; {cores} cores"
+    log(line + (": too many, each slows the others" if at_once * threads > cores else ""))
+    return at_once, threads

@@ -1,0 +1,85 @@
+"""One process of this machine that does a part; it stops in good order when its parent dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinydistilbert.storage import disk
+
+SECONDS_TO_STOP = 120.0
+"""Between asking a process to stop, when a training saves a checkpoint, and ending it."""
+
+
+@dataclass
+class Process:
+    """A process at work."""
+
+    process: "subprocess.Popen[bytes]"
+
+    def exit_code(self) -> int | None:
+        """None while it works; below 0 the signal that killed it."""
+        code = self.process.poll()
+        if code is not None and self.process.stdin:
+            self.process.stdin.close()
+        return code
+
+    def ask_to_stop(self) -> None:
+        """It saves a checkpoint and ends."""
+        if self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended within that time; otherwise it is killed."""
+        try:
+            self.process.wait(max(0.0, seconds))
+            return True
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return False
+        finally:
+            self.exit_code()
+
+
+def begin(
+    arguments: Sequence[str], log: Path, *, threads: int, gpu: str | None = None, folder: Path | None = None
+) -> Process:
+    """Start a command line in a process of its own.
+
+    Args:
+        arguments: what follows `tinydistilbert`.
+        log: takes all that it prints, behind what is there.
+        threads: of every library in it.
+        gpu: the one that it sees; None = all.
+        folder: where it runs; None = here.
+    """
+    count = str(threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": count, "RAYON_NUM_THREADS": count, "PYTHONUNBUFFERED": "1"}
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    disk.make_folder(log.parent)
+    with log.open("ab") as stream:
+        # In a session of its own: Ctrl-C then reaches it once, by its parent. A second request would end it at once.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tinydistilbert", *arguments, "--threads", count],
+            stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT, env=environment, cwd=folder,
+            start_new_session=True,
+        )  # fmt: skip
+    return Process(process)
+
+
+def stop_with_parent() -> None:
+    """In a process that `begin` started: stop in good order as soon as whoever started it is gone, killed or not."""
+
+    def watch() -> None:
+        # Nothing is written there: it returns when the other end is closed. Not by `sys.stdin`, whose lock a waiting
+        # thread would keep from the end of the interpreter.
+        os.read(0, 1)
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

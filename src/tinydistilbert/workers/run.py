@@ -1,0 +1,212 @@
+"""Run the parts of a study side by side: their lines in one place, the killed ones once more, the failed ones told."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tinydistilbert import notices
+from tinydistilbert.storage import disk
+from tinydistilbert.workers import process
+from tinydistilbert.workers.jobs import Jobs, Part, shares
+
+FOLDER = "jobs"
+"""In the folder of a study, while parts of it run: what each has printed. That of a failed one stays."""
+SECONDS_BETWEEN_LOOKS = 0.1
+STOPPED = 130
+"""The exit code of a command that was asked to stop."""
+
+
+class Running(Protocol):
+    """A part at work."""
+
+    def exit_code(self) -> int | None:
+        """None while it works; below 0 the signal that killed it."""
+
+    def ask_to_stop(self) -> None:
+        """It saves a checkpoint and ends."""
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended within that time; otherwise it is killed."""
+
+
+class Place(Protocol):
+    """Where parts are run."""
+
+    @property
+    def at_once(self) -> int:
+        """How many at a time."""
+
+    def begin(self, part: Part, log: Path) -> Running:
+        """Start a part, all of whose output goes behind what is in the file `log`."""
+
+
+@dataclass
+class ThisMachine:
+    """Processes of this machine."""
+
+    at_once: int
+    threads: int
+    gpus: Sequence[str] = ()
+    """That are dealt out, where there are several."""
+    _begun: int = 0
+
+    def begin(self, part: Part, log: Path) -> Running:
+        """Start a part in a process."""
+        gpu = self.gpus[self._begun % len(self.gpus)] if len(self.gpus) > 1 else None
+        self._begun += 1
+        return process.begin(part.arguments, log, threads=self.threads, gpu=gpu)
+
+
+@dataclass
+class _Worker:
+    """A part at work, and its output as far as it was shown."""
+
+    part: Part
+    running: Running
+    log: Path
+    read: int = 0
+    attempts: int = 1
+    last_line: str = ""
+    _rest: bytes = field(default=b"", repr=False)
+
+    def new_lines(self) -> list[str]:
+        """What it has printed since the last call."""
+        try:
+            with self.log.open("rb") as stream:
+                stream.seek(self.read)
+                content = stream.read()
+        except OSError:  # of another machine: not there yet
+            return []
+        self.read += len(content)
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        found = [line.decode("utf-8", "replace").rstrip() for line in lines]
+        self.last_line = next((line for line in reversed(found) if line.strip()), self.last_line)
+        return [line for line in found if line]
+
+
+def run_parts(
+    jobs: Jobs, parts: int, next_part: Callable[[], Part | None], ended: Callable[[Part, str], None], *,
+    folder: Path, log: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Run parts until there is none left to begin and none at work.
+
+    A part that a signal killed is run once more, and goes on from its checkpoint. When this process is asked to stop,
+    or an exception ends it, all parts save their checkpoints first; when it is killed they do so by themselves.
+
+    Args:
+        jobs: how many at a time, and where.
+        parts: that are left to do.
+        next_part: gives one that can be begun; None where there is none for now: it is asked again after each end.
+        ended: called when a part has ended, with why it failed, or an empty text.
+        folder: of the study; on storage that all machines see.
+        log: called with each line, the part's name before it.
+    """
+    if not parts:
+        return
+    with _place(jobs, parts, folder, log) as place:
+        _run_at(place, next_part, ended, folder, log)
+
+
+def _run_at(
+    place: Place, next_part: Callable[[], Part | None], ended: Callable[[Part, str], None], folder: Path,
+    log: Callable[[str], None],
+) -> None:  # fmt: skip
+    workers: list[_Worker] = []
+    try:
+        while True:
+            while len(workers) < place.at_once and (part := next_part()) is not None:
+                path = folder / FOLDER / f"{_file_name(part.name)}.log"
+                path.unlink(missing_ok=True)  # of an earlier command
+                workers.append(_Worker(part, place.begin(part, path), path))
+            if not workers:
+                break
+            for worker in workers[:]:
+                code = worker.running.exit_code()
+                _show(worker, log)
+                if code is None:
+                    continue
+                if (code < 0 or code == STOPPED) and worker.attempts == 1:
+                    log(f"{worker.part.name}: {_killed(code)}; once more")
+                    worker.attempts, worker.running = 2, place.begin(worker.part, worker.log)
+                    continue
+                workers.remove(worker)
+                if code == 0:
+                    worker.log.unlink(missing_ok=True)
+                ended(worker.part, _why(worker, code))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        _stop(workers, log)
+
+
+@contextmanager
+def _place(jobs: Jobs, parts: int, folder: Path, log: Callable[[str], None]) -> Iterator[Place]:
+    try:
+        if jobs.by_ray:
+            from tinydistilbert.workers.on_ray import cluster
+
+            with cluster(jobs, parts, folder, log) as place:
+                yield place
+        else:
+            at_once, threads = shares(jobs, parts, log)
+            yield ThisMachine(at_once, threads, _gpus() if jobs.device in ("auto", "cuda") else ())
+    finally:
+        if (folder / FOLDER).is_dir() and not any((folder / FOLDER).iterdir()):
+            disk.remove(folder / FOLDER)
+
+
+def _gpus() -> list[str]:
+    """The names of the GPUs that this process sees."""
+    import torch
+
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named or [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in name)
+
+
+def _show(worker: _Worker, log: Callable[[str], None]) -> None:
+    known = set(notices.all_notices())  # a file's peculiarities, which this process has met and said too
+    for line in worker.new_lines():
+        if line not in known:
+            log(f"{worker.part.name}: {line}")
+
+
+def _killed(code: int) -> str:
+    if code == STOPPED:
+        return "asked to stop by another process"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _why(worker: _Worker, code: int) -> str:
+    """Why a part failed; empty if it did not."""
+    if code == 0:
+        return ""
+    if code < 0 or code == STOPPED:
+        return f"{_killed(code)}, twice"
+    return worker.last_line.removeprefix("error: ") or f"exit code {code}"
+
+
+def _stop(workers: Sequence[_Worker], log: Callable[[str], None]) -> None:
+    """End what is still at work; trainings save their checkpoints."""
+    for worker in workers:
+        worker.running.ask_to_stop()
+    until = time.monotonic() + process.SECONDS_TO_STOP
+    try:
+        for worker in workers:
+            if not worker.running.wait(until - time.monotonic()):
+                log(f"{worker.part.name}: ended, for it did not stop within {process.SECONDS_TO_STOP:.0f} s")
+            _show(worker, log)
+    except BaseException:
+        for worker in workers:
+            worker.running.wait(0)
+        raise

@@ -1,0 +1,185 @@
+"""`--jobs`: parts of a study in processes of their own give what one gives, die alone, and stop in good order."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tinydistilbert import results
+from tinydistilbert.results import Measurement
+
+pytestmark = pytest.mark.long
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, recipe_text: str) -> Path:
+    text = recipe_text.replace('tasks = ["acceptability", "adjacency", "cloze-qa"]', 'tasks = ["adjacency"]')
+    text = text.replace("max_steps = 40", "max_steps = 4").replace("seeds = [0]", "seeds = [0, 1]")
+    text = text.replace('models = ["teacher", "student", "control"]', 'models = ["teacher", "student"]', 1)
+    path = tmp_path / "tiny.toml"
+    path.write_text(text.replace("tokens = 2_000", "tokens = 0"))
+    return path
+
+
+def numbers(path: Path) -> list[tuple[object, ...]]:
+    """What was measured, without times and machines."""
+
+    def key(m: Measurement) -> tuple[object, ...]:
+        return (m.model, m.task, m.split, m.metric, m.seed, m.value)
+
+    return sorted(map(key, results.read(path)), key=repr)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    found = sorted(folder.rglob("model.safetensors"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def children_of(output: Path) -> list[psutil.Process]:
+    """The processes at work on parts in a folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "--part" in line and str(output) in line:
+            found.append(process)
+    return found
+
+
+def wait_for(what: Callable[[], object], seconds: float = 500) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start the command line in another process."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "tinydistilbert", *map(str, arguments)]
+        begun.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def test_task_models_side_by_side_are_those_of_one_process(recipe_file: Path, tmp_path: Path, call: Call) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    keep = ("--finetune.keep", "all", "--threads", "1")
+    assert call("evaluate", recipe_file, "--output", alone, *keep)[0] == 0
+    code, printed, error = call("evaluate", recipe_file, "--output", together, *keep, "--jobs", "2")
+    assert code == 0, error
+    assert "2 at a time, each with 1 thread" in printed
+    assert "student (D) on Adjacency, seed 1: finetune" in printed and "soft targets of Adjacency: " in printed
+    assert weights(together) == weights(alone) and len(weights(alone)) == 2 + 2 * 3
+    assert numbers(together / "results.jsonl") == numbers(alone / "results.jsonl")
+    names = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in (alone, together)]
+    assert names[0] == names[1], "no lock, log or folder of the jobs stays"
+    assert json.loads((together / "inputs.json").read_text()) == json.loads((alone / "inputs.json").read_text())
+
+    code, printed, _ = call("evaluate", recipe_file, "--output", together, *keep, "--jobs", "2")
+    assert code == 0 and "at a time" not in printed, "nothing is left to do, and no process is started"
+
+
+def test_one_that_is_killed_is_run_again_and_one_that_dies_twice_is_a_line_of_the_report(
+    recipe_file: Path, tmp_path: Path, call: Call, begin: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    output = tmp_path / "run"
+    arguments = ("report", recipe_file, "--output", output, "--jobs", "2", "--finetune.distillation.tasks", "none")
+    arguments += ("--benchmark.models", "student", "--finetune.epochs", "8", "--threads", "1")
+    study = begin(*arguments)
+    killed = dict.fromkeys(("adjacency/teacher/seed-0", "adjacency/student/seed-1"), 0)
+    times = {"adjacency/teacher/seed-0": 1, "adjacency/student/seed-1": 2}
+
+    def kill() -> bool:
+        for process in children_of(output):
+            line = process.info["cmdline"]
+            part = line[line.index("--part") + 1]
+            partial = output / "tasks" / part / "model.partial" / "log.jsonl"
+            if killed.get(part, 9) < times.get(part, 0) and partial.exists():
+                process.kill()
+                process.wait(60)
+                killed[part] += 1
+        return study.poll() is not None
+
+    wait_for(kill)
+    printed = study.communicate()[0]
+    assert killed == times, printed
+    assert study.returncode == 1
+    assert printed.count("killed by SIGKILL; once more") == 2
+    assert "student on Adjacency, seed 1: failed, killed by SIGKILL, twice" in printed
+    assert (output / "tasks/adjacency/teacher/seed-0/scores/manifest.json").is_file()
+    assert "student on Adjacency, seed 1: failed, killed by SIGKILL, twice" in (output / "report.html").read_text()
+    assert {(m.model, m.seed) for m in results.read(output / "results.jsonl") if m.task == "adjacency"} >= {
+        ("teacher", 0), ("teacher", 1), ("student", 0),
+    }  # fmt: skip
+
+    code, printed, error = call(*arguments, "--quiet")
+    assert code == 0, error
+    assert "failed, killed" not in (output / "report.html").read_text()
+    assert not (output / "jobs").exists() and not list(output.rglob("*.lock"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_stays_when_the_study_is_stopped_or_killed_and_it_goes_on(
+    recipe_file: Path, tmp_path: Path, begin: Callable[..., "subprocess.Popen[str]"], number: signal.Signals
+) -> None:
+    output = tmp_path / "study"
+    recipe_file.write_text(recipe_file.read_text() + "[ablate]\ntable4 = false\nseeds = [0, 1]\n")
+    study = begin(
+        "ablate", recipe_file, "--output", output, "--jobs", "2", "--threads", "1", "--distill.max_steps", "3000",
+        "--finetune.seeds", "0", "--finetune.models", "teacher",
+    )  # fmt: skip
+    logs = [output / "rows" / "baseline" / f"seed-{seed}" / "student.partial" / "log.jsonl" for seed in (0, 1)]
+    wait_for(lambda: all(log.exists() and log.stat().st_size for log in logs) or study.poll() is not None)
+    at_work = children_of(output)
+    assert len(at_work) == 2
+    study.send_signal(number)
+    assert study.wait(120) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert psutil.wait_procs(at_work, 60)[1] == []
+    assert all((log.parent / "checkpoints").is_dir() for log in logs), "each has saved what it had"
+
+
+def test_rows_side_by_side_are_those_of_one_process_and_one_that_breaks_is_told(
+    recipe_file: Path, tmp_path: Path, call: Call
+) -> None:
+    rows = 'rows = { "broken" = { distill.optimization.learning_rate = 1e37 } }\n'
+    recipe_file.write_text(recipe_file.read_text() + f"[ablate]\ntable4 = false\n{rows}")
+    arguments = (recipe_file, "--threads", "1", "--finetune.tasks", "[]")
+    assert call("ablate", *arguments, "--output", tmp_path / "alone")[0] == 1
+    code, printed, error = call("ablate", *arguments, "--output", tmp_path / "together", "--jobs", "3")
+    assert code == 1 and "row 'broken', seed 0" in error
+    assert "3 asked for, 2 left to do: 2 at a time" in printed and "baseline, seed 0: distill: " in printed
+    assert weights(tmp_path / "together") == weights(tmp_path / "alone")
+    assert numbers(tmp_path / "together" / "results.jsonl") == numbers(tmp_path / "alone" / "results.jsonl")
+    notes = [
+        [line for line in (tmp_path / name / "ablation.md").read_text().splitlines() if "failed" in line]
+        for name in ("alone", "together")
+    ]
+    assert notes[0] == [line.replace("/together/", "/alone/") for line in notes[1]] and len(notes[0]) == 1
+
+
+def test_trials_side_by_side_are_those_of_one_process(recipe_file: Path, tmp_path: Path, call: Call) -> None:
+    pytest.importorskip("optuna", reason="optuna (extra sweep) is not installed")
+    space = tmp_path / "space.toml"
+    space.write_text('["distill.optimization.learning_rate"]\nlow = 1e-4\nhigh = 1e-2\nlog = true\n')
+    arguments = ("sweep", recipe_file, "--space", space, "--trials", "3", "--threads", "1", "--finetune.tasks", "[]")
+    assert call(*arguments, "--output", tmp_path / "alone")[0] == 0
+    code, printed, error = call(*arguments, "--output", tmp_path / "together", "--jobs", "2")
+    assert code == 0, error
+    assert "trial 2: distill: " in printed and "Best of 3" in printed
+    assert weights(tmp_path / "together") == weights(tmp_path / "alone")
+    assert (tmp_path / "together" / "best.toml").read_text() == (tmp_path / "alone" / "best.toml").read_text()
+    assert not list(tmp_path.rglob("*.lock")) and not (tmp_path / "together" / "jobs").exists()
