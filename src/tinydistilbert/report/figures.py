@@ -320,7 +320,7 @@ def differences(rows: Sequence[Difference], title: str, unit: str) -> str:
         title: for whoever does not see it.
         unit: under the horizontal axis; the values are shares, and shown in points.
     """
-    with mpl.rc_context(_STYLE | {"font.size": 10, "axes.labelsize": 10}):
+    with _style(**{"font.size": 10, "axes.labelsize": 10}):
         figure, (axis,) = _figure(0.7 + 0.24 * len(rows))
         axis.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         for y, row in enumerate(rows):
