@@ -73,6 +73,8 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     for process in begun:
         process.kill()
         process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def test_task_models_side_by_side_are_those_of_one_process(recipe_file: Path, tmp_path: Path, call: Call) -> None:
