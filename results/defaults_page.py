@@ -82,6 +82,7 @@ SOURCES: tuple[tuple[str, str], ...] = (
     ("compress.keep", _decision(18, "pruning", "measured at these shares")),
     ("compress.max_loss", f"{CHOSEN}: a point"),
     ("compress.timed_examples", f"{CHOSEN}: [how latency is measured](../explanation/latency.md)"),
+    ("compress.clock", "what a user waits for: [how latency is measured](../explanation/latency.md)"),
     ("compress.*", CHOSEN),
     ("benchmark.models", f"{PAPER}, Table 3, and the run's own two"),
     ("benchmark.backends", _decision(19, "latency", "what the published rows were timed with")),

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import defaults_page
+import levers_page
 import picture
+import replication_ladder
 import replication_page
+import scale_page
 
 import tinydistilbert
 from tinydistilbert import results
@@ -336,9 +339,14 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/reference/defaults.md": {"defaults": defaults_page.defaults_section},
     "docs/explanation/replication.md": {
         "goals": replication_page.headline_section, "scores": replication_page.scores_section,
-        "kept": replication_page.kept_section, "row against row": replication_page.tests_section,
+        "kept": replication_page.kept_section, "ladder": replication_ladder.ladder_section,
+        "row against row": replication_page.tests_section,
         "cost": replication_page.cost_section, "days": replication_page.days_section,
     },
+    "docs/explanation/scale.md": {
+        "time of a corpus": scale_page.time_section, "measured": scale_page.measured_section,
+    },
+    "docs/decisions/0031-levers.md": {"levers": levers_page.levers_section},
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},
     "docs/explanation/mutants.md": {"mutants": mutants_section},
     "CONTRIBUTING.md": {"rooms": rooms_section},

@@ -11,8 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import replication_ladder
+
 from tinydistilbert import results
 from tinydistilbert.report import figures, scores
+from tinydistilbert.report.compression import CompressedModel
 from tinydistilbert.report.differences import RowDifference, row_differences
 from tinydistilbert.report.kept import Kept, TeacherAboveMajority, kept_on, kept_over, teacher_above_majority
 from tinydistilbert.report.paper_tables import score_cell
@@ -137,10 +140,10 @@ class Replication:
 
 def headline_section() -> str:
     """The goals, and how far they were reached."""
-    return goals(Replication.read())
+    return goals(Replication.read(), replication_ladder.ladders())
 
 
-def goals(found: Replication) -> str:
+def goals(found: Replication, compressed: Sequence[CompressedModel] = ()) -> str:
     """The goals as a table; what is not measured says so."""
     lines = [("(e) keeps of its teacher above the majority class", "≥ 97 %", *_kept(found, STUDENT))]
     sst2, squad = TASKS["sst2"], TASKS["squad"]
@@ -159,6 +162,7 @@ def goals(found: Replication) -> str:
     below = f"; surely below it on {', '.join(t.title for t in against.lower_on) or 'none'}" if against else ""
     shown, detail = _difference(against)
     lines.append(("(e) above (i) in the mean, on no task below", "beyond chance", shown, detail + below))
+    lines += replication_ladder.int8_goals(compressed, missing=NOT_MEASURED)
     head = ["| goal | wanted | reached | |", "| :-- | :-- | --: | :-- |"]
     return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
 

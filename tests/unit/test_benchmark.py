@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -26,12 +29,14 @@ from tinydistilbert.benchmark.pairs import Pairs, load_pairs, made_up_examples, 
 from tinydistilbert.benchmark.protocols import PairInputs, encoded_pairs
 from tinydistilbert.benchmark.rows import BenchmarkRow, Subject, make_rows, make_subject
 from tinydistilbert.benchmark.timing import Timed, mean_interval, one_core, summarize, time_in_turns
+from tinydistilbert.compress import measure
+from tinydistilbert.compress.variants import Variant
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.elmo.model import ElmoConfig, ElmoForSequenceClassification
 from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.runtimes import ModelInputs
-from tinydistilbert.recipe.schema import Benchmark, Finetune, Recipe
+from tinydistilbert.recipe.schema import Benchmark, Compress, Finetune, Recipe
 from tinydistilbert.storage import atomic
 
 pytestmark = pytest.mark.long
@@ -165,6 +170,18 @@ def test_preparing_and_warming_up_are_not_timed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     timed = {"a": Timed(lambda index: next(clock), lambda _: None)}
     assert time_in_turns(timed, [[1, 2]]) == {"a": [[1, 1]]}
+
+
+def test_compress_times_by_the_clock_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "encoded", lambda *_: SimpleNamespace(lengths=np.array([3, 4])))
+    monkeypatch.setattr(measure, "_timed", lambda *_: Timed(lambda index: index, lambda _: time.sleep(0.03)))
+
+    def seconds(clock: Literal["wall", "core"]) -> float:
+        builder: Any = SimpleNamespace(recipe=Recipe(compress=Compress(clock=clock)))
+        times = measure._times(builder, [Variant("a", Path(), Path())], cast(Any, None), 2, rounds=1)
+        return max(times["a"][0])
+
+    assert seconds("wall") >= 0.03 > 0.02 > seconds("core"), "who sleeps does not have the core"
 
 
 def test_made_up_pairs_have_lengths_like_those_of_sts_b(tokenizer: PreTrainedTokenizerFast, pairs: Pairs) -> None:

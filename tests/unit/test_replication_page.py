@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import replication_ladder
 import replication_page
 from replication_page import FOLDER, Replication
 
+from tinydistilbert.report.compression import compressed_models
 from tinydistilbert.report.table import points, to_markdown
 from tinydistilbert.results import COMPARE, Measurement
 from tinydistilbert.tasks import TASKS
@@ -111,6 +113,34 @@ def test_the_figure_has_a_line_for_every_mean_that_the_table_has(replication: Re
         for text in (committed, replication_page.picture(Replication.read()))
     )
     assert words == now, "run: python results/readme.py"
+
+
+def test_the_ladder_compares_each_variant_with_the_tasks_own_teacher() -> None:
+    facts = {"of": "sst2", "row": "student (D)"}
+    timed = {"noisy": False, "p50_ms": 1.0, "rounds": 5}
+
+    def lines(place: int, name: str, score: float, difference: float, milliseconds: float) -> Iterator[Measurement]:
+        shared = {**facts, "place": place, "best": place == 1}
+        scored = {"difference": {"value": difference, "p": 0.5, "interval": [-0.01, 0.01]}, "warnings": []}
+        yield Measurement(name, "compress", "accuracy", score, "validation", examples=9, examples_total=10,
+                          details={**shared, **scored})  # fmt: skip
+        yield Measurement(name, "compress", "milliseconds", milliseconds, details={**shared, **timed})
+        yield Measurement(name, "compress", "bytes", 2e6, details=shared)
+
+    measurements = [
+        *lines(0, "as it is, torch", 0.9, 0.0, 5.0), *lines(1, "int8", 0.895, -0.005, 0.8),
+        Measurement("teacher, torch", "compress", "teacher_milliseconds", 10.0, details={**facts, **timed}),
+        Measurement("teacher, torch", "compress", "teacher_bytes", 9e6, details=facts),
+    ]  # fmt: skip
+    (model,) = compressed_models(measurements, TASKS)
+    table = replication_ladder.ladder_table([model])
+    assert [[cell.text for cell in row.cells[3:]] for row in table.rows] == [
+        ["–", "10.00", "1.0 ×", "9.0"], ["–", "5.00", "2.0 ×", "2.0"], ["−0.5", "0.80", "12.5 ×", "2.0"],
+    ]  # fmt: skip
+    assert any("SST-2: 9 of 10 examples" in note for note in table.notes)
+    speed, lost = replication_ladder.int8_goals([model], missing="not measured")
+    assert speed[2] == "12.5 ×" and lost[2] == "+0.5"
+    assert {line[2] for line in replication_ladder.int8_goals([], missing="not measured")} == {"not measured"}
 
 
 def test_rows_that_are_not_measured_say_so(replication: Replication) -> None:

@@ -48,6 +48,10 @@ def core_clock(answer: Callable[[Any], object], prepared: Any) -> float:
     return time.thread_time() - start
 
 
+CLOCKS = {"wall": wall_clock, "core": core_clock}
+"""By their names in a recipe."""
+
+
 def time_in_turns(
     timed: Mapping[str, Timed],
     rounds: Sequence[Sequence[int]],

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tinydistilbert.benchmark.pairs import slices_of_like_lengths
-from tinydistilbert.benchmark.timing import Timed, one_core, summarize, time_in_turns
+from tinydistilbert.benchmark.timing import CLOCKS, Timed, one_core, summarize, time_in_turns
 from tinydistilbert.compress.builder import (
     VariantBuilder,
     encoded,
@@ -194,7 +194,7 @@ def _times(
         slices = slices or slices_of_like_lengths(features.lengths.tolist(), examples, rounds, 0)
         timed[variant.name] = _timed(builder, variant, features)
     with one_core():
-        return time_in_turns(timed, slices)
+        return time_in_turns(timed, slices, CLOCKS[builder.recipe.compress.clock])
 
 
 def _timed(builder: VariantBuilder, variant: Variant, features: Features) -> Timed:

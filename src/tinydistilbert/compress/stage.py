@@ -51,6 +51,7 @@ from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.recipe_splits import recipe_examples, scored_split
 from tinydistilbert.tasks.repeated import shared_texts
 
+_PROTOCOL = {"protocol": "true-length", "batch_size": 1, "threads": 1, "device": "cpu"}
 TASK = "compress"
 """The task name of measurements of variants; the task that the model was fine-tuned on is in their details."""
 
@@ -179,7 +180,7 @@ def _measurements(
     details = {**details, "warnings": [*trained_on_scored(validation, shared["shared_texts"]), *details["warnings"]]}
     difference = _difference(builder.task, validation, predictions, first, seed=recipe.seed)
     timed = summarize(times, validation.total)
-    protocol = {"protocol": "true-length", "batch_size": 1, "threads": 1, "device": "cpu", **timed}
+    protocol = {**_PROTOCOL, "clock": recipe.compress.clock, **timed}
     yield replace(
         scored, examples=len(validation), examples_total=validation.total,
         details={**shared, **details, "difference": difference},
@@ -202,7 +203,7 @@ def _of_teacher(
         "recipe_hash": recipe_hash(recipe), "data_fingerprint": validation.fingerprint,
     }  # fmt: skip
     of = {"of": builder.task.name, "row": builder.row}
-    protocol = {"protocol": "true-length", "batch_size": 1, "threads": 1, "device": "cpu", **timed}
+    protocol = {**_PROTOCOL, "clock": recipe.compress.clock, **timed}
     yield Measurement(
         TEACHER, TASK, TEACHER_TIME, timed["p50_ms"], examples=sum(map(len, times)), examples_total=validation.total,
         seconds=sum(map(sum, times)), details={**of, **protocol}, **common,

@@ -262,8 +262,8 @@ _LATER_KEYS: dict[str, tuple[str, ...]] = {
         "teacher_labels", "start", "intermediate_learning_rate", "epochs", "learning_rate", "matched_layers",
         "final_examples", "unlabelled_examples", "cut", "soft_labels",
     ),
-    "custom": ("quoting", "answer_units", "label_separator"), "compress": ("engines", "min_kept"),
-    "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",), 
+    "custom": ("quoting", "answer_units", "label_separator"), "compress": ("engines", "min_kept", "clock"),
+    "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",),
     "corpus": ("quoting", "deduplicate"),
 }  # fmt: skip
 """By section, keys that came after the first measurements: they enter a hash only where they are not the default."""

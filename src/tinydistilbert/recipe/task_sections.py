@@ -302,3 +302,6 @@ class Compress:
     """`100M`: until an input of mean length needs so few floating-point operations."""
     timed_examples: PositiveInt = 200
     """Validation inputs that are timed at their true length."""
+    clock: Literal["wall", "core"] = "wall"
+    """What is timed: `wall`, until an answer is there; `core`, of that only the time in which the input has the core,
+    which shows how variants compare on a machine with other work, and is no latency there."""

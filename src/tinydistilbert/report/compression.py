@@ -98,6 +98,8 @@ def _notes(compressed: CompressedModel) -> list[str]:
         f"Timed on {timed.environment.get('cpu') or 'an unnamed CPU'}: {timed.examples:,} inputs, one thread on one "
         f"pinned core, all variants in turn, {timed.details['rounds']} rounds.",
     ]
+    if timed.details.get("clock") == "core":
+        notes.append("Milliseconds of the core alone, without what other programs took: compare them with one another.")
     if any(m.is_subset for m in compressed.scores):
         notes.append(f"{SUBSET} {score.examples:,} of {score.examples_total:,} examples.")
     notes += note_on_lengths((compressed.task.title, m) for m in compressed.scores)
