@@ -16,6 +16,7 @@ import levers_page
 import picture
 import replication_ladder
 import replication_page
+import scale_page
 
 import tinydistilbert
 from tinydistilbert import results
@@ -341,6 +342,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "kept": replication_page.kept_section, "ladder": replication_ladder.ladder_section,
         "row against row": replication_page.tests_section,
         "cost": replication_page.cost_section, "days": replication_page.days_section,
+    },
+    "docs/explanation/scale.md": {
+        "time of a corpus": scale_page.time_section, "measured": scale_page.measured_section,
     },
     "docs/decisions/0031-levers.md": {"levers": levers_page.levers_section},
     "docs/explanation/reliability.md": {"faults": faults_section, "cpus": cpus_section},

@@ -287,6 +287,30 @@ def test_the_page_shows_texts_escaped_and_the_file_has_every_case(tmp_path: Path
     assert only["first"]["seeds"] == {"0": "positive"} and only["second"]["seeds"] == {"0": "negative"}
 
 
+def test_the_page_of_many_long_texts_is_small(tmp_path: Path) -> None:
+    """25,000 examples, many of them told otherwise: the page shows some, says of how many, and stays small."""
+    count = 25_000
+    labels = [n % 2 for n in range(count)]
+    runs = []
+    for name, wrong in (("a", 4), ("b", 2)):
+        runs.append(tmp_path / name)
+        atomic.write_text(runs[-1] / "recipe.toml", to_toml(recipe_of(None, "sst2")))
+        answers = [label if n % wrong else 1 - label for n, label in enumerate(labels)]
+        write_scores(runs[-1], "sst2", "student", 0, sst2(answers, labels))
+    comparison = compare(*map(ComparedRun, runs))
+    (difference,) = comparison.differences
+    assert difference.disagreement is not None
+    cases = tuple(
+        tuple(dataclasses.replace(case, texts={"text": "a long text " * 500}) for case in side)
+        for side in difference.disagreement.cases
+    )
+    with_texts = dataclasses.replace(difference, disagreement=dataclasses.replace(difference.disagreement, cases=cases))
+    write_comparison(tmp_path / "out", dataclasses.replace(comparison, differences=(with_texts,)))
+    page = (tmp_path / "out/comparison.html").read_bytes()
+    assert len(page) < 300_000 and b"6,250 examples; 5 of them" in page
+    assert len((tmp_path / "out/differences.jsonl").read_bytes().splitlines()) == 6_250
+
+
 def test_texts_are_left_out_when_the_data_is_gone_or_another(tmp_path: Path, data_folder: Path) -> None:
     a = make_run(tmp_path / "a", {"student": [GOOD]}, data_folder)
     b = make_run(tmp_path / "b", {"student": [POOR]}, data_folder)

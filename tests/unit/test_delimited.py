@@ -17,7 +17,7 @@ from tinydistilbert.data import compressed
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.names import Quoting
 from tinydistilbert.recipe.schema import Corpus, CustomTask
-from tinydistilbert.tasks import load_examples
+from tinydistilbert.tasks import load_examples, readers
 from tinydistilbert.tasks.custom import custom_task
 from tinydistilbert.tasks.readers import read_rows
 
@@ -150,6 +150,24 @@ def test_empty_lines_between_rows_are_counted_and_those_at_the_end_are_not(tmp_p
     assert not lines()
     assert rows_of(tmp_path, '{"a": 1}\n\n{"a": 2}\n\n', "a.jsonl") == [(1,), (2,)]
     assert "1 empty line between the rows left out" in lines()
+
+
+@pytest.mark.parametrize("last", ["", "x"])
+def test_a_table_is_read_some_records_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str) -> None:
+    """Whether a column without a name is empty is known at the end of the last part alone."""
+    monkeypatch.setattr(readers, "RECORDS_AT_ONCE", 2)
+    path = tmp_path / "a.csv"
+    path.write_text("text,n,\n" + "".join(f"row {n},{n},\n" for n in range(4)) + f"row 4,4,{last}\n")
+    rows = read_rows(path)
+    assert rows.table.column_names == ["text", "n", *([""] if last else [])]
+    assert rows.values("text") == [f"row {n}" for n in range(5)] and rows.values("n") == [*"01234"]
+    assert rows.location(4) == f"{path}:6"
+
+
+def test_a_key_of_later_objects_is_empty_in_those_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n\n{"b": "x", "a": 2}\n{"b": "y"}\n')
+    assert read_rows(path).table.to_pylist() == [{"a": 1, "b": None}, {"a": 2, "b": "x"}, {"a": None, "b": "y"}]
 
 
 def zst(content: bytes) -> bytes:

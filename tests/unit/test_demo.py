@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests import tiny
@@ -190,3 +191,30 @@ def test_in_a_browser_the_answer_is_marked_where_python_finds_it(exported: Maker
         assert page.value("document.querySelector('mark').textContent") == answer["answer"]
         assert page.value("document.querySelector('.context').textContent") == context
         assert page.value("document.querySelector('progress').value") == pytest.approx(answer["score"], abs=1e-3)
+
+
+@pytest.mark.long
+@needs_a_browser
+def test_in_a_browser_entities_are_marked_where_python_finds_them(tokenizer: Any, tmp_path: Path) -> None:
+    names = dict(enumerate(("O", "B-PERSON", "I-PERSON", "B-PLACE", "I-PLACE")))
+    settings = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+    text = "The tower was built by Gustave Eiffel, in 1889. It stands in Paris, near the U.S. embassy."
+    model = tiny.scrambled(tiny.model("bert", "token-classification", **tiny.WIDER, **settings)).eval()
+    with torch.inference_mode():  # no tag is the likeliest everywhere
+        model.classifier.bias -= model(**tokenizer(text, return_tensors="pt")).logits[0].mean(0)
+    save_model(model, tokenizer, tmp_path / "torch")
+    export(tmp_path / "torch", tmp_path / "model")
+    found = [(one["label"], one["text"]) for one in load(tmp_path / "model").predict(text)[0]["entities"]]
+    folder = demo(tmp_path / "model", tmp_path / "new", examples=[text], offline_assets=NODE)
+    with shown(folder, tmp_path / "profile") as page:
+        page.value(
+            "const e = document.getElementById('examples'); e.selectedIndex = 1; e.dispatchEvent(new Event('change'))"
+        )
+        page.value("document.getElementById('ask').click()")
+        page.wait("document.getElementById('status').textContent === 'Answered.'")
+        marks = page.value(
+            "[...document.querySelectorAll('mark')].map(e => [e.querySelector('.kind').textContent, e.firstChild.data])"
+        )
+        assert [tuple(mark) for mark in marks] == found and len(found) > 2
+        assert page.value("document.querySelector('.context').textContent.length") >= len(text)
+        assert page.logged() == []

@@ -1,5 +1,6 @@
 """Windows and labels of span tasks, batches padded to their longest only, and predictions that ignore batching."""
 
+import copy
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ from tests import tiny
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
-from tinydistilbert.tasks.encoding import Features, collate, encode
+from tinydistilbert.tasks.encoding import Features, TokenRows, collate, encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.squad import MAX_ANSWER_TOKENS, best_answers
 from tinydistilbert.training.ranks import Ranks
@@ -367,3 +368,27 @@ def test_token_types_go_only_to_models_that_have_them() -> None:
     assert uses_token_types(model(type_vocab_size=2))
     assert not uses_token_types(model(type_vocab_size=1))
     assert not uses_token_types(model())
+
+
+def test_rows_of_different_lengths_lie_in_one_array() -> None:
+    rows = TokenRows.of([np.array([1, 2, 3]), np.array([4, 5])], [np.array([2, 0, 1]), np.array([2])])
+    assert [row.tolist() for row in rows] == [[1, 2], [], [3], [4, 5]] and rows[-1].tolist() == [4, 5]
+    assert [row.tolist() for row in rows[1:3]] == [[], [3]] and rows[:2].lengths.tolist() == [2, 0]
+    assert len(TokenRows.of([], [])) == 0
+    with pytest.raises(IndexError):
+        rows[4]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_texts_and_pairs_are_cut_as_transformers_does(tokenizer: PreTrainedTokenizerFast, side: str) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.truncation_side = side
+    own("another call", truncation=False, padding="max_length", max_length=40)
+    texts = ["short", TEXT, "", "\u4e00 [MASK] <unk>", TEXT * 2]
+    for name, pairs in (("sst2", None), ("rte", [TEXT, "short", TEXT, "", "a pair"])):
+        columns = {"text": texts, "label": [0] * 5} | ({"text_pair": pairs} if pairs else {})
+        features = encode(Examples(TASKS[name], "train", columns, 5), own, 12)
+        whole = own(texts, pairs, truncation=True, max_length=12)
+        assert [ids.tolist() for ids in features.input_ids] == whole["input_ids"]
+        assert [types.tolist() for types in features.token_type_ids] == whole["token_type_ids"]
+        assert features.cut == sum(bool(each.overflowing) for each in whole.encodings) > 0

@@ -387,3 +387,4 @@ def test_a_page_of_two_compressed_tasks_has_every_id_once(tmp_path: Path, monkey
     html = write_report(run).read_text(encoding="utf-8")
     ids = {str(attributes.get("id")) for _, attributes in parsed(html).tags}
     assert {"compress-squad", "compress-second", "confusion-squad", "confusion-second"} <= ids
+    assert "Where it errs on Second" in html and "yes (80\u00a0%)" in html, "a number and its unit stay together"

@@ -6,15 +6,17 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tinydistilbert.cli import predict, predict_files
 from tinydistilbert.cli.main import main
-from tinydistilbert.cli.predict_files import ROW_GROUP, ROWS
+from tinydistilbert.cli.predict_files import ROW_GROUP, WINDOW
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -67,7 +69,7 @@ def table(path: Path, rows: list[list[str]]) -> Path:
 
 
 def test_rows_of_a_file_with_their_answers(call: Call, lengths: Lengths, tmp_path: Path) -> None:
-    count = 2 * ROWS + 3
+    count = 2 * WINDOW + 3
     rows = [["id", "review"], *([str(n), "a, b" * (n % 3)] for n in range(count))]
     source, target = table(tmp_path / "in.csv", rows), tmp_path / "out.csv"
     code, out, err = call("predict", "folder", source, "--text", "review", "--output", target)
@@ -75,8 +77,50 @@ def test_rows_of_a_file_with_their_answers(call: Call, lengths: Lengths, tmp_pat
     answered = list(csv.reader(target.read_text(encoding="utf-8").splitlines()))
     assert answered[0] == ["id", "review", "prediction", "prediction_score"] and len(answered) == count + 1
     assert answered[3] == ["2", "a, ba, b", "8", "0.5"]
-    assert lengths.groups == [ROWS, ROWS, 3], "never all of it at once"
+    assert lengths.groups == [WINDOW, WINDOW, 3], "never all of it at once"
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_a_file_of_any_size_is_read_no_further_than_its_window(
+    call: Call, lengths: Lengths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows come from a generator: each window is answered and written before the next is read."""
+    read, waiting = [0], [0]
+
+    def rows() -> Iterator[dict[str, object]]:
+        for number in range(50):
+            read[0] += 1
+            waiting[0] = max(waiting[0], read[0] - sum(lengths.groups))
+            yield {"text": "x" * (number % 3 if number < 40 else 9), "number": number}
+
+    @contextmanager
+    def opened(_file: Path) -> Iterator[predict_files.Source]:
+        yield predict_files.Source(rows())
+
+    monkeypatch.setattr(predict, "opened", opened)
+    monkeypatch.setattr(predict, "WINDOW", 8)
+    monkeypatch.setattr(predict, "WINDOW_CHARACTERS", 18)
+    (tmp_path / "in.jsonl").touch()
+    target = tmp_path / "out.jsonl"
+    code, _, err = call("predict", "folder", tmp_path / "in.jsonl", "--output", target)
+    assert code == 0, err
+    answered = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [row["number"] for row in answered] == [*range(50)], "in their order"
+    assert waiting[0] == 8 and lengths.groups == [8] * 5 + [2] * 5, "long texts make shorter windows"
+
+
+def test_lines_of_a_text_file_are_texts(call: Call, lengths: Lengths, tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_bytes("one, two\r\n\n\tthree é".encode())
+    code, out, err = call("predict", "folder", source)
+    assert code == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["text"], row["prediction"]["label"]) for row in rows] == [
+        ("one, two", "8"),
+        ("", "0"),
+        ("\tthree é", "8"),
+    ]
+    assert call("predict", "folder", source, "--output", tmp_path / "out.txt")[0] == 2, "it is not written"
 
 
 def test_lines_of_json_pairs_and_texts_that_are_cut(call: Call, lengths: Lengths, tmp_path: Path) -> None:
@@ -145,7 +189,7 @@ def test_rows_of_parquet_keep_their_types_and_come_some_at_a_time(call: Call, le
     assert after.schema.field("day").type == pa.date32() and after.schema.field("at").type == pa.timestamp("ns")
     assert after.column_names[3:] == ["prediction", "prediction_score"]
     assert after.column("prediction").to_pylist() == [str(len(text)) for text in before.column("review").to_pylist()]
-    assert max(lengths.groups) <= ROWS and pq.read_metadata(target).num_row_groups == 2
+    assert max(lengths.groups) <= WINDOW and pq.read_metadata(target).num_row_groups == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
 
 
@@ -172,7 +216,7 @@ def test_a_first_group_without_answers_loses_no_column(
     ending: str, call: Call, lengths: Lengths, tmp_path: Path
 ) -> None:
     source = tmp_path / "in.jsonl"
-    texts = ["x" * 30] * ROWS + ["short"]
+    texts = ["x" * 30] * WINDOW + ["short"]
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     code, _, _ = call("predict", "folder", source, "--no-truncate", "--output", tmp_path / f"out{ending}")
     found = tmp_path / f"out{ending}"

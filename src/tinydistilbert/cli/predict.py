@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tinydistilbert.cli.predict_files import ANSWER, ENDINGS, ROWS, Row, opened, print_lines, written
+from tinydistilbert.cli.predict_files import (
+    ANSWER,
+    ENDINGS,
+    ROWS,
+    TEXT,
+    WINDOW,
+    WINDOW_CHARACTERS,
+    Row,
+    opened,
+    print_lines,
+    written,
+)
 from tinydistilbert.data.compressed import ending
 from tinydistilbert.errors import UserError
 
@@ -78,11 +89,11 @@ def predict(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.predictor import load
 
     file = Path(parsed.text)
-    is_file = ending(file) in ENDINGS and file.is_file()
+    is_file = ending(file) in (*ENDINGS, TEXT) and file.is_file()
     columns = {name: getattr(parsed, name) for name in ("text_column", "pair_column", "output")}
     if not is_file and (used := next((name for name, value in columns.items() if value is not None), None)):
         flag = "--" + used.removesuffix("_column").replace("pair", "text-pair")
-        expected = f"a file {', '.join(ENDINGS)} in the place of TEXT beside {flag}"
+        expected = f"a file {', '.join((*ENDINGS, TEXT))} in the place of TEXT beside {flag}"
         raise UserError(flag, expected=expected, found=repr(parsed.text), fix="name the file, or leave it out")
     if (is_file or parsed.text == "-") and parsed.pair is not None:
         expected, fix = "no PAIR beside it", "write it behind a tab on each line of the standard input"
@@ -149,6 +160,19 @@ def _groups(items: Iterable[Any]) -> Iterator[list[Any]]:
         yield group
 
 
+def _windows(rows: Iterable[Row], columns: Iterable[str | None]) -> Iterator[list[Row]]:
+    """The rows of a file that are answered together: many, so that those of like length meet, or fewer long ones."""
+    names, window, characters = [name for name in columns if name], list[Row](), 0
+    for row in rows:
+        window.append(row)
+        characters += sum(len(value) for name in names if isinstance(value := row.get(name), str))
+        if len(window) == WINDOW or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
 def _of_file(answering: _Answering, file: Path, text: str | None, text_pair: str | None, output: Path | None) -> None:
     """Answer the rows of a file, into another one or as lines of JSON; neither is ever in memory as a whole."""
     with opened(file) as source:
@@ -164,7 +188,7 @@ def _of_file(answering: _Answering, file: Path, text: str | None, text_pair: str
             raise UserError(str(file), problem=f"it has a column {ANSWER!r}, where the answers go", fix=fix)
         with written(output, names, source) as write:
             numbers = itertools.count(1)
-            for group in _groups(itertools.chain([first], source.rows)):
+            for group in _windows(itertools.chain([first], source.rows), (text, text_pair)):
                 located = [f"{file}, row {next(numbers)}" for _ in group]
                 texts = [_text_of(row, text, where) for row, where in zip(group, located, strict=True)]
                 pairs = text_pair and [

@@ -19,13 +19,19 @@ from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
 ROWS = 256
-"""Of a file, that are predicted together."""
+"""Of a pipe, that are answered together; of a Parquet file, that are read at a time."""
+WINDOW = 16 * ROWS
+"""Rows of a file that are answered together: those of like length make a batch, which pads less than 256 of all."""
+WINDOW_CHARACTERS = 4_000_000
+"""A window of long texts ends after so many."""
 ROW_GROUP = 64 * ROWS
 """Rows of a Parquet file that are in memory at a time, when it is written."""
 LONGEST_FIELD = 10_000_000
 """Characters of a field of a CSV file."""
 TABLES, LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), ".parquet"
 ENDINGS = (*TABLES, *LINES, PARQUET)
+TEXT = ".txt"
+"""Of a file with a text on each line, which is read and not written."""
 ANSWER = "prediction"
 """The column, or the key, of what a model answers."""
 AS_LINES = "write the answers as .jsonl"
@@ -72,6 +78,9 @@ def opened(file: Path) -> Iterator[Source]:
         def lines() -> Iterator[str]:
             return _lines(streams.enter_context(open_bytes(file)), file)
 
+        if ending(file) == TEXT:
+            yield Source({"text": line.rstrip("\r\n")} for line in lines())
+            return
         if ending(file) in LINES:
             rows = (_object(line, f"{file}:{number}") for number, line in enumerate(lines(), 1) if line.strip())
             yield Source(rows)

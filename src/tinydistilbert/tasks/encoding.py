@@ -1,10 +1,11 @@
 """From examples to token ids: whole inputs for classification and regression, windows over the context for spans."""
 
+import itertools
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +31,52 @@ CHUNK = 1000
 """Examples that are tokenised in one call; bounds the memory that Python lists of offsets need."""
 
 
+class TokenRows(Sequence[NDArray[Any]]):
+    """Rows of different lengths in one array: an array of its own takes more memory for most rows than their tokens.
+
+    Args:
+        flat: the numbers of all rows.
+        lengths: (n,) of each row.
+    """
+
+    def __init__(self, flat: NDArray[Any], lengths: NDArray[np.int64]) -> None:
+        self.lengths = lengths
+        self._flat, self._ends = flat, np.cumsum(lengths)
+
+    @classmethod
+    def of(cls, parts: Sequence[NDArray[Any]], lengths: Sequence[NDArray[np.int64]]) -> "TokenRows":
+        """The rows of several such arrays, one after the other."""
+        none = np.zeros(0, dtype=np.int64)
+        return cls(np.concatenate(parts) if parts else none, np.concatenate([none, *lengths]))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "TokenRows": ...
+
+    def __getitem__(self, index: int | slice) -> "NDArray[Any] | TokenRows":
+        if isinstance(index, slice):
+            begin, end, step = index.indices(len(self))
+            assert step == 1, "rows that follow one another"
+            lengths = self.lengths[begin:end]
+            first = int(self.lengths[:begin].sum())
+            return TokenRows(self._flat[first : first + int(lengths.sum())], lengths)
+        row = range(len(self))[index]
+        found: NDArray[Any] = self._flat[self._ends[row] - self.lengths[row] : self._ends[row]]
+        return found
+
+
 @dataclass(frozen=True)
 class Features:
     """Inputs of a model, one for each example, or one for each window of an example's context in span tasks."""
 
-    input_ids: list[NDArray[Any]]
+    input_ids: Sequence[NDArray[Any]]
     """(length,) int32 tokens; of ELMo (length, 50) int16, the characters of each word."""
-    token_type_ids: list[NDArray[np.int32]]
+    token_type_ids: Sequence[NDArray[Any]]
     labels: NDArray[Any]
     """(n,) int64 classes (`NO_LABEL` for none), (n,) float32 scores (NaN for none), (n, labels) float32 of 0 and 1 (NaN
     for none), (n, 2) int64 first and last token of the answer: (0, 0), the [CLS] token, where the window does not
@@ -62,6 +102,8 @@ class Features:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """(n,) tokens of each feature."""
+        if isinstance(self.input_ids, TokenRows):
+            return self.input_ids.lengths
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
 
 
@@ -75,19 +117,44 @@ def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Fea
         return _encode_spans(examples, tokenizer, max_length)
     if examples.task.kind == "token-classification":
         return _encode_words(examples, tokenizer, max_length)
-    ids: list[NDArray[Any]] = []
-    types: list[NDArray[np.int32]] = []
+    ids, types, lengths = list[NDArray[Any]](), list[NDArray[Any]](), list[NDArray[np.int64]]()
     pairs, cut = examples.columns.get("text_pair"), 0
     for begin in range(0, len(examples), CHUNK):
         part = slice(begin, begin + CHUNK)
-        encoded = tokenizer(
-            examples.columns["text"][part], pairs[part] if pairs else None,
-            truncation=True, max_length=max_length, return_token_type_ids=True, return_attention_mask=False,
+        rows, of_types, encodings = _whole_inputs(
+            tokenizer, examples.columns["text"][part], pairs[part] if pairs else None, max_length
+        )
+        lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
+        ids.append(np.concatenate(rows) if isinstance(rows[0], np.ndarray) else _joined(rows, np.int32))
+        types.append(_joined(of_types, np.int8))
+        cut += sum(len(e) >= max_length and bool(e.overflowing) for e in encodings)
+    every = np.arange(len(examples))
+    return Features(TokenRows.of(ids, lengths), TokenRows.of(types, lengths), _labels(examples), every, cut=cut)
+
+
+def _whole_inputs(
+    tokenizer: FastTokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
+) -> tuple[Sequence[Any], Sequence[Sequence[int]], Sequence[Any]]:
+    """Token ids, token types and encodings of texts or pairs, cut to `max_length` tokens."""
+
+    def by_call(count: int) -> Encoded:
+        return tokenizer(
+            texts[:count], pairs[:count] if pairs else None, truncation=True, max_length=max_length,
+            return_token_type_ids=True, return_attention_mask=False,
         )  # fmt: skip
-        ids += _input_ids(encoded)
-        types += [np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]]
-        cut += sum(len(e) >= max_length and bool(e.overflowing) for e in encoded.encodings)
-    return Features(ids, types, _labels(examples), np.arange(len(ids)), cut=cut)
+
+    if getattr(tokenizer, "only_by_call", False):  # ELMo's characters are made by its Python wrapper
+        encoded = by_call(len(texts))
+        return encoded["input_ids"], encoded["token_type_ids"], encoded.encodings
+    by_call(1)  # the Rust tokenizer then cuts so; what a call does beside takes a quarter of its time
+    given = list(zip(texts, pairs, strict=True)) if pairs else texts
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(given)
+    return [e.ids for e in encodings], [e.type_ids for e in encodings], encodings
+
+
+def _joined(rows: Sequence[Sequence[int]], kind: type[np.integer[Any]]) -> NDArray[Any]:
+    """The numbers of all rows."""
+    return np.fromiter(itertools.chain.from_iterable(rows), kind, sum(map(len, rows)))
 
 
 def cut_texts(task: Task, count: str, max_length: int, reach: int) -> str:

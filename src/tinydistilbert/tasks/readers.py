@@ -5,7 +5,9 @@ read to its end is not read at all.
 """
 
 import io
+import itertools
 import json
+from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +25,8 @@ from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.names import Quoting
 from tinydistilbert.tasks import conll
 
+RECORDS_AT_ONCE = 10_000
+"""Of CSV and TSV, that are Python's lists at a time."""
 LONGEST_SHOWN = 120
 """Characters of a value from a file that an error shows."""
 
@@ -186,20 +190,22 @@ def _delimited(path: Path, quoting: Quoting, *, is_tsv: bool) -> Rows:
     # A lone carriage return ends a line only where nothing else does.
     lines = partial(_lines_of, text) if "\n" in text else partial(io.StringIO, text, newline="")
     found = delimited.read(lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=len(text))
-    numbers: list[int] = []
-    records: list[list[str]] = []
-    for line, record in found.records:
-        numbers.append(line)
-        records.append(record)
+    numbers = array("q")
     header, width = found.header, len(found.header)
-    while header[width - 1 :] == [""] and width > 1 and not any(record[width - 1] for record in records):
+    parts: list[list[pa.Array]] = [[] for _ in header]
+    is_filled = [False] * width
+    while part := list(itertools.islice(found.records, RECORDS_AT_ONCE)):  # as Python's lists a record takes 500 bytes
+        numbers.extend(line for line, _ in part)
+        for number, column in enumerate(zip(*(record for _, record in part), strict=True)):
+            parts[number].append(pa.array(column, pa.string()))
+            is_filled[number] = is_filled[number] or any(column)
+    while header[width - 1 :] == [""] and width > 1 and not is_filled[width - 1]:
         header, width = header[:-1], width - 1
     if width < len(found.header):
         count = counted(len(found.header) - width, "column")
         notice(str(path), f"{count} without a name at the end, all empty, passed over")
     _refuse_twins(header, f"{path}:{found.header_line}")
-    columns = zip(*records, strict=True) if records else [()] * len(found.header)
-    table = pa.table([pa.array(column, pa.string()) for column, _ in zip(columns, header, strict=False)], names=header)
+    table = pa.table([pa.chunked_array(column, pa.string()) for column in parts[:width]], names=header)
     return _with_lines(table, path, numbers)
 
 
@@ -212,16 +218,16 @@ def _lines_of(text: str) -> Iterator[str]:
         begin = end
 
 
-def _with_lines(table: pa.Table, path: Path, lines: list[int]) -> Rows:
+def _with_lines(table: pa.Table, path: Path, lines: Sequence[int]) -> Rows:
     at = np.array(lines, dtype=np.int64)
     return Rows(table, str(path), lambda row: f"{path}:{at[row]}")
 
 
 def _jsonl(path: Path) -> Rows:
-    lines: list[int] = []
-    records: list[dict[str, Any]] = []
+    lines = array("q")
+    values_of: dict[str, list[Any]] = {}
     empty = waiting = 0
-    for number, line in enumerate(io.StringIO(_text(path)), 1):
+    for number, line in enumerate(_lines_of(_text(path)), 1):
         if not line.strip():
             waiting += 1
         else:
@@ -230,12 +236,14 @@ def _jsonl(path: Path) -> Rows:
             if not isinstance(record, dict):
                 found, fix = type(record).__name__, "write one JSON object a line"
                 raise UserError(f"{path}:{number}", expected="a JSON object", found=found, fix=fix)
+            values_of |= {name: [None] * len(lines) for name in record if name not in values_of}
+            for name, values in values_of.items():
+                values.append(record.get(name))
             lines.append(number)
-            records.append(record)
     if empty:
         notice(str(path), f"{counted(empty, 'empty line')} between the rows left out")
-    names = list(dict.fromkeys(name for record in records for name in record))
-    columns = [_json_column([record.get(name) for record in records], name, path, lines) for name in names]
+    names = list(values_of)
+    columns = [_json_column(values_of.pop(name), name, path, lines) for name in names]
     return _with_lines(pa.table(columns, names=names), path, lines)
 
 
@@ -264,7 +272,7 @@ def _parsed(text: str, where: str, fix: str) -> Any:
         raise UserError(where, expected="numbers as JSON has them", found=found, fix="correct it") from None
 
 
-def _json_column(values: list[Any], name: str, path: Path, lines: list[int]) -> pa.Array:
+def _json_column(values: list[Any], name: str, path: Path, lines: Sequence[int]) -> pa.Array:
     """The values as a column of one type; the error names the first row that does not fit.
 
     Whole numbers of more than 64 bits are codes: they become texts, digit by digit.

@@ -168,6 +168,7 @@ function showEntities(box, one, { inputs, outputs }, text) {
     if (tag.startsWith("I-") && before && before[2] === kind && !/\S/.test(text.slice(before[1], start))) before[1] = end;
     else pieces.push([start, end, kind]);
   });
+  if (!pieces.length) box.append(element("p", "(no entity)", "answer"));
   box.append(marked(text, pieces));
 }
 

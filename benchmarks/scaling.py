@@ -1,0 +1,215 @@
+"""What size costs: tables of corpus, processes and rows, in processor seconds and private memory.
+
+Processor seconds are those of a process and all that it started, which hardly depend on what else runs on the machine;
+seconds on the clock stand beside them. Memory is what belongs to these processes alone, all together, at its highest.
+Beside `prepare` stands `map` of the library `datasets`, with the same tokenizer and as many processes.
+"""
+
+import argparse
+import csv
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import common
+import psutil
+from corpus_scaling import write_text
+
+from tinydistilbert.benchmark.turns import table
+from tinydistilbert.data.corpus import load_blocks, prepare
+from tinydistilbert.data.sources import open_source
+from tinydistilbert.recipe.schema import Corpus, CustomTask
+from tinydistilbert.tasks import load_examples
+from tinydistilbert.tasks.custom import custom_task
+from tinydistilbert.tasks.encoding import encode
+
+MEGABYTES, JOBS, ROWS = (5, 20), (1, 2), (50_000, 200_000)
+VALIDATION_CHARACTERS = 30_000
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one job."""
+
+    tokens: int
+    processor_seconds: float
+    seconds: float
+    peak_mib: float
+    """Private memory, beyond what the process had before it began."""
+
+
+class Peak:
+    """Watches the private memory of this process and those that it starts."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self.look()
+            self._stop.wait(SECONDS_BETWEEN_LOOKS)
+
+    def look(self) -> None:
+        """Take the memory of now into account."""
+        this, total = psutil.Process(), 0
+        for process in (this, *this.children(recursive=True)):
+            try:
+                total += process.memory_full_info().uss
+            except psutil.Error:  # it has just ended
+                continue
+        self.bytes = max(self.bytes, total)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.look()
+
+
+def _processor_seconds() -> float:
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in both)
+
+
+@contextmanager
+def _measured() -> Iterator[Callable[[int], Cost]]:
+    """Gives what makes the cost of the body, once it is over, from its tokens."""
+    before = psutil.Process().memory_full_info().uss
+    began, clock = _processor_seconds(), time.perf_counter()
+    ended: list[float] = []
+
+    def cost(tokens: int) -> Cost:
+        return Cost(tokens, ended[0] - began, ended[1] - clock, max(peak.bytes - before, 0) / common.MIB)
+
+    with Peak() as peak:
+        yield cost
+        ended += [_processor_seconds(), time.perf_counter()]
+
+
+def measure_prepare(text: Path, scratch: Path, teacher: Path | None, jobs: int) -> Cost:
+    """Text into blocks by `prepare`."""
+    tokenizer = common.open_teacher(teacher).tokenizer
+    with _measured() as cost:
+        folder = prepare(Corpus(source=str(text)), tokenizer, scratch, None, jobs=jobs)
+    return cost(load_blocks(folder).manifest["splits"]["train"]["tokens"])
+
+
+def measure_map(text: Path, scratch: Path, teacher: Path | None, jobs: int) -> Cost:
+    """The same text into tokens by `datasets.map`, document by document."""
+    import datasets
+
+    tokenizer = common.open_teacher(teacher).tokenizer
+
+    def tokens_of(rows: dict[str, list[str]]) -> dict[str, Any]:
+        found = tokenizer(rows["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return {"input_ids": found["input_ids"]}
+
+    with _measured() as cost:
+        files, cache = str(text / "train.txt"), str(scratch)
+        loaded = datasets.load_dataset("text", data_files=files, sample_by="paragraph", split="train", cache_dir=cache)
+        made = loaded.map(tokens_of, batched=True, num_proc=jobs, remove_columns=["text"])
+    return cost(sum(len(row) for part in made.with_format("arrow").iter(1000) for row in part["input_ids"]))
+
+
+def measure_rows(file: Path, teacher: Path | None) -> Cost:
+    """A CSV of a task of one's own: read, checked, tokenised."""
+    tokenizer = common.open_teacher(teacher).tokenizer
+    with _measured() as cost:
+        task = custom_task("rows", CustomTask(train=str(file), validation=str(file)))
+        examples = load_examples(task, "train", data=None, corpus=Corpus(), limit=0, seed=0)
+        features = encode(examples, tokenizer, 128)
+    return cost(int(features.lengths.sum()))
+
+
+def _write_rows(file: Path, words: list[str], count: int) -> None:
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label"])
+        for row in range(count):
+            begin = row * 7 % (len(words) - 20)
+            writer.writerow([f"{' '.join(words[begin : begin + 4 + row % 12])} {row}", ("good", "bad")[row % 2]])
+
+
+def _shown(what: str, rows: list[tuple[tuple[str, ...], Cost]]) -> str:
+    head = (*what.split("|"), "tokens", "processor seconds", "tokens a processor second", "seconds", "peak MiB")
+    return table(
+        head,
+        [
+            [*names, f"{c.tokens:,}", f"{c.processor_seconds:.1f}", f"{c.tokens / c.processor_seconds:,.0f}",
+             f"{c.seconds:.1f}", f"{c.peak_mib:,.0f}"]
+            for names, c in rows
+        ],
+    )  # fmt: skip
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Processor seconds and memory, by size of corpus, processes and rows.")
+    parser.add_argument("--data", type=Path, default=common.DEFAULT_DATA, help="folder with wikitext2/")
+    parser.add_argument("--teacher", type=Path, help="masked-LM teacher; by default the offline one")
+    parser.add_argument("--megabytes", type=int, nargs="*", default=list(MEGABYTES), help="of text")
+    parser.add_argument("--jobs", type=int, nargs="+", default=list(JOBS), help="processes")
+    parser.add_argument("--rows", type=int, nargs="*", default=list(ROWS), help="of a CSV")
+    parser.add_argument("--output", type=Path, default=common.RESULTS / "scaling.jsonl")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, append a line for each row."""
+    chosen = parse()
+    corpus, data = common.open_corpus(chosen.data)
+    source = open_source(corpus, data)
+    documents, held_out = list(source.train()), list(source.validation())
+    words = sum(len(document.split()) for document in held_out)
+    ids = common.open_teacher(chosen.teacher).tokenizer(held_out, add_special_tokens=False, verbose=False)["input_ids"]
+    tokens, size = sum(map(len, ids)), sum(len(document.encode()) + 2 for document in held_out)
+    facts = {"benchmark": "scaling", "table": "text", "words": words, "tokens": tokens, "bytes": size}
+    common.append(chosen.output, [facts])
+    print(f"text: {tokens / words:.3f} tokens and {size / words:.2f} bytes a word\n")
+    of_text: list[tuple[tuple[str, ...], Cost]] = []
+    of_rows: list[tuple[tuple[str, ...], Cost]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for megabytes in chosen.megabytes:
+            text = Path(temporary) / f"text-{megabytes}"
+            text.mkdir()
+            write_text(text / "train.txt", documents, megabytes * 1_000_000)
+            write_text(text / "validation.txt", held_out, VALIDATION_CHARACTERS)
+            for jobs in chosen.jobs:
+                for way, measure in (("prepare", measure_prepare), ("datasets.map", measure_map)):
+                    scratch = Path(temporary) / f"{way}-{megabytes}-{jobs}"
+                    cost = common.in_fresh_process(1, measure, text, scratch, chosen.teacher, jobs)
+                    of_text.append(((way, str(megabytes), str(jobs)), cost))
+                    facts = {
+                        "benchmark": "scaling",
+                        "table": "corpus",
+                        "way": way,
+                        "megabytes": megabytes,
+                        "jobs": jobs,
+                    }
+                    common.append(chosen.output, [facts | asdict(cost)])
+        plain = " ".join(held_out).replace('"', "").split()
+        for count in chosen.rows:
+            file = Path(temporary) / f"rows-{count}.csv"
+            _write_rows(file, plain, count)
+            cost = common.in_fresh_process(1, measure_rows, file, chosen.teacher)
+            of_rows.append(((f"{count:,}",), cost))
+            common.append(chosen.output, [{"benchmark": "scaling", "table": "rows", "rows": count} | asdict(cost)])
+    print(_shown("way|megabytes|processes", of_text))
+    print()
+    print(_shown("rows", of_rows))
+
+
+if __name__ == "__main__":
+    main()
