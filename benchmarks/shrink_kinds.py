@@ -164,7 +164,7 @@ def shown(rows: Sequence[Row]) -> str:
         lines.append((
             row["set"], f"{row['rows']['train']:,}", f"{row['estimated_seconds']:,.0f} s", f"{row['seconds']:,.0f} s",
             f"{row['processor_seconds']:,.0f} s", f"{100 * (facts['kept'] or 0):.1f} %",
-            f"{facts['milliseconds']:.2f}", f"{facts['megabytes']:.1f}",
+            f"{facts['milliseconds']:.2f}", f"{facts['bytes'] / 1e6:.1f}",
         ))  # fmt: skip
     return table(head, lines)
 

@@ -4,6 +4,7 @@ import mmap
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cache_payoff
 import common
@@ -13,6 +14,7 @@ import narrowing
 import numpy as np
 import pytest
 import reference_ways
+import shrink_kinds
 import throughput_ways
 import torch
 import torch.nn.functional as F
@@ -318,3 +320,37 @@ def test_work_in_a_fresh_process_gives_its_answer_or_ends_the_program() -> None:
     assert common.in_fresh_process(1, abs, -3) == 3
     with pytest.raises(SystemExit, match="ZeroDivisionError"):
         common.in_fresh_process(1, divmod, 1, 0)
+
+
+def question(context: str, asked: str, answer: str) -> dict[str, Any]:
+    return {
+        "context": context,
+        "question": asked,
+        "answers": {"text": [answer], "answer_start": [context.index(answer)]},
+    }
+
+
+def test_sets_for_shrink_are_made_of_questions(tmp_path: Path) -> None:
+    context = "In 1889 Gustave Eiffel built it. It stands in Paris. Nobody asked about this."
+    rows = [
+        question(context, "Who built it?", "Gustave Eiffel"), question(context, "When was it built?", "1889"),
+        question(context, "Where does it stand?", "Paris"), question(context, "Who was it?", "Eiffel"),
+        question(context, "What stands?", "It"), question("Nothing.", "Which one?", "Nothing"),
+    ]  # fmt: skip
+    assert shrink_kinds.asked("How many years, and why?") == ["number", "why"] and not shrink_kinds.asked("What?")
+    assert [row["kinds"] for row in shrink_kinds.paragraphs(rows)] == ["who|when|where", ""]
+    found = [
+        (row["text"], [(row["text"][one["start"] : one["end"]], one["label"]) for one in row["entities"]])
+        for row in shrink_kinds.sentences(rows)
+    ]
+    assert found == [
+        ("In 1889 Gustave Eiffel built it.", [("1889", "WHEN"), ("Gustave Eiffel", "WHO")]),
+        ("It stands in Paris.", [("Paris", "WHERE")]),
+    ]
+    labelled = [*shrink_kinds.sst2([{"sentence": 'a "fine" film, ', "label": 1}])]
+    assert shrink_kinds.write(tmp_path / "a.csv", labelled).read_text() == 'text,label\n"a ""fine"" film,",positive\n'
+    facts = {"kept": 0.92, "milliseconds": 1.25, "bytes": 14_100_000}
+    row = {"set": "sst2", "rows": {"train": 1000}, "estimated_seconds": 127, "seconds": 920, "processor_seconds": 117}
+    assert "92.0 %" in shrink_kinds.shown([row | {"facts": facts}]) and "14.1" in shrink_kinds.shown(
+        [row | {"facts": facts}]
+    )

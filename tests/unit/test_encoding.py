@@ -1,5 +1,6 @@
 """Windows and labels of span tasks, batches padded to their longest only, and predictions that ignore batching."""
 
+import copy
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
@@ -376,3 +377,18 @@ def test_rows_of_different_lengths_lie_in_one_array() -> None:
     assert len(TokenRows.of([], [])) == 0
     with pytest.raises(IndexError):
         rows[4]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_texts_and_pairs_are_cut_as_transformers_does(tokenizer: PreTrainedTokenizerFast, side: str) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.truncation_side = side
+    own("another call", truncation=False, padding="max_length", max_length=40)
+    texts = ["short", TEXT, "", "\u4e00 [MASK] <unk>", TEXT * 2]
+    for name, pairs in (("sst2", None), ("rte", [TEXT, "short", TEXT, "", "a pair"])):
+        columns = {"text": texts, "label": [0] * 5} | ({"text_pair": pairs} if pairs else {})
+        features = encode(Examples(TASKS[name], "train", columns, 5), own, 12)
+        whole = own(texts, pairs, truncation=True, max_length=12)
+        assert [ids.tolist() for ids in features.input_ids] == whole["input_ids"]
+        assert [types.tolist() for types in features.token_type_ids] == whole["token_type_ids"]
+        assert features.cut == sum(bool(each.overflowing) for each in whole.encodings) > 0
