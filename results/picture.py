@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from drawings import ScoredModel, score_against_time
 from replication_page import STUDENT, Replication
 
 from tinydistilbert import results
-from tinydistilbert.report import figures, kept, scores
+from tinydistilbert.report import kept, scores
 from tinydistilbert.report.compression import compressed_models
-from tinydistilbert.report.figures import ScoredModel
 from tinydistilbert.report.published import BERT_BASE, DISTILBERT, TINYDISTILBERT
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS
@@ -61,9 +61,7 @@ def models() -> list[ScoredModel]:
 
 def picture() -> str:
     """Score on SST-2 against milliseconds, as SVG."""
-    return figures.score_against_time(
-        models(), "Accuracy on SST-2 against milliseconds of one input", "accuracy on SST-2"
-    )
+    return score_against_time(models(), "Accuracy on SST-2 against milliseconds of one input", "accuracy on SST-2")
 
 
 def caption_section() -> str:

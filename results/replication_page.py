@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import drawings
 import replication_ladder
 
 from tinydistilbert import results
-from tinydistilbert.report import figures, scores
+from tinydistilbert.report import scores
 from tinydistilbert.report.compression import CompressedModel
 from tinydistilbert.report.differences import RowDifference, row_differences
 from tinydistilbert.report.kept import Kept, TeacherAboveMajority, kept_on, kept_over, teacher_above_majority
@@ -274,13 +275,13 @@ def kept_table(found: Replication) -> Table:
 def picture(found: Replication) -> str:
     """The mean differences of the rows, with their intervals, as SVG."""
     shown = [
-        figures.Difference(
+        drawings.Difference(
             f"{found.rows[first]['short']} − {found.rows[second]['short']}", mean.value, mean.interval
         )
         for first, second in found.plan["compared"]["pairs"]
         if (mean := found.mean_difference(first, second, found.complete))
     ]  # fmt: skip
-    return figures.differences(
+    return drawings.differences(
         shown, "Mean differences between the rows, with 95 % intervals", "points, mean over tasks"
     )
 

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinydistilbert.recipe.objective import TERMS
@@ -46,18 +45,18 @@ WIDTH = 5.2
 """Inches of 72 points: about the width of a phone, so that the words stay readable there."""
 
 
-def _style(**settings: Any) -> "AbstractContextManager[None]":
+def style(**settings: Any) -> "AbstractContextManager[None]":
     """Drawing in the body has the style of all figures, and these settings of matplotlib beside it."""
     import matplotlib as mpl
 
     return mpl.rc_context(_STYLE | settings)
 
 
-def _svg(figure: "Figure", label: str) -> str:
+def to_svg(figure: "Figure", label: str) -> str:
     """The figure as an inline SVG element named `label` for screen readers, without date, prolog or global styles."""
     stream = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with _style(**{"svg.hashsalt": label}):
+    with style(**{"svg.hashsalt": label}):
         figure.savefig(stream, format="svg", metadata=metadata)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
@@ -76,7 +75,7 @@ def _svg(figure: "Figure", label: str) -> str:
     return head + text[text.index(">") + 1 :].strip()
 
 
-def _figure(height: float, panels: int = 1) -> tuple["Figure", list["Axes"]]:
+def new_figure(height: float, panels: int = 1) -> tuple["Figure", list["Axes"]]:
     """A figure of so many panels, three in a row; `height` is that of one row."""
     from matplotlib.figure import Figure
 
@@ -101,8 +100,8 @@ def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
     terms = [name for name in TERMS if name in present] or [name for name in ("loss",) if name in present]
     if not terms:
         return None
-    with _style():
-        figure, axes = _figure(2.4, len(terms))
+    with style():
+        figure, axes = new_figure(2.4, len(terms))
         for axis, name in zip(axes, terms, strict=True):
             curve_title, colour = CURVES[name]
             points = [(line["step"], line[name]) for line in train if line.get(name) is not None]
@@ -115,7 +114,7 @@ def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
             axis.set_xlabel("step")
             axis.locator_params(axis="x", nbins=3)
             axis.locator_params(axis="y", nbins=5)
-        return _svg(figure, title)
+        return to_svg(figure, title)
 
 
 def task_scores(found: Scores, tasks: Sequence[Task]) -> str | None:
@@ -123,8 +122,8 @@ def task_scores(found: Scores, tasks: Sequence[Task]) -> str | None:
     tasks = scores.tasks_scored(found, tasks)
     if not tasks:
         return None
-    with _style():
-        figure, (axis,) = _figure(0.9 + 0.32 * len(tasks))
+    with style():
+        figure, (axis,) = new_figure(0.9 + 0.32 * len(tasks))
         rows = range(len(tasks))
         majority = [_majority(found, task) for task in tasks]
         known = [(100 * value, row) for row, value in enumerate(majority) if value is not None]
@@ -149,7 +148,7 @@ def task_scores(found: Scores, tasks: Sequence[Task]) -> str | None:
         axis.grid(axis="y", visible=False)
         axis.set_xlabel("points")
         figure.legend(loc="outside upper left", ncols=5, fontsize=8, columnspacing=0.9, handletextpad=0.3, borderpad=0)
-        return _svg(figure, "Scores by model and task, in points")
+        return to_svg(figure, "Scores by model and task, in points")
 
 
 @dataclass(frozen=True)
@@ -176,8 +175,8 @@ def effects(rows: Sequence[Effect]) -> str | None:
     from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
     has_change = any(row.change for row in rows)
-    with _style():
-        figure, axes = _figure(1.0 + 0.24 * len(rows), 2 if has_change else 1)
+    with style():
+        figure, axes = new_figure(1.0 + 0.24 * len(rows), 2 if has_change else 1)
         if has_change:
             axes[0].axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
             known = [(row.published, y) for y, row in enumerate(rows) if row.published is not None]
@@ -196,7 +195,7 @@ def effects(rows: Sequence[Effect]) -> str | None:
             axis.set_yticks(range(len(rows)), [row.name for row in rows] if index == 0 else [""] * len(rows))
             axis.set_ylim(len(rows) - 0.5, -0.5)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
-        return _svg(figure, "Change of the task mean and KL to the teacher, row by row")
+        return to_svg(figure, "Change of the task mean and KL to the teacher, row by row")
 
 
 def _spreads(axis: "Axes", values: Sequence[Sequence[float]]) -> None:
@@ -229,8 +228,8 @@ def pareto(variants: Sequence[Tradeoff], title: str) -> str:
         if variant.score > best:
             best = variant.score
             frontier.append((variant.milliseconds, variant.score))
-    with _style():
-        figure, (axis,) = _figure(3.2 + 0.06 * len(variants))  # room for their names
+    with style():
+        figure, (axis,) = new_figure(3.2 + 0.06 * len(variants))  # room for their names
         axis.plot(*zip(*frontier, strict=True), color=SERIES["student"], linewidth=1, alpha=0.5)
         for variant in variants:
             axis.plot([variant.milliseconds] * 2, variant.interval[:2], color=INK, linewidth=0.8, alpha=0.4)
@@ -239,16 +238,16 @@ def pareto(variants: Sequence[Tradeoff], title: str) -> str:
                 variant.milliseconds, variant.score, s=46, facecolors=face, edgecolors=SERIES["student"], zorder=3
             )
         times = [variant.milliseconds for variant in variants]
-        _logarithmic(axis, min(times) / 1.3, max(times) * 2.4)
+        logarithmic(axis, min(times) / 1.3, max(times) * 2.4)
         axis.set_xlabel("milliseconds of one input, one core")
         axis.set_ylabel("points")
         axis.margins(y=0.12)
         ordered = sorted(variants, key=lambda variant: variant.milliseconds)
         name_points(axis, [(v.milliseconds, v.score, v.name) for v in ordered], size=7.5, colour=INK, line=frontier)
-        return _svg(figure, title)
+        return to_svg(figure, title)
 
 
-def _logarithmic(axis: "Axes", lowest: float, highest: float) -> None:
+def logarithmic(axis: "Axes", lowest: float, highest: float) -> None:
     """The horizontal axis by factors, with plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
@@ -257,82 +256,6 @@ def _logarithmic(axis: "Axes", lowest: float, highest: float) -> None:
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-
-
-@dataclass(frozen=True)
-class ScoredModel:
-    """A model in the picture of scores against time."""
-
-    name: str
-    milliseconds: float
-    score: float
-    series: str
-    """`published`, `teacher` or `student`."""
-    chosen: bool = False
-
-
-def score_against_time(models: Sequence[ScoredModel], title: str, unit: str) -> str:
-    """Score against milliseconds: squares are published, a line goes from each form of the student to the next.
-
-    It stands for itself, as a file: it brings the colours of the pages with it, in light and in dark.
-
-    Args:
-        models: in the order of the line.
-        title: for whoever does not see it.
-        unit: beside the vertical axis.
-    """
-    colours = {"published": SERIES["control"], "teacher": SERIES["teacher"], "student": SERIES["student"]}
-    with _style(**{"font.size": 11, "axes.labelsize": 11}):
-        figure, (axis,) = _figure(3.6)
-        line = [(model.milliseconds, model.score) for model in models if model.series != "published"]
-        axis.plot(*zip(*line, strict=True), color=SERIES["student"], linewidth=1, alpha=0.5)
-        for model in models:
-            colour = colours[model.series]
-            axis.scatter(
-                model.milliseconds, model.score, s=46, marker="s" if model.series == "published" else "o",
-                facecolors=colour if model.chosen or model.series == "published" else "none", edgecolors=colour,
-                zorder=3,
-            )  # fmt: skip
-        times = [model.milliseconds for model in models]
-        _logarithmic(axis, min(times) / 1.6, max(times) * 1.6)
-        axis.margins(y=0.14)
-        axis.set_xlabel("milliseconds of one input, one core")
-        axis.set_ylabel(unit)
-        ordered = sorted(models, key=lambda model: model.milliseconds)
-        name_points(axis, [(m.milliseconds, m.score, m.name) for m in ordered], size=10.5, colour=INK, line=line)
-        return _standing_alone(_svg(figure, title))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Of two rows, the first minus the second."""
-
-    name: str
-    value: float
-    interval: tuple[float, float]
-
-
-def differences(rows: Sequence[Difference], title: str, unit: str) -> str:
-    """Differences with their intervals, a line each; filled where the interval does not hold 0. A file of its own.
-
-    Args:
-        rows: from the top.
-        title: for whoever does not see it.
-        unit: under the horizontal axis; the values are shares, and shown in points.
-    """
-    with _style(**{"font.size": 10, "axes.labelsize": 10}):
-        figure, (axis,) = _figure(0.7 + 0.24 * len(rows))
-        axis.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        for y, row in enumerate(rows):
-            low, high = row.interval
-            axis.plot([100 * low, 100 * high], [y, y], color=SERIES["student"], linewidth=1.4)
-            face = SERIES["student"] if low > 0 or high < 0 else "none"
-            axis.scatter(100 * row.value, y, s=30, facecolors=face, edgecolors=SERIES["student"], zorder=3)
-        axis.set_yticks(range(len(rows)), [row.name for row in rows])
-        axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.grid(axis="y", visible=False)
-        axis.set_xlabel(unit)
-        return _standing_alone(_svg(figure, title))
 
 
 def best_so_far(trials: Sequence[tuple[int, float]], unit: str, *, highest: bool) -> str:
@@ -347,32 +270,14 @@ def best_so_far(trials: Sequence[tuple[int, float]], unit: str, *, highest: bool
 
     numbers, values = zip(*sorted(trials), strict=True)
     best = [(max if highest else min)(values[: index + 1]) for index in range(len(values))]
-    with _style():
-        figure, (axis,) = _figure(2.6)
+    with style():
+        figure, (axis,) = new_figure(2.6)
         axis.scatter(numbers, values, s=26, color=SERIES["control"])
         axis.step(numbers, best, where="post", color=SERIES["student"], linewidth=1.5)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("trial")
         axis.set_ylabel(unit)
-        return _svg(figure, "Each trial, and the best so far")
-
-
-def _standing_alone(svg: str) -> str:
-    """A figure as a file of its own, with the variables that it uses and a size."""
-    css = (Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8")
-    light, dark = (
-        dict(re.findall(r"(--[a-z0-9-]+): ([^;]+);", block)) for block in re.findall(r":root {([^}]*)}", css)[:2]
-    )
-    used = sorted(set(re.findall(r"var\((--[a-z0-9-]+)\)", svg)))
-
-    def variables(values: Mapping[str, str]) -> str:
-        return "svg {" + "".join(f"{name}: {values[name]};" for name in used if name in values) + "}"
-
-    style = f"<style>{variables(light)}\n@media (prefers-color-scheme: dark) {{{variables(dark)}}}</style>"
-    width, height = re.findall(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg)[0]
-    size = f'width="{1.5 * float(width):.0f}" height="{1.5 * float(height):.0f}"'
-    end = svg.index(">")
-    return f"{svg[:end]} {size}>{style}{svg[end + 1 :]}\n"
+        return to_svg(figure, "Each trial, and the best so far")
 
 
 def _majority(found: Scores, task: Task) -> float | None:
@@ -401,8 +306,8 @@ def trade(raw_share: float, speed_up: float) -> str:
                 100 * printed_scores[row.name] / printed_scores[published.BERT_BASE.name],
             )
         )
-    with _style():
-        figure, (axis,) = _figure(3.3)
+    with style():
+        figure, (axis,) = new_figure(3.3)
         axis.axhline(100, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         for name, x, y in points:
             axis.scatter(x, y, marker="s", s=40, color=SERIES["control"])
@@ -416,4 +321,4 @@ def trade(raw_share: float, speed_up: float) -> str:
         axis.set_ylim(min(60.0, 100 * raw_share - 8), max(104.0, 100 * raw_share + 5))
         axis.set_xlabel("speed-up over its teacher")
         axis.set_ylabel("% of its teacher's score, raw")
-        return _svg(figure, "Raw share of the teacher's score against speed-up")
+        return to_svg(figure, "Raw share of the teacher's score against speed-up")
