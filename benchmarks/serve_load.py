@@ -12,11 +12,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import common
 import numpy as np
 import psutil
 
 TEXTS = ["a fine film", "the student learns what the teacher knows, and forgets the rest", "what a dull evening " * 12]
-MIB = 2**20
 
 
 def started(folder: Path, threads: int | None) -> tuple["subprocess.Popen[str]", int]:
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000, help="in each row")
     parser.add_argument("--threads", type=int, help="of the model")
     parser.add_argument("--span", action="store_true", help="the model answers questions")
+    parser.add_argument("--output", type=Path, default=common.RESULTS / "serve_load.jsonl")
     asked = parser.parse_args()
     inputs = (
         [{"question": "what is it?", "context": text} for text in TEXTS] if asked.span else [[text] for text in TEXTS]
@@ -93,8 +94,11 @@ def main() -> None:
             before = process.memory_info().rss
             total, seconds, refused = load(port, clients, asked.requests, inputs)
             p50, p95 = 1000 * np.percentile(seconds, [50, 95])
-            row = [len(seconds) / total, p50, p95, refused, before / MIB, process.memory_info().rss / MIB]
+            row = [len(seconds) / total, p50, p95, refused, before / common.MIB, process.memory_info().rss / common.MIB]
             print(f"{clients:12}" + "".join(f"{value:12.1f}" for value in row), flush=True)
+            numbers = {name: round(float(value), 2) for name, value in zip(headings[1:], row, strict=True)}
+            about = {"model": asked.folder.name, "threads": asked.threads, "requests": asked.requests}
+            common.append(asked.output, [{**about, "clients": clients, **numbers}])
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)

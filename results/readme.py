@@ -20,6 +20,7 @@ import scale_page
 
 import tinydistilbert
 from tinydistilbert import results
+from tinydistilbert.notices import counted
 from tinydistilbert.recipe import keys
 from tinydistilbert.recipe.json_schema import json_schema
 from tinydistilbert.report.compression import compressed_models, compression_table
@@ -58,6 +59,7 @@ SCHEMA = ROOT / "docs" / "recipe.schema.json"
 FAULTS = RESULTS / "faults.jsonl"
 CPUS = RESULTS / "cpus.jsonl"
 GPU = RESULTS / "gpu"
+LOAD = ROOT / "benchmarks" / "results" / "serve_load.jsonl"
 MUTANTS, SURVIVORS = RESULTS / "mutants.json", RESULTS / "survivors.toml"
 FAULT_KEYS = ("goal", "tier", "trials", "failures", "seconds", "commit", "date")
 COMPRESSED = ("table3", "squad-compressed")
@@ -235,6 +237,22 @@ def gpu_section() -> str:
     return "\n".join([*shown, "", to_markdown(score_table(glue.TABLE, scores)), to_markdown(pretraining_table(scores))])
 
 
+def load_section() -> str:
+    """The last load of the server, by clients."""
+    last = {line["clients"]: line for line in _lines(LOAD)}
+    names = ("requests/s", "p50 ms", "p95 ms", "refused", "MiB before", "after")
+    shown = ["| clients | " + " | ".join(names) + " |", "| --: |" + " --: |" * len(names)]
+    for clients, line in sorted(last.items()):
+        shown.append(f"| {clients} | " + " | ".join(f"{line[name]:,.1f}" for name in names) + " |")
+    line = last[1]
+    return "\n".join([
+        *shown, "",
+        f"{line['requests']:,} requests a row, on {line['date'][:10]}: the SST-2 student in int8 (3 layers × 384), "
+        f"{counted(line['threads'], 'thread')} of an {line['environment']['cpu']}, clients and server on the same "
+        f"{line['environment']['cores']} cores. [All numbers](../../benchmarks/results/{LOAD.name}).", "",
+    ])  # fmt: skip
+
+
 def _distilling(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A line of the table for each distillation step that was measured."""
     return [
@@ -330,6 +348,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "compression": compression_section,
     },
     "benchmarks/README.md": {"gpu": gpu_section},
+    "docs/how-to/serve.md": {"load": load_section},
     "docs/reference/recipe.md": {
         f"settings of {section.name or 'the recipe'}": functools.partial(settings_section, section.name)
         for section in keys.sections()

@@ -53,7 +53,7 @@ class Phase:
 
 
 PHASES = {
-    "tokenising": Phase("prepare", ("tinydistilbert.data.corpus:_write_split",), (), seconds=0.01, with_cache=False),
+    "tokenising": Phase("prepare", ("tinydistilbert.data.corpus:write_split",), (), seconds=0.01, with_cache=False),
     "training": Phase("distill", ("tinydistilbert.training.loop:_Loop.update",), ("student",), is_training=True),
     "validation": Phase(
         "distill", ("tinydistilbert.distillation.pretraining:validation_losses",), ("student",), is_training=True

@@ -16,9 +16,9 @@ RECORD = """#!/bin/sh
 printf '%s\\0' "$@" >> "$RECORDED/{name}"
 """
 STARTS = """#!/bin/sh
-trap 'kill -TERM "$child"' TERM
-"$@" & child=$!
-wait "$child" || wait "$child"
+trap 'kill -TERM $!' TERM
+"$@" &
+wait $! || wait $!
 """
 
 
