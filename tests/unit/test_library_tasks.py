@@ -13,6 +13,7 @@ from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.tasks import HELD_OUT, TASKS, Examples, library, load_examples
 from tinydistilbert.tasks.repeated import shared_with_train
 
+pytestmark = pytest.mark.long  # reads all of Python's manual
 EACH = pytest.mark.parametrize("name", LIBRARY_NAMES)
 
 
@@ -41,7 +42,6 @@ def home_of_pair_text(text: str) -> set[str]:
     return homes(" ".join(text.split()[:8]))
 
 
-@pytest.mark.long
 @EACH
 def test_examples_depend_on_neither_seed_nor_corpus(name: str) -> None:
     assert load(name, "train").fingerprint == load(name, "train", seed=7, source="no such file").fingerprint

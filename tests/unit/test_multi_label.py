@@ -395,6 +395,7 @@ def saved(tmp_path: Path, tokenizer: Any) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.long
 def test_a_saved_model_predicts_with_its_thresholds_in_torch_onnx_and_transformers(saved: Path, tmp_path: Path) -> None:
     from transformers import pipeline
 

@@ -384,6 +384,7 @@ def test_folders_that_cannot_be_served_are_named_for_what_they_are(tmp_path: Pat
     assert f"give {best}" in why(run)
 
 
+@pytest.mark.long
 def test_the_threshold_of_the_folder_or_the_one_that_is_given(exported: Any, tmp_path: Path) -> None:
     source = exported("bert", "classification")
     assert load_served(source).defer_below is None and load_served(source, defer_below=0.7).defer_below == 0.7
