@@ -56,6 +56,13 @@ def write_text(path: Path, documents: Sequence[str], characters: int) -> None:
             repetition += 1
 
 
+def write_corpus(folder: Path, documents: Sequence[str], held_out: Sequence[str], characters: int) -> None:
+    """A folder with so many characters of train text, and the same validation text for every size."""
+    folder.mkdir()
+    write_text(folder / "train.txt", documents, characters)
+    write_text(folder / "validation.txt", held_out, VALIDATION_CHARACTERS)
+
+
 def marked(document: str, repetition: int) -> str:
     """The document with the number of its repetition at the end of each paragraph; the first time as it is."""
     return document if not repetition else "\n".join(f"{line} ({repetition})" for line in document.split("\n"))
@@ -130,9 +137,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for size in chosen.sizes:
             text, scratch = Path(temporary) / f"text-{size}", Path(temporary) / f"blocks-{size}"
-            text.mkdir()
-            write_text(text / "train.txt", documents, round(size * CHARACTERS_PER_TOKEN))
-            write_text(text / "validation.txt", held_out, VALIDATION_CHARACTERS)
+            write_corpus(text, documents, held_out, round(size * CHARACTERS_PER_TOKEN))
             prepared = common.in_fresh_process(chosen.threads, measure_prepare, text, scratch, chosen.teacher)
             more = (chosen.steps, chosen.batch_size)
             distilled = common.in_fresh_process(chosen.threads, measure_distill, text, scratch, chosen.teacher, *more)

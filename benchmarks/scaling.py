@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import common
 import psutil
-from corpus_scaling import write_text
+from corpus_scaling import write_corpus
 
 from tinydistilbert.benchmark.turns import table
 from tinydistilbert.data.corpus import load_blocks, prepare
@@ -30,7 +30,6 @@ from tinydistilbert.tasks.custom import custom_task
 from tinydistilbert.tasks.encoding import encode
 
 MEGABYTES, JOBS, ROWS = (5, 20), (1, 2), (50_000, 200_000)
-VALIDATION_CHARACTERS = 30_000
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -183,9 +182,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for megabytes in chosen.megabytes:
             text = Path(temporary) / f"text-{megabytes}"
-            text.mkdir()
-            write_text(text / "train.txt", documents, megabytes * 1_000_000)
-            write_text(text / "validation.txt", held_out, VALIDATION_CHARACTERS)
+            write_corpus(text, documents, held_out, megabytes * 1_000_000)
             for jobs in chosen.jobs:
                 for way, measure in (("prepare", measure_prepare), ("datasets.map", measure_map)):
                     scratch = Path(temporary) / f"{way}-{megabytes}-{jobs}"

@@ -8,7 +8,7 @@ from drawings import ScoredModel, score_against_time
 from replication_page import STUDENT, Replication
 
 from tinydistilbert import results
-from tinydistilbert.report import kept, scores
+from tinydistilbert.report import scores
 from tinydistilbert.report.compression import compressed_models
 from tinydistilbert.report.published import BERT_BASE, DISTILBERT, TINYDISTILBERT
 from tinydistilbert.results import Measurement
@@ -87,15 +87,13 @@ def numbers_section() -> str:
     smaller = compressed.sizes[0].value / compressed.sizes[chosen].value
     first, best = (100 * compressed.scores[index].value for index in (0, chosen))
     ratios = _last_ratios()
-    found = Replication.read()
-    imdb = TASKS["imdb"]
-    teacher, student = (scores.of_task(found.found, row, imdb) for row in ("teacher", STUDENT))
-    share = kept.kept_share(student.value, teacher.value, teacher.majority)
+    kept = Replication.read().kept(STUDENT)
+    over = ", ".join(task.title for task in kept.counted)
     return (
         f"- **{speed_up:.1f} × as fast, {smaller:.1f} × smaller**: the SST-2 student after `compress`, and "
         f"{best:.1f} points where it had {first:.1f}.\n"
-        f"- **{100 * share:.1f} % kept**: of its teacher’s {100 * teacher.value:.1f} on IMDb’s test split, counted "
-        "above the majority class, by a student with half of its layers.\n"
+        f"- **{100 * kept.share:.1f} % kept** of what the task’s teacher has above the majority class, mean over "
+        f"{over}, by a student with half of its layers.\n"
         f"- **{ratios['notebook']:.1f} × the notebook, {ratios['authors_all']:.1f} × the authors**: useful tokens a "
         "second of a distillation step of BERT-base on two CPU cores.\n"
     )
