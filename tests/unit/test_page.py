@@ -387,4 +387,5 @@ def test_a_page_of_two_compressed_tasks_has_every_id_once(tmp_path: Path, monkey
     html = write_report(run).read_text(encoding="utf-8")
     ids = {str(attributes.get("id")) for _, attributes in parsed(html).tags}
     assert {"compress-squad", "compress-second", "confusion-squad", "confusion-second"} <= ids
+    assert "Use this model" not in html, "its folder was not published"
     assert "Where it errs on Second" in html and "yes (80\u00a0%)" in html, "a number and its unit stay together"

@@ -81,7 +81,9 @@ def _compression(
             {
                 "table": table, "figures": figure(svg, caption), "title": compressed.task.title,
                 "anchor": compressed.task.name if len(compressed_models) > 1 else "",
-                "use": best_facts(run, compressed, measurements),
+                # A page may be made anew where only the numbers were published.
+                "use": best_facts(run, compressed, measurements)
+                if atomic.is_finished(RunFolder(run).compressed(compressed.task.name).best) else None,
                 "by_class": (label_table if answers.are_several else confusion_table)(answers) if answers else None,
                 "calibration": calibration_lines(answers) if answers else [],
                 "surest": surest_errors(answers) if answers else [],
