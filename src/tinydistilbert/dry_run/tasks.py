@@ -1,6 +1,7 @@
 """The estimates of fine-tuning and scoring."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,12 @@ from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basi
 from tinydistilbert.dry_run.sizes import TaskSize
 from tinydistilbert.finetuning.augment import passes_of
 from tinydistilbert.finetuning.schedule import distillation_phases, finetune_steps, intermediate_steps
-from tinydistilbert.models.size import FORWARD_AND_BACKWARD
+from tinydistilbert.models.dropout import keeps_attention_weights
+from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.storage import atomic
+from tinydistilbert.training.memory import SHARE, free_bytes, splits_that_fit
 
 SCORES_BYTES_PER_EXAMPLE = 100
 SECONDS_A_BASELINE_TOKEN = 2e-5
@@ -86,13 +89,25 @@ def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskS
     steps = _steps(job, settings, size, basis.run.tasks[job.task].kind)
     tokens = _examples_a_step(settings) * size.length
     operations = FORWARD_AND_BACKWARD * model.forward((steps - done) * tokens, size.length)
-    memory = model.training_memory(settings.optimization.batch_size * size.longest, 0)
+    memory = _memory(basis, model, settings, size)
     distillation = settings.distillation
     if job.is_second_distillation and (distillation.hidden or distillation.attention or distillation.relation):
         with_teacher = intermediate_steps(settings, features) or steps  # the teacher runs in these
         operations += basis.task_teacher.forward(max(with_teacher - done, 0) * tokens, size.length)
         memory += 4 * basis.task_teacher.parameters
     return _Training(basis.training_seconds(model, operations, steps - done), memory)
+
+
+def _memory(basis: Basis, model: Size, settings: Finetune, size: TaskSize) -> float:
+    """Bytes of a fine-tuning, whose micro-batches are halved before the first step until they fit."""
+    device, optimization = basis.run.device, settings.optimization
+    is_kept = keeps_attention_weights(device, basis.machine.precision, optimization.attention_dropout)
+
+    def needed(splits: int) -> float:
+        examples = math.ceil(optimization.batch_size / 2**splits)
+        return model.training_memory(examples * size.longest, 0, length=size.longest if is_kept else 0)
+
+    return needed(splits_that_fit(needed, int(math.log2(optimization.batch_size)), SHARE * free_bytes(device)))
 
 
 def soft_target_seconds(basis: Basis, task: str, size: TaskSize) -> float:

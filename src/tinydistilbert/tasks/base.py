@@ -3,8 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
 from typing import Any, Literal
@@ -212,6 +212,11 @@ class Examples:
 def is_answerable(answer: Mapping[str, list[Any]]) -> bool:
     """Whether a question has an answer in its context, by its entry in the column `answers`."""
     return bool(answer["text"])
+
+
+def rows_of(examples: Examples, rows: Sequence[int]) -> Examples:
+    """Some of the examples, in that order."""
+    return replace(examples, columns={name: [values[row] for row in rows] for name, values in examples.columns.items()})
 
 
 def sample_rows(total: int, limit: int, seed: int, *, pairs: bool = False) -> NDArray[np.int64]:
