@@ -184,7 +184,7 @@ def test_the_split_and_the_configuration_of_a_data_set_may_be_named(
 def on_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that `datasets` fetches `me/set` from at revision abc; a data set of two files a split."""
     folder, real = tmp_path / "set", datasets.load_dataset
-    for split, texts in (("train", TEXTS), ("validation", ["apart", None]), ("test", ["other"])):
+    for split, texts in (("train", TEXTS), ("validation", ["apart", None]), ("test", ["other", "another"])):
         for part in (0, 1):
             (folder / "data").mkdir(parents=True, exist_ok=True)
             rows = pa.table({"text": pa.array(texts[part::2], pa.string()), "n": [1.5] * len(texts[part::2])})
@@ -208,7 +208,10 @@ def test_a_data_set_on_the_hub_is_read_while_it_is_fetched(on_hub: Path, monkeyp
     assert sorted(train) == sorted(TEXTS) and validation == ["apart"]
     assert len(read(open_source(replace(corpus, max_train_documents=1), None))[0]) == 1
     one = open_source(Corpus(source="me/set::test", streaming=True), None)
-    assert [text for split in read(one) for text in split] == ["other"] and one.fingerprint != source.fingerprint
+    assert [text for split in read(one) for text in split] == [
+        "other",
+        "another",
+    ] and one.fingerprint != source.fingerprint
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda _, name: SimpleNamespace(sha="abd"))
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: datasets.IterableDatasetDict({"train": None}))
     assert open_source(corpus, None).fingerprint != source.fingerprint, "another revision is another text"

@@ -98,7 +98,7 @@ def test_a_data_set_whose_hub_fails_on_the_way_goes_on_behind_the_shards_that_ar
     whole = prepare(corpus, tokenizer, tmp_path / "whole", None)
     fails_after = [7]
 
-    def rows(texts: list[str]) -> Iterator[dict[str, str]]:
+    def rows(texts: tuple[str, ...]) -> Iterator[dict[str, str]]:
         for number, text in enumerate(texts):
             if number >= fails_after[0]:
                 raise ConnectionError("the hub is gone")
@@ -107,7 +107,8 @@ def test_a_data_set_whose_hub_fails_on_the_way_goes_on_behind_the_shards_that_ar
     def load_dataset(*_: Any, **__: Any) -> Any:
         texts = {"train": DOCUMENTS, "validation": [*DOCUMENTS[:4], "She sat down to read."]}
         return {
-            split: datasets.IterableDataset.from_generator(rows, gen_kwargs={"texts": texts[split]}) for split in texts
+            split: datasets.IterableDataset.from_generator(rows, gen_kwargs={"texts": tuple(texts[split])})
+            for split in texts
         }
 
     monkeypatch.setattr(files, "PARQUET_ROWS", 1)

@@ -204,7 +204,7 @@ def _fetched(rows: Iterable[Any], name: str) -> Iterator[Any]:
             row = next(iterator, None)
         except Exception as error:
             found = str(error).partition("\n")[0][:200] or type(error).__name__
-            again = "the same command goes on after the last shard that was done"
+            again = "if that was the network, the same command goes on after the last shard that was done"
             raise SourceLost(f"corpus.source {name}: it could not be read to its end: {found}; {again}") from error
         if row is None:
             return
