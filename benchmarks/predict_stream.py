@@ -32,7 +32,7 @@ def plain_loop(model: Path, source: Path, target: Path, threads: int, batch: int
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(longest)
     tokenizer.no_padding()
-    labels = json.loads((folder / "config.json").read_text())["id2label"]
+    labels = json.loads((folder / "config.json").read_text()).get("id2label", {})
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -57,7 +57,7 @@ def plain_loop(model: Path, source: Path, target: Path, threads: int, batch: int
         scores = powers / powers.sum(-1, keepdims=True)
         best = scores.argmax(-1)
         for place, row in enumerate(chosen):
-            answers[row] = labels[str(best[place])], float(scores[place, best[place]])
+            answers[row] = labels.get(str(best[place]), f"LABEL_{best[place]}"), float(scores[place, best[place]])
     with target.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([*header, "prediction", "prediction_score"])

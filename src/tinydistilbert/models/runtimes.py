@@ -38,7 +38,7 @@ RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
 MASKS_PADDING = (1, 21)
 """The first version of ONNX Runtime whose `MultiHeadAttention` leaves out what the mask leaves out."""
 
-TOKENS_A_THREAD, MOST_TOKENS = 1024, 8192
+TOKENS_A_THREAD, MOST_TOKENS = 512, 8192
 """Of a batch of many texts, padding included: what the caches of a core hold, and what keeps a GPU at work."""
 
 ModelInputs = Mapping[str, NDArray[np.int64]]
