@@ -113,7 +113,8 @@ def test_seeds_side_by_side_from_python_are_those_of_one_process(teacher: Path, 
     assert any("2 at a time, each with 1 thread" in line for line in lines)
     assert weights(together) == weights(alone) and len(weights(alone)) == 2
     with pytest.raises(UserError, match="whole number"):
-        td.shrink(teacher, train=rows, jobs=0, output=tmp_path / "none", quiet=True)
+        td.finetune(teacher, train=rows, jobs=0, output=tmp_path / "none", quiet=True)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.fixture
