@@ -279,7 +279,7 @@ def _abort_on_gpus() -> None:
     import torch
     import torch.distributed as dist
 
-    if torch.cuda.is_initialized() and dist.is_initialized():
+    if torch.cuda.is_initialized() and dist.is_initialized():  # type: ignore[no-untyped-call]
         assert dist.group.WORLD is not None
         dist.group.WORLD.abort()
 
