@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,13 @@ def environments(world: int) -> list[dict[str, str]]:
     return [{}] if world == 1 else [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
+def of_srun(world: int) -> list[dict[str, str]]:
+    """What Slurm's `srun` sets by itself."""
+    shared = {"SLURM_STEP_NUM_TASKS": str(world), "SLURM_STEP_TASKS_PER_NODE": str(world), "SLURM_NODEID": "0"}
+    shared |= {"SLURM_STEP_NODELIST": "a-machine-without-a-name", "MASTER_PORT": str(free_port())}
+    return [shared | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(world)]
+
+
 @dataclass(frozen=True)
 class Bench:
     """Starts processes, and knows what one makes alone."""
@@ -46,12 +53,13 @@ class Bench:
     forks: Forks
     folder: Path
     inputs: tiny_runs.Inputs
+    launcher: Callable[[int], list[dict[str, str]]] = environments
 
     def start(self, world: int, task: str, arguments: list[dict[str, Any]], **wishes: Any) -> list[Child]:
         """As many processes, each with its arguments."""
         return [
             self.forks.start(task, each, cache=self.folder / "cache", environment=environment, **wishes)
-            for environment, each in zip(environments(world), arguments, strict=True)
+            for environment, each in zip(self.launcher(world), arguments, strict=True)
         ]
 
     def fit(self, world: int, folder: Path, **arguments: Any) -> list[Child]:
@@ -109,6 +117,11 @@ def test_processes_train_what_one_trains(bench: Bench, alone: Path, world: int, 
     ours, theirs = lines(tmp_path / "model" / "log.jsonl"), lines(alone / "model" / "log.jsonl")
     assert [line.get("fit", 0) for line in ours] == pytest.approx([line.get("fit", 0) for line in theirs], rel=1e-4)
     assert [line.get("tokens") for line in ours] == [line.get("tokens") for line in theirs]
+
+
+def test_srun_needs_no_other_launcher(bench: Bench, alone: Path, tmp_path: Path) -> None:
+    ended(replace(bench, launcher=of_srun).fit(2, tmp_path))
+    assert distance(alone / "rank-0.safetensors", tmp_path / "rank-1.safetensors") < NEAR
 
 
 @pytest.mark.parametrize("world", [1, 4])

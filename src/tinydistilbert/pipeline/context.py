@@ -296,6 +296,7 @@ class RunContext:
                 "precision": chosen_precision(self.device, self.recipe.precision), **recipe,
             }
         )  # fmt: skip
+        self.ranks.check_gpus(self.device)
 
 
 def _check_world(section: str, optimization: Optimization) -> None:
