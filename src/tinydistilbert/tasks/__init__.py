@@ -12,6 +12,7 @@ from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES, base_task, intermediate_task
 from tinydistilbert.tasks import glue, hold_out, imdb, library, squad, synthetic
 from tinydistilbert.tasks.base import Examples, ScoreTable, Task, sample_rows
+from tinydistilbert.tasks.columns import taken
 
 # What reads data imports its libraries in the functions that need it: a served model needs the tasks alone.
 if TYPE_CHECKING:
@@ -92,29 +93,50 @@ def load_examples(
     """
     assert split != HELD_OUT or held_out is not None, "the caller says how many are held out"
     source_split = task.train if split == HELD_OUT else split
+    columns: Mapping[str, Sequence[Any]]
+    keys: Sequence[Hashable] = ()
     if task.is_synthetic:
         columns, keys = _synthetic_columns(
             task, source_split, data, corpus, hold_out.SEED if held_out is not None else seed
         )
     elif task.of_library:
-        columns, keys = library.columns(task, source_split), []
+        columns = library.columns(task, source_split)
     else:
-        task, columns = _columns(task, source_split, data, labels)
-        keys = []
+        task, columns = _read_columns(task, source_split, data, labels)
     whole = Examples(task, source_split, columns, len(next(iter(columns.values()))))
     rows, left_out = _rows(whole, keys, split, limit=limit, seed=seed, held_out=held_out)
     if len(rows) < len(whole):
-        columns = {name: [values[row] for row in rows] for name, values in columns.items()}
+        columns = {name: taken(values, rows) for name, values in columns.items()}
     total = len(rows) if split == HELD_OUT else max(len(whole), task.official.get(split, 0))
     return Examples(task, split, columns, total, left_out)
 
 
-def _columns(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> tuple[Task, dict[str, Any]]:
-    """The task with its classes, and the columns of `Examples` of all rows of a split."""
-    from tinydistilbert.tasks import classes, label_sets, word_tags
-    from tinydistilbert.tasks.row_checks import checked_columns
-    from tinydistilbert.tasks.splits import read_split
+def _read_columns(
+    task: Task, split: str, data: str | None, labels: tuple[str, ...] | None
+) -> tuple[Task, Mapping[str, Sequence[Any]]]:
+    """The task with its classes, and the columns of `Examples` of all rows of a split; of a large file read once."""
+    from tinydistilbert.tasks.read_once import read_once
+    from tinydistilbert.tasks.splits import file_of
 
+    files = [file_of(task, split, data)]
+    if task.labels_from_data and task.has_classes and labels is None:
+        files.append(file_of(task, task.train, data))
+    return read_once(task, split, files, labels, lambda: _columns(task, split, data, labels))
+
+
+def _columns(
+    task: Task, split: str, data: str | None, labels: tuple[str, ...] | None
+) -> tuple[Task, Mapping[str, Sequence[Any]]]:
+    """The same, from the file."""
+    from tinydistilbert.tasks import classes, label_sets, word_tags
+    from tinydistilbert.tasks.mapped_tables import LARGE, is_large
+    from tinydistilbert.tasks.row_checks import checked_columns
+    from tinydistilbert.tasks.splits import file_of, read_split
+
+    if split != task.train and labels is None and task.labels_from_data and task.has_classes:
+        train_file = file_of(task, task.train, data)
+        if train_file is not None and is_large(train_file):
+            labels = _read_columns(task, task.train, data, None)[0].labels
     source = read_split(task, split, data)
     if task.labels_from_data and task.has_classes:
         labels_of, with_numbers = {
@@ -124,12 +146,13 @@ def _columns(task: Task, split: str, data: str | None, labels: tuple[str, ...] |
         train = source if split == task.train or labels else read_split(task, task.train, data)
         task = dataclasses.replace(task, labels=labels or labels_of(task, train))
         source = with_numbers(task, source)
-    return task, checked_columns(task, split, source)
+    columns = checked_columns(task, split, source)
+    return task, columns if source.table.nbytes >= LARGE else {name: [*values] for name, values in columns.items()}
 
 
 def _synthetic_columns(
     task: Task, split: str, data: str | None, corpus: "Corpus", seed: int
-) -> tuple[dict[str, Any], list[Hashable]]:
+) -> tuple[Mapping[str, Sequence[Any]], list[Hashable]]:
     """The columns of `Examples` of all examples that are made for a split, and what each was made from."""
     from tinydistilbert.data.sources import open_source
 
@@ -167,8 +190,8 @@ def _held_out(examples: Examples, count: int) -> hold_out.HoldOut:
     """The hold-out of a train split by its texts; what is lost on the way is said."""
     from tinydistilbert.tasks.readers import shortened
 
-    task, keys = examples.task, examples.keys
-    different = len(set(keys))
+    task, keys = examples.task, examples.text_numbers
+    different = int(keys.max(initial=-1)) + 1
     if different < 2:
         fix, found = "correct the file", "one text in all of them"
         raise UserError(task.name, expected="train examples of several texts", found=found, fix=fix)

@@ -82,8 +82,8 @@ def _by_words(
     ids[is_word] = tokens
     ids[first] = ends[0]
     types = np.repeat(np.tile(np.arange(of_texts.shape[1], dtype=np.int8), len(texts)), of_texts.ravel())
-    long = np.flatnonzero(lengths > max_length)
-    if not len(long):
+    long = np.flatnonzero(lengths > max_length).tolist()
+    if not long:
         return Inputs(ids, types, lengths, 0)
     shortened = whole([texts[row] for row in long], [pairs[row] for row in long] if pairs else None)
     kept = lengths.copy()
@@ -95,7 +95,7 @@ def _by_words(
 
 
 def _exchanged(
-    flat: NDArray[Any], lengths: NDArray[np.int64], rows: NDArray[np.int64], others: NDArray[Any],
+    flat: NDArray[Any], lengths: NDArray[np.int64], rows: Sequence[int], others: NDArray[Any],
     other_lengths: NDArray[np.int64],
 ) -> NDArray[Any]:  # fmt: skip
     """All rows one after the other, those of `rows` exchanged for others."""
