@@ -4,12 +4,13 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinydistilbert.tasks.base import Examples, Task, is_answerable
+from tinydistilbert.tasks.token_rows import FlatFile, TokenRows
 from tinydistilbert.tasks.whole_inputs import Encoded, FastTokenizer, encoder_of
 from tinydistilbert.tasks.words import WORDS, is_first_piece, word_tokens
 
@@ -24,45 +25,6 @@ NO_LABEL = -100
 
 CHUNK = 1000
 """Examples that are tokenised in one call; bounds the memory that Python lists of offsets need."""
-
-
-class TokenRows(Sequence[NDArray[Any]]):
-    """Rows of different lengths in one array: an array of its own takes more memory for most rows than their tokens.
-
-    Args:
-        flat: the numbers of all rows.
-        lengths: (n,) of each row.
-    """
-
-    def __init__(self, flat: NDArray[Any], lengths: NDArray[np.int64]) -> None:
-        self.lengths = lengths
-        self._flat, self._ends = flat, np.cumsum(lengths)
-
-    @classmethod
-    def of(cls, parts: Sequence[NDArray[Any]], lengths: Sequence[NDArray[np.int64]]) -> "TokenRows":
-        """The rows of several such arrays, one after the other."""
-        none = np.zeros(0, dtype=np.int64)
-        return cls(np.concatenate(parts) if parts else none, np.concatenate([none, *lengths]))
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @overload
-    def __getitem__(self, index: int) -> NDArray[Any]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "TokenRows": ...
-
-    def __getitem__(self, index: int | slice) -> "NDArray[Any] | TokenRows":
-        if isinstance(index, slice):
-            begin, end, step = index.indices(len(self))
-            assert step == 1, "rows that follow one another"
-            lengths = self.lengths[begin:end]
-            first = int(self.lengths[:begin].sum())
-            return TokenRows(self._flat[first : first + int(lengths.sum())], lengths)
-        row = range(len(self))[index]
-        found: NDArray[Any] = self._flat[self._ends[row] - self.lengths[row] : self._ends[row]]
-        return found
 
 
 @dataclass(frozen=True)
@@ -113,7 +75,7 @@ def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Fea
     if examples.task.kind == "token-classification":
         return _encode_words(examples, tokenizer, max_length)
     pairs, cut, inputs_of = examples.columns.get("text_pair"), 0, encoder_of(tokenizer, max_length)
-    ids, types, lengths = list[NDArray[Any]](), list[NDArray[Any]](), list[NDArray[np.int64]]()
+    ids, types, lengths = FlatFile(), FlatFile(), [np.zeros(0, dtype=np.int64)]
     for begin in range(0, len(examples), CHUNK):
         part = slice(begin, begin + CHUNK)
         found = inputs_of(examples.columns["text"][part], pairs[part] if pairs else None)
@@ -122,7 +84,8 @@ def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Fea
         lengths.append(found.lengths)
         cut += found.cut
     every = np.arange(len(examples))
-    return Features(TokenRows.of(ids, lengths), TokenRows.of(types, lengths), _labels(examples), every, cut=cut)
+    input_ids = TokenRows(ids.whole(), np.concatenate(lengths))
+    return Features(input_ids, input_ids.with_flat(types.whole()), _labels(examples), every, cut=cut)
 
 
 def cut_texts(task: Task, count: str, max_length: int, reach: int) -> str:

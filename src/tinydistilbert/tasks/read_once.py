@@ -7,7 +7,7 @@ read, are the same; what was said when it was read is said again.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,14 +126,20 @@ def _kept(task: Task, split: str, made_from: str) -> _Split | None:
     return None
 
 
-def keep() -> None:
-    """Keep the splits at hand in the folder of `kept_in`, those that are not there yet.
+def keep(tasks: Collection[str]) -> None:
+    """Keep the splits of one's own tasks that are at hand in the folder of `kept_in`, those that are not there yet.
+
+    Args:
+        tasks: names of those that are kept.
 
     Raises:
         DiskError: the disk is full or failing.
     """
-    for key, found in _at_hand.items():
+    newest = {(found.name, found.split): (key, found) for key, found in _at_hand.items() if key[0].files}
+    for key, found in newest.values():
         folder = _folders[-1](found.name, found.split)
+        if found.name not in tasks:
+            continue
         if (
             atomic.is_finished(folder)
             and atomic.read_manifest(folder, verify=False).get("made_from") == found.made_from
