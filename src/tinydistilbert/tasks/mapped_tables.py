@@ -30,15 +30,14 @@ def collected(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, on_disk: 
     """
     if not on_disk:
         return pa.Table.from_batches(batches, schema)
-    stream = scratch.nameless()
-    writer = pa.ipc.new_file(stream, schema)
-    for batch in batches:
+    with scratch.nameless() as stream, pa.ipc.new_file(stream, schema) as writer:
+        for batch in batches:
+            with disk.disk_errors(scratch.folder()):
+                writer.write_batch(batch)
         with disk.disk_errors(scratch.folder()):
-            writer.write_batch(batch)
-    with disk.disk_errors(scratch.folder()):
-        writer.close()
-        stream.flush()
-    return mapped(stream)
+            writer.close()
+            stream.flush()
+        return mapped(stream)
 
 
 def mapped_objects(
@@ -95,9 +94,8 @@ def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def mapped(stream: IO[bytes]) -> pa.Table:
-    """The table in an Arrow file, which is closed; its pages are read when they are looked at."""
-    with stream:
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    """The table in an Arrow file; its pages are read when they are looked at, also when the file is closed."""
+    content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(content))).read_all()
 
 

@@ -118,12 +118,17 @@ def _kept(task: Task, split: str, made_from: str) -> _Split | None:
             manifest = atomic.read_manifest(folder)
             if manifest["made_from"] != made_from:
                 continue
-            table = mapped((folder / FILE).open("rb"))
-            columns = {name: Column(table[name], form=_form(task, name)) for name in table.column_names}
+            columns = _columns_of(task, folder)
             return _Split(task.name, split, tuple(manifest["labels"]), columns, tuple(manifest["said"]), made_from)
         except (UserError, LookupError, TypeError, pa.ArrowException) as error:
             notice(str(folder), f"damaged ({type(error).__name__}): the rows are read from their file again")
     return None
+
+
+def _columns_of(task: Task, folder: Path) -> Columns:
+    with (folder / FILE).open("rb") as stream:
+        table = mapped(stream)
+    return {name: Column(table[name], form=_form(task, name)) for name in table.column_names}
 
 
 def keep(tasks: Collection[str]) -> None:
@@ -151,8 +156,7 @@ def keep(tasks: Collection[str]) -> None:
         with atomic.unfinished(folder, **facts) as begun, pa.ipc.new_file(str(begun / FILE), schema) as writer:
             for batch in _batches(found.columns, schema):
                 writer.write_batch(batch)
-        table = mapped((folder / FILE).open("rb"))
-        found.columns = {name: Column(table[name], form=_form(task, name)) for name in table.column_names}
+        found.columns = _columns_of(task, folder)
 
 
 def _batches(columns: Columns, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
