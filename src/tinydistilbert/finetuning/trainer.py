@@ -35,7 +35,7 @@ from tinydistilbert.tasks.compatible import check_same_tokenizer
 from tinydistilbert.tasks.encoding import NO_LABEL, Features, encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.span_losses import span_losses
-from tinydistilbert.tasks.token_rows import TokenRows
+from tinydistilbert.tasks.token_rows import in_parts
 from tinydistilbert.training.best_epoch import BestEpoch, EpochSelector
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Phase, TrainingJob, step_seed
@@ -43,8 +43,6 @@ from tinydistilbert.training.loop import train
 from tinydistilbert.training.optimizer import layer_scales, learning_rate_factor
 from tinydistilbert.training.precision import frozen, multiplying
 
-TOKENS_AT_ONCE = 2**20
-"""That are looked at together for whether they occur."""
 MAX_SELECTIONS = 20
 """Times that a training is scored to choose an epoch, at most."""
 
@@ -279,12 +277,9 @@ def selection_score(training: TaskTraining) -> float:
 def _token_ids(training: TaskTraining) -> Iterator[NDArray[np.int32]]:
     """Every token that the model reads."""
     yield np.array([training.batches.pad_token_id], dtype=np.int32)
-    for features in (training.batches.features, training.selection):
-        rows = () if features is None else features.input_ids
-        if isinstance(rows, TokenRows):
-            yield from (rows.flat[begin : begin + TOKENS_AT_ONCE] for begin in range(0, len(rows.flat), TOKENS_AT_ONCE))
-        else:
-            yield from rows
+    yield from in_parts(training.batches.features.input_ids)
+    if training.selection is not None:
+        yield from in_parts(training.selection.input_ids)
 
 
 def _ends_of_epochs(training: TaskTraining) -> frozenset[int]:

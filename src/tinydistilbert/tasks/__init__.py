@@ -93,50 +93,59 @@ def load_examples(
     """
     assert split != HELD_OUT or held_out is not None, "the caller says how many are held out"
     source_split = task.train if split == HELD_OUT else split
-    columns: Mapping[str, Sequence[Any]]
     keys: Sequence[Hashable] = ()
     if task.is_synthetic:
         columns, keys = _synthetic_columns(
             task, source_split, data, corpus, hold_out.SEED if held_out is not None else seed
         )
+        whole = _whole(task, source_split, columns)
     elif task.of_library:
-        columns = library.columns(task, source_split)
+        whole = _whole(task, source_split, library.columns(task, source_split))
     else:
-        task, columns = _read_columns(task, source_split, data, labels)
-    whole = Examples(task, source_split, columns, len(next(iter(columns.values()))))
+        whole = _whole_split(task, source_split, data, labels)
     rows, left_out = _rows(whole, keys, split, limit=limit, seed=seed, held_out=held_out)
-    if len(rows) < len(whole):
-        columns = {name: taken(values, rows) for name, values in columns.items()}
-    total = len(rows) if split == HELD_OUT else max(len(whole), task.official.get(split, 0))
-    return Examples(task, split, columns, total, left_out)
+    if len(rows) == len(whole) and split == source_split:
+        return whole
+    total = len(rows) if split == HELD_OUT else whole.total
+    return dataclasses.replace(whole.take(rows), split=split, total=total, left_out=left_out)
 
 
-def _read_columns(
-    task: Task, split: str, data: str | None, labels: tuple[str, ...] | None
-) -> tuple[Task, Mapping[str, Sequence[Any]]]:
-    """The task with its classes, and the columns of `Examples` of all rows of a split; of a large file read once."""
+def _whole(task: Task, split: str, columns: Mapping[str, Sequence[Any]]) -> Examples:
+    count = len(next(iter(columns.values())))
+    return Examples(task, split, columns, max(count, task.official.get(split, 0)))
+
+
+def _whole_split(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> Examples:
+    """All examples of a split, with the classes of the task; those of a large file are read once."""
     from tinydistilbert.tasks.read_once import read_once
     from tinydistilbert.tasks.splits import file_of
 
     files = [file_of(task, split, data)]
-    if task.labels_from_data and task.has_classes and labels is None:
-        files.append(file_of(task, task.train, data))
-    return read_once(task, split, files, labels, lambda: _columns(task, split, data, labels))
+    if task.labels_from_data:
+        task = dataclasses.replace(task, labels=())  # which are found again
+        files += [file_of(task, task.train, data)] if labels is None and task.has_classes else []
+    return read_once(task, split, files, labels, lambda: _whole_of(task, split, data, labels))
+
+
+def _whole_of(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> Examples:
+    task, columns = _columns(task, split, data, labels)
+    return _whole(task, split, columns)
 
 
 def _columns(
     task: Task, split: str, data: str | None, labels: tuple[str, ...] | None
 ) -> tuple[Task, Mapping[str, Sequence[Any]]]:
-    """The same, from the file."""
+    """The task with its classes, and the columns of `Examples` of all rows of a split."""
     from tinydistilbert.tasks import classes, label_sets, word_tags
     from tinydistilbert.tasks.mapped_tables import LARGE, is_large
+    from tinydistilbert.tasks.read_once import as_columns
     from tinydistilbert.tasks.row_checks import checked_columns
     from tinydistilbert.tasks.splits import file_of, read_split
 
     if split != task.train and labels is None and task.labels_from_data and task.has_classes:
         train_file = file_of(task, task.train, data)
         if train_file is not None and is_large(train_file):
-            labels = _read_columns(task, task.train, data, None)[0].labels
+            labels = _whole_split(task, task.train, data, None).task.labels
     source = read_split(task, split, data)
     if task.labels_from_data and task.has_classes:
         labels_of, with_numbers = {
@@ -147,7 +156,9 @@ def _columns(
         task = dataclasses.replace(task, labels=labels or labels_of(task, train))
         source = with_numbers(task, source)
     columns = checked_columns(task, split, source)
-    return task, columns if source.table.nbytes >= LARGE else {name: [*values] for name, values in columns.items()}
+    if source.table.nbytes >= LARGE:
+        return task, as_columns(task, columns)
+    return task, {name: [*values] for name, values in columns.items()}
 
 
 def _synthetic_columns(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -209,6 +210,16 @@ class Examples:
         """The texts by which two examples are the same one: white space at the ends or doubled makes no other text."""
         return [*self.each_key()]
 
+    @cached_property
+    def folded_hashes(self) -> NDArray[np.int64]:
+        """(n,) hashes of the `keys` as most models read them, see `folded`; in this process."""
+        return hashes_of(map(folded, self.each_key()), len(self))
+
+    @cached_property
+    def empty_texts(self) -> int:
+        """How many examples have an empty text."""
+        return sum(not all(key) for key in self.each_key())
+
     def each_key(self) -> Iterator[tuple[str, ...]]:
         """The `keys`, one after the other."""
         return (tuple(" ".join(text.split()) for text in texts) for texts in zip(*self._text_columns, strict=True))
@@ -223,6 +234,12 @@ class Examples:
         """(n,) a number for each different one of the `keys`, in the order in which they first occur."""
         return numbered(hashes_of(self.each_key(), len(self)), self.keys_of)
 
+    def lying_in(self, columns: Mapping[str, Sequence[Any]]) -> "Examples":
+        """The same examples in other memory; what was computed of them stays."""
+        examples = replace(self, columns=columns)
+        examples.__dict__.update({name: value for name, value in self.__dict__.items() if name != "columns"})
+        return examples
+
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "Examples":
         """Some of the examples, of as many in the split."""
         return replace(self, columns={name: taken(values, rows) for name, values in self.columns.items()})
@@ -235,6 +252,11 @@ class Examples:
             labels = [self.task.words_of(label) for label in labels]
         rows = zip(self.texts, labels, strict=True)
         return [hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for row in rows]
+
+
+def folded(key: tuple[str, ...]) -> tuple[str, ...]:
+    """The texts as most models read them: without capitals, and characters composed in one way."""
+    return tuple(unicodedata.normalize("NFKC", text).casefold() for text in key)
 
 
 def is_answerable(answer: Mapping[str, list[Any]]) -> bool:

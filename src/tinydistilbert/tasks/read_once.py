@@ -18,7 +18,7 @@ import pyarrow as pa
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import notice, recorded, repeat
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column
 from tinydistilbert.tasks.mapped_tables import is_large, mapped
 from tinydistilbert.tasks.words import WORDS
@@ -41,17 +41,15 @@ Columns = Mapping[str, Sequence[Any]]
 class _Split:
     """A split that was read."""
 
-    name: str
-    """Of the task."""
-    split: str
-    labels: tuple[str, ...]
-    columns: Columns
+    examples: Examples
+    """All of them."""
     said: tuple[str, ...]
     made_from: str
     """One hash of the files and of how they are read."""
 
 
 _at_hand: dict[Any, _Split] = {}
+"""Split, by what it was read from."""
 _folders: list[Callable[[str, str], Path]] = []
 
 
@@ -66,12 +64,12 @@ def kept_in(folder_of: Callable[[str, str], Path]) -> Iterator[None]:
 
 
 def read_once(
-    task: Task, split: str, files: Sequence[Path | None], more: Any, read: Callable[[], tuple[Task, Columns]]
-) -> tuple[Task, Columns]:
-    """A task with its classes and the columns of a split: at hand, kept, or read now.
+    task: Task, split: str, files: Sequence[Path | None], more: Any, read: Callable[[], Examples]
+) -> Examples:
+    """All examples of a split: at hand, kept, or read now.
 
     Args:
-        task: as it is asked for.
+        task: as it is asked for, without classes that come from the data.
         split: of the task.
         files: that the split and its classes are read from; None = not on this machine.
         more: what else decides how they are read, as JSON has it.
@@ -81,7 +79,7 @@ def read_once(
         UserError: as `read`.
     """
     paths = [path for path in dict.fromkeys(files) if path is not None]
-    if len(paths) < len({*files}) or not any(map(is_large, paths)):
+    if None in files or not any(map(is_large, paths)):
         return read()
     key = (task, split, json.dumps(more), *map(_identity, paths))
     found = _at_hand.pop(key, None)
@@ -92,14 +90,13 @@ def read_once(
         found = _kept(task, split, made_from)
         if found is None:
             with recorded() as said:
-                named, columns = read()
-                lines = tuple(said)
-            found = _Split(task.name, split, named.labels, _mapped_columns(named, columns), lines, made_from)
+                examples = read()
+                found = _Split(examples, tuple(said), made_from)
     repeat(found.said)
     _at_hand[key] = found
     for oldest in [*_at_hand][:-MOST]:
         del _at_hand[oldest]
-    return dataclasses.replace(task, labels=found.labels), found.columns
+    return found.examples
 
 
 def _identity(path: Path) -> tuple[Any, ...]:
@@ -118,8 +115,9 @@ def _kept(task: Task, split: str, made_from: str) -> _Split | None:
             manifest = atomic.read_manifest(folder)
             if manifest["made_from"] != made_from:
                 continue
-            columns = _columns_of(task, folder)
-            return _Split(task.name, split, tuple(manifest["labels"]), columns, tuple(manifest["said"]), made_from)
+            named = dataclasses.replace(task, labels=tuple(manifest["labels"]))
+            examples = Examples(named, split, _columns_of(named, folder), manifest["total"])
+            return _Split(examples, tuple(manifest["said"]), made_from)
         except (UserError, LookupError, TypeError, pa.ArrowException) as error:
             notice(str(folder), f"damaged ({type(error).__name__}): the rows are read from their file again")
     return None
@@ -140,23 +138,22 @@ def keep(tasks: Collection[str]) -> None:
     Raises:
         DiskError: the disk is full or failing.
     """
-    newest = {(found.name, found.split): (key, found) for key, found in _at_hand.items() if key[0].files}
-    for key, found in newest.values():
-        folder = _folders[-1](found.name, found.split)
-        if found.name not in tasks:
+    newest = {(found.examples.task.name, found.examples.split): found for found in _at_hand.values()}
+    for (name, split), found in newest.items():
+        task, folder = found.examples.task, _folders[-1](name, split)
+        if name not in tasks or not task.files:
             continue
         if (
             atomic.is_finished(folder)
             and atomic.read_manifest(folder, verify=False).get("made_from") == found.made_from
         ):
             continue
-        task: Task = key[0]
-        schema = pa.schema([(name, _type(task, name)) for name in found.columns])
-        facts = {"made_from": found.made_from, "labels": found.labels, "said": found.said}
+        schema = pa.schema([(column, _type(task, column)) for column in found.examples.columns])
+        facts = {"made_from": found.made_from, "labels": task.labels, "said": found.said, "total": found.examples.total}
         with atomic.unfinished(folder, **facts) as begun, pa.ipc.new_file(str(begun / FILE), schema) as writer:
-            for batch in _batches(found.columns, schema):
+            for batch in _batches(found.examples.columns, schema):
                 writer.write_batch(batch)
-        found.columns = _columns_of(task, folder)
+        found.examples = found.examples.lying_in(_columns_of(task, folder))
 
 
 def _batches(columns: Columns, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -165,8 +162,13 @@ def _batches(columns: Columns, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch([pa.array([*columns[field.name][part]], field.type) for field in schema], schema)
 
 
-def _mapped_columns(task: Task, columns: Columns) -> Columns:
-    """The columns as Arrow's: Python's take several times the memory."""
+def as_columns(task: Task, columns: Columns) -> Columns:
+    """The columns of `Examples` of many rows as Arrow's: Python's take several times the memory.
+
+    Args:
+        task: with its classes.
+        columns: of any sequences.
+    """
     return {name: _as_column(task, name, values) for name, values in columns.items()}
 
 

@@ -1,6 +1,5 @@
 """Texts that occur twice: in the train split and among what is scored, or within one split; counted, said, marked."""
 
-import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,10 +10,9 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tasks import HELD_OUT
-from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.base import Examples, Task, folded
 from tinydistilbert.tasks.columns import VALUES_AT_ONCE, taken
 from tinydistilbert.tasks.recipe_splits import held_out_of_train, recipe_examples, whole_train_split
-from tinydistilbert.tasks.same import hashes_of
 from tinydistilbert.tasks.splits import file_of
 
 MOST_PUBLISHED = 0.05
@@ -43,20 +41,15 @@ def shared_with_train(train: Examples, scored: Examples) -> int:
     """How many of the scored examples have a text of the train split, in capitals or not; of pairs, both texts."""
     if scored.task.is_synthetic or scored.split == HELD_OUT:
         return 0
-    known, asked = (hashes_of(map(_folded, examples.each_key()), len(examples)) for examples in (train, scored))
+    known, asked = train.folded_hashes, scored.folded_hashes
     likely = np.flatnonzero(np.isin(asked, known))  # where hashes agree the texts themselves decide
     in_train = np.flatnonzero(np.isin(known, asked[likely]))
-    texts = {_folded(key) for part in _parts(in_train) for key in train.keys_of(part)}
-    return sum(_folded(key) in texts for part in _parts(likely) for key in scored.keys_of(part))
+    texts = {folded(key) for part in _parts(in_train) for key in train.keys_of(part)}
+    return sum(folded(key) in texts for part in _parts(likely) for key in scored.keys_of(part))
 
 
 def _parts(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     return (rows[begin : begin + VALUES_AT_ONCE] for begin in range(0, len(rows), VALUES_AT_ONCE))
-
-
-def _folded(key: tuple[str, ...]) -> tuple[str, ...]:
-    """The texts as most models read them: without capitals, and characters composed in one way."""
-    return tuple(unicodedata.normalize("NFKC", text).casefold() for text in key)
 
 
 def shared_in_words(task: Task, split: str, shared: int, scored: int) -> str:
@@ -121,7 +114,7 @@ def _say_what_repeats(examples: Examples) -> None:
         if contradicting:
             rows = counted(int(copies[contradicting].sum()), "row")
             counts.append(f"{counted(len(contradicting), 'text')} with more than one label ({rows})")
-    if empty := sum(not all(key) for key in examples.each_key()):
+    if empty := examples.empty_texts:
         counts.append(f"{counted(empty, 'row')} with an empty text")
     if counts:
         notice(f"{examples.task.name} {examples.split}", "; ".join(counts))

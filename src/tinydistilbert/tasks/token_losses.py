@@ -12,6 +12,7 @@ from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.columns import taken
 from tinydistilbert.tasks.encoding import Features
 from tinydistilbert.tasks.same import hashes_of, numbered
+from tinydistilbert.tasks.token_rows import in_parts
 
 MANY_UNKNOWN = 0.01
 """Share of the tokens from which on unknown ones are worth a word."""
@@ -33,12 +34,11 @@ def _unknown(examples: Examples, features: Features, tokenizer: PreTrainedTokeni
     """That many tokens are the one for what the vocabulary does not have."""
     if tokenizer.unk_token_id is None or not len(features) or features.input_ids[0].ndim > 1:  # ELMo reads characters
         return ""
-    counts = np.fromiter(
-        (np.count_nonzero(ids == tokenizer.unk_token_id) for ids in features.input_ids), np.int64, len(features)
-    )
-    share = float(counts.sum() / features.lengths.sum())
+    unknown = sum(np.count_nonzero(ids == tokenizer.unk_token_id) for ids in in_parts(features.input_ids))
+    share = float(unknown / features.lengths.sum())
     if share < MANY_UNKNOWN:
         return ""
+    counts = np.array([np.count_nonzero(ids == tokenizer.unk_token_id) for ids in features.input_ids])
     texts = len({*features.example[counts > 0].tolist()})
     which = f"{texts:,} of {len(examples):,} {examples.split}"
     return (

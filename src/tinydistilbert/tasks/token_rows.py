@@ -1,6 +1,6 @@
 """Rows of numbers of different lengths in one array, which lies in a file where it is large."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, overload
 
 import numpy as np
@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from tinydistilbert.storage import disk, scratch
 
+NUMBERS_AT_ONCE = 2**20
+"""That are looked at together."""
 MOST_IN_MEMORY = 64 * 2**20
 """Bytes of an array from which on it is mapped."""
 
@@ -46,6 +48,15 @@ class FlatFile:
         like = self._parts[0]
         with self._stream:
             return np.memmap(self._stream, like.dtype, "r", shape=(self._rows, *like.shape[1:]))
+
+
+def in_parts(rows: "Sequence[NDArray[Any]]") -> Iterator[NDArray[Any]]:
+    """All numbers of some rows: of those in one array many at a time, of others row by row."""
+    if not isinstance(rows, TokenRows):
+        yield from rows
+        return
+    for begin in range(0, len(rows.flat), NUMBERS_AT_ONCE):
+        yield rows.flat[begin : begin + NUMBERS_AT_ONCE]
 
 
 class TokenRows(Sequence[NDArray[Any]]):
