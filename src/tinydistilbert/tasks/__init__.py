@@ -12,7 +12,6 @@ from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.names import SPAN_NAMES, TASK_NAMES, base_task, intermediate_task
 from tinydistilbert.tasks import glue, hold_out, imdb, library, squad, synthetic
 from tinydistilbert.tasks.base import Examples, ScoreTable, Task, sample_rows
-from tinydistilbert.tasks.columns import taken
 
 # What reads data imports its libraries in the functions that need it: a served model needs the tasks alone.
 if TYPE_CHECKING:

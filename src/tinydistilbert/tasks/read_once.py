@@ -99,6 +99,11 @@ def read_once(
     return found.examples
 
 
+def forget() -> None:
+    """Have nothing at hand any more."""
+    _at_hand.clear()
+
+
 def _identity(path: Path) -> tuple[Any, ...]:
     """What differs when a file was written or replaced: no program can set when its status changed last (ctime)."""
     status = path.stat()
