@@ -236,9 +236,16 @@ def ranked(**arguments: Any) -> None:
     ranked_training.main(**arguments)
 
 
+def shards(**arguments: Any) -> None:
+    """A teacher in shards over several processes."""
+    import ranked_training  # beside this file
+
+    ranked_training.shards(**arguments)
+
+
 TASKS: dict[str, Callable[..., None]] = {
     "main": main, "teacher_cache": teacher_cache, "batches": batches, "wide": wide, "ranked": ranked,
-    "replicate": replicate,
+    "replicate": replicate, "shards": shards,
 }  # fmt: skip
 
 
