@@ -224,6 +224,8 @@ class Ranks:
             except BaseException as error:
                 _reports = self._is_first_to_report()
                 self._disconnect()
+                if _reports and _is_of_connection(error):
+                    raise RankLost(_lost(_GONE)) from error
                 if _reports:
                     raise
                 raise ReportedElsewhere from error
@@ -286,6 +288,7 @@ def _abort_on_gpus() -> None:
 
 ALONE = Ranks()
 _LEFT = "left"
+_GONE = "a process of this training has ended, or has not answered for too long"
 _joined: Ranks | None = None
 _reports = False
 """Whether this process was the first in which something went wrong."""
@@ -385,8 +388,14 @@ def _peers_answer() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        why = "a process of this training has ended, or has not answered for too long"
-        raise RankLost(_lost(why)) from error
+        raise RankLost(_lost(_GONE)) from error
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    """Whether torch says that another process does not answer: also where it, not this module, asked (FSDP)."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))
 
 
 def _lost(why: str) -> str:
