@@ -20,11 +20,12 @@ from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.optional import training_libraries
 from tinydistilbert.tasks.base import Examples, Kind
 from tinydistilbert.tasks.best_answer import best_answer
-from tinydistilbert.tasks.encoding import CHUNK, FastTokenizer, Features, encode, question_limit
+from tinydistilbert.tasks.encoding import CHUNK, Features, encode, question_limit
 from tinydistilbert.tasks.entities import entities_of, is_tag
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.label_thresholds import given_labels, sigmoid, stored_label_thresholds
 from tinydistilbert.tasks.squad import TASKS, stored_null_threshold
+from tinydistilbert.tasks.whole_inputs import FastTokenizer
 from tinydistilbert.tasks.words import WORDS, Word, WordPredictions, joined, word_predictions, words_in
 
 SQUAD = TASKS[0]

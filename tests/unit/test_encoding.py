@@ -22,9 +22,10 @@ from tinydistilbert.models.runtimes import MOST_TOKENS, TOKENS_A_THREAD, token_b
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
-from tinydistilbert.tasks.encoding import Features, TokenRows, collate, encode
+from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.squad import MAX_ANSWER_TOKENS, best_answers
+from tinydistilbert.tasks.token_rows import TokenRows
 from tinydistilbert.training.ranks import Ranks
 
 TEXT = "The tower was built by the engineer Gustave Eiffel for the world fair and many people came to see it ."
@@ -389,10 +390,10 @@ def test_token_types_go_only_to_models_that_have_them() -> None:
 
 
 def test_rows_of_different_lengths_lie_in_one_array() -> None:
-    rows = TokenRows.of([np.array([1, 2, 3]), np.array([4, 5])], [np.array([2, 0, 1]), np.array([2])])
+    rows = TokenRows(np.array([1, 2, 3, 4, 5]), np.array([2, 0, 1, 2]))
     assert [row.tolist() for row in rows] == [[1, 2], [], [3], [4, 5]] and rows[-1].tolist() == [4, 5]
     assert [row.tolist() for row in rows[1:3]] == [[], [3]] and rows[:2].lengths.tolist() == [2, 0]
-    assert len(TokenRows.of([], [])) == 0
+    assert [row.tolist() for row in rows.with_flat(np.arange(5))] == [[0, 1], [], [2], [3, 4]]
     with pytest.raises(IndexError):
         rows[4]
 

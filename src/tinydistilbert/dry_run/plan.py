@@ -80,12 +80,13 @@ def refuse_full_disk(run: RunContext) -> float:
 def _lines(basis: Basis) -> list[Line]:
     """The lines of the plan, after what the run checks was checked."""
     basis.run.check_machine()
-    if basis.run.is_begun():
-        basis.run.inputs.check()
-        check_kept(basis.run)
-    else:
-        check_inputs(basis)
-    return [line for stage in basis.run.stages for line in ESTIMATES[stage](basis)]
+    with basis.run.rows_at_hand():
+        if basis.run.is_begun():
+            basis.run.inputs.check()
+            check_kept(basis.run)
+        else:
+            check_inputs(basis)
+        return [line for stage in basis.run.stages for line in ESTIMATES[stage](basis)]
 
 
 def _seconds(lines: Sequence[Line], jobs: SideBySide | None) -> float:

@@ -76,7 +76,7 @@ def predictions_of_rows(examples: Examples, rows: NDArray[Any], threshold: Thres
     """The predictions of (n, classes) logits or (n, 1) numbers, a row for each example; see `read_predictions`."""
     if examples.task.kind == "multi-label":
         return _read_labels(examples, rows, plain_threshold(examples) if threshold is None else threshold)
-    labels, names = examples.columns["label"], examples.task.labels
+    labels, names = [*examples.columns["label"]], examples.task.labels
     if examples.task.kind == "regression":
         scores = rows[:, 0].astype(np.float64)
         return Predictions(scores, scores.tolist(), labels, {})

@@ -23,7 +23,7 @@ from tinydistilbert.models.loading import load_config, load_model, load_tokenize
 from tinydistilbert.progress import say
 from tinydistilbert.run_folder import SOFT_TARGETS
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks.base import Examples, Task, rows_of
+from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
 from tinydistilbert.tasks.encoding import Features, encode
 from tinydistilbert.tasks.inference import Logits, predict
@@ -100,11 +100,11 @@ def make_soft_targets(
         done = shards.resume(len(examples))
         if is_checked and not done and len(examples) > SHARD:  # before hours of passes, by examples of all the file
             labelled = [row for row, label in enumerate(examples.columns["label"]) if label is not None]
-            some = rows_of(examples, labelled[:: -(-len(labelled) // CHECKED) or 1])
+            some = examples.take(labelled[:: -(-len(labelled) // CHECKED) or 1])
             for folder in teachers if len(some) else ():
                 opened(folder).check(some, opened(folder).logits(some), is_given=bool(given_labels))
         for begin in range(done, len(examples), SHARD):
-            part, total = rows_of(examples, range(begin, min(begin + SHARD, len(examples)))), np.zeros(())
+            part, total = examples.take(range(begin, min(begin + SHARD, len(examples)))), np.zeros(())
             for folder in teachers:
                 logits = opened(folder).logits(part)
                 if is_checked and len(part) == len(examples):

@@ -37,6 +37,7 @@ from tinydistilbert.tasks.compatible import check_same_tokenizer
 from tinydistilbert.tasks.encoding import NO_LABEL, Features, encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.span_losses import span_losses
+from tinydistilbert.tasks.token_rows import in_parts
 from tinydistilbert.training.best_epoch import BestEpoch, EpochSelector
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Phase, TrainingJob, step_seed
@@ -304,9 +305,9 @@ def selection_score(training: TaskTraining) -> float:
 def _token_ids(training: TaskTraining) -> Iterator[NDArray[np.int32]]:
     """Every token that the model reads."""
     yield np.array([training.batches.pad_token_id], dtype=np.int32)
-    yield from training.batches.features.input_ids
+    yield from in_parts(training.batches.features.input_ids)
     if training.selection is not None:
-        yield from training.selection.input_ids
+        yield from in_parts(training.selection.input_ids)
 
 
 def _ends_of_epochs(training: TaskTraining) -> frozenset[int]:

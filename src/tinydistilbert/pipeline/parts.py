@@ -144,7 +144,8 @@ def make_part(run: RunContext, name: str) -> None:
     files = run_record.kept_model_files(run.folder)
     lock = run.folder.path / "tasks" / f"{name}.lock"
     # One of an earlier command may be about to stop.
-    with folder_pins.pinned(files), device_errors(run.device), locks.alone(lock, where=part.title, wait=True):
+    alone = locks.alone(lock, where=part.title, wait=True)
+    with folder_pins.pinned(files), device_errors(run.device), run.rows_at_hand(), alone:
         part.make()
     with locks.alone(run.folder.notices.with_suffix(".lock"), where="the run's notices", wait=True):
         run_record.keep_notices(run.folder, notices.all_notices())

@@ -26,7 +26,7 @@ from tinydistilbert.training import checkpoint
 from tinydistilbert.training.allocator import keep_freed_memory
 from tinydistilbert.training.device import Compute, is_out_of_memory, say_if_busy
 from tinydistilbert.training.diagnosis import write_diagnosis
-from tinydistilbert.training.job import TrainingJob, step_seed
+from tinydistilbert.training.job import Batch, TrainingJob, step_seed
 from tinydistilbert.training.memory import OPTIMIZER_BYTES, SHARE, free_bytes, splits_that_fit
 from tinydistilbert.training.optimizer import SCALE, learning_rate_factor, make_optimizer
 from tinydistilbert.training.precision import Precision, autocast, onednn
@@ -233,6 +233,9 @@ class _Loop:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.job.keep_pace:  # the others are in the middle of what they cannot go on with alone
+                    fix = "start more processes, or lower batch_size and raise gradient_accumulation_steps"
+                    raise OutOfMemory(f"{self.label}: out of memory at step {step + 1}; {fix}") from error
             # Out here, where the error and all that it holds on to are gone.
             if self.all_reduce({} if done is None else done[0], is_out_of_memory=done is None):
                 assert done is not None, "in that process memory has not run out"
@@ -265,13 +268,16 @@ class _Loop:
             numbered = [*enumerate(zip(micro_batches, shares, strict=True))]
             for index, (cpu_batch, share) in numbered[ranks.rank :: ranks.world]:
                 torch.manual_seed(step_seed(self.seed, step, index))
-                batch = {name: _moved(value, self.compute.device) for name, value in cpu_batch.items()}
+                batch = _all_moved(cpu_batch, self.compute.device)
                 term_scales = {name: weight * share[name] for name, weight in term_weights.items()}
                 with autocast(self.compute.device, self.precision):
                     loss, terms = self.job.loss(self.model, batch, term_scales, step)
                 loss.backward()  # type: ignore[no-untyped-call]
                 for name, value in terms.items():
                     sums[name] += value.float() * share[name]
+            if self.job.keep_pace and ranks.rank >= (len(numbered) % ranks.world or ranks.world):
+                with autocast(self.compute.device, self.precision):
+                    self.job.keep_pace(_all_moved(micro_batches[-1], self.compute.device), step)
         return sums, sum(self.job.tokens(batch) for batch in micro_batches)
 
     def halve(self, step: int) -> None:
@@ -395,6 +401,10 @@ class _Step:
             "step": self.step + 1, "loss": loss, **terms, "learning_rate": self.learning_rate, "tokens": self.tokens,
         }  # fmt: skip
         return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in line.items()}
+
+
+def _all_moved(batch: Batch, device: torch.device) -> Batch:
+    return {name: _moved(value, device) for name, value in batch.items()}
 
 
 def _moved(value: Tensor, device: torch.device) -> Tensor:
