@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from tinydistilbert.progress import size_in_words
 from tinydistilbert.training.cores import group_folders
 
 SHARE = 0.8
@@ -52,3 +53,18 @@ def splits_that_fit(memory: Callable[[int], float], most: int, budget: float) ->
         budget: bytes that there are.
     """
     return next((splits for splits in range(most) if memory(splits) <= budget), most)
+
+
+def why_smaller(splits: int, whole: float, free: float) -> str:
+    """That micro-batches are smaller than `batch_size`, and why, in words.
+
+    Args:
+        splits: how often they are halved.
+        whole: bytes that a step would take without that.
+        free: bytes that are free.
+    """
+    return (
+        f"in micro-batches of 1/{2**splits} of their size, with as many examples in a step: whole ones are estimated "
+        f"to take {size_in_words(whole)}, and of the {size_in_words(free)} that are free a training plans with "
+        f"{SHARE:.0%}"
+    )
