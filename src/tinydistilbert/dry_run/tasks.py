@@ -12,11 +12,11 @@ from tinydistilbert.dry_run.sizes import TaskSize
 from tinydistilbert.finetuning.augment import passes_of
 from tinydistilbert.finetuning.schedule import distillation_phases, finetune_steps, intermediate_steps
 from tinydistilbert.models.dropout import keeps_attention_weights
-from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
+from tinydistilbert.models.size import FORWARD_AND_BACKWARD, TRAINING_BYTES, Size
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.storage import atomic
-from tinydistilbert.training.memory import SHARE, free_bytes, splits_that_fit, why_smaller
+from tinydistilbert.training.memory import SHARE, free_bytes, splits_that_fit, taken, why_smaller
 
 SCORES_BYTES_PER_EXAMPLE = 100
 SECONDS_A_BASELINE_TOKEN = 2e-5
@@ -102,11 +102,13 @@ def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskS
 def _memory(basis: Basis, model: Size, settings: Finetune, size: TaskSize) -> tuple[float, str]:
     """Bytes of a fine-tuning, whose micro-batches are halved before the first step until they fit, and if so why."""
     device, optimization = basis.run.device, settings.optimization
-    is_kept = keeps_attention_weights(device, basis.machine.precision, optimization.attention_dropout)
+    precision = basis.machine.precision
+    is_kept = keeps_attention_weights(device, precision, optimization.attention_dropout)
 
     def needed(splits: int) -> float:
         examples = math.ceil(optimization.batch_size / 2**splits)
-        return model.training_memory(examples * size.longest, 0, length=size.longest if is_kept else 0)
+        activations = model.activation_memory(examples * size.longest, length=size.longest if is_kept else 0)
+        return TRAINING_BYTES * model.parameters + taken(activations, device, precision)
 
     free = free_bytes(device)
     splits = splits_that_fit(needed, int(math.log2(optimization.batch_size)), SHARE * free)
