@@ -21,6 +21,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column
 from tinydistilbert.tasks.mapped_tables import is_large, mapped
+from tinydistilbert.tasks.samples import is_sampled
 from tinydistilbert.tasks.words import WORDS
 
 FILE = "rows.arrow"
@@ -81,8 +82,11 @@ def read_once(
     paths = [path for path in dict.fromkeys(files) if path is not None]
     if None in files or not any(map(is_large, paths)):
         return read()
-    key = (task, split, json.dumps(more), *map(_identity, paths))
+    is_sample = any(map(is_sampled, paths))
+    key = (is_sample, task, split, json.dumps(more), *map(_identity, paths))
     found = _at_hand.pop(key, None)
+    if found is None and is_sample:
+        found = _Split(read(), (), "")
     if found is None:
         how = {name: getattr(task, name) for name in _HOW_READ} | {"official": dict(task.official)}
         described = [FORMAT, split, more, how, [atomic.sha256(path) for path in paths], [path.suffix for path in paths]]
@@ -146,7 +150,7 @@ def keep(tasks: Collection[str]) -> None:
     newest = {(found.examples.task.name, found.examples.split): found for found in _at_hand.values()}
     for (name, split), found in newest.items():
         task, folder = found.examples.task, _folders[-1](name, split)
-        if name not in tasks or not task.files:
+        if name not in tasks or not task.files or not found.made_from:
             continue
         if (
             atomic.is_finished(folder)
