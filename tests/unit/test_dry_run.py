@@ -26,7 +26,7 @@ from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
-from tinydistilbert.tasks import samples
+from tinydistilbert.tasks import mapped_tables, samples
 from tinydistilbert.training import precision
 
 CONFIG = tiny.config(**tiny.WIDER)
@@ -148,6 +148,20 @@ def test_a_large_file_is_estimated_from_a_sample_and_read_whole_where_that_looks
     with pytest.raises(UserError, match=r"train.jsonl:12, column label"):
         plan.plan(run_of(recipe, tmp_path / "run", until="finetune"))
     assert any("all rows are read" in line for line in notices.all_notices())
+
+
+def test_the_disk_for_the_rows_of_a_large_file_is_counted(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text("text,label\n" + "".join(f"{SENTENCES[row % 3]} {row},{row % 2}\n" for row in range(60)))
+    custom = {"own": {"train": str(file), "validation": "20%"}}
+    changes = {"finetune": {"tasks": ["own"], "custom": custom}}
+    own = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "")
+    assert "rows of own" not in rows(plan.plan(run_of(own, tmp_path / "run", until="finetune")))
+    monkeypatch.setattr(mapped_tables, "LARGE", 100)
+    told = rows(plan.plan(run_of(own, tmp_path / "run", until="finetune")))["rows of own"]
+    assert "to do" in told and told.endswith("kB")
 
 
 def taught(recipe: Recipe, **distillation: object) -> Recipe:

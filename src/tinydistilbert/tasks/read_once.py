@@ -44,7 +44,7 @@ class _Split:
 
     examples: Examples
     """All of them."""
-    said: tuple[str, ...]
+    notices: tuple[str, ...]
     made_from: str
     """One hash of the files and of how they are read."""
 
@@ -93,10 +93,10 @@ def read_once(
         made_from = hashlib.sha256(json.dumps(described).encode()).hexdigest()
         found = _kept(task, split, made_from)
         if found is None:
-            with recorded() as said:
+            with recorded() as lines:
                 examples = read()
-                found = _Split(examples, tuple(said), made_from)
-    repeat(found.said)
+                found = _Split(examples, tuple(lines), made_from)
+    repeat(found.notices)
     _at_hand[key] = found
     for oldest in [*_at_hand][:-MOST]:
         del _at_hand[oldest]
@@ -126,7 +126,7 @@ def _kept(task: Task, split: str, made_from: str) -> _Split | None:
                 continue
             named = dataclasses.replace(task, labels=tuple(manifest["labels"]))
             examples = Examples(named, split, _columns_of(named, folder), manifest["total"])
-            return _Split(examples, tuple(manifest["said"]), made_from)
+            return _Split(examples, tuple(manifest["notices"]), made_from)
         except (UserError, LookupError, TypeError, pa.ArrowException) as error:
             notice(str(folder), f"damaged ({type(error).__name__}): the rows are read from their file again")
     return None
@@ -158,7 +158,12 @@ def keep(tasks: Collection[str]) -> None:
         ):
             continue
         schema = pa.schema([(column, _type(task, column)) for column in found.examples.columns])
-        facts = {"made_from": found.made_from, "labels": task.labels, "said": found.said, "total": found.examples.total}
+        facts = {
+            "made_from": found.made_from,
+            "labels": task.labels,
+            "notices": found.notices,
+            "total": found.examples.total,
+        }
         with atomic.unfinished(folder, **facts) as begun, pa.ipc.new_file(str(begun / FILE), schema) as writer:
             for batch in _batches(found.examples.columns, schema):
                 writer.write_batch(batch)
