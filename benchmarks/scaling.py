@@ -1,4 +1,4 @@
-"""What size costs: tables of corpus, processes and rows, in processor seconds and private memory.
+"""What size costs: tables of corpus, processes, rows and ranks, in processor seconds and private memory.
 
 Processor seconds are those of a process and all that it started, which hardly depend on what else runs on the machine;
 seconds on the clock stand beside them. Memory is what belongs to these processes alone, all together, at its highest.
@@ -19,6 +19,8 @@ from typing import Any, Self
 
 import common
 import psutil
+import rank_scaling
+import torch
 from corpus_scaling import write_corpus
 
 from tinydistilbert.benchmark.turns import table
@@ -28,8 +30,12 @@ from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.tasks import load_examples
 from tinydistilbert.tasks.custom import custom_task
 from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.training.precision import Precision, is_possible
 
-MEGABYTES, JOBS, ROWS = (5, 20), (1, 2), (50_000, 200_000)
+MEGABYTES, JOBS, ROWS, RANKS = (5, 20), (1, 2), (50_000, 200_000), (1, 2)
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+"""Of the trainings by several processes, where the machine has them."""
+RANKS_MEGABYTES = 1
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -161,6 +167,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=int, nargs="*", default=list(MEGABYTES), help="of text")
     parser.add_argument("--jobs", type=int, nargs="+", default=list(JOBS), help="processes")
     parser.add_argument("--rows", type=int, nargs="*", default=list(ROWS), help="of a CSV")
+    parser.add_argument("--ranks", type=int, nargs="*", default=list(RANKS), help="processes that share a training")
+    parser.add_argument("--batch-size", type=int, default=16, help="blocks in a micro-batch of such a training")
     parser.add_argument("--output", type=Path, default=common.RESULTS / "scaling.jsonl")
     return parser.parse_args()
 
@@ -179,6 +187,7 @@ def main() -> None:
     print(f"text: {tokens / words:.3f} tokens and {size / words:.2f} bytes a word\n")
     of_text: list[tuple[tuple[str, ...], Cost]] = []
     of_rows: list[tuple[tuple[str, ...], Cost]] = []
+    of_ranks: list[list[str]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for megabytes in chosen.megabytes:
             text = Path(temporary) / f"text-{megabytes}"
@@ -203,9 +212,28 @@ def main() -> None:
             cost = common.in_fresh_process(1, measure_rows, file, chosen.teacher)
             of_rows.append(((f"{count:,}",), cost))
             common.append(chosen.output, [{"benchmark": "scaling", "table": "rows", "rows": count} | asdict(cost)])
-    print(_shown("way|megabytes|processes", of_text))
-    print()
-    print(_shown("rows", of_rows))
+        if chosen.ranks:
+            text = Path(temporary) / "text-of-ranks"
+            write_corpus(text, documents, held_out, RANKS_MEGABYTES * 1_000_000)
+        for precision in PRECISIONS if chosen.ranks else ():
+            for world in chosen.ranks if is_possible(torch.device("cpu"), precision) else ():
+                found = rank_scaling.measure_ranks(
+                    world, text, Path(temporary) / "of-ranks", chosen.teacher, chosen.batch_size, precision
+                )
+                of_ranks.append([precision, str(world), *rank_scaling.cells(found, world)])
+                facts = {
+                    "benchmark": "scaling",
+                    "table": "ranks",
+                    "ranks": world,
+                    "precision": precision,
+                    "batch_size": chosen.batch_size,
+                }
+                common.append(chosen.output, [facts | asdict(found)])
+    for rows, shown in ((of_text, _shown("way|megabytes|processes", of_text)), (of_rows, _shown("rows", of_rows))):
+        if rows:
+            print(f"{shown}\n")
+    if of_ranks:
+        print(table(("precision", "processes", *rank_scaling.HEAD), of_ranks))
 
 
 if __name__ == "__main__":

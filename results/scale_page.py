@@ -109,13 +109,40 @@ def time_section() -> str:
     )  # fmt: skip
 
 
+def _ranks(rows: list[dict[str, Any]]) -> list[str]:
+    """What it costs that processes share a step."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        first = [row["precision"], f"{row['ranks']}", f"{row['tokens'] / row['seconds']:,.0f}"]
+        first.append(f"{row['processor_seconds']:.2f}")
+        if row["ranks"] == 1:
+            return [*first, *[""] * 5]
+        of_processor = row["sum_processor_seconds"] / row["processor_seconds"]
+        of_clock = row["sum_alone_seconds"] / row["seconds"]
+        sizes = (f"{row[name] / 1e6:.1f}" for name in ("message_bytes", "embedding_bytes", "sent_bytes"))
+        return [*first, f"{of_processor:.1%}", f"{of_clock:.1%}", *sizes]
+
+    head = (
+        "a step of distillation", "processes", "tokens/s on the clock", "processor seconds, of all",
+        "the sum's share of them", "share of the clock", "MB summed", "of them the word embedding", "MB sent by each",
+    )  # fmt: skip
+    tokens = f"{rows[-1]['tokens']:,.0f}"
+    about = (
+        f"Processes of one thread each share a step of {tokens} tokens of the offline pair (three layers of six of a "
+        "MiniLM), over gloo on the loopback interface. The share of the clock is that of a sum by itself."
+    )
+    return [about, "", *_table(head, map(cells, rows))]
+
+
 def measured_section() -> str:
     """The tables of benchmarks/scaling.py."""
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in _lines(SCALING):
-        last[(row["table"], row.get("way"), row.get("megabytes"), row.get("jobs"), row.get("rows"))] = row
+        keys = ("table", "way", "megabytes", "jobs", "rows", "ranks", "precision")
+        last[tuple(row.get(key) for key in keys)] = row
     of_text = [row for row in last.values() if row["table"] == "corpus"]
     of_rows = [row for row in last.values() if row["table"] == "rows"]
+    of_ranks = [row for row in last.values() if row["table"] == "ranks"]
 
     def cost(row: dict[str, Any]) -> list[str]:
         rate = row["tokens"] / row["processor_seconds"]
@@ -128,13 +155,14 @@ def measured_section() -> str:
         [
             f"`benchmarks/scaling.py`, {dates[-1]}, {of_text[0]['environment']['cpu']}. Memory is private to the "
             "processes and beyond what they had before (Python, torch, a teacher). The machine did other work, so "
-            "there are no seconds of a clock.",
+            "there are no seconds of a clock but for the processes that share a training.",
             "",
             *_table(
                 ("text", "MB", "processes", *cells),
                 ([f"`{r['way']}`", f"{r['megabytes']}", f"{r['jobs']}", *cost(r)] for r in of_text),
             ),
             *(["", *_table(of_csv, ([f"{r['rows']:,}", *cost(r)] for r in of_rows))] if of_rows else []),
+            *(["", *_ranks(of_ranks)] if of_ranks else []),
             "",
         ]
     )
