@@ -136,8 +136,8 @@ def _train(
     loss = PretrainingLoss(settings.objective, large, steps=steps, accumulation=MICRO_BATCHES)
     with ranks.session(), TemporaryDirectory() as folder:
         pretrain(student, loss, meter, setup, optimization, folder=Path(folder), label=f"{ranks.world} processes")
-        own, in_sum, sum_seconds, seconds = meter.means()
-        processor, sum_processor = ranks.total([own, in_sum])
+        processor, in_sum, sum_seconds, seconds = meter.means()
+        processor, sum_processor = ranks.total([processor, in_sum])
         alone, sent = _sum_alone(ranks, student)
     message = sum(parameter.nbytes for parameter in student.parameters())
     embedding = student.get_input_embeddings().weight
