@@ -28,16 +28,24 @@ from tinydistilbert.distillation.pretraining import PretrainingSetup, pretrain
 from tinydistilbert.recipe import schema
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import MicroBatches
-from tinydistilbert.training.precision import Precision
+from tinydistilbert.training.precision import Precision, is_possible
 from tinydistilbert.training.ranks import Ranks, join
 
 CPU = torch.device("cpu")
 SKIPPED, STEPS = 1, 4
 """Steps that are not counted, and those that are; the last one's end is the beginning of one more."""
+CHARACTERS = 1_000_000
+"""Of the text."""
 MICRO_BATCHES = 2
 """In a step, so that two processes have one each and nothing is halved."""
 REPEATS = 5
 """Of a sum by itself, of which the quickest counts: processes that wait for one another are not in it."""
+
+
+def precisions() -> list[Precision]:
+    """Those that a training takes here by itself."""
+    known: tuple[Precision, ...] = ("fp32", "bf16")
+    return [precision for precision in known if is_possible(CPU, precision)]
 
 
 @dataclass(frozen=True)

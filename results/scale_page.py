@@ -126,10 +126,10 @@ def _ranks(rows: list[dict[str, Any]]) -> list[str]:
         "a step of distillation", "processes", "tokens/s on the clock", "processor seconds, of all",
         "the sum's share of them", "share of the clock", "MB summed", "of them the word embedding", "MB sent by each",
     )  # fmt: skip
-    tokens = f"{rows[-1]['tokens']:,.0f}"
     about = (
-        f"Processes of one thread each share a step of {tokens} tokens of the offline pair (three layers of six of a "
-        "MiniLM), over gloo on the loopback interface. The share of the clock is that of a sum by itself."
+        f"Processes of one thread each share a step of {rows[-1]['tokens']:,.0f} tokens of the offline pair (three "
+        "layers of six of a MiniLM), over gloo on the loopback interface. The share of the clock is that of a sum by "
+        "itself."
     )
     return [about, "", *_table(head, map(cells, rows))]
 
@@ -138,18 +138,21 @@ def measured_section() -> str:
     """The tables of benchmarks/scaling.py."""
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in _lines(SCALING):
-        keys = ("table", "way", "megabytes", "jobs", "rows", "ranks", "precision")
-        last[tuple(row.get(key) for key in keys)] = row
+        last[(row["table"], *map(row.get, ("way", "megabytes", "jobs", "rows", "to", "ranks", "precision")))] = row
     of_text = [row for row in last.values() if row["table"] == "corpus"]
-    of_rows = [row for row in last.values() if row["table"] == "rows"]
-    of_ranks = [row for row in last.values() if row["table"] == "ranks"]
+    of_rows = [row for row in last.values() if row["table"] == "start"]
 
     def cost(row: dict[str, Any]) -> list[str]:
         rate = row["tokens"] / row["processor_seconds"]
         return [f"{row['processor_seconds']:.1f}", f"{rate:,.0f}", f"{row['peak_mib']:,.0f}"]
 
     cells = ("processor seconds", "tokens a processor second", "peak MiB")
-    of_csv = ("rows of a CSV, read, checked, tokenised", *cells)
+    of_csv = ("`finetune` of the rows of a CSV", "to", "processor seconds", "peak MiB")
+
+    def start(row: dict[str, Any]) -> list[str]:
+        to = {"dry run": "the end of a dry run", "first step": "the first step"}[row["to"]]
+        return [f"{row['rows']:,}", to, f"{row['processor_seconds']:.1f}", f"{row['peak_mib']:,.0f}"]
+
     dates = sorted({row["date"][:10] for row in last.values()})
     return "\n".join(
         [
@@ -161,8 +164,12 @@ def measured_section() -> str:
                 ("text", "MB", "processes", *cells),
                 ([f"`{r['way']}`", f"{r['megabytes']}", f"{r['jobs']}", *cost(r)] for r in of_text),
             ),
-            *(["", *_table(of_csv, ([f"{r['rows']:,}", *cost(r)] for r in of_rows))] if of_rows else []),
-            *(["", *_ranks(of_ranks)] if of_ranks else []),
+            "",
+            "Rows: the whole process with Python, torch and the model, less mapped files, which can be taken back.",
+            "",
+            *_table(of_csv, map(start, of_rows)),
+            "",
+            *_ranks([row for row in last.values() if row["table"] == "ranks"]),
             "",
         ]
     )
