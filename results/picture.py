@@ -1,12 +1,11 @@
 """The picture and the numbers of the README, of what is committed."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from drawings import ScoredModel, score_against_time
 from replication_ladder import INT8, ladders
 from replication_page import STUDENT, Replication
+from training_speed import distillation_lines
 
 from tinydistilbert import results
 from tinydistilbert.report import scores
@@ -17,7 +16,6 @@ from tinydistilbert.tasks import TASKS
 
 RESULTS = Path(__file__).resolve().parent
 TABLE3 = RESULTS / "table3" / "results.jsonl"
-THROUGHPUT = RESULTS.parent / "benchmarks" / "results" / "distill_throughput.jsonl"
 TASK = "sst2"
 PROTOCOL = "true-length"
 """Of the times: each input alone, at its own length; the pass over STS-B of Table 3, for all models the same."""
@@ -94,7 +92,7 @@ def numbers_section() -> str:
     speed_up = compressed.teacher[TEACHER_TIME].value / compressed.times[int8].value
     smaller = compressed.teacher[TEACHER_SIZE].value / compressed.sizes[int8].value
     first, best = _teacher_score(), 100 * compressed.scores[int8].value
-    ratios = _last_ratios()
+    ratios = distillation_lines()["bert-base", "fp32", "ratios"]
     kept = Replication.read().kept(STUDENT)
     over = ", ".join(task.title for task in kept.counted)
     return (
@@ -105,10 +103,3 @@ def numbers_section() -> str:
         f"- **{ratios['notebook']:.1f} × the notebook, {ratios['authors_all']:.1f} × the authors**: useful tokens a "
         "second of a distillation step of BERT-base on two CPU cores.\n"
     )
-
-
-def _last_ratios() -> dict[str, Any]:
-    """Of the last whole measurement of BERT-base: how many times as fast ours is."""
-    lines = map(json.loads, THROUGHPUT.read_text(encoding="utf-8").splitlines())
-    found = [line for line in lines if "way" not in line and line["pair"] == "bert-base" and not line["quick"]]
-    return dict(found[-1])
