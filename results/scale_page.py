@@ -102,7 +102,8 @@ def time_section() -> str:
             f"{rates.gpu['masked']:,.0f} useful tokens/s (KL at all positions: {rates.gpu['all']:,.0f}) on one "
             f"{rates.device}, {rates.cpu['masked']:,.0f} ({rates.cpu['all']:,.0f}) in fp32 on {rates.cores} cores of a "
             f"Xeon. {epochs:g} epochs, blocks of {BLOCK} tokens of {BYTES_OF_TOKEN} bytes. More devices than one are "
-            f"taken as that many times as fast, which was not measured and is a bound; a CPU node has {CORES_OF_NODE} cores.",
+            f"taken as that many times as fast, which was not measured and is a bound; a CPU node has "
+            f"{CORES_OF_NODE} cores.",
             "", *_table(head, map(row, (1, 10, 100, 1000))), "",
             "What it costs is the hours times the devices times their price.", "",
         ]
