@@ -4,6 +4,7 @@ Run as a script it is that process: it reads requests, one JSON object a line, a
 its other side, in the tests' process. What a child is at it writes on a `Board`, which outlives it.
 """
 
+import gc
 import importlib
 import json
 import mmap
@@ -60,12 +61,13 @@ class Child:
 
     def wait(self) -> int:
         """The same, when it has ended; one that hangs is a failure."""
-        deadline = time.monotonic() + PATIENCE
+        deadline, pause = time.monotonic() + PATIENCE, 0.001
         while (status := self.status()) is None:
             if time.monotonic() > deadline:
                 os.kill(self.pid, signal.SIGKILL)
                 raise AssertionError(f"process {self.pid} hangs: {self.err()}")
-            time.sleep(0.002)
+            time.sleep(pause)  # whoever asks all the time has a core to itself
+            pause = 0.001 if self.board["over"] else min(2 * pause, 0.02)
         return status
 
     def wait_until(self, condition: Callable[[Board], bool]) -> bool:
@@ -100,7 +102,7 @@ class Forks:
         (folder / "server").mkdir()
         with (folder / "server" / "err").open("wb") as errors:
             self._server = subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                [sys.executable, __file__, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
             )  # fmt: skip
 
@@ -236,9 +238,16 @@ def ranked(**arguments: Any) -> None:
     ranked_training.main(**arguments)
 
 
+def shards(**arguments: Any) -> None:
+    """A teacher in shards over several processes."""
+    import ranked_training  # beside this file
+
+    ranked_training.shards(**arguments)
+
+
 TASKS: dict[str, Callable[..., None]] = {
     "main": main, "teacher_cache": teacher_cache, "batches": batches, "wide": wide, "ranked": ranked,
-    "replicate": replicate,
+    "replicate": replicate, "shards": shards,
 }  # fmt: skip
 
 
@@ -369,20 +378,24 @@ def _be_child(request: dict[str, Any]) -> None:
 def _serve() -> None:
     """Answer requests until there are no more."""
     import torch
+    from transformers import conversion_mapping
 
     torch.set_num_threads(1)
     for name in ("tinydistilbert.cli.main", "tinydistilbert.pipeline.run"):
         importlib.import_module(name)
     sys.path.append(str(Path(__file__).parents[2]))
     from tests import quick
+    from tinydistilbert.report import figures
 
-    for name, value in quick.SETTINGS.items():
-        module, _, attribute = name.rpartition(".")
-        setattr(importlib.import_module(module), attribute, value)
+    quick.apply(folder=Path(sys.argv[1]))
+    # What every child would do first, and take long over: its first figure, and the table of transformers' old names.
+    figures.loss_curves([{"step": 1, "loss": 1.0}], "")
+    conversion_mapping.get_checkpoint_conversion_mapping("bert")
     ended: dict[int, int] = {}
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
+        gc.freeze()  # a child that looks through what is here already would copy it
         request = json.loads(line)
         answer: dict[str, Any] = {}
         if request["do"] == "start":

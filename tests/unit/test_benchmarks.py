@@ -1,6 +1,7 @@
 """The benchmarks' own arithmetic, and that the ways which are compared minimise the same."""
 
 import mmap
+import multiprocessing
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -316,8 +317,10 @@ def test_the_peak_is_counted_anew_and_anonymous_memory_is_seen() -> None:
 
 
 @pytest.mark.long
-def test_work_in_a_fresh_process_gives_its_answer_or_ends_the_program() -> None:
+def test_work_in_a_fresh_process_gives_its_answer_or_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     assert common.in_fresh_process(1, abs, -3) == 3
+    fork = multiprocessing.get_context("fork")  # once is enough: five seconds of imports
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: fork)
     with pytest.raises(SystemExit, match="ZeroDivisionError"):
         common.in_fresh_process(1, divmod, 1, 0)
 

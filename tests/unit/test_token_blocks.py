@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import notices
-from tinydistilbert.data import document_tokens, repeated_documents, token_blocks, token_workers
+from tinydistilbert.data import document_tokens, files, repeated_documents, sources, token_blocks, token_workers
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.data.document_tokens import DocumentTokenizer, TokenizedDocuments
 from tinydistilbert.data.npy import RowFile
-from tinydistilbert.errors import OutOfMemory, UserError
+from tinydistilbert.errors import OutOfMemory, SourceLost, UserError
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Corpus, Recipe, recipe_hash
 
@@ -87,6 +89,40 @@ def test_a_killed_preparation_goes_on_from_its_last_shard(
     assert len(asked) == 12 + 5 - 2 * (number - 1), "what was durable is not tokenised again"
     assert ("were done before; going on" in capsys.readouterr().err) == (number > 1)
     assert not (folder / "checkpoints").exists()
+
+
+def test_a_data_set_whose_hub_fails_on_the_way_goes_on_behind_the_shards_that_are_done(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    whole = prepare(corpus, tokenizer, tmp_path / "whole", None)
+    fails_after = [7]
+
+    def rows(texts: tuple[str, ...]) -> Iterator[dict[str, str]]:
+        for number, text in enumerate(texts):
+            if number >= fails_after[0]:
+                raise ConnectionError("the hub is gone")
+            yield {"text": text}
+
+    def load_dataset(*_: Any, **__: Any) -> Any:
+        texts = {"train": DOCUMENTS, "validation": [*DOCUMENTS[:4], "She sat down to read."]}
+        return {
+            split: datasets.IterableDataset.from_generator(rows, gen_kwargs={"texts": tuple(texts[split])})
+            for split in texts
+        }
+
+    monkeypatch.setattr(files, "PARQUET_ROWS", 1)
+    monkeypatch.setattr(sources, "LINES_TO_LOOK_AT", 2)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda _, name: SimpleNamespace(sha="abc"))
+    streamed = replace(corpus, source="me/set", streaming=True)
+    with pytest.raises(SourceLost, match="the hub is gone"):
+        prepare(streamed, tokenizer, tmp_path / "parts", None)
+    fails_after[0] = 99
+    folder = prepare(streamed, tokenizer, tmp_path / "parts", None)
+    assert "6 documents" in capsys.readouterr().err
+    for name in ("train.npy", "validation.npy"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
 @pytest.mark.parametrize("damaged", ["train.npy", "checkpoints/train.json"])
