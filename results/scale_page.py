@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training_speed import distillation_lines
+
 from tinydistilbert.progress import size_in_words
 from tinydistilbert.recipe.schema import Distill
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALING = ROOT / "benchmarks" / "results" / "scaling.jsonl"
-ON_CPU = ROOT / "benchmarks" / "results" / "distill_throughput.jsonl"
 ON_GPU = ROOT / "results" / "gpu" / "measured.jsonl"
 WORDS = 3_300_000_000
 """Of Wikipedia and BookCorpus, on which BERT (Devlin et al. 2019) and DistilBERT were trained."""
@@ -49,13 +50,12 @@ class Rates:
         )
         on_gpu = {row["what"]: row for row in _lines(ON_GPU) if row["measure"] == "distill"}
         masked, all_of_them = (on_gpu[f"bert-base, 256 blocks, KL {which}"] for which in ("masked", "all"))
-        on_cpu = {row.get("way"): row for row in _lines(ON_CPU) if row["pair"] == "bert-base"}
+        on_cpu = {which: distillation_lines()["bert-base", "fp32", f"ours_{which}"] for which in ("masked", "all")}
         return cls(
             text["tokens"] / text["words"], text["bytes"] / text["words"],
             largest["tokens"] / largest["processor_seconds"],
             {"masked": masked["value"], "all": all_of_them["value"]}, masked["device"],
-            {which: on_cpu[f"ours_{which}"]["tokens_per_second"] for which in ("masked", "all")},
-            on_cpu["ours_masked"]["threads"],
+            {which: line["tokens_per_second"] for which, line in on_cpu.items()}, on_cpu["masked"]["threads"],
         )  # fmt: skip
 
 
@@ -100,9 +100,10 @@ def time_section() -> str:
             f"Rates: {rates.tokens_per_word:.2f} tokens and {rates.bytes_per_word:.1f} bytes a word; "
             f"{rates.prepared:,.0f} tokens a processor second in `prepare`; BERT-base to six layers "
             f"{rates.gpu['masked']:,.0f} useful tokens/s (KL at all positions: {rates.gpu['all']:,.0f}) on one "
-            f"{rates.device}, {rates.cpu['masked']:,.0f} ({rates.cpu['all']:,.0f}) on {rates.cores} cores of a Xeon. "
-            f"{epochs:g} epochs, blocks of {BLOCK} tokens of {BYTES_OF_TOKEN} bytes. More devices than one are taken "
-            f"as that many times as fast, which was not measured and is a bound; a CPU node has {CORES_OF_NODE} cores.",
+            f"{rates.device}, {rates.cpu['masked']:,.0f} ({rates.cpu['all']:,.0f}) in fp32 on {rates.cores} cores of a "
+            f"Xeon. {epochs:g} epochs, blocks of {BLOCK} tokens of {BYTES_OF_TOKEN} bytes. More devices than one are "
+            f"taken as that many times as fast, which was not measured and is a bound; a CPU node has "
+            f"{CORES_OF_NODE} cores.",
             "", *_table(head, map(row, (1, 10, 100, 1000))), "",
             "What it costs is the hours times the devices times their price.", "",
         ]
