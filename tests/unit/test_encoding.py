@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
+from tinydistilbert.models.runtimes import MOST_TOKENS, TOKENS_A_THREAD, token_budget
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
@@ -323,6 +324,23 @@ def test_predictions_do_not_depend_on_batching(task: str, tokenizer: Any) -> Non
     with torch.no_grad():
         own = [model(**tokenizer(a, b, return_tensors="pt")).logits[0] for a, b in zip(texts, second, strict=True)]
     np.testing.assert_allclose(whole, torch.stack(own).numpy(), atol=1e-5)
+
+
+def test_batches_are_as_large_as_the_back_end_computes_quickest(tokenizer: Any) -> None:
+    class Shapes:
+        name, token_types, token_budget = "shapes", False, 60
+        found: ClassVar[list[tuple[int, ...]]] = []
+
+        def __call__(self, inputs: Any) -> Any:
+            self.found.append(inputs["input_ids"].shape)
+            return np.zeros((len(inputs["input_ids"]), 2), np.float32)
+
+    features = encode(pairs(20, "rte"), tokenizer, 128)
+    predict(Shapes(), features, pad_token_id=0)
+    assert sum(rows for rows, _ in Shapes.found) == 20
+    assert all(rows == 1 or rows * length <= 60 for rows, length in Shapes.found)
+    assert max(rows for rows, _ in Shapes.found) > 1
+    assert [token_budget(threads) for threads in (1, 2, 64)] == [TOKENS_A_THREAD, 2 * TOKENS_A_THREAD, MOST_TOKENS]
 
 
 def test_span_predictions_do_not_depend_on_batching_and_have_no_padding(tokenizer: Any) -> None:

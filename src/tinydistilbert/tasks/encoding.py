@@ -275,7 +275,7 @@ def padded_inputs(
     length = pad_to or int(features.lengths[indices].max())
     batch = {
         "input_ids": _pad([features.input_ids[i] for i in indices], length, pad_token_id),
-        "attention_mask": _pad([np.ones(features.lengths[i], np.int32) for i in indices], length, 0),
+        "attention_mask": (np.arange(length) < features.lengths[indices][:, None]).astype(np.int64),
     }
     if token_types:
         batch["token_type_ids"] = _pad([features.token_type_ids[i] for i in indices], length, 0)
