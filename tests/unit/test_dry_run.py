@@ -15,6 +15,7 @@ from tinydistilbert import progress
 from tinydistilbert.dry_run import machine, plan
 from tinydistilbert.dry_run.basis import Basis, Line, Shared
 from tinydistilbert.dry_run.machine import BYTES_PER_UPDATE, EFFICIENCY, Machine
+from tinydistilbert.dry_run.side_by_side import SECONDS_A_PROCESS, end_of_last
 from tinydistilbert.dry_run.sizes import task_size, text_size
 from tinydistilbert.dry_run.stages import ESTIMATES
 from tinydistilbert.errors import UserError
@@ -27,6 +28,7 @@ from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.training import precision
+from tinydistilbert.workers.jobs import Jobs
 
 CONFIG = tiny.config(**tiny.WIDER)
 SENTENCES = ("The student learns from the teacher.", "Paris is the capital of France.", "Some cats like milk.")
@@ -224,6 +226,37 @@ def test_every_back_end_and_protocol_is_timed_and_every_variant_is_made(recipe: 
 
 def test_every_stage_has_an_estimate() -> None:
     assert tuple(ESTIMATES) == tuple(stage.name for stage in run.STAGES)
+
+
+def test_jobs_end_with_the_last_of_them_worked_out_by_hand() -> None:
+    seconds = {"a": 3.0, "b": 2.0, "c": 2.0, "d": 4.0}
+    needs = {"a": (), "b": (), "c": ("a", "b"), "d": ("finished before",)}
+    # two places: a 0-3, b 0-2, d 2-6, c 3-5; one: one after the other; four: c waits for a
+    assert [end_of_last(seconds, needs, at_once) for at_once in (1, 2, 4)] == [11, 6, 5]
+
+
+def test_jobs_side_by_side_are_told_with_their_time_and_memory(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinydistilbert.workers.jobs.usable_cores", lambda: 8)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    four = toml.from_dict(toml.merge(toml.to_dict(recipe), {"finetune": {"seeds": [0, 1, 2, 3]}}), "")
+    context = dataclasses.replace(run_of(four, tmp_path / "run", until="evaluate"), workers=Jobs(4))
+    planned = plan.plan_as_json(context)
+    left = len(context.jobs) + 1  # what the teachers answer is a job too
+    assert planned["jobs"] | {"seconds": 0} == {"parts": left, "at_once": 4, "threads": 2, "seconds": 0}
+    made = [line["seconds"] for line in planned["stages"] if line["stage"].startswith(("finetune", "evaluate"))]
+    made = [*made[:-1]] if "baselines" in planned["stages"][-1]["stage"] else made
+    # a job has a quarter of the threads: if no place were ever free, the sum would stay as it is
+    least = sum(made) + left * SECONDS_A_PROCESS / 4
+    assert least * 0.999 < planned["jobs"]["seconds"] < 2 * least
+    rest = planned["seconds_one_after_the_other"] - sum(made)
+    assert planned["seconds"] == pytest.approx(rest + planned["jobs"]["seconds"])
+    assert planned["memory"] > 5 * machine.PROCESS_BYTES
+    told = plan.plan(context)
+    assert f"4 of {left} at a time, each with 2 threads; one after the other about" in told
+    by_ray = dataclasses.replace(context, workers=Jobs(0))
+    assert plan.plan_as_json(by_ray)["jobs"] is None and "by Ray" in plan.plan(by_ray)
 
 
 def test_stages_after_the_command_are_not_told(recipe: Recipe, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ In CSV quotes enclose fields (RFC 4180). Tab-separated files are mostly written 
 character of the text, unless the file shows beyond doubt that its fields are in quotes.
 """
 
-import contextlib
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -148,7 +147,7 @@ def _plain(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str], 
 
 
 def _quoted(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str], list[str]]]:
-    """The line on which a record begins, its fields, and the lines that it takes."""
+    """The line on which a record begins, its fields, and the lines that it takes; that list is used again."""
     raw: list[str] = []
 
     def kept() -> Iterator[str]:
@@ -157,32 +156,25 @@ def _quoted(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str],
             yield line
 
     reader = csv.reader(kept(), delimiter=file.delimiter, strict=True)
+    longest = max(csv.field_size_limit(), file.longest)
     while True:
         begin = reader.line_num + 1 + file.skipped
         raw.clear()
+        # Python's csv module refuses fields above 131,072 characters, unless the limit of the whole process is raised.
+        before = csv.field_size_limit(longest)
         try:
-            with _long_fields(file.longest):
-                record = next(reader, None)
+            record = next(reader, None)
         except csv.Error as error:
             is_open = "unexpected end of data" in str(error)
             found = "none to the end of the file" if is_open else f"{error} (line {reader.line_num + file.skipped})"
             expected = "a closing quote" if is_open else "a quoted field to end at the next single quote"
             fix = f"close the quotes, or {file.fix_csv}" if is_open else file.fix_csv
             raise UserError(f"{file.where}:{begin}", expected=expected, found=found, fix=fix) from None
+        finally:
+            csv.field_size_limit(before)
         if record is None:
             return
-        yield begin, record, raw.copy()
-
-
-@contextlib.contextmanager
-def _long_fields(characters: int) -> Iterator[None]:
-    """Python's csv module refuses fields above 131,072 characters, unless the limit of the whole process is raised."""
-    before = csv.field_size_limit()
-    csv.field_size_limit(max(before, characters))
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
+        yield begin, record, raw
 
 
 def _quoting_of_tsv(lines: Lines, file: _File) -> Quoting:

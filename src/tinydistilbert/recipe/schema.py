@@ -93,6 +93,8 @@ class Corpus:
     """`documents`: tokens attend only within their own document; `block`: across all of their block."""
     deduplicate: bool = False
     """Leave out documents that were there before, by their hash; of validation text also those of the training text."""
+    streaming: bool = False
+    """Read a hub data set while it is fetched, file by file, and keep no copy of it; files are always read so."""
 
 
 @section
@@ -271,7 +273,7 @@ _LATER_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "custom": ("quoting", "answer_units", "label_separator"), "compress": ("engines", "min_kept", "clock"),
     "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",),
-    "corpus": ("quoting", "deduplicate"),
+    "corpus": ("quoting", "deduplicate", "streaming"),
 }  # fmt: skip
 """By section, keys that came after the first measurements: they enter a hash only where they are not the default."""
 

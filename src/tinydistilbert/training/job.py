@@ -54,6 +54,8 @@ class TrainingJob:
     """Numbers of finished steps after which to validate."""
     oom_splits: int = 0
     """How often micro-batches can be halved when memory runs out."""
+    memory: Callable[[int], float] | None = None
+    """Bytes that the largest micro-batch takes beside the model after so many halvings, at most; None = unknown."""
     phases: tuple[Phase, ...] = ()
     """They add up to `steps`; none = a single one with the learning rate of the settings."""
     keep_pace: Callable[[Batch, int], object] | None = None
