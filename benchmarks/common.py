@@ -64,14 +64,14 @@ def peak_mib() -> float:
     return kibibytes / MIB if sys.platform == "darwin" else kibibytes / 1024  # macOS counts in bytes
 
 
-def anonymous_mib() -> float | None:
-    """Memory of this process that is not the page cache's, in MiB: what it holds of memory-mapped files is left out."""
-    return _status("RssAnon")
+def anonymous_mib(process: int | None = None) -> float | None:
+    """Memory of a process, by default this one, that is not the page cache's, in MiB: mapped files do not count."""
+    return _status("RssAnon", process)
 
 
-def _status(name: str) -> float | None:
+def _status(name: str, process: int | None = None) -> float | None:
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), None)

@@ -1,4 +1,4 @@
-"""What size costs: tables of corpus, processes and rows, in processor seconds and private memory.
+"""What size costs: tables of corpus, processes, rows and ranks, in processor seconds and private memory.
 
 Processor seconds are those of a process and all that it started, which hardly depend on what else runs on the machine;
 seconds on the clock stand beside them. Memory is what belongs to these processes alone, all together, at its highest.
@@ -6,12 +6,15 @@ Beside `prepare` stands `map` of the library `datasets`, with the same tokenizer
 """
 
 import argparse
+import contextlib
 import csv
 import resource
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,17 +22,18 @@ from typing import Any, Self
 
 import common
 import psutil
+import rank_scaling
 from corpus_scaling import write_corpus
 
 from tinydistilbert.benchmark.turns import table
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.data.sources import open_source
-from tinydistilbert.recipe.schema import Corpus, CustomTask
-from tinydistilbert.tasks import load_examples
-from tinydistilbert.tasks.custom import custom_task
-from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.recipe.schema import Corpus
+from tinydistilbert.run_folder import LOG
 
-MEGABYTES, JOBS, ROWS = (5, 20), (1, 2), (50_000, 200_000)
+MEGABYTES, JOBS, ROWS = (5, 20), (1, 2), (200_000, 1_000_000)
+SCORED_OF = 20
+"""One scored row for so many that are trained on."""
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -122,21 +126,44 @@ def measure_map(text: Path, scratch: Path, teacher: Path | None, jobs: int) -> C
     return cost(sum(len(row) for part in made.with_format("arrow").iter(1000) for row in part["input_ids"]))
 
 
-def measure_rows(file: Path, teacher: Path | None) -> Cost:
-    """A CSV of a task of one's own: read, checked, tokenised."""
-    tokenizer = common.open_teacher(teacher).tokenizer
-    with _measured() as cost:
-        task = custom_task("rows", CustomTask(train=str(file), validation=str(file)))
-        examples = load_examples(task, "train", data=None, corpus=Corpus(), limit=0, seed=0)
-        features = encode(examples, tokenizer, 128)
-    return cost(int(features.lengths.sum()))
+@dataclass(frozen=True)
+class Start:
+    """Of a command, from its beginning to its end or to the first step that it trains."""
+
+    processor_seconds: float
+    seconds: float
+    peak_mib: float
+    """Memory of the whole process, less mapped files, which the system can take back."""
 
 
-def _write_rows(file: Path, words: list[str], count: int) -> None:
+def measure_start(scratch: Path, rows: int, model: str, more: Sequence[str]) -> Start:
+    """`finetune` of a task of one's own, until the first step is in its log."""
+    output, began = scratch / f"run-{rows}", time.perf_counter()
+    command = [sys.executable, "-m", "tinydistilbert", "finetune", "--model", model, "--data", f"{scratch}/{rows}.csv"]
+    command += ["--validation", f"{scratch}/{rows}-scored.csv", "--output", str(output), "--threads", "1", "--seeds"]
+    process = psutil.Popen([*command, "0", "--quiet", *more], stdout=subprocess.DEVNULL)
+    used, peak = 0.0, 0.0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            used, peak = times.user + times.system, max(peak, common.anonymous_mib(process.pid) or 0.0)
+        if any("learning_rate" in log.read_text() for log in output.rglob(LOG)):
+            break
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    seconds = time.perf_counter() - began
+    if process.poll():
+        raise SystemExit(f"finetune ended with {process.returncode}")
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
+    return Start(used, seconds, peak)
+
+
+def _write_rows(file: Path, words: list[str], first: int, count: int) -> None:
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["text", "label"])
-        for row in range(count):
+        for row in range(first, first + count):
             begin = row * 7 % (len(words) - 20)
             writer.writerow([f"{' '.join(words[begin : begin + 4 + row % 12])} {row}", ("good", "bad")[row % 2]])
 
@@ -161,6 +188,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=int, nargs="*", default=list(MEGABYTES), help="of text")
     parser.add_argument("--jobs", type=int, nargs="+", default=list(JOBS), help="processes")
     parser.add_argument("--rows", type=int, nargs="*", default=list(ROWS), help="of a CSV")
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2], help="processes that share a training")
+    parser.add_argument("--batch-size", type=int, default=16, help="blocks in a micro-batch of such a training")
+    parser.add_argument("--model", default="offline", help="that is fine-tuned on them")
     parser.add_argument("--output", type=Path, default=common.RESULTS / "scaling.jsonl")
     return parser.parse_args()
 
@@ -178,7 +208,7 @@ def main() -> None:
     common.append(chosen.output, [facts])
     print(f"text: {tokens / words:.3f} tokens and {size / words:.2f} bytes a word\n")
     of_text: list[tuple[tuple[str, ...], Cost]] = []
-    of_rows: list[tuple[tuple[str, ...], Cost]] = []
+    of_rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for megabytes in chosen.megabytes:
             text = Path(temporary) / f"text-{megabytes}"
@@ -198,14 +228,31 @@ def main() -> None:
                     common.append(chosen.output, [facts | asdict(cost)])
         plain = " ".join(held_out).replace('"', "").split()
         for count in chosen.rows:
-            file = Path(temporary) / f"rows-{count}.csv"
-            _write_rows(file, plain, count)
-            cost = common.in_fresh_process(1, measure_rows, file, chosen.teacher)
-            of_rows.append(((f"{count:,}",), cost))
-            common.append(chosen.output, [{"benchmark": "scaling", "table": "rows", "rows": count} | asdict(cost)])
-    print(_shown("way|megabytes|processes", of_text))
-    print()
-    print(_shown("rows", of_rows))
+            _write_rows(Path(temporary) / f"{count}.csv", plain, 0, count)
+            _write_rows(Path(temporary) / f"{count}-scored.csv", plain, count, count // SCORED_OF)
+            for what, more in (("dry run", ["--dry-run"]), ("first step", [])):
+                start = measure_start(Path(temporary), count, chosen.model, more)
+                of_rows.append([f"{count:,}", what, *(f"{value:,.1f}" for value in asdict(start).values())])
+                facts = {"benchmark": "scaling", "table": "start", "rows": count, "to": what}
+                common.append(chosen.output, [facts | asdict(start)])
+        of_ranks: list[list[str]] = []
+        if chosen.ranks:
+            text, scratch = Path(temporary) / "text-of-ranks", Path(temporary) / "of-ranks"
+            write_corpus(text, documents, held_out, rank_scaling.CHARACTERS)
+            for precision in rank_scaling.precisions():
+                for world in chosen.ranks:
+                    found = rank_scaling.measure_ranks(
+                        world, text, scratch, chosen.teacher, chosen.batch_size, precision
+                    )
+                    of_ranks.append([precision, str(world), *rank_scaling.cells(found, world)])
+                    facts = {"benchmark": "scaling", "table": "ranks", "ranks": world, "precision": precision}
+                    common.append(chosen.output, [{**facts, "batch_size": chosen.batch_size, **asdict(found)}])
+    if of_text:
+        print(_shown("way|megabytes|processes", of_text) + "\n")
+    if of_rows:
+        print(table(("rows", "to", "processor seconds", "seconds", "peak MiB"), of_rows) + "\n")
+    if of_ranks:
+        print(table(("precision", "processes", *rank_scaling.HEAD), of_ranks))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background jobs of scripts; tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -12,11 +14,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from tests import quick
+from tests.faults.forks import Forks
 from tests.shapes import check_shapes
+
+if TYPE_CHECKING:  # the process that only hands out the tests to others imports no library of the package
+    from transformers import PreTrainedTokenizerFast
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # as in `optional.require`
 check_shapes()  # before anything imports the package
@@ -31,12 +35,15 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> "PreTrainedTokenizerFast":
     """A lower-casing WordPiece tokenizer of 232 pieces, BERT's special tokens as ids 0 to 4, alike in every process.
 
     Its pieces are the characters of `TEXT`, its words, and of longer words the first letters and the rest.
     (A trained vocabulary differs from process to process, and with it every number that a test looks at.)
     """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertTokenizerFast
+
     words = sorted({*re.findall(r"\w+|[^\w\s]", TEXT.lower())})
     letters = sorted({*"".join(words)})
     parts = [part for cut in (3, 2) for word in words if len(word) > 4 for part in (word[:cut], f"##{word[cut:]}")]
@@ -63,14 +70,23 @@ def data() -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody looks how busy and how fast the machine is, or waits for its disk."""
-    for name, value in quick.SETTINGS.items():
-        monkeypatch.setattr(name, value)
+@pytest.fixture(scope="session", autouse=True)
+def quick_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nobody looks how busy and how fast the machine is, waits for its disk, or traces an architecture twice."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    (shared / "traced").mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYDISTILBERT_TESTS_TRACED", str(shared / "traced"))
+        patch.setenv("TINYDISTILBERT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))  # never the user's
+        quick.apply(patch.setattr)
+        yield
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Token blocks of tests go to a temporary cache, never to the user's."""
-    monkeypatch.setenv("TINYDISTILBERT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A process that has imported everything and forks a child for each trial: `forks.Forks`."""
+    server = Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.end()

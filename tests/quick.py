@@ -1,5 +1,17 @@
-"""What every test replaces, and every process that forks for one: measuring the machine takes a run half a second."""
+"""What all tests replace, and every process that forks for one: seconds that have nothing to do with what is tested.
 
+A run measures its machine for half a second and waits for the disk; torch's exporter takes four seconds for a model, a
+figure takes a seventh of one, and most runs of the tests draw what another one has drawn.
+"""
+
+import functools
+import hashlib
+import importlib
+import os
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 SETTINGS: dict[str, Any] = {
@@ -9,3 +21,49 @@ SETTINGS: dict[str, Any] = {
     "tinydistilbert.dry_run.machine.COPIED": 100_000,
     "os.fsync": lambda _: None,  # what is flushed, and in which order, tests of durability read from `disk.hook`
 }
+FIGURES = ("loss_curves", "task_scores", "effects", "pareto", "best_so_far", "trade")
+"""Functions of `report/figures.py`. Where it is tested that they give the same bytes twice, `DRAWN` is emptied."""
+DRAWN: dict[str, str | None] = {}
+"""What they have drawn, by a hash of what they were given."""
+
+
+def drawn_once(function: Callable[..., str | None], folder: Path | None) -> Callable[..., str | None]:
+    """The function, which draws the same numbers once; with a folder, once for all processes that share it."""
+
+    @functools.wraps(function)
+    def drawn(*arguments: Any, **more: Any) -> str | None:
+        try:
+            key = hashlib.sha256(pickle.dumps((function.__name__, arguments, more))).hexdigest()
+        except Exception:  # of several classes: an argument that has a function in it
+            return function(*arguments, **more)
+        path = folder / f"{key}.svg" if folder else None
+        if key not in DRAWN:
+            if path and path.exists():
+                DRAWN[key] = path.read_text(encoding="utf-8")
+            else:
+                DRAWN[key] = svg = function(*arguments, **more)
+                if path and svg:
+                    with suppress(OSError):  # a disk that a test has filled
+                        partial = path.with_suffix(f".{os.getpid()}")
+                        partial.write_text(svg, encoding="utf-8")
+                        partial.replace(path)
+        return DRAWN[key]
+
+    return drawn
+
+
+def apply(replace: Callable[[Any, str, Any], None] = setattr, *, folder: Path | None = None) -> None:
+    """Replace them all.
+
+    Args:
+        replace: what replaces one, such as `MonkeyPatch.setattr`.
+        folder: where the processes of a fork server share figures.
+    """
+    from tests import tracing  # which imports the package
+    from tinydistilbert.report import figures
+
+    for name, value in (SETTINGS | {"tinydistilbert.export.to_onnx._traced": tracing.traced}).items():
+        module, _, attribute = name.rpartition(".")
+        replace(importlib.import_module(module), attribute, value)
+    for name in FIGURES:
+        replace(figures, name, drawn_once(getattr(figures, name), folder))

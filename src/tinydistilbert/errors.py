@@ -50,6 +50,10 @@ class UploadFailed(Exception):
     """The hub failed or could not be reached; what was to be uploaded is still here, and the same call tries again."""
 
 
+class SourceLost(Exception):
+    """A data set could not be read to its end for now. What was prepared of it stays, and the same command goes on."""
+
+
 class OutOfMemory(Exception):
     """Not even a micro-batch of one example fits into the memory, or what is no training does not."""
 

@@ -1,9 +1,13 @@
 """What was dropped, renamed or read otherwise than a user may expect, with counts: said once a command."""
 
 import logging
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 _logger = logging.getLogger(__name__)
 _given: dict[str, None] = {}
+_recorded: list[dict[str, None]] = []
+_marks: list[str] = []
 
 
 def notice(where: str, text: str) -> None:
@@ -16,7 +20,18 @@ def notice(where: str, text: str) -> None:
         where: the file, line or column.
         text: what was done, with counts, and how to have it otherwise.
     """
-    line = " ".join(f"{where}: {text}".split())
+    repeat([" ".join(f"{where}: {' '.join(_marks)} {text}".split())])
+
+
+def repeat(lines: Iterable[str]) -> None:
+    """Give lines once more that `recorded` collected, for what was read then is used again."""
+    for line in lines:
+        _say(line)
+
+
+def _say(line: str) -> None:
+    for lines in _recorded:
+        lines[line] = None
     if line not in _given:
         _given[line] = None
         _logger.warning("%s", line)
@@ -25,6 +40,27 @@ def notice(where: str, text: str) -> None:
 def all_notices() -> tuple[str, ...]:
     """The lines since `begin`, in their order."""
     return tuple(_given)
+
+
+@contextmanager
+def marked(words: str) -> Iterator[None]:
+    """Puts words before every text of the body."""
+    _marks.append(words)
+    try:
+        yield
+    finally:
+        _marks.pop()
+
+
+@contextmanager
+def recorded() -> Iterator[Collection[str]]:
+    """Collects the lines of the body, also those that were given before."""
+    lines: dict[str, None] = {}
+    _recorded.append(lines)
+    try:
+        yield lines.keys()
+    finally:
+        _recorded.remove(lines)
 
 
 def begin() -> None:

@@ -235,6 +235,10 @@ class RunFolder:
         """Copies of the train examples with words replaced."""
         return self.task(task) / "augmented"
 
+    def rows(self, task: str, split: str) -> Path:
+        """The rows of a large split, as they were read and checked; made anew where they are not there."""
+        return self.task(task) / "rows" / split
+
     def soft_targets(self, task: str) -> Path:
         """What the task's teachers answered to the train examples."""
         return self.task(task) / "targets"

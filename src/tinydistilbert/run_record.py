@@ -17,7 +17,7 @@ _MODEL = "model "
 _FILE = "file "
 """Begins the paths of files of local models in `inputs.json`."""
 _PRECISION = "precision"
-MAY_DIFFER = ("device", "data", "finetune.keep")
+MAY_DIFFER = ("device", "data", "finetune.keep", "teacher.sharding")
 """Keys of the recipe that do not change what a run computes: from one command to the next they may differ."""
 
 

@@ -4,6 +4,7 @@ Run as a script it is that process: it reads requests, one JSON object a line, a
 its other side, in the tests' process. What a child is at it writes on a `Board`, which outlives it.
 """
 
+import gc
 import importlib
 import json
 import mmap
@@ -60,22 +61,24 @@ class Child:
 
     def wait(self) -> int:
         """The same, when it has ended; one that hangs is a failure."""
-        deadline = time.monotonic() + PATIENCE
+        deadline, pause = time.monotonic() + PATIENCE, 0.001
         while (status := self.status()) is None:
             if time.monotonic() > deadline:
                 os.kill(self.pid, signal.SIGKILL)
                 raise AssertionError(f"process {self.pid} hangs: {self.err()}")
-            time.sleep(0.002)
+            time.sleep(pause)  # whoever asks all the time has a core to itself
+            pause = 0.001 if self.board["over"] else min(2 * pause, 0.02)
         return status
 
     def wait_until(self, condition: Callable[[Board], bool]) -> bool:
         """Wait for something on the board; False when the child has ended before."""
-        deadline = time.monotonic() + PATIENCE
+        deadline, count = time.monotonic() + PATIENCE, 0
         while not condition(self.board):
-            if self.board["over"] or self.status() is not None:
+            if self.board["over"] or (count % 20 == 0 and self.status() is not None):
                 return condition(self.board)
             assert time.monotonic() < deadline, f"process {self.pid} hangs: {self.err()}"
             time.sleep(0.001)
+            count += 1
         return True
 
     def send(self, number: signal.Signals) -> None:
@@ -100,7 +103,7 @@ class Forks:
         (folder / "server").mkdir()
         with (folder / "server" / "err").open("wb") as errors:
             self._server = subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                [sys.executable, __file__, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
             )  # fmt: skip
 
@@ -114,15 +117,15 @@ class Forks:
         return json.loads(answer)
 
     def start(
-        self, task: str, arguments: dict[str, Any], *, cache: Path, environment: dict[str, str] | None = None,
-        **wishes: Any,
+        self, task: str, arguments: dict[str, Any], *, cache: Path | None = None,
+        environment: dict[str, str] | None = None, **wishes: Any,
     ) -> Child:  # fmt: skip
         """Start a child.
 
         Args:
             task: a name in `TASKS`.
             arguments: of it.
-            cache: the cache folder that it uses.
+            cache: the cache folder that it uses; by default that of the tests.
             environment: further variables.
             wishes: what `_Child` does beside the task.
         """
@@ -131,8 +134,8 @@ class Forks:
         folder.mkdir()
         board = Board(folder / "board")
         request = {
-            "task": task, "arguments": arguments, "cache": str(cache), "folder": str(folder), "wishes": wishes,
-            "environment": environment or {},
+            "task": task, "arguments": arguments, "cache": str(cache or os.environ["TINYDISTILBERT_CACHE"]),
+            "folder": str(folder), "wishes": wishes, "environment": environment or {},
         }  # fmt: skip
         return Child(self.ask(do="start", **request)["pid"], board, folder, self)
 
@@ -236,9 +239,16 @@ def ranked(**arguments: Any) -> None:
     ranked_training.main(**arguments)
 
 
+def shards(**arguments: Any) -> None:
+    """A teacher in shards over several processes."""
+    import ranked_training  # beside this file
+
+    ranked_training.shards(**arguments)
+
+
 TASKS: dict[str, Callable[..., None]] = {
     "main": main, "teacher_cache": teacher_cache, "batches": batches, "wide": wide, "ranked": ranked,
-    "replicate": replicate,
+    "replicate": replicate, "shards": shards,
 }  # fmt: skip
 
 
@@ -369,20 +379,24 @@ def _be_child(request: dict[str, Any]) -> None:
 def _serve() -> None:
     """Answer requests until there are no more."""
     import torch
+    from transformers import conversion_mapping
 
     torch.set_num_threads(1)
     for name in ("tinydistilbert.cli.main", "tinydistilbert.pipeline.run"):
         importlib.import_module(name)
     sys.path.append(str(Path(__file__).parents[2]))
     from tests import quick
+    from tinydistilbert.report import figures
 
-    for name, value in quick.SETTINGS.items():
-        module, _, attribute = name.rpartition(".")
-        setattr(importlib.import_module(module), attribute, value)
+    quick.apply(folder=Path(sys.argv[1]))
+    # What every child would do first, and take long over: its first figure, and the table of transformers' old names.
+    figures.loss_curves([{"step": 1, "loss": 1.0}], "")
+    conversion_mapping.get_checkpoint_conversion_mapping("bert")
     ended: dict[int, int] = {}
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
+        gc.freeze()  # a child that looks through what is here already would copy it
         request = json.loads(line)
         answer: dict[str, Any] = {}
         if request["do"] == "start":

@@ -4,15 +4,21 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tinydistilbert.distillation.teacher_shards import place_teacher
+from tinydistilbert.models.capture import encoder_layers
+from tinydistilbert.models.heads import encode, hidden_states, vocabulary_logits
+from tinydistilbert.models.loading import load_model
 from tinydistilbert.recipe import schema
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
 from tinydistilbert.training.loop import train
+from tinydistilbert.training.precision import frozen
 from tinydistilbert.training.ranks import join
 
 CPU = torch.device("cpu")
@@ -52,9 +58,39 @@ def loss(
     return scaled_sum({"fit": (predicted - batch["rows"].sum(-1)).square().mean()}, term_scales)
 
 
+def shards(teacher: str) -> None:
+    """A teacher in shards, whole beside it: print the largest difference, and which share of the layers this one has.
+
+    Args:
+        teacher: folder of a masked-LM model.
+    """
+    ranks = join(CPU)
+    whole = load_model(Path(teacher), "masked-lm").eval()
+    lines: list[str] = []
+    compute = Compute(CPU, "fp32", 1.0, ranks)
+    with ranks.session(), torch.no_grad():
+        teacher_in_shards = place_teacher(whole, compute, "always", trained=0, log=lines.append)
+        differences = [0.0]
+        for length, mode in ((9, torch.inference_mode), (5, torch.no_grad), (7, torch.inference_mode)):
+            ids = torch.randint(0, 50, (3, length), generator=torch.Generator().manual_seed(length + ranks.rank))
+            with mode():
+                found, expected = (
+                    vocabulary_logits(model, hidden_states(model, ids, None)) for model in (teacher_in_shards, whole)
+                )
+            differences.append(float((found - expected).abs().max()))
+        with frozen(teacher_in_shards, "bf16"):
+            encode(teacher_in_shards, ids, None, layers=[0], attention=[0])
+        layers = [sum(p.numel() for p in layer.parameters()) for layer in encoder_layers(whole)]
+        held = [p.to_local() for layer in encoder_layers(teacher_in_shards) for p in layer.parameters()]  # type: ignore[operator]
+        share = sum(p.numel() for p in held) / sum(layers)
+        ranks.total([1.0])
+    sys.stdout.write(json.dumps({"difference": max(differences), "share": share, "lines": lines}))
+
+
 def main(
-    folder: str, steps: int, parts: list[int], stop_after: int = 0, out_of_memory_in: int = -1, infinite_at: int = 0
-) -> None:
+    folder: str, steps: int, parts: list[int], stop_after: int = 0, out_of_memory_in: int = -1, infinite_at: int = 0,
+    *, in_step: bool = False,
+) -> None:  # fmt: skip
     """Train in `folder`, and leave the weights of each process in it.
 
     Args:
@@ -64,6 +100,7 @@ def main(
         stop_after: steps after which rank 0 gets a request to stop; 0 = none.
         out_of_memory_in: the rank whose memory runs out in the third step as long as micro-batches are whole.
         infinite_at: step in which the second micro-batch has a loss that is not finite.
+        in_step: whether the processes compute each micro-batch together, as with a teacher in shards.
     """
     ranks = join(CPU)
     model = Net()
@@ -81,11 +118,17 @@ def main(
             made[1]["rows"] = made[1]["rows"] * float("inf")
         return made
 
+    def loss_together(*arguments: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        ranks.total([1.0])
+        return loss(*arguments)
+
     job = TrainingJob(
-        steps=steps, micro_batches=batches, loss=loss, term_weights=lambda _: {"fit": 2.0},
+        steps=steps, micro_batches=batches, loss=loss_together if in_step else loss,
+        term_weights=lambda _: {"fit": 2.0},
         token_shares=lambda made: token_shares([{"fit": len(batch["rows"])} for batch in made]),
         tokens=lambda batch: len(batch["rows"]), validate=lambda done: {"ranks": float(ranks.total([1.0])[0])},
         validate_after=frozenset({steps // 2, steps}), oom_splits=SPLITS,
+        keep_pace=(lambda _batch, _step: ranks.total([1.0])) if in_step else None,
     )  # fmt: skip
     settings = schema.Optimization(learning_rate=0.05, weight_decay=0.1)
     with ranks.session(), ranks.unfinished(Path(folder) / "model") as partial:

@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,13 @@ def environments(world: int) -> list[dict[str, str]]:
     return [{}] if world == 1 else [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
+def of_srun(world: int) -> list[dict[str, str]]:
+    """What Slurm's `srun` sets by itself."""
+    shared = {"SLURM_STEP_NUM_TASKS": str(world), "SLURM_STEP_TASKS_PER_NODE": str(world), "SLURM_NODEID": "0"}
+    shared |= {"SLURM_STEP_NODELIST": "a-machine-without-a-name", "MASTER_PORT": str(free_port())}
+    return [shared | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(world)]
+
+
 @dataclass(frozen=True)
 class Bench:
     """Starts processes, and knows what one makes alone."""
@@ -46,12 +53,13 @@ class Bench:
     forks: Forks
     folder: Path
     inputs: tiny_runs.Inputs
+    launcher: Callable[[int], list[dict[str, str]]] = environments
 
     def start(self, world: int, task: str, arguments: list[dict[str, Any]], **wishes: Any) -> list[Child]:
         """As many processes, each with its arguments."""
         return [
             self.forks.start(task, each, cache=self.folder / "cache", environment=environment, **wishes)
-            for environment, each in zip(environments(world), arguments, strict=True)
+            for environment, each in zip(self.launcher(world), arguments, strict=True)
         ]
 
     def fit(self, world: int, folder: Path, **arguments: Any) -> list[Child]:
@@ -86,10 +94,11 @@ def ended(children: list[Child]) -> None:
 
 
 def distance(one: Path, other: Path) -> float:
-    """Largest relative difference of the norm of a weight."""
+    """Largest relative difference of the norm of a weight; but of biases of keys, which rounding alone moves."""
     first, second = load_file(one), load_file(other)
     assert first.keys() == second.keys()
-    return max(float((first[name] - second[name]).norm() / max(first[name].norm(), 1e-3)) for name in first)
+    names = (name for name in first if not name.endswith("key.bias"))
+    return max(float((first[name] - second[name]).norm() / max(first[name].norm(), 1e-3)) for name in names)
 
 
 def lines(log: Path) -> list[dict[str, float]]:
@@ -111,6 +120,11 @@ def test_processes_train_what_one_trains(bench: Bench, alone: Path, world: int, 
     assert [line.get("tokens") for line in ours] == [line.get("tokens") for line in theirs]
 
 
+def test_srun_needs_no_other_launcher(bench: Bench, alone: Path, tmp_path: Path) -> None:
+    ended(replace(bench, launcher=of_srun).fit(2, tmp_path))
+    assert distance(alone / "rank-0.safetensors", tmp_path / "rank-1.safetensors") < NEAR
+
+
 @pytest.mark.parametrize("world", [1, 4])
 def test_a_checkpoint_does_not_know_how_many_processes_there_were(
     bench: Bench, alone: Path, world: int, tmp_path: Path
@@ -127,6 +141,15 @@ def test_when_memory_runs_out_in_one_process_all_halve_their_micro_batches(bench
         log = lines(tmp_path / name / "model" / "log.jsonl")
         assert [line["step"] for line in log if "micro_batches_halved" in line] == [3]
     assert distance(tmp_path / "one" / "rank-0.safetensors", tmp_path / "two" / "rank-0.safetensors") < NEAR
+
+
+def test_processes_that_compute_each_micro_batch_together_keep_pace(bench: Bench, alone: Path, tmp_path: Path) -> None:
+    ended(bench.fit(2, tmp_path / "whole", in_step=True))  # in every second step the second has one micro-batch less
+    assert distance(alone / "rank-0.safetensors", tmp_path / "whole" / "rank-1.safetensors") < NEAR
+    children = bench.fit(2, tmp_path / "short", out_of_memory_in=1, in_step=True)
+    assert all(child.wait() for child in children)
+    assert spoken(children, "OutOfMemory: fit: out of memory at step 3; start more processes")
+    assert "ReportedElsewhere" in children[0].err()
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(bench: Bench, tmp_path: Path) -> None:
@@ -174,6 +197,44 @@ def test_a_whole_run_of_two_processes_is_that_of_one(bench: Bench, run_alone: Pa
         assert (row["examples"], row["split"]) == (other["examples"], other["split"])
     assert children[1].out() == children[1].err() == "" != children[0].err()
     assert [*tiny_runs.leftovers(output)] == []
+
+
+IN_SHARDS = "--teacher.sharding=always"
+
+
+def test_a_teacher_in_shards_says_what_the_whole_one_says(bench: Bench) -> None:
+    children = bench.start(2, "shards", [{"teacher": str(bench.inputs.teacher)}] * 2)
+    ended(children)
+    for child in children:
+        found = json.loads(child.out())
+        assert found["difference"] < NEAR and 0.4 < found["share"] < 0.6
+        assert len(found["lines"]) == 1 and "in shards over 2 processes" in found["lines"][0]
+
+
+def test_a_student_learns_the_same_from_a_teacher_in_shards(bench: Bench, tmp_path: Path) -> None:
+    # Three micro-batches for two processes, and one batch of validation: the second makes passes only to keep pace.
+    arguments = ["distill", bench.inputs.recipe("tiny"), "--distill.optimization.gradient_accumulation_steps=3"]
+    arguments.append("--adapt.tokens=0")
+    ended(bench.command(1, *arguments, "--output", tmp_path / "one"))
+    children = bench.command(2, *arguments, IN_SHARDS, "--output", tmp_path / "two")
+    ended(children)
+    student = "student/model.safetensors"
+    assert distance(tmp_path / "one" / student, tmp_path / "two" / student) < NEAR
+    said = children[0].out() + children[0].err()
+    assert said.count("teacher: in shards over 2 processes") == 2, "to be measured, and to be learned from"
+    # Whoever goes on may hold the teacher in another way.
+    ended(bench.command(1, *arguments, "--output", tmp_path / "two"))
+
+
+def test_the_death_of_one_process_is_noticed_in_a_pass_of_a_teacher_in_shards(bench: Bench, tmp_path: Path) -> None:
+    arguments = ("distill", bench.inputs.recipe("tiny"), "--output", tmp_path / "run", *ACCUMULATED, IN_SHARDS)
+    in_loss = "tinydistilbert.distillation.objective:PretrainingLoss.loss"
+    children = bench.command(2, *arguments, phase=(in_loss,), hold=0.1)
+    assert children[1].wait_until(lambda board: board["phase"] == 1)
+    os.kill(children[1].pid, signal.SIGKILL)
+    begun = time.monotonic()
+    assert children[0].wait() == 1 and time.monotonic() - begun < 60
+    assert len(spoken(children, "a process of this training has ended")) == 1 and "Traceback" not in children[0].err()
 
 
 def test_an_epoch_is_chosen_together(bench: Bench, tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 """benchmarks/gpu_day.py and gpu_step.py at toy size: all that needs no GPU comes to its end, none of it twice."""
 
+import contextlib
+import importlib
 import json
 import os
 import random
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import gpu_day
 import gpu_step
@@ -56,6 +61,37 @@ def made_up_data(folder: Path) -> Path:
     return folder
 
 
+REAL = "steps"
+"""The part that has a process of its own here too, as all have in a day; importing takes each some seconds."""
+
+
+class PartHere:
+    """Stands for the process of another part: its script runs in this one. test_gpu_scripts.py tries real ones."""
+
+    pid = 2**31 - 1
+    """Nobody's."""
+
+    def __init__(self, command: list[str], *, stdout: Any, env: dict[str, str], **_: Any) -> None:
+        _, script, *arguments = command
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout):
+            patch.setattr(sys, "argv", [script, *arguments])
+            for name, value in env.items():
+                patch.setenv(name, value)
+            try:
+                importlib.import_module(Path(script).stem).main()
+                self.code = 0
+            except SystemExit as stop:
+                stdout.write(f"{stop.code}\n")
+                self.code = 1
+
+    def wait(self, _: float = 0.0) -> int:
+        return self.code
+
+
+def start(command: list[str], **settings: Any) -> Any:
+    return subprocess.Popen(command, **settings) if command[2] == REAL else PartHere(command, **settings)
+
+
 def test_a_day_at_toy_size(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, output = made_up_data(tmp_path / "data"), tmp_path / "output"
     command = [
@@ -63,6 +99,7 @@ def test_a_day_at_toy_size(tmp_path: Path, teacher: Path, monkeypatch: pytest.Mo
         "--output", output, "--minutes", "10", "--parts", "steps", "latency", "distill", "finetune",
     ]  # fmt: skip
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path[1:]))
+    monkeypatch.setattr(gpu_day, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": start}))
     try:
         gpu_day.main([str(word) for word in command])
     except SystemExit:

@@ -11,7 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+import tinydistilbert as td
 from tinydistilbert import results
+from tinydistilbert.errors import UserError
 from tinydistilbert.results import Measurement
 
 pytestmark = pytest.mark.long
@@ -93,6 +95,26 @@ def test_task_models_side_by_side_are_those_of_one_process(recipe_file: Path, tm
 
     code, printed, _ = call("evaluate", recipe_file, "--output", together, *keep, "--jobs", "2")
     assert code == 0 and "at a time" not in printed, "nothing is left to do, and no process is started"
+
+
+def test_seeds_side_by_side_from_python_are_those_of_one_process(teacher: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"{'good' if n % 2 else 'bad'} film {n}", "label": n % 2} for n in range(40)]
+    settings = {"finetune.epochs": 1, "finetune.min_steps": 0, "finetune.baselines": False, "finetune.keep": "all"}
+    lines: list[str] = []
+
+    def made(name: str, jobs: int | None) -> Path:
+        log = lines.append if jobs else None
+        return td.finetune(
+            teacher, train=rows, seeds=2, settings=settings, threads=1, jobs=jobs, output=tmp_path / name, quiet=True,
+            on_log=log and (lambda event: log(str(event.get("message")))),
+        ).folder  # fmt: skip
+
+    alone, together = made("alone", None), made("together", 2)
+    assert any("2 at a time, each with 1 thread" in line for line in lines)
+    assert weights(together) == weights(alone) and len(weights(alone)) == 2
+    with pytest.raises(UserError, match="whole number"):
+        td.finetune(teacher, train=rows, jobs=0, output=tmp_path / "none", quiet=True)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.fixture

@@ -4,26 +4,27 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from filelock import FileLock
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tests import tiny
-from tinydistilbert.export.to_onnx import export
-from tinydistilbert.models.loading import save_model
-from tinydistilbert.storage import atomic
+if TYPE_CHECKING:  # see `tests/conftest.py`
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "modernbert")
+"""Those of `tiny.CONFIGS`."""
 
 
-def model(family: str, head: str = "masked-lm", **settings: Any) -> PreTrainedModel:
+def model(family: str, head: str = "masked-lm", **settings: Any) -> "PreTrainedModel":
     """Four layers; of ModernBERT's 0 and 3 see everything, 1 and 2 three positions to each side."""
+    from tests import tiny
+
     own = {"local_attention": 6} if family == "modernbert" else {}
     settings = {"num_hidden_layers": 4, "pad_token_id": 0, **own, **settings}
     return tiny.model(family, head, **tiny.WIDER, **settings)
 
 
-@pytest.fixture(params=tiny.CONFIGS)
+@pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     """A test that takes this runs once for every family."""
     name: str = request.param
@@ -31,22 +32,28 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def new_model() -> Callable[[str], PreTrainedModel]:
+def new_model() -> "Callable[[str], PreTrainedModel]":
     """Makes the model of a family as transformers initialises it."""
     return model
 
 
 @pytest.fixture
-def scrambled() -> Callable[[str], PreTrainedModel]:
+def scrambled() -> "Callable[[str], PreTrainedModel]":
     """Makes the model of a family, every weight its own random number."""
+    from tests import tiny
+
     return lambda family: tiny.scrambled(model(family))
 
 
 @pytest.fixture(scope="session")
 def task_model(
-    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: "PreTrainedTokenizerFast"
 ) -> Callable[[str, str], Path]:
     """Makes the folder of a model of a family with a head, two layers, weights that all differ; each once."""
+    from tests import tiny
+    from tinydistilbert.models.loading import save_model
+
+    assert tuple(tiny.CONFIGS) == FAMILIES
 
     @functools.cache
     def make(family: str, head: str) -> Path:
@@ -67,6 +74,11 @@ def exported(
     tmp_path_factory: pytest.TempPathFactory, task_model: Callable[[str, str], Path]
 ) -> Callable[[str, str], Path]:
     """Makes the exported folder of such a model; each once, for all processes of the tests. It is not to be changed."""
+    from filelock import FileLock
+
+    from tinydistilbert.export.to_onnx import export
+    from tinydistilbert.storage import atomic
+
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -86,6 +98,8 @@ def exported(
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory, task_model: Callable[[str, str], Path]) -> Path:
     """The exported folder of the DistilBERT classifier, in standard operators."""
+    from tinydistilbert.export.to_onnx import export
+
     folder = tmp_path_factory.mktemp("plain") / "distilbert-classification"
     export(task_model("distilbert", "classification"), folder, fused=False)
     return folder

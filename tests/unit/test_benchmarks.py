@@ -1,6 +1,7 @@
 """The benchmarks' own arithmetic, and that the ways which are compared minimise the same."""
 
 import mmap
+import multiprocessing
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import distill_throughput
 import narrowing
 import numpy as np
 import pytest
+import rank_scaling
 import reference_ways
 import shrink_kinds
 import throughput_ways
@@ -316,8 +318,10 @@ def test_the_peak_is_counted_anew_and_anonymous_memory_is_seen() -> None:
 
 
 @pytest.mark.long
-def test_work_in_a_fresh_process_gives_its_answer_or_ends_the_program() -> None:
+def test_work_in_a_fresh_process_gives_its_answer_or_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     assert common.in_fresh_process(1, abs, -3) == 3
+    fork = multiprocessing.get_context("fork")  # once is enough: five seconds of imports
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: fork)
     with pytest.raises(SystemExit, match="ZeroDivisionError"):
         common.in_fresh_process(1, divmod, 1, 0)
 
@@ -354,3 +358,10 @@ def test_sets_for_shrink_are_made_of_questions(tmp_path: Path) -> None:
     assert "92.0 %" in shrink_kinds.shown([row | {"facts": facts}]) and "14.1" in shrink_kinds.shown(
         [row | {"facts": facts}]
     )
+
+
+def test_the_sum_over_processes_is_a_share_of_their_step() -> None:
+    cost = rank_scaling.RankCost(4096.0, 6.0, 0.3, 16.0, 2.0, 0.8, 70_000_000, 47_000_000, 70_100_000.0)
+    assert rank_scaling.cells(cost, 2) == ["256", "6.00", "5.0%", "5.0%", "70.0", "47.0", "70.1"]
+    assert rank_scaling.cells(cost, 1) == ["256", "6.00", "", "", "", "", ""]
+    assert len(rank_scaling.HEAD) == 7

@@ -1,6 +1,10 @@
 """Time budgets, and the allocator; the distillation itself runs in tests/pipeline."""
 
 import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +14,8 @@ from tinydistilbert.distillation import distill
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import ramp_at, seconds_of
 from tinydistilbert.training import allocator
+from tinydistilbert.training.device import Compute
+from tinydistilbert.training.ranks import Ranks
 
 
 @pytest.mark.parametrize(
@@ -18,6 +24,33 @@ from tinydistilbert.training import allocator
 )
 def test_steps_that_fit_into_a_budget(budget: float, step: float, validation: float, steps: int) -> None:
     assert distill.fit_steps(budget, step, validation) == steps
+
+
+@dataclass(frozen=True)
+class OtherRank(Ranks):
+    """Rank 1 of two, which hears what rank 0 has measured."""
+
+    heard: list[Any] = field(default_factory=list)
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        return self.heard.pop(0)
+
+
+def test_the_clock_of_rank_0_alone_fits_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = OtherRank(1, 2, heard=[0, 0.5, 0.25, 77])  # no schedule yet, seconds of one step and of several, steps
+    setup = SimpleNamespace(validation=schema.Validation(), compute=Compute(torch.device("cpu"), "fp32", 1, ranks))
+    parts: Any = SimpleNamespace(settings=schema.Distill(time_budget="1h"), setup=setup, teacher=None)
+    trained: list[int] = []
+
+    def seconds_here(_parts: object, _student: object, steps: int) -> float:
+        trained.append(steps)
+        return 9.0 * steps  # a slower machine
+
+    monkeypatch.setattr(distill, "_seconds_of_steps", seconds_here)
+    monkeypatch.setattr(distill, "validation_losses", lambda *_, **__: {})
+    assert distill._steps_in_budget(parts, tiny.model(), tmp_path, print) == 77
+    assert trained == [1, 1, distill.PROBE_STEPS] and ranks.heard == [], "the others train as many steps in the probe"
+    assert list(tmp_path.iterdir()) == [], "rank 0 alone writes"
 
 
 def test_durations_and_ramps_by_hand() -> None:

@@ -11,10 +11,11 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
-from tinydistilbert import progress
+from tinydistilbert import notices, progress
 from tinydistilbert.dry_run import machine, plan
 from tinydistilbert.dry_run.basis import Basis, Line, Shared
 from tinydistilbert.dry_run.machine import BYTES_PER_UPDATE, EFFICIENCY, Machine
+from tinydistilbert.dry_run.side_by_side import SECONDS_A_PROCESS, end_of_last
 from tinydistilbert.dry_run.sizes import task_size, text_size
 from tinydistilbert.dry_run.stages import ESTIMATES
 from tinydistilbert.errors import UserError
@@ -26,7 +27,9 @@ from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
+from tinydistilbert.tasks import mapped_tables, samples
 from tinydistilbert.training import precision
+from tinydistilbert.workers.jobs import Jobs
 
 CONFIG = tiny.config(**tiny.WIDER)
 SENTENCES = ("The student learns from the teacher.", "Paris is the capital of France.", "Some cats like milk.")
@@ -131,6 +134,38 @@ def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
     assert "3 models × 9 steps × 4, 21 examples" in told["finetune student, CoLA"]
 
 
+def test_a_large_file_is_estimated_from_a_sample_and_read_whole_where_that_looks_wrong(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SAMPLED": 0, "PLACES": 2, "ROWS": 8}.items():
+        monkeypatch.setattr(samples, name, value)
+    notices.begin()
+    told = rows(plan.plan(run_of(recipe, tmp_path / "run", until="finetune")))
+    assert "× 4, 21 examples" in told["finetune teacher, CoLA"]
+    assert any("train.jsonl: estimated from 8 of about 21 rows" in line for line in notices.all_notices())
+    file = tmp_path / "data/glue/cola/train.jsonl"
+    lines = file.read_text().splitlines()
+    lines[11] = lines[11].replace('"label": 1', '"label": 7')
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"train.jsonl:12, column label"):
+        plan.plan(run_of(recipe, tmp_path / "run", until="finetune"))
+    assert any("all rows are read" in line for line in notices.all_notices())
+
+
+def test_the_disk_for_the_rows_of_a_large_file_is_counted(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text("text,label\n" + "".join(f"{SENTENCES[row % 3]} {row},{row % 2}\n" for row in range(60)))
+    custom = {"own": {"train": str(file), "validation": "20%"}}
+    changes = {"finetune": {"tasks": ["own"], "custom": custom}}
+    own = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "")
+    assert "rows of own" not in rows(plan.plan(run_of(own, tmp_path / "run", until="finetune")))
+    monkeypatch.setattr(mapped_tables, "LARGE", 100)
+    told = rows(plan.plan(run_of(own, tmp_path / "run", until="finetune")))["rows of own"]
+    assert "to do" in told and told.endswith("kB")
+
+
 def taught(recipe: Recipe, **distillation: object) -> Recipe:
     """The recipe with a second distillation, whose steps are its epochs."""
     changes = {"finetune": {"seeds": [0], "min_steps": 0, "epochs": 2.0, "distillation": distillation}}
@@ -224,6 +259,37 @@ def test_every_back_end_and_protocol_is_timed_and_every_variant_is_made(recipe: 
 
 def test_every_stage_has_an_estimate() -> None:
     assert tuple(ESTIMATES) == tuple(stage.name for stage in run.STAGES)
+
+
+def test_jobs_end_with_the_last_of_them_worked_out_by_hand() -> None:
+    seconds = {"a": 3.0, "b": 2.0, "c": 2.0, "d": 4.0}
+    needs = {"a": (), "b": (), "c": ("a", "b"), "d": ("finished before",)}
+    # two places: a 0-3, b 0-2, d 2-6, c 3-5; one: one after the other; four: c waits for a
+    assert [end_of_last(seconds, needs, at_once) for at_once in (1, 2, 4)] == [11, 6, 5]
+
+
+def test_jobs_side_by_side_are_told_with_their_time_and_memory(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinydistilbert.workers.jobs.usable_cores", lambda: 8)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    four = toml.from_dict(toml.merge(toml.to_dict(recipe), {"finetune": {"seeds": [0, 1, 2, 3]}}), "")
+    context = dataclasses.replace(run_of(four, tmp_path / "run", until="evaluate"), workers=Jobs(4))
+    planned = plan.plan_as_json(context)
+    left = len(context.jobs) + 1  # what the teachers answer is a job too
+    assert planned["jobs"] | {"seconds": 0} == {"parts": left, "at_once": 4, "threads": 2, "seconds": 0}
+    made = [line["seconds"] for line in planned["stages"] if line["stage"].startswith(("finetune", "evaluate"))]
+    made = [*made[:-1]] if "baselines" in planned["stages"][-1]["stage"] else made
+    # a job has a quarter of the threads: if no place were ever free, the sum would stay as it is
+    least = sum(made) + left * SECONDS_A_PROCESS / 4
+    assert least * 0.999 < planned["jobs"]["seconds"] < 2 * least
+    rest = planned["seconds_one_after_the_other"] - sum(made)
+    assert planned["seconds"] == pytest.approx(rest + planned["jobs"]["seconds"])
+    assert planned["memory"] > 5 * machine.PROCESS_BYTES
+    told = plan.plan(context)
+    assert f"4 of {left} at a time, each with 2 threads; one after the other about" in told
+    by_ray = dataclasses.replace(context, workers=Jobs(0))
+    assert plan.plan_as_json(by_ray)["jobs"] is None and "by Ray" in plan.plan(by_ray)
 
 
 def test_stages_after_the_command_are_not_told(recipe: Recipe, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,12 +18,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
+from tinydistilbert.models.runtimes import MOST_TOKENS, TOKENS_A_THREAD, token_budget
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
-from tinydistilbert.tasks.encoding import Features, TokenRows, collate, encode
+from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.squad import MAX_ANSWER_TOKENS, best_answers
+from tinydistilbert.tasks.token_rows import TokenRows
 from tinydistilbert.training.ranks import Ranks
 
 TEXT = "The tower was built by the engineer Gustave Eiffel for the world fair and many people came to see it ."
@@ -324,6 +326,23 @@ def test_predictions_do_not_depend_on_batching(task: str, tokenizer: Any) -> Non
     np.testing.assert_allclose(whole, torch.stack(own).numpy(), atol=1e-5)
 
 
+def test_batches_are_as_large_as_the_back_end_computes_quickest(tokenizer: Any) -> None:
+    class Shapes:
+        name, token_types, token_budget = "shapes", False, 60
+        found: ClassVar[list[tuple[int, ...]]] = []
+
+        def __call__(self, inputs: Any) -> Any:
+            self.found.append(inputs["input_ids"].shape)
+            return np.zeros((len(inputs["input_ids"]), 2), np.float32)
+
+    features = encode(pairs(20, "rte"), tokenizer, 128)
+    predict(Shapes(), features, pad_token_id=0)
+    assert sum(rows for rows, _ in Shapes.found) == 20
+    assert all(rows == 1 or rows * length <= 60 for rows, length in Shapes.found)
+    assert max(rows for rows, _ in Shapes.found) > 1
+    assert [token_budget(threads) for threads in (1, 2, 64)] == [TOKENS_A_THREAD, 2 * TOKENS_A_THREAD, MOST_TOKENS]
+
+
 def test_span_predictions_do_not_depend_on_batching_and_have_no_padding(tokenizer: Any) -> None:
     model = tiny.model(head="span").train()
     features = encode(spans(*HARD), tokenizer, 40)
@@ -371,10 +390,10 @@ def test_token_types_go_only_to_models_that_have_them() -> None:
 
 
 def test_rows_of_different_lengths_lie_in_one_array() -> None:
-    rows = TokenRows.of([np.array([1, 2, 3]), np.array([4, 5])], [np.array([2, 0, 1]), np.array([2])])
+    rows = TokenRows(np.array([1, 2, 3, 4, 5]), np.array([2, 0, 1, 2]))
     assert [row.tolist() for row in rows] == [[1, 2], [], [3], [4, 5]] and rows[-1].tolist() == [4, 5]
     assert [row.tolist() for row in rows[1:3]] == [[], [3]] and rows[:2].lengths.tolist() == [2, 0]
-    assert len(TokenRows.of([], [])) == 0
+    assert [row.tolist() for row in rows.with_flat(np.arange(5))] == [[0, 1], [], [2], [3, 4]]
     with pytest.raises(IndexError):
         rows[4]
 

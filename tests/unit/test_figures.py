@@ -3,6 +3,7 @@
 import re
 from xml.etree import ElementTree
 
+from tests import quick
 from tinydistilbert.report import figures, scores
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS
@@ -39,6 +40,7 @@ def test_a_log_without_terms_shows_the_loss_and_an_empty_one_nothing() -> None:
 
 def test_figures_are_deterministic_and_carry_no_date_style_or_fixed_colour() -> None:
     svg = figures.loss_curves(LOG, "a")
+    quick.DRAWN.clear()
     assert svg is not None and svg == figures.loss_curves(LOG, "a")
     assert not re.search(r"<metadata|<style|<\?xml|<!DOCTYPE|\b20\d\d-\d\d", svg)
     assert not re.search(r"#0000[0-9]{2}\b", svg), "a colour that was not given to the page"

@@ -1,6 +1,7 @@
 """Metrics against values worked out by hand, against scikit-learn and scipy; laws of intervals, tests and warnings."""
 
 import collections
+import dataclasses
 import math
 import re
 import string
@@ -16,7 +17,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tinydistilbert.evaluation import metrics, resampling, sanity
+from tinydistilbert.evaluation.scoring import Predictions, score
 from tinydistilbert.tasks import TASKS
+from tinydistilbert.tasks.base import Examples
 
 
 def test_matthews_correlation_of_a_confusion_matrix_worked_by_hand() -> None:
@@ -267,6 +270,51 @@ def test_intervals_of_ten_thousand_examples_take_about_a_second() -> None:
     begin = time.process_time()
     resampling.bootstrap({"mcc": lambda i: metrics.matthews_correlation(labels[i], predictions[i])}, 10_000, seed=0)
     assert time.process_time() - begin < 5  # about 0.6 s here; the bound is for slow machines
+
+
+@pytest.mark.parametrize("name", ["macro_f1", "matthews_correlation"])
+def test_a_stack_of_resamples_has_the_metric_of_each_of_them(name: str) -> None:
+    """Given as repeated examples or as counts: each is what scikit-learn says of the examples written out."""
+    random = np.random.default_rng(5)
+    labels, predictions = random.integers(-1, 6, size=(2, 30))
+    indices = random.integers(30, size=(2, 3, 30))
+    by_hand = np.empty((2, 3))
+    for place in np.ndindex(2, 3):
+        one, other = labels[indices[place]], predictions[indices[place]]
+        if name == "macro_f1":
+            by_hand[place] = sklearn.metrics.f1_score(one, other, average="macro", zero_division=0)
+        else:
+            by_hand[place] = sklearn.metrics.matthews_corrcoef(one, other)
+    np.testing.assert_allclose(metrics.METRICS[name](labels[indices], predictions[indices]), by_hand, atol=1e-12)
+    counts = np.stack([np.bincount(row, minlength=30) for row in indices.reshape(-1, 30)]).reshape(2, 3, 30)
+    np.testing.assert_allclose(metrics.METRICS[name](labels, predictions, counts), by_hand, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [("mnli", "macro_f1"), ("mnli", "matthews_correlation"), ("stsb", "spearman")]
+)
+def test_counted_resamples_have_the_interval_of_written_out_ones_with_the_same_seed(task: str, name: str) -> None:
+    random = np.random.default_rng(1)
+    labels = random.integers(5, size=80) * (1.0 if task == "stsb" else 1)
+    guesses = np.where(random.random(80) < 0.7, labels, random.integers(5, size=80))
+    examples = Examples(
+        dataclasses.replace(TASKS[task], metrics=(name,)), "validation",
+        {"idx": [*range(80)], "label": labels.tolist()}, 80,
+    )  # fmt: skip
+    (value, details), *_ = score(examples, Predictions(guesses, [], [], {}), seed=3).values()
+    assert value == pytest.approx(float(metrics.METRICS[name](labels, guesses)))
+    plain = resampling.bootstrap({name: lambda i: metrics.METRICS[name](labels[i], guesses[i])}, 80, seed=3)[name]
+    assert details["interval"] == pytest.approx(plain)
+
+
+def test_a_difference_on_25_000_examples_of_many_classes_takes_seconds() -> None:
+    """The time does not grow with the classes: each example is looked at once, not once for each class."""
+    random = np.random.default_rng(0)
+    labels = random.integers(500, size=25_000)
+    first, second = (np.where(random.random(25_000) < 0.9, labels, random.integers(500, size=25_000)) for _ in range(2))
+    begin = time.process_time()
+    resampling.paired_bootstrap(metrics.matthews_correlation, labels, first[None], second[None], seed=0, resamples=1000)
+    assert time.process_time() - begin < 6  # about 0.5 s here; class by class it was 20
 
 
 def slow_differences(

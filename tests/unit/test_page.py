@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import quick
 from tinydistilbert import results
 from tinydistilbert.cli.main import main
 from tinydistilbert.errors import UserError
@@ -281,6 +282,7 @@ def test_what_was_left_out_of_the_files_is_on_the_page(synthetic_run: Path) -> N
 
 def test_the_same_run_gives_the_same_bytes(synthetic_run: Path) -> None:
     first = write_report(synthetic_run).read_bytes()
+    quick.DRAWN.clear()
     assert write_report(synthetic_run).read_bytes() == first
 
 

@@ -36,7 +36,11 @@ class Lengths:
     def predict(self, texts: list[str], pairs: list[str] | None = None) -> list[dict[str, object]]:
         self.groups.append(len(texts))
         others = pairs or [""] * len(texts)
-        return [{"label": f"{len(text)}{pair}", "score": 0.5} for text, pair in zip(texts, others, strict=True)]
+        lost = [{"cut_tokens": tokens} if tokens else {} for tokens in self.excess(texts)]
+        return [
+            {"label": f"{len(text)}{pair}", "score": 0.5} | cut
+            for text, pair, cut in zip(texts, others, lost, strict=True)
+        ]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import tinydistilbert
 from tinydistilbert.errors import UserError
 from tinydistilbert.export.quantize import quantize
 from tinydistilbert.models.loading import load_model
-from tinydistilbert.predictor import Predictor, load
+from tinydistilbert.predictor import CUT, Predictor, load
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.squad import best_answers
 
@@ -55,6 +55,10 @@ def test_one_text_is_answered_as_among_many(folder_of: Maker) -> None:
     np.testing.assert_allclose([a["score"] for a in many], [a["score"] for a in alone], atol=1e-5)
     assert len({round(answer["score"], 5) for answer in many}) == 3
     assert predictor.predict([]) == []
+    long = [TEXTS[0], " ".join(TEXTS * 40)]
+    (whole, cut), (one,) = predictor.predict(long), predictor.predict(long[1])
+    assert CUT not in whole and cut[CUT] == one[CUT] == predictor.excess(long)[1] > 0
+    assert cut["score"] == pytest.approx(one["score"], abs=1e-5)
 
 
 @pytest.mark.parametrize("head", ["classification", "regression", "span"])

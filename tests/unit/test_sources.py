@@ -2,9 +2,11 @@
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -17,7 +19,7 @@ from tinydistilbert import notices
 from tinydistilbert.data import files, python_docs
 from tinydistilbert.data.sources import Source, is_held_out, open_source
 from tinydistilbert.data.wikitext import articles, detokenize
-from tinydistilbert.errors import UserError
+from tinydistilbert.errors import SourceLost, UserError
 from tinydistilbert.recipe.names import Quoting
 from tinydistilbert.recipe.schema import Corpus
 
@@ -176,6 +178,77 @@ def test_the_split_and_the_configuration_of_a_data_set_may_be_named(
     assert asked == [("me/set", "en", "train[:5%]"), ("me/set", "en", None), ("me/set", None, "test")]
     with pytest.raises(UserError, match="expected one configuration, found 'en' in corpus"):
         open_source(Corpus(source="me/set:en", config="de"), None)
+
+
+@pytest.fixture
+def on_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that `datasets` fetches `me/set` from at revision abc; a data set of two files a split."""
+    folder, real = tmp_path / "set", datasets.load_dataset
+    for split, texts in (("train", TEXTS), ("validation", ["apart", None]), ("test", ["other", "another"])):
+        for part in (0, 1):
+            (folder / "data").mkdir(parents=True, exist_ok=True)
+            rows = pa.table({"text": pa.array(texts[part::2], pa.string()), "n": [1.5] * len(texts[part::2])})
+            pq.write_table(rows, folder / "data" / f"{split}-0000{part}-of-00002.parquet")
+
+    def load_dataset(name: str, config: str | None, **settings: Any) -> Any:
+        assert (name, settings.pop("revision")) == ("me/set", "abc") and settings["streaming"]
+        return real(str(folder), **settings)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda _, name: SimpleNamespace(sha="abc"))
+    return folder
+
+
+def test_a_data_set_on_the_hub_is_read_while_it_is_fetched(on_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = Corpus(source="me/set", streaming=True)
+    notices.begin()
+    source = open_source(corpus, None)
+    assert "splits left out: test" in notices.all_notices()[0]
+    train, validation = read(source)
+    assert sorted(train) == sorted(TEXTS) and validation == ["apart"]
+    assert len(read(open_source(replace(corpus, max_train_documents=1), None))[0]) == 1
+    one = open_source(Corpus(source="me/set::test", streaming=True), None)
+    assert [text for split in read(one) for text in split] == [
+        "other",
+        "another",
+    ] and one.fingerprint != source.fingerprint
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda _, name: SimpleNamespace(sha="abd"))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: datasets.IterableDatasetDict({"train": None}))
+    assert open_source(corpus, None).fingerprint != source.fingerprint, "another revision is another text"
+
+
+@pytest.mark.parametrize(
+    ("corpus", "words"),
+    [
+        (Corpus(source="me/set", text_column="body"), "a column 'body' of texts, found text, n"),
+        (Corpus(source="me/set", text_column="n"), "a column 'n' of texts, found Value"),
+        (Corpus(source="me/set::dev"), "a data set on the hub"),
+        (Corpus(source="python-docs"), "a data set on the hub beside corpus.streaming"),
+    ],
+)
+def test_mistakes_in_a_data_set_that_is_fetched_are_told(corpus: Corpus, words: str, on_hub: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        read(open_source(replace(corpus, streaming=True), None))
+
+
+def test_without_the_hub_nothing_is_fetched_and_when_it_fails_on_the_way_that_is_no_mistake(
+    on_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("no route to the hub")
+
+    def rows() -> Iterator[dict[str, str]]:
+        yield {"text": TEXTS[0]}
+        raise TimeoutError("the hub does not answer")
+
+    corpus = Corpus(source="me/set", streaming=True)
+    failing = datasets.IterableDataset.from_generator(rows)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: failing)
+    with pytest.raises(SourceLost, match=r"me/set.*the same command goes on"):
+        list(open_source(corpus, None).train())
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", gone)
+    with pytest.raises(UserError, match="no route to the hub"):
+        open_source(corpus, None)
 
 
 def test_a_row_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

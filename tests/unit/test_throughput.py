@@ -17,6 +17,8 @@ from tests.unit.test_finetune_benchmark import write_data
 from tinydistilbert.models.loading import save_model
 
 pytestmark = pytest.mark.long
+PRELOADED = [*distill_throughput.PRELOADED, *finetune_throughput.PRELOADED, "throughput_ways", "finetune_ways"]
+"""The first of the tests begins the process that forks those of all ways, and nothing is imported in it afterwards."""
 
 
 def first_and_last(precisions: list[str]) -> list[str]:
@@ -32,6 +34,7 @@ def in_this_process(
     threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", [script.__file__, *map(str, arguments)])
     monkeypatch.setattr(distill_throughput, "SHAPE_SECONDS", 0.0)
+    monkeypatch.setattr(script, "PRELOADED", PRELOADED)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     try:
         script.main()

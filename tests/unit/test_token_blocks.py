@@ -6,19 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import notices
-from tinydistilbert.data import document_tokens, repeated_documents, token_blocks, token_workers
+from tinydistilbert.data import document_tokens, files, repeated_documents, sources, token_blocks, token_workers
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.data.document_tokens import DocumentTokenizer, TokenizedDocuments
 from tinydistilbert.data.npy import RowFile
-from tinydistilbert.errors import OutOfMemory, UserError
+from tinydistilbert.errors import OutOfMemory, SourceLost, UserError
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Corpus, Recipe, recipe_hash
+from tinydistilbert.storage import disk
 
 DOCUMENTS = [f"The old house number {number} near the lake.\nMany people came to see it." for number in range(12)]
 
@@ -89,6 +92,40 @@ def test_a_killed_preparation_goes_on_from_its_last_shard(
     assert not (folder / "checkpoints").exists()
 
 
+def test_a_data_set_whose_hub_fails_on_the_way_goes_on_behind_the_shards_that_are_done(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    whole = prepare(corpus, tokenizer, tmp_path / "whole", None)
+    fails_after = [7]
+
+    def rows(texts: tuple[str, ...]) -> Iterator[dict[str, str]]:
+        for number, text in enumerate(texts):
+            if number >= fails_after[0]:
+                raise ConnectionError("the hub is gone")
+            yield {"text": text}
+
+    def load_dataset(*_: Any, **__: Any) -> Any:
+        texts = {"train": DOCUMENTS, "validation": [*DOCUMENTS[:4], "She sat down to read."]}
+        return {
+            split: datasets.IterableDataset.from_generator(rows, gen_kwargs={"texts": tuple(texts[split])})
+            for split in texts
+        }
+
+    monkeypatch.setattr(files, "PARQUET_ROWS", 1)
+    monkeypatch.setattr(sources, "LINES_TO_LOOK_AT", 2)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda _, name: SimpleNamespace(sha="abc"))
+    streamed = replace(corpus, source="me/set", streaming=True)
+    with pytest.raises(SourceLost, match="the hub is gone"):
+        prepare(streamed, tokenizer, tmp_path / "parts", None)
+    fails_after[0] = 99
+    folder = prepare(streamed, tokenizer, tmp_path / "parts", None)
+    assert "6 documents" in capsys.readouterr().err
+    for name in ("train.npy", "validation.npy"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
 @pytest.mark.parametrize("damaged", ["train.npy", "checkpoints/train.json"])
 def test_damaged_shards_are_made_again_and_named(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: str
@@ -102,6 +139,29 @@ def test_damaged_shards_are_made_again_and_named(
     (partial / damaged).write_bytes(raw)
     assert content(prepare(corpus, tokenizer, tmp_path / "parts", None)) == whole
     assert "train.npy: begun anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("vanished", ["train.npy", "checkpoints/train.json", "checkpoints"])
+def test_shards_that_vanish_before_it_goes_on_are_made_again(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, vanished: str
+) -> None:
+    whole = content(prepare(corpus, tokenizer, tmp_path / "whole", None))
+    with killed_at(4):
+        prepare(corpus, tokenizer, tmp_path / "parts", None)
+    (partial,) = (tmp_path / "parts").glob("*.partial")
+    disk.remove(partial / vanished)
+    assert content(prepare(corpus, tokenizer, tmp_path / "parts", None)) == whole
+
+
+def test_text_that_changes_before_it_goes_on_is_prepared_from_the_start(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    with killed_at(4):
+        prepare(corpus, tokenizer, tmp_path / "parts", None)
+    text = Path(corpus.source) / "train.txt"
+    text.write_text(text.read_text().replace("the", "a"))
+    changed = content(prepare(corpus, tokenizer, tmp_path / "parts", None))
+    assert changed == content(prepare(corpus, tokenizer, tmp_path / "anew", None))
 
 
 @pytest.mark.parametrize("in_memory", [1, 1000])

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tinydistilbert.training import checkpoint, loop
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Batch, TrainingJob, scaled_sum, token_shares
 from tinydistilbert.training.loop import train
+from tinydistilbert.training.memory import OPTIMIZER_BYTES, SHARE
 from tinydistilbert.training.optimizer import learning_rate_factor, make_optimizer
 
 pytestmark = pytest.mark.long
@@ -327,6 +329,47 @@ def test_out_of_memory_halves_the_micro_batches_and_keeps_the_step(
     assert halved == [{"step": 8, "micro_batches_halved": 1}, {"step": 8, "micro_batches_halved": 2}]
     assert [line["tokens"] for line in lines if "loss" in line] == [8 * step for step in range(1, 21)]
     assert "out of memory in step 8; from here on in micro-batches of 1/4 of their size" in capsys.readouterr().err
+
+
+def test_micro_batches_fit_into_a_share_of_the_memory_from_the_first_step_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole ones take 800 bytes beside the optimiser's, quarters 200: four fifths of the free have room for those."""
+    trained = sum(parameter.numel() for parameter in Net().parameters())
+    monkeypatch.setattr(loop, "free_bytes", lambda _: (OPTIMIZER_BYTES * trained + 250) / SHARE)
+    small = dataclasses.replace(job(20, [8]), memory=lambda splits: 800 / 2**splits)
+    whole = run(tmp_path / "whole", job(20, [8]), dropout=0.0)
+    parts = run(tmp_path / "parts", small, dropout=0.0)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    first, *lines = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert first == {"step": 1, "micro_batches_halved": 2} and all("micro_batches_halved" not in x for x in lines)
+    told = capsys.readouterr().err
+    assert "fit: in micro-batches of 1/4 of their size" in told and "plans with 80%" in told
+    fits = dataclasses.replace(small, memory=lambda splits: 250.0)
+    run(tmp_path / "fits", fits)
+    assert "micro-batches" not in capsys.readouterr().err
+
+
+def test_a_training_that_is_begun_again_keeps_its_micro_batches_though_more_memory_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = dataclasses.replace(job(20, [8]), memory=lambda splits: 1e9 / 2**splits)
+
+    def dies(model: nn.Module, batch: Batch, scales: Mapping[str, float], step: int) -> Any:
+        if step == 2:
+            raise RuntimeError("killed before the first checkpoint")
+        return small.loss(model, batch, scales, step)
+
+    monkeypatch.setattr(loop, "free_bytes", lambda _: 1e9)
+    uninterrupted = run(tmp_path / "a", small)
+    with pytest.raises(RuntimeError, match="killed before"):
+        run(tmp_path / "b", dataclasses.replace(small, loss=dies), minutes=60)
+    monkeypatch.setattr(loop, "free_bytes", lambda _: 1e12)
+    assert same(uninterrupted, run(tmp_path / "b", small))
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in "ab"]
+    assert logs[0] == logs[1] and json.loads(logs[0].splitlines()[0])["micro_batches_halved"] == 1
+    assert not same(uninterrupted, run(tmp_path / "c", small)), "other micro-batches have another dropout"
 
 
 def test_halved_micro_batches_survive_an_interruption(tmp_path: Path) -> None:

@@ -86,14 +86,18 @@ def run_part(
     make_part(run_context(recipe, output, until=until, log=log, is_part=True), part)
 
 
-def plan(recipe: Recipe, output: Path, *, until: str, threads: int | None = None, as_data: bool = False) -> Any:
+def plan(
+    recipe: Recipe, output: Path, *, until: str, threads: int | None = None, as_data: bool = False,
+    jobs: int | str | None = None,
+) -> Any:  # fmt: skip
     """What `run` would do and cost, as plain text or as data; nothing is written.
 
     Raises:
         UserError: as `run`.
     """
+    workers = jobs_of(jobs, threads, recipe.device)
     use_threads(threads)
-    context = run_context(recipe, output, until=until, log=lambda _: None)
+    context = run_context(recipe, output, until=until, log=lambda _: None, workers=workers)
     return dry_run.plan_as_json(context) if as_data else dry_run.plan(context)
 
 

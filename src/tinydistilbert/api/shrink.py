@@ -68,8 +68,8 @@ def shrink(
     keep: float | str | None = None,
     soft_labels: str = "", unlabelled: str = "", seeds: int | Sequence[int] = 1, time_budget: str = "",
     output: str | Path | None = None,
-    settings: dict[str, Any] | None = None, threads: int | None = None, quiet: bool = False,
-    on_log: OnLog | None = None,
+    settings: dict[str, Any] | None = None, threads: int | None = None, jobs: int | str | None = None,
+    quiet: bool = False, on_log: OnLog | None = None,
 ) -> TaskModel:  # fmt: skip
     """The smallest model that keeps the teacher's score: fine-tune, distil, quantize, prune, and show what was kept.
 
@@ -96,7 +96,9 @@ def shrink(
         time_budget: `15m`: train less, so that all is done in about that time.
         output: the run folder; None = one below `runs` that the same call finds again.
         settings: keys of the recipe with other values, where no argument here says them: `{"finetune.epochs": 5}`.
-        threads: of matrix products; None = the cores that this process may use.
+        threads: of matrix products; None = the cores that this process may use, or a job's share of them.
+        jobs: trainings that run at a time, each in a process of its own (`"ray"`: by Ray), with the same result; None =
+            one after the other, in this process.
         quiet: no lines about progress.
         on_log: called with a dictionary for each step, each validation and each line about the work.
 
@@ -114,7 +116,7 @@ def shrink(
         teacher, to=to, keep=keep, soft_labels=soft_labels, unlabelled=unlabelled, seeds=seeds, settings=settings,
         time_budget=time_budget,
     )  # fmt: skip
-    call = Call(output, None, threads, quiet, on_log)
+    call = Call(output, None, threads, quiet, on_log, jobs=jobs)
     return shrunk(data, changes, call, time_budget=time_budget)
 
 

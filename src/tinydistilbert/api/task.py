@@ -107,6 +107,8 @@ class Call:
     quiet: bool = False
     on_log: OnLog | None = None
     command: str = ""
+    jobs: int | str | None = None
+    """Task models that are made at a time, each by a process of its own."""
 
 
 def run_task(
@@ -146,7 +148,7 @@ def run_task(
             try:
                 made = run(
                     recipe, output, until=until, log=log or call_log, command=call.command, threads=call.threads,
-                    tell_time=tell_time,
+                    tell_time=tell_time, jobs=call.jobs,
                 )  # fmt: skip
                 failures = made.failures
             except MissedTarget as error:
@@ -191,7 +193,7 @@ def finetune(
     label: Label = "", text_pair: str = "", kind: Kind = "classification", label_separator: str = "",
     seeds: int | Sequence[int] = 1,
     output: str | Path | None = None, settings: dict[str, Any] | None = None, threads: int | None = None,
-    quiet: bool = False, on_log: OnLog | None = None,
+    jobs: int | str | None = None, quiet: bool = False, on_log: OnLog | None = None,
 ) -> TaskModel:  # fmt: skip
     """Fine-tune a model on a task of your own, and score it.
 
@@ -208,7 +210,9 @@ def finetune(
         seeds: how many trainings, or their seeds; the first is the one that is given back.
         output: the run folder; None = one below `runs` that the same call finds again.
         settings: keys of the recipe with other values: `{"finetune.epochs": 2}`.
-        threads: of matrix products; None = the cores that this process may use.
+        threads: of matrix products; None = the cores that this process may use, or a job's share of them.
+        jobs: trainings that run at a time, each in a process of its own (`"ray"`: by Ray), with the same result; None =
+            one after the other, in this process.
         quiet: no lines about progress.
         on_log: called with a dictionary for each step, each validation and each line about the work.
 
@@ -220,7 +224,7 @@ def finetune(
         train, validation, text=text, label=label, text_pair=text_pair, kind=kind, label_separator=label_separator
     )
     changes = {"finetune": {"model": str(model), "seeds": listed_seeds(seeds)}}
-    made, recipe, _ = run_task("finetune", data, changes, Call(output, settings, threads, quiet, on_log))
+    made, recipe, _ = run_task("finetune", data, changes, Call(output, settings, threads, quiet, on_log, jobs=jobs))
     return task_model(made, recipe, data, MODEL)
 
 
@@ -229,7 +233,7 @@ def distill(
     validation: Data | None = None, text: str = "", label: Label = "", text_pair: str = "",
     kind: Kind = "classification", label_separator: str = "", unlabelled: str = "", seeds: int | Sequence[int] = 1,
     output: str | Path | None = None, settings: dict[str, Any] | None = None, threads: int | None = None,
-    quiet: bool = False, on_log: OnLog | None = None,
+    jobs: int | str | None = None, quiet: bool = False, on_log: OnLog | None = None,
 ) -> TaskModel:  # fmt: skip
     """Distil a fine-tuned teacher into a student of the task.
 
@@ -247,7 +251,9 @@ def distill(
         seeds: how many trainings, or their seeds; the first is the one that is given back.
         output: the run folder; None = one below `runs` that the same call finds again.
         settings: keys of the recipe with other values.
-        threads: of matrix products; None = the cores that this process may use.
+        threads: of matrix products; None = the cores that this process may use, or a job's share of them.
+        jobs: trainings that run at a time, each in a process of its own (`"ray"`: by Ray), with the same result; None =
+            one after the other, in this process.
         quiet: no lines about progress.
         on_log: called with a dictionary for each step, each validation and each line about the work.
 
@@ -265,7 +271,7 @@ def distill(
     if not student:
         distillation["start"] = "teacher"
     changes = {"finetune": {"model": str(student or name), "seeds": listed_seeds(seeds), "distillation": distillation}}
-    made, recipe, _ = run_task("distill", data, changes, Call(output, settings, threads, quiet, on_log))
+    made, recipe, _ = run_task("distill", data, changes, Call(output, settings, threads, quiet, on_log, jobs=jobs))
     return task_model(made, recipe, data, DISTILLED)
 
 

@@ -165,6 +165,7 @@ def _shrink_arguments(parser: Parser, given: Sequence[str], everything: bool) ->
     parser.add_argument("--print-recipe", action="store_true", help="print it; its keys are flags: --finetune.epochs 5")
     _output(parser, "the run (default: runs/shrink-FILE)")
     add("--threads", "N", "of matrix products (default: the cores)", _count)
+    add("--jobs", "N|ray", "trainings at a time (default: 1)", _jobs)
     parser.add_argument("--dry-run", action="store_true", help="say what it would cost")
     _json(parser, "print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="no lines about progress")

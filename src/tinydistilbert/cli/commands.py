@@ -56,7 +56,9 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
 
     log = log_to(as_json=asked.json, quiet=asked.quiet)
     if asked.dry_run:
-        planned = api.plan(recipe, asked.output, until=until, threads=asked.threads, as_data=asked.json)
+        planned = api.plan(
+            recipe, asked.output, until=until, threads=asked.threads, as_data=asked.json, jobs=asked.jobs
+        )
         print_json(planned) if asked.json else print(planned)
         return
     if asked.part:

@@ -16,6 +16,7 @@ from tinydistilbert.errors import (
     OutOfMemory,
     RankLost,
     ReportedElsewhere,
+    SourceLost,
     UploadFailed,
     UserError,
 )
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(_fail(f"error: {error}", EXIT_USER_ERROR))
     except ReportedElsewhere:
         sys.exit(EXIT_FAILED)
-    except (MissedTarget, NonFiniteLoss, OutOfMemory, DeviceLost, UploadFailed, RankLost) as error:
+    except (MissedTarget, NonFiniteLoss, OutOfMemory, DeviceLost, UploadFailed, SourceLost, RankLost) as error:
         sys.exit(_fail(f"error: {error}", EXIT_FAILED))
     except Interrupted as stop:
         sys.exit(_fail(str(stop), EXIT_INTERRUPTED))

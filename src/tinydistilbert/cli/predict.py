@@ -45,15 +45,21 @@ class _Answering:
 
     def answers(self, texts: list[str], pairs: list[str] | None) -> list[Row]:
         """Of some further texts; one that is too long and is not to be truncated gets an error in its place."""
-        excess = self.predictor.excess(texts, pairs)
-        asked = [number for number, tokens in enumerate(excess) if self.truncate or not tokens]
-        found = self.predictor.predict([texts[i] for i in asked], pairs and [pairs[i] for i in asked])
-        by_number = dict(zip(asked, found, strict=True))
+        from tinydistilbert.predictor import CUT
+
+        if self.truncate:
+            found = self.predictor.predict(texts, pairs)
+            excess = [answer.get(CUT, 0) for answer in found]
+        else:
+            excess = self.predictor.excess(texts, pairs)
+            asked = [number for number, tokens in enumerate(excess) if not tokens]
+            answers = iter(self.predictor.predict([texts[i] for i in asked], pairs and [pairs[i] for i in asked]))
+            found = [{"error": f"{tokens} tokens too long"} if tokens else next(answers) for tokens in excess]
         for number, tokens in enumerate(excess, self.texts + 1):
             if tokens:
                 self._note(number, tokens)
         self.texts += len(texts)
-        return [by_number.get(i, {"error": f"{excess[i]} tokens too long"}) for i in range(len(texts))]
+        return found
 
     def _note(self, number: int, tokens: int) -> None:
         self.long_count += 1

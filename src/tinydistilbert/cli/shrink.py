@@ -45,10 +45,10 @@ def shrink(parsed: argparse.Namespace, command_line: str) -> None:
         if parsed.print_recipe:
             print(toml.dumps(_differences(to_dict(recipe), to_dict(Recipe()))), end="")
             return
-        planned = plan(recipe, output, until="report", threads=parsed.threads, as_data=parsed.json)
+        planned = plan(recipe, output, until="report", threads=parsed.threads, as_data=parsed.json, jobs=parsed.jobs)
         print_json(planned) if parsed.json else print(planned)
         return
-    call = Call(output, None, parsed.threads, parsed.quiet, None, command_line)
+    call = Call(output, None, parsed.threads, parsed.quiet, None, command_line, parsed.jobs)
     log = log_to(as_json=parsed.json, quiet=parsed.quiet)
     made = api.shrunk(data, changes, call, time_budget=budget, log=log)
     _print(made, as_json=parsed.json)

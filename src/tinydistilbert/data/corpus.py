@@ -162,7 +162,7 @@ def prepared_splits(
 def _facts(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, source: Source) -> dict[str, Any]:
     """All facts on which the blocks depend."""
     settings = dataclasses.asdict(corpus)
-    del settings["attention"]  # it changes what tokens attend to, and no block
+    del settings["attention"], settings["streaming"]  # they change what tokens attend to and what stays, and no block
     if corpus.quoting == "auto":  # the blocks of versions before had no other
         del settings["quoting"]
     if not corpus.deduplicate:

@@ -2,18 +2,20 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinydistilbert.data import files
-from tinydistilbert.errors import UserError, as_user_error
+from tinydistilbert.errors import SourceLost, UserError, as_user_error
 from tinydistilbert.notices import notice
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
+D = TypeVar("D")
 _NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 """`owner/name`."""
 _NAME_WITH_PARTS = re.compile(r"(?P<name>[\w-][\w.-]*(?:/[\w.-]+)?):(?P<config>[^:/]*)(?::(?P<split>[^/]+))?")
@@ -104,39 +106,109 @@ def load(name: str, config: str | None, split: str | None = None) -> "dict[str, 
     where = f"corpus.source {name}"
     if is_saved(Path(name)) and split is not None:
         return {"train": load_saved(Path(name), split, default="train", where="corpus.source")}
-    fix = f"check the name (owner/name:configuration:split), corpus.config and the network, {LOCAL_FIX}"
-    try:
+    with _loading(where):
         if is_saved(Path(name)):
             loaded = datasets.load_from_disk(name)
         else:
             loaded = datasets.load_dataset(name, config, split=split)
+    splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
+    return _with_train(splits, name, config, lambda dataset: f" ({len(dataset):,} rows)")
+
+
+def stream(name: str, config: str | None, split: str | None = None) -> "tuple[dict[str, IterableDataset], str]":
+    """The splits of a data set on the hub, which are fetched while they are read, and their fingerprint.
+
+    The data set stays at the revision that it has now, though it may change on the hub while it is read.
+
+    Args:
+        name: on the hub.
+        config: configuration.
+        split: the one that is `train`; then there is no other.
+
+    Raises:
+        UserError: as `load`.
+    """
+    import datasets
+    from huggingface_hub import HfApi
+
+    with _loading(f"corpus.source {name}"):
+        revision = HfApi().dataset_info(name).sha
+        loaded = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
+    splits = {"train": loaded} if isinstance(loaded, datasets.IterableDataset) else dict(loaded)
+    named = _with_train(splits, name, config, lambda _: "")
+    lines = [name, str(config), str(split), str(revision)]
+    return named, hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@contextmanager
+def _loading(where: str) -> Iterator[None]:
+    """What reads a data set on the hub.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    import datasets
+
+    fix = f"check the name (owner/name:configuration:split), corpus.config and the network, {LOCAL_FIX}"
+    try:
+        yield
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         found = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(where, expected="a data set on the hub", found=found, fix=fix) from None
-    splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
+
+
+def _with_train(splits: dict[str, D], name: str, config: str | None, size: Callable[[D], str]) -> dict[str, D]:
+    """The splits, if `train` is among them; those that are not read are told, with their size."""
+    where = f"corpus.source {name}"
     if "train" not in splits:
         found, fix = ", ".join(splits), f"name one: {name}:{config or ''}:{next(iter(splits), 'split')}"
         raise UserError(where, expected="a split called train", found=found, fix=fix)
-    others = [f"{other} ({len(splits[other]):,} rows)" for other in splits if other not in ("train", "validation")]
+    others = [f"{other}{size(splits[other])}" for other in splits if other not in ("train", "validation")]
     if others:
         notice(where, f"splits left out: {', '.join(others)}")
     return splits
 
 
-def records(dataset: "Dataset", name: str, column: str) -> Iterator[str]:
-    """The texts of one column, read from disk in batches; a null is an empty text.
+def records(dataset: "Dataset | IterableDataset", name: str, column: str) -> Iterator[str]:
+    """The texts of one column, read in batches from disk or from the hub; a null is an empty text.
 
     Raises:
         UserError: there is no such column, it does not hold texts, or one of them is too long.
+        SourceLost: the hub failed on the way.
     """
-    feature = dataset.features.get(column)
-    if getattr(feature, "dtype", None) not in ("string", "large_string"):
-        found = ", ".join(dataset.column_names) if feature is None else f"{feature} in it"
+    features = dataset.features
+    if features is None:  # of a stream of JSON, whose columns its first row shows
+        row: dict[str, Any] = next(_fetched(dataset.take(1), name), {})
+        found, is_text = ", ".join(row), isinstance(row.get(column, 0), str | None)
+    else:
+        feature = features.get(column)
+        is_text = getattr(feature, "dtype", None) in ("string", "large_string")
+        found = ", ".join(dataset.column_names or ()) if feature is None else f"{feature} in it"
+    if not is_text:
         expected = f"a column {column!r} of texts"
         raise UserError(f"corpus.source {name}", expected=expected, found=found, fix="set corpus.text_column")
-    for batch in dataset.select_columns([column]).iter(batch_size=files.PARQUET_ROWS):
+    for batch in _fetched(dataset.select_columns([column]).iter(batch_size=files.PARQUET_ROWS), name):
         for text in batch[column]:
             yield files.not_too_long(text or "", f"corpus.source {name}")
+
+
+def _fetched(rows: Iterable[Any], name: str) -> Iterator[Any]:
+    """Rows or batches as they come.
+
+    Raises:
+        SourceLost: what reads them failed: of libraries for the network, errors have no class in common.
+    """
+    iterator = iter(rows)
+    while True:
+        try:
+            row = next(iterator, None)
+        except Exception as error:
+            found = str(error).partition("\n")[0][:200] or type(error).__name__
+            again = "if that was the network, the same command goes on after the last shard that was done"
+            raise SourceLost(f"corpus.source {name}: it could not be read to its end: {found}; {again}") from error
+        if row is None:
+            return
+        yield row
 
 
 def fingerprint(splits: "dict[str, Dataset]") -> str:

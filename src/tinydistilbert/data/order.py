@@ -50,7 +50,12 @@ def epoch_part(part: int, epoch: int, examples: int, batch_size: int, seed: int)
 
 
 def length_grouped(
-    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, *, sorted_together: int = GROUPED_BATCHES
+    lengths: Sequence[int] | Int64[np.ndarray, " examples"],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    sorted_together: int = GROUPED_BATCHES,
 ) -> list[Int64[np.ndarray, " _"]]:
     """One epoch of batches whose examples have similar lengths, so that little of a batch is padding.
 

@@ -3,10 +3,10 @@
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tinydistilbert.data import files, hub, python_docs, wikitext
 from tinydistilbert.errors import UserError
@@ -51,6 +51,9 @@ def open_source(corpus: Corpus, data: str | None) -> Source:
         UserError: no such file, no file of a known kind, an empty file, or a hub data set that cannot be loaded.
             Mistakes inside a file are reported when the documents are read.
     """
+    if corpus.streaming and not is_on_hub(corpus, data):
+        expected, fix = "a data set on the hub beside corpus.streaming", "leave it out: files are always read so"
+        raise UserError(f"corpus.source {corpus.source}", expected=expected, found="no such", fix=fix)
     source = _open(corpus, data)
     if corpus.max_train_documents:
         all_documents = source.train
@@ -136,7 +139,12 @@ def _from_hub(corpus: Corpus, split: str | None = None) -> Source:
             found, fix = f"{named.config!r} in corpus.source, {config!r} in corpus.config", "name it once"
             raise UserError(f"corpus.source {name}", expected="one configuration", found=found, fix=fix)
         name, config, split = named.name, named.config or config, named.split
-    splits = hub.load(name, config, split)
+    splits: Mapping[str, Any]
+    if corpus.streaming:
+        splits, fingerprint = hub.stream(name, config, split)
+    else:
+        splits = hub.load(name, config, split)
+        fingerprint = hub.fingerprint(splits)
 
     def read(split: str) -> Iterator[str]:
         texts = hub.records(splits[split], corpus.source, corpus.text_column)
@@ -144,7 +152,7 @@ def _from_hub(corpus: Corpus, split: str | None = None) -> Source:
         return to_documents(texts, has_rows=True, packing=corpus.packing, where=where)
 
     read_validation = functools.partial(read, "validation") if "validation" in splits else None
-    return _with_validation(corpus, hub.fingerprint(splits), functools.partial(read, "train"), read_validation)
+    return _with_validation(corpus, fingerprint, functools.partial(read, "train"), read_validation)
 
 
 def _with_validation(corpus: Corpus, fingerprint: str, train: Documents, validation: Documents | None) -> Source:

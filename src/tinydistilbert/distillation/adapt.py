@@ -1,6 +1,7 @@
 """adapt: a teacher from anywhere → a teacher in the run folder, moved to this text if the recipe says so."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from tinydistilbert import results
@@ -11,6 +12,7 @@ from tinydistilbert.distillation.pretraining import (
     pretraining_measurements,
     validation_losses,
 )
+from tinydistilbert.distillation.teacher_shards import place_teacher
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.pooling import write_pooling
@@ -40,7 +42,13 @@ def check_head(settings: Adapt, teacher: LoadedTeacher) -> None:
 
 
 def adapt(
-    settings: Adapt, teacher: LoadedTeacher, setup: PretrainingSetup, output: Path, *, origin: results.Origin
+    settings: Adapt,
+    teacher: LoadedTeacher,
+    setup: PretrainingSetup,
+    output: Path,
+    *,
+    origin: results.Origin,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Make the finished teacher folder `output`: model, tokenizer, validation loss, and the log of the training if any.
 
@@ -51,20 +59,24 @@ def adapt(
         Interrupted: the user asked to stop; the same call goes on from a checkpoint.
     """
     steps, optimization = adapt_steps(settings, setup.blocks.train.shape[1]), settings.optimization
-    model = teacher.model.to(setup.compute.device)
+    model = teacher.model
     with setup.compute.ranks.unfinished(output) as folder:
         if not (settings.tokens or teacher.has_trained_head):  # it is fine-tuned alone, and its head says nothing
             save_model(model, teacher.tokenizer, folder)
             write_pooling(teacher.pooling, model.config, folder)
             results.write(folder / MEASUREMENTS, [])
             return
-        before = validation_losses(model, None, setup, precision="fp32")
+        # What is trained is whole in every process.
+        sharding = "never" if settings.tokens else setup.sharding
+        measured = place_teacher(model, setup.compute, sharding, trained=0, log=log)
+        before = validation_losses(measured, None, setup, precision="fp32")
         seconds = 0.0
         if settings.tokens:
             loss = PretrainingLoss(MASKED_LM_ONLY, steps=steps)
             batches = setup.batches(MASKED_LM_ONLY, optimization, steps=steps)
             seconds = pretrain(model, loss, batches, setup, optimization, folder=folder, label="adapt teacher")
         after = validation_losses(model, None, setup, precision="fp32") if settings.tokens else before
+        model.to("cpu")  # the stages that follow read the folder
         if not setup.compute.ranks.is_main:
             return
         save_model(model, teacher.tokenizer, folder)

@@ -20,7 +20,9 @@ from tinydistilbert.distillation.pretraining import (
     validation_losses,
 )
 from tinydistilbert.distillation.teacher_cache import CachedBatches, make_cache
+from tinydistilbert.distillation.teacher_shards import is_in_shards, place_teacher
 from tinydistilbert.errors import UserError
+from tinydistilbert.models.heads import parameter_count
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.matching import Matches, match_layers
 from tinydistilbert.models.pooling import write_pooling
@@ -80,18 +82,20 @@ def distill(
         Interrupted: the user asked to stop; the same call goes on from a checkpoint.
     """
     student = cut_student(teacher.model, cut, seed=setup.seed).to(setup.compute.device)
-    teacher.model.to(setup.compute.device).eval()
+    # One process makes a cache by itself, and needs the whole of it.
+    sharding = "never" if settings.cache.kind != "none" else setup.sharding
+    taught_by = place_teacher(teacher.model, setup.compute, sharding, trained=parameter_count(student), log=log)
     with setup.compute.ranks.unfinished(output) as folder:
         seconds, steps = 0.0, 0
         if not control:
-            parts = _prepared(settings, objective, cut, teacher.model, student, setup, log)
+            parts = _prepared(settings, objective, cut, taught_by, student, setup, log)
             if settings.time_budget:
                 steps = _steps_in_budget(parts, student, folder, log)
             else:
                 steps = distill_steps(settings, objective, len(setup.blocks.train))
             seconds = _train(parts, student, steps, folder, label="distill student")
         student.eval()
-        losses = validation_losses(student, teacher.model, setup, precision="fp32")
+        losses = validation_losses(student, taught_by, setup, precision="fp32")
         if not setup.compute.ranks.is_main:
             return
         save_model(student, teacher.tokenizer, folder)
@@ -125,7 +129,7 @@ def _prepared(
     """Layers matched, encoders compiled and the teacher's cache made, if the settings want it."""
     matches = match_layers(objective, cut, teacher.config, student.config)
     if settings.compile:
-        compile_encoders(teacher, student)
+        compile_encoders(*(() if is_in_shards(teacher) else (teacher,)), student)
     cached = None
     if settings.cache.kind != "none":
         batches = setup.batches(objective, settings.optimization, steps=1)

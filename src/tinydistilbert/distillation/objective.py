@@ -105,6 +105,10 @@ class PretrainingLoss:
                 **layers_of_teacher(term_scales, self.matches),
             )  # fmt: skip
 
+    def pass_of_teacher(self, batch: Batch, step: int) -> None:
+        """The pass of the teacher that `loss` makes, for a process that has no micro-batch while others have one."""
+        self._teacher_output(batch, self.term_weights(step))
+
     def _hidden_terms(
         self,
         model: ProjectedStudent,

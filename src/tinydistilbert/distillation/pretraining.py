@@ -1,6 +1,5 @@
 """What `adapt` and `distill` share: training on masked token blocks, and the same numbers on validation blocks."""
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel
 from tinydistilbert.data.corpus import TokenBlocks
 from tinydistilbert.data.masked_batches import Attention, MaskedBatches, useful_tokens, validation_batches
 from tinydistilbert.distillation.objective import PretrainingLoss
+from tinydistilbert.distillation.teacher_shards import is_in_shards
 from tinydistilbert.losses import terms
 from tinydistilbert.models.dropout import quick_dropout
 from tinydistilbert.models.heads import hidden_states, vocabulary_logits
@@ -37,12 +37,22 @@ class PretrainingSetup:
     validation: schema.Validation
     seed: int
     compute: Compute
+    sharding: schema.Sharding
+    """How several processes hold the teacher."""
 
     @classmethod
     def of(cls, recipe: schema.Recipe, blocks: TokenBlocks, where: torch.device | Compute) -> Self:
         """As a recipe wants it, on a text that was prepared, on a device or in a precision too that was chosen."""
         compute = where if isinstance(where, Compute) else Compute.of(recipe, where)
-        return cls(blocks, recipe.corpus.attention, recipe.masking, recipe.validation, recipe.seed, compute)
+        return cls(
+            blocks,
+            recipe.corpus.attention,
+            recipe.masking,
+            recipe.validation,
+            recipe.seed,
+            compute,
+            recipe.teacher.sharding,
+        )
 
     def batches(self, objective: schema.Objective, optimization: schema.Optimization, *, steps: int) -> MaskedBatches:
         """The micro-batches of a training of so many steps."""
@@ -72,12 +82,12 @@ def validation_losses(
     sums = {"mlm": 0.0, "kl": 0.0, "cosine": 0.0}
     masked = counted = 0.0
     is_as_wide = teacher is not None and teacher.config.hidden_size == model.config.hidden_size
-    ranks, batches = (
-        setup.compute.ranks,
-        validation_batches(setup.blocks, setup.validation.blocks, attention=setup.attention),
-    )
+    ranks, number = setup.compute.ranks, 0
+    batches = validation_batches(setup.blocks, setup.validation.blocks, attention=setup.attention)
     with torch.inference_mode(), multiplying(setup.compute.device, precision):
-        for cpu_batch in itertools.islice(batches, ranks.rank, None, ranks.world):
+        for number, cpu_batch in enumerate(batches, 1):
+            if (number - 1) % ranks.world != ranks.rank:
+                continue
             batch = {name: value.to(setup.compute.device) for name, value in cpu_batch.items()}
             mask, masked_count = batch.get("attention_mask"), len(batch["masked"])
             hidden = hidden_states(model, batch["input_ids"], mask).flatten(0, 1)
@@ -91,6 +101,10 @@ def validation_losses(
                     in_text = batch["counted"]
                     sums["cosine"] += float(terms.cosine(hidden[in_text], teacher_hidden[in_text])) * len(in_text)
             masked, counted = masked + masked_count, counted + len(batch["counted"])
+        if ranks.rank >= (number % ranks.world or ranks.world):  # others have a last batch, this process has none
+            for each in (model, teacher):
+                if each is not None and is_in_shards(each):
+                    hidden_states(each, cpu_batch["input_ids"].to(setup.compute.device), None)
     *totals, masked, counted = ranks.total([*sums.values(), masked, counted])
     sums = dict(zip(sums, totals, strict=True))
     values = {"mlm": sums["mlm"] / masked, "perplexity": math.exp(min(sums["mlm"] / masked, 700.0))}
@@ -137,6 +151,7 @@ def pretrain(
         validate=lambda _: validation_losses(model, loss.teacher, setup, precision=setup.compute.chosen),
         validate_after=frozenset(math.ceil(loss.steps * k / times) for k in range(1, times + 1)),
         oom_splits=int(math.log2(optimization.batch_size)) if can_be_halved else 0,
+        keep_pace=loss.pass_of_teacher if is_in_shards(loss.teacher) else None,
     )  # fmt: skip
     with quick_dropout(model), frozen(loss.teacher, setup.compute.chosen):
         return train(trained, job, optimization, setup.compute, seed=setup.seed, folder=folder, label=label)

@@ -7,13 +7,17 @@ from typing import Any
 from tinydistilbert import notices
 from tinydistilbert.dry_run import machine as costs
 from tinydistilbert.dry_run.basis import Basis, Line, basis_of
+from tinydistilbert.dry_run.side_by_side import SIDE_BY_SIDE, SideBySide, side_by_side
 from tinydistilbert.dry_run.stages import ESTIMATES, check_inputs
+from tinydistilbert.dry_run.tasks import BASELINES
 from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted
 from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.keep import check_kept, unkept
 from tinydistilbert.progress import duration, size_in_words
 from tinydistilbert.storage import atomic
 from tinydistilbert.storage.disk import existing, free_bytes
+from tinydistilbert.tasks.samples import sampling
 
 
 def plan(run: RunContext) -> str:
@@ -22,8 +26,7 @@ def plan(run: RunContext) -> str:
     Raises:
         UserError: an input is wrong or the folder belongs to something else: the same as of the run.
     """
-    basis = basis_of(run)
-    lines = _lines(basis)
+    basis, lines = _planned(run)
     notes = dict.fromkeys(f"warning: {note}" for line in lines for note in line.notes)
     return "\n".join([*_table(lines), "", *notes, *_totals(lines, basis)])
 
@@ -34,22 +37,44 @@ def plan_as_json(run: RunContext) -> dict[str, Any]:
     Raises:
         UserError: as `plan`.
     """
-    basis = basis_of(run)
-    lines = _lines(basis)
+    basis, lines = _planned(run)
+    jobs = side_by_side(basis)
     return {
         "stages": [dataclasses.asdict(line) for line in lines],
-        "seconds": sum(line.seconds or 0 for line in lines),
+        "seconds": _seconds(lines, jobs),
+        "seconds_one_after_the_other": _seconds(lines, None),
+        "jobs": dataclasses.asdict(jobs) if jobs else None,
         "some_seconds_unknown": any(line.seconds is None for line in lines),
         "disk": sum(line.disk for line in lines),
         "temporary_disk": max((line.temporary_disk for line in lines), default=0.0),
         "disk_of_models_not_kept": _unkept_bytes(basis),
         "disk_free": free_bytes(run.folder.path),
-        "memory": costs.PROCESS_BYTES + max((line.memory for line in lines), default=0.0),
+        "memory": _memory(lines, jobs),
         "device": basis.machine.device,
         "threads": basis.machine.threads,
         "precision": basis.machine.precision,
         "notices": list(notices.all_notices()),
     }
+
+
+def _planned(run: RunContext) -> tuple[Basis, list[Line]]:
+    """The lines of the plan, from samples of large files; where something in a sample is wrong, from all of their rows.
+
+    Raises:
+        UserError: as `plan`.
+    """
+    basis = basis_of(run)
+    if run.is_begun():  # whose data are compared with what it was begun with
+        return basis, _lines(basis)
+    with sampling() as looked_at:
+        try:
+            return basis, _lines(basis)
+        except UserError:
+            if not looked_at.is_used:
+                raise
+    notices.notice("dry run", "something in a sample looks wrong: all rows are read")
+    basis = basis_of(run)
+    return basis, _lines(basis)
 
 
 def refuse_full_disk(run: RunContext) -> float:
@@ -61,24 +86,47 @@ def refuse_full_disk(run: RunContext) -> float:
     Raises:
         UserError: it does not fit, or an input is wrong: the same as of the run.
     """
-    lines = _lines(basis_of(run))
+    basis = basis_of(run)
+    lines = _lines(basis)
     needed, free = _needed(lines), free_bytes(run.folder.path)
     if needed > free:
         problem = f"the run writes about {size_in_words(needed)}, and {size_in_words(free)} are free"
         fix = "free some, or give an --output on another disk; --dry-run shows what each stage writes"
         raise UserError(f"--output {run.folder.path}", problem=problem, fix=fix)
-    return sum(line.seconds or 0.0 for line in lines)
+    return _seconds(lines, side_by_side(basis))
 
 
 def _lines(basis: Basis) -> list[Line]:
     """The lines of the plan, after what the run checks was checked."""
     basis.run.check_machine()
-    if basis.run.is_begun():
-        basis.run.inputs.check()
-        check_kept(basis.run)
-    else:
-        check_inputs(basis)
-    return [line for stage in basis.run.stages for line in ESTIMATES[stage](basis)]
+    with basis.run.rows_at_hand():
+        if basis.run.is_begun():
+            basis.run.inputs.check()
+            check_kept(basis.run)
+        else:
+            check_inputs(basis)
+        return [line for stage in basis.run.stages for line in ESTIMATES[stage](basis)]
+
+
+def _seconds(lines: Sequence[Line], jobs: SideBySide | None) -> float:
+    """Time left as far as it is known; with jobs, the task models take as long as the last of them."""
+    if jobs is None or jobs.seconds is None:
+        return sum(line.seconds or 0.0 for line in lines)
+    return jobs.seconds + sum(line.seconds or 0.0 for line in lines if not _is_made_by_jobs(line))
+
+
+def _is_made_by_jobs(line: Line) -> bool:
+    """Whether the line is one of the task models; cheap baselines are scored after the jobs."""
+    return line.stage.startswith(SIDE_BY_SIDE) and line.stage != BASELINES
+
+
+def _memory(lines: Sequence[Line], jobs: SideBySide | None) -> float:
+    """Bytes at the peak; with jobs, of all processes together."""
+    alone = costs.PROCESS_BYTES + max((line.memory for line in lines), default=0.0)
+    if jobs is None:
+        return alone
+    of_job = costs.PROCESS_BYTES + max((line.memory for line in lines if _is_made_by_jobs(line)), default=0.0)
+    return max(alone, costs.PROCESS_BYTES + jobs.at_once * of_job)
 
 
 def _needed(lines: Sequence[Line]) -> float:
@@ -117,8 +165,8 @@ def _unkept_bytes(basis: Basis) -> float:
 
 
 def _totals(lines: Sequence[Line], basis: Basis) -> list[str]:
-    machine, output = basis.machine, basis.run.folder.path
-    seconds = sum(line.seconds or 0 for line in lines)
+    machine, output, jobs = basis.machine, basis.run.folder.path, side_by_side(basis)
+    seconds = _seconds(lines, jobs)
     temporary = max(line.temporary_disk for line in lines)
     disk = sum(line.disk for line in lines)
     free, disk_of = free_bytes(output), existing(output)
@@ -129,8 +177,13 @@ def _totals(lines: Sequence[Line], basis: Basis) -> list[str]:
     totals = [
         f"time left:   {'more than ' if unknown else 'about '}{duration(seconds)}",
         f"disk:        about {size_in_words(disk)}{gone}{checkpoints}; {size_in_words(free)} free at {disk_of}",
-        f"peak memory: about {size_in_words(costs.PROCESS_BYTES + max(line.memory for line in lines))}",
+        f"peak memory: about {size_in_words(_memory(lines, jobs))}",
     ]
+    if jobs is not None:
+        each = f"{jobs.at_once} of {jobs.parts} at a time, each with {counted(jobs.threads, 'thread')}"
+        totals.append(f"jobs:        {each}; one after the other about {duration(_seconds(lines, None))}")
+    elif basis.run.workers is not None and basis.run.workers.by_ray:
+        totals.append("jobs:        by Ray, whose cluster is not asked; the time is that of one after the other here")
     if _needed(lines) > free:
         totals.append(
             f"warning: {size_in_words(_needed(lines))} do not fit into the {size_in_words(free)} free at {disk_of}"

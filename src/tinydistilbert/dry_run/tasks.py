@@ -1,30 +1,42 @@
 """The estimates of fine-tuning and scoring."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tinydistilbert.data.compressed import is_compressed
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, joint_state, state_of
 from tinydistilbert.dry_run.sizes import TaskSize
 from tinydistilbert.finetuning.augment import passes_of
 from tinydistilbert.finetuning.schedule import distillation_phases, finetune_steps, intermediate_steps
-from tinydistilbert.models.size import FORWARD_AND_BACKWARD
+from tinydistilbert.models.dropout import keeps_attention_weights
+from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.storage import atomic
+from tinydistilbert.tasks.mapped_tables import is_large
+from tinydistilbert.tasks.splits import file_of
+from tinydistilbert.training.memory import SHARE, free_bytes, splits_that_fit
 
 SCORES_BYTES_PER_EXAMPLE = 100
 SECONDS_A_BASELINE_TOKEN = 2e-5
 """Of a cheap baseline, fitting and scoring on one core: 0.8e-5 (SST-2, TF-IDF) to 3e-5 (MRPC)."""
+RATIO_OF_TEXT = 10
+"""Of the size of a text to that of its compressed file, about."""
+BASELINES = "evaluate baselines"
+"""The line of the cheap baselines."""
 MOST_FINETUNE_ROWS = 12
 """With more, the rows of a task are one line."""
 
 
 def finetune_lines(basis: Basis) -> Iterator[Line]:
-    """A line for each row of each task, or where those are many, for each task."""
+    """A line for each row of each task, or where those are many, for each task; before them, for rows that are kept."""
     run = basis.run
+    for name in run.task_names():
+        yield from _rows_line(basis, name)
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in (job for job in run.jobs if not job.is_given):
         groups.setdefault((job.task, job.row), []).append(job)
@@ -35,6 +47,20 @@ def finetune_lines(basis: Basis) -> Iterator[Line]:
     for task, keys in itertools.groupby(groups, key=lambda key: key[0]):
         members = [job for key in keys for job in groups[key]]
         yield _finetune_line(basis, f"finetune {run.tasks[task].title}", members)
+
+
+def _rows_line(basis: Basis, name: str) -> Iterator[Line]:
+    """The line of the rows of large files, of a task of one's own that has any."""
+    run, task = basis.run, basis.run.tasks[name]
+    if not task.files:
+        return
+    splits = {split: file_of(task, split, basis.recipe.data) for split in (task.train, *run.inputs.read_splits(task))}
+    large = {split: file for split, file in splits.items() if file is not None and is_large(file)}
+    left = {file for split, file in large.items() if not atomic.is_finished(run.folder.rows(name, split))}
+    if large:
+        packed = {file: RATIO_OF_TEXT if is_compressed(file) else 1 for file in left}
+        disk = sum(ratio * file.stat().st_size for file, ratio in packed.items())
+        yield Line(f"rows of {task.title}", "to do" if left else "finished", "checked once and mapped", 0.0, disk)
 
 
 def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
@@ -50,9 +76,9 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
     if size is None:
         return Line(title, state, models + "unknown until the corpus is prepared", None, disk)
     trainings = [_training(basis, job, states[job][1], settings, size) for job in left]
-    seconds = max(1, len(settings.learning_rates)) * sum(training.seconds for training in trainings)
+    seconds = _times(settings) * sum(training.seconds for training in trainings)
     if any(job.is_second_distillation for job in left):
-        seconds += _soft_target_seconds(basis, name, settings, size)
+        seconds += soft_target_seconds(basis, name, size)
     kind = basis.run.tasks[name].kind
     steps = sorted({_steps(job, settings, size, kind) for job in members})
     shown = f"{steps[0]:,} to {steps[-1]:,}" if len(steps) > 1 else f"{steps[0]:,}"
@@ -64,13 +90,27 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
     )  # fmt: skip
 
 
+def _times(settings: Finetune) -> int:
+    """How often a model is trained, to choose the best learning rate."""
+    return max(1, len(settings.learning_rates))
+
+
+def training_seconds(basis: Basis, job: Job) -> float | None:
+    """What is left of the fine-tuning of one task model; None = unknown."""
+    state, done = state_of(job.model(basis.run.folder))
+    if state == "finished" or job.is_given:
+        return 0.0
+    size, settings = basis.task_sizes.get(job.task), basis.recipe.finetune.settings(job.task)
+    return None if size is None else _times(settings) * _training(basis, job, done, settings, size).seconds
+
+
 def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskSize) -> "_Training":
     """What is left of one fine-tuning after `done` steps."""
     model, features = basis.task_model(job), _features(job, settings, size)
     steps = _steps(job, settings, size, basis.run.tasks[job.task].kind)
     tokens = _examples_a_step(settings) * size.length
     operations = FORWARD_AND_BACKWARD * model.forward((steps - done) * tokens, size.length)
-    memory = model.training_memory(settings.optimization.batch_size * size.longest, 0)
+    memory = _memory(basis, model, settings, size)
     distillation = settings.distillation
     if job.is_second_distillation and (distillation.hidden or distillation.attention or distillation.relation):
         with_teacher = intermediate_steps(settings, features) or steps  # the teacher runs in these
@@ -79,9 +119,21 @@ def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskS
     return _Training(basis.training_seconds(model, operations, steps - done), memory)
 
 
-def _soft_target_seconds(basis: Basis, task: str, settings: Finetune, size: TaskSize) -> float:
+def _memory(basis: Basis, model: Size, settings: Finetune, size: TaskSize) -> float:
+    """Bytes of a fine-tuning, whose micro-batches are halved before the first step until they fit."""
+    device, optimization = basis.run.device, settings.optimization
+    is_kept = keeps_attention_weights(device, basis.machine.precision, optimization.attention_dropout)
+
+    def needed(splits: int) -> float:
+        examples = math.ceil(optimization.batch_size / 2**splits)
+        return model.training_memory(examples * size.longest, 0, length=size.longest if is_kept else 0)
+
+    return needed(splits_that_fit(needed, int(math.log2(optimization.batch_size)), SHARE * free_bytes(device)))
+
+
+def soft_target_seconds(basis: Basis, task: str, size: TaskSize) -> float:
     """Time of what is made once for all second distillations of a task: augmented copies and the soft targets."""
-    folder, operations = basis.run.folder, 0.0
+    folder, operations, settings = basis.run.folder, 0.0, basis.recipe.finetune.settings(task)
     if settings.distillation.augment and not atomic.is_finished(folder.augmented(task)):
         proposer = basis.given_model if basis.recipe.finetune.model else basis.teacher
         words = size.length  # nearly
@@ -110,19 +162,26 @@ def evaluate_line(basis: Basis) -> Line:
     if not states:
         return Line("evaluate", "nothing to do", "no tasks")
     left = [job for job, state in states.items() if state != "finished"]
-    sizes = {job: basis.task_sizes[job.task] for job in left}
     what = f"{len(states)} models on {len(basis.recipe.finetune.tasks)} tasks"
     seconds: float | None = 0.0
     disk = 0.0
-    for job, size in sizes.items():
-        if size is None or seconds is None:
-            seconds = None
-            continue
-        length = size.evaluation_tokens / size.evaluation_examples
-        operations = basis.task_model(job).forward(size.evaluation_tokens, length)
-        seconds += basis.machine.seconds(operations) + SECONDS_A_FOLDER
-        disk += size.evaluation_examples * SCORES_BYTES_PER_EXAMPLE
+    for job in left:
+        size, of_job = basis.task_sizes[job.task], scoring_seconds(basis, job)
+        seconds = None if seconds is None or of_job is None else seconds + of_job
+        disk += size.evaluation_examples * SCORES_BYTES_PER_EXAMPLE if size else 0
     return Line("evaluate", joint_state(list(states.values())), what, seconds, disk)
+
+
+def scoring_seconds(basis: Basis, job: Job) -> float | None:
+    """Time to score one task model, if it is not scored yet; None = unknown."""
+    if state_of(job.scores(basis.run.folder))[0] == "finished":
+        return 0.0
+    size = basis.task_sizes.get(job.task)
+    if size is None:
+        return None
+    length = size.evaluation_tokens / size.evaluation_examples
+    operations = basis.task_model(job).forward(size.evaluation_tokens, length)
+    return basis.machine.seconds(operations) + SECONDS_A_FOLDER
 
 
 def baselines_line(basis: Basis) -> Line:
@@ -141,7 +200,7 @@ def baselines_line(basis: Basis) -> Line:
         tokens = size.examples * size.length + size.evaluation_tokens
         seconds += SECONDS_A_FOLDER + SECONDS_A_BASELINE_TOKEN * tokens
         disk += size.evaluation_examples * SCORES_BYTES_PER_EXAMPLE
-    return Line("evaluate baselines", joint_state(list(states.values())), what, seconds, disk)
+    return Line(BASELINES, joint_state(list(states.values())), what, seconds, disk)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ bootstrap interval. Shares lie in 0..1, correlations in -1..1. `counts` says how
 each resample (…, n); without them each occurs once.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,13 +38,8 @@ def accuracy(labels: Array, predictions: Array, counts: Array | None = None) -> 
 
 def f1(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
     """Harmonic mean of precision and recall of class 1, over (…, n) examples; 0 where class 1 is nowhere."""
-    return _ratio(*_f1_of(1, labels, predictions, counts))
-
-
-def _f1_of(label: Any, labels: Array, predictions: Array, counts: Array | None) -> tuple[Array, Array]:
-    """Numerator and denominator of the F1 of one class; the denominator is 0 where the class is nowhere."""
-    gold, guess = labels == label, predictions == label
-    return 2.0 * _sum(gold & guess, counts), _sum(gold, counts) + _sum(guess, counts)
+    gold, guess = labels == 1, predictions == 1
+    return _ratio(2.0 * _sum(gold & guess, counts), _sum(gold, counts) + _sum(guess, counts))
 
 
 def f1_accuracy_mean(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
@@ -53,8 +49,26 @@ def f1_accuracy_mean(labels: Array, predictions: Array, counts: Array | None = N
 
 def macro_f1(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
     """Plain mean of the F1 of each class that occurs among the labels or the predictions of (…, n) examples."""
-    each = [_f1_of(label, labels, predictions, counts) for label in np.union1d(labels, predictions)]
-    return _ratio(np.sum([_ratio(*parts) for parts in each], axis=0), np.sum([below > 0 for _, below in each], axis=0))
+    gold, guess, right = _by_class(labels, predictions, counts)
+    return _ratio(_ratio(2 * right, gold + guess).sum(-1), (gold + guess > 0).sum(-1))
+
+
+def _by_class(labels: Array, predictions: Array, counts: Array | None) -> tuple[Array, Array, Array]:
+    """How many examples (…, n) have each class as their label, as their prediction, and as both: (…, classes) each.
+
+    Classes are those that occur anywhere. One pass over the examples counts all of them, however many there are.
+    """
+    classes = np.union1d(labels, predictions)
+    gold, guess = np.searchsorted(classes, labels), np.searchsorted(classes, predictions)
+    weights = np.ones(gold.shape) if counts is None else counts
+    resamples = math.prod(weights.shape[:-1])
+    first = np.arange(resamples).reshape(*weights.shape[:-1], 1) * len(classes)
+
+    def summed(of_class: Array, weights: Array) -> Array:
+        sums = np.bincount((first + of_class).ravel(), weights.ravel(), minlength=resamples * len(classes))
+        return sums.reshape(*weights.shape[:-1], len(classes))
+
+    return summed(gold, weights), summed(guess, weights), summed(gold, weights * (gold == guess))
 
 
 def matthews_correlation(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:
@@ -62,15 +76,14 @@ def matthews_correlation(labels: Array, predictions: Array, counts: Array | None
 
     Matthews 1975 for two classes, Gorodkin 2004 for more.
     """
-    classes = np.union1d(labels, predictions)
-    gold = [labels == c for c in classes]
-    guess = [predictions == c for c in classes]
+    gold, guess, right = _by_class(labels, predictions, counts)
+    total = gold.sum(-1)
 
-    def covariance(one: list[Array], two: list[Array]) -> Array:
-        each = [_mean(x & y, counts) - _mean(x, counts) * _mean(y, counts) for x, y in zip(one, two, strict=True)]
-        return np.asarray(np.sum(each, axis=0))
+    def covariance(both: Array, one: Array, two: Array) -> Array:
+        return np.asarray(both.sum(-1) / total - (one * two).sum(-1) / total**2)
 
-    return _ratio(covariance(gold, guess), np.sqrt(covariance(gold, gold) * covariance(guess, guess)))
+    variances = covariance(gold, gold, gold) * covariance(guess, guess, guess)
+    return _ratio(covariance(right, gold, guess), np.sqrt(np.maximum(variances, 0)))
 
 
 def pearson(labels: Array, predictions: Array, counts: Array | None = None) -> NDArray[np.float64]:

@@ -76,7 +76,7 @@ def predictions_of_rows(examples: Examples, rows: NDArray[Any], threshold: Thres
     """The predictions of (n, classes) logits or (n, 1) numbers, a row for each example; see `read_predictions`."""
     if examples.task.kind == "multi-label":
         return _read_labels(examples, rows, plain_threshold(examples) if threshold is None else threshold)
-    labels, names = examples.columns["label"], examples.task.labels
+    labels, names = [*examples.columns["label"]], examples.task.labels
     if examples.task.kind == "regression":
         scores = rows[:, 0].astype(np.float64)
         return Predictions(scores, scores.tolist(), labels, {})
@@ -315,34 +315,32 @@ def _statistics(examples: Examples, predictions: Predictions) -> tuple[dict[str,
         majority = {name: float(values.mean()) for name, values in baseline.items()}
         return {name: partial(_mean_at, each[name]) for name in names}, majority
     if examples.task.kind == "token-classification":
-        no_labels = np.zeros_like(predictions.values)
-        at_each: dict[str, Statistic] = {
-            name: partial(_metric_of_labels_at, name, no_labels, predictions.values) for name in names
-        }
-        return at_each, dict.fromkeys(names, 0.0)
-    # Small integers, because a bootstrap looks at every example a thousand times.
-    dtype = np.float64 if examples.task.kind == "regression" else np.int16
-    labels, guesses = np.array(examples.columns["label"], dtype=dtype), predictions.values.astype(dtype)
-    majority = {name: sanity.majority_score(name, labels) for name in names}
-    at = _metric_of_labels_at if labels.ndim == 2 else _metric_at
-    return {name: partial(at, name, labels, guesses) for name in names}, majority
+        labels, guesses = np.zeros_like(predictions.values), predictions.values
+        majority = dict.fromkeys(names, 0.0)
+    else:
+        dtype = np.float64 if examples.task.kind == "regression" else np.int16
+        labels, guesses = np.array(examples.columns["label"], dtype=dtype), predictions.values.astype(dtype)
+        majority = {name: sanity.majority_score(name, labels) for name in names}
+    at = {name: metrics.metric_of(name, labels) for name in names}
+    cell = np.arange(len(labels))
+    if examples.task.kind == "classification":  # examples with the same label and prediction are one cell
+        cells, cell = np.unique(np.column_stack([labels, guesses]), axis=0, return_inverse=True)
+        labels, guesses, cell = cells[:, 0], cells[:, 1], cell.reshape(-1)
+    return {name: partial(_counted_at, at[name], labels, guesses, cell) for name in names}, majority
 
 
 def _mean_at(values: NDArray[np.float64], indices: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(values[indices].mean(-1))
 
 
-def _metric_at(
-    name: str, labels: NDArray[Any], predictions: NDArray[Any], indices: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    return metrics.METRICS[name](labels[indices], predictions[indices])
+def _counted_at(
+    metric: metrics.Metric, labels: NDArray[Any], predictions: NDArray[Any], cell: NDArray[np.int64],
+    indices: NDArray[np.int64],
+) -> NDArray[np.float64]:  # fmt: skip
+    """A metric of examples (…, n) by how often each of the cells occurs among them that have a label and a prediction.
 
-
-def _metric_of_labels_at(
-    name: str, labels: NDArray[Any], predictions: NDArray[Any], indices: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """The same of (n, labels): by how often each example occurs, for a copy of every resample would be too large."""
-    drawn = indices.reshape(-1, indices.shape[-1])
+    A bootstrap looks at every example a thousand times: counting them is quicker than a copy of every resample.
+    """
+    drawn = cell[indices].reshape(-1, indices.shape[-1])
     counts = np.stack([np.bincount(row, minlength=len(labels)) for row in drawn]).astype(np.float64)
-    metric = metrics.metric_of(name, labels)
     return metric(labels, predictions, counts.reshape(*indices.shape[:-1], len(labels)))

@@ -67,8 +67,7 @@ class TaskBatches:
     def _grouped(self, epoch: int) -> list[NDArray[np.int64]]:
         # Where scores are learned, batches of like length are alike in their scores too, and cost points.
         settings = {"sorted_together": 1} if self.kind == "regression" else {}
-        lengths = self.features.lengths.tolist()
-        return length_grouped(lengths, self.optimization.batch_size, self.seed, epoch, **settings)
+        return length_grouped(self.features.lengths, self.optimization.batch_size, self.seed, epoch, **settings)
 
     def _batch(self, indices: NDArray[np.int64]) -> Batch:
         batch = collate(self.features, indices, self.pad_token_id, token_types=self.token_types)

@@ -1,6 +1,5 @@
 """The examples of one fine-tuning: what it trains on, with or without labels, and what chooses an epoch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +37,7 @@ class TaskExamples:
     @cached_property
     def originals(self) -> Examples:
         """The examples that have a label, without copies and further texts."""
-        return _taken(self.train, range(self.labelled)) if self.labelled < len(self.train) else self.train
+        return self.train.take(range(self.labelled)) if self.labelled < len(self.train) else self.train
 
 
 def task_examples(recipe: Recipe, task: Task, soft_targets: SoftTargetSource | None) -> TaskExamples:
@@ -88,6 +87,8 @@ def _with_unlabelled(recipe: Recipe, labelled: Examples, *, augmented: Path | No
         unlabelled.append(question_copies(augmented, labelled))
     elif soft and augmented is not None:
         unlabelled.append(read_unlabelled(augmented, labelled.task, may_be_empty=True))
+    if not unlabelled:
+        return labelled, len(labelled)
     columns = {
         name: [*values, *(value for part in unlabelled for value in part.columns[name])]
         for name, values in labelled.columns.items()
@@ -113,18 +114,18 @@ def less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples 
     held_out = f"{len(rows):,} of {len(train):,} train questions are not trained on: they choose the null threshold"
     too_few = "too few train questions with and without an answer to hold some out: the null threshold is 0"
     notice(train.task.title, held_out if rows else too_few)
-    return _taken(train, rest), (_taken(train, rows) if rows else None)
+    return train.take(rest), (train.take(rows) if rows else None)
 
 
 def _less_label_thresholds(train: Examples) -> tuple[Examples, Examples | None]:
-    if len(set(train.keys)) < 2:
+    if not train.text_numbers.any():
         notice(train.task.title, "one train text alone: the threshold of each label is 0.5")
         return train, None
-    parts = hold_out.draw(train.keys, hold_out.classes_to_draw_by(train), 0)
+    parts = hold_out.draw(train.text_numbers, hold_out.classes_to_draw_by(train), 0)
     held_out = f"{len(parts.scored):,} of {len(train):,} train texts are not trained on: they choose the thresholds"
     left_out = f"; {parts.left_out:,} rows that repeat one are left out" if parts.left_out else ""
     notice(train.task.title, held_out + left_out)
-    return _taken(train, parts.trained.tolist()), _taken(train, parts.scored.tolist())
+    return train.take(parts.trained), train.take(parts.scored)
 
 
 def threshold_rows(train: Examples) -> list[int]:
@@ -151,7 +152,3 @@ def threshold_rows(train: Examples) -> list[int]:
             left = [before - now for before, now in zip(left, kinds, strict=True)]
             drawn = [before + now for before, now in zip(drawn, kinds, strict=True)]
     return sorted(taken) if all(drawn) else []
-
-
-def _taken(examples: Examples, rows: Sequence[int]) -> Examples:
-    return replace(examples, columns={name: [values[row] for row in rows] for name, values in examples.columns.items()})

@@ -1,31 +1,41 @@
-"""Soft targets: the logits of fine-tuned teachers for a task's examples, computed once, read in every epoch."""
+"""Soft targets: the logits of fine-tuned teachers for the examples of a task, computed once by shards, and kept."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Self
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tinydistilbert.data.npy import RowFile
 from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.label_scale import PLAIN, LabelScale
 from tinydistilbert.finetuning.objective import SOFT_WORDS
 from tinydistilbert.finetuning.teacher_check import check_teacher
 from tinydistilbert.models.lengths import trained_length
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer, longest_input
+from tinydistilbert.progress import say
 from tinydistilbert.run_folder import SOFT_TARGETS
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.compatible import check_classes, check_same_tokenizer
 from tinydistilbert.tasks.encoding import Features, encode
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.words import is_first_piece
 from tinydistilbert.training.job import Batch
 from tinydistilbert.training.ranks import ALONE, Ranks
+
+SHARD = 2**13
+"""Examples after which what the teachers say of them is made durable."""
+CHECKED = 2048
+"""Of more examples than that: so many that have a label, of all places, are compared with what a teacher says."""
+DTYPE = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,8 @@ def make_soft_targets(
     """Make the finished folder `output`: the mean of the teachers' logits for every example.
 
     A teacher of a classification or regression task, or one that tags words, reads the examples with its own tokenizer;
-    in span tasks its positions must be the student's.
+    in span tasks its positions must be the student's. After every `SHARD` examples what was said of them is durable:
+    the same call after a kill goes on behind them.
 
     Args:
         examples: what the student is going to be trained on.
@@ -76,48 +87,166 @@ def make_soft_targets(
         UserError: a teacher has another head, other classes, or in a span task another tokenizer; or what one from
             elsewhere says does not go with the labels.
     """
-    total: NDArray[np.float64] | None = None
-    with ranks.unfinished(output, examples=examples.fingerprint, teachers=[str(teacher) for teacher in teachers]) as to:
-        for teacher in teachers:
-            logits, order = _teacher_logits(teacher, examples, tokenizer, max_length, device, given_labels or (), ranks)
-            if given_labels is not None and examples.task.kind != "span":
-                check_teacher(str(teacher), logits, examples, order=order, is_given=bool(given_labels))
-            total = logits if total is None else total + logits
-        if not ranks.is_main:
-            return
-        assert total is not None, "there is a teacher"
-        mean = total / len(teachers)
-        if soft_labels is not None:
-            mean = np.where(np.isnan(soft_labels), mean, soft_labels)
-        np.save(to / SOFT_TARGETS, mean.astype(np.float32))
+    asked = _Asked(tokenizer, max_length, device, given_labels or (), ranks)
+    # One at a time is in memory; the only one stays there.
+    opened = lru_cache(maxsize=1)(lambda folder: _Teacher.open(folder, examples.task, asked))
+    is_checked = given_labels is not None and examples.task.kind != "span"
+    facts = {"examples": examples.fingerprint, "teachers": [str(teacher) for teacher in teachers]}
+    settings = [max_length, list(asked.labels), None if soft_labels is None else _hash_of(soft_labels)]
+    with (
+        ranks.unfinished(output, **facts) as to,
+        _Shards(to, {**facts, "settings": settings}, ranks) as shards,
+    ):
+        done = shards.resume(len(examples))
+        if is_checked and not done and len(examples) > SHARD:  # before hours of passes, by examples of all the file
+            labelled = [row for row, label in enumerate(examples.columns["label"]) if label is not None]
+            some = examples.take(labelled[:: -(-len(labelled) // CHECKED) or 1])
+            for folder in teachers if len(some) else ():
+                opened(folder).check(some, opened(folder).logits(some), is_given=bool(given_labels))
+        for begin in range(done, len(examples), SHARD):
+            part, total = examples.take(range(begin, min(begin + SHARD, len(examples)))), np.zeros(())
+            for folder in teachers:
+                logits = opened(folder).logits(part)
+                if is_checked and len(part) == len(examples):
+                    opened(folder).check(part, logits, is_given=bool(given_labels))
+                total = total + logits
+            mean = total / len(teachers)
+            if soft_labels is not None:
+                given = soft_labels[begin : begin + len(part)]
+                mean = np.where(np.isnan(given), mean, given)
+            shards.append(mean, begin + len(part), len(examples))
 
 
-def _teacher_logits(
-    teacher: Path, examples: Examples, tokenizer: PreTrainedTokenizerFast, max_length: int, device: torch.device,
-    labels: tuple[str, ...], ranks: Ranks,
-) -> tuple[NDArray[np.float64], list[int]]:  # fmt: skip
-    """One teacher's logits for every example, classes in the task's order; of all windows or words laid end to end.
+@dataclass(frozen=True)
+class _Asked:
+    """How teachers are asked."""
 
-    Returns:
-        They, and for each class the output that was taken for it.
+    tokenizer: PreTrainedTokenizerFast
+    """The student's."""
+    max_length: int
+    device: torch.device
+    labels: tuple[str, ...]
+    """What each output stands for; empty = what the teacher's names say."""
+    ranks: Ranks
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """A teacher that was loaded."""
+
+    folder: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    max_length: int
+    order: list[int] | None
+    """For each class the output that is taken for it; None = as they come."""
+    asked: _Asked
+
+    @classmethod
+    def open(cls, folder: Path, task: Task, asked: _Asked) -> Self:
+        """Load one.
+
+        Raises:
+            UserError: it does not fit the task.
+        """
+        tokenizer, max_length = load_tokenizer(folder), asked.max_length
+        if task.kind == "span":
+            check_same_tokenizer(folder, tokenizer, asked.tokenizer)
+        config = load_config(folder)
+        order = check_classes(folder, config, task, asked.labels)
+        model = load_model(folder, task.kind, require_head=True)
+        trained = trained_length(folder, tokenizer.model_max_length, longest_input(config))
+        if trained is not None and task.kind != "span":  # of windows both have the same
+            max_length = min(max_length, trained)
+        return cls(folder, model, tokenizer, max_length, order, asked)
+
+    def logits(self, examples: Examples) -> NDArray[np.float64]:
+        """Of every example, classes in the task's order; of all windows or words laid end to end."""
+        features = encode(examples, self.tokenizer, self.max_length)
+        pad_token_id = int(self.tokenizer.pad_token_id)
+        device, ranks = self.asked.device, self.asked.ranks
+        predicted: Logits = predict(self.model, features, pad_token_id=pad_token_id, device=device, ranks=ranks)
+        if features.word_tokens is not None:
+            predicted = [_of_words(row, tokens) for row, tokens in zip(predicted, features.word_tokens, strict=True)]
+        logits = np.concatenate(predicted) if isinstance(predicted, list) else predicted
+        return logits[:, self._order(logits.shape[-1])].astype(np.float64)
+
+    def _order(self, outputs: int) -> list[int]:
+        return [*range(outputs)] if self.order is None else self.order
+
+    def check(self, examples: Examples, logits: NDArray[np.float64], *, is_given: bool) -> None:
+        """Compare what it says with the labels.
+
+        Raises:
+            UserError: it does not go with them.
+        """
+        check_teacher(
+            str(self.folder), logits, examples, order=self._order(logits.shape[-1]), is_given=is_given
+        )  # fmt: skip
+
+
+class _Shards:
+    """The file of soft targets while it grows; of several processes rank 0 alone has one.
+
+    Args:
+        folder: unfinished.
+        facts: what the targets are made from; what was begun from other ones is not gone on with.
+        ranks: the processes.
     """
-    task, teacher_tokenizer = examples.task, load_tokenizer(teacher)
-    if task.kind == "span":
-        check_same_tokenizer(teacher, teacher_tokenizer, tokenizer)
-    config = load_config(teacher)
-    order = check_classes(teacher, config, task, labels)
-    model = load_model(teacher, task.kind, require_head=True)
-    trained = trained_length(teacher, teacher_tokenizer.model_max_length, longest_input(config))
-    if trained is not None and task.kind != "span":  # of windows both have the same
-        max_length = min(max_length, trained)
-    features = encode(examples, teacher_tokenizer, max_length)
-    pad_token_id = int(teacher_tokenizer.pad_token_id)
-    predicted: Logits = predict(model, features, pad_token_id=pad_token_id, device=device, ranks=ranks)
-    if features.word_tokens is not None:
-        predicted = [_of_words(row, tokens) for row, tokens in zip(predicted, features.word_tokens, strict=True)]
-    logits = np.concatenate(predicted) if isinstance(predicted, list) else predicted
-    order = [*range(logits.shape[-1])] if order is None else order
-    return logits[:, order].astype(np.float64), order
+
+    def __init__(self, folder: Path, facts: dict[str, Any], ranks: Ranks) -> None:
+        self._path, self._state = folder / SOFT_TARGETS, folder / atomic.CHECKPOINTS / "soft-targets.json"
+        self._facts, self._ranks = facts, ranks
+        self._rows: RowFile | None = None
+
+    def resume(self, examples: int) -> int:
+        """How many examples an earlier process has done."""
+        done = 0
+        if self._ranks.is_main and self._state.is_file():
+            state = atomic.read_json(self._state)
+            if state.get("facts") == self._facts:
+                try:
+                    self._rows = RowFile(self._path, (state["width"],), DTYPE, kept=state["rows"])
+                except OSError as error:
+                    say(f"{self._path}: begun anew: {error}")
+                else:
+                    done = state["done"] if self._rows.digest == state["sha256"] else 0
+            if not done and self._rows is not None:
+                say(f"{self._path}: begun anew, for what was done is not as it was written")
+                self._rows.__exit__(None, None, None)
+                self._rows = None
+        done = int(self._ranks.broadcast(done))
+        if done and done < examples:
+            say(f"soft targets: {done:,} of {examples:,} examples were answered before; going on from there")
+        return done
+
+    def append(self, logits: NDArray[np.float64], done: int, examples: int) -> None:
+        """Add those of a shard, the last of which is example `done`."""
+        if not self._ranks.is_main:
+            return
+        width = logits.shape[-1]
+        if self._rows is None:
+            self._rows = RowFile(self._path, (width,), DTYPE)
+        self._rows.append(logits)
+        if done == examples and not self._state.is_file():  # one shard: the finished folder comes next
+            return
+        self._rows.sync()
+        state = {"facts": self._facts, "done": done, "rows": self._rows.rows, "width": width}
+        atomic.write_json(self._state, {**state, "sha256": self._rows.digest})
+        say(f"soft targets: {done:,} of {examples:,} examples answered")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._rows is not None:
+            self._rows.__exit__(kind, error, traceback)
+
+
+def _hash_of(values: NDArray[np.float64]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def _of_words(logits: NDArray[np.float32], tokens: NDArray[np.int32]) -> NDArray[np.float32]:

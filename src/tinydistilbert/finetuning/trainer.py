@@ -20,9 +20,11 @@ from tinydistilbert.finetuning.label_scale import LabelScale
 from tinydistilbert.finetuning.objective import TaskLoss
 from tinydistilbert.finetuning.schedule import distillation_phases, finetune_steps, intermediate_steps
 from tinydistilbert.finetuning.soft_targets import SoftTargets, SoftTargetSource
+from tinydistilbert.models.dropout import keeps_attention_weights
 from tinydistilbert.models.loading import ELMO, load_config, load_model, load_tokenizer, set_dropout
 from tinydistilbert.models.matching import task_matches
 from tinydistilbert.models.projected_student import ProjectedStudent
+from tinydistilbert.models.size import Size
 from tinydistilbert.models.task_head import starting_head
 from tinydistilbert.models.torch_runtime import uses_token_types
 from tinydistilbert.models.used_words import only_used_words
@@ -35,6 +37,7 @@ from tinydistilbert.tasks.compatible import check_same_tokenizer
 from tinydistilbert.tasks.encoding import NO_LABEL, Features, encode
 from tinydistilbert.tasks.inference import predict
 from tinydistilbert.tasks.span_losses import span_losses
+from tinydistilbert.tasks.token_rows import in_parts
 from tinydistilbert.training.best_epoch import BestEpoch, EpochSelector
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Phase, TrainingJob, step_seed
@@ -42,6 +45,9 @@ from tinydistilbert.training.loop import train
 from tinydistilbert.training.optimizer import layer_scales, learning_rate_factor
 from tinydistilbert.training.precision import frozen, multiplying
 
+VECTORS_OF_TEACHER, COPIES_OF_SCORES = 4, 4
+"""What a loss on layers keeps: of a teacher's layer its states, queries, keys and values a token; of the scores of
+attention those of teacher and student, their difference and its gradient."""
 MAX_SELECTIONS = 20
 """Times that a training is scored to choose an epoch, at most."""
 
@@ -151,6 +157,9 @@ def prepare_training(
         token_shares=objective.token_shares, loss=objective.loss,
         tokens=lambda batch: int(batch["attention_mask"].sum()),
         oom_splits=int(math.log2(settings.optimization.batch_size)),
+        memory=partial(
+            micro_batch_memory, model, objective, settings.optimization, compute, int(features.lengths.max())
+        ),
         phases=phases, layer_decay=1.0 if soft_targets else settings.layer_decay,
     )  # fmt: skip
     student = ProjectedStudent(model, objective.teacher)
@@ -158,6 +167,26 @@ def prepare_training(
         settings, examples, tokenizer, student, objective, batches, last_batches, scale, selection, job, max_length,
         seed, compute,
     )  # fmt: skip
+
+
+def micro_batch_memory(
+    model: PreTrainedModel, objective: TaskLoss, optimization: schema.Optimization, compute: Compute, longest: int,
+    splits: int,
+) -> float:  # fmt: skip
+    """Bytes that the largest micro-batch takes after so many halvings, beside the models.
+
+    Of a teacher whose layers are compared, it is what is kept of these.
+    """
+    size = Size.of(model)
+    examples = math.ceil(optimization.batch_size / 2**splits)
+    weights_kept = keeps_attention_weights(compute.device, compute.chosen, optimization.attention_dropout)
+    total = size.activation_memory(examples * longest, length=longest if weights_kept else 0)
+    if objective.teacher is not None:
+        teacher = Size.of(objective.teacher)
+        total += 4 * examples * longest * teacher.layers * VECTORS_OF_TEACHER * teacher.width
+        if {"attention", "relation"} & set(objective.inner):
+            total += 4 * examples * longest**2 * COPIES_OF_SCORES * size.heads
+    return total
 
 
 def _phases(settings: schema.Finetune, features: int, originals: int, *, is_distilled: bool) -> tuple[Phase, ...]:
@@ -276,9 +305,9 @@ def selection_score(training: TaskTraining) -> float:
 def _token_ids(training: TaskTraining) -> Iterator[NDArray[np.int32]]:
     """Every token that the model reads."""
     yield np.array([training.batches.pad_token_id], dtype=np.int32)
-    yield from training.batches.features.input_ids
+    yield from in_parts(training.batches.features.input_ids)
     if training.selection is not None:
-        yield from training.selection.input_ids
+        yield from in_parts(training.selection.input_ids)
 
 
 def _ends_of_epochs(training: TaskTraining) -> frozenset[int]:

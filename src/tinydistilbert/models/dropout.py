@@ -102,6 +102,17 @@ def _needs_bf16_gradient(query: Tensor) -> bool:
     return query.requires_grad and query.dtype == torch.bfloat16
 
 
+def keeps_attention_weights(device: torch.device, precision: str, dropout: float | None) -> bool:
+    """Whether a training keeps all attention weights for the backward pass: kernels that do not compute them anew.
+
+    Args:
+        device: of the training.
+        precision: of its matrix products.
+        dropout: of the attention weights; None = the model's own, which is taken for some.
+    """
+    return device.type == "mps" or (device.type == "cpu" and (dropout != 0 or precision == "bf16"))
+
+
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
 ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
 

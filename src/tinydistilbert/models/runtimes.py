@@ -16,6 +16,7 @@ from tinydistilbert.models import untrusted
 from tinydistilbert.models.processor import processor
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
+from tinydistilbert.training.cores import usable_cores
 
 MODEL_FILE, INT8_FILE, OPENVINO_FILE, EARLIER_FILE = untrusted.EXPORTED
 """The model in ONNX in float and in int8, in OpenVINO's own format, whose weights lie beside it in `model.bin`, and in
@@ -37,9 +38,21 @@ RANGES, RANGES_OF_TOKENS = "ranges", "tokens"
 MASKS_PADDING = (1, 21)
 """The first version of ONNX Runtime whose `MultiHeadAttention` leaves out what the mask leaves out."""
 
+TOKENS_A_THREAD, MOST_TOKENS = 512, 8192
+"""Of a batch of many texts, padding included: what the caches of a core hold, and what keeps a GPU at work."""
+
 ModelInputs = Mapping[str, NDArray[np.int64]]
 """`input_ids`, `attention_mask` (1 = token, 0 = padding) and, where the model uses them, `token_type_ids`: each (batch,
 length)."""
+
+
+def token_budget(threads: int) -> int:
+    """Tokens of a batch of many texts on a CPU, padding included, by the threads that compute it.
+
+    A larger one takes longer a text: what a layer makes of it no longer lies in the caches when the next one reads it
+    (benchmarks/predict_stream.py).
+    """
+    return min(MOST_TOKENS, TOKENS_A_THREAD * threads)
 
 
 @runtime_checkable
@@ -101,6 +114,7 @@ class OnnxRuntime:
         ort = require("onnxruntime", extra="run")
         file = _checked_file(model, onnx_file(model) if model.is_dir() else model, MODEL_FILE)
         facts = exported_facts(_folder_of(file))
+        self.token_budget = token_budget(threads or usable_cores())
         _check_masks_padding(ort.__version__, facts, str(file))
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -151,6 +165,7 @@ class OpenVinoRuntime:
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
+        self.token_budget = token_budget(threads or usable_cores())
         self.name = OPENVINO if precision == "fp32" else f"{OPENVINO}-{precision}"
         try:
             self._compiled = core.compile_model(str(file), "CPU", settings)

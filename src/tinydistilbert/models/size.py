@@ -14,6 +14,9 @@ FORWARD_AND_BACKWARD = 3
 TRAINING_BYTES = 16
 """Bytes of a parameter in training: weight, gradient and AdamW's two moments, in single precision."""
 
+ATTENTION_WEIGHT_BYTES = 9
+"""Of an attention weight that is kept for the backward pass: the softmax, what dropout leaves of it, and where."""
+
 
 def layer_shapes(config: PretrainedConfig) -> tuple[tuple[int, int], ...]:
     """Inner size and columns of the matrices of a transformer's layer, none of a recurrent model.
@@ -40,6 +43,8 @@ class Size:
     vocabulary: int
     attended: int
     """Sum of the widths of all layers' queries; in pruned layers they are narrower than the model."""
+    heads: int = 0
+    """Attention heads of all layers."""
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Size":
@@ -50,11 +55,16 @@ class Size:
             return cls(parameters, parameter_count(encoder), config.num_hidden_layers, config.hidden_size, 0, 0)
         linear = [m for name, m in encoder.named_modules() if isinstance(m, nn.Linear) and "pooler" not in name]
         pruned = is_pruned(config)
+        heads = (
+            [layer.heads for layer in parts_of(model)]
+            if pruned
+            else [config.num_attention_heads] * config.num_hidden_layers
+        )
         return cls(
             parameters, sum(m.weight.numel() for m in linear), config.num_hidden_layers, config.hidden_size,
             vocabulary_size(model),
             sum(layer.heads * layer.head_size for layer in parts_of(model)) if pruned
-            else config.num_hidden_layers * config.hidden_size,
+            else config.num_hidden_layers * config.hidden_size, sum(heads),
         )  # fmt: skip
 
     def forward(self, tokens: float, length: float) -> float:
@@ -65,12 +75,25 @@ class Size:
         """Operations of the masked-LM head at so many positions: its transform, and the product with the vocabulary."""
         return 2 * positions * self.width * (self.width + self.vocabulary)
 
-    def training_memory(self, tokens: int, positions: float) -> float:
+    def training_memory(self, tokens: int, positions: float, *, length: int = 0) -> float:
         """Bytes while a micro-batch of `tokens` is trained on, with the vocabulary's logits at `positions`.
+
+        See `activation_memory`.
+        """
+        return TRAINING_BYTES * self.parameters + self.activation_memory(tokens, positions, length=length)
+
+    def activation_memory(self, tokens: int, positions: float = 0.0, *, length: int = 0) -> float:
+        """Bytes that a micro-batch takes beside the model.
 
         A layer keeps about 22 vectors of the model's width a token for the backward pass: 4 projections, attention's
         output, 2 x 4 in the feed-forward part, residuals and normalisations. Logits exist about five times: student,
         teacher, two softmaxes, gradient.
+
+        Args:
+            tokens: of the micro-batch, padding included.
+            positions: where the logits of the vocabulary are computed.
+            length: of its inputs, where attention weights are kept for the backward pass; 0 = they are not.
         """
         kept = tokens * self.layers * 22 * self.width
-        return TRAINING_BYTES * self.parameters + 4 * (kept + 5 * positions * self.vocabulary)
+        weights = tokens * length * self.heads
+        return 4 * (kept + 5 * positions * self.vocabulary) + ATTENTION_WEIGHT_BYTES * weights

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from tinydistilbert.models import tokenizer_files
 from tinydistilbert.models.first_token import first_token_only
-from tinydistilbert.models.loading import longest_input
-from tinydistilbert.models.runtimes import ModelInputs, check_fits
+from tinydistilbert.models.loading import ELMO, longest_input
+from tinydistilbert.models.runtimes import MOST_TOKENS, ModelInputs, check_fits, token_budget
 
 CPU = torch.device("cpu")
 
@@ -39,6 +39,9 @@ class TorchRuntime:
     ) -> None:
         self.name = "torch-compile" if compiled else "torch"
         self.token_types = uses_token_types(model)
+        # A recurrent model takes a step for each word of the longest text, however many texts there are.
+        is_parallel = device.type != "cpu" or model.config.model_type == ELMO
+        self.token_budget = MOST_TOKENS if is_parallel else token_budget(torch.get_num_threads())
         self._model, self._span, self._device = model.to(device).eval(), span, device
         self._longest = longest_input(model.config)
         self._forward: Any = model

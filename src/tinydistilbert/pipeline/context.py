@@ -1,6 +1,7 @@
 """What the stages of one run work with: the recipe, the folder, and what several of them read and load once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,8 +21,8 @@ from tinydistilbert.recipe.keys import flat
 from tinydistilbert.recipe.names import STATIC_EMBEDDINGS
 from tinydistilbert.recipe.schema import Corpus, Optimization, Recipe, Teacher, to_dict
 from tinydistilbert.run_folder import RunFolder
-from tinydistilbert.storage import cache
-from tinydistilbert.tasks import tasks_of
+from tinydistilbert.storage import cache, scratch
+from tinydistilbert.tasks import read_once, tasks_of
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.training.device import Compute, choose_device
 from tinydistilbert.training.launcher import refuse_several, world_size
@@ -194,6 +195,12 @@ class RunContext:
         check_tokenizer(loaded.model, loaded.tokenizer, str(folder))
         return loaded
 
+    @contextmanager
+    def rows_at_hand(self) -> Iterator[None]:
+        """Inside the `with`, the rows of large files are looked for in the run folder, and lie on its disk."""
+        with scratch.beside(self.folder.path), read_once.kept_in(self.folder.rows):
+            yield
+
     def task_names(self) -> tuple[str, ...]:
         """The tasks that the stages read."""
         return self.recipe.finetune.tasks if "finetune" in self.stages else ()
@@ -296,6 +303,7 @@ class RunContext:
                 "precision": chosen_precision(self.device, self.recipe.precision), **recipe,
             }
         )  # fmt: skip
+        self.ranks.check_gpus(self.device)
 
 
 def _check_world(section: str, optimization: Optimization) -> None:

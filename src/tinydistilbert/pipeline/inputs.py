@@ -54,8 +54,10 @@ SETTINGS = {
 """The sections of the recipe that the folders of a stage depend on."""
 FORMATS = dict.fromkeys(SETTINGS, 1)
 """By stage, a number to be raised where the same inputs give other results than in the version before."""
-_NOT_READ = ("finetune.tasks", "finetune.models", "finetune.seeds", "finetune.baselines", "finetune.keep")
-"""Which trainings there are, and what is kept of them, is no matter of each of them."""
+_NOT_READ = (
+    "finetune.tasks", "finetune.models", "finetune.seeds", "finetune.baselines", "finetune.keep", "teacher.sharding",
+)  # fmt: skip
+"""Which trainings there are, what is kept of them and who holds the teacher is no matter of each of them."""
 _CHANGING = (LOG, MEASUREMENTS, TRAINING_FACTS, "schedule.json", made_from.FILE)
 """Files of a model's folder with times in them, by which no model differs from another."""
 

@@ -82,7 +82,7 @@ def _finetune_and_score(run: RunContext, job: Job) -> None:
 def make_parts(run: RunContext) -> None:
     """Make every task model that is not finished, side by side; what fails is in `run.lost` afterwards."""
     parts, begun = task_parts(run), set[str]()
-    waiting = _left(run, parts)
+    waiting = left_parts(run, parts)
     lost: dict[str, str] = {}
 
     def give_up(part: TaskPart, why: str) -> None:
@@ -112,7 +112,7 @@ def make_parts(run: RunContext) -> None:
     run_record.keep_lost(run.folder, {parts[name].title: why for name, why in lost.items()})
 
 
-def _left(run: RunContext, parts: dict[str, TaskPart]) -> dict[str, TaskPart]:
+def left_parts(run: RunContext, parts: dict[str, TaskPart]) -> dict[str, TaskPart]:
     """The parts that are not finished; what teachers answered, only where a training is still to read it."""
     left = {name: part for name, part in parts.items() if not part.is_finished()}
     trainings = [part for part in left.values() if part.job and not atomic.is_finished(part.job.model(run.folder))]
@@ -144,7 +144,8 @@ def make_part(run: RunContext, name: str) -> None:
     files = run_record.kept_model_files(run.folder)
     lock = run.folder.path / "tasks" / f"{name}.lock"
     # One of an earlier command may be about to stop.
-    with folder_pins.pinned(files), device_errors(run.device), locks.alone(lock, where=part.title, wait=True):
+    alone = locks.alone(lock, where=part.title, wait=True)
+    with folder_pins.pinned(files), device_errors(run.device), run.rows_at_hand(), alone:
         part.make()
     with locks.alone(run.folder.notices.with_suffix(".lock"), where="the run's notices", wait=True):
         run_record.keep_notices(run.folder, notices.all_notices())

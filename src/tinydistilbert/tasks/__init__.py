@@ -92,29 +92,59 @@ def load_examples(
     """
     assert split != HELD_OUT or held_out is not None, "the caller says how many are held out"
     source_split = task.train if split == HELD_OUT else split
+    keys: Sequence[Hashable] = ()
     if task.is_synthetic:
         columns, keys = _synthetic_columns(
             task, source_split, data, corpus, hold_out.SEED if held_out is not None else seed
         )
+        whole = _whole(task, source_split, columns)
     elif task.of_library:
-        columns, keys = library.columns(task, source_split), []
+        whole = _whole(task, source_split, library.columns(task, source_split))
     else:
-        task, columns = _columns(task, source_split, data, labels)
-        keys = []
-    whole = Examples(task, source_split, columns, len(next(iter(columns.values()))))
+        whole = _whole_split(task, source_split, data, labels)
     rows, left_out = _rows(whole, keys, split, limit=limit, seed=seed, held_out=held_out)
-    if len(rows) < len(whole):
-        columns = {name: [values[row] for row in rows] for name, values in columns.items()}
-    total = len(rows) if split == HELD_OUT else max(len(whole), task.official.get(split, 0))
-    return Examples(task, split, columns, total, left_out)
+    if len(rows) == len(whole) and split == source_split:
+        return whole
+    total = len(rows) if split == HELD_OUT else whole.total
+    return dataclasses.replace(whole.take(rows), split=split, total=total, left_out=left_out)
 
 
-def _columns(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> tuple[Task, dict[str, Any]]:
-    """The task with its classes, and the columns of `Examples` of all rows of a split."""
+def _whole(task: Task, split: str, columns: Mapping[str, Sequence[Any]]) -> Examples:
+    count = len(next(iter(columns.values())))
+    return Examples(task, split, columns, max(count, task.official.get(split, 0)))
+
+
+def _whole_split(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> Examples:
+    """All examples of a split, with the classes of the task; those of a large file are read once."""
+    from tinydistilbert.tasks.read_once import read_once
+    from tinydistilbert.tasks.splits import file_of
+
+    files = [file_of(task, split, data)]
+    if task.labels_from_data:
+        task = dataclasses.replace(task, labels=())  # which are found again
+        files += [file_of(task, task.train, data)] if labels is None and task.has_classes else []
+    return read_once(task, split, files, labels, lambda: _whole_of(task, split, data, labels))
+
+
+def _whole_of(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> Examples:
+    task, columns, sampled_from = _columns(task, split, data, labels)
+    return dataclasses.replace(_whole(task, split, columns), sampled_from=sampled_from)
+
+
+def _columns(
+    task: Task, split: str, data: str | None, labels: tuple[str, ...] | None
+) -> tuple[Task, Mapping[str, Sequence[Any]], int]:
+    """The task with its classes, the columns of `Examples`, and about how many rows there are if these are a sample."""
     from tinydistilbert.tasks import classes, label_sets, word_tags
+    from tinydistilbert.tasks.mapped_tables import LARGE, is_large
+    from tinydistilbert.tasks.read_once import as_columns
     from tinydistilbert.tasks.row_checks import checked_columns
-    from tinydistilbert.tasks.splits import read_split
+    from tinydistilbert.tasks.splits import file_of, read_split
 
+    if split != task.train and labels is None and task.labels_from_data and task.has_classes:
+        train_file = file_of(task, task.train, data)
+        if train_file is not None and is_large(train_file):
+            labels = _whole_split(task, task.train, data, None).task.labels
     source = read_split(task, split, data)
     if task.labels_from_data and task.has_classes:
         labels_of, with_numbers = {
@@ -124,12 +154,15 @@ def _columns(task: Task, split: str, data: str | None, labels: tuple[str, ...] |
         train = source if split == task.train or labels else read_split(task, task.train, data)
         task = dataclasses.replace(task, labels=labels or labels_of(task, train))
         source = with_numbers(task, source)
-    return task, checked_columns(task, split, source)
+    columns = checked_columns(task, split, source)
+    if source.table.nbytes >= LARGE:
+        return task, as_columns(task, columns), source.sampled_from
+    return task, {name: [*values] for name, values in columns.items()}, source.sampled_from
 
 
 def _synthetic_columns(
     task: Task, split: str, data: str | None, corpus: "Corpus", seed: int
-) -> tuple[dict[str, Any], list[Hashable]]:
+) -> tuple[Mapping[str, Sequence[Any]], list[Hashable]]:
     """The columns of `Examples` of all examples that are made for a split, and what each was made from."""
     from tinydistilbert.data.sources import open_source
 
@@ -167,8 +200,8 @@ def _held_out(examples: Examples, count: int) -> hold_out.HoldOut:
     """The hold-out of a train split by its texts; what is lost on the way is said."""
     from tinydistilbert.tasks.readers import shortened
 
-    task, keys = examples.task, examples.keys
-    different = len(set(keys))
+    task, keys = examples.task, examples.text_numbers
+    different = int(keys.max(initial=-1)) + 1
     if different < 2:
         fix, found = "correct the file", "one text in all of them"
         raise UserError(task.name, expected="train examples of several texts", found=found, fix=fix)

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
 from typing import Any, Literal
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydistilbert.recipe.names import Quoting
+from tinydistilbert.tasks.columns import VALUES_AT_ONCE, taken
+from tinydistilbert.tasks.same import hashes_of, numbered
 
 Kind = Literal["classification", "regression", "span", "multi-label", "token-classification"]
 
@@ -159,14 +162,21 @@ class Examples:
 
     task: Task
     split: str
-    columns: dict[str, list[Any]]
+    columns: Mapping[str, Sequence[Any]]
     total: int
     """Rows of the whole split; more than `len(self)` means a sample, or a file that holds a part of the split."""
     left_out: int = 0
     """Of the train split, rows that are neither trained on nor scored, because a row of the same text is held out."""
+    sampled_from: int = 0
+    """About how many examples there are, where these are a sample that a dry run looks at; 0 = these are all."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
+
+    @property
+    def count(self) -> int:
+        """How many there are, of a sample about."""
+        return self.sampled_from or len(self)
 
     @property
     def has_unanswerable(self) -> bool:
@@ -185,19 +195,62 @@ class Examples:
         if self.task.labels_from_data:
             digest.update(json.dumps(self.task.labels, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         for name in sorted(self.columns):
-            digest.update(json.dumps([name, self.columns[name]], ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            digest.update(f"[{json.dumps(name)}, [".encode())
+            for begin in range(0, len(self), VALUES_AT_ONCE):
+                values = [*self.columns[name][begin : begin + VALUES_AT_ONCE]]
+                part = json.dumps(values, ensure_ascii=False)[1:-1]
+                digest.update(f"{', ' * (begin > 0)}{part}".encode("utf-8", "surrogatepass"))
+            digest.update(b"]]")
         return digest.hexdigest()
+
+    @property
+    def _text_columns(self) -> list[Sequence[str]]:
+        return [self.columns[name] for name in ("text", "text_pair", "question", "context") if name in self.columns]
 
     @cached_property
     def texts(self) -> list[tuple[str, ...]]:
         """The text of each example; of pairs both, of span tasks question and context."""
-        names = [name for name in ("text", "text_pair", "question", "context") if name in self.columns]
-        return [*zip(*(self.columns[name] for name in names), strict=True)]
+        return [*zip(*self._text_columns, strict=True)]
 
     @cached_property
     def keys(self) -> list[tuple[str, ...]]:
         """The texts by which two examples are the same one: white space at the ends or doubled makes no other text."""
-        return [tuple(" ".join(text.split()) for text in texts) for texts in self.texts]
+        return [*self.each_key()]
+
+    @cached_property
+    def folded_hashes(self) -> NDArray[np.int64]:
+        """(n,) hashes of the `keys` as most models read them, see `folded`; in this process."""
+        return hashes_of(map(folded, self.each_key()), len(self))
+
+    @cached_property
+    def empty_texts(self) -> int:
+        """How many examples have an empty text."""
+        return sum(not all(key) for key in self.each_key())
+
+    def each_key(self) -> Iterator[tuple[str, ...]]:
+        """The `keys`, one after the other."""
+        return (tuple(" ".join(text.split()) for text in texts) for texts in zip(*self._text_columns, strict=True))
+
+    def keys_of(self, rows: NDArray[np.int64]) -> list[tuple[str, ...]]:
+        """The `keys` of some rows."""
+        columns = (taken(column, rows) for column in self._text_columns)
+        return [tuple(" ".join(text.split()) for text in texts) for texts in zip(*columns, strict=True)]
+
+    @cached_property
+    def text_numbers(self) -> NDArray[np.int64]:
+        """(n,) a number for each different one of the `keys`, in the order in which they first occur."""
+        return numbered(hashes_of(self.each_key(), len(self)), self.keys_of)
+
+    def lying_in(self, columns: Mapping[str, Sequence[Any]]) -> "Examples":
+        """The same examples in other memory; what was computed of them stays."""
+        examples = replace(self, columns=columns)
+        examples.__dict__.update({name: value for name, value in self.__dict__.items() if name != "columns"})
+        return examples
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "Examples":
+        """Some of the examples, of as many in the split."""
+        columns = {name: taken(values, rows) for name, values in self.columns.items()}
+        return replace(self, columns=columns, sampled_from=round(self.sampled_from * len(rows) / max(len(self), 1)))
 
     @cached_property
     def hashes(self) -> list[str]:
@@ -207,6 +260,11 @@ class Examples:
             labels = [self.task.words_of(label) for label in labels]
         rows = zip(self.texts, labels, strict=True)
         return [hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for row in rows]
+
+
+def folded(key: tuple[str, ...]) -> tuple[str, ...]:
+    """The texts as most models read them: without capitals, and characters composed in one way."""
+    return tuple(unicodedata.normalize("NFKC", text).casefold() for text in key)
 
 
 def is_answerable(answer: Mapping[str, list[Any]]) -> bool:

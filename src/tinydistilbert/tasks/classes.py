@@ -140,23 +140,24 @@ def _regression(task: Task) -> str:
 
 def _names(task: Task, rows: Rows) -> list[str]:
     """The name of each row's class; what was changed to get it is counted and told."""
-    labels = rows.values(task.label)
-    names = []
-    for row, label in enumerate(labels):
-        name = class_name(label)
-        if name is None:
-            raise _no_class(task, rows.at(row, task.label), label)
-        names.append(name)
+    known: dict[Any, tuple[Any, str]] = {}  # each different label, looked at once
+    names, count = list[str](), Counter[Any]()
+    for row, label in enumerate(rows.values(task.label)):
+        key = label if type(label) is str else (type(label), repr(label))
+        if key not in known:
+            name = class_name(label)
+            if name is None:
+                raise _no_class(task, rows.at(row, task.label), label)
+            known[key] = label, name
+        count[key] += 1
+        names.append(known[key][1])
     where = f"{rows.where}, column {task.label}"
-    inner = [label[0] if isinstance(label, list) else label for label in labels]
-    spaced = sum(isinstance(label, str) and label != name for label, name in zip(inner, names, strict=True))
-    if spaced:
+    different = [(label[0] if isinstance(label, list) else label, name, count[k]) for k, (label, name) in known.items()]
+    if spaced := sum(many for label, name, many in different if isinstance(label, str) and label != name):
         notice(where, f"white space around {counted(spaced, 'label')} is not part of the class's name")
-    floats = sum(isinstance(label, float) for label in inner)
-    if floats:
+    if floats := sum(many for label, _, many in different if isinstance(label, float)):
         notice(where, f"{counted(floats, 'label')} stored as fractions without a part behind the point: 1.0 is named 1")
-    lists = sum(isinstance(label, list) for label in labels)
-    if lists:
+    if lists := sum(count[key] for key, (label, _) in known.items() if isinstance(label, list)):
         notice(where, f"{counted(lists, 'label')} in a list of one, read as that one")
     return names
 
@@ -180,11 +181,12 @@ def _no_class(task: Task, where: str, label: Any) -> UserError:
 
 def _refuse_measurements(task: Task, rows: Rows, names: Sequence[str]) -> None:
     """Refuse fractions where every label is a number: measurements, unless one has a leading zero, as codes have."""
-    if all(map(_PLAIN.fullmatch, set(names))):
-        for row, name in enumerate(names):
+    different = dict.fromkeys(names)  # in the order of their rows
+    if all(map(_PLAIN.fullmatch, different)):
+        for name in different:
             if Decimal(name) != Decimal(name).to_integral_value():
                 fix = f"{_regression(task)} if they are measurements; names of classes have a letter in them: v{name}"
-                where, expected = rows.at(row, task.label), "words or whole numbers that name classes"
+                where, expected = rows.at(names.index(name), task.label), "words or whole numbers that name classes"
                 raise UserError(where, expected=expected, found=shown(name), fix=fix)
 
 

@@ -1,25 +1,21 @@
 """From examples to token ids: whole inputs for classification and regression, windows over the context for spans."""
 
-import itertools
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.models.plain_tokenizer import Encodings, PlainTokenizer
 from tinydistilbert.tasks.base import Examples, Task, is_answerable
+from tinydistilbert.tasks.token_rows import FlatFile, TokenRows
+from tinydistilbert.tasks.whole_inputs import Encoded, FastTokenizer, encoder_of
 from tinydistilbert.tasks.words import WORDS, is_first_piece, word_tokens
 
-if TYPE_CHECKING:  # a served model has neither
+if TYPE_CHECKING:  # a served model does not have it
     from torch import Tensor
-    from transformers import BatchEncoding, PreTrainedTokenizerFast
-
-FastTokenizer: TypeAlias = "PreTrainedTokenizerFast | PlainTokenizer"
-Encoded: TypeAlias = "BatchEncoding | Encodings"
 
 MAX_QUESTION_TOKENS = 64
 """Questions are cut to this many tokens, as in BERT's run_squad.py, or to half of a shorter window."""
@@ -29,45 +25,6 @@ NO_LABEL = -100
 
 CHUNK = 1000
 """Examples that are tokenised in one call; bounds the memory that Python lists of offsets need."""
-
-
-class TokenRows(Sequence[NDArray[Any]]):
-    """Rows of different lengths in one array: an array of its own takes more memory for most rows than their tokens.
-
-    Args:
-        flat: the numbers of all rows.
-        lengths: (n,) of each row.
-    """
-
-    def __init__(self, flat: NDArray[Any], lengths: NDArray[np.int64]) -> None:
-        self.lengths = lengths
-        self._flat, self._ends = flat, np.cumsum(lengths)
-
-    @classmethod
-    def of(cls, parts: Sequence[NDArray[Any]], lengths: Sequence[NDArray[np.int64]]) -> "TokenRows":
-        """The rows of several such arrays, one after the other."""
-        none = np.zeros(0, dtype=np.int64)
-        return cls(np.concatenate(parts) if parts else none, np.concatenate([none, *lengths]))
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @overload
-    def __getitem__(self, index: int) -> NDArray[Any]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "TokenRows": ...
-
-    def __getitem__(self, index: int | slice) -> "NDArray[Any] | TokenRows":
-        if isinstance(index, slice):
-            begin, end, step = index.indices(len(self))
-            assert step == 1, "rows that follow one another"
-            lengths = self.lengths[begin:end]
-            first = int(self.lengths[:begin].sum())
-            return TokenRows(self._flat[first : first + int(lengths.sum())], lengths)
-        row = range(len(self))[index]
-        found: NDArray[Any] = self._flat[self._ends[row] - self.lengths[row] : self._ends[row]]
-        return found
 
 
 @dataclass(frozen=True)
@@ -117,44 +74,18 @@ def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Fea
         return _encode_spans(examples, tokenizer, max_length)
     if examples.task.kind == "token-classification":
         return _encode_words(examples, tokenizer, max_length)
-    ids, types, lengths = list[NDArray[Any]](), list[NDArray[Any]](), list[NDArray[np.int64]]()
-    pairs, cut = examples.columns.get("text_pair"), 0
+    pairs, cut, inputs_of = examples.columns.get("text_pair"), 0, encoder_of(tokenizer, max_length)
+    ids, types, lengths = FlatFile(), FlatFile(), [np.zeros(0, dtype=np.int64)]
     for begin in range(0, len(examples), CHUNK):
         part = slice(begin, begin + CHUNK)
-        rows, of_types, encodings = _whole_inputs(
-            tokenizer, examples.columns["text"][part], pairs[part] if pairs else None, max_length
-        )
-        lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
-        ids.append(np.concatenate(rows) if isinstance(rows[0], np.ndarray) else _joined(rows, np.int32))
-        types.append(_joined(of_types, np.int8))
-        cut += sum(len(e) >= max_length and bool(e.overflowing) for e in encodings)
+        found = inputs_of(examples.columns["text"][part], pairs[part] if pairs else None)
+        ids.append(found.ids)
+        types.append(found.types)
+        lengths.append(found.lengths)
+        cut += found.cut
     every = np.arange(len(examples))
-    return Features(TokenRows.of(ids, lengths), TokenRows.of(types, lengths), _labels(examples), every, cut=cut)
-
-
-def _whole_inputs(
-    tokenizer: FastTokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
-) -> tuple[Sequence[Any], Sequence[Sequence[int]], Sequence[Any]]:
-    """Token ids, token types and encodings of texts or pairs, cut to `max_length` tokens."""
-
-    def by_call(count: int) -> Encoded:
-        return tokenizer(
-            texts[:count], pairs[:count] if pairs else None, truncation=True, max_length=max_length,
-            return_token_type_ids=True, return_attention_mask=False,
-        )  # fmt: skip
-
-    if getattr(tokenizer, "only_by_call", False):  # ELMo's characters are made by its Python wrapper
-        encoded = by_call(len(texts))
-        return encoded["input_ids"], encoded["token_type_ids"], encoded.encodings
-    by_call(1)  # the Rust tokenizer then cuts so; what a call does beside takes a quarter of its time
-    given = list(zip(texts, pairs, strict=True)) if pairs else texts
-    encodings = tokenizer.backend_tokenizer.encode_batch_fast(given)
-    return [e.ids for e in encodings], [e.type_ids for e in encodings], encodings
-
-
-def _joined(rows: Sequence[Sequence[int]], kind: type[np.integer[Any]]) -> NDArray[Any]:
-    """The numbers of all rows."""
-    return np.fromiter(itertools.chain.from_iterable(rows), kind, sum(map(len, rows)))
+    input_ids = TokenRows(ids.whole(), np.concatenate(lengths))
+    return Features(input_ids, input_ids.with_flat(types.whole()), _labels(examples), every, cut=cut)
 
 
 def cut_texts(task: Task, count: str, max_length: int, reach: int) -> str:
@@ -344,7 +275,7 @@ def padded_inputs(
     length = pad_to or int(features.lengths[indices].max())
     batch = {
         "input_ids": _pad([features.input_ids[i] for i in indices], length, pad_token_id),
-        "attention_mask": _pad([np.ones(features.lengths[i], np.int32) for i in indices], length, 0),
+        "attention_mask": (np.arange(length) < features.lengths[indices][:, None]).astype(np.int64),
     }
     if token_types:
         batch["token_type_ids"] = _pad([features.token_type_ids[i] for i in indices], length, 0)

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.tasks.base import Task
+from tinydistilbert.tasks.mapped_tables import filtered
 from tinydistilbert.tasks.readers import Rows, shortened, shown
 
 _SHARE = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*%\s*")
@@ -50,8 +53,11 @@ def part_of(task: Task, split: str, rows: Rows) -> Rows:
     if split == task.train:
         text = f"{count:,} of {len(is_scored):,} rows are scored and not trained on, picked by a hash of their text"
         notice(rows.where, text)
-    chosen = [row for row, scored in enumerate(is_scored) if scored == (split != task.train)]
-    return replace(rows, table=rows.table.take(chosen), location=lambda row: rows.location(chosen[row]))
+    chosen = np.flatnonzero(np.array(is_scored) == (split != task.train))
+    return replace(
+        rows, table=filtered(rows.table, chosen), location=lambda row: rows.location(chosen[row]),
+        sampled_from=round(rows.sampled_from * len(chosen) / len(is_scored)),
+    )  # fmt: skip
 
 
 def _place(parts: Sequence[Any]) -> float:

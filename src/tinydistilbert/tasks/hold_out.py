@@ -19,14 +19,14 @@ MOST_COPIES = 2
 of them, most of the rows might be lost."""
 
 
-def classes_to_draw_by(examples: Examples) -> list[int] | None:
+def classes_to_draw_by(examples: Examples) -> Sequence[int] | None:
     """The class of each example, of which both sides shall have some; of several labels the rarest that it has.
 
     An example without any of the labels has the class behind the last of them. None where there are no classes.
     """
     given = labels_given(examples)
     if given is None:
-        return examples.columns["label"] if examples.task.kind == "classification" else None
+        return [*examples.columns["label"]] if examples.task.kind == "classification" else None
     counts = given.sum(0)
     rarest = np.argsort(counts, kind="stable").tolist()
     return [next((label for label in rarest if of_row[label]), len(counts)) for of_row in given]
@@ -66,69 +66,84 @@ class HoldOut:
 
 
 @dataclass(frozen=True)
-class _Text:
-    """A text with its rows."""
+class _Texts:
+    """The different texts, in the order in which they first occur."""
 
-    rows: list[int]
-    label: int | None
-    """The most frequent one of its rows, the first of equally frequent ones."""
-    row: int
-    """The first row with that label."""
+    of_row: NDArray[np.int64]
+    """(rows,) the text of each row."""
+    copies: NDArray[np.int64]
+    """(texts,) its rows."""
+    labels: NDArray[np.int64]
+    """(texts,) the most frequent class of its rows, the first of equally frequent ones; 0 without classes."""
+    rows: NDArray[np.int64]
+    """(texts,) the first row with that class."""
+
+    def __len__(self) -> int:
+        return len(self.copies)
 
 
-def draw(keys: Sequence[Hashable], classes: Sequence[int] | None, count: int) -> HoldOut:
+def draw(keys: Sequence[Hashable] | NDArray[np.int64], classes: Sequence[int] | None, count: int) -> HoldOut:
     """Draw texts that are scored and not trained on; where all texts differ, these are `sample_rows` of the rows.
 
     Each class has a text on both sides, where it has two and the number allows it.
 
     Args:
-        keys: the text of each row.
+        keys: the text of each row, or its number as of `Examples.text_numbers`.
         classes: the class of each row, where there are classes.
         count: of texts, less than there are; 0 = a tenth, and at least one a class.
     """
     texts = _texts(keys, classes)
     most = MOST_COPIES * len(keys) / len(texts)
-    pool = [number for number, text in enumerate(texts) if len(text.rows) <= most]
-    others = sorted(set(range(len(texts))) - set(pool), key=lambda number: len(texts[number].rows))
-    several = [label for label, n in Counter(text.label for text in texts).items() if label is not None and n > 1]
-    count = count or min(max(1, round(SHARE * len(texts)), len(several)), len(texts) - 1)
-    pool += others[: max(0, count - len(pool))]
-    drawn = [pool[index] for index in sample_rows(len(pool), count, SEED)]
+    pool = np.flatnonzero(texts.copies <= most)
+    others = np.flatnonzero(texts.copies > most)
+    others = others[np.argsort(texts.copies[others], kind="stable")]
+    several = int((np.bincount(texts.labels) > 1).sum()) if classes is not None else 0
+    count = count or min(max(1, round(SHARE * len(texts)), several), len(texts) - 1)
+    pool = np.concatenate([pool, others[: max(0, count - len(pool))]])
+    is_drawn = np.zeros(len(texts), dtype=bool)
+    is_drawn[pool[sample_rows(len(pool), count, SEED)]] = True
     if classes is not None:
-        drawn = _with_every_class(drawn, texts)
-    inside = set(drawn)
-    scored = np.array([texts[number].row for number in sorted(inside)], dtype=np.int64)
-    trained = np.array(sorted(row for n, text in enumerate(texts) if n not in inside for row in text.rows), np.int64)
+        _give_every_class(is_drawn, texts)
+    scored = texts.rows[is_drawn]
+    trained = np.flatnonzero(~is_drawn[texts.of_row])
     missing: list[int] = []
     if classes is not None:
-        sides = [{classes[row] for row in side} for side in (scored, trained)]
-        missing = [label for label in sorted(set(classes)) if not all(label in side for side in sides)]
+        of_row = np.asarray(classes, dtype=np.int64)
+        sides = [{*np.unique(of_row[side]).tolist()} for side in (scored, trained)]
+        missing = [label for label in np.unique(of_row).tolist() if not all(label in side for side in sides)]
     return HoldOut(scored, trained, len(keys) - len(scored) - len(trained), tuple(missing))
 
 
-def _texts(keys: Sequence[Hashable], classes: Sequence[int] | None) -> list[_Text]:
-    """The different texts, in the order in which they first occur."""
-    rows_of: dict[Hashable, list[int]] = {}
-    for row, key in enumerate(keys):
-        rows_of.setdefault(key, []).append(row)
+def _texts(keys: Sequence[Hashable] | NDArray[np.int64], classes: Sequence[int] | None) -> _Texts:
+    if isinstance(keys, np.ndarray):
+        of_row: NDArray[np.int64] = keys
+    else:
+        numbers: dict[Hashable, int] = {}
+        of_row = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    copies = np.bincount(of_row)
+    order = np.argsort(of_row, kind="stable")
+    begins = np.cumsum(copies) - copies
+    rows = order[begins]
     if classes is None:
-        return [_Text(rows, None, rows[0]) for rows in rows_of.values()]
-    texts = []
-    for rows in rows_of.values():
-        label = Counter(classes[row] for row in rows).most_common(1)[0][0] if len(rows) > 1 else classes[rows[0]]
-        texts.append(_Text(rows, label, next(row for row in rows if classes[row] == label)))
-    return texts
+        return _Texts(of_row, copies, np.zeros(len(copies), dtype=np.int64), rows)
+    of_class = np.asarray(classes, dtype=np.int64)
+    labels = of_class[rows]
+    for text in np.flatnonzero(copies > 1).tolist():
+        same = order[begins[text] : begins[text] + copies[text]].tolist()
+        labels[text] = Counter(int(of_class[row]) for row in same).most_common(1)[0][0]
+        rows[text] = next(row for row in same if of_class[row] == labels[text])
+    return _Texts(of_row, copies, labels, rows)
 
 
-def _with_every_class(drawn: Sequence[int], texts: Sequence[_Text]) -> list[int]:
-    """The drawn texts, some of them exchanged, so that no class is on one side alone that has a text to spare."""
-    inside = {label: list[int]() for label in dict.fromkeys(text.label for text in texts)}
-    outside = {label: list[int]() for label in inside}
-    chosen = set(drawn)
-    for number, text in enumerate(texts):
-        (inside if number in chosen else outside)[text.label].append(number)
+def _give_every_class(is_drawn: NDArray[np.bool_], texts: _Texts) -> None:
+    """Exchange some drawn texts, so that no class is on one side alone that has a text to spare."""
+    labels = dict.fromkeys(texts.labels.tolist())
+    if all({*labels} == {*np.unique(texts.labels[side]).tolist()} for side in (is_drawn, ~is_drawn)):
+        return
+    inside = {label: np.flatnonzero(is_drawn & (texts.labels == label)).tolist() for label in labels}
+    outside = {label: np.flatnonzero(~is_drawn & (texts.labels == label)).tolist() for label in labels}
     for side in outside.values():
-        side.sort(key=lambda number: len(texts[number].rows))  # those first with which the fewest rows are lost
+        side.sort(key=texts.copies.__getitem__)  # those first with which the fewest rows are lost
     # First what training lacks, which may take a class's only text from the scored ones; then what they lack.
     for lacking, having, spare in ((outside, inside, 0), (inside, outside, 1)):
         for label in [label for label, numbers in lacking.items() if not numbers]:
@@ -136,4 +151,5 @@ def _with_every_class(drawn: Sequence[int], texts: Sequence[_Text]) -> list[int]
             if len(having[label]) > spare and len(lacking[richest]) > 1:
                 lacking[label].append(having[label].pop(0))
                 having[richest].append(lacking[richest].pop())
-    return [number for numbers in inside.values() for number in numbers]
+    is_drawn[:] = False
+    is_drawn[[number for numbers in inside.values() for number in numbers]] = True

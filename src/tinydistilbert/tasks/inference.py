@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.models.runtimes import Runtime
+from tinydistilbert.models.runtimes import MOST_TOKENS, Runtime
 from tinydistilbert.tasks.encoding import Features, padded_inputs
 
 if TYPE_CHECKING:  # a served model has neither
@@ -21,7 +21,7 @@ Logits = NDArray[np.float32] | list[NDArray[np.float32]]
 
 def predict(
     model: "PreTrainedModel | Runtime", features: Features, *, pad_token_id: int, device: "torch.device | None" = None,
-    token_budget: int = 8192, ranks: "Ranks | None" = None,
+    token_budget: int | None = None, ranks: "Ranks | None" = None,
 ) -> Logits:  # fmt: skip
     """Logits of every feature, in the order of `features`; a torch model is left in evaluation mode.
 
@@ -34,7 +34,7 @@ def predict(
         features: the inputs.
         pad_token_id: the tokenizer's.
         device: where to compute with a torch model; other runtimes have their own.
-        token_budget: tokens of a batch.
+        token_budget: tokens of a batch; by default what the back end computes quickest.
         ranks: the processes that share the batches, if several do; each of them gets all logits.
 
     Returns:
@@ -54,7 +54,8 @@ def predict(
         runtime = TorchRuntime(model, span=features.offsets is not None, device=device or CPU)
     logits_of: list[NDArray[np.float32] | None] = [None] * len(features)
     share = slice(None) if ranks is None else slice(ranks.rank, None, ranks.world)
-    for indices in batches_by_length(features.lengths, token_budget)[share]:
+    budget = token_budget or int(getattr(runtime, "token_budget", MOST_TOKENS))
+    for indices in batches_by_length(features.lengths, budget)[share]:
         logits = runtime(padded_inputs(features, indices, pad_token_id, token_types=runtime.token_types))
         for index, row in zip(indices, logits, strict=True):
             logits_of[index] = row[: features.lengths[index]].copy() if of_tokens else row

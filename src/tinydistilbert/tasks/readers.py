@@ -8,8 +8,9 @@ import io
 import itertools
 import json
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,18 @@ import pyarrow.parquet
 from tinydistilbert.data import delimited
 from tinydistilbert.data.compressed import BEGINNINGS, COMPRESSED, ending, open_bytes
 from tinydistilbert.errors import UserError
-from tinydistilbert.notices import counted, notice
+from tinydistilbert.notices import counted, marked, notice
 from tinydistilbert.recipe.names import Quoting
-from tinydistilbert.tasks import conll
+from tinydistilbert.tasks import conll, samples
+from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column
+from tinydistilbert.tasks.mapped_tables import collected, is_large, mapped_objects
 
 RECORDS_AT_ONCE = 10_000
-"""Of CSV and TSV, that are Python's lists at a time."""
+"""That are Python's lists at a time."""
+BYTES_AT_ONCE = 2**22
+"""Of a file of lines."""
+LONGEST_FIELD = 2**31 - 1
+"""Characters of a cell, as many as Python's csv module can be asked for."""
 LONGEST_SHOWN = 120
 """Characters of a value from a file that an error shows."""
 
@@ -40,15 +47,20 @@ class Rows:
     """The file or data set, for errors about the whole of it."""
     location: Callable[[int], str]
     """Of a row, counted from 0: `file:line`, or `file, row 7` where there are no lines."""
+    sampled_from: int = 0
+    """About how many rows there are, where these are a sample; 0 = these are all."""
 
-    def values(self, column: str) -> list[Any]:
-        """The values of a column.
+    def values(self, column: str) -> Sequence[Any]:
+        """The values of a column; of many rows, some at a time are made.
 
         Raises:
             UserError: a date or a number that Python has no form for.
         """
+        values = self.table[column]
+        if len(values) > VALUES_AT_ONCE and _has_values(values.type):
+            return Column(values)
         try:
-            return list(self.table[column].to_pylist())
+            return list(values.to_pylist())
         except (pa.ArrowException, ValueError, OverflowError) as error:
             expected, fix = "texts and numbers", "write the column in another form"
             found = str(error).partition("\n")[0]
@@ -57,6 +69,22 @@ class Rows:
     def at(self, row: int, column: str) -> str:
         """The location of a value, for errors."""
         return f"{self.location(row)}, column {column}"
+
+
+def _has_values(kind: pa.DataType) -> bool:
+    """Whether Python has a form for every value of a type."""
+    if inner := [kind.field(number).type for number in range(kind.num_fields)]:
+        return all(map(_has_values, inner))
+    types = pa.types
+    tests = (
+        types.is_string,
+        types.is_large_string,
+        types.is_integer,
+        types.is_floating,
+        types.is_boolean,
+        types.is_null,
+    )
+    return any(test(kind) for test in tests)
 
 
 def shown(value: Any) -> str:
@@ -98,7 +126,12 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
     if not path.is_file():
         raise UserError(str(path), problem="there is no such file", fix="correct the path")
     try:
-        rows = reader(path, quoting)
+        with marked("in a sample,") if samples.is_sampled(path) else nullcontext():
+            rows = reader(path, quoting)
+        if rows.sampled_from > rows.table.num_rows:
+            samples.tell(path, rows.table.num_rows, rows.sampled_from)
+        elif rows.sampled_from:  # it has no more
+            rows = replace(rows, sampled_from=0)
     except OSError as error:
         fix = "check its permissions and the disk"
         raise UserError(str(path), expected="a file that can be read", found=str(error), fix=fix) from None
@@ -155,7 +188,11 @@ def _refuse_twins(names: list[str], where: str) -> None:
 def _parquet(path: Path) -> Rows:
     try:
         _refuse_twins(pyarrow.parquet.read_schema(path).names, str(path))
-        table = pyarrow.parquet.read_table(path)
+        if samples.is_sampled(path):
+            with pyarrow.parquet.ParquetFile(path) as file:
+                table, numbers = samples.parquet_of(file)
+                return Rows(table, str(path), lambda row: f"{path}, row {numbers[row]}", file.metadata.num_rows)
+        table = _mapped_parquet(path) if is_large(path) else pyarrow.parquet.read_table(path)
         table.validate(full=True)  # that texts are UTF-8, for one
     except (pa.ArrowException, OSError) as error:
         found = str(error).partition("\n")[0]
@@ -163,50 +200,93 @@ def _parquet(path: Path) -> Rows:
     return table_rows(table, str(path))
 
 
+def _mapped_parquet(path: Path) -> pa.Table:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return collected(file.schema_arrow, file.iter_batches(RECORDS_AT_ONCE), on_disk=True)
+
+
 def _text(path: Path) -> str:
     """The content of a UTF-8 file, without a byte-order mark."""
     with open_bytes(path) as stream:
-        content = stream.read()
+        return _decoded(stream.read(), path, 0)
+
+
+def _decoded(content: bytes, path: Path, lines: int) -> str:
+    """The text of a part of a file, behind so many lines."""
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8" if lines else "utf-8-sig")
     except UnicodeDecodeError as error:
         # With a mark, positions are counted behind it.
         before = error.object[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        line, column = lines + before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         for first, (packed_by, suffix) in BEGINNINGS.items():
-            if content.startswith(first):
+            if not lines and content.startswith(first):
                 problem, fix = f"it is compressed with {packed_by}", f"call it {path.name}{suffix}"
                 raise UserError(str(path), problem=problem, fix=fix) from None
         found = f"byte 0x{error.object[error.start]:02x} at byte {column} of the line"
         raise UserError(f"{path}:{line}", expected="UTF-8", found=found, fix="save the file as UTF-8") from None
     if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
+        line = lines + text.count("\n", 0, text.index("\0")) + 1
         raise UserError(f"{path}:{line}", expected="text", found="a NUL byte", fix="save the file as UTF-8 text")
     return text
 
 
 def _delimited(path: Path, quoting: Quoting, *, is_tsv: bool) -> Rows:
-    text = _text(path)
-    # A lone carriage return ends a line only where nothing else does.
-    lines = partial(_lines_of, text) if "\n" in text else partial(io.StringIO, text, newline="")
-    found = delimited.read(lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=len(text))
+    lines, sample = partial(_lines, path, old_ends=True), None
+    if samples.is_sampled(path):
+        sample = samples.lines_of(path, are_quoted=quoting == "csv" or (quoting == "auto" and not is_tsv))
+        lines = partial(_sampled_lines, path, sample)
+    found = delimited.read(
+        lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=LONGEST_FIELD,
+        numbers=sample.numbers if sample else None,
+    )  # fmt: skip
     numbers = array("q")
     header, width = found.header, len(found.header)
-    parts: list[list[pa.Array]] = [[] for _ in header]
+    schema = pa.schema([(str(number), pa.string()) for number in range(width)])
     is_filled = [False] * width
-    while part := list(itertools.islice(found.records, RECORDS_AT_ONCE)):  # as Python's lists a record takes 500 bytes
-        numbers.extend(line for line, _ in part)
-        for number, column in enumerate(zip(*(record for _, record in part), strict=True)):
-            parts[number].append(pa.array(column, pa.string()))
-            is_filled[number] = is_filled[number] or any(column)
+
+    def parts() -> Iterator[pa.RecordBatch]:
+        while part := list(itertools.islice(found.records, RECORDS_AT_ONCE)):  # as Python's lists it takes 500 bytes
+            numbers.extend(line for line, _ in part)
+            columns = list(zip(*(record for _, record in part), strict=True))
+            is_filled[:] = [filled or any(column) for filled, column in zip(is_filled, columns, strict=True)]
+            yield pa.record_batch([pa.array(column, pa.string()) for column in columns], schema)
+
+    table = collected(schema, parts(), on_disk=is_large(path))
     while header[width - 1 :] == [""] and width > 1 and not is_filled[width - 1]:
         header, width = header[:-1], width - 1
     if width < len(found.header):
         count = counted(len(found.header) - width, "column")
         notice(str(path), f"{count} without a name at the end, all empty, passed over")
     _refuse_twins(header, f"{path}:{found.header_line}")
-    table = pa.table([pa.chunked_array(column, pa.string()) for column in parts[:width]], names=header)
-    return _with_lines(table, path, numbers)
+    rows = _with_lines(table.select(range(width)).rename_columns(header), path, numbers)
+    return replace(rows, sampled_from=sample.rows(len(numbers))) if sample else rows
+
+
+def _sampled_lines(path: Path, sample: samples.Lines) -> Iterator[str]:
+    numbered = zip(sample.lines, sample.numbers, strict=True)
+    return (_decoded(line, path, number - 1) for line, number in numbered)
+
+
+def _lines(path: Path, *, old_ends: bool = False) -> Iterator[str]:
+    """The lines of a UTF-8 file with their ends, without a byte-order mark; some of the file is in memory at a time.
+
+    Only a line feed ends a line, with or without a carriage return; with `old_ends` a carriage return does in a file
+    that has no line feed.
+    """
+    count, waiting = 0, list[bytes]()
+    with open_bytes(path) as stream:
+        while part := stream.read(BYTES_AT_ONCE):
+            before, end, rest = part.rpartition(b"\n")
+            if not end:
+                waiting.append(part)
+                continue
+            text = _decoded(b"".join([*waiting, before, end]), path, count)
+            waiting = [rest]
+            count += text.count("\n")
+            yield from io.StringIO(text, newline="\n")
+    if last := _decoded(b"".join(waiting), path, count):
+        yield from io.StringIO(last, newline="\n" if count or not old_ends else "")
 
 
 def _lines_of(text: str) -> Iterator[str]:
@@ -225,26 +305,45 @@ def _with_lines(table: pa.Table, path: Path, lines: Sequence[int]) -> Rows:
 
 def _jsonl(path: Path) -> Rows:
     lines = array("q")
-    values_of: dict[str, list[Any]] = {}
+    if samples.is_sampled(path):
+        sample = samples.lines_of(path, are_quoted=False)
+        records = list(_objects(zip(sample.numbers, _sampled_lines(path, sample), strict=True), path, lines))
+        rows = _with_lines(_columns(records, 0, path=path, lines=lines), path, lines)
+        return replace(rows, sampled_from=sample.rows(len(lines)))
+    table = (
+        mapped_objects(_objects(enumerate(_lines(path), 1), path, lines), partial(_columns, path=path, lines=lines))
+        if is_large(path)
+        else None
+    )
+    if table is None:
+        lines = array("q")
+        table = _columns(list(_objects(enumerate(_lines(path), 1), path, lines)), 0, path=path, lines=lines)
+    return _with_lines(table, path, lines)
+
+
+def _objects(numbered: Iterable[tuple[int, str]], path: Path, lines: "array[int]") -> Iterator[dict[str, Any]]:
+    """The objects of a file; their lines are added to `lines`, and empty ones between them are counted."""
     empty = waiting = 0
-    for number, line in enumerate(_lines_of(_text(path)), 1):
+    for number, line in numbered:
         if not line.strip():
             waiting += 1
-        else:
-            empty, waiting = empty + waiting, 0
-            record = _parsed(line, f"{path}:{number}", "write one JSON object a line")
-            if not isinstance(record, dict):
-                found, fix = type(record).__name__, "write one JSON object a line"
-                raise UserError(f"{path}:{number}", expected="a JSON object", found=found, fix=fix)
-            values_of |= {name: [None] * len(lines) for name in record if name not in values_of}
-            for name, values in values_of.items():
-                values.append(record.get(name))
-            lines.append(number)
+            continue
+        empty, waiting = empty + waiting, 0
+        record = _parsed(line, f"{path}:{number}", "write one JSON object a line")
+        if not isinstance(record, dict):
+            found, fix = type(record).__name__, "write one JSON object a line"
+            raise UserError(f"{path}:{number}", expected="a JSON object", found=found, fix=fix)
+        lines.append(number)
+        yield record
     if empty:
         notice(str(path), f"{counted(empty, 'empty line')} between the rows left out")
-    names = list(values_of)
-    columns = [_json_column(values_of.pop(name), name, path, lines) for name in names]
-    return _with_lines(pa.table(columns, names=names), path, lines)
+
+
+def _columns(records: Sequence[dict[str, Any]], first: int, *, path: Path, lines: Sequence[int]) -> pa.Table:
+    """The columns of consecutive objects, of which the first is the row `first`."""
+    names = list(dict.fromkeys(itertools.chain.from_iterable(records)))
+    columns = [_json_column([r.get(name) for r in records], name, path, lines[first:]) for name in names]
+    return pa.table(columns, names=names)
 
 
 def _parsed(text: str, where: str, fix: str) -> Any:

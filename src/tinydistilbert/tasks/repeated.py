@@ -1,13 +1,17 @@
 """Texts that occur twice: in the train split and among what is scored, or within one split; counted, said, marked."""
 
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.notices import counted, notice
+from tinydistilbert.notices import counted, marked, notice
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tasks import HELD_OUT
-from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.base import Examples, Task, folded
+from tinydistilbert.tasks.columns import VALUES_AT_ONCE, taken
 from tinydistilbert.tasks.recipe_splits import held_out_of_train, recipe_examples, whole_train_split
 from tinydistilbert.tasks.splits import file_of
 
@@ -37,13 +41,15 @@ def shared_with_train(train: Examples, scored: Examples) -> int:
     """How many of the scored examples have a text of the train split, in capitals or not; of pairs, both texts."""
     if scored.task.is_synthetic or scored.split == HELD_OUT:
         return 0
-    known = set(map(_folded, train.keys))
-    return sum(_folded(key) in known for key in scored.keys)
+    known, asked = train.folded_hashes, scored.folded_hashes
+    likely = np.flatnonzero(np.isin(asked, known))  # where hashes agree the texts themselves decide
+    in_train = np.flatnonzero(np.isin(known, asked[likely]))
+    texts = {folded(key) for part in _parts(in_train) for key in train.keys_of(part)}
+    return sum(folded(key) in texts for part in _parts(likely) for key in scored.keys_of(part))
 
 
-def _folded(key: tuple[str, ...]) -> tuple[str, ...]:
-    """The texts as most models read them: without capitals, and characters composed in one way."""
-    return tuple(unicodedata.normalize("NFKC", text).casefold() for text in key)
+def _parts(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    return (rows[begin : begin + VALUES_AT_ONCE] for begin in range(0, len(rows), VALUES_AT_ONCE))
 
 
 def shared_in_words(task: Task, split: str, shared: int, scored: int) -> str:
@@ -69,6 +75,15 @@ def check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) 
     """
     if train.task.is_synthetic:
         return
+    scored = [*scored]
+    if any(examples.sampled_from for examples in (train, *scored)):
+        with marked("in a sample,"):
+            _check_repeated(recipe, train, scored)
+    else:
+        _check_repeated(recipe, train, scored)
+
+
+def _check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) -> None:
     if held_out_of_train(recipe.finetune, train.task.name) is not None:
         train = whole_train_split(recipe, train.task)
     _say_what_repeats(train)
@@ -95,17 +110,20 @@ def check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) 
 
 def _say_what_repeats(examples: Examples) -> None:
     """One line about rows that repeat a text, contradict another row, or have none."""
-    rows_of: dict[tuple[str, ...], list[int]] = {}
-    for row, key in enumerate(examples.keys):
-        rows_of.setdefault(key, []).append(row)
-    repeats = len(examples) - len(rows_of)
+    numbers = examples.text_numbers
+    copies = np.bincount(numbers)
+    repeats = len(examples) - len(copies)
     counts = [f"{repeats:,} of {len(examples):,} rows repeat a text"] if repeats else []
-    labels = examples.columns.get("label", ())
-    contradicting = [rows for rows in rows_of.values() if labels and len({labels[row] for row in rows}) > 1]
-    if contradicting:
-        rows = counted(sum(map(len, contradicting)), "row")
-        counts.append(f"{counted(len(contradicting), 'text')} with more than one label ({rows})")
-    if empty := sum(not all(key) for key in examples.keys):
+    repeated = np.flatnonzero(copies[numbers] > 1)
+    if repeats and "label" in examples.columns:
+        labels_of: dict[int, set[Any]] = {}
+        for number, label in zip(numbers[repeated].tolist(), taken(examples.columns["label"], repeated), strict=True):
+            labels_of.setdefault(number, set()).add(label)
+        contradicting = [number for number, labels in labels_of.items() if len(labels) > 1]
+        if contradicting:
+            rows = counted(int(copies[contradicting].sum()), "row")
+            counts.append(f"{counted(len(contradicting), 'text')} with more than one label ({rows})")
+    if empty := examples.empty_texts:
         counts.append(f"{counted(empty, 'row')} with an empty text")
     if counts:
         notice(f"{examples.task.name} {examples.split}", "; ".join(counts))

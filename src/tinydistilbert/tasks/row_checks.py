@@ -3,15 +3,19 @@
 import difflib
 import math
 import re
+from array import array
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
+
+import numpy as np
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import notice
 from tinydistilbert.tasks.answers import DROP, checked_answers
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.readers import Rows, shortened, shown
+from tinydistilbert.tasks.same import hashes_of
 from tinydistilbert.tasks.words import WORDS
 
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
@@ -50,7 +54,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return plain[near[0]] if near else None
 
 
-def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, list[Any]]:
+def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, Sequence[Any]]:
     """The columns of `Examples` of all rows.
 
     Args:
@@ -71,17 +75,17 @@ def checked_columns(task: Task, split: str, rows: Rows) -> dict[str, list[Any]]:
         for column in ("idx", "id"):
             if column not in (task.text, task.text_pair, task.label, *task.label_columns):
                 _names(rows, column, may_lack=True)
-        more: dict[str, list[Any]] = {"text_pair": second} if second else {}
+        more: dict[str, Sequence[Any]] = {"text_pair": second} if second else {}
         if task.kind == "token-classification":
             more = {WORDS: [tuple(map(tuple, words)) for words in rows.values(WORDS)]}
-        return {"idx": list(range(len(first))), "text": first, **more, "label": _labels(task, rows)}
+        return {"idx": range(len(first)), "text": first, **more, "label": _labels(task, rows)}
     assert second is not None, "span tasks have a context"
     ids = [str(name) for name in _names(rows, "id", may_lack=False)]
     answers = checked_answers(task, rows, second, must_match=split == task.train)
     return {"id": ids, "question": first, "context": second, "answers": answers}
 
 
-def texts_of(rows: Rows, column: str, *, may_be_empty: bool) -> list[str]:
+def texts_of(rows: Rows, column: str, *, may_be_empty: bool) -> Sequence[str]:
     """The texts of a column.
 
     Raises:
@@ -102,10 +106,21 @@ def texts_of(rows: Rows, column: str, *, may_be_empty: bool) -> list[str]:
     return values
 
 
-def _names(rows: Rows, column: str, *, may_lack: bool) -> list[Any]:
+def _all_differ(names: Sequence[Any]) -> bool:
+    """Whether all names are surely there, and different: of many rows too, for eight bytes each."""
+    kinds = {type(name) for name in names}
+    if not kinds <= {str, int}:
+        return False
+    hashes = np.sort(hashes_of(names, len(names)))
+    return bool((hashes[1:] != hashes[:-1]).all())
+
+
+def _names(rows: Rows, column: str, *, may_lack: bool) -> Sequence[Any]:
     """The names of the rows, no name twice; their numbers where there is no such column."""
     if column not in rows.table.column_names:
         return list(range(rows.table.num_rows))
+    if may_lack and _all_differ(rows.values(column)):
+        return ()
     names = [None if name == "" or name != name else name for name in rows.values(column)]  # "": of CSV; NaN: of pandas
     if not may_lack and all(name is None for name in names):
         notice(f"{rows.where}, column {column}", f"no row has one: they are numbered from 0 to {len(names) - 1:,}")
@@ -139,12 +154,12 @@ def number(value: Any) -> int | float | None:
     return int(parsed) if parsed.is_integer() else parsed
 
 
-def _labels(task: Task, rows: Rows) -> list[Any]:
+def _labels(task: Task, rows: Rows) -> Sequence[Any]:
     if task.kind in ("multi-label", "token-classification"):  # checked where their names were read
         return [tuple(label) for label in rows.values(task.label)]
     is_class = task.kind == "classification"
     low, high = (0, len(task.labels) - 1) if is_class else task.label_range
-    labels = []
+    labels: array[Any] = array("q" if is_class else "d")
     for row, value in enumerate(rows.values(task.label)):
         label = number(value)
         if label is None or not math.isfinite(label) or not low <= label <= high or (is_class and type(label) is float):

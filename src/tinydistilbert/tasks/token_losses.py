@@ -1,14 +1,18 @@
 """What a tokenizer loses of texts on their way to a model: characters without a token, and what tells texts apart."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.notices import counted
 from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.columns import taken
 from tinydistilbert.tasks.encoding import Features
+from tinydistilbert.tasks.same import hashes_of, numbered
+from tinydistilbert.tasks.token_rows import in_parts
 
 MANY_UNKNOWN = 0.01
 """Share of the tokens from which on unknown ones are worth a word."""
@@ -30,10 +34,11 @@ def _unknown(examples: Examples, features: Features, tokenizer: PreTrainedTokeni
     """That many tokens are the one for what the vocabulary does not have."""
     if tokenizer.unk_token_id is None or not len(features) or features.input_ids[0].ndim > 1:  # ELMo reads characters
         return ""
-    counts = np.array([np.count_nonzero(ids == tokenizer.unk_token_id) for ids in features.input_ids])
-    share = float(counts.sum() / features.lengths.sum())
+    unknown = sum(np.count_nonzero(ids == tokenizer.unk_token_id) for ids in in_parts(features.input_ids))
+    share = float(unknown / features.lengths.sum())
     if share < MANY_UNKNOWN:
         return ""
+    counts = np.array([np.count_nonzero(ids == tokenizer.unk_token_id) for ids in features.input_ids])
     texts = len({*features.example[counts > 0].tolist()})
     which = f"{texts:,} of {len(examples):,} {examples.split}"
     return (
@@ -46,18 +51,26 @@ def _alike(examples: Examples, features: Features) -> str:
     """That examples with other texts and other labels are the same to the model: by capitals, accents, or the cut."""
     if examples.task.kind != "classification":
         return ""
+
+    def tokens_of(rows: NDArray[np.int64]) -> list[tuple[bytes, bytes]]:
+        return [(features.input_ids[row].tobytes(), features.token_type_ids[row].tobytes()) for row in rows.tolist()]
+
+    pairs = zip(features.input_ids, features.token_type_ids, strict=True)
+    numbers = numbered(hashes_of(((ids.tobytes(), types.tobytes()) for ids, types in pairs), len(features)), tokens_of)
+    alike = np.flatnonzero(np.bincount(numbers)[numbers] > 1)
     columns = [examples.columns[name] for name in ("text", "text_pair") if name in examples.columns]
-    labels = examples.columns["label"]
-    by_tokens: dict[Any, list[int]] = defaultdict(list)
-    for number, (ids, types) in enumerate(zip(features.input_ids, features.token_type_ids, strict=True)):
-        by_tokens[ids.tobytes(), types.tobytes()].append(number)
+    texts_of: dict[int, dict[tuple[str, ...], Any]] = defaultdict(dict)
+    labelled = Counter[int]()
+    values = zip(taken(examples.columns["label"], alike), *(taken(column, alike) for column in columns), strict=True)
+    for number, (label, *texts) in zip(numbers[alike].tolist(), values, strict=True):
+        if label is not None:
+            texts_of[number][tuple(texts)] = label
+            labelled[number] += 1
     count, first = 0, ""
-    for same in by_tokens.values():
-        known = [i for i in same if labels[i] is not None]
-        texts = {tuple(column[i] for column in columns): labels[i] for i in known}
-        if len(texts) > 1 and len({*texts.values()}) > 1:
-            count += len(known)
-            first = first or " and ".join(repr(" | ".join(text)[:40]) for text in [*texts][:2])
+    for number, labels in texts_of.items():
+        if len(labels) > 1 and len({*labels.values()}) > 1:
+            count += labelled[number]
+            first = first or " and ".join(repr(" | ".join(text)[:40]) for text in [*labels][:2])
     if not count:
         return ""
     return (

@@ -50,7 +50,7 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
         check_columns(rows, list(names.values()))
         if not {task.label, *task.label_columns}.isdisjoint(rows.table.column_names):
             notice(str(path), f"its column {task.label!r} is not read: the teacher labels these texts")
-        texts = {name: texts_of(rows, column, may_be_empty=may_be_empty) for name, column in names.items()}
+        texts = {name: [*texts_of(rows, column, may_be_empty=may_be_empty)] for name, column in names.items()}
     count = len(texts["text"])
     columns = {"idx": list(range(count)), **with_words_of(task, texts), "label": [None] * count}
     return Examples(task, "unlabelled", columns, count)
@@ -87,8 +87,7 @@ def question_copies(path: Path, examples: Examples) -> Examples:
     """
     table = pyarrow.parquet.read_table(path)
     rows, questions = table.column("idx").to_pylist(), table.column(examples.task.text).to_pylist()
-    columns = {name: [values[row] for row in rows] for name, values in examples.columns.items()}
-    return Examples(examples.task, "unlabelled", {**columns, "question": questions}, len(rows))
+    return Examples(examples.task, "unlabelled", {**examples.take(rows).columns, "question": questions}, len(rows))
 
 
 def holds_examples(path: Path) -> bool:

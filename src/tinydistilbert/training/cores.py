@@ -22,21 +22,26 @@ def usable_cores() -> int:
 
 def _quotas() -> list[float]:
     """Cores' worth of time that each control group around this process is given, where it has a limit."""
+    return [quota for folder in group_folders("cpu") for quota in _quota_of(folder)]
+
+
+def group_folders(controller: str) -> list[Path]:
+    """The folders of the control groups around this process that limit `cpu` or `memory`, the innermost first."""
     try:
         groups = [line.split(":", 2) for line in OWN_CGROUPS.read_text().splitlines()]
     except OSError:
         groups = []
-    quotas = []
+    folders = []
     for _, controllers, path in (group for group in groups if len(group) == 3):
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         root = CGROUPS / controllers if controllers else CGROUPS
         folder = root / path.lstrip("/")  # inside a container it may not be there: only the root is then
         for level in (folder, *folder.parents):
-            quotas += _quota_of(level)
+            folders.append(level)
             if level == root:
                 break
-    return quotas or _quota_of(CGROUPS)
+    return [*folders, CGROUPS]
 
 
 def _quota_of(folder: Path) -> list[float]:

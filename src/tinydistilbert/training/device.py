@@ -1,6 +1,5 @@
 """Where and in which precision a training computes."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from tinydistilbert.errors import DeviceLost, OutOfMemory, UserError
 from tinydistilbert.progress import say
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.training.cores import busy_elsewhere, own_cores, usable_cores
+from tinydistilbert.training.launcher import processes_here
 from tinydistilbert.training.precision import Precision, chosen_precision
 from tinydistilbert.training.ranks import ALONE, Ranks
 
@@ -75,8 +75,7 @@ def use_threads(threads: int | None) -> None:
 
     Of several processes that train together each has its share of them.
     """
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # processes that a launcher started on this machine
-    torch.set_num_threads(threads or max(1, min(torch.get_num_threads(), usable_cores() // beside)))
+    torch.set_num_threads(threads or max(1, min(torch.get_num_threads(), usable_cores() // processes_here())))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

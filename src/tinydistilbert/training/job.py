@@ -54,8 +54,13 @@ class TrainingJob:
     """Numbers of finished steps after which to validate."""
     oom_splits: int = 0
     """How often micro-batches can be halved when memory runs out."""
+    memory: Callable[[int], float] | None = None
+    """Bytes that the largest micro-batch takes beside the model after so many halvings, at most; None = unknown."""
     phases: tuple[Phase, ...] = ()
     """They add up to `steps`; none = a single one with the learning rate of the settings."""
+    keep_pace: Callable[[Batch, int], object] | None = None
+    """Of a micro-batch and the step: what a process does that has none of its own while others compute one, where it
+    takes all of them to compute any; such a step cannot be done again in smaller parts."""
     layer_decay: float = 1.0
     """Learning rate of each layer as a share of that of the layer above."""
 

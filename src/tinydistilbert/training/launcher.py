@@ -1,6 +1,8 @@
 """What a launcher such as torchrun says in the environment: how many processes it started, and which one this is."""
 
 import os
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tinydistilbert.errors import UserError
@@ -9,13 +11,58 @@ if TYPE_CHECKING:  # the command line asks whether there is a launcher before to
     import torch
 
 
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What processes have to know to find one another."""
+
+
+def variables() -> Mapping[str, str]:
+    """The environment, with a launcher's variables by the names of torchrun also where Slurm's `srun` started this.
+
+    `srun` alone says the same in other words. A process that has `WORLD_SIZE` already keeps what it has: torchrun under
+    `srun` started it, or somebody who wants each process to work by itself.
+    """
+    return os.environ if "WORLD_SIZE" in os.environ or not _is_of_srun() else {**os.environ, **_of_srun(os.environ)}
+
+
+def _is_of_srun() -> bool:
+    """Whether this is one of several tasks of a job step; a script given to `sbatch` is no step."""
+    return os.environ.get("SLURM_STEP_NUM_TASKS", "1") not in ("", "0", "1")
+
+
+def _of_srun(slurm: Mapping[str, str]) -> dict[str, str]:
+    """Torchrun's variables from those of a task of a job step."""
+    tasks = slurm["SLURM_STEP_NUM_TASKS"]
+    own_machine = int(slurm.get("SLURM_NODEID") or 0)
+    on_each = _tasks_of_machines(slurm.get("SLURM_STEP_TASKS_PER_NODE") or tasks)
+    beside = on_each[own_machine] if own_machine < len(on_each) else int(tasks)
+    # Another port for each step of each job, below those that a system deals out by itself.
+    port = 20_000 + (101 * int(slurm.get("SLURM_JOB_ID") or 0) + int(slurm.get("SLURM_STEP_ID") or 0)) % 10_000
+    first = "127.0.0.1" if beside == int(tasks) else _first_machine(slurm.get("SLURM_STEP_NODELIST") or "")
+    return {
+        "RANK": slurm.get("SLURM_PROCID", ""), "WORLD_SIZE": tasks, "LOCAL_RANK": slurm.get("SLURM_LOCALID") or "0",
+        "LOCAL_WORLD_SIZE": str(beside), "MASTER_ADDR": slurm.get("MASTER_ADDR") or first,
+        "MASTER_PORT": slurm.get("MASTER_PORT") or str(port),
+    }  # fmt: skip
+
+
+def _first_machine(machines: str) -> str:
+    """The first of a list as Slurm writes it: of `node[01-04,07],other` it is `node01`."""
+    return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", machines).split(",")[0]
+
+
+def _tasks_of_machines(counts: str) -> list[int]:
+    """How many tasks each machine has, as Slurm writes it: `4(x2),3` are 4, 4 and 3."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
+    return [int(count) for count, times in found for _ in range(int(times or 1))]
+
+
 def world_size() -> int:
     """How many processes a launcher has started for this command; 1 without one.
 
     Raises:
         UserError: the launcher's variable holds no number.
     """
-    value = os.environ.get("WORLD_SIZE") or "1"
+    value = variables().get("WORLD_SIZE") or "1"
     if not value.isdigit() or value == "0":
         raise UserError("WORLD_SIZE", expected="a number of processes", found=repr(value), fix="start it with torchrun")
     return int(value)
@@ -23,8 +70,27 @@ def world_size() -> int:
 
 def own_rank() -> int:
     """The number of this process among those of the launcher; 0 without one."""
-    rank, world = os.environ.get("RANK") or "0", os.environ.get("WORLD_SIZE") or "1"
+    rank, world = variables().get("RANK") or "0", variables().get("WORLD_SIZE") or "1"
     return int(rank) if world != "1" and rank.isdigit() else 0
+
+
+def processes_here() -> int:
+    """How many processes the launcher has started on this machine; 1 without one."""
+    return int(variables().get("LOCAL_WORLD_SIZE") or 1)
+
+
+def adopt() -> None:
+    """Have the launcher's variables in the environment by the names that torch reads.
+
+    Raises:
+        UserError: one is missing.
+    """
+    found = variables()
+    if missing := [name for name in NEEDED if not found.get(name)]:
+        expected, fix = f"the launcher's variables {', '.join(NEEDED)}", "start it with torchrun, or with Slurm's srun"
+        raise UserError("launcher", expected=expected, found=f"no {missing[0]}", fix=fix)
+    if found is not os.environ:
+        os.environ.update(_of_srun(found))
 
 
 def refuse_several(what: str) -> None:
@@ -34,12 +100,16 @@ def refuse_several(what: str) -> None:
         UserError: a launcher has started several.
     """
     if world_size() > 1:
-        fix = "start it without a launcher; adapt, distill, finetune and replicate are what several processes share"
-        raise UserError(what, expected="one process", found=f"{world_size()}, by a launcher", fix=fix)
+        found = f"{world_size()}, by {'srun' if 'WORLD_SIZE' not in os.environ else 'a launcher'}"
+        fix = (
+            "start it without a launcher (adapt, distill, finetune and replicate are what several processes share), or "
+            "set WORLD_SIZE=1 if each of them is to do it by itself"
+        )
+        raise UserError(what, expected="one process", found=found, fix=fix)
 
 
 def take_gpu(device: "torch.device") -> None:
-    """Each process on a machine takes the GPU of its number there.
+    """Each process on a machine takes the GPU of its number there; or the one that it sees, where Slurm shows it one.
 
     Raises:
         UserError: there are too few, or one was named for all processes.
@@ -50,6 +120,8 @@ def take_gpu(device: "torch.device") -> None:
     if str(device) != "cuda":
         fix = "give --device cuda: each process takes its own GPU"
         raise UserError("--device", expected="a kind of device for several processes", found=str(device), fix=fix)
+    if torch.cuda.device_count() == 1 and _is_of_srun():  # --gpus-per-task or --gpu-bind
+        local = 0
     if local >= torch.cuda.device_count():
         expected = f"at most {torch.cuda.device_count()} processes on this machine, one for each GPU"
         raise UserError("launcher", expected=expected, found=f"process {local + 1}", fix="lower --nproc-per-node")

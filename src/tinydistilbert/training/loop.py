@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tinydistilbert import signals
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, OutOfMemory
-from tinydistilbert.progress import Progress, emit, say
+from tinydistilbert.progress import Progress, emit, say, size_in_words
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic
@@ -26,10 +26,13 @@ from tinydistilbert.training import checkpoint
 from tinydistilbert.training.allocator import keep_freed_memory
 from tinydistilbert.training.device import Compute, is_out_of_memory, say_if_busy
 from tinydistilbert.training.diagnosis import write_diagnosis
-from tinydistilbert.training.job import TrainingJob, step_seed
+from tinydistilbert.training.job import Batch, TrainingJob, step_seed
+from tinydistilbert.training.memory import OPTIMIZER_BYTES, SHARE, free_bytes, splits_that_fit
 from tinydistilbert.training.optimizer import SCALE, learning_rate_factor, make_optimizer
 from tinydistilbert.training.precision import Precision, autocast, onednn
 
+MICRO_BATCHES = "micro-batches.json"
+"""Beside the checkpoints: how often the micro-batches were halved before the first step, for want of memory."""
 FLUSH_EVERY = {"cpu": 1, "cuda": 10, "mps": 10}
 """Steps after which the host reads what was computed; to ask a GPU after each one would stop it each time."""
 
@@ -50,7 +53,8 @@ def train(
     and `checkpoints/`, which `atomic.unfinished` deletes when the folder is finished. When checkpoints are there, the
     training goes on from the newest whole one.
 
-    When memory runs out in a step, the micro-batches are halved from that step on and the step is done again: it reads
+    Micro-batches begin so small that they are estimated to fit (`job.memory`). When memory runs out in a step all the
+    same, the micro-batches are halved from that step on and the step is done again: it reads
     the same examples, in smaller parts. A line in the log says so.
 
     Several processes share the micro-batches of each step (`compute.ranks`); they are halved where a step has fewer
@@ -140,6 +144,7 @@ class _Loop:
     def run(self) -> None:
         """Every step that is left."""
         self.split_for_ranks()
+        self.split_for_memory()
         self.validate(self.resumed_from.step)
         for step in range(self.resumed_from.step, self.job.steps):
             self.update(step)
@@ -164,6 +169,38 @@ class _Loop:
             self.log.write({"step": self.resumed_from.step + 1, "micro_batches_halved": splits})
             parts = f"in micro-batches of 1/{2**splits} of their size"
             say(f"{self.label}: {parts}, so that each of {self.compute.ranks.world} processes has one in every step")
+
+    def split_for_memory(self) -> None:
+        """Smaller micro-batches where whole ones would not fit into `SHARE` of the memory that is free now.
+
+        It is decided once, and kept in the folder until it is finished: a training that is killed before its first
+        checkpoint and begun again, when another amount is free, has the same micro-batches and so the same dropout.
+        """
+        memory, ranks = self.job.memory, self.compute.ranks
+        if self.resumed_from.step or memory is None:
+            return
+        file = self.folder / atomic.CHECKPOINTS / MICRO_BATCHES
+        kept = ranks.broadcast(atomic.read_json(file)["halved"] if ranks.is_main and file.is_file() else None)
+        free = free_bytes(self.compute.device)
+        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+        def needed(splits: int) -> float:
+            return OPTIMIZER_BYTES * trained + memory(splits)
+
+        splits = splits_that_fit(needed, self.job.oom_splits, SHARE * free) if kept is None else kept
+        before = self.oom_splits
+        while self.oom_splits < self.job.oom_splits and any(ranks.agree(self.oom_splits < splits)):
+            self.oom_splits += 1
+        if ranks.is_main and kept is None:
+            atomic.write_json(file, {"halved": self.oom_splits})
+        if self.oom_splits > before:
+            self.log.write({"step": 1, "micro_batches_halved": self.oom_splits})
+            whole, room = size_in_words(needed(0)), size_in_words(free)
+            say(
+                f"{self.label}: in micro-batches of 1/{2**self.oom_splits} of their size, with as many examples in a "
+                f"step as before: whole ones are estimated to take {whole}, and of the {room} that are free a training "
+                f"plans with {SHARE:.0%}"
+            )
 
     def update(self, step: int) -> None:
         """One optimiser step."""
@@ -196,6 +233,9 @@ class _Loop:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.job.keep_pace:  # the others are in the middle of what they cannot go on with alone
+                    fix = "start more processes, or lower batch_size and raise gradient_accumulation_steps"
+                    raise OutOfMemory(f"{self.label}: out of memory at step {step + 1}; {fix}") from error
             # Out here, where the error and all that it holds on to are gone.
             if self.all_reduce({} if done is None else done[0], is_out_of_memory=done is None):
                 assert done is not None, "in that process memory has not run out"
@@ -228,13 +268,16 @@ class _Loop:
             numbered = [*enumerate(zip(micro_batches, shares, strict=True))]
             for index, (cpu_batch, share) in numbered[ranks.rank :: ranks.world]:
                 torch.manual_seed(step_seed(self.seed, step, index))
-                batch = {name: _moved(value, self.compute.device) for name, value in cpu_batch.items()}
+                batch = _all_moved(cpu_batch, self.compute.device)
                 term_scales = {name: weight * share[name] for name, weight in term_weights.items()}
                 with autocast(self.compute.device, self.precision):
                     loss, terms = self.job.loss(self.model, batch, term_scales, step)
                 loss.backward()  # type: ignore[no-untyped-call]
                 for name, value in terms.items():
                     sums[name] += value.float() * share[name]
+            if self.job.keep_pace and ranks.rank >= (len(numbered) % ranks.world or ranks.world):
+                with autocast(self.compute.device, self.precision):
+                    self.job.keep_pace(_all_moved(micro_batches[-1], self.compute.device), step)
         return sums, sum(self.job.tokens(batch) for batch in micro_batches)
 
     def halve(self, step: int) -> None:
@@ -358,6 +401,10 @@ class _Step:
             "step": self.step + 1, "loss": loss, **terms, "learning_rate": self.learning_rate, "tokens": self.tokens,
         }  # fmt: skip
         return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in line.items()}
+
+
+def _all_moved(batch: Batch, device: torch.device) -> Batch:
+    return {name: _moved(value, device) for name, value in batch.items()}
 
 
 def _moved(value: Tensor, device: torch.device) -> Tensor:

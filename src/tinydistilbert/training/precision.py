@@ -215,6 +215,7 @@ def frozen(model: nn.Module | None, precision: Precision) -> Iterator[None]:
     Autocast keeps what it has converted of trained weights only, and converts those of a teacher in every pass.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)] if model and precision == "bf16" else []
+    layers = [layer for layer in layers if type(layer.weight) is nn.Parameter]  # not a shard, which FSDP gathers
     whole = [layer.weight for layer in layers]
     for layer in layers:  # a new parameter: the old one may be tied to an embedding, which stays as it is
         layer.weight = nn.Parameter(layer.weight.detach().bfloat16(), requires_grad=False)

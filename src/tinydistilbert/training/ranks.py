@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tinydistilbert import progress
 from tinydistilbert.errors import RankLost, ReportedElsewhere, UserError
 from tinydistilbert.storage import atomic
-from tinydistilbert.training.launcher import own_rank, stay_on_this_machine, take_gpu, world_size
+from tinydistilbert.training.launcher import adopt, own_rank, stay_on_this_machine, take_gpu, world_size
 
 if TYPE_CHECKING:  # the command line asks whether there is a launcher before torch is needed
     import torch
@@ -176,6 +177,34 @@ class Ranks:
                     raise UserError("launcher", problem=problem, fix="start the same command in the same environment")
         self.publish("all are alike")
 
+    def check_gpus(self, device: "torch.device") -> None:
+        """Refuse two processes on one GPU, and GPUs that cannot reach one another, before anything is read.
+
+        Args:
+            device: of all of them, as `check_alike` has found.
+
+        Raises:
+            UserError: it is so; one process says it.
+        """
+        if self.world == 1 or device.type != "cuda":
+            return
+        this_gpu = f"{socket.gethostname()} {_gpu_id()}"
+        of_all = [str(self.broadcast(this_gpu, rank)) for rank in range(self.world)]
+        for rank, gpu in enumerate(of_all):
+            if (first := of_all.index(gpu)) < rank:
+                problem = f"rank {first} and rank {rank} have the same GPU of {gpu.split()[0]}"
+                raise UserError("launcher", problem=problem, fix="start one process for each GPU")
+        import torch
+        import torch.distributed as dist
+
+        try:
+            dist.all_reduce(torch.zeros(1, device=device))
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            problem = f"the GPUs cannot reach one another ({str(error).split(chr(10), 1)[0][:200]})"
+            fix = "look at what NCCL_DEBUG=INFO shows; NCCL_SOCKET_IFNAME names the network"
+            raise UserError("launcher", problem=problem, fix=fix) from error
+
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         """One command of all processes: only rank 0 is heard in the body, and one process says what went wrong.
@@ -195,6 +224,8 @@ class Ranks:
             except BaseException as error:
                 _reports = self._is_first_to_report()
                 self._disconnect()
+                if _reports and _is_of_connection(error):
+                    raise RankLost(_lost(_GONE)) from error
                 if _reports:
                     raise
                 raise ReportedElsewhere from error
@@ -230,6 +261,7 @@ class Ranks:
         import torch.distributed as dist
 
         with contextlib.suppress(RuntimeError, ValueError, AssertionError, KeyboardInterrupt):
+            _abort_on_gpus()
             dist.destroy_process_group()
             if not self.is_main:
                 self.store.add("gone", 1)
@@ -237,8 +269,26 @@ class Ranks:
                 self._wait_for_count("gone")
 
 
+def _gpu_id() -> str:
+    """What no other GPU has."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+
+
+def _abort_on_gpus() -> None:
+    """Give up what GPUs still wait for: NCCL would go on waiting for a process that is gone."""
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_initialized() and dist.is_initialized():  # type: ignore[no-untyped-call]
+        assert dist.group.WORLD is not None
+        dist.group.WORLD.abort()
+
+
 ALONE = Ranks()
 _LEFT = "left"
+_GONE = "a process of this training has ended, or has not answered for too long"
 _joined: Ranks | None = None
 _reports = False
 """Whether this process was the first in which something went wrong."""
@@ -270,10 +320,7 @@ def _connected(device: "torch.device") -> Ranks:
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    if missing := [name for name in needed if not os.environ.get(name)]:
-        expected, fix = f"the launcher's variables {', '.join(needed)}", "start it with torchrun"
-        raise UserError("launcher", expected=expected, found=f"no {missing[0]}", fix=fix)
+    adopt()
     if dist.is_initialized():
         problem = "this program has started a process group of its own"
         raise UserError("launcher", problem=problem, fix="leave that to tinydistilbert")
@@ -341,8 +388,14 @@ def _peers_answer() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        why = "a process of this training has ended, or has not answered for too long"
-        raise RankLost(_lost(why)) from error
+        raise RankLost(_lost(_GONE)) from error
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    """Whether torch says that another process does not answer: also where it, not this module, asked (FSDP)."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))
 
 
 def _lost(why: str) -> str:

@@ -60,6 +60,7 @@ def begin(
     """
     count = str(threads)
     environment = {**os.environ, "OMP_NUM_THREADS": count, "RAYON_NUM_THREADS": count, "PYTHONUNBUFFERED": "1"}
+    environment["WORLD_SIZE"] = "1"  # though Ray itself may run as several tasks of a Slurm step
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     disk.make_folder(log.parent)

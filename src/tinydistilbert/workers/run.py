@@ -153,13 +153,13 @@ def _place(jobs: Jobs, parts: int, folder: Path, log: Callable[[str], None]) -> 
                 yield place
         else:
             at_once, threads = shares(jobs, parts, log)
-            yield ThisMachine(at_once, threads, _gpus() if jobs.device in ("auto", "cuda") else ())
+            yield ThisMachine(at_once, threads, visible_gpus() if jobs.device in ("auto", "cuda") else ())
     finally:
         if (folder / FOLDER).is_dir() and not any((folder / FOLDER).iterdir()):
             disk.remove(folder / FOLDER)
 
 
-def _gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The names of the GPUs that this process sees."""
     import torch
 

@@ -1,0 +1,70 @@
+"""The tokens of texts from those of their words: each different word is tokenised once, and not once a text.
+
+A tokenizer of BERT's kind cuts a text at spaces before it looks at anything else, so that the tokens of a text are
+those of its parts between spaces, one after the other. There are few different ones: this takes a fraction of the time.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+MOST_WORDS = 200_000
+"""Different words whose tokens are in memory at a time, 50 MB of them."""
+
+
+def is_cut_at_spaces(backend: Tokenizer) -> bool:
+    """Whether the tokens of a text are surely those of its parts between spaces."""
+    return (
+        isinstance(backend.normalizer, normalizers.BertNormalizer | None)
+        and isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+        and isinstance(backend.model, models.WordPiece)
+        and not any(" " in token.content for token in backend.get_added_tokens_decoder().values())
+    )
+
+
+class WordTokens:
+    """Texts to token ids, without special tokens, by a tokenizer that `is_cut_at_spaces`.
+
+    Args:
+        backend: the tokenizer; after a call it cuts nothing off and pads nothing.
+    """
+
+    def __init__(self, backend: Tokenizer) -> None:
+        assert is_cut_at_spaces(backend), "else the tokens of a word depend on what stands around it"
+        self._backend = backend
+        self._forget()
+
+    def _forget(self) -> None:
+        self._number: dict[str, int] = {}
+        self._ids = np.zeros(0, dtype=np.int32)
+        self._counts = np.zeros(0, dtype=np.int64)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The ids of all texts, one after the other, and how many each text has."""
+        if len(self._number) > MOST_WORDS:
+            self._forget()
+        in_words = [text.split(" ") for text in texts]
+        words = list(itertools.chain.from_iterable(in_words))
+        self._learn([*({*words} - self._number.keys())])
+        numbers = np.fromiter(map(self._number.__getitem__, words), np.int64, len(words))
+        counts = self._counts[numbers]
+        ends = np.cumsum(counts)
+        # The place of each token among the stored ones: that of its word's first, and how far it is from that.
+        firsts = (np.cumsum(self._counts) - self._counts)[numbers]
+        places = np.repeat(firsts - (ends - counts), counts) + np.arange(int(counts.sum()))
+        last_words = np.cumsum([len(parts) for parts in in_words], dtype=np.int64) - 1
+        return self._ids[places], np.diff(ends[last_words], prepend=0)
+
+    def _learn(self, words: Sequence[str]) -> None:
+        if not words:
+            return
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        encoding = self._backend.encode(words, is_pretokenized=True, add_special_tokens=False)
+        of_word = np.array(encoding.word_ids, dtype=np.int64)
+        self._number |= zip(words, range(len(self._number), len(self._number) + len(words)), strict=True)
+        self._ids = np.concatenate([self._ids, np.array(encoding.ids, dtype=np.int32)])
+        self._counts = np.concatenate([self._counts, np.bincount(of_word, minlength=len(words))])

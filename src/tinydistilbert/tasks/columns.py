@@ -1,0 +1,100 @@
+"""A column of a table as a sequence of Python's values, of which only those that are looked at are made."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VALUES_AT_ONCE = 10_000
+"""That are Python's at a time."""
+
+
+class Column(Sequence[Any]):
+    """The values of a column that may lie in a file that is mapped into memory.
+
+    Args:
+        values: of Arrow.
+        rows: which of them, in this order; None = all.
+        form: what a value becomes; None = as Arrow gives it.
+    """
+
+    def __init__(
+        self, values: "pa.ChunkedArray", rows: NDArray[np.int64] | None = None,
+        form: Callable[[Any], Any] | None = None,
+    ) -> None:  # fmt: skip
+        self._values, self._rows, self._form = values, rows, form
+        self._ends = np.cumsum([len(chunk) for chunk in values.chunks], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._values) if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self._of(np.arange(len(self))[index] if index.step not in (None, 1) else index)
+        row = range(len(self))[int(index)]
+        return self._of(slice(row, row + 1))[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        for begin in range(0, len(self), VALUES_AT_ONCE):
+            yield from self._of(slice(begin, begin + VALUES_AT_ONCE))
+
+    def _of(self, places: "slice | NDArray[np.int64]") -> list[Any]:
+        """The values at some places of this sequence."""
+        if self._rows is None and isinstance(places, slice):
+            begin, end, _ = places.indices(len(self))
+            values = self._values.slice(begin, max(end - begin, 0)).to_pylist()
+        else:
+            rows = np.arange(len(self)) if self._rows is None else self._rows
+            values = self._at(rows[places])
+        return values if self._form is None else [*map(self._form, values)]
+
+    def _at(self, rows: NDArray[np.int64]) -> list[Any]:
+        """Values by their rows; `take` of Arrow would put all chunks into one first."""
+        chunks = np.searchsorted(self._ends, rows, side="right")
+        order = np.argsort(chunks, kind="stable")
+        found: list[Any] = [None] * len(rows)
+        borders = np.flatnonzero(np.diff(chunks[order])) + 1
+        for part in np.split(order, borders) if len(order) else ():
+            number = int(chunks[part[0]])
+            chunk = self._values.chunk(number)
+            inside = rows[part] - (self._ends[number] - len(chunk))
+            for place, value in zip(part.tolist(), chunk.take(inside).to_pylist(), strict=True):
+                found[place] = value
+        return found
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "Column":
+        """The values at these places, in this order."""
+        places = np.asarray(rows, dtype=np.int64)
+        return Column(self._values, places if self._rows is None else self._rows[places], self._form)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(value == of_other for value, of_other in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __arrow_array__(self, type: Any = None) -> "pa.Array":
+        import pyarrow as pa
+
+        return pa.array(list(self), type)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if self._rows is None and self._form is None and dtype is not None and self._values.null_count == 0:
+            return np.concatenate([np.asarray(chunk, dtype=dtype) for chunk in self._values.chunks] or [np.zeros(0)])
+        return np.array(list(self), dtype=dtype)
+
+
+def taken(values: Sequence[Any], rows: Sequence[int] | NDArray[np.int64]) -> Sequence[Any]:
+    """The values at these places, in this order."""
+    return values.take(rows) if isinstance(values, Column) else [values[row] for row in rows]

@@ -1,0 +1,112 @@
+"""Tables that are written to a file as they are read, and mapped: their rows are on the disk, and not in memory."""
+
+import itertools
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tinydistilbert.storage import disk, scratch
+from tinydistilbert.tasks.columns import VALUES_AT_ONCE
+
+LARGE = 8 * 2**20
+"""Bytes of a file from which on its rows are not kept in memory."""
+
+
+def is_large(path: Path) -> bool:
+    """Whether the rows of a file are mapped."""
+    return path.stat().st_size >= LARGE
+
+
+def collected(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, on_disk: bool) -> pa.Table:
+    """The table of all batches, each of which is written, or kept, before the next one is asked for.
+
+    Raises:
+        DiskError: the disk is full or failing.
+    """
+    if not on_disk:
+        return pa.Table.from_batches(batches, schema)
+    with scratch.nameless() as stream, pa.ipc.new_file(stream, schema) as writer:
+        for batch in batches:
+            with disk.disk_errors(scratch.folder()):
+                writer.write_batch(batch)
+        with disk.disk_errors(scratch.folder()):
+            writer.close()
+            stream.flush()
+        return mapped(stream)
+
+
+def mapped_objects(
+    objects: Iterator[dict[str, Any]], columns_of: Callable[[Sequence[dict[str, Any]], int], pa.Table]
+) -> pa.Table | None:
+    """The table of objects whose columns are known only at their end; None where a column has values of two kinds.
+
+    Args:
+        objects: the rows.
+        columns_of: makes columns of some of them, and is told the number of the first.
+    """
+    parts = _in_parts(objects, columns_of)
+    tables: list[pa.Table] = []
+    schema = pa.schema([])
+    try:
+        waiting = next(parts, None)
+        while waiting is not None:
+            schema = pa.unify_schemas([schema, waiting.schema], promote_options="permissive")
+
+            def of_one_schema(schema: pa.Schema = schema) -> Iterator[pa.RecordBatch]:
+                nonlocal waiting
+                while waiting is not None and (
+                    schema == pa.unify_schemas([schema, waiting.schema], promote_options="permissive")
+                ):
+                    yield from _cast(waiting, schema).to_batches()
+                    waiting = next(parts, None)
+
+            tables.append(collected(schema, of_one_schema(), on_disk=True))
+        if len(tables) < 2:
+            return tables[0] if tables else None
+        batches = (batch for table in tables for batch in table.to_batches())
+        same = (_cast(pa.Table.from_batches([batch]), schema) for batch in batches)
+        return collected(schema, itertools.chain.from_iterable(part.to_batches() for part in same), on_disk=True)
+    except pa.ArrowException:
+        return None
+
+
+def _in_parts(
+    objects: Iterator[dict[str, Any]], columns_of: Callable[[Sequence[dict[str, Any]], int], pa.Table]
+) -> Iterator[pa.Table]:
+    first = 0
+    while records := list(itertools.islice(objects, VALUES_AT_ONCE)):
+        yield columns_of(records, first)
+        first += len(records)
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a table in the types of a schema; those that it does not have are null."""
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def mapped(stream: IO[bytes]) -> pa.Table:
+    """The table in an Arrow file; its pages are read when they are looked at, also when the file is closed."""
+    content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(content))).read_all()
+
+
+def filtered(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """Some rows of a table, in their order."""
+
+    def parts() -> Iterator[pa.RecordBatch]:
+        begin = 0
+        for batch in table.to_batches():
+            first, last = rows.searchsorted([begin, begin + len(batch)])
+            yield batch.take(pa.array(rows[first:last] - begin))
+            begin += len(batch)
+
+    return collected(table.schema, parts(), on_disk=table.nbytes >= LARGE)

@@ -1,0 +1,217 @@
+"""Large splits are read and checked once: their rows are kept in the run folder as an Arrow file, which is mapped.
+
+What is kept is taken for the rows of a file only while the SHA-256 of the file, and everything that says how it is
+read, are the same; what was said when it was read is said again.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tinydistilbert.errors import UserError
+from tinydistilbert.notices import notice, recorded, repeat
+from tinydistilbert.storage import atomic
+from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column
+from tinydistilbert.tasks.mapped_tables import is_large, mapped
+from tinydistilbert.tasks.samples import is_sampled
+from tinydistilbert.tasks.words import WORDS
+
+FILE = "rows.arrow"
+FORMAT = 1
+"""Raised where the rows of the same file are other ones than in the version before."""
+MOST = 8
+"""Splits that one process has at hand."""
+_HOW_READ = (
+    "kind", "text", "text_pair", "label", "label_columns", "label_separator", "label_range", "labels",
+    "labels_from_data", "scored_share", "quoting", "may_lack_answer", "train", "evaluation",
+)  # fmt: skip
+"""Fields of a task that decide what its rows are."""
+
+Columns = Mapping[str, Sequence[Any]]
+
+
+@dataclasses.dataclass
+class _Split:
+    """A split that was read."""
+
+    examples: Examples
+    """All of them."""
+    notices: tuple[str, ...]
+    made_from: str
+    """One hash of the files and of how they are read."""
+
+
+_at_hand: dict[Any, _Split] = {}
+"""Split, by what it was read from."""
+_folders: list[Callable[[str, str], Path]] = []
+
+
+@contextmanager
+def kept_in(folder_of: Callable[[str, str], Path]) -> Iterator[None]:
+    """Inside the `with`, what was kept of a split is looked for in the folder of its task and split."""
+    _folders.append(folder_of)
+    try:
+        yield
+    finally:
+        _folders.pop()
+
+
+def read_once(
+    task: Task, split: str, files: Sequence[Path | None], more: Any, read: Callable[[], Examples]
+) -> Examples:
+    """All examples of a split: at hand, kept, or read now.
+
+    Args:
+        task: as it is asked for, without classes that come from the data.
+        split: of the task.
+        files: that the split and its classes are read from; None = not on this machine.
+        more: what else decides how they are read, as JSON has it.
+        read: reads and checks them.
+
+    Raises:
+        UserError: as `read`.
+    """
+    paths = [path for path in dict.fromkeys(files) if path is not None]
+    if None in files or not any(map(is_large, paths)):
+        return read()
+    is_sample = any(map(is_sampled, paths))
+    key = (is_sample, task, split, json.dumps(more), *map(_identity, paths))
+    found = _at_hand.pop(key, None)
+    if found is None and is_sample:
+        found = _Split(read(), (), "")
+    if found is None:
+        how = {name: getattr(task, name) for name in _HOW_READ} | {"official": dict(task.official)}
+        described = [FORMAT, split, more, how, [atomic.sha256(path) for path in paths], [path.suffix for path in paths]]
+        made_from = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+        found = _kept(task, split, made_from)
+        if found is None:
+            with recorded() as lines:
+                examples = read()
+                found = _Split(examples, tuple(lines), made_from)
+    repeat(found.notices)
+    _at_hand[key] = found
+    for oldest in [*_at_hand][:-MOST]:
+        del _at_hand[oldest]
+    return found.examples
+
+
+def forget() -> None:
+    """Have nothing at hand any more."""
+    _at_hand.clear()
+
+
+def _identity(path: Path) -> tuple[Any, ...]:
+    """What differs when a file was written or replaced: no program can set when its status changed last (ctime)."""
+    status = path.stat()
+    return path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _kept(task: Task, split: str, made_from: str) -> _Split | None:
+    """What is kept of a split, if it was made from this."""
+    for folder_of in reversed(_folders):
+        folder = folder_of(task.name, split)
+        if not atomic.is_finished(folder):
+            continue
+        try:
+            manifest = atomic.read_manifest(folder)
+            if manifest["made_from"] != made_from:
+                continue
+            named = dataclasses.replace(task, labels=tuple(manifest["labels"]))
+            examples = Examples(named, split, _columns_of(named, folder), manifest["total"])
+            return _Split(examples, tuple(manifest["notices"]), made_from)
+        except (UserError, LookupError, TypeError, pa.ArrowException) as error:
+            notice(str(folder), f"damaged ({type(error).__name__}): the rows are read from their file again")
+    return None
+
+
+def _columns_of(task: Task, folder: Path) -> Columns:
+    with (folder / FILE).open("rb") as stream:
+        table = mapped(stream)
+    return {name: Column(table[name], form=_form(task, name)) for name in table.column_names}
+
+
+def keep(tasks: Collection[str]) -> None:
+    """Keep the splits of one's own tasks that are at hand in the folder of `kept_in`, those that are not there yet.
+
+    Args:
+        tasks: names of those that are kept.
+
+    Raises:
+        DiskError: the disk is full or failing.
+    """
+    newest = {(found.examples.task.name, found.examples.split): found for found in _at_hand.values()}
+    for (name, split), found in newest.items():
+        task, folder = found.examples.task, _folders[-1](name, split)
+        if name not in tasks or not task.files or not found.made_from:
+            continue
+        if (
+            atomic.is_finished(folder)
+            and atomic.read_manifest(folder, verify=False).get("made_from") == found.made_from
+        ):
+            continue
+        schema = pa.schema([(column, _type(task, column)) for column in found.examples.columns])
+        facts = {
+            "made_from": found.made_from,
+            "labels": task.labels,
+            "notices": found.notices,
+            "total": found.examples.total,
+        }
+        with atomic.unfinished(folder, **facts) as begun, pa.ipc.new_file(str(begun / FILE), schema) as writer:
+            for batch in _batches(found.examples.columns, schema):
+                writer.write_batch(batch)
+        found.examples = found.examples.lying_in(_columns_of(task, folder))
+
+
+def _batches(columns: Columns, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for begin in range(0, len(next(iter(columns.values()))), VALUES_AT_ONCE):
+        part = slice(begin, begin + VALUES_AT_ONCE)
+        yield pa.record_batch([pa.array([*columns[field.name][part]], field.type) for field in schema], schema)
+
+
+def as_columns(task: Task, columns: Columns) -> Columns:
+    """The columns of `Examples` of many rows as Arrow's: Python's take several times the memory.
+
+    Args:
+        task: with its classes.
+        columns: of any sequences.
+    """
+    return {name: _as_column(task, name, values) for name, values in columns.items()}
+
+
+def _as_column(task: Task, name: str, values: Sequence[Any]) -> Column:
+    if isinstance(values, Column):
+        return values
+    kind = _type(task, name)
+    if isinstance(values, range):
+        return Column(pa.chunked_array([pa.array(np.arange(values.start, values.stop))]))
+    parts = (values[begin : begin + VALUES_AT_ONCE] for begin in range(0, len(values), VALUES_AT_ONCE))
+    return Column(pa.chunked_array([pa.array(part, kind) for part in parts], kind), form=_form(task, name))
+
+
+def _type(task: Task, column: str) -> pa.DataType:
+    """The type of a column of `Examples`."""
+    if column == "idx":
+        return pa.int64()
+    if column == WORDS:
+        return pa.list_(pa.list_(pa.int64()))
+    if column == "answers":
+        return pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int64()))])
+    if column != "label":
+        return pa.string()
+    of_kind = {"classification": pa.int64(), "regression": pa.float64()}
+    return of_kind.get(task.kind, pa.list_(pa.int64()))
+
+
+def _form(task: Task, column: str) -> Callable[[Any], Any] | None:
+    """What a value of a column becomes in `Examples`, where it is not what Arrow gives."""
+    if column == WORDS:
+        return lambda words: tuple(map(tuple, words))
+    return tuple if column == "label" and task.kind in ("multi-label", "token-classification") else None

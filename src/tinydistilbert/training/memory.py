@@ -1,0 +1,54 @@
+"""How much memory is free for a training, and micro-batches that fit into a share of it from the first step on."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+
+from tinydistilbert.training.cores import group_folders
+
+SHARE = 0.8
+"""Of the memory that is free when a training begins, what it plans with: an estimate is no measurement, and other
+programs need some too."""
+OPTIMIZER_BYTES = 12
+"""Of a parameter that is trained: its gradient and AdamW's two moments, beside the weight that is there already."""
+_LIMITS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Files of a control group of version 2 and 1, and the line of `memory.stat` with what can be dropped at once."""
+
+
+def free_bytes(device: torch.device) -> float:
+    """Bytes that this process can still take on the device; of a CPU, its share where a launcher started several."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + cached)
+    groups = [free for folder in group_folders("memory") if (free := _free_in(folder)) is not None]
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return max(0.0, min([float(psutil.virtual_memory().available), *groups])) / beside
+
+
+def _free_in(folder: Path) -> float | None:
+    """What a control group may still take; None where it has no limit."""
+    for limit, used, droppable in _LIMITS:
+        try:
+            lines = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            taken = int((folder / used).read_text()) - int(lines.get(droppable, 0))
+            return float(int((folder / limit).read_text()) - taken)
+        except (OSError, ValueError):  # not there, or `max`
+            continue
+    return None
+
+
+def splits_that_fit(memory: Callable[[int], float], most: int, budget: float) -> int:
+    """How often micro-batches have to be halved to fit, at most `most` times.
+
+    Args:
+        memory: bytes that a step takes after so many halvings.
+        most: how often they can be halved.
+        budget: bytes that there are.
+    """
+    return next((splits for splits in range(most) if memory(splits) <= budget), most)
