@@ -1,12 +1,9 @@
 """`sweep` as a user calls it: trials that are runs, killed and gone on with, and the mistakes in a space."""
 
 import json
-import os
 import signal
 import sqlite3
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.forks import Forks
 from tinydistilbert import progress, results
 from tinydistilbert.cli.main import main
 from tinydistilbert.errors import UserError
@@ -99,19 +97,13 @@ def test_trials_are_runs_that_are_compared_on_held_out_examples(
     assert "another space" in capsys.readouterr().err
 
 
-def test_a_killed_process_leaves_a_trial_that_another_finishes(recipe_file: Path) -> None:
+def test_a_killed_process_leaves_a_trial_that_another_finishes(recipe_file: Path, forks: Forks, tmp_path: Path) -> None:
     output = recipe_file.parent / "swept"
-    command = [sys.executable, "-m", "tinydistilbert", *arguments(recipe_file, "--trials", "2")]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
-    try:
-        deadline = time.monotonic() + 240
-        while not (output / "trials" / "0000" / "recipe.toml").exists() and first.poll() is None:
-            assert time.monotonic() < deadline, "no trial was begun"
-            time.sleep(0.05)
-        first.send_signal(signal.SIGKILL)
-    finally:
-        first.kill()
-        first.wait()
+    child = forks.start("main", {"arguments": arguments(recipe_file, "--trials", "2")})
+    begun = output / "trials" / "0000" / "recipe.toml"
+    assert child.wait_until(lambda _: begun.exists()), f"no trial was begun: {child.err()}"
+    child.send(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, child.err()
     assert states(output) == ["RUNNING"]
     assert call(*arguments(recipe_file, "--trials", "2", "--quiet")) == 0
     assert states(output) == ["COMPLETE", "COMPLETE"]
