@@ -392,6 +392,7 @@ def _serve() -> None:
     # What every child would do first, and take long over: its first figure, and the table of transformers' old names.
     figures.loss_curves([{"step": 1, "loss": 1.0}], "")
     conversion_mapping.get_checkpoint_conversion_mapping("bert")
+    begun: set[int] = set()
     ended: dict[int, int] = {}
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -404,6 +405,7 @@ def _serve() -> None:
             if pid == 0:
                 answers.close()
                 _be_child(request)
+            begun.add(pid)
             ended.pop(pid, None)  # thousands of processes later numbers come again
             answer["pid"] = pid
         elif request["do"] == "poll":
@@ -419,6 +421,8 @@ def _serve() -> None:
                     importlib.import_module(name)
         answers.write(f"{json.dumps(answer)}\n")
         answers.flush()
+    for pid in begun - ended.keys():  # whose tests have failed; not buried, so the numbers are still theirs
+        os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
