@@ -1,4 +1,4 @@
-"""What size costs: tables of corpus, processes and rows, in processor seconds and private memory.
+"""What size costs: tables of corpus, processes, rows and ranks, in processor seconds and private memory.
 
 Processor seconds are those of a process and all that it started, which hardly depend on what else runs on the machine;
 seconds on the clock stand beside them. Memory is what belongs to these processes alone, all together, at its highest.
@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import common
 import psutil
+import rank_scaling
 from corpus_scaling import write_corpus
 
 from tinydistilbert.benchmark.turns import table
@@ -187,6 +188,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=int, nargs="*", default=list(MEGABYTES), help="of text")
     parser.add_argument("--jobs", type=int, nargs="+", default=list(JOBS), help="processes")
     parser.add_argument("--rows", type=int, nargs="*", default=list(ROWS), help="of a CSV")
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2], help="processes that share a training")
+    parser.add_argument("--batch-size", type=int, default=16, help="blocks in a micro-batch of such a training")
     parser.add_argument("--model", default="offline", help="that is fine-tuned on them")
     parser.add_argument("--output", type=Path, default=common.RESULTS / "scaling.jsonl")
     return parser.parse_args()
@@ -232,9 +235,24 @@ def main() -> None:
                 of_rows.append([f"{count:,}", what, *(f"{value:,.1f}" for value in asdict(start).values())])
                 facts = {"benchmark": "scaling", "table": "start", "rows": count, "to": what}
                 common.append(chosen.output, [facts | asdict(start)])
-    print(_shown("way|megabytes|processes", of_text))
-    print()
-    print(table(("rows", "to", "processor seconds", "seconds", "peak MiB"), of_rows))
+        of_ranks: list[list[str]] = []
+        if chosen.ranks:
+            text, scratch = Path(temporary) / "text-of-ranks", Path(temporary) / "of-ranks"
+            write_corpus(text, documents, held_out, rank_scaling.CHARACTERS)
+            for precision in rank_scaling.precisions():
+                for world in chosen.ranks:
+                    found = rank_scaling.measure_ranks(
+                        world, text, scratch, chosen.teacher, chosen.batch_size, precision
+                    )
+                    of_ranks.append([precision, str(world), *rank_scaling.cells(found, world)])
+                    facts = {"benchmark": "scaling", "table": "ranks", "ranks": world, "precision": precision}
+                    common.append(chosen.output, [{**facts, "batch_size": chosen.batch_size, **asdict(found)}])
+    if of_text:
+        print(_shown("way|megabytes|processes", of_text) + "\n")
+    if of_rows:
+        print(table(("rows", "to", "processor seconds", "seconds", "peak MiB"), of_rows) + "\n")
+    if of_ranks:
+        print(table(("precision", "processes", *rank_scaling.HEAD), of_ranks))
 
 
 if __name__ == "__main__":

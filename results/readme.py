@@ -17,6 +17,7 @@ import picture
 import replication_ladder
 import replication_page
 import scale_page
+import training_speed
 
 import tinydistilbert
 from tinydistilbert import results
@@ -33,18 +34,6 @@ from tinydistilbert.tasks import TASKS, glue, imdb
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
-THROUGHPUT = ROOT / "benchmarks" / "results" / "distill_throughput.jsonl"
-FINETUNE = ROOT / "benchmarks" / "results" / "finetune_throughput.jsonl"
-WAYS = {
-    "notebook": ("TinyDistilBERT’s notebook", "everywhere, padding too", "ours_all"),
-    "authors_all": ("DistilBERT’s authors", "every token", "ours_all"),
-    "ours_all": ("ours", "every token", ""),
-    "authors_masked": ("DistilBERT’s authors", "masked tokens", "ours_masked"),
-    "ours_masked": ("ours", "masked tokens", ""),
-    "ours_cached": ("ours, teacher cached", "masked tokens", ""),
-}
-"""Ways of the benchmark: who, where the KL is taken, and our way that theirs is compared with."""
-PAIRS = {"bert-base": "BERT-base → 6 layers", "offline": "offline teacher → 3 layers"}
 TABLES: tuple[tuple[str, Callable[[Sequence[Measurement]], Table]], ...] = (
     ("small-glue", functools.partial(score_table, glue.TABLE)), ("small-glue", pretraining_table),
     ("squad", functools.partial(score_table, imdb.TABLE)), ("table3", speed_table),
@@ -64,12 +53,6 @@ MUTANTS, SURVIVORS = RESULTS / "mutants.json", RESULTS / "survivors.toml"
 FAULT_KEYS = ("goal", "tier", "trials", "failures", "seconds", "commit", "date")
 COMPRESSED = ("table3", "squad-compressed")
 """Committed runs in which a model was compressed."""
-FINETUNE_WAYS = {
-    "padded": "transformers’ Trainer, padded to the maximum", "dynamic": "… padded to the longest of a random batch",
-    "grouped": "… of batches by length", "ours": "ours", "ours_no_attention_dropout": "ours, no attention dropout",
-}  # fmt: skip
-FINETUNE_MODELS = {"offline-student": "3 layers × 384", "distilbert": "DistilBERT"}
-FINETUNE_TASKS = {"sst2": "SST-2", "cola": "CoLA", "squad": "SQuAD"}
 
 
 def run_section() -> str:
@@ -87,64 +70,6 @@ def compression_section() -> str:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def finetune_section() -> str:
-    """The last measurement of each model and task: examples a second, and how many times as fast ours is."""
-    last = {(line["model"], line["task"], line.get("way", "ratios")): line for line in _lines(FINETUNE)}
-    columns = [(model, task) for model in FINETUNE_MODELS for task in FINETUNE_TASKS]
-    head = [f"{FINETUNE_MODELS[model]}, {FINETUNE_TASKS[task]}" for model, task in columns]
-    shown = ["| way | " + " | ".join(head) + " |", "| :-- |" + " --: |" * len(head)]
-    for way, title in FINETUNE_WAYS.items():
-        cells = [f"{last[*column, way]['examples_per_second']:.3g}" for column in columns]
-        shown.append(f"| {title} | " + " | ".join(cells) + " |")
-    for way in ("padded", "dynamic", "grouped"):
-        cells = [f"{last[*column, 'ratios'][way]:.2f} ×" for column in columns]
-        shown.append(f"| **ours against** {way} | " + " | ".join(cells) + " |")
-    facts, rounds = last["distilbert", "sst2", "ratios"], last["distilbert", "sst2", "ours"]["rounds"]
-    machine = facts["environment"]
-    shown += [
-        "",
-        f"Examples a second while training, batch 32 (SQuAD: 8 windows). {machine['cpu']}, {facts['threads']} threads, "
-        f"torch {machine['torch']}, transformers {machine['transformers']}; medians of {rounds} "
-        f"round{'s' * (rounds > 1)} in turns; the same dropout in all but the row that says so.",
-    ]
-    return "\n".join(shown) + "\n"
-
-
-def throughput_section() -> str:
-    """The last whole measurement of each pair."""
-    last: dict[tuple[str, str], dict[str, Any]] = {
-        (line["pair"], line.get("way", "ratios")): line for line in _lines(THROUGHPUT) if not line["quick"]
-    }
-    head = "".join(f" {title}, tokens/s | peak MiB |" for title in PAIRS.values())
-    shown = [f"| way | KL |{head}", "| :-- | :-- |" + " --: | --: |" * len(PAIRS)]
-    for way, (who, where, _) in WAYS.items():
-        cells = [last[pair, way] for pair in PAIRS]
-        shown.append(
-            f"| {who} | {where} |"
-            + "".join(f" {cell['tokens_per_second']:,.0f} | {cell['peak_mib']:,.0f} |" for cell in cells)
-        )
-    names = {
-        "notebook": "the notebook’s way",
-        "authors_all": "the authors’, every token",
-        "authors_masked": "the authors’, masked tokens",
-        "cached_masked": "the authors’, masked tokens, with our teacher cached",
-    }
-    for name, title in names.items():
-        ratios = "".join(f" {last[pair, 'ratios'][name]:.2f} × | |" for pair in PAIRS)
-        shown.append(f"| **ours against** {title} | |{ratios}")
-    facts = last["bert-base", "ratios"]
-    machine = facts["environment"]
-    shares = ", ".join(f"{100 * last[pair, 'ratios']['peak_share']:.0f} % ({title})" for pair, title in PAIRS.items())
-    shown += [
-        "",
-        f"Share of the machine’s matrix-multiply rate ({facts['matrix_rate'] / 1e9:,.0f} GFLOP/s) that useful "
-        f"arithmetic reaches, KL at masked tokens: {shares}. {machine['cpu']}, {facts['threads']} threads, torch "
-        f"{machine['torch']}; "
-        f"medians of {last['bert-base', 'ours_masked']['rounds']} rounds in turns; dropout 0.1 in all.",
-    ]
-    return "\n".join(shown) + "\n"
 
 
 def _in_words(value: Any) -> str:
@@ -344,7 +269,8 @@ def _function_in_markdown(name: str, function: Callable[..., Any]) -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"picture": picture.caption_section, "numbers": picture.numbers_section},
     "docs/results.md": {
-        "results": run_section, "throughput": throughput_section, "fine-tuning": finetune_section,
+        "results": run_section, "throughput": training_speed.distillation_section,
+        "fine-tuning": training_speed.finetuning_section,
         "compression": compression_section,
     },
     "benchmarks/README.md": {"gpu": gpu_section},

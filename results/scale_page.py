@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training_speed import distillation_lines
+
 from tinydistilbert.progress import size_in_words
 from tinydistilbert.recipe.schema import Distill
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALING = ROOT / "benchmarks" / "results" / "scaling.jsonl"
-ON_CPU = ROOT / "benchmarks" / "results" / "distill_throughput.jsonl"
 ON_GPU = ROOT / "results" / "gpu" / "measured.jsonl"
 WORDS = 3_300_000_000
 """Of Wikipedia and BookCorpus, on which BERT (Devlin et al. 2019) and DistilBERT were trained."""
@@ -49,13 +50,12 @@ class Rates:
         )
         on_gpu = {row["what"]: row for row in _lines(ON_GPU) if row["measure"] == "distill"}
         masked, all_of_them = (on_gpu[f"bert-base, 256 blocks, KL {which}"] for which in ("masked", "all"))
-        on_cpu = {row.get("way"): row for row in _lines(ON_CPU) if row["pair"] == "bert-base"}
+        on_cpu = {which: distillation_lines()["bert-base", "fp32", f"ours_{which}"] for which in ("masked", "all")}
         return cls(
             text["tokens"] / text["words"], text["bytes"] / text["words"],
             largest["tokens"] / largest["processor_seconds"],
             {"masked": masked["value"], "all": all_of_them["value"]}, masked["device"],
-            {which: on_cpu[f"ours_{which}"]["tokens_per_second"] for which in ("masked", "all")},
-            on_cpu["ours_masked"]["threads"],
+            {which: line["tokens_per_second"] for which, line in on_cpu.items()}, on_cpu["masked"]["threads"],
         )  # fmt: skip
 
 
@@ -100,20 +100,46 @@ def time_section() -> str:
             f"Rates: {rates.tokens_per_word:.2f} tokens and {rates.bytes_per_word:.1f} bytes a word; "
             f"{rates.prepared:,.0f} tokens a processor second in `prepare`; BERT-base to six layers "
             f"{rates.gpu['masked']:,.0f} useful tokens/s (KL at all positions: {rates.gpu['all']:,.0f}) on one "
-            f"{rates.device}, {rates.cpu['masked']:,.0f} ({rates.cpu['all']:,.0f}) on {rates.cores} cores of a Xeon. "
-            f"{epochs:g} epochs, blocks of {BLOCK} tokens of {BYTES_OF_TOKEN} bytes. More devices than one are taken "
-            f"as that many times as fast, which was not measured and is a bound; a CPU node has {CORES_OF_NODE} cores.",
+            f"{rates.device}, {rates.cpu['masked']:,.0f} ({rates.cpu['all']:,.0f}) in fp32 on {rates.cores} cores of a "
+            f"Xeon. {epochs:g} epochs, blocks of {BLOCK} tokens of {BYTES_OF_TOKEN} bytes. More devices than one are "
+            f"taken as that many times as fast, which was not measured and is a bound; a CPU node has "
+            f"{CORES_OF_NODE} cores.",
             "", *_table(head, map(row, (1, 10, 100, 1000))), "",
             "What it costs is the hours times the devices times their price.", "",
         ]
     )  # fmt: skip
 
 
+def _ranks(rows: list[dict[str, Any]]) -> list[str]:
+    """What it costs that processes share a step."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        first = [row["precision"], f"{row['ranks']}", f"{row['tokens'] / row['seconds']:,.0f}"]
+        first.append(f"{row['processor_seconds']:.2f}")
+        if row["ranks"] == 1:
+            return [*first, *[""] * 5]
+        of_processor = row["sum_processor_seconds"] / row["processor_seconds"]
+        of_clock = row["sum_alone_seconds"] / row["seconds"]
+        sizes = (f"{row[name] / 1e6:.1f}" for name in ("message_bytes", "embedding_bytes", "sent_bytes"))
+        return [*first, f"{of_processor:.1%}", f"{of_clock:.1%}", *sizes]
+
+    head = (
+        "a step of distillation", "processes", "tokens/s on the clock", "processor seconds, of all",
+        "the sum's share of them", "share of the clock", "MB summed", "of them the word embedding", "MB sent by each",
+    )  # fmt: skip
+    about = (
+        f"Processes of one thread each share a step of {rows[-1]['tokens']:,.0f} tokens of the offline pair (three "
+        "layers of six of a MiniLM), over gloo on the loopback interface. The share of the clock is that of a sum by "
+        "itself."
+    )
+    return [about, "", *_table(head, map(cells, rows))]
+
+
 def measured_section() -> str:
     """The tables of benchmarks/scaling.py."""
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in _lines(SCALING):
-        last[(row["table"], *map(row.get, ("way", "megabytes", "jobs", "rows", "to")))] = row
+        last[(row["table"], *map(row.get, ("way", "megabytes", "jobs", "rows", "to", "ranks", "precision")))] = row
     of_text = [row for row in last.values() if row["table"] == "corpus"]
     of_rows = [row for row in last.values() if row["table"] == "start"]
 
@@ -133,7 +159,7 @@ def measured_section() -> str:
         [
             f"`benchmarks/scaling.py`, {dates[-1]}, {of_text[0]['environment']['cpu']}. Memory is private to the "
             "processes and beyond what they had before (Python, torch, a teacher). The machine did other work, so "
-            "there are no seconds of a clock.",
+            "there are no seconds of a clock but for the processes that share a training.",
             "",
             *_table(
                 ("text", "MB", "processes", *cells),
@@ -143,6 +169,8 @@ def measured_section() -> str:
             "Rows: the whole process with Python, torch and the model, less mapped files, which can be taken back.",
             "",
             *_table(of_csv, map(start, of_rows)),
+            "",
+            *_ranks([row for row in last.values() if row["table"] == "ranks"]),
             "",
         ]
     )

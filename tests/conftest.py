@@ -16,6 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 from tests import quick
+from tests.faults.forks import Forks
 from tests.shapes import check_shapes
 
 if TYPE_CHECKING:  # the process that only hands out the tests to others imports no library of the package
@@ -81,3 +82,11 @@ def quick_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("TINYDISTILBERT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))  # never the user's
         quick.apply(patch.setattr)
         yield
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A process that has imported everything and forks a child for each trial: `forks.Forks`."""
+    server = Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.end()

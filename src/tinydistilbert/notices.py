@@ -7,6 +7,7 @@ from contextlib import contextmanager
 _logger = logging.getLogger(__name__)
 _given: dict[str, None] = {}
 _recorded: list[dict[str, None]] = []
+_marks: list[str] = []
 
 
 def notice(where: str, text: str) -> None:
@@ -19,7 +20,7 @@ def notice(where: str, text: str) -> None:
         where: the file, line or column.
         text: what was done, with counts, and how to have it otherwise.
     """
-    repeat([" ".join(f"{where}: {text}".split())])
+    repeat([" ".join(f"{where}: {' '.join(_marks)} {text}".split())])
 
 
 def repeat(lines: Iterable[str]) -> None:
@@ -39,6 +40,16 @@ def _say(line: str) -> None:
 def all_notices() -> tuple[str, ...]:
     """The lines since `begin`, in their order."""
     return tuple(_given)
+
+
+@contextmanager
+def marked(words: str) -> Iterator[None]:
+    """Puts words before every text of the body."""
+    _marks.append(words)
+    try:
+        yield
+    finally:
+        _marks.pop()
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from tests.faults.forks import Forks
 from tinydistilbert.storage import atomic
 
 TIER = os.environ.get("FAULTS", "quick")
@@ -88,11 +87,3 @@ def trials() -> Callable[..., Any]:
         assert not found.failures, f"{len(found.failures)} of {found.count} trials failed; the first:\n{shown}"
 
     return begun
-
-
-@pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """A process that has imported everything and forks a child for each trial: `forks.Forks`."""
-    server = Forks(tmp_path_factory.mktemp("forks"))
-    yield server
-    server.end()

@@ -72,12 +72,13 @@ class Child:
 
     def wait_until(self, condition: Callable[[Board], bool]) -> bool:
         """Wait for something on the board; False when the child has ended before."""
-        deadline = time.monotonic() + PATIENCE
+        deadline, count = time.monotonic() + PATIENCE, 0
         while not condition(self.board):
-            if self.board["over"] or self.status() is not None:
+            if self.board["over"] or (count % 20 == 0 and self.status() is not None):
                 return condition(self.board)
             assert time.monotonic() < deadline, f"process {self.pid} hangs: {self.err()}"
             time.sleep(0.001)
+            count += 1
         return True
 
     def send(self, number: signal.Signals) -> None:
@@ -116,15 +117,15 @@ class Forks:
         return json.loads(answer)
 
     def start(
-        self, task: str, arguments: dict[str, Any], *, cache: Path, environment: dict[str, str] | None = None,
-        **wishes: Any,
+        self, task: str, arguments: dict[str, Any], *, cache: Path | None = None,
+        environment: dict[str, str] | None = None, **wishes: Any,
     ) -> Child:  # fmt: skip
         """Start a child.
 
         Args:
             task: a name in `TASKS`.
             arguments: of it.
-            cache: the cache folder that it uses.
+            cache: the cache folder that it uses; by default that of the tests.
             environment: further variables.
             wishes: what `_Child` does beside the task.
         """
@@ -133,8 +134,8 @@ class Forks:
         folder.mkdir()
         board = Board(folder / "board")
         request = {
-            "task": task, "arguments": arguments, "cache": str(cache), "folder": str(folder), "wishes": wishes,
-            "environment": environment or {},
+            "task": task, "arguments": arguments, "cache": str(cache or os.environ["TINYDISTILBERT_CACHE"]),
+            "folder": str(folder), "wishes": wishes, "environment": environment or {},
         }  # fmt: skip
         return Child(self.ask(do="start", **request)["pid"], board, folder, self)
 
@@ -391,6 +392,7 @@ def _serve() -> None:
     # What every child would do first, and take long over: its first figure, and the table of transformers' old names.
     figures.loss_curves([{"step": 1, "loss": 1.0}], "")
     conversion_mapping.get_checkpoint_conversion_mapping("bert")
+    begun: set[int] = set()
     ended: dict[int, int] = {}
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -403,6 +405,7 @@ def _serve() -> None:
             if pid == 0:
                 answers.close()
                 _be_child(request)
+            begun.add(pid)
             ended.pop(pid, None)  # thousands of processes later numbers come again
             answer["pid"] = pid
         elif request["do"] == "poll":
@@ -418,6 +421,8 @@ def _serve() -> None:
                     importlib.import_module(name)
         answers.write(f"{json.dumps(answer)}\n")
         answers.flush()
+    for pid in begun - ended.keys():  # whose tests have failed; not buried, so the numbers are still theirs
+        os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from tests.faults import tiny_runs
+from tests.faults.forks import Forks
 
 GOAL = "determinism: same recipe, same machine, same hash"
 STEPS = 12
@@ -30,10 +31,13 @@ def replicated(recipe: Path, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def test_two_processes_make_the_same_models_and_logs(
-    tokenizer: PreTrainedTokenizerFast, trials: Callable[..., Any], tmp_path: Path
+    forks: Forks, tokenizer: PreTrainedTokenizerFast, trials: Callable[..., Any], tmp_path: Path
 ) -> None:
     recipe = tiny_runs.Inputs(tmp_path / "inputs", tokenizer).recipe("tiny", minutes=60.0)
-    first = replicated(recipe, tmp_path, 0)
+    cache, run = tmp_path / "cache-0", tmp_path / "run-0"
+    child = forks.start("main", {"arguments": ["evaluate", str(recipe), "--output", str(run)]}, cache=cache)
+    assert child.wait() == 0, child.err()
+    first = {**tiny_runs.outcome(run), **tiny_runs.outcome(cache)}
     models = [name for name in first if name.endswith("model.safetensors")]
     logs = [name for name in first if name.endswith("log.jsonl")]
     assert (len(models), len(logs)) == (4, 5), "teacher, student, and three models of the task, one without its weights"

@@ -4,13 +4,11 @@ import json
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.faults.forks import Forks
 from tinydistilbert import results
 from tinydistilbert.cli.main import main
 from tinydistilbert.results import Measurement
@@ -107,29 +105,25 @@ def test_rows_run_once_are_skipped_afterwards_and_added_ones_alone_are_run(
     assert (output / "rows" / "layers-first" / "seed-0" / "student").is_dir()
 
 
-def test_killed_and_called_again_it_goes_on(recipe_file: Path, tmp_path: Path) -> None:
+def test_killed_and_called_again_it_goes_on(recipe_file: Path, tmp_path: Path, forks: Forks) -> None:
     output = tmp_path / "study"
     recipe_file.write_text(recipe_file.read_text().replace("[0, 3]", "[3]"))
-    command = [sys.executable, "-m", "tinydistilbert", "ablate", str(recipe_file), "--output", str(output)]
-    command += ["--distill.max_steps", "60"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["ablate", str(recipe_file), "--output", str(output), "--distill.max_steps", "60"]
+    child = forks.start("main", {"arguments": command})
     log = output / "rows" / "rate-30" / "seed-3" / "student.partial" / "log.jsonl"
-    deadline = time.monotonic() + 300
-    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=60)
-    assert process.returncode == -signal.SIGKILL, "killed in the second row"
+    child.wait_until(lambda _: log.exists() and log.stat().st_size)
+    child.send(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, f"killed in the second row: {child.err()}"
     early = (output / "ablation.md").read_text()
     waiting = next(line for line in early.splitlines() if line.startswith("| rate 30 %"))
     assert set(waiting.replace(" ", "").split("|")[2:-1]) == {"–"}
     finished = times(output / "rows" / "baseline" / "seed-3")
-    assert call(*command[3:]) == 0
+    assert call(*command) == 0
     assert times(output / "rows" / "baseline" / "seed-3") == finished
     resumed = results.read(output / "results.jsonl")
     assert [m.seed for m in of(resumed, "rate 30 %", "kl")] == [3]
     shutil.rmtree(output / "rows" / "rate-30")
-    assert call(*command[3:]) == 0
+    assert call(*command) == 0
     again = results.read(output / "results.jsonl")
     assert [(m.model, m.metric, m.value) for m in again] == [(m.model, m.metric, m.value) for m in resumed]
 

@@ -2,16 +2,15 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 import tinydistilbert as td
+from tests.faults.forks import Forks
 from tinydistilbert import results
 from tinydistilbert.errors import UserError
 from tinydistilbert.results import Measurement
@@ -61,24 +60,6 @@ def wait_for(what: Callable[[], object], seconds: float = 500) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start the command line in another process."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str | Path) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "tinydistilbert", *map(str, arguments)]
-        begun.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-        return begun[-1]
-
-    yield start
-    for process in begun:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
 def test_task_models_side_by_side_are_those_of_one_process(recipe_file: Path, tmp_path: Path, call: Call) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     keep = ("--finetune.keep", "all", "--threads", "1", "--finetune.seeds", "1")
@@ -125,11 +106,11 @@ def given_model(recipe_file: Path, teacher: Path) -> tuple[str | Path, ...]:
 
 
 def test_one_that_is_killed_is_run_again_and_one_that_dies_twice_is_a_line_of_the_report(
-    given_model: tuple[str | Path, ...], tmp_path: Path, call: Call, begin: Callable[..., "subprocess.Popen[str]"]
+    given_model: tuple[str | Path, ...], tmp_path: Path, call: Call, forks: Forks
 ) -> None:
     output = tmp_path / "run"
     arguments = (*given_model, "--output", output, "--finetune.epochs", "8")
-    study = begin(*arguments)
+    study = forks.start("main", {"arguments": [*map(str, arguments)]})
     times = {"adjacency/model/seed-0": 1, "adjacency/model/seed-1": 2}
     killed = dict.fromkeys(times, 0)
 
@@ -141,12 +122,12 @@ def test_one_that_is_killed_is_run_again_and_one_that_dies_twice_is_a_line_of_th
                 process.kill()
                 process.wait(60)
                 killed[part] += 1
-        return study.poll() is not None
+        return study.status() is not None
 
     wait_for(kill)
-    printed = study.communicate()[0]
+    printed = study.out() + study.err()
     assert killed == times, printed
-    assert study.returncode == 1
+    assert study.wait() == 1
     assert printed.count("killed by SIGKILL; once more") == 2
     failure = "model on Adjacency, seed 1: failed, killed by SIGKILL, twice"
     assert failure in printed and failure in (output / "report.html").read_text()
@@ -161,22 +142,22 @@ def test_one_that_is_killed_is_run_again_and_one_that_dies_twice_is_a_line_of_th
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_stays_when_the_study_is_stopped_or_killed(
-    given_model: tuple[str | Path, ...], tmp_path: Path, begin: Callable[..., "subprocess.Popen[str]"],
-    number: signal.Signals,
-) -> None:  # fmt: skip
+    given_model: tuple[str | Path, ...], tmp_path: Path, forks: Forks, number: signal.Signals
+) -> None:
     output = tmp_path / "run"
-    study = begin(*given_model, "--output", output, "--finetune.epochs", "2000")
+    arguments = [*given_model, "--output", output, "--finetune.epochs", "2000"]
+    study = forks.start("main", {"arguments": [*map(str, arguments)]})
     models = [output / "tasks" / "adjacency" / "model" / f"seed-{seed}" / "model.partial" for seed in (0, 1)]
 
     def are_training() -> bool:
-        assert study.poll() is None, study.communicate()[0]
+        assert study.status() is None, study.err()
         return all((model / "log.jsonl").exists() and (model / "log.jsonl").stat().st_size for model in models)
 
     wait_for(are_training)
     at_work = children_of(output)
     assert len(at_work) == 2
-    study.send_signal(number)
-    assert study.wait(150) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    study.send(number)
+    assert study.wait() == (130 if number == signal.SIGINT else -signal.SIGKILL)
     assert psutil.wait_procs(at_work, 60)[1] == []
     assert all((model / "checkpoints").is_dir() for model in models), "each has saved what it had"
 

@@ -3,9 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, pipeline
 
 from tests import tiny
+from tests.faults.forks import Forks
 from tinydistilbert import results
 from tinydistilbert.storage import atomic
 
@@ -85,31 +83,22 @@ def test_replicate_makes_everything_and_a_second_run_nothing(recipe_file: Path, 
     assert code == 2 and "objective.kl = 5.0 (here 3.0)" in err
 
 
-def test_interrupted_and_run_again_it_ends_the_same(recipe_file: Path, tmp_path: Path, call: Call) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tinydistilbert",
-        "distill",
-        str(recipe_file),
-        "--distill.max_steps",
-        "80",
-    ]
+def test_interrupted_and_run_again_it_ends_the_same(
+    recipe_file: Path, tmp_path: Path, call: Call, forks: Forks
+) -> None:
+    command = ["distill", str(recipe_file), "--distill.max_steps", "80"]
     weights = []
     for name, interrupt in (("whole", False), ("stopped", True)):
         run = tmp_path / name
         if interrupt:
-            process = subprocess.Popen([*command, "--output", str(run)], stderr=subprocess.PIPE, text=True)
+            child = forks.start("main", {"arguments": [*command, "--output", str(run)]})
             log = run / "student.partial" / "log.jsonl"
-            deadline = time.monotonic() + 120
-            while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=120)
-            assert process.returncode == 130, err
-            assert "the same command goes on from there" in err
+            child.wait_until(lambda _, log=log: log.exists() and log.stat().st_size)
+            child.send(signal.SIGINT)
+            assert child.wait() == 130, child.err()
+            assert "the same command goes on from there" in child.err()
             assert list((run / "student.partial" / "checkpoints").glob("step-*"))
-        code, out, err = call(*command[3:], "--output", run)
+        code, out, err = call(*command, "--output", run)
         assert code == 0, err
         assert ("finished before, skipped" in out) == interrupt
         weights.append(

@@ -1,22 +1,26 @@
 """`sweep` as a user calls it: trials that are runs, killed and gone on with, and the mistakes in a space."""
 
 import json
-import os
 import signal
-import subprocess
+import sqlite3
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.faults.forks import Forks
 from tinydistilbert import progress, results
 from tinydistilbert.cli.main import main
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe import toml
+from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tuning import run as sweeping
 from tinydistilbert.tuning.space import Space
+from tinydistilbert.tuning.study import SweepSetup, sweep_of
 
 optuna = pytest.importorskip("optuna", reason="optuna (extra sweep) is not installed")
 pytestmark = pytest.mark.long
@@ -93,19 +97,13 @@ def test_trials_are_runs_that_are_compared_on_held_out_examples(
     assert "another space" in capsys.readouterr().err
 
 
-def test_a_killed_process_leaves_a_trial_that_another_finishes(recipe_file: Path) -> None:
+def test_a_killed_process_leaves_a_trial_that_another_finishes(recipe_file: Path, forks: Forks, tmp_path: Path) -> None:
     output = recipe_file.parent / "swept"
-    command = [sys.executable, "-m", "tinydistilbert", *arguments(recipe_file, "--trials", "2")]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
-    try:
-        deadline = time.monotonic() + 240
-        while not (output / "trials" / "0000" / "recipe.toml").exists() and first.poll() is None:
-            assert time.monotonic() < deadline, "no trial was begun"
-            time.sleep(0.05)
-        first.send_signal(signal.SIGKILL)
-    finally:
-        first.kill()
-        first.wait()
+    child = forks.start("main", {"arguments": arguments(recipe_file, "--trials", "2")})
+    begun = output / "trials" / "0000" / "recipe.toml"
+    assert child.wait_until(lambda _: begun.exists()), f"no trial was begun: {child.err()}"
+    child.send(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, child.err()
     assert states(output) == ["RUNNING"]
     assert call(*arguments(recipe_file, "--trials", "2", "--quiet")) == 0
     assert states(output) == ["COMPLETE", "COMPLETE"]
@@ -178,6 +176,59 @@ def test_a_storage_that_is_none(recipe_file: Path, capsys: pytest.CaptureFixture
     storage = f"sqlite:///{recipe_file.parent / 'no.db'}"
     assert call(*arguments(recipe_file, "--storage", storage)) == 2
     assert "storage" in capsys.readouterr().err
+
+
+@contextmanager
+def held(storage: Path) -> Iterator[str]:
+    """A data base that another program has for itself; its URL."""
+    optuna.create_study(storage=f"sqlite:///{storage}", study_name="another")
+    with closing(sqlite3.connect(storage, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield f"sqlite:///{storage}?timeout=0.1"
+
+
+def test_a_storage_that_another_program_holds(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with held(recipe_file.parent / "held.db") as storage:
+        assert call(*arguments(recipe_file, "--storage", storage)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "database is locked" in error and "no other program holds it" in error
+    assert not (recipe_file.parent / "swept" / "trials").exists()
+
+
+def test_a_storage_that_is_held_on_the_way_does_not_fail_the_trial(
+    recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = f"sqlite:///{recipe_file.parent / 'ours.db'}?timeout=0.1"
+    with ExitStack() as stack:
+
+        def hold(*_: object) -> tuple[str, ...]:
+            other = stack.enter_context(closing(sqlite3.connect(recipe_file.parent / "ours.db", isolation_level=None)))
+            other.execute("BEGIN EXCLUSIVE")
+            return ()
+
+        monkeypatch.setattr(sweeping, "_adapt_once", lambda _: None)
+        monkeypatch.setattr(sweeping, "run_stages", hold)
+        monkeypatch.setattr(SweepSetup, "value", lambda *_: 1.0)
+        assert call(*arguments(recipe_file, "--storage", storage, "--trials", "1")) == 2
+    assert "database is locked" in capsys.readouterr().err
+    assert [trial.state.name for trial in optuna.load_study(study_name=None, storage=storage).trials] == ["RUNNING"]
+
+
+def test_two_sweeps_of_one_name_do_not_share_a_record(recipe_file: Path) -> None:
+    recipe, space = toml.read(recipe_file), recipe_file.parent / "space.toml"
+    storage = f"sqlite:///{recipe_file.parent / 'shared.db'}"
+
+    def opened(recipe: Recipe, output: str) -> str:
+        swept = sweep_of(recipe, space, recipe_file.parent / output, storage=storage, log=pytest.fail)
+        return str(swept.study().study_name)
+
+    assert opened(recipe, "one") == opened(replace(recipe, device="cuda"), "elsewhere") == recipe.name
+    with pytest.raises(UserError, match=r"another recipe or space; give the recipe another name"):
+        opened(replace(recipe, seed=7), "two")
+    space.write_text(SPACE.replace("1e-2", "1e-3"))
+    with pytest.raises(UserError, match="another recipe or space"):
+        opened(recipe, "three")
+    assert opened(replace(recipe, name="other"), "four") == "other"
 
 
 def test_without_optuna_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

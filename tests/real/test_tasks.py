@@ -1,7 +1,9 @@
 """The real data sets: every file is what its task says, and its majority scores and windows are the known ones."""
 
+import functools
 import re
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from tinydistilbert.data import wikitext
 from tinydistilbert.evaluation import metrics, sanity
 from tinydistilbert.evaluation.scoring import read_predictions, score
 from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.recipe.schema import Corpus
-from tinydistilbert.tasks import TASKS, load_examples
+from tinydistilbert.tasks import TASKS, load_examples, synthetic
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.encoding import Features, encode
 from tinydistilbert.tasks.splits import has_split
@@ -128,6 +131,16 @@ def test_scores_of_real_answers_are_those_of_the_official_rules(
     assert 5 < official["exact_match"] < official["f1"] < 95
 
 
+@pytest.fixture(scope="module")
+def read_once() -> Iterator[None]:
+    """What the tasks do alike with each of a million words is done for the first of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wikitext, "detokenize", functools.cache(wikitext.detokenize))
+        patch.setattr(synthetic, "is_usable", functools.cache(synthetic.is_usable))
+        yield
+
+
+@pytest.mark.usefixtures("read_once")
 @pytest.mark.parametrize("name", ["acceptability", "adjacency", "cloze-qa"])
 def test_synthetic_tasks_can_be_made_from_wikitext(name: str, data: Path) -> None:
     corpus = Corpus(source="wikitext2")

@@ -14,6 +14,7 @@ import distill_throughput
 import narrowing
 import numpy as np
 import pytest
+import rank_scaling
 import reference_ways
 import shrink_kinds
 import throughput_ways
@@ -357,3 +358,10 @@ def test_sets_for_shrink_are_made_of_questions(tmp_path: Path) -> None:
     assert "92.0 %" in shrink_kinds.shown([row | {"facts": facts}]) and "14.1" in shrink_kinds.shown(
         [row | {"facts": facts}]
     )
+
+
+def test_the_sum_over_processes_is_a_share_of_their_step() -> None:
+    cost = rank_scaling.RankCost(4096.0, 6.0, 0.3, 16.0, 2.0, 0.8, 70_000_000, 47_000_000, 70_100_000.0)
+    assert rank_scaling.cells(cost, 2) == ["256", "6.00", "5.0%", "5.0%", "70.0", "47.0", "70.1"]
+    assert rank_scaling.cells(cost, 1) == ["256", "6.00", "", "", "", "", ""]
+    assert len(rank_scaling.HEAD) == 7

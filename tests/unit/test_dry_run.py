@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
-from tinydistilbert import progress
+from tinydistilbert import notices, progress
 from tinydistilbert.dry_run import machine, plan
 from tinydistilbert.dry_run.basis import Basis, Line, Shared
 from tinydistilbert.dry_run.machine import BYTES_PER_UPDATE, EFFICIENCY, Machine
@@ -27,6 +27,7 @@ from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
+from tinydistilbert.tasks import mapped_tables, samples
 from tinydistilbert.training import precision
 from tinydistilbert.training.memory import SHARE
 from tinydistilbert.workers.jobs import Jobs
@@ -132,6 +133,38 @@ def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
     told = rows(plan.plan(run_of(three, output, until="finetune")))
     assert "1 of 3 finished, resumes at step 5" in told["finetune teacher, CoLA"]
     assert "3 models × 9 steps × 4, 21 examples" in told["finetune student, CoLA"]
+
+
+def test_a_large_file_is_estimated_from_a_sample_and_read_whole_where_that_looks_wrong(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SAMPLED": 0, "PLACES": 2, "ROWS": 8}.items():
+        monkeypatch.setattr(samples, name, value)
+    notices.begin()
+    told = rows(plan.plan(run_of(recipe, tmp_path / "run", until="finetune")))
+    assert "× 4, 21 examples" in told["finetune teacher, CoLA"]
+    assert any("train.jsonl: estimated from 8 of about 21 rows" in line for line in notices.all_notices())
+    file = tmp_path / "data/glue/cola/train.jsonl"
+    lines = file.read_text().splitlines()
+    lines[11] = lines[11].replace('"label": 1', '"label": 7')
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"train.jsonl:12, column label"):
+        plan.plan(run_of(recipe, tmp_path / "run", until="finetune"))
+    assert any("all rows are read" in line for line in notices.all_notices())
+
+
+def test_the_disk_for_the_rows_of_a_large_file_is_counted(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text("text,label\n" + "".join(f"{SENTENCES[row % 3]} {row},{row % 2}\n" for row in range(60)))
+    custom = {"own": {"train": str(file), "validation": "20%"}}
+    changes = {"finetune": {"tasks": ["own"], "custom": custom}}
+    own = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "")
+    assert "rows of own" not in rows(plan.plan(run_of(own, tmp_path / "run", until="finetune")))
+    monkeypatch.setattr(mapped_tables, "LARGE", 100)
+    told = rows(plan.plan(run_of(own, tmp_path / "run", until="finetune")))["rows of own"]
+    assert "to do" in told and told.endswith("kB")
 
 
 def taught(recipe: Recipe, **distillation: object) -> Recipe:

@@ -1,6 +1,7 @@
 """Files that are larger than memory should hold: their rows are the same ones, checked alike, read once, and kept."""
 
 import dataclasses
+import gzip
 import json
 import random
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tinydistilbert import notices
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import Examples, load_examples, mapped_tables, read_once, readers, token_rows
+from tinydistilbert.tasks import Examples, load_examples, mapped_tables, read_once, readers, samples, token_rows
 from tinydistilbert.tasks.columns import Column
 from tinydistilbert.tasks.custom import custom_task
 from tinydistilbert.tasks.same import numbered
@@ -176,6 +177,38 @@ def test_other_settings_do_not_take_what_is_kept(tmp_path: Path, monkeypatch: py
             patched.setattr(mapped_tables, "LARGE", 10**9)
             assert found.columns == examples_of(path, **settings).columns
         read_once.forget()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".csv.gz"])
+def test_a_sample_is_of_whole_rows_evenly_over_the_file(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": f"{number:03} {text}", "label": label} for number, (text, label) in enumerate(PAIRS)]
+    if suffix == ".tsv":
+        rows = [{**row, "text": row["text"].replace("\n", " ").replace(",", ' "')} for row in rows]
+    path = tmp_path / f"rows{suffix}"
+    if suffix in (".tsv", ".csv.gz"):
+        plain = written(tmp_path, "plain.csv", rows).read_text()
+        if suffix == ".tsv":
+            path.write_text("text\tlabel\n" + "".join(f"{row['text']}\t{row['label']}\n" for row in rows))
+        else:
+            path.write_bytes(gzip.compress(plain.encode()))
+    else:
+        written(tmp_path, path.name, rows)
+    whole = readers.read_rows(path)
+    row_at = {whole.location(row): value for row, value in enumerate(whole.table.to_pylist())}
+    for name, value in {"SAMPLED": 0, "PLACES": 10, "ROWS": 50}.items():
+        monkeypatch.setattr(samples, name, value)
+    notices.begin()
+    with samples.sampling() as looked_at:
+        sample = readers.read_rows(path)
+    count = sample.table.num_rows
+    assert 30 <= count <= 60 and abs(sample.sampled_from - COUNT) < 40 and looked_at.is_used
+    assert [row_at[sample.location(row)] for row in range(count)] == sample.table.to_pylist()
+    numbers = [int(text[:3]) for text in sample.values("text")]
+    assert numbers[0] == 0 and numbers[-1] > 0.8 * COUNT and numbers == sorted({*numbers})
+    assert any(f"estimated from {count} of about {sample.sampled_from} rows" in line for line in notices.all_notices())
+    assert readers.read_rows(path).sampled_from == 0
 
 
 def test_columns_are_sequences() -> None:

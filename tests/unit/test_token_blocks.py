@@ -21,6 +21,7 @@ from tinydistilbert.data.npy import RowFile
 from tinydistilbert.errors import OutOfMemory, SourceLost, UserError
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.schema import Corpus, Recipe, recipe_hash
+from tinydistilbert.storage import disk
 
 DOCUMENTS = [f"The old house number {number} near the lake.\nMany people came to see it." for number in range(12)]
 
@@ -138,6 +139,29 @@ def test_damaged_shards_are_made_again_and_named(
     (partial / damaged).write_bytes(raw)
     assert content(prepare(corpus, tokenizer, tmp_path / "parts", None)) == whole
     assert "train.npy: begun anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("vanished", ["train.npy", "checkpoints/train.json", "checkpoints"])
+def test_shards_that_vanish_before_it_goes_on_are_made_again(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, vanished: str
+) -> None:
+    whole = content(prepare(corpus, tokenizer, tmp_path / "whole", None))
+    with killed_at(4):
+        prepare(corpus, tokenizer, tmp_path / "parts", None)
+    (partial,) = (tmp_path / "parts").glob("*.partial")
+    disk.remove(partial / vanished)
+    assert content(prepare(corpus, tokenizer, tmp_path / "parts", None)) == whole
+
+
+def test_text_that_changes_before_it_goes_on_is_prepared_from_the_start(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    with killed_at(4):
+        prepare(corpus, tokenizer, tmp_path / "parts", None)
+    text = Path(corpus.source) / "train.txt"
+    text.write_text(text.read_text().replace("the", "a"))
+    changed = content(prepare(corpus, tokenizer, tmp_path / "parts", None))
+    assert changed == content(prepare(corpus, tokenizer, tmp_path / "anew", None))
 
 
 @pytest.mark.parametrize("in_memory", [1, 1000])

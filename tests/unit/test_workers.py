@@ -1,5 +1,7 @@
 """What `--jobs` asks for, and the loop over parts: order, retries, lines, and what an interruption leaves."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,6 +12,7 @@ import pytest
 
 from tinydistilbert.cli.main import main
 from tinydistilbert.errors import UserError
+from tinydistilbert.training import launcher
 from tinydistilbert.workers import jobs as asked
 from tinydistilbert.workers import process
 from tinydistilbert.workers import run as running
@@ -126,6 +129,17 @@ def test_gpus_are_dealt_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         place.begin(Part("a", ()), tmp_path / "a.log")
     ThisMachine(2, 1, ("0",)).begin(Part("a", ()), tmp_path / "a.log")
     assert given == ["0", "3", "0", None]
+
+
+def test_a_job_is_no_process_of_the_step_that_ray_runs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: started.append(env))
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert launcher.world_size() == 4
+    process.begin(["tasks"], tmp_path / "log", threads=1)
+    monkeypatch.setattr(os, "environ", started[0])
+    assert launcher.world_size() == 1
 
 
 def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ character of the text, unless the file shows beyond doubt that its fields are in
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tinydistilbert.errors import UserError
@@ -44,6 +44,12 @@ class _File:
     """Lines before the header."""
     longest: int
     switch: str
+    numbers: Sequence[int] | None
+    """Of the lines, where there are not all of them."""
+
+    def at(self, line: int) -> int:
+        """The number in the file of one of the lines that were given."""
+        return line if self.numbers is None or line > len(self.numbers) else self.numbers[line - 1]
 
     @property
     def fix_csv(self) -> str:
@@ -57,7 +63,10 @@ class _File:
         return f"take the separators out of the texts, or give {self.switch} csv if the fields are in quotes"
 
 
-def read(lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: int, switch: str = SWITCH) -> Delimited:
+def read(
+    lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: int, switch: str = SWITCH,
+    numbers: Sequence[int] | None = None,
+) -> Delimited:  # fmt: skip
     """The header and the records of a CSV or TSV file; empty lines between records are left out and counted.
 
     Args:
@@ -68,6 +77,7 @@ def read(lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: i
             file is surely quoted.
         longest: characters of a field.
         switch: the flag that sets `quoting`, for errors and notices.
+        numbers: of the lines in the file; None = from 1 on.
 
     Raises:
         UserError: an empty file, an open quote, a record with another number of fields than the header. Those of
@@ -77,7 +87,7 @@ def read(lines: Lines, where: str, *, is_tsv: bool, quoting: Quoting, longest: i
     if excel := _EXCEL.fullmatch(next(lines(), "")):
         delimiter, skipped = excel[1], 1
         notice(where, f"the first line is Excel's: {delimiter!r} separates the columns")
-    mode, file = quoting, _File(where, delimiter, skipped, longest, switch)
+    mode, file = quoting, _File(where, delimiter, skipped, longest, switch, numbers)
     if quoting == "auto":
         mode = _quoting_of_tsv(lines, file) if is_tsv else "csv"
     numbered = _records(lines(), file, mode, refuse_merged=is_tsv and quoting == "auto")
@@ -143,7 +153,7 @@ def _plain(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str], 
     """Line number, fields and the line itself; no fields for an empty line."""
     for number, line in enumerate(lines, 1 + file.skipped):
         text = line.removesuffix("\n").removesuffix("\r")
-        yield number, text.split(file.delimiter) if text else [], [line]
+        yield file.at(number), text.split(file.delimiter) if text else [], [line]
 
 
 def _quoted(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str], list[str]]]:
@@ -166,15 +176,16 @@ def _quoted(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str],
             record = next(reader, None)
         except csv.Error as error:
             is_open = "unexpected end of data" in str(error)
-            found = "none to the end of the file" if is_open else f"{error} (line {reader.line_num + file.skipped})"
+            line = file.at(reader.line_num + file.skipped)
+            found = "none to the end of the file" if is_open else f"{error} (line {line})"
             expected = "a closing quote" if is_open else "a quoted field to end at the next single quote"
             fix = f"close the quotes, or {file.fix_csv}" if is_open else file.fix_csv
-            raise UserError(f"{file.where}:{begin}", expected=expected, found=found, fix=fix) from None
+            raise UserError(f"{file.where}:{file.at(begin)}", expected=expected, found=found, fix=fix) from None
         finally:
             csv.field_size_limit(before)
         if record is None:
             return
-        yield begin, record, raw
+        yield file.at(begin), record, raw
 
 
 def _quoting_of_tsv(lines: Lines, file: _File) -> Quoting:

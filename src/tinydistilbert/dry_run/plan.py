@@ -17,6 +17,7 @@ from tinydistilbert.pipeline.keep import check_kept, unkept
 from tinydistilbert.progress import duration, size_in_words
 from tinydistilbert.storage import atomic
 from tinydistilbert.storage.disk import existing, free_bytes
+from tinydistilbert.tasks.samples import sampling
 
 
 def plan(run: RunContext) -> str:
@@ -25,8 +26,7 @@ def plan(run: RunContext) -> str:
     Raises:
         UserError: an input is wrong or the folder belongs to something else: the same as of the run.
     """
-    basis = basis_of(run)
-    lines = _lines(basis)
+    basis, lines = _planned(run)
     notes = dict.fromkeys(f"warning: {note}" for line in lines for note in line.notes)
     return "\n".join([*_table(lines), "", *notes, *_totals(lines, basis)])
 
@@ -37,8 +37,7 @@ def plan_as_json(run: RunContext) -> dict[str, Any]:
     Raises:
         UserError: as `plan`.
     """
-    basis = basis_of(run)
-    lines = _lines(basis)
+    basis, lines = _planned(run)
     jobs = side_by_side(basis)
     return {
         "stages": [dataclasses.asdict(line) for line in lines],
@@ -56,6 +55,26 @@ def plan_as_json(run: RunContext) -> dict[str, Any]:
         "precision": basis.machine.precision,
         "notices": list(notices.all_notices()),
     }
+
+
+def _planned(run: RunContext) -> tuple[Basis, list[Line]]:
+    """The lines of the plan, from samples of large files; where something in a sample is wrong, from all of their rows.
+
+    Raises:
+        UserError: as `plan`.
+    """
+    basis = basis_of(run)
+    if run.is_begun():  # whose data are compared with what it was begun with
+        return basis, _lines(basis)
+    with sampling() as looked_at:
+        try:
+            return basis, _lines(basis)
+        except UserError:
+            if not looked_at.is_used:
+                raise
+    notices.notice("dry run", "something in a sample looks wrong: all rows are read")
+    basis = basis_of(run)
+    return basis, _lines(basis)
 
 
 def refuse_full_disk(run: RunContext) -> float:

@@ -170,19 +170,19 @@ def task_size(
     loaded = [recipe_examples(recipe, task, split) for split in (task.train, splits[0])]
     repeated.check_repeated(recipe, loaded[0], loaded[1:])
     for examples in loaded:
-        totals.append(len(examples))
+        totals.append(examples.count)
         if examples.split == task.train:
             trained_on, _ = less_threshold(recipe, examples)
             trained_share, examples = len(trained_on) / len(examples), trained_on
         sample = _sample(examples)
         features = encode(sample, tokenizer, max_length)
-        for loss in span_losses(sample, features, total=len(examples)):
+        for loss in span_losses(sample, features, total=examples.count):
             notice(task.title, loss)
         windows.append(len(features) / len(sample))
         lengths.append(float(features.lengths.mean()))
         longest = max(longest, int(features.lengths.max()))
         notes += token_losses(sample, features, tokenizer)
-        notes += _cut(sample, features, tokenizer, total=len(examples), max_length=max_length, reach=reach)
+        notes += _cut(sample, features, tokenizer, total=examples.count, max_length=max_length, reach=reach)
     count = round(limited(totals[0], settings.train_examples) * trained_share)
     scored = limited(totals[1], settings.validation_examples) * len(splits)
     return TaskSize(

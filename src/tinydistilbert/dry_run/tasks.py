@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinydistilbert.data.compressed import is_compressed
 from tinydistilbert.dry_run.basis import SECONDS_A_FOLDER, TOKENIZER_BYTES, Basis, Line, joint_state, state_of
 from tinydistilbert.dry_run.sizes import TaskSize
 from tinydistilbert.finetuning.augment import passes_of
@@ -16,11 +17,15 @@ from tinydistilbert.models.size import FORWARD_AND_BACKWARD, TRAINING_BYTES, Siz
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.storage import atomic
+from tinydistilbert.tasks.mapped_tables import is_large
+from tinydistilbert.tasks.splits import file_of
 from tinydistilbert.training.memory import SHARE, free_bytes, splits_that_fit, taken, why_smaller
 
 SCORES_BYTES_PER_EXAMPLE = 100
 SECONDS_A_BASELINE_TOKEN = 2e-5
 """Of a cheap baseline, fitting and scoring on one core: 0.8e-5 (SST-2, TF-IDF) to 3e-5 (MRPC)."""
+RATIO_OF_TEXT = 10
+"""Of the size of a text to that of its compressed file, about."""
 BASELINES = "evaluate baselines"
 """The line of the cheap baselines."""
 MOST_FINETUNE_ROWS = 12
@@ -28,8 +33,10 @@ MOST_FINETUNE_ROWS = 12
 
 
 def finetune_lines(basis: Basis) -> Iterator[Line]:
-    """A line for each row of each task, or where those are many, for each task."""
+    """A line for each row of each task, or where those are many, for each task; before them, for rows that are kept."""
     run = basis.run
+    for name in run.task_names():
+        yield from _rows_line(basis, name)
     groups: dict[tuple[str, str], list[Job]] = {}
     for job in (job for job in run.jobs if not job.is_given):
         groups.setdefault((job.task, job.row), []).append(job)
@@ -40,6 +47,20 @@ def finetune_lines(basis: Basis) -> Iterator[Line]:
     for task, keys in itertools.groupby(groups, key=lambda key: key[0]):
         members = [job for key in keys for job in groups[key]]
         yield _finetune_line(basis, f"finetune {run.tasks[task].title}", members)
+
+
+def _rows_line(basis: Basis, name: str) -> Iterator[Line]:
+    """The line of the rows of large files, of a task of one's own that has any."""
+    run, task = basis.run, basis.run.tasks[name]
+    if not task.files:
+        return
+    splits = {split: file_of(task, split, basis.recipe.data) for split in (task.train, *run.inputs.read_splits(task))}
+    large = {split: file for split, file in splits.items() if file is not None and is_large(file)}
+    left = {file for split, file in large.items() if not atomic.is_finished(run.folder.rows(name, split))}
+    if large:
+        packed = {file: RATIO_OF_TEXT if is_compressed(file) else 1 for file in left}
+        disk = sum(ratio * file.stat().st_size for file, ratio in packed.items())
+        yield Line(f"rows of {task.title}", "to do" if left else "finished", "checked once and mapped", 0.0, disk)
 
 
 def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:

@@ -141,7 +141,7 @@ def _check_room_for_copies(run: RunContext, train: Examples, further: int) -> No
         UserError: there would be more.
     """
     task, settings = train.task, run.recipe.finetune.settings(train.task.name)
-    copies = settings.distillation.augment * min(len(train), settings.train_examples or len(train))
+    copies = settings.distillation.augment * min(train.count, settings.train_examples or train.count)
     if not copies or atomic.is_finished(run.folder.augmented(task.name)):
         return
     texts = train.columns["question"] if task.kind == "span" else [" ".join(texts) for texts in train.texts]

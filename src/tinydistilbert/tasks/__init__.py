@@ -127,14 +127,14 @@ def _whole_split(task: Task, split: str, data: str | None, labels: tuple[str, ..
 
 
 def _whole_of(task: Task, split: str, data: str | None, labels: tuple[str, ...] | None) -> Examples:
-    task, columns = _columns(task, split, data, labels)
-    return _whole(task, split, columns)
+    task, columns, sampled_from = _columns(task, split, data, labels)
+    return dataclasses.replace(_whole(task, split, columns), sampled_from=sampled_from)
 
 
 def _columns(
     task: Task, split: str, data: str | None, labels: tuple[str, ...] | None
-) -> tuple[Task, Mapping[str, Sequence[Any]]]:
-    """The task with its classes, and the columns of `Examples` of all rows of a split."""
+) -> tuple[Task, Mapping[str, Sequence[Any]], int]:
+    """The task with its classes, the columns of `Examples`, and about how many rows there are if these are a sample."""
     from tinydistilbert.tasks import classes, label_sets, word_tags
     from tinydistilbert.tasks.mapped_tables import LARGE, is_large
     from tinydistilbert.tasks.read_once import as_columns
@@ -156,8 +156,8 @@ def _columns(
         source = with_numbers(task, source)
     columns = checked_columns(task, split, source)
     if source.table.nbytes >= LARGE:
-        return task, as_columns(task, columns)
-    return task, {name: [*values] for name, values in columns.items()}
+        return task, as_columns(task, columns), source.sampled_from
+    return task, {name: [*values] for name, values in columns.items()}, source.sampled_from
 
 
 def _synthetic_columns(

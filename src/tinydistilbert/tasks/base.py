@@ -167,9 +167,16 @@ class Examples:
     """Rows of the whole split; more than `len(self)` means a sample, or a file that holds a part of the split."""
     left_out: int = 0
     """Of the train split, rows that are neither trained on nor scored, because a row of the same text is held out."""
+    sampled_from: int = 0
+    """About how many examples there are, where these are a sample that a dry run looks at; 0 = these are all."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
+
+    @property
+    def count(self) -> int:
+        """How many there are, of a sample about."""
+        return self.sampled_from or len(self)
 
     @property
     def has_unanswerable(self) -> bool:
@@ -242,7 +249,8 @@ class Examples:
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "Examples":
         """Some of the examples, of as many in the split."""
-        return replace(self, columns={name: taken(values, rows) for name, values in self.columns.items()})
+        columns = {name: taken(values, rows) for name, values in self.columns.items()}
+        return replace(self, columns=columns, sampled_from=round(self.sampled_from * len(rows) / max(len(self), 1)))
 
     @cached_property
     def hashes(self) -> list[str]:

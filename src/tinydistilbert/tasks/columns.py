@@ -80,7 +80,7 @@ class Column(Sequence[Any]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
             return False
-        return all(value == theirs for value, theirs in zip(self, other, strict=True))
+        return all(value == of_other for value, of_other in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -54,7 +54,10 @@ def part_of(task: Task, split: str, rows: Rows) -> Rows:
         text = f"{count:,} of {len(is_scored):,} rows are scored and not trained on, picked by a hash of their text"
         notice(rows.where, text)
     chosen = np.flatnonzero(np.array(is_scored) == (split != task.train))
-    return replace(rows, table=filtered(rows.table, chosen), location=lambda row: rows.location(chosen[row]))
+    return replace(
+        rows, table=filtered(rows.table, chosen), location=lambda row: rows.location(chosen[row]),
+        sampled_from=round(rows.sampled_from * len(chosen) / len(is_scored)),
+    )  # fmt: skip
 
 
 def _place(parts: Sequence[Any]) -> float:

@@ -21,6 +21,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column
 from tinydistilbert.tasks.mapped_tables import is_large, mapped
+from tinydistilbert.tasks.samples import is_sampled
 from tinydistilbert.tasks.words import WORDS
 
 FILE = "rows.arrow"
@@ -43,7 +44,7 @@ class _Split:
 
     examples: Examples
     """All of them."""
-    said: tuple[str, ...]
+    notices: tuple[str, ...]
     made_from: str
     """One hash of the files and of how they are read."""
 
@@ -81,18 +82,21 @@ def read_once(
     paths = [path for path in dict.fromkeys(files) if path is not None]
     if None in files or not any(map(is_large, paths)):
         return read()
-    key = (task, split, json.dumps(more), *map(_identity, paths))
+    is_sample = any(map(is_sampled, paths))
+    key = (is_sample, task, split, json.dumps(more), *map(_identity, paths))
     found = _at_hand.pop(key, None)
+    if found is None and is_sample:
+        found = _Split(read(), (), "")
     if found is None:
         how = {name: getattr(task, name) for name in _HOW_READ} | {"official": dict(task.official)}
         described = [FORMAT, split, more, how, [atomic.sha256(path) for path in paths], [path.suffix for path in paths]]
         made_from = hashlib.sha256(json.dumps(described).encode()).hexdigest()
         found = _kept(task, split, made_from)
         if found is None:
-            with recorded() as said:
+            with recorded() as lines:
                 examples = read()
-                found = _Split(examples, tuple(said), made_from)
-    repeat(found.said)
+                found = _Split(examples, tuple(lines), made_from)
+    repeat(found.notices)
     _at_hand[key] = found
     for oldest in [*_at_hand][:-MOST]:
         del _at_hand[oldest]
@@ -122,7 +126,7 @@ def _kept(task: Task, split: str, made_from: str) -> _Split | None:
                 continue
             named = dataclasses.replace(task, labels=tuple(manifest["labels"]))
             examples = Examples(named, split, _columns_of(named, folder), manifest["total"])
-            return _Split(examples, tuple(manifest["said"]), made_from)
+            return _Split(examples, tuple(manifest["notices"]), made_from)
         except (UserError, LookupError, TypeError, pa.ArrowException) as error:
             notice(str(folder), f"damaged ({type(error).__name__}): the rows are read from their file again")
     return None
@@ -146,7 +150,7 @@ def keep(tasks: Collection[str]) -> None:
     newest = {(found.examples.task.name, found.examples.split): found for found in _at_hand.values()}
     for (name, split), found in newest.items():
         task, folder = found.examples.task, _folders[-1](name, split)
-        if name not in tasks or not task.files:
+        if name not in tasks or not task.files or not found.made_from:
             continue
         if (
             atomic.is_finished(folder)
@@ -154,7 +158,12 @@ def keep(tasks: Collection[str]) -> None:
         ):
             continue
         schema = pa.schema([(column, _type(task, column)) for column in found.examples.columns])
-        facts = {"made_from": found.made_from, "labels": task.labels, "said": found.said, "total": found.examples.total}
+        facts = {
+            "made_from": found.made_from,
+            "labels": task.labels,
+            "notices": found.notices,
+            "total": found.examples.total,
+        }
         with atomic.unfinished(folder, **facts) as begun, pa.ipc.new_file(str(begun / FILE), schema) as writer:
             for batch in _batches(found.examples.columns, schema):
                 writer.write_batch(batch)

@@ -8,8 +8,9 @@ import io
 import itertools
 import json
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ import pyarrow.parquet
 from tinydistilbert.data import delimited
 from tinydistilbert.data.compressed import BEGINNINGS, COMPRESSED, ending, open_bytes
 from tinydistilbert.errors import UserError
-from tinydistilbert.notices import counted, notice
+from tinydistilbert.notices import counted, marked, notice
 from tinydistilbert.recipe.names import Quoting
-from tinydistilbert.tasks import conll
+from tinydistilbert.tasks import conll, samples
 from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column
 from tinydistilbert.tasks.mapped_tables import collected, is_large, mapped_objects
 
@@ -46,6 +47,8 @@ class Rows:
     """The file or data set, for errors about the whole of it."""
     location: Callable[[int], str]
     """Of a row, counted from 0: `file:line`, or `file, row 7` where there are no lines."""
+    sampled_from: int = 0
+    """About how many rows there are, where these are a sample; 0 = these are all."""
 
     def values(self, column: str) -> Sequence[Any]:
         """The values of a column; of many rows, some at a time are made.
@@ -123,7 +126,12 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
     if not path.is_file():
         raise UserError(str(path), problem="there is no such file", fix="correct the path")
     try:
-        rows = reader(path, quoting)
+        with marked("in a sample,") if samples.is_sampled(path) else nullcontext():
+            rows = reader(path, quoting)
+        if rows.sampled_from > rows.table.num_rows:
+            samples.tell(path, rows.table.num_rows, rows.sampled_from)
+        elif rows.sampled_from:  # it has no more
+            rows = replace(rows, sampled_from=0)
     except OSError as error:
         fix = "check its permissions and the disk"
         raise UserError(str(path), expected="a file that can be read", found=str(error), fix=fix) from None
@@ -180,6 +188,10 @@ def _refuse_twins(names: list[str], where: str) -> None:
 def _parquet(path: Path) -> Rows:
     try:
         _refuse_twins(pyarrow.parquet.read_schema(path).names, str(path))
+        if samples.is_sampled(path):
+            with pyarrow.parquet.ParquetFile(path) as file:
+                table, numbers = samples.parquet_of(file)
+                return Rows(table, str(path), lambda row: f"{path}, row {numbers[row]}", file.metadata.num_rows)
         table = _mapped_parquet(path) if is_large(path) else pyarrow.parquet.read_table(path)
         table.validate(full=True)  # that texts are UTF-8, for one
     except (pa.ArrowException, OSError) as error:
@@ -220,8 +232,14 @@ def _decoded(content: bytes, path: Path, lines: int) -> str:
 
 
 def _delimited(path: Path, quoting: Quoting, *, is_tsv: bool) -> Rows:
-    lines = partial(_lines, path, old_ends=True)
-    found = delimited.read(lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=LONGEST_FIELD)
+    lines, sample = partial(_lines, path, old_ends=True), None
+    if samples.is_sampled(path):
+        sample = samples.lines_of(path, are_quoted=quoting == "csv" or (quoting == "auto" and not is_tsv))
+        lines = partial(_sampled_lines, path, sample)
+    found = delimited.read(
+        lines, str(path), is_tsv=is_tsv, quoting=quoting, longest=LONGEST_FIELD,
+        numbers=sample.numbers if sample else None,
+    )  # fmt: skip
     numbers = array("q")
     header, width = found.header, len(found.header)
     schema = pa.schema([(str(number), pa.string()) for number in range(width)])
@@ -241,7 +259,13 @@ def _delimited(path: Path, quoting: Quoting, *, is_tsv: bool) -> Rows:
         count = counted(len(found.header) - width, "column")
         notice(str(path), f"{count} without a name at the end, all empty, passed over")
     _refuse_twins(header, f"{path}:{found.header_line}")
-    return _with_lines(table.select(range(width)).rename_columns(header), path, numbers)
+    rows = _with_lines(table.select(range(width)).rename_columns(header), path, numbers)
+    return replace(rows, sampled_from=sample.rows(len(numbers))) if sample else rows
+
+
+def _sampled_lines(path: Path, sample: samples.Lines) -> Iterator[str]:
+    numbered = zip(sample.lines, sample.numbers, strict=True)
+    return (_decoded(line, path, number - 1) for line, number in numbered)
 
 
 def _lines(path: Path, *, old_ends: bool = False) -> Iterator[str]:
@@ -281,17 +305,26 @@ def _with_lines(table: pa.Table, path: Path, lines: Sequence[int]) -> Rows:
 
 def _jsonl(path: Path) -> Rows:
     lines = array("q")
-    table = mapped_objects(_objects(path, lines), partial(_columns, path=path, lines=lines)) if is_large(path) else None
+    if samples.is_sampled(path):
+        sample = samples.lines_of(path, are_quoted=False)
+        records = list(_objects(zip(sample.numbers, _sampled_lines(path, sample), strict=True), path, lines))
+        rows = _with_lines(_columns(records, 0, path=path, lines=lines), path, lines)
+        return replace(rows, sampled_from=sample.rows(len(lines)))
+    table = (
+        mapped_objects(_objects(enumerate(_lines(path), 1), path, lines), partial(_columns, path=path, lines=lines))
+        if is_large(path)
+        else None
+    )
     if table is None:
         lines = array("q")
-        table = _columns(list(_objects(path, lines)), 0, path=path, lines=lines)
+        table = _columns(list(_objects(enumerate(_lines(path), 1), path, lines)), 0, path=path, lines=lines)
     return _with_lines(table, path, lines)
 
 
-def _objects(path: Path, lines: "array[int]") -> Iterator[dict[str, Any]]:
+def _objects(numbered: Iterable[tuple[int, str]], path: Path, lines: "array[int]") -> Iterator[dict[str, Any]]:
     """The objects of a file; their lines are added to `lines`, and empty ones between them are counted."""
     empty = waiting = 0
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in numbered:
         if not line.strip():
             waiting += 1
             continue

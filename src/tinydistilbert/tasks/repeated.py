@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydistilbert.errors import UserError
-from tinydistilbert.notices import counted, notice
+from tinydistilbert.notices import counted, marked, notice
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task, folded
@@ -75,6 +75,15 @@ def check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) 
     """
     if train.task.is_synthetic:
         return
+    scored = [*scored]
+    if any(examples.sampled_from for examples in (train, *scored)):
+        with marked("in a sample,"):
+            _check_repeated(recipe, train, scored)
+    else:
+        _check_repeated(recipe, train, scored)
+
+
+def _check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples]) -> None:
     if held_out_of_train(recipe.finetune, train.task.name) is not None:
         train = whole_train_split(recipe, train.task)
     _say_what_repeats(train)

@@ -66,22 +66,22 @@ def sweep(
     if swept.shares_teacher:
         _adapt_once(swept)
     log(f"sweep: {basis(swept)}")
-    study.sampler = _sampler(recipe.seed + len(study.trials))
-    if workers:
-        _run_side_by_side(study, swept, trials, workers, space, command)
-        return publish(study, swept, command)
-    while _left(study, trials) > 0 or _stopped(study, swept):
-        with storage_errors(storage or str(swept.folder.journal)):
+    with storage_errors(swept.where):  # which leave a trial as it is: the same command goes on with it
+        study.sampler = _sampler(recipe.seed + len(study.trials))
+        if workers:
+            _run_side_by_side(study, swept, trials, workers, space, command)
+            return publish(study, swept, command)
+        while _left(study, trials) > 0 or _stopped(study, swept):
             trial = _stopped(study, swept) or study.ask()
-        with ExitStack() as held:
-            try:
-                held.enter_context(locks.alone(swept.folder.lock(trial.number), where=f"trial {trial.number}"))
-            except UserError:
-                continue  # another process took it up first
-            if _state(study, trial.number) == "RUNNING":
-                _run(study, trial, swept, swept.log_of(trial.number))
-        publish(study, swept, command)
-    return publish(study, swept, command)
+            with ExitStack() as held:
+                try:
+                    held.enter_context(locks.alone(swept.folder.lock(trial.number), where=f"trial {trial.number}"))
+                except UserError:
+                    continue  # another process took it up first
+                if _state(study, trial.number) == "RUNNING":
+                    _run(study, trial, swept, swept.log_of(trial.number))
+            publish(study, swept, command)
+        return publish(study, swept, command)
 
 
 def _run_side_by_side(
@@ -93,10 +93,9 @@ def _run_side_by_side(
     recipe, output = str(swept.folder.recipe), str(swept.folder.path)
 
     def next_part() -> Part | None:
-        with storage_errors(swept.storage or str(swept.folder.journal)):
-            trial = _stopped(study, swept, besides=begun.values())
-            if trial is None and _left(study, trials) > 0:
-                trial = study.ask()
+        trial = _stopped(study, swept, besides=begun.values())
+        if trial is None and _left(study, trials) > 0:
+            trial = study.ask()
         if trial is None:
             return None
         swept.space.suggest(trial)  # by the sampler of this process, whose draws depend on the seed
@@ -132,7 +131,8 @@ def run_trial(
     if not number.isdecimal() or int(number) >= len(study.trials):
         fix = "leave --part out: --jobs gives it to the processes that it starts"
         raise UserError("--part", expected="the number of a trial", found=repr(number), fix=fix)
-    with locks.alone(swept.folder.lock(int(number)), where=f"trial {number}", wait=True):
+    lock = locks.alone(swept.folder.lock(int(number)), where=f"trial {number}", wait=True)
+    with storage_errors(swept.where), lock:
         if _state(study, int(number)) == "RUNNING":  # not finished by another process
             _run(study, _trial(study, int(number)), swept, log)
 

@@ -1,6 +1,7 @@
 """One sweep: its folder, Optuna's record of the trials, and the recipe of each trial."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from tinydistilbert import optional, results
 from tinydistilbert.errors import UserError
 from tinydistilbert.pipeline.jobs import Job, jobs
-from tinydistilbert.recipe.schema import Recipe, Teacher
+from tinydistilbert.recipe.schema import Recipe, Teacher, recipe_hash
 from tinydistilbert.recipe.toml import to_toml
 from tinydistilbert.run_folder import MEASUREMENTS, RunFolder, SweepFolder
 from tinydistilbert.storage import atomic
@@ -18,6 +19,8 @@ from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tuning.space import Space, Value
 
 EXTRA = "sweep"
+MADE_FOR = "sweep"
+"""Attribute of a study in Optuna's record: a hash of recipe and space."""
 STARTUP_TRIALS = 5
 """Trials that are drawn at random and never stopped early: the rest is judged by them (Optuna's own default)."""
 
@@ -36,6 +39,11 @@ class SweepSetup:
     def log_of(self, number: int) -> Callable[[str], None]:
         """What prints a line of a trial."""
         return lambda line: self.log(f"trial {number}: {line}")
+
+    @property
+    def where(self) -> str:
+        """Where Optuna's record is, for messages."""
+        return self.storage or str(self.folder.journal)
 
     @property
     def is_scored(self) -> bool:
@@ -86,11 +94,12 @@ class SweepSetup:
         """Optuna's study, made or opened.
 
         Raises:
-            UserError: Optuna is not installed, or the storage cannot be used.
+            UserError: Optuna is not installed, or the storage cannot be used, or it has a study of that name of another
+                recipe or space.
         """
         optuna = optional.require("optuna", extra=EXTRA)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with storage_errors(self.storage or str(self.folder.journal)):
+        with storage_errors(self.where, "json"):
             if self.storage:
                 storage: Any = self.storage
             else:
@@ -99,11 +108,21 @@ class SweepSetup:
                     lock_obj=optuna.storages.journal.JournalFileOpenLock(str(self.folder.journal)),
                 )
                 storage = optuna.storages.JournalStorage(backend)
-            return optuna.create_study(
+            study = optuna.create_study(
                 storage=storage, study_name=self.recipe.name, load_if_exists=True,
                 direction="maximize" if self.is_scored else "minimize",
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
             )  # fmt: skip
+            content = f"{recipe_hash(self.recipe)} {self.space.as_text()}"
+            made_for = hashlib.sha256(content.encode()).hexdigest()[:12]
+            stored = study.user_attrs.get(MADE_FOR)
+            if stored is None:
+                study.set_user_attr(MADE_FOR, made_for)
+            elif stored != made_for:
+                problem = f"it has a sweep named {self.recipe.name!r} of another recipe or space"
+                fix = "give the recipe another name, or give another --storage"
+                raise UserError(f"storage {self.where}", problem=problem, fix=fix)
+            return study
 
     def claim(self) -> None:
         """Write down what is swept; refuse the folder of another sweep.
@@ -130,8 +149,12 @@ def _headline(run: RunFolder, job: Job, metric: str) -> float:
 
 
 @contextmanager
-def storage_errors(where: str) -> Iterator[None]:
+def storage_errors(where: str, *libraries: str) -> Iterator[None]:
     """Errors of the storage as mistakes that one can mend.
+
+    Args:
+        where: the storage.
+        libraries: whose errors are taken for such ones, beside Optuna's and those of data bases.
 
     Raises:
         UserError: the body met one.
@@ -140,9 +163,10 @@ def storage_errors(where: str) -> Iterator[None]:
         yield
     except Exception as error:
         module = type(error).__module__.split(".")[0]
-        if module not in ("optuna", "sqlalchemy", "sqlite3", "json"):
+        if module not in ("optuna", "sqlalchemy", "sqlite3", *libraries):
             raise
-        problem = f"Optuna cannot use it ({str(error).splitlines()[0]})"
+        why = str(error.__cause__ or error).splitlines()[0]  # Optuna's own words tell of a commit, not of a lock
+        problem = f"Optuna cannot use it ({why})"
         fix = "see that no other program holds it and that it is a storage of Optuna's, or give another --storage"
         raise UserError(f"storage {where}", problem=problem, fix=fix) from None
 

@@ -1,0 +1,136 @@
+"""Tables of the speed of training, from what benchmarks/distill_throughput.py and finetune_throughput.py measured."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+MEASURED = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+DISTILL, FINETUNE = MEASURED / "distill_throughput.jsonl", MEASURED / "finetune_throughput.jsonl"
+WAYS = {
+    "notebook": ("TinyDistilBERT’s notebook", "everywhere, padding too"),
+    "authors_all": ("DistilBERT’s authors", "every token"),
+    "ours_all": ("ours", "every token"),
+    "authors_masked": ("DistilBERT’s authors", "masked tokens"),
+    "ours_masked": ("ours", "masked tokens"),
+    "ours_cached": ("ours, teacher cached", "masked tokens"),
+}
+"""Ways of the benchmark: who, and where the KL is taken."""
+RATIOS = {
+    "notebook": "the notebook’s way",
+    "authors_all": "the authors’, every token",
+    "authors_masked": "the authors’, masked tokens",
+    "cached_masked": "the authors’, masked tokens, with our teacher cached",
+}
+PAIRS = {"bert-base": "BERT-base → 6 layers", "offline": "offline teacher → 3 layers"}
+FINETUNE_WAYS = {
+    "padded": "transformers’ Trainer, padded to the maximum", "dynamic": "… padded to the longest of a random batch",
+    "grouped": "… of batches by length", "ours": "ours", "ours_no_attention_dropout": "ours, no attention dropout",
+}  # fmt: skip
+FINETUNE_MODELS = {"offline-student": "3 layers × 384", "distilbert": "DistilBERT"}
+FINETUNE_TASKS = {"sst2": "SST-2", "cola": "CoLA", "squad": "SQuAD"}
+PRECISIONS = ("fp32", "bf16")
+Line = dict[str, Any]
+Key = tuple[str, ...]
+
+
+def last_lines(path: Path, *keys: str) -> dict[Key, Line]:
+    """The last line of each combination of `keys`, precision and way (`ratios`: how many times as fast ours is).
+
+    A ratio that a call could not tell, for one of its ways was left out, is that of the call before. Lines of
+    `--quick` do not count, and lines from before there was a choice are fp32.
+    """
+    last: dict[Key, Line] = {}
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        if not line["quick"]:
+            key = (*(line[name] for name in keys), line.get("precision", "fp32"), line.get("way", "ratios"))
+            known = {name: value for name, value in line.items() if value is not None}
+            last[key] = {**last.get(key, {}), **known} if key[-1] == "ratios" else line
+    return last
+
+
+def distillation_lines() -> dict[Key, Line]:
+    """By pair, precision and way: what was measured last of a step."""
+    return last_lines(DISTILL, "pair")
+
+
+def distillation_section() -> str:
+    """Tokens a second of a distillation step, a table for each precision."""
+    last = distillation_lines()
+    return "\n".join(_distillation(last, precision) for precision in _precisions(last))
+
+
+def _precisions(last: Mapping[Key, Line]) -> list[str]:
+    return [name for name in PRECISIONS if any(key[-2] == name for key in last)]
+
+
+def _distillation(last: Mapping[Key, Line], precision: str) -> str:
+    head = "".join(f" {title}, tokens/s | peak MiB |" for title in PAIRS.values())
+    shown = [f"**In {precision}.**", "", f"| way | KL |{head}", "| :-- | :-- |" + " --: | --: |" * len(PAIRS)]
+    for way, (who, where) in WAYS.items():
+        cells = [last[pair, precision, way] for pair in PAIRS]
+        shown.append(
+            f"| {who} | {where} |"
+            + "".join(f" {cell['tokens_per_second']:,.0f} | {cell['peak_mib']:,.0f} |" for cell in cells)
+        )
+    facts = {pair: last[pair, precision, "ratios"] for pair in PAIRS}
+    for name, title in RATIOS.items():
+        shown.append(f"| **ours against** {title} | |" + "".join(f" {facts[pair][name]:.2f} × | |" for pair in PAIRS))
+    if precision != "fp32":
+        shown += [
+            f"| **{title} against** itself in fp32 | |"
+            + "".join(f" {facts[pair][f'{way}_over_fp32']:.2f} × | |" for pair in PAIRS)
+            for way, title in (("ours_all", "ours, every token,"), ("ours_masked", "ours, masked tokens,"))
+        ]
+    shares = ", ".join(
+        f"{100 * facts[pair]['peak_share']:.0f} % of {facts[pair]['matrix_rate'] / 1e9:,.0f} GFLOP/s ({title})"
+        for pair, title in PAIRS.items()
+    )
+    rounds = sorted({last[pair, precision, way]["rounds"] for pair in PAIRS for way in WAYS})
+    shown += [
+        "",
+        f"Share of the machine’s matrix-multiply rate that useful arithmetic reaches, KL at masked tokens: {shares}. "
+        f"{_machine(facts['bert-base'])}; medians of {' or '.join(map(str, rounds))} rounds in turns; dropout "
+        "0.1 in all.",
+    ]
+    return "\n".join(shown) + "\n"
+
+
+def _machine(facts: Line) -> str:
+    machine = facts["environment"]
+    units = next((f" ({name})" for name in ("amx_bf16", "avx512_bf16") if name in machine["instruction_sets"]), "")
+    return (
+        f"{machine['cpu']}{units}, {facts['threads']} threads, matrix products by {facts.get('library', 'MKL')}, "
+        f"torch {machine['torch']}"
+    )
+
+
+def finetuning_section() -> str:
+    """Examples a second of a fine-tuning beside transformers' Trainer, a table for each precision."""
+    last = last_lines(FINETUNE, "model", "task")
+    return "\n".join(_finetuning(last, precision) for precision in _precisions(last))
+
+
+def _finetuning(last: Mapping[Key, Line], precision: str) -> str:
+    columns = [(model, task) for model in FINETUNE_MODELS for task in FINETUNE_TASKS]
+    head = [f"{FINETUNE_MODELS[model]}, {FINETUNE_TASKS[task]}" for model, task in columns]
+    shown = [f"**In {precision}.**", "", "| way | " + " | ".join(head) + " |", "| :-- |" + " --: |" * len(head)]
+
+    def row(title: str, cells: Sequence[str]) -> None:
+        shown.append(f"| {title} | " + " | ".join(cells) + " |")
+
+    for way, title in FINETUNE_WAYS.items():
+        row(title, [f"{last[*column, precision, way]['examples_per_second']:.3g}" for column in columns])
+    facts = [last[*column, precision, "ratios"] for column in columns]
+    for way in ("padded", "dynamic", "grouped"):
+        row(f"**ours against** {way}", [f"{one[way]:.2f} ×" for one in facts])
+    if precision != "fp32":
+        row("**ours against** itself in fp32", [f"{one['ours_over_fp32']:.2f} ×" for one in facts])
+    rounds = last["distilbert", "sst2", precision, "ours"]["rounds"]
+    shown += [
+        "",
+        f"Examples a second while training, batch 32 (SQuAD: 8 windows). {_machine(facts[-1])}, transformers "
+        f"{facts[-1]['environment']['transformers']}; medians of {rounds} round{'s' * (rounds > 1)} in turns; the same "
+        "dropout in all but the row that says so.",
+    ]
+    return "\n".join(shown) + "\n"

@@ -1,0 +1,160 @@
+"""A sample of a large file, evenly over it: what a dry run looks at in the place of all rows."""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from tinydistilbert.data.compressed import is_compressed, open_bytes
+from tinydistilbert.notices import notice
+
+SAMPLED = 32 * 2**20
+"""Bytes of a file from which on a sample is enough for a dry run."""
+PLACES = 64
+"""From which rows are taken."""
+ROWS = 4096
+"""That are taken in all."""
+BYTES_AT_ONCE = 2**16
+
+_wanted: list["Sampling"] = []
+
+
+@dataclass
+class Sampling:
+    """What was looked at inside of `sampling`."""
+
+    is_used: bool = False
+    """Whether a sample of some file was."""
+
+
+@contextmanager
+def sampling() -> Iterator[Sampling]:
+    """Inside the `with`, of large files a sample is read."""
+    _wanted.append(Sampling())
+    try:
+        yield _wanted[-1]
+    finally:
+        _wanted.pop()
+
+
+def is_sampled(path: Path) -> bool:
+    """Whether a sample of a file is read now, and not the whole of it."""
+    return bool(_wanted) and path.stat().st_size >= SAMPLED
+
+
+def tell(path: Path, rows: int, total: int) -> None:
+    """Say that a sample was read."""
+    _wanted[-1].is_used = True
+    notice(
+        str(path), f"estimated from {rows:,} of about {total:,} rows, evenly over the file; a run checks all of them"
+    )
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Some lines of a file, with their ends, the first of the file among them."""
+
+    lines: list[bytes]
+    numbers: Sequence[int]
+    """Of the lines, in the file."""
+    total: int
+    """Lines of the file."""
+
+    def rows(self, sampled: int) -> int:
+        """About how many rows the file has, of which there are so many in these lines."""
+        return round(sampled * self.total / max(len(self.lines), 1))
+
+
+def lines_of(path: Path, *, are_quoted: bool) -> Lines:
+    """Lines of a file that begin where a record does.
+
+    Args:
+        path: the file.
+        are_quoted: whether line ends between two quotes are part of a record.
+    """
+    with open_bytes(path) as stream:
+        size = sum(map(len, _parts(stream))) if is_compressed(path) else path.stat().st_size
+    taken, numbers = list[bytes](), array("q")
+    with open_bytes(path) as stream:
+        place = _Place(stream, are_quoted)
+        for number in range(PLACES):
+            place.go_to(number * size // PLACES)
+            begin = len(taken)
+            while len(taken) < begin + ROWS // PLACES or place.is_inside:
+                line = place.next_line()
+                if not line:
+                    break
+                taken.append(line)
+                numbers.append(place.line)
+        place.go_to(size)
+    return Lines(taken, numbers, place.line)
+
+
+def _parts(stream: IO[bytes]) -> Iterator[bytes]:
+    while part := stream.read(BYTES_AT_ONCE):
+        yield part
+
+
+class _Place:
+    """How far a file was read.
+
+    Args:
+        stream: at its beginning.
+        are_quoted: as of `lines_of`.
+    """
+
+    def __init__(self, stream: IO[bytes], are_quoted: bool) -> None:
+        self.line = 0
+        """Lines that were read."""
+        self._stream, self._are_quoted, self._offset, self._quotes = stream, are_quoted, 0, 0
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether a record goes on in the next line."""
+        return self._are_quoted and self._quotes % 2 == 1
+
+    def _read(self, part: bytes) -> bytes:
+        self._offset += len(part)
+        self.line += part.count(b"\n")
+        self._quotes += part.count(b'"')
+        return part
+
+    def next_line(self) -> bytes:
+        """The next line; nothing at the end."""
+        line = self._read(self._stream.readline())
+        self.line += bool(line) and not line.endswith(b"\n")
+        return line
+
+    def go_to(self, offset: int) -> None:
+        """Go on to the first record that begins there or later."""
+        if offset <= self._offset:
+            return
+        while self._offset < offset and self._read(self._stream.read(min(BYTES_AT_ONCE, offset - self._offset))):
+            pass
+        self.next_line()
+        while self.is_inside and self.next_line():
+            pass
+
+
+def parquet_of(file: "pyarrow.parquet.ParquetFile") -> tuple[pa.Table, list[int]]:
+    """Rows of a Parquet file, and their numbers: the first ones of row groups, or of parts of a single one."""
+    groups, first = [], 0
+    for number in range(file.num_row_groups):
+        groups.append((number, first, file.metadata.row_group(number).num_rows))
+        first += groups[-1][2]
+    step = -(-len(groups) // PLACES)
+    chosen, batches, rows = groups[::step], list[pa.RecordBatch](), list[int]()
+    for number, begin, count in chosen:
+        places = max(1, PLACES // len(chosen))
+        at_once = max(1, -(-count // places))
+        take = max(1, ROWS // (places * len(chosen)))
+        for batch in file.iter_batches(at_once, row_groups=[number]):
+            batches.append(batch.slice(0, take))
+            rows += range(begin, begin + len(batches[-1]))
+            begin += len(batch)
+    return pa.Table.from_batches(batches, file.schema_arrow), rows
