@@ -299,7 +299,10 @@ def _listed(texts: str | Sequence[str], pairs: str | Sequence[str] | None) -> tu
 
 def _check_finite(logits: Logits) -> None:
     """Check that the logits of all texts are finite numbers, or there is no answer to read from them."""
-    bad = sum(not np.isfinite(row).all() for row in logits)
+    if isinstance(logits, np.ndarray):
+        bad = int((~np.isfinite(logits).all(axis=-1)).sum())
+    else:
+        bad = sum(not np.isfinite(row).all() for row in logits)
     if bad:
         problem = f"the logits of {bad} of {len(logits)} texts are not finite numbers"
         raise UserError("the model", problem=problem, fix="use a model whose training did not diverge, in float32")

@@ -150,7 +150,9 @@ class Echo:
         return [max(0, len(text) - self.text_limit) for text in texts]
 
     def predict(self, texts: list[str], pairs: list[str] | None = None) -> list[dict[str, object]]:
-        return [{"text": text, "pair": pair} for text, pair in zip(texts, pairs or [None] * len(texts), strict=True)]
+        lost = [{"cut_tokens": tokens} if tokens else {} for tokens in self.excess(texts)]
+        given = zip(texts, pairs or [None] * len(texts), lost, strict=True)
+        return [{"text": text, "pair": pair} | cut for text, pair, cut in given]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_predict_takes_any_text(
 ) -> None:
     monkeypatch.setattr("tinydistilbert.predictor.load", lambda folder, **settings: Echo())
     code, out, err = call("predict", "folder", *words)
-    assert code == 0 and json.loads(out) == {"text": text, "pair": pair}, err
+    assert code == 0 and json.loads(out) | {"cut_tokens": 0} == {"text": text, "pair": pair, "cut_tokens": 0}, err
     code, out, _ = call("predict", "folder", "--help")
     assert code == 0 and "predict FOLDER -- --help" in out
 

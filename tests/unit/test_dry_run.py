@@ -29,6 +29,7 @@ from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.tasks import mapped_tables, samples
 from tinydistilbert.training import precision
+from tinydistilbert.training.memory import SHARE
 from tinydistilbert.workers.jobs import Jobs
 
 CONFIG = tiny.config(**tiny.WIDER)
@@ -290,6 +291,18 @@ def test_jobs_side_by_side_are_told_with_their_time_and_memory(
     assert f"4 of {left} at a time, each with 2 threads; one after the other about" in told
     by_ray = dataclasses.replace(context, workers=Jobs(0))
     assert plan.plan_as_json(by_ray)["jobs"] is None and "by Ray" in plan.plan(by_ray)
+
+
+def test_micro_batches_that_would_not_fit_are_told_and_their_memory_is_that_of_smaller_ones(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = run_of(recipe, tmp_path / "run", until="finetune")
+    whole = plan.plan_as_json(context)["stages"][-1]
+    assert not any("micro-batches" in note for note in whole["notes"])
+    monkeypatch.setattr("tinydistilbert.dry_run.tasks.free_bytes", lambda _: 0.99 * whole["memory"] / SHARE)
+    halved = plan.plan_as_json(context)["stages"][-1]
+    assert any("cola, trained in micro-batches of 1/2 of their size" in note for note in halved["notes"])
+    assert halved["memory"] < whole["memory"] and halved["what"] == whole["what"]
 
 
 def test_stages_after_the_command_are_not_told(recipe: Recipe, tmp_path: Path) -> None:

@@ -171,7 +171,8 @@ def _windows(rows: Iterable[Row], columns: Iterable[str | None]) -> Iterator[lis
     names, window, characters = [name for name in columns if name], list[Row](), 0
     for row in rows:
         window.append(row)
-        characters += sum(len(value) for name in names if isinstance(value := row.get(name), str))
+        for name in names:
+            characters += len(value) if isinstance(value := row.get(name), str) else 0
         if len(window) == WINDOW or characters >= WINDOW_CHARACTERS:
             yield window
             window, characters = [], 0
@@ -193,14 +194,12 @@ def _of_file(answering: _Answering, file: Path, text: str | None, text_pair: str
             fix = "rename that column"
             raise UserError(str(file), problem=f"it has a column {ANSWER!r}, where the answers go", fix=fix)
         with written(output, names, source) as write:
-            numbers = itertools.count(1)
+            done = 0
             for group in _windows(itertools.chain([first], source.rows), (text, text_pair)):
-                located = [f"{file}, row {next(numbers)}" for _ in group]
-                texts = [_text_of(row, text, where) for row, where in zip(group, located, strict=True)]
-                pairs = text_pair and [
-                    _text_of(row, text_pair, where) for row, where in zip(group, located, strict=True)
-                ]
-                write(group, answering.answers(texts, pairs or None))
+                texts = _texts_of(group, text, file, done)
+                pairs = _texts_of(group, text_pair, file, done) if text_pair else None
+                write(group, answering.answers(texts, pairs))
+                done += len(group)
 
 
 def _text_column(file: Path, given: str | None, row: Mapping[str, Any]) -> str:
@@ -212,9 +211,13 @@ def _text_column(file: Path, given: str | None, row: Mapping[str, Any]) -> str:
     return name
 
 
-def _text_of(row: Mapping[str, Any], column: str, where: str) -> str:
-    value = row.get(column)
-    if not isinstance(value, str):
-        found = "nothing" if value is None else type(value).__name__
-        raise UserError(f"{where}, column {column}", expected="a text", found=found, fix="correct it or drop the row")
-    return value
+def _texts_of(rows: Iterable[Row], column: str, file: Path, done: int) -> list[str]:
+    """The texts of one column of rows, of which `done` are in the file before the first."""
+    texts = list[str]()
+    for row, value in enumerate((row.get(column) for row in rows), done + 1):
+        if not isinstance(value, str):
+            found = "nothing" if value is None else type(value).__name__
+            where = f"{file}, row {row}, column {column}"
+            raise UserError(where, expected="a text", found=found, fix="correct it or drop the row")
+        texts.append(value)
+    return texts

@@ -205,8 +205,10 @@ def _to_table(stream: IO[str], output: Path, names: Sequence[str]) -> Iterator[W
         if not began:
             writer.writerow([*names, *header])
             began = True
-        for row, answer in zip(rows, columns, strict=True):
-            writer.writerow([*(row.get(name, "") for name in names), *(answer.get(name, "") for name in header)])
+        writer.writerows(
+            [row.get(name, "") for name in names] + [answer.get(name, "") for name in header]
+            for row, answer in zip(rows, columns, strict=True)
+        )
 
     with _with_header(output, names, emit) as write:
         yield write
@@ -267,11 +269,12 @@ def _with_header(
     output: Path, names: Sequence[str], emit: Callable[[list[Row], list[Row], list[str]], None]
 ) -> Iterator[Write]:
     """What gives `emit` rows and answers as soon as the columns of the answers are known: errors alone have none."""
-    header, waiting, columns = list[str](), list[Row](), list[Row]()
+    header, waiting, columns, known = list[str](), list[Row](), list[Row](), frozenset(names)
 
     def write(rows: list[Row], answers: list[Row]) -> None:
         for row in rows:
-            if others := [name for name in row if name not in names]:
+            if not known.issuperset(row):
+                others = [name for name in row if name not in known]
                 problem = f"a row has more than the first: {others[0]!r}"
                 raise UserError(f"--output {output}", problem=problem, fix=AS_LINES)
         waiting.extend(rows)

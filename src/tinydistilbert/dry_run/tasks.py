@@ -13,13 +13,13 @@ from tinydistilbert.dry_run.sizes import TaskSize
 from tinydistilbert.finetuning.augment import passes_of
 from tinydistilbert.finetuning.schedule import distillation_phases, finetune_steps, intermediate_steps
 from tinydistilbert.models.dropout import keeps_attention_weights
-from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size
+from tinydistilbert.models.size import FORWARD_AND_BACKWARD, TRAINING_BYTES, Size
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.mapped_tables import is_large
 from tinydistilbert.tasks.splits import file_of
-from tinydistilbert.training.memory import SHARE, free_bytes, splits_that_fit
+from tinydistilbert.training.memory import SHARE, free_bytes, splits_that_fit, taken, why_smaller
 
 SCORES_BYTES_PER_EXAMPLE = 100
 SECONDS_A_BASELINE_TOKEN = 2e-5
@@ -86,7 +86,8 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
     return Line(
         title, state, f"{what} of {size.length:.0f} tokens", seconds, disk,
         max(basis.checkpoints(basis.task_model(job), t.seconds) for job, t in zip(left, trainings, strict=True)),
-        max(training.memory for training in trainings), tuple(f"{name}, {note}" for note in size.notes),
+        max(training.memory for training in trainings),
+        tuple(dict.fromkeys(f"{name}, {note}" for note in (*size.notes, *(t.smaller for t in trainings if t.smaller)))),
     )  # fmt: skip
 
 
@@ -110,25 +111,29 @@ def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskS
     steps = _steps(job, settings, size, basis.run.tasks[job.task].kind)
     tokens = _examples_a_step(settings) * size.length
     operations = FORWARD_AND_BACKWARD * model.forward((steps - done) * tokens, size.length)
-    memory = _memory(basis, model, settings, size)
+    memory, smaller = _memory(basis, model, settings, size)
     distillation = settings.distillation
     if job.is_second_distillation and (distillation.hidden or distillation.attention or distillation.relation):
         with_teacher = intermediate_steps(settings, features) or steps  # the teacher runs in these
         operations += basis.task_teacher.forward(max(with_teacher - done, 0) * tokens, size.length)
         memory += 4 * basis.task_teacher.parameters
-    return _Training(basis.training_seconds(model, operations, steps - done), memory)
+    return _Training(basis.training_seconds(model, operations, steps - done), memory, smaller)
 
 
-def _memory(basis: Basis, model: Size, settings: Finetune, size: TaskSize) -> float:
-    """Bytes of a fine-tuning, whose micro-batches are halved before the first step until they fit."""
+def _memory(basis: Basis, model: Size, settings: Finetune, size: TaskSize) -> tuple[float, str]:
+    """Bytes of a fine-tuning, whose micro-batches are halved before the first step until they fit, and if so why."""
     device, optimization = basis.run.device, settings.optimization
-    is_kept = keeps_attention_weights(device, basis.machine.precision, optimization.attention_dropout)
+    precision = basis.machine.precision
+    is_kept = keeps_attention_weights(device, precision, optimization.attention_dropout)
 
     def needed(splits: int) -> float:
         examples = math.ceil(optimization.batch_size / 2**splits)
-        return model.training_memory(examples * size.longest, 0, length=size.longest if is_kept else 0)
+        activations = model.activation_memory(examples * size.longest, length=size.longest if is_kept else 0)
+        return TRAINING_BYTES * model.parameters + taken(activations, device, precision)
 
-    return needed(splits_that_fit(needed, int(math.log2(optimization.batch_size)), SHARE * free_bytes(device)))
+    free = free_bytes(device)
+    splits = splits_that_fit(needed, int(math.log2(optimization.batch_size)), SHARE * free)
+    return needed(splits), f"trained {why_smaller(splits, needed(0), free)}" if splits else ""
 
 
 def soft_target_seconds(basis: Basis, task: str, size: TaskSize) -> float:
@@ -210,6 +215,8 @@ class _Training:
     seconds: float
     memory: float
     """Bytes at its peak."""
+    smaller: str
+    """Why its micro-batches are smaller than `batch_size`; empty = they are not."""
 
 
 def _features(job: Job, settings: Finetune, size: TaskSize) -> int:

@@ -42,6 +42,7 @@ from tinydistilbert.training.best_epoch import BestEpoch, EpochSelector
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Phase, TrainingJob, step_seed
 from tinydistilbert.training.loop import train
+from tinydistilbert.training.memory import taken
 from tinydistilbert.training.optimizer import layer_scales, learning_rate_factor
 from tinydistilbert.training.precision import frozen, multiplying
 
@@ -186,7 +187,7 @@ def micro_batch_memory(
         total += 4 * examples * longest * teacher.layers * VECTORS_OF_TEACHER * teacher.width
         if {"attention", "relation"} & set(objective.inner):
             total += 4 * examples * longest**2 * COPIES_OF_SCORES * size.heads
-    return total
+    return taken(total, compute.device, compute.chosen)
 
 
 def _phases(settings: schema.Finetune, features: int, originals: int, *, is_distilled: bool) -> tuple[Phase, ...]:

@@ -75,15 +75,15 @@ class Size:
         """Operations of the masked-LM head at so many positions: its transform, and the product with the vocabulary."""
         return 2 * positions * self.width * (self.width + self.vocabulary)
 
-    def training_memory(self, tokens: int, positions: float, *, length: int = 0) -> float:
+    def training_memory(self, tokens: int, positions: float) -> float:
         """Bytes while a micro-batch of `tokens` is trained on, with the vocabulary's logits at `positions`.
 
         See `activation_memory`.
         """
-        return TRAINING_BYTES * self.parameters + self.activation_memory(tokens, positions, length=length)
+        return TRAINING_BYTES * self.parameters + self.activation_memory(tokens, positions)
 
     def activation_memory(self, tokens: int, positions: float = 0.0, *, length: int = 0) -> float:
-        """Bytes that a micro-batch takes beside the model.
+        """Bytes of the tensors in single precision that a micro-batch needs beside the model.
 
         A layer keeps about 22 vectors of the model's width a token for the backward pass: 4 projections, attention's
         output, 2 x 4 in the feed-forward part, residuals and normalisations. Logits exist about five times: student,

@@ -310,6 +310,6 @@ def collate(
 
 def _pad(rows: Sequence[NDArray[Any]], length: int, value: int) -> NDArray[np.int64]:
     padded = np.full((len(rows), length, *rows[0].shape[1:]), value, dtype=np.int64)
-    for padded_row, row in zip(padded, rows, strict=True):
-        padded_row[: len(row)] = row
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    padded[np.arange(length) < lengths[:, None]] = np.concatenate(rows)
     return padded

@@ -63,7 +63,7 @@ def predict(
         return _gathered(logits_of, features, ranks, of_tokens=of_tokens)
     rows = [row for row in logits_of if row is not None]
     assert len(rows) == len(features), "every feature is in exactly one batch"
-    return rows if of_tokens else np.stack(rows)
+    return rows if of_tokens else np.concatenate(rows).reshape(len(rows), -1)
 
 
 def _gathered(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tinydistilbert import signals
 from tinydistilbert.errors import Interrupted, NonFiniteLoss, OutOfMemory
-from tinydistilbert.progress import Progress, emit, say, size_in_words
+from tinydistilbert.progress import Progress, emit, say
 from tinydistilbert.recipe import schema
 from tinydistilbert.run_folder import LOG
 from tinydistilbert.storage import atomic
@@ -27,7 +27,7 @@ from tinydistilbert.training.allocator import keep_freed_memory
 from tinydistilbert.training.device import Compute, is_out_of_memory, say_if_busy
 from tinydistilbert.training.diagnosis import write_diagnosis
 from tinydistilbert.training.job import Batch, TrainingJob, step_seed
-from tinydistilbert.training.memory import OPTIMIZER_BYTES, SHARE, free_bytes, splits_that_fit
+from tinydistilbert.training.memory import OPTIMIZER_BYTES, SHARE, free_bytes, splits_that_fit, why_smaller
 from tinydistilbert.training.optimizer import SCALE, learning_rate_factor, make_optimizer
 from tinydistilbert.training.precision import Precision, autocast, onednn
 
@@ -195,12 +195,7 @@ class _Loop:
             atomic.write_json(file, {"halved": self.oom_splits})
         if self.oom_splits > before:
             self.log.write({"step": 1, "micro_batches_halved": self.oom_splits})
-            whole, room = size_in_words(needed(0)), size_in_words(free)
-            say(
-                f"{self.label}: in micro-batches of 1/{2**self.oom_splits} of their size, with as many examples in a "
-                f"step as before: whole ones are estimated to take {whole}, and of the {room} that are free a training "
-                f"plans with {SHARE:.0%}"
-            )
+            say(f"{self.label}: {why_smaller(self.oom_splits, needed(0), free)}")
 
     def update(self, step: int) -> None:
         """One optimiser step."""
