@@ -13,7 +13,7 @@ from tinydistilbert.models.wheel import wheel_folder
 from tinydistilbert.recipe import toml
 from tinydistilbert.run_folder import RunFolder
 
-pytestmark = [pytest.mark.real, pytest.mark.long]
+pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.slow]
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "share.md"
 TEACHER = 0.867
 """Spearman of all-MiniLM-L6-v2 on STS-B's validation split; the test split's 0.82 is on its model card."""

@@ -12,7 +12,7 @@ from tinydistilbert.cli import flags
 from tinydistilbert.cli.arguments import COMMANDS
 from tinydistilbert.cli.parser import build, parse
 from tinydistilbert.cli.request import request
-from tinydistilbert.recipe import keys, schema
+from tinydistilbert.recipe import keys, schema, toml
 from tinydistilbert.recipe.objective import TERMS
 from tinydistilbert.recipe.types import RENAMED_KEYS
 
@@ -92,6 +92,15 @@ def test_command_lines_of_the_pages_are_understood(page: str, line: str, monkeyp
     is_of_a_model = words[0] == "compress" and words[1].startswith("runs/")
     if words[0] in flags.SHORT and not is_of_a_model:
         assert request(parsed).command == words[0]
+
+
+def test_whole_recipes_of_the_pages_are_read(tmp_path: Path):
+    blocks = [re.findall(r"```toml\n(name = .*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in PAGES]
+    recipes = [recipe for of_page in blocks for recipe in of_page]
+    assert len(recipes) > 1
+    for recipe in recipes:
+        (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
+        assert toml.read(tmp_path / "recipe.toml").name in recipe
 
 
 def test_the_reference_states_every_setting_with_its_default():
