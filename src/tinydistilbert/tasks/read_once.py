@@ -141,12 +141,16 @@ def _columns_of(task: Task, folder: Path) -> Columns:
 def keep(tasks: Collection[str]) -> None:
     """Keep the splits of one's own tasks that are at hand in the folder of `kept_in`, those that are not there yet.
 
+    Without such a folder nothing is kept.
+
     Args:
         tasks: names of those that are kept.
 
     Raises:
         DiskError: the disk is full or failing.
     """
+    if not _folders:
+        return
     newest = {(found.examples.task.name, found.examples.split): found for found in _at_hand.values()}
     for (name, split), found in newest.items():
         task, folder = found.examples.task, _folders[-1](name, split)
