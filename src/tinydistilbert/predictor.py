@@ -41,6 +41,10 @@ CUT = "cut_tokens"
 """Its key for texts that were cut."""
 
 
+_NO_TYPES = np.zeros(0, np.int64)
+"""Of a model that does not read them."""
+
+
 class _Row(NamedTuple):
     """A text as the input of a model."""
 
@@ -109,9 +113,13 @@ class Predictor:
             rows = self._rows(texts, pairs)
             logits = self._logits(rows)
             _check_finite(logits)
-            one = {"regression": _score, "multi-label": self._several}.get(self.kind, self._classes)
-            answers, lost = [one(row) for row in logits], [row.cut for row in rows]
-        return [answer | ({CUT: tokens} if tokens else {}) for answer, tokens in zip(answers, lost, strict=True)]
+            one = {"regression": _score, "multi-label": self._several}.get(self.kind)
+            answers = [one(row) for row in logits] if one else self._classes(logits)
+            lost = [row.cut for row in rows]
+        for answer, tokens in zip(answers, lost, strict=True):
+            if tokens:
+                answer[CUT] = tokens
+        return answers
 
     def excess(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[int]:
         """For each text how many tokens of it `predict` does not read because it is too long, 0 for most.
@@ -180,9 +188,13 @@ class Predictor:
         if long:
             for i, encoding in zip(long, self._cutting.encode_batch_fast([given[i] for i in long]), strict=True):
                 encodings[i] = encoding
+        if self.runtime.token_types:
+            types = [np.array(encoding.type_ids, np.int64) for encoding in encodings]
+        else:
+            types = [_NO_TYPES] * len(encodings)
         return [
-            _Row(np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64), tokens)
-            for encoding, tokens in zip(encodings, cut, strict=True)
+            _Row(np.array(encoding.ids, np.int64), of_types, tokens)
+            for encoding, of_types, tokens in zip(encodings, types, cut, strict=True)
         ]
 
     def _called(self, text: str, pair: str | None) -> "_Row":
@@ -201,16 +213,12 @@ class Predictor:
         cutting.enable_truncation(self.max_length, direction=self._tokenizer.truncation_side)
         return cutting
 
-    def _classes(self, logits: NDArray[np.float32]) -> Prediction:
-        values = logits.tolist()  # so few numbers that numpy's calls would take longer than the arithmetic
-        best = max(range(len(values)), key=values.__getitem__)
-        powers = [math.exp(value - values[best]) for value in values]
-        total = sum(powers)
-        probabilities = [power / total for power in powers]
-        return {
-            "label": self.labels[best], "score": probabilities[best],
-            "scores": dict(zip(self.labels, probabilities, strict=True)),
-        }  # fmt: skip
+    def _classes(self, logits: NDArray[np.float32]) -> list[Prediction]:
+        best = [(row, row.index(max(row))) for row in _probabilities(logits)]
+        return [
+            {"label": self.labels[i], "score": row[i], "scores": dict(zip(self.labels, row, strict=True))}
+            for row, i in best
+        ]
 
     def _several(self, logits: NDArray[np.float32]) -> Prediction:
         assert self.label_thresholds is not None
@@ -277,6 +285,19 @@ def _entities(text: str, words: Sequence[Word], found: WordPredictions) -> list[
         }
         for kind, first, last in entities_of(found.tags)
     ]  # fmt: skip
+
+
+def _probabilities(logits: NDArray[np.float32]) -> list[list[float]]:
+    """Of each row the softmax; of a single one without numpy, whose calls would take longer than the arithmetic."""
+    if len(logits) == 1:
+        values = logits[0].tolist()
+        largest = max(values)
+        powers = [math.exp(value - largest) for value in values]
+        total = sum(powers)
+        return [[power / total for power in powers]]
+    of_all = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    probabilities: list[list[float]] = (of_all / of_all.sum(axis=-1, keepdims=True)).tolist()
+    return probabilities
 
 
 def _score(logits: NDArray[np.float32]) -> Prediction:
