@@ -1,14 +1,17 @@
 """From documents to token ids. Worker processes import this file: neither torch nor transformers is needed for it."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int64, UInt32
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tinydistilbert.data.wikitext import UNKNOWN
+from tinydistilbert.data.word_tokens import WordTokens, is_cut_at_spaces
 
 CHARACTERS_AT_ONCE = 1_000_000
 """Characters that are tokenised in one parallel call, which bounds the memory for corpora of any size."""
@@ -41,15 +44,32 @@ class DocumentTokenizer:
         texts = documents
         if self.unk_token is not None:
             texts = [document.replace(UNKNOWN, self.unk_token) for document in documents]
+        ids, lengths = self._tokens_of(texts)
+        return TokenizedDocuments(
+            ids, lengths,
+            unknown=0 if self.unk_id is None else int(np.count_nonzero(ids == self.unk_id)),
+            with_capitals=sum(text != text.lower() for text in texts) if self.lowers else 0,
+        )  # fmt: skip
+
+    @cached_property
+    def _tokens_of(self) -> Callable[[Sequence[str]], tuple[NDArray[np.uint32], NDArray[np.int64]]]:
+        """Texts to the ids of all, one after the other, and how many each has; by words where that is the same."""
+        if is_cut_at_spaces(self.backend):
+            by_words = WordTokens(self.backend)
+
+            def of_words(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+                ids, lengths = by_words(texts)
+                return ids.astype(np.uint32), lengths
+
+            return of_words
+        return self._whole
+
+    def _whole(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         self.backend.no_truncation()
         self.backend.no_padding()
         rows = [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
         ids = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.uint32, count=sum(map(len, rows)))
-        return TokenizedDocuments(
-            ids, np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)),
-            unknown=0 if self.unk_id is None else int(np.count_nonzero(ids == self.unk_id)),
-            with_capitals=sum(text != text.lower() for text in texts) if self.lowers else 0,
-        )  # fmt: skip
+        return ids, np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
 
 
 def batches_of(documents: Iterable[str], characters_at_once: int) -> Iterator[list[str]]:
