@@ -1,5 +1,6 @@
 """What several test files need: a tiny real tokenizer, the folder with real data, and no way to the network."""
 
+import logging
 import os
 import re
 import signal
@@ -82,6 +83,14 @@ def quick_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("TINYDISTILBERT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))  # never the user's
         quick.apply(patch.setattr)
         yield
+
+
+@pytest.fixture(autouse=True)
+def heard() -> None:
+    """A library that another test has called, or its settings of the log, silences no logger of the package."""
+    logging.disable(logging.NOTSET)
+    for name in ("tinydistilbert.notices", "tinydistilbert.recipe.types"):
+        logging.getLogger(name).disabled = False
 
 
 @pytest.fixture(scope="session")

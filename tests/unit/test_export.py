@@ -17,7 +17,7 @@ from onnxruntime.quantization import quantize_dynamic
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from tests import tiny
+from tests import tiny, tracing
 from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import to_onnx as exporting
@@ -286,6 +286,8 @@ def test_what_the_exporter_cannot_trace_is_told_in_one_line(
         raise RuntimeError("a page\nof graph")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
+    monkeypatch.setattr(tracing, "_known", {})  # nor has any process of the tests traced it before
+    monkeypatch.delenv(tracing.FOLDER)
     message = refused(copy, tmp_path / "exported")
     assert "bert: RuntimeError" in message and "\n" not in message
 
