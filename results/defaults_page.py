@@ -24,6 +24,7 @@ SOURCES: tuple[tuple[str, str], ...] = (
     ("precision", _decision(30, "precision", "measured")),
     ("checkpoint_minutes", f"{CHOSEN}: what a kill may cost"),
     ("teacher.model", f"{PAPER}: its teacher"),
+    ("teacher.sharding", _decision(34, "several-processes", "where it does not fit")),
     ("corpus.source", "the TinyDistilBERT replication, in place of the paper's Wikipedia and BookCorpus"),
     ("corpus.text_column", "the name that most hub data sets have"),
     ("corpus.quoting", "[what each kind of file is](files.md#quotes-in-csv-and-tsv)"),
