@@ -178,7 +178,7 @@ def test_a_process_stops_in_good_order_when_its_parent_dies(tmp_path: Path) -> N
     child = (
         "import signal, sys, time; from tinydistilbert.workers.process import stop_with_parent; "
         "signal.signal(signal.SIGTERM, lambda *_: (print('in good order', flush=True), sys.exit(130))); "
-        "stop_with_parent(); print('begun', flush=True); time.sleep(60)"
+        "stop_with_parent(); print('begun', flush=True); time.sleep(3600)"
     )
     script.write_text(
         "import subprocess, sys, time\n"

@@ -81,6 +81,10 @@ def stop_with_parent() -> None:
         # Nothing is written there: it returns when the other end is closed. Not by `sys.stdin`, whose lock a waiting
         # thread would keep from the end of the interpreter.
         os.read(0, 1)
-        signal.raise_signal(signal.SIGTERM)
+        main = threading.main_thread().ident
+        if hasattr(signal, "pthread_kill") and main is not None:
+            signal.pthread_kill(main, signal.SIGTERM)  # which wakes it from whatever it waits for
+        else:
+            signal.raise_signal(signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
