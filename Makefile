@@ -16,6 +16,8 @@ LEDGER := FAULTS_LEDGER="$(CURDIR)/results/faults.jsonl"
 # come first: xdist's own order, by the number of tests, leaves one worker alone with them at the end. A worker that dies
 # ends the run with the name of its test: xdist would go on, and wait for ever for what that worker still had.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# Tests that start processes wait for them a quarter of their time: one worker more than there are cores.
+ONE_MORE = -n $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 RECIPE ?= minilm
 # An adapted teacher beside the data, taken where it exists.
 TEACHER ?= $(DATA)/../models/minilm-l6-mlm
@@ -60,7 +62,7 @@ replication-pack: folder $(READY) ## Pack what `make replication` needs for such
 	$(BIN)/python benchmarks/gpu_pack.py --replication --data "$(DATA)"
 
 test: $(READY) ## Run the tests, those that take minutes or need a GPU excepted.
-	$(LEDGER) $(PYTEST) $(WORKERS) -m "not slow and not gpu"
+	$(LEDGER) $(PYTEST) $(WORKERS) $(ONE_MORE) -m "not slow and not gpu"
 
 faults: $(READY) ## Kill, starve, corrupt and attack it thousands of times, within an hour; the counts go into results/faults.jsonl.
 	FAULTS=full $(LEDGER) $(PYTEST) $(WORKERS) --timeout 3600 tests/faults
