@@ -14,7 +14,7 @@ from tinydistilbert.data.wikitext import UNKNOWN
 from tinydistilbert.data.word_tokens import WordTokens, is_cut_at_spaces
 
 CHARACTERS_AT_ONCE = 1_000_000
-"""Characters that are tokenised in one parallel call, which bounds the memory for corpora of any size."""
+"""Characters that are tokenised in one call, which bounds the memory for corpora of any size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class DocumentTokenizer:
     """Whether it makes capitals small."""
 
     def __call__(self, documents: Sequence[str]) -> TokenizedDocuments:
-        """The token ids of documents, which are tokenised in parallel."""
+        """The token ids of documents."""
         texts = documents
         if self.unk_token is not None:
             texts = [document.replace(UNKNOWN, self.unk_token) for document in documents]
