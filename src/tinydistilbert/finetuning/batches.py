@@ -34,7 +34,7 @@ class InTurn:
 
 @dataclass(frozen=True, eq=False)
 class TaskBatches:
-    """The micro-batches of each optimiser step, padded to their own longest input."""
+    """The micro-batches of each optimiser step, padded to their own longest input or a little more."""
 
     features: Features
     kind: Kind
