@@ -77,7 +77,7 @@ def main() -> None:
         for _, kept in itertools.product(range(options.rounds), found):
             os.environ[CAPACITY] = str(kept)  # which the new process reads
             found[kept].append(common.in_fresh_process(options.threads, measure, name, options.examples))
-        ratios = [ours[0] / usual[0] for usual, ours in zip(found[USUAL], found[PREPARED], strict=True)]
+        ratios = [more[0] / usual[0] for usual, more in zip(found[USUAL], found[PREPARED], strict=True)]
         rows += [
             {
                 "model": name, "kept": kept, "tokens_a_second": [round(each[0]) for each in of_way],
