@@ -62,7 +62,12 @@ def test_the_tokens_of_words_are_those_of_the_text(bert: PreTrainedTokenizerFast
     assert ids.tolist() == [token for row in whole for token in row]
 
 
-@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6), st.integers(5, 12), st.booleans(), st.sampled_from([0, 99]))
+@given(
+    st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6),
+    st.integers(5, 12),
+    st.booleans(),
+    st.sampled_from([0, 99]),
+)
 @settings(max_examples=100, deadline=None)
 def test_inputs_are_those_of_the_tokenizer(
     bert: PreTrainedTokenizerFast, rows: list[tuple[str, str]], max_length: int, are_pairs: bool, few_texts: int

@@ -152,7 +152,7 @@ class _Whole:
             for row, one in zip(long, shortened, strict=True):
                 found[row] = one
         lengths = np.fromiter(map(len, found), np.int64, len(found))
-        rows = [one.ids for one in found]
+        rows: list[Any] = [one.ids for one in found]
         ids = np.concatenate(rows) if isinstance(rows[0], np.ndarray) else _joined(rows, np.int32)
         return Inputs(ids, _joined([one.type_ids for one in found], np.int8), lengths, whole - lengths)
 
@@ -168,10 +168,7 @@ class _Whole:
             backend.no_truncation()
             backend.no_padding()
         # What a call of the wrapper does beside takes a quarter of the time of the Rust tokenizer.
-        encodings: list[Encoding | _Called] = backend.encode_batch_fast(
-            list(zip(texts, pairs, strict=True)) if pairs else texts
-        )
-        return encodings
+        return [*backend.encode_batch_fast(list(zip(texts, pairs, strict=True)) if pairs else texts)]
 
     @cached_property
     def _cutting(self) -> Tokenizer:
