@@ -43,7 +43,7 @@ def encoder_of(tokenizer: FastTokenizer, max_length: int) -> Encoder:
     Pairs that are too long lose tokens from the longer text.
     """
     whole = partial(_whole, tokenizer, max_length)
-    if _only_by_call(tokenizer) or not is_cut_at_spaces(tokenizer.backend_tokenizer):
+    if is_only_by_call(tokenizer) or not is_cut_at_spaces(tokenizer.backend_tokenizer):
         return whole
     ends = _special_tokens(tokenizer.backend_tokenizer)
     if ends is None:
@@ -51,8 +51,9 @@ def encoder_of(tokenizer: FastTokenizer, max_length: int) -> Encoder:
     return partial(_by_words, WordTokens(tokenizer.backend_tokenizer), ends, max_length, whole)
 
 
-def _only_by_call(tokenizer: FastTokenizer) -> bool:
-    return bool(getattr(tokenizer, "only_by_call", False))  # ELMo's characters are made by its Python wrapper
+def is_only_by_call(tokenizer: FastTokenizer) -> bool:
+    """Whether the Rust tokenizer alone does not make the inputs: ELMo's characters are made by its Python wrapper."""
+    return bool(getattr(tokenizer, "only_by_call", False))
 
 
 def _special_tokens(backend: "Tokenizer") -> tuple[int, int] | None:
@@ -113,7 +114,7 @@ def _whole(tokenizer: FastTokenizer, max_length: int, texts: Sequence[str], pair
         )  # fmt: skip
 
     rows: Sequence[Any]
-    if _only_by_call(tokenizer):
+    if is_only_by_call(tokenizer):
         encoded = by_call(len(texts))
         rows, of_types, encodings = encoded["input_ids"], encoded["token_type_ids"], encoded.encodings
     else:
