@@ -61,7 +61,7 @@ class Predictor:
     ) -> None:  # fmt: skip
         self.runtime, self.kind, self.labels, self.max_length = runtime, kind, labels, max_length
         self.null_threshold, self.label_thresholds = null_threshold, label_thresholds
-        self._tokenizer, self._backend = tokenizer, tokenizer.backend_tokenizer
+        self._tokenizer = tokenizer
         self._pad = int(tokenizer.pad_token_id or 0)
 
     def predict(
