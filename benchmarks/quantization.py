@@ -7,7 +7,6 @@ and AVX-512 hidden from it, so that ONNX Runtime takes the kernels whose sums ca
 """
 
 import argparse
-import logging
 import os
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from tinydistilbert.benchmark.turns import table
 from tinydistilbert.evaluation import metrics, resampling
 from tinydistilbert.evaluation.scoring import headline_score, read_predictions
 from tinydistilbert.export.quantize import quantize, sensitive_layers
+from tinydistilbert.export.quiet import quietly
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.runtimes import INT8_FILE, MODEL_FILE, ModelInputs, OnnxRuntime, model_bytes
@@ -96,12 +96,11 @@ def tool(exported: Path, output: Path) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
     (output / INT8_FILE).parent.mkdir(parents=True)
-    logging.disable(logging.WARNING)  # it asks for a preprocessing that changes nothing here
-    quantize_dynamic(
-        exported / MODEL_FILE, output / INT8_FILE, per_channel=True, reduce_range=True,
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-    )  # fmt: skip
-    logging.disable(logging.NOTSET)
+    with quietly():  # it asks for a preprocessing that changes nothing here
+        quantize_dynamic(
+            exported / MODEL_FILE, output / INT8_FILE, per_channel=True, reduce_range=True,
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )  # fmt: skip
     atomic.write_json(output / "config.json", {"tinydistilbert": {"precision": "int8"}})
 
 

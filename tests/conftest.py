@@ -32,6 +32,8 @@ river Seine. In 1889 the tower was built by the engineer Gustave Eiffel for the 
 it. Some cats like milk, and some dogs like bones. She walked to the old house near the lake, opened the door, and sat
 down to read a book."""
 PIECES = 232
+WARNING = ("tinydistilbert.notices", "tinydistilbert.recipe.types")
+"""The loggers of the package."""
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -86,11 +88,14 @@ def quick_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def heard() -> None:
-    """A library that another test has called, or its settings of the log, silences no logger of the package."""
+def heard() -> Iterator[None]:
+    """A test after which the package's warnings go unheard fails, and not those that come after it."""
+    yield
+    silenced = [name for name in WARNING if not logging.getLogger(name).isEnabledFor(logging.WARNING)]
     logging.disable(logging.NOTSET)
-    for name in ("tinydistilbert.notices", "tinydistilbert.recipe.types"):
+    for name in silenced:
         logging.getLogger(name).disabled = False
+    assert not silenced, "a library, or its settings of the log, has silenced them"
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,10 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from tinydistilbert import progress
 from tinydistilbert.errors import UserError
@@ -25,7 +24,8 @@ from tinydistilbert.tasks.entities import entities_of, is_tag
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.label_thresholds import given_labels, sigmoid, stored_label_thresholds
 from tinydistilbert.tasks.squad import TASKS, stored_null_threshold
-from tinydistilbert.tasks.whole_inputs import FastTokenizer
+from tinydistilbert.tasks.token_rows import TokenRows
+from tinydistilbert.tasks.whole_inputs import Encoder, FastTokenizer, Inputs, encoder_of, joined_inputs
 from tinydistilbert.tasks.words import WORDS, Word, WordPredictions, joined, word_predictions, words_in
 
 SQUAD = TASKS[0]
@@ -39,19 +39,6 @@ Prediction = dict[str, Any]
 """What a model predicts for one text; its keys are listed at `Predictor.predict`."""
 CUT = "cut_tokens"
 """Its key for texts that were cut."""
-
-
-_NO_TYPES = np.zeros(0, np.int64)
-"""Of a model that does not read them."""
-
-
-class _Row(NamedTuple):
-    """A text as the input of a model."""
-
-    ids: NDArray[Any]
-    types: NDArray[Any]
-    cut: int
-    """Tokens that it lost because it was too long."""
 
 
 class Predictor:
@@ -74,7 +61,7 @@ class Predictor:
     ) -> None:  # fmt: skip
         self.runtime, self.kind, self.labels, self.max_length = runtime, kind, labels, max_length
         self.null_threshold, self.label_thresholds = null_threshold, label_thresholds
-        self._tokenizer, self._backend = tokenizer, tokenizer.backend_tokenizer
+        self._tokenizer = tokenizer
         self._pad = int(tokenizer.pad_token_id or 0)
 
     def predict(
@@ -110,12 +97,12 @@ class Predictor:
                 raise UserError("pairs", expected="a context for each question", found="none", fix="give the contexts")
             answers, lost = self._answers(texts, pairs), self.excess(texts, pairs)
         else:
-            rows = self._rows(texts, pairs)
-            logits = self._logits(rows)
+            inputs = self._inputs(texts, pairs)
+            logits = self._logits(inputs)
             _check_finite(logits)
             one = {"regression": _score, "multi-label": self._several}.get(self.kind)
             answers = [one(row) for row in logits] if one else self._classes(logits)
-            lost = [row.cut for row in rows]
+            lost = inputs.lost.tolist()
         for answer, tokens in zip(answers, lost, strict=True):
             if tokens:
                 answer[CUT] = tokens
@@ -130,12 +117,13 @@ class Predictor:
             UserError: not as many pairs as texts.
         """
         texts, pairs = _listed(texts, pairs)
-        questions = self.kind == "span"
-        whole = self._tokenizer(
-            texts, None if questions else pairs, add_special_tokens=not questions, return_attention_mask=False,
-            verbose=False,
-        )  # fmt: skip
-        return [max(0, len(ids) - self.text_limit) for ids in whole["input_ids"]]
+        if not texts:
+            return []
+        if self.kind == "span":
+            whole = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            return [max(0, len(ids) - self.text_limit) for ids in whole["input_ids"]]
+        lost: list[int] = self._inputs(texts, pairs).lost.tolist()
+        return lost
 
     @property
     def text_limit(self) -> int:
@@ -150,68 +138,26 @@ class Predictor:
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> NDArray[np.float32]:
         """Logits (texts, classes) in the order of the texts, for models of whole texts; see `predict`."""
-        return self._logits(self._rows(texts, pairs))
+        return self._logits(self._inputs(texts, pairs))
 
-    def _rows(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list["_Row"]:
-        if len(texts) == 1 or getattr(self._tokenizer, "only_by_call", False):
-            return [self._encoded(text, pairs[i] if pairs else None) for i, text in enumerate(texts)]
-        given: list[Any] = list(zip(texts, pairs, strict=True)) if pairs else list(texts)
-        parts = (given[begin : begin + CHUNK] for begin in range(0, len(given), CHUNK))
-        return [row for part in parts for row in self._encoded_together(part)]
+    def _inputs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Inputs:
+        parts = (slice(begin, begin + CHUNK) for begin in range(0, len(texts), CHUNK))
+        return joined_inputs([self._inputs_of(texts[part], pairs[part] if pairs else None) for part in parts])
 
-    def _logits(self, rows: Sequence["_Row"]) -> NDArray[np.float32]:
-        if len(rows) == 1:  # without sorting and padding, which would add to the latency of a single text
-            ids, types, _ = rows[0]
-            inputs = {"input_ids": ids[None], "attention_mask": np.ones((1, len(ids)), np.int64)}
-            return self.runtime({**inputs, "token_type_ids": types[None]} if self.runtime.token_types else inputs)
-        every = np.arange(len(rows))
-        features = Features([row.ids for row in rows], [row.types for row in rows], every, every)
+    @cached_property
+    def _inputs_of(self) -> Encoder:
+        return encoder_of(self._tokenizer, self.max_length)
+
+    def _logits(self, inputs: Inputs) -> NDArray[np.float32]:
+        if len(inputs.lengths) == 1:  # without sorting and padding, which would add to the latency of a single text
+            ids, types = inputs.ids[None].astype(np.int64), inputs.types[None].astype(np.int64)
+            given = {"input_ids": ids, "attention_mask": np.ones(ids.shape[:2], np.int64)}
+            return self.runtime({**given, "token_type_ids": types} if self.runtime.token_types else given)
+        every, input_ids = np.arange(len(inputs.lengths)), TokenRows(inputs.ids, inputs.lengths)
+        features = Features(input_ids, input_ids.with_flat(inputs.types), every, every)
         found = predict(self.runtime, features, pad_token_id=self._pad)
         assert isinstance(found, np.ndarray), "no span model"
         return found
-
-    def _encoded(self, text: str, pair: str | None) -> "_Row":
-        """The text as the Rust tokenizer has it: transformers' wrapper takes longer than the tokenizer itself."""
-        if getattr(self._tokenizer, "only_by_call", False):  # ELMo's characters are made by its Python wrapper
-            return self._called(text, pair)
-        encoded = self._backend.encode(text, pair)
-        cut = max(0, len(encoded) - self.max_length)
-        if cut:
-            encoded = self._cutting.encode(text, pair)
-        return _Row(np.array(encoded.ids, np.int64), np.array(encoded.type_ids, np.int64), cut)
-
-    def _encoded_together(self, given: list[Any]) -> list["_Row"]:
-        """The same for many texts or pairs, in one call that works out no offsets."""
-        encodings = self._backend.encode_batch_fast(given)
-        cut = [max(0, len(encoding) - self.max_length) for encoding in encodings]
-        long = [i for i, tokens in enumerate(cut) if tokens]
-        if long:
-            for i, encoding in zip(long, self._cutting.encode_batch_fast([given[i] for i in long]), strict=True):
-                encodings[i] = encoding
-        if self.runtime.token_types:
-            types = [np.array(encoding.type_ids, np.int64) for encoding in encodings]
-        else:
-            types = [_NO_TYPES] * len(encodings)
-        return [
-            _Row(np.array(encoding.ids, np.int64), of_types, tokens)
-            for encoding, of_types, tokens in zip(encodings, types, cut, strict=True)
-        ]
-
-    def _called(self, text: str, pair: str | None) -> "_Row":
-        inputs = self._tokenizer(text, pair, return_token_type_ids=True, verbose=False)
-        cut = max(0, len(inputs["input_ids"]) - self.max_length)
-        if cut:
-            inputs = self._tokenizer(
-                text, pair, truncation=True, max_length=self.max_length, return_token_type_ids=True
-            )
-        return _Row(np.asarray(inputs["input_ids"], np.int64), np.asarray(inputs["token_type_ids"], np.int64), cut)
-
-    @cached_property
-    def _cutting(self) -> Tokenizer:
-        """The tokenizer with truncation as in training; the other one has none, so as to see what is too long."""
-        cutting = Tokenizer.from_str(self._backend.to_str())
-        cutting.enable_truncation(self.max_length, direction=self._tokenizer.truncation_side)
-        return cutting
 
     def _classes(self, logits: NDArray[np.float32]) -> list[Prediction]:
         best = [(row, row.index(max(row))) for row in _probabilities(logits)]

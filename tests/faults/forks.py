@@ -118,7 +118,7 @@ class Forks:
 
     def start(
         self, task: str, arguments: dict[str, Any], *, cache: Path | None = None,
-        environment: dict[str, str] | None = None, **wishes: Any,
+        environment: dict[str, str] | None = None, log: Path | None = None, **wishes: Any,
     ) -> Child:  # fmt: skip
         """Start a child.
 
@@ -127,6 +127,8 @@ class Forks:
             arguments: of it.
             cache: the cache folder that it uses; by default that of the tests.
             environment: further variables.
+            log: takes all that it prints, behind what is there, and its standard input never ends, as `workers.process`
+                has it; by default `out` and `err` do, and there is no input.
             wishes: what `_Child` does beside the task.
         """
         self._count += 1
@@ -136,6 +138,7 @@ class Forks:
         request = {
             "task": task, "arguments": arguments, "cache": str(cache or os.environ["TINYDISTILBERT_CACHE"]),
             "folder": str(folder), "wishes": wishes, "environment": environment or {},
+            "log": log and str(log.absolute()),
         }  # fmt: skip
         return Child(self.ask(do="start", **request)["pid"], board, folder, self)
 
@@ -352,9 +355,10 @@ def _be_child(request: dict[str, Any]) -> None:
     folder, code = Path(request["folder"]), 1
     board = Board(folder / "board")
     try:
-        for name, number in (("out", 1), ("err", 2)):
-            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        log = request["log"]
+        for path, number in ((log or folder / "out", 1), (log or folder / "err", 2)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.dup2(os.pipe()[0] if log else os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.update(request["environment"], TINYDISTILBERT_CACHE=request["cache"])
         _Child(board, **request["wishes"])
         before = set(sys.modules)

@@ -3,17 +3,20 @@
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
 import tinydistilbert as td
-from tests.faults.forks import Forks
+from tests.faults.forks import Child, Forks
 from tinydistilbert import results
 from tinydistilbert.errors import UserError
 from tinydistilbert.results import Measurement
+from tinydistilbert.storage import disk
+from tinydistilbert.workers import process
 
 pytestmark = pytest.mark.long
 Call = Callable[..., tuple[int, str, str]]
@@ -27,6 +30,46 @@ def recipe_file(tmp_path: Path, recipe_text: str) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(text.replace("tokens = 2_000", "tokens = 0"))
     return path
+
+
+@dataclass
+class ForkedPart:
+    """A part at work, as `workers.process.Process` is one, without five seconds of imports."""
+
+    name: str
+    child: Child
+    looks: list[Callable[["ForkedPart"], None]]
+    """Called before it is asked whether it has ended."""
+
+    def exit_code(self) -> int | None:
+        for look in self.looks:
+            look(self)
+        return self.child.status()
+
+    def ask_to_stop(self) -> None:
+        self.child.send(signal.SIGTERM)
+
+    def wait(self, seconds: float) -> bool:
+        self.child.wait()
+        return True
+
+
+@pytest.fixture
+def looks(forks: Forks, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[ForkedPart], None]]:
+    """What is called whenever a part is looked at; parts are forked, where they are new processes of Python else."""
+    called: list[Callable[[ForkedPart], None]] = []
+
+    def begin(arguments: Sequence[str], log: Path, *, threads: int, gpu: str | None = None) -> ForkedPart:
+        disk.make_folder(log.parent)
+        given = [*map(str, arguments), "--threads", str(threads)]
+        child = forks.start("main", {"arguments": given}, log=log, environment={"WORLD_SIZE": "1"})
+        return ForkedPart(given[given.index("--part") + 1], child, called)
+
+    monkeypatch.setattr(process, "begin", begin)
+    return called
+
+
+forked_parts = pytest.mark.usefixtures("looks")
 
 
 def numbers(path: Path) -> list[tuple[object, ...]]:
@@ -46,10 +89,10 @@ def weights(folder: Path) -> dict[str, bytes]:
 def children_of(output: Path) -> list[psutil.Process]:
     """The processes at work on parts in a folder."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
+    for running in psutil.process_iter(["cmdline"]):
+        line = running.info["cmdline"] or []
         if "--part" in line and str(output) in line:
-            found.append(process)
+            found.append(running)
     return found
 
 
@@ -60,6 +103,7 @@ def wait_for(what: Callable[[], object], seconds: float = 500) -> None:
         time.sleep(0.05)
 
 
+@forked_parts
 def test_task_models_side_by_side_are_those_of_one_process(recipe_file: Path, tmp_path: Path, call: Call) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     keep = ("--finetune.keep", "all", "--threads", "1", "--finetune.seeds", "1")
@@ -106,48 +150,44 @@ def given_model(recipe_file: Path, teacher: Path) -> tuple[str | Path, ...]:
 
 
 def test_one_that_is_killed_is_run_again_and_one_that_dies_twice_is_a_line_of_the_report(
-    given_model: tuple[str | Path, ...], tmp_path: Path, call: Call, forks: Forks
+    given_model: tuple[str | Path, ...], tmp_path: Path, call: Call, looks: list[Callable[[ForkedPart], None]]
 ) -> None:
     output = tmp_path / "run"
     arguments = (*given_model, "--output", output, "--finetune.epochs", "8")
-    study = forks.start("main", {"arguments": [*map(str, arguments)]})
     times = {"adjacency/model/seed-0": 1, "adjacency/model/seed-1": 2}
     killed = dict.fromkeys(times, 0)
 
-    def kill() -> bool:
-        for process in children_of(output):
-            line = process.info["cmdline"]
-            part = line[line.index("--part") + 1]
-            if killed[part] < times[part] and (output / "tasks" / part / "model.partial" / "log.jsonl").exists():
-                process.kill()
-                process.wait(60)
-                killed[part] += 1
-        return study.status() is not None
+    def kill(part: ForkedPart) -> None:
+        if killed[part.name] < times[part.name] and (output / "tasks" / part.name / "model.partial/log.jsonl").exists():
+            part.child.send(signal.SIGKILL)
+            part.child.wait()
+            killed[part.name] += 1
 
-    wait_for(kill)
-    printed = study.out() + study.err()
+    looks.append(kill)
+    code, printed, error = call(*arguments)
     assert killed == times, printed
-    assert study.wait() == 1
-    assert printed.count("killed by SIGKILL; once more") == 2
+    assert code == 1
+    assert (printed + error).count("killed by SIGKILL; once more") == 2
     failure = "model on Adjacency, seed 1: failed, killed by SIGKILL, twice"
-    assert failure in printed and failure in (output / "report.html").read_text()
+    assert failure in printed + error and failure in (output / "report.html").read_text()
     assert {m.seed for m in results.read(output / "results.jsonl") if m.task == "adjacency"} == {0}
     assert (output / "jobs" / "model-on-Adjacency--seed-1.log").is_file()
 
+    looks.clear()
     code, printed, error = call(*arguments)
     assert code == 0, error
     assert "1 at a time" in printed and "failed, killed" not in (output / "report.html").read_text()
     assert not (output / "jobs").exists() and not (output / "failed.json").exists() and not list(output.rglob("*.lock"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(("number", "seeds"), [(signal.SIGINT, 2), (signal.SIGKILL, 1)])
 def test_no_process_stays_when_the_study_is_stopped_or_killed(
-    given_model: tuple[str | Path, ...], tmp_path: Path, forks: Forks, number: signal.Signals
+    given_model: tuple[str | Path, ...], tmp_path: Path, forks: Forks, number: signal.Signals, seeds: int
 ) -> None:
     output = tmp_path / "run"
-    arguments = [*given_model, "--output", output, "--finetune.epochs", "2000"]
+    arguments = [*given_model, "--output", output, "--finetune.epochs", "2000", "--finetune.seeds", *range(seeds)]
     study = forks.start("main", {"arguments": [*map(str, arguments)]})
-    models = [output / "tasks" / "adjacency" / "model" / f"seed-{seed}" / "model.partial" for seed in (0, 1)]
+    models = [output / "tasks" / "adjacency" / "model" / f"seed-{seed}" / "model.partial" for seed in range(seeds)]
 
     def are_training() -> bool:
         assert study.status() is None, study.err()
@@ -155,13 +195,14 @@ def test_no_process_stays_when_the_study_is_stopped_or_killed(
 
     wait_for(are_training)
     at_work = children_of(output)
-    assert len(at_work) == 2
+    assert len(at_work) == seeds
     study.send(number)
     assert study.wait() == (130 if number == signal.SIGINT else -signal.SIGKILL)
     assert psutil.wait_procs(at_work, 60)[1] == []
     assert all((model / "checkpoints").is_dir() for model in models), "each has saved what it had"
 
 
+@forked_parts
 def test_rows_side_by_side_are_those_of_one_process_and_one_that_breaks_is_told(
     recipe_file: Path, tmp_path: Path, call: Call
 ) -> None:
@@ -181,6 +222,7 @@ def test_rows_side_by_side_are_those_of_one_process_and_one_that_breaks_is_told(
     assert notes[0] == [line.replace("/together/", "/alone/") for line in notes[1]] and len(notes[0]) == 1
 
 
+@forked_parts
 def test_trials_side_by_side_are_those_of_one_process(recipe_file: Path, tmp_path: Path, call: Call) -> None:
     pytest.importorskip("optuna", reason="optuna (extra sweep) is not installed")
     space = tmp_path / "space.toml"

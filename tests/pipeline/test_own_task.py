@@ -17,7 +17,7 @@ from tinydistilbert.finetuning import trainer
 from tinydistilbert.finetuning.finetune import finetune
 from tinydistilbert.pipeline import task_models
 from tinydistilbert.storage import atomic
-from tinydistilbert.training import loop
+from tinydistilbert.training.step_numbers import StepNumbers
 
 Call = Callable[..., tuple[int, str, str]]
 Reviews = Callable[[Path, int, int], Path]
@@ -174,14 +174,14 @@ def test_a_run_does_not_go_on_with_other_examples(files: list[str], teacher: Pat
 def test_a_failed_training_is_scored_named_and_ends_in_an_error(
     files: list[str], teacher: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop._Step.line
+    real = StepNumbers.line
 
-    def breaks(item: loop._Step) -> dict[str, float]:
+    def breaks(item: StepNumbers) -> dict[str, float]:
         if item.step == 5:
             raise NonFiniteLoss("step 6: the loss is infinite")
         return real(item)
 
-    monkeypatch.setattr(loop._Step, "line", breaks)
+    monkeypatch.setattr(StepNumbers, "line", breaks)
     for _ in range(2):
         code, out, err = call("finetune", "--model", teacher, *files, "--output", tmp_path / "run")
         assert code == 1 and "step 6: the loss is infinite" in err

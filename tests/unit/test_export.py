@@ -1,11 +1,14 @@
 """Exported folders: the same logits as torch's for every head, run by others, and every mistake told in one line."""
 
 import json
+import logging
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,12 +19,15 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import quantize_dynamic
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
+from transformers.utils.logging import get_verbosity, is_progress_bar_enabled
 
 from tests import tiny, tracing
 from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import to_onnx as exporting
+from tinydistilbert.export.quiet import quietly
 from tinydistilbert.export.to_onnx import export, to_half
+from tinydistilbert.models import loading
 from tinydistilbert.models.heads import head_of, parameter_count
 from tinydistilbert.models.loading import load_config, load_model, save_model
 from tinydistilbert.models.pruned import keep
@@ -300,6 +306,32 @@ def test_without_the_extra_the_command_to_install_it_is_named(
 
 
 def test_what_the_exporter_prints_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    with exporting._quietly():
+    with quietly():
         print("Applied 10 of general pattern rewrite rules.")
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("silence", [quietly, loading._quietly])
+def test_two_threads_that_export_or_load_leave_output_and_log_as_they_were(silence: Any) -> None:
+    def state() -> tuple[Any, ...]:
+        return sys.stdout, logging.root.manager.disable, get_verbosity(), is_progress_bar_enabled()
+
+    before, first_is_in, second_waits = state(), Event(), Event()
+
+    def first() -> None:
+        with silence():
+            first_is_in.set()
+            second_waits.wait(0.2)  # were it let in, it would be through and set this, and note the silence as usual
+
+    def second() -> None:
+        first_is_in.wait(60)
+        with silence():
+            second_waits.set()
+            one.join(0.2)
+
+    one, two = Thread(target=first), Thread(target=second)
+    for thread in (one, two):
+        thread.start()
+    for thread in (one, two):
+        thread.join(60)
+    assert state() == before

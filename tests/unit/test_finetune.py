@@ -28,8 +28,8 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import TASKS, Examples
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.unlabelled import write_examples
-from tinydistilbert.training import loop
 from tinydistilbert.training.device import Compute
+from tinydistilbert.training.step_numbers import StepNumbers
 
 pytestmark = pytest.mark.long
 
@@ -182,14 +182,14 @@ def test_learning_rates_are_chosen_among_by_held_out_examples(data: Path, encode
 def test_a_training_that_breaks_is_kept_and_told(
     data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop._Step.line
+    real = StepNumbers.line
 
-    def breaks(item: loop._Step) -> dict[str, float]:
+    def breaks(item: StepNumbers) -> dict[str, float]:
         if item.step == 5:
             raise NonFiniteLoss("step 6: the loss is infinite")
         return real(item)
 
-    monkeypatch.setattr(loop._Step, "line", breaks)
+    monkeypatch.setattr(StepNumbers, "line", breaks)
     finetuned(recipe(data), "cola", encoder, tmp_path / "model", seed=0)
     assert facts(tmp_path / "model")["failed"] == "step 6: the loss is infinite"
     assert load_model(tmp_path / "model", "classification", require_head=True).config.num_labels == 2

@@ -20,6 +20,7 @@ from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import Examples, load_examples, mapped_tables, read_once, readers, samples, token_rows
 from tinydistilbert.tasks.columns import Column
 from tinydistilbert.tasks.custom import custom_task
+from tinydistilbert.tasks.rows import Rows
 from tinydistilbert.tasks.same import numbered
 from tinydistilbert.tasks.token_rows import FlatFile
 
@@ -35,7 +36,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Parts of a few rows, and nothing at hand of another test."""
     monkeypatch.setattr(readers, "RECORDS_AT_ONCE", 40)
     monkeypatch.setattr(mapped_tables, "VALUES_AT_ONCE", 40)
-    monkeypatch.setattr(readers, "VALUES_AT_ONCE", 40)
+    monkeypatch.setattr("tinydistilbert.tasks.rows.VALUES_AT_ONCE", 40)
     monkeypatch.setattr("tinydistilbert.tasks.columns.VALUES_AT_ONCE", 40)
     read_once.forget()
     notices.begin()
@@ -134,7 +135,7 @@ def test_a_large_split_is_read_once_and_kept(tmp_path: Path, monkeypatch: pytest
     run, reads = tmp_path / "run", list[Path]()
     read_rows = readers.read_rows
 
-    def counted(path: Path, *more: Any) -> readers.Rows:
+    def counted(path: Path, *more: Any) -> Rows:
         reads.append(path)
         return read_rows(path, *more)
 

@@ -1,6 +1,5 @@
 """int8: values worked out by hand on graphs of one matrix, laws on tiny exported models, ONNX Runtime's own tool."""
 
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.tiny import assert_equal_up_to_rounding
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import int8 as integers
 from tinydistilbert.export.quantize import export_int8, layer_names, quantize, sensitive_layers
+from tinydistilbert.export.quiet import quietly
 from tinydistilbert.export.to_onnx import export
 from tinydistilbert.models.runtimes import EARLIER_FILE, INT8_FILE, MODEL_FILE, ModelInputs, OnnxRuntime, model_bytes
 from tinydistilbert.storage import atomic
@@ -229,12 +229,11 @@ def quantized_by_the_tool(fp32: Path, output: Path, *, keep_float: str = "") -> 
     shutil.copytree(fp32, output)
     names = [node.name for node in onnx.load(str(fp32 / MODEL_FILE)).graph.node]
     kept = [name for name in names if keep_float and keep_float in name]
-    logging.disable(logging.WARNING)
-    quantize_dynamic(
-        fp32 / MODEL_FILE, output / EARLIER_FILE, op_types_to_quantize=["MatMul"], per_channel=True,
-        reduce_range=True, nodes_to_exclude=kept, extra_options={"DefaultTensorType": TensorProto.FLOAT},
-    )  # fmt: skip
-    logging.disable(logging.NOTSET)
+    with quietly():
+        quantize_dynamic(
+            fp32 / MODEL_FILE, output / EARLIER_FILE, op_types_to_quantize=["MatMul"], per_channel=True,
+            reduce_range=True, nodes_to_exclude=kept, extra_options={"DefaultTensorType": TensorProto.FLOAT},
+        )  # fmt: skip
     shutil.rmtree(output / "onnx")
     (output / "manifest.json").unlink()
     config = atomic.read_json(output / "config.json")

@@ -1,6 +1,7 @@
 """What `--jobs` asks for, and the loop over parts: order, retries, lines, and what an interruption leaves."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,6 +173,19 @@ def test_wrong_flags_are_refused(arguments: list[str], words: str, capsys: pytes
     assert words in error and "\n" not in error
 
 
+def test_a_process_is_asked_to_stop_and_killed_where_it_does_not() -> None:
+    waits = "import signal, time; signal.signal(signal.SIGTERM, signal.{}); print(flush=True); time.sleep(60)"
+    for answer, code in (("SIG_DFL", -signal.SIGTERM), ("SIG_IGN", -signal.SIGKILL)):
+        command = [sys.executable, "-ISc", waits.format(answer)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as started:
+            assert started.stdin and started.stdout and started.stdout.readline()
+            begun = process.Process(started)
+            assert begun.exit_code() is None
+            begun.ask_to_stop()
+            assert begun.wait(60 if code == -signal.SIGTERM else 0.1) == (code == -signal.SIGTERM)
+            assert begun.exit_code() == code and started.stdin.closed
+
+
 @pytest.mark.long
 def test_a_process_stops_in_good_order_when_its_parent_dies(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
@@ -185,8 +199,6 @@ def test_a_process_stops_in_good_order_when_its_parent_dies(tmp_path: Path) -> N
         f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE, start_new_session=True)\n"
         "time.sleep(60)\n"
     )
-    import subprocess
-
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     with parent.stdout as stream:

@@ -10,7 +10,8 @@ import pyarrow.parquet
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.storage import atomic, disk
-from tinydistilbert.tasks.readers import named_pieces, shown
+from tinydistilbert.tasks.json_tables import named_pieces
+from tinydistilbert.tasks.rows import shown
 from tinydistilbert.tasks.splits import with_class_names
 
 Data: TypeAlias = Any

@@ -1,12 +1,11 @@
 """Exported models for OpenVINO: in bf16, on processors that have it, and in int8 by NNCF with calibrated ranges."""
 
-import contextlib
-import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.export.quiet import without_output
 from tinydistilbert.export.to_onnx import IN_BROWSERS, copy_beside, exported_weights
 from tinydistilbert.models.runtimes import (
     BF16,
@@ -72,7 +71,7 @@ def to_int8(exported: Path, output: Path, calibration: Iterable[ModelInputs]) ->
         fix = "give calibration inputs"
         raise UserError("quantization by NNCF", expected="calibration inputs", found="none", fix=fix)
     nncf.set_log_level(40)
-    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+    with without_output():
         model = nncf.quantize(
             model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
         )

@@ -5,15 +5,11 @@ that token of the last layer that the head reads. The folder is made only if the
 """
 
 import ast
-import io
-import logging
 import math
 import shutil
 import tempfile
-import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.export import fused_attention as fusion
+from tinydistilbert.export.quiet import quietly
 from tinydistilbert.models.first_token import first_token_only
 from tinydistilbert.models.heads import head_of, vocabulary_input, vocabulary_matrix
 from tinydistilbert.models.lengths import MAX_LENGTH, read_length
@@ -247,7 +244,7 @@ def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) ->
     inputs = {name: torch.from_numpy(array) for name, array in _random_inputs(model, 2, 7, seed=0).items()}
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest_input(model.config))}
     try:
-        with _quietly(), torch.no_grad(), first_token_only(model) if first_token and not fused else nullcontext():
+        with quietly(), torch.no_grad(), first_token_only(model) if first_token and not fused else nullcontext():
             program = torch.onnx.export(
                 _Named(model, head, fused=fused).eval(), (), kwargs=inputs, dynamo=True, opset_version=OPSET,
                 input_names=list(inputs), output_names=["start_logits", "end_logits"] if head == "span" else ["logits"],
@@ -259,22 +256,6 @@ def _traced(folder: Path, model: PreTrainedModel, head: Head, *, fused: bool) ->
         raise UserError(str(folder), expected="a model that torch.onnx exports", found=found, fix=fix) from error
     assert program is not None, "the dynamo exporter returns a program"
     return _tidied(program.model_proto)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Suppress warnings of the exporter and of transformers; the exported model is checked afterwards.
-
-    Standard output is for answers alone: onnxscript 0.6 prints how many rules it applied.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _tidied(proto: Any) -> Any:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.readers import Rows, read_rows, shortened, shown
+from tinydistilbert.tasks.readers import read_rows
 from tinydistilbert.tasks.row_checks import nearest, number
+from tinydistilbert.tasks.rows import Rows, shortened, shown
 from tinydistilbert.tasks.splits import read_split
 
 ID = "id"

@@ -8,6 +8,7 @@ warning. Here a missing or unexpected weight is an error, unless it belongs to a
 
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -80,6 +81,10 @@ _HEADS = {  # in ModernBERT every head begins with a layer `head`, and the span 
 }
 
 
+_one_at_a_time = threading.RLock()
+"""These settings belong to the process: of two threads, the later one would put back the silence of the earlier."""
+
+
 def _where(name: str | Path, revision: str | None) -> str:
     return f"model {name}" + (f"@{revision}" if revision else "")
 
@@ -87,16 +92,17 @@ def _where(name: str | Path, revision: str | None) -> str:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Switch off progress bars and load reports of transformers: `load_model` checks and reports all of that."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if bars:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
+    with _one_at_a_time:
+        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
         if bars:
-            logging.enable_progress_bar()
+            logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
 
 
 def load_config(name: str | Path, revision: str | None = None) -> PretrainedConfig:

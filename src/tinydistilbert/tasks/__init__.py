@@ -198,7 +198,7 @@ def _rows(
 
 def _held_out(examples: Examples, count: int) -> hold_out.HoldOut:
     """The hold-out of a train split by its texts; what is lost on the way is said."""
-    from tinydistilbert.tasks.readers import shortened
+    from tinydistilbert.tasks.rows import shortened
 
     task, keys = examples.task, examples.text_numbers
     different = int(keys.max(initial=-1)) + 1

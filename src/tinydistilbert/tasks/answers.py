@@ -10,7 +10,7 @@ import pyarrow as pa
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.readers import Rows, shown
+from tinydistilbert.tasks.rows import Rows, shown
 
 DROP = "or drop the row"
 KEYS = ("text", "answer_start")

@@ -18,8 +18,8 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.tasks.answers import DROP
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.readers import Rows, shortened, shown
 from tinydistilbert.tasks.row_checks import nearest
+from tinydistilbert.tasks.rows import Rows, shortened, shown
 
 MOST_CLASSES = 1000
 """With more different labels than this, the column is not taken for one of classes."""

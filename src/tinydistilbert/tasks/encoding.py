@@ -82,7 +82,7 @@ def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Fea
         ids.append(found.ids)
         types.append(found.types)
         lengths.append(found.lengths)
-        cut += found.cut
+        cut += int(np.count_nonzero(found.lost))
     every = np.arange(len(examples))
     input_ids = TokenRows(ids.whole(), np.concatenate(lengths))
     return Features(input_ids, input_ids.with_flat(types.whole()), _labels(examples), every, cut=cut)
@@ -272,13 +272,14 @@ def padded_inputs(
         int64 `input_ids`, `attention_mask` (1 = token, 0 = padding) and, with `token_types`, `token_type_ids`, all
         (batch, length), but ELMo's `input_ids` (batch, length, 50).
     """
-    length = pad_to or int(features.lengths[indices].max())
+    lengths = features.lengths[indices]
+    is_token = np.arange(pad_to or int(lengths.max())) < lengths[:, None]
     batch = {
-        "input_ids": _pad([features.input_ids[i] for i in indices], length, pad_token_id),
-        "attention_mask": (np.arange(length) < features.lengths[indices][:, None]).astype(np.int64),
+        "input_ids": _pad(features.input_ids, indices, is_token, pad_token_id),
+        "attention_mask": is_token.astype(np.int64),
     }
     if token_types:
-        batch["token_type_ids"] = _pad([features.token_type_ids[i] for i in indices], length, 0)
+        batch["token_type_ids"] = _pad(features.token_type_ids, indices, is_token, 0)
     return batch
 
 
@@ -308,8 +309,10 @@ def collate(
     return {**batch, "start_positions": labels[:, 0], "end_positions": labels[:, 1]}
 
 
-def _pad(rows: Sequence[NDArray[Any]], length: int, value: int) -> NDArray[np.int64]:
-    padded = np.full((len(rows), length, *rows[0].shape[1:]), value, dtype=np.int64)
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    padded[np.arange(length) < lengths[:, None]] = np.concatenate(rows)
+def _pad(
+    rows: Sequence[NDArray[Any]], indices: Sequence[int] | NDArray[np.int64], is_token: NDArray[np.bool_], value: int
+) -> NDArray[np.int64]:
+    together = rows.together(indices) if isinstance(rows, TokenRows) else np.concatenate([rows[i] for i in indices])
+    padded = np.full((*is_token.shape, *together.shape[1:]), value, dtype=np.int64)
+    padded[is_token] = together
     return padded

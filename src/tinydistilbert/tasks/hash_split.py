@@ -12,7 +12,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.mapped_tables import filtered
-from tinydistilbert.tasks.readers import Rows, shortened, shown
+from tinydistilbert.tasks.rows import Rows, shortened, shown
 
 _SHARE = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*%\s*")
 

@@ -22,7 +22,7 @@ from tinydistilbert.tasks.classes import (
     tell_of_twins,
     unknown_class,
 )
-from tinydistilbert.tasks.readers import Rows, shortened, shown
+from tinydistilbert.tasks.rows import Rows, shortened, shown
 
 _GIVEN = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 _OTHER_SEPARATORS = (";", ",", "/")

@@ -14,7 +14,7 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.notices import notice
 from tinydistilbert.tasks.answers import DROP, checked_answers
 from tinydistilbert.tasks.base import Task
-from tinydistilbert.tasks.readers import Rows, shortened, shown
+from tinydistilbert.tasks.rows import Rows, shortened, shown
 from tinydistilbert.tasks.same import hashes_of
 from tinydistilbert.tasks.words import WORDS
 

@@ -13,17 +13,9 @@ from tinydistilbert.tasks.answers import with_answers
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.hash_split import part_of
 from tinydistilbert.tasks.label_sets import with_label_lists
-from tinydistilbert.tasks.readers import (
-    CONLL_ENDINGS,
-    ENDINGS,
-    Rows,
-    can_be_read,
-    is_conll,
-    read_conll,
-    read_rows,
-    table_rows,
-)
+from tinydistilbert.tasks.readers import CONLL_ENDINGS, ENDINGS, can_be_read, is_conll, read_conll, read_rows
 from tinydistilbert.tasks.row_checks import check_columns
+from tinydistilbert.tasks.rows import Rows, table_rows
 from tinydistilbert.tasks.word_tags import TEXT_COLUMNS, with_words
 
 if TYPE_CHECKING:

@@ -80,6 +80,13 @@ class TokenRows(Sequence[NDArray[Any]]):
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def together(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
+        """The numbers of the rows at `indices`, one row after the other."""
+        lengths = self.lengths[indices]
+        ends = np.cumsum(lengths)
+        found: NDArray[Any] = self.flat[np.repeat(self._ends[indices] - ends, lengths) + np.arange(ends[-1])]
+        return found
+
     @overload
     def __getitem__(self, index: int) -> NDArray[Any]: ...
 

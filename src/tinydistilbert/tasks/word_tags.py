@@ -17,8 +17,8 @@ from tinydistilbert.tasks.classes import MOST_CLASSES, in_order, tell_of_twins, 
 from tinydistilbert.tasks.conll import TAGS, TOKENS
 from tinydistilbert.tasks.entities import OUTSIDE, Entity, as_iob2, is_tag, tag_names, tags_of, type_of
 from tinydistilbert.tasks.label_sets import written_list
-from tinydistilbert.tasks.readers import Rows, shown
 from tinydistilbert.tasks.row_checks import check_columns, texts_of
+from tinydistilbert.tasks.rows import Rows, shown
 from tinydistilbert.tasks.words import WORDS, Word, joined, words_in
 
 TEXT_COLUMNS, _LABELS = (TOKENS, "text"), (TAGS, "tags", "entities", "spans", "label")

@@ -8,7 +8,6 @@ import contextlib
 import gc
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -30,6 +29,7 @@ from tinydistilbert.training.job import Batch, TrainingJob, step_seed
 from tinydistilbert.training.memory import OPTIMIZER_BYTES, SHARE, free_bytes, splits_that_fit, why_smaller
 from tinydistilbert.training.optimizer import SCALE, learning_rate_factor, make_optimizer
 from tinydistilbert.training.precision import Precision, autocast, onednn
+from tinydistilbert.training.step_numbers import StepNumbers
 
 MICRO_BATCHES = "micro-batches.json"
 """Beside the checkpoints: how often the micro-batches were halved before the first step, for want of memory."""
@@ -130,7 +130,7 @@ class _Loop:
     """How often the micro-batches were halved so far."""
     failed: Tensor
     """1 from the first step on whose gradient was not finite; on the device."""
-    pending: list["_Step"] = field(default_factory=list)
+    pending: list[StepNumbers] = field(default_factory=list)
     """Steps whose numbers were not read yet."""
     stop: signals.Requests = field(default_factory=signals.Requests)
     started: float = field(default_factory=time.monotonic)
@@ -217,7 +217,7 @@ class _Loop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.tokens += tokens
-        self.pending.append(_Step(step, sums, norm, self.job.term_weights(step), rate, self.tokens))
+        self.pending.append(StepNumbers(step, sums, norm, self.job.term_weights(step), rate, self.tokens))
 
     def gradients(self, step: int) -> tuple[dict[str, Tensor], int]:
         """Gradients of a step, in parts that fit into the memory; gives the terms' means and the useful tokens."""
@@ -313,7 +313,7 @@ class _Loop:
                 self.progress.show(item.step + 1, item.tokens - self.resumed_from.tokens, item.values())
         self.pending.clear()
 
-    def diagnose(self, item: "_Step") -> NoReturn:
+    def diagnose(self, item: StepNumbers) -> NoReturn:
         """Write down what led to numbers that are not finite, by doing the step's passes again.
 
         Raises:
@@ -371,31 +371,6 @@ class _Loop:
         self.save(done)
         stopped = f"{self.label}: stopped after step {done} of {self.job.steps}"
         raise Interrupted(f"{stopped}; the same command goes on from there")
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step whose numbers may still lie on the device."""
-
-    step: int
-    sums: dict[str, Tensor]
-    norm: Tensor
-    term_weights: Mapping[str, float]
-    learning_rate: float
-    tokens: int
-
-    def values(self) -> dict[str, float]:
-        """The mean of each term; on a GPU this waits for it."""
-        return {name: float(value) for name, value in self.sums.items()}
-
-    def line(self) -> dict[str, float]:
-        """Its line in the log."""
-        terms = self.values()
-        loss = sum(self.term_weights[name] * value for name, value in terms.items())
-        line = {
-            "step": self.step + 1, "loss": loss, **terms, "learning_rate": self.learning_rate, "tokens": self.tokens,
-        }  # fmt: skip
-        return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in line.items()}
 
 
 def _all_moved(batch: Batch, device: torch.device) -> Batch:

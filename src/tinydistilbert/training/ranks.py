@@ -22,6 +22,7 @@ from tinydistilbert import progress
 from tinydistilbert.errors import RankLost, ReportedElsewhere, UserError
 from tinydistilbert.storage import atomic
 from tinydistilbert.training.launcher import adopt, own_rank, stay_on_this_machine, take_gpu, world_size
+from tinydistilbert.training.peers import GONE, is_of_connection, lost_message, peers_answer
 
 if TYPE_CHECKING:  # the command line asks whether there is a launcher before torch is needed
     import torch
@@ -63,7 +64,7 @@ class Ranks:
 
         # One message, however many tensors: what counts on a network is how often one waits.
         flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
-        with _peers_answer():
+        with peers_answer():
             dist.all_reduce(flat)
         for tensor, summed in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.detach().copy_(summed.view(tensor.shape))
@@ -76,7 +77,7 @@ class Ranks:
         import torch
         import torch.distributed as dist
 
-        with _peers_answer():
+        with peers_answer():
             summed = torch.tensor(values, dtype=torch.float64)
             dist.all_reduce(summed)
         return [float(value) for value in summed]
@@ -93,7 +94,7 @@ class Ranks:
         import torch.distributed as dist
 
         content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        with _peers_answer():
+        with peers_answer():
             length = torch.tensor([len(content)])
             dist.broadcast(length, source)
             content = content if self.rank == source else torch.empty(int(length), dtype=torch.uint8)
@@ -106,7 +107,7 @@ class Ranks:
             return
         import torch.distributed as dist
 
-        with _peers_answer():
+        with peers_answer():
             for tensor in tensors:
                 whole = tensor.detach().contiguous()
                 dist.broadcast(whole, 0)
@@ -134,7 +135,7 @@ class Ranks:
     def publish(self, what: str, value: Any = True) -> None:
         """Leave a value for the others, who may be elsewhere and may never ask."""
         if self.world > 1:
-            with _peers_answer():
+            with peers_answer():
                 self.store.set(f"{_sessions}/{what}", json.dumps(value))
 
     def wait_for(self, what: str) -> Any:
@@ -145,12 +146,12 @@ class Ranks:
             RankLost: there is nobody to wait for.
         """
         key, pause, end = f"{_sessions}/{what}", 0.01, time.monotonic() + WAIT_HOURS * 3600
-        with _peers_answer():
+        with peers_answer():
             while not self.store.check([key]):
                 if self.store.check([_LEFT]):
                     raise ReportedElsewhere
                 if time.monotonic() > end:
-                    raise RankLost(_lost(f"rank 0 did not come to {what!r} within {WAIT_HOURS:g} hours"))
+                    raise RankLost(lost_message(f"rank 0 did not come to {what!r} within {WAIT_HOURS:g} hours"))
                 time.sleep(pause)
                 pause = min(0.5, pause * 1.5)
             return json.loads(self.store.get(key))
@@ -224,8 +225,8 @@ class Ranks:
             except BaseException as error:
                 _reports = self._is_first_to_report()
                 self._disconnect()
-                if _reports and _is_of_connection(error):
-                    raise RankLost(_lost(_GONE)) from error
+                if _reports and is_of_connection(error):
+                    raise RankLost(lost_message(GONE)) from error
                 if _reports:
                     raise
                 raise ReportedElsewhere from error
@@ -288,7 +289,6 @@ def _abort_on_gpus() -> None:
 
 ALONE = Ranks()
 _LEFT = "left"
-_GONE = "a process of this training has ended, or has not answered for too long"
 _joined: Ranks | None = None
 _reports = False
 """Whether this process was the first in which something went wrong."""
@@ -376,27 +376,3 @@ class _NoOutput(io.TextIOBase):
     def write(self, text: str, /) -> int:
         """Nothing is written."""
         return len(text)
-
-
-@contextlib.contextmanager
-def _peers_answer() -> Iterator[None]:
-    """Report that another process does not answer any more as what it is.
-
-    Raises:
-        RankLost: in place of torch's error.
-    """
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        raise RankLost(_lost(_GONE)) from error
-
-
-def _is_of_connection(error: BaseException) -> bool:
-    """Whether torch says that another process does not answer: also where it, not this module, asked (FSDP)."""
-    from torch.distributed import DistError
-
-    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))
-
-
-def _lost(why: str) -> str:
-    return f"{why}; what is finished and the last checkpoint are on the disk: the same command goes on from there"

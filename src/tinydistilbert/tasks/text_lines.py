@@ -1,0 +1,74 @@
+"""The text of UTF-8 files, packed ones too, as a whole or line by line; what is no text is refused with its line."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from tinydistilbert.data.compressed import BEGINNINGS, open_bytes
+from tinydistilbert.errors import UserError
+from tinydistilbert.tasks import samples
+
+BYTES_AT_ONCE = 2**22
+"""Of a file of lines."""
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 file, without a byte-order mark."""
+    with open_bytes(path) as stream:
+        return _decoded(stream.read(), path, 0)
+
+
+def _decoded(content: bytes, path: Path, lines: int) -> str:
+    """The text of a part of a file, behind so many lines."""
+    try:
+        text = content.decode("utf-8" if lines else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        # With a mark, positions are counted behind it.
+        before = error.object[: error.start]
+        line, column = lines + before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        for first, (packed_by, suffix) in BEGINNINGS.items():
+            if not lines and content.startswith(first):
+                problem, fix = f"it is compressed with {packed_by}", f"call it {path.name}{suffix}"
+                raise UserError(str(path), problem=problem, fix=fix) from None
+        found = f"byte 0x{error.object[error.start]:02x} at byte {column} of the line"
+        raise UserError(f"{path}:{line}", expected="UTF-8", found=found, fix="save the file as UTF-8") from None
+    if "\0" in text:
+        line = lines + text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"{path}:{line}", expected="text", found="a NUL byte", fix="save the file as UTF-8 text")
+    return text
+
+
+def read_lines(path: Path, *, old_ends: bool = False) -> Iterator[str]:
+    """The lines of a UTF-8 file with their ends, without a byte-order mark; some of the file is in memory at a time.
+
+    Only a line feed ends a line, with or without a carriage return; with `old_ends` a carriage return does in a file
+    that has no line feed.
+    """
+    count, waiting = 0, list[bytes]()
+    with open_bytes(path) as stream:
+        while part := stream.read(BYTES_AT_ONCE):
+            before, end, rest = part.rpartition(b"\n")
+            if not end:
+                waiting.append(part)
+                continue
+            text = _decoded(b"".join([*waiting, before, end]), path, count)
+            waiting = [rest]
+            count += text.count("\n")
+            yield from io.StringIO(text, newline="\n")
+    if last := _decoded(b"".join(waiting), path, count):
+        yield from io.StringIO(last, newline="\n" if count or not old_ends else "")
+
+
+def split_lines(text: str) -> Iterator[str]:
+    """Its lines with their ends: only a line feed ends one, with or without a carriage return."""
+    begin = 0
+    while begin < len(text):
+        end = text.find("\n", begin) + 1 or len(text)
+        yield text[begin:end]
+        begin = end
+
+
+def sampled_lines(path: Path, sample: samples.Lines) -> Iterator[str]:
+    """The texts of the lines of a sample of a file."""
+    numbered = zip(sample.lines, sample.numbers, strict=True)
+    return (_decoded(line, path, number - 1) for line, number in numbered)
