@@ -44,7 +44,7 @@ from tinydistilbert.training.job import Phase, TrainingJob, step_seed
 from tinydistilbert.training.loop import train
 from tinydistilbert.training.memory import taken
 from tinydistilbert.training.optimizer import layer_scales, learning_rate_factor
-from tinydistilbert.training.precision import frozen, multiplying
+from tinydistilbert.training.precision import frozen, multiplying, prepares_products
 
 VECTORS_OF_TEACHER, COPIES_OF_SCORES = 4, 4
 """What a loss on layers keeps: of a teacher's layer its states, queries, keys and values a token; of the scores of
@@ -148,8 +148,9 @@ def prepare_training(
 
     def batches_of(inputs: Features, soft: SoftTargets | None) -> TaskBatches:
         return TaskBatches(
-            inputs, task.kind, settings.optimization, seed, int(tokenizer.pad_token_id), uses_token_types(model), soft
-        )
+            inputs, task.kind, settings.optimization, seed, int(tokenizer.pad_token_id), uses_token_types(model), soft,
+            prepares_products(compute.device, compute.chosen),
+        )  # fmt: skip
 
     batches = batches_of(features, None if only_originals else soft)
     last_batches = batches_of(originals, soft) if only_originals else batches
