@@ -50,8 +50,8 @@ def test_a_run_on_a_large_file_goes_on_with_the_rows_of_this_version(
     run = RunFolder(tmp_path / "run")
     command = [
         "finetune", "--model", teacher, "--data", train, "--validation", scored, "--text", "review", "--label", "stars",
-        "--epochs", "1", "--seeds", "0", "1", "--batch-size", "8", "--finetune.min_steps", "0", "--finetune.keep", "all",
-        "--output", run.path,
+        "--epochs", "1", "--seeds", "0", "1", "--batch-size", "8", "--finetune.min_steps", "0",
+        "--finetune.keep", "all", "--output", run.path,
     ]  # fmt: skip
     monkeypatch.setattr(mapped_tables, "LARGE", 2**40)  # up to version 0.2 no file was
     code, _, err = call(*command)
