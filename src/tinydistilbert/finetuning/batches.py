@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydistilbert.data.order import length_grouped
+from tinydistilbert.data.order import Batches, length_grouped
 from tinydistilbert.finetuning.soft_targets import SoftTargets
 from tinydistilbert.recipe.schema import Optimization
 from tinydistilbert.tasks.base import Kind
@@ -66,11 +66,11 @@ class TaskBatches:
         return int(self.features.lengths.max())
 
     @cached_property
-    def _order_of(self) -> Callable[[int], list[NDArray[np.int64]]]:
+    def _order_of(self) -> Callable[[int], Batches]:
         """Which inputs each batch of an epoch reads; of two epochs, for a step may lie across their border."""
         return lru_cache(maxsize=2)(self._grouped)
 
-    def _grouped(self, epoch: int) -> list[NDArray[np.int64]]:
+    def _grouped(self, epoch: int) -> Batches:
         # Where scores are learned, batches of like length are alike in their scores too, and cost points.
         settings = {"sorted_together": 1} if self.kind == "regression" else {}
         return length_grouped(self.features.lengths, self.optimization.batch_size, self.seed, epoch, **settings)

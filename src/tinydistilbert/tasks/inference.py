@@ -1,7 +1,7 @@
 """Predictions of a task model, without padding beyond the longest input of a batch."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +96,7 @@ def _gathered(
     return parts if of_tokens else np.stack(parts)
 
 
-def batches_by_length(lengths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:
+def batches_by_length(lengths: NDArray[np.integer[Any]], token_budget: int) -> list[NDArray[np.int64]]:
     """Inputs of like length together, the longest first, at most `token_budget` tokens a batch, padding included."""
     order = np.argsort(-lengths, kind="stable")
     batches, begin = [], 0
