@@ -1,5 +1,6 @@
 """The ways of fine-tuning that finetune_throughput.py measures, each in a process of its own that takes turns."""
 
+import os
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +36,7 @@ from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.encoding import Features, collate
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import Batch, step_seed
-from tinydistilbert.training.precision import Precision, onednn
+from tinydistilbert.training.precision import CAPACITY, Precision, onednn
 
 MODELS = ("offline-student", "distilbert")
 TASK_NAMES = ("sst2", "cola", "squad")
@@ -253,6 +254,8 @@ def serve(way: str, setup: Setup, connection: Connection) -> None:
     """Measure one way for the process at the other end; what goes wrong is sent to it as a text."""
     try:
         torch.set_num_threads(setup.threads)
+        if way not in OURS:
+            os.environ.pop(CAPACITY, None)  # which this package sets for its own trainings
         with redirect_stderr(StringIO()), onednn(setup.precision):  # the progress line of the training
             (measure_ours if way in OURS else measure_theirs)(way, setup, Clock(connection))
     except Finished:

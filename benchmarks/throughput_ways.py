@@ -1,5 +1,6 @@
 """The ways of distilling that distill_throughput.py measures, each in a process of its own that takes turns."""
 
+import os
 import tempfile
 import time
 import traceback
@@ -30,7 +31,7 @@ from tinydistilbert.models.size import Size
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.recipe import schema
 from tinydistilbert.training.job import MicroBatches
-from tinydistilbert.training.precision import Precision, onednn
+from tinydistilbert.training.precision import CAPACITY, Precision, onednn
 
 PAIRS = ("bert-base", "offline")
 THEIRS = ("notebook", "authors_all", "authors_masked")
@@ -207,6 +208,8 @@ def serve(way: str, setup: Setup, connection: Connection) -> None:
     """Measure one way for the process at the other end; what goes wrong is sent to it as a text."""
     try:
         torch.set_num_threads(setup.threads)
+        if way not in OURS:
+            os.environ.pop(CAPACITY, None)  # which this package sets for its own trainings
         with redirect_stderr(StringIO()), onednn(setup.precision):  # the progress line of the training
             (measure_ours if way in OURS else measure_theirs)(way, setup, Clock(connection))
     except Finished:

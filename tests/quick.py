@@ -1,6 +1,6 @@
 """What all tests replace, and every process that forks for one: seconds that have nothing to do with what is tested.
 
-A run measures its machine for half a second and waits for the disk; torch's exporter takes four seconds for a model, a
+A run measures its machine for a second or two and waits for the disk; the exporter takes four seconds for a model, a
 figure takes a seventh of one, and most runs of the tests draw what another one has drawn.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 SETTINGS: dict[str, Any] = {
     "tinydistilbert.training.device.busy_elsewhere": lambda: 0.0,  # its line would be in the first training's output
     "tinydistilbert.dry_run.machine.PROBE_SECONDS": 0.0,
-    "tinydistilbert.dry_run.machine.PROBE_SIZE": 96,
+    "tinydistilbert.dry_run.machine.PROBE_INPUTS": 2,
     "tinydistilbert.dry_run.machine.COPIED": 100_000,
     "os.fsync": lambda _: None,  # what is flushed, and in which order, tests of durability read from `disk.hook`
 }

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +19,13 @@ from tinydistilbert.models.untrusted import CONFIG
 from tinydistilbert.optional import training_libraries
 from tinydistilbert.tasks.base import Examples, Kind
 from tinydistilbert.tasks.best_answer import best_answer
-from tinydistilbert.tasks.encoding import Features, encode, question_limit
+from tinydistilbert.tasks.encoding import CHUNK, Features, encode, question_limit
 from tinydistilbert.tasks.entities import entities_of, is_tag
 from tinydistilbert.tasks.inference import Logits, predict
 from tinydistilbert.tasks.label_thresholds import given_labels, sigmoid, stored_label_thresholds
 from tinydistilbert.tasks.squad import TASKS, stored_null_threshold
-from tinydistilbert.tasks.text_encoder import TextEncoder, TextInput
-from tinydistilbert.tasks.whole_inputs import FastTokenizer
+from tinydistilbert.tasks.token_rows import TokenRows
+from tinydistilbert.tasks.whole_inputs import Encoder, FastTokenizer, Inputs, encoder_of, joined_inputs
 from tinydistilbert.tasks.words import WORDS, Word, WordPredictions, joined, word_predictions, words_in
 
 SQUAD = TASKS[0]
@@ -61,7 +62,6 @@ class Predictor:
         self.runtime, self.kind, self.labels, self.max_length = runtime, kind, labels, max_length
         self.null_threshold, self.label_thresholds = null_threshold, label_thresholds
         self._tokenizer = tokenizer
-        self._encoder = TextEncoder(tokenizer, max_length, token_types=runtime.token_types)
         self._pad = int(tokenizer.pad_token_id or 0)
 
     def predict(
@@ -97,12 +97,12 @@ class Predictor:
                 raise UserError("pairs", expected="a context for each question", found="none", fix="give the contexts")
             answers, lost = self._answers(texts, pairs), self.excess(texts, pairs)
         else:
-            inputs = self._encoder.inputs(texts, pairs)
+            inputs = self._inputs(texts, pairs)
             logits = self._logits(inputs)
             _check_finite(logits)
             one = {"regression": _score, "multi-label": self._several}.get(self.kind)
             answers = [one(row) for row in logits] if one else self._classes(logits)
-            lost = [each.cut for each in inputs]
+            lost = inputs.lost.tolist()
         for answer, tokens in zip(answers, lost, strict=True):
             if tokens:
                 answer[CUT] = tokens
@@ -117,12 +117,13 @@ class Predictor:
             UserError: not as many pairs as texts.
         """
         texts, pairs = _listed(texts, pairs)
-        questions = self.kind == "span"
-        whole = self._tokenizer(
-            texts, None if questions else pairs, add_special_tokens=not questions, return_attention_mask=False,
-            verbose=False,
-        )  # fmt: skip
-        return [max(0, len(ids) - self.text_limit) for ids in whole["input_ids"]]
+        if not texts:
+            return []
+        if self.kind == "span":
+            whole = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            return [max(0, len(ids) - self.text_limit) for ids in whole["input_ids"]]
+        lost: list[int] = self._inputs(texts, pairs).lost.tolist()
+        return lost
 
     @property
     def text_limit(self) -> int:
@@ -137,15 +138,23 @@ class Predictor:
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> NDArray[np.float32]:
         """Logits (texts, classes) in the order of the texts, for models of whole texts; see `predict`."""
-        return self._logits(self._encoder.inputs(texts, pairs))
+        return self._logits(self._inputs(texts, pairs))
 
-    def _logits(self, inputs: Sequence[TextInput]) -> NDArray[np.float32]:
-        if len(inputs) == 1:  # without sorting and padding, which would add to the latency of a single text
-            ids, types, _ = inputs[0]
-            arrays = {"input_ids": ids[None], "attention_mask": np.ones((1, len(ids)), np.int64)}
-            return self.runtime({**arrays, "token_type_ids": types[None]} if self.runtime.token_types else arrays)
-        every = np.arange(len(inputs))
-        features = Features([each.ids for each in inputs], [each.types for each in inputs], every, every)
+    def _inputs(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Inputs:
+        parts = (slice(begin, begin + CHUNK) for begin in range(0, len(texts), CHUNK))
+        return joined_inputs([self._inputs_of(texts[part], pairs[part] if pairs else None) for part in parts])
+
+    @cached_property
+    def _inputs_of(self) -> Encoder:
+        return encoder_of(self._tokenizer, self.max_length)
+
+    def _logits(self, inputs: Inputs) -> NDArray[np.float32]:
+        if len(inputs.lengths) == 1:  # without sorting and padding, which would add to the latency of a single text
+            ids, types = inputs.ids[None].astype(np.int64), inputs.types[None].astype(np.int64)
+            given = {"input_ids": ids, "attention_mask": np.ones(ids.shape[:2], np.int64)}
+            return self.runtime({**given, "token_type_ids": types} if self.runtime.token_types else given)
+        every, input_ids = np.arange(len(inputs.lengths)), TokenRows(inputs.ids, inputs.lengths)
+        features = Features(input_ids, input_ids.with_flat(inputs.types), every, every)
         found = predict(self.runtime, features, pad_token_id=self._pad)
         assert isinstance(found, np.ndarray), "no span model"
         return found

@@ -17,6 +17,7 @@ from tinydistilbert.dry_run import machine
 from tinydistilbert.dry_run.plan import plan_as_json
 from tinydistilbert.errors import UserError
 from tinydistilbert.models.runtimes import exported_facts
+from tinydistilbert.pipeline.context import RunContext
 from tinydistilbert.pipeline.run import run_context
 from tinydistilbert.predictor import load
 from tinydistilbert.recipe import toml
@@ -175,7 +176,9 @@ def test_the_time_told_first_counts_every_training(
     reviews_csv: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine of a fixed speed, twice the epochs of a training are twice its time, and nothing else changes."""
-    monkeypatch.setattr(machine, "_multiply", lambda *_: 1e9)
+    monkeypatch.setattr(machine, "_predictions", lambda *_, **__: 1e8)
+    monkeypatch.setattr(machine, "_training", lambda *_: 1e8)
+    monkeypatch.setattr(machine, "_unpruned", lambda *_: 0.4)
     monkeypatch.setattr(machine, "_copy", lambda *_: 1e15)
     data = task_data(str(reviews_csv), None, text="review", label="stars")
 
@@ -208,6 +211,26 @@ def test_the_time_told_first_counts_every_training(
     assert "evaluate baselines" not in {stage for stage, cost in seconds({"finetune.baselines": False}).items() if cost}
     twice = more({}, seeds=2)
     assert twice[of_teacher] == pytest.approx(base[of_teacher], rel=0.05) and of_student in twice
+
+
+def test_a_time_budget_counts_that_trainings_run_side_by_side(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data.csv").write_text(rows(90, lambda n: "ab"[n % 2]))
+    data = task_data(tmp_path / "data.csv", None, text="", label="", text_pair="", kind="classification")
+    changes = api.changes_of(teacher, to=(), keep=None, soft_labels="", unlabelled="", seeds=4, time_budget="10m")
+
+    def planned(run: RunContext) -> dict[str, Any]:  # a minute an epoch and seed
+        return {"seconds": 60 * run.recipe.finetune.epochs * 4 / (run.workers.at_once if run.workers else 1)}
+
+    monkeypatch.setattr(api, "plan_as_json", planned)
+    epochs = {
+        jobs: api.recipe_for(data, changes, tmp_path / "run", "10m", threads=1, jobs=jobs).finetune.epochs
+        for jobs in (None, 1, 2, 4)
+    }
+    assert epochs[None] == epochs[1] < 3 and 4 < epochs[2] <= 5 and 9 < epochs[4] <= 10
+    with pytest.raises(UserError, match=r"--jobs"):
+        api.recipe_for(data, changes, tmp_path / "run", "10m", jobs=0)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests import tiny
 from tinydistilbert import notices, progress
 from tinydistilbert.dry_run import machine, plan
 from tinydistilbert.dry_run.basis import Basis, Line, Shared
-from tinydistilbert.dry_run.machine import BYTES_PER_UPDATE, EFFICIENCY, Machine
+from tinydistilbert.dry_run.machine import BYTES_PER_UPDATE, LayerShape, Machine
 from tinydistilbert.dry_run.side_by_side import SECONDS_A_PROCESS, end_of_last
 from tinydistilbert.dry_run.sizes import task_size, text_size
 from tinydistilbert.dry_run.stages import ESTIMATES
@@ -28,7 +28,6 @@ from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.tasks import mapped_tables, samples
-from tinydistilbert.training import precision
 from tinydistilbert.training.memory import SHARE
 from tinydistilbert.workers.jobs import Jobs
 
@@ -177,8 +176,10 @@ def taught(recipe: Recipe, **distillation: object) -> Recipe:
 class OnSimpleMachine(Shared):
     """On a machine that does an operation a second and moves data in no time."""
 
+    unpruned: float = 0.0
+
     def machine(self, *_: object) -> Machine:
-        return Machine("cpu", 1, 1 / EFFICIENCY, 1 / EFFICIENCY, float("inf"), "fp32", 1.0)
+        return Machine("cpu", 1, 1.0, 1.0, float("inf"), "fp32", 1.0, self.unpruned)
 
 
 def on_simple_machine(context: RunContext) -> Basis:
@@ -256,6 +257,40 @@ def test_every_back_end_and_protocol_is_timed_and_every_variant_is_made(recipe: 
     assert small.what == "1 model, up to 6 variants each; 3 of them pruned, then recovery fine-tuning of 10 steps"
     fewer = line("compress", compress={"tasks": ["cola"], "held_out": 0, "keep": [0.5]})
     assert 0 < (fewer.seconds or 0) < (small.seconds or 0) and 0 < fewer.disk < small.disk
+
+
+def test_recovery_runs_the_teacher_in_every_step_where_layers_are_compared(recipe: Recipe, tmp_path: Path) -> None:
+    def seconds(hidden: float, unpruned: float = 0.0) -> float:
+        changes = {
+            "compress": {"tasks": ["cola"], "keep": [0.5], "recovery_epochs": 2.0},
+            "finetune": {"distillation": {"hidden": hidden, "intermediate_epochs": 0.0}},
+        }
+        own = toml.from_dict(toml.merge(toml.to_dict(recipe), changes), "test")
+        context = run_of(own, tmp_path / "run", until="report")
+        (line,) = ESTIMATES["compress"](Basis(context, OnSimpleMachine(context, unpruned)))
+        assert line.seconds is not None
+        return line.seconds
+
+    basis = on_simple_machine(run_of(recipe, tmp_path / "run", until="report"))
+    size = basis.task_size("cola")
+    assert size is not None
+    of_example = basis.task_teacher.forward(size.length, size.length)
+    assert seconds(1.0) - seconds(0.0) == pytest.approx(40 * of_example)  # 10 steps of 4 examples
+    # Half of a layer's time stays when it is pruned to nothing: pruned to 50 % it takes 75 % instead of 50.
+    learned = 40 + min(basis.recipe.compress.importance_examples, size.features)
+    model = basis.task_model(basis.run.compressed_job("cola"))
+    more = 0.25 * 3 * learned * model.forward(size.length, size.length)
+    assert seconds(0.0, unpruned=0.5) - seconds(0.0) == pytest.approx(more)
+
+
+def test_words_that_no_text_uses_are_not_updated(recipe: Recipe, tmp_path: Path) -> None:
+    basis = on_simple_machine(run_of(recipe, tmp_path / "run", until="report"))
+    slow = dataclasses.replace(basis.machine, traffic=1.0)
+    basis.__dict__["machine"] = slow
+    model, size = basis.student, basis.task_size("cola")
+    assert size is not None and 0 < size.words < model.vocabulary
+    all_of_it, used = (basis.training_seconds(model, 0.0, 1, words=words) for words in (0, size.words))
+    assert all_of_it - used == pytest.approx((model.vocabulary - size.words) * model.width * BYTES_PER_UPDATE)
 
 
 def test_every_stage_has_an_estimate() -> None:
@@ -387,6 +422,35 @@ def test_operations_of_a_layer_worked_out_by_hand() -> None:
     assert size.parameters == sum(p.numel() for p in tiny.model(**tiny.WIDER).parameters())
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_layer_is_measured(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = machine.measure(torch.device("cpu"), "fp32", LayerShape(32, 2, 64))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(rate > 0 for rate in (found.scoring, found.one_core, found.traffic, found.training))
+    assert 0 <= found.unpruned <= 1
+    assert found.pruned(1.0) == pytest.approx(1.0)
+    assert found.pruned(0.0) == found.unpruned
+
+
+def test_the_layer_has_the_shape_of_the_models() -> None:
+    config = tiny.model(**tiny.WIDER).config
+    layer = LayerShape.of(config)
+    assert layer == LayerShape(config.hidden_size, config.num_attention_heads, config.intermediate_size)
+    assert Size.of(layer.model()).matrices == Size.of(tiny.model(**tiny.WIDER)).matrices / config.num_hidden_layers
+
+
+def test_a_layer_that_takes_half_as_long_with_a_quarter_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.5, 1.0])
+    monkeypatch.setattr(machine, "_passes_seconds", lambda *_: next(seconds))
+    layer = LayerShape(32, 4, 64)  # of which 1 head and 16 neurons are left
+    assert machine._unpruned(layer, "fp32") == pytest.approx((0.5 - 0.25) / 0.75)
+
+
 def test_half_the_rate_is_twice_the_time() -> None:
     fast, slow = (Machine("cpu", 1, rate, rate, rate, "fp32", rate) for rate in (2e9, 1e9))
     traffic = BYTES_PER_UPDATE
@@ -397,15 +461,8 @@ def test_half_the_rate_is_twice_the_time() -> None:
 def test_a_training_in_bf16_takes_less_time_than_in_fp32_and_its_scores_as_much(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By hand: 58 % of the time are products, 4 times as fast; the other 42 % take half as long."""
-    assert machine.training_rate(100.0, "fp32", 1.0) == pytest.approx(58)
-    assert machine.training_rate(100.0, "bf16", 4.0) == pytest.approx(58 / (0.58 / 4 + 0.21))
-    assert machine.training_rate(100.0, "fp32-onednn", 2.0) == pytest.approx(58 / (0.29 + 0.42))
-
-    seconds = {"fp32": 4.0, "bf16": 1.0, "fp32-onednn": 3.0}
-    monkeypatch.setattr(machine, "product_seconds", lambda _, names: {name: seconds[name] for name in names})
-    monkeypatch.setattr(machine, "_multiply", lambda *_: 1e9)
-    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
+    monkeypatch.setattr(machine, "_passes_seconds", lambda _, name: {"fp32": 4.0, "bf16": 1.0}[name])
+    monkeypatch.setattr(machine, "_predictions", lambda *_, **__: 1e9)
     plans = {}
     for name in ("fp32", "bf16"):
         asked = dataclasses.replace(recipe, precision=name)

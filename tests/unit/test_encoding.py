@@ -283,8 +283,9 @@ def pairs(count: int, task: str = "rte", seed: int = 0) -> Examples:
 
 
 def test_labels_have_the_type_that_the_loss_needs(tokenizer: Any) -> None:
-    assert encode(pairs(3), tokenizer, 128).labels.dtype == np.int64
-    assert encode(pairs(3, "stsb"), tokenizer, 128).labels.dtype == np.float32
+    for task, kind in (("mrpc", torch.int64), ("stsb", torch.float32)):
+        features = encode(pairs(3, task), tokenizer, 128)
+        assert collate(features, [0, 2], 0, token_types=False)["labels"].dtype == kind
 
 
 def test_pairs_longer_than_the_limit_keep_both_texts(tokenizer: Any) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import random
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tinydistilbert import notices
+from tinydistilbert.data.order import length_grouped
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import Examples, load_examples, mapped_tables, read_once, readers, samples, token_rows
+from tinydistilbert.tasks import Examples, load_examples, mapped_tables, read_once, readers, same, samples, token_rows
 from tinydistilbert.tasks.columns import Column
 from tinydistilbert.tasks.custom import custom_task
+from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.rows import Rows
 from tinydistilbert.tasks.same import numbered
 from tinydistilbert.tasks.token_rows import FlatFile
@@ -234,7 +237,40 @@ def test_texts_are_numbered_as_they_first_occur_even_where_hashes_agree(seed: in
     for hashes in ([value % 5 for value in values], values, [0] * len(values)):
         found = numbered(np.array(hashes), lambda rows: [values[row] for row in rows])
         assert found.tolist() == expected
-    assert numbered(np.zeros(0, dtype=np.int64), lambda _: []).tolist() == []
+    assert numbered(np.zeros(0, dtype=np.uint32), lambda _: []).tolist() == []
+
+
+def test_a_hash_is_looked_for_among_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(same, "HASHES_AT_ONCE", 7)
+    hashes = np.random.default_rng(0).integers(0, 50, 100).astype(np.uint32)
+    for others in (hashes[:0], hashes[:1], hashes[20:30], hashes):
+        assert same.among(hashes, others).tolist() == np.isin(hashes, others).tolist()
+    values = [f"text {number % 40}" for number in range(100)]
+    found = same.hashes_of(values, 100)
+    assert found.dtype == np.uint32 and len({*found.tolist()}) == 40 and (found[:40] == found[40:80]).all()
+
+
+def test_what_is_in_memory_of_each_row_is_small(tokenizer: Any, tmp_path: Path) -> None:
+    """Ten million rows start within a gigabyte: numbers of four bytes a row, and few of them at a time."""
+    count = 200_000
+    hashes = np.random.default_rng(0).permutation(count).astype(np.uint32)
+    tracemalloc.start()
+    try:
+        assert numbered(hashes, lambda _: []).itemsize == 4
+        assert tracemalloc.get_traced_memory()[1] < 14 * count
+        tracemalloc.reset_peak()
+        lengths = np.arange(count, dtype=np.int32) % 30
+        batches = length_grouped(lengths, 32, 0, 0)
+        assert tracemalloc.get_traced_memory()[1] < 16 * count
+        assert len(batches[0]) == 32
+    finally:
+        tracemalloc.stop()
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"text {row},{'ab'[row % 2]}\n" for row in range(20)))
+    task = custom_task("own", CustomTask(train=str(tmp_path / "a.csv")))
+    examples = load_examples(task, "train", data=None, corpus=Corpus(), limit=0, seed=0)
+    features = encode(examples, tokenizer, 16)
+    assert features.lengths.itemsize == features.labels.itemsize == features.example.itemsize == 4
+    assert examples.folded_hashes.itemsize == examples.text_numbers.itemsize == 4
 
 
 def test_tokens_of_many_rows_lie_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

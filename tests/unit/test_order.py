@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tinydistilbert.data import order as batches
 from tinydistilbert.data.order import epoch_part, length_grouped, stream_part
+from tinydistilbert.data.randomness import generator
 
 counts = st.integers(1, 40)
 seeds = st.integers(0, 2**33)
@@ -95,6 +96,20 @@ def test_groups_hardly_pad_and_are_in_random_order() -> None:
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2, "neighbouring batches are not alike"
     other_epoch = length_grouped(lengths, 16, 0, 1)
     assert {tuple(sorted(group)) for group in groups}.isdisjoint(tuple(sorted(group)) for group in other_epoch)
+
+
+def test_groups_are_those_that_runs_of_earlier_versions_began_with() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, size=203)
+    random = generator("length-grouped order", 3, 1)
+    order, expected = random.permutation(203), []
+    for start in range(0, 203, 20):
+        group = order[start : start + 20]
+        group = group[np.argsort(lengths[group], kind="stable")]
+        expected += [group[first : first + 4] for first in range(0, len(group), 4)]
+    expected = [expected[index] for index in random.permutation(len(expected))]
+    found = length_grouped(lengths, 4, 3, 1, sorted_together=5)
+    assert [batch.tolist() for batch in found] == [batch.tolist() for batch in expected]
+    assert [batch.tolist() for batch in found[2:5]] == [batch.tolist() for batch in expected[2:5]]
 
 
 def test_batches_that_are_not_sorted_together_mix_lengths():

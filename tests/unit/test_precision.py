@@ -1,6 +1,9 @@
 """The precision of matrix products: what a probe comes to, that a run keeps it, and that a training computes in it."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -262,3 +265,35 @@ def test_a_frozen_model_has_its_matrices_in_bf16_and_gets_them_back() -> None:
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight, "tied again"
     with frozen(model, "fp32"), frozen(None, "bf16"):
         assert model.get_output_embeddings().weight.dtype is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [({}, "4096"), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7"}, "7"), ({"DNNL_PRIMITIVE_CACHE_CAPACITY": "7"}, None)],
+)
+def test_onednn_keeps_more_prepared_products_unless_the_user_says_how_many(
+    given: dict[str, str], kept: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    precision.keep_prepared_products()
+    assert os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY") == kept
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN multiplies no bf16 here")
+def test_products_of_many_sizes_stay_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that imported it before its first product, 1,100 sizes are prepared once, not twice."""
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("ONEDNN_VERBOSE", "profile")
+    code = (
+        "import torch, tinydistilbert.training.precision\n"
+        "weight = torch.ones(64, 64, dtype=torch.bfloat16)\n"
+        "for _ in range(2):\n"
+        "    for rows in range(30, 1130):\n"
+        "        torch.ones(rows, 64, dtype=torch.bfloat16) @ weight\n"
+    )
+    lines = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert 0 < lines.count("create:cache_miss") < 2 * 1100 - 1024

@@ -1,5 +1,7 @@
 """Texts in the tokens of their words are the tokens of the texts, whatever characters they have."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,20 +62,27 @@ def test_the_tokens_of_words_are_those_of_the_text(bert: PreTrainedTokenizerFast
     assert ids.tolist() == [token for row in whole for token in row]
 
 
-@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6), st.integers(5, 12), st.booleans())
-@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6),
+    st.integers(5, 12),
+    st.booleans(),
+    st.sampled_from([0, 99]),
+)
+@settings(max_examples=100, deadline=None)
 def test_inputs_are_those_of_the_tokenizer(
-    bert: PreTrainedTokenizerFast, rows: list[tuple[str, str]], max_length: int, are_pairs: bool
+    bert: PreTrainedTokenizerFast, rows: list[tuple[str, str]], max_length: int, are_pairs: bool, few_texts: int
 ) -> None:
-    """Special tokens, types, what is cut of texts that are too long, and how many are."""
+    """Special tokens, types, and what is cut of texts that are too long: by words, and by the tokenizer itself."""
     texts, pairs = [first for first, _ in rows], [second for _, second in rows] if are_pairs else None
-    found = whole_inputs.encoder_of(bert, max_length)(texts, pairs)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(whole_inputs, "FEW_TEXTS", few_texts)
+        found = whole_inputs.encoder_of(bert, max_length)(texts, pairs)
     called = bert(texts, pairs, truncation=True, max_length=max_length, return_token_type_ids=True)
     assert found.lengths.tolist() == [len(row) for row in called["input_ids"]]
     assert found.ids.tolist() == [token for row in called["input_ids"] for token in row]
     assert found.types.tolist() == [kind for row in called["token_type_ids"] for kind in row]
     whole = bert(texts, pairs, verbose=False)["input_ids"]
-    assert found.cut == sum(len(row) > max_length for row in whole)
+    assert found.lost.tolist() == [max(0, len(row) - max_length) for row in whole]
 
 
 def test_words_are_forgotten_when_they_are_many(bert: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,3 +101,26 @@ def test_other_tokenizers_are_asked_for_whole_texts(bert: PreTrainedTokenizerFas
     raw = Tokenizer.from_str(bert.backend_tokenizer.to_str())
     raw.pre_tokenizer = pre_tokenizers.Metaspace()
     assert not is_cut_at_spaces(raw)
+
+
+def test_special_tokens_of_a_text_that_is_cut_are_read_as_those_of_others(bert: PreTrainedTokenizerFast) -> None:
+    """A tokenizer that is asked to read [SEP] in a text as letters does so in texts that are too long, too."""
+    raw = Tokenizer.from_str(bert.backend_tokenizer.to_str())
+    raw.encode_special_tokens = True
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, cls_token="[CLS]", sep_token="[SEP]")
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    encode = whole_inputs.encoder_of(tokenizer, 8)
+    short, long = encode(["a [SEP]"], None), encode(["a [SEP] b c d e f"], None)
+    assert long.lost.tolist() == [5]
+    assert long.ids[:7].tolist() == short.ids[:7].tolist()
+    assert 3 not in long.ids[:7]
+
+
+def test_threads_share_the_known_words(bert: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_tokens, "MOST_WORDS", 20)  # so that they are forgotten all the time
+    tokens_of, letters = WordTokens(bert.backend_tokenizer), "abcdefghij"
+    groups = [[f"{a}{b} {b}{c}" for b in letters for c in letters] for a in letters]
+    expected = [WordTokens(bert.backend_tokenizer)(group)[0].tolist() for group in groups]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert [found[0].tolist() for found in pool.map(tokens_of, groups)] == expected

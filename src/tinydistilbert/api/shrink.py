@@ -41,6 +41,7 @@ from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import tasks_of
 from tinydistilbert.tasks.recipe_splits import recipe_examples
+from tinydistilbert.workers.jobs import Jobs, jobs_of
 
 TEACHER = Teacher().model
 """Fine-tuned first, where no other is given."""
@@ -202,7 +203,8 @@ def shrunk(
     changes = _checkable(changes, data.name)
 
     def fitted(recipe: Recipe, output: Path) -> Recipe:
-        return fitted_recipe(recipe, data.name, output, time_budget, given)
+        workers = jobs_of(call.jobs, call.threads, recipe.device)
+        return fitted_recipe(recipe, data.name, output, time_budget, given, workers)
 
     made, recipe, missed = run_task("shrink", data, changes, call, log=log, fit=fitted, tell_time=True)
     return best_model(made, recipe, data, missed)
@@ -217,7 +219,10 @@ def _checkable(changes: Mapping[str, Any], task: str) -> dict[str, Any]:
     return toml.merge(standing_in, changes)
 
 
-def recipe_for(data: TaskData, changes: Mapping[str, Any], output: Path, time_budget: str) -> Recipe:
+def recipe_for(
+    data: TaskData, changes: Mapping[str, Any], output: Path, time_budget: str, *, threads: int | None = None,
+    jobs: int | str | None = None,
+) -> Recipe:  # fmt: skip
     """The recipe alone, where all data are files; nothing is written.
 
     Raises:
@@ -226,10 +231,12 @@ def recipe_for(data: TaskData, changes: Mapping[str, Any], output: Path, time_bu
     given = dict(flat(changes))
     changes = _checkable(changes, data.name)
     recipe = recipe_of(f"shrink-{data.name}", data, changes, RunFolder(output).given_data)
-    return fitted_recipe(recipe, data.name, output, time_budget, given)
+    return fitted_recipe(recipe, data.name, output, time_budget, given, jobs_of(jobs, threads, recipe.device))
 
 
-def fitted_recipe(recipe: Recipe, task: str, output: Path, time_budget: str, given: Collection[str] = ()) -> Recipe:
+def fitted_recipe(
+    recipe: Recipe, task: str, output: Path, time_budget: str, given: Collection[str] = (), workers: Jobs | None = None
+) -> Recipe:
     """The recipe with epochs for as many examples as there are, and with less of them for a time budget.
 
     A run that was begun keeps what it was begun with: the speed of the machine is another one each time.
@@ -240,6 +247,7 @@ def fitted_recipe(recipe: Recipe, task: str, output: Path, time_budget: str, giv
         output: the run folder.
         time_budget: as `15m`; empty = none.
         given: keys with a value that stays.
+        workers: what makes trainings side by side, which the estimated time counts.
 
     Raises:
         UserError: too few examples, or a target that no form can reach.
@@ -260,7 +268,7 @@ def fitted_recipe(recipe: Recipe, task: str, output: Path, time_budget: str, giv
     }  # fmt: skip
     recipe = _with(recipe, {key: value for key, value in defaults.items() if key not in given})
     recipe = _reachable(recipe, task, output)
-    return _in_time(recipe, len(examples), output, time_budget) if time_budget else recipe
+    return _in_time(recipe, len(examples), output, time_budget, workers) if time_budget else recipe
 
 
 def _with(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
@@ -300,7 +308,7 @@ def _reachable(recipe: Recipe, task: str, output: Path) -> Recipe:
     return recipe
 
 
-def _in_time(recipe: Recipe, examples: int, output: Path, time_budget: str) -> Recipe:
+def _in_time(recipe: Recipe, examples: int, output: Path, time_budget: str, workers: Jobs | None) -> Recipe:
     """The recipe with fewer epochs, and then fewer examples, until its estimated time is the budget.
 
     Raises:
@@ -309,7 +317,7 @@ def _in_time(recipe: Recipe, examples: int, output: Path, time_budget: str) -> R
     budget = seconds_of(time_budget)
     if not budget:
         raise UserError("--time-budget", expected="a duration such as 15m", found=repr(time_budget), fix="write 15m")
-    seconds = _seconds(recipe, output)
+    seconds = _seconds(recipe, output, workers)
     for _ in range(6):
         if seconds <= budget:
             return recipe
@@ -323,13 +331,13 @@ def _in_time(recipe: Recipe, examples: int, output: Path, time_budget: str) -> R
         else:
             count = max(FEWEST_ROWS, round(factor * (finetune.train_examples or examples)))
             recipe = _with(recipe, {"finetune.train_examples": count})
-        seconds = _seconds(recipe, output)
+        seconds = _seconds(recipe, output, workers)
     if seconds > 1.4 * budget:
         problem = f"the least that can be done takes about {duration(seconds)}"
         raise UserError("--time-budget", problem=problem, fix=f"give {math.ceil(seconds / 60)}m, or a smaller teacher")
     return recipe
 
 
-def _seconds(recipe: Recipe, output: Path) -> float:
-    planned = plan_as_json(run_context(recipe, output, until="report", log=lambda _: None))
+def _seconds(recipe: Recipe, output: Path, workers: Jobs | None) -> float:
+    planned = plan_as_json(run_context(recipe, output, until="report", log=lambda _: None, workers=workers))
     return float(planned["seconds"])

@@ -41,7 +41,7 @@ def shrink(parsed: argparse.Namespace, command_line: str) -> None:
     )
     output: Path = parsed.output or Path("runs") / f"shrink-{data.name}"
     if parsed.print_recipe or parsed.dry_run:
-        recipe = api.recipe_for(data, changes, output, budget)
+        recipe = api.recipe_for(data, changes, output, budget, threads=parsed.threads, jobs=parsed.jobs)
         if parsed.print_recipe:
             print(toml.dumps(_differences(to_dict(recipe), to_dict(Recipe()))), end="")
             return

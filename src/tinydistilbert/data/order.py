@@ -2,9 +2,11 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int, Int64
+from numpy.typing import NDArray
 
 from tinydistilbert.data.randomness import generator
 
@@ -50,13 +52,13 @@ def epoch_part(part: int, epoch: int, examples: int, batch_size: int, seed: int)
 
 
 def length_grouped(
-    lengths: Sequence[int] | Int64[np.ndarray, " examples"],
+    lengths: Sequence[int] | Int[np.ndarray, " examples"],
     batch_size: int,
     seed: int,
     epoch: int,
     *,
     sorted_together: int = GROUPED_BATCHES,
-) -> list[Int64[np.ndarray, " _"]]:
+) -> "Batches":
     """One epoch of batches whose examples have similar lengths, so that little of a batch is padding.
 
     All examples are shuffled; each group of `sorted_together` batches is sorted by length and cut into batches; then
@@ -71,10 +73,36 @@ def length_grouped(
     """
     random = generator("length-grouped order", seed, epoch)
     size = np.asarray(lengths)
-    order = random.permutation(len(size))
-    batches: list[np.ndarray] = []
+    order = random.permutation(np.arange(len(size), dtype=np.int32 if len(size) < 2**31 else np.int64))
     for start in range(0, len(order), sorted_together * batch_size):
         group = order[start : start + sorted_together * batch_size]
-        group = group[np.argsort(size[group], kind="stable")]
-        batches += [group[first : first + batch_size] for first in range(0, len(group), batch_size)]
-    return [batches[index] for index in random.permutation(len(batches))]
+        group[:] = group[np.argsort(size[group], kind="stable")]
+    return Batches(order, batch_size, random.permutation(-(-len(order) // batch_size)))
+
+
+class Batches(Sequence[Int64[np.ndarray, " _"]]):
+    """Batches that are cut out of one array: as arrays of their own, those of many examples would take more memory.
+
+    Args:
+        order: the examples, batch after batch.
+        batch_size: examples in a batch; the last one may have fewer.
+        numbers: of the batches, in the order in which they come.
+    """
+
+    def __init__(self, order: NDArray[np.integer[Any]], batch_size: int, numbers: NDArray[np.int64]) -> None:
+        self._order, self._size, self._numbers = order, batch_size, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Int64[np.ndarray, " _"]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Int64[np.ndarray, " _"]]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return Batches(self._order, self._size, self._numbers[index])
+        begin = int(self._numbers[index]) * self._size
+        return self._order[begin : begin + self._size].astype(np.int64)

@@ -5,6 +5,7 @@ those of its parts between spaces, one after the other. There are few different 
 """
 
 import itertools
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +35,7 @@ class WordTokens:
 
     def __init__(self, backend: Tokenizer) -> None:
         assert is_cut_at_spaces(backend), "else the tokens of a word depend on what stands around it"
-        self._backend = backend
+        self._backend, self._lock = backend, threading.Lock()
         self._forget()
 
     def _forget(self) -> None:
@@ -43,11 +44,19 @@ class WordTokens:
         self._counts = np.zeros(0, dtype=np.int64)
 
     def __call__(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The ids of all texts, one after the other, and how many each text has."""
-        if len(self._number) > MOST_WORDS:
-            self._forget()
+        """The ids of all texts, one after the other, and how many each text has; threads take turns."""
         in_words = [text.split(" ") for text in texts]
         words = list(itertools.chain.from_iterable(in_words))
+        with self._lock:
+            ids, counts = self._of_words(words)
+        ends = np.cumsum(counts)
+        last_words = np.cumsum([len(parts) for parts in in_words], dtype=np.int64) - 1
+        return ids, np.diff(ends[last_words], prepend=0)
+
+    def _of_words(self, words: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The ids of all words, and how many each has."""
+        if len(self._number) > MOST_WORDS:
+            self._forget()
         self._learn([*({*words} - self._number.keys())])
         numbers = np.fromiter(map(self._number.__getitem__, words), np.int64, len(words))
         counts = self._counts[numbers]
@@ -55,8 +64,7 @@ class WordTokens:
         # The place of each token among the stored ones: that of its word's first, and how far it is from that.
         firsts = (np.cumsum(self._counts) - self._counts)[numbers]
         places = np.repeat(firsts - (ends - counts), counts) + np.arange(int(counts.sum()))
-        last_words = np.cumsum([len(parts) for parts in in_words], dtype=np.int64) - 1
-        return self._ids[places], np.diff(ends[last_words], prepend=0)
+        return self._ids[places], counts
 
     def _learn(self, words: Sequence[str]) -> None:
         if not words:

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from tinydistilbert.dry_run import machine as costs
-from tinydistilbert.dry_run.machine import Machine
+from tinydistilbert.dry_run.machine import LayerShape, Machine
 from tinydistilbert.dry_run.sizes import TaskSize, TextSize, task_size, text_size
 from tinydistilbert.models.loading import load_config, load_tokenizer, longest_input
 from tinydistilbert.models.pruned import give_shapes, is_pruned, shapes_of
@@ -27,7 +27,7 @@ from tinydistilbert.recipe.schema import OFFLINE_TEACHER, Recipe
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks.recipe_splits import length_for
 from tinydistilbert.training import checkpoint
-from tinydistilbert.training.precision import Precision, Shape, choose
+from tinydistilbert.training.precision import Precision, choose
 
 SECONDS_A_FOLDER = 1.0
 """Loading, tokenising, saving, hashing around a training or an evaluation; 0.7 to 1.4 s in a quickstart on 2 cores."""
@@ -61,19 +61,19 @@ class Shared:
     run: RunContext
 
     @cached_property
-    def _machines(self) -> dict[str, Machine]:
+    def _machines(self) -> dict[tuple[Precision, LayerShape], Machine]:
         return {}
 
-    def machine(self, precision: Precision, weights: Sequence[Shape]) -> Machine:
-        """How fast this machine is, measured once for each precision of a training.
+    def machine(self, precision: Precision, layer: LayerShape) -> Machine:
+        """How fast this machine is, measured once for each precision of a training and each shape of layers.
 
         Args:
             precision: of the training.
-            weights: of the model that most of the time goes to.
+            layer: of the model that most of the time goes to.
         """
-        if precision not in self._machines:
-            self._machines[precision] = costs.measure(self.run.device, precision, weights)
-        return self._machines[precision]
+        if (precision, layer) not in self._machines:
+            self._machines[precision, layer] = costs.measure(self.run.device, precision, layer)
+        return self._machines[precision, layer]
 
     @cached_property
     def teacher_is_local(self) -> bool:
@@ -112,9 +112,10 @@ class Basis:
     def machine(self) -> Machine:
         """How fast this machine is, in the precision that the run has or would be begun in."""
         given = self.recipe.finetune.model or self.recipe.compress.model
-        weights = layer_shapes(load_config(given) if given else self.models[0].config)
+        config = load_config(given) if given else self.models[0].config
         known = self.run.known_precision
-        return self.shared.machine(known or choose(self.run.device, weights).precision, weights)
+        precision = known or choose(self.run.device, layer_shapes(config)).precision
+        return self.shared.machine(precision, LayerShape.of(config))
 
     @property
     def text(self) -> TextSize | None:
@@ -194,9 +195,17 @@ class Basis:
             return self.cut_teacher
         return self.given_model if self.recipe.finetune.model else self.student
 
-    def training_seconds(self, model: Size, operations: float, steps: int) -> float:
-        """Time of so many updates and so many operations of forward and backward passes."""
-        traffic = steps * model.parameters * costs.BYTES_PER_UPDATE
+    def training_seconds(self, model: Size, operations: float, steps: int, *, words: int = 0) -> float:
+        """Time of so many updates and so many operations of forward and backward passes.
+
+        Args:
+            model: what is trained.
+            operations: of all steps.
+            steps: of the optimiser.
+            words: of the vocabulary that the texts use, where the others are left out of updates; 0 = all are updated.
+        """
+        unused = (model.vocabulary - words) * model.width if words else 0
+        traffic = steps * (model.parameters - unused) * costs.BYTES_PER_UPDATE
         return self.machine.training_seconds(operations, traffic=traffic) + SECONDS_A_FOLDER
 
     def checkpoints(self, model: Size, seconds: float) -> float:

@@ -37,6 +37,12 @@ def compress_line(basis: Basis) -> Line:
     )  # fmt: skip
 
 
+SECONDS_A_LAYER = 1.0
+"""Of a model that is exported; 2.4 to 3.3 s for 3 layers of 384 (`benchmarks/shrink_kinds.py`, times of its files)."""
+SECONDS_A_PRUNING = 1.5
+"""Beside importance: what it takes before the first step of recovery fine-tuning; from the same files."""
+
+
 @dataclass(frozen=True)
 class _Cost:
     """Of all variants of one model."""
@@ -83,7 +89,10 @@ def _cost(basis: Basis, name: str) -> _Cost:
     held_out = min(settings.held_out or a_tenth, a_tenth)
     steps = finetune_steps(recovery, max(size.features - held_out, 1) + size.unlabelled) if shares else 0
     examples = steps * recovery.optimization.batch_size * recovery.optimization.gradient_accumulation_steps
-    seconds = _seconds(basis, model, size, shares, steps=steps, examples=examples, held_out=held_out)
+    is_taught = bool(recovery.distillation.hidden)  # the teacher runs in every step
+    seconds = _seconds(
+        basis, model, size, shares, steps=steps, examples=examples, held_out=held_out, with_teacher=is_taught
+    )
     return _Cost(disk, seconds, steps, tuple(f"{name}, {note}" for note in size.notes))
 
 
@@ -95,21 +104,38 @@ def _size(basis: Basis, name: str) -> Size:
 
 
 def _seconds(
-    basis: Basis, model: Size, size: TaskSize, shares: Sequence[float], *, steps: int, examples: int, held_out: int
-) -> float:
-    """Time to estimate importance, to recover in so many steps, to make soft targets, to score, and to time."""
+    basis: Basis, model: Size, size: TaskSize, shares: Sequence[float], *, steps: int, examples: int, held_out: int,
+    with_teacher: bool,
+) -> float:  # fmt: skip
+    """Time to estimate importance, to recover in so many steps, to make soft targets, to score, to export, to time."""
     settings, machine = basis.recipe.compress, basis.machine
     forward = model.forward(size.length, size.length)
     learned = examples + min(settings.importance_examples, size.features)
-    operations = FORWARD_AND_BACKWARD * forward * learned * sum(shares)
+    times = sum(machine.pruned(share) for share in sorted(settings.keep))
+    last = min(settings.keep, default=1.0)
+    times += sum(machine.pruned(last) * count / model.layers for count in settings.layers)
+    operations = FORWARD_AND_BACKWARD * forward * learned * times
+    teacher = _teacher(basis, model)
+    of_teacher = teacher.forward(size.length, size.length)
     if shares:
-        operations += forward * size.features * max(1, len(settings.teachers))
+        operations += of_teacher * size.features * max(1, len(settings.teachers))
+        operations += with_teacher * of_teacher * examples * len(shares)
     forms = 1 + _of_openvino(settings)
     variants = _variants(settings) - forms * (len(shares) - sum(shares))
     scored = variants * (forward * held_out + model.forward(size.evaluation_tokens, size.length))
     return (
-        basis.training_seconds(model, operations, len(shares) * steps)
+        basis.training_seconds(model, operations, len(shares) * steps, words=size.words)
         + machine.seconds(scored)
-        + machine.seconds_on_one_core(variants * forward * settings.timed_examples)
+        + machine.seconds_on_one_core((variants * forward + of_teacher) * settings.timed_examples)
+        + SECONDS_A_LAYER * model.layers * (1 + len(shares))
+        + SECONDS_A_PRUNING * len(shares)
         + SECONDS_A_FOLDER * (_variants(settings) + 2 * len(shares))
     )
+
+
+def _teacher(basis: Basis, model: Size) -> Size:
+    """The size of the teacher of recovery fine-tuning, as `pipeline.stages.recovery_teachers` chooses it."""
+    settings = basis.recipe.compress
+    if settings.teachers:
+        return encoder_size(settings.teachers[0])
+    return model if settings.model or settings.row == "teacher" else basis.task_teacher

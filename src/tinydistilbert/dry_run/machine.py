@@ -4,22 +4,21 @@ Good enough to know minutes from hours before a run, not to compare machines.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
+from transformers import BertConfig, BertModel, PretrainedConfig
 
-from tinydistilbert.training.precision import Precision, Shape, product_seconds
+from tinydistilbert.models.dropout import quick_dropout
+from tinydistilbert.models.pruned import keep
+from tinydistilbert.models.size import FORWARD_AND_BACKWARD, Size, layer_shapes
+from tinydistilbert.training.precision import Precision, multiplying
 
-EFFICIENCY = 0.58
-"""Share of the matrix-multiply rate that training reaches. From a finished quickstart (2 cores without hyper-threading,
-2 x 165 GFLOP/s; its training.json and measurements.jsonl): fine-tuning the teacher on 14,036, 29,121 and 61,366 tokens
-took 6.6, 11.7 and 23.1 s, which is 190 GFLOP/s beside 1.9 s for 38 updates of AdamW."""
-EFFICIENCY_GPU = 0.33
-"""The same on a GPU, in training: `results/gpu`, BERT-base to 6 layers on an H100."""
-REST_IN_BF16 = 0.5
-"""Time of what is no matrix product in a training in bf16 on a CPU, by that in fp32: tensors are half as large. With
-products 4.8 times as fast a step is then 3.0 times as fast; `benchmarks/distill_throughput.py` measures by how much."""
+EFFICIENCY_GPU, EFFICIENCY_GPU_SCORING = 0.33, 0.58
+"""Shares of the matrix-multiply rate that a training on a GPU reaches (`results/gpu`, BERT-base to 6 layers on an H100)
+and, not measured, predictions. On a CPU a layer is measured itself."""
 BYTES_PER_UPDATE = 48
 """Memory traffic of one parameter in one step: a new gradient touched and written, its norm taken, gradient scaled
 (5 x 4 bytes), AdamW (7 x 4)."""
@@ -27,90 +26,152 @@ CHECKPOINT_BYTES = 12
 """Of a parameter: weight and AdamW's two moments."""
 PROCESS_BYTES = 900_000_000
 """Python, torch and transformers once they have computed something, with data and the allocator's reserve."""
-PROBE_SIZE, PROBE_SIZE_GPU, PROBE_SECONDS = 768, 4096, 0.15
-"""Width of the square matrices that are multiplied to measure a rate, and for how long."""
+PROBE_SIZE_GPU, PROBE_SECONDS = 4096, 0.15
+"""Width of the square matrices that a GPU multiplies to measure a rate, and for how long anything is measured."""
+PROBE_INPUTS, PROBE_LENGTH = 16, 32
+"""Of a batch that the layer is measured with: half as many tokens as a batch of pairs has."""
+PRUNED = 0.25
+"""Share of its heads and neurons that the layer has left when it is measured again."""
 DTYPES: Mapping[Precision, torch.dtype] = {
     "fp32": torch.float32, "fp32-onednn": torch.float32, "bf16": torch.bfloat16,
 }  # fmt: skip
 COPIED = 16_000_000
 """Numbers that are copied to measure the memory: 64 MB, more than caches hold."""
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What of a model its speed depends on most: a layer."""
+
+    width: int = 768
+    heads: int = 12
+    inner: int = 3072
+    """Feed-forward neurons."""
+
+    @classmethod
+    def of(cls, config: PretrainedConfig) -> Self:
+        """Of a model's layers before any pruning; of a recurrent model that of BERT-base, which says less about it."""
+        shapes = layer_shapes(config)
+        return cls(shapes[1][0], config.num_attention_heads, shapes[1][1]) if shapes else cls()
+
+    def model(self) -> BertModel:
+        """A model of one such layer, with random weights."""
+        config = BertConfig(
+            hidden_size=self.width, num_attention_heads=self.heads, intermediate_size=self.inner, num_hidden_layers=1,
+            vocab_size=PROBE_LENGTH, max_position_embeddings=PROBE_LENGTH,
+        )  # fmt: skip
+        return BertModel(config, add_pooling_layer=False)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Measured rates."""
+    """Measured rates, in floating-point operations a second of the matrices' products; all else takes its time too."""
 
     device: str
     threads: int
-    operations: float
-    """Floating-point operations a second in fp32 multiplications of matrices on the device; on a CPU: one core's rate
-    times `threads`, because another program that is busy just now would spoil a measurement on all of them."""
+    scoring: float
+    """That predictions of batches in fp32 reach."""
     one_core: float
-    """The same on one core of the CPU."""
+    """That predictions of single inputs in fp32 reach on one core of the CPU."""
     traffic: float
     """Bytes a second that are read and written in the device's memory."""
     precision: Precision
     """Of matrix products in training; predictions that are scored are made in fp32."""
     training: float
-    """Operations a second that a training in it reaches."""
+    """That a training in it reaches."""
+    unpruned: float = 0.0
+    """Share of a layer's time in training that stays when all heads and neurons are gone."""
 
     def seconds(self, operations: float) -> float:
         """Time of predictions of so many operations in fp32."""
-        return operations / (EFFICIENCY * self.operations)
+        return operations / self.scoring
 
     def training_seconds(self, operations: float, *, traffic: float = 0.0) -> float:
         """Time of so many operations and so many bytes of memory traffic in training, and of what it learns from."""
         return operations / self.training + traffic / self.traffic
 
+    def pruned(self, share: float) -> float:
+        """Of the time that a layer takes in training, what it takes with that share of its heads and neurons."""
+        return self.unpruned + (1 - self.unpruned) * share
+
     def seconds_on_one_core(self, operations: float) -> float:
         """Time of a prediction of so many operations on one core."""
-        return operations / (EFFICIENCY * self.one_core)
+        return operations / self.one_core
 
 
-def measure(device: torch.device, precision: Precision, weights: Sequence[Shape]) -> Machine:
-    """The rates of this machine, in about half a second.
+def measure(device: torch.device, precision: Precision, layer: LayerShape) -> Machine:
+    """The rates of this machine, in one or two seconds.
 
     Args:
         device: where models are trained and scored.
         precision: of the training.
-        weights: inner size and columns of the matrices of the model that most of the time goes to.
+        layer: of the model that most of the time goes to.
     """
     threads = torch.get_num_threads()
-    cpu = torch.device("cpu")
     torch.set_num_threads(1)
     try:
-        one_core, copying = _multiply(cpu, PROBE_SIZE, torch.float32), _copy(cpu)
+        one_core, copying = _predictions(layer, inputs=1), _copy(CPU)
+        scoring, training, unpruned = _predictions(layer), _training(layer, precision), _unpruned(layer, precision)
     finally:
         torch.set_num_threads(threads)
-    if device.type == "cpu":
-        operations, gain = one_core * threads, 1.0
-        if precision != "fp32" and weights:
-            seconds = product_seconds(weights, ("fp32", precision))
-            gain = seconds["fp32"] / seconds[precision]
-        # Two cores are enough to keep the memory of most machines busy.
-        traffic = copying * min(threads, 2)
+    if device.type != "cpu":
+        fp32, rate = (_multiply(device, dtype) for dtype in (torch.float32, DTYPES[precision]))
         return Machine(
-            "cpu", threads, operations, one_core, traffic, precision, training_rate(operations, precision, gain)
-        )
-    fp32, rate = (_multiply(device, PROBE_SIZE_GPU, dtype) for dtype in (torch.float32, DTYPES[precision]))
-    return Machine(device.type, threads, fp32, one_core, _copy(device), precision, EFFICIENCY_GPU * rate)
+            device.type, threads, EFFICIENCY_GPU_SCORING * fp32, one_core, _copy(device), precision,
+            EFFICIENCY_GPU * rate,
+        )  # fmt: skip
+    if threads > 1:  # at least as fast as one, however busy other programs are just now
+        scoring, training = max(scoring, _predictions(layer)), max(training, _training(layer, precision))
+    # Two cores are enough to keep the memory of most machines busy.
+    return Machine("cpu", threads, scoring, one_core, copying * min(threads, 2), precision, training, unpruned)
 
 
-def training_rate(operations: float, precision: Precision, gain: float) -> float:
-    """Operations a second that a training on a CPU reaches.
-
-    Args:
-        operations: a second, of matrix products in fp32.
-        precision: of the training.
-        gain: how many times as fast the products are in it.
-    """
-    rest = (1 - EFFICIENCY) * (REST_IN_BF16 if precision == "bf16" else 1.0)
-    return EFFICIENCY * operations / (EFFICIENCY / gain + rest)
+def _predictions(layer: LayerShape, inputs: int = PROBE_INPUTS) -> float:
+    """Operations a second of the layer's predictions in fp32, with torch's threads."""
+    model = layer.model().eval()
+    ids = _ids(inputs)
+    with torch.inference_mode():
+        seconds = _least_seconds(lambda: model(input_ids=ids), CPU)
+    return Size.of(model).forward(ids.numel(), PROBE_LENGTH) / seconds
 
 
-def _multiply(device: torch.device, size: int, dtype: torch.dtype) -> float:
-    left, right = torch.ones(2, size, size, device=device, dtype=dtype)
-    return 2 * size**3 / _least_seconds(lambda: left @ right, device)
+def _training(layer: LayerShape, precision: Precision) -> float:
+    """Operations a second of the layer's forward and backward passes, with torch's threads."""
+    model = layer.model()
+    operations = FORWARD_AND_BACKWARD * Size.of(model).forward(PROBE_INPUTS * PROBE_LENGTH, PROBE_LENGTH)
+    return operations / _passes_seconds(model, precision)
+
+
+def _unpruned(layer: LayerShape, precision: Precision) -> float:
+    """Share of a layer's time in training that stays when all heads and neurons are gone."""
+    whole, small = layer.model(), layer.model()
+    keep(small, [range(max(1, round(PRUNED * layer.heads)))], [range(max(1, round(PRUNED * layer.inner)))])
+    left = Size.of(small).matrices / Size.of(whole).matrices
+    share = _passes_seconds(small, precision) / _passes_seconds(whole, precision)
+    return min(max((share - left) / (1 - left), 0.0), 1.0)
+
+
+def _passes_seconds(model: BertModel, precision: Precision) -> float:
+    """Seconds of a forward and a backward pass of a batch, as trainings compute them."""
+    ids = _ids(PROBE_INPUTS)
+
+    def passes() -> None:
+        with multiplying(CPU, precision):
+            output = model(input_ids=ids).last_hidden_state
+        output.sum(dtype=torch.float32).backward()
+
+    with quick_dropout(model.train()):
+        return _least_seconds(passes, CPU)
+
+
+def _ids(inputs: int) -> torch.Tensor:
+    return torch.arange(PROBE_LENGTH).expand(inputs, -1)
+
+
+def _multiply(device: torch.device, dtype: torch.dtype) -> float:
+    left, right = torch.ones(2, PROBE_SIZE_GPU, PROBE_SIZE_GPU, device=device, dtype=dtype)
+    return 2 * PROBE_SIZE_GPU**3 / _least_seconds(lambda: left @ right, device)
 
 
 def _copy(device: torch.device) -> float:
@@ -120,15 +181,19 @@ def _copy(device: torch.device) -> float:
 
 
 def _least_seconds(operation: Callable[[], object], device: torch.device) -> float:
-    """The shortest of several times: whatever made the others longer was not the operation."""
+    """The shortest of several times: whatever made the others longer was not the operation.
+
+    On one core it is processor time, which other programs change little.
+    """
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     operation()
     least, end = float("inf"), time.perf_counter() + PROBE_SECONDS
     while least == float("inf") or time.perf_counter() < end:
         _wait(device)
-        begin = time.perf_counter()
+        begin = clock()
         operation()
         _wait(device)
-        least = min(least, time.perf_counter() - begin)
+        least = min(least, clock() - begin)
     return least
 
 

@@ -189,9 +189,10 @@ def _totals(lines: Sequence[Line], basis: Basis) -> list[str]:
             f"warning: {size_in_words(_needed(lines))} do not fit into the {size_in_words(free)} free at {disk_of}"
         )
     on = f"{machine.threads} threads" if machine.device == "cpu" else machine.device
+    probed = "a layer" if machine.device == "cpu" else "multiplying matrices"
     totals.append(
         f"Estimates, good to about 40 %: training in {machine.precision} at {machine.training / 1e9:,.0f} GFLOP/s, "
-        f"scoring in fp32 at {costs.EFFICIENCY * machine.operations / 1e9:,.0f}, by what multiplying matrices reached "
-        f"just now ({on}). Nothing was written."
+        f"scoring in fp32 at {machine.scoring / 1e9:,.0f}, by what {probed} reached just now ({on}). "
+        "Nothing was written."
     )
     return totals

@@ -33,6 +33,8 @@ SAMPLE = 1000
 """Task examples that are tokenised to estimate the mean length, and how many are cut."""
 FEW, STEP = 0.01, 32
 """Share of the texts that are still cut with the length that is suggested, and what that length is a multiple of."""
+GROWTH = 0.6
+"""Of the words that are used with the number of texts, an exponent: Heaps' law, whose exponent is 0.4 to 0.6."""
 SAMPLE_WORDS = 20_000
 """Words of the corpus that are tokenised to estimate the tokens of all of it."""
 
@@ -72,6 +74,8 @@ class TaskSize:
     """Further texts that a second distillation is trained on."""
     notes: tuple[str, ...] = ()
     """What the model does not read of the texts, a sentence each."""
+    words: int = 0
+    """Of the vocabulary, about how many the train texts use; 0 = unknown."""
 
 
 def limited(count: int, limit: int) -> int:
@@ -164,7 +168,7 @@ def task_size(
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)
         length = min(task.typical_length, max_length)
         return TaskSize(count, count, length, max_length, scored, scored * length, _unlabelled(recipe, task))
-    totals, windows, lengths, longest, trained_share = [], [], [], 0, 1.0
+    totals, windows, lengths, longest, trained_share, words = [], [], [], 0, 1.0, 0
     notes = list[str]()
     repeated.refuse_one_file_for_two(task, recipe.data)
     loaded = [recipe_examples(recipe, task, split) for split in (task.train, splits[0])]
@@ -176,6 +180,9 @@ def task_size(
             trained_share, examples = len(trained_on) / len(examples), trained_on
         sample = _sample(examples)
         features = encode(sample, tokenizer, max_length)
+        if examples.split == task.train:
+            growth = max(1.0, limited(examples.count, settings.train_examples) / len(sample)) ** GROWTH
+            words = min(len(tokenizer), round(growth * len(np.unique(np.concatenate(features.input_ids)))))
         for loss in span_losses(sample, features, total=examples.count):
             notice(task.title, loss)
         windows.append(len(features) / len(sample))
@@ -187,7 +194,7 @@ def task_size(
     scored = limited(totals[1], settings.validation_examples) * len(splits)
     return TaskSize(
         count, round(count * windows[0]), lengths[0], longest, scored, scored * windows[1] * lengths[1],
-        _unlabelled(recipe, task), tuple(notes),
+        _unlabelled(recipe, task), tuple(notes), words,
     )  # fmt: skip
 
 

@@ -117,7 +117,8 @@ def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskS
         with_teacher = intermediate_steps(settings, features) or steps  # the teacher runs in these
         operations += basis.task_teacher.forward(max(with_teacher - done, 0) * tokens, size.length)
         memory += 4 * basis.task_teacher.parameters
-    return _Training(basis.training_seconds(model, operations, steps - done), memory, smaller)
+    seconds = basis.training_seconds(model, operations, steps - done, words=size.words)
+    return _Training(seconds, memory, smaller)
 
 
 def _memory(basis: Basis, model: Size, settings: Finetune, size: TaskSize) -> tuple[float, str]:

@@ -44,7 +44,8 @@ def finetune(
 ) -> None:
     """Make the finished folder `output`: the encoder with the task's head, trained on the task's train split.
 
-    Batches hold examples of like length, but where scores are learned, and are padded to their own longest.
+    Batches hold examples of like length, but where scores are learned, and are padded to their own longest, or to the
+    next of a few lengths (`batches.padded_length`).
 
     A training whose loss becomes infinite ends there: the model is kept as it was, and `training.json` says so.
 

@@ -44,11 +44,13 @@ from tinydistilbert.training.job import Phase, TrainingJob, step_seed
 from tinydistilbert.training.loop import train
 from tinydistilbert.training.memory import taken
 from tinydistilbert.training.optimizer import layer_scales, learning_rate_factor
-from tinydistilbert.training.precision import frozen, multiplying
+from tinydistilbert.training.precision import frozen, multiplying, prepares_products
 
 VECTORS_OF_TEACHER, COPIES_OF_SCORES = 4, 4
 """What a loss on layers keeps: of a teacher's layer its states, queries, keys and values a token; of the scores of
 attention those of teacher and student, their difference and its gradient."""
+LABELS_AT_ONCE = 2**20
+"""That are counted together."""
 MAX_SELECTIONS = 20
 """Times that a training is scored to choose an epoch, at most."""
 
@@ -146,8 +148,9 @@ def prepare_training(
 
     def batches_of(inputs: Features, soft: SoftTargets | None) -> TaskBatches:
         return TaskBatches(
-            inputs, task.kind, settings.optimization, seed, int(tokenizer.pad_token_id), uses_token_types(model), soft
-        )
+            inputs, task.kind, settings.optimization, seed, int(tokenizer.pad_token_id), uses_token_types(model), soft,
+            prepares_products(compute.device, compute.chosen),
+        )  # fmt: skip
 
     batches = batches_of(features, None if only_originals else soft)
     last_batches = batches_of(originals, soft) if only_originals else batches
@@ -348,6 +351,6 @@ def loss_without_learning(training: TaskTraining) -> float:
     if training.examples.task.kind == "multi-label":
         shares = labels.mean(0, dtype=np.float64)
         return float((entr(shares) + entr(1 - shares)).mean())
-    counts = np.unique(labels[labels != NO_LABEL], return_counts=True)[1]
-    shares = counts / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+    parts, classes = np.array_split(labels, 1 + len(labels) // LABELS_AT_ONCE), int(labels.max()) + 1
+    counts = sum(np.bincount(part[part != NO_LABEL], minlength=classes) for part in parts)
+    return float(entr(counts / np.sum(counts)).sum())

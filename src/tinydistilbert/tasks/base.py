@@ -218,7 +218,7 @@ class Examples:
         return [*self.each_key()]
 
     @cached_property
-    def folded_hashes(self) -> NDArray[np.int64]:
+    def folded_hashes(self) -> NDArray[np.uint32]:
         """(n,) hashes of the `keys` as most models read them, see `folded`; in this process."""
         return hashes_of(map(folded, self.each_key()), len(self))
 
@@ -237,7 +237,7 @@ class Examples:
         return [tuple(" ".join(text.split()) for text in texts) for texts in zip(*columns, strict=True)]
 
     @cached_property
-    def text_numbers(self) -> NDArray[np.int64]:
+    def text_numbers(self) -> NDArray[np.integer[Any]]:
         """(n,) a number for each different one of the `keys`, in the order in which they first occur."""
         return numbered(hashes_of(self.each_key(), len(self)), self.keys_of)
 

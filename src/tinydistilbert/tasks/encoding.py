@@ -35,11 +35,11 @@ class Features:
     """(length,) int32 tokens; of ELMo (length, 50) int16, the characters of each word."""
     token_type_ids: Sequence[NDArray[Any]]
     labels: NDArray[Any]
-    """(n,) int64 classes (`NO_LABEL` for none), (n,) float32 scores (NaN for none), (n, labels) float32 of 0 and 1 (NaN
+    """(n,) int32 classes (`NO_LABEL` for none), (n,) float32 scores (NaN for none), (n, labels) float32 of 0 and 1 (NaN
     for none), (n, 2) int64 first and last token of the answer: (0, 0), the [CLS] token, where the window does not
     hold all of the answer, or there is none; or (n, longest) int16 tag of each word at its first token, `NO_LABEL`
     elsewhere."""
-    example: NDArray[np.int64]
+    example: NDArray[np.integer[Any]]
     """(n,) index of the example that each feature belongs to."""
     offsets: list[NDArray[np.int32]] | None = None
     """Span tasks: (length, 2) first character and end in the context of each token, (-1, -1) outside the context."""
@@ -57,7 +57,7 @@ class Features:
         return self.offsets is not None or self.word_tokens is not None
 
     @cached_property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> NDArray[np.integer[Any]]:
         """(n,) tokens of each feature."""
         if isinstance(self.input_ids, TokenRows):
             return self.input_ids.lengths
@@ -75,16 +75,16 @@ def encode(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Fea
     if examples.task.kind == "token-classification":
         return _encode_words(examples, tokenizer, max_length)
     pairs, cut, inputs_of = examples.columns.get("text_pair"), 0, encoder_of(tokenizer, max_length)
-    ids, types, lengths = FlatFile(), FlatFile(), [np.zeros(0, dtype=np.int64)]
+    ids, types, lengths = FlatFile(), FlatFile(), np.empty(len(examples), dtype=np.int32)
     for begin in range(0, len(examples), CHUNK):
         part = slice(begin, begin + CHUNK)
         found = inputs_of(examples.columns["text"][part], pairs[part] if pairs else None)
         ids.append(found.ids)
         types.append(found.types)
-        lengths.append(found.lengths)
-        cut += found.cut
-    every = np.arange(len(examples))
-    input_ids = TokenRows(ids.whole(), np.concatenate(lengths))
+        lengths[part] = found.lengths
+        cut += int(np.count_nonzero(found.lost))
+    every = np.arange(len(examples), dtype=np.int32)
+    input_ids = TokenRows(ids.whole(), lengths)
     return Features(input_ids, input_ids.with_flat(types.whole()), _labels(examples), every, cut=cut)
 
 
@@ -123,13 +123,13 @@ def _input_ids(encoded: Encoded) -> list[NDArray[Any]]:
 
 
 def _labels(examples: Examples) -> NDArray[Any]:
-    labels = examples.columns["label"]
+    labels, count = examples.columns["label"], len(examples)
     if examples.task.kind == "multi-label":
         none = (np.nan,) * len(examples.task.labels)
         return np.array([none if label is None else label for label in labels], dtype=np.float32)
     if examples.task.kind == "regression":
-        return np.array([np.nan if label is None else label for label in labels], dtype=np.float32)
-    return np.array([NO_LABEL if label is None else label for label in labels], dtype=np.int64)
+        return np.fromiter((np.nan if label is None else label for label in labels), np.float32, count)
+    return np.fromiter((NO_LABEL if label is None else label for label in labels), np.int32, count)
 
 
 def _encode_words(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Features:
@@ -272,13 +272,14 @@ def padded_inputs(
         int64 `input_ids`, `attention_mask` (1 = token, 0 = padding) and, with `token_types`, `token_type_ids`, all
         (batch, length), but ELMo's `input_ids` (batch, length, 50).
     """
-    length = pad_to or int(features.lengths[indices].max())
+    lengths = features.lengths[indices]
+    is_token = np.arange(pad_to or int(lengths.max())) < lengths[:, None]
     batch = {
-        "input_ids": _pad([features.input_ids[i] for i in indices], length, pad_token_id),
-        "attention_mask": (np.arange(length) < features.lengths[indices][:, None]).astype(np.int64),
+        "input_ids": _pad(features.input_ids, indices, is_token, pad_token_id),
+        "attention_mask": is_token.astype(np.int64),
     }
     if token_types:
-        batch["token_type_ids"] = _pad([features.token_type_ids[i] for i in indices], length, 0)
+        batch["token_type_ids"] = _pad(features.token_type_ids, indices, is_token, 0)
     return batch
 
 
@@ -304,12 +305,14 @@ def collate(
         padded = torch.nn.functional.pad(labels, (0, max(0, length - longest)), value=NO_LABEL)
         return {**batch, "labels": padded[:, :length].long()}
     if features.offsets is None:
-        return {**batch, "labels": labels}
+        return {**batch, "labels": labels if labels.is_floating_point() else labels.long()}
     return {**batch, "start_positions": labels[:, 0], "end_positions": labels[:, 1]}
 
 
-def _pad(rows: Sequence[NDArray[Any]], length: int, value: int) -> NDArray[np.int64]:
-    padded = np.full((len(rows), length, *rows[0].shape[1:]), value, dtype=np.int64)
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    padded[np.arange(length) < lengths[:, None]] = np.concatenate(rows)
+def _pad(
+    rows: Sequence[NDArray[Any]], indices: Sequence[int] | NDArray[np.int64], is_token: NDArray[np.bool_], value: int
+) -> NDArray[np.int64]:
+    together = rows.together(indices) if isinstance(rows, TokenRows) else np.concatenate([rows[i] for i in indices])
+    padded = np.full((*is_token.shape, *together.shape[1:]), value, dtype=np.int64)
+    padded[is_token] = together
     return padded

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class HoldOut:
 class _Texts:
     """The different texts, in the order in which they first occur."""
 
-    of_row: NDArray[np.int64]
+    of_row: NDArray[np.integer[Any]]
     """(rows,) the text of each row."""
     copies: NDArray[np.int64]
     """(texts,) its rows."""
@@ -82,7 +83,7 @@ class _Texts:
         return len(self.copies)
 
 
-def draw(keys: Sequence[Hashable] | NDArray[np.int64], classes: Sequence[int] | None, count: int) -> HoldOut:
+def draw(keys: Sequence[Hashable] | NDArray[np.integer[Any]], classes: Sequence[int] | None, count: int) -> HoldOut:
     """Draw texts that are scored and not trained on; where all texts differ, these are `sample_rows` of the rows.
 
     Each class has a text on both sides, where it has two and the number allows it.
@@ -114,9 +115,9 @@ def draw(keys: Sequence[Hashable] | NDArray[np.int64], classes: Sequence[int] | 
     return HoldOut(scored, trained, len(keys) - len(scored) - len(trained), tuple(missing))
 
 
-def _texts(keys: Sequence[Hashable] | NDArray[np.int64], classes: Sequence[int] | None) -> _Texts:
+def _texts(keys: Sequence[Hashable] | NDArray[np.integer[Any]], classes: Sequence[int] | None) -> _Texts:
     if isinstance(keys, np.ndarray):
-        of_row: NDArray[np.int64] = keys
+        of_row: NDArray[np.integer[Any]] = keys
     else:
         numbers: dict[Hashable, int] = {}
         of_row = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)

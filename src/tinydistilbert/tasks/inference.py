@@ -1,7 +1,7 @@
 """Predictions of a task model, without padding beyond the longest input of a batch."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,18 +52,27 @@ def predict(
         from tinydistilbert.models.torch_runtime import CPU, TorchRuntime
 
         runtime = TorchRuntime(model, span=features.offsets is not None, device=device or CPU)
-    logits_of: list[NDArray[np.float32] | None] = [None] * len(features)
     share = slice(None) if ranks is None else slice(ranks.rank, None, ranks.world)
     budget = token_budget or int(getattr(runtime, "token_budget", MOST_TOKENS))
-    for indices in batches_by_length(features.lengths, budget)[share]:
-        logits = runtime(padded_inputs(features, indices, pad_token_id, token_types=runtime.token_types))
+    batches = batches_by_length(features.lengths, budget)[share]
+    computed = (
+        runtime(padded_inputs(features, indices, pad_token_id, token_types=runtime.token_types)) for indices in batches
+    )
+    is_shared = ranks is not None and ranks.world > 1
+    if not of_tokens and not is_shared:
+        sorted_logits = np.concatenate(list(computed))
+        whole = np.empty_like(sorted_logits)
+        whole[np.concatenate(batches)] = sorted_logits
+        return whole.reshape(len(features), -1)
+    logits_of: list[NDArray[np.float32] | None] = [None] * len(features)
+    for indices, logits in zip(batches, computed, strict=True):
         for index, row in zip(indices, logits, strict=True):
             logits_of[index] = row[: features.lengths[index]].copy() if of_tokens else row
-    if ranks is not None and ranks.world > 1:
+    if ranks is not None and is_shared:
         return _gathered(logits_of, features, ranks, of_tokens=of_tokens)
     rows = [row for row in logits_of if row is not None]
     assert len(rows) == len(features), "every feature is in exactly one batch"
-    return rows if of_tokens else np.concatenate(rows).reshape(len(rows), -1)
+    return rows
 
 
 def _gathered(
@@ -87,7 +96,7 @@ def _gathered(
     return parts if of_tokens else np.stack(parts)
 
 
-def batches_by_length(lengths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:
+def batches_by_length(lengths: NDArray[np.integer[Any]], token_budget: int) -> list[NDArray[np.int64]]:
     """Inputs of like length together, the longest first, at most `token_budget` tokens a batch, padding included."""
     order = np.argsort(-lengths, kind="stable")
     batches, begin = [], 0

@@ -13,6 +13,7 @@ from tinydistilbert.tasks import HELD_OUT
 from tinydistilbert.tasks.base import Examples, Task, folded
 from tinydistilbert.tasks.columns import VALUES_AT_ONCE, taken
 from tinydistilbert.tasks.recipe_splits import held_out_of_train, recipe_examples, whole_train_split
+from tinydistilbert.tasks.same import among
 from tinydistilbert.tasks.splits import file_of
 
 MOST_PUBLISHED = 0.05
@@ -42,8 +43,8 @@ def shared_with_train(train: Examples, scored: Examples) -> int:
     if scored.task.is_synthetic or scored.split == HELD_OUT:
         return 0
     known, asked = train.folded_hashes, scored.folded_hashes
-    likely = np.flatnonzero(np.isin(asked, known))  # where hashes agree the texts themselves decide
-    in_train = np.flatnonzero(np.isin(known, asked[likely]))
+    in_train = np.flatnonzero(among(known, asked))  # where hashes agree the texts themselves decide
+    likely = np.flatnonzero(among(asked, known[in_train]))
     texts = {folded(key) for part in _parts(in_train) for key in train.keys_of(part)}
     return sum(folded(key) in texts for part in _parts(likely) for key in scored.keys_of(part))
 
@@ -110,12 +111,12 @@ def _check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples])
 
 def _say_what_repeats(examples: Examples) -> None:
     """One line about rows that repeat a text, contradict another row, or have none."""
-    numbers = examples.text_numbers
-    copies = np.bincount(numbers)
-    repeats = len(examples) - len(copies)
-    counts = [f"{repeats:,} of {len(examples):,} rows repeat a text"] if repeats else []
-    repeated = np.flatnonzero(copies[numbers] > 1)
+    numbers, counts = examples.text_numbers, list[str]()
+    if repeats := len(examples) - int(numbers.max(initial=-1)) - 1:
+        counts.append(f"{repeats:,} of {len(examples):,} rows repeat a text")
     if repeats and "label" in examples.columns:
+        copies = np.bincount(numbers)
+        repeated = np.flatnonzero(copies[numbers] > 1)
         labels_of: dict[int, set[Any]] = {}
         for number, label in zip(numbers[repeated].tolist(), taken(examples.columns["label"], repeated), strict=True):
             labels_of.setdefault(number, set()).add(label)

@@ -71,7 +71,7 @@ def table_rows(table: pa.Table, where: str) -> Rows:
 
 def with_lines(table: pa.Table, path: Path, lines: Sequence[int]) -> Rows:
     """`Rows` of a table whose rows begin in these lines of a file."""
-    at = np.array(lines, dtype=np.int64)
+    at = np.asarray(lines, dtype=np.int64)  # of an `array` the same memory
     return Rows(table, str(path), lambda row: f"{path}:{at[row]}")
 
 

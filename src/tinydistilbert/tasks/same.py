@@ -1,6 +1,8 @@
-"""Which of many values are the same: by hashes of eight bytes, and where two hashes agree by the values themselves."""
+"""Which of many values are the same: by hashes of four bytes, and where two hashes agree by the values themselves."""
 
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,32 +11,61 @@ ValuesOf = Callable[[NDArray[np.int64]], Sequence[Hashable]]
 """The values of some rows."""
 ROWS_AT_ONCE = 10_000
 """That are looked at together where hashes agree."""
+HASHES_AT_ONCE = 2**20
+"""That are looked for together."""
 
 
-def hashes_of(values: Iterable[Hashable], count: int) -> NDArray[np.int64]:
-    """(count,) the hash of each value, in this process."""
-    return np.fromiter(map(hash, values), np.int64, count)
+def hashes_of(values: Iterable[Hashable], count: int) -> NDArray[np.uint32]:
+    """(count,) the lower half of the hash of each value, in this process: of 10 million values some 20,000 agree."""
+    hashes, each = np.empty(count, dtype=np.uint32), iter(values)
+    for begin in range(0, count, HASHES_AT_ONCE):
+        part = hashes[begin : begin + HASHES_AT_ONCE]
+        part[:] = np.fromiter(map(hash, itertools.islice(each, len(part))), np.int64, len(part)).astype(np.uint32)
+    return hashes
 
 
-def numbered(hashes: NDArray[np.int64], values_of: ValuesOf) -> NDArray[np.int64]:
+def among(hashes: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """(n,) whether each hash is one of the others, which are sorted for it: the fewer ones, where that is open."""
+    others, found = np.unique(others), np.zeros(len(hashes), dtype=bool)
+    for begin in range(0, len(hashes) if len(others) else 0, HASHES_AT_ONCE):
+        part = slice(begin, begin + HASHES_AT_ONCE)
+        places = np.searchsorted(others, hashes[part])
+        found[part] = others[np.minimum(places, len(others) - 1)] == hashes[part]
+    return found
+
+
+def numbered(hashes: NDArray[np.uint32], values_of: ValuesOf) -> NDArray[np.integer[Any]]:
     """(n,) a number for each different value, in the order in which they first occur.
 
     Args:
         hashes: of all values.
         values_of: asked for those whose hash another one has too.
     """
-    order = np.argsort(hashes, kind="stable")
+    kind: type[np.integer[Any]] = np.int32 if len(hashes) < 2**31 else np.int64
+    first: NDArray[np.integer[Any]] = np.arange(len(hashes)).astype(kind)
+    rows = _with_a_double(hashes)
+    if not len(rows):
+        return first
+    order = rows[np.argsort(hashes[rows], kind="stable")]
     in_order = hashes[order]
-    begins = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]])[: len(order)])
-    firsts = np.repeat(order[begins], np.diff(begins, append=len(order)))  # of each the first row with its hash
-    first = np.empty(len(hashes), dtype=np.int64)
-    first[order] = firsts
-    repeats = np.flatnonzero(first != np.arange(len(first)))
+    begins = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]]))
+    first[order] = np.repeat(order[begins], np.diff(begins, append=len(order)))  # of each the first row with its hash
+    del order, in_order, begins
+    repeats = rows[first[rows] != rows]
     others: dict[Hashable, int] = {}
     for begin in range(0, len(repeats), ROWS_AT_ONCE):
-        rows = repeats[begin : begin + ROWS_AT_ONCE]
-        for row, value, of_first in zip(rows.tolist(), values_of(rows), values_of(first[rows]), strict=True):
-            if value != of_first:  # one in 2^64 pairs
+        part = repeats[begin : begin + ROWS_AT_ONCE]
+        for row, value, of_first in zip(part.tolist(), values_of(part), values_of(first[part]), strict=True):
+            if value != of_first:
                 first[row] = others.setdefault(value, row)
-    is_first = first == np.arange(len(first))
-    return (np.cumsum(is_first) - 1)[first]
+    is_first = np.ones(len(hashes), dtype=bool)
+    is_first[rows] = first[rows] == rows
+    numbers: NDArray[np.integer[Any]] = np.cumsum(is_first, dtype=kind)[first]
+    numbers -= 1
+    return numbers
+
+
+def _with_a_double(hashes: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """The rows whose hash another row has too."""
+    in_order = np.sort(hashes)
+    return np.flatnonzero(among(hashes, in_order[1:][in_order[1:] == in_order[:-1]]))

@@ -67,9 +67,10 @@ class TokenRows(Sequence[NDArray[Any]]):
         lengths: (n,) of each row.
     """
 
-    def __init__(self, flat: NDArray[Any], lengths: NDArray[np.int64]) -> None:
-        self.lengths = lengths
-        self.flat, self._ends = flat, np.cumsum(lengths)
+    def __init__(self, flat: NDArray[Any], lengths: NDArray[np.integer[Any]]) -> None:
+        self.flat, self.lengths = flat, lengths
+        kind: type[np.integer[Any]] = np.uint32 if len(flat) < 2**32 else np.int64
+        self._ends: NDArray[np.integer[Any]] = np.cumsum(lengths, dtype=kind)
 
     def with_flat(self, flat: NDArray[Any]) -> "TokenRows":
         """Other numbers in rows of the same lengths."""
@@ -79,6 +80,13 @@ class TokenRows(Sequence[NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def together(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
+        """The numbers of the rows at `indices`, one row after the other."""
+        lengths = self.lengths[indices]
+        ends = np.cumsum(lengths, dtype=np.int64)
+        found: NDArray[Any] = self.flat[np.repeat(self._ends[indices] - ends, lengths) + np.arange(ends[-1])]
+        return found
 
     @overload
     def __getitem__(self, index: int) -> NDArray[Any]: ...
@@ -91,8 +99,14 @@ class TokenRows(Sequence[NDArray[Any]]):
             begin, end, step = index.indices(len(self))
             assert step == 1, "rows that follow one another"
             lengths = self.lengths[begin:end]
-            first = int(self.lengths[:begin].sum())
+            first = int(self._ends[begin - 1]) if begin else 0
             return TokenRows(self.flat[first : first + int(lengths.sum())], lengths)
         row = range(len(self))[index]
-        found: NDArray[Any] = self.flat[self._ends[row] - self.lengths[row] : self._ends[row]]
+        end = int(self._ends[row])
+        found: NDArray[Any] = self.flat[end - int(self.lengths[row]) : end]
         return found
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        begin = 0
+        for length in self.lengths:
+            yield self.flat[begin : (begin := begin + int(length))]

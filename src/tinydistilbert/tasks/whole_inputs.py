@@ -3,21 +3,24 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
 
 from tinydistilbert.data.word_tokens import WordTokens, is_cut_at_spaces
 from tinydistilbert.models.plain_tokenizer import Encodings, PlainTokenizer
 
-if TYPE_CHECKING:  # a served model has neither
-    from tokenizers import Tokenizer
+if TYPE_CHECKING:  # a served model does not have it
     from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 FastTokenizer: TypeAlias = "PreTrainedTokenizerFast | PlainTokenizer"
 Encoded: TypeAlias = "BatchEncoding | Encodings"
+
+FEW_TEXTS = 32
+"""Fewer are given to the tokenizer as they are: looking among all words that are known takes as long for one text."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,21 @@ class Inputs:
     types: NDArray[np.int8]
     lengths: NDArray[np.int64]
     """Tokens of each example."""
-    cut: int
-    """Examples that lost tokens because they are too long."""
+    lost: NDArray[np.int64]
+    """Tokens that each example lost because it is too long."""
 
 
 Encoder: TypeAlias = Callable[[Sequence[str], Sequence[str] | None], Inputs]
 """From texts, or the first and the second ones of pairs."""
+
+
+def joined_inputs(parts: Sequence[Inputs]) -> Inputs:
+    """The inputs of all parts, of which there is at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    ids, types = np.concatenate([part.ids for part in parts]), np.concatenate([part.types for part in parts])
+    lengths, lost = (np.concatenate([getattr(part, name) for part in parts]) for name in ("lengths", "lost"))
+    return Inputs(ids, types, lengths, lost)
 
 
 def encoder_of(tokenizer: FastTokenizer, max_length: int) -> Encoder:
@@ -42,8 +54,8 @@ def encoder_of(tokenizer: FastTokenizer, max_length: int) -> Encoder:
 
     Pairs that are too long lose tokens from the longer text.
     """
-    whole = partial(_whole, tokenizer, max_length)
-    if is_only_by_call(tokenizer) or not is_cut_at_spaces(tokenizer.backend_tokenizer):
+    whole = _Whole(tokenizer, max_length)
+    if _only_by_call(tokenizer) or not is_cut_at_spaces(tokenizer.backend_tokenizer):
         return whole
     ends = _special_tokens(tokenizer.backend_tokenizer)
     if ends is None:
@@ -51,12 +63,11 @@ def encoder_of(tokenizer: FastTokenizer, max_length: int) -> Encoder:
     return partial(_by_words, WordTokens(tokenizer.backend_tokenizer), ends, max_length, whole)
 
 
-def is_only_by_call(tokenizer: FastTokenizer) -> bool:
-    """Whether the Rust tokenizer alone does not make the inputs: ELMo's characters are made by its Python wrapper."""
-    return bool(getattr(tokenizer, "only_by_call", False))
+def _only_by_call(tokenizer: FastTokenizer) -> bool:
+    return bool(getattr(tokenizer, "only_by_call", False))  # ELMo's characters are made by its Python wrapper
 
 
-def _special_tokens(backend: "Tokenizer") -> tuple[int, int] | None:
+def _special_tokens(backend: Tokenizer) -> tuple[int, int] | None:
     """The tokens before a text and behind each, as in BERT; None where they stand in another way."""
     backend.no_truncation()
     backend.no_padding()
@@ -70,7 +81,9 @@ def _by_words(
     tokens_of: WordTokens, ends: tuple[int, int], max_length: int, whole: Encoder, texts: Sequence[str],
     pairs: Sequence[str] | None,
 ) -> Inputs:  # fmt: skip
-    """As `_whole`, from the tokens of the different words."""
+    """As `_Whole`, from the tokens of the different words."""
+    if len(texts) < FEW_TEXTS:
+        return whole(texts, pairs)
     given = texts if pairs is None else [*itertools.chain.from_iterable(zip(texts, pairs, strict=True))]
     tokens, counts = tokens_of(given)
     of_texts = counts.reshape(len(texts), -1) + 1  # each with the token behind it
@@ -85,13 +98,13 @@ def _by_words(
     types = np.repeat(np.tile(np.arange(of_texts.shape[1], dtype=np.int8), len(texts)), of_texts.ravel())
     long = np.flatnonzero(lengths > max_length).tolist()
     if not long:
-        return Inputs(ids, types, lengths, 0)
+        return Inputs(ids, types, lengths, np.zeros_like(lengths))
     shortened = whole([texts[row] for row in long], [pairs[row] for row in long] if pairs else None)
     kept = lengths.copy()
     kept[long] = shortened.lengths
     return Inputs(
         _exchanged(ids, lengths, long, shortened.ids, shortened.lengths),
-        _exchanged(types, lengths, long, shortened.types, shortened.lengths), kept, shortened.cut,
+        _exchanged(types, lengths, long, shortened.types, shortened.lengths), kept, lengths - kept,
     )  # fmt: skip
 
 
@@ -106,27 +119,65 @@ def _exchanged(
     return np.concatenate(every)
 
 
-def _whole(tokenizer: FastTokenizer, max_length: int, texts: Sequence[str], pairs: Sequence[str] | None) -> Inputs:
-    def by_call(count: int) -> Encoded:
-        return tokenizer(
-            texts[:count], pairs[:count] if pairs else None, truncation=True, max_length=max_length,
-            return_token_type_ids=True, return_attention_mask=False,
-        )  # fmt: skip
+@dataclass(frozen=True)
+class _Called:
+    """An input that was made by a call of the wrapper, in the form of an `Encoding`."""
 
-    rows: Sequence[Any]
-    if is_only_by_call(tokenizer):
-        encoded = by_call(len(texts))
-        rows, of_types, encodings = encoded["input_ids"], encoded["token_type_ids"], encoded.encodings
-    else:
-        by_call(1)  # the Rust tokenizer then cuts so; what a call does beside takes a quarter of its time
-        encodings = tokenizer.backend_tokenizer.encode_batch_fast(
-            list(zip(texts, pairs, strict=True)) if pairs else texts
-        )
-        rows, of_types = [e.ids for e in encodings], [e.type_ids for e in encodings]
-    ids = np.concatenate(rows) if isinstance(rows[0], np.ndarray) else _joined(rows, np.int32)
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    cut = sum(len(e) >= max_length and bool(e.overflowing) for e in encodings)
-    return Inputs(ids, _joined(of_types, np.int8), lengths, cut)
+    ids: NDArray[np.int16]
+    type_ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class _Whole:
+    """Inputs by the tokenizer itself, which is called a second time for texts that are too long.
+
+    Args:
+        tokenizer: of the model. Texts that are cut go to a copy: others may use this one in another thread.
+        max_length: tokens of an input.
+    """
+
+    def __init__(self, tokenizer: FastTokenizer, max_length: int) -> None:
+        self._tokenizer, self._max_length = tokenizer, max_length
+
+    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Inputs:
+        """See `Encoder`."""
+        found = self._encoded(texts, pairs, cut=False)
+        whole = np.fromiter(map(len, found), np.int64, len(found))
+        long = np.flatnonzero(whole > self._max_length).tolist()
+        if long:
+            long_pairs = [pairs[row] for row in long] if pairs else None
+            shortened = self._encoded([texts[row] for row in long], long_pairs, cut=True)
+            for row, one in zip(long, shortened, strict=True):
+                found[row] = one
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        rows: list[Any] = [one.ids for one in found]
+        ids = np.concatenate(rows) if isinstance(rows[0], np.ndarray) else _joined(rows, np.int32)
+        return Inputs(ids, _joined([one.type_ids for one in found], np.int8), lengths, whole - lengths)
+
+    def _encoded(self, texts: Sequence[str], pairs: Sequence[str] | None, *, cut: bool) -> "list[Encoding | _Called]":
+        if _only_by_call(self._tokenizer):
+            limit: dict[str, Any] = {"truncation": True, "max_length": self._max_length} if cut else {}
+            columns = self._tokenizer(
+                texts, pairs, return_token_type_ids=True, return_attention_mask=False, verbose=False, **limit
+            )
+            return [*map(_Called, columns["input_ids"], columns["token_type_ids"])]
+        backend = self._cutting if cut else self._tokenizer.backend_tokenizer
+        if not cut and (backend.truncation or backend.padding):  # of a call before
+            backend.no_truncation()
+            backend.no_padding()
+        # What a call of the wrapper does beside takes a quarter of the time of the Rust tokenizer.
+        return [*backend.encode_batch_fast(list(zip(texts, pairs, strict=True)) if pairs else texts)]
+
+    @cached_property
+    def _cutting(self) -> Tokenizer:
+        backend = self._tokenizer.backend_tokenizer
+        cutting = Tokenizer.from_str(backend.to_str())
+        cutting.encode_special_tokens = backend.encode_special_tokens  # which its file does not hold
+        cutting.enable_truncation(self._max_length, direction=self._tokenizer.truncation_side)
+        cutting.no_padding()
+        return cutting
 
 
 def _joined(rows: Sequence[Sequence[int]], kind: type[np.integer[Any]]) -> NDArray[Any]:

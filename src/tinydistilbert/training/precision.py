@@ -1,5 +1,6 @@
 """In which precision a training multiplies matrices: found by a probe, then kept, and set here alone."""
 
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,28 @@ ROWS, PROBE_SECONDS = 256, 0.2
 LEAST_WIDTH = 128
 """Narrower models are not probed: multiplying matrices is not what their training waits for."""
 _CHECKED_ROWS = 32
+PREPARED, CAPACITY = 4096, "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+_OLD_CAPACITY = "DNNL_PRIMITIVE_CACHE_CAPACITY"
+
+
+def keep_prepared_products() -> None:
+    """Let oneDNN keep 4,096 prepared products instead of 1,024, unless its environment variable says how many.
+
+    It prepares a product for each size that it meets, in about a millisecond, and drops the oldest. A training meets
+    some 40 lengths of batches, times the weights of a layer and three passes, times the layers where these are pruned:
+    with 1,024 it prepared every product anew in every epoch (`benchmarks/prepared_products.py`). oneDNN reads the
+    variable at its first product in a process, which the probe may be.
+    """
+    if _OLD_CAPACITY not in os.environ:
+        os.environ.setdefault(CAPACITY, str(PREPARED))
+
+
+keep_prepared_products()
+
+
+def prepares_products(device: torch.device, precision: Precision) -> bool:
+    """Whether products are oneDNN's, which prepares one for each size of its matrices."""
+    return device.type == "cpu" and precision != "fp32"
 
 
 @dataclass(frozen=True)
