@@ -260,7 +260,7 @@ def test_further_texts_of_a_large_file_are_those_of_a_small_one(
         found.append((both.fingerprint, both.take([0, len(both) - 1]).columns, [*both.columns["text"][-3:]], len(both)))
     assert isinstance(more.columns["text"], Column) and found[0] == found[1]
     assert found[0][1]["text"] == [PAIRS[0][0], texts[-1]] and found[0][3] == len(train) + COUNT
-    with pytest.raises(UserError, match="empty|white space"):
+    with pytest.raises(UserError, match=r"empty|white space"):
         (tmp_path / name).write_text("text\n\n \nb\n")
         read_unlabelled(tmp_path / name, train.task)
 
