@@ -73,12 +73,16 @@ def data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all workers of a run of the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def quick_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def quick_processes(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[None]:
     """Nobody looks how busy and how fast the machine is, waits for its disk, or traces an architecture twice."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
     (shared / "traced").mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYDISTILBERT_TESTS_TRACED", str(shared / "traced"))
@@ -99,8 +103,8 @@ def heard() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+def forks(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Forks]:
     """A process that has imported everything and forks a child for each trial: `forks.Forks`."""
-    server = Forks(tmp_path_factory.mktemp("forks"))
+    server = Forks(tmp_path_factory.mktemp("forks"), shared)
     yield server
     server.end()

@@ -1,7 +1,8 @@
 """A process that has imported everything once and forks a child for each trial, so that a kill costs half a second.
 
-Run as a script it is that process: it reads requests, one JSON object a line, and answers each with a line. `Forks` is
-its other side, in the tests' process. What a child is at it writes on a `Board`, which outlives it.
+Run as a script it is that process: its fork for a worker of the tests reads requests, one JSON object a line, and
+answers each with a line. `Forks` is its other side, in the tests' process. What a child is at it writes on a `Board`,
+which outlives it.
 """
 
 import gc
@@ -10,7 +11,10 @@ import json
 import mmap
 import os
 import random
+import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
+
+from filelock import FileLock
 
 FIELDS = ("operations", "save_operations", "saving", "phase", "requests", "over")
 PATIENCE = 120.0
@@ -96,24 +103,51 @@ class Child:
 
 
 class Forks:
-    """The tests' side of the process that forks."""
+    """The tests' side of the process that forks, one for all workers of the tests.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._count = folder, 0
-        (folder / "server").mkdir()
-        with (folder / "server" / "err").open("wb") as errors:
-            self._server = subprocess.Popen(
-                [sys.executable, __file__, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    The first that wants it starts it. It forks for each of them a process with the same libraries, which forks the
+    children of that worker.
+
+    Args:
+        folder: of the children.
+        shared: of all workers; has in it where that process is met, and its standard error.
+    """
+
+    def __init__(self, folder: Path, shared: Path) -> None:
+        self._folder, self._count, self._started = folder, 0, None
+        self._address, self._errors = shared / "forks.address", shared / "forks.err"
+        self._socket = socket.socket(socket.AF_UNIX)
+        with FileLock(shared / "forks.lock"):
+            if not self._is_met():
+                self._started = self._start()
+                assert self._is_met(), self._errors.read_text()
+        self._answers = self._socket.makefile("r", encoding="utf-8")
+
+    def _is_met(self) -> bool:
+        try:
+            self._socket.connect(self._address.read_text())
+            return True
+        except OSError:  # not begun yet, or over
+            return False
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        path = Path(mkdtemp(prefix="forks-")) / "socket"  # not among the tests' files: such paths have to be short
+        with self._errors.open("wb") as errors:
+            started = subprocess.Popen(
+                [sys.executable, __file__, path, self._folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
             )  # fmt: skip
+        assert started.stdout is not None
+        with started.stdout as ready:
+            assert ready.readline(), self._errors.read_text()
+        self._address.write_text(str(path))
+        return started
 
     def ask(self, **request: Any) -> Any:
         """Send a request; gives the answer."""
-        assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.write(f"{json.dumps(request)}\n".encode())
-        self._server.stdin.flush()
-        answer = self._server.stdout.readline()
-        assert answer, (self._folder / "server" / "err").read_text()
+        self._socket.sendall(f"{json.dumps(request)}\n".encode())
+        answer = self._answers.readline()
+        assert answer, self._errors.read_text()
         return json.loads(answer)
 
     def start(
@@ -147,11 +181,14 @@ class Forks:
         self.ask(do="import", names=json.loads((child.folder / "modules").read_text()))
 
     def end(self) -> None:
-        """Let the server end."""
-        assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.wait(timeout=PATIENCE)
-        self._server.stdout.close()
+        """Let the process end, where this worker has started it as soon as all others have ended theirs."""
+        self._answers.close()
+        self._socket.close()
+        if self._started is not None:
+            assert self._started.stdin is not None
+            self._started.stdin.close()
+            self._started.wait()
+            shutil.rmtree(Path(self._address.read_text()).parent)
 
 
 def main(arguments: list[str]) -> None:
@@ -380,8 +417,8 @@ def _be_child(request: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def _serve() -> None:
-    """Answer requests until there are no more."""
+def _import() -> None:
+    """What every child would do first, and take long over."""
     import torch
     from transformers import conversion_mapping
 
@@ -392,22 +429,43 @@ def _serve() -> None:
     from tests import quick
     from tinydistilbert.report import figures
 
-    quick.apply(folder=Path(sys.argv[1]))
-    # What every child would do first, and take long over: its first figure, and the table of transformers' old names.
+    quick.apply(folder=Path(sys.argv[2]))
     figures.loss_curves([{"step": 1, "loss": 1.0}], "")
-    conversion_mapping.get_checkpoint_conversion_mapping("bert")
+    conversion_mapping.get_checkpoint_conversion_mapping("bert")  # of transformers' old names
+
+
+def _meet() -> None:
+    """Fork a process for each worker that comes, until whoever started this one has no more use for it."""
+    _import()
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(sys.argv[1])
+        door.listen()
+        os.write(1, b"ready\n")
+        os.dup2(2, 1)
+        while door in select.select([door, sys.stdin], [], [])[0]:
+            worker, _ = door.accept()
+            if os.fork() == 0:
+                door.close()
+                _serve(worker)
+                os._exit(0)
+            worker.close()
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def _serve(worker: socket.socket) -> None:
+    """Answer the requests of a worker until there are no more."""
     begun: set[int] = set()
     ended: dict[int, int] = {}
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for line in sys.stdin:
+    for line in worker.makefile("r", encoding="utf-8"):
         gc.freeze()  # a child that looks through what is here already would copy it
         request = json.loads(line)
         answer: dict[str, Any] = {}
         if request["do"] == "start":
             pid = os.fork()
             if pid == 0:
-                answers.close()
+                os.close(worker.detach())
                 _be_child(request)
             begun.add(pid)
             ended.pop(pid, None)  # thousands of processes later numbers come again
@@ -423,11 +481,10 @@ def _serve() -> None:
             for name in request["names"]:
                 with suppress(Exception):
                     importlib.import_module(name)
-        answers.write(f"{json.dumps(answer)}\n")
-        answers.flush()
+        worker.sendall(f"{json.dumps(answer)}\n".encode())
     for pid in begun - ended.keys():  # whose tests have failed; not buried, so the numbers are still theirs
         os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    _serve()
+    _meet()

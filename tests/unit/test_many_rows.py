@@ -20,12 +20,14 @@ from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.storage import atomic
 from tinydistilbert.tasks import Examples, load_examples, mapped_tables, read_once, readers, same, samples, token_rows
-from tinydistilbert.tasks.columns import Column
+from tinydistilbert.tasks.columns import Column, chained, taken
 from tinydistilbert.tasks.custom import custom_task
 from tinydistilbert.tasks.encoding import encode
+from tinydistilbert.tasks.row_checks import _all_differ
 from tinydistilbert.tasks.rows import Rows
 from tinydistilbert.tasks.same import numbered
 from tinydistilbert.tasks.token_rows import FlatFile
+from tinydistilbert.tasks.unlabelled import read_unlabelled
 
 COUNT = 250
 PAIRS = [
@@ -226,6 +228,47 @@ def test_columns_are_sequences() -> None:
         column[100]
     numbers = Column(pa.chunked_array([pa.array([1, 2]), pa.array([3])]), form=lambda number: number + 1)
     assert np.array(numbers).tolist() == [2, 3, 4] and pa.array(numbers.take([2])).to_pylist() == [4]
+
+
+def test_chained_sequences_are_one() -> None:
+    column = Column(pa.chunked_array([pa.array(["a", "b"]), pa.array(["c"])]))
+    chain, values = chained([column, [], range(4), ["x", None]]), ["a", "b", "c", 0, 1, 2, 3, "x", None]
+    assert len(chain) == 9 and [*chain] == values and [chain[row] for row in range(-9, 9)] == [*values, *values]
+    assert chain[2:5] == values[2:5] and chain[20:] == [] and chain[::-2] == values[::-2]
+    assert [*taken(chain, np.array([8, 0, 3, 2]))] == [None, "a", 0, "c"]
+    assert isinstance(taken(chain, range(2)), Column), "those of one part are not copied"
+    with pytest.raises(IndexError):
+        chain[9]
+    assert chained([["a"], [], ["b"]]) == ["a", "b"] and len(chained([column[:0], range(0)])) == 0
+
+
+@pytest.mark.parametrize("name", ["more.csv", "more.txt"])
+def test_further_texts_of_a_large_file_are_those_of_a_small_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stand behind the train examples without a copy in memory, and are the same to what is made of them."""
+    monkeypatch.setattr("tinydistilbert.tasks.unlabelled.VALUES_AT_ONCE", 40)
+    train = examples_of(written(tmp_path, "rows.csv", [{"text": text, "label": label} for text, label in PAIRS]))
+    texts = [f"more {number}" for number in range(COUNT)]
+    (tmp_path / name).write_text("\n".join(["text"] * name.endswith(".csv") + texts) + "\n")
+    found = []
+    for large in (2**40, 0):
+        monkeypatch.setattr(mapped_tables, "LARGE", large)
+        more = read_unlabelled(tmp_path / name, train.task)
+        columns = {name: chained([values, more.columns[name]]) for name, values in train.columns.items()}
+        both = dataclasses.replace(train, columns=columns)
+        found.append((both.fingerprint, both.take([0, len(both) - 1]).columns, [*both.columns["text"][-3:]], len(both)))
+    assert isinstance(more.columns["text"], Column) and found[0] == found[1]
+    assert found[0][1]["text"] == [PAIRS[0][0], texts[-1]] and found[0][3] == len(train) + COUNT
+    with pytest.raises(UserError, match=r"empty|white space"):
+        (tmp_path / name).write_text("text\n\n \nb\n")
+        read_unlabelled(tmp_path / name, train.task)
+
+
+def test_names_that_differ_are_known_to_differ_however_many() -> None:
+    """By hashes of eight bytes: of so many of four some would surely agree."""
+    names = [f"row {number}" for number in range(400_000)]
+    assert _all_differ(names) and not _all_differ([*names[:9], names[0]])
 
 
 @pytest.mark.parametrize("seed", range(5))

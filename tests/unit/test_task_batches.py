@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from tinydistilbert.finetuning.batches import TaskBatches, padded_length
+from tinydistilbert.finetuning.soft_targets import SoftTargets
 from tinydistilbert.recipe.schema import Optimization
+from tinydistilbert.tasks.base import Kind
 from tinydistilbert.tasks.encoding import Features
 
 
@@ -43,3 +45,24 @@ def test_the_tokens_are_the_same() -> None:
             assert torch.equal(other["attention_mask"].sum(1), one["attention_mask"].sum(1))
             assert not other["attention_mask"][:, width:].any()
     assert sizes <= {padded_length(size) for size in range(1, 62)} | {61}
+
+
+@pytest.mark.parametrize("kind", ["span", "token-classification"])
+def test_soft_targets_of_tokens_are_as_long_as_the_inputs(kind: Kind) -> None:
+    lengths, every = [33, 35, 61, 62], np.arange(4)
+    ids = [np.arange(1, length + 1) for length in lengths]
+    words = [np.arange(1, length - 1, dtype=np.int32) for length in lengths] if kind != "span" else None
+    offsets = [np.zeros((length, 2), dtype=np.int32) for length in lengths] if kind == "span" else None
+    labels = np.zeros((4, 2 if kind == "span" else 62), dtype=np.int64)
+    features = Features(ids, ids, labels, every, offsets, word_tokens=words)
+    logits = np.arange(2 * sum(map(len, ids if words is None else words)), dtype=np.float32).reshape(-1, 2)
+    soft = SoftTargets(logits, features)
+    batches = TaskBatches(features, kind, Optimization(batch_size=2), 0, 0, False, soft, few_sizes=True)
+    found = [batch for step in range(2) for batch in batches(step)]
+    assert {batch["input_ids"].shape[1] for batch in found} == {36, 62}
+    for batch in found:
+        for name in {"teacher_start", "teacher_end", "teacher_logits", "teacher_words"} & batch.keys():
+            assert batch[name].shape[:2] == batch["input_ids"].shape
+    last = "teacher_end" if words is None else "teacher_logits"
+    kept = sum(float((batch[last] if words is None else batch[last][..., 1]).sum()) for batch in found)
+    assert kept == logits[:, 1].sum()

@@ -80,7 +80,8 @@ class TaskBatches:
         if self.few_sizes:
             pad_to = min(padded_length(int(self.features.lengths[indices].max())), self._longest)
         batch = collate(self.features, indices, self.pad_token_id, token_types=self.token_types, pad_to=pad_to)
-        return batch | (self.soft_targets.batch(indices) if self.soft_targets else {})
+        length = batch["input_ids"].shape[1]
+        return batch | (self.soft_targets.batch(indices, length) if self.soft_targets else {})
 
 
 def padded_length(longest: int) -> int:

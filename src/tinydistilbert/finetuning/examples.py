@@ -12,6 +12,7 @@ from tinydistilbert.notices import notice
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tasks import HELD_OUT, hold_out
 from tinydistilbert.tasks.base import Examples, Task, is_answerable
+from tinydistilbert.tasks.columns import chained
 from tinydistilbert.tasks.further_texts import further_texts
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.unlabelled import question_copies, read_unlabelled
@@ -90,7 +91,7 @@ def _with_unlabelled(recipe: Recipe, labelled: Examples, *, augmented: Path | No
     if not unlabelled:
         return labelled, len(labelled)
     columns = {
-        name: [*values, *(value for part in unlabelled for value in part.columns[name])]
+        name: chained([values, *(part.columns[name] for part in unlabelled)])
         for name, values in labelled.columns.items()
     }
     return replace(labelled, columns=columns), len(labelled)

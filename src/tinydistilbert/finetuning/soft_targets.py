@@ -290,8 +290,12 @@ class SoftTargets:
         counts = self.features.lengths if words is None else np.array([len(of_text) for of_text in words])
         return np.asarray(np.cumsum(counts) - counts)
 
-    def batch(self, indices: NDArray[np.int64]) -> Batch:
+    def batch(self, indices: NDArray[np.int64], length: int | None = None) -> Batch:
         """The soft targets of the features at `indices`.
+
+        Args:
+            indices: of the features of a batch.
+            length: tokens that the batch is padded to; None = those of its longest.
 
         Returns:
             `teacher_logits` (batch, classes); in span tasks `teacher_start` and `teacher_end` (batch, length), padded
@@ -299,18 +303,20 @@ class SoftTargets:
             and `teacher_words` (batch, length), whether a token has some.
         """
         if self.features.word_tokens is not None:
-            return self._of_tokens(indices, self.features.word_tokens)
+            return self._of_tokens(indices, self.features.word_tokens, length)
         if self.features.offsets is None:
             logits = np.asarray(self.logits[indices])
             return {"teacher_logits": torch.from_numpy(logits if self.scale.is_plain else self.scale.standard(logits))}
         lengths = self.features.lengths[indices]
-        padded = np.zeros((len(indices), int(lengths.max()), 2), dtype=np.float32)
-        for row, start, length in zip(padded, self._starts[indices], lengths, strict=True):
-            row[:length] = self.logits[start : start + length]
+        padded = np.zeros((len(indices), length or int(lengths.max()), 2), dtype=np.float32)
+        for row, start, tokens in zip(padded, self._starts[indices], lengths, strict=True):
+            row[:tokens] = self.logits[start : start + tokens]
         return {"teacher_start": torch.from_numpy(padded[..., 0]), "teacher_end": torch.from_numpy(padded[..., 1])}
 
-    def _of_tokens(self, indices: NDArray[np.int64], word_tokens: Sequence[NDArray[np.int32]]) -> Batch:
-        shape = len(indices), int(self.features.lengths[indices].max())
+    def _of_tokens(
+        self, indices: NDArray[np.int64], word_tokens: Sequence[NDArray[np.int32]], length: int | None
+    ) -> Batch:
+        shape = len(indices), length or int(self.features.lengths[indices].max())
         padded, counted = np.zeros((*shape, self.logits.shape[-1]), dtype=np.float32), np.zeros(shape, dtype=bool)
         for row, index in enumerate(indices):
             tokens, start = word_tokens[index], self._starts[index]

@@ -95,6 +95,57 @@ class Column(Sequence[Any]):
         return np.array(list(self), dtype=dtype)
 
 
+class Chained(Sequence[Any]):
+    """The values of several sequences, one after the other, none of which is copied.
+
+    Args:
+        parts: the sequences.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[Any]]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self._parts else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [*self.take(range(len(self))[index])]
+        row = range(len(self))[int(index)]
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        return self._parts[number][row - int(self._ends[number])]  # from its end
+
+    def __iter__(self) -> Iterator[Any]:
+        for part in self._parts:
+            yield from part
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Sequence[Any]:
+        """The values at these places, in this order; those of one part alone are taken from that."""
+        places = np.asarray(rows, dtype=np.int64)
+        numbers = np.searchsorted(self._ends, places, side="right")
+        borders = np.flatnonzero(np.diff(numbers)) + 1
+        found = list[Sequence[Any]]()
+        for some in np.split(np.arange(len(places)), borders) if len(places) else ():
+            part = self._parts[int(numbers[some[0]])]
+            first = int(self._ends[numbers[some[0]]]) - len(part)
+            found.append(taken(part, places[some] - first))
+        return found[0] if len(found) == 1 else [value for values in found for value in values]
+
+
+def chained(parts: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    """The values of all parts: a list where all of them are lists."""
+    if all(isinstance(part, list) for part in parts):
+        return [value for part in parts for value in part]
+    return Chained(parts)
+
+
 def taken(values: Sequence[Any], rows: Sequence[int] | NDArray[np.int64]) -> Sequence[Any]:
     """The values at these places, in this order."""
-    return values.take(rows) if isinstance(values, Column) else [values[row] for row in rows]
+    return values.take(rows) if isinstance(values, Column | Chained) else [values[row] for row in rows]

@@ -54,7 +54,7 @@ def further_texts(recipe: Recipe, task: Task) -> Examples | None:
     rows = sample_rows(len(texts), settings.unlabelled_examples, recipe.seed)
     if len(rows) < len(texts):
         notice(task.name, f"{len(rows):,} of {len(texts):,} further texts are read (unlabelled_examples)")
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, Sequence[Any]] = {}
     for place, column in enumerate(("text", "text_pair") if task.text_pair else ("text",)):
         columns[column] = [texts[row][place] for row in rows]
     columns = {"idx": [int(row) for row in rows], **with_words_of(task, columns), "label": [None] * len(rows)}
@@ -76,7 +76,7 @@ def refuse_scored(examples: Examples, where: str, scored: set[Texts]) -> None:
     Raises:
         UserError: there is one.
     """
-    rows = [row for row, key in enumerate(examples.keys, 1) if key in scored]
+    rows = [row for row, key in enumerate(examples.each_key(), 1) if key in scored]
     if rows:
         named = ", ".join(f"{row:,}" for row in rows[:3]) + (" …" if len(rows) > 3 else "")
         problem = f"{len(rows):,} of its {len(examples):,} texts are scored examples of {examples.task.title}"

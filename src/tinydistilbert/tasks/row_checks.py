@@ -15,7 +15,6 @@ from tinydistilbert.notices import notice
 from tinydistilbert.tasks.answers import DROP, checked_answers
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.rows import Rows, shortened, shown
-from tinydistilbert.tasks.same import hashes_of
 from tinydistilbert.tasks.words import WORDS
 
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
@@ -111,7 +110,7 @@ def _all_differ(names: Sequence[Any]) -> bool:
     kinds = {type(name) for name in names}
     if not kinds <= {str, int}:
         return False
-    hashes = np.sort(hashes_of(names, len(names)))
+    hashes = np.sort(np.fromiter(map(hash, names), np.int64, len(names)))
     return bool((hashes[1:] != hashes[:-1]).all())
 
 

@@ -1,5 +1,7 @@
 """More texts of a task's kind without labels: read from a file, and written to one."""
 
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from tinydistilbert.data.files import records
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column
+from tinydistilbert.tasks.mapped_tables import collected, is_large
 from tinydistilbert.tasks.readers import read_rows
 from tinydistilbert.tasks.row_checks import check_columns, texts_of
 from tinydistilbert.tasks.words import WORDS, words_in
@@ -44,38 +48,49 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
         )
     names = {"text": task.text, **({"text_pair": task.text_pair} if task.text_pair else {})}
     if ending(path) == TEXT:
-        texts: dict[str, list[Any]] = {"text": _lines(path, list(names.values()))}
+        texts: dict[str, Sequence[Any]] = {"text": _lines(path, list(names.values()))}
     else:
         rows = read_rows(path, task.quoting)
         check_columns(rows, list(names.values()))
         if not {task.label, *task.label_columns}.isdisjoint(rows.table.column_names):
             notice(str(path), f"its column {task.label!r} is not read: the teacher labels these texts")
-        texts = {name: [*texts_of(rows, column, may_be_empty=may_be_empty)] for name, column in names.items()}
+        texts = {name: texts_of(rows, column, may_be_empty=may_be_empty) for name, column in names.items()}
     count = len(texts["text"])
-    columns = {"idx": list(range(count)), **with_words_of(task, texts), "label": [None] * count}
+    numbers = range(count) if isinstance(texts["text"], Column) else list(range(count))
+    columns = {"idx": numbers, **with_words_of(task, texts), "label": [None] * count}
     return Examples(task, "unlabelled", columns, count)
 
 
-def with_words_of(task: Task, texts: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def with_words_of(task: Task, texts: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
     """Columns of texts without labels; where words are tagged, with the words that `words_in` finds."""
     if task.kind != "token-classification":
         return texts
     return {**texts, WORDS: [words_in(text) for text in texts["text"]]}
 
 
-def _lines(path: Path, wanted: list[str]) -> list[str]:
+def _lines(path: Path, wanted: list[str]) -> Sequence[str]:
     if len(wanted) > 1:
         expected, fix = f"the columns {', '.join(wanted)}", "save the texts as .csv, .tsv, .jsonl or .parquet"
         raise UserError(str(path), expected=expected, found="a file with one text a line", fix=fix)
     if not path.is_file():
         raise UserError(str(path), problem="there is no such file", fix="correct the path")
-    texts = list(records(path, wanted[0]))
-    for number, text in enumerate(texts, 1):
+    schema, lines = pa.schema([("text", pa.string())]), _checked(path, records(path, wanted[0]))
+
+    def parts() -> Iterator[pa.RecordBatch]:
+        while part := list(itertools.islice(lines, VALUES_AT_ONCE)):
+            yield pa.record_batch([pa.array(part, pa.string())], schema)
+
+    texts = collected(schema, parts(), on_disk=is_large(path))["text"]
+    if not len(texts):
+        raise UserError(str(path), expected="at least one text", found="an empty file", fix="write one text a line")
+    return Column(texts) if is_large(path) else list(texts.to_pylist())
+
+
+def _checked(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    for number, text in enumerate(lines, 1):
         if not text.strip():
             raise UserError(f"{path}:{number}", expected="a text", found="an empty line", fix="take the line out")
-    if not texts:
-        raise UserError(str(path), expected="at least one text", found="an empty file", fix="write one text a line")
-    return texts
+        yield text
 
 
 def question_copies(path: Path, examples: Examples) -> Examples:
