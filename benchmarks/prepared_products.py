@@ -1,6 +1,6 @@
-"""Trainings in bf16 on batches of many lengths, with as many products kept prepared as oneDNN keeps, and as ours does.
+"""Trainings in bf16 on batches of many lengths: with few products kept prepared, with more, and with few lengths.
 
-The reason for `training.precision.keep_prepared_products`.
+The reason for `training.precision.keep_prepared_products` and `finetuning.batches.padded_length`.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from tinydistilbert.benchmark.turns import quartiles, table
+from tinydistilbert.finetuning.batches import padded_length
 from tinydistilbert.models.dropout import quick_dropout
 from tinydistilbert.models.pruned import keep
 from tinydistilbert.training.allocator import keep_freed_memory
@@ -21,6 +22,8 @@ from tinydistilbert.training.precision import CAPACITY, PREPARED, multiplying
 
 USUAL = 1024
 """What oneDNN keeps by default."""
+WAYS = {"as oneDNN does": (USUAL, False), "4,096 prepared": (PREPARED, False), "and few lengths": (PREPARED, True)}
+"""How many products are kept, and whether batches are padded on to one of a few lengths."""
 LENGTHS = range(9, 129, 2)
 """Of the batches of an epoch, in another order in each; the first epoch prepares what the second finds."""
 MODELS = {
@@ -43,8 +46,8 @@ def model_of(name: str) -> BertForSequenceClassification:
     return model.train()
 
 
-def measure(name: str, examples: int) -> tuple[float, float]:
-    """Tokens a second of the second epoch, and the anonymous memory of the process at its peak in MiB."""
+def measure(name: str, examples: int, few_lengths: bool) -> tuple[float, float]:
+    """Useful tokens a second of the second epoch, and the anonymous memory of the process at its peak in MiB."""
     keep_freed_memory()  # as a training does
     torch.manual_seed(0)
     model, cpu = model_of(name), torch.device("cpu")
@@ -54,13 +57,14 @@ def measure(name: str, examples: int) -> tuple[float, float]:
         for epoch in range(2):
             begin = time.perf_counter()
             for number in torch.randperm(len(LENGTHS)).tolist():
-                ids = torch.randint(0, 1000, (examples, LENGTHS[number]))
+                length = LENGTHS[number]
+                ids = torch.randint(0, 1000, (examples, padded_length(length) if few_lengths else length))
                 with multiplying(cpu, "bf16"):
                     loss = model(input_ids=ids, labels=torch.zeros(examples, dtype=torch.long)).loss
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
-                tokens += epoch * ids.numel()
+                tokens += epoch * examples * length
             seconds = time.perf_counter() - begin
     return tokens / seconds, peak.mib
 
@@ -73,28 +77,28 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for name in MODELS:
-        found: dict[int, list[tuple[float, float]]] = {USUAL: [], PREPARED: []}
-        for _, kept in itertools.product(range(options.rounds), found):
+        found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+        for _, (way, (kept, few_lengths)) in itertools.product(range(options.rounds), WAYS.items()):
             os.environ[CAPACITY] = str(kept)  # which the new process reads
-            found[kept].append(common.in_fresh_process(options.threads, measure, name, options.examples))
-        ratios = [more[0] / usual[0] for usual, more in zip(found[USUAL], found[PREPARED], strict=True)]
+            found[way].append(common.in_fresh_process(options.threads, measure, name, options.examples, few_lengths))
+        usual = found[next(iter(WAYS))]
         rows += [
             {
-                "model": name, "kept": kept, "tokens_a_second": [round(each[0]) for each in of_way],
+                "model": name, "way": way, "tokens_a_second": [round(each[0]) for each in of_way],
                 "peak_mib": [round(each[1]) for each in of_way], "threads": options.threads,
-                "examples": options.examples, "ratios": [round(ratio, 3) for ratio in ratios],
+                "examples": options.examples,
+                "ratios": [round(each[0] / first[0], 3) for first, each in zip(usual, of_way, strict=True)],
             }
-            for kept, of_way in found.items()
+            for way, of_way in found.items()
         ]  # fmt: skip
     cells = [
         (
-            row["model"], f"{row['kept']:,}", f"{quartiles(row['tokens_a_second'])[1]:,.0f}",
-            "" if row["kept"] == USUAL else f"{quartiles(row['ratios'])[1]:.2f}",
-            f"{quartiles(row['peak_mib'])[1]:,.0f}",
+            row["model"], row["way"], f"{quartiles(row['tokens_a_second'])[1]:,.0f}",
+            f"{quartiles(row['ratios'])[1]:.2f}", f"{quartiles(row['peak_mib'])[1]:,.0f}",
         )
         for row in rows
     ]  # fmt: skip
-    print(table(("model", "kept", "tokens/s", "ratio", "peak MiB"), cells))
+    print(table(("model", "way", "tokens/s", "ratio", "peak MiB"), cells))
     common.append(common.RESULTS / "prepared_products.jsonl", rows)
 
 

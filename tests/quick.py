@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 SETTINGS: dict[str, Any] = {
     "tinydistilbert.training.device.busy_elsewhere": lambda: 0.0,  # its line would be in the first training's output
     "tinydistilbert.dry_run.machine.PROBE_SECONDS": 0.0,
@@ -23,6 +25,8 @@ SETTINGS: dict[str, Any] = {
 }
 FIGURES = ("loss_curves", "task_scores", "effects", "pareto", "best_so_far", "trade")
 """Functions of `report/figures.py`. Where it is tested that they give the same bytes twice, `DRAWN` is emptied."""
+LIBRARY = ("documents", "functions")
+"""Functions of `data/python_docs.py`, all of whose answer is in Python's library."""
 DRAWN: dict[str, str | None] = {}
 """What they have drawn, by a hash of what they were given."""
 
@@ -52,6 +56,26 @@ def drawn_once(function: Callable[..., str | None], folder: Path | None) -> Call
     return drawn
 
 
+def read_once(function: Callable[[], Any], shared: str | None) -> Callable[[], Any]:
+    """The function, which reads what does not change; with a folder, once for all processes that share it."""
+
+    @functools.cache
+    def read() -> Any:
+        if shared is None:
+            return function()
+        path = Path(shared) / f"{function.__name__}.pickle"
+        with FileLock(f"{path}.lock"):
+            if path.exists():
+                return pickle.loads(path.read_bytes())
+            found, partial = function(), path.with_suffix(f".{os.getpid()}")
+            with suppress(OSError):  # a disk that a test has filled
+                partial.write_bytes(pickle.dumps(found))
+                partial.replace(path)
+            return found
+
+    return read
+
+
 def apply(replace: Callable[[Any, str, Any], None] = setattr, *, folder: Path | None = None) -> None:
     """Replace them all.
 
@@ -60,10 +84,13 @@ def apply(replace: Callable[[Any, str, Any], None] = setattr, *, folder: Path | 
         folder: where the processes of a fork server share figures.
     """
     from tests import tracing  # which imports the package
+    from tinydistilbert.data import python_docs
     from tinydistilbert.report import figures
 
     for name, value in (SETTINGS | {"tinydistilbert.export.to_onnx._traced": tracing.traced}).items():
         module, _, attribute = name.rpartition(".")
         replace(importlib.import_module(module), attribute, value)
+    for name in LIBRARY:
+        replace(python_docs, name, read_once(getattr(python_docs, name), os.environ.get(tracing.FOLDER)))
     for name in FIGURES:
         replace(figures, name, drawn_once(getattr(figures, name), folder))
