@@ -17,6 +17,7 @@ import pytest
 import rank_scaling
 import reference_ways
 import shrink_kinds
+import step_memory
 import throughput_ways
 import torch
 import torch.nn.functional as F
@@ -315,6 +316,18 @@ def test_the_peak_is_counted_anew_and_anonymous_memory_is_seen() -> None:
             peak = common.peak_mib()
     assert before + 48 <= seen.mib < before + 128
     assert peak > 64
+
+
+def test_what_is_kept_for_the_backward_pass_is_counted_once_and_weights_are_not() -> None:
+    weight, inputs = torch.ones(4, 4, requires_grad=True), torch.ones(8, 4, requires_grad=True)
+
+    def loss(scale: float) -> torch.Tensor:
+        grown = (inputs @ weight).exp()  # keeps its inputs, the weight, and what it gives
+        return (grown * grown).sum() * scale  # which the square keeps too, once more
+
+    kept = step_memory.Kept(loss, [weight])
+    assert kept(2.0) == loss(2.0) and kept.most == 2 * 8 * 4 * 4
+    assert kept(1.0).backward() is None and weight.grad is not None
 
 
 @pytest.mark.long

@@ -18,8 +18,7 @@ OPTIMIZER_BYTES = 12
 """Of a parameter that is trained: its gradient and AdamW's two moments, beside the weight that is there already."""
 HELD, HALF = 1.6, 0.6
 """What a process on a CPU takes by its tensors, for what was freed stays between them (`allocator.py`), and tensors in
-bf16 by those in fp32, for not all are. Eight inputs of 512 tokens in six layers of width 384 and 12 heads kept 1.9 GiB
-of tensors for the backward pass in fp32 and 1.1 in bf16; in fp32 the process grew by 3.2 GiB."""
+bf16 by those in fp32, for not all are: `benchmarks/step_memory.py` compares with them what processes grow by."""
 _LIMITS = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
