@@ -424,13 +424,14 @@ def test_operations_of_a_layer_worked_out_by_hand() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_layer_is_measured(threads: int) -> None:
-    before = torch.get_num_threads()
+    before, random = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(threads)
     try:
         found = machine.measure(torch.device("cpu"), "fp32", LayerShape(32, 2, 64))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+    assert torch.equal(torch.get_rng_state(), random)
     assert all(rate > 0 for rate in (found.scoring, found.one_core, found.traffic, found.training))
     assert 0 <= found.unpruned <= 1
     assert found.pruned(1.0) == pytest.approx(1.0)

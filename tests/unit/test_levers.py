@@ -25,8 +25,9 @@ def test_rows_differ_in_how_the_task_is_distilled_alone(tmp_path: Path) -> None:
         content = to_dict(recipe)
         distillation = content["finetune"].pop("distillation")
         rest.append(content)
-        if distillation["augment"]:  # the words of copies are proposed by a masked LM, which the encoder is not
-            content |= {name: rest[0][name] for name in ("teacher", "adapt")}
+        if distillation["augment"]:  # their words are proposed by a masked LM, which the encoder is not
+            assert distillation["start"] == "teacher", "the model only proposes: the student is another"
+            content["finetune"]["model"] = rest[0]["finetune"]["model"]
         assert all(Path(folder).is_relative_to(tmp_path / "teachers") for folder in distillation["teachers"])
         # As many epochs in every row; without a teacher those of finetune.
         alone = content["finetune"]["epochs"]

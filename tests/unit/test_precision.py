@@ -282,7 +282,7 @@ def test_onednn_keeps_more_prepared_products_unless_the_user_says_how_many(
     assert os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY") == kept
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN multiplies no bf16 here")
 def test_products_of_many_sizes_stay_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process that imported it before its first product, 1,100 sizes are prepared once, not twice."""

@@ -108,6 +108,11 @@ def measure(device: torch.device, precision: Precision, layer: LayerShape) -> Ma
         precision: of the training.
         layer: of the model that most of the time goes to.
     """
+    with torch.random.fork_rng(devices=[]):  # of the weights and of dropout: a run's own numbers stay what they are
+        return _measured(device, precision, layer)
+
+
+def _measured(device: torch.device, precision: Precision, layer: LayerShape) -> Machine:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
