@@ -27,7 +27,7 @@ WAYS = {"as oneDNN does": (USUAL, False), "4,096 prepared": (PREPARED, False), "
 LENGTHS = range(9, 129, 2)
 """Of the batches of an epoch, in another order in each; the first epoch prepares what the second finds."""
 MODELS = {
-    "3 layers of 384": (3, 384, 1.0), "the same, pruned to 50 %": (3, 384, 0.5), "6 layers of 768": (6, 768, 1.0),
+    "3 layers of 384": (3, 384, 1.0), "the same, pruned to 50 %": (3, 384, 0.5), "2 layers of 768": (2, 768, 1.0),
 }  # fmt: skip
 """Layers, their width, and what is left of heads and neurons, in each layer another number."""
 

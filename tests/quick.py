@@ -85,11 +85,13 @@ def apply(replace: Callable[[Any, str, Any], None] = setattr, *, folder: Path | 
     """
     from tests import tracing  # which imports the package
     from tinydistilbert.data import python_docs
+    from tinydistilbert.dry_run import machine
     from tinydistilbert.report import figures
 
     for name, value in (SETTINGS | {"tinydistilbert.export.to_onnx._traced": tracing.traced}).items():
         module, _, attribute = name.rpartition(".")
         replace(importlib.import_module(module), attribute, value)
+    replace(machine, "_measured", functools.cache(machine._measured))  # once a process for each shape of layers
     for name in LIBRARY:
         replace(python_docs, name, read_once(getattr(python_docs, name), os.environ.get(tracing.FOLDER)))
     for name in FIGURES:

@@ -176,10 +176,8 @@ def test_the_time_told_first_counts_every_training(
     reviews_csv: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine of a fixed speed, twice the epochs of a training are twice its time, and nothing else changes."""
-    monkeypatch.setattr(machine, "_predictions", lambda *_, **__: 1e8)
-    monkeypatch.setattr(machine, "_training", lambda *_: 1e8)
-    monkeypatch.setattr(machine, "_unpruned", lambda *_: 0.4)
-    monkeypatch.setattr(machine, "_copy", lambda *_: 1e15)
+    fixed = machine.Machine("cpu", 1, 1e8, 1e8, 1e15, "fp32", 1e8, 0.4)
+    monkeypatch.setattr(machine, "measure", lambda *_: fixed)
     data = task_data(str(reviews_csv), None, text="review", label="stars")
 
     def seconds(settings: dict[str, Any], seeds: int = 1) -> dict[str, float]:

@@ -28,6 +28,7 @@ from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.storage import atomic, cache
 from tinydistilbert.tasks import mapped_tables, samples
+from tinydistilbert.training import precision
 from tinydistilbert.training.memory import SHARE
 from tinydistilbert.workers.jobs import Jobs
 
@@ -462,8 +463,13 @@ def test_half_the_rate_is_twice_the_time() -> None:
 def test_a_training_in_bf16_takes_less_time_than_in_fp32_and_its_scores_as_much(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_passes_seconds", lambda _, name: {"fp32": 4.0, "bf16": 1.0}[name])
-    monkeypatch.setattr(machine, "_predictions", lambda *_, **__: 1e9)
+
+    def measured(_: torch.device, name: precision.Precision, layer: LayerShape) -> Machine:
+        monkeypatch.setattr(machine, "_passes_seconds", lambda *_: {"fp32": 4.0, "bf16": 1.0}[name])
+        return Machine("cpu", 1, 1e9, 1e9, 1e15, name, machine._training(layer, name))
+
+    monkeypatch.setattr(machine, "measure", measured)
+    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
     plans = {}
     for name in ("fp32", "bf16"):
         asked = dataclasses.replace(recipe, precision=name)
