@@ -87,8 +87,8 @@ class TaskBatches:
 def padded_length(longest: int) -> int:
     """The length that a batch is padded to where products of each size are prepared before they are computed.
 
-    oneDNN does that, and what it has prepared takes a millisecond and 0.8 MB for each size, weight and pass. Between a
-    power of 2 and the next are 8 lengths, so that an input gets 5 % longer on average.
+    oneDNN does that, and each of them takes time and memory (`benchmarks/prepared_products.py`). Between a power of 2
+    and the next are 8 lengths, so that an input gets 5 % longer on average.
     """
     step = 1 << max(0, longest.bit_length() - 4)
     return math.ceil(longest / step) * step

@@ -38,7 +38,7 @@ _OLD_CAPACITY = "DNNL_PRIMITIVE_CACHE_CAPACITY"
 def keep_prepared_products() -> None:
     """Let oneDNN keep 4,096 prepared products instead of 1,024, unless its environment variable says how many.
 
-    It prepares a product for each size that it meets, in about a millisecond, and drops the oldest. A training meets
+    It prepares a product for each size that it meets, which takes time, and drops the oldest. A training meets
     some 40 lengths of batches, times the weights of a layer and three passes, times the layers where these are pruned:
     with 1,024 it prepared every product anew in every epoch (`benchmarks/prepared_products.py`). oneDNN reads the
     variable at its first product in a process, which the probe may be.
