@@ -22,6 +22,7 @@ def test_few_lengths_and_little_padding() -> None:
     padded = {length: padded_length(length) for length in range(1, 513)}
     assert all(length <= longer <= 1.125 * length for length, longer in padded.items())
     assert len(set(padded.values())) == 16 + 5 * 8  # as it is up to 16, then 8 lengths up to each power of 2
+    assert 0.03 < np.mean([padded[length] / length - 1 for length in range(17, 513)]) < 0.05  # as its docstring says
     assert padded_length(128) == 128
     assert padded_length(129) == 144
 

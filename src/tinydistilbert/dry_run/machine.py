@@ -116,16 +116,17 @@ def _measured(device: torch.device, precision: Precision, layer: LayerShape) -> 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        one_core, copying = _predictions(layer, inputs=1), _copy(CPU)
+        one_core = _predictions(layer, inputs=1)
+        if device.type != "cpu":
+            fp32, rate = (_multiply(device, dtype) for dtype in (torch.float32, DTYPES[precision]))
+            return Machine(
+                device.type, threads, EFFICIENCY_GPU_SCORING * fp32, one_core, _copy(device), precision,
+                EFFICIENCY_GPU * rate,
+            )  # fmt: skip
         scoring, training, unpruned = _predictions(layer), _training(layer, precision), _unpruned(layer, precision)
+        copying = _copy(CPU)
     finally:
         torch.set_num_threads(threads)
-    if device.type != "cpu":
-        fp32, rate = (_multiply(device, dtype) for dtype in (torch.float32, DTYPES[precision]))
-        return Machine(
-            device.type, threads, EFFICIENCY_GPU_SCORING * fp32, one_core, _copy(device), precision,
-            EFFICIENCY_GPU * rate,
-        )  # fmt: skip
     if threads > 1:  # at least as fast as one, however busy other programs are just now
         scoring, training = max(scoring, _predictions(layer)), max(training, _training(layer, precision))
     # Two cores are enough to keep the memory of most machines busy.
