@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from tests import tiny
-from tinydistilbert.data.seen import Seen
+from tinydistilbert.data.seen_texts import SeenTexts
 from tinydistilbert.finetuning import augment as module
 from tinydistilbert.finetuning.augment import Proposals, Vocabulary, augment, augmented, passes_of, propose
 from tinydistilbert.finetuning.word_spans import find_words
@@ -209,7 +209,7 @@ def examples(texts: list[str], pairs: list[str] | None = None, kind: str = "") -
 
 
 def copies_of(given: Examples, proposals: Proposals, **settings: Any) -> Examples:
-    seen = Seen()
+    seen = SeenTexts()
     seen.add_all(given.each_text())
     return augmented(given, proposals, seen, **settings)
 

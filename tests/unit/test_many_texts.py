@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
 from tinydistilbert import notices
-from tinydistilbert.data import seen as seen_texts
-from tinydistilbert.data.seen import Seen, hashes_of
+from tinydistilbert.data import seen_texts
+from tinydistilbert.data.seen_texts import SeenTexts, hashes_of
 from tinydistilbert.finetuning import augment as augmentation
 from tinydistilbert.finetuning.augment import Proposals, augment
 from tinydistilbert.finetuning.word_spans import Words
@@ -142,7 +142,7 @@ def test_texts_of_several_sources_are_those_of_comparing_all_in_memory(
 
 def test_a_hash_is_remembered_in_memory_and_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seen_texts, "HASHES_IN_MEMORY", 5)
-    seen = Seen()
+    seen = SeenTexts()
     assert seen.add(hashes_of([("a",), ("b",), ("a",)])).tolist() == [True, True, False]
     for number in range(20):
         assert seen.add(hashes_of([(str(number),), ("b",)])).tolist() == [True, False]

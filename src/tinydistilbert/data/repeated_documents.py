@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from tinydistilbert.data.document_tokens import batches_of
-from tinydistilbert.data.seen import Seen, hashes_of
+from tinydistilbert.data.seen_texts import SeenTexts, hashes_of
 
 CHARACTERS_AT_ONCE = 1_000_000
 """Of the documents that are looked up together."""
@@ -15,7 +15,7 @@ class SeenDocuments:
     def __init__(self) -> None:
         self.repeated = 0
         """Documents that were left out."""
-        self._seen = Seen()
+        self._seen = SeenTexts()
 
     def further(self, documents: Iterable[str]) -> Iterator[str]:
         """Those of further documents that were not there before, in their order.

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinydistilbert.data.randomness import generator
-from tinydistilbert.data.seen import Seen, hashes_of
+from tinydistilbert.data.seen_texts import SeenTexts, hashes_of
 from tinydistilbert.data.word_pieces import continues_word
 from tinydistilbert.finetuning.word_spans import Words, find_words, is_word
 from tinydistilbert.models.heads import vocabulary_input, vocabulary_matrix, vocabulary_size
@@ -80,7 +80,7 @@ def augment(
         log: called with a line that says how much there is to do.
         max_length: tokens of an example that are looked at; words behind them stay in every copy.
     """
-    vocabulary, seen = Vocabulary.of(tokenizer, vocabulary_size(model)), Seen()
+    vocabulary, seen = Vocabulary.of(tokenizer, vocabulary_size(model)), SeenTexts()
     seen.add_all(examples.each_text())
     total, at_once = len(examples), max(1, min(EXAMPLES_AT_ONCE, COPIES_AT_ONCE // max(settings.augment, 1)))
     made, without, tokens, progress = 0, total, 0, Progress("augmentation", total)
@@ -295,7 +295,7 @@ def _lower_cases(tokenizer: PreTrainedTokenizerFast) -> bool:
 
 
 def augmented(
-    examples: Examples, proposals: Proposals, seen: Seen, *, copies: int, share: float, seed: int
+    examples: Examples, proposals: Proposals, seen: SeenTexts, *, copies: int, share: float, seed: int
 ) -> Examples:
     """The copies alone: a pure function of its arguments, and for each example of its own `idx` and words.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tinydistilbert.data.seen import Seen, hashes_of
+from tinydistilbert.data.seen_texts import SeenTexts, hashes_of
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import notice
@@ -53,7 +53,7 @@ def further_texts(recipe: Recipe, task: Task) -> Examples | None:
         refuse_scored(examples, name, scored)
     if isinstance(settings.unlabelled, str) and files and not settings.unlabelled_examples:
         return files[settings.unlabelled]
-    seen = Seen()
+    seen = SeenTexts()
     seen.add_all(recipe_examples(recipe, task, task.train).each_key())
     schema = pa.schema([(name, pa.string()) for name in ("text", *(["text_pair"] if task.text_pair else []))])
     estimated: list[float] = []
@@ -80,9 +80,9 @@ def further_texts(recipe: Recipe, task: Task) -> Examples | None:
     return without_labels(task, texts, rows, sampled_from=about if about > len(rows) else 0)
 
 
-def scored_texts(recipe: Recipe, task: Task) -> Seen:
+def scored_texts(recipe: Recipe, task: Task) -> SeenTexts:
     """The keys of all examples of a task that are scored, or choose an epoch."""
-    finetune, scored = recipe.finetune, Seen()
+    finetune, scored = recipe.finetune, SeenTexts()
     splits = [scored_split(finetune, task), *(s for s in task.evaluation if has_split(task, s, recipe.data))]
     if held_out_of_train(finetune, task.name) is not None:
         splits.append(HELD_OUT)
@@ -91,7 +91,7 @@ def scored_texts(recipe: Recipe, task: Task) -> Seen:
     return scored
 
 
-def refuse_scored(examples: Examples, where: str, scored: Seen) -> None:
+def refuse_scored(examples: Examples, where: str, scored: SeenTexts) -> None:
     """Refuse a file with a scored text: the student would learn the teacher's answer to it.
 
     Raises:
@@ -113,7 +113,7 @@ def _in_parts(texts: Iterable[Texts]) -> Iterator[list[Texts]]:
         yield part
 
 
-def _new(found: Iterable[Texts], seen: Seen, scored: Seen, name: str) -> Iterator[list[Texts]]:
+def _new(found: Iterable[Texts], seen: SeenTexts, scored: SeenTexts, name: str) -> Iterator[list[Texts]]:
     """Part by part those that are neither scored nor seen before, which they then are; at the end their counts."""
     kept = left_out = repeated = 0
     for part in _in_parts(found):

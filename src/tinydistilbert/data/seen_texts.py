@@ -15,7 +15,7 @@ TEXTS_AT_ONCE = 10_000
 """That are looked up together."""
 
 
-class Seen:
+class SeenTexts:
     """The hashes of all texts so far.
 
     A hash has 64 bits: of 100 million different texts one is taken for another with a chance of 1 in 3,700.
