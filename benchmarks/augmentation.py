@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from tinydistilbert.benchmark.turns import quartiles, table
 from tinydistilbert.finetuning import augment
 from tinydistilbert.finetuning.word_spans import find_words
+from tinydistilbert.models.heads import vocabulary_size
 from tinydistilbert.recipe import schema
 from tinydistilbert.tasks import TASKS, load_examples
 from tinydistilbert.tasks.base import Examples, sample_rows
@@ -54,7 +55,8 @@ def in_batches(examples: Examples, model: PreTrainedModel, tokenizer: PreTrained
     """The same by the library."""
     found = augment.propose(
         examples.columns["text"], examples.columns.get("text_pair"), model, tokenizer,
-        candidates=CANDIDATES, device=CPU, max_length=MAX_LENGTH, log=lambda _: None,
+        augment.Vocabulary.of(tokenizer, vocabulary_size(model)),
+        candidates=CANDIDATES, device=CPU, max_length=MAX_LENGTH, log=lambda _: None, show=lambda *_: None,
     )  # fmt: skip
     spelt = [[found.spellings[place] for place in row if place >= 0] for row in found.candidates]
     return [spelt[first:end] for first, end in itertools.pairwise(found.words.word_ends)]

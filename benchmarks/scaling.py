@@ -1,4 +1,4 @@
-"""What size costs: tables of corpus, processes, rows and ranks, in processor seconds and private memory.
+"""What size costs: tables of corpus, processes, rows, texts and ranks, in processor seconds and private memory.
 
 Processor seconds are those of a process and all that it started, which hardly depend on what else runs on the machine;
 seconds on the clock stand beside them. Memory is what belongs to these processes alone, all together, at its highest.
@@ -23,6 +23,7 @@ from typing import Any, Self
 import common
 import psutil
 import rank_scaling
+import text_scaling
 from corpus_scaling import write_corpus
 
 from tinydistilbert.benchmark.turns import table
@@ -32,6 +33,7 @@ from tinydistilbert.recipe.schema import Corpus
 from tinydistilbert.run_folder import LOG
 
 MEGABYTES, JOBS, ROWS = (5, 20), (1, 2), (200_000, 1_000_000)
+UNLABELLED, COPIED = (200_000,), (5_000,)
 SCORED_OF = 20
 """One scored row for so many that are trained on."""
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -188,6 +190,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=int, nargs="*", default=list(MEGABYTES), help="of text")
     parser.add_argument("--jobs", type=int, nargs="+", default=list(JOBS), help="processes")
     parser.add_argument("--rows", type=int, nargs="*", default=list(ROWS), help="of a CSV")
+    parser.add_argument(
+        "--unlabelled", type=int, nargs="*", default=list(UNLABELLED), help="texts in each of two files"
+    )
+    parser.add_argument("--copied", type=int, nargs="*", default=list(COPIED), help="examples of which copies are made")
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2], help="processes that share a training")
     parser.add_argument("--batch-size", type=int, default=16, help="blocks in a micro-batch of such a training")
     parser.add_argument("--model", default="offline", help="that is fine-tuned on them")
@@ -235,6 +241,10 @@ def main() -> None:
                 of_rows.append([f"{count:,}", what, *(f"{value:,.1f}" for value in asdict(start).values())])
                 facts = {"benchmark": "scaling", "table": "start", "rows": count, "to": what}
                 common.append(chosen.output, [facts | asdict(start)])
+        of_texts = text_scaling.measure(plain, chosen.unlabelled, chosen.copied, chosen.teacher)
+        for what, texts in of_texts.items():
+            facts = {"benchmark": "scaling", "table": "texts", "what": what}
+            common.append(chosen.output, [facts | asdict(texts)])
         of_ranks: list[list[str]] = []
         if chosen.ranks:
             text, scratch = Path(temporary) / "text-of-ranks", Path(temporary) / "of-ranks"
@@ -251,6 +261,8 @@ def main() -> None:
         print(_shown("way|megabytes|processes", of_text) + "\n")
     if of_rows:
         print(table(("rows", "to", "processor seconds", "seconds", "peak MiB"), of_rows) + "\n")
+    if of_texts:
+        print(table(text_scaling.HEAD, [text_scaling.cells(*row) for row in of_texts.items()]) + "\n")
     if of_ranks:
         print(table(("precision", "processes", *rank_scaling.HEAD), of_ranks))
 

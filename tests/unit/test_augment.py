@@ -1,8 +1,9 @@
 """Copies of examples differ from them in words that a masked LM proposed for the place, and in nothing else."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from transformers import (
 )
 
 from tests import tiny
+from tinydistilbert.data.seen_texts import SeenTexts
 from tinydistilbert.finetuning import augment as module
-from tinydistilbert.finetuning.augment import Proposals, augment, augmented, passes_of, propose
+from tinydistilbert.finetuning.augment import Proposals, Vocabulary, augment, augmented, passes_of, propose
 from tinydistilbert.finetuning.word_spans import find_words
+from tinydistilbert.models.heads import vocabulary_size
 from tinydistilbert.recipe.schema import TaskDistillation
 from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Examples
@@ -66,7 +69,11 @@ def asked(
     **other: int,
 ) -> Proposals:  # fmt: skip
     settings = {"candidates": 4, "max_length": 64, **other}
-    return propose(texts, pairs, model, tokenizer, device=CPU, log=lambda _: None, **settings)
+    vocabulary = Vocabulary.of(tokenizer, vocabulary_size(model))
+    return propose(
+        texts, pairs, model, tokenizer, vocabulary,
+        device=CPU, log=lambda _: None, show=lambda _share, _tokens: None, **settings,
+    )  # fmt: skip
 
 
 def words(proposals: Proposals, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[list[str]]:
@@ -201,12 +208,26 @@ def examples(texts: list[str], pairs: list[str] | None = None, kind: str = "") -
     return Examples(task, "train", columns | ({"text_pair": pairs} if pairs else {}), 2 * len(texts))
 
 
+def copies_of(given: Examples, proposals: Proposals, **settings: Any) -> Examples:
+    seen = SeenTexts()
+    seen.add_all(given.each_text())
+    return augmented(given, proposals, seen, **settings)
+
+
+def together(parts: Iterable[Examples]) -> Examples:
+    """The copies of all parts."""
+    made = [*parts]
+    columns = {name: [value for part in made for value in part.columns[name]] for name in made[0].columns}
+    return replace(made[0], columns=columns, total=len(columns["idx"]))
+
+
 def test_known_proposals_give_known_copies(tokenizer: PreTrainedTokenizerFast) -> None:
     """Of two proposals the one that is the word itself is passed over, so the copy can be told; the case is kept."""
     model = rigged(random_model(len(tokenizer)), tokenizer, ["[SEP]", "##s", ",", "the", "model"])
     given = examples(["The  model — it's\tTHE 1st, \u00e9t\u00e9!", "12"], ["Model\nthe", "model"], "rte")
     settings = TaskDistillation(augment=5, augment_share=1.0, augment_candidates=1)
-    found = augment(given, model, tokenizer, settings, seed=0, device=CPU, log=lambda _: None, max_length=64)
+    parts = augment(given, model, tokenizer, settings, seed=0, device=CPU, log=lambda _: None, max_length=64)
+    found = together(parts)
     assert found.columns == {
         "idx": [10, 11],
         "text": ["Model  the — the's\tMODEL 1st, the!", "12"],
@@ -223,7 +244,8 @@ def test_byte_level_tokenizers_keep_spaces_and_case(byte_level: PreTrainedTokeni
     rigged(model, byte_level, ["ing", "Ġ", ",", "ĠThe", "Ġthe", "<s>", "Ġhouse"])
     given = examples(["the House,  in 1889 (Zürich) it's", "\u00a0see THE"], ["A house", "b"])
     settings = TaskDistillation(augment=1, augment_share=1.0, augment_candidates=1)
-    found = augment(given, model, byte_level, settings, seed=0, device=CPU, log=lambda _: None, max_length=64)
+    parts = augment(given, model, byte_level, settings, seed=0, device=CPU, log=lambda _: None, max_length=64)
+    found = together(parts)
     assert found.columns["text"] == ["house The,  The 1889 (The) The's", "\u00a0The house"]
     assert found.columns["text_pair"] == ["The The", "The"]
     proposals = asked(TEXTS, OTHERS, random_model(len(byte_level), "roberta"), byte_level, candidates=500)
@@ -247,7 +269,7 @@ def test_copies_differ_in_words_alone_and_in_one_at_least(
     proposals: Proposals, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     given = examples(TEXTS, OTHERS)
-    found = augmented(given, proposals, copies=30, share=0.3, seed=1)
+    found = copies_of(given, proposals, copies=30, share=0.3, seed=1)
     told, all_words = spelt(proposals), [w for ws in words(proposals, TEXTS, OTHERS) for w in ws]
     known: dict[str, set[str]] = {}
     for word, row in zip(all_words, told, strict=True):
@@ -267,7 +289,7 @@ def test_copies_differ_in_words_alone_and_in_one_at_least(
 def test_the_share_of_replaced_words_is_the_chance(proposals: Proposals) -> None:
     """Of the example with the most words: 26 words, 400 copies; five standard deviations."""
     given = examples(TEXTS, OTHERS)
-    found = augmented(given, proposals, copies=400, share=0.4, seed=0)
+    found = copies_of(given, proposals, copies=400, share=0.4, seed=0)
     copies = [
         cut(f"{text} {pair}")
         for idx, text, pair in zip(*(found.columns[n] for n in ("idx", "text", "text_pair")), strict=True)
@@ -281,7 +303,7 @@ def test_the_share_of_replaced_words_is_the_chance(proposals: Proposals) -> None
 
 
 def test_a_copy_in_which_chance_replaces_nothing_has_one_word_replaced(proposals: Proposals) -> None:
-    found = augmented(examples(TEXTS, OTHERS), proposals, copies=3, share=0.0, seed=0)
+    found = copies_of(examples(TEXTS, OTHERS), proposals, copies=3, share=0.0, seed=0)
     assert set(found.columns["idx"]) == {10, 11, 12, 13, 14}
     for idx, text, pair in zip(*(found.columns[name] for name in ("idx", "text", "text_pair")), strict=True):
         before, after = cut(f"{TEXTS[idx - 10]} {OTHERS[idx - 10]}"), cut(f"{text} {pair}")
@@ -294,10 +316,10 @@ def test_copies_are_a_function_of_the_seed_and_the_example_alone(
     given = examples(TEXTS, OTHERS)
 
     def made(copies: int = 6, seed: int = 3, share: float = 0.4) -> dict[str, list[object]]:
-        return augmented(given, proposals, copies=copies, share=share, seed=seed).columns
+        return copies_of(given, proposals, copies=copies, share=share, seed=seed).columns
 
     assert made() == made() != made(seed=4)
-    assert augmented(given, proposals, copies=0, share=0.4, seed=3).columns["idx"] == []
+    assert copies_of(given, proposals, copies=0, share=0.4, seed=3).columns["idx"] == []
 
     def of(columns: dict[str, list[object]], idx: int) -> list[object]:
         return [t for t, i in zip(columns["text"], columns["idx"], strict=True) if i == idx]
@@ -307,7 +329,7 @@ def test_copies_are_a_function_of_the_seed_and_the_example_alone(
         assert of(more, idx)[: len(of(made(), idx))] == of(made(), idx)
     alone = replace(given, columns={name: values[2:3] for name, values in given.columns.items()})
     told = asked(TEXTS[2:3], OTHERS[2:3], model, tokenizer)
-    assert augmented(alone, told, copies=6, share=0.4, seed=3).columns["text"] == of(made(), 12)
+    assert copies_of(alone, told, copies=6, share=0.4, seed=3).columns["text"] == of(made(), 12)
 
 
 def test_nothing_is_read_but_the_examples(
@@ -323,11 +345,10 @@ def test_nothing_is_read_but_the_examples(
         patch.setattr("builtins.open", read)
         patch.setattr("pathlib.Path.open", read)
         patch.setattr("tinydistilbert.tasks.load_examples", read)
-        found = augment(
-            given, model, tokenizer, TaskDistillation(augment=2), seed=0, device=CPU, log=lines.append, max_length=64
-        )
+        two = TaskDistillation(augment=2)
+        found = together(augment(given, model, tokenizer, two, seed=0, device=CPU, log=lines.append, max_length=64))
     assert found.columns["label"] == [None] * len(found) and len(found) > len(TEXTS)
     assert len(lines) == 1 and "5 examples" in lines[0]
     many = TaskDistillation(augment=200, augment_candidates=2)
-    found = augment(given, model, tokenizer, many, seed=0, device=CPU, log=lines.append, max_length=64)
+    found = together(augment(given, model, tokenizer, many, seed=0, device=CPU, log=lines.append, max_length=64))
     assert f"{1000 - len(found)} of 1,000 copies left out" in lines[-1] and "0 examples without" in lines[-1]

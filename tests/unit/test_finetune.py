@@ -259,7 +259,7 @@ def test_the_padding_token_may_be_any_and_never_changes_what_is_learned(
 
 def test_copies_of_published_examples_may_be_as_empty_as_those(data: Path, tmp_path: Path) -> None:
     columns = {"idx": [3], "text": ["some cats"], "text_pair": [""], "label": [None]}
-    write_examples(Examples(TASKS["stsb"], "train", columns, 1), tmp_path / "copies.parquet")
+    write_examples(TASKS["stsb"], [Examples(TASKS["stsb"], "train", columns, 1)], tmp_path / "copies.parquet")
     found, labelled = training_examples(recipe(data), TASKS["stsb"], augmented=tmp_path / "copies.parquet", soft=True)
     assert (labelled, len(found)) == (64, 65) and found.columns["text_pair"][64] == ""
 

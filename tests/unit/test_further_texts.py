@@ -158,11 +158,12 @@ def test_its_batches_are_of_them_with_their_soft_targets(
     settings = recipe(data, task, hidden=1, intermediate_epochs=1, epochs=1, final_examples="original", augment=2)
     model = tiny.model(initializer_range=0.2)
     originals, _ = training_examples(settings, TASKS[task], augmented=None, soft=False)
+    given = questions_alone(originals) if task == "squad" else originals
     copies = augment(
-        questions_alone(originals) if task == "squad" else originals, model, tokenizer,
-        settings.finetune.distillation, seed=0, device=torch.device("cpu"), log=lambda line: None, max_length=64,
+        given, model, tokenizer, settings.finetune.distillation,
+        seed=0, device=torch.device("cpu"), log=lambda line: None, max_length=64,
     )  # fmt: skip
-    write_examples(copies, tmp_path / "copies.parquet")
+    write_examples(given.task, copies, tmp_path / "copies.parquet")
     teacher = tmp_path / "teacher"
     kind = TASKS[task].kind
     save_model(

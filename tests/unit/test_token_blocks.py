@@ -14,7 +14,15 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import notices
-from tinydistilbert.data import document_tokens, files, repeated_documents, sources, token_blocks, token_workers
+from tinydistilbert.data import (
+    document_tokens,
+    files,
+    repeated_documents,
+    seen_texts,
+    sources,
+    token_blocks,
+    token_workers,
+)
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.data.document_tokens import DocumentTokenizer, TokenizedDocuments
 from tinydistilbert.data.npy import RowFile
@@ -169,7 +177,7 @@ def test_repeated_documents_are_left_out_and_counted(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
     """White space makes no other document; of the validation text goes what is in the training text."""
-    monkeypatch.setattr(repeated_documents, "HASHES_IN_MEMORY", in_memory)
+    monkeypatch.setattr(seen_texts, "HASHES_IN_MEMORY", in_memory)
     monkeypatch.setattr(repeated_documents, "CHARACTERS_AT_ONCE", 100)
     once = load_blocks(prepare(corpus, tokenizer, tmp_path / "cache", None))
     train = Path(corpus.source) / "train.txt"

@@ -20,7 +20,7 @@ from tinydistilbert.data.word_pieces import continues_word
 from tinydistilbert.errors import UserError, as_user_error
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.recipe.schema import Corpus
-from tinydistilbert.storage import atomic, disk, locks
+from tinydistilbert.storage import atomic, disk, locks, scratch
 
 FORMAT = 2
 """Part of a folder's key; raise it when the same source and settings give other blocks than before."""
@@ -107,7 +107,7 @@ def prepare(
                 sys.stderr.write(f"making token blocks again: {damage}\n")
                 disk.remove(folder)
             facts["splits"] = {}  # filled below, and written with the other facts when the folder is finished
-            with atomic.unfinished(folder, **facts) as partial:
+            with atomic.unfinished(folder, **facts) as partial, scratch.beside(partial):
                 try:
                     facts["splits"].update(_write_splits(partial, source, corpus, tokenizer, jobs))
                 except UserError:  # a mistake in the text: nothing of it may stay in the cache
@@ -231,10 +231,7 @@ def _write_splits(
     cutter = Packed(size, cls, sep) if is_packed else ByLine(size, cls, sep, tokenizer.pad_token_id)
     lowers = makes_capitals_small(tokenizer)
     splits: dict[str, dict[str, int]] = {}
-    hashes = folder / atomic.CHECKPOINTS / "hashes"
-    disk.remove(hashes)  # of a process that was killed
-    disk.make_folder(hashes)
-    seen = SeenDocuments(hashes)
+    seen = SeenDocuments()
     for split in SPLITS:
         documents, repeated = source.train() if split == "train" else source.validation(), seen.repeated
         if corpus.deduplicate:

@@ -217,14 +217,14 @@ def _cut(
 
 
 def _unlabelled(recipe: Recipe, task: Task) -> int:
-    """Texts in the recipe's file of those without labels, where there is a second distillation to read them.
+    """How many texts without labels the recipe names, where there is a second distillation to read them.
 
     Raises:
         UserError: the file is wrong, as a run would say.
     """
     is_taught = any(job.is_second_distillation and job.task == task.name for job in jobs(recipe))
     found = further_texts(recipe, task) if is_taught else None
-    return 0 if found is None else len(found)
+    return 0 if found is None else found.count
 
 
 def _sample(examples: Examples) -> Examples:

@@ -7,7 +7,7 @@ both texts of a pair are looked at as they were given.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tinydistilbert.data.randomness import generator
+from tinydistilbert.data.seen_texts import SeenTexts, hashes_of
 from tinydistilbert.data.word_pieces import continues_word
 from tinydistilbert.finetuning.word_spans import Words, find_words, is_word
 from tinydistilbert.models.heads import vocabulary_input, vocabulary_matrix, vocabulary_size
@@ -27,8 +28,13 @@ from tinydistilbert.notices import counted
 from tinydistilbert.progress import Progress
 from tinydistilbert.recipe.schema import TaskDistillation
 from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.columns import nothing
 from tinydistilbert.tasks.inference import batches_by_length
 
+EXAMPLES_AT_ONCE = 4096
+"""Whose words and proposals are in memory together, so that batches of like length can be made of them."""
+COPIES_AT_ONCE = 100_000
+"""That are in memory together, at most, where an example has fewer."""
 HIDDEN_SHARE = 0.15
 """Of an example's words, the most that are hidden at once: as many as masked LMs are trained with."""
 POSITIONS = 256
@@ -58,8 +64,11 @@ def augment(
     device: torch.device,
     log: Callable[[str], None],
     max_length: int,
-) -> Examples:
+) -> Iterator[Examples]:
     """The copies of `examples` alone, at most `settings.augment` of each; nothing but `examples` is read.
+
+    They come part by part, in the order of the examples: of one part are in memory the words, what is proposed for
+    them, and the copies; of all other copies the hashes. The parts change no copy, but for rounding.
 
     Args:
         examples: of a classification or regression task.
@@ -71,23 +80,44 @@ def augment(
         log: called with a line that says how much there is to do.
         max_length: tokens of an example that are looked at; words behind them stay in every copy.
     """
-    proposals = propose(
-        examples.columns["text"], examples.columns.get("text_pair"), model, tokenizer,
-        candidates=settings.augment_candidates, device=device, max_length=max_length, log=log,
-    )  # fmt: skip
-    made = augmented(examples, proposals, copies=settings.augment, share=settings.augment_share, seed=seed)
-    most, without = settings.augment * len(examples), len(examples) - len(set(made.columns["idx"]))
-    if len(made) < most:
-        left_out = f"{most - len(made):,} of {counted(most, 'copy', 'copies')} left out, equal to another text"
+    vocabulary, seen = Vocabulary.of(tokenizer, vocabulary_size(model)), SeenTexts()
+    seen.add_all(examples.each_text())
+    total, at_once = len(examples), max(1, min(EXAMPLES_AT_ONCE, COPIES_AT_ONCE // max(settings.augment, 1)))
+    made, without, tokens, progress = 0, total, 0, Progress("augmentation", total)
+    for begin in range(0, total, at_once):
+        end = min(begin + at_once, total)
+        columns = examples.take(range(begin, end)).columns
+        part = replace(examples, columns={name: [*values] for name, values in columns.items()})  # looked at often
+        which = "" if end - begin == total else f" (examples {begin + 1:,} to {end:,} of {total:,})"
+
+        def log_part(line: str, which: str = which) -> None:
+            log(line + which)
+
+        def show(share: float, read: int, begin: int = begin, count: int = end - begin) -> None:
+            nonlocal tokens
+            tokens += read
+            if progress.wants(done := begin + round(share * count)):
+                progress.show(done, tokens, {})
+
+        proposals = propose(
+            part.columns["text"], part.columns.get("text_pair"), model, tokenizer, vocabulary,
+            candidates=settings.augment_candidates, device=device, max_length=max_length,
+            log=log_part, show=show,
+        )  # fmt: skip
+        copies = augmented(part, proposals, seen, copies=settings.augment, share=settings.augment_share, seed=seed)
+        made, without = made + len(copies), without - len({*copies.columns["idx"]})
+        if len(copies):
+            yield copies
+    if made < (most := settings.augment * total):
+        left_out = f"{most - made:,} of {counted(most, 'copy', 'copies')} left out, equal to another text"
         log(f"augmentation: {left_out}; {counted(without, 'example')} without a copy")
-    return made
 
 
 def questions_alone(examples: Examples) -> Examples:
     """The questions of a span task as texts; `idx` is the place of each among the examples."""
     task = replace(examples.task, kind="classification", text_pair=None)
     count = len(examples)
-    columns = {"idx": [*range(count)], "text": examples.columns["question"], "label": [None] * count}
+    columns = {"idx": range(count), "text": examples.columns["question"], "label": nothing(count)}
     return Examples(task, examples.split, columns, count)
 
 
@@ -96,12 +126,14 @@ def propose(
     pairs: Sequence[str] | None,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
+    vocabulary: "Vocabulary",
     *,
     candidates: int,
     device: torch.device,
     max_length: int,
     token_budget: int | None = None,
     log: Callable[[str], None],
+    show: Callable[[float, int], None],
 ) -> Proposals:
     """The likeliest other words for each word, proposed by a masked LM that sees the rest of the example.
 
@@ -115,14 +147,15 @@ def propose(
         pairs: second texts, if there are any, as many.
         model: masked LM; it is left in evaluation mode.
         tokenizer: its tokenizer.
+        vocabulary: of both.
         candidates: most proposals for a word.
         device: where to compute.
         max_length: tokens of an example that are looked at, or fewer where the model's positions end before.
         token_budget: tokens in a batch, padding included; by default 2,048 on CPUs, whose caches do not hold more (a
             fifth faster than 8,192), and 8,192 elsewhere.
         log: called with a line that says how much there is to do.
+        show: called after each batch with the share that is done of them all, and the tokens of this one.
     """
-    vocabulary = _Vocabulary.of(tokenizer, vocabulary_size(model))
     all_words = find_words(texts, pairs, tokenizer, min(max_length, longest_input(model.config)))
     same_ids = vocabulary.numbers(all_words, texts, pairs, tokenizer)
     passes = passes_of(np.diff(all_words.word_ends))
@@ -134,18 +167,17 @@ def propose(
     proposed = np.full((len(same_ids), candidates), -1, dtype=np.int32)
     model.to(device).eval()
     with torch.inference_mode():
-        guess, progress, tokens = vocabulary.guesser(model, candidates), Progress("augmentation", len(batches)), 0
+        guess = vocabulary.guesser(model, candidates)
         for step, chosen in enumerate(batches, 1):
             words, hidden, inputs = _hide(all_words, example[chosen], number[chosen], passes, tokenizer)
-            tokens += int(inputs["attention_mask"].sum())
+            tokens = int(inputs["attention_mask"].sum())
             if not uses_token_types(model):
                 del inputs["token_type_ids"]
             states = model.base_model(**{name: value.to(device) for name, value in inputs.items()}).last_hidden_state
             parts = states[hidden.to(device)].split(POSITIONS)
             for some, part in zip(np.split(words, range(POSITIONS, len(words), POSITIONS)), parts, strict=True):
                 proposed[some] = guess(part, same_ids[some])
-            if progress.wants(step):
-                progress.show(step, tokens, {})
+            show(step / len(batches), tokens)
     return Proposals(all_words, proposed, vocabulary.spellings, _lower_cases(tokenizer))
 
 
@@ -194,7 +226,7 @@ def _hide(
 
 
 @dataclass(frozen=True)
-class _Vocabulary:
+class Vocabulary:
     """The tokens that can be proposed."""
 
     ids: Int[np.ndarray, " proposable"]
@@ -205,7 +237,7 @@ class _Vocabulary:
     """Of each spelling in small letters."""
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast, rows: int) -> "_Vocabulary":
+    def of(cls, tokenizer: PreTrainedTokenizerFast, rows: int) -> "Vocabulary":
         """Of a model whose vocabulary has `rows` rows; the tokenizer may know fewer tokens, or more."""
         excluded = continues_word(tokenizer)
         excluded[tokenizer.all_special_ids] = True
@@ -262,12 +294,23 @@ def _lower_cases(tokenizer: PreTrainedTokenizerFast) -> bool:
     return normalizer is not None and "a" in normalizer.normalize_str("A")
 
 
-def augmented(examples: Examples, proposals: Proposals, *, copies: int, share: float, seed: int) -> Examples:
+def augmented(
+    examples: Examples, proposals: Proposals, seen: SeenTexts, *, copies: int, share: float, seed: int
+) -> Examples:
     """The copies alone: a pure function of its arguments, and for each example of its own `idx` and words.
 
     Every word of a copy is replaced with the chance `share` by one of its proposals, all alike; where that replaces
-    none, the word that came nearest is replaced all the same. Copies that are equal to an example or to an earlier copy
-    are left out, and examples without a proposal have none. Whoever asks for more copies gets the same ones and others.
+    none, the word that came nearest is replaced all the same. Copies that were `seen` before, or are equal to an
+    earlier one, are left out, and examples without a proposal have none. Whoever asks for more copies gets the same
+    ones and others.
+
+    Args:
+        examples: of a classification or regression task.
+        proposals: for their words.
+        seen: holds the texts of all examples, and the copies of earlier ones; the copies are added.
+        copies: most of an example.
+        share: of the words that are replaced.
+        seed: of the draws.
 
     Returns:
         Columns `idx` (of the original), `text`, `text_pair` if the task has one, and `label`, which is None throughout.
@@ -276,13 +319,13 @@ def augmented(examples: Examples, proposals: Proposals, *, copies: int, share: f
     names = [name for name in ("text", "text_pair") if name in examples.columns]
     columns: dict[str, list[object]] = {name: [] for name in ("idx", *names)}
     originals = list(zip(*(examples.columns[name] for name in names), strict=True))
-    seen = set(originals)
     for index, (idx, original) in enumerate(zip(examples.columns["idx"], originals, strict=True)):
         first, end = proposals.words.word_ends[index : index + 2]
-        for drawn in _drawn(proposals.candidates[first:end], copies, share, generator("augmentation", seed, idx)):
-            copy = _replaced(original, proposals, first, drawn)
-            if copy not in seen:
-                seen.add(copy)
+        random = generator("augmentation", seed, idx)
+        drawn = _drawn(proposals.candidates[first:end], copies, share, random)
+        made = [_replaced(original, proposals, first, of_copy) for of_copy in drawn]
+        for copy, is_new in zip(made, seen.add(hashes_of(made)).tolist(), strict=True):
+            if is_new:
                 for name, value in zip(columns, (idx, *copy), strict=True):
                     columns[name].append(value)
     columns["label"] = [None] * len(columns["idx"])

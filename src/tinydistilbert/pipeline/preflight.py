@@ -128,7 +128,7 @@ def check_tasks(run: RunContext) -> None:
         repeated.check_repeated(recipe, train, scored)
         if name in distilled:
             further = further_texts(recipe, task)
-            _check_room_for_copies(run, train, 0 if further is None else len(further))
+            _check_room_for_copies(run, train, 0 if further is None else further.count)
             if recipe.finetune.distillation.soft_labels:
                 joined_soft_labels(Path(recipe.finetune.distillation.soft_labels), train, recipe.data)
         check_models(recipe.finetune, task, _student_of_tasks(run) if name in distilled else None)
@@ -144,8 +144,8 @@ def _check_room_for_copies(run: RunContext, train: Examples, further: int) -> No
     copies = settings.distillation.augment * min(train.count, settings.train_examples or train.count)
     if not copies or atomic.is_finished(run.folder.augmented(task.name)):
         return
-    texts = train.columns["question"] if task.kind == "span" else [" ".join(texts) for texts in train.texts]
-    mean = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / max(len(texts), 1)
+    texts = train.columns["question"] if task.kind == "span" else map(" ".join, train.each_text())
+    mean = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / max(len(train), 1)
     answers = 0 if settings.distillation.ends_with_originals(task.kind) else 4 * max(len(task.labels), 1)
     needed, free = round(copies * (mean + 8 + answers) + further * answers), disk.free_bytes(run.folder.path)
     if needed > free:

@@ -222,4 +222,4 @@ def _augment(run: RunContext, task: Task, output: Path) -> None:
             seed=run.recipe.seed, device=run.device, log=run.log,
             max_length=run.recipe.finetune.max_length(task.name, task.max_length),
         )  # fmt: skip
-        write_examples(copies, folder / AUGMENTED_EXAMPLES)
+        write_examples(examples.task, copies, folder / AUGMENTED_EXAMPLES)

@@ -136,7 +136,7 @@ def _columns(
 ) -> tuple[Task, Mapping[str, Sequence[Any]], int]:
     """The task with its classes, the columns of `Examples`, and about how many rows there are if these are a sample."""
     from tinydistilbert.tasks import classes, label_sets, word_tags
-    from tinydistilbert.tasks.mapped_tables import LARGE, is_large
+    from tinydistilbert.tasks.mapped_tables import are_many, is_large
     from tinydistilbert.tasks.read_once import as_columns
     from tinydistilbert.tasks.row_checks import checked_columns
     from tinydistilbert.tasks.splits import file_of, read_split
@@ -155,7 +155,7 @@ def _columns(
         task = dataclasses.replace(task, labels=labels or labels_of(task, train))
         source = with_numbers(task, source)
     columns = checked_columns(task, split, source)
-    if source.table.nbytes >= LARGE:
+    if are_many(source.table):
         return task, as_columns(task, columns), source.sampled_from
     return task, {name: [*values] for name, values in columns.items()}, source.sampled_from
 

@@ -210,7 +210,11 @@ class Examples:
     @cached_property
     def texts(self) -> list[tuple[str, ...]]:
         """The text of each example; of pairs both, of span tasks question and context."""
-        return [*zip(*self._text_columns, strict=True)]
+        return [*self.each_text()]
+
+    def each_text(self) -> Iterator[tuple[str, ...]]:
+        """The `texts`, one after the other."""
+        return zip(*self._text_columns, strict=True)
 
     @cached_property
     def keys(self) -> list[tuple[str, ...]]:
@@ -229,12 +233,12 @@ class Examples:
 
     def each_key(self) -> Iterator[tuple[str, ...]]:
         """The `keys`, one after the other."""
-        return (tuple(" ".join(text.split()) for text in texts) for texts in zip(*self._text_columns, strict=True))
+        return map(key_of, self.each_text())
 
     def keys_of(self, rows: NDArray[np.int64]) -> list[tuple[str, ...]]:
         """The `keys` of some rows."""
         columns = (taken(column, rows) for column in self._text_columns)
-        return [tuple(" ".join(text.split()) for text in texts) for texts in zip(*columns, strict=True)]
+        return [*map(key_of, zip(*columns, strict=True))]
 
     @cached_property
     def text_numbers(self) -> NDArray[np.integer[Any]]:
@@ -260,6 +264,11 @@ class Examples:
             labels = [self.task.words_of(label) for label in labels]
         rows = zip(self.texts, labels, strict=True)
         return [hashlib.sha256(json.dumps(row).encode()).hexdigest()[:16] for row in rows]
+
+
+def key_of(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The texts of an example without white space at the ends or doubled, by which it is compared with others."""
+    return tuple(" ".join(text.split()) for text in texts)
 
 
 def folded(key: tuple[str, ...]) -> tuple[str, ...]:

@@ -77,6 +77,11 @@ class Column(Sequence[Any]):
         places = np.asarray(rows, dtype=np.int64)
         return Column(self._values, places if self._rows is None else self._rows[places], self._form)
 
+    def each(self, form: Callable[[Any], Any]) -> "Column":
+        """What each value becomes by `form`, every time that it is looked at."""
+        before = self._form
+        return Column(self._values, self._rows, form if before is None else lambda value: form(before(value)))
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
             return False
@@ -93,6 +98,13 @@ class Column(Sequence[Any]):
         if self._rows is None and self._form is None and dtype is not None and self._values.null_count == 0:
             return np.concatenate([np.asarray(chunk, dtype=dtype) for chunk in self._values.chunks] or [np.zeros(0)])
         return np.array(list(self), dtype=dtype)
+
+
+def nothing(count: int) -> Column:
+    """None so many times, which takes no memory."""
+    import pyarrow as pa
+
+    return Column(pa.chunked_array([pa.nulls(count)]))
 
 
 class Chained(Sequence[Any]):

@@ -1,21 +1,27 @@
 """Texts without labels that a second distillation reads beside the train examples: files, other tasks, the corpus."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
+from tinydistilbert.data.seen_texts import SeenTexts, hashes_of
 from tinydistilbert.data.sources import open_source
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import notice
 from tinydistilbert.recipe.names import CORPUS_TEXTS, is_built_in, task_of_source
 from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.tasks import HELD_OUT, tasks_of
-from tinydistilbert.tasks.base import Examples, Task, sample_rows
+from tinydistilbert.tasks.base import Examples, Task, key_of, sample_rows
+from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column
+from tinydistilbert.tasks.mapped_tables import are_many, collected, filtered
 from tinydistilbert.tasks.recipe_splits import held_out_of_train, recipe_examples, scored_split
 from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.synthetic import sentences_of
-from tinydistilbert.tasks.unlabelled import read_unlabelled, with_words_of
+from tinydistilbert.tasks.unlabelled import read_unlabelled, without_labels
 
 Texts = tuple[str, ...]
 """A text, or the two of a pair."""
@@ -26,7 +32,8 @@ def further_texts(recipe: Recipe, task: Task) -> Examples | None:
 
     One file alone is taken as it is. Of several sources, and of those that come with the program, a text that is a
     train example, or was there before, is left out, and so is one that is scored; a line says how many. No validation
-    or test split is a source.
+    or test split is a source. Some texts are in memory at a time; those that are taken lie in a mapped file where they
+    are many, and of the others their hashes are compared.
 
     Args:
         recipe: `finetune.distillation.unlabelled` and `unlabelled_examples` are read, with the override of the task.
@@ -34,6 +41,7 @@ def further_texts(recipe: Recipe, task: Task) -> Examples | None:
 
     Raises:
         UserError: a source is wrong or not of the task's kind, or a file has a text that is scored.
+        DiskError: the disk is full or failing.
     """
     settings = recipe.finetune.settings(task.name).distillation
     sources = (settings.unlabelled,) if isinstance(settings.unlabelled, str) else settings.unlabelled
@@ -45,65 +53,101 @@ def further_texts(recipe: Recipe, task: Task) -> Examples | None:
         refuse_scored(examples, name, scored)
     if isinstance(settings.unlabelled, str) and files and not settings.unlabelled_examples:
         return files[settings.unlabelled]
-    seen = {*recipe_examples(recipe, task, task.train).keys}
-    texts: list[Texts] = []
-    for name in sources:
-        found = files[name].texts if name in files else _built_in(name, recipe, task)
-        kept = _new(found, seen, scored, name)
-        texts += kept
-    rows = sample_rows(len(texts), settings.unlabelled_examples, recipe.seed)
-    if len(rows) < len(texts):
-        notice(task.name, f"{len(rows):,} of {len(texts):,} further texts are read (unlabelled_examples)")
-    columns: dict[str, Sequence[Any]] = {}
-    for place, column in enumerate(("text", "text_pair") if task.text_pair else ("text",)):
-        columns[column] = [texts[row][place] for row in rows]
-    columns = {"idx": [int(row) for row in rows], **with_words_of(task, columns), "label": [None] * len(rows)}
-    return Examples(task, "unlabelled", columns, len(rows))
+    seen = SeenTexts()
+    seen.add_all(recipe_examples(recipe, task, task.train).each_key())
+    schema = pa.schema([(name, pa.string()) for name in ("text", *(["text_pair"] if task.text_pair else []))])
+    estimated: list[float] = []
+
+    def parts() -> Iterator[pa.RecordBatch]:
+        for name in sources:
+            found = _of_file(files[name]) if name in files else _built_in(name, recipe, task)
+            count = 0
+            for part in _new(found.texts, seen, scored, name):
+                count += len(part)
+                columns = [pa.array(column, pa.string()) for column in zip(*part, strict=True)]
+                yield pa.record_batch(columns, schema)
+            estimated.append(count * found.of_each)
+
+    table = collected(schema, parts(), on_disk=None)
+    total, limit, about = len(table), settings.unlabelled_examples, round(sum(estimated))
+    rows: Sequence[int] = range(total)
+    if 0 < limit < total:
+        drawn = sample_rows(total, limit, recipe.seed)
+        table, rows = filtered(table, drawn), Column(pa.chunked_array([pa.array(drawn)]))
+        notice(task.name, f"{limit:,} of {total:,} further texts are read (unlabelled_examples)")
+    about = min(about, limit or about)
+    texts = {name: Column(table[name]) if are_many(table) else table[name].to_pylist() for name in table.column_names}
+    return without_labels(task, texts, rows, sampled_from=about if about > len(rows) else 0)
 
 
-def scored_texts(recipe: Recipe, task: Task) -> set[Texts]:
+def scored_texts(recipe: Recipe, task: Task) -> SeenTexts:
     """The keys of all examples of a task that are scored, or choose an epoch."""
-    finetune = recipe.finetune
+    finetune, scored = recipe.finetune, SeenTexts()
     splits = [scored_split(finetune, task), *(s for s in task.evaluation if has_split(task, s, recipe.data))]
     if held_out_of_train(finetune, task.name) is not None:
         splits.append(HELD_OUT)
-    return {key for split in dict.fromkeys(splits) for key in recipe_examples(recipe, task, split).keys}
+    for split in dict.fromkeys(splits):
+        scored.add_all(recipe_examples(recipe, task, split).each_key())
+    return scored
 
 
-def refuse_scored(examples: Examples, where: str, scored: set[Texts]) -> None:
+def refuse_scored(examples: Examples, where: str, scored: SeenTexts) -> None:
     """Refuse a file with a scored text: the student would learn the teacher's answer to it.
 
     Raises:
         UserError: there is one.
     """
-    rows = [row for row, key in enumerate(examples.each_key(), 1) if key in scored]
+    rows, first = list[int](), 1
+    for keys in _in_parts(examples.each_key()):
+        rows += (first + np.flatnonzero(scored.holds(hashes_of(keys)))).tolist()
+        first += len(keys)
     if rows:
         named = ", ".join(f"{row:,}" for row in rows[:3]) + (" …" if len(rows) > 3 else "")
         problem = f"{len(rows):,} of its {len(examples):,} texts are scored examples of {examples.task.title}"
         raise UserError(where, problem=f"{problem} (text {named})", fix="take them out")
 
 
-def _new(found: Iterable[Texts], seen: set[Texts], scored: set[Texts], name: str) -> list[Texts]:
-    """Those that are neither scored nor seen before, which they then are."""
-    kept, left_out, repeated = [], 0, 0
-    for texts in found:
-        key = tuple(" ".join(text.split()) for text in texts)
-        if key in scored:
-            left_out += 1
-        elif key in seen or not all(key):
-            repeated += 1
-        else:
-            seen.add(key)
-            kept.append(texts)
+def _in_parts(texts: Iterable[Texts]) -> Iterator[list[Texts]]:
+    each = iter(texts)
+    while part := list(itertools.islice(each, VALUES_AT_ONCE)):
+        yield part
+
+
+def _new(found: Iterable[Texts], seen: SeenTexts, scored: SeenTexts, name: str) -> Iterator[list[Texts]]:
+    """Part by part those that are neither scored nor seen before, which they then are; at the end their counts."""
+    kept = left_out = repeated = 0
+    for part in _in_parts(found):
+        keys = [*map(key_of, part)]
+        hashes = hashes_of(keys)
+        is_scored = scored.holds(hashes)
+        is_new = np.array([all(key) for key in keys]) & ~is_scored
+        is_new[is_new] = seen.add(hashes[is_new])
+        left_out += int(is_scored.sum())
+        repeated += int((~is_scored & ~is_new).sum())
+        kept += int(is_new.sum())
+        if is_new.any():
+            yield [part[row] for row in np.flatnonzero(is_new).tolist()]
     counts = [f"{left_out:,} that are scored"] if left_out else []
     counts += [f"{repeated:,} that are empty, come twice or are in the train split"] if repeated else []
-    text = f"{len(kept):,} of {len(kept) + left_out + repeated:,} texts are taken"
+    text = f"{kept:,} of {kept + left_out + repeated:,} texts are taken"
     notice(name, text + (f"; left out: {' and '.join(counts)}" if counts else ""))
-    return kept
 
 
-def _built_in(name: str, recipe: Recipe, task: Task) -> Sequence[Texts]:
-    """The texts of a source that comes with the program, before any is left out.
+@dataclass(frozen=True)
+class _Found:
+    """The texts of a source, before any is left out."""
+
+    texts: Iterable[Texts]
+    of_each: float = 1.0
+    """How many each of them stands for, where a dry run looks at a sample."""
+
+
+def _of_file(examples: Examples) -> _Found:
+    return _Found(examples.each_text(), examples.count / max(len(examples), 1))
+
+
+def _built_in(name: str, recipe: Recipe, task: Task) -> _Found:
+    """The texts of a source that comes with the program.
 
     Raises:
         UserError: its texts are not of the task's kind.
@@ -114,16 +158,16 @@ def _built_in(name: str, recipe: Recipe, task: Task) -> Sequence[Texts]:
             raise _wrong_kind(name, task, "sentences")
         corpus = replace(recipe.corpus, packing="documents")
         documents = open_source(corpus, recipe.data).train()
-        return [(sentence,) for document in documents for sentence in sentences_of(document)]
+        return _Found((sentence,) for document in documents for sentence in sentences_of(document))
     source = tasks_of(recipe.finetune)[other]
-    columns = recipe_examples(recipe, source, source.train).columns
+    examples = recipe_examples(recipe, source, source.train)
+    columns, of_each = examples.columns, examples.count / max(len(examples), 1)
     if task.text_pair:
         if source.kind == "span" or not source.text_pair:
             raise _wrong_kind(name, task, "single texts")
-        return list(zip(columns["text"], columns["text_pair"], strict=True))
-    if source.kind == "span":
-        return [(question,) for question in columns["question"]]
-    return [(text,) for column in ("text", "text_pair") if column in columns for text in columns[column]]
+        return _Found(zip(columns["text"], columns["text_pair"], strict=True), of_each)
+    names = ("question",) if source.kind == "span" else ("text", "text_pair")
+    return _Found(((text,) for column in names if column in columns for text in columns[column]), of_each)
 
 
 def _wrong_kind(name: str, task: Task, found: str) -> UserError:

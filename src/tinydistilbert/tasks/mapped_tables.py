@@ -22,12 +22,28 @@ def is_large(path: Path) -> bool:
     return path.stat().st_size >= LARGE
 
 
-def collected(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, on_disk: bool) -> pa.Table:
+def are_many(table: pa.Table) -> bool:
+    """Whether the rows of a table are kept as Arrow's values: Python's take several times the memory."""
+    return bool(table.nbytes >= LARGE)
+
+
+def collected(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, on_disk: bool | None) -> pa.Table:
     """The table of all batches, each of which is written, or kept, before the next one is asked for.
+
+    Args:
+        schema: of each.
+        batches: its rows.
+        on_disk: whether they are written; None = if together they are `LARGE`.
 
     Raises:
         DiskError: the disk is full or failing.
     """
+    if on_disk is None:
+        each, first, size = iter(batches), list[pa.RecordBatch](), 0
+        while size < LARGE and (batch := next(each, None)) is not None:
+            first.append(batch)
+            size += batch.nbytes
+        batches, on_disk = itertools.chain(first, each), size >= LARGE
     if not on_disk:
         return pa.Table.from_batches(batches, schema)
     with scratch.nameless() as stream, pa.ipc.new_file(stream, schema) as writer:
@@ -109,4 +125,4 @@ def filtered(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
             yield batch.take(pa.array(rows[first:last] - begin))
             begin += len(batch)
 
-    return collected(table.schema, parts(), on_disk=table.nbytes >= LARGE)
+    return collected(table.schema, parts(), on_disk=are_many(table))

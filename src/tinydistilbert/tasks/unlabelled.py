@@ -13,7 +13,7 @@ from tinydistilbert.data.files import records
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import notice
 from tinydistilbert.tasks.base import Examples, Task
-from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column
+from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column, nothing
 from tinydistilbert.tasks.mapped_tables import collected, is_large
 from tinydistilbert.tasks.readers import read_rows
 from tinydistilbert.tasks.row_checks import check_columns, texts_of
@@ -46,7 +46,7 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
         raise UserError(
             f"unlabelled texts {path}", expected=expected, found=found, fix="leave unlabelled texts out of its recipe"
         )
-    names = {"text": task.text, **({"text_pair": task.text_pair} if task.text_pair else {})}
+    names, sampled_from = _names(task), 0
     if ending(path) == TEXT:
         texts: dict[str, Sequence[Any]] = {"text": _lines(path, list(names.values()))}
     else:
@@ -55,17 +55,34 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
         if not {task.label, *task.label_columns}.isdisjoint(rows.table.column_names):
             notice(str(path), f"its column {task.label!r} is not read: the teacher labels these texts")
         texts = {name: texts_of(rows, column, may_be_empty=may_be_empty) for name, column in names.items()}
-    count = len(texts["text"])
-    numbers = range(count) if isinstance(texts["text"], Column) else list(range(count))
-    columns = {"idx": numbers, **with_words_of(task, texts), "label": [None] * count}
-    return Examples(task, "unlabelled", columns, count)
+        sampled_from = rows.sampled_from
+    return without_labels(task, texts, range(len(texts["text"])), sampled_from=sampled_from)
 
 
-def with_words_of(task: Task, texts: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
-    """Columns of texts without labels; where words are tagged, with the words that `words_in` finds."""
-    if task.kind != "token-classification":
-        return texts
-    return {**texts, WORDS: [words_in(text) for text in texts["text"]]}
+def without_labels(
+    task: Task, texts: Mapping[str, Sequence[Any]], idx: Sequence[int], *, sampled_from: int = 0
+) -> Examples:
+    """Texts as examples without labels; where words are tagged, with the words that `words_in` finds.
+
+    Args:
+        task: whose texts they are like.
+        texts: `text`, and `text_pair` if the task has one; of many texts a `Column`.
+        idx: a number for each.
+        sampled_from: about how many there are, where these are a sample; 0 = these are all.
+    """
+    count, columns, first = len(idx), dict(texts), texts["text"]
+    if task.kind == "token-classification":
+        columns[WORDS] = first.each(words_in) if isinstance(first, Column) else [words_in(text) for text in first]
+    if isinstance(first, Column):
+        columns = {"idx": idx, **columns, "label": nothing(count)}
+    else:
+        columns = {"idx": [*idx], **columns, "label": [None] * count}
+    return Examples(task, "unlabelled", columns, count, sampled_from=sampled_from)
+
+
+def _names(task: Task) -> dict[str, str]:
+    """For each column of the texts of `Examples` the one of a file."""
+    return {"text": task.text, **({"text_pair": task.text_pair} if task.text_pair else {})}
 
 
 def _lines(path: Path, wanted: list[str]) -> Sequence[str]:
@@ -100,9 +117,10 @@ def question_copies(path: Path, examples: Examples) -> Examples:
         path: the file; its `idx` is the place of the example among `examples`.
         examples: what the questions are copies of.
     """
-    table = pyarrow.parquet.read_table(path)
-    rows, questions = table.column("idx").to_pylist(), table.column(examples.task.text).to_pylist()
-    return Examples(examples.task, "unlabelled", {**examples.take(rows).columns, "question": questions}, len(rows))
+    rows = read_rows(path)
+    of_example = rows.table["idx"].to_numpy()
+    columns = {**examples.take(of_example).columns, "question": rows.values(examples.task.text)}
+    return Examples(examples.task, "unlabelled", columns, len(of_example))
 
 
 def holds_examples(path: Path) -> bool:
@@ -110,13 +128,20 @@ def holds_examples(path: Path) -> bool:
     return bool(pyarrow.parquet.read_metadata(path).num_rows)
 
 
-def write_examples(examples: Examples, path: Path) -> None:
+def write_examples(task: Task, parts: Iterable[Examples], path: Path) -> None:
     """Write texts of a classification or regression task as the Parquet file that `read_unlabelled` reads.
 
     The column `idx` is kept, so that each copy can be traced to its example.
+
+    Args:
+        task: of the texts.
+        parts: texts, each part of which is written before the next one is asked for.
+        path: of the file.
     """
-    task, columns = examples.task, examples.columns
-    table = {"idx": pa.array(columns["idx"], pa.int64()), task.text: pa.array(columns["text"], pa.string())}
-    if task.text_pair:
-        table[task.text_pair] = pa.array(columns["text_pair"], pa.string())
-    pyarrow.parquet.write_table(pa.table(table), path, compression="zstd")
+    names = _names(task)
+    schema = pa.schema([("idx", pa.int64()), *((name, pa.string()) for name in names.values())])
+    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for part in parts:
+            values = [part.columns[column] for column in ("idx", *names)]
+            arrays = [pa.array([*column], field.type) for column, field in zip(values, schema, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
