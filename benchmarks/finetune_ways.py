@@ -236,19 +236,23 @@ def difference(training: TaskTraining, setup: Setup) -> float:
     longest = grouped_batch["input_ids"].shape[1]
     pad_to = min(task.max_length, longest + 8)
     if task.kind == "span":
-        lengths = grouped_batch["attention_mask"].sum(1)
-        pad_to = int(lengths.max())  # behind it the batch may have more padding, for few sizes
-        filled = lengths == pad_to
-        cut = {
-            name: value[:, :pad_to] if value.shape[1:] == (longest,) else value for name, value in grouped_batch.items()
-        }
-        grouped_batch, batch = {name: value[filled] for name, value in cut.items()}, batch[filled.numpy()]
+        grouped_batch, filled = without_padding(grouped_batch)
+        batch, pad_to = batch[filled], grouped_batch["input_ids"].shape[1]
     pad = int(training.tokenizer.pad_token_id)
     padded = collate(setup.features, batch, pad, token_types=False, pad_to=pad_to)
     with torch.no_grad(), training.objective.quick(training.model.eval()):
         found, _ = training.job.loss(training.student, grouped_batch, {"hard": 1.0}, 0)
         wanted = new_model(setup.task, setup.encoder, SEED).eval()(**padded).loss
     return abs(float(found) - float(wanted)) / abs(float(wanted))
+
+
+def without_padding(batch: Batch) -> tuple[Batch, NDArray[np.bool_]]:
+    """The longest inputs of a batch without what all of them are padded on to, and which of them these are."""
+    lengths, width = batch["attention_mask"].sum(1), batch["input_ids"].shape[1]
+    longest = int(lengths.max())
+    filled = lengths == longest
+    cut = {name: value[:, :longest] if value.shape[1:] == (width,) else value for name, value in batch.items()}
+    return {name: value[filled] for name, value in cut.items()}, filled.numpy()
 
 
 def serve(way: str, setup: Setup, connection: Connection) -> None:

@@ -114,6 +114,16 @@ def test_rows_have_tokens_and_labels_and_no_padding() -> None:
     assert (row["start_positions"], row["end_positions"]) == (1, 2)
 
 
+def test_inputs_without_padding_are_found_where_all_are_padded_on() -> None:
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    batch = {"attention_mask": mask, "input_ids": 7 * mask, "start_positions": torch.tensor([0, 1, 2])}
+    found, filled = finetune_ways.without_padding(batch)
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "attention_mask": [[1, 1, 1]] * 2, "input_ids": [[7, 7, 7]] * 2, "start_positions": [0, 2]
+    }  # fmt: skip
+    assert filled.tolist() == [True, False, True]
+
+
 class Turns:
     """The end of a connection that has so many turns to give."""
 
