@@ -67,9 +67,9 @@ class SeenTexts:
             self._sorted.append(np.memmap(stream, np.uint64, "r", shape=together.shape))
 
 
-def hashes_of(texts: Sequence[Sequence[str]]) -> UInt64[np.ndarray, " texts"]:
+def hashes_of(texts: Iterable[Sequence[str]]) -> UInt64[np.ndarray, " texts"]:
     """A hash of each text, or of the texts of each pair: the same in all processes."""
-    return np.fromiter(map(_hash, texts), dtype=np.uint64, count=len(texts))
+    return np.fromiter(map(_hash, texts), dtype=np.uint64)
 
 
 def _hash(texts: Sequence[str]) -> int:
