@@ -73,9 +73,6 @@ def hashes_of(texts: Iterable[Sequence[str]]) -> UInt64[np.ndarray, " texts"]:
 
 
 def _hash(texts: Sequence[str]) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for text in texts:
-        content = text.encode("utf-8", "surrogatepass")
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
-    return int.from_bytes(digest.digest(), "little")
+    contents = [text.encode("utf-8", "surrogatepass") for text in texts]
+    together = b"".join(len(content).to_bytes(8, "little") + content for content in contents)
+    return int.from_bytes(hashlib.blake2b(together, digest_size=8).digest(), "little")
