@@ -236,12 +236,13 @@ def difference(training: TaskTraining, setup: Setup) -> float:
     longest = grouped_batch["input_ids"].shape[1]
     pad_to = min(task.max_length, longest + 8)
     if task.kind == "span":
-        filled = grouped_batch["attention_mask"].bool().all(1)
-        grouped_batch, batch, pad_to = (
-            {name: value[filled] for name, value in grouped_batch.items()},
-            batch[filled.numpy()],
-            longest,
-        )
+        lengths = grouped_batch["attention_mask"].sum(1)
+        pad_to = int(lengths.max())  # behind it the batch may have more padding, for few sizes
+        filled = lengths == pad_to
+        cut = {
+            name: value[:, :pad_to] if value.shape[1:] == (longest,) else value for name, value in grouped_batch.items()
+        }
+        grouped_batch, batch = {name: value[filled] for name, value in cut.items()}, batch[filled.numpy()]
     pad = int(training.tokenizer.pad_token_id)
     padded = collate(setup.features, batch, pad, token_types=False, pad_to=pad_to)
     with torch.no_grad(), training.objective.quick(training.model.eval()):

@@ -1,11 +1,12 @@
 """Size, latency, memory: what is counted, what is fed in which order, what rows are called; never how long it took."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, cast
@@ -163,6 +164,24 @@ def test_every_round_goes_through_every_row_the_first_in_turn() -> None:
     # A warm-up of two passes (a slice of one pair has no second), and each pair once.
     assert " ".join(seen) == "a1 a1 b1 b1 c1 c1 b2 b3 b2 b3 b4 c2 c3 c2 c3 c4 a2 a3 a2 a3 a4"
     assert {name: [len(part) for part in parts] for name, parts in seconds.items()} == {name: [1, 3] for name in "abc"}
+
+
+def test_each_size_is_computed_once_before_a_row_is_timed_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: dict[str, set[int]] = {"a": set(), "b": set()}
+    clock = 0
+
+    def answer(name: str, inputs: Mapping[str, np.ndarray]) -> None:  # an engine that takes long for a new length
+        nonlocal clock
+        length = inputs["input_ids"].shape[1]
+        clock += 1 if length in prepared[name] else 100
+        prepared[name].add(length)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock)
+    timed = {
+        name: Timed(lambda index: {"input_ids": np.zeros((1, index))}, functools.partial(answer, name)) for name in "ab"
+    }
+    ones = [[1, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert time_in_turns(timed, [[3, 4, 5, 6], [4, 7, 8, 9, 9]]) == {"a": ones, "b": ones}
 
 
 def test_preparing_and_warming_up_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

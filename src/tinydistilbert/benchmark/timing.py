@@ -22,6 +22,8 @@ RESAMPLES = 1000
 
 Rounds = Sequence[Sequence[float]]
 """Seconds of each pair, by round."""
+Size = tuple[tuple[int, ...], ...]
+"""The shape of each of the arrays of an input."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +62,35 @@ def time_in_turns(
 ) -> dict[str, list[list[float]]]:
     """Seconds of each pair, by row and round; each round goes through every row, the first of them in turn.
 
+    Before a row is timed on inputs of a size that it has not had, it computes one of them untimed: OpenVINO prepares
+    its products for each size that it meets, and keeps them.
+
     With a `label`, a line on standard error after each round says how far it is.
     """
     begun = time.monotonic()
     names = list(timed)
     seconds: dict[str, list[list[float]]] = {name: [] for name in names}
+    sizes_met: dict[str, set[Size]] = {name: set() for name in names}
     for number, indices in enumerate(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             row = timed[name]
             prepared = [row.prepare(index) for index in indices]
+            for one in prepared:
+                if isinstance(one, Mapping) and (size := _size(one)) not in sizes_met[name]:
+                    sizes_met[name].add(size)
+                    row.answer(one)
             for first in prepared[:WARM_UP]:
-                clock(row.answer, first)
+                row.answer(first)
             seconds[name].append([clock(row.answer, one) for one in prepared])
         if label:
             left = (time.monotonic() - begun) / (number + 1) * (len(rounds) - number - 1)
             say(f"{label}: round {number + 1} of {len(rounds)}, about {duration(left)} left")
     return seconds
+
+
+def _size(inputs: Mapping[str, Any]) -> Size:
+    return tuple(tuple(array.shape) for array in inputs.values())
 
 
 @contextmanager
