@@ -14,6 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background jo
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # a third of the time of loading a tiny model is for its threads
 
 import pytest
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # the process that only hands out the tests to others imports
     from transformers import PreTrainedTokenizerFast
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # as in `optional.require`
+gc.disable()  # until the tests run: it would look for garbage among modules time and again while they are imported
 check_shapes()  # before anything imports the package
 
 TEXT = """The student learns from the teacher, and the teacher learned from a large corpus of text. A small model
@@ -38,11 +40,13 @@ WARNING = ("tinydistilbert.notices", "tinydistilbert.recipe.types")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
     """What is here by now, most of it the libraries' modules, stays: no collection of garbage looks through it again.
 
     Looking through it takes a third of a second, and at its end pytest has that done five times.
     """
+    gc.enable()
     gc.freeze()
 
 

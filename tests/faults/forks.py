@@ -419,6 +419,7 @@ def _be_child(request: dict[str, Any]) -> None:
 
 def _import() -> None:
     """What every child would do first, and take long over."""
+    gc.disable()  # as in `tests/conftest.py`
     import torch
     from transformers import conversion_mapping
 
@@ -432,6 +433,7 @@ def _import() -> None:
     quick.apply(folder=Path(sys.argv[2]))
     figures.loss_curves([{"step": 1, "loss": 1.0}], "")
     conversion_mapping.get_checkpoint_conversion_mapping("bert")  # of transformers' old names
+    gc.enable()
 
 
 def _meet() -> None:

@@ -11,7 +11,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
-from tinydistilbert import results
+from tinydistilbert import notices, results
 from tinydistilbert.evaluation.baselines import evaluate_baseline
 from tinydistilbert.models.loading import save_model
 from tinydistilbert.models.word_embeddings import word_embeddings
@@ -116,6 +116,28 @@ def test_they_are_measured_as_models_are(name: str, setup: tuple[Recipe, Path], 
     assert np.mean(np.array(table["label"]) == np.array(table["prediction"])) == pytest.approx(measured.value)
     assert {"logits", "probabilities"} <= set(table.column_names)
     assert atomic.read_manifest(tmp_path / "scores")["row"] == name
+
+
+@pytest.mark.parametrize("name", TEXT_BASELINES)
+def test_of_many_examples_they_are_fitted_to_a_sample(
+    name: str, setup: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, teacher = setup
+    monkeypatch.setattr(baselines, "MOST_EXAMPLES", 30)
+    evaluate_baseline(name, TASKS["sst2"], encoder=teacher, recipe=recipe, output=tmp_path / "scores")
+    (measured,) = results.read(tmp_path / "scores/measurements.jsonl")
+    assert measured.train_examples == 30 and measured.value > 0.9
+    assert any(f"{name} is fitted to 30 of 60 train examples" in line for line in notices.all_notices())
+
+
+def test_texts_are_tokenised_in_parts(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = examples("sst2", WORDS, [0, 1, 1, 0, 1])
+    embeddings = np.random.default_rng(0).normal(size=(len(tokenizer), 8)).astype(np.float32)
+    whole = baselines.static_embeddings(train, tokenizer, embeddings)
+    expected, none = whole(WORDS), whole([])
+    monkeypatch.setattr(baselines, "TEXTS_AT_ONCE", 2)
+    in_parts = baselines.static_embeddings(train, tokenizer, embeddings)
+    assert in_parts(WORDS) == pytest.approx(expected) and none.shape == in_parts([]).shape == (0, 8)
 
 
 def test_word_embeddings_are_read_without_the_model(setup: tuple[Recipe, Path]) -> None:

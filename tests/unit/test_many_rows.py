@@ -19,15 +19,26 @@ from tinydistilbert.data.order import length_grouped
 from tinydistilbert.errors import UserError
 from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.storage import atomic
-from tinydistilbert.tasks import Examples, load_examples, mapped_tables, read_once, readers, same, samples, token_rows
+from tinydistilbert.tasks import (
+    TASKS,
+    Examples,
+    load_examples,
+    mapped_tables,
+    read_once,
+    readers,
+    same,
+    samples,
+    token_rows,
+)
 from tinydistilbert.tasks.columns import Column, chained, taken
 from tinydistilbert.tasks.custom import custom_task
 from tinydistilbert.tasks.encoding import encode
 from tinydistilbert.tasks.row_checks import _all_differ
 from tinydistilbert.tasks.rows import Rows
 from tinydistilbert.tasks.same import numbered
-from tinydistilbert.tasks.token_rows import FlatFile
+from tinydistilbert.tasks.token_rows import FlatFile, TokenRows
 from tinydistilbert.tasks.unlabelled import read_unlabelled
+from tinydistilbert.tasks.words import words_in
 
 COUNT = 250
 PAIRS = [
@@ -332,3 +343,37 @@ def test_what_a_task_is_said_by_is_what_its_rows_depend_on() -> None:
     told |= {"max_length", "typical_length", "doc_stride", "answer_units", "official", "published", "corrected"}
     fields = {field.name for field in dataclasses.fields(custom_task("own", CustomTask(train="a.csv")))}
     assert fields == told | {*read_once._HOW_READ}
+
+
+@pytest.mark.parametrize("kind", ["span", "token-classification"])
+def test_tokens_of_windows_and_of_words_lie_in_files(
+    kind: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With their places in the texts, in as many calls of the tokenizer as there are parts."""
+    text = "the people came to see the tower near the lake"
+    if kind == "span":
+        contexts = [f"{text} {'some cats ' * (row % 5)}" for row in range(30)]
+        answers = [{"text": ["tower"], "answer_start": [context.index("tower")]} for context in contexts]
+        columns = {"id": [*map(str, range(30))], "question": ["what"] * 30, "context": contexts, "answers": answers}
+        task = TASKS["squad"]
+    else:
+        texts = [" ".join(text.split()[: row % 8]) for row in range(30)]
+        tags = [tuple(range(row % 8)) if row % 3 else None for row in range(30)]
+        columns = {"text": texts, "words": [words_in(text) for text in texts], "label": tags}
+        task = dataclasses.replace(TASKS["cola"], kind="token-classification")
+    examples = Examples(task, "train", columns, 30)
+    whole = encode(examples, tokenizer, 16)
+    monkeypatch.setattr(token_rows, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr("tinydistilbert.tasks.encoding.CHUNK", 7)
+    found = encode(examples, tokenizer, 16)
+    assert len(found) == len(whole) >= 30
+    for name in ("input_ids", "token_type_ids", "labels", "example", "offsets", "word_tokens"):
+        parts, together = getattr(found, name), getattr(whole, name)
+        if parts is None:
+            assert together is None
+            continue
+        for one, other in zip(parts, together, strict=True):
+            np.testing.assert_array_equal(one, other)
+    mapped = found.offsets if kind == "span" else found.word_tokens
+    assert isinstance(mapped, TokenRows) and isinstance(mapped.flat, np.memmap)
+    assert kind == "span" or isinstance(found.labels, np.memmap)

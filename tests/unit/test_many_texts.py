@@ -186,6 +186,8 @@ def test_a_dry_run_estimates_texts_from_a_sample(tmp_path: Path, monkeypatch: py
     files = [
         str(csv_of(tmp_path / f"{begin}.csv", rows[begin:], ["one"], label=False)) for begin in (0, 1)
     ]  # fmt: skip
+    lines = tmp_path / "c.txt"
+    lines.write_text("".join(f"{text}\n" for (text,) in rows))
     monkeypatch.setattr(samples, "SAMPLED", 10_000)
     monkeypatch.setattr(samples, "ROWS", 300)
 
@@ -196,7 +198,8 @@ def test_a_dry_run_estimates_texts_from_a_sample(tmp_path: Path, monkeypatch: py
         assert found is not None and len(found) <= 600
         return found.count
 
-    assert 2500 < count(files[:1]) < 3500
+    assert 2500 < count(files[:1]) < 3500 and 2500 < count([str(lines)]) < 3500
+    assert any("c.txt: estimated from" in line for line in notices.all_notices())
     assert 2500 < count(files) < 6500
     assert count(files, 1000) == 1000 and count(files, 20) == 20
 

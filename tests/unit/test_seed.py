@@ -166,6 +166,7 @@ def test_the_gradient_of_a_short_step_is_the_notebooks() -> None:
         )
 
 
+@pytest.mark.long
 def test_a_small_training_ends_with_the_notebooks_weights(tmp_path: Path) -> None:
     # 20 lines, 3 · 4 to a step: 2 steps an epoch, 6 in all, of which int(0.4 · 6) = 2 are warm-up.
     student, teacher = bert(1, 2), bert(2, 3)

@@ -1,16 +1,19 @@
 """Soft labels from a file: joined, counted, refused."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tinydistilbert.errors import UserError
 from tinydistilbert.finetuning.soft_labels import joined_soft_labels, read_soft_labels
 from tinydistilbert.recipe.schema import Corpus, CustomTask
 from tinydistilbert.recipe.toml import from_dict
-from tinydistilbert.tasks import load_examples
+from tinydistilbert.tasks import load_examples, mapped_tables
 from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.custom import custom_task
 from tinydistilbert.tasks.recipe_splits import recipe_examples
@@ -122,3 +125,26 @@ def test_pairs_are_joined_by_both_texts(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.exp(found), [[0.8, 0.2], [0.1, 0.9]])
     with pytest.raises(UserError, match="'text' and 'other' or 'id'"):
         joined_soft_labels(written(tmp_path, "text,no,yes\na,0.1,0.9\n"), pairs, None)
+
+
+def test_many_are_joined_by_numbers_of_each_row_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts and keys in lists and a table took some 400 bytes for each row."""
+    count = 6000
+    for name in ("rows", "columns"):
+        monkeypatch.setattr(f"tinydistilbert.tasks.{name}.VALUES_AT_ONCE", 200)
+    monkeypatch.setattr(mapped_tables, "LARGE", 0)
+    texts = [f"a rather long text of which there are many, number {row}" for row in range(count)]
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f'"{text}",{"ab"[len(text) % 2]}\n' for text in texts))
+    task = custom_task("t", CustomTask(train=str(tmp_path / "t.csv")))
+    examples = load_examples(task, "train", data=None, corpus=Corpus(), limit=0, seed=0)
+    first, path = np.arange(count) % 2, tmp_path / "soft.parquet"
+    pq.write_table(pa.table({"text": texts, "a": first, "b": 1 - first}), path)
+    found = joined_soft_labels(path, examples, None)
+    assert (found.argmax(-1) == 1 - first).all()
+    tracemalloc.start()
+    try:
+        joined_soft_labels(path, examples, None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 250 * count, peak

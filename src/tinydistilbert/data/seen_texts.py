@@ -67,15 +67,12 @@ class SeenTexts:
             self._sorted.append(np.memmap(stream, np.uint64, "r", shape=together.shape))
 
 
-def hashes_of(texts: Sequence[Sequence[str]]) -> UInt64[np.ndarray, " texts"]:
+def hashes_of(texts: Iterable[Sequence[str]]) -> UInt64[np.ndarray, " texts"]:
     """A hash of each text, or of the texts of each pair: the same in all processes."""
-    return np.fromiter(map(_hash, texts), dtype=np.uint64, count=len(texts))
+    return np.fromiter(map(_hash, texts), dtype=np.uint64)
 
 
 def _hash(texts: Sequence[str]) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for text in texts:
-        content = text.encode("utf-8", "surrogatepass")
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
-    return int.from_bytes(digest.digest(), "little")
+    contents = [text.encode("utf-8", "surrogatepass") for text in texts]
+    together = b"".join(len(content).to_bytes(8, "little") + content for content in contents)
+    return int.from_bytes(hashlib.blake2b(together, digest_size=8).digest(), "little")

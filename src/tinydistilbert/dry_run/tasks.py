@@ -17,6 +17,7 @@ from tinydistilbert.models.size import FORWARD_AND_BACKWARD, TRAINING_BYTES, Siz
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.recipe.schema import Finetune
 from tinydistilbert.storage import atomic
+from tinydistilbert.tasks.baselines import MOST_EXAMPLES
 from tinydistilbert.tasks.mapped_tables import is_large
 from tinydistilbert.tasks.splits import file_of
 from tinydistilbert.training.memory import SHARE, free_bytes, splits_that_fit, taken, why_smaller
@@ -203,7 +204,7 @@ def baselines_line(basis: Basis) -> Line:
         if size is None or seconds is None:
             seconds = None
             continue
-        tokens = size.examples * size.length + size.evaluation_tokens
+        tokens = min(size.examples, MOST_EXAMPLES) * size.length + size.evaluation_tokens
         seconds += SECONDS_A_FOLDER + SECONDS_A_BASELINE_TOKEN * tokens
         disk += size.evaluation_examples * SCORES_BYTES_PER_EXAMPLE
     return Line(BASELINES, joint_state(list(states.values())), what, seconds, disk)

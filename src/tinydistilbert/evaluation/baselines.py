@@ -14,13 +14,14 @@ from tinydistilbert.evaluation.evaluate import samples, scored_splits, trained_o
 from tinydistilbert.evaluation.scoring import Predictions, predictions_of_rows, predictions_of_tags, score
 from tinydistilbert.models.loading import load_tokenizer
 from tinydistilbert.models.word_embeddings import word_embeddings
+from tinydistilbert.notices import notice
 from tinydistilbert.recipe.names import MOST_FREQUENT_TAG, STATIC_EMBEDDINGS, TF_IDF
 from tinydistilbert.recipe.schema import Recipe, recipe_hash
 from tinydistilbert.results import Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, SAMPLES, predictions_file
 from tinydistilbert.storage import atomic, json_lines
 from tinydistilbert.tasks import baselines
-from tinydistilbert.tasks.base import Examples, Task
+from tinydistilbert.tasks.base import Examples, Task, sample_rows
 from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.tasks.tag_baseline import MostFrequentTag
 
@@ -32,7 +33,7 @@ def evaluate_baseline(
     name: str, task: Task, *, encoder: str | Path, recipe: Recipe, output: Path,
     shared: Mapping[str, int] = MappingProxyType({}),
 ) -> None:  # fmt: skip
-    """Fit a baseline to the train examples of a recipe, and score it as `evaluate` scores a model.
+    """Fit a baseline to at most `MOST_EXAMPLES` train examples of a recipe, and score it as `evaluate` does a model.
 
     Same train examples, same scored splits, same metrics, intervals and warnings; the texts are read whole, not cut to
     the longest input of a model. Writes the finished folder `output`: predictions, samples and measurements.
@@ -50,6 +51,9 @@ def evaluate_baseline(
     """
     begin = time.perf_counter()
     train = recipe_examples(recipe, task, task.train, limit=recipe.finetune.settings(task.name).train_examples)
+    if len(train) > baselines.MOST_EXAMPLES and name != MOST_FREQUENT_TAG:  # tags are counted, in any number of texts
+        notice(task.name, f"{name} is fitted to {baselines.MOST_EXAMPLES:,} of {len(train):,} train examples")
+        train = train.take(sample_rows(len(train), baselines.MOST_EXAMPLES, recipe.seed))
     predict, converged = _fitted(name, train, encoder)
     seconds_training = time.perf_counter() - begin
     present, missing = scored_splits(recipe, task)

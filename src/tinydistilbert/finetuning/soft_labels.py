@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tinydistilbert.data.seen_texts import hashes_of
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import counted, notice
 from tinydistilbert.tasks.base import Examples, Task
@@ -29,13 +30,16 @@ class SoftLabels:
     """The content of such a file."""
 
     by_text: bool
-    keys: list[str]
+    keys: NDArray[np.uint64]
+    """(n,) hashes of what each row is joined by."""
     logits: NDArray[np.float64]
     """(n, classes) or (n, labels), in the order of the task's."""
 
 
 def joined_soft_labels(path: Path, examples: Examples, data: str | None) -> NDArray[np.float64]:
     """For each example the logits that the file gives it, NaN where it gives none; what found no partner is told.
+
+    What they are joined by is compared by its hashes, so that in memory are numbers of each row alone.
 
     Args:
         path: a table with a column for each class or label and the task's columns of texts, or one that is called `id`.
@@ -47,23 +51,21 @@ def joined_soft_labels(path: Path, examples: Examples, data: str | None) -> NDAr
     """
     task = examples.task
     soft = read_soft_labels(path, task)
-    rows = {key: row for row, key in enumerate(soft.keys)}
-    keys = _keys(examples, data, soft.by_text, path)
+    keys, has_key = _keys(examples, data, soft.by_text, path)
+    order = np.argsort(soft.keys)
+    rows = order[np.minimum(np.searchsorted(soft.keys, keys, sorter=order), len(order) - 1)]
+    joined = has_key & (soft.keys[rows] == keys)
     found = np.full((len(examples), len(task.labels)), np.nan)
-    used: set[str] = set()
-    for place, key in enumerate(keys):
-        if key in rows:
-            found[place] = soft.logits[rows[key]]
-            used.add(key)
+    found[joined] = soft.logits[rows[joined]]
     with_label = int(np.isfinite(found).all(-1).sum())
     by = "text" if soft.by_text else ID
     if not with_label:
-        problem = f"none of its {len(rows):,} rows has the {by} of a train example"
+        problem = f"none of its {len(order):,} rows has the {by} of a train example"
         raise UserError(str(path), problem=problem, fix="give the soft labels of these examples")
     text = f"joined by {by} to {with_label:,} of {len(examples):,} train examples"
     if with_label < len(examples):
         text += "; the others learn from the teacher model"
-    if without := len(rows) - len(used):
+    if without := len(order) - len(np.unique(rows[joined])):
         text += f"; {counted(without, 'row')} without a partner left out"
     notice(str(path), text)
     return found
@@ -101,8 +103,7 @@ def read_soft_labels(path: Path, task: Task) -> SoftLabels:
         raise UserError(rows.where, expected=f"the {what} {', '.join(task.labels)}", found=found, fix=fix)
     values = _values(rows, task.labels)
     joined_by = texts if by_text else [ID]
-    keys = [_key(parts) for parts in zip(*(rows.values(name) for name in joined_by), strict=True)]
-    _refuse_twice(rows, keys, joined_by[0])
+    keys = _keys_of_rows(rows, joined_by)
     logits = _logits_of_labels(rows, values, task.labels) if task.kind == "multi-label" else _logits(rows, values)
     return SoftLabels(by_text, keys, logits)
 
@@ -157,29 +158,35 @@ def _logits(rows: Rows, values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.log(np.maximum(values / sums[:, None], SMALLEST)))
 
 
-def _refuse_twice(rows: Rows, keys: Sequence[str], column: str) -> None:
-    first: dict[str, int] = {}
-    for row, key in enumerate(keys):
-        if first.setdefault(key, row) != row:
-            found = f"{shown(key)} once more, after {rows.location(first[key])}"
-            fix = "keep one row for each example"
-            raise UserError(rows.at(row, column), expected=f"each {column} once", found=found, fix=fix)
+def _keys_of_rows(rows: Rows, columns: Sequence[str]) -> NDArray[np.uint64]:
+    """(n,) hashes of what these columns hold, of which no two are the same."""
+    values = [rows.values(name) for name in columns]
+    keys = hashes_of((_key(parts),) for parts in zip(*values, strict=True))
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[which] != np.arange(len(keys)))
+    if again.size:
+        row, before = int(again[0]), int(first[which[again[0]]])
+        found = f"{shown(_key(column[row] for column in values))} once more, after {rows.location(before)}"
+        fix = "keep one row for each example"
+        raise UserError(rows.at(row, columns[0]), expected=f"each {columns[0]} once", found=found, fix=fix)
+    return keys
 
 
-def _keys(examples: Examples, data: str | None, by_text: bool, path: Path) -> list[str]:
-    """What each example is joined by; empty of those that have no id."""
+def _keys(
+    examples: Examples, data: str | None, by_text: bool, path: Path
+) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """(n,) hashes of what each example is joined by, and whether it has one: those without a label have no id."""
     if by_text:
-        return [_key(texts) for texts in examples.keys]
+        return hashes_of((_key(texts),) for texts in examples.each_key()), np.ones(len(examples), dtype=bool)
     task = examples.task
     rows = read_split(task, task.train, data)
     if ID not in rows.table.column_names:
         expected = f"a column {ID!r} in the train examples, by which {path} is joined"
         raise UserError(rows.where, expected=expected, found="none", fix=f"add it, or the texts to {path}")
-    ids = [_key([value]) for value in rows.values(ID)]
-    _refuse_twice(rows, ids, ID)
-    labels = examples.columns["label"]
-    places = zip(examples.columns["idx"], labels, strict=True)
-    return [ids[index] if label is not None else "" for index, label in places]
+    ids, count = _keys_of_rows(rows, [ID]), len(examples)
+    has_id = np.fromiter((label is not None for label in examples.columns["label"]), bool, count)
+    places = np.fromiter(examples.columns["idx"], np.int64, count)
+    return ids[np.where(has_id, places, 0)], has_id
 
 
 def _key(values: Iterable[object]) -> str:

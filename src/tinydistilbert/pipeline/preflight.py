@@ -147,7 +147,8 @@ def _check_room_for_copies(run: RunContext, train: Examples, further: int) -> No
     texts = train.columns["question"] if task.kind == "span" else map(" ".join, train.each_text())
     mean = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / max(len(train), 1)
     answers = 0 if settings.distillation.ends_with_originals(task.kind) else 4 * max(len(task.labels), 1)
-    needed, free = round(copies * (mean + 8 + answers) + further * answers), disk.free_bytes(run.folder.path)
+    # Texts of copies lie there packed, and as they are while they are read.
+    needed, free = round(copies * (2 * (mean + 8) + answers) + further * answers), disk.free_bytes(run.folder.path)
     if needed > free:
         where = f"finetune.distillation.augment of {task.name}"
         found = f"{copies:,} copies, about {needed / 1e9:,.1f} GB with the teachers' answers"

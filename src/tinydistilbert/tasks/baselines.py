@@ -28,6 +28,10 @@ BASELINES: dict[Kind, tuple[str, ...]] = {
     "token-classification": (MOST_FREQUENT_TAG,),
 }  # fmt: skip
 """By kind of task; a question has no cheap answer. That of tags is in `tag_baseline.py`."""
+MOST_EXAMPLES = 500_000
+"""That one is fitted to, all of which are in memory; of more a seeded sample."""
+TEXTS_AT_ONCE = 10_000
+"""That are tokenised together."""
 MOST_TERMS = 200_000
 MOST_COMPONENTS = 256
 """Of embeddings, as in model2vec: the inputs of a large train set have to fit into memory."""
@@ -213,6 +217,10 @@ def static_embeddings(train: Examples, tokenizer: PreTrainedTokenizerFast, embed
     backend, embeddings = tokenizer.backend_tokenizer, _principal(embeddings)
 
     def counts(texts: Sequence[str]) -> sp.csr_matrix:
+        parts = [texts[begin : begin + TEXTS_AT_ONCE] for begin in range(0, len(texts), TEXTS_AT_ONCE)]
+        return sp.vstack([*map(counts_of_part, parts or [texts])]).tocsr()
+
+    def counts_of_part(texts: Sequence[str]) -> sp.csr_matrix:
         encoded = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         ids = [encoding.ids for encoding in encoded]
         ends = np.cumsum([0, *map(len, ids)])

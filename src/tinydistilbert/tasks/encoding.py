@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydistilbert.tasks.base import Examples, Task, is_answerable
-from tinydistilbert.tasks.token_rows import FlatFile, TokenRows
+from tinydistilbert.tasks.token_rows import FlatFile, RowsFile, TokenRows
 from tinydistilbert.tasks.whole_inputs import Encoded, FastTokenizer, encoder_of
 from tinydistilbert.tasks.words import WORDS, is_first_piece, word_tokens
 
@@ -41,11 +41,11 @@ class Features:
     elsewhere."""
     example: NDArray[np.integer[Any]]
     """(n,) index of the example that each feature belongs to."""
-    offsets: list[NDArray[np.int32]] | None = None
+    offsets: list[NDArray[np.int32]] | TokenRows | None = None
     """Span tasks: (length, 2) first character and end in the context of each token, (-1, -1) outside the context."""
     cut: int = 0
     """Examples that lost tokens because they are too long; in span tasks, whose contexts lose none, of the question."""
-    word_tokens: list[NDArray[np.int32]] | None = None
+    word_tokens: list[NDArray[np.int32]] | TokenRows | None = None
     """Token classification: (words,) the first token of each word, -1 where none was read; see `words.word_tokens`."""
 
     def __len__(self) -> int:
@@ -133,25 +133,39 @@ def _labels(examples: Examples) -> NDArray[Any]:
 
 
 def _encode_words(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Features:
-    ids: list[NDArray[Any]] = []
-    types, tokens, cut = list[NDArray[np.int32]](), list[NDArray[np.int32]](), 0
+    ids, types, tokens, cut = RowsFile(), RowsFile(), RowsFile(), 0
     for begin in range(0, len(examples), CHUNK):
         part = slice(begin, begin + CHUNK)
         encoded = tokenizer(
             examples.columns["text"][part], truncation=True, max_length=max_length, return_offsets_mapping=True,
             return_token_type_ids=True, return_attention_mask=False,
         )  # fmt: skip
-        ids += _input_ids(encoded)
-        types += [np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]]
+        ids.append(_input_ids(encoded))
+        types.append([np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]])
         places = zip(examples.columns[WORDS][part], encoded["offset_mapping"], strict=True)
-        tokens += [word_tokens(words, offsets) for words, offsets in places]
+        tokens.append([word_tokens(words, offsets) for words, offsets in places])
         cut += sum(len(e) >= max_length and bool(e.overflowing) for e in encoded.encodings)
-    labels = np.full((len(ids), max(map(len, ids), default=0)), NO_LABEL, dtype=np.int16)
-    for row, of_words, tags in zip(labels, tokens, examples.columns["label"], strict=True):
-        if tags is not None:
-            is_first = is_first_piece(of_words)
-            row[of_words[is_first]] = np.array(tags, dtype=np.int16)[is_first]
-    return Features(ids, types, labels, np.arange(len(ids)), word_tokens=tokens, cut=cut)
+    input_ids, of_words = ids.whole(), tokens.whole()
+    labels = _word_labels(examples.columns["label"], of_words, int(input_ids.lengths.max(initial=0)))
+    every = np.arange(len(input_ids), dtype=np.int32)
+    return Features(input_ids, types.whole(), labels, every, word_tokens=of_words, cut=cut)
+
+
+def _word_labels(
+    tags: Sequence[Sequence[int] | None], word_tokens: Sequence[NDArray[np.int32]], longest: int
+) -> NDArray[np.int16]:
+    """(n, longest) the tag of each word at its first token, `NO_LABEL` elsewhere."""
+    found = FlatFile()
+    for begin in range(0, len(tags), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        of_texts = tags[part]
+        labels = np.full((len(of_texts), longest), NO_LABEL, dtype=np.int16)
+        for row, of_words, of_text in zip(labels, word_tokens[part], of_texts, strict=True):
+            if of_text is not None:
+                is_first = is_first_piece(of_words)
+                row[of_words[is_first]] = np.array(of_text, dtype=np.int16)[is_first]
+        found.append(labels)
+    return found.whole() if len(tags) else np.zeros((0, longest), dtype=np.int16)
 
 
 def question_limit(tokenizer: FastTokenizer, max_length: int) -> int:
@@ -163,8 +177,8 @@ def question_limit(tokenizer: FastTokenizer, max_length: int) -> int:
 def _encode_spans(examples: Examples, tokenizer: FastTokenizer, max_length: int) -> Features:
     room, limit = max_length - tokenizer.num_special_tokens_to_add(pair=True), question_limit(tokenizer, max_length)
     stride = min(examples.task.doc_stride, (room - limit) // 2)
-    ids: list[NDArray[Any]] = []
-    types, labels, owner, offsets, cut = [], [], [], [], 0
+    ids, types, offsets, cut = RowsFile(), RowsFile(), RowsFile(), 0
+    labels, owners = [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0, dtype=np.int32)]
     for begin in range(0, len(examples), CHUNK):
         part = slice(begin, begin + CHUNK)
         contexts, answers = examples.columns["context"][part], examples.columns["answers"][part]
@@ -178,13 +192,13 @@ def _encode_spans(examples: Examples, tokenizer: FastTokenizer, max_length: int)
         )  # fmt: skip
         sources = encoded["overflow_to_sample_mapping"]
         window_offsets = [_token_offsets(encoded, window, contexts[source]) for window, source in enumerate(sources)]
-        ids += _input_ids(encoded)
-        types += [np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]]
-        labels += _span_labels(window_offsets, sources, answers)
-        owner += [begin + source for source in sources]
-        offsets += window_offsets
-    owners = np.array(owner, dtype=np.int64)
-    return Features(ids, types, np.array(labels, dtype=np.int64), owners, offsets, cut)
+        ids.append(_input_ids(encoded))
+        types.append([np.array(row, dtype=np.int32) for row in encoded["token_type_ids"]])
+        labels.append(np.array(_span_labels(window_offsets, sources, answers), dtype=np.int64))
+        owners.append(np.array(sources, dtype=np.int32) + np.int32(begin))
+        offsets.append(window_offsets)
+    of_windows = np.concatenate(labels), np.concatenate(owners)
+    return Features(ids.whole(), types.whole(), *of_windows, offsets.whole(), cut)
 
 
 def _cut_questions(questions: Sequence[str], tokenizer: FastTokenizer, limit: int) -> list[str]:

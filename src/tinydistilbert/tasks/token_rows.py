@@ -1,7 +1,7 @@
 """Rows of numbers of different lengths in one array, which lies in a file where it is large."""
 
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, overload
+from typing import IO, Any, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,12 +89,12 @@ class TokenRows(Sequence[NDArray[Any]]):
         return found
 
     @overload
-    def __getitem__(self, index: int) -> NDArray[Any]: ...
+    def __getitem__(self, index: SupportsIndex) -> NDArray[Any]: ...
 
     @overload
     def __getitem__(self, index: slice) -> "TokenRows": ...
 
-    def __getitem__(self, index: int | slice) -> "NDArray[Any] | TokenRows":
+    def __getitem__(self, index: SupportsIndex | slice) -> "NDArray[Any] | TokenRows":
         if isinstance(index, slice):
             begin, end, step = index.indices(len(self))
             assert step == 1, "rows that follow one another"
@@ -110,3 +110,25 @@ class TokenRows(Sequence[NDArray[Any]]):
         begin = 0
         for length in self.lengths:
             yield self.flat[begin : (begin := begin + int(length))]
+
+
+class RowsFile:
+    """Rows of different lengths that are added one after the other; they become `TokenRows`."""
+
+    def __init__(self) -> None:
+        self._flat = FlatFile()
+        self._lengths: list[NDArray[np.int32]] = []
+
+    def append(self, rows: Sequence[NDArray[Any]]) -> None:
+        """Add rows of one type at the end.
+
+        Raises:
+            DiskError: the disk is full or failing.
+        """
+        if len(rows):
+            self._flat.append(np.concatenate(rows))
+            self._lengths.append(np.array([len(row) for row in rows], dtype=np.int32))
+
+    def whole(self) -> TokenRows:
+        """All of them."""
+        return TokenRows(self._flat.whole(), np.concatenate([np.zeros(0, dtype=np.int32), *self._lengths]))

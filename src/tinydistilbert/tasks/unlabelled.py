@@ -12,11 +12,13 @@ from tinydistilbert.data.compressed import ending
 from tinydistilbert.data.files import records
 from tinydistilbert.errors import UserError
 from tinydistilbert.notices import notice
+from tinydistilbert.tasks import samples
 from tinydistilbert.tasks.base import Examples, Task
 from tinydistilbert.tasks.columns import VALUES_AT_ONCE, Column, nothing
 from tinydistilbert.tasks.mapped_tables import collected, is_large
 from tinydistilbert.tasks.readers import read_rows
 from tinydistilbert.tasks.row_checks import check_columns, texts_of
+from tinydistilbert.tasks.text_lines import sampled_lines
 from tinydistilbert.tasks.words import WORDS, words_in
 
 TEXT = ".txt"
@@ -46,9 +48,10 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
         raise UserError(
             f"unlabelled texts {path}", expected=expected, found=found, fix="leave unlabelled texts out of its recipe"
         )
-    names, sampled_from = _names(task), 0
+    names = _names(task)
     if ending(path) == TEXT:
-        texts: dict[str, Sequence[Any]] = {"text": _lines(path, list(names.values()))}
+        lines, sampled_from = _lines(path, list(names.values()))
+        texts: dict[str, Sequence[Any]] = {"text": lines}
     else:
         rows = read_rows(path, task.quoting)
         check_columns(rows, list(names.values()))
@@ -85,13 +88,19 @@ def _names(task: Task) -> dict[str, str]:
     return {"text": task.text, **({"text_pair": task.text_pair} if task.text_pair else {})}
 
 
-def _lines(path: Path, wanted: list[str]) -> Sequence[str]:
+def _lines(path: Path, wanted: list[str]) -> tuple[Sequence[str], int]:
+    """The lines of a file of texts, and about how many there are if these are a sample, else 0."""
     if len(wanted) > 1:
         expected, fix = f"the columns {', '.join(wanted)}", "save the texts as .csv, .tsv, .jsonl or .parquet"
         raise UserError(str(path), expected=expected, found="a file with one text a line", fix=fix)
     if not path.is_file():
         raise UserError(str(path), problem="there is no such file", fix="correct the path")
-    schema, lines = pa.schema([("text", pa.string())]), _checked(path, records(path, wanted[0]))
+    schema, sample = pa.schema([("text", pa.string())]), None
+    numbered: Iterable[tuple[int, str]] = enumerate(records(path, wanted[0]), 1)
+    if samples.is_sampled(path):
+        sample = samples.lines_of(path, are_quoted=False)
+        numbered = zip(sample.numbers, sampled_lines(path, sample), strict=True)
+    lines = _checked(path, numbered)
 
     def parts() -> Iterator[pa.RecordBatch]:
         while part := list(itertools.islice(lines, VALUES_AT_ONCE)):
@@ -100,11 +109,16 @@ def _lines(path: Path, wanted: list[str]) -> Sequence[str]:
     texts = collected(schema, parts(), on_disk=is_large(path))["text"]
     if not len(texts):
         raise UserError(str(path), expected="at least one text", found="an empty file", fix="write one text a line")
-    return Column(texts) if is_large(path) else list(texts.to_pylist())
+    sampled_from = sample.rows(len(texts)) if sample else 0
+    if sampled_from > len(texts):
+        samples.tell(path, len(texts), sampled_from)
+    values = Column(texts) if is_large(path) else list(texts.to_pylist())
+    return values, sampled_from if sampled_from > len(texts) else 0
 
 
-def _checked(path: Path, lines: Iterable[str]) -> Iterator[str]:
-    for number, text in enumerate(lines, 1):
+def _checked(path: Path, numbered: Iterable[tuple[int, str]]) -> Iterator[str]:
+    for number, line in numbered:
+        text = line.rstrip("\r\n")
         if not text.strip():
             raise UserError(f"{path}:{number}", expected="a text", found="an empty line", fix="take the line out")
         yield text
