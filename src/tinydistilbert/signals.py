@@ -20,12 +20,12 @@ from tinydistilbert.errors import (
     OutOfMemory,
     RankLost,
     ReportedElsewhere,
-    UserError,
 )
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-OWN_ERRORS = (UserError, DiskError, NonFiniteLoss, OutOfMemory, Interrupted, RankLost, ReportedElsewhere)
-"""Errors that stay what they are although a request was received."""
+OWN_ERRORS = (DiskError, NonFiniteLoss, OutOfMemory, Interrupted, RankLost, ReportedElsewhere)
+"""Errors that stay what they are although a request was received. A mistake of the user's is not among them: it may be
+what our own code made of the error that a library put in the place of the request, and if it is real, it comes back."""
 
 
 class Requests:
@@ -65,7 +65,8 @@ class Requests:
         except OWN_ERRORS:
             raise
         except Exception as error:
-            # A library may have put an error of its own in its place, as numpy does that asks a file for its number.
+            # A library may have put an error of its own in its place, as numpy does that asks a file for its number, or
+            # torch that asks a storage for its length: then a model in good order would be called a damaged one.
             if self:
                 raise KeyboardInterrupt from error
             raise

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tinydistilbert import signals
+from tinydistilbert.errors import DiskError, Interrupted, UserError
 from tinydistilbert.recipe import schema
 from tinydistilbert.training.device import Compute
 from tinydistilbert.training.job import TrainingJob, scaled_sum, token_shares
@@ -53,6 +54,25 @@ def test_a_heard_request_is_raised_where_it_comes(number: signal.Signals) -> Non
     assert done == ["before"]
 
 
+@pytest.mark.parametrize("error", [ValueError("no shape"), UserError("a folder", problem="damaged", fix="check it")])
+def test_a_request_in_whose_place_a_library_put_an_error_is_raised(error: Exception) -> None:
+    with pytest.raises(KeyboardInterrupt) as raised, signals.handled():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise error from None
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [DiskError(Path("run"), "full disk", needed=1, free=0), Interrupted("at step 3")])
+def test_an_error_that_says_more_than_a_request_stays(error: Exception) -> None:
+    with pytest.raises(type(error)), signals.handled():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise error from None
+
+
 def test_a_request_that_came_before_is_raised_at_the_beginning_of_the_body() -> None:
     done = []
     with signals.deferred() as requests:
@@ -84,6 +104,7 @@ def test_the_second_request_ends_the_process(name: str) -> None:
     code = f"""
 import os, signal
 from tinydistilbert import signals
+from tinydistilbert.errors import DiskError, Interrupted, UserError
 with signals.{name}():
     try:
         os.kill(os.getpid(), signal.SIGINT)
