@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background jobs of scripts; tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,6 +48,13 @@ def pytest_runtestloop() -> None:
     """
     gc.enable()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Say how a worker ended that should not have: xdist only says that it did."""
+    if error:
+        sys.stderr.write(f"\n{node.gateway.id} ended with {node.gateway._io.wait()}; less than 0: minus the signal\n")
 
 
 @pytest.fixture(scope="session")
