@@ -9,6 +9,7 @@ raised as KeyboardInterrupt (`handled`). A training finishes its step and saves 
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -28,6 +29,10 @@ OWN_ERRORS = (DiskError, NonFiniteLoss, OutOfMemory, Interrupted, RankLost, Repo
 what our own code made of the error that a library put in the place of the request, and if it is real, it comes back."""
 
 
+LATER = 0.01
+"""Seconds after which a request that could not be raised comes again."""
+
+
 class Requests:
     """The requests that have been received; true when there is one."""
 
@@ -38,8 +43,11 @@ class Requests:
     def __bool__(self) -> bool:
         return bool(self._numbers)
 
-    def note(self, number: int, _frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
+        if self._is_raised and _is_finalizing(frame):  # where Python would print what is raised, and go on
+            threading.Timer(LATER, os.kill, (os.getpid(), number)).start()
+            return
         if (os.environ.get("WORLD_SIZE") or "1") != "1":
             if self:
                 return
@@ -72,6 +80,15 @@ class Requests:
             raise
         finally:
             self._is_raised = False
+
+
+def _is_finalizing(frame: FrameType | None) -> bool:
+    """Whether what was interrupted is the `__del__` of an object, or was called by one."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager

@@ -64,6 +64,22 @@ def test_a_request_in_whose_place_a_library_put_an_error_is_raised(error: Except
     assert raised.value.__cause__ is error
 
 
+def test_a_request_that_comes_in_a_finalizer_is_raised_after_it() -> None:
+    steps = []
+
+    class Held:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            steps.append("finalized")
+
+    held = Held()
+    with pytest.raises(KeyboardInterrupt), signals.handled():
+        del held
+        steps.append("going on")
+        time.sleep(60)
+    assert steps == ["finalized", "going on"]
+
+
 @pytest.mark.parametrize("error", [DiskError(Path("run"), "full disk", needed=1, free=0), Interrupted("at step 3")])
 def test_an_error_that_says_more_than_a_request_stays(error: Exception) -> None:
     with pytest.raises(type(error)), signals.handled():
