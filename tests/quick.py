@@ -1,6 +1,6 @@
 """What all tests replace, and every process that forks for one: seconds that have nothing to do with what is tested.
 
-A run measures its machine for a second or two and waits for the disk; the exporter takes two seconds for a model, a
+A run measures its machine for a second or two and waits for the disk; the exporter takes four seconds for a model, a
 figure takes a seventh of one, and most runs of the tests draw what another one has drawn.
 """
 
