@@ -27,8 +27,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 OWN_ERRORS = (DiskError, NonFiniteLoss, OutOfMemory, Interrupted, RankLost, ReportedElsewhere)
 """Errors that stay what they are although a request was received. A mistake of the user's is not among them: it may be
 what our own code made of the error that a library put in the place of the request, and if it is real, it comes back."""
-
-
 LATER = 0.01
 """Seconds after which a request that could not be raised comes again."""
 
