@@ -25,6 +25,9 @@ SETTINGS: dict[str, Any] = {
 }
 FIGURES = ("loss_curves", "task_scores", "effects", "pareto", "best_so_far", "trade")
 """Functions of `report/figures.py`. Where it is tested that they give the same bytes twice, `DRAWN` is emptied."""
+INITIALIZERS = ("kaiming_uniform_", "normal_", "ones_", "uniform_", "xavier_uniform_", "zeros_")
+"""Functions of `torch.nn.init`. Transformers loads into a model without memory, whose numbers torch draws all the same,
+step by step in Python."""
 LIBRARY = ("documents", "functions")
 """Functions of `data/python_docs.py`, all of whose answer is in Python's library."""
 DRAWN: dict[str, str | None] = {}
@@ -92,6 +95,16 @@ def measured_once(function: Callable[..., Any]) -> Callable[..., Any]:
     return measured
 
 
+def with_memory(initializer: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which leaves tensors without memory alone."""
+
+    @functools.wraps(initializer)
+    def initialized(tensor: Any, *arguments: Any, **more: Any) -> Any:
+        return tensor if tensor.is_meta else initializer(tensor, *arguments, **more)
+
+    return initialized
+
+
 def apply(replace: Callable[[Any, str, Any], None] = setattr, *, folder: Path | None = None) -> None:
     """Replace them all.
 
@@ -99,6 +112,8 @@ def apply(replace: Callable[[Any, str, Any], None] = setattr, *, folder: Path | 
         replace: what replaces one, such as `MonkeyPatch.setattr`.
         folder: where the processes of a fork server share figures.
     """
+    from torch.nn import init
+
     from tests import tracing  # which imports the package
     from tinydistilbert.data import python_docs
     from tinydistilbert.dry_run import machine
@@ -108,6 +123,8 @@ def apply(replace: Callable[[Any, str, Any], None] = setattr, *, folder: Path | 
         module, _, attribute = name.rpartition(".")
         replace(importlib.import_module(module), attribute, value)
     replace(machine, "_measured", measured_once(machine._measured))
+    for name in INITIALIZERS:
+        replace(init, name, with_memory(getattr(init, name)))
     for name in LIBRARY:
         replace(python_docs, name, read_once(getattr(python_docs, name), os.environ.get(tracing.FOLDER)))
     for name in FIGURES:

@@ -1,9 +1,9 @@
 """A CSV of one's own and a model from elsewhere: fine-tuned, scored, distilled and compared from the command line."""
 
 import json
-import os
 import shutil
 import signal
+from _thread import interrupt_main
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ def test_an_interrupted_selection_ends_as_an_uninterrupted_one(
 
     def stops(training: trainer.TaskTraining) -> float:
         if next(looks) == 8:  # in the third epoch of the second learning rate
-            os.kill(os.getpid(), signal.SIGINT)
+            interrupt_main(signal.SIGINT)
         return real(training)
 
     monkeypatch.setattr(trainer, "selection_score", stops)

@@ -1,11 +1,16 @@
-"""Requests to stop: the first in good order, the second at once, none of them lost."""
+"""Requests to stop: the first in good order, the second at once, none of them lost.
 
-import os
+Those that a worker of the tests sends to itself come from the interpreter, by `interrupt_main`: on a virtual machine
+whose processor has units for products of matrices, the kernel ended workers now and then as it delivered a real one.
+Real ones go to processes of their own, here and in `tests/faults`.
+"""
+
 import signal
 import subprocess
 import sys
 import threading
 import time
+from _thread import interrupt_main
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +45,7 @@ def handlers() -> Iterator[None]:
 def test_a_noted_request_changes_nothing_until_it_is_looked_at(number: signal.Signals) -> None:
     with signals.deferred() as requests:
         assert not requests
-        signal.raise_signal(number)
+        interrupt_main(number)
         assert requests
 
 
@@ -49,7 +54,7 @@ def test_a_heard_request_is_raised_where_it_comes(number: signal.Signals) -> Non
     done = []
     with pytest.raises(KeyboardInterrupt), signals.handled():
         done.append("before")
-        signal.raise_signal(number)
+        interrupt_main(number)
         done.append("after")
     assert done == ["before"]
 
@@ -58,7 +63,7 @@ def test_a_heard_request_is_raised_where_it_comes(number: signal.Signals) -> Non
 def test_a_request_in_whose_place_a_library_put_an_error_is_raised(error: Exception) -> None:
     with pytest.raises(KeyboardInterrupt) as raised, signals.handled():
         try:
-            signal.raise_signal(signal.SIGTERM)
+            interrupt_main(signal.SIGTERM)
         except KeyboardInterrupt:
             raise error from None
     assert raised.value.__cause__ is error
@@ -69,7 +74,7 @@ def test_a_request_that_comes_in_a_finalizer_is_raised_after_it() -> None:
 
     class Held:
         def __del__(self) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
+            interrupt_main(signal.SIGTERM)
             steps.append("finalized")
 
     held = Held()
@@ -84,7 +89,7 @@ def test_a_request_that_comes_in_a_finalizer_is_raised_after_it() -> None:
 def test_an_error_that_says_more_than_a_request_stays(error: Exception) -> None:
     with pytest.raises(type(error)), signals.handled():
         try:
-            signal.raise_signal(signal.SIGTERM)
+            interrupt_main(signal.SIGTERM)
         except KeyboardInterrupt:
             raise error from None
 
@@ -92,7 +97,7 @@ def test_an_error_that_says_more_than_a_request_stays(error: Exception) -> None:
 def test_a_request_that_came_before_is_raised_at_the_beginning_of_the_body() -> None:
     done = []
     with signals.deferred() as requests:
-        signal.raise_signal(signal.SIGTERM)
+        interrupt_main(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt), requests.raised():
             done.append("body")
         assert requests and not done
@@ -102,16 +107,16 @@ def test_after_the_body_a_request_is_noted_again() -> None:
     with signals.deferred() as requests:
         with requests.raised():
             pass
-        signal.raise_signal(signal.SIGINT)
+        interrupt_main(signal.SIGINT)
         assert requests
 
 
 def test_inner_handlers_give_way_to_the_outer_ones() -> None:
     with pytest.raises(KeyboardInterrupt), signals.handled():
         with signals.deferred() as inner:
-            signal.raise_signal(signal.SIGTERM)
+            interrupt_main(signal.SIGTERM)
         assert inner, "the inner ones noted the first"
-        signal.raise_signal(signal.SIGTERM)
+        interrupt_main(signal.SIGTERM)
         pytest.fail("the outer ones raise the next")
 
 
@@ -160,7 +165,7 @@ def test_a_request_after_the_last_step_of_a_training_is_not_lost(
 
     def stops(done: int, *_: object) -> None:
         assert done == 2
-        os.kill(os.getpid(), signal.SIGTERM)
+        interrupt_main(signal.SIGTERM)
 
     monkeypatch.setattr("tinydistilbert.training.loop.Progress.note", lambda self, *facts: stops(*facts))
     with pytest.raises(KeyboardInterrupt):
@@ -174,7 +179,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with signals.handled():
-            signal.raise_signal(signal.SIGINT)
+            interrupt_main(signal.SIGINT)
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
@@ -184,7 +189,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 def test_a_request_stays_one_where_a_library_puts_another_error_in_its_place() -> None:
     def saved() -> None:
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            interrupt_main(signal.SIGINT)
             time.sleep(1)
         except KeyboardInterrupt:
             raise TypeError("expected str, bytes or os.PathLike object, not BufferedWriter") from None  # numpy's words

@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import os
 import signal
+from _thread import interrupt_main
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -54,7 +54,7 @@ def job(
 
     def micro_batches(step: int, oom_splits: int = 0) -> list[Batch]:
         if step == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            interrupt_main(signal.SIGTERM)
         rows = DATA[[(step * 8 + i) % 64 for i in range(8)]]
         if step == spoil:
             rows = rows * float("nan")
@@ -400,7 +400,7 @@ def test_a_stop_does_not_wait_for_the_end_of_a_validation(tmp_path: Path) -> Non
     ended = []
 
     def validate(step: int) -> dict[str, float]:
-        os.kill(os.getpid(), signal.SIGINT)
+        interrupt_main(signal.SIGINT)
         ended.append(step)
         return {"always": 1.0}
 
