@@ -5,6 +5,7 @@ answers each with a line. `Forks` is its other side, in the tests' process. What
 which outlives it.
 """
 
+import ctypes
 import gc
 import importlib
 import json
@@ -30,6 +31,8 @@ from filelock import FileLock
 FIELDS = ("operations", "save_operations", "saving", "phase", "requests", "over")
 PATIENCE = 120.0
 """Seconds after which a child counts as hung."""
+NEW_USERS, NEW_MOUNTS = 0x10000000, 0x00020000
+"""CLONE_NEWUSER and CLONE_NEWNS of Linux."""
 
 
 class Board:
@@ -262,6 +265,27 @@ def wide(folder: str, megabytes: int) -> None:
     wide_training.main(Path(folder), megabytes)
 
 
+def full_disk(folder: str, disk_at: str, size: int, count: int) -> None:
+    """Print what became of so many fine-tunings on a disk in memory that fills up; nothing where none can be had.
+
+    The disk is in name spaces of this process, in which it is the administrator, and goes with it.
+    """
+    libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
+    try:
+        if libc.unshare(NEW_USERS | NEW_MOUNTS):
+            return
+        for file, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+            Path("/proc/self", file).write_text(line)
+    except (AttributeError, OSError):  # no Linux, or not allowed
+        return
+    if libc.mount(b"tmpfs", disk_at.encode(), b"tmpfs", 0, f"size={size}".encode()):
+        return
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from tests.faults.test_full_disk import fill_up
+
+    sys.stdout.write(json.dumps(fill_up(Path(folder), Path(disk_at), count)))
+
+
 def replicate(**arguments: Any) -> None:
     """A recipe from Python, with a callback."""
     import tinydistilbert
@@ -288,7 +312,7 @@ def shards(**arguments: Any) -> None:
 
 TASKS: dict[str, Callable[..., None]] = {
     "main": main, "teacher_cache": teacher_cache, "batches": batches, "wide": wide, "ranked": ranked,
-    "replicate": replicate, "shards": shards,
+    "full_disk": full_disk, "replicate": replicate, "shards": shards,
 }  # fmt: skip
 
 

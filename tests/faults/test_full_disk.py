@@ -16,8 +16,6 @@ import os
 import random
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +27,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
+from tests.faults.forks import Forks
 from tinydistilbert.cli.main import main
 from tinydistilbert.data.corpus import load_blocks, prepare
 from tinydistilbert.distillation.pretraining import PretrainingSetup
@@ -57,7 +56,6 @@ TASK = "reviews"
 OLD = b"the report of yesterday"
 NOT_THE_SAME_TWICE = (atomic.MANIFEST, "training.json", "measurements.jsonl")
 """Files with dates or seconds in them."""
-ROOT, MODULE = Path(__file__).resolve().parents[2], "tests.faults.test_full_disk"
 MEMORY_DISK = 40_000_000
 """Bytes of the file system in memory: several times what is written."""
 
@@ -286,12 +284,12 @@ IN_MEMORY = {"quick": 2, "full": 12}
 
 
 def test_a_full_or_failing_disk_loses_nothing(
-    trials: Callable[..., Any], place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trials: Callable[..., Any], place: Place, forks: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tier = os.environ.get("FAULTS", "quick")
     names = [name for name in place.works if name != "export" or tier == "full"]
     whole = {name: undisturbed(place, name, tmp_path / name / "run", monkeypatch) for name in names}
-    real = on_real_disk(place.folder, IN_MEMORY[tier])
+    real = on_real_disk(forks, place.folder, IN_MEMORY[tier])
     with trials(GOAL, quick=14, full=100) as all_of_them:
         all_of_them.facts["on a real file system that fills up"] = len(real)
         for number, draw in enumerate(all_of_them):
@@ -321,22 +319,14 @@ def test_the_command_line_ends_with_3_and_goes_on_when_there_is_room(
     assert not leftovers(tmp_path / "run")
 
 
-def on_real_disk(folder: Path, count: int) -> list[dict[str, Any]]:
+def on_real_disk(forks: Forks, folder: Path, count: int) -> list[dict[str, Any]]:
     """What became of so many trials of `fill_up` in a process of its own; none where no such disk can be had."""
     disk_at = folder / "mounted"
     disk_at.mkdir(exist_ok=True)
-    script = f"mount -t tmpfs -o size={MEMORY_DISK} tmpfs '{disk_at}' && exec '{sys.executable}' -m {MODULE} "
-    script += f"'{folder}' '{disk_at}' {count}"
-    try:
-        if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
-            return []
-        done = subprocess.run(
-            ["unshare", "-rm", "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:  # no Linux
-        return []
-    assert done.returncode == 0, done.stderr[-2000:]
-    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    arguments = {"folder": str(folder), "disk_at": str(disk_at), "size": MEMORY_DISK, "count": count}
+    child = forks.start("full_disk", arguments, cache=folder / "cache")
+    assert child.wait() == 0, child.err()[-2000:]
+    found: list[dict[str, Any]] = json.loads(child.out() or "[]")
     return found
 
 
@@ -348,7 +338,6 @@ def check_real(found: dict[str, Any]) -> None:
 
 def fill_up(folder: Path, disk_at: Path, count: int) -> list[dict[str, Any]]:
     """Fine-tune on a small disk that another program fills at a random operation; and again when that has gone."""
-    os.environ["TINYDISTILBERT_CACHE"] = str(folder / "cache")
     place, found = Place(folder), []
     (folder / "mine.toml").write_text(to_toml(place.recipe))
 
@@ -399,6 +388,3 @@ def fill_up(folder: Path, disk_at: Path, count: int) -> list[dict[str, Any]]:
         shutil.rmtree(output)
     return found
 
-
-if __name__ == "__main__":
-    print(json.dumps(fill_up(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))))
