@@ -7,18 +7,24 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert import results
 from tinydistilbert.cli.main import main
 from tinydistilbert.cli.request import request
+from tinydistilbert.compress import builder
 from tinydistilbert.compress.measure import Bar, MeasuredVariant, best_variant
 from tinydistilbert.compress.variants import Variant
 from tinydistilbert.models.runtimes import is_exported
 from tinydistilbert.predictor import load
 from tinydistilbert.recipe.schema import Compress
 from tinydistilbert.storage import atomic
+from tinydistilbert.tasks import encoding
+from tinydistilbert.tasks.base import Examples
+from tinydistilbert.tasks.encoding import Features
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ["--compress.held_out", "10", "--compress.timed_examples", "10", "--keep", "0.5"]
@@ -48,11 +54,21 @@ def run(finetuned: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finetuned, tmp_path / "run")
 
 
-def test_every_variant_with_the_settings_of_the_run(run: Path, tmp_path: Path, call: Call) -> None:
+def test_every_variant_with_the_settings_of_the_run(
+    run: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, output = run / "tasks/reviews/model/seed-0/model", tmp_path / "small"
+    tokenized: list[int] = []
+
+    def encode(examples: Examples, tokenizer: PreTrainedTokenizerFast, *more: Any) -> Features:
+        tokenized.append(len(examples))
+        return encoding.encode(examples, tokenizer, *more)
+
+    monkeypatch.setattr(builder, "encode", encode)
     code, out, err = call("compress", model, *SMALL, "--max-loss", "100", "--output", output)
     assert code == 0, err
     assert "Model on reviews, compressed" in out and (output / "report.html").is_file()
+    assert len(tokenized) == 5, "by the model's tokenizer train examples for importance, by it and the exports' others"
     measured = [m for m in results.read(output / "results.jsonl") if m.task == "compress"]
     names = ["as it is, torch", "ONNX Runtime, fp32", "int8", "50 % of heads and neurons, int8"]
     assert [m.model for m in measured if m.metric == "accuracy"] == names

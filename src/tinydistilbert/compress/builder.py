@@ -1,16 +1,18 @@
 """What all variants of one task model are made from, and how any of them is run."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
 
 from tinydistilbert.evaluation.scoring import Predictions, headline_score, read_predictions, threshold_for
 from tinydistilbert.finetuning.examples import training_examples
+from tinydistilbert.models import untrusted
 from tinydistilbert.models.loading import load_config, load_model, load_tokenizer
 from tinydistilbert.models.runtimes import ModelInputs, Runtime, exported_facts, open_exported
 from tinydistilbert.models.torch_runtime import TorchRuntime
@@ -24,6 +26,15 @@ from tinydistilbert.tasks.encoding import Features, collate, encode
 from tinydistilbert.tasks.inference import INPUTS, Logits, predict
 from tinydistilbert.tasks.recipe_splits import length_for, recipe_examples
 from tinydistilbert.training.device import Compute
+
+
+@dataclass
+class Tokenized:
+    """A tokenizer, and what it has made of examples."""
+
+    tokenizer: PreTrainedTokenizerFast
+    features: dict[int, tuple[Examples, Features]] = field(default_factory=dict)
+    """By the examples' `id`, which is no other object's as long as they are kept here."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class VariantBuilder:
     """How models are trained; asked for when one is: not every machine computes as the run was begun."""
     sources: MadeFrom
     """What every folder of the variants is made from."""
+    tokenized: dict[tuple[str, ...], Tokenized] = field(default_factory=dict, compare=False, repr=False)
+    """By the hashes of a tokenizer's files: nearly all variants have the same one, and read the same examples."""
 
     @cached_property
     def recovery_recipe(self) -> Recipe:
@@ -114,7 +127,18 @@ def make_folder(builder: VariantBuilder, path: Path, title: str, make: Callable[
 
 def encoded(builder: VariantBuilder, examples: Examples, folder: Path) -> Features:
     """The examples as inputs of a variant: one with a trimmed vocabulary has a tokenizer of its own."""
-    return encode(examples, load_tokenizer(folder), builder.max_length)
+    by = _tokenized(builder, folder)
+    if id(examples) not in by.features:
+        by.features[id(examples)] = examples, encode(examples, by.tokenizer, builder.max_length)
+    return by.features[id(examples)][1]
+
+
+def _tokenized(builder: VariantBuilder, folder: Path) -> Tokenized:
+    files = (folder / name for name in untrusted.TOKENIZER)
+    key = tuple(f"{file.name} {atomic.sha256(file)}" for file in files if file.is_file())
+    if key not in builder.tokenized:
+        builder.tokenized[key] = Tokenized(load_tokenizer(folder))
+    return builder.tokenized[key]
 
 
 def runtime_of(builder: VariantBuilder, folder: Path, *, threads: int = 0) -> Runtime:
@@ -129,7 +153,7 @@ def runtime_of(builder: VariantBuilder, folder: Path, *, threads: int = 0) -> Ru
 
 def logits_of(builder: VariantBuilder, folder: Path, features: Features) -> Logits:
     """The logits of a variant, computed on as many cores as there are."""
-    pad = pad_token_id(folder)
+    pad = pad_token_id(builder, folder)
     return predict(runtime_of(builder, folder), features, pad_token_id=pad, device=builder.device)
 
 
@@ -149,9 +173,9 @@ def held_out_predictions(builder: VariantBuilder, folder: Path) -> Predictions:
     return read_predictions(builder.held_out, features, logits_of(builder, folder, features), threshold=threshold)
 
 
-def pad_token_id(folder: Path) -> int:
+def pad_token_id(builder: VariantBuilder, folder: Path) -> int:
     """Of the tokenizer in a model folder."""
-    return int(load_tokenizer(folder).pad_token_id)
+    return int(_tokenized(builder, folder).tokenizer.pad_token_id)
 
 
 def single_inputs(features: Features, indices: Sequence[int] | NDArray[np.int64], pad: int) -> list[ModelInputs]:

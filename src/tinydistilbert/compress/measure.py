@@ -198,7 +198,7 @@ def _times(
 
 
 def _timed(builder: VariantBuilder, variant: Variant, features: Features) -> Timed:
-    runtime, pad = runtime_of(builder, variant.folder, threads=1), pad_token_id(variant.folder)
+    runtime, pad = runtime_of(builder, variant.folder, threads=1), pad_token_id(builder, variant.folder)
     left_out = () if runtime.token_types else ("token_type_ids",)
 
     def prepare(index: int) -> ModelInputs:

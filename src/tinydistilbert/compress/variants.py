@@ -156,7 +156,7 @@ def _calibration(builder: VariantBuilder, exported: Path) -> list[ModelInputs]:
     settings = builder.recipe.compress
     features = encoded(builder, builder.held_out, exported)
     chosen = sample_rows(len(features), settings.calibration_examples, builder.recipe.seed)
-    return single_inputs(features, chosen, pad_token_id(exported))
+    return single_inputs(features, chosen, pad_token_id(builder, exported))
 
 
 def _pruned(
@@ -189,7 +189,7 @@ def _importance(builder: VariantBuilder, model: PreTrainedModel) -> Importance:
     examples, _ = training_examples(builder.recovery_recipe, builder.task, augmented=None, soft=False)
     features, settings = encoded(builder, examples, builder.model), builder.recipe
     chosen = sample_rows(len(features), settings.compress.importance_examples, settings.seed)
-    return importance_on(model, features, chosen, builder.task.kind, pad_token_id(builder.model))
+    return importance_on(model, features, chosen, builder.task.kind, pad_token_id(builder, builder.model))
 
 
 def _soft_targets(builder: VariantBuilder) -> SoftTargetSource:
