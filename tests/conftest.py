@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -29,15 +28,8 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # a
 gc.disable()  # until the tests run: it would look for garbage among modules time and again while they are imported
 check_shapes()  # before anything imports the package
 
-TEXT = """The student learns from the teacher, and the teacher learned from a large corpus of text. A small model
-answers quickly. A large model answers slowly, but it knows more words. Paris is the capital of France; it lies on the
-river Seine. In 1889 the tower was built by the engineer Gustave Eiffel for the world fair, and many people came to see
-it. Some cats like milk, and some dogs like bones. She walked to the old house near the lake, opened the door, and sat
-down to read a book."""
-PIECES = 232
 WARNING = ("tinydistilbert.notices", "tinydistilbert.recipe.types")
 """The loggers of the package."""
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -59,27 +51,10 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> "PreTrainedTokenizerFast":
-    """A lower-casing WordPiece tokenizer of 232 pieces, BERT's special tokens as ids 0 to 4, alike in every process.
+    """`tiny.tokenizer`."""
+    from tests import tiny
 
-    Its pieces are the characters of `TEXT`, its words, and of longer words the first letters and the rest.
-    (A trained vocabulary differs from process to process, and with it every number that a test looks at.)
-    """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertTokenizerFast
-
-    words = sorted({*re.findall(r"\w+|[^\w\s]", TEXT.lower())})
-    letters = sorted({*"".join(words)})
-    parts = [part for cut in (3, 2) for word in words if len(word) > 4 for part in (word[:cut], f"##{word[cut:]}")]
-    pieces = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *words, *parts]
-    vocabulary = {piece: index for index, piece in enumerate([*dict.fromkeys(pieces)][:PIECES])}
-    assert len(vocabulary) == PIECES
-    raw = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    raw.normalizer = normalizers.BertNormalizer(lowercase=True)
-    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    raw.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return BertTokenizerFast(tokenizer_object=raw, model_max_length=512)
+    return tiny.tokenizer()
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,12 @@ tiny.scrambled(tiny.model("modernbert", **tiny.WIDER))    # every weight its own
 ```
 """
 
+import re
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     AutoModelForMaskedLM,
@@ -18,6 +20,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
+    BertTokenizerFast,
     CamembertConfig,
     DistilBertConfig,
     ElectraConfig,
@@ -29,8 +32,14 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+TEXT = """The student learns from the teacher, and the teacher learned from a large corpus of text. A small model
+answers quickly. A large model answers slowly, but it knows more words. Paris is the capital of France; it lies on the
+river Seine. In 1889 the tower was built by the engineer Gustave Eiffel for the world fair, and many people came to see
+it. Some cats like milk, and some dogs like bones. She walked to the old house near the lake, opened the door, and sat
+down to read a book."""
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = 232
-"""Of the tokenizer in `tests/conftest.py`."""
+"""Of the tokenizer."""
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 2}
 WIDER = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
 CONFIGS: dict[str, type[PretrainedConfig]] = {
@@ -53,6 +62,27 @@ SPECIAL = {"pad_token_id": 0, "cls_token_id": 2, "bos_token_id": 2, "sep_token_i
 ULPS = 64
 """Units in the last place of the largest value, by which two ways of one computation may differ: each adds its terms in
 an order of its own, and over a few layers of a tiny model the differences add up to some ten units."""
+
+
+def tokenizer() -> BertTokenizerFast:
+    """A lower-casing WordPiece tokenizer of 232 pieces, BERT's special tokens as ids 0 to 4, alike in every process.
+
+    Its pieces are the characters of `TEXT`, its words, and of longer words the first letters and the rest.
+    (A trained vocabulary differs from process to process, and with it every number that a test looks at.)
+    """
+    words = sorted({*re.findall(r"\w+|[^\w\s]", TEXT.lower())})
+    letters = sorted({*"".join(words)})
+    parts = [part for cut in (3, 2) for word in words if len(word) > 4 for part in (word[:cut], f"##{word[cut:]}")]
+    pieces = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters), *words, *parts]
+    vocabulary = {piece: index for index, piece in enumerate([*dict.fromkeys(pieces)][:PIECES])}
+    assert len(vocabulary) == PIECES
+    raw = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    raw.normalizer = normalizers.BertNormalizer(lowercase=True)
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return BertTokenizerFast(tokenizer_object=raw, model_max_length=512)
 
 
 def config(family: str = "bert", **settings: Any) -> PretrainedConfig:

@@ -8,6 +8,7 @@ which outlives it.
 import ctypes
 import gc
 import importlib
+import io
 import json
 import mmap
 import os
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -457,7 +458,22 @@ def _import() -> None:
     quick.apply(folder=Path(sys.argv[2]))
     figures.loss_curves([{"step": 1, "loss": 1.0}], "")
     conversion_mapping.get_checkpoint_conversion_mapping("bert")  # of transformers' old names
+    _run_once(Path(sys.argv[2]) / "first")
     gc.enable()
+
+
+def _run_once(folder: Path) -> None:
+    """A run of all stages: what libraries do when they are first called, half of a tiny run, no child has to."""
+    from tests import tiny
+    from tests.faults import tiny_runs
+    from tinydistilbert.cli.main import main
+
+    inputs, cache = tiny_runs.Inputs(folder, tiny.tokenizer()), os.environ["TINYDISTILBERT_CACHE"]
+    os.environ["TINYDISTILBERT_CACHE"] = str(folder / "cache")
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        main(["evaluate", str(inputs.recipe("first")), "--output", str(folder / "run")])
+    os.environ["TINYDISTILBERT_CACHE"] = cache
+    shutil.rmtree(folder)
 
 
 def _meet() -> None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, RobertaTokenizer, XLMRobertaTokenizer
 
 from tests import tiny
-from tests.conftest import SPECIAL, TEXT
+from tests.tiny import SPECIAL_TOKENS, TEXT
 from tests.versions.answers import answers
 from tinydistilbert.compress.vocabulary import trim
 from tinydistilbert.export.quantize import quantize
@@ -57,7 +57,7 @@ def modernbert(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """A tokenizer without a class of its own, as ModernBERT has it on the hub."""
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     raw = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    return PreTrainedTokenizerFast(tokenizer_object=raw, **dict(zip(names, SPECIAL, strict=True)))
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **dict(zip(names, SPECIAL_TOKENS, strict=True)))
 
 
 @pytest.fixture(scope="module")
