@@ -29,35 +29,41 @@ FINETUNE_WAYS = {
 }  # fmt: skip
 FINETUNE_MODELS = {"offline-student": "3 layers × 384", "distilbert": "DistilBERT"}
 FINETUNE_TASKS = {"sst2": "SST-2", "cola": "CoLA", "squad": "SQuAD"}
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = {"fp32": "fp32", "fp32-onednn": "fp32 by oneDNN", "bf16": "bf16"}
+UNITS = ("amx_bf16", "avx512_bf16")
+"""Instructions for products in bf16, the fastest first: a machine is named by its processor and the first that it has."""
 Line = dict[str, Any]
 Key = tuple[str, ...]
 
 
-def last_lines(path: Path, *keys: str) -> dict[Key, Line]:
-    """The last line of each combination of `keys`, precision and way (`ratios`: how many times as fast ours is).
+def last_lines(path: Path, *keys: str) -> dict[str, dict[Key, Line]]:
+    """By machine, the last line of each combination of `keys`, precision and way (`ratios`: how many times as fast ours is).
 
     A ratio that a call could not tell, for one of its ways was left out, is that of the call before. Lines of
-    `--quick` do not count, and lines from before there was a choice are fp32.
+    `--quick` do not count, nor do those from before there was a choice of precision.
     """
-    last: dict[Key, Line] = {}
+    machines: dict[str, dict[Key, Line]] = {}
     for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        if not line["quick"]:
-            key = (*(line[name] for name in keys), line.get("precision", "fp32"), line.get("way", "ratios"))
+        if not line["quick"] and "precision" in line:
+            last = machines.setdefault(_machine(line), {})
+            key = (*(line[name] for name in keys), line["precision"], line.get("way", "ratios"))
             known = {name: value for name, value in line.items() if value is not None}
             last[key] = {**last.get(key, {}), **known} if key[-1] == "ratios" else line
-    return last
+    return machines
 
 
 def distillation_lines() -> dict[Key, Line]:
-    """By pair, precision and way: what was measured last of a step."""
-    return last_lines(DISTILL, "pair")
+    """By pair, precision and way: what was measured last of a step, on the machine that was measured first."""
+    return next(iter(last_lines(DISTILL, "pair").values()))
 
 
 def distillation_section() -> str:
-    """Tokens a second of a distillation step, a table for each precision."""
-    last = distillation_lines()
-    return "\n".join(_distillation(last, precision) for precision in _precisions(last))
+    """Tokens a second of a distillation step, a table for each machine and precision."""
+    return "\n".join(
+        _distillation(last, precision)
+        for last in last_lines(DISTILL, "pair").values()
+        for precision in _precisions(last)
+    )
 
 
 def _precisions(last: Mapping[Key, Line]) -> list[str]:
@@ -66,14 +72,14 @@ def _precisions(last: Mapping[Key, Line]) -> list[str]:
 
 def _distillation(last: Mapping[Key, Line], precision: str) -> str:
     head = "".join(f" {title}, tokens/s | peak MiB |" for title in PAIRS.values())
-    shown = [f"**In {precision}.**", "", f"| way | KL |{head}", "| :-- | :-- |" + " --: | --: |" * len(PAIRS)]
+    facts = {pair: last[pair, precision, "ratios"] for pair in PAIRS}
+    shown = [f"**{_machine(facts['offline'])}, in {PRECISIONS[precision]}.**", "", f"| way | KL |{head}", "| :-- | :-- |" + " --: | --: |" * len(PAIRS)]
     for way, (who, where) in WAYS.items():
         cells = [last[pair, precision, way] for pair in PAIRS]
         shown.append(
             f"| {who} | {where} |"
             + "".join(f" {cell['tokens_per_second']:,.0f} | {cell['peak_mib']:,.0f} |" for cell in cells)
         )
-    facts = {pair: last[pair, precision, "ratios"] for pair in PAIRS}
     for name, title in RATIOS.items():
         shown.append(f"| **ours against** {title} | |" + "".join(f" {facts[pair][name]:.2f} × | |" for pair in PAIRS))
     if precision != "fp32":
@@ -90,38 +96,45 @@ def _distillation(last: Mapping[Key, Line], precision: str) -> str:
     shown += [
         "",
         f"Share of the machine’s matrix-multiply rate that useful arithmetic reaches, KL at masked tokens: {shares}. "
-        f"{_machine(facts['bert-base'])}; medians of {' or '.join(map(str, rounds))} rounds in turns; dropout "
+        f"{_products(facts['bert-base'])}; medians of {' or '.join(map(str, rounds))} rounds in turns; dropout "
         "0.1 in all.",
     ]
     return "\n".join(shown) + "\n"
 
 
-def _machine(facts: Line) -> str:
-    machine = facts["environment"]
-    units = next((f" ({name})" for name in ("amx_bf16", "avx512_bf16") if name in machine["instruction_sets"]), "")
+def _machine(line: Line) -> str:
+    machine = line["environment"]
+    units = next((f" ({name})" for name in UNITS if name in machine["instruction_sets"]), "")
+    return f"{machine['cpu']}{units}"
+
+
+def _products(facts: Line) -> str:
     return (
-        f"{machine['cpu']}{units}, {facts['threads']} threads, matrix products by {facts.get('library', 'MKL')}, "
-        f"torch {machine['torch']}"
+        f"{facts['threads']} threads, matrix products by {facts.get('library', 'MKL')}, torch "
+        f"{facts['environment']['torch']}"
     )
 
 
 def finetuning_section() -> str:
-    """Examples a second of a fine-tuning beside transformers' Trainer, a table for each precision."""
-    last = last_lines(FINETUNE, "model", "task")
-    return "\n".join(_finetuning(last, precision) for precision in _precisions(last))
+    """Examples a second of a fine-tuning beside transformers' Trainer, a table for each machine and precision."""
+    return "\n".join(
+        _finetuning(last, precision)
+        for last in last_lines(FINETUNE, "model", "task").values()
+        for precision in _precisions(last)
+    )
 
 
 def _finetuning(last: Mapping[Key, Line], precision: str) -> str:
     columns = [(model, task) for model in FINETUNE_MODELS for task in FINETUNE_TASKS]
     head = [f"{FINETUNE_MODELS[model]}, {FINETUNE_TASKS[task]}" for model, task in columns]
-    shown = [f"**In {precision}.**", "", "| way | " + " | ".join(head) + " |", "| :-- |" + " --: |" * len(head)]
+    facts = [last[*column, precision, "ratios"] for column in columns]
+    shown = [f"**{_machine(facts[0])}, in {PRECISIONS[precision]}.**", "", "| way | " + " | ".join(head) + " |", "| :-- |" + " --: |" * len(head)]
 
     def row(title: str, cells: Sequence[str]) -> None:
         shown.append(f"| {title} | " + " | ".join(cells) + " |")
 
     for way, title in FINETUNE_WAYS.items():
         row(title, [f"{last[*column, precision, way]['examples_per_second']:.3g}" for column in columns])
-    facts = [last[*column, precision, "ratios"] for column in columns]
     for way in ("padded", "dynamic", "grouped"):
         row(f"**ours against** {way}", [f"{one[way]:.2f} ×" for one in facts])
     if precision != "fp32":
@@ -129,7 +142,7 @@ def _finetuning(last: Mapping[Key, Line], precision: str) -> str:
     rounds = last["distilbert", "sst2", precision, "ours"]["rounds"]
     shown += [
         "",
-        f"Examples a second while training, batch 32 (SQuAD: 8 windows). {_machine(facts[-1])}, transformers "
+        f"Examples a second while training, batch 32 (SQuAD: 8 windows). {_products(facts[-1])}, transformers "
         f"{facts[-1]['environment']['transformers']}; medians of {rounds} round{'s' * (rounds > 1)} in turns; the same "
         "dropout in all but the row that says so.",
     ]

@@ -153,6 +153,7 @@ def test_a_hash_is_remembered_in_memory_and_in_files(monkeypatch: pytest.MonkeyP
     assert hashes_of([("a\ud800",)]).dtype == np.uint64
 
 
+@pytest.mark.long
 def test_what_is_in_memory_of_further_texts_is_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few megabytes whatever there are; as tuples in lists and sets it was 360 bytes for each that was read."""
     count = 20_000
@@ -250,6 +251,7 @@ def proposed_at_once(texts: list[str], *_: Any, **__: Any) -> Proposals:
     return Proposals(words, np.tile(np.arange(9), (len(begin), 1)), WORDS, lower_cased=True)
 
 
+@pytest.mark.long
 def test_what_is_in_memory_of_copies_is_that_of_a_part(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

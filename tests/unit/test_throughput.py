@@ -34,6 +34,7 @@ def in_this_process(
     threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", [script.__file__, *map(str, arguments)])
     monkeypatch.setattr(distill_throughput, "SHAPE_SECONDS", 0.0)
+    monkeypatch.setattr(distill_throughput, "SHAPES", ((64, 64, 64),))
     monkeypatch.setattr(script, "PRELOADED", PRELOADED)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     try:
