@@ -329,11 +329,13 @@ class _Child:
         slow_exit: seconds that each takes to end when it is interrupted.
         dawdle: seed of short pauses at operations, by which processes get in each other's way.
         ignore_late: ignore the signals that come when the command is over.
+        constants: other values of some, by MODULE:NAME.
     """
 
     def __init__(
         self, board: Board, *, die_at: int = 0, die_after: bool = False, phase: tuple[str, ...] = (), hold: float = 0.0,
         slow_exit: float = 0.0, dawdle: int = 0, ignore_late: bool = False,
+        constants: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         from tinydistilbert import signals
         from tinydistilbert.storage import disk
@@ -342,6 +344,9 @@ class _Child:
         self.board, self.die_at, self.die_after, self.hold, self.slow_exit = board, die_at, die_after, hold, slow_exit
         self.dawdle = random.Random(dawdle) if dawdle else None
         disk.hook = self.watch
+        for name, value in (constants or {}).items():
+            module, _, last = name.partition(":")
+            setattr(importlib.import_module(module), last, value)
         self.wrap(checkpoint, "save", self.saving)
         for name in phase:
             module, _, path = name.partition(":")

@@ -23,6 +23,8 @@ NEAR = 1e-5
 """Of weights, as a relative norm."""
 PARTS = [3, 5, 4, 2]
 UPDATE = "tinydistilbert.training.loop:_Loop.update"
+SOON = {"tinydistilbert.training.ranks:PART_SECONDS": 1.0}
+"""With two processes, of which one was killed, nobody is left that rank 0 could wait for."""
 
 
 def free_port() -> int:
@@ -229,7 +231,7 @@ def test_a_student_learns_the_same_from_a_teacher_in_shards(bench: Bench, tmp_pa
 def test_the_death_of_one_process_is_noticed_in_a_pass_of_a_teacher_in_shards(bench: Bench, tmp_path: Path) -> None:
     arguments = ("distill", bench.inputs.recipe("tiny"), "--output", tmp_path / "run", *ACCUMULATED, IN_SHARDS)
     in_loss = "tinydistilbert.distillation.objective:PretrainingLoss.loss"
-    children = bench.command(2, *arguments, phase=(in_loss,), hold=0.1)
+    children = bench.command(2, *arguments, phase=(in_loss,), hold=0.1, constants=SOON)
     assert children[1].wait_until(lambda board: board["phase"] == 1)
     os.kill(children[1].pid, signal.SIGKILL)
     begun = time.monotonic()
@@ -263,7 +265,7 @@ def test_a_fine_tuning_that_fails_is_reported_once(bench: Bench, tmp_path: Path)
 def test_the_death_of_one_process_ends_all_and_the_run_goes_on(bench: Bench, run_alone: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     arguments = ("adapt", bench.inputs.recipe("tiny"), "--output", output, *ACCUMULATED)
-    children = bench.command(2, *arguments, phase=(UPDATE,), hold=0.1)
+    children = bench.command(2, *arguments, phase=(UPDATE,), hold=0.1, constants=SOON)
     assert children[1].wait_until(lambda board: board["phase"] == 2)
     os.kill(children[1].pid, signal.SIGKILL)
     begun = time.monotonic()

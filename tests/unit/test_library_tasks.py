@@ -1,5 +1,6 @@
 """Tasks from Python's library: the same every time, balanced, with real labels and splits that share nothing."""
 
+import ast
 import functools
 import re
 from collections import Counter
@@ -177,7 +178,7 @@ class Archive:
 def listed(names: list[str]) -> None:
     """Print all names of a list e.g. for debugging."""
 '''
-    found = list(python_docs.functions_of("module archive.py", source))
+    found = list(python_docs.functions_of("module archive.py", ast.parse(source)))
     assert [(one.name, one.parameters, one.summary) for one in found] == [
         ("Archive.open", ("path", "mode"), "Open the archive at path for reading."),
         ("listed", ("names",), "Print all names of a list e.g. for debugging."),

@@ -129,10 +129,9 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
             block = []
 
 
-def _module_text(path: Path) -> str:
+def _module_text(source: str, tree: ast.Module) -> str:
     """Docstrings and comments of a source file, in the order of the file."""
-    source = path.read_text(encoding="utf-8", errors="replace")
-    parts = sorted([*_docstrings(ast.parse(source)), *_comments(source)])
+    parts = sorted([*_docstrings(tree), *_comments(source)])
     return "\n\n".join(text for _, text in parts)
 
 
@@ -142,13 +141,6 @@ def _modules(library: Path) -> Iterator[tuple[str, Path]]:
         relative = path.relative_to(library)
         if SKIPPED_FOLDERS.isdisjoint(relative.parts) and not relative.parts[0].startswith("config-"):
             yield f"module {relative.as_posix()}", path
-
-
-def _pages(library: Path) -> Iterator[Document]:
-    for name, text in sorted(manual.topics.items()):
-        yield f"topic {name}", text
-    for name, path in _modules(library):
-        yield name, _module_text(path)
 
 
 def clean(pages: Iterable[Document]) -> Iterator[Document]:
@@ -161,7 +153,7 @@ def clean(pages: Iterable[Document]) -> Iterator[Document]:
             yield name, "\n".join(new)
 
 
-def functions_of(module: str, source: str) -> Iterator[Function]:
+def functions_of(module: str, tree: ast.Module) -> Iterator[Function]:
     """The public functions of a source file whose docstring begins with a sentence of prose, in the file's order."""
 
     def found_in(body: list[ast.stmt], prefix: str) -> Iterator[Function]:
@@ -177,20 +169,28 @@ def functions_of(module: str, source: str) -> Iterator[Function]:
             if first and is_prose(first[0], MIN_SUMMARY_WORDS):
                 yield Function(module, prefix + node.name, parameters, first[0])
 
-    yield from found_in(ast.parse(source).body, "")
+    yield from found_in(tree.body, "")
 
 
 @functools.cache
+def _library() -> tuple[tuple[Document, ...], tuple[Function, ...]]:
+    """Documents and functions: parsing the library is most of the work for either."""
+    pages = [(f"topic {name}", text) for name, text in sorted(manual.topics.items())]
+    found: dict[str, Function] = {}
+    for name, path in _modules(Path(sysconfig.get_path("stdlib"))):
+        source = path.read_text(encoding="utf-8", errors="replace")
+        tree = ast.parse(source)
+        pages.append((name, _module_text(source, tree)))
+        for function in functions_of(name, tree):
+            found.setdefault(function.summary, function)
+    return tuple(clean(pages)), tuple(found.values())
+
+
 def documents() -> tuple[Document, ...]:
     """All documents of the running interpreter's library, in a fixed order; the first call takes some seconds."""
-    return tuple(clean(_pages(Path(sysconfig.get_path("stdlib")))))
+    return _library()[0]
 
 
-@functools.cache
 def functions() -> tuple[Function, ...]:
     """All documented functions of the library, in a fixed order; of several with the same summary the first."""
-    found: dict[str, Function] = {}
-    for module, path in _modules(Path(sysconfig.get_path("stdlib"))):
-        for function in functions_of(module, path.read_text(encoding="utf-8", errors="replace")):
-            found.setdefault(function.summary, function)
-    return tuple(found.values())
+    return _library()[1]
