@@ -31,13 +31,13 @@ FINETUNE_MODELS = {"offline-student": "3 layers × 384", "distilbert": "DistilBE
 FINETUNE_TASKS = {"sst2": "SST-2", "cola": "CoLA", "squad": "SQuAD"}
 PRECISIONS = {"fp32": "fp32", "fp32-onednn": "fp32 by oneDNN", "bf16": "bf16"}
 UNITS = ("amx_bf16", "avx512_bf16")
-"""Instructions for products in bf16, the fastest first: a machine is named by its processor and the first that it has."""
+"""Instructions for products in bf16, the fastest first; a machine is named by its processor and the first it has."""
 Line = dict[str, Any]
 Key = tuple[str, ...]
 
 
 def last_lines(path: Path, *keys: str) -> dict[str, dict[Key, Line]]:
-    """By machine, the last line of each combination of `keys`, precision and way (`ratios`: how many times as fast ours is).
+    """By machine, the last line of each combination of `keys`, precision and way (`ratios`: how much faster ours is).
 
     A ratio that a call could not tell, for one of its ways was left out, is that of the call before. Lines of
     `--quick` do not count, nor do those from before there was a choice of precision.
@@ -73,7 +73,12 @@ def _precisions(last: Mapping[Key, Line]) -> list[str]:
 def _distillation(last: Mapping[Key, Line], precision: str) -> str:
     head = "".join(f" {title}, tokens/s | peak MiB |" for title in PAIRS.values())
     facts = {pair: last[pair, precision, "ratios"] for pair in PAIRS}
-    shown = [f"**{_machine(facts['offline'])}, in {PRECISIONS[precision]}.**", "", f"| way | KL |{head}", "| :-- | :-- |" + " --: | --: |" * len(PAIRS)]
+    shown = [
+        f"**{_machine(facts['offline'])}, in {PRECISIONS[precision]}.**",
+        "",
+        f"| way | KL |{head}",
+        "| :-- | :-- |" + " --: | --: |" * len(PAIRS),
+    ]
     for way, (who, where) in WAYS.items():
         cells = [last[pair, precision, way] for pair in PAIRS]
         shown.append(
@@ -128,7 +133,12 @@ def _finetuning(last: Mapping[Key, Line], precision: str) -> str:
     columns = [(model, task) for model in FINETUNE_MODELS for task in FINETUNE_TASKS]
     head = [f"{FINETUNE_MODELS[model]}, {FINETUNE_TASKS[task]}" for model, task in columns]
     facts = [last[*column, precision, "ratios"] for column in columns]
-    shown = [f"**{_machine(facts[0])}, in {PRECISIONS[precision]}.**", "", "| way | " + " | ".join(head) + " |", "| :-- |" + " --: |" * len(head)]
+    shown = [
+        f"**{_machine(facts[0])}, in {PRECISIONS[precision]}.**",
+        "",
+        "| way | " + " | ".join(head) + " |",
+        "| :-- |" + " --: |" * len(head),
+    ]
 
     def row(title: str, cells: Sequence[str]) -> None:
         shown.append(f"| {title} | " + " | ".join(cells) + " |")

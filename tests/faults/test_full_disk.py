@@ -387,4 +387,3 @@ def fill_up(folder: Path, disk_at: Path, count: int) -> list[dict[str, Any]]:
         )  # fmt: skip
         shutil.rmtree(output)
     return found
-
