@@ -122,6 +122,7 @@ def test_task_models_side_by_side_are_those_of_one_process(recipe_file: Path, tm
     assert code == 0 and "at a time" not in printed, "nothing is left to do, and no process is started"
 
 
+@forked_parts
 def test_seeds_side_by_side_from_python_are_those_of_one_process(teacher: Path, tmp_path: Path) -> None:
     rows = [{"text": f"{'good' if n % 2 else 'bad'} film {n}", "label": n % 2} for n in range(40)]
     settings = {"finetune.epochs": 1, "finetune.min_steps": 0, "finetune.baselines": False, "finetune.keep": "all"}
