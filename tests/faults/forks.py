@@ -476,7 +476,8 @@ def _run_once(folder: Path) -> None:
     inputs, cache = tiny_runs.Inputs(folder, tiny.tokenizer()), os.environ["TINYDISTILBERT_CACHE"]
     os.environ["TINYDISTILBERT_CACHE"] = str(folder / "cache")
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        main(["evaluate", str(inputs.recipe("first")), "--output", str(folder / "run")])
+        recipe = inputs.recipe("first", more=tiny_runs.MEASURE)
+        main(["replicate", str(recipe), "--output", str(folder / "run")])
     os.environ["TINYDISTILBERT_CACHE"] = cache
     shutil.rmtree(folder)
 

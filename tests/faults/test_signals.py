@@ -17,20 +17,6 @@ from tests.faults import tiny_runs
 
 GOAL = "SIGTERM or SIGINT at a random moment: out in good order, resumed the same"
 STOPPED = "; the same command goes on from"
-MEASURE = """
-            keep = "all"
-            [benchmark]
-            models = ["student"]
-            examples = 4
-            padded_examples = 4
-            rounds = 1
-            memory = false
-            [compress]
-            tasks = ["acceptability"]
-            keep = []
-            held_out = 4
-            timed_examples = 4
-"""
 TASK = "tasks/acceptability"
 LONG = 300.0
 """Seconds that nobody waits for."""
@@ -83,7 +69,7 @@ class Bench:
 def bench(forks: Any, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("signals")
     # A training that has no checkpoint but the one that it saves when it is stopped.
-    recipe = tiny_runs.Inputs(folder / "inputs", tokenizer).recipe("tiny", minutes=60.0, more=MEASURE)
+    recipe = tiny_runs.Inputs(folder / "inputs", tokenizer).recipe("tiny", minutes=60.0, more=tiny_runs.MEASURE)
     whole, cache = folder / "whole", folder / "cache"
     child = forks.start("main", {"arguments": ["replicate", str(recipe), "--output", str(whole)]}, cache=cache)
     assert child.wait() == 0, child.err()

@@ -20,6 +20,20 @@ WHO = ("The student", "A teacher", "The old engineer", "Some cats", "Many people
 DID = ("walked to", "came to see", "answered", "opened", "learned from", "built", "liked")
 WHAT = ("the old house", "a large tower", "the river Seine", "the open door", "a small model", "a book")
 WHEN = ("near the lake", "in 1889", "in Paris", "quickly", "with the teacher", "before the fair")
+MEASURE = """
+            keep = "all"
+            [benchmark]
+            models = ["student"]
+            examples = 4
+            padded_examples = 4
+            rounds = 1
+            memory = false
+            [compress]
+            tasks = ["acceptability"]
+            keep = []
+            held_out = 4
+            timed_examples = 4
+"""
 CLOCKS = ("milliseconds", "teacher_milliseconds", "seconds_per_pass", "bytes")
 """Metrics of the clock, and of files that have a clock in them."""
 
