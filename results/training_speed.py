@@ -130,7 +130,8 @@ def finetuning_section() -> str:
 
 
 def _finetuning(last: Mapping[Key, Line], precision: str) -> str:
-    columns = [(model, task) for model in FINETUNE_MODELS for task in FINETUNE_TASKS]
+    every = [(model, task) for model in FINETUNE_MODELS for task in FINETUNE_TASKS]
+    columns = [column for column in every if (*column, precision, "ours") in last]
     head = [f"{FINETUNE_MODELS[model]}, {FINETUNE_TASKS[task]}" for model, task in columns]
     facts = [last[*column, precision, "ratios"] for column in columns]
     shown = [
@@ -149,7 +150,7 @@ def _finetuning(last: Mapping[Key, Line], precision: str) -> str:
         row(f"**ours against** {way}", [f"{one[way]:.2f} ×" for one in facts])
     if precision != "fp32":
         row("**ours against** itself in fp32", [f"{one['ours_over_fp32']:.2f} ×" for one in facts])
-    rounds = last["distilbert", "sst2", precision, "ours"]["rounds"]
+    rounds = last[*columns[-1], precision, "ours"]["rounds"]
     shown += [
         "",
         f"Examples a second while training, batch 32 (SQuAD: 8 windows). {_products(facts[-1])}, transformers "
