@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,6 +15,9 @@ import tinydistilbert as td
 from tests.faults.forks import Child, Forks
 from tinydistilbert import results
 from tinydistilbert.errors import UserError
+from tinydistilbert.pipeline.parts import make_part
+from tinydistilbert.pipeline.run import run_context
+from tinydistilbert.recipe import toml
 from tinydistilbert.results import Measurement
 from tinydistilbert.storage import disk
 from tinydistilbert.workers import process
@@ -120,6 +124,52 @@ def test_task_models_side_by_side_are_those_of_one_process(recipe_file: Path, tm
 
     code, printed, _ = call("evaluate", recipe_file, "--output", together, *keep, "--jobs", "2")
     assert code == 0 and "at a time" not in printed, "nothing is left to do, and no process is started"
+
+
+@forked_parts
+def test_views_of_the_cache_side_by_side_are_those_of_one_process(
+    recipe_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    students = []
+    cached = ("--distill.cache.kind", "hidden", "--distill.cache.views", "3", "--threads", "1")
+    for name, jobs in (("alone", ()), ("together", ("--jobs", "2"))):
+        monkeypatch.setenv("TINYDISTILBERT_CACHE", str(tmp_path / f"cache of {name}"))
+        code, printed, error = call("distill", recipe_file, "--output", tmp_path / name, *cached, *jobs)
+        assert code == 0, error
+        assert printed.count("3 to be made") == (not jobs) and ("2 at a time" in printed) == bool(jobs)
+        students.append((tmp_path / name / "student" / "model.safetensors").read_bytes())
+        views = sorted((tmp_path / f"cache of {name}").glob("teacher-*/view-*"))
+        assert [view.name for view in views] == ["view-0", "view-1", "view-2"]
+    assert "teacher cache, view 3 of 3: " in printed and "none to be made" in printed
+    assert students[0] == students[1]
+    assert not [*tmp_path.rglob("*.lock")] and not (tmp_path / "together" / "jobs").exists()
+
+    run = run_context(toml.read(tmp_path / "together" / "recipe.toml"), tmp_path / "together", until="distill", log=str)
+    for wrong in ("teacher-cache/view-3", "teacher-cache/view-x"):
+        with pytest.raises(UserError, match="--part: expected a view of the teacher's cache"):
+            make_part(run, wrong)
+
+
+@forked_parts
+def test_views_that_others_did_not_make_are_made_by_the_run(
+    recipe_file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "a disk of their own"
+    begin = process.begin
+
+    def begin_elsewhere(arguments: Sequence[str], log: Path, **more: Any) -> ForkedPart:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TINYDISTILBERT_CACHE", str(elsewhere))
+            part: ForkedPart = begin(arguments, log, **more)
+            return part
+
+    monkeypatch.setattr(process, "begin", begin_elsewhere)
+    monkeypatch.setenv("TINYDISTILBERT_CACHE", str(tmp_path / "cache"))
+    cached = ("--distill.cache.kind", "hidden", "--distill.cache.views", "2", "--threads", "1", "--jobs", "2")
+    code, printed, error = call("distill", recipe_file, "--output", tmp_path / "run", *cached)
+    assert code == 0, error
+    assert "2 views not there afterwards" in printed and "TINYDISTILBERT_CACHE has to be on storage" in printed
+    assert len([*(tmp_path / "cache").glob("teacher-*/view-*")]) == len([*elsewhere.glob("teacher-*/view-*")]) == 2
 
 
 @forked_parts

@@ -114,8 +114,9 @@ def replicate(
         settings: keys of the recipe with other values: `{"distill.max_steps": 100}`.
         until: the last stage: `prepare`, `adapt`, `distill`, `finetune`, `evaluate`, `compress`, `benchmark`, `report`.
         threads: of matrix products; None = the cores that this process may use, or a job's share of them.
-        jobs: task models that are fine-tuned and scored at a time, each by a process of its own (`"ray"`: by Ray), and
-            processes that tokenise the corpus, into the same blocks; None = one after the other, in this process.
+        jobs: task models that are fine-tuned and scored at a time, each by a process of its own (`"ray"`: by Ray),
+            before them views of the teacher's cache, and processes that tokenise the corpus, into the same blocks; None
+            = one after the other, in this process.
         quiet: no lines about progress.
         on_log: called with a dictionary for each step, each validation and each line about the work; of the jobs, with
             their lines.

@@ -74,7 +74,7 @@ def _json(group: Any, text: str) -> None:
 
 _TASK_MODELS = "so many task models are fine-tuned and scored"
 JOBS = dict.fromkeys(("finetune", "evaluate", "compress", "benchmark", "report", "replicate"), _TASK_MODELS) | {
-    "ablate": "so many rows", "sweep": "so many trials",
+    "distill": "so many views of the teacher's cache are made", "ablate": "so many rows", "sweep": "so many trials",
 }  # fmt: skip
 """Commands that are many jobs, and what is one."""
 

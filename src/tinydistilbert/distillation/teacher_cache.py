@@ -132,14 +132,32 @@ def make_cache(
     total_bytes = check_room(settings, batches, teacher, folder, views=len(missing))
     size = f"{settings.views} views of {len(batches.blocks.train):,} blocks, {total_bytes / 1e9:,.2f} GB, in {cache}"
     log(f"teacher cache: {size}; {len(missing) or 'none'} to be made")
-    lock = cache.with_name(f".{cache.name}{atomic.LOCK}")
-    if missing:
-        with locks.alone(lock, where=f"the cache {cache}", wait=True):
-            for number in _missing(cache, settings.views):  # another process may have made some of them meanwhile
-                _make_view(cache, number, settings, batches, teacher, facts, compute.device)
-    else:
-        locks.tidy(lock)
+    for number in range(settings.views):
+        _make_alone(cache, number, settings, batches, teacher, facts, compute.device)
     return CachedBatches(batches, tuple(_open_view(cache, number, facts) for number in range(settings.views)))
+
+
+def make_view(
+    settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, folder: Path, compute: Compute,
+    number: int,
+) -> None:  # fmt: skip
+    """Make one view of the cache, as `make_cache` would, unless it is finished; several processes make several."""
+    facts = _facts(settings, batches, teacher, compute.chosen)
+    _make_alone(_cache_folder(folder, facts), number, settings, batches, teacher, facts, compute.device)
+
+
+def _make_alone(
+    cache: Path, number: int, settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel,
+    facts: dict[str, Any], device: torch.device,
+) -> None:  # fmt: skip
+    """Make a view that is not finished while no other process does."""
+    lock = cache.with_name(f".{cache.name}-{number}{atomic.LOCK}")
+    if atomic.is_finished(_view_folder(cache, number)):
+        locks.tidy(lock)
+        return
+    with locks.alone(lock, where=f"view {number + 1} of the cache {cache}", wait=True):
+        if not atomic.is_finished(_view_folder(cache, number)):  # as another process may have left it meanwhile
+            _make_view(cache, number, settings, batches, teacher, facts, device)
 
 
 def check_room(
@@ -162,10 +180,10 @@ def check_room(
 
 def views_to_make(
     settings: schema.TeacherCache, batches: MaskedBatches, teacher: PreTrainedModel, folder: Path, compute: Compute
-) -> int:
-    """How many views `make_cache` would have to make for this teacher."""
+) -> list[int]:
+    """The numbers of the views that `make_cache` would have to make for this teacher."""
     cache = _cache_folder(folder, _facts(settings, batches, teacher, compute.chosen))
-    return len(_missing(cache, settings.views))
+    return _missing(cache, settings.views)
 
 
 def _cache_folder(folder: Path, facts: dict[str, Any]) -> Path:

@@ -17,6 +17,7 @@ from tinydistilbert.pipeline.folders import write_results
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.pipeline.stages import evaluate_model
 from tinydistilbert.pipeline.task_models import finetune_model, job_before, soft_targets_of
+from tinydistilbert.pipeline.view_parts import is_view, make_named_view
 from tinydistilbert.run_folder import row_folder
 from tinydistilbert.storage import atomic, locks
 from tinydistilbert.training.device import device_errors
@@ -136,6 +137,10 @@ def make_part(run: RunContext, name: str) -> None:
     Raises:
         UserError: there is no such part or no such run.
     """
+    if is_view(name):
+        with device_errors(run.device):
+            make_named_view(run, name)
+        return
     part = task_parts(run).get(name)
     if part is None or not run.is_begun():
         found, fix = repr(name), "leave --part out: --jobs gives it to the processes that it starts"

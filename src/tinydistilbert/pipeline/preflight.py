@@ -72,7 +72,7 @@ def check_text(run: RunContext) -> None:
     if recipe.adapt.tokens:  # another teacher, of which nothing is cached
         views = settings.views
     else:
-        views = views_to_make(settings, batches, teacher, cache.folder(), setup.compute)
+        views = len(views_to_make(settings, batches, teacher, cache.folder(), setup.compute))
     check_room(settings, batches, teacher, cache.folder(), views=views)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tinydistilbert import notices, run_record
 from tinydistilbert.errors import MissedTarget, UserError
 from tinydistilbert.models import folder_pins, hub
-from tinydistilbert.pipeline import folders, keep, parts, preflight, stages, task_models
+from tinydistilbert.pipeline import folders, keep, parts, preflight, stages, task_models, view_parts
 from tinydistilbert.pipeline.context import RunContext, Sources
 from tinydistilbert.progress import size_in_words
 from tinydistilbert.recipe.schema import Recipe
@@ -166,6 +166,8 @@ def _lead(run: RunContext) -> None:
                 if stage.name == "report":
                     keep.release_models(run)
                 run.ranks.publish(stage.name)
+                if stage.name == "distill" and run.workers:
+                    view_parts.make_views(run)
                 if stage.name == "finetune":
                     run_record.keep_lost(run.folder, {})
                     if run.workers:
