@@ -1,4 +1,4 @@
-"""What size costs: tables of corpus, processes, rows, texts and ranks, in processor seconds and private memory.
+"""What size costs: tables of corpus, rows, texts, studies and ranks, in processor seconds and private memory.
 
 Processor seconds are those of a process and all that it started, which hardly depend on what else runs on the machine;
 seconds on the clock stand beside them. Memory is what belongs to these processes alone, all together, at its highest.
@@ -23,6 +23,7 @@ from typing import Any, Self
 import common
 import psutil
 import rank_scaling
+import study_scaling
 import text_scaling
 from corpus_scaling import write_corpus
 
@@ -194,6 +195,9 @@ def parse() -> argparse.Namespace:
         "--unlabelled", type=int, nargs="*", default=list(UNLABELLED), help="texts in each of two files"
     )
     parser.add_argument("--copied", type=int, nargs="*", default=list(COPIED), help="examples of which copies are made")
+    parser.add_argument(
+        "--studies", type=int, nargs="*", default=list(JOBS), help="trainings at a time, of a study of several"
+    )
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2], help="processes that share a training")
     parser.add_argument("--batch-size", type=int, default=16, help="blocks in a micro-batch of such a training")
     parser.add_argument("--model", default="offline", help="that is fine-tuned on them")
@@ -245,6 +249,10 @@ def main() -> None:
         for what, texts in of_texts.items():
             facts = {"benchmark": "scaling", "table": "texts", "what": what}
             common.append(chosen.output, [facts | asdict(texts)])
+        of_studies = study_scaling.measure_studies(Path(temporary), plain, chosen.model, chosen.studies)
+        for way, study in of_studies.items():
+            facts = {"benchmark": "scaling", "table": "studies", "way": way, "trainings": study_scaling.TRAININGS}
+            common.append(chosen.output, [facts | asdict(study)])
         of_ranks: list[list[str]] = []
         if chosen.ranks:
             text, scratch = Path(temporary) / "text-of-ranks", Path(temporary) / "of-ranks"
@@ -263,6 +271,8 @@ def main() -> None:
         print(table(("rows", "to", "processor seconds", "seconds", "peak MiB"), of_rows) + "\n")
     if of_texts:
         print(table(text_scaling.HEAD, [text_scaling.cells(*row) for row in of_texts.items()]) + "\n")
+    if of_studies:
+        print(table(study_scaling.HEAD, [study_scaling.cells(*row) for row in of_studies.items()]) + "\n")
     if of_ranks:
         print(table(("precision", "processes", *rank_scaling.HEAD), of_ranks))
 

@@ -1,7 +1,7 @@
 """Sections of docs/explanation/scale.md: what a corpus of any size would take, by rates that were measured."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,23 @@ def _ranks(rows: list[dict[str, Any]]) -> list[str]:
     return [about, "", *_table(head, map(cells, rows))]
 
 
+def _studies(rows: Sequence[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    machine, trainings = rows[-1]["environment"], rows[-1]["trainings"]
+    about = (
+        f"A study of {trainings} fine-tunings (the teacher of six layers, 1,000 short rows each), on {machine['cores']}"
+        f" cores of an {machine['cpu']} that did nothing else."
+    )
+    head = ("by", "seconds", "processor seconds", "trainings an hour")
+    shown = [
+        [f"`{way}`" if (way := row["way"]).startswith("--") else way, f"{row['seconds']:.0f}",
+         f"{row['processor_seconds']:.0f}", f"{trainings * 3600 / row['seconds']:.0f}"]
+        for row in rows
+    ]  # fmt: skip
+    return [about, "", *_table(head, shown), ""]
+
+
 def measured_section() -> str:
     """The tables of benchmarks/scaling.py."""
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -154,7 +171,7 @@ def measured_section() -> str:
         to = {"dry run": "the end of a dry run", "first step": "the first step"}[row["to"]]
         return [f"{row['rows']:,}", to, f"{row['processor_seconds']:.1f}", f"{row['peak_mib']:,.0f}"]
 
-    dates = sorted({row["date"][:10] for row in last.values()})
+    dates = sorted({row["date"][:10] for row in of_text})
     return "\n".join(
         [
             f"`benchmarks/scaling.py`, {dates[-1]}, {of_text[0]['environment']['cpu']}. Memory is private to the "
@@ -170,6 +187,7 @@ def measured_section() -> str:
             "",
             *_table(of_csv, map(start, of_rows)),
             "",
+            *_studies([row for row in last.values() if row["table"] == "studies"]),
             *_ranks([row for row in last.values() if row["table"] == "ranks"]),
             "",
         ]

@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic, and that the ways which are compared minimise the same."""
 
+import itertools
 import mmap
 import multiprocessing
 import time
@@ -18,6 +19,7 @@ import rank_scaling
 import reference_ways
 import shrink_kinds
 import step_memory
+import study_scaling
 import throughput_ways
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,7 @@ from transformers import BertForMaskedLM
 
 from tests import tiny
 from tinydistilbert.benchmark import turns
+from tinydistilbert.cli.request import request
 from tinydistilbert.losses import terms as losses
 from tinydistilbert.models import narrow
 from tinydistilbert.models.narrow import Widths
@@ -378,3 +381,39 @@ def test_the_sum_over_processes_is_a_share_of_their_step() -> None:
     assert rank_scaling.cells(cost, 2) == ["256", "6.00", "5.0%", "5.0%", "70.0", "47.0", "70.1"]
     assert rank_scaling.cells(cost, 1) == ["256", "6.00", "", "", "", "", ""]
     assert len(rank_scaling.HEAD) == 7
+
+
+def test_a_study_is_timed_by_jobs_and_by_commands_begun_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+    codes = itertools.repeat(0)
+
+    class Begun:
+        def __init__(self, command: list[str], *, env: dict[str, str], stdout: int) -> None:
+            assert "OMP_NUM_THREADS" not in env
+            begun.append(command)
+
+        def wait(self) -> int:
+            return next(codes)
+
+    monkeypatch.setattr(study_scaling.subprocess, "Popen", Begun)
+    found = study_scaling.measure_studies(tmp_path, ["one", "two", "three"] * 30, "offline", [1, 2])
+    assert list(found) == ["--jobs 1", "--jobs 2", "2 commands at once, each with all cores"]
+    asked = []
+    for command in begun:
+        whole = request(command[command.index("tinydistilbert") + 1 :])
+        assert whole.recipe.finetune.epochs == 1 and whole.output.parent == tmp_path
+        asked.append((whole.recipe.finetune.seeds, whole.jobs))
+    assert asked == [((0, 1, 2, 3), 1), ((0, 1, 2, 3), 2), ((0, 2), None), ((1, 3), None)]
+    assert study_scaling.cells("--jobs 2", study_scaling.StudyCost(60.0, 100.0)) == [
+        "4",
+        "--jobs 2",
+        "60",
+        "100",
+        "240",
+    ]
+    assert study_scaling.measure_studies(tmp_path, ["one"], "offline", []) == {}
+    codes = iter([0, 3])
+    with pytest.raises(SystemExit, match=r"failed: .*finetune"):
+        study_scaling.measure_studies(tmp_path, ["one"] * 50, "offline", [1, 2])

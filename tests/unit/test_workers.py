@@ -162,7 +162,7 @@ def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         (["finetune", "quickstart", "--jobs", "0"], "whole number >= 1, or ray"),
         (["ablate", "quickstart", "--jobs", "-1"], "--jobs"),
         (["sweep", "quickstart", "--space", "x.toml", "--jobs", "dask"], "whole number >= 1, or ray"),
-        (["distill", "quickstart", "--jobs", "2"], "--jobs"),
+        (["adapt", "quickstart", "--jobs", "2"], "--jobs"),
     ],
 )
 def test_wrong_flags_are_refused(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
