@@ -141,7 +141,7 @@ def _studies(rows: Sequence[dict[str, Any]]) -> list[str]:
     machine, trainings = rows[-1]["environment"], rows[-1]["trainings"]
     about = (
         f"A study of {trainings} fine-tunings (the teacher of six layers, 1,000 short rows each), on {machine['cores']}"
-        f" cores of an {machine['cpu']} that did nothing else."
+        f" cores of an {machine['cpu']} that did nothing else. A job starts anew, with all imports."
     )
     head = ("by", "seconds", "processor seconds", "trainings an hour")
     shown = [
