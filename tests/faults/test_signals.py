@@ -126,7 +126,7 @@ def test_a_stopped_command_goes_on_to_the_same_end(forks: Any, bench: Bench, tri
     child = forks.start("main", {"arguments": command}, cache=cache)
     assert child.wait() == 0, child.err()
     expected["tokenising"] = made(run, cache)
-    with trials(GOAL, quick=12, full=300) as all_of_them:
+    with trials(GOAL, quick=10, full=300) as all_of_them:
         for number, random in enumerate(all_of_them):
             name = list(PHASES)[number % len(PHASES)]
             phase = PHASES[name]
