@@ -17,7 +17,7 @@ from tinydistilbert.pipeline.folders import write_results
 from tinydistilbert.pipeline.jobs import Job
 from tinydistilbert.pipeline.stages import evaluate_model
 from tinydistilbert.pipeline.task_models import finetune_model, job_before, soft_targets_of
-from tinydistilbert.pipeline.view_parts import is_view, make_named_view
+from tinydistilbert.pipeline.view_parts import is_view, make_named_view, part_arguments
 from tinydistilbert.run_folder import row_folder
 from tinydistilbert.storage import atomic, locks
 from tinydistilbert.training.device import device_errors
@@ -122,13 +122,9 @@ def left_parts(run: RunContext, parts: dict[str, TaskPart]) -> dict[str, TaskPar
 
 
 def _arguments(run: RunContext, part: TaskPart) -> tuple[str, ...]:
-    """The command line that makes a part: the recipe as it was begun, and those of its keys that may differ."""
-    recipe, command = run.recipe, "evaluate" if "evaluate" in run.stages else "finetune"
-    data = ("--data", recipe.data) if recipe.data else ()
-    return (
-        command, str(run.folder.recipe), "--output", str(run.folder.path), "--device", recipe.device, *data,
-        "--finetune.keep", recipe.finetune.keep, "--part", part.name,
-    )  # fmt: skip
+    """The command line that makes a part."""
+    command = "evaluate" if "evaluate" in run.stages else "finetune"
+    return (*part_arguments(run, command, part.name), "--finetune.keep", run.recipe.finetune.keep)
 
 
 def make_part(run: RunContext, name: str) -> None:
@@ -137,20 +133,18 @@ def make_part(run: RunContext, name: str) -> None:
     Raises:
         UserError: there is no such part or no such run.
     """
-    if is_view(name):
-        with device_errors(run.device):
-            make_named_view(run, name)
-        return
-    part = task_parts(run).get(name)
-    if part is None or not run.is_begun():
+    part = None if is_view(name) else task_parts(run).get(name)
+    if not run.is_begun() or (part is None and not is_view(name)):
         found, fix = repr(name), "leave --part out: --jobs gives it to the processes that it starts"
         raise UserError("--part", expected="a part of a run that was begun", found=found, fix=fix)
     hub.pin_revisions(run_record.kept_revisions(run.folder))
     files = run_record.kept_model_files(run.folder)
-    lock = run.folder.path / "tasks" / f"{name}.lock"
-    # One of an earlier command may be about to stop.
-    alone = locks.alone(lock, where=part.title, wait=True)
-    with folder_pins.pinned(files), device_errors(run.device), run.rows_at_hand(), alone:
-        part.make()
+    with folder_pins.pinned(files), device_errors(run.device), run.rows_at_hand():
+        if part is None:
+            make_named_view(run, name)
+        else:
+            lock = run.folder.path / "tasks" / f"{name}.lock"
+            with locks.alone(lock, where=part.title, wait=True):  # one of an earlier command may be about to stop
+                part.make()
     with locks.alone(run.folder.notices.with_suffix(".lock"), where="the run's notices", wait=True):
         run_record.keep_notices(run.folder, notices.all_notices())

@@ -31,7 +31,10 @@ def make_views(run: RunContext) -> None:
     if len(missing) < 2:
         return
     check_room(settings, _batches(run), run.teacher.model, cache.folder(), views=len(missing))
-    parts = (Part(f"teacher cache, view {n + 1} of {settings.views}", _arguments(run, n)) for n in missing)
+    parts = (
+        Part(f"teacher cache, view {n + 1} of {settings.views}", part_arguments(run, "distill", f"{VIEW}{n}"))
+        for n in missing
+    )
 
     def ended(part: Part, why: str) -> None:
         if why:
@@ -44,6 +47,15 @@ def make_views(run: RunContext) -> None:
             f"teacher cache: {counted(len(left), 'view')} not there afterwards, and made by this process; where others "
             "run on other machines, TINYDISTILBERT_CACHE has to be on storage that all of them see"
         )
+
+
+def part_arguments(run: RunContext, command: str, name: str) -> tuple[str, ...]:
+    """The command line that makes a part: the recipe as it was begun, and those of its keys that may differ."""
+    data = ("--data", run.recipe.data) if run.recipe.data else ()
+    return (
+        command, str(run.folder.recipe), "--output", str(run.folder.path), "--device", run.recipe.device, *data,
+        "--part", name,
+    )  # fmt: skip
 
 
 def is_view(name: str) -> bool:
@@ -76,12 +88,3 @@ def _batches(run: RunContext) -> MaskedBatches:
 
 def _missing(run: RunContext) -> list[int]:
     return views_to_make(run.recipe.distill.cache, _batches(run), run.teacher.model, cache.folder(), run.compute)
-
-
-def _arguments(run: RunContext, number: int) -> tuple[str, ...]:
-    """The command line that makes a view: the recipe as it was begun, and those of its keys that may differ."""
-    data = ("--data", run.recipe.data) if run.recipe.data else ()
-    return (
-        "distill", str(run.folder.recipe), "--output", str(run.folder.path), "--device", run.recipe.device, *data,
-        "--part", f"{VIEW}{number}",
-    )  # fmt: skip
