@@ -86,6 +86,14 @@ def quick_processes(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> I
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def swept() -> Iterator[None]:
+    """What a file of tests leaves behind is thrown away once, and the rest of it is not looked through again."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def heard() -> Iterator[None]:
     """A test after which the package's warnings go unheard fails, and not those that come after it."""
