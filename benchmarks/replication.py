@@ -272,7 +272,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="RECIPE/TASK",
         help="only bring these students back, in half precision",
     )
-    parser.add_argument("--collect", action="store_true", help="only write results/replication from the run folders")
+    parser.add_argument(
+        "--collect", action="store_true", help="only write results/replication, of the run folders and of what it has"
+    )
     parser.add_argument("--toy", action="store_true", help="very little of everything, to try the script out")
     return parser.parse_args(arguments)
 
@@ -292,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.collect:
         import replication_results
 
-        replication_results.collect(setting)
+        replication_results.collect(setting, chosen.recipes, chosen.tasks)
         return
     if chosen.bring:
         bring(setting, chosen.bring, output)

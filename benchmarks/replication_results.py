@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import pyarrow.parquet as pq
 from replication_jobs import DISTILL, RECIPES, Setting
 
 from tinydistilbert import results
+from tinydistilbert.errors import UserError
 from tinydistilbert.evaluation import resampling
 from tinydistilbert.recipe.names import BASELINE_NAMES
-from tinydistilbert.report.predictions import Pairing, Predicted, majority_of, pair, read_predicted, scored_run
+from tinydistilbert.report.predictions import Pairing, Predicted, Side, majority_of, pair, read_predicted, scored_run
 from tinydistilbert.results import COMPARE, Measurement
 from tinydistilbert.run_folder import MEASUREMENTS, RunFolder
 from tinydistilbert.storage import atomic
@@ -24,20 +27,86 @@ Answers = dict[str, dict[str, Predicted]]
 """By task and row, what was predicted on the first scored split."""
 
 
-def collect(setting: Setting) -> None:
-    """Write results.jsonl and the predictions of every row that is scored with all its seeds; both are made anew."""
+def collect(setting: Setting, recipes: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> None:
+    """Write results.jsonl and the predictions: of rows that are scored with all their seeds; of others what is there.
+
+    Args:
+        setting: of the run folders.
+        recipes: only what was made by these is taken from the run folders; default: all.
+        tasks: only these, likewise.
+
+    Raises:
+        UserError: a row was scored on other examples than one that is there.
+    """
     rows = [row for row in setting.plan["rows"] if "recipe" in row]
-    tasks = [*setting.plan["small"], *setting.plan["large"]]
-    measured = [m for row in rows for m in _measured(setting, row, tasks)]
-    answers: Answers = {task: _answers(setting, rows, task) for task in tasks}
+    every = [*setting.plan["small"], *setting.plan["large"]]
+    there = _Published.read(RECIPES)
+    measured: list[Measurement] = []
+    answers: Answers = {task: {} for task in every}
+    taken = 0
+    for row in rows:
+        is_wanted = recipes is None or row["recipe"] in recipes
+        measured += (is_wanted and _pretraining(setting, row)) or there.measured(row["name"], PRETRAINING)
+        for task in every:
+            folders = _scored(setting, row, task) if is_wanted and (tasks is None or task in tasks) else []
+            if folders:
+                measured += _measured(row, folders)
+                answers[task][row["name"]] = _answers(setting, row, task)
+                taken += 1
+            elif (predicted := there.predicted(row["name"], task)) is not None:
+                measured += there.measured(row["name"], task)
+                answers[task][row["name"]] = predicted
+    for task, by_row in answers.items():
+        if len({predicted.fingerprint for predicted in by_row.values()}) > 1:
+            problem, fix = (
+                "rows were scored on different examples",
+                "collect those of one data set in a folder of its own",
+            )
+            raise UserError(f"{RECIPES}, {TASKS[task].title}", problem=problem, fix=fix)
     measured += _compared(answers, setting.plan["compared"]["pairs"])
-    results.write(RECIPES / "results.jsonl", measured)
     for task, by_row in answers.items():
         if by_row:
             _write_predictions(task, by_row)
+    results.write(RECIPES / "results.jsonl", measured)
+    kept = sum(map(len, answers.values())) - taken
     print(
-        f"{len(measured)} measurements of {sum(map(len, answers.values()))} rows on tasks: {RECIPES / 'results.jsonl'}"
+        f"{len(measured)} measurements in {RECIPES / 'results.jsonl'}: rows on a task, {taken} of the run, {kept} kept"
     )
+
+
+@dataclass(frozen=True)
+class _Published:
+    """What was collected before."""
+
+    folder: Path
+    measurements: Sequence[Measurement]
+
+    @classmethod
+    def read(cls, folder: Path) -> "_Published":
+        path = folder / "results.jsonl"
+        return cls(folder, results.read(path) if path.exists() else [])
+
+    def measured(self, row: str, task: str) -> list[Measurement]:
+        return [m for m in self.measurements if (m.model, m.task) == (row, task)]
+
+    def predicted(self, row: str, name: str) -> Predicted | None:
+        """What a row gave on the first scored split of a task; None where it was not scored."""
+        split, table = TASKS[name].evaluation[0], self._table(name)
+        columns = (
+            [] if table is None else [c for c in table.column_names if re.fullmatch(rf"{re.escape(row)}, seed \d+", c)]
+        )
+        if table is None or not columns:
+            return None
+        answers = {int(column.rpartition(" ")[2]): table[column].to_pylist() for column in columns}
+        gold = table["label"].to_pylist()
+        if TASKS[name].kind == "span":
+            gold = [json.loads(answer) for answer in gold]
+        fingerprint = next(m.data_fingerprint for m in self.measured(row, name) if m.split == split)
+        return Predicted(Side(self.folder, row), table["id"].to_pylist(), gold, answers, fingerprint)
+
+    def _table(self, name: str) -> pa.Table | None:
+        path = self.folder / "predictions" / f"{name}.parquet"
+        return pq.read_table(path) if path.exists() else None
 
 
 def _scored(setting: Setting, row: Mapping[str, str], task: str) -> list[Path]:
@@ -47,27 +116,28 @@ def _scored(setting: Setting, row: Mapping[str, str], task: str) -> list[Path]:
     return folders if len(folders) == wanted else []
 
 
-def _measured(setting: Setting, row: Mapping[str, str], tasks: Sequence[str]) -> Iterator[Measurement]:
-    """The measurements of a row under its name here; those of pretraining once."""
-    pretraining = RunFolder(setting.run / row["recipe"] / DISTILL).results
-    found = results.read(pretraining) if pretraining.exists() and row["name"] != "teacher" else []
-    found = [m for m in found if m.task == PRETRAINING]
-    for task in tasks:
-        found += [m for folder in _scored(setting, row, task) for m in results.read(folder / MEASUREMENTS)]
-    yield from (dataclasses.replace(m, model=row["name"]) for m in found if m.model == row["row"])
+def _pretraining(setting: Setting, row: Mapping[str, str]) -> list[Measurement]:
+    """The measurements of a row's pretraining distillation."""
+    path = RunFolder(setting.run / row["recipe"] / DISTILL).results
+    found = results.read(path) if path.exists() and row["name"] != "teacher" else []
+    return [_renamed(m, row) for m in found if m.task == PRETRAINING and m.model == row["row"]]
 
 
-def _answers(setting: Setting, rows: Sequence[Mapping[str, str]], name: str) -> dict[str, Predicted]:
-    """By row, what was predicted on the first scored split of a task."""
-    task, found = TASKS[name], dict[str, Predicted]()
-    for row in rows:
-        if not _scored(setting, row, name):
-            continue
-        run = scored_run(setting.run / row["recipe"] / name)
-        predicted = read_predicted(run, task, row["row"], task.evaluation[0])
-        side = dataclasses.replace(predicted.side, row=row["name"])
-        found[row["name"]] = dataclasses.replace(predicted, side=side)
-    return found
+def _measured(row: Mapping[str, str], folders: Sequence[Path]) -> Iterator[Measurement]:
+    """The measurements of a row on a task."""
+    found = (m for folder in folders for m in results.read(folder / MEASUREMENTS))
+    return (_renamed(m, row) for m in found if m.model == row["row"])
+
+
+def _renamed(measured: Measurement, row: Mapping[str, str]) -> Measurement:
+    return dataclasses.replace(measured, model=row["name"])
+
+
+def _answers(setting: Setting, row: Mapping[str, str], name: str) -> Predicted:
+    """What a row gave on the first scored split of a task."""
+    run = scored_run(setting.run / row["recipe"] / name)
+    predicted = read_predicted(run, TASKS[name], row["row"], TASKS[name].evaluation[0])
+    return dataclasses.replace(predicted, side=dataclasses.replace(predicted.side, row=row["name"]))
 
 
 def _compared(answers: Answers, pairs: Sequence[Sequence[str]]) -> list[Measurement]:

@@ -1,7 +1,9 @@
 """benchmarks/replication.py at toy size: jobs come to their end in the order of what they need, and are collected."""
 
+import dataclasses
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 from tests import tiny
 from tests.pipeline.test_gpu_day import made_up_data
 from tinydistilbert import results
+from tinydistilbert.errors import UserError
 from tinydistilbert.models.loading import save_model
 
 CHANGED = (
@@ -85,3 +88,14 @@ def test_the_replication_at_toy_size(
         )
     )
     assert right / len(predictions) == pytest.approx(score)
+
+    shutil.rmtree(run / "random")  # what is in no run folder any more stays as it was collected
+    capsys.readouterr()
+    replication_results.collect(setting, recipes=["task-student", "random"])
+    assert results.read(tmp_path / "collected" / "results.jsonl") == measured
+    assert pq.read_table(tmp_path / "collected" / "predictions" / "wnli.parquet") == predictions
+    assert "4 of the run, 2 kept" in capsys.readouterr().out
+    other = [dataclasses.replace(m, data_fingerprint="other") if m.model == "random" else m for m in measured]
+    results.write(tmp_path / "collected" / "results.jsonl", other)
+    with pytest.raises(UserError, match="different examples"):
+        replication_results.collect(setting, recipes=["task-student"])

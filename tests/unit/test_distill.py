@@ -67,6 +67,13 @@ def test_steps_of_a_recipe() -> None:
     assert distill.distill_steps(settings, notebook, 100) == 26  # 13 an epoch, the last of which has half of the blocks
 
 
+def test_a_limit_of_steps_beyond_the_epochs_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    settings = schema.Distill(epochs=2, max_steps=60, optimization=schema.Optimization(batch_size=4))
+    assert distill.distill_steps(settings, schema.Objective(), 200) == 60 and not caplog.messages
+    assert distill.distill_steps(settings, schema.Objective(), 100) == 50
+    assert [word in caplog.text for word in ("distill.max_steps", "60", "50", "distill.epochs")] == [True] * 4
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has these settings")
 def test_freed_memory_is_kept_where_glibc_can() -> None:
     libc = pytest.importorskip("ctypes").CDLL(None)

@@ -13,6 +13,7 @@ import replication
 from replication_jobs import ADAPTED, DISTILL, MORE_FILES, Job, Setting, planned, write_recipe
 
 from tinydistilbert.data.sources import open_source
+from tinydistilbert.distillation.distill import distill_steps
 from tinydistilbert.recipe import toml
 from tinydistilbert.recipe.task_sections import TaskDistillation, TaskDistillationSettings
 
@@ -115,6 +116,15 @@ def test_more_text_is_gathered_from_what_the_job_needs(setting: Setting) -> None
     assert sorted(source.train()) == ["A first text.", "gutenberg_books", "wikipedia_en"]
     assert list(source.validation()) == ["A held-out text."], "the validation split of (d)"
     assert "/" not in setting.recipe_of(Job("wikitext2", DISTILL)).corpus.source
+
+
+def test_more_text_is_read_for_as_many_steps(setting: Setting) -> None:
+    """By the blocks that `prepare` counted of both texts."""
+    steps = {
+        name: distill_steps(setting.recipes[name].distill, setting.recipes[name].objective, blocks)
+        for name, blocks in (("wikitext2", 16_965), ("wikitext2-more", 198_085))
+    }
+    assert steps["wikitext2-more"] == steps["wikitext2"] == 10_604
 
 
 def test_more_text_takes_as_many_steps(setting: Setting) -> None:

@@ -28,6 +28,7 @@ from tinydistilbert.models.matching import Matches, match_layers
 from tinydistilbert.models.pooling import write_pooling
 from tinydistilbert.models.student import cut_student
 from tinydistilbert.models.teacher import LoadedTeacher
+from tinydistilbert.notices import notice
 from tinydistilbert.progress import say
 from tinydistilbert.recipe import schema
 from tinydistilbert.recipe.types import seconds_of
@@ -41,13 +42,19 @@ PROBE_STEPS, PROBE_SHARE = 20, 0.05
 
 
 def distill_steps(settings: schema.Distill, objective: schema.Objective, train_blocks: int) -> int:
-    """Optimiser steps of the distillation without a time budget: as the epochs need, at most `max_steps`."""
+    """Optimiser steps of the distillation without a time budget: as the epochs need, at most `max_steps`.
+
+    Gives a notice where that limit is beyond the last epoch.
+    """
     optimization = settings.optimization
     blocks_per_step = optimization.batch_size * optimization.gradient_accumulation_steps
     if objective.reduction == "notebook":  # TinyDistilBERT's steps end with its epochs
         steps = math.ceil(settings.epochs * math.ceil(train_blocks / blocks_per_step))
     else:
         steps = math.ceil(settings.epochs * train_blocks / blocks_per_step)
+    if settings.max_steps > steps:
+        text = f"a limit of {settings.max_steps:,}, and distill.epochs {settings.epochs:g} end after {steps:,} steps"
+        notice("distill.max_steps", f"{text}; raise distill.epochs for more")
     return min(steps, settings.max_steps) if settings.max_steps else steps
 
 

@@ -176,7 +176,8 @@ class Distill:
     epochs: Epochs = 3.0
     """Passes over the training text; a fraction is allowed."""
     max_steps: NonNegativeInt = 0
-    """Stop after so many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need."""
+    """Stop after so many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need. A limit:
+    unlike transformers' `max_steps`, it adds no epochs."""
     time_budget: Duration = ""
     """`20m`, `1h30m`: as many steps as fit into it at the measured speed, in place of `epochs`; empty = no budget."""
     compile: bool = False
