@@ -40,21 +40,21 @@ def collect(setting: Setting, recipes: Sequence[str] | None = None, tasks: Seque
     """
     rows = [row for row in setting.plan["rows"] if "recipe" in row]
     every = [*setting.plan["small"], *setting.plan["large"]]
-    there = _Published.read(RECIPES)
+    published = _Published.read(RECIPES)
     measured: list[Measurement] = []
     answers: Answers = {task: {} for task in every}
     taken = 0
     for row in rows:
         is_wanted = recipes is None or row["recipe"] in recipes
-        measured += (is_wanted and _pretraining(setting, row)) or there.measured(row["name"], PRETRAINING)
+        measured += (is_wanted and _pretraining(setting, row)) or published.measured(row["name"], PRETRAINING)
         for task in every:
             folders = _scored(setting, row, task) if is_wanted and (tasks is None or task in tasks) else []
             if folders:
                 measured += _measured(row, folders)
                 answers[task][row["name"]] = _answers(setting, row, task)
                 taken += 1
-            elif (predicted := there.predicted(row["name"], task)) is not None:
-                measured += there.measured(row["name"], task)
+            elif (predicted := published.predicted(row["name"], task)) is not None:
+                measured += published.measured(row["name"], task)
                 answers[task][row["name"]] = predicted
     for task, by_row in answers.items():
         if len({predicted.fingerprint for predicted in by_row.values()}) > 1:
