@@ -181,8 +181,7 @@ class Distill:
     """Stop after this many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need. A limit:
     unlike transformers' `max_steps`, it adds no epochs."""
     time_budget: Duration = ""
-    """`20m`, `1h30m`: as many steps as fit into this time at the measured speed, instead of `epochs`; empty = no
-    budget."""
+    """`20m`, `1h30m`: as many steps as fit at the measured speed, instead of `epochs`; empty = no budget."""
     compile: bool = False
     """Compile teacher and student with torch.compile (a minute of warm-up; runs uncompiled if that fails)."""
     cache: TeacherCache = TeacherCache()
@@ -238,7 +237,7 @@ class Recipe:
     `fp32-onednn` (single precision by oneDNN) if that is faster, else fp32. A run keeps the precision it started
     with."""
     data: str | None = None
-    """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`; by default they are downloaded from the hub."""
+    """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`; by default they come from the hub."""
     checkpoint_minutes: PositiveFloat = 5.0
     """Minutes between checkpoints in every training stage."""
     teacher: Teacher = Teacher()

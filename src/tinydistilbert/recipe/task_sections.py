@@ -32,8 +32,7 @@ class CustomTask:
     """Examples to score, in the forms of `train` (default split of a hub data set: `validation`); or a share of
     `train`, such as `10%`, picked by a hash of the text. May be empty with finetune.score_on = "train"."""
     kind: Literal["classification", "regression", "span", "multi-label", "token-classification"] = "classification"
-    """`span`: answers in a context (SQuAD). `multi-label`: several labels per text. `token-classification`:
-    entities."""
+    """`span`: answers in a context (SQuAD). `multi-label`: several labels. `token-classification`: entities."""
     text: str = "text"
     """Column of the text; if `kind` is span, of the question, by default `question`."""
     text_pair: str = ""
@@ -41,7 +40,7 @@ class CustomTask:
     label: str | tuple[str, ...] = "label"
     """Column of the label; for multi-label, a column of lists or several columns of 0 and 1."""
     label_separator: Annotated[str, Field(min_length=1)] = "|"
-    """Separates the labels within a cell, for multi-label."""
+    """Separates several labels in a cell."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Longest input in tokens; by default 128, or 384 if `kind` is span."""
     answer_units: Literal["words", "characters"] = "words"
@@ -293,15 +292,15 @@ class Compress:
     """Train examples that pruned models are not trained on and that choose among the variants; at most a tenth of all;
     0 = a tenth."""
     max_loss: NonNegativeFloat = 1.0
-    """Points of the headline metric that may be lost on the held-out examples. If int8 loses more, some layers stay in
-    float; a variant that loses more is marked."""
+    """Points of the headline metric that may be lost on held-out examples. If int8 loses more, some layers stay in
+    float; variants that lose more are marked."""
     min_kept: Share = 0.0
     """Share of the teacher's score above the majority baseline that the chosen variant has to keep on the held-out
     examples, instead of `max_loss`; the teacher is the first of `teachers`, or the run's. 0 = no such limit."""
     target_latency: Milliseconds = ""
     """`5ms`: make smaller variants until the median latency of one input on one core is at most this."""
     target_size: Bytes = ""
-    """`20MB`: make smaller variants until the model file is at most this large."""
+    """`20MB`: make smaller variants until the model file is this small."""
     target_operations: Operations = ""
     """`100M`: make smaller variants until an input of mean length needs at most this many floating-point operations."""
     timed_examples: PositiveInt = 200
