@@ -278,20 +278,20 @@ def _check_finite(logits: Logits) -> None:
 def load(
     folder: str | Path, *, threads: int = 0, compiled: bool = False, null_threshold: float | None = None
 ) -> Predictor:
-    """A fine-tuned model, of torch or written by `export` or `compress`, ready to predict on the CPU.
+    """Load a fine-tuned torch model, or one written by `export` or `compress`, for predictions on the CPU.
 
-    An exported model needs neither torch nor transformers, and imports neither.
+    For an exported model, neither torch nor transformers is imported or needed.
 
     Args:
-        folder: of the model; its files are compared with the hashes in its manifest, if it has one.
-        threads: that one operation may use; 0 = as many as there are cores. With torch it holds for the entire process.
-        compiled: compile a torch model by torch.compile; the first prediction then takes about a minute.
-        null_threshold: of a span model, instead of the one in its folder: it says that there is no answer where that
-            scores by more than this above the best one. 0 for a model that was trained elsewhere on SQuAD 2.
+        folder: the model's folder; its files are checked against the hashes in its manifest, if it has one.
+        threads: threads per operation; 0 = the number of cores. With torch, this applies to the entire process.
+        compiled: compile a torch model with torch.compile; the first prediction then takes about a minute.
+        null_threshold: for a span model, replaces the threshold in its folder: the model gives no answer if “no answer”
+            scores higher than the best answer by more than this. 0 for a model trained elsewhere on SQuAD 2.
 
     Raises:
-        UserError: there is no model, it is incomplete or differs from its manifest, it has no head of a task, or what
-            runs it is not installed; a null threshold for another kind of model.
+        UserError: there is no model, it is incomplete or differs from its manifest, it has no task head, or the library
+            that runs it is not installed; or a null threshold is given for another kind of model.
     """
     folder = Path(folder)
     config = exported_config(folder)
