@@ -1,4 +1,4 @@
-"""Settings found by trying, from Python."""
+"""Sweeps from Python: a search for settings by trials."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from tinydistilbert.workers.jobs import jobs_of
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep, as far as it was made."""
+    """A sweep, finished or in part."""
 
     folder: Path
     best: str
@@ -32,7 +32,7 @@ class Sweep:
 
     @property
     def page(self) -> Path:
-        """`report.html`: the trials, the curve, and which setting mattered."""
+        """`report.html`: the trials, the curve, and which settings mattered."""
         return SweepFolder(self.folder).report
 
     def __repr__(self) -> str:
