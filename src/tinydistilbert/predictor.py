@@ -47,12 +47,12 @@ class Predictor:
     Args:
         runtime: computes the logits.
         tokenizer: the model's.
-        kind: of the task.
-        labels: names of the classes, in the order of the logits; empty where there are no classes.
-        max_length: tokens that are read of a text, or of a window of a context; longer texts are cut there.
-        null_threshold: of a span model that may say that there is no answer: by how much that must score more than the
-            best answer. None = it always gives one.
-        label_thresholds: of a multi-label model: the probability of each label from which on it is given.
+        kind: the kind of the task.
+        labels: names of the classes, in the order of the logits; empty if there are no classes.
+        max_length: tokens to read of a text, or of a window of a context; longer texts are cut there.
+        null_threshold: for a span model that may give no answer: by how much “no answer” must score higher than the
+            best answer. None = it always gives an answer.
+        label_thresholds: for a multi-label model: the least probability at which each label is predicted.
     """
 
     def __init__(
@@ -67,22 +67,22 @@ class Predictor:
     def predict(
         self, texts: str | Sequence[str] | Sequence[Sequence[str]], pairs: str | Sequence[str] | None = None
     ) -> list[Prediction]:
-        """A prediction for each text, in their order; texts of similar length are computed together.
+        """Predict for each text, in order; texts of similar length are computed together.
 
         Args:
-            texts: one text or many; in span models the questions. Of one that is too long the model reads as much as in
-                its training. A text for a model that tags words may be the list of its words.
-            pairs: the second texts of pair tasks; in span models the contexts.
+            texts: one text or many; for span models, the questions. Texts that are too long are cut as in training. For
+                token classification, a text may be given as the list of its words.
+            pairs: the second texts of pair tasks; for span models, the contexts.
 
         Returns:
             Classification: `label`, its probability `score`, and `scores`, the probability of each label. Multi-label:
-            `labels`, those that the text has, and `scores`. Regression: `score`. Span: `answer`, its `start` and `end`
-            in the context in characters, and its probability `score`; of models with a null threshold also `no_answer`,
-            the probability that there is none. Where they find none, `answer` is empty, `start` and `end` are 0, and
-            `score` is that probability. Token classification: `entities`, each with its `label`, its `text`, its
-            `start` and `end` in characters, and its probability `score`, the mean over its words; of a list of words
-            (as one text with blanks between them) also `tags`, the IOB2 tag of each.
-            Where a text was cut also `cut_tokens`, how many tokens of it were not read.
+            `labels`, those of the text, and `scores`. Regression: `score`. Span: `answer`, its `start` and `end`
+            in the context in characters, and its probability `score`; with a null threshold also `no_answer`,
+            the probability that there is none. If no answer is found, `answer` is empty, `start` and `end` are 0, and
+            `score` is that probability. Token classification: `entities`, each with its `label`, `text`,
+            `start` and `end` in characters, and its probability `score`, the mean over its words; for a list of words
+            (read as one text, joined by spaces) also `tags`, the IOB2 tag of each word.
+            If a text was cut, also `cut_tokens`, the number of its tokens that were not read.
 
         Raises:
             UserError: not as many pairs as texts, or the model's logits are not finite numbers.
@@ -109,9 +109,9 @@ class Predictor:
         return answers
 
     def excess(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> list[int]:
-        """For each text how many tokens of it `predict` does not read because it is too long, 0 for most.
+        """The number of tokens of each text that `predict` does not read because the text is too long.
 
-        Of span models it is the questions that are cut; their contexts are read in windows, whatever their length.
+        In span models, questions are cut, while contexts of any length are read in windows.
 
         Raises:
             UserError: not as many pairs as texts.
@@ -127,12 +127,12 @@ class Predictor:
 
     @property
     def text_limit(self) -> int:
-        """Tokens that are read of a text with its pair, special ones included; in span models, of a question."""
+        """Most tokens to read of a text and its pair, including special ones; in span models, of a question."""
         return question_limit(self._tokenizer, self.max_length) if self.kind == "span" else self.max_length
 
     @property
     def truncation_side(self) -> str:
-        """At which end texts that are too long are cut, `right` or `left`."""
+        """The end at which texts that are too long are cut, `right` or `left`."""
         side: str = self._tokenizer.truncation_side
         return side
 
@@ -278,20 +278,20 @@ def _check_finite(logits: Logits) -> None:
 def load(
     folder: str | Path, *, threads: int = 0, compiled: bool = False, null_threshold: float | None = None
 ) -> Predictor:
-    """A fine-tuned model, of torch or written by `export` or `compress`, ready to predict on the CPU.
+    """Load a fine-tuned torch model, or one written by `export` or `compress`, for predictions on the CPU.
 
-    An exported model needs neither torch nor transformers, and imports neither.
+    For an exported model, neither torch nor transformers is imported or needed.
 
     Args:
-        folder: of the model; its files are compared with the hashes in its manifest, if it has one.
-        threads: that one operation may use; 0 = as many as there are cores. With torch it holds for the entire process.
-        compiled: compile a torch model by torch.compile; the first prediction then takes about a minute.
-        null_threshold: of a span model, instead of the one in its folder: it says that there is no answer where that
-            scores by more than this above the best one. 0 for a model that was trained elsewhere on SQuAD 2.
+        folder: the model's folder; its files are checked against the hashes in its manifest, if it has one.
+        threads: threads per operation; 0 = the number of cores. With torch, this applies to the entire process.
+        compiled: compile a torch model with torch.compile; the first prediction then takes about a minute.
+        null_threshold: for a span model, replaces the threshold in its folder: the model gives no answer if “no answer”
+            scores higher than the best answer by more than this. 0 for a model trained elsewhere on SQuAD 2.
 
     Raises:
-        UserError: there is no model, it is incomplete or differs from its manifest, it has no head of a task, or what
-            runs it is not installed; a null threshold for another kind of model.
+        UserError: there is no model, it is incomplete or differs from its manifest, it has no task head, or the library
+            that runs it is not installed; or a null threshold is given for another kind of model.
     """
     folder = Path(folder)
     config = exported_config(folder)

@@ -17,14 +17,14 @@ def compare(
 
     Args:
         first: the result of another function, a run folder, or a row of one: `runs/a:student (D)`.
-        second: the other; the differences are scores of the first minus those of the second. None = the rows of the
-            first with one another.
-        output: a folder for a page and for the examples that one side alone gets right.
-        seed: of the bootstrap's resamples.
-        command: what the page shows as the way to get the same again.
+        second: what to compare with; differences are scores of the first minus those of the second. None = compare the
+            rows of the first with one another.
+        output: a folder for a page and for the examples that only one side gets right.
+        seed: seed of the bootstrap's resamples.
+        command: the command that the page shows for reproducing it.
 
     Raises:
-        UserError: nothing to compare, or other examples or labels on the two sides.
+        UserError: there is nothing to compare, or the two sides have different examples or labels.
     """
     folder = Path(output) if output else None
     if folder is not None and folder.exists() and not folder.is_dir():

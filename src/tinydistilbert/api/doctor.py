@@ -72,13 +72,13 @@ class Checkup:
 
 
 def doctor() -> Checkup:
-    """Look at this installation and this machine: versions, processor, GPU, memory, disk, hub, extras.
+    """Check this installation and this machine: versions, processor, GPU, memory, disk, hub, extras.
 
-    It runs without torch too, changes nothing, and takes a few seconds: the precision is probed as a training does it,
-    and the hub is given three to answer, unless `HF_HUB_OFFLINE` is set.
+    It also runs without torch, changes nothing, and takes a few seconds: it probes the precision as a training does,
+    and waits three seconds for the hub, unless `HF_HUB_OFFLINE` is set.
 
     Returns:
-        The findings, each with what to do where something is missing; printed, they are a readable list.
+        The findings, each with a fix if something is missing; they print as a readable list.
     """
     return Checkup((
         *_versions(), *_processor(), *_torch(), *_memory(), *_disk(), *_hub(), _offline_teacher(), *_extras(),

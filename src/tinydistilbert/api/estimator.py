@@ -21,31 +21,31 @@ TEXT, LABEL = "text", "label"
 
 
 class ShrunkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
-    """A small classifier of texts, made by `shrink`, by scikit-learn's contract: pipelines, `GridSearchCV`, pickle.
+    """A small text classifier made by `shrink`, as a scikit-learn estimator: pipelines, `GridSearchCV`, pickle.
 
-    Where texts may have several labels, the targets are a matrix of 0 and 1 (also sparse, or a data frame), or a list
-    of labels for each text; `predict` gives such a matrix, its columns in the order of `classes_`, by the threshold of
-    each label, and `score` is the share of texts that get just their labels. `GridSearchCV` takes the matrix.
+    For several labels per text, the targets are a matrix of 0 and 1 (also sparse, or a data frame), or a list of labels
+    for each text; `predict` returns such a matrix, its columns in the order of `classes_`, by the threshold of each
+    label, and `score` is the share of texts whose labels are all right. `GridSearchCV` takes only the matrix.
 
     A pickle holds the path of the model's folder, not its weights: copy the folder along.
 
     Args:
         teacher: the encoder that is fine-tuned first: a folder, a hub name, or `offline`; or a fine-tuned folder.
-        to: how fast or small the model has to become: `5ms`, `20MB`, or both.
-        keep: the share of the teacher's score above the majority that has to be kept.
-        time_budget: `15m`: train less, so that all is done in about that time.
-        validation: the share of the examples that is scored.
-        output: the run folder; None = one below `runs` for each set of examples and settings.
-        settings: keys of the recipe with other values.
-        threads: of matrix products; None = the cores that this process may use.
-        quiet: no lines about progress.
+        to: required latency or size: `5ms`, `20MB`, or both.
+        keep: the share of the teacher's score above the majority baseline to keep.
+        time_budget: `15m`: train less, to finish in about this time.
+        validation: the share of the examples to score.
+        output: the run folder; None = one in `runs` for each set of examples and settings.
+        settings: keys of the recipe and their values.
+        threads: threads for matrix products; None = the cores that this process may use.
+        quiet: print no progress.
 
     Attributes:
         classes_: the labels, in the order of `predict_proba`; of a matrix the numbers or names of its columns.
         multilabel_: whether a text may have several labels.
         model_: the folder of the model.
         page_: the report.
-        missed_: what was asked for and not reached, in words.
+        missed_: the targets that were not reached, in words.
     """
 
     def __init__(

@@ -18,17 +18,17 @@ from tinydistilbert.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, as far as it was made."""
+    """A run folder, finished or in part."""
 
     folder: Path
     until: str = "report"
     """The last stage."""
     failures: tuple[str, ...] = ()
-    """What went wrong without stopping the run: fine-tunings whose loss became infinite."""
+    """Failures that did not stop the run: fine-tunings whose loss became infinite."""
 
     @property
     def page(self) -> Path | None:
-        """The report, `report.html`; None where the run did not come so far."""
+        """The report, `report.html`; None if the run has not reached it."""
         page = RunFolder(self.folder).report
         return page if page.is_file() else None
 
@@ -69,11 +69,11 @@ class Columns:
     text_pair: str = ""
     kind: str = "classification"
     label_separator: str = ""
-    """Of a multi-label task's cells; empty = the default."""
+    """Separator of the labels in a cell, for multi-label; empty = the default."""
 
     @property
     def section(self) -> dict[str, Any]:
-        """The keys of `finetune.custom` that they are."""
+        """The columns as keys of `finetune.custom`."""
         separator = {"label_separator": self.label_separator} if self.label_separator else {}
         label = self.label if isinstance(self.label, str) else tuple(self.label)
         return {"text": self.text, "label": label, "text_pair": self.text_pair, "kind": self.kind, **separator}
@@ -84,13 +84,13 @@ class TaskModel(Run):
     """A model of one task, in the run that made it."""
 
     model: Path = Path()
-    """Its folder: what `load` reads, and all that is needed elsewhere."""
+    """The model's folder: `load` reads it, and nothing else is needed to use the model elsewhere."""
     task: str = ""
     row: str = ""
-    """Of the model, in the tables."""
+    """The model's row in the tables."""
     columns: Columns = field(default_factory=lambda: Columns("text", "label"))
     missed: str = ""
-    """What was asked for and not reached, in words; empty where all was."""
+    """The targets that were not reached, in words; empty if all were."""
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -104,7 +104,7 @@ class TaskModel(Run):
         return self.predictor.predict(texts, pairs)
 
     def score(self, data: Any, *, text: str = "", label: Label = "", text_pair: str = "") -> "Scores":
-        """The model's scores on further labelled data; columns are those of its training where none is named.
+        """Score the model on further labelled data; by default with the columns of its training.
 
         Raises:
             UserError: a column is missing, or a label that the model does not know.
@@ -130,7 +130,7 @@ class Scores(Mapping[str, float]):
     intervals: Mapping[str, tuple[float, float]]
     """95 % bootstrap intervals over the examples."""
     majority: Mapping[str, float]
-    """The majority baseline's value of each metric."""
+    """Value of each metric for the majority baseline."""
     examples: int
     warnings: tuple[str, ...] = ()
 
@@ -167,7 +167,7 @@ class ComparisonResult:
 
     table: Table
     differences: tuple[Any, ...]
-    """One for each task, split and metric, with `paired` (difference, interval, p) and the examples that differ."""
+    """One per task, split and metric, with `paired` (difference, interval, p) and the examples that differ."""
     page: Path | None = None
 
     def __repr__(self) -> str:

@@ -21,22 +21,23 @@ CUT = "the folder is as it was; give the same command again, which uploads what 
 
 
 def push(folder: str | Path, name: str, *, private: bool = False, dry_run: bool = False) -> Push:
-    """Upload a model's folder to the Hugging Face hub, after it was checked.
+    """Upload a model's folder to the Hugging Face hub, after a check.
 
-    Checked are its files by the manifest, that none of them is a pickle, the header of its card, and their sizes. What
-    is no part of the model stays here: hidden files, what no manifest lists, and what names files of this machine.
+    It checks the files against the manifest, that none of them is a pickle, the header of the card, and the sizes.
+    Files that are not part of the model are not uploaded: hidden files, files that the manifest does not list, and
+    files that name paths of this machine.
 
     Args:
-        folder: of a model: fine-tuned, exported, or chosen by `shrink` or `compress`.
-        name: `user/name`; the model is made there if it does not exist, and its files are replaced if it does.
-        private: make it private; one that is public already is refused.
-        dry_run: check and list only; needs neither a token nor a network.
+        folder: a model folder: fine-tuned, exported, or chosen by `shrink` or `compress`.
+        name: `user/name`; the model is created if it does not exist, and its files are replaced if it does.
+        private: make the model private; refused if it is already public.
+        dry_run: only check and list the files; needs neither a token nor a network.
 
     Returns:
-        What went up, and where it is.
+        The uploaded files and their address.
 
     Raises:
-        UserError: something is wrong with the folder, the name or the token; nothing was uploaded.
+        UserError: the folder, the name or the token is invalid; nothing was uploaded.
         UploadFailed: the hub failed or could not be reached; the same call tries again.
     """
     require("huggingface_hub", extra="train")

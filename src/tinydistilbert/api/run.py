@@ -49,7 +49,7 @@ def run(
         until: name of the last stage.
         log: called with a line for each stage that was done or skipped.
         command: what the report shows as the way to get the same again.
-        threads: of matrix products; None = the cores that this process may use.
+        threads: threads for matrix products; None = the cores that this process may use.
         tell_time: begin with a line about how long it will take.
         jobs: task models that are made at a time, each by a process of its own, and processes that tokenise the corpus;
             `ray`: task models on Ray's cluster.
@@ -106,25 +106,25 @@ def replicate(
     settings: dict[str, Any] | None = None, until: str = "report", threads: int | None = None,
     jobs: int | str | None = None, quiet: bool = False, on_log: OnLog | None = None,
 ) -> Run:  # fmt: skip
-    """Run a whole recipe: distil, fine-tune, score, time, report; a second call goes on where the first stopped.
+    """Run a whole recipe: distil, fine-tune, score, time, report; a second call continues where the first stopped.
 
     Args:
         recipe: the name of a preset, a TOML file, or a `Recipe`.
         output: the run folder; None = `runs/NAME` of the recipe.
-        settings: keys of the recipe with other values: `{"distill.max_steps": 100}`.
+        settings: keys of the recipe and their values: `{"distill.max_steps": 100}`.
         until: the last stage: `prepare`, `adapt`, `distill`, `finetune`, `evaluate`, `compress`, `benchmark`, `report`.
-        threads: of matrix products; None = the cores that this process may use, or a job's share of them.
-        jobs: task models that are fine-tuned and scored at a time, each by a process of its own (`"ray"`: by Ray),
-            before them views of the teacher's cache, and processes that tokenise the corpus, into the same blocks; None
-            = one after the other, in this process.
-        quiet: no lines about progress.
-        on_log: called with a dictionary for each step, each validation and each line about the work; of the jobs, with
-            their lines.
+        threads: threads for matrix products; None = the cores that this process may use, or a job's share of them.
+        jobs: number of task models to fine-tune and score at a time, each in a separate process (`"ray"`: by Ray); also
+            the number of views of the teacher's cache to make at a time and of processes that tokenise the corpus, with
+            the same result; None = one after the other, in this process.
+        quiet: print no progress.
+        on_log: called with a dictionary for each step, each validation and each message about the work; for jobs, with
+            their messages.
 
     Raises:
-        UserError: something is wrong with the recipe or the data, or `jobs` is less than 1.
+        UserError: the recipe or the data is invalid, or `jobs` is less than 1.
         MissedTarget: a compression did not reach its target.
-        NonFiniteLoss: a loss became infinite; in a fine-tuning the run went on to its end first.
+        NonFiniteLoss: a loss became infinite; if in a fine-tuning, after the rest of the run was finished.
     """
     chosen = with_settings(recipe if isinstance(recipe, Recipe) else toml.load(str(recipe)), settings)
     with session(quiet=quiet, on_log=on_log) as log:

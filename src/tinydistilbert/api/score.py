@@ -21,18 +21,19 @@ SEED = 0
 def evaluate(
     model: "str | Path | TaskModel | Predictor", data: Data, *, text: str = "", label: Label = "", text_pair: str = "",
 ) -> Scores:  # fmt: skip
-    """The scores of a task model, of torch or exported, on labelled data.
+    """Score a task model, torch or exported, on labelled data.
 
     Args:
-        model: the folder of a model, what `load` gave, or the result of `finetune`, `distill`, `compress` or `shrink`.
+        model: the folder of a model, the result of `load`, or that of `finetune`, `distill`, `compress` or `shrink`.
         data: a data frame, a list of dictionaries, a `datasets.Dataset`, a path or a hub name.
-        text: column of the text; of the question of a span model. By default as in training, else `text`.
-        label: column of the label, by default as in training, else `label`; not read of a span model. Of a multi-label
-            model also its several columns of 0 and 1; of one that tags words by default as in own tasks.
-        text_pair: column of the second text, if there is one.
+        text: column of the text; for a span model, of the question. By default as in training, else `text`.
+        label: column of the label, by default as in training, else `label`; not read for a span model. For a
+            multi-label model also several columns of 0 and 1; for token classification, the default is that of custom
+            tasks.
+        text_pair: column of the second text, if any.
 
     Raises:
-        UserError: there is no such model or data, a column is missing, or a label is none that the model knows.
+        UserError: there is no such model or data, a column is missing, or the model does not know a label.
     """
     if isinstance(model, TaskModel):
         return model.score(data, text=text, label=label, text_pair=text_pair)

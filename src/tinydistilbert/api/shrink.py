@@ -72,42 +72,42 @@ def shrink(
     settings: dict[str, Any] | None = None, threads: int | None = None, jobs: int | str | None = None,
     quiet: bool = False, on_log: OnLog | None = None,
 ) -> TaskModel:  # fmt: skip
-    """The smallest model that keeps the teacher's score: fine-tune, distil, quantize, prune, and show what was kept.
+    """Make the smallest model that keeps the teacher's score: fine-tune, distil, quantize, prune, report what was kept.
 
     Args:
         teacher: an encoder to fine-tune first: a folder, a hub name, or `offline`. Or a fine-tuned teacher: the result
-            of `finetune`, or a folder whose model has the head of a task.
-        train: the examples: a data frame, a list of dictionaries, a `datasets.Dataset`, a path or a hub name; by
+            of `finetune`, or a folder whose model has a task head.
+        train: the train examples: a data frame, a list of dictionaries, a `datasets.Dataset`, a path or a hub name; by
             default those that the given teacher was fine-tuned on.
-        validation: the scored examples, in the same forms; or a share of `train`, by default `10%`, which a hash of
-            the text picks.
+        validation: the examples to score, in the same forms; or a share of `train`, by default `10%`, picked by a hash
+            of the text.
         text: column of the text, by default the teacher's, else `text`.
-        label: column of the label, by default the teacher's, else `label`; where `kind` is multi-label also several
+        label: column of the label, by default the teacher's, else `label`; if `kind` is multi-label, also several
             columns of 0 and 1.
-        text_pair: column of a second text, if there is one.
-        kind: what is predicted.
-        label_separator: what parts the labels of a cell where `kind` is multi-label, by default `|`.
-        to: how fast or small the model has to become: `5ms` (one text on one core), `20MB`, or both.
-        keep: the share of the teacher's score above the majority that has to be kept: `0.97` or `97%`, by default
-            that, and with `to` `90%`.
-        soft_labels: a file with probabilities, scores or votes for train examples, from a teacher that is no model: a
-            column for each class or label, joined by the column of the text or by `id`.
-        unlabelled: a file with more texts, which the teacher labels.
-        seeds: how many trainings of teacher and student, or their seeds; the first is compressed.
-        time_budget: `15m`: train less, so that all is done in about that time.
-        output: the run folder; None = one below `runs` that the same call finds again.
-        settings: keys of the recipe with other values, where no argument here says them: `{"finetune.epochs": 5}`.
-        threads: of matrix products; None = the cores that this process may use, or a job's share of them.
-        jobs: trainings that run at a time, each in a process of its own (`"ray"`: by Ray), with the same result; None =
-            one after the other, in this process.
-        quiet: no lines about progress.
-        on_log: called with a dictionary for each step, each validation and each line about the work.
+        text_pair: column of a second text, if any.
+        kind: what is predicted: `classification`, `regression`, `span`, `multi-label` or `token-classification`.
+        label_separator: separator of the labels in a cell if `kind` is multi-label, by default `|`.
+        to: required latency or size: `5ms` (one text on one core), `20MB`, or both.
+        keep: the share of the teacher's score above the majority baseline to keep, as `0.97` or `97%`; by default
+            `97%`, or `90%` with `to`.
+        soft_labels: a file with probabilities, scores or votes for train examples, from a teacher other than a model
+            folder: a column for each class or label, joined by the text column or by `id`.
+        unlabelled: a file with more texts, to be labelled by the teacher.
+        seeds: number of trainings of teacher and student, or their seeds; the student of the first is compressed.
+        time_budget: `15m`: train less, to finish in about this time.
+        output: the run folder; None = one in `runs` that the same call finds again.
+        settings: keys of the recipe that have no argument here, and their values: `{"finetune.epochs": 5}`.
+        threads: threads for matrix products; None = the cores that this process may use, or a job's share of them.
+        jobs: number of trainings to run at a time, each in a separate process (`"ray"`: by Ray), with the same result;
+            None = one after the other, in this process.
+        quiet: print no progress.
+        on_log: called with a dictionary for each step, each validation and each message about the work.
 
     Returns:
-        The model, which runs without torch. Its `missed` says what no form of it reached; then it is the nearest.
+        The model, which runs without torch. If no variant reaches a target, `missed` says so and it is the closest one.
 
     Raises:
-        UserError: something is wrong with the model or the data, or the target is out of reach; nothing was written.
+        UserError: the model or the data is invalid, or the target is out of reach; nothing was written.
     """
     data = data_of(
         teacher, train, validation, text=text, label=label, text_pair=text_pair, kind=kind,

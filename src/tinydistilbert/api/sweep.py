@@ -1,4 +1,4 @@
-"""Settings found by trying, from Python."""
+"""Sweeps from Python: a search for settings by trials."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from tinydistilbert.workers.jobs import jobs_of
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep, as far as it was made."""
+    """A sweep, finished or in part."""
 
     folder: Path
     best: str
@@ -32,7 +32,7 @@ class Sweep:
 
     @property
     def page(self) -> Path:
-        """`report.html`: the trials, the curve, and which setting mattered."""
+        """`report.html`: the trials, the curve, and which settings mattered."""
         return SweepFolder(self.folder).report
 
     def __repr__(self) -> str:
@@ -47,22 +47,22 @@ def sweep(
     storage: str = "", settings: dict[str, Any] | None = None, threads: int | None = None,
     jobs: int | str | None = None, quiet: bool = False, on_log: OnLog | None = None,
 ) -> Sweep:  # fmt: skip
-    """Run a recipe over and over with settings that Optuna chooses; the same call elsewhere takes part.
+    """Run a recipe repeatedly with settings that Optuna chooses; the same call in other processes joins the sweep.
 
     Args:
         recipe: the name of a preset, a TOML file, or a `Recipe`.
         space: a TOML file with a table for each setting: `low` and `high` (`log`, `step`), or `choices`.
-        trials: done in all, by all processes that share the folder.
+        trials: total number of trials, of all processes that share the folder.
         output: the folder; None = `runs/NAME-sweep` of the recipe.
-        storage: URL of a data base for Optuna, `sqlite:///FILE`; empty = a journal in the folder.
-        settings: keys of the recipe with other values, the same in every trial.
-        threads: of matrix products; None = the cores that this process may use, or a trial's share of them.
-        jobs: trials that are run at a time, each by a process of its own; `"ray"`: by Ray.
-        quiet: no lines about progress.
-        on_log: called with a dictionary for each step, each validation and each line about the work.
+        storage: URL of a database for Optuna, `sqlite:///FILE`; empty = a journal in the folder.
+        settings: keys of the recipe and their values, the same in every trial.
+        threads: threads for matrix products; None = the cores that this process may use, or a trial's share of them.
+        jobs: number of trials to run at a time, each in a separate process; `"ray"`: by Ray.
+        quiet: print no progress.
+        on_log: called with a dictionary for each step, each validation and each message about the work.
 
     Raises:
-        UserError: something is wrong with the recipe, the space or the data.
+        UserError: the recipe, the space or the data is invalid.
     """
     chosen = with_settings(recipe if isinstance(recipe, Recipe) else toml.load(str(recipe)), settings)
     folder = Path(output or Path("runs") / f"{chosen.name}-sweep")

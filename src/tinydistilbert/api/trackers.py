@@ -1,4 +1,4 @@
-"""Trackers of experiments behind `on_log`: each function takes what you have open there, and gives the callback.
+"""Experiment trackers for `on_log`: each function takes an open writer, run or module, and returns the callback.
 
 ```python
 from torch.utils.tensorboard import SummaryWriter
@@ -7,7 +7,7 @@ from tinydistilbert.api.trackers import to_tensorboard
 td.finetune(..., on_log=to_tensorboard(SummaryWriter("logs")))
 ```
 
-Nothing of them is imported here, and nothing is sent by itself.
+No tracker is imported here, and nothing is sent automatically.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ NOT_MEASURED = ("training", "seed", "step", "steps", "message", "tokens")
 
 
 def measured(event: Event) -> dict[str, float]:
-    """The numbers of an event, each called after its training; none of a line about the work."""
+    """The numbers of an event, prefixed with its training; none for a message about the work."""
     prefix = f"{event.get('training', '')}, seed {event.get('seed', 0)}/"
     return {
         prefix + name: float(value)
@@ -38,7 +38,7 @@ def to_tensorboard(writer: Any) -> Callable[[Event], None]:
 
 
 def to_wandb(run: Any) -> Callable[[Event], None]:
-    """For what `wandb.init` gave; the step of each training is a number of its own beside the others."""
+    """For the result of `wandb.init`; the step of each training is logged as a separate number."""
 
     def log(event: Event) -> None:
         if numbers := measured(event):
@@ -48,12 +48,12 @@ def to_wandb(run: Any) -> Callable[[Event], None]:
 
 
 def to_trackio(run: Any) -> Callable[[Event], None]:
-    """For what `trackio.init` gave, which logs as wandb does."""
+    """For the result of `trackio.init`, which logs as wandb does."""
     return to_wandb(run)
 
 
 def to_mlflow(mlflow: Any) -> Callable[[Event], None]:
-    """For the module `mlflow`, with a run that is active."""
+    """For the module `mlflow`, with an active run."""
 
     def log(event: Event) -> None:
         if numbers := measured(event):

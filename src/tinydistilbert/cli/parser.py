@@ -12,7 +12,7 @@ from tinydistilbert.cli.actions import Parser
 from tinydistilbert.cli.arguments import COMMANDS, RECIPE_USAGE, SHRINK_USAGE
 from tinydistilbert.errors import UserError
 
-DESCRIPTION = "A teacher, a text and tasks in; a small fast student out, with the evidence."
+DESCRIPTION = "Distil a teacher into a small, fast student for your text and tasks, and measure it."
 EXAMPLES = """\
   tinydistilbert replicate quickstart  the whole job, offline, in minutes
   tinydistilbert COMMAND --help        the flags of a command
@@ -32,7 +32,7 @@ def build(command: str | None = None, given: Sequence[str] = (), *, everything: 
     root.add_argument("--version", action="version", version=f"tinydistilbert {__version__}", help="print the version")
     commands = root.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True,
-        description="From prepare to report: the stages of a recipe up to that one; what is finished is skipped.",
+        description="From prepare to report: run the stages of a recipe up to that one; finished ones are skipped.",
     )  # fmt: skip
     for name, row in COMMANDS.items():
         parser = commands.add_parser(

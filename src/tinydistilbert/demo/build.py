@@ -31,21 +31,21 @@ def demo(
     folders: str | Path | Sequence[str | Path], output: str | Path, *, examples: Sequence[Example] = (),
     offline_assets: str | Path | None = None,
 ) -> Path:  # fmt: skip
-    """Write one static folder in which a browser runs models side by side; it is a Hugging Face Space as it lies there.
+    """Write a static folder that runs models side by side in the browser; it is also a ready Hugging Face Space.
 
     Args:
-        folders: exported models of one kind, such as a teacher and its student, in the order in which they are shown.
+        folders: exported models of one kind, such as a teacher and its student, in display order.
         output: a folder that does not exist yet.
-        examples: to pick: texts, or pairs of them.
-        offline_assets: the folder of the npm package `@huggingface/transformers`, with `onnxruntime-web` beside it:
-            both are copied, and the page needs no network. None = they come from a public server.
+        examples: examples to pick from: texts, or pairs of them.
+        offline_assets: the folder of the npm package `@huggingface/transformers`, with `onnxruntime-web` next to it:
+            both are copied, so that the page needs no network. None = they come from a public server.
 
     Returns:
         The new folder.
 
     Raises:
-        UserError: a folder is no exported model, or one that browsers cannot run; the models are of several kinds; the
-            package is not there; or `output` exists.
+        UserError: a folder is not an exported model, or browsers cannot run it; the models are of different kinds; the
+            package is missing; or `output` exists.
     """
     listed = [folders] if isinstance(folders, str | Path) else [*folders]
     sources, new = [Path(folder) for folder in listed], Path(output)

@@ -81,7 +81,7 @@ def _weight(default: float, term: Term) -> Any:
 
 @section
 class Objective:
-    """The weighted sum that the student minimises; terms as defined in docs/reference/objective.md."""
+    """The weighted sum that the student minimises; its terms are defined in docs/reference/objective.md."""
 
     kl: Ramp = _weight(
         5.0, Term("KL", "KL, nats", colour=1, needs=Needs.LOGITS, mean_over=MeanOver.KL_POSITIONS, by_chunks=True)
@@ -109,20 +109,22 @@ class Objective:
     )
     """Weight of the squared difference of hidden states (TinyBERT); a learned projection joins different widths."""
     temperature: PositiveRamp = 2.0
-    """T by which the logits of both models are divided for `kl`."""
+    """T, which divides the logits of both models for `kl`."""
     kl_positions: Literal["all", "masked", "sampled"] = "all"
-    """Where the KL is taken: at every token (the authors' default), at masked ones, or at those and some others."""
+    """Tokens at which the KL is computed: all (the authors' default), the masked ones, or the masked and a sample of
+    the others."""
     kl_sampled_share: Rate = 0.15
-    """Share of the tokens that are not masked at which `sampled` takes the KL."""
+    """Share of the unmasked tokens at which `sampled` computes the KL."""
     relation_heads: NonNegativeInt = 0
-    """Heads that Q, K and V are cut into for `relation`, whatever the models have; 0 = as many as the teacher has."""
+    """Heads into which Q, K and V are split for `relation`, regardless of the models' own; 0 = the teacher's number."""
     relation_layer: int = -1
-    """Teacher layer whose relations the student's last layer learns; negative counts from the last, -1."""
+    """Teacher layer whose relations the student's last layer learns; negative numbers count from the last, -1."""
     matched_layers: Literal["uniform", "copied"] | tuple[NonNegativeInt, ...] = "uniform"
-    """Teacher layers that `attention` and `hidden` compare with: the last of each run of layers that a student layer
-    stands for (TinyBERT), those that it was copied from, or a list."""
+    """Teacher layers that `attention` and `hidden` compare with: `uniform`, the last of each group of layers that a
+    student layer replaces (TinyBERT); `copied`, those that the student's were copied from; or a list."""
     reduction: Literal["mean", "notebook"] = "mean"
-    """`notebook` keeps TinyDistilBERT's faults: KL summed over positions, divided by the batch; cosine on [CLS]."""
+    """`notebook` reproduces TinyDistilBERT's faults: KL summed over positions and divided by the batch; cosine at
+    [CLS]."""
 
     @property
     def terms(self) -> tuple[str, ...]:

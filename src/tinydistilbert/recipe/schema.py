@@ -64,7 +64,7 @@ class Teacher:
     revision: str | None = None
     """Commit of a hub model, so that later versions of it are not used."""
     sharding: Sharding = "auto"
-    """Whether each of several processes holds a part of every layer (FSDP2), not the whole teacher. `auto`: a part, if
+    """Whether each of several processes holds a part of every layer (FSDP2) instead of the whole teacher. `auto`: if
     the teacher and the student's training would take more than half of a GPU's free memory."""
 
 
@@ -79,22 +79,22 @@ class Corpus:
     text_column: str = "text"
     """Column of JSONL, Parquet, CSV, TSV and hub rows that holds the text."""
     quoting: Quoting = "auto"
-    """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, and in a
-    .tsv file only where it is surely quoted."""
+    """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, but in a
+    .tsv file only if the file is clearly quoted."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of the documents that is held out for validation where the source has no validation split."""
+    """Share of the documents held out for validation if the source has no validation split."""
     packing: Literal["documents", "lines"] = "documents"
     """`documents`: no padding. `lines`: each line, blank ones too, is cut and padded to one block (TinyDistilBERT)."""
     block_size: Annotated[int, Field(ge=8)] = 128
-    """Tokens in a block, [CLS] and [SEP] among them."""
+    """Tokens per block, including [CLS] and [SEP]."""
     max_train_documents: NonNegativeInt = 0
-    """Use only the first so many training documents; 0 = all."""
+    """Use only the first N training documents; 0 = all."""
     attention: Literal["block", "documents"] = "block"
     """`documents`: tokens attend only within their own document; `block`: across all of their block."""
     deduplicate: bool = False
-    """Leave out documents that were there before, by their hash; of validation text also those of the training text."""
+    """Leave out repeated documents, found by their hash; from validation text also those of the training text."""
     streaming: bool = False
-    """Read a hub data set while it is fetched, file by file, and keep no copy of it; files are always read so."""
+    """Read a hub data set while it downloads, file by file, without keeping a copy; files are always read this way."""
 
 
 @section
@@ -113,14 +113,14 @@ class Student:
     """The small model, cut from the teacher."""
 
     layers: Literal["distilbert", "even", "uniform", "first", "last"] | tuple[NonNegativeInt, ...] = "distilbert"
-    """Teacher layers to copy: `distilbert` = 0, 2, 4, 7, 9, 11 of 12 as in DistilBERT, other depths in the same way;
+    """Teacher layers to copy: `distilbert` = 0, 2, 4, 7, 9, 11 of 12 as in DistilBERT, similarly for other depths;
     `even` = every other one from the first, `uniform` = every other one up to the last (TinyBERT); or a list."""
     num_hidden_layers: NonNegativeInt = 0
-    """Layers of the student where `layers` is not a list; 0 = half of the teacher's."""
+    """Layers of the student if `layers` is not a list; 0 = half of the teacher's."""
     architecture: Literal["same", "distilbert"] = "same"
     """`same` as the teacher's family, or DistilBERT's (from BERT: token types folded into positions, no pooler)."""
     initialization: Literal["teacher", "random"] = "teacher"
-    """Weights copied from the teacher's layers, or random ones (the paper's ablation)."""
+    """Weights copied from the teacher's layers, or random weights (the paper's ablation)."""
     hidden_size: NonNegativeInt = 0
     """Width of the student, a multiple of the size of the teacher's attention heads; 0 = the teacher's width."""
     intermediate_size: NonNegativeInt = 0
@@ -133,18 +133,19 @@ class Student:
 
 @section
 class Masking:
-    """Dynamic masking (Devlin et al. 2019): another mask each time a block is seen."""
+    """Dynamic masking (Devlin et al. 2019): a new mask each time a block is read."""
 
     rate: RateRamp = 0.15
-    """Chance of each token to be chosen; two numbers = from the first step to the last. Validation always has 0.15."""
+    """Probability that a token is chosen; two numbers = at the first and the last step. Validation always uses 0.15."""
     mask_share: Share = 0.8
-    """Of the chosen tokens, the share that becomes [MASK]."""
+    """Share of the chosen tokens that are replaced by [MASK]."""
     random_share: Share = 0.1
-    """Of the chosen tokens, the share that becomes a random token; the rest stays as it is. 1 and 0: pure [MASK]."""
+    """Share of the chosen tokens that are replaced by a random token; the rest stay unchanged. With mask_share 1 and
+    random_share 0, all become [MASK]."""
     whole_words: bool = False
     """Mask whole words, not single word pieces (BERT's later release)."""
     smoothing: NonNegativeFloat = 0.0
-    """Choose rare tokens more often, in proportion to count^-smoothing (DistilBERT's authors: 0.7); 0 = all alike."""
+    """Choose rare tokens more often, in proportion to count^-smoothing (DistilBERT's authors: 0.7); 0 = all equally."""
 
 
 @section
@@ -152,7 +153,7 @@ class Validation:
     """What is measured on held-out text while a model is adapted or distilled."""
 
     times: Annotated[int, Field(ge=1, le=10_000)] = 4
-    """Times that KL, MLM loss and perplexity are measured, evenly spread over the training, its end included."""
+    """How many times to measure KL, MLM loss and perplexity, evenly spread over the training, including its end."""
     blocks: NonNegativeInt = 256
     """Validation blocks to measure on; 0 = all."""
 
@@ -162,11 +163,12 @@ class TeacherCache:
     """The teacher's outputs, computed once and reused over epochs."""
 
     kind: Literal["none", "hidden", "top-k"] = "none"
-    """`hidden`: last hidden states in half precision, which give the logits; `top-k`: the likeliest tokens alone."""
+    """`hidden`: last hidden states in half precision, from which logits are computed; `top-k`: only the most likely
+    tokens."""
     views: PositiveInt = 4
-    """Maskings of the corpus that are kept; epochs use them in turn."""
+    """Maskings of the corpus to keep; epochs use them in turn."""
     top_k: PositiveInt = 64
-    """Tokens kept at each position by `top-k`; the probability of all others is one number."""
+    """Tokens kept at each position by `top-k`; the probability of all others is kept as one number."""
 
 
 @section
@@ -174,14 +176,14 @@ class Distill:
     """Pretraining distillation."""
 
     epochs: Epochs = 3.0
-    """Passes over the training text; a fraction is allowed."""
+    """Passes over the training text; may be fractional."""
     max_steps: NonNegativeInt = 0
-    """Stop after so many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need. A limit:
+    """Stop after this many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need. A limit:
     unlike transformers' `max_steps`, it adds no epochs."""
     time_budget: Duration = ""
-    """`20m`, `1h30m`: as many steps as fit into it at the measured speed, in place of `epochs`; empty = no budget."""
+    """`20m`, `1h30m`: as many steps as fit at the measured speed, instead of `epochs`; empty = no budget."""
     compile: bool = False
-    """Compile teacher and student with torch.compile (a minute of warm-up; falls back where it fails)."""
+    """Compile teacher and student with torch.compile (a minute of warm-up; runs uncompiled if that fails)."""
     cache: TeacherCache = TeacherCache()
     optimization: Optimization = Optimization()
 
@@ -197,27 +199,27 @@ class Benchmark:
     backends: tuple[Literal["torch", "torch-compile", "onnx", "onnx-int8", "openvino"], ...] = ("torch",)
     """Libraries that run the models: torch, torch.compile, ONNX Runtime in fp32 and in int8, OpenVINO."""
     protocols: tuple[Literal["padded-128", "true-length", "with-tokenizer"], ...] = ("padded-128", "true-length")
-    """Inputs padded to 128 tokens, or of their true length; `with-tokenizer`: the time of the tokenizer included."""
+    """Inputs padded to 128 tokens, or at their true length; `with-tokenizer`: includes the time of the tokenizer."""
     memory: bool = True
-    """Measure the peak memory of each row too, in a separate process."""
+    """Also measure the peak memory of each row, in a separate process."""
     examples: NonNegativeInt = 0
     """Sentence pairs of STS-B validation at true length; 0 = all 1,500."""
     padded_examples: NonNegativeInt = 0
-    """Pairs padded to 128 (all cost the same); the time of a full pass is extrapolated from them. 0 = all."""
+    """Pairs padded to 128 (all cost the same), from which the time of a full pass is extrapolated. 0 = all."""
     rounds: PositiveInt = 5
-    """Rounds that the pairs are divided into; each round times every model in turn."""
+    """Number of rounds to divide the pairs into; each round times every model in turn."""
 
 
 @section
 class Ablate:
-    """The same experiment over and over, each time with one thing changed (`tinydistilbert ablate`)."""
+    """The same experiment repeated, each time with one thing changed (`tinydistilbert ablate`)."""
 
     table4: bool = True
     """The paper's Table 4: without KL, without cosine, without masked LM, and from random weights."""
     seeds: tuple[NonNegativeInt, ...] = (0,)
     """Seeds; each row is distilled once with each of them."""
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """More rows: a name, and what it changes: `"rate 30 %" = { masking.rate = 0.3 }`."""
+    """Further rows, each a name and what it changes: `"rate 30 %" = { masking.rate = 0.3 }`."""
 
 
 @section
@@ -225,16 +227,17 @@ class Recipe:
     """A whole experiment."""
 
     name: str = "default"
-    """Names the run in tables, and its folder where no --output is given."""
+    """Name of the run in tables, and of its folder if no --output is given."""
     seed: NonNegativeInt = 0
-    """Of order, masks, dropout, random weights and samples of examples; fine-tunings have `finetune.seeds`."""
+    """Seed of order, masks, dropout, random weights and samples of examples; fine-tunings use `finetune.seeds`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
     precision: Literal["auto", "fp32", "fp32-onednn", "bf16"] = "auto"
-    """Precision of matrix products in training; `auto`: bf16 where it is 1.3 times as fast on this machine or more,
-    else `fp32-onednn` (single precision by oneDNN) where that is faster, else fp32. A run keeps what it began in."""
+    """Precision of matrix products in training; `auto`: bf16 if it is at least 1.3 times as fast on this machine, else
+    `fp32-onednn` (single precision by oneDNN) if that is faster, else fp32. A run keeps the precision it started
+    with."""
     data: str | None = None
-    """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`; without it they come from the hub."""
+    """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`; by default they come from the hub."""
     checkpoint_minutes: PositiveFloat = 5.0
     """Minutes between checkpoints in every training stage."""
     teacher: Teacher = Teacher()

@@ -132,29 +132,29 @@ class Optimization:
     learning_rate: PositiveFloat = 5e-4
     """The highest learning rate, reached after the warm-up."""
     weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay (Loshchilov and Hutter 2019); of which parameters: `decayed`."""
+    """Decoupled weight decay (Loshchilov and Hutter 2019); `decayed` says of which parameters."""
     decayed: Literal["matrices", "all"] = "matrices"
-    """`all`: biases and normalisation weights decay too, as with one parameter group for all in AdamW."""
+    """`all`: biases and normalisation weights decay too, as with a single AdamW parameter group."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the gradient's running mean."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
     """Decay of the squared gradient's running mean."""
     adam_epsilon: PositiveFloat = 1e-6
-    """Added to the root of that mean, so that nothing is divided by zero."""
+    """Added to the square root of the squared gradient's mean, to avoid division by zero."""
     warmup_ratio: Share = 0.05
-    """Share of the steps in which the learning rate rises to its highest value."""
+    """Share of the steps during which the learning rate rises to its highest value."""
     warmup_start: Literal["above zero", "zero"] = "above zero"
-    """`zero`: as in transformers' linear schedule, whose first step has a learning rate of 0."""
+    """`zero`: start as transformers' linear schedule does, with a learning rate of 0 in the first step."""
     max_grad_norm: NonNegativeFloat = 5.0
     """Larger gradients are scaled down to this norm; 0 = no clipping."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 8
-    """Blocks or examples in one forward pass."""
+    """Blocks or examples per forward pass."""
     gradient_accumulation_steps: PositiveInt = 1
-    """Forward passes whose gradients are added up before one update."""
+    """Forward passes whose gradients are added up for one update."""
     dropout: Share | None = None
-    """Dropout of hidden states while training; by default the model's own, which its saved config keeps."""
+    """Dropout of hidden states in training; by default the model's own, which its saved config keeps."""
     attention_dropout: Share | None = None
-    """Dropout of attention weights while training; by default the model's own. 0 is 1.4 times faster on CPUs."""
+    """Dropout of attention weights in training; by default the model's own. 0 is 1.4 times faster on CPUs."""
 
 
 def ramp_at(value: float | tuple[float, float], step: int, steps: int) -> float:

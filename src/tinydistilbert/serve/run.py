@@ -28,18 +28,18 @@ def serve(
     folder: str | Path, *, port: int = PORT, host: str = HOST, threads: int = 0, defer_below: float | None = None,
     limits: Limits = LIMITS,
 ) -> None:  # fmt: skip
-    """Answer requests over HTTP with an exported model, by the contract of text-embeddings-inference, until stopped.
+    """Serve an exported model over HTTP, with the API of text-embeddings-inference, until stopped.
 
     Args:
-        folder: made by `export`, `compress` or `shrink`.
-        port: 0 = any free one; which, is said.
-        host: the address; others than this machine's own can be reached from outside, without a password.
-        threads: that one operation of the model may use; 0 = as many as there are cores.
-        defer_below: the confidence below which an answer says `"defer": true`; None = what its folder says.
-        limits: what is refused.
+        folder: a model folder made by `export`, `compress` or `shrink`.
+        port: port to listen on; 0 = any free one, which is printed.
+        host: address to listen on; one that is not local can be reached from other machines, without a password.
+        threads: threads per operation of the model; 0 = the number of cores.
+        defer_below: confidence below which an answer has `"defer": true`; None = the threshold in the folder.
+        limits: limits beyond which requests are refused.
 
     Raises:
-        UserError: the port is in use, or the address is none of this machine's; there is no exported model; or
+        UserError: the port is in use, the address does not belong to this machine, there is no exported model, or
             starlette and uvicorn are not installed.
     """
     for library in ("starlette", "uvicorn"):
