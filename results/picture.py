@@ -79,8 +79,8 @@ def caption_section() -> str:
     return (
         f"From the teacher ({first.score:.1f} points, {first.milliseconds:.1f} ms; 6 layers of 384) to its 8-bit "
         f"student of 3 layers ({last.score:.1f} points, {last.milliseconds:.1f} ms). Squares: published scores, at the "
-        f"milliseconds of their shapes here. ONNX Runtime, one core of an {timed.environment['cpu']}, inputs of STS-B "
-        "at their own length. [The replication](docs/explanation/replication.md).\n"
+        f"latency measured here for models of the same shape. ONNX Runtime, one core of an {timed.environment['cpu']}, "
+        "STS-B inputs at their own length. [The replication](docs/explanation/replication.md).\n"
     )
 
 
@@ -97,10 +97,10 @@ def numbers_section() -> str:
     over = ", ".join(task.title for task in kept.counted)
     return (
         f"- **{speed_up:.1f} × as fast, {smaller:.1f} × smaller**: the SST-2 student in int8 against its teacher in "
-        f"torch, with {best:.1f} points where the teacher has {first:.1f}.\n"
-        f"- **{100 * kept.share:.1f} % kept** of what the task’s teacher has above the majority class, mean over "
-        f"{over}, by a student with half of its layers.\n"
-        f"- **{fp32['notebook']:.1f} × the notebook, {fp32['authors_all']:.1f} × the authors**: useful tokens a second "
-        f"of a distillation step of BERT-base on two CPU cores in fp32; {bf16['notebook']:.1f} and "
-        f"{bf16['authors_all']:.1f} × in bf16.\n"
+        f"torch, at {best:.1f} points (the teacher: {first:.1f}).\n"
+        f"- **{100 * kept.share:.1f} % kept** of the teacher’s score above the majority class, by a student with half "
+        f"of its layers; mean over {over}.\n"
+        f"- **{fp32['notebook']:.1f} × the speed of the notebook, {fp32['authors_all']:.1f} × that of the authors’ "
+        "code**: useful tokens per second of a distillation step of BERT-base on two CPU cores in fp32; "
+        f"{bf16['notebook']:.1f} and {bf16['authors_all']:.1f} × in bf16.\n"
     )
