@@ -206,7 +206,7 @@ def add_settings(
     for name in first:
         add(run if name in RUN else short_group, known[name], shown=True)
     if command in CUSTOM_TASK:
-        title = "a task of your own, called after its file: --data FILE, the train examples, and"
+        title = "your own task, named after its file: --data FILE with the train examples, and"
         group = parser.add_argument_group(title)
         for flag, key in custom_task_flags().items():
             add_setting(
