@@ -124,7 +124,7 @@ def test_a_model_on_a_task_of_the_paper_needs_no_recipe(teacher: Path, tmp_path:
         (["--finetune.learning_rates", "1e-4", "3e-4"], ["learning_rates", "heldout"]),
         (["--finetune.distillation.intermediate_epochs", "1"], ["intermediate_epochs", "hidden"]),
         (["--finetune.distillation.augment", "2"], ["augment", "no teacher to learn from"]),
-        (["--task", "cola"], ["--task", "called after its file"]),
+        (["--task", "cola"], ["--task", "named after its file"]),
         (["--max-length", "600"], ["max_length", "512"]),
     ],
 )

@@ -118,10 +118,10 @@ def test_a_file_with_a_scored_text_is_refused(data: Path, form: str) -> None:
 @pytest.mark.parametrize(
     ("task", "changes", "part"),
     [
-        ("cola", {"unlabelled": "task:cola"}, "beside the train examples"),
+        ("cola", {"unlabelled": "task:cola"}, "names the train examples"),
         ("cola", {"unlabelled": ["corpus", "task:sst3"]}, "did you mean 'sst2'"),
-        ("squad", {"unlabelled": "corpus"}, "no unlabelled texts with the span task"),
-        ("squad", {"augment": 2}, "intermediate_epochs with the span task"),
+        ("squad", {"unlabelled": "corpus"}, "cannot use unlabelled texts"),
+        ("squad", {"augment": 2}, "uses copies in intermediate_epochs alone"),
         ("cola", {"final_examples": "original"}, "final_examples"),
         ("cola", {"unlabelled": 3}, "a text or a list of texts"),
     ],

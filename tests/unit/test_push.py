@@ -199,7 +199,7 @@ def no_weights(model: Path) -> None:
         (with_card("---\nlicense: [\n---\n"), "a card with a header"),
         (with_card("---\nlicense: mit\n---\n# x\n"), "without pipeline_tag, library_name"),
         (with_card(CARD.replace("# A model", "")), "only a header"),
-        (half_finished, "half-finished"),
+        (half_finished, "not finished"),
         (a_run, "a whole run"),
         (no_config, "config.json"),
         (no_weights, "weights in safetensors"),
