@@ -168,7 +168,7 @@ def test_views_that_others_did_not_make_are_made_by_the_run(
     cached = ("--distill.cache.kind", "hidden", "--distill.cache.views", "2", "--threads", "1", "--jobs", "2")
     code, printed, error = call("distill", recipe_file, "--output", tmp_path / "run", *cached)
     assert code == 0, error
-    assert "2 views not there afterwards" in printed and "TINYDISTILBERT_CACHE has to be on storage" in printed
+    assert "2 views still missing" in printed and "TINYDISTILBERT_CACHE must be on storage" in printed
     assert len([*(tmp_path / "cache").glob("teacher-*/view-*")]) == len([*elsewhere.glob("teacher-*/view-*")]) == 2
 
 

@@ -287,7 +287,7 @@ def rows(count: int, label: Callable[[int], str]) -> str:
         (rows(90, lambda n: "ab"[n % 2]), ["--to", "fast"], ["--to", "5ms, 20MB"]),
         (rows(90, lambda n: "ab"[n % 2]), ["--keep", "120%"], ["--keep", "97%"]),
         (rows(90, lambda n: "ab"[n % 2]), ["--label", "labell"], ["did you mean 'label'"]),
-        (rows(90, lambda n: "ab"[n % 2]), ["--validation", "data.csv"], ["train file too"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--validation", "data.csv"], ["also the train file"]),
         (rows(90, lambda n: "ab"[n % 2]), ["--teacher", "no/such-model"], ["no/such-model"]),
         (rows(90, lambda n: "ab"[n % 2]), ["--time-budget", "1s"], ["--time-budget"]),
     ],

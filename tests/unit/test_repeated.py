@@ -109,7 +109,7 @@ def test_one_file_for_both_splits_is_refused(link: bool, tmp_path: Path) -> None
     else:
         own = CustomTask(train=str(tmp_path / "train.csv"), validation=str(tmp_path / "." / "train.csv"))
         recipe = Recipe(finetune=Finetune(tasks=("own",), custom={"own": own}))
-    with pytest.raises(UserError, match=r"finetune\.custom\.own\.validation: .*is the train file too"):
+    with pytest.raises(UserError, match=r"finetune\.custom\.own\.validation: .*is also the train file"):
         refuse_one_file_for_two(tasks_of(recipe.finetune)["own"], None)
 
 
