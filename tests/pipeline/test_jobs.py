@@ -218,7 +218,7 @@ def test_one_that_is_killed_is_run_again_and_one_that_dies_twice_is_a_line_of_th
     code, printed, error = call(*arguments)
     assert killed == times, printed
     assert code == 1
-    assert (printed + error).count("killed by SIGKILL; once more") == 2
+    assert (printed + error).count("killed by SIGKILL; trying once more") == 2
     failure = "model on Adjacency, seed 1: failed, killed by SIGKILL, twice"
     assert failure in printed + error and failure in (output / "report.html").read_text()
     assert {m.seed for m in results.read(output / "results.jsonl") if m.task == "adjacency"} == {0}

@@ -168,7 +168,7 @@ def test_a_run_does_not_go_on_with_other_examples(files: list[str], teacher: Pat
     train.write_text(train.read_text().replace("good", "fine"))
     (Path(files[3])).write_text(Path(files[3]).read_text().replace("good", "fine"))
     code, _, err = call("finetune", "--model", teacher, *files, "--output", run)
-    assert code == 2 and "reviews train" in err and "bring the old data back" in err
+    assert code == 2 and "reviews train" in err and "restore the old data" in err
 
 
 def test_a_failed_training_is_scored_named_and_ends_in_an_error(

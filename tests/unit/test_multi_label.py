@@ -213,7 +213,7 @@ def test_the_examples_that_choose_thresholds_are_never_trained_on_nor_scored(tmp
 
     scored = {*read(task(train, "20%"), "validation").columns["text"]}
     fixed = examples(select="fixed")
-    assert "are not trained on: they choose the thresholds" in said()
+    assert "are not trained on, to choose the thresholds" in said()
     held_out = examples(select="heldout")
     assert held_out.threshold is held_out.selection is not None
     for of in (fixed, held_out, examples(select="reported")):

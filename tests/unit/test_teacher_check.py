@@ -52,7 +52,7 @@ def test_a_better_order_is_named_and_is_the_one_of_the_teachers_outputs(caplog: 
     read = [order.index(output) for output in outputs]
     notices.begin()
     check(read, labels, order=order, is_given=True)
-    assert "if its outputs are entailment, neutral, contradiction; it is learned from as it is" in caplog.text
+    assert "if its outputs are entailment, neutral, contradiction; it is used as it is" in caplog.text
 
 
 @pytest.mark.parametrize("size", [12, 200])

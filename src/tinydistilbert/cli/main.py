@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
-        sys.exit(_fail("stopped; the same command continues from what is finished", EXIT_INTERRUPTED))
+        sys.exit(_fail("stopped; the same command goes on from what is finished", EXIT_INTERRUPTED))
 
 
 def _fail(message: str, code: int) -> int:

@@ -81,9 +81,11 @@ class TrainingJob:
         """
         while world > 1 and (count := len(self.micro_batches(0, oom_splits))) < world:
             if oom_splits == self.oom_splits:
-                expected, found = f"at most {count}, the smallest micro-batches of a step", f"{world} processes"
+                problem = (
+                    f"there are {world} processes, but a step has only {count} micro-batches, even of the smallest size"
+                )
                 fix = "start fewer, or raise batch_size or gradient_accumulation_steps"
-                raise UserError("launcher", expected=expected, found=found, fix=fix)
+                raise UserError("launcher", problem=problem, fix=fix)
             oom_splits += 1
         return oom_splits
 
