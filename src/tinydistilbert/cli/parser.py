@@ -32,7 +32,7 @@ def build(command: str | None = None, given: Sequence[str] = (), *, everything: 
     root.add_argument("--version", action="version", version=f"tinydistilbert {__version__}", help="print the version")
     commands = root.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True,
-        description="prepare to report run the stages of a recipe up to that one and skip what is finished.",
+        description="prepare to report run a recipe up to the stage of that name, and skip finished stages.",
     )  # fmt: skip
     for name, row in COMMANDS.items():
         parser = commands.add_parser(

@@ -92,7 +92,7 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[Conflict]:
     distillation = finetune.distillation
     if finetune.teacher and (finetune.model or "teacher" not in finetune.models):
         why = "finetune.model is set" if finetune.model else "finetune.models does not have it"
-        problem, fix = f"there is no row `teacher` to start from it: {why}", "leave it out"
+        problem, fix = f"there is no row `teacher` that would start from it: {why}", "leave it out"
         fix = fix if finetune.model else f'add "teacher" to finetune.models, or {fix}'
         yield Conflict("finetune.teacher", problem=problem, fix=fix)
     if finetune.model and (distillation.start, distillation.matched_layers) == ("student", "copied"):

@@ -109,15 +109,15 @@ class Objective:
     )
     """Weight of the squared difference of hidden states (TinyBERT); a learned projection joins different widths."""
     temperature: PositiveRamp = 2.0
-    """T by which the logits of both models are divided for `kl`."""
+    """T, by which the logits of both models are divided for `kl`."""
     kl_positions: Literal["all", "masked", "sampled"] = "all"
-    """Where the KL is taken: at every token (the authors' default), at masked ones, or at those and some others."""
+    """Where the KL is taken: at every token (the authors' default), at masked ones, or at masked and some others."""
     kl_sampled_share: Rate = 0.15
-    """Share of the tokens that are not masked at which `sampled` takes the KL."""
+    """Share of the unmasked tokens at which `sampled` also takes the KL."""
     relation_heads: NonNegativeInt = 0
-    """Heads that Q, K and V are cut into for `relation`, whatever the models have; 0 = as many as the teacher has."""
+    """Heads that Q, K and V are cut into for `relation`, whatever the models have; 0 = the teacher's number."""
     relation_layer: int = -1
-    """Teacher layer whose relations the student's last layer learns; negative counts from the last, -1."""
+    """Teacher layer whose relations the student's last layer learns; negative numbers count from the last, -1."""
     matched_layers: Literal["uniform", "copied"] | tuple[NonNegativeInt, ...] = "uniform"
     """Teacher layers that `attention` and `hidden` compare with: the last of each run of layers that a student layer
     stands for (TinyBERT), those that it was copied from, or a list."""

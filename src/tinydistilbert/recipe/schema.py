@@ -79,22 +79,22 @@ class Corpus:
     text_column: str = "text"
     """Column of JSONL, Parquet, CSV, TSV and hub rows that holds the text."""
     quoting: Quoting = "auto"
-    """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, and in a
-    .tsv file only where it is surely quoted."""
+    """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, but in a
+    .tsv file only if it is clearly quoted."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of the documents that is held out for validation where the source has no validation split."""
+    """Share of the documents that is held out for validation if the source has no validation split."""
     packing: Literal["documents", "lines"] = "documents"
-    """`documents`: no padding. `lines`: each line, blank ones too, is cut and padded to one block (TinyDistilBERT)."""
+    """`documents`: no padding. `lines`: each line, also a blank one, is cut or padded to one block (TinyDistilBERT)."""
     block_size: Annotated[int, Field(ge=8)] = 128
-    """Tokens in a block, [CLS] and [SEP] among them."""
+    """Tokens in a block, including [CLS] and [SEP]."""
     max_train_documents: NonNegativeInt = 0
-    """Use only the first so many training documents; 0 = all."""
+    """Number of training documents to use, from the first on; 0 = all."""
     attention: Literal["block", "documents"] = "block"
-    """`documents`: tokens attend only within their own document; `block`: across all of their block."""
+    """`documents`: tokens attend only within their own document; `block`: within their whole block."""
     deduplicate: bool = False
-    """Leave out documents that were there before, by their hash; of validation text also those of the training text."""
+    """Leave out repeated documents, by their hash; from the validation text also those of the training text."""
     streaming: bool = False
-    """Read a hub data set while it is fetched, file by file, and keep no copy of it; files are always read so."""
+    """Read a hub data set file by file while downloading it, and keep no copy; local files are always streamed."""
 
 
 @section
@@ -136,15 +136,15 @@ class Masking:
     """Dynamic masking (Devlin et al. 2019): another mask each time a block is seen."""
 
     rate: RateRamp = 0.15
-    """Chance of each token to be chosen; two numbers = from the first step to the last. Validation always has 0.15."""
+    """Chance of each token to be chosen; two numbers = from the first step to the last. Validation always uses 0.15."""
     mask_share: Share = 0.8
     """Of the chosen tokens, the share that becomes [MASK]."""
     random_share: Share = 0.1
-    """Of the chosen tokens, the share that becomes a random token; the rest stays as it is. 1 and 0: pure [MASK]."""
+    """Of the chosen tokens, the share that becomes a random token; the rest is unchanged. 1 and 0: pure [MASK]."""
     whole_words: bool = False
     """Mask whole words, not single word pieces (BERT's later release)."""
     smoothing: NonNegativeFloat = 0.0
-    """Choose rare tokens more often, in proportion to count^-smoothing (DistilBERT's authors: 0.7); 0 = all alike."""
+    """Choose rare tokens more often, in proportion to count^-smoothing (DistilBERT's authors: 0.7); 0 = all equally."""
 
 
 @section
@@ -152,7 +152,7 @@ class Validation:
     """What is measured on held-out text while a model is adapted or distilled."""
 
     times: Annotated[int, Field(ge=1, le=10_000)] = 4
-    """Times that KL, MLM loss and perplexity are measured, evenly spread over the training, its end included."""
+    """How often KL, MLM loss and perplexity are measured, spread evenly over the training, including its end."""
     blocks: NonNegativeInt = 256
     """Validation blocks to measure on; 0 = all."""
 
@@ -162,11 +162,11 @@ class TeacherCache:
     """The teacher's outputs, computed once and reused over epochs."""
 
     kind: Literal["none", "hidden", "top-k"] = "none"
-    """`hidden`: last hidden states in half precision, which give the logits; `top-k`: the likeliest tokens alone."""
+    """`hidden`: last hidden states in half precision, from which logits follow; `top-k`: only the likeliest tokens."""
     views: PositiveInt = 4
-    """Maskings of the corpus that are kept; epochs use them in turn."""
+    """Number of maskings of the corpus in the cache; epochs use them in turn."""
     top_k: PositiveInt = 64
-    """Tokens kept at each position by `top-k`; the probability of all others is one number."""
+    """Tokens that `top-k` keeps at each position; all others share one number, their total probability."""
 
 
 @section
@@ -176,12 +176,12 @@ class Distill:
     epochs: Epochs = 3.0
     """Passes over the training text; a fraction is allowed."""
     max_steps: NonNegativeInt = 0
-    """Stop after so many optimiser steps, with the schedule fitted to them; 0 = as many as the epochs need. A limit:
-    unlike transformers' `max_steps`, it adds no epochs."""
+    """Largest number of optimiser steps, to which the schedule is fitted; 0 = as many as the epochs need. Unlike
+    transformers' `max_steps`, it adds no epochs."""
     time_budget: Duration = ""
     """`20m`, `1h30m`: as many steps as fit into it at the measured speed, in place of `epochs`; empty = no budget."""
     compile: bool = False
-    """Compile teacher and student with torch.compile (a minute of warm-up; falls back where it fails)."""
+    """Compile teacher and student with torch.compile (takes a minute at the start; falls back if it fails)."""
     cache: TeacherCache = TeacherCache()
     optimization: Optimization = Optimization()
 
@@ -197,15 +197,15 @@ class Benchmark:
     backends: tuple[Literal["torch", "torch-compile", "onnx", "onnx-int8", "openvino"], ...] = ("torch",)
     """Libraries that run the models: torch, torch.compile, ONNX Runtime in fp32 and in int8, OpenVINO."""
     protocols: tuple[Literal["padded-128", "true-length", "with-tokenizer"], ...] = ("padded-128", "true-length")
-    """Inputs padded to 128 tokens, or of their true length; `with-tokenizer`: the time of the tokenizer included."""
+    """Inputs padded to 128 tokens, or at their true length; `with-tokenizer`: including the time of the tokenizer."""
     memory: bool = True
     """Measure the peak memory of each row too, in a separate process."""
     examples: NonNegativeInt = 0
     """Sentence pairs of STS-B validation at true length; 0 = all 1,500."""
     padded_examples: NonNegativeInt = 0
-    """Pairs padded to 128 (all cost the same); the time of a full pass is extrapolated from them. 0 = all."""
+    """Pairs padded to 128 (all take equally long); the time of a full pass is extrapolated from them. 0 = all."""
     rounds: PositiveInt = 5
-    """Rounds that the pairs are divided into; each round times every model in turn."""
+    """Number of rounds into which the pairs are divided; each round times every model in turn."""
 
 
 @section
@@ -217,7 +217,7 @@ class Ablate:
     seeds: tuple[NonNegativeInt, ...] = (0,)
     """Seeds; each row is distilled once with each of them."""
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """More rows: a name, and what it changes: `"rate 30 %" = { masking.rate = 0.3 }`."""
+    """More rows: a name and its changes, `"rate 30 %" = { masking.rate = 0.3 }`."""
 
 
 @section
@@ -225,14 +225,14 @@ class Recipe:
     """A whole experiment."""
 
     name: str = "default"
-    """Names the run in tables, and its folder where no --output is given."""
+    """Names the run in tables, and its folder if no --output is given."""
     seed: NonNegativeInt = 0
-    """Of order, masks, dropout, random weights and samples of examples; fine-tunings have `finetune.seeds`."""
+    """Seed of the order, masks, dropout, random weights and samples of examples; fine-tuning has `finetune.seeds`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
     precision: Literal["auto", "fp32", "fp32-onednn", "bf16"] = "auto"
-    """Precision of matrix products in training; `auto`: bf16 where it is 1.3 times as fast on this machine or more,
-    else `fp32-onednn` (single precision by oneDNN) where that is faster, else fp32. A run keeps what it began in."""
+    """Precision of matrix products in training; `auto`: bf16 if it is at least 1.3 times as fast on this machine, else
+    `fp32-onednn` (single precision by oneDNN) if that is faster, else fp32. A run keeps the precision it began in."""
     data: str | None = None
     """Folder with `wikitext2/`, `glue/`, `imdb/`, `squad/`; without it they come from the hub."""
     checkpoint_minutes: PositiveFloat = 5.0

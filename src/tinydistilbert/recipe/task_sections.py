@@ -27,29 +27,29 @@ class CustomTask:
 
     train: str = ""
     """CSV, TSV, JSONL or Parquet file, SQuAD's JSON for `span`, a CoNLL file for `token-classification`, a folder of
-    `save_to_disk`, or a hub data set (`owner/name:configuration:split`), of which `train` is read where no split is
+    `save_to_disk`, or a hub data set (`owner/name:configuration:split`), of which `train` is read if no split is
     named."""
     validation: str = ""
-    """The scored examples: as `train`; of a hub data set, its split `validation`; or a share of `train`, such as `10%`:
-    the rows that a hash of their text picks. May be empty with finetune.score_on = "train"."""
+    """The scored examples, given like `train` (of a hub data set, `validation` is read), or a share of `train` such as
+    `10%`, whose rows are chosen by a hash of their text. May be empty with finetune.score_on = "train"."""
     kind: Literal["classification", "regression", "span", "multi-label", "token-classification"] = "classification"
     """`span`: answers in a context (SQuAD). `multi-label`: several labels. `token-classification`: entities."""
     text: str = "text"
-    """Column of the text; of the question where `kind` is span, by default `question`."""
+    """Column of the text; if `kind` is span, of the question, by default `question`."""
     text_pair: str = ""
-    """Column of a second text, if there is one; of the context where `kind` is span, by default `context`."""
+    """Column of a second text, if there is one; if `kind` is span, of the context, by default `context`."""
     label: str | tuple[str, ...] = "label"
-    """Column of the label; of multi-label tasks of lists, or several of 0 and 1."""
+    """Column of the label; for multi-label tasks a column of lists, or several columns of 0 and 1."""
     label_separator: Annotated[str, Field(min_length=1)] = "|"
-    """Of multi-label cells."""
+    """Separates the labels in a cell of a multi-label task."""
     max_length: Annotated[int, Field(ge=8)] | None = None
-    """Longest input in tokens; by default 128, and 384 where `kind` is span."""
+    """Longest input in tokens; by default 128, or 384 if `kind` is span."""
     answer_units: Literal["words", "characters"] = "words"
     """What F1 and exact match of `span` compare: `words`, SQuAD's official rules, or `characters` for scripts without
     blanks (Chinese, Japanese, Thai …), as MLQA does for Chinese."""
     quoting: Quoting = "auto"
-    """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, and in a
-    .tsv file only where it is surely quoted."""
+    """Quotes in CSV and TSV: `csv`, they enclose fields; `none`, they are part of the texts; `auto`: `csv`, but in a
+    .tsv file only if it is clearly quoted."""
 
     _one_column = field_validator("label", mode="before")(alone)
 
@@ -97,59 +97,59 @@ class TaskDistillation:
     tasks: Literal["all", "span", "none"] = "all"
     """Tasks on which the student is also fine-tuned with a teacher; DistilBERT's authors did so on SQuAD alone."""
     teachers: Literal["first", "all"] | tuple[str, ...] = "first"
-    """The run's teacher of the first seed, the mean of those of all seeds, or folders of fine-tuned models."""
+    """`first`: the run's teacher of the first seed; `all`: the mean of those of all seeds; or folders of models."""
     teacher_labels: tuple[str, ...] = ()
-    """Of teachers in folders: the class that each of their outputs stands for, in the order of the outputs; empty =
-    what their names say, and LABEL_0, LABEL_1 … are the classes in their order."""
+    """For teachers in folders: the class of each of their outputs, in the order of the outputs; empty = by their names,
+    with LABEL_0, LABEL_1 … as the classes in their order."""
     start: Literal["student", "teacher"] = "student"
-    """What the rows "(D)" start from: the pretrained student; or the first fine-tuned teacher of the task, cut to the
-    layers that `student` says, with its pooler and head. The second needs no pretraining distillation; with
-    finetune.model, that model becomes the task's teacher where no other is given."""
+    """What the rows "(D)" start from: the pretrained student, or the first fine-tuned teacher of the task, cut to the
+    layers that `student` names, with its pooler and head. The second needs no pretraining distillation; with
+    finetune.model, that model becomes the task's teacher if no other is given."""
     cut: Literal["layers", "importance"] = "layers"
-    """With start = "teacher", which of its layers are kept: those that `student` says, or as many that matter most to
-    the task, by the first derivative of its loss on train examples (as in `compress`)."""
+    """With start = "teacher", which layers are kept: those that `student` names, or as many of the most important ones
+    for the task, by the first derivative of its loss on train examples (as in `compress`)."""
     temperature: PositiveFloat = 2.0
-    """T of the soft targets."""
+    """Temperature T of the soft targets."""
     soft: Share = 0.5
     """Weight of the soft targets; the rest goes to the labels (the authors' alpha_ce = alpha_squad = 0.5)."""
     hidden: NonNegativeFloat = 0.0
     """Weight of the squared difference of hidden states (TinyBERT); the teacher then runs in every step."""
     attention: NonNegativeFloat = 0.0
-    """Weight of the squared difference of attention scores before the softmax (TinyBERT); as many heads in both."""
+    """Weight of the squared difference of attention scores before the softmax (TinyBERT); both need as many heads."""
     relation: NonNegativeFloat = 0.0
     """Weight of the self-attention relations Q-Q, K-K and V-V of the last layers (MiniLMv2)."""
     intermediate_epochs: NonNegativeFloat = 0.0
-    """Epochs at the beginning in which only hidden, attention and relation have weight; afterwards they have none."""
+    """Epochs at the beginning in which only hidden, attention and relation count; afterwards they do not count."""
     intermediate_learning_rate: PositiveFloat | None = None
-    """Highest learning rate of those epochs; by default that of `finetune.optimization`. Where this key, `epochs` or
-    `learning_rate` is set, warm-up, decay and AdamW's moments start anew after those epochs."""
+    """Highest learning rate of those epochs; by default that of `finetune.optimization`. If this key, `epochs` or
+    `learning_rate` is set, warm-up, decay and AdamW's moments start again after those epochs."""
     epochs: Epochs | None = None
-    """Epochs of the rows "(D)" after the intermediate ones, whatever `min_steps`; by default `finetune.epochs`, which
-    then contain the intermediate ones (TinyBERT: 3)."""
+    """Epochs of the rows "(D)" after the intermediate ones, regardless of `min_steps`; by default `finetune.epochs`,
+    which then include the intermediate ones (TinyBERT: 3)."""
     learning_rate: PositiveFloat | None = None
-    """Highest learning rate of those; by default that of `finetune.optimization` (TinyBERT: 1e-5, 2e-5 or 3e-5)."""
+    """Highest learning rate of those epochs; by default `finetune.optimization`'s (TinyBERT: 1e-5, 2e-5 or 3e-5)."""
     matched_layers: Literal["uniform", "copied"] = "uniform"
     """Teacher layers that hidden and attention are compared with: evenly spread, the last of each run (TinyBERT: of 6
     for 3 layers 2, 4, 6), or those that the student's layers were copied from."""
     soft_labels: str = ""
     """File with soft labels of train examples from a teacher that is no model (an LLM, an API, an ensemble, votes): a
-    column for each class or label, and the task's columns of texts or `id` to join by. Where an example has none, the
-    teacher model speaks. Classification and multi-label only."""
+    column for each class or label, and the task's columns of texts or `id` to join by. Examples without
+    them learn from the teacher model. Classification and multi-label only."""
     final_examples: Literal["all", "original"] = "all"
-    """What is read after the intermediate epochs: all, or only the train examples, not the copies and further texts
-    (TinyBERT on STS-B)."""
+    """What is read after the intermediate epochs: everything, or only the train examples without copies and further
+    texts (TinyBERT on STS-B)."""
     unlabelled: str | tuple[str, ...] = ""
     """More texts of the task's kind without labels: a file in the task's columns or with one text a line, `task:NAME`
     (train texts of another task), `corpus` (sentences of the corpus), or a list of these; not for span tasks."""
     unlabelled_examples: NonNegativeInt = 0
-    """Read a seeded sample of so many of them; 0 = all."""
+    """Size of a seeded sample of them to read; 0 = all."""
     augment: NonNegativeInt = 0
     """Copies of each train example with words replaced by what a masked LM proposes (TinyBERT), for soft
     targets; duplicates are dropped. Of span tasks the question's words, for the intermediate epochs alone."""
     augment_share: Share = 0.4
-    """Chance of each word to be replaced in a copy (TinyBERT's p_t)."""
+    """Probability of each word to be replaced in a copy (TinyBERT's p_t)."""
     augment_candidates: PositiveInt = 15
-    """Proposals among which a replacement is drawn (TinyBERT's K)."""
+    """Number of proposals from which a replacement is drawn (TinyBERT's K)."""
 
     _one_source = field_validator("unlabelled", mode="before")(alone)
 
@@ -175,41 +175,40 @@ class Finetune:
 
     tasks: tuple[str, ...] = ()
     """Names from `tinydistilbert tasks`, or of custom tasks in `custom`; `rte@mnli`: RTE, started from this run's
-    models of MNLI, a column of its own."""
+    models of MNLI, in a separate column."""
     model: str = ""
     """Folder or hub name of a model to fine-tune instead of teacher, student and control."""
     teacher: str = ""
     """Encoder that the row `teacher` starts from, with its pooler: `original` (`teacher.model` as it comes), or a
-    folder, hub name or `offline`; empty = the run's teacher, adapted if `adapt` says so. "(D)" learns from it."""
+    folder, hub name or `offline`; empty = the run's teacher, adapted if `adapt` is set. "(D)" learns from it."""
     models: tuple[Literal["teacher", "student", "control"], ...] = ("teacher", "student")
-    """`control` is the same cut of the teacher without distillation."""
+    """`control` is the same cut of the teacher, without distillation."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
-    """Seeds; each model is fine-tuned once with each. Tables show medians (five runs, as in the paper)."""
+    """Each model is fine-tuned once with each seed. Tables show medians (five runs, as in the paper)."""
     epochs: Epochs = 3.0
     """Passes over the train examples; a fraction is allowed."""
     min_steps: NonNegativeInt = 500
-    """Small train sets get more epochs, until they come to so many steps (Mosbach et al. 2021); 0 = never."""
+    """Small train sets get more epochs, to reach this number of steps (Mosbach et al. 2021); 0 = never."""
     select: Literal["fixed", "heldout", "reported"] = "fixed"
-    """What chooses the epoch: nothing; examples held out of train; or, as TinyDistilBERT did, the reported split."""
+    """What the epoch is chosen on: nothing; examples held out of train; or the reported split (TinyDistilBERT)."""
     learning_rates: tuple[PositiveFloat, ...] = ()
-    """With select = "heldout": candidates, of which the held-out examples choose one."""
+    """With select = "heldout": candidates, one of which is chosen on the held-out examples."""
     train_examples: NonNegativeInt = 0
-    """Train on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
+    """Size of a seeded sample of each task to train on; 0 = all. Tables mark samples."""
     validation_examples: NonNegativeInt = 0
-    """Score on a seeded sample of so many examples a task; 0 = all. Tables mark a sample."""
+    """Size of a seeded sample of each task to score on; 0 = all. Tables mark samples."""
     score_on: Literal["validation", "train"] = "validation"
-    """`train`: score on `validation_examples` of the train split that are not trained on; for choosing settings."""
+    """`train`: score on `validation_examples` of the train split that are not trained on, to choose settings."""
     keep: Literal["best", "all", "least"] = "best"
-    """Weights that stay when a run has no use for them any more: `best`, of each task the models of the first seed that
-    the run is about; `all`, those of the teacher, the control and the other seeds too; `least`, as `best`, but of a
-    compressed task the chosen variant alone, and not the adapted teacher. Scores and logs always stay."""
+    """Weights that are kept when a run no longer needs them: `best`, for each task the models of the first seed that
+    the run is about; `all`, also those of the teacher, the control and the other seeds; `least`, as `best`, but only
+    the chosen variant of a compressed task, and not the adapted teacher. Scores and logs are always kept."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of each layer as a share of that of the layer above it, from the head down to the embeddings
-    (ULMFiT, Howard and Ruder 2018; ELECTRA: 0.8); 1 = all alike. Not of the rows "(D)"."""
+    (ULMFiT, Howard and Ruder 2018; ELECTRA: 0.8); 1 = all equal. Not for the rows "(D)"."""
     baselines: bool = True
     """Rows of two cheap models on the same examples, which a student has to beat: a linear model on TF-IDF, and one on
-    the mean of the teacher's word embeddings; where words are tagged, of each word's most frequent tag. Not for span
-    tasks."""
+    the mean of the teacher's word embeddings; for tagged words, each word's most frequent tag. Not for span tasks."""
     distillation: TaskDistillation = TaskDistillation()
     optimization: Optimization = Optimization(
         learning_rate=5e-5, weight_decay=0.01, adam_beta2=0.999, adam_epsilon=1e-8, warmup_ratio=0.1,
@@ -261,39 +260,39 @@ class Compress:
     """Smaller and faster variants of fine-tuned models, made one after the other, each with its score."""
 
     tasks: tuple[str, ...] = ()
-    """Tasks whose model (of the first seed) is compressed; where `model` is given, the one task of that model."""
+    """Tasks whose model (of the first seed) is compressed; if `model` is given, the one task of that model."""
     row: Literal["teacher", "student", "student (D)", "control", "model", "model (D)"] = "student"
-    """Row of the tables that is compressed."""
+    """Row of the tables whose models are compressed."""
     model: str = ""
     """Folder of a fine-tuned model to compress instead of one of the run."""
     teachers: tuple[str, ...] = ()
-    """Fine-tuned models that pruned ones learn from; by default the teacher of the run, else the unpruned model."""
+    """Fine-tuned models that pruned models learn from; by default the teacher of the run, else the unpruned model."""
     vocabulary: str = ""
     """Reduce the vocabulary to the tokens of these texts first: a file or folder, or `train`; empty = keep it."""
     quantization: Literal["dynamic", "static", "none"] = "dynamic"
-    """int8: scales of the activations from each token, or `static`, from calibration inputs held out of train."""
+    """int8: activations are scaled by each token, or, with `static`, by calibration inputs held out of train."""
     engines: tuple[Literal["onnxruntime", "openvino"], ...] = ("onnxruntime",)
-    """With `openvino` every variant is also made for OpenVINO: in bf16, where the processor has it, and in int8."""
+    """With `openvino` every variant is also made for OpenVINO: in bf16, if the processor has it, and in int8."""
     calibration_examples: PositiveInt = 256
-    """Train examples that `static` measures those scales on, and OpenVINO's int8."""
+    """Number of train examples on which `static` and OpenVINO's int8 measure those scales."""
     keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.75, 0.5, 0.35)
     """Shares of the weights in heads and feed-forward neurons that the pruned variants keep; each is made from the one
-    before. With 1 first, a variant shows what as much recovery fine-tuning gives without pruning."""
+    before. With 1 first, a variant shows the effect of the same recovery fine-tuning without pruning."""
     layers: tuple[PositiveInt, ...] = ()
     """Variants after those: numbers of encoder layers to keep, the most important ones."""
     importance_examples: PositiveInt = 1000
-    """Train examples by which the importance of heads, neurons and layers is estimated (Michel et al. 2019)."""
+    """Train examples on which the importance of heads, neurons and layers is estimated (Michel et al. 2019)."""
     recovery_epochs: Epochs = 2.0
     """Epochs of recovery fine-tuning with the teacher after each pruning."""
     held_out: NonNegativeInt = 1000
-    """Train examples that pruned models are not trained on, and by which variants are chosen; at most a tenth, and with
-    0 a tenth."""
+    """Number of train examples that pruned models are not trained on and on which variants are chosen; at most a tenth;
+    0 = a tenth."""
     max_loss: NonNegativeFloat = 1.0
-    """Points of the headline metric that may be lost on those. If int8 loses more, some layers stay in float; a variant
-    that loses more is marked."""
+    """Points of the headline metric that may be lost on those examples. If int8 loses more, some layers stay in float;
+    a variant that loses more is marked."""
     min_kept: Share = 0.0
-    """Share of the teacher's score above the majority that the chosen variant has to keep on those, in place of
-    `max_loss`; the teacher is the first of `teachers`, or that of the run. 0 = no such demand."""
+    """Share of the teacher's score above the majority that the chosen variant has to keep on those examples, in place
+    of `max_loss`; the teacher is the first of `teachers`, or that of the run. 0 = no such requirement."""
     target_latency: Milliseconds = ""
     """`5ms`: make smaller variants until the median latency of one input on one core is that short."""
     target_size: Bytes = ""
@@ -301,7 +300,7 @@ class Compress:
     target_operations: Operations = ""
     """`100M`: until an input of mean length needs so few floating-point operations."""
     timed_examples: PositiveInt = 200
-    """Validation inputs that are timed at their true length."""
+    """Number of validation inputs that are timed, at their true length."""
     clock: Literal["wall", "core"] = "wall"
-    """What is timed: `wall`, until an answer is there; `core`, of that only the time in which the input has the core,
-    which shows how variants compare on a machine with other work, and is no latency there."""
+    """What is timed: `wall`, the time until the answer; `core`, only the core time that the input takes, which compares
+    variants on a machine with other work but is not a latency."""

@@ -134,13 +134,13 @@ class Optimization:
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay (Loshchilov and Hutter 2019); of which parameters: `decayed`."""
     decayed: Literal["matrices", "all"] = "matrices"
-    """`all`: biases and normalisation weights decay too, as with one parameter group for all in AdamW."""
+    """`all`: biases and normalisation weights decay too, as with a single parameter group in AdamW."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the gradient's running mean."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
     """Decay of the squared gradient's running mean."""
     adam_epsilon: PositiveFloat = 1e-6
-    """Added to the root of that mean, so that nothing is divided by zero."""
+    """Added to the root of that mean, to avoid a division by zero."""
     warmup_ratio: Share = 0.05
     """Share of the steps in which the learning rate rises to its highest value."""
     warmup_start: Literal["above zero", "zero"] = "above zero"
@@ -152,9 +152,9 @@ class Optimization:
     gradient_accumulation_steps: PositiveInt = 1
     """Forward passes whose gradients are added up before one update."""
     dropout: Share | None = None
-    """Dropout of hidden states while training; by default the model's own, which its saved config keeps."""
+    """Dropout of hidden states in training; by default the model's own, and the saved config keeps that."""
     attention_dropout: Share | None = None
-    """Dropout of attention weights while training; by default the model's own. 0 is 1.4 times faster on CPUs."""
+    """Dropout of attention weights in training; by default the model's own. 0 is 1.4 times faster on CPUs."""
 
 
 def ramp_at(value: float | tuple[float, float], step: int, steps: int) -> float:
