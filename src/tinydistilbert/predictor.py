@@ -187,7 +187,7 @@ class Predictor:
     def _tagged(self, texts: Sequence[str] | Sequence[Sequence[str]], pairs: Any) -> list[Prediction]:
         if pairs is not None:
             fix = "leave the pairs out"
-            raise UserError("pairs", expected="texts alone: the model tags the words of one", found="pairs", fix=fix)
+            raise UserError("pairs", problem="the model tags the words of single texts", fix=fix)
         if not len(texts):
             return []
         given = [(text, words_in(text)) if isinstance(text, str) else joined(text) for text in texts]
@@ -297,10 +297,10 @@ def load(
     config = exported_config(folder)
     if config is None:
         is_here = (folder / CONFIG).is_file()
-        with training_libraries(f"the torch model {folder}" if is_here else f"{folder} (no exported model is there)"):
+        with training_libraries(f"the torch model {folder}" if is_here else f"{folder} (it has no exported model)"):
             return _torch_predictor(folder, threads=threads, compiled=compiled, null_threshold=null_threshold)
     if compiled:
-        raise UserError("compiled", expected="a torch model", found="an exported one", fix="leave it out")
+        raise UserError("compiled", expected="a torch model", found="an exported model", fix="leave it out")
     facts = config[EXPORT_KEY]
     if why := difference_here(facts):
         progress.say(f"{folder}: {why}")
@@ -360,7 +360,7 @@ def _check_tags(folder: Path, kind: Kind, labels: Sequence[str]) -> None:
     """
     odd = [name for name in labels if not is_tag(name)] if kind == "token-classification" else []
     if odd:
-        expected, fix = "outputs that are IOB tags: O, B-TYPE, I-TYPE", "name them so in id2label of its config.json"
+        expected, fix = "outputs that are IOB tags: O, B-TYPE, I-TYPE", "rename them in id2label of its config.json"
         raise UserError(str(folder), expected=expected, found=repr(odd[0]), fix=fix)
 
 

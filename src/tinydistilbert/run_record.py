@@ -45,7 +45,7 @@ def _check_same_recipe(run: RunFolder, recipe: Recipe) -> None:
     given, stored = dict(flat(to_dict(recipe))), dict(flat(to_dict(read(run.recipe))))
     for key in sorted(given.keys() | stored.keys()):
         if key not in MAY_DIFFER and given.get(key) != stored.get(key):
-            found = f"one with {key} = {stored.get(key)!r} (here {given.get(key)!r})"
+            found = f"a run with {key} = {stored.get(key)!r} (here {given.get(key)!r})"
             fix = "give another --output, or delete the folder"
             raise UserError(f"--output {run.path}", expected="a run of this recipe", found=found, fix=fix)
 
@@ -70,9 +70,9 @@ def check_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
     """
     before = _inputs(run).get(name, fingerprint)
     if before != fingerprint:
-        expected, found = f"the data it was begun with ({name}: sha256 {before[:12]}…)", f"sha256 {fingerprint[:12]}…"
-        fix = "give another --output, or bring the old data back"
-        raise UserError(f"--output {run.path}", expected=expected, found=found, fix=fix)
+        problem = f"the data changed since the run was begun ({name}: sha256 {before[:12]}…, now {fingerprint[:12]}…)"
+        fix = "give another --output, or restore the old data"
+        raise UserError(f"--output {run.path}", problem=problem, fix=fix)
 
 
 def kept_fingerprints(run: RunFolder) -> dict[str, str]:
@@ -151,7 +151,12 @@ def keep_precision(run: RunFolder, precision: str) -> None:
     before = stored.setdefault(_PRECISION, precision)
     if before != precision:
         fix = "run the same command again"
-        raise UserError(f"--output {run.path}", expected=precision, found=f"begun in {before} meanwhile", fix=fix)
+        raise UserError(
+            f"--output {run.path}",
+            expected=precision,
+            found=f"a run that another process began in {before} in the meantime",
+            fix=fix,
+        )
     atomic.write_json(run.inputs, stored)
 
 

@@ -223,7 +223,7 @@ def begun_run(inputs: Any) -> Scenario:
         act(folder, lambda _: None)
         assert run_record.is_begun(RunFolder(output), settings)
         assert {path.name for path in output.iterdir()} == {"recipe.toml", "inputs.json"}
-        with pytest.raises(UserError, match="expected the data it was begun with"):
+        with pytest.raises(UserError, match="the data changed since the run was begun"):
             run_record.keep_fingerprint(RunFolder(output), "corpus", "others")
 
     return Scenario(act, judge)

@@ -166,7 +166,7 @@ def test_one_micro_batch_is_halved_for_two_processes_and_none_stays_without_one(
     assert log[0] == {"step": 1, "micro_batches_halved": 1}
     children = bench.fit(2, tmp_path / "one", parts=[1])
     assert all(child.wait() for child in children)
-    assert spoken(children, "at most 1, the smallest micro-batches of a step, found 2 processes")
+    assert spoken(children, "there are 2 processes, but a step has only 1 micro-batch")
 
 
 ACCUMULATED = [f"--{stage}.optimization.gradient_accumulation_steps=2" for stage in ("adapt", "distill", "finetune")]

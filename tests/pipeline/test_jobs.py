@@ -168,7 +168,7 @@ def test_views_that_others_did_not_make_are_made_by_the_run(
     cached = ("--distill.cache.kind", "hidden", "--distill.cache.views", "2", "--threads", "1", "--jobs", "2")
     code, printed, error = call("distill", recipe_file, "--output", tmp_path / "run", *cached)
     assert code == 0, error
-    assert "2 views not there afterwards" in printed and "TINYDISTILBERT_CACHE has to be on storage" in printed
+    assert "2 views still missing" in printed and "TINYDISTILBERT_CACHE must be on storage" in printed
     assert len([*(tmp_path / "cache").glob("teacher-*/view-*")]) == len([*elsewhere.glob("teacher-*/view-*")]) == 2
 
 
@@ -218,7 +218,7 @@ def test_one_that_is_killed_is_run_again_and_one_that_dies_twice_is_a_line_of_th
     code, printed, error = call(*arguments)
     assert killed == times, printed
     assert code == 1
-    assert (printed + error).count("killed by SIGKILL; once more") == 2
+    assert (printed + error).count("killed by SIGKILL; trying once more") == 2
     failure = "model on Adjacency, seed 1: failed, killed by SIGKILL, twice"
     assert failure in printed + error and failure in (output / "report.html").read_text()
     assert {m.seed for m in results.read(output / "results.jsonl") if m.task == "adjacency"} == {0}

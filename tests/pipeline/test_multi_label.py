@@ -130,7 +130,7 @@ def test_lists_from_python_and_a_cell_with_a_separator_from_the_command_line(
     code, out, err = call(*command, "--label-separator", ";")
     assert code == 0 and "micro F1" in out, err
     told = (tmp_path / "run" / "notices.txt").read_text()
-    for words in ("cells parted at ';'", "have no label", "they choose the thresholds", "joined by text to"):
+    for words in ("cells split at ';'", "have no label", "to choose the thresholds", "joined by text to"):
         assert words in told, words
     rows = {m.model for m in results.read(tmp_path / "run" / "results.jsonl")}
     assert "model (D)" in rows

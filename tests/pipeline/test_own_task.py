@@ -124,7 +124,7 @@ def test_a_model_on_a_task_of_the_paper_needs_no_recipe(teacher: Path, tmp_path:
         (["--finetune.learning_rates", "1e-4", "3e-4"], ["learning_rates", "heldout"]),
         (["--finetune.distillation.intermediate_epochs", "1"], ["intermediate_epochs", "hidden"]),
         (["--finetune.distillation.augment", "2"], ["augment", "no teacher to learn from"]),
-        (["--task", "cola"], ["--task", "called after its file"]),
+        (["--task", "cola"], ["--task", "named after its file"]),
         (["--max-length", "600"], ["max_length", "512"]),
     ],
 )
@@ -168,7 +168,7 @@ def test_a_run_does_not_go_on_with_other_examples(files: list[str], teacher: Pat
     train.write_text(train.read_text().replace("good", "fine"))
     (Path(files[3])).write_text(Path(files[3]).read_text().replace("good", "fine"))
     code, _, err = call("finetune", "--model", teacher, *files, "--output", run)
-    assert code == 2 and "reviews train" in err and "bring the old data back" in err
+    assert code == 2 and "reviews train" in err and "restore the old data" in err
 
 
 def test_a_failed_training_is_scored_named_and_ends_in_an_error(

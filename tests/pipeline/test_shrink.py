@@ -234,15 +234,15 @@ def test_a_time_budget_counts_that_trainings_run_side_by_side(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--compress.target_size", "20MB"], ["compress.target_size", "--to says it"]),
-        (["--to", "5ms", "--compress.target-latency", "6ms"], ["--to says it"]),
-        (["--compress.min_kept", "0.9"], ["--keep says it"]),
-        (["--finetune.seeds", "0", "1"], ["--seeds says it"]),
-        (["--finetune.tasks", "rte"], ["finetune.tasks", "FILE says it"]),
-        (["--finetune.custom.data.label", "x"], ["finetune.custom.data.label", "arguments of the call"]),
+        (["--compress.target_size", "20MB"], ["compress.target_size", "--to sets it"]),
+        (["--to", "5ms", "--compress.target-latency", "6ms"], ["--to sets it"]),
+        (["--compress.min_kept", "0.9"], ["--keep sets it"]),
+        (["--finetune.seeds", "0", "1"], ["--seeds sets it"]),
+        (["--finetune.tasks", "rte"], ["finetune.tasks", "FILE sets it"]),
+        (["--finetune.custom.data.label", "x"], ["finetune.custom.data.label", "an argument sets it"]),
         (["--compress.row", "teacher"], ["compress.row", "leave it out"]),
         (["--distill.epochs", "2"], ["distill.epochs", "no such stage"]),
-        (["--finetune.epochs", "2", "--time-budget", "15m"], ["finetune.epochs", "--time-budget chooses it"]),
+        (["--finetune.epochs", "2", "--time-budget", "15m"], ["finetune.epochs", "--time-budget sets it"]),
         (["--finetune.epochs", "many"], ["finetune.epochs", "'many'"]),
         (["--finetune.epohcs", "2"], ["did you mean --finetune.epochs"]),
         (["--epochs", "2"], ["did you mean --finetune.epochs"]),
@@ -265,7 +265,7 @@ def test_settings_in_python_are_held_to_the_same_rules(teacher: Path, tmp_path: 
     for key, value in (("compress.target_size", "20MB"), ("name", "mine"), ("finetune.tasks", ["rte"])):
         with pytest.raises(UserError, match=f"key {key}"):
             td.shrink(teacher, train=examples, settings={key: value}, output=tmp_path / "run", quiet=True)
-    with pytest.raises(UserError, match=r"key finetune.custom.examples.text: the arguments of the call say it"):
+    with pytest.raises(UserError, match=r"key finetune.custom.examples.text: an argument sets it already"):
         settings = {"finetune.custom.examples.text": "b"}
         td.finetune(teacher, train=examples, settings=settings, output=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
@@ -282,12 +282,12 @@ def rows(count: int, label: Callable[[int], str]) -> str:
         (rows(45, lambda n: "ab"[n % 2]), [], ["50 rows or more"]),
         (rows(90, lambda n: "a"), [], ["two classes"]),
         (rows(90, lambda n: "ab"[n % 2] if n != 7 else "NaN"), [], [":9, column label", "missing"]),
-        (rows(90, lambda n: "ab"[n % 2]), ["--to", "1kB"], ["--to", "1kB", "ask for more"]),
-        (rows(90, lambda n: "ab"[n % 2]), ["--to", "0.0000001ms"], ["--to", "ask for more"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--to", "1kB"], ["--to", "1kB", "allow more"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--to", "0.0000001ms"], ["--to", "allow more"]),
         (rows(90, lambda n: "ab"[n % 2]), ["--to", "fast"], ["--to", "5ms, 20MB"]),
         (rows(90, lambda n: "ab"[n % 2]), ["--keep", "120%"], ["--keep", "97%"]),
         (rows(90, lambda n: "ab"[n % 2]), ["--label", "labell"], ["did you mean 'label'"]),
-        (rows(90, lambda n: "ab"[n % 2]), ["--validation", "data.csv"], ["train file too"]),
+        (rows(90, lambda n: "ab"[n % 2]), ["--validation", "data.csv"], ["also the train file"]),
         (rows(90, lambda n: "ab"[n % 2]), ["--teacher", "no/such-model"], ["no/such-model"]),
         (rows(90, lambda n: "ab"[n % 2]), ["--time-budget", "1s"], ["--time-budget"]),
     ],

@@ -191,7 +191,7 @@ def test_a_storage_that_another_program_holds(recipe_file: Path, capsys: pytest.
     with held(recipe_file.parent / "held.db") as storage:
         assert call(*arguments(recipe_file, "--storage", storage)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "database is locked" in error and "no other program holds it" in error
+    assert "database is locked" in error and "no other program locks it" in error
     assert not (recipe_file.parent / "swept" / "trials").exists()
 
 

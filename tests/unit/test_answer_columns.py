@@ -82,9 +82,9 @@ def test_questions_without_any_id_are_numbered_and_told(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": questions}]}]}))
     assert load(path)["id"] == ["0", "1"]
-    assert "column id: no row has one: they are numbered from 0 to 1" in notices.all_notices()[0]
+    assert "column id: it is empty in all rows; they are numbered from 0 to 1" in notices.all_notices()[0]
     path.write_text(
         json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": [*questions, questions[0] | {"id": "q"}]}]}]})
     )
-    with pytest.raises(UserError, match=r"qas\[0\], column id: expected a name of its own, found nothing"):
+    with pytest.raises(UserError, match=r"qas\[0\], column id: expected a name that no other row has, found nothing"):
         load(path)

@@ -223,7 +223,7 @@ def made_again(checkpoint_folder: Path, name: str, content: bytes | None, traini
 
 
 ANOTHER = "keep it for another training, or delete it"
-MODEL = "not those of this model"
+MODEL = "differ from this model's"
 FROM_THE_START = "delete the folder to train from the start"
 LATER = b'{"step": 4, "log_bytes": 3}'
 MISFITS: dict[str, tuple[Callable[[Path], object], Callable[[], nn.Module], str, str, str]] = {
@@ -247,7 +247,7 @@ MISFITS: dict[str, tuple[Callable[[Path], object], Callable[[], nn.Module], str,
     ),
     "another log": (
         lambda path: made_again(path, "state.json", LATER),
-        lambda: nn.Linear(3, 2), "log.jsonl", "not begin as it did at step 4",
+        lambda: nn.Linear(3, 2), "log.jsonl", "changed since step 4",
         "restore it from a copy",
     ),
     "a wider model": (

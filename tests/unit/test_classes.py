@@ -117,7 +117,7 @@ def test_every_label_comes_out_as_it_went_in_or_is_counted(labels: list[str]) ->
     spaced = sum(count for label, count in changed.items() if label != label.strip())
     assert not spaced or f"white space around {spaced} label" in lines
     for label, count in changed.items():
-        assert label != label.strip() or f"{count} label{'s' * (count > 1)} {label!r} taken for" in lines
+        assert label != label.strip() or f"{count} label{'s' * (count > 1)} {label!r} read as" in lines
     assert len(names) == len(labels)
 
 
@@ -125,17 +125,17 @@ def test_one_point_nought_beside_one_is_one_class_and_told(tmp_path: Path) -> No
     train = load(file_of(tmp_path / "a.csv", ["1", "2", "1.0", "1.00", "3.0"]))
     assert train.task.labels == ("1", "2", "3.0") and named(train) == ["1", "2", "1", "1", "3.0"]
     lines = "\n".join(notices.all_notices())
-    assert "1 label '1.0' taken for the class '1'" in lines and "'1.00'" in lines and "'3.0'" not in lines
+    assert "1 label '1.0' read as the class '1'" in lines and "'1.00'" in lines and "'3.0'" not in lines
 
 
 def test_another_file_may_spell_the_classes_as_its_format_does(tmp_path: Path) -> None:
     train = file_of(tmp_path / "a.csv", ["1.0", "2.0", "True"])
     other = load(train, file_of(tmp_path / "b.jsonl", [1, 2, 2]), "validation")
-    assert named(other) == ["1.0", "2.0", "2.0"] and "2 labels '2' taken for the class '2.0'" in str(
+    assert named(other) == ["1.0", "2.0", "2.0"] and "2 labels '2' read as the class '2.0'" in str(
         notices.all_notices()
     )
     assert named(load(train, file_of(tmp_path / "c.parquet", [True]), "validation")) == ["True"]
-    with pytest.raises(UserError, match=r"d\.csv:2, column label: expected a class that training knows: .*found '01'"):
+    with pytest.raises(UserError, match=r"d\.csv:2, column label: expected a class of the train split: .*found '01'"):
         load(train, file_of(tmp_path / "d.csv", ["01"]), "validation")
 
 
@@ -143,7 +143,7 @@ def test_white_space_is_taken_off_and_counted_and_near_twins_are_named(tmp_path:
     train = load(file_of(tmp_path / "a.csv", ["pos", " pos", "Pos", "neg\t"]))
     assert named(train) == ["pos", "pos", "Pos", "neg"]
     lines = "\n".join(notices.all_notices())
-    assert "white space around 2 labels" in lines and "'Pos', 'pos', are kept apart" in lines
+    assert "white space around 2 labels" in lines and "nearly the same name ('Pos', 'pos') kept apart" in lines
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,11 @@ def test_white_space_is_taken_off_and_counted_and_near_twins_are_named(tmp_path:
     [
         (["a", "b", ""], r"a\.csv:4, column label: expected a word or a whole number .*found ''; fill it in or drop"),
         (["1", "2", "2.5"], r'a\.csv:4, .*found \'2\.5\'; set .*mine\.kind = "regression" \(--kind re.*v2\.5'),
-        (["1", "2", "nan"], r"a\.csv:4, column label: the label is missing: 'nan' is what programs .*; fill it in"),
-        (["a", "b", " -Inf "], r"a\.csv:4, column label: the label is missing: '-Inf'"),
+        (
+            ["1", "2", "nan"],
+            r"a\.csv:4, column label: the label is missing: programs write 'nan' for a missing value; fill it in",
+        ),
+        (["a", "b", " -Inf "], r"a\.csv:4, column label: the label is missing: programs write '-Inf'"),
         (["a", "a", " a"], r"a\.csv, column label: expected two classes or more, found 'a' in every row"),
         ([str(i) for i in range(1001)], r'at most 1,000 classes, found 1,001; .*mine\.kind = "regression"'),
     ],
@@ -167,12 +170,12 @@ def test_labels_that_make_no_classes_are_told(labels: list[str], message: str, t
     [
         (None, "expected a word or a whole number"),
         (b"a", "expected a word or a whole number"),
-        (float("nan"), "the label is missing: 'nan'"),
-        (float("inf"), "the label is missing: 'inf'"),
+        (float("nan"), "the label is missing: programs write 'nan'"),
+        (float("inf"), "the label is missing: programs write 'inf'"),
         (2.5, "--kind regression"),
-        (1e17, "rounded to a neighbour's; write the codes as texts"),
-        (["a", "b"], r"2 labels in a list, \['a', 'b'\]: an example has one class"),
-        ([[1]], "1 label in a list"),
+        (1e17, "floats round whole numbers as long as this one; write the codes as texts"),
+        (["a", "b"], r"this row lists 2 labels: \['a', 'b'\]"),
+        ([[1]], "this row lists 1 label"),
     ],
 )
 def test_what_is_no_label_at_all_is_told_by_its_row(label: Any, message: str, tmp_path: Path) -> None:
@@ -199,4 +202,4 @@ def test_a_teachers_classes_are_matched_as_names() -> None:
         order(["1", "10"], ("01", "1"))
     notices.begin()
     assert order(["false", "true"], ("True", "False")) == [1, 0]
-    assert "outputs false, true are taken as False, True" in notices.all_notices()[0]
+    assert "outputs false, true are read as False, True" in notices.all_notices()[0]

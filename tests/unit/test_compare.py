@@ -162,7 +162,7 @@ def test_samples_are_compared_on_what_they_share_and_it_is_said(tmp_path: Path) 
     (difference,) = comparison.differences
     assert difference.paired.difference == pytest.approx(14 / 20) and len(difference.pairing.first.ids) == 20
     (note,) = (note for note in comparison_table(comparison).notes if "SST-2: on the 20 shared examples of 40" in note)
-    assert "0.1 do not tell" in note, "the predictions have no hashes"
+    assert "0.1 do not say" in note, "the predictions have no hashes"
 
 
 def test_other_examples_or_labels_are_refused(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_shards_become_one_file(old: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda old: (old / "pytorch_model.bin").write_bytes(b"no"), "pickle of weights alone"),
+        (lambda old: (old / "pytorch_model.bin").write_bytes(b"no"), "pickle that holds only weights"),
         (lambda old: torch.save([1], old / "pytorch_model.bin"), "no dictionary of tensors"),
         (lambda old: torch.save({"a": "b"}, old / "pytorch_model.bin"), "no plain tensor under 'a'"),
         (lambda old: torch.save({"a": torch.ones(2)}, old / "pytorch_model.bin"), "weights, found"),
@@ -163,7 +163,7 @@ def test_shards_become_one_file(old: Path, tmp_path: Path) -> None:
             lambda old: torch.save({**weights(old), "bert.extra": torch.ones(2)}, old / "pytorch_model.bin"),
             r"1 unexpected, such as bert\.extra",
         ),
-        (lambda old: torch.save({"a": Runs(os.getpid)}, old / "pytorch_model.bin"), "pickle of weights alone"),
+        (lambda old: torch.save({"a": Runs(os.getpid)}, old / "pytorch_model.bin"), "pickle that holds only weights"),
         (lambda old: (old / "pytorch_model.bin").unlink(), r"no pytorch_model\.bin"),
         (lambda old: (old / "model.safetensors").touch(), r"found model\.safetensors"),
         (lambda old: (old / "config.json").unlink(), r"no config\.json"),

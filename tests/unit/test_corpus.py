@@ -288,5 +288,5 @@ def test_what_the_tokenizer_and_the_blocks_lose_is_counted_also_from_the_cache(
         notices.begin()
         prepare(corpus, tokenizer, tmp_path / "cache", None)
         (line,) = notices.all_notices()
-        assert "18 tokens unknown to the tokenizer (" in line and "the capitals of 18 of 36 documents" in line
-        assert "tokens beyond the blocks of their lines" in line
+        assert "18 tokens unknown to the tokenizer (" in line and "the capitals in 18 of 36 documents" in line
+        assert "tokens cut off lines that are longer than a block" in line

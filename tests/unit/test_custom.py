@@ -96,7 +96,7 @@ def test_the_order_of_a_models_classes_can_be_kept(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         found = load(task, split, labels=("pos", "other", "neg"))
         assert found.task.labels == ("pos", "other", "neg") and found.columns["label"][:2] == [0, 2]
-    with pytest.raises(UserError, match=r"a\.csv:3, column stars: expected a class that training knows: pos, found"):
+    with pytest.raises(UserError, match=r"a\.csv:3, column stars: expected a class of the train split: pos, found"):
         load(task, labels=("pos",))
 
 
@@ -128,7 +128,7 @@ def test_columns_that_are_not_there_are_told_with_the_setting_to_correct(tmp_pat
 def test_two_examples_of_one_name_are_refused(column: str, tmp_path: Path) -> None:
     rows = [("7", "good", "pos"), ("8", "bad", "neg"), ("7", "fine", "pos")]
     path = table(tmp_path / "a.csv", rows, (column, "review", "stars"))
-    message = rf"a\.csv:4, column {column}: expected a name of its own, found '7' once more, after .*a\.csv:2"
+    message = rf"a\.csv:4, column {column}: expected a name that no other row has, found '7' again, as in .*a\.csv:2"
     with pytest.raises(UserError, match=message):
         load(reviews(path))
 

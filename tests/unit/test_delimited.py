@@ -59,9 +59,9 @@ def test_rows_of_dialogue_in_tsv_stay_rows(tmp_path: Path) -> None:
 
 def test_the_switch_merges_them_and_says_so(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path, plain(DIALOGUE), quoting="csv")) == 4
-    assert "2 rows made of several lines by quotes" in lines() and "the first is in line 2" in lines()
+    assert "2 rows joined from several lines by quotes" in lines() and "the first is in line 2" in lines()
     assert len(rows_of(tmp_path, plain(DIALOGUE, ","), "a.csv")) == 4
-    assert "2 rows made of several lines by quotes" in lines() and "--quoting none" in lines()
+    assert "2 rows joined from several lines by quotes" in lines() and "--quoting none" in lines()
     assert rows_of(tmp_path, plain(DIALOGUE, ","), "a.csv", "none") == DIALOGUE
 
 
@@ -69,13 +69,13 @@ def test_the_switch_merges_them_and_says_so(tmp_path: Path) -> None:
 def test_a_tsv_file_that_a_program_wrote_with_quotes_is_read_as_such(quoting: int, tmp_path: Path) -> None:
     rows = [('He said "no".', "a"), ("two\nlines", "b"), ("a\ttab", "c"), ('"', "d"), ("plain", "e")]
     assert rows_of(tmp_path, written(rows, "\t", quoting)) == rows
-    assert "fields below it are in quotes, which are taken off; --quoting none" in lines()
+    assert "fields below it are in quotes, which are removed; --quoting none" in lines()
     assert rows_of(tmp_path, written(rows[:1], "\t", quoting)) == rows[:1]  # neither tab nor line break, but ""
 
 
 def test_where_quotes_would_merge_rows_of_a_quoted_tsv_the_line_is_told(tmp_path: Path) -> None:
     content = '"sentence"\t"speaker"\n"a"\t"b"\n"c\td\ne"\tf\n'
-    with pytest.raises(UserError, match=r"a\.tsv:3: its quotes make one row of 2 lines.*--quoting none"):
+    with pytest.raises(UserError, match=r"a\.tsv:3: its quotes join 2 lines into one row.*--quoting none"):
         rows_of(tmp_path, content)
     assert rows_of(tmp_path, content, quoting="csv") == [("a", "b"), ("c\td\ne", "f")]
 
@@ -111,7 +111,7 @@ def test_tsv_without_quoting_comes_out_or_its_quotes_are_told(rows: list[tuple[s
     rows = [(one.replace("\t", "").replace("\n", ""), two.replace("\t", "").replace("\n", "")) for one, two in rows]
     assert read_or_refused(plain(rows), "a.tsv", "none") == rows
     found = read_or_refused(plain(rows), "a.tsv", "auto")
-    assert found == rows or (found is not None and len(found) == len(rows) and "taken off" in lines())
+    assert found == rows or (found is not None and len(found) == len(rows) and "are removed" in lines())
 
 
 @settings(max_examples=120, deadline=None)
@@ -127,7 +127,7 @@ def test_a_first_line_of_excel_names_the_separator(tmp_path: Path) -> None:
     for first, delimiter in (("sep=,", ","), ("SEP=;", ";"), ('"sep=\t"', "\t")):
         content = f"{first}\r\nsentence{delimiter}speaker\r\ngood{delimiter}pos\r\n"
         assert rows_of(tmp_path, content, "a.csv") == [("good", "pos")]
-        assert "the first line is Excel's" in lines()
+        assert "the first line, written by Excel" in lines()
     assert read_rows(tmp_path / "a.csv").location(0).endswith("a.csv:3")
 
 
@@ -136,11 +136,11 @@ def test_columns_without_a_name_are_passed_over_where_they_are_empty(tmp_path: P
         ("good", "pos"),
         ("bad", "neg"),
     ]
-    assert "2 columns without a name at the end, all empty, passed over" in lines()
+    assert "2 columns at the end, empty and without a name, left out" in lines()
     with pytest.raises(UserError, match=r"a\.csv:1: .*found '' twice"):
         rows_of(tmp_path, "sentence,speaker,,\ngood,pos,x,y\n", "a.csv")
     assert rows_of(tmp_path, "sentence,speaker\ngood,pos,,\nbad,neg\n", "a.csv") == [("good", "pos"), ("bad", "neg")]
-    assert "1 row with more fields than the header, all empty: the first is in line 2" in lines()
+    assert "1 row with more fields than the header, the others empty: the first is in line 2" in lines()
 
 
 def test_empty_lines_between_rows_are_counted_and_those_at_the_end_are_not(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_it_looks_at_everything_and_asks_no_hub_where_that_is_forbidden(monkeypa
     ]  # fmt: skip
     assert by_name(found, "Versions")["torch"].value == metadata.version("torch")
     assert by_name(found, "Training")["precision = auto"].value.startswith(("fp32", "bf16"))
-    assert "may be used" in by_name(found, "Processor")["cores"].value
+    assert "usable: " in by_name(found, "Processor")["cores"].value
     assert "not asked" in by_name(found, "Hugging Face hub")["reached"].value
     assert by_name(found, "Hugging Face hub")["token"].value == "there is one" and "hf_secret" not in repr(found)
     project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
@@ -91,7 +91,9 @@ def test_a_hub_answers_or_not(monkeypatch: pytest.MonkeyPatch, status: int) -> N
     reached = next(doctoring._hub())
     server.shutdown()
     server.server_close()
-    assert ("it fails (503)" in reached.value) if status == 503 else reached.value.endswith("it answers")
+    assert (
+        ("it answers with an error (503)" in reached.value) if status == 503 else reached.value.endswith("it answers")
+    )
     assert bool(reached.fix) == (status == 503)
     assert "no answer" in next(doctoring._hub()).value, "the server is gone"
 

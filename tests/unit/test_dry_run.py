@@ -121,7 +121,7 @@ def test_what_is_left_is_told_by_the_folders(recipe: Recipe, tmp_path: Path) -> 
     assert "resumes at step 3" in told["distill"]
     for stage in ("finetune teacher, CoLA", "evaluate", "benchmark"):
         assert "to do" in told[stage]
-    assert "always made anew" in told["report"]
+    assert "always made again" in told["report"]
 
 
 def test_seeds_are_told_together(recipe: Recipe, tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_jobs_side_by_side_are_told_with_their_time_and_memory(
     assert planned["seconds"] == pytest.approx(rest + planned["jobs"]["seconds"])
     assert planned["memory"] > 5 * machine.PROCESS_BYTES
     told = plan.plan(context)
-    assert f"4 of {left} at a time, each with 2 threads; one after the other about" in told
+    assert f"4 of {left} at a time, each with 2 threads; one at a time about" in told
     by_ray = dataclasses.replace(context, workers=Jobs(0))
     assert plan.plan_as_json(by_ray)["jobs"] is None and "by Ray" in plan.plan(by_ray)
 

@@ -66,7 +66,7 @@ def test_electras_discriminator_is_fine_tuned_and_is_no_masked_lm(
     model = load_model(tmp_path, "classification", labels=("no", "yes"))
     saved = discriminator.electra.state_dict()
     assert all(torch.equal(value, saved[key]) for key, value in model.electra.state_dict().items())
-    with pytest.raises(UserError, match=r"discriminator: take its generator as the teacher, or fine-tune it"):
+    with pytest.raises(UserError, match=r"discriminator: use its generator as the teacher, or fine-tune it"):
         load_model(tmp_path, "masked-lm")
 
 

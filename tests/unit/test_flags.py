@@ -288,7 +288,7 @@ def test_a_task_of_ones_own_is_called_after_its_train_file() -> None:
     [
         ([], "a recipe"),
         (["quickstart", "minilm"], "one recipe"),
-        (["--model", "m", "--label", "l"], "--data beside it"),
+        (["--model", "m", "--label", "l"], "with --data alone"),
         (["--model", "m", "--task", "colla"], "did you mean 'cola'"),
         (["--model", "m"], "--task"),
         (["--model", "m", "--data", "size.csv", "--text", "t"], "validation"),

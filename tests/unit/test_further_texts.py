@@ -80,9 +80,9 @@ def test_train_texts_of_other_tasks_and_sentences_are_read_but_nothing_scored(da
     texts = texts_of(recipe(data, unlabelled=["task:sst2", "task:rte", "corpus"]))
     assert texts == [("the tower",), ("Paris",), (SENTENCE,)]
     told = notices.all_notices()
-    assert any(line.startswith("task:sst2: 1 of 2 texts are taken; left out: 1 that are scored") for line in told)
+    assert any(line.startswith("task:sst2: 1 of 2 texts are used; left out: 1 that are scored") for line in told)
     assert any(
-        line.startswith("task:rte: 1 of 2 texts are taken; left out: 1 that are empty, come twice") for line in told
+        line.startswith("task:rte: 1 of 2 texts are used; left out: 1 that are empty, repeated") for line in told
     )
     assert texts_of(recipe(data, "rte", unlabelled="task:mrpc"), "rte") == [("people came", "people went")]
     assert texts_of(recipe(data, unlabelled="task:squad"))[0] == ("what is a large city",)
@@ -118,10 +118,10 @@ def test_a_file_with_a_scored_text_is_refused(data: Path, form: str) -> None:
 @pytest.mark.parametrize(
     ("task", "changes", "part"),
     [
-        ("cola", {"unlabelled": "task:cola"}, "beside the train examples"),
+        ("cola", {"unlabelled": "task:cola"}, "names the train examples"),
         ("cola", {"unlabelled": ["corpus", "task:sst3"]}, "did you mean 'sst2'"),
-        ("squad", {"unlabelled": "corpus"}, "no unlabelled texts with the span task"),
-        ("squad", {"augment": 2}, "intermediate_epochs with the span task"),
+        ("squad", {"unlabelled": "corpus"}, "cannot use unlabelled texts"),
+        ("squad", {"augment": 2}, "uses copies in intermediate_epochs alone"),
         ("cola", {"final_examples": "original"}, "final_examples"),
         ("cola", {"unlabelled": 3}, "a text or a list of texts"),
     ],

@@ -60,7 +60,7 @@ def test_a_class_with_one_row_is_trained_on(tmp_path: Path, caplog: pytest.LogCa
     recipe = from_dict({"finetune": finetune}, "test")
     task = custom_task("t", recipe.finetune.custom["t"])
     assert len(recipe_examples(recipe, task, "validation").task.labels) == 32
-    assert "are trained on, none is scored" in caplog.text
+    assert "is scored, all are trained on" in caplog.text
 
 
 @pytest.mark.parametrize("share", ["0%", "100%", "300 %"])

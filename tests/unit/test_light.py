@@ -122,7 +122,7 @@ def test_the_command_line_without_the_libraries_of_training(task_model: Maker, e
     for arguments, needs in (
         (["distill", "minilm"], "pydantic"), (["export", folder, "--output", "new"], "it needs"),
         (["predict", task_model("bert", "span"), "who?"], "torch"), (["recipes"], "it needs"),
-        (["predict", folder / "nowhere", "who?"], "no exported model is there"),
+        (["predict", folder / "nowhere", "who?"], "it has no exported model"),
     ):  # fmt: skip
         refused = in_a_light_installation(COMMAND_LINE, *arguments)
         assert refused.returncode == 2 and refused.stdout == "", refused.stderr

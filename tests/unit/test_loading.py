@@ -96,12 +96,12 @@ WRONG_MODELS: dict[str, tuple[Head, Callable[[Path], object], str]] = {
     "ELMo as a teacher": (
         "masked-lm", lambda folder: ElmoConfig().save_pretrained(folder),
         "model {}: ELMo is not a masked language model; "
-        "fine-tune it instead (finetune.model), or take another teacher",
+        "fine-tune it instead (finetune.model), or use another teacher",
     ),
     "a pickle": (
         "masked-lm", a_pickle,
         "model {}: expected a complete safetensors model, found pytorch_model.bin, a pickle; "
-        "tinydistilbert convert {} --output NEW",
+        "run: tinydistilbert convert {} --output NEW",
     ),
     "another vocabulary": (
         "masked-lm", lambda folder: put(folder / "config.json", vocab_size=233),
@@ -162,8 +162,7 @@ WRONG_TOKENIZERS: dict[str, tuple[Callable[[Path], object], str]] = {
     # transformers makes up a tokenizer then, for which every word of every text is unknown
     "none": (
         no_tokenizer,
-        "expected a vocabulary in tokenizer.json, found no token but the special ones; "
-        "save the tokenizer beside the model",
+        "expected a vocabulary in tokenizer.json, found only special tokens; save the tokenizer beside the model",
     ),
     "a slow one": (
         lambda folder: put(folder / "tokenizer_config.json", tokenizer_class="ByT5Tokenizer"),

@@ -90,8 +90,8 @@ def in_memory(
                 taken.append(texts)
                 kept += 1
         counts = [f"{left_out:,} that are scored"] if left_out else []
-        counts += [f"{repeated:,} that are empty, come twice or are in the train split"] if repeated else []
-        line = f"{name}: {kept:,} of {len(found):,} texts are taken"
+        counts += [f"{repeated:,} that are empty, repeated or in the train split"] if repeated else []
+        line = f"{name}: {kept:,} of {len(found):,} texts are used"
         lines.append(line + (f"; left out: {' and '.join(counts)}" if counts else ""))
     return taken, lines
 
@@ -133,7 +133,7 @@ def test_texts_of_several_sources_are_those_of_comparing_all_in_memory(
         more = further_texts(recipe, task)
         assert more is not None and more.texts == [expected[row] for row in of_sample]
         assert [*more.columns["idx"]] == of_sample and [*more.columns["label"]] == [None] * len(of_sample)
-        assert [line for line in notices.all_notices() if "texts are taken" in line] == lines
+        assert [line for line in notices.all_notices() if "texts are used" in line] == lines
         assert any(f"20 of {len(expected)} further texts" in line for line in notices.all_notices()) == bool(limit)
         assert isinstance(more.columns["text"], Column) == (large == 0)
         found.append(more.fingerprint)

@@ -443,5 +443,5 @@ def test_predictions_are_the_same_only_within_the_rounding_of_float32(scale: flo
 def test_sanity_warnings_name_doubled_examples() -> None:
     assert sanity.sanity_warnings([0, 1, 1], examples=3, value=0.9, majority=0.5, ids=["a", "b", "c"]) == []
     assert sanity.sanity_warnings([0, 1, 1, 0], examples=4, value=0.9, majority=0.5, ids=["a", "b", "b", "b"]) == [
-        "2 of 4 predictions are of an example that already has one"
+        "2 of 4 predictions are for an example that already has one"
     ]

@@ -54,7 +54,7 @@ def checked(
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
-        ([FINE, ("b", __version__, False)], "storage that every node sees, found none on b"),
+        ([FINE, ("b", __version__, False)], "b cannot see"),
         ([FINE, ("b", "0.0.1", True)], "on every node, found 0.0.1 on b"),
         ([FINE, ("b", "", True)], "on every node, found none on b"),
     ],

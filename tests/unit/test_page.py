@@ -334,7 +334,7 @@ def test_a_page_is_made_anew_from_what_is_stored(tmp_path: Path, capsys: pytest.
         "<article>",
     ):
         assert again.count(kept) == first.count(kept) > 0, kept
-    assert "curves and examples as on the page before" in again and "page before" not in first
+    assert "curves and examples as on the earlier page" in again and "earlier page" not in first
     remake(run)
     assert (run / "report.html").read_text(encoding="utf-8") == again
     (run / "report.html").write_text(first.replace("<article>", "<article><script>1</script>"))

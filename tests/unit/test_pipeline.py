@@ -87,7 +87,7 @@ def test_a_launcher_is_refused_where_it_has_nothing_to_share_or_too_many_process
     with pytest.raises(UserError, match=r"prepare: expected one process, found 2, by a launcher"):
         check("prepare")
     monkeypatch.setenv("WORLD_SIZE", "5000")
-    with pytest.raises(UserError, match=r"at most \d+ processes: a step of distill .* found 5000"):
+    with pytest.raises(UserError, match=r"there are 5000 processes, but a step of distill"):
         check("distill")
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UserError, match=r"WORLD_SIZE: .*'two'"):

@@ -160,9 +160,9 @@ def test_a_run_keeps_what_it_was_begun_in_whatever_a_probe_would_say(
     begin(tmp_path / "run", "bf16")
     assert context(tmp_path / "run").compute.precision == "bf16"
     machine(False)
-    with pytest.raises(UserError, match=r"run, begun in bf16: expected .* bf16, found cpu without units for it"):
+    with pytest.raises(UserError, match=r"run, begun in bf16: expected .* bf16, found cpu without bf16 units"):
         _ = context(tmp_path / "run").compute
-    with pytest.raises(UserError, match="begun in bf16 meanwhile"):
+    with pytest.raises(UserError, match="began in bf16 in the meantime"):
         run_record.keep_precision(RunFolder(tmp_path / "run"), "fp32")
 
 

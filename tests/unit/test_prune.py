@@ -410,7 +410,7 @@ def test_operations_are_two_for_a_weight_and_a_token_and_attentions_products() -
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ({}, "the pruning's target: expected one of keep, target_parameters, target_flops, found 0"),
+        ({}, "the pruning's target: expected exactly one of keep, target_parameters, target_flops, found 0"),
         ({"keep": 0.5, "target_flops": 1e6}, "found 2"),
         ({"keep": 0.2}, r"keep: expected at least 0\.214, found 0\.200"),  # 4608 / 21504
         ({"keep": 1.2}, "keep: expected a share of at most 1, found 1.2"),

@@ -102,7 +102,7 @@ def test_what_arrives_is_whole_and_names_nothing_of_this_machine(
         ({"create": 500}, UploadFailed, "the hub failed .500.*again"),
         ({"create": 0}, UploadFailed, "connection to the hub failed.*again"),
         ({"commit": 400}, UserError, "refuses the files .400"),
-        ({"commit": 409}, UploadFailed, "changed by somebody else meanwhile .409.*again"),
+        ({"commit": 409}, UploadFailed, "somebody else changed the model in the meantime .409.*again"),
     ],
     ids=str,
 )
@@ -121,7 +121,7 @@ def test_a_hub_that_fails_is_told_in_one_line(
 def test_a_private_model_is_never_published(model: Path, online: Callable[[StandIn], None]) -> None:
     with running(StandIn(existing={"me/x": False})) as hub:
         online(hub)
-        with pytest.raises(UserError, match="already, and public"):
+        with pytest.raises(UserError, match="already and is public"):
             td.push(model, "me/x", private=True)
         assert not hub.files
 
@@ -198,8 +198,8 @@ def no_weights(model: Path) -> None:
         (with_card("# none"), "a card with a header"),
         (with_card("---\nlicense: [\n---\n"), "a card with a header"),
         (with_card("---\nlicense: mit\n---\n# x\n"), "without pipeline_tag, library_name"),
-        (with_card(CARD.replace("# A model", "")), "a header alone"),
-        (half_finished, "half-finished"),
+        (with_card(CARD.replace("# A model", "")), "only a header"),
+        (half_finished, "not finished"),
         (a_run, "a whole run"),
         (no_config, "config.json"),
         (no_weights, "weights in safetensors"),

@@ -56,20 +56,20 @@ def test_a_part_of_a_section_keeps_the_defaults_of_that_section() -> None:
         ("student.layers = [0, 2, 5]\nobjective.matched_layers = [0, 1]", ["3 layers, one for each", "[0, 1]"]),
         ("student.num_hidden_layers = 3\nobjective.matched_layers = [0, 1]", ["3 layers, one for each", "[0, 1]"]),
         ("objective.matched_layers = []", ["key objective.matched_layers", "at least one layer"]),
-        ("[objective]\nkl = 0\nmlm = 0\ncosine = 0", ["only zeros"]),
+        ("[objective]\nkl = 0\nmlm = 0\ncosine = 0", ["all terms have the weight 0"]),
         ("[masking]\nmask_share = 0.8\nrandom_share = 0.3", ["mask_share + random_share <= 1"]),
         ("[masking]\nrate = 1.5", ["key masking.rate", "a number > 0 and < 1 or two"]),
         ("[student]\nlayers = 'odd'", ["key student.layers", "'distilbert'"]),
         ("[student]\nlayers = []", ["key student.layers", "at least one layer"]),
-        ("[student]\nlayers = [0, 1]\nnum_hidden_layers = 2", ["found both"]),
+        ("[student]\nlayers = [0, 1]\nnum_hidden_layers = 2", ["both num_hidden_layers and a list"]),
         ("[finetune]\ntasks = ['colla']", ["'colla'", "did you mean 'cola'"]),
         ("[finetune.override.cola]\nepoch = 3", ["finetune.override.cola.epoch", "did you mean 'epochs'"]),
         ("[finetune.override.collar]\nepochs = 3", ["'collar'", "did you mean 'cola'"]),
         ("finetune.override = 3", ["key finetune.override:", "a table of keys"]),
         ("distill.time_budget = '20x'", ["key distill.time_budget", "a duration such as 20m, 1h30m or 90s", "'20x'"]),
         ("distill.time_budget = 20", ["key distill.time_budget", "a duration such as 20m, 1h30m or 90s", "20"]),
-        ("[distill]\ntime_budget = '20m'\nmax_steps = 5", ["key distill", "time_budget or max_steps", "found both"]),
-        ("distill.time_budget = '0m'", ["key distill.time_budget", "more than no time", "'0m'"]),
+        ("[distill]\ntime_budget = '20m'\nmax_steps = 5", ["key distill", "both time_budget and max_steps"]),
+        ("distill.time_budget = '0m'", ["key distill.time_budget", "a duration above zero", "'0m'"]),
         ("ablate.seeds = []", ["key ablate.seeds", "at least one seed", "[]"]),
         ("ablate.seeds = [0, 0]", ["key ablate.seeds", "each once", "[0, 0]"]),
         ("finetune.seeds = []", ["key finetune.seeds", "at least one seed", "[]"]),
@@ -84,7 +84,7 @@ def test_mistakes_are_told_in_one_line(text: str, parts: list[str]) -> None:
         toml.from_toml(text, "mine.toml")
     message = str(caught.value)
     assert message.startswith("mine.toml") and "\n" not in message
-    for part in (*parts, "expected", "found"):
+    for part in (*parts, "; "):
         assert part in message
 
 
@@ -96,17 +96,23 @@ TOP_K = "distill.cache.kind = 'top-k'\nobjective.cosine = 0\n"
 @pytest.mark.parametrize(
     ("allowed", "refused", "parts"),
     [
-        *((NOTEBOOK, f"objective.{term} = 1", [f"a weight of {term}"]) for term in ("relation", "attention", "hidden")),
-        (NOTEBOOK, "objective.kl_positions = 'masked'", ["kl_positions = 'all'", "'masked'"]),
-        (NOTEBOOK, "objective.kl_positions = 'sampled'", ["kl_positions = 'all'", "'sampled'"]),
+        *(
+            (NOTEBOOK, f"objective.{term} = 1", [f"{term} has a weight"])
+            for term in ("relation", "attention", "hidden")
+        ),
+        (NOTEBOOK, "objective.kl_positions = 'masked'", ["key objective.kl_positions", "'all'", "'masked'"]),
+        (NOTEBOOK, "objective.kl_positions = 'sampled'", ["key objective.kl_positions", "'all'", "'sampled'"]),
         (NOTEBOOK, "objective.kl = [5, 1]", ["key objective.kl:", "one number", "[5.0, 1.0]"]),
         (NOTEBOOK, "objective.temperature = [2, 1]", ["key objective.temperature:", "one number", "[2.0, 1.0]"]),
         (NOTEBOOK, HIDDEN, ["key distill.cache.kind", "'hidden'"]),
-        *((HIDDEN, f"objective.{term} = 1", [f"a weight of {term}"]) for term in ("relation", "attention", "hidden")),
-        ("distill.compile = true", "objective.hidden = 1", ["key distill.compile", "a weight of hidden"]),
+        *(
+            (HIDDEN, f"objective.{term} = 1", [f"the term {term} reads"])
+            for term in ("relation", "attention", "hidden")
+        ),
+        ("distill.compile = true", "objective.hidden = 1", ["key distill.compile", "the term hidden reads"]),
         (HIDDEN, "masking.rate = [0.5, 0.15]", ["key masking.rate", "[0.5, 0.15]"]),
         (TOP_K, "masking.rate = [0.5, 0.15]", ["key masking.rate", "[0.5, 0.15]"]),
-        (TOP_K, "objective.relation = 1", ["a weight of relation"]),
+        (TOP_K, "objective.relation = 1", ["the term relation reads"]),
         (TOP_K, "objective.temperature = [4, 1]", ["key objective.temperature", "[4.0, 1.0]"]),
         ("distill.cache.kind = 'top-k'\nobjective.cosine = 0", "objective.cosine = [1, 0]", ["key objective.cosine"]),
     ],
@@ -121,7 +127,7 @@ def test_what_does_not_go_together_is_refused_and_each_part_alone_is_not(
         toml.from_dict(together, "mine.toml")
     message = str(caught.value)
     assert message.startswith("mine.toml, key ") and "\n" not in message
-    for part in (*parts, "expected", "found"):
+    for part in (*parts, "; "):
         assert part in message
 
 
@@ -146,7 +152,10 @@ def test_what_does_go_together_is_taken(text: str) -> None:
     [
         ("'30 %' = { masking.rat = 0.3 }", ["row '30 %' of ablate.rows, key masking.rat", "did you mean 'rate'"]),
         ("'30 %' = { masking.rate = 3 }", ["row '30 %' of ablate.rows, key masking.rate", "< 1"]),
-        ("hot = { objective = { kl = 0, mlm = 0, cosine = 0 } }", ["row 'hot' of ablate.rows", "only zeros"]),
+        (
+            "hot = { objective = { kl = 0, mlm = 0, cosine = 0 } }",
+            ["row 'hot' of ablate.rows", "all terms have the weight 0"],
+        ),
         ("hot = { objective.reduction = 'notebook', objective.kl_positions = 'masked' }", ["row 'hot'", "'masked'"]),
         ("hot = 3", ["key ablate.rows.hot", "a table of keys"]),
         ("hot = {}", ["row 'hot' of ablate.rows", "expected a change"]),
@@ -157,7 +166,7 @@ def test_a_wrong_row_of_an_ablation_is_named(rows: str, parts: list[str]) -> Non
         toml.from_toml(f"[ablate.rows]\n{rows}", "mine.toml")
     message = str(caught.value)
     assert message.startswith("mine.toml") and "\n" not in message
-    for part in (*parts, "expected", "found"):
+    for part in (*parts, "; "):
         assert part in message
 
 
@@ -291,7 +300,7 @@ def test_a_renamed_key_is_the_current_one_with_one_warning(
     name, text = old.split(" = ")
     flagged = request(["replicate", "minilm", f"--finetune.{name}", text]).recipe
     assert getattr(flagged.finetune.distillation, key) == value
-    with pytest.raises(UserError, match=rf"finetune\.{name}.*both"):
+    with pytest.raises(UserError, match=rf"finetune\.{name}.*the same setting is given as finetune"):
         toml.from_dict({"finetune": {name: value, "distillation": {key: value}}}, "here")
 
 

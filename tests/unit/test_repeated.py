@@ -109,7 +109,7 @@ def test_one_file_for_both_splits_is_refused(link: bool, tmp_path: Path) -> None
     else:
         own = CustomTask(train=str(tmp_path / "train.csv"), validation=str(tmp_path / "." / "train.csv"))
         recipe = Recipe(finetune=Finetune(tasks=("own",), custom={"own": own}))
-    with pytest.raises(UserError, match=r"finetune\.custom\.own\.validation: .*is the train file too"):
+    with pytest.raises(UserError, match=r"finetune\.custom\.own\.validation: .*is also the train file"):
         refuse_one_file_for_two(tasks_of(recipe.finetune)["own"], None)
 
 
@@ -154,4 +154,4 @@ def test_few_shared_texts_of_a_published_split_are_a_note_and_rows_left_out_have
     assert score.marks == "†"
     notes = notes_on_marks([("Model, CoLA", "CoLA", score)])
     assert any("CoLA 95 of 100 (5 repeat a text that is held out)" in note for note in notes), notes
-    assert any("CoLA 16 of 1,043" in note and "no alarm" in note for note in notes), notes
+    assert any("CoLA 16 of 1,043" in note and "too few to be an alarm" in note for note in notes), notes

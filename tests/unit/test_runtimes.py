@@ -147,6 +147,6 @@ def test_a_version_that_reads_padding_is_refused_where_the_export_has_its_attent
         monkeypatch.setattr("onnxruntime.__version__", fits)
         assert OnnxRuntime(folder)
     monkeypatch.setattr("onnxruntime.__version__", version)
-    with pytest.raises(UserError, match=f"onnxruntime {version} reads the padding.*onnxruntime>=1.21.*--plain"):
+    with pytest.raises(UserError, match=f"onnxruntime {version} attends to the padding.*onnxruntime>=1.21.*--plain"):
         OnnxRuntime(folder)
     assert OnnxRuntime(plain), "standard operators are right in all"

@@ -135,7 +135,7 @@ def test_forms_of_inputs(inputs: Any, texts: int | None, expected: list[Any], is
 
 @pytest.mark.parametrize(("inputs", "texts", "more", "status", "words"), [
     (3, None, {}, 422, "inputs is"), (None, None, {}, 422, "inputs is"), ([], None, {}, 422, "empty"),
-    (["a", "b", "c"], None, {}, 422, "brackets"), (["a", ["b"]], None, {}, 422, "beside each other"),
+    (["a", "b", "c"], None, {}, 422, "brackets"), (["a", ["b"]], None, {}, 422, "mixes texts and lists"),
     ([["a", "b", "c"]], None, {}, 422, "inputs is"), ([[]], None, {}, 422, "inputs is"), ([3], None, {}, 422, "inputs"),
     ({"text": 3}, None, {}, 422, "inputs is"), ({"text": "a", "other": "b"}, None, {}, 422, "inputs is"),
     ({}, None, {}, 422, "inputs is"), ("a", 2, {}, 422, "two texts"), ([["a", "b"]], 1, {}, 422, "inputs[0]"),
@@ -359,7 +359,10 @@ def test_the_description_has_each_status_and_no_dangling_name() -> None:
 def test_a_busy_port_and_foreign_addresses_are_said_before_the_model_is_loaded(tmp_path: Path) -> None:
     with listening("127.0.0.1", 0) as taken, pytest.raises(UserError, match=r"port \d+ .*in use.*--port 0"):
         serve(tmp_path / "nothing", port=taken.getsockname()[1])
-    for host, words in (("192.0.2.1", "no address of this machine"), ("no.such.invalid", "address of this machine")):
+    for host, words in (
+        ("192.0.2.1", "not an address of this machine"),
+        ("no.such.invalid", "address of this machine"),
+    ):
         with pytest.raises(UserError, match=words):
             serve(tmp_path / "nothing", host=host, port=0)
 
@@ -377,7 +380,7 @@ def test_folders_that_cannot_be_served_are_named_for_what_they_are(tmp_path: Pat
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.toml").write_text("")
-    assert "without a finished one" in why(run)
+    assert "that has no finished one" in why(run)
     best = run / "tasks/reviews/compressed/best"
     best.mkdir(parents=True)
     (best / "manifest.json").write_text('{"files": {}}')

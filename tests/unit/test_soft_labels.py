@@ -52,7 +52,7 @@ def test_joined_by_text_in_the_order_of_the_classes(
     np.testing.assert_allclose(found[0], [math.log(0.2), math.log(0.8)])
     np.testing.assert_allclose(found[1], [0, math.log(1e-6)])
     assert np.isnan(found[2]).all()
-    assert "by text to 2 of 3 train examples" in caplog.text and "1 row without a partner" in caplog.text
+    assert "by text to 2 of 3 train examples" in caplog.text and "1 row without a match" in caplog.text
 
 
 def test_joined_by_id_votes_and_scores(examples: Examples, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -70,7 +70,7 @@ def test_joined_by_id_votes_and_scores(examples: Examples, tmp_path: Path, caplo
         ("text,good\na house,1\n", ["bad, good", "without bad"]),
         ("text,good,bad,ugly\na house,1,0,0\n", ["also ugly"]),
         ("text,good,Bad\na house,1,0\n", ["did you mean 'bad' by 'Bad'"]),
-        ("id,good,bad\n7,1,0\n7,0,1\n", ["soft.csv:3", "'7' once more", "soft.csv:2"]),
+        ("id,good,bad\n7,1,0\n7,0,1\n", ["soft.csv:3", "'7' again", "soft.csv:2"]),
         ("name,good,bad\n7,1,0\n", ["'text' or 'id' to join by"]),
         ("text,good,bad\nanother,1,0\n", ["none of its 1 rows"]),
         ("text,good,bad\na house,much,0\n", ["soft.csv:2, column good", "a number"]),
@@ -84,7 +84,7 @@ def test_a_mistake_is_one_line_with_its_place(text: str, parts: list[str], examp
 
 def test_an_id_twice_in_the_train_examples(examples: Examples, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(TRAIN.replace("9,a dog", "7,a dog"))
-    with pytest.raises(UserError, match=r"t.csv:4, column id.*'7' once more"):
+    with pytest.raises(UserError, match=r"t.csv:4, column id.*'7' again"):
         joined_soft_labels(written(tmp_path, "id,good,bad\n7,1,0\n"), examples, None)
 
 
@@ -96,7 +96,7 @@ def test_several_labels_have_a_probability_each(
     np.testing.assert_allclose(found[0], [math.log(4), math.log(9)])
     np.testing.assert_allclose(1 / (1 + np.exp(-found[1])), [1 - 1e-6, 1e-6])
     assert np.isnan(found[2]).all()
-    assert "by text to 2 of 3 train examples" in caplog.text and "1 row without a partner" in caplog.text
+    assert "by text to 2 of 3 train examples" in caplog.text and "1 row without a match" in caplog.text
     scores = read_soft_labels(written(tmp_path, "id,insult,toxic\n9,3.5,-1\n"), several.task)
     np.testing.assert_allclose(scores.logits, [[-1, 3.5]])
     assert "before a sigmoid" in caplog.text

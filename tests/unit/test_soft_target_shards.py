@@ -68,7 +68,7 @@ def test_shards_are_answered_once_and_what_was_done_survives_a_kill(
     assert asked == [8] * 6 and not (tmp_path / "killed").exists()
     np.testing.assert_array_equal(make("killed"), np.load(tmp_path / "shards" / SOFT_TARGETS))
     assert asked[6:] == [8, 8, 6, 6], "16 examples were answered before"
-    assert "16 of 30 examples were answered before; going on" in capsys.readouterr().err
+    assert "16 of 30 examples were answered before; continuing" in capsys.readouterr().err
     names = {path.name for path in (tmp_path / "killed").iterdir()}
     assert names == {path.name for path in (tmp_path / "whole").iterdir()}
 

@@ -176,7 +176,7 @@ def test_the_split_and_the_configuration_of_a_data_set_may_be_named(
     ):  # fmt: skip
         open_source(corpus, None)
     assert asked == [("me/set", "en", "train[:5%]"), ("me/set", "en", None), ("me/set", None, "test")]
-    with pytest.raises(UserError, match="expected one configuration, found 'en' in corpus"):
+    with pytest.raises(UserError, match="the configuration is 'en' in corpus"):
         open_source(Corpus(source="me/set:en", config="de"), None)
 
 
@@ -223,7 +223,7 @@ def test_a_data_set_on_the_hub_is_read_while_it_is_fetched(on_hub: Path, monkeyp
         (Corpus(source="me/set", text_column="body"), "a column 'body' of texts, found text, n"),
         (Corpus(source="me/set", text_column="n"), "a column 'n' of texts, found Value"),
         (Corpus(source="me/set::dev"), "a data set on the hub"),
-        (Corpus(source="python-docs"), "a data set on the hub beside corpus.streaming"),
+        (Corpus(source="python-docs"), "corpus.streaming is for data sets on the hub"),
     ],
 )
 def test_mistakes_in_a_data_set_that_is_fetched_are_told(corpus: Corpus, words: str, on_hub: Path) -> None:
@@ -244,7 +244,7 @@ def test_without_the_hub_nothing_is_fetched_and_when_it_fails_on_the_way_that_is
     corpus = Corpus(source="me/set", streaming=True)
     failing = datasets.IterableDataset.from_generator(rows)
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: failing)
-    with pytest.raises(SourceLost, match=r"me/set.*the same command goes on"):
+    with pytest.raises(SourceLost, match=r"me/set.*the same command continues"):
         list(open_source(corpus, None).train())
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", gone)
     with pytest.raises(UserError, match="no route to the hub"):
@@ -313,7 +313,7 @@ SPLITS = [
     ("Training plan.txt|a.txt|b.txt", "Training plan.txt|a.txt|b.txt", "", "1 of 3 files, Training plan.txt"),
     ("bread.txt|ships.txt|train.txt", "bread.txt|ships.txt|train.txt", "", "train in the name of 1 of 3 files"),
     ("a.txt|valid.txt", "a.txt|valid.txt", "", "1 file named like a validation split, valid.txt"),
-    ("Training plan.txt|Dev handbook.txt|a.txt", None, None, "2 of 3 files have the name of a split"),
+    ("Training plan.txt|Dev handbook.txt|a.txt", None, None, "the names of 2 of 3 files contain a split"),
     ("a.txt|b.md|.hidden|c.csv", "a.txt", "", "1 file (b.md) of other kinds left out"),
     ("a.csv|b.tsv.gz", "a.csv|b.tsv.gz", "", ""),
 ]  # fmt: skip
@@ -347,7 +347,7 @@ def test_what_is_left_out_of_documents_is_counted(tmp_path: Path, monkeypatch: p
         read(open_source(Corpus(source=str(tmp_path / name)), None))
         return "\n".join(notices.all_notices())
 
-    assert "read as WikiText, by its titles: 3 headings left out" in lines_of("wiki.txt", WIKI)
+    assert "read as WikiText because of its titles: 3 headings left out" in lines_of("wiki.txt", WIKI)
     rows = "".join(json.dumps({"text": text}) + "\n" for text in ("a", None, " \n", "b"))
     assert "2 rows without text left out" in lines_of("a.jsonl", rows)
     monkeypatch.setattr("tinydistilbert.data.sources.LONGEST_DOCUMENT", 10)
@@ -383,7 +383,7 @@ def test_the_quotes_of_a_corpus_are_read_as_its_switch_says(tmp_path: Path) -> N
     notices.begin()
     assert texts("b.tsv", "auto") == texts("b.tsv", "none") == ['"One"', "Two"]
     assert texts("b.tsv", "csv") == ["One", "Two"]
-    assert any("--corpus.quoting csv takes them off" in line for line in notices.all_notices())
+    assert any("--corpus.quoting csv removes them" in line for line in notices.all_notices())
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
@@ -409,10 +409,10 @@ def test_documents_are_read_one_after_another(tmp_path: Path) -> None:
         ("a.txt", b"", "only empty ones"),
         ("a.csv", b"body\n1\n", r"a\.csv:1: expected a column 'text' of texts, found body; set corpus\.text_column"),
         ("a.tsv", b"text\tx\n1\n", r"a\.tsv:2: expected 2 fields, as the header has, found 1"),
-        ("a.json", b"[]", r"that ends in \.json is not read as a corpus; write one JSON object a line.*\.jsonl"),
-        ("a.md", b"text", r"that ends in \.md is not read as a corpus; call it a\.txt if it is plain text"),
-        ("NOTES", b"text", r"without an ending is not read as a corpus; call it NOTES\.txt"),
-        ("a.pdf", b"text", r"that ends in \.pdf is not read as a corpus; give a file that ends in \.txt"),
+        ("a.json", b"[]", r"that ends in \.json cannot be read as a corpus; write one JSON object a line.*\.jsonl"),
+        ("a.md", b"text", r"that ends in \.md cannot be read as a corpus; call it a\.txt if it is plain text"),
+        ("NOTES", b"text", r"without an ending cannot be read as a corpus; call it NOTES\.txt"),
+        ("a.pdf", b"text", r"that ends in \.pdf cannot be read as a corpus; give a file that ends in \.txt"),
         ("a.txt.gz", b"text", r"a\.txt\.gz: expected a whole gzip file"),
         ("a.txt", b"good\n\xc3\xa9 \xff\n", r"a\.txt:2: expected UTF-8, found byte 0xff at column 4"),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"a\.jsonl:2: expected a column 'text' of texts, found body"),
@@ -437,7 +437,7 @@ def test_a_wrong_parquet_column_is_told(tmp_path: Path, column: str, message: st
 
 @pytest.mark.parametrize("source", ["./no/such/file", "missing.parquet", "wikitext2"])
 def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path: Path, source: str) -> None:
-    with pytest.raises(UserError, match="a file or folder"):
+    with pytest.raises(UserError, match="does not exist"):
         open_source(Corpus(source=source), str(tmp_path))
 
 

@@ -201,5 +201,5 @@ def test_a_sentence_that_train_documents_have_too_is_not_asked_in_validation(tmp
 def test_lines_without_sentences_are_a_users_error(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_text("\n".join(f"word{i}" for i in range(200)), encoding="utf-8")
-    with pytest.raises(UserError, match=r"adjacency \(train\) from .*expected documents of several sentences"):
+    with pytest.raises(UserError, match=r"adjacency \(train\) from .*no document has enough sentences"):
         load_examples(TASKS["adjacency"], "train", data=None, corpus=Corpus(source=str(path)), limit=0, seed=0)

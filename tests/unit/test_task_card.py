@@ -84,7 +84,7 @@ def test_what_is_kept_is_above_the_majority_and_only_of_a_teacher_that_beats_it(
     assert "| accuracy | validation | 80.0 | 78.0 to 82.0 | 400 | 50.0 | 90.0 | 75.0 % |" in text
     facts = facts_of(tmp_path, [measured("teacher", 0.51), measured("model", 0.8)])
     text = card_of(facts, tmp_path / "model")
-    assert "cannot be said: the teacher does not beat the majority baseline beyond chance" in text
+    assert "cannot be determined: the teacher does not beat the majority baseline beyond chance" in text
     assert "| 51.0 | – |" in text.replace("—", "–")
     assert "no teacher was scored" in card_of(facts_of(tmp_path, [measured("model", 0.8)]), tmp_path / "model")
     assert "Nothing was measured" in card_of(facts_of(tmp_path, []), tmp_path / "model")
@@ -131,7 +131,7 @@ def test_a_run_that_cannot_be_read_is_said_and_the_export_stays(tmp_path: Path) 
     atomic.write_text(tmp_path / "run" / "recipe.toml", "of = 'another version'")
     atomic.write_json(output / "config.json", {"architectures": ["BertForSequenceClassification"]})
     assert "Nothing was measured" in write_export_card(source, output).read_text()
-    assert "says nothing of the run" in " ".join(notices.all_notices())
+    assert "does not describe the run" in " ".join(notices.all_notices())
 
 
 def test_the_licence_of_a_folder_is_that_of_its_card(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_head_is_put_into_the_order_of_the_task(saved: Save, family: str, said
     old = output_layer(load_model(folder, "classification", require_head=True))
     new = output_layer(load_model(folder, "classification", labels=("contra diction", "entailment", "neutral")))
     assert torch.equal(new.weight, old.weight[[1, 2, 0]]) and torch.equal(new.bias, old.bias[[1, 2, 0]])
-    assert "outputs neutral, Contra_diction, entailment are taken as neutral, contra diction, entailment" in said()
+    assert "outputs neutral, Contra_diction, entailment are read as neutral, contra diction, entailment" in said()
     same = output_layer(load_model(folder, "classification", labels=("neutral", "Contra_diction", "entailment")))
     assert torch.equal(same.weight, old.weight) and said() == ""
 
@@ -187,7 +187,7 @@ def test_a_model_of_several_labels_at_once_becomes_one_of_classes(
         check_classes(folder, load_config(folder), replace(TASKS["cola"], labels=("neg", "pos")))
     model = load_model(folder, "classification", labels=("neg", "pos"))
     assert model.config.problem_type == "single_label_classification"
-    assert "several labels at once, and from now on gives one" in said()
+    assert "several labels at once and now predicts one" in said()
     save_model(model, tokenizer, tmp_path / "new")
     assert head_of(tmp_path / "new", load_config(tmp_path / "new")) == "classification"
 
@@ -196,4 +196,4 @@ def test_a_model_of_classes_becomes_one_of_several_labels(saved: Save, said: Any
     folder = saved(names=("b", "a"))
     model = load_model(folder, "multi-label", labels=("a", "b"))
     assert model.config.problem_type == "multi_label_classification" and model.config.id2label == {0: "a", 1: "b"}
-    assert "from now on gives any number of labels" in said()
+    assert "now predicts any number of labels" in said()

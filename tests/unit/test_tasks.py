@@ -154,7 +154,7 @@ def test_a_missing_split_is_told_and_can_be_asked_for(tmp_path: Path) -> None:
         ("squad", squad("Paris", 1), r"row 0, column answers: expected 'Paris' at answer_start 1, found 'aris '"),
         ("squad", squad("e", -1), r"expected 'e' at answer_start -1, found ''"),
         ("squad", [{**squad("", 0)[0], "answers": {"text": [], "answer_start": []}}],
-         r"expected at least one answer, as in SQuAD v1\.1, found none; take the task squad_v2"),
+         r"expected at least one answer, as in SQuAD v1\.1, found none; use the task squad_v2"),
         ("squad", [{**squad("", 0)[0], "answers": "Paris"}], r"\"text\": \[...\].*found 'Paris'"),
     ],
 )  # fmt: skip

@@ -52,7 +52,7 @@ def test_a_better_order_is_named_and_is_the_one_of_the_teachers_outputs(caplog: 
     read = [order.index(output) for output in outputs]
     notices.begin()
     check(read, labels, order=order, is_given=True)
-    assert "if its outputs are entailment, neutral, contradiction; it is learned from as it is" in caplog.text
+    assert "if its outputs are entailment, neutral, contradiction; it is used as it is" in caplog.text
 
 
 @pytest.mark.parametrize("size", [12, 200])
@@ -107,10 +107,10 @@ def test_how_outputs_are_read_is_told(caplog: pytest.LogCaptureFixture) -> None:
         (
             ("LABEL_0", "LABEL_1", "LABEL_2"),
             None,
-            "LABEL_2 are taken as contradiction, entailment, neutral of MNLI; --teach",
+            "LABEL_2 are read as contradiction, entailment, neutral of MNLI; --teach",
         ),
-        (("0", "1", "2"), None, "0, 1, 2 are taken as contradiction"),
-        (("ENTAILMENT", "Neutral", "contradiction "), [2, 0, 1], "are taken as entailment, neutral, contradiction"),
+        (("0", "1", "2"), None, "0, 1, 2 are read as contradiction"),
+        (("ENTAILMENT", "Neutral", "contradiction "), [2, 0, 1], "are read as entailment, neutral, contradiction"),
         (("neutral", "contradiction", "entailment"), [1, 2, 0], ""),
     ):
         notices.begin()
@@ -122,9 +122,7 @@ def test_how_outputs_are_read_is_told(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_user_may_say_what_the_outputs_are() -> None:
     task, unnamed = replace(TASKS["mnli"], labels=CLASSES), config("x", "y", "z")
     assert check_classes(Path("there"), unnamed, task, ("entailment", "neutral", "contradiction")) == [2, 0, 1]
-    with pytest.raises(
-        UserError, match=r"found x, y, z; .*, or say what each of its outputs stands for: --teacher-labels"
-    ):
+    with pytest.raises(UserError, match=r"found x, y, z; .*, or name what its outputs stand for: --teacher-labels"):
         check_classes(Path("there"), unnamed, task)
     for wrong in (("entailment", "neutral"), ("entailment", "entailment", "neutral")):
         with pytest.raises(

@@ -96,7 +96,7 @@ def test_a_killed_preparation_goes_on_from_its_last_shard(
     folder = prepare(corpus, tokenizer, tmp_path / "parts", None)
     assert content(folder) == whole
     assert len(asked) == 12 + 5 - 2 * (number - 1), "what was durable is not tokenised again"
-    assert ("were done before; going on" in capsys.readouterr().err) == (number > 1)
+    assert ("were done before; continuing" in capsys.readouterr().err) == (number > 1)
     assert not (folder / "checkpoints").exists()
 
 
@@ -146,7 +146,7 @@ def test_damaged_shards_are_made_again_and_named(
     raw[140 if damaged == "train.npy" else 0] ^= 1
     (partial / damaged).write_bytes(raw)
     assert content(prepare(corpus, tokenizer, tmp_path / "parts", None)) == whole
-    assert "train.npy: begun anew" in capsys.readouterr().err
+    assert "train.npy: starting again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("vanished", ["train.npy", "checkpoints/train.json", "checkpoints"])
@@ -188,7 +188,7 @@ def test_repeated_documents_are_left_out_and_counted(
     splits = blocks.manifest["splits"]
     assert (splits["train"]["repeated"], splits["validation"]["repeated"]) == (2, 4)
     assert splits["validation"]["documents"] == 1
-    assert any("6 documents left out" in line for line in notices.all_notices())
+    assert any("6 repeated documents left out" in line for line in notices.all_notices())
     assert "repeated" not in once.manifest["splits"]["train"], "as versions before wrote it"
 
 
@@ -199,7 +199,7 @@ def test_the_key_enters_hashes_only_where_it_is_set(
     assert "deduplicate" not in load_blocks(folder).manifest["settings"]
     assert prepare(replace(corpus, deduplicate=True), tokenizer, tmp_path, None) != folder
     assert recipe_hash(Recipe(corpus=replace(corpus, deduplicate=True))) != recipe_hash(Recipe(corpus=corpus))
-    with pytest.raises(UserError, match=r"corpus.deduplicate.*lines"):
+    with pytest.raises(UserError, match=r"corpus.deduplicate.*documents"):
         toml.from_dict({"corpus": {"deduplicate": True, "packing": "lines"}}, "recipe")
 
 

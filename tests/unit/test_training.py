@@ -328,7 +328,7 @@ def test_out_of_memory_halves_the_micro_batches_and_keeps_the_step(
     halved = [line for line in lines if "micro_batches_halved" in line]
     assert halved == [{"step": 8, "micro_batches_halved": 1}, {"step": 8, "micro_batches_halved": 2}]
     assert [line["tokens"] for line in lines if "loss" in line] == [8 * step for step in range(1, 21)]
-    assert "out of memory in step 8; from here on in micro-batches of 1/4 of their size" in capsys.readouterr().err
+    assert "out of memory in step 8; from now on in micro-batches of 1/4 of their size" in capsys.readouterr().err
 
 
 def test_micro_batches_fit_into_a_share_of_the_memory_from_the_first_step_on(

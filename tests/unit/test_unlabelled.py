@@ -54,7 +54,7 @@ FAULTS = {
         (b"one\n\nthree\n", "cola", ":2: expected a text, found an empty line"),
         (b"one\ntwo \xff\n", "cola", ":2: expected UTF-8, found byte 0xff at column 5"),
         (b"", "cola", ": expected at least one text, found an empty file"),
-        (b"one\n", "rte", ": expected the columns sentence1, sentence2, found a file with one text a line"),
+        (b"one\n", "rte", ": expected the columns sentence1, sentence2, found a file with one text per line"),
     ],
     "more.csv": [
         (b"sentence\none\n \n", "cola", ":3, column sentence: expected a text"),
@@ -86,7 +86,7 @@ def test_a_file_that_is_not_there_and_a_task_of_spans_are_refused(tmp_path: Path
     for name in ("none.txt", "none.csv"):
         with pytest.raises(UserError, match="no such file"):
             read_unlabelled(tmp_path / name, TASKS["cola"])
-    with pytest.raises(UserError, match="expected a task of classification or regression, found SQuAD"):
+    with pytest.raises(UserError, match=r"SQuAD.* cannot use them"):
         read_unlabelled(tmp_path / "more.csv", TASKS["squad"])
 
 

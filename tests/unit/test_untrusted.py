@@ -298,8 +298,8 @@ NUMBERED, PAIRS = "an id for each label name", "pairs of width and number"
         *((key, "evil/kernel", "eager or sdpa") for key in untrusted._ATTENTION),
         ("attn_implementation", "flash_attention_2", "eager or sdpa"),
         ("attn_implementation", False, "eager or sdpa"),
-        *((key, True, "false, as of encoders") for key in untrusted._OF_DECODERS),
-        ("is_decoder", "false", "false, as of encoders"),
+        *((key, True, "false, as for encoders") for key in untrusted._OF_DECODERS),
+        ("is_decoder", "false", "false, as for encoders"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -453,7 +453,7 @@ AGAIN = "download the model again"
             (
                 [pickle], {},
                 "expected a complete safetensors model, found pytorch_model.bin, a pickle; "
-                "tinydistilbert convert m --output NEW",
+                "run: tinydistilbert convert m --output NEW",
             )
             for pickle in ("pytorch_model.bin", "pytorch_model.bin.index.json")
         ),

@@ -119,7 +119,7 @@ def test_every_way_of_writing_entities_is_read_alike(
     assert examples.columns["text"] == [" ".join(words) for words in TOKENS]
     assert examples.columns["words"][0] == ((0, 2), (3, 10), (11, 17), (18, 22))
     assert ("-DOCSTART-" in said()) == ("-DOCSTART-" in content)
-    assert ("1 line of comments" in said()) == ("comment" in content)
+    assert ("1 comment line" in said()) == ("comment" in content)
 
 
 def test_numbers_have_the_names_that_the_data_set_gives_them(tmp_path: Path) -> None:
@@ -157,10 +157,10 @@ def test_python_data_of_every_form_is_read(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (CONLL.replace("B-MISC", "NN"), ":1, column ner_tags, word 3|IOB tag|'NN'|--label"),
-        (CONLL.replace("call O", "call"), ":4|2 columns parted by blanks|1: 'call'|empty line"),
-        ("EU\nrejects\n", ":1|one column alone|tag on each line"),
+        (CONLL.replace("call O", "call"), ":4|2 columns separated by blanks|1: 'call'|empty line"),
+        ("EU\nrejects\n", ":1|only one column|tag on each line"),
         (CONLL.replace("B-", "X-").replace("I-", "X-"), "IOB tag|'X-ORG'"),
-        ("a O\nb O\n\nc O\n", "outside of all entities|--label"),
+        ("a O\nb O\n\nc O\n", "no text has an entity|--label"),
         ("\n\n", "at least one sentence"),
     ],
 )
@@ -197,7 +197,7 @@ def test_rows_with_another_fault_are_refused(tmp_path: Path, rows: list[dict[str
 def test_a_type_that_only_the_validation_has_is_refused(tmp_path: Path) -> None:
     train, scored = written(tmp_path / "a.conll", CONLL), written(tmp_path / "b.conll", CONLL.replace("-PER", "-PERS"))
     of = task(train, scored)
-    with pytest.raises(UserError, match=r"b\.conll:6.*a tag that training knows.*B-PERS.*did you mean 'B-PER'"):
+    with pytest.raises(UserError, match=r"b\.conll:6.*a tag of the train split.*B-PERS.*did you mean 'B-PER'"):
         read(of, "validation")
     longer = written(tmp_path / "c.conll", "EU B-ORG\nCommission I-ORG\n")  # I-ORG is in no train example
     assert named(read(task(train, longer), "validation")) == [["B-ORG", "I-ORG"]]
@@ -234,7 +234,7 @@ def test_both_sides_of_a_hold_out_have_every_type_that_has_two_texts(tmp_path: P
     assert len(scored) == 5 and len(rest) == 38
     for examples in (scored, rest):
         assert {"B-X", "B-Y"} <= {tag for tags in named(examples) for tag in tags}
-    assert "1 class not on both sides of the hold-out: Z" in said()
+    assert "1 class has no examples on one side of the hold-out: Z" in said()
 
 
 # Tags.
@@ -259,7 +259,7 @@ def test_other_schemes_are_read_as_iob2(written_tags: str, scheme: str, changed:
 def test_another_scheme_is_told(tmp_path: Path) -> None:
     content = CONLL.replace("B-", "I-")
     assert named(read(task(written(tmp_path / "a.conll", content)))) == TAGS
-    assert "4 of 9 tags are written as in IOB1, and are read as IOB2's" in said()
+    assert "4 of 9 tags are written in the scheme IOB1 and converted to IOB2" in said()
 
 
 tags_strategy = st.lists(st.sampled_from(tag_names(("A", "B"))), max_size=12)

@@ -88,7 +88,7 @@ def test_a_killed_part_is_begun_once_more_and_a_failed_one_is_told(
     }  # fmt: skip
     assert sorted(place.begun) == sorted([*codes, "killed", "killed twice", "stopped"])
     assert place.begun[:2] == ["good", "killed"]
-    assert "killed: killed by SIGKILL; once more" in lines
+    assert "killed: killed by SIGKILL; trying once more" in lines
     assert "good: looked at 0" not in lines and "good: half a lilooked at 0" in lines, "whole lines, each once"
     left = sorted(path.name for path in (tmp_path / "jobs").iterdir())
     assert left == ["killed-twice.log", "wrong.log"], "what a failed part has printed stays"

@@ -81,7 +81,7 @@ def plan_ablation(recipe: Recipe, output: Path) -> str:
     lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     left = sum(row.seconds for row in rows)
     notes = [f"{SCORED_ON}."] if recipe.finetune.tasks else []
-    notes.append(f"time left: about {duration(left)}; an estimate, good to about 40 %. Nothing was written.")
+    notes.append(f"time left: about {duration(left)}; an estimate, within about 40 %. Nothing was written.")
     return "\n".join([*lines, "", *notes])
 
 

@@ -135,7 +135,7 @@ def run_row(recipe: Recipe, output: Path, name: str, *, log: Callable[[str], Non
     stop_with_parent()
     trial = next((trial for trial in study_of(recipe, output, log=log).trials if trial.part == name), None)
     if trial is None:
-        fix = "leave --part out: --jobs gives it to the processes that it starts"
+        fix = "leave --part out: --jobs passes it to the processes that it starts"
         raise UserError("--part", expected="a row of the ablation", found=repr(name), fix=fix)
     with naming(trial), locks.alone(trial.folder.path.with_suffix(".lock"), where=trial.title, wait=True):
         run_stages(trial.run(log))

@@ -38,7 +38,9 @@ TABLE_4 = (
 )
 CHANGEABLE = ("student", "objective", "masking", "distill", "precision")
 """What a row may change: how the student is made. Text, teacher, tasks and measuring are what rows are compared by."""
-SCORED_ON = "tasks are scored on examples held out of their train splits: settings must not be chosen on reported ones"
+SCORED_ON = (
+    "tasks are scored on examples held out of their train splits, as settings must not be chosen on reported scores"
+)
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,8 @@ def _processor() -> Iterator[Finding]:
     section, facts = "Processor", processor()
     yield Finding(section, "name", facts["cpu"] or "unknown")
     yield Finding(section, "instruction sets", ", ".join(facts["instruction_sets"]) or "unknown")
-    cores = f"{usable_cores()} may be used: {len(own_cores())} by the process's CPU mask, of {os.cpu_count()}"
-    fewer = "; the quota of a control group allows fewer" if usable_cores() < len(own_cores()) else ""
+    cores = f"{usable_cores()} usable: {len(own_cores())} in the process's CPU mask, of {os.cpu_count()}"
+    fewer = "; the quota of a control group lowers it" if usable_cores() < len(own_cores()) else ""
     yield Finding(section, "cores", cores + fewer)
     if given := os.environ.get("OMP_NUM_THREADS"):
         yield Finding(section, "OMP_NUM_THREADS", given)
@@ -195,7 +195,7 @@ def _hub() -> Iterator[Finding]:
         yield Finding(section, "reached", "not asked: HF_HUB_OFFLINE is set; models come from its cache")
     else:
         problem = _within(HUB_SECONDS, lambda: _asked(endpoint))
-        fix = "without it: local folders, what is in its cache, and the teacher `offline`"
+        fix = "without it, use local folders, what is in its cache, or the teacher `offline`"
         yield Finding(section, "reached", f"{endpoint}: {problem or 'it answers'}", fix if problem else "")
     try:
         from huggingface_hub import get_token
@@ -212,7 +212,7 @@ def _asked(endpoint: str) -> str:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_SECONDS):
             return ""
     except urllib.error.HTTPError as error:
-        return "" if error.code < 500 else f"it fails ({error.code})"
+        return "" if error.code < 500 else f"it answers with an error ({error.code})"
     except (OSError, ValueError) as error:
         return f"no answer: {_in_short(error)}"
 

@@ -68,13 +68,13 @@ class ShrunkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         labels = several[1] if several else np.asarray(y)
         if labels.ndim != (2 if several else 1) or len(labels) != len(texts):
             expected, found = f"a label for each of the {len(texts):,} texts", f"the shape {labels.shape}"
-            raise UserError("y", expected=expected, found=found, fix="give one list of labels")
+            raise UserError("y", expected=expected, found=found, fix="give as many labels as texts")
         if several:
             self.classes_ = several[0]
             names = np.array(self._names())
             given = [names[row == 1].tolist() for row in labels]
             if nowhere := names[labels.sum(0) == 0].tolist():
-                warnings.warn(f"no text has {', '.join(nowhere)}, which is never predicted", stacklevel=2)
+                warnings.warn(f"no text is labelled {', '.join(nowhere)}, so the model never predicts it", stacklevel=2)
         else:
             check_classification_targets(labels)
             self.classes_, given = np.unique(labels), labels.tolist()

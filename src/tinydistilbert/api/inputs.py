@@ -101,8 +101,8 @@ def written(given: str | pa.Table, path: Path) -> str:
         return given
     if path.is_file():
         if pa.parquet.read_table(path).to_pylist() != given.to_pylist():
-            expected = f"the data that the run was begun with ({path})"
-            raise UserError(f"--output {path.parent.parent}", expected=expected, found="other data", fix="give another")
+            problem = f"the run in this folder was begun with other data ({path})"
+            raise UserError(f"--output {path.parent.parent}", problem=problem, fix="give another --output")
         return str(path)
     disk.make_folder(path.parent)
     buffer = pa.BufferOutputStream()

@@ -29,7 +29,7 @@ def label_matrix(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
         _check_names(labels)
         return labels, matrix
     if sparse.issparse(y) or getattr(y, "ndim", 1) == 2:
-        found = f"the shape {y.shape} with other values"
+        found = f"other values in a matrix of the shape {y.shape}"
         raise UserError("y", expected="0 or 1 for each label of each text", found=found, fix=FIX)
     rows = _as_lists(y)
     if rows is None:
@@ -37,7 +37,7 @@ def label_matrix(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
     try:
         labels = np.array(sorted({label for row in rows for label in row}))
     except TypeError:
-        raise UserError("y", expected="labels of one kind", found="several", fix="give all as texts") from None
+        raise UserError("y", expected="labels of one kind", found="several kinds", fix="give all as texts") from None
     _check_names(labels)
     return labels, matrix_of(rows, labels)
 
@@ -69,8 +69,8 @@ def matrix_of(rows: Sequence[Iterable[Any]], labels: NDArray[Any]) -> NDArray[np
     for number, row in enumerate(rows):
         for label in row:
             if label not in places:
-                fix = "leave it out, or train with it"
-                raise UserError(f"y, row {number}", expected="labels of the training", found=repr(label), fix=fix)
+                fix = "leave it out, or train again with it"
+                raise UserError(f"y, row {number}", expected="a label of the training data", found=repr(label), fix=fix)
             matrix[number, places[label]] = 1
     return matrix
 
@@ -101,7 +101,7 @@ def _check_names(labels: NDArray[Any]) -> None:
     """
     names = [class_name(label) for label in labels.tolist()]
     if wrong := [label for label, name in zip(labels.tolist(), names, strict=True) if name is None]:
-        raise UserError("y", expected="words or whole numbers as labels", found=repr(wrong[0]), fix="name it")
+        raise UserError("y", expected="words or whole numbers as labels", found=repr(wrong[0]), fix="rename it")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError("y", expected="labels with different names", found=f"{twice!r} twice", fix="rename one")

@@ -16,8 +16,8 @@ from tinydistilbert.notices import notice
 from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
-AGAIN = "none of the files is there, and the folder is as it was; give the same command again"
-CUT = "the folder is as it was; give the same command again, which uploads what is not there yet"
+AGAIN = "no file was uploaded, and the folder is unchanged; run the same command again"
+CUT = "the folder is unchanged; run the same command again to upload what is missing there"
 
 
 def push(folder: str | Path, name: str, *, private: bool = False, dry_run: bool = False) -> Push:
@@ -75,14 +75,14 @@ def _uploaded(planned: Push) -> Push:
     if constants.HF_HUB_OFFLINE:
         raise UserError(where, problem="HF_HUB_OFFLINE is set", fix="unset it, or give --dry-run")
     if not get_token():
-        raise UserError(where, problem="there is no token of the hub", fix="run `hf auth login`, or set HF_TOKEN")
+        raise UserError(where, problem="no token for the hub was found", fix="run `hf auth login`, or set HF_TOKEN")
     api = HfApi(library_name="tinydistilbert")
     progress.say(f"uploading {sum(planned.files.values()) / 1e6:,.1f} MB to {api.endpoint}/{planned.name}")
     with _hub_errors(where), _quiet_hub():
         api.create_repo(planned.name, private=planned.private or None, exist_ok=True)
         if planned.private and not api.model_info(planned.name).private:
-            problem = "this model is on the hub already, and public"
-            raise UserError(where, problem=problem, fix="make it private there first, or take another name")
+            problem = "this model exists on the hub already and is public"
+            raise UserError(where, problem=problem, fix="make it private there first, or choose another name")
         with _staged(planned) as staged:
             message = f"Upload {planned.folder.resolve().name} by tinydistilbert"
             api.upload_folder(repo_id=planned.name, folder_path=staged, commit_message=message)
@@ -120,16 +120,16 @@ def _hub_errors(where: str) -> Iterator[None]:
         message = " ".join((error.server_message or str(error)).split())[:200]
         fixes = {
             401: ("the hub does not accept the token (401)", "run `hf auth login` again, or set another HF_TOKEN"),
-            403: ("the token may not write there (403)", "take a token with the right to write, or your own name"),
+            403: ("the token may not write there (403)", "use a token with write access, or your own user name"),
             404: ("the hub knows no such user or model (404)", "check the name"),
-            400: (f"the hub refuses the files (400): {message}", "change what it names"),
-            413: ("the hub takes no files as large as these (413)", "split the weights"),
+            400: (f"the hub refuses the files (400): {message}", "correct what it names"),
+            413: ("a file is too large for the hub (413)", "split the weights"),
         }
         if status in fixes:
             problem, fix = fixes[status]
             raise UserError(where, problem=problem, fix=fix) from error
         if status in (409, 412):
-            problem = f"the model was changed by somebody else meanwhile ({status})"
+            problem = f"somebody else changed the model in the meantime ({status})"
             raise UploadFailed(f"{where}: {problem}; {AGAIN}") from error
         raise UploadFailed(f"{where}: the hub failed ({status}): {message}; {AGAIN}") from error
     except Exception as error:  # of the network: each library has its own, without a common class

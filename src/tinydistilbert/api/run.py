@@ -67,7 +67,7 @@ def run(
         if context.ranks.is_main:
             seconds = dry_run.refuse_full_disk(context)
             if tell_time:
-                resumes = f"stopped, the same call goes on from what is in {output}"
+                resumes = f"if it is stopped, the same call continues from what is in {output}"
                 log(f"about {duration(seconds)} in all (an estimate); {resumes}")
         failures = run_stages(context)
     return Run(output, until, tuple(failures))

@@ -64,7 +64,7 @@ def checked(folder: Path, name: str, *, private: bool) -> Push:
         raise UserError(str(folder / largest[0]), expected=expected, found=f"{files[largest[0]] / 1e9:.1f} GB", fix=fix)
     notes = _notes_on_card(folder)
     if manifest is None:
-        notes.append(f"it has no {atomic.MANIFEST}, so that nobody can tell whether its files are as they were written")
+        notes.append(f"it has no {atomic.MANIFEST}, so it cannot be checked whether its files are as they were written")
     return Push(folder, name, private, files, left_out, tuple(notes))
 
 
@@ -72,7 +72,7 @@ def _check_name(name: str) -> None:
     user, _, model = name.partition("/")
     is_valid = all(_NAME.fullmatch(part) and "--" not in part and ".." not in part for part in (user, model))
     if not is_valid or len(name) > LONGEST_NAME or model.endswith(".git"):
-        fix = "write your name on the hub, a slash, and a name of letters, digits, -, _ and ."
+        fix = "write your user name on the hub, a slash, and a model name of letters, digits, -, _ and ."
         raise UserError("the name on the hub", expected="user/name", found=repr(name)[:80], fix=fix)
 
 
@@ -91,15 +91,15 @@ def _check_is_model(folder: Path) -> None:
         fix = f"give one of its models, such as {', '.join(finished)}" if finished else "let it run to its end first"
         raise UserError(str(folder), expected="a model's folder", found="a whole run", fix=fix)
     if folder.name.endswith(".partial") or (folder / atomic.CHECKPOINTS).is_dir():
-        problem = "this folder is half-finished"
-        raise UserError(str(folder), problem=problem, fix="give the command that makes it again; it goes on")
+        problem = "this folder is not finished"
+        raise UserError(str(folder), problem=problem, fix="run the command that makes it again; it continues")
     if not (folder / CONFIG).is_file():
-        raise UserError(
-            str(folder), expected=f"a model's folder, with {CONFIG}", found="none", fix="give such a folder"
-        )
+        problem = f"this is no model's folder: it has no {CONFIG}"
+        raise UserError(str(folder), problem=problem, fix="give the folder of a model")
     if not (is_exported(folder) or any(folder.glob("*.safetensors")) or atomic.is_finished(folder)):
         found = "a pickle" if (folder / PICKLE).is_file() else "none"
-        fix = f"tinydistilbert convert {folder} --output NEW" if found == "a pickle" else "give a folder with weights"
+        convert = f"run: tinydistilbert convert {folder} --output NEW"
+        fix = convert if found == "a pickle" else "give a folder with weights"
         raise UserError(str(folder), expected="weights in safetensors or ONNX", found=found, fix=fix)
 
 
@@ -117,17 +117,17 @@ def _sorted_out(folder: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[
             problem = "this is a link to a file outside of the folder, which would be published"
             raise UserError(str(path), problem=problem, fix="delete it, or put a copy in its place")
         if is_pickle(path):
-            fix = "delete it; weights of a pickle become safetensors by `tinydistilbert convert`"
+            fix = "delete it; `tinydistilbert convert` turns pickled weights into safetensors"
             raise UserError(str(path), problem="this is a pickle, which can run code where it is read", fix=fix)
         is_text = any(PurePosixPath(name).match(pattern) for pattern in TEXTS_OF_PEOPLE)
         if any(part.startswith(".") for part in PurePosixPath(name).parts):
             left_out[name] = "hidden"
         elif name in PRIVATE:
-            left_out[name] = "it names files of this machine"
+            left_out[name] = "it contains paths of this machine"
         elif listed is not None and name not in listed and not is_text:
             left_out[name] = "the manifest does not list it"
         elif listed is None and not is_text and not any(PurePosixPath(name).match(pattern) for pattern in OF_MODELS):
-            left_out[name] = "no file of a model"
+            left_out[name] = "it is not a file of a model"
         else:
             files[name] = path.stat().st_size
     return files, left_out
@@ -155,7 +155,7 @@ def _notes_on_card(folder: Path) -> list[str]:
     """
     path = folder / CARD
     if not path.is_file():
-        fix = "give `tinydistilbert report RUN`, which writes it, or write one with a header (license, pipeline_tag)"
+        fix = "run `tinydistilbert report RUN`, which writes it, or write one with a header (license, pipeline_tag)"
         raise UserError(str(path), expected="the model's card", found="none", fix=fix)
     card = card_text.read_card(path)
     missing = [key for key in ("license", "pipeline_tag", "library_name") if not card.data.get(key)]
@@ -163,8 +163,8 @@ def _notes_on_card(folder: Path) -> list[str]:
         fix = f"add {', '.join(f'{key}: …' for key in missing)} between its lines ---"
         raise UserError(str(path), expected="a complete header", found=f"one without {', '.join(missing)}", fix=fix)
     if not re.search(r"^#+ ", card.text, re.MULTILINE):
-        fix = "say below it how the model was made and what it can do"
-        raise UserError(str(path), expected="a card", found="a header alone", fix=fix)
+        fix = "describe below it how the model was made and what it can do"
+        raise UserError(str(path), expected="a card with text", found="only a header", fix=fix)
     notes = []
     if card.data.get("license") == UNKNOWN:
         notes.append(f"its licence is unknown: write the right one into {CARD} if you know it")

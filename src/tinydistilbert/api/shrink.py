@@ -258,8 +258,8 @@ def fitted_recipe(
         return _with(recipe, {key: begun[key] for key in kept})
     examples = recipe_examples(recipe, tasks_of(recipe.finetune)[task], "train")
     if len(examples) + examples.left_out < FEWEST_ROWS * 0.8:  # after both hold-outs
-        found = f"{len(examples):,} to train on beside what is held out"
-        fix = "label more; texts without labels help beside them (--unlabelled)"
+        found = f"only {len(examples):,} to train on after the hold-out"
+        fix = "label more; texts without labels help in addition (--unlabelled)"
         raise UserError(task, expected=f"{FEWEST_ROWS} rows or more", found=found, fix=fix)
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS * BATCH / len(examples))))
     defaults = {
@@ -292,19 +292,18 @@ def _reachable(recipe: Recipe, task: str, output: Path) -> Recipe:
     if recipe.compress.vocabulary:
         least -= (1 - TRIMMED) * embeddings
     if settings.target_size and least > quantity(settings.target_size):
-        found = f"some {least / 1e6:.1f} MB in the smallest form of a student of {recipe.finetune.model}"
-        raise UserError(
-            "--to", expected=settings.target_size, found=found, fix="ask for more, or take a smaller teacher"
-        )
+        problem = f"{settings.target_size} is out of reach: the smallest variant of a student of "
+        problem += f"{recipe.finetune.model} has about {least / 1e6:.1f} MB"
+        raise UserError("--to", problem=problem, fix="allow more, or use a smaller teacher")
     if settings.target_latency:
         sizes = basis.task_sizes.get(task)
         length = sizes.length if sizes else 16
         operations = smallest * size.forward(length, length) / INT8_SPEED_UP
         milliseconds = 1000 * basis.machine.seconds_on_one_core(operations)
         if BEYOND * quantity(settings.target_latency) < milliseconds:
-            found = f"some {milliseconds:.2g} ms in the smallest form of a student of {recipe.finetune.model}"
-            fix = "ask for more, or take a smaller teacher"
-            raise UserError("--to", expected=settings.target_latency, found=found, fix=fix)
+            problem = f"{settings.target_latency} is out of reach: the smallest variant of a student of "
+            problem += f"{recipe.finetune.model} takes about {milliseconds:.2g} ms"
+            raise UserError("--to", problem=problem, fix="allow more, or use a smaller teacher")
     return recipe
 
 
@@ -333,8 +332,9 @@ def _in_time(recipe: Recipe, examples: int, output: Path, time_budget: str, work
             recipe = _with(recipe, {"finetune.train_examples": count})
         seconds = _seconds(recipe, output, workers)
     if seconds > 1.4 * budget:
-        problem = f"the least that can be done takes about {duration(seconds)}"
-        raise UserError("--time-budget", problem=problem, fix=f"give {math.ceil(seconds / 60)}m, or a smaller teacher")
+        problem = f"even the shortest run takes about {duration(seconds)}"
+        fix = f"give {math.ceil(seconds / 60)}m, or use a smaller teacher"
+        raise UserError("--time-budget", problem=problem, fix=fix)
     return recipe
 
 

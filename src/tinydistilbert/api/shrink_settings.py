@@ -35,14 +35,14 @@ def checked_settings(settings: Mapping[str, Any], time_budget: str = "") -> dict
     content = with_current_keys(toml.nested(settings), "shrink")
     for key in dict(flat(content)):
         if key in _SAID_BY:
-            raise UserError(f"shrink, key {key}", problem=f"{_SAID_BY[key]} says it", fix="leave the key out")
+            raise UserError(f"shrink, key {key}", problem=f"{_SAID_BY[key]} sets it already", fix="leave the key out")
         if key in _ITS_OWN:
-            problem = "shrink sets it: it compresses the student that it distils"
-            raise UserError(f"shrink, key {key}", problem=problem, fix="leave it out, or use compress")
+            problem = "shrink sets it itself: it always compresses the student that it distils"
+            raise UserError(f"shrink, key {key}", problem=problem, fix="leave it out, or use the command compress")
         if key in _PRETRAINING or key.startswith(tuple(f"{name}." for name in _PRETRAINING)):
             problem = "shrink has no such stage: it fine-tunes, distils for the task and compresses"
-            fix = "leave it out; settings of those begin with finetune, student and compress"
+            fix = "leave it out; the settings of these stages begin with finetune, student and compress"
             raise UserError(f"shrink, key {key}", problem=problem, fix=fix)
         if time_budget and key in SCALED:
-            raise UserError(f"shrink, key {key}", problem="--time-budget chooses it", fix="leave one of them out")
+            raise UserError(f"shrink, key {key}", problem="--time-budget sets it already", fix="leave one of them out")
     return content

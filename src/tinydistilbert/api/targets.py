@@ -22,7 +22,8 @@ def targets(to: str | Iterable[str], where: str = "to") -> dict[str, str]:
             expected, fix = "5ms, 20MB or 100M (operations)", "write a number with its unit"
             raise UserError(where, expected=expected, found=repr(target), fix=fix)
         if key in found:
-            raise UserError(where, problem=f"two targets of one kind, {found[key]} and {target}", fix="delete one")
+            problem = f"{found[key]} and {target} are targets of the same kind"
+            raise UserError(where, problem=problem, fix="delete one")
         found[key] = number + unit
     return found
 

@@ -93,7 +93,8 @@ def _section_of(model: TaskModel) -> CustomTask:
     """
     found = toml.read(model.recipe_file).finetune.custom.get(model.task)
     if found is None:
-        raise UserError("train", expected="the train examples", found=f"the task {model.task!r}", fix="give train=")
+        problem = f"the model does not say which files its built-in task {model.task!r} was read from"
+        raise UserError("train", problem=problem, fix="give train=")
     return found
 
 
@@ -172,7 +173,7 @@ def recipe_of(name: str, data: TaskData, changes: Mapping[str, Any], folder: Pat
 def _recipe(name: str, data: TaskData, changes: Mapping[str, Any], section: Mapping[str, Any]) -> Recipe:
     section_of_task = {"name": name, "finetune": {"tasks": [data.name], "custom": {data.name: section}}}
     if twice := [key for key in dict(flat(section_of_task)) if key in dict(flat(changes))]:
-        raise UserError(f"settings, key {twice[0]}", problem="the arguments of the call say it", fix="leave it out")
+        raise UserError(f"settings, key {twice[0]}", problem="an argument sets it already", fix="leave it out")
     return toml.from_dict(toml.merge(changes, section_of_task), name)
 
 
@@ -365,7 +366,7 @@ def export(
         UserError: there is no such model, or the folder is not empty.
     """
     if half and (int8 or plain):
-        raise UserError("half", expected="it alone", found="int8 or plain beside it", fix="delete one")
+        raise UserError("half", problem="it cannot be combined with int8 or plain", fix="delete one")
     from tinydistilbert.storage import locks
 
     folder, output = Path(name_of(model)), Path(output)

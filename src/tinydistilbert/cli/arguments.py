@@ -341,7 +341,7 @@ COMMANDS: dict[str, Command] = {
         "FOLDER USER/NAME [--private] [--dry-run] [--json]", _push_arguments,
     ),
     "demo": Command(
-        "models side by side in the browser: a static folder", "FOLDER ... [--output FOLDER] [--open] ...",
+        "models side by side in the browser, as a static folder", "FOLDER ... [--output FOLDER] [--open] ...",
         _demo_arguments,
     ),
     "elmo": Command(

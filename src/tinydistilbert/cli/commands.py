@@ -26,7 +26,9 @@ def _report(parsed: argparse.Namespace, command_line: str) -> None:
     settings = {f"--{key}": True for key in {**getattr(parsed, "settings", {}), **getattr(parsed, "custom_task", {})}}
     if given := [flag for flag, value in {**flags, **settings}.items() if value]:
         fix = f"leave {given[0]} out, or give a recipe"
-        raise UserError(f"report {folder}", problem="of a folder the page is made from what is stored there", fix=fix)
+        raise UserError(
+            f"report {folder}", problem="with a folder the page is made from its stored results alone", fix=fix
+        )
     from tinydistilbert.ablate import run as ablation
     from tinydistilbert.report.paper_tables import console_tables
     from tinydistilbert.report.remake import remake
@@ -116,15 +118,15 @@ def _check_command(command: str, recipe: Any) -> None:
 
     if command == "compress" and not recipe.compress.tasks:
         fix = "give --task TASK, one of finetune.tasks, or the folder of a fine-tuned model"
-        raise UserError(
-            "compress, key compress.tasks", expected="a task whose model is compressed", found="none", fix=fix
-        )
+        problem = "no task is named whose model is to be compressed"
+        raise UserError("compress, key compress.tasks", problem=problem, fix=fix)
     if recipe.compress.model and command != "compress":
         fix = "give a recipe, or use compress"
         raise UserError("command line", expected="a recipe", found="a model folder", fix=fix)
     if recipe.finetune.model and command not in GIVEN_MODEL:
-        expected = f"one of {', '.join(GIVEN_MODEL)} with finetune.model"
-        raise UserError("command line", expected=expected, found=repr(command), fix="leave it out, or use one of them")
+        problem = f"{command} does not work on the model of finetune.model (--model)"
+        fix = f"leave that out, or use one of {', '.join(GIVEN_MODEL)}"
+        raise UserError("command line", problem=problem, fix=fix)
 
 
 def _ablate(parsed: argparse.Namespace, command_line: str) -> None:
@@ -202,7 +204,7 @@ def _compare(parsed: argparse.Namespace, command_line: str) -> None:
     print(
         f"The page: {found.page}"
         if found.page
-        else "With --output FOLDER also the examples that one side alone gets right."
+        else "--output FOLDER also writes the examples that only one side gets right."
     )
 
 
@@ -230,7 +232,7 @@ def _predict(parsed: argparse.Namespace, command_line: str) -> None:
 
 def _export(parsed: argparse.Namespace, _command_line: str) -> None:
     if parsed.half and (parsed.int8 or parsed.plain):
-        raise UserError("--half", expected="it alone", found="--int8 or --plain beside it", fix="delete one")
+        raise UserError("--half", problem="it cannot be combined with --int8 or --plain", fix="delete one")
     from tinydistilbert.api.task import export
 
     export(parsed.folder, parsed.output, int8=parsed.int8, plain=parsed.plain, half=parsed.half)
@@ -279,7 +281,7 @@ def _demo(parsed: argparse.Namespace, _command_line: str) -> None:
     from tinydistilbert.demo.show import show
 
     if parsed.port is not None and not parsed.open:
-        raise UserError("--port", expected="--open beside it", found="none", fix="add --open, or leave --port out")
+        raise UserError("--port", problem="it has a meaning with --open alone", fix="add --open, or leave --port out")
     examples = read_examples(parsed.examples) if parsed.examples else ()
     output = parsed.output or Path("demo")
     folder = demo(parsed.folders, output, examples=examples, offline_assets=parsed.offline_assets)
@@ -287,7 +289,7 @@ def _demo(parsed: argparse.Namespace, _command_line: str) -> None:
     if parsed.open:
         show(folder, parsed.port or 0)
     else:
-        print(f"It is a static site and a Hugging Face Space. See it: python -m http.server --directory {folder}")
+        print(f"It is a static site and a Hugging Face Space. To see it: python -m http.server --directory {folder}")
 
 
 def _elmo(parsed: argparse.Namespace, _command_line: str) -> None:
@@ -317,7 +319,9 @@ def _recipes(parsed: argparse.Namespace, _command_line: str) -> None:
     presets = toml.presets()
     if parsed.schema:
         if parsed.name is not None:
-            raise UserError("--schema", expected="it alone", found=repr(parsed.name), fix="delete one")
+            raise UserError(
+                "--schema", problem=f"it cannot be combined with a preset ({parsed.name!r})", fix="delete one"
+            )
         print_json(json_schema())
         return
     if parsed.name is None:

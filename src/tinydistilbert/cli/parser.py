@@ -87,7 +87,7 @@ def _about_a_value(error: argparse.ArgumentError, command: str, given: Sequence[
         if following.startswith("-") and not following.startswith("--"):
             found, fix = f"{following!r}, which reads as a flag", f"write {flag}={following}"
             return UserError(flag, expected="a value", found=found, fix=fix)
-        fix = "write it behind the flag; one that begins with - behind an =: " + f"{flag}=VALUE"
+        fix = f"write it after the flag; if it begins with -: {flag}=VALUE"
         return UserError(flag, expected="a value", found="none", fix=fix)
     if "ignored explicit argument" in error.message:
         _, _, value = given[used[-1]].partition("=") if used else ("", "", "one")
@@ -104,9 +104,11 @@ def _about_others(namespace: argparse.Namespace, others: Sequence[str]) -> UserE
         return _about_a_flag(command, unknown[0], usage)
     recipe = getattr(namespace, "recipe", None)
     if recipe is not None:
-        fix = "delete one; a flag takes one value, and those of a list stand right behind it"
+        fix = "delete one; a flag takes one value, and the values of a list follow it directly"
         return UserError("command line", expected="one recipe", found=f"{recipe!r} and {others[0]!r}", fix=fix)
-    return UserError(f"tinydistilbert {command}", problem=f"one word too many, {others[0]!r}", fix=f"usage: {usage}")
+    return UserError(
+        f"tinydistilbert {command}", problem=f"there is one word too many, {others[0]!r}", fix=f"usage: {usage}"
+    )
 
 
 def _about_a_flag(command: str, flag: str, usage: str) -> UserError:
@@ -120,11 +122,11 @@ def _about_a_flag(command: str, flag: str, usage: str) -> UserError:
     name = flag.lstrip("-").replace("_", "-")
     known = [*flags.SHORT[command], "output", *flags.RUN, "dry-run", "json", "quiet", "threads"]
     if name not in known and (keys := flags.meanings(name)):
-        fix = f"write the key that you mean: {' or '.join(f'--{key}' for key in keys)}"
-        return UserError(flag, problem=f"{command} has no flag of that name", fix=fix)
+        fix = f"write the full key: {' or '.join(f'--{key}' for key in keys)}"
+        return UserError(flag, problem=f"{command} has no such flag", fix=fix)
     if name not in known and name in flags.custom_task_flags():
         fix = f"use it with {', '.join(flags.CUSTOM_TASK)}"
-        return UserError(flag, problem=f"{command} trains on no task of your own", fix=fix)
+        return UserError(flag, problem=f"{command} cannot train on your own task", fix=fix)
     columns = [*flags.custom_task_flags()] if command in flags.CUSTOM_TASK else []
     near = [] if "." in flag else difflib.get_close_matches(name, [*columns, *known], n=1)
     near = near or [column for column in columns if name.startswith(f"{column}-")][:1]  # --label-column

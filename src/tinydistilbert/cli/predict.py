@@ -99,12 +99,12 @@ def predict(parsed: argparse.Namespace, _command_line: str) -> None:
     columns = {name: getattr(parsed, name) for name in ("text_column", "pair_column", "output")}
     if not is_file and (used := next((name for name, value in columns.items() if value is not None), None)):
         flag = "--" + used.removesuffix("_column").replace("pair", "text-pair")
-        expected = f"a file {', '.join((*ENDINGS, TEXT))} in the place of TEXT beside {flag}"
-        raise UserError(flag, expected=expected, found=repr(parsed.text), fix="name the file, or leave it out")
+        problem = f"it is for files of texts, but {parsed.text!r} is no file ({', '.join((*ENDINGS, TEXT))})"
+        raise UserError(flag, problem=problem, fix=f"give a file in place of TEXT, or leave {flag} out")
     if (is_file or parsed.text == "-") and parsed.pair is not None:
-        expected, fix = "no PAIR beside it", "write it behind a tab on each line of the standard input"
+        fix = "write it after a tab on each line of the standard input"
         fix = "name its column: --text-pair COLUMN" if is_file else fix
-        raise UserError(f"predict {parsed.text}", expected=expected, found=repr(parsed.pair), fix=fix)
+        raise UserError(f"predict {parsed.text}", problem=f"it takes no PAIR beside it ({parsed.pair!r})", fix=fix)
     output = parsed.output
     if output is not None and output.suffix.lower() not in ENDINGS:
         found, fix = output.suffix or "no ending", "call it answers.csv"
@@ -133,9 +133,9 @@ def _of_pipe() -> Iterator[tuple[list[str], list[str] | None]]:
         width = width or len(parts[0])
         for line, of_line in enumerate(parts, number + 1):
             if len(of_line) != width:
-                expected = "a pair behind a tab on every line, or on none"
-                found = "a tab, and line 1 has none" if width == 1 else "no tab, and line 1 has one"
-                raise UserError(f"standard input, line {line}", expected=expected, found=found, fix="make them alike")
+                has = "has a tab, but line 1 has none" if width == 1 else "has no tab, but line 1 has one"
+                fix = "write a pair after a tab on every line, or on none"
+                raise UserError(f"standard input, line {line}", problem=f"it {has}", fix=fix)
         number += len(parts)
         yield [part[0] for part in parts], [part[1] for part in parts] if width > 1 else None
 
@@ -192,7 +192,7 @@ def _of_file(answering: _Answering, file: Path, text: str | None, text_pair: str
             raise UserError(str(file), expected=f"the column {text_pair!r}", found=found, fix="correct --text-pair")
         if ANSWER in first and output is not None:
             fix = "rename that column"
-            raise UserError(str(file), problem=f"it has a column {ANSWER!r}, where the answers go", fix=fix)
+            raise UserError(str(file), problem=f"it has a column {ANSWER!r} already, which the answers need", fix=fix)
         with written(output, names, source) as write:
             done = 0
             for group in _windows(itertools.chain([first], source.rows), (text, text_pair)):

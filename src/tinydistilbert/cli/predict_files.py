@@ -158,7 +158,7 @@ def _as_text(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
         return str(value)
-    problem = f"a column holds {type(value).__name__}, which JSON has no form for"
+    problem = f"a column holds {type(value).__name__}, which JSON cannot represent"
     raise UserError("--output", problem=problem, fix="write the answers as .parquet")
 
 
@@ -171,7 +171,7 @@ def written(output: Path | None, names: Sequence[str], source: Source) -> Iterat
         )
         return
     if not output.parent.is_dir():
-        raise UserError(f"--output {output}", problem="there is no such folder", fix="make it first")
+        raise UserError(f"--output {output}", problem="its folder does not exist", fix="create it first")
     temporary = output.with_name(f"{output.name}.partial")
     try:
         with ExitStack() as streams:
@@ -275,7 +275,7 @@ def _with_header(
         for row in rows:
             if not known.issuperset(row):
                 others = [name for name in row if name not in known]
-                problem = f"a row has more than the first: {others[0]!r}"
+                problem = f"a row has a key that the first row lacks: {others[0]!r}"
                 raise UserError(f"--output {output}", problem=problem, fix=AS_LINES)
         waiting.extend(rows)
         columns.extend(map(_as_columns, answers))

@@ -62,10 +62,10 @@ def _recipe(command: str, name: str | None, changes: dict[str, Any]) -> schema.R
         return toml.from_dict(toml.merge(schema.to_dict(base), changes), "command line") if changes else base
     finetune = changes.get("finetune", {})
     if "model" not in finetune:
-        fix = f"write it right behind the command: tinydistilbert {command} quickstart"
+        fix = f"write it after the command: tinydistilbert {command} quickstart"
         raise UserError("command line", expected="a recipe", found="none", fix=fix)
     if not finetune.get("tasks"):
-        raise UserError("--model", expected="a task to fine-tune it on", found="none", fix=_GIVE_A_TASK)
+        raise UserError("--model", problem="no task is given to fine-tune it on", fix=_GIVE_A_TASK)
     changes.setdefault("name", "-".join(finetune["tasks"]))
     return toml.from_dict(changes, "command line")
 
@@ -88,8 +88,8 @@ def _compression(model: str, changes: dict[str, Any]) -> schema.Recipe:
             f"compress {model}", expected="the one task it was fine-tuned on", found=found, fix=_GIVE_A_TASK
         )
     if made_for and tasks[0] != made_for and tasks[0] not in finetune.get("custom", {}):
-        expected, fix = f"{made_for!r}, which it was fine-tuned on", "leave --task out"
-        raise UserError(f"compress {model}, key compress.tasks", expected=expected, found=repr(tasks[0]), fix=fix)
+        problem = f"the model was fine-tuned on {made_for!r}, not on {tasks[0]!r}"
+        raise UserError(f"compress {model}, key compress.tasks", problem=problem, fix="leave --task out")
     finetune["tasks"] = tasks
     compress |= {"model": model, "row": row or "model", "tasks": tasks}
     changes.setdefault("name", f"{tasks[0]}-compressed")
@@ -99,12 +99,12 @@ def _compression(model: str, changes: dict[str, Any]) -> schema.Recipe:
 def _put_custom_task(changes: dict[str, Any], columns: dict[str, Any], command: str) -> None:
     """A task of one's own, called after its train file."""
     if "data" not in changes:
-        found, fix = f"--{next(iter(columns)).replace('_', '-')} alone", "name its train examples: --data train.csv"
-        raise UserError("command line", expected="--data beside it", found=found, fix=fix)
+        problem = f"--{next(iter(columns)).replace('_', '-')} has a meaning with --data alone"
+        raise UserError("command line", problem=problem, fix="name the train examples: --data train.csv")
     finetune = changes.setdefault("finetune", {})
     if "tasks" in finetune or "tasks" in changes.get("compress", {}):
-        fix = "leave --task out: a task of your own is called after its file"
-        raise UserError("--task", expected="no other task beside --data with columns", found="one", fix=fix)
+        fix = "leave --task out: your own task is named after its file"
+        raise UserError("--task", problem="it cannot be combined with --data and its columns", fix=fix)
     train = changes.pop("data")
     name = task_name(train)
     finetune["tasks"] = [name]

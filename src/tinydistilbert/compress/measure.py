@@ -94,7 +94,7 @@ class Bar:
         if not settings.min_kept:
             return []
         if not self.teacher > self.majority:
-            return ["nothing to keep: the teacher is not above the majority on the held-out examples"]
+            return ["nothing to keep, as the teacher is not above the majority on the held-out examples"]
         if one.held_out >= self.score:
             return []
         return [f"{100 * self.kept(one):.1f} % of the teacher's score instead of {100 * settings.min_kept:.4g} %"]

@@ -111,7 +111,7 @@ def _only(**targets: float | None) -> tuple[str, float]:
     """The one target that was given."""
     given = [(name, value) for name, value in targets.items() if value is not None]
     if len(given) != 1:
-        expected, fix = f"one of {', '.join(targets)}", "give exactly one"
+        expected, fix = f"exactly one of {', '.join(targets)}", "give one"
         raise UserError("the pruning's target", expected=expected, found=str(len(given)), fix=fix)
     return given[0]
 

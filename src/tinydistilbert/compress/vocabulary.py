@@ -89,7 +89,7 @@ def losses(before: PreTrainedTokenizerFast, after: PreTrainedTokenizerFast, text
             unknown += trimmed.tokens.count(after.unk_token) - whole.tokens.count(before.unk_token)
     if not changed:
         return ""
-    smaller = f"{changed:,} of {counted(read, 'text')} fall apart into other pieces"
+    smaller = f"{changed:,} of {counted(read, 'text')} are split into other pieces"
     lost = f"{counted(unknown, 'word')} in {pieces:,} tokens become {after.unk_token}" if unknown else "no word is lost"
     return f"with the smaller vocabulary {smaller}, and {lost}"
 
@@ -99,8 +99,8 @@ def _always_kept(model_folder: Path, config: PretrainedConfig, tokenizer: PreTra
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     if model["type"] != "WordPiece":
         fix = "keep the whole vocabulary, or use a model of the BERT kind"
-        expected = "WordPiece, where a piece can go without a change to the others"
-        raise UserError(f"tokenizer of {model_folder}", expected=expected, found=str(model["type"]), fix=fix)
+        problem = f"only a WordPiece vocabulary can be trimmed, and this is {model['type']}"
+        raise UserError(f"tokenizer of {model_folder}", problem=problem, fix=fix)
     prefix = model["continuing_subword_prefix"]
     single = {token for piece, token in model["vocab"].items() if 1 in (len(piece), len(piece.removeprefix(prefix)))}
     kept = single | set(tokenizer.added_tokens_decoder) | set(_named(config).values())
@@ -143,7 +143,7 @@ def _weights(model_folder: Path, config: PretrainedConfig, tokenizer: PreTrained
         raise UserError(where, expected="the model's weights", found=found, fix=fix) from None
     rows = [len(value) for key, value in weights.items() if _EMBEDDING.fullmatch(key)]
     if rows != [config.vocab_size] or len(tokenizer) > rows[0]:
-        expected = f"a word embedding for {len(tokenizer)} tokens, with the {config.vocab_size} rows of config.json"
+        expected = f"word embeddings for {len(tokenizer)} tokens, in the {config.vocab_size} rows of config.json"
         raise UserError(where, expected=expected, found=f"{rows} rows", fix=fix)
     return weights
 

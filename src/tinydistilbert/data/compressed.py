@@ -80,8 +80,8 @@ class _Unpacked(io.RawIOBase):
             raise UserError(str(self._path), expected=expected, found=str(error), fix="compress it again") from None
         self._left -= count
         if self._left < 0:
-            problem = f"it unpacks to more than {LARGEST_RATIO} times its size, as no file of texts does"
-            raise UserError(str(self._path), problem=problem, fix="give the unpacked file, if it is what you want")
+            problem = f"it unpacks to more than {LARGEST_RATIO} times its size, which no file of texts does"
+            raise UserError(str(self._path), problem=problem, fix="if it is right, give the unpacked file")
         return count
 
     def close(self) -> None:

@@ -126,17 +126,24 @@ def _tell_of_losses(corpus: Corpus, splits: Mapping[str, Mapping[str, int]]) -> 
 
     lost = []
     if repeated := total("repeated"):
-        notice(f"corpus.source {corpus.source}", f"{counted(repeated, 'document')} left out that were there before")
+        notice(f"corpus.source {corpus.source}", f"{counted(repeated, 'repeated document')} left out")
     if unknown := total("unknown"):
         lost.append(f"{counted(unknown, 'token')} unknown to the tokenizer ({unknown / total('tokens'):.2%})")
     if capitals := total("with_capitals"):
         documents = counted(total("documents"), "document")
-        lost.append(f"the capitals of {capitals:,} of {documents}, which the tokenizer makes small")
+        lost.append(f"the capitals in {capitals:,} of {documents}, which the tokenizer lower-cases")
     if cut := total("cut"):
-        place = "beyond the blocks of their lines" if corpus.packing == "lines" else "at the end, too few for a block"
+        place = (
+            "cut off lines that are longer than a block"
+            if corpus.packing == "lines"
+            else "at the end, too few for a block"
+        )
         lost.append(f"{counted(cut, 'token')} {place}")
     if lost:
-        notice(f"corpus.source {corpus.source}", f"lost on the way to {total('tokens'):,} tokens: {'; '.join(lost)}")
+        notice(
+            f"corpus.source {corpus.source}",
+            f"lost, beside the {total('tokens'):,} tokens that are kept: {'; '.join(lost)}",
+        )
 
 
 def _damage(folder: Path) -> str | None:

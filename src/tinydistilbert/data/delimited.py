@@ -54,13 +54,13 @@ class _File:
     @property
     def fix_csv(self) -> str:
         """For an error in a file whose quotes enclose fields."""
-        fix = "put a field with a separator, a quote or a line break in it into quotes, and write a quote in it twice"
+        fix = "put a field that has a separator, a quote or a line break into quotes, and write a quote in it twice"
         return f'{fix}: ""; or give {self.switch} none if quotes are part of the texts'
 
     @property
     def fix_none(self) -> str:
         """For an error in a file whose quotes are text."""
-        return f"take the separators out of the texts, or give {self.switch} csv if the fields are in quotes"
+        return f"remove the separators from the texts, or give {self.switch} csv if the fields are in quotes"
 
 
 def read(
@@ -86,7 +86,7 @@ def read(
     delimiter, skipped = "\t" if is_tsv else ",", 0
     if excel := _EXCEL.fullmatch(next(lines(), "")):
         delimiter, skipped = excel[1], 1
-        notice(where, f"the first line is Excel's: {delimiter!r} separates the columns")
+        notice(where, f"the first line, written by Excel, says that {delimiter!r} separates the columns")
     mode, file = quoting, _File(where, delimiter, skipped, longest, switch, numbers)
     if quoting == "auto":
         mode = _quoting_of_tsv(lines, file) if is_tsv else "csv"
@@ -94,7 +94,7 @@ def read(
     header_line, header = next(numbered, (1, None))
     if header is None:
         expected = "a line with the names of the columns"
-        raise UserError(where, expected=expected, found="an empty file", fix="fill it")
+        raise UserError(where, expected=expected, found="an empty file", fix="write the table into it")
     return Delimited(header_line, header, numbered)
 
 
@@ -121,7 +121,7 @@ def _records(lines: Iterator[str], file: _File, mode: str, *, refuse_merged: boo
             raise UserError(f"{where}:{line}", expected=expected, found=str(len(record)), fix=fix)
         if width > 1 and len(raw) > 1 and all(part.count(file.delimiter) == width - 1 for part in raw):
             if refuse_merged:
-                problem = f"its quotes make one row of {len(raw)} lines, each of which would be a row by itself"
+                problem = f"its quotes join {len(raw)} lines into one row, and each of them could be a row of its own"
                 fix = (
                     f"give {file.switch} none if quotes are part of the texts, {file.switch} csv if they enclose fields"
                 )
@@ -131,9 +131,11 @@ def _records(lines: Iterator[str], file: _File, mode: str, *, refuse_merged: boo
     if empty:
         notice(where, f"{counted(empty, 'empty line')} between the rows left out")
     if extra.count:
-        notice(where, f"{counted(extra.count, 'row')} with more fields than the header, all empty: {extra.first}")
+        notice(
+            where, f"{counted(extra.count, 'row')} with more fields than the header, the others empty: {extra.first}"
+        )
     if merged.count:
-        text = f"{counted(merged.count, 'row')} made of several lines by quotes, each of which would be a row by itself"
+        text = f"{counted(merged.count, 'row')} joined from several lines by quotes, where each line could be a row"
         notice(where, f"{text}: {merged.first}; {file.switch} none reads quotes as text")
 
 
@@ -177,8 +179,8 @@ def _quoted(lines: Iterable[str], file: _File) -> Iterator[tuple[int, list[str],
         except csv.Error as error:
             is_open = "unexpected end of data" in str(error)
             line = file.at(reader.line_num + file.skipped)
-            found = "none to the end of the file" if is_open else f"{error} (line {line})"
-            expected = "a closing quote" if is_open else "a quoted field to end at the next single quote"
+            found = "none before the end of the file" if is_open else f"{error} (line {line})"
+            expected = "a closing quote" if is_open else "a separator after the closing quote of a field"
             fix = f"close the quotes, or {file.fix_csv}" if is_open else file.fix_csv
             raise UserError(f"{file.where}:{file.at(begin)}", expected=expected, found=found, fix=fix) from None
         finally:
@@ -215,13 +217,13 @@ def _quoting_of_tsv(lines: Lines, file: _File) -> Quoting:
         surely = beginning.count > 0 and _reads_as_csv(lines, file, len(header))
     if surely:
         fields = counted(beginning.count, "field")
-        taken_off = f"its header or {fields} below it are in quotes, which are taken off"
+        taken_off = f"its header or {fields} below it are in quotes, which are removed"
         notice(file.where, f"{taken_off}; {file.switch} none keeps them")
         return "csv"
     if beginning.count:
         cells = f"{counted(beginning.count, 'field')} that begin{'s' * (beginning.count == 1)} with one"
         kept = f"quotes are part of the texts, also in {cells}, {beginning.first}"
-        notice(file.where, f"{kept}; {file.switch} csv takes them off")
+        notice(file.where, f"{kept}; {file.switch} csv removes them")
     return "none"
 
 

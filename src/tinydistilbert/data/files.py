@@ -46,7 +46,7 @@ def find_splits(path: Path) -> tuple[list[Path], list[Path]]:
     """
     if path.is_file() and not is_read(path):
         raise UserError(
-            f"corpus.source {path}", problem=f"a file {_form(path)} is not read as a corpus", fix=_fix(path)
+            f"corpus.source {path}", problem=f"a file {_form(path)} cannot be read as a corpus", fix=_fix(path)
         )
     candidates = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     files = [file for file in candidates if is_read(file)]
@@ -124,7 +124,7 @@ def records(path: Path, column: str, quoting: Quoting = "auto") -> Iterator[str]
         yield from rows
     except OSError as error:
         fix = "check its permissions and the disk"
-        raise UserError(str(path), expected="a file that can be read", found=str(error), fix=fix) from None
+        raise UserError(str(path), problem=f"the file cannot be read: {error}", fix=fix) from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -147,7 +147,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _too_long(where: str, what: str, unit: str) -> UserError:
     expected = f"{what} of at most {LONGEST_LINE:,} {unit}"
-    return UserError(where, expected=expected, found="a longer one", fix="cut it into several")
+    return UserError(where, expected=expected, found="a longer one", fix="split it into several")
 
 
 def not_too_long(text: str, where: str) -> str:

@@ -71,10 +71,10 @@ def load_saved(folder: Path, split: str | None, *, default: str, where: str) -> 
     if isinstance(loaded, datasets.Dataset):
         if split is not None:
             fix = f"leave ::{split} out"
-            raise UserError(f"{where} {folder}", expected="splits in it", found="one data set without any", fix=fix)
+            raise UserError(f"{where} {folder}", problem="this data set has no splits", fix=fix)
         return loaded
     if wanted not in loaded:
-        fix = f"name one behind the folder: {folder}::{next(iter(loaded), 'train')}"
+        fix = f"name one after the folder: {folder}::{next(iter(loaded), 'train')}"
         raise UserError(f"{where} {folder}", expected=f"a split {wanted}", found=", ".join(loaded), fix=fix)
     return loaded[wanted]
 
@@ -204,7 +204,7 @@ def _fetched(rows: Iterable[Any], name: str) -> Iterator[Any]:
             row = next(iterator, None)
         except Exception as error:
             found = str(error).partition("\n")[0][:200] or type(error).__name__
-            again = "if that was the network, the same command goes on after the last shard that was done"
+            again = "if the network failed, the same command continues after the last finished shard"
             raise SourceLost(f"corpus.source {name}: it could not be read to its end: {found}; {again}") from error
         if row is None:
             return

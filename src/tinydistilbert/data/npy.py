@@ -42,7 +42,7 @@ class RowFile:
             part = self._stream.read(min(left, BYTES_AT_ONCE))
             if not part:
                 self._stream.close()
-                raise OSError(f"{self._path} is shorter than the rows that were to be kept of it")
+                raise OSError(f"{self._path} has fewer rows than were to be kept of it")
             self._hash.update(part)
             left -= len(part)
         self._stream.truncate(self._start + size)

@@ -52,8 +52,8 @@ def open_source(corpus: Corpus, data: str | None) -> Source:
             Mistakes inside a file are reported when the documents are read.
     """
     if corpus.streaming and not is_on_hub(corpus, data):
-        expected, fix = "a data set on the hub beside corpus.streaming", "leave it out: files are always read so"
-        raise UserError(f"corpus.source {corpus.source}", expected=expected, found="no such", fix=fix)
+        problem, fix = "corpus.streaming is for data sets on the hub", "leave it out: files are always streamed"
+        raise UserError(f"corpus.source {corpus.source}", problem=problem, fix=fix)
     source = _open(corpus, data)
     if corpus.max_train_documents:
         all_documents = source.train
@@ -116,7 +116,7 @@ def _python_docs(corpus: Corpus) -> Source:
 def _from_files(corpus: Corpus, path: Path) -> Source:
     if not path.exists():
         fix = "correct corpus.source or --data"
-        raise UserError(f"corpus.source {corpus.source}", expected="a file or folder", found=f"no {path}", fix=fix)
+        raise UserError(f"corpus.source {corpus.source}", problem=f"{path} does not exist", fix=fix)
     train, validation = files.find_splits(path)
 
     def read(paths: Sequence[Path]) -> Iterator[str]:
@@ -136,8 +136,8 @@ def _from_hub(corpus: Corpus, split: str | None = None) -> Source:
     name, config = corpus.source, corpus.config
     if named is not None:
         if config and named.config and config != named.config:
-            found, fix = f"{named.config!r} in corpus.source, {config!r} in corpus.config", "name it once"
-            raise UserError(f"corpus.source {name}", expected="one configuration", found=found, fix=fix)
+            problem = f"the configuration is {named.config!r} in corpus.source and {config!r} in corpus.config"
+            raise UserError(f"corpus.source {name}", problem=problem, fix="delete one")
         name, config, split = named.name, named.config or config, named.split
     splits: Mapping[str, Any]
     if corpus.streaming:
@@ -193,8 +193,8 @@ class _LeftOut:
         if not self.where:
             return
         if self.headings:
-            text = f"read as WikiText, by its titles: {counted(self.headings, 'heading')} left out"
-            notice(self.where, f"{text}, spaced punctuation turned back into text")
+            text = f"read as WikiText because of its titles: {counted(self.headings, 'heading')} left out"
+            notice(self.where, f"{text}, spaces around punctuation removed")
         if self.empty_rows:
             notice(self.where, f"{counted(self.empty_rows, 'row')} without text left out")
         if self.cuts:

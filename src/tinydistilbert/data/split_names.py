@@ -38,9 +38,9 @@ def splits_by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], lis
         if validation:
             count = counted(len(validation), "file")
             text = (
-                f"{count} named like a validation split, {_example(validation, folder)}, and none like a training split"
+                f"{count} named like a validation split, {_example(validation, folder)}, but none like a training split"
             )
-            notice(str(folder), f"{text}: all {len(files):,} are training text")
+            notice(str(folder), f"{text}; all {len(files):,} are used as training text")
         return list(files), []
     left = [*test, *unnamed]
     if not left:
@@ -57,13 +57,14 @@ def splits_by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], lis
         return train, validation
     of_all = f"{len(train) + len(validation):,} of {len(files):,} files"
     if validation:
-        problem = (
-            f"{of_all} have the name of a split, as {_example([*train, *validation], folder)}, the others have none"
-        )
-        fix = "put them into the folders train and validation, or take train, dev and the like out of the names"
+        example = _example([*train, *validation], folder)
+        problem = f"the names of {of_all} contain a split, as {example}, and the other names do not"
+        fix = "put them into the folders train and validation, or remove train, dev and the like from the names"
         raise UserError(f"corpus.source {folder}", problem=problem, fix=fix)
-    text = f"the word train in the name of {of_all}, {_example(train, folder)}, is not taken for a split"
-    notice(str(folder), f"{text}: all are training text (put those of a training split into a folder train)")
+    text = f"the word train in the name of {of_all}, {_example(train, folder)}, is not read as a split"
+    notice(
+        str(folder), f"{text}: all are used as training text (put the files of a training split into a folder train)"
+    )
     return list(files), []
 
 

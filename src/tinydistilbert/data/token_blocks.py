@@ -112,14 +112,14 @@ def _resumed(saved: Path, path: Path, block_size: int, dtype: np.dtype[Any]) -> 
             progress = Progress(SplitCounts(**facts["counts"]), [int(i) for i in facts["rest"]], facts["sha256"])
             rows = RowFile(path, (block_size,), dtype, kept=progress.counts.blocks)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            say(f"{path}: begun anew, for what was done cannot be read: {error}")
+            say(f"{path}: starting again, as the earlier part cannot be read: {error}")
         else:
             if rows.digest == progress.sha256:
                 done = counted(progress.counts.documents, "document")
-                say(f"{path.stem}: {done} and {counted(rows.rows, 'block')} were done before; going on from there")
+                say(f"{path.stem}: {done} and {counted(rows.rows, 'block')} were done before; continuing from there")
                 return progress, rows
             rows.__exit__(None, None, None)
-            say(f"{path}: begun anew, for the blocks that were done are not as they were written")
+            say(f"{path}: starting again, as the earlier blocks were changed or damaged")
     return Progress(), RowFile(path, (block_size,), dtype)
 
 

@@ -132,8 +132,8 @@ def _died(worker: "subprocess.Popen[bytes]") -> Exception:
         return RuntimeError(f"a process that tokenises ended with code {code}")
     name = signal.Signals(-code).name
     return OutOfMemory(
-        f"a process that tokenises was ended by {name}, as the system does where memory runs out; "
-        "the same command goes on from the shards that are done, with --jobs 1 in less memory"
+        f"a process that tokenises was ended by {name}, probably because memory ran out; "
+        "the same command continues from the finished shards; --jobs 1 needs less memory"
     )
 
 

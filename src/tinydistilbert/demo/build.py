@@ -56,7 +56,7 @@ def demo(
     kinds = {model.predictor.kind for model in models}
     if len(kinds) > 1:
         found = " and ".join(sorted(kinds))
-        raise UserError("demo", expected="models of one kind", found=found, fix="make a demo of each")
+        raise UserError("demo", expected="models of one kind", found=found, fix="make a demo for each kind")
     files = [_model_file(folder) for folder in sources]
     assets = _assets(Path(offline_assets)) if offline_assets is not None else {}
     shown = _examples(examples, models[0])
@@ -90,7 +90,8 @@ def read_examples(file: Path) -> list[Example]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise UserError(str(file), expected="a text file in UTF-8", found="none", fix="correct --examples") from None
+        problem = "this is not a text file in UTF-8"
+        raise UserError(str(file), problem=problem, fix="correct --examples") from None
     if file.suffix.lower() not in (".jsonl", ".ndjson"):
         return [line for line in lines if line.strip()]
     found: list[Example] = []
@@ -137,7 +138,7 @@ def _model_file(folder: Path) -> tuple[Path, str]:
         facts = atomic.read_json(folder / CONFIG)["tinydistilbert"]
         return folder / EARLIER_FILE, INT8_FILE if facts.get("precision") == "int8" else MODEL_FILE
     fix = "export the model for ONNX Runtime: tinydistilbert export MODEL --output FOLDER"
-    raise UserError(str(folder), expected="a model in ONNX", found="one for OpenVINO", fix=fix)
+    raise UserError(str(folder), expected="a model in ONNX", found="a model for OpenVINO", fix=fix)
 
 
 def _add_model(new: Path, source: Path, model: Served, file: tuple[Path, str]) -> dict[str, Any]:

@@ -51,9 +51,9 @@ def show(folder: Path, port: int = 0) -> None:
     """
     with server_of(folder, port) as server:
         address = f"http://{HOST}:{server.server_address[1]}/"
-        progress.say(f"{folder} is shown on {address}; Ctrl-C ends it")
+        progress.say(f"{folder} is shown at {address}; press Ctrl-C to stop")
         webbrowser.open(address)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            progress.say("ended")
+            progress.say("stopped")

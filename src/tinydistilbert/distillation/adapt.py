@@ -37,8 +37,8 @@ def check_head(settings: Adapt, teacher: LoadedTeacher) -> None:
         UserError: the teacher has no trained masked-LM head and `adapt.tokens` is 0.
     """
     if not (settings.tokens or teacher.has_trained_head):
-        fix = "set adapt.tokens (the preset minilm has 3,000,000), or give a teacher with a masked-LM head"
-        raise UserError("adapt.tokens", expected="a budget to train the teacher's new head", found="0", fix=fix)
+        fix = "set it (the preset minilm has 3,000,000), or give a teacher with a masked-LM head"
+        raise UserError("adapt.tokens", problem="it is 0, but the teacher's new head has to be trained", fix=fix)
 
 
 def adapt(

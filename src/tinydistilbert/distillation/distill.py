@@ -53,7 +53,9 @@ def distill_steps(settings: schema.Distill, objective: schema.Objective, train_b
     else:
         steps = math.ceil(settings.epochs * train_blocks / blocks_per_step)
     if settings.max_steps > steps:
-        text = f"a limit of {settings.max_steps:,}, and distill.epochs {settings.epochs:g} end after {steps:,} steps"
+        text = (
+            f"the limit is {settings.max_steps:,} steps, but distill.epochs = {settings.epochs:g} ends after {steps:,}"
+        )
         notice("distill.max_steps", f"{text}; raise distill.epochs for more")
     return min(steps, settings.max_steps) if settings.max_steps else steps
 
@@ -182,7 +184,7 @@ def _steps_in_budget(parts: _Parts, student: PreTrainedModel, folder: Path, log:
     steps = ranks.broadcast(fit_steps(budget - spent, step_seconds, validation_seconds * validations))
     if steps < 1:
         problem = (
-            f"no step fits into {time_budget}: measuring the speed took {spent:.0f} s of it, a step takes "
+            f"no step fits into {time_budget}: measuring the speed took {spent:.0f} s of it; a step takes "
             f"{step_seconds:.1f} s, and {validations} validations {validation_seconds:.1f} s each"
         )
         raise UserError("distill.time_budget", problem=problem, fix="give more time, or validate less often")

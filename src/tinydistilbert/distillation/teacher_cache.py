@@ -275,7 +275,7 @@ def _refuse_full_disk(folder: Path, size: int) -> None:
     needed, free = int(size * (1 + SPARE)), free_bytes(folder)
     if needed > free:
         expected, found = f"{needed / 1e9:,.2f} GB free for the teacher's cache", f"{free / 1e9:,.2f} GB"
-        fix = "free some, point TINYDISTILBERT_CACHE at another disk, or lower distill.cache.views"
+        fix = "free some space, point TINYDISTILBERT_CACHE at another disk, or lower distill.cache.views"
         raise UserError(str(folder), expected=expected, found=found, fix=fix)
 
 
@@ -376,7 +376,7 @@ def _open_view(cache: Path, number: int, facts: dict[str, Any]) -> View:
     wrong = [name for name, value in {**facts, "view": number}.items() if manifest.get(name) != value]
     if "teacher" in wrong:
         stored_hash = f"{manifest.get('teacher')}"[:12]
-        problem = f"these are the outputs of another teacher, {stored_hash}, not of {facts['teacher'][:12]}"
+        problem = f"these are outputs of another teacher ({stored_hash}, not {facts['teacher'][:12]})"
         raise UserError(str(folder), problem=problem, fix=fix)
     if wrong:
         (name, *_) = wrong

@@ -50,7 +50,7 @@ def place_teacher(
     held = sum(_held_bytes(parameter) for parameter in sharded.parameters())
     why = f"teacher.sharding is {sharding}"
     if sharding == "auto":
-        why = f"whole and with what is trained it takes {size_in_words(needed)}, more than half of a GPU's free memory"
+        why = f"whole, with the training, it takes {size_in_words(needed)}, more than half of a GPU's free memory"
     log(f"teacher: in shards over {ranks.world} processes, {size_in_words(held)} of {size_in_words(size)} each; {why}")
     return sharded
 

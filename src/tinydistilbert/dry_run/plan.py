@@ -72,7 +72,7 @@ def _planned(run: RunContext) -> tuple[Basis, list[Line]]:
         except UserError:
             if not looked_at.is_used:
                 raise
-    notices.notice("dry run", "something in a sample looks wrong: all rows are read")
+    notices.notice("dry run", "something in a sample of the rows looks wrong, so all rows are read")
     basis = basis_of(run)
     return basis, _lines(basis)
 
@@ -91,7 +91,7 @@ def refuse_full_disk(run: RunContext) -> float:
     needed, free = _needed(lines), free_bytes(run.folder.path)
     if needed > free:
         problem = f"the run writes about {size_in_words(needed)}, and {size_in_words(free)} are free"
-        fix = "free some, or give an --output on another disk; --dry-run shows what each stage writes"
+        fix = "free some space, or give an --output on another disk; --dry-run shows what each stage writes"
         raise UserError(f"--output {run.folder.path}", problem=problem, fix=fix)
     return _seconds(lines, side_by_side(basis))
 
@@ -173,7 +173,7 @@ def _totals(lines: Sequence[Line], basis: Basis) -> list[str]:
     unknown = any(line.seconds is None for line in lines)
     checkpoints = f", and {size_in_words(temporary)} of checkpoints while training" if temporary else ""
     unkept_bytes = _unkept_bytes(basis)
-    gone = f", of which {size_in_words(unkept_bytes)} are deleted in the end (finetune.keep)" if unkept_bytes else ""
+    gone = f", of which {size_in_words(unkept_bytes)} are deleted at the end (finetune.keep)" if unkept_bytes else ""
     totals = [
         f"time left:   {'more than ' if unknown else 'about '}{duration(seconds)}",
         f"disk:        about {size_in_words(disk)}{gone}{checkpoints}; {size_in_words(free)} free at {disk_of}",
@@ -181,9 +181,11 @@ def _totals(lines: Sequence[Line], basis: Basis) -> list[str]:
     ]
     if jobs is not None:
         each = f"{jobs.at_once} of {jobs.parts} at a time, each with {counted(jobs.threads, 'thread')}"
-        totals.append(f"jobs:        {each}; one after the other about {duration(_seconds(lines, None))}")
+        totals.append(f"jobs:        {each}; one at a time about {duration(_seconds(lines, None))}")
     elif basis.run.workers is not None and basis.run.workers.by_ray:
-        totals.append("jobs:        by Ray, whose cluster is not asked; the time is that of one after the other here")
+        totals.append(
+            "jobs:        by Ray; its cluster is not asked, so the time is for one job at a time on this machine"
+        )
     if _needed(lines) > free:
         totals.append(
             f"warning: {size_in_words(_needed(lines))} do not fit into the {size_in_words(free)} free at {disk_of}"
@@ -191,8 +193,8 @@ def _totals(lines: Sequence[Line], basis: Basis) -> list[str]:
     on = f"{machine.threads} threads" if machine.device == "cpu" else machine.device
     probed = "a layer" if machine.device == "cpu" else "multiplying matrices"
     totals.append(
-        f"Estimates, good to about 40 %: training in {machine.precision} at {machine.training / 1e9:,.0f} GFLOP/s, "
-        f"scoring in fp32 at {machine.scoring / 1e9:,.0f}, by what {probed} reached just now ({on}). "
+        f"Estimates, within about 40 %: training in {machine.precision} at {machine.training / 1e9:,.0f} GFLOP/s, "
+        f"scoring in fp32 at {machine.scoring / 1e9:,.0f}, from what {probed} reached just now ({on}). "
         "Nothing was written."
     )
     return totals

@@ -107,5 +107,5 @@ def _static(train: Examples, encoder: str | Path) -> baselines.Vectors:
     embeddings = word_embeddings(encoder)
     if embeddings is None:
         fix = "set finetune.baselines = false"
-        raise UserError(str(encoder), problem="it has no word embeddings, of which the baseline is made", fix=fix)
+        raise UserError(str(encoder), problem="it has no word embeddings, which the baseline needs", fix=fix)
     return baselines.static_embeddings(train, load_tokenizer(encoder), np.asarray(embeddings))

@@ -139,7 +139,7 @@ def evaluate(
             elif threshold is not None:
                 common[NULL_THRESHOLD] = threshold
                 if not hasattr(config, NULL_THRESHOLD):
-                    warnings.append("the model has no null threshold of its own, 0 was taken")
+                    warnings.append("the model has no null threshold, so 0 was used")
             common |= {
                 name: training[name] for name in ("selected", "unlabelled_examples", "left_out") if name in training
             }
@@ -199,7 +199,7 @@ def trained_badly(training: Mapping[str, Any]) -> list[str]:
     if "failed" in training:
         warnings.append(f"the training failed at {training['failed']}")
     if training.get(NULL_THRESHOLD, {}).get("questions") == 0:
-        warnings.append("too few train questions to choose the null threshold by, it is 0")
+        warnings.append("too few train questions to choose the null threshold, so it is 0")
     loss, without = training.get("loss"), training.get("loss_without_learning")
     if loss is not None and without is not None and loss >= without:
         warnings.append(

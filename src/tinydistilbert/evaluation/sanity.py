@@ -59,7 +59,7 @@ def sanity_warnings(
     if len(predicted) != examples:
         warnings.append(f"{len(predicted)} predictions for {examples} examples")
     if doubled := len(ids) - len(set(ids)):
-        warnings.append(f"{doubled} of {len(ids)} predictions are of an example that already has one")
+        warnings.append(f"{doubled} of {len(ids)} predictions are for an example that already has one")
     if np.issubdtype(predicted.dtype, np.floating):
         not_finite = int((~np.isfinite(predicted)).sum())
     elif np.issubdtype(predicted.dtype, np.integer):

@@ -246,8 +246,8 @@ def notes_on_answers(examples: Examples) -> list[str]:
         return []
     fix = "; --answer-units characters compares characters" if examples.task.labels_from_data else ""
     return [
-        f"{count:,} of {len(answers):,} answers are in a script that sets no blanks between words, so that "
-        f"F1 is hardly more than exact match{fix}"
+        f"{count:,} of {len(answers):,} answers are in a script without blanks between words, so "
+        f"F1 hardly differs from exact match{fix}"
     ]
 
 

@@ -83,7 +83,7 @@ def _read(exported: Path) -> tuple[dict[str, Any], Any]:
     file = onnx_file(exported)
     if config is None or config[EXPORT_KEY]["precision"] != "fp32" or file is None:
         fix = "give a folder that `export` made, without --int8"
-        raise UserError(str(exported), expected="an exported model in fp32", found="another folder", fix=fix)
+        raise UserError(str(exported), problem="this is not an exported model in fp32", fix=fix)
     return config, openvino().Core().read_model(str(file))
 
 

@@ -54,7 +54,7 @@ def quantize(
     names = int8.layers(model)
     for name in keep_float:
         if name not in names:
-            fix = "use one of those"
+            fix = "use one of them"
             raise UserError("keep_float", expected=f"one of {', '.join(names)}", found=repr(name), fix=fix)
     ranges = int8.input_ranges(model, calibration) if method == "static" else None
     if ranges == {}:
@@ -148,7 +148,7 @@ def _open(exported: Path) -> tuple[dict[str, Any], Any]:
     fix = "give a folder that `tinydistilbert export` made"
     file = onnx_file(exported)
     if file is None or not (exported / CONFIG).is_file():
-        raise UserError(str(exported), expected=f"{MODEL_FILE} and {CONFIG}", found="one or none of them", fix=fix)
+        raise UserError(str(exported), problem=f"{MODEL_FILE} or {CONFIG} is missing", fix=fix)
     atomic.read_manifest(exported)
     config: dict[str, Any] = atomic.read_json(exported / CONFIG)
     precision = config.get(EXPORT_KEY, {}).get("precision")

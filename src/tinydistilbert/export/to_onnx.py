@@ -176,8 +176,8 @@ def to_half(model_folder: Path, output: Path) -> None:
     tokenizer = load_tokenizer(model_folder)
     largest = max(float(weight.detach().abs().max()) for weight in model.parameters())
     if largest > torch.finfo(torch.float16).max:
-        expected, fix = f"weights up to {torch.finfo(torch.float16).max:g}", "keep it in single precision"
-        raise UserError(str(model_folder), expected=expected, found=f"{largest:g}", fix=fix)
+        problem = f"float16 holds weights up to {torch.finfo(torch.float16).max:g}, and the largest here is {largest:g}"
+        raise UserError(str(model_folder), problem=problem, fix="keep it in single precision")
     if head == "regression":
         _check_half_scores(model_folder, model)
     with atomic.unfinished(output, made_from=model_folder.name) as folder:
@@ -201,7 +201,7 @@ def _check_half_scores(folder: Path, model: PreTrainedModel) -> None:
     lost = float((weight - weight.half().float()).abs().max())
     step = float(np.spacing(np.float16(bias.abs().max())))
     if lost > HALF_LOSS * float(weight.abs().max()) or step > float(weight.norm()) / 10:
-        problem = "the scores of this regression cannot be told apart in float16"
+        problem = "float16 is too coarse for the scores of this regression"
         raise UserError(str(folder), problem=problem, fix="keep it in single precision")
 
 
@@ -209,7 +209,7 @@ def _torch_model(folder: Path) -> tuple[PreTrainedModel, Head]:
     """The model in `folder`, in evaluation mode, and its head."""
     if is_exported(folder):
         fix = "give the folder that it was exported from"
-        raise UserError(str(folder), expected="a torch model", found="an exported one", fix=fix)
+        raise UserError(str(folder), expected="a torch model", found="an exported model", fix=fix)
     head = head_of(folder, load_config(folder))
     return load_model(folder, head, require_head=True).eval(), head
 
@@ -332,6 +332,9 @@ def _check_parity(
             size, rounding = float(np.abs(logits - offset).max()), 8 * float(np.spacing(np.float32(largest)))
         difference = float(np.abs(runtime(inputs) - logits).max())
         if not difference <= TOLERANCE * size + rounding:
-            found = f"a difference of {difference / size:.2g} on inputs of shape {inputs['input_ids'].shape}"
-            fix = "this model cannot be exported with these versions of torch and onnxruntime"
-            raise UserError(str(folder), expected=f"torch's logits within {TOLERANCE:g}", found=found, fix=fix)
+            problem = (
+                f"the exported model's logits differ from torch's by {difference / size:.2g} of their size, more than "
+            )
+            problem += f"{TOLERANCE:g}, on inputs of shape {inputs['input_ids'].shape}"
+            fix = "use other versions of torch and onnxruntime; with these it cannot be exported"
+            raise UserError(str(folder), problem=problem, fix=fix)

@@ -109,7 +109,7 @@ def augment(
         if len(copies):
             yield copies
     if made < (most := settings.augment * total):
-        left_out = f"{most - made:,} of {counted(most, 'copy', 'copies')} left out, equal to another text"
+        left_out = f"{most - made:,} of {counted(most, 'copy', 'copies')} left out, as they equal another text"
         log(f"augmentation: {left_out}; {counted(without, 'example')} without a copy")
 
 
@@ -163,7 +163,7 @@ def propose(
     number = np.arange(len(example)) - np.repeat(np.cumsum(passes) - passes, passes)
     token_budget = token_budget or (2048 if device.type == "cpu" else 8192)
     batches = batches_by_length(np.diff(all_words.token_ends)[example], token_budget)
-    log(f"augmentation: {len(same_ids):,} words of {len(texts):,} examples to be guessed in {len(example):,} passes")
+    log(f"augmentation: {len(same_ids):,} words of {len(texts):,} examples to guess in {len(example):,} passes")
     proposed = np.full((len(same_ids), candidates), -1, dtype=np.int32)
     model.to(device).eval()
     with torch.inference_mode():

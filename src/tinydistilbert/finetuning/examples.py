@@ -112,19 +112,19 @@ def less_threshold(recipe: Recipe, train: Examples) -> tuple[Examples, Examples 
         return _less_label_thresholds(train)
     rows = threshold_rows(train)
     rest = sorted({*range(len(train))} - {*rows})
-    held_out = f"{len(rows):,} of {len(train):,} train questions are not trained on: they choose the null threshold"
-    too_few = "too few train questions with and without an answer to hold some out: the null threshold is 0"
+    held_out = f"{len(rows):,} of {len(train):,} train questions are not trained on, to choose the null threshold"
+    too_few = "too few train questions with and without an answer to hold some out, so the null threshold is 0"
     notice(train.task.title, held_out if rows else too_few)
     return train.take(rest), (train.take(rows) if rows else None)
 
 
 def _less_label_thresholds(train: Examples) -> tuple[Examples, Examples | None]:
     if not train.text_numbers.any():
-        notice(train.task.title, "one train text alone: the threshold of each label is 0.5")
+        notice(train.task.title, "there is only one train text, so the threshold of each label is 0.5")
         return train, None
     parts = hold_out.draw(train.text_numbers, hold_out.classes_to_draw_by(train), 0)
-    held_out = f"{len(parts.scored):,} of {len(train):,} train texts are not trained on: they choose the thresholds"
-    left_out = f"; {parts.left_out:,} rows that repeat one are left out" if parts.left_out else ""
+    held_out = f"{len(parts.scored):,} of {len(train):,} train texts are not trained on, to choose the thresholds"
+    left_out = f"; {parts.left_out:,} rows that repeat one of them are left out" if parts.left_out else ""
     notice(train.task.title, held_out + left_out)
     return train.take(parts.trained), train.take(parts.scored)
 

@@ -56,8 +56,8 @@ class LabelScale:
         if is_spread and abs(mean) <= LARGEST_PLAIN:
             return cls()
         shown = f"{values.min():,.7g} to {values.max():,.7g}, mean {mean:,.4g}, standard deviation {deviation:,.4g}"
-        text = "they are learned minus the mean and over the deviation, which go into the head at the end"
-        notice(f"the labels of {task.title}", f"{shown}: {text}")
+        text = "they are standardised for the training, and the head converts back"
+        notice(f"the labels of {task.title}", f"{shown}; {text}")
         return cls(mean, deviation or 1.0)
 
     @property
@@ -111,11 +111,11 @@ def _check(where: str, values: NDArray[np.float64], mean: float, deviation: floa
         expected, fix = f"numbers up to {LARGEST:g}", f"divide all labels by {10 ** np.floor(np.log10(largest)):g}"
         raise UserError(where, expected=expected, found=f"{largest:g}", fix=fix)
     if 0 < deviation < SMALLEST:
-        expected, fix = f"a standard deviation of {SMALLEST:g} at least", f"multiply all labels by {1 / SMALLEST:g}"
+        expected, fix = f"a standard deviation of at least {SMALLEST:g}", f"multiply all labels by {1 / SMALLEST:g}"
         raise UserError(where, expected=expected, found=f"{deviation:g}", fix=fix)
     step = float(np.spacing(np.float32(largest)))
     if deviation and step * STEPS_A_DEVIATION > deviation:
         problem = (
-            f"they deviate by {deviation:.4g}, and single-precision numbers near {largest:,.7g} are {step:g} apart"
+            f"their deviation is {deviation:.4g}, but single-precision numbers near {largest:,.7g} are {step:g} apart"
         )
         raise UserError(where, problem=problem, fix=f"subtract {round(mean):,} from every label")

@@ -60,13 +60,13 @@ def joined_soft_labels(path: Path, examples: Examples, data: str | None) -> NDAr
     with_label = int(np.isfinite(found).all(-1).sum())
     by = "text" if soft.by_text else ID
     if not with_label:
-        problem = f"none of its {len(order):,} rows has the {by} of a train example"
+        problem = f"none of its {len(order):,} rows matches a train example by {by}"
         raise UserError(str(path), problem=problem, fix="give the soft labels of these examples")
     text = f"joined by {by} to {with_label:,} of {len(examples):,} train examples"
     if with_label < len(examples):
         text += "; the others learn from the teacher model"
     if without := len(order) - len(np.unique(rows[joined])):
-        text += f"; {counted(without, 'row')} without a partner left out"
+        text += f"; {counted(without, 'row')} without a match left out"
     notice(str(path), text)
     return found
 
@@ -123,7 +123,7 @@ def _values(rows: Rows, labels: Sequence[str]) -> NDArray[np.float64]:
 def _are_scores(rows: Rows, values: NDArray[np.float64], function: str) -> bool:
     """Whether the values are scores; that is said."""
     if negative := bool((values < 0).any()):
-        notice(rows.where, f"some values are negative: all are read as scores before a {function}")
+        notice(rows.where, f"some values are negative, so all are read as scores before a {function}")
     return negative
 
 
@@ -146,7 +146,7 @@ def _logits(rows: Rows, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return values
     sums = values.sum(-1)
     if (values == np.round(values)).all() and (sums > 1).any():
-        notice(rows.where, "all values are whole numbers: they are read as votes")
+        notice(rows.where, "all values are whole numbers, so they are read as votes")
         wrong = np.flatnonzero(sums == 0)
     else:
         wrong = np.flatnonzero(np.abs(sums - 1) > TOLERANCE)
@@ -166,9 +166,9 @@ def _keys_of_rows(rows: Rows, columns: Sequence[str]) -> NDArray[np.uint64]:
     again = np.flatnonzero(first[which] != np.arange(len(keys)))
     if again.size:
         row, before = int(again[0]), int(first[which[again[0]]])
-        found = f"{shown(_key(column[row] for column in values))} once more, after {rows.location(before)}"
+        found = f"{shown(_key(column[row] for column in values))} again, as in {rows.location(before)}"
         fix = "keep one row for each example"
-        raise UserError(rows.at(row, columns[0]), expected=f"each {columns[0]} once", found=found, fix=fix)
+        raise UserError(rows.at(row, columns[0]), expected=f"each {columns[0]} only once", found=found, fix=fix)
     return keys
 
 
@@ -181,8 +181,8 @@ def _keys(
     task = examples.task
     rows = read_split(task, task.train, data)
     if ID not in rows.table.column_names:
-        expected = f"a column {ID!r} in the train examples, by which {path} is joined"
-        raise UserError(rows.where, expected=expected, found="none", fix=f"add it, or the texts to {path}")
+        problem = f"the train examples have no column {ID!r} to join {path} by"
+        raise UserError(rows.where, problem=problem, fix=f"add it, or add the texts to {path}")
     ids, count = _keys_of_rows(rows, [ID]), len(examples)
     has_id = np.fromiter((label is not None for label in examples.columns["label"]), bool, count)
     places = np.fromiter(examples.columns["idx"], np.int64, count)

@@ -208,16 +208,16 @@ class _Shards:
                 try:
                     self._rows = RowFile(self._path, (state["width"],), DTYPE, kept=state["rows"])
                 except OSError as error:
-                    say(f"{self._path}: begun anew: {error}")
+                    say(f"{self._path}: starting again: {error}")
                 else:
                     done = state["done"] if self._rows.digest == state["sha256"] else 0
             if not done and self._rows is not None:
-                say(f"{self._path}: begun anew, for what was done is not as it was written")
+                say(f"{self._path}: starting again, as the earlier part was changed or damaged")
                 self._rows.__exit__(None, None, None)
                 self._rows = None
         done = int(self._ranks.broadcast(done))
         if done and done < examples:
-            say(f"soft targets: {done:,} of {examples:,} examples were answered before; going on from there")
+            say(f"soft targets: {done:,} of {examples:,} examples were answered before; continuing from there")
         return done
 
     def append(self, logits: NDArray[np.float64], done: int, examples: int) -> None:
@@ -274,7 +274,7 @@ class SoftTargets:
         stored_hash = atomic.read_manifest(folder)["examples"]
         if stored_hash != examples.fingerprint:
             expected, found = f"the examples of sha256 {stored_hash[:12]}…", f"sha256 {examples.fingerprint[:12]}…"
-            fix = "bring the old data back, or give another --output"
+            fix = "restore the old data, or give another --output"
             raise UserError(str(folder), expected=expected, found=found, fix=fix)
         logits: NDArray[np.float32] = np.load(folder / SOFT_TARGETS, mmap_mode="r")
         rows = int(features.lengths.sum()) if features.offsets is not None else len(features)

@@ -63,7 +63,7 @@ def check_teacher(
     if doubt is None:
         return
     if is_given or not doubt.is_sure:
-        notice(where, f"{doubt.problem}; it is learned from as it is")
+        notice(where, f"{doubt.problem}; it is used as it is")
         return
     raise UserError(where, problem=doubt.problem, fix=doubt.fix)
 
@@ -168,6 +168,6 @@ def _doubt_about_scores(scores: NDArray[np.float64], labels: NDArray[np.float64]
         return _Doubt(problem, fix, is_sure=True)
     problem = (
         f"its scores (mean {scores.mean():,.4g}, deviation {spread:,.4g}) are further from the labels (mean "
-        f"{labels.mean():,.4g}, deviation {labels.std():,.4g}) than one number for all would be: other units?"
+        f"{labels.mean():,.4g}, deviation {labels.std():,.4g}) than a constant would be: does it use other units?"
     )
     return _Doubt(problem, fix, is_sure=True)

@@ -220,8 +220,8 @@ def _refuse_elmo(*folders: Path) -> None:
     """
     for folder in folders:
         if load_config(folder).model_type == ELMO:
-            fix = "fine-tune ELMo without a teacher, and no student from it"
-            raise UserError(str(folder), expected="a transformer as teacher and student", found="ELMo", fix=fix)
+            fix = "fine-tune it without a teacher, and make no student from it"
+            raise UserError(str(folder), problem="ELMo can be neither teacher nor student", fix=fix)
 
 
 def _objective(

@@ -96,9 +96,9 @@ def _unpickle(pickles: list[Path], target: Path) -> None:
         process.stderr.close()
     if code == 0:
         return
-    found = {REFUSED: "a pickle that does more than that, and was stopped"}.get(code)
+    found = {REFUSED: "a pickle that does more, which was stopped"}.get(code)
     found = found or (message.splitlines()[-1][:250] if message else f"a reader that was stopped ({code})")
-    raise UserError(where, expected="a pickle of weights alone", found=found, fix=fix)
+    raise UserError(where, expected="a pickle that holds only weights", found=found, fix=fix)
 
 
 def _copied(stream: IO[bytes], target: Path, largest: int) -> int:

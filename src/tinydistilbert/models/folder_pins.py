@@ -82,4 +82,4 @@ def check(folder: Path) -> None:
         if expected.get(name) != found.get(name):
             before, now = (f"sha256 {h[:12]}…" if h else "no such file" for h in (expected.get(name), found.get(name)))
             problem = f"{name} changed since the run began with this folder ({before} then, {now} now)"
-            raise UserError(str(folder), problem=problem, fix="bring the old folder back, or give another --output")
+            raise UserError(str(folder), problem=problem, fix="restore the old folder, or give another --output")

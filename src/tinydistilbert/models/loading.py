@@ -155,7 +155,7 @@ def load_tokenizer(name: str | Path, revision: str | None = None) -> PreTrainedT
     if config.model_type == ELMO:  # it reads characters, and has no vocabulary
         return tokenizer
     if vocabulary.keys() <= set(tokenizer.all_special_tokens):  # transformers makes one up where there is no file
-        found, fix = "no token but the special ones", "save the tokenizer beside the model"
+        found, fix = "only special tokens", "save the tokenizer beside the model"
         raise UserError(where, expected="a vocabulary in tokenizer.json", found=found, fix=fix)
     if max(vocabulary.values()) >= config.vocab_size:
         expected, found = f"token ids below {config.vocab_size}", str(max(vocabulary.values()))
@@ -230,10 +230,10 @@ def load_model(
     where = _where(name, revision)
     config = load_config(name, revision)
     if head == "masked-lm" and config.model_type == ELMO:
-        fix = "fine-tune it instead (finetune.model), or take another teacher"
+        fix = "fine-tune it instead (finetune.model), or use another teacher"
         raise UserError(where, problem="ELMo is not a masked language model", fix=fix)
     if head == "token-classification" and config.model_type == ELMO:
-        raise UserError(where, problem="ELMo has no head that tags words here", fix="take a transformer")
+        raise UserError(where, problem="ELMo cannot tag words here", fix="use a transformer")
     if require_head and (is_token_head(config) != (head == "token-classification")):  # their weights have one name
         found = (config.architectures or ["no architecture"])[0]
         fix = "give a model of that kind"
@@ -282,7 +282,7 @@ def load_model(
             )
     if starting is not None:
         if starting.is_kept is None and other_outputs:  # its config names no class
-            starting = replace(starting, note="its head of another number of outputs is left out, for a new one")
+            starting = replace(starting, note="its head has another number of outputs and is replaced by a new one")
         _start_head(model, starting, where, has_restarted=outputs <= info["missing_keys"] | other_outputs)
     if bad := next((key for key, tensor in model.named_parameters() if not torch.isfinite(tensor).all()), None):
         raise UserError(where, problem=f"{bad} has values that are not finite", fix="use another copy of the model")
@@ -296,7 +296,7 @@ def _fix_of_weights(head: Head, config: PretrainedConfig) -> str:
     if head != "masked-lm":
         return "use a complete model of that kind"
     if config.model_type == "electra" and (config.architectures or [""])[0] == "ElectraForPreTraining":
-        return "this is ELECTRA's discriminator: take its generator as the teacher, or fine-tune it (finetune.model)"
+        return "this is ELECTRA's discriminator: use its generator as the teacher, or fine-tune it (finetune.model)"
     return "use the masked-LM checkpoint of that model (only the teacher 'offline' gets a new head)"
 
 

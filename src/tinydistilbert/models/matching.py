@@ -103,7 +103,7 @@ def _check_heads(
                 raise UserError("objective.relation_heads", expected=expected, found=str(heads), fix=fix)
     if of_attention and teacher.num_attention_heads != student.num_attention_heads:
         expected = f"a student with the teacher's {teacher.num_attention_heads} attention heads"
-        fix = "use objective.relation, which has no need of that"
+        fix = "use objective.relation, which does not need that"
         raise UserError(
             f"objective.{of_attention[0]}", expected=expected, found=str(student.num_attention_heads), fix=fix
         )

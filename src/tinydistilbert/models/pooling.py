@@ -61,10 +61,12 @@ def read_pooling(name: str | Path, revision: str | None = None) -> Pooling:
             _modes(atomic.read_json(folder / POOLING)), "Normalize" in kinds, int(length) if length else None
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        notice(f"model {name}", f"its pooling is read as the mean of the tokens: {str(error)[:100]}")
+        notice(f"model {name}", f"its pooling is unknown, so the mean of the tokens is used: {str(error)[:100]}")
         return MEAN_OF_TOKENS
     if others := [kind for kind in kinds[2:] if kind != "Normalize"]:
-        notice(f"model {name}", f"a student's vectors are without its layers behind the pooling: {', '.join(others)}")
+        notice(
+            f"model {name}", f"its layers after the pooling are left out of a student's vectors: {', '.join(others)}"
+        )
     return pooling
 
 

@@ -94,7 +94,7 @@ def _check_masks_padding(version: str, facts: Mapping[str, Any], where: str) -> 
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if facts.get("fused") and numbers < MASKS_PADDING:
         oldest = ".".join(map(str, MASKS_PADDING))
-        problem = f"onnxruntime {version} reads the padding of a batch in its attention, so that answers would be wrong"
+        problem = f"onnxruntime {version} attends to the padding of a batch, so answers would be wrong"
         fix = f"run: pip install 'onnxruntime>={oldest}', or export the model with --plain"
         raise UserError(where, problem=problem, fix=fix)
 

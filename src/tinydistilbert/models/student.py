@@ -149,7 +149,7 @@ def cut_student(teacher: PreTrainedModel, student: schema.Student, *, seed: int)
     wide = _widths(config)
     narrow = student_widths(wide, student)
     if config.model_type == "mpnet" and narrow.heads != wide.heads:
-        expected = "the teacher's width: all layers of MPNet share a bias for each head"
+        expected = "the teacher's width, as all layers of MPNet share a bias for each head"
         fix = "leave it out; intermediate_size and the layers may be fewer"
         raise UserError("student.hidden_size", expected=expected, found=str(narrow.hidden), fix=fix)
     _set_widths(config, narrow)
@@ -180,10 +180,12 @@ def task_student_config(teacher: PretrainedConfig, student: schema.Student) -> P
             widths or random weights.
     """
     if is_pruned(teacher):
-        fix = "give the teacher as it was before it was pruned"
+        fix = "give the teacher from before it was pruned"
         raise UserError("the fine-tuned teacher", problem="no student can be cut from a pruned model", fix=fix)
     if teacher.model_type == "elmo":
-        raise UserError("the fine-tuned teacher", problem="an ELMo has no layers to cut", fix="give another teacher")
+        raise UserError(
+            "the fine-tuned teacher", problem="ELMo has no layers that can be cut", fix="give another teacher"
+        )
     wide = _widths(teacher)
     as_they_are: dict[str, tuple[object, ...]] = {
         "architecture": ("same", teacher.model_type), "initialization": ("teacher",),
@@ -192,7 +194,7 @@ def task_student_config(teacher: PretrainedConfig, student: schema.Student) -> P
     for key, fitting in as_they_are.items():
         if (found := getattr(student, key)) not in fitting:
             expected = (
-                f'{fitting[0]!r} with finetune.distillation.start = "teacher", whose weights are taken as they are'
+                f'{fitting[0]!r} with finetune.distillation.start = "teacher", whose weights are copied unchanged'
             )
             fix = 'change it, or set start = "student"'
             raise UserError(f"student.{key}", expected=expected, found=repr(found), fix=fix)
@@ -238,5 +240,5 @@ def _check_first_layer(config: PretrainedConfig, layers: tuple[int, ...]) -> Non
         UserError: it is left out.
     """
     if config.model_type == "modernbert" and layers[0] != 0:
-        expected = "a list that begins with layer 0, the only one that ModernBERT has without a norm before attention"
+        expected = "a list that begins with layer 0, ModernBERT's only layer without a norm before attention"
         raise UserError("student.layers", expected=expected, found=str(list(layers)), fix="change it")

@@ -85,13 +85,13 @@ def _kept_classes(config: PretrainedConfig, head: TaskHead, labels: Sequence[str
     notes = []
     if match is None or match.by != "name" or order:
         of_outputs = labels if order is None else [labels[order.index(output)] for output in range(len(order))]
-        verb = "start as" if match is None else "are taken as"
+        verb = "start as" if match is None else "are read as"
         notes.append(f"its outputs {listed(names)} {verb} {listed(of_outputs)}")
     if is_multi_label(config) != (head == "multi-label"):
         notes.append(
-            "it gave several labels at once, and from now on gives one"
+            "it predicted several labels at once and now predicts one"
             if is_multi_label(config)
-            else "it gave one class, and from now on gives any number of labels"
+            else "it predicted one class and now predicts any number of labels"
         )
     note = f"its head of {len(labels)} classes is kept: {'; '.join(notes)}" if notes else ""
     return StartingHead(is_kept=True, note=note, order=order)

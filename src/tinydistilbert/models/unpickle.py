@@ -83,7 +83,7 @@ def main(paths: list[str]) -> int:
         give_up(sum(Path(path).stat().st_size for path in paths))
         content = save(read(paths), metadata={"format": "pt"})
     except MemoryError:
-        sys.stderr.write("more than the memory that files of this size need\n")
+        sys.stderr.write("it needs more memory than files of this size should\n")
         return 1
     except Exception as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

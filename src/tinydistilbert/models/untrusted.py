@@ -137,7 +137,7 @@ def check_config(folder: Path) -> dict[str, Any]:
         known = any(config.get(key) is name or config.get(key) == name for name in _BUILT_IN_ATTENTION)
         _check(path, key, config.get(key), "eager or sdpa", known)
     for key in _OF_DECODERS:
-        _check(path, key, config.get(key), "false, as of encoders", config.get(key) in (None, False))
+        _check(path, key, config.get(key), "false, as for encoders", config.get(key) in (None, False))
     _check_names(path, config)
     width, heads = (config.get(name, config.get(short)) for name, short in _WIDTH_AND_HEADS)
     if width and heads:
@@ -244,9 +244,9 @@ def weight_files(folder: Path, name: str, *, weights: str = WEIGHTS, index: str 
     if not (folder / index).is_file():
         has_pickle = weights == WEIGHTS and any((folder / other).is_file() for other in (PICKLE, PICKLE_INDEX))
         found = f"{PICKLE}, a pickle" if has_pickle else f"no {weights}"
-        fix = f"tinydistilbert convert {name} --output NEW" if has_pickle else f"put {weights} beside config.json"
+        fix = f"run: tinydistilbert convert {name} --output NEW" if has_pickle else f"put {weights} beside config.json"
         if weights == WEIGHTS and (exported := next((name for name in EXPORTED if (folder / name).is_file()), None)):
-            found = f"an exported one ({exported}), which answers, and neither teaches nor learns"
+            found = f"an exported model ({exported}), which can only predict"
             fix = "give the model that it was made from, or its teacher"
         expected = "a complete safetensors model" if weights == WEIGHTS else f"weights in {weights}"
         raise UserError(where, expected=expected, found=found, fix=fix)

@@ -106,7 +106,7 @@ class RunContext:
         precision = self.precision.precision
         if not is_possible(self.device, precision):
             expected, found = missing(self.device, precision)
-            fix = "go on where it is possible, or give another --output"
+            fix = "continue on a machine that has it, or give another --output"
             where = f"--output {self.folder.path}, begun in {precision}"
             raise UserError(where, expected=expected, found=found, fix=fix)
         return Compute(self.device, precision, self.recipe.checkpoint_minutes, self.ranks)
@@ -244,7 +244,10 @@ class RunContext:
         row, of_task = self.recipe.compress.row, [job for job in self.jobs if job.task == task]
         chosen = next((job for job in of_task if job.row == row), None)
         if chosen is None:
-            expected, fix = f"a row of {task}: {', '.join(dict.fromkeys(job.row for job in of_task))}", "change it"
+            expected, fix = (
+                f"a row of {task} ({', '.join(dict.fromkeys(job.row for job in of_task))})",
+                "name one of them",
+            )
             raise UserError("compress.row", expected=expected, found=repr(row), fix=fix)
         return chosen
 
@@ -314,6 +317,6 @@ def _check_world(section: str, optimization: Optimization) -> None:
     """
     world, examples = world_size(), optimization.batch_size * optimization.gradient_accumulation_steps
     if world > examples:
-        expected = f"at most {examples} processes: a step of {section} reads no more examples"
+        problem = f"there are {world} processes, but a step of {section} reads only {examples} examples"
         fix = "start fewer, or raise batch_size or gradient_accumulation_steps"
-        raise UserError("launcher", expected=expected, found=str(world), fix=fix)
+        raise UserError("launcher", problem=problem, fix=fix)

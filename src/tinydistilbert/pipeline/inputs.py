@@ -115,7 +115,7 @@ class Inputs:
         except UserError as error:
             if not may_be_gone or before is None:
                 raise
-            notice(source.name, f"not there any more ({error.where}): what was made from it stays as it is")
+            notice(source.name, f"it no longer exists ({error.where}); what was made from it stays as it is")
             return before
 
     def check(self) -> None:

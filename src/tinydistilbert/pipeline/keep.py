@@ -107,8 +107,8 @@ def check_kept(run: RunContext) -> None:
     for model in unkept(run):
         if atomic.is_finished(model.folder) and atomic.is_released(model.folder) and model.is_read(run.stages):
             unfinished = next(path for stage, path in model.readers if not atomic.is_finished(path))
-            problem = f"its weights were deleted (finetune.keep), and {unfinished} is to be made from them"
-            fix = f"delete {model.folder} too, and run the command again: it is made again"
+            problem = f"its weights were deleted (finetune.keep), but {unfinished} has to be made from them"
+            fix = f"delete {model.folder} too, and run the command again to make it again"
             raise UserError(str(model.folder), problem=problem, fix=fix)
 
 
@@ -120,22 +120,22 @@ def release_models(run: RunContext) -> None:
     if run.recipe.finetune.keep == "all":
         if gone := run_folder.released_models(run.folder):
             run.log(
-                f"models: the weights of {named(run, gone)} were deleted earlier (finetune.keep); delete such a "
-                "folder and run the command again to have it made again"
+                f"models: the weights of {named(run, gone)} were deleted earlier (finetune.keep); to make such a "
+                "model again, delete its folder and run the command again"
             )
         return
     ready = [model.folder for model in unkept(run) if atomic.is_finished(model.folder) and not model.is_read()]
     if ready and not run_folder.states(run.folder, "finetune", "keep"):
         run.log(
-            f'models: all are kept, as by the version that began this run; with keep = "best" below [finetune] in '
-            f"{run.folder.recipe} the weights of {named(run, ready)} would go"
+            f'models: all are kept, as in the version that began this run; keep = "best" below [finetune] in '
+            f"{run.folder.recipe} would delete the weights of {named(run, ready)}"
         )
         return
     released = {folder: freed for folder in ready if (freed := atomic.release(folder, KEPT_FILES))}
     if released:
         size = size_in_words(sum(released.values()))
         run.log(
-            f"models: {size} deleted, the weights of {named(run, [*released])}: nothing here reads them any more "
+            f"models: {size} deleted, the weights of {named(run, [*released])}, which are no longer needed "
             "(--finetune.keep all keeps them)"
         )
 

@@ -135,7 +135,7 @@ def make_part(run: RunContext, name: str) -> None:
     """
     part = None if is_view(name) else task_parts(run).get(name)
     if not run.is_begun() or (part is None and not is_view(name)):
-        found, fix = repr(name), "leave --part out: --jobs gives it to the processes that it starts"
+        found, fix = repr(name), "leave --part out: --jobs passes it to the processes that it starts"
         raise UserError("--part", expected="a part of a run that was begun", found=found, fix=fix)
     hub.pin_revisions(run_record.kept_revisions(run.folder))
     files = run_record.kept_model_files(run.folder)

@@ -40,7 +40,7 @@ def check_data_folder(data: str | None) -> None:
         UserError: it is not.
     """
     if data is not None and not Path(data).is_dir():
-        raise UserError(f"--data {data}", expected="a folder", found="none", fix="name an existing folder")
+        raise UserError(f"--data {data}", problem="there is no such folder", fix="name an existing folder")
 
 
 def check_teacher_and_student(run: RunContext) -> None:
@@ -151,8 +151,9 @@ def _check_room_for_copies(run: RunContext, train: Examples, further: int) -> No
     needed, free = round(copies * (2 * (mean + 8) + answers) + further * answers), disk.free_bytes(run.folder.path)
     if needed > free:
         where = f"finetune.distillation.augment of {task.name}"
-        found = f"{copies:,} copies, about {needed / 1e9:,.1f} GB with the teachers' answers"
-        raise UserError(where, expected=f"at most the {free / 1e9:,.1f} GB free", found=found, fix="ask for fewer")
+        problem = f"{copies:,} copies take about {needed / 1e9:,.1f} GB with the teachers' answers, and "
+        problem += f"{free / 1e9:,.1f} GB are free"
+        raise UserError(where, problem=problem, fix="ask for fewer copies")
 
 
 def _student_of_tasks(run: RunContext) -> DistilledStudent:
@@ -202,8 +203,7 @@ def check_compression(run: RunContext) -> None:
             require("nncf", extra="nncf")
     if settings.vocabulary not in ("", "train") and not Path(settings.vocabulary).exists():
         fix = "name a file or folder of texts, or write `train`"
-        found = f"no {settings.vocabulary}"
-        raise UserError("compress.vocabulary", expected="texts", found=found, fix=fix)
+        raise UserError("compress.vocabulary", problem=f"{settings.vocabulary} does not exist", fix=fix)
     if settings.model:
         _check_given_model(run, Path(settings.model))
         return
@@ -239,9 +239,8 @@ def _check_given_model(run: RunContext, model: Path) -> None:
         if folder == model:
             check_compressible(recipe.compress, config)
             if order is not None:
-                expected = f"the classes in the order {', '.join(task.labels)}"
-                fix = "reorder its head and id2label"
-                raise UserError(str(model), expected=expected, found="another order", fix=fix)
+                problem = f"its classes are not in the order {', '.join(task.labels)}"
+                raise UserError(str(model), problem=problem, fix="reorder its head and id2label")
 
 
 def check_compressible(settings: Compress, config: PretrainedConfig) -> None:
@@ -253,7 +252,7 @@ def check_compressible(settings: Compress, config: PretrainedConfig) -> None:
     family, depth = config.model_type, config.num_hidden_layers
     prunes = bool(settings.keep or settings.layers)
     if family == ELMO or (prunes and family not in PRUNABLE_FAMILIES):
-        fix = "take another model" if family == ELMO else "leave pruning out: --keep [] --compress.layers []"
+        fix = "use another model" if family == ELMO else "leave pruning out: --keep [] --compress.layers []"
         raise UserError(
             "compress", expected=f"a family among {', '.join(PRUNABLE_FAMILIES)}", found=repr(family), fix=fix
         )

@@ -142,7 +142,8 @@ def _claimed_by_main(run: RunContext) -> Iterator[None]:
     run.ranks.wait_for(CLAIMED)
     if not run.is_begun():
         fix = "give a folder on storage that all machines share"
-        raise UserError(f"--output {run.folder.path}", expected="the run that rank 0 has begun", found="none", fix=fix)
+        problem = "the run that rank 0 has begun is not in this folder"
+        raise UserError(f"--output {run.folder.path}", problem=problem, fix=fix)
     with folder_pins.pinned(_model_files(run)):
         yield
 
@@ -208,5 +209,7 @@ def run_stages(run: RunContext) -> tuple[str, ...]:
         _lead(run) if run.ranks.is_main else _follow(run)
     missed = stages.missed_targets(run) if "compress" in run.stages else ()
     if missed:
-        raise MissedTarget(f"missed the target: {'; '.join(missed)}; ask for less, or prune further ({PRUNE_FURTHER})")
+        raise MissedTarget(
+            f"missed the target: {'; '.join(missed)}; relax the target, or prune further ({PRUNE_FURTHER})"
+        )
     return task_models.failed_trainings(run) if "finetune" in run.stages else ()

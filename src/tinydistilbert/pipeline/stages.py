@@ -157,7 +157,7 @@ def compress_models(run: RunContext) -> None:
     """Smaller and faster variants of task models, and what each gives."""
     for name in run.recipe.compress.tasks:
         if name not in run.compressed_tasks:
-            run.log(f"{_compress_title(run, name)}: left out, for a model of the task failed")
+            run.log(f"{_compress_title(run, name)}: left out, as a model of the task failed")
             continue
         folder, started = run.folder.compressed(name), time.monotonic()
         was_finished = atomic.is_finished(folder.summary)
@@ -191,7 +191,7 @@ def missed_targets(run: RunContext) -> tuple[str, ...]:
     folders = {name: run.folder.compressed(name) for name in run.compressed_tasks}
     missed = {name: compression.missed_targets(folder) for name, folder in folders.items()}
     return tuple(
-        f"{_compress_title(run, name)} came to {what}; the best model is in {folders[name].best}"
+        f"{_compress_title(run, name)} reached {what}; the best model is in {folders[name].best}"
         for name, what in missed.items()
         if what
     )

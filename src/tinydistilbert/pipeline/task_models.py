@@ -107,7 +107,7 @@ def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
     student = run.recipe.student
     if distillation.cut == "importance":
         layers = _important_layers(run, run.tasks[task], model, teacher)
-        run.log(f"the layers of the teacher of {run.tasks[task].title} that matter most: {', '.join(map(str, layers))}")
+        run.log(f"the most important layers of the teacher of {run.tasks[task].title}: {', '.join(map(str, layers))}")
         student = replace(student, layers=layers, num_hidden_layers=0)
     with atomic.unfinished(output, layers=layer_map(student, model.config.num_hidden_layers)) as folder:
         save_model(cut_task_student(model, student), load_tokenizer(teacher), folder)

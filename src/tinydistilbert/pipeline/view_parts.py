@@ -44,8 +44,8 @@ def make_views(run: RunContext) -> None:
     run_parts(run.workers, len(missing), lambda: next(parts, None), ended, folder=run.folder.path, log=run.log)
     if left := _missing(run):
         run.log(
-            f"teacher cache: {counted(len(left), 'view')} not there afterwards, and made by this process; where others "
-            "run on other machines, TINYDISTILBERT_CACHE has to be on storage that all of them see"
+            f"teacher cache: {counted(len(left), 'view')} still missing, and made by this process; if the others ran "
+            "on other machines, TINYDISTILBERT_CACHE must be on storage that all machines share"
         )
 
 
@@ -72,7 +72,7 @@ def make_named_view(run: RunContext, name: str) -> None:
     settings, number = run.recipe.distill.cache, name.removeprefix(VIEW)
     is_there = number.isdecimal() and int(number) < settings.views and settings.kind != "none"
     if not is_there or not atomic.is_finished(run.folder.teacher):
-        found, fix = repr(name), "leave --part out: --jobs gives it to the processes that it starts"
+        found, fix = repr(name), "leave --part out: --jobs passes it to the processes that it starts"
         raise UserError(
             "--part", expected="a view of the teacher's cache of a run that was begun", found=found, fix=fix
         )

@@ -26,9 +26,11 @@ class Conflict:
     """Settings that do not go together, in the words of an error."""
 
     key: str
-    expected: str
-    found: str
-    fix: str
+    expected: str | None = None
+    found: str | None = None
+    fix: str = ""
+    problem: str | None = None
+    """In place of `expected` and `found`, as in `UserError`."""
 
 
 def conflicts(recipe: Recipe) -> Iterator[Conflict]:
@@ -49,10 +51,11 @@ def _conflicts_of_model(recipe: Recipe) -> Iterator[Conflict]:
         expected = f"{depth} layers, one for each of the student's"
         yield Conflict("objective.matched_layers", expected, str(list(matched)), "change the list")
     if recipe.student.num_hidden_layers and not isinstance(recipe.student.layers, str):
-        yield Conflict("student", "layers as a list or num_hidden_layers", "both", "delete one")
+        problem = "both num_hidden_layers and a list of layers are given"
+        yield Conflict("student", problem=problem, fix="delete one")
     if recipe.corpus.deduplicate and recipe.corpus.packing == "lines":  # blank lines, and those of other articles
-        expected, fix = 'packing = "documents" with deduplicate', "leave one of them at its default"
-        yield Conflict("corpus.deduplicate", expected, 'packing = "lines"', fix)
+        problem, fix = 'deduplicate works with packing = "documents" alone', "leave one of them at its default"
+        yield Conflict("corpus.deduplicate", problem=problem, fix=fix)
     if recipe.masking.mask_share + recipe.masking.random_share > 1:
         found = f"{recipe.masking.mask_share} + {recipe.masking.random_share}"
         yield Conflict("masking", "mask_share + random_share <= 1", found, "lower one")
@@ -66,11 +69,12 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[Conflict]:
         for name in (part for part in parts if part not in known):
             yield Conflict(key, "a known task", repr(name), _nearest(name, known))
     for name in (name for name in finetune.tasks if intermediate_task(name)):
-        first, fix = intermediate_task(name), f"write {intermediate_task(name)!r} into finetune.tasks too"
+        first, fix = intermediate_task(name), f"add {intermediate_task(name)!r} to finetune.tasks"
         if first == base_task(name):
-            yield Conflict("finetune.tasks", "another task behind the @", repr(name), "name one")
+            yield Conflict("finetune.tasks", "another task after the @", repr(name), "name one")
         if first not in finetune.tasks:
-            yield Conflict("finetune.tasks", f"{first!r}, whose models {name!r} starts from", "none", fix)
+            problem = f"{name!r} starts from models of {first!r}, which is not in the list"
+            yield Conflict("finetune.tasks", problem=problem, fix=fix)
     for name, custom in finetune.custom.items():
         yield from _conflicts_of_custom(name, custom, scored_on=finetune.score_on)
     for key, seeds in (("finetune.seeds", finetune.seeds), ("ablate.seeds", recipe.ablate.seeds)):
@@ -79,20 +83,21 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[Conflict]:
     if finetune.tasks and not finetune.models:
         yield Conflict("finetune.models", "at least one model", "none", 'add "student"')
     if finetune.select != "fixed" and finetune.score_on == "train":
-        expected, fix = 'select = "fixed" with score_on = "train"', "leave one of them at its default"
-        yield Conflict("finetune.select", expected, repr(finetune.select), fix)
+        problem = f'with score_on = "train" it must be "fixed", not {finetune.select!r}'
+        yield Conflict("finetune.select", problem=problem, fix="leave one of them at its default")
     if finetune.learning_rates and finetune.select != "heldout":
-        expected = 'select = "heldout", by which one of them is chosen'
-        fix = "set it, or give finetune.optimization.learning_rate alone"
-        yield Conflict("finetune.learning_rates", expected, repr(finetune.select), fix)
+        problem = f'only with finetune.select = "heldout" (now {finetune.select!r}) is one of them chosen'
+        fix = "set that, or give finetune.optimization.learning_rate alone"
+        yield Conflict("finetune.learning_rates", problem=problem, fix=fix)
     distillation = finetune.distillation
     if finetune.teacher and (finetune.model or "teacher" not in finetune.models):
-        expected, fix = "the row `teacher`, whose start it is", 'add "teacher" to finetune.models, or leave it out'
-        found = "finetune.model" if finetune.model else "no such row"
-        yield Conflict("finetune.teacher", expected, found, fix)
+        why = "finetune.model is set" if finetune.model else "finetune.models does not have it"
+        problem, fix = f"there is no row `teacher` that would start from it: {why}", "leave it out"
+        fix = fix if finetune.model else f'add "teacher" to finetune.models, or {fix}'
+        yield Conflict("finetune.teacher", problem=problem, fix=fix)
     if finetune.model and (distillation.start, distillation.matched_layers) == ("student", "copied"):
-        expected, fix = "a student that is cut from its teacher", 'set it to "uniform"'
-        yield Conflict("finetune.distillation.matched_layers", expected, "finetune.model", fix)
+        problem = '"copied" needs a student that is cut from its teacher, which finetune.model is not'
+        yield Conflict("finetune.distillation.matched_layers", problem=problem, fix='set it to "uniform"')
     for name in finetune.tasks or ("",):
         yield from _conflicts_of_stages(finetune.settings(name), name)
     yield from _conflicts_of_teaching(finetune)
@@ -102,20 +107,24 @@ def _conflicts_of_tasks(recipe: Recipe) -> Iterator[Conflict]:
     for name in spans if distillation.tasks != "none" else ():
         of_task = finetune.settings(name).distillation
         if of_task.unlabelled:
-            expected = f"no unlabelled texts with the span task {name!r}: a new text has no place for an answer"
-            fix = "name them for single tasks: finetune.override.TASK.distillation.unlabelled"
-            yield Conflict("finetune.distillation.unlabelled", expected, repr(of_task.unlabelled), fix)
+            problem = f"the span task {name!r} cannot use unlabelled texts, which have no place for an answer"
+            fix = "name them for the other tasks: finetune.override.TASK.distillation.unlabelled"
+            yield Conflict("finetune.distillation.unlabelled", problem=problem, fix=fix)
         if of_task.augment and not of_task.intermediate_epochs:
-            expected = f"intermediate_epochs with the span task {name!r}: a copied question may have another answer"
-            fix = "give some, or augment single tasks: finetune.override.TASK.augment"
-            yield Conflict("finetune.distillation.augment", expected, repr(of_task.augment), fix)
+            problem = (
+                f"the span task {name!r} uses copies in intermediate_epochs alone, as a changed question may have "
+            )
+            problem += "another answer"
+            fix = "set intermediate_epochs, or augment the other tasks: finetune.override.TASK.distillation.augment"
+            yield Conflict("finetune.distillation.augment", problem=problem, fix=fix)
     for name in finetune.tasks:
         yield from _conflicts_of_sources(finetune, name, known)
     files = [s for s in _sources(distillation.unlabelled) if not is_built_in(s)]
     if files and len(finetune.tasks) > 1:
-        expected, found = "one task with a file of unlabelled texts, in its columns", ", ".join(finetune.tasks)
-        fix = "name it for that task: finetune.override.TASK.distillation.unlabelled"
-        yield Conflict("finetune.distillation.unlabelled", expected, found, fix)
+        problem = f"a file is for one task, whose columns it has, and there are {len(finetune.tasks)}: "
+        problem += ", ".join(finetune.tasks)
+        fix = "name the file for that task: finetune.override.TASK.distillation.unlabelled"
+        yield Conflict("finetune.distillation.unlabelled", problem=problem, fix=fix)
     if distillation.teachers == ():
         yield Conflict("finetune.distillation.teachers", '"first", "all" or folders', "[]", "name one")
 
@@ -130,34 +139,35 @@ def _conflicts_of_sources(finetune: Finetune, task: str, known: Iterable[str]) -
     for source in _sources(finetune.settings(task).distillation.unlabelled):
         name = task_of_source(source)
         if name == base_task(task):
-            yield Conflict(key, f"texts beside the train examples of {task}", repr(source), "name another task")
+            problem = f"{source!r} names the train examples of {task} itself"
+            yield Conflict(key, problem=problem, fix="name another task")
         elif source.startswith(TASK_TEXTS) and name not in known:
-            yield Conflict(key, "a known task behind task:", repr(name), _nearest(name, known))
+            yield Conflict(key, "a known task after task:", repr(name), _nearest(name, known))
 
 
 def _conflicts_of_stages(settings: Finetune, task: str) -> Iterator[Conflict]:
     """Wishes about the two stages of a second distillation; `settings` are those of the task."""
     distillation, key = settings.distillation, "finetune.distillation.intermediate_epochs"
     if distillation.intermediate_epochs and not distillation.inner_terms:
-        expected = "a weight of hidden, attention or relation for the epochs in which they alone count"
-        yield Conflict(key, expected, "none", "give one, or set it to 0")
+        problem = "in these epochs only hidden, attention and relation count, and none of them has a weight"
+        yield Conflict(key, problem=problem, fix="give one of them a weight, or set it to 0")
     if distillation.epochs is None and distillation.intermediate_epochs >= settings.epochs:
         expected = f"fewer than the {settings.epochs:g} epochs of {task or 'finetune.epochs'}"
-        fix = "lower it, or say how many follow: finetune.distillation.epochs"
+        fix = "lower it, or set how many follow: finetune.distillation.epochs"
         yield Conflict(key, expected, f"{distillation.intermediate_epochs:g}", fix)
     if distillation.final_examples == "original" and not distillation.intermediate_epochs:
-        expected, fix = "intermediate_epochs in which all examples are read", "give some, or leave it out"
-        yield Conflict("finetune.distillation.final_examples", expected, "none", fix)
+        problem, fix = '"original" needs intermediate_epochs, which read all examples', "set those, or leave it out"
+        yield Conflict("finetune.distillation.final_examples", problem=problem, fix=fix)
     if distillation.intermediate_learning_rate is not None and not distillation.intermediate_epochs:
-        expected, fix = "intermediate_epochs that it is the learning rate of", "give some, or leave it out"
-        yield Conflict("finetune.distillation.intermediate_learning_rate", expected, "none", fix)
+        problem, fix = "there are no intermediate_epochs that would use it", "set those, or leave it out"
+        yield Conflict("finetune.distillation.intermediate_learning_rate", problem=problem, fix=fix)
 
 
 def _conflicts_of_compression(recipe: Recipe) -> Iterator[Conflict]:
     settings = recipe.compress
     for name in (name for name in settings.tasks if name not in recipe.finetune.tasks):
         expected = f"tasks of finetune.tasks ({', '.join(recipe.finetune.tasks) or 'none'})"
-        yield Conflict("compress.tasks", expected, repr(name), "add it there, or take it out here")
+        yield Conflict("compress.tasks", expected, repr(name), "add it there, or remove it here")
     if settings.model and len(settings.tasks) != 1:
         found = ", ".join(settings.tasks) or "none"
         yield Conflict("compress.tasks", "the one task of compress.model", found, "name it")
@@ -166,26 +176,28 @@ def _conflicts_of_compression(recipe: Recipe) -> Iterator[Conflict]:
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[Conflict]:
     """Wishes about a second distillation where there is none."""
     if finetune.distillation.cut == "importance" and finetune.distillation.start != "teacher":
-        expected, fix = "start = 'teacher', whose layers are chosen", "set it, or leave cut out"
-        yield Conflict("finetune.distillation.cut", expected, repr(finetune.distillation.start), fix)
+        problem = f"'importance' needs start = 'teacher', not {finetune.distillation.start!r}"
+        yield Conflict("finetune.distillation.cut", problem=problem, fix="set start, or leave cut out")
     given = isinstance(finetune.distillation.teachers, tuple)
     starts_at_teacher = finetune.distillation.start == "teacher"
     has_teachers = (given or starts_at_teacher) if finetune.model else finetune.has_student_of_teachers
     if starts_at_teacher and not (has_teachers and finetune.distillation.tasks != "none"):
-        fix = "add it to finetune.models, or give one (--teacher FOLDER)"
-        yield Conflict("finetune.distillation.start", "a teacher to start from", "none", fix)
+        problem = "there is no teacher to start from"
+        fix = 'add "teacher" to finetune.models, or give one (--teacher FOLDER)'
+        yield Conflict("finetune.distillation.start", problem=problem, fix=fix)
     if finetune.distillation.tasks == "none" or not has_teachers:
         for key in (key for key in ("unlabelled", "augment", "soft_labels") if getattr(finetune.distillation, key)):
-            found, fix = "no teacher to learn from", f"give one (--teacher FOLDER), or leave {key} out"
-            yield Conflict(f"finetune.distillation.{key}", "a second distillation", found, fix)
+            problem = "it belongs to a second distillation, and there is no teacher to learn from"
+            fix = f"give one (--teacher FOLDER), or leave {key} out"
+            yield Conflict(f"finetune.distillation.{key}", problem=problem, fix=fix)
 
 
 def _conflicts_of_custom(name: str, custom: CustomTask, *, scored_on: str) -> Iterator[Conflict]:
     key = f"finetune.custom.{name}"
     if name in (*TASK_NAMES, *MEASURED):
-        yield Conflict(key, "a name that no other task has", "one that is taken", "choose another")
+        yield Conflict(key, problem="another task has this name", fix="choose another")
     elif not re.fullmatch("[a-z0-9][a-z0-9_-]*", name):
-        yield Conflict(key, "a name of small letters, digits, - and _", repr(name), "choose another")
+        yield Conflict(key, "a name of lower-case letters, digits, - and _", repr(name), "choose another")
     if not custom.train:
         yield Conflict(f"{key}.train", "a file or hub name", "nothing", "name one")
     if not custom.validation and scored_on != "train":
@@ -197,53 +209,54 @@ def _conflicts_of_distillation(recipe: Recipe) -> Iterator[Conflict]:
     objective, cache = recipe.objective, recipe.distill.cache.kind
     weighted = objective.terms
     if not weighted:
-        yield Conflict("objective", "a term with weight", "only zeros", f"give one of {', '.join(TERMS)} a weight")
+        fix = f"give one of {', '.join(TERMS)} a weight"
+        yield Conflict("objective", problem="all terms have the weight 0", fix=fix)
     inner = [name for name in weighted if TERMS[name].is_inner]
     if objective.reduction == "notebook":
         changing = [key for key in ("temperature", *TERMS) if isinstance(getattr(objective, key), tuple)]
         mend = 'or reduction = "mean"'
         if others := [name for name in weighted if name not in NOTEBOOK_TERMS]:
-            expected = f"with reduction = 'notebook' weights of {', '.join(NOTEBOOK_TERMS)} alone"
-            fix = f"set {others[0]} to 0, {mend}"
-            yield Conflict("objective.reduction", expected, f"a weight of {others[0]}", fix)
+            problem = f"'notebook' computes {', '.join(NOTEBOOK_TERMS)} alone, and {others[0]} has a weight"
+            yield Conflict("objective.reduction", problem=problem, fix=f"set {others[0]} to 0, {mend}")
         if objective.kl_positions != "all":
-            expected = "kl_positions = 'all' with reduction = 'notebook'"
-            yield Conflict("objective.kl_positions", expected, repr(objective.kl_positions), f"delete it, {mend}")
+            problem = f"with reduction = 'notebook' it must be 'all', not {objective.kl_positions!r}"
+            yield Conflict("objective.kl_positions", problem=problem, fix=f"delete it, {mend}")
         if changing:
-            expected = f"one number for {changing[0]} with reduction = 'notebook'"
-            found = str(list(getattr(objective, changing[0])))
-            yield Conflict(f"objective.{changing[0]}", expected, found, f"write one number, {mend}")
+            problem = f"with reduction = 'notebook' it must be one number, not {list(getattr(objective, changing[0]))}"
+            yield Conflict(f"objective.{changing[0]}", problem=problem, fix=f"write one number, {mend}")
         if cache != "none":
-            expected = "no cache with reduction = 'notebook'"
-            yield Conflict("distill.cache.kind", expected, repr(cache), f"delete it, {mend}")
+            problem = f"reduction = 'notebook' cannot use a cache ({cache!r})"
+            yield Conflict("distill.cache.kind", problem=problem, fix=f"delete it, {mend}")
     if cache != "none":
         mend = 'or distill.cache.kind = "none"'
         if recipe.teacher.sharding == "always":
-            expected = "a teacher that is not in shards: one process makes the cache"
-            yield Conflict("distill.cache.kind", expected, 'teacher.sharding = "always"', f"set it to auto, {mend}")
+            problem = 'one process makes the cache, so the teacher cannot be in shards (teacher.sharding = "always")'
+            yield Conflict("distill.cache.kind", problem=problem, fix=f"set teacher.sharding to auto, {mend}")
         if inner:
-            expected = "terms that read the teacher's last hidden states or logits alone, which a cache holds"
-            yield Conflict("distill.cache.kind", expected, f"a weight of {inner[0]}", f"set it to 0, {mend}")
+            problem = f"the term {inner[0]} reads the teacher's layers, which a cache does not hold"
+            yield Conflict("distill.cache.kind", problem=problem, fix=f"set objective.{inner[0]} to 0, {mend}")
         if isinstance(recipe.masking.rate, tuple):
-            expected = "one masking.rate for all views of a cache"
-            yield Conflict("masking.rate", expected, str(list(recipe.masking.rate)), f"write one number, {mend}")
+            problem = f"a cache needs one rate for all its views, not {list(recipe.masking.rate)}"
+            yield Conflict("masking.rate", problem=problem, fix=f"write one number, {mend}")
     if cache == "top-k":
         for name in (name for name in weighted if not TERMS[name].by_chunks and not TERMS[name].is_inner):
-            expected = f"no weight of {name}: a cache of kind 'top-k' holds the likeliest tokens, no hidden states"
+            problem = "it reads hidden states, which a cache of kind 'top-k' does not hold"
             fix = 'set it to 0, or distill.cache.kind = "hidden"'
-            yield Conflict(f"objective.{name}", expected, str(getattr(objective, name)), fix)
+            yield Conflict(f"objective.{name}", problem=problem, fix=fix)
         if isinstance(objective.temperature, tuple):
-            expected = "one temperature: a cache of kind 'top-k' holds probabilities at it"
+            problem = (
+                f"a cache of kind 'top-k' holds probabilities at one temperature, not {list(objective.temperature)}"
+            )
             fix = 'write one number, or distill.cache.kind = "hidden"'
-            yield Conflict("objective.temperature", expected, str(list(objective.temperature)), fix)
+            yield Conflict("objective.temperature", problem=problem, fix=fix)
     if recipe.distill.compile and inner:
-        expected = "no terms that look into the layers, which compiled code does not show"
-        yield Conflict("distill.compile", expected, f"a weight of {inner[0]}", "set one of them off")
+        problem = f"the term {inner[0]} reads the layers, which compiled code does not show"
+        yield Conflict("distill.compile", problem=problem, fix=f"delete it, or set objective.{inner[0]} to 0")
     if recipe.distill.time_budget and not seconds_of(recipe.distill.time_budget):
-        fix = "give some, such as 20m"
-        yield Conflict("distill.time_budget", "more than no time", repr(recipe.distill.time_budget), fix)
+        expected = "a duration above zero"
+        yield Conflict("distill.time_budget", expected, repr(recipe.distill.time_budget), "write one, such as 20m")
     if recipe.distill.time_budget and recipe.distill.max_steps:
-        yield Conflict("distill", "time_budget or max_steps", "both", "delete one")
+        yield Conflict("distill", problem="both time_budget and max_steps are given", fix="delete one")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

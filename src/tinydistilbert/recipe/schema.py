@@ -84,13 +84,13 @@ class Corpus:
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of the documents held out for validation if the source has no validation split."""
     packing: Literal["documents", "lines"] = "documents"
-    """`documents`: no padding. `lines`: each line, blank ones too, is cut and padded to one block (TinyDistilBERT)."""
+    """`documents`: no padding. `lines`: each line, also a blank one, is cut or padded to one block (TinyDistilBERT)."""
     block_size: Annotated[int, Field(ge=8)] = 128
     """Tokens per block, including [CLS] and [SEP]."""
     max_train_documents: NonNegativeInt = 0
     """Use only the first N training documents; 0 = all."""
     attention: Literal["block", "documents"] = "block"
-    """`documents`: tokens attend only within their own document; `block`: across all of their block."""
+    """`documents`: tokens attend only within their own document; `block`: within their whole block."""
     deduplicate: bool = False
     """Leave out repeated documents, found by their hash; from validation text also those of the training text."""
     streaming: bool = False

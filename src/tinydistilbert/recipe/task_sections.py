@@ -183,9 +183,9 @@ class Finetune:
     """Encoder that the row `teacher` starts from, with its pooler: `original` (`teacher.model` unchanged), or a folder,
     hub name or `offline`; empty = the run's teacher, adapted if `adapt` says so. "(D)" learns from it."""
     models: tuple[Literal["teacher", "student", "control"], ...] = ("teacher", "student")
-    """`control` is the same cut of the teacher without distillation."""
+    """`control` is the same cut of the teacher, without distillation."""
     seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
-    """Seeds; each model is fine-tuned once with each. Tables show medians (five runs, as in the paper)."""
+    """Each model is fine-tuned once with each seed. Tables show medians (five runs, as in the paper)."""
     epochs: Epochs = 3.0
     """Passes over the train examples; may be fractional."""
     min_steps: NonNegativeInt = 500

@@ -95,10 +95,10 @@ def from_toml(text: str, where: str) -> Recipe:
     try:
         content = tomllib.loads(text)
     except RecursionError:
-        found = "too many brackets in one another"
-        raise UserError(where, expected="TOML", found=found, fix="mend the file") from None
+        found = "too many nested brackets"
+        raise UserError(where, expected="TOML", found=found, fix="correct the file") from None
     except ValueError as error:  # also of a number with thousands of digits
-        raise UserError(where, expected="TOML", found=_shortened(str(error)), fix="mend the file") from None
+        raise UserError(where, expected="TOML", found=_shortened(str(error)), fix="correct the file") from None
     return from_dict(content, where)
 
 
@@ -182,8 +182,9 @@ def check(recipe: Recipe, where: str) -> Recipe:
     """
     for conflict in conflicts(recipe):
         raise UserError(
-            f"{where}, key {conflict.key}", expected=conflict.expected, found=conflict.found, fix=conflict.fix
-        )
+            f"{where}, key {conflict.key}", expected=conflict.expected, found=conflict.found, problem=conflict.problem,
+            fix=conflict.fix,
+        )  # fmt: skip
     plain = to_dict(dataclasses.replace(recipe, ablate=dataclasses.replace(recipe.ablate, rows={})))
     for name, changes in recipe.ablate.rows.items():
         row = f"{where}, row {name!r} of ablate.rows"
@@ -209,7 +210,7 @@ def read(path: Path) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        found, fix = str(error), "save it as UTF-8, or look at its permissions"
+        found, fix = str(error), "save it as UTF-8, or check its permissions"
         raise UserError(str(path), expected="a TOML file in UTF-8", found=found, fix=fix) from None
     return from_toml(text, str(path))
 

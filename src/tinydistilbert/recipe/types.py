@@ -59,8 +59,8 @@ def with_current_keys(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         if not isinstance(beside, Mapping):
             continue  # an error, of which the check of the types says more
         if leaf in beside:
-            expected, found = f"it once, as {key}", "both"
-            raise UserError(f"{where}, key {deprecated}", expected=expected, found=found, fix=f"delete {deprecated}")
+            problem = f"the same setting is given as {key} too"
+            raise UserError(f"{where}, key {deprecated}", problem=problem, fix=f"delete {deprecated}")
         value = spellings.get(str(in_section[name]).lower(), in_section[name])
         others = {each: setting for each, setting in in_section.items() if each != name}
         current[section_name] = {**others, inner: {**beside, leaf: value}}

@@ -212,7 +212,9 @@ def _notes(ablation: Ablation) -> tuple[str, ...]:
     if waiting:
         notes.append(f"Not finished yet, or not with every seed: {', '.join(waiting)}.")
     if any(v.published is not None for v in ablation.variations):
-        notes.append(f"Published Δ: {published.ABLATION}. Its tasks, splits and sizes are others: compare the order.")
+        notes.append(
+            f"Published Δ: {published.ABLATION}. It used other tasks, splits and sizes, so compare only the order."
+        )
     return tuple(notes)
 
 

@@ -105,9 +105,9 @@ def calibration_lines(answers: ChosenAnswers) -> list[str]:
         return [*lines, *_at_stored_threshold(answers, agrees)]
     found = agreement(answers.student.confidence, agrees)
     if found is None:
-        lines.append(f"At no confidence does it agree with its teacher in {100 * AGREEMENT:.0f} % of {unit}.")
+        lines.append(f"At no confidence level does it agree with its teacher in {100 * AGREEMENT:.0f} % of {unit}.")
         return lines
-    lines.append(f"{_in_words(found, sure, unit)} The threshold was chosen on these very examples.")
+    lines.append(f"{_in_words(found, sure, unit)} The threshold was chosen on these same examples.")
     return lines
 
 
@@ -128,15 +128,15 @@ def _at_stored_threshold(answers: ChosenAnswers, agrees: NDArray[np.bool_]) -> l
     chosen_on = f"{stored['held_out']:,} held-out examples"
     if stored["threshold"] is None:
         wanted = f"{100 * stored['wanted']:.0f} %"
-        return [f"At no confidence does it agree with its teacher in {wanted} of the answers to {chosen_on}."]
+        return [f"At no confidence level does it agree with its teacher in {wanted} of the answers to {chosen_on}."]
     is_sure = answers.student.confidence >= stored["threshold"]
     found = Agreement(stored["threshold"], int(is_sure.sum()), int((is_sure & agrees).sum()), len(agrees))
     source = (
-        f"The threshold is the one in the model’s folder, by which `serve` defers; it was chosen on {chosen_on}, where "
+        f"The threshold is the one in the model’s folder, which `serve` uses; it was chosen on {chosen_on}, where "
         f"{stored['agreeing']:,} of {stored['examples']:,} answers agree."
     )
     if not found.examples:
-        return [f"It is nowhere {100 * found.threshold:.1f} % sure on the scored examples. {source}"]
+        return [f"It is not {100 * found.threshold:.1f} % sure on any scored example. {source}"]
     return [f"{_in_words(found, ONE_CLASS[1], ONE_CLASS[2])} {source}"]
 
 

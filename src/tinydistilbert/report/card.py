@@ -99,7 +99,7 @@ def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str
         *(["## Measured\n", *(to_markdown(table) for table in measured)] if measured else []),
         "## Limits\n",
         "Scores on tasks are those of copies of this model that were fine-tuned on them, not of this model as it is. "
-        "`SentenceTransformer` opens it and pools its tokens as the teacher's; how well it compares texts was not "
+        "`SentenceTransformer` opens it and pools tokens as for the teacher; how well it compares texts was not "
         "measured. It has the biases of its teacher and of the text; check for them before it decides anything about "
         "people.\n",
         "## Licence and data\n",

@@ -73,7 +73,7 @@ def write(folder: Path, text: str) -> Path:
     """Write a card into a model's folder, and give its path; one that somebody wrote into is kept as it is."""
     path = folder / CARD
     if path.is_file() and not is_as_written(path):
-        notice(str(path), "the card was changed by hand and is kept; delete it to have it made anew")
+        notice(str(path), "the card was changed by hand and is kept; delete it to have it written again")
         return path
     mark = hashlib.sha256(text.encode()).hexdigest()[:16]
     atomic.write_text(path, f"{text}\n<!-- tinydistilbert {mark} -->\n")
@@ -94,7 +94,7 @@ def read_card(path: Path) -> ModelCard:
     Raises:
         UserError: it has no header, or one that the hub would refuse.
     """
-    fix = "delete it and give `tinydistilbert report RUN`, or mend its header"
+    fix = "delete it and run `tinydistilbert report RUN`, or correct its header"
     try:
         content = path.read_text(encoding="utf-8")
         if not content.startswith("---"):

@@ -35,8 +35,8 @@ def comparison_table(comparison: Comparison) -> Table:
     """A line for each task, split, pair of rows and metric."""
     headings = ("Task", "Rows", "First", "Second", "Difference", "p", "p, Holm", "Right alone", "Seeds", "Examples")
     caption = (
-        f"{CAPTION} Right alone: examples that most seeds of the first (or second) predict rightly and most of the "
-        "other wrongly; for numbers, where it is closer to the label."
+        f"{CAPTION} Right alone: examples that most seeds of the first (or second) get right and most of the "
+        "other get wrong; for numbers, where it is closer to the label."
     )
     first, second = comparison.first, comparison.second
     title = f"{first.run} − {second.run}" if second else f"Rows of {first.run}"
@@ -68,9 +68,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         pairing, where = d.pairing, split_title(d.task, d.pairing.split)
         shared, (whole, others) = len(pairing.first.ids), pairing.whole
         if (shared, shared) != pairing.whole:
-            unknown = (
-                "" if pairing.same_data else "; whether their texts are the same, scores of version 0.1 do not tell"
-            )
+            unknown = "" if pairing.same_data else "; scores of version 0.1 do not say whether their texts are the same"
             on_shared = f"on the {shared:,} shared examples of {whole:,} and {others:,}"
             remarks[f"{where}: {on_shared}{unknown}."] = None
         elif not pairing.same_data:

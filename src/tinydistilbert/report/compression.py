@@ -99,7 +99,7 @@ def _notes(compressed: CompressedModel) -> list[str]:
         f"pinned core, all variants in turn, {timed.details['rounds']} rounds.",
     ]
     if timed.details.get("clock") == "core":
-        notes.append("Milliseconds of the core alone, without what other programs took: compare them with one another.")
+        notes.append("Milliseconds of core time, without that of other programs: compare them only with each other.")
     if any(m.is_subset for m in compressed.scores):
         notes.append(f"{SUBSET} {score.examples:,} of {score.examples_total:,} examples.")
     notes += note_on_lengths((compressed.task.title, m) for m in compressed.scores)

@@ -28,7 +28,7 @@ LICENCES = {
 """As their pages on the hub state them."""
 DATA_LICENCES = {
     "Salesforce/wikitext": "cc-by-sa-3.0 and gfdl", "rajpurkar/squad": "cc-by-sa-4.0",
-    "rajpurkar/squad_v2": "cc-by-sa-4.0", "nyu-mll/glue": "of each task its own, for some not stated",
+    "rajpurkar/squad_v2": "cc-by-sa-4.0", "nyu-mll/glue": "of each task, for some not stated",
     "stanfordnlp/imdb": "not stated",
 }  # fmt: skip
 """As the pages of the data sets on the hub state them; nothing is known of others."""

@@ -53,13 +53,13 @@ def _score_figures(
     found = scores.collect(measurements)
     real = [task for task in tasks.values() if not task.is_synthetic]
     chosen = real if scores.tasks_scored(found, real) else list(tasks.values())
-    caption = "Each model by task. The line is what was lost of the teacher’s score; the stroke, the majority baseline."
+    caption = "Each model by task. Line: what was lost of the teacher’s score. Stroke: the majority baseline."
     drawn = figure(figures.task_scores(found, chosen), caption)
     raw = headline.kept.raw if headline.kept else None
     if raw is not None and headline.speed_up is not None:
         caption = (
             f"Raw share of the teacher’s score ({headline.basis}) against speed-up. Squares: published, on GLUE and "
-            "other machines; of these no share above the majority is known."
+            "other machines; their share above the majority is not known."
         )
         drawn += figure(figures.trade(raw, headline.speed_up), caption)
     return drawn
@@ -211,7 +211,7 @@ def write_report(
                 ],
                 [path.relative_to(run).as_posix() for path in released_models(folder)],
             ),
-            *([("Made anew", f"{taken} as on the page before; logs and samples were not kept")] if taken else []),
+            *([("Made again", f"{taken} as on the earlier page; logs and samples were not kept")] if taken else []),
         ],
         recipe_toml=folder.recipe.read_text(encoding="utf-8"),
     )

@@ -131,8 +131,8 @@ def _kept_notes(found: Scores, tasks: Sequence[Task], above: TeacherAboveMajorit
         )
     if untested:
         notes.append(
-            f"No paired test of teacher and majority baseline at hand for {', '.join(untested)}: the teacher’s own "
-            "95 % interval decided."
+            f"No paired test of teacher against majority baseline for {', '.join(untested)}: the teacher’s own "
+            "95 % interval decided whether they count."
         )
     return notes
 
@@ -223,8 +223,8 @@ def _notes_on_answers(found: Scores, members: Sequence[Task]) -> list[str]:
     notes: dict[str, None] = {}
     for task in (task for task in members if task.kind == "multi-label"):
         if any(scores.of_task(found, model, task) for model in ROWS):
-            rule = "a text may have several labels, each from a threshold on that held-out train examples chose"
-            notes[f"{task.title}: {rule}; the majority baseline always gives those with the best micro F1."] = None
+            rule = "a text may have several labels, each above a threshold that was chosen on held-out train examples"
+            notes[f"{task.title}: {rule}; the majority baseline always predicts those with the best micro F1."] = None
     for task in (task for task in members if task.kind == "token-classification"):
         if any(scores.of_task(found, model, task) for model in ROWS):
             rule = "an entity is right in type, first and last word, all texts together (seqeval's rule)"

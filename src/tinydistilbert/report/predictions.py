@@ -24,7 +24,7 @@ from tinydistilbert.tasks import HELD_OUT, entities, tasks_of
 from tinydistilbert.tasks.base import Task
 
 _ID = {True: "id", False: "row number"}
-CHOSEN_NOTE = "its epoch was chosen by the scored examples themselves, so the score is too high"
+CHOSEN_NOTE = "its epoch was chosen on the scored examples themselves, so the score is too high"
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ def note_on_lengths(found: Iterable[tuple[str, Measurement]]) -> list[str]:
             counts = [f"{scored:,} of {m.examples:,} scored"] * bool(scored)
             counts += [f"{trained:,} of {m.train_examples:,} train texts"] * bool(trained)
             cut[f"{title} {' and '.join(counts)}, to {m.details[MAX_LENGTH]} tokens"] = None
-    return [f"Cut because they are longer than what the model reads: {'; '.join(cut)}."] if cut else []
+    return [f"Cut because they are longer than the model reads: {'; '.join(cut)}."] if cut else []
 
 
 def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
@@ -226,9 +226,9 @@ def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
         f"{SUBSET} scored on a part of the split, in examples": scored,
         f"{TRAINED_ON_SUBSET} fine-tuned on a part of the train split, in examples": trained,
         f"{FROM_TRAIN} scored on examples of the train split that were not trained on": held_out,
-        f"{CHOSEN} best epoch by the scored examples themselves, as TinyDistilBERT chose it, hence too high": chosen,
+        f"{CHOSEN} epoch chosen on the scored examples themselves, as in TinyDistilBERT, hence too high": chosen,
     }
     notes = [f"{mark}: {', '.join(counts)}." for mark, counts in counts_by_mark.items() if counts]
     if in_train:
-        notes.append(f"Scored texts that are in the train split too, few enough to be no alarm: {', '.join(in_train)}.")
+        notes.append(f"Scored texts that are also in the train split, too few to be an alarm: {', '.join(in_train)}.")
     return notes + [f"{WARNING} {warning.rstrip('.')}." for warning in warned]

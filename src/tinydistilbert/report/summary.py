@@ -113,7 +113,7 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
         + "."
     )
     if kept is not None and kept.share is None and parts:
-        verdict = f"What is kept of the teacher cannot be said: {kept.reason}. {verdict}"
+        verdict = f"How much of the teacher is kept cannot be determined: {kept.reason}. {verdict}"
     compressed = [compression.verdict(model) for model in compression.compressed_models(measurements, tasks)]
     if not parts and compressed:
         verdict, *compressed = compressed
@@ -178,7 +178,7 @@ def _sure_of_differences(tests: Mapping[str, RowDifference], tasks: Sequence[Tas
     if not tasks:
         return []
     if not tests:
-        return ["The predictions are not at hand, so teacher and student were not tested against one another."]
+        return ["The predictions are missing, so teacher and student were not tested against each other."]
     sentences = []
     for mark, what in ((LOWER, "lower than"), (HIGHER, "higher than")):
         titles = [task.title for task in tasks if task.name in tests and tests[task.name].mark == mark]
@@ -200,7 +200,7 @@ def _sure_of_speed(timed: Sequence[Measurement]) -> list[str]:
     if not timed:
         return []
     widest = 100 * (max(m.details["spread"] for m in timed) - 1)
-    noise = " That is much: time it again on an idle machine." if any(m.details["noisy"] for m in timed) else ""
+    noise = " That is a lot: time it again on an idle machine." if any(m.details["noisy"] for m in timed) else ""
     sentences = [f"The rounds of the timing differed by at most {widest:.0f} %.{noise}"]
     if any(m.details["synthetic"] for m in timed):
         sentences.append(f"Timed on {timed[0].details['inputs']}.")

@@ -87,7 +87,7 @@ def sweep_table(swept: Swept) -> Table:
     title = "Score" if swept.is_scored else "KL"
     notes = [f"Trial {trial.number} failed: {trial.why}." for trial in swept.trials if trial.why]
     notes.append(
-        "One training each: of trials that are close, chance says which is first. Train the best with other seeds."
+        "One training each: among close trials, chance decides which is first. Train the best with other seeds."
     )
     if swept.importance:
         shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in swept.importance.items())

@@ -63,7 +63,7 @@ def write_export_card(source: Path, output: Path) -> Path:
         try:
             run = RunFacts.read(made[0].path)
         except UserError as error:  # of another version, or damaged: the export is there, and true
-            notice(str(output), f"its card says nothing of the run: {error}")
+            notice(str(output), f"its card does not describe the run, which cannot be read: {error}")
     if run is not None:
         found = [subject for subject in fine_tuned(run) if subject.folder.resolve() == source.resolve()]
         if found:
@@ -122,10 +122,10 @@ def verdict(facts: RunFacts, subject: Subject) -> str:
     if subject.row == TEACHER and not subject.form.startswith("compressed"):
         return f"It scores {scored}{against}; it is the teacher of its run."
     if teacher is None:
-        return f"It scores {scored}{against}; no teacher was scored beside it."
+        return f"It scores {scored}{against}; no teacher was scored with it."
     if task.name not in facts.above.beyond:
         reason = "the teacher does not beat the majority baseline beyond chance"
-        return f"What is kept of the teacher cannot be said: {reason}. It scores {scored}{against}."
+        return f"How much of the teacher is kept cannot be determined: {reason}. It scores {scored}{against}."
     share, raw = kept_share(score.value, teacher.value, teacher.majority), raw_share(score.value, teacher.value)
     keeps = f"It keeps {100 * share:.1f} % of the teacher’s score above the majority" if share is not None else "It"
     in_small = f" (raw share {100 * raw:.1f} %)" if raw is not None else ""
@@ -224,10 +224,12 @@ def _sources(facts: RunFacts, subject: Subject) -> list[Source]:
 
 def _inherits(licence: str) -> str:
     if licence == UNKNOWN:
-        return "\nThe licence of the weights is not known: whoever shares this model has to find out and write it here."
+        return (
+            "\nThe licence of the weights is not known: whoever shares this model has to find it out and write it here."
+        )
     return (
-        f"\nThe header names the licence of the weights that it began with, {escaped(licence)}. Whether the data allow "
-        "the model to be shared under it, its maker has to know."
+        f"\nThe header names the licence of the weights that it began with, {escaped(licence)}. Its maker has to check "
+        "whether the data allow the model to be shared under it."
     )
 
 

@@ -63,7 +63,7 @@ def application(model: Served, batcher: Batcher, limits: Limits = LIMITS) -> "St
 
     async def health(_request: "Request") -> "Response":
         if not batcher.is_alive:
-            raise Refused(503, "the model does not answer any more", UNHEALTHY)
+            raise Refused(503, "the model no longer answers", UNHEALTHY)
         return _json({"status": "ok"})
 
     async def tell(_request: "Request") -> "Response":
@@ -81,17 +81,17 @@ def application(model: Served, batcher: Batcher, limits: Limits = LIMITS) -> "St
             except Refused as why:
                 return _refusal(why.status, why.message, why.error_type, why.headers)
             except ClientDisconnect:
-                return _refusal(400, "the client left", VALIDATION, CLOSE)  # nobody reads it
+                return _refusal(400, "the client disconnected", VALIDATION, CLOSE)  # nobody reads it
             except Exception as error:
                 print(f"serve: a request failed: {type(error).__name__}", file=sys.stderr, flush=True)
-                return _refusal(500, "the server failed at this request", BACKEND, CLOSE)
+                return _refusal(500, "the server failed on this request", BACKEND, CLOSE)
 
         return answered
 
     async def no_such(_request: "Request", error: Exception) -> "Response":
         assert isinstance(error, HTTPException)
         paths = "POST /predict, GET /health, GET /info, GET /openapi.json"
-        return _refusal(error.status_code, f"{error.detail}; there are {paths}", VALIDATION, error.headers)
+        return _refusal(error.status_code, f"{error.detail}; the paths are {paths}", VALIDATION, error.headers)
 
     return Starlette(
         routes=[
@@ -144,7 +144,7 @@ async def _body(request: "Request", limits: Limits) -> bytes:
     Raises:
         Refused: 413, it is too large; 408, it does not come in time.
     """
-    too_large = Refused(413, f"a request may have {limits.request_bytes:,} bytes", headers=CLOSE)
+    too_large = Refused(413, f"a request may have at most {limits.request_bytes:,} bytes", headers=CLOSE)
     is_too_large = int(request.headers.get("content-length", 0)) > limits.request_bytes
     if is_too_large and "expect" in request.headers:  # it waits for the permission to send
         raise too_large
@@ -159,7 +159,7 @@ async def _body(request: "Request", limits: Limits) -> bytes:
                     body += chunk
     except TimeoutError:
         if not is_too_large:
-            raise Refused(408, f"the request did not come within {limits.seconds:g} s", headers=CLOSE) from None
+            raise Refused(408, f"the request did not arrive within {limits.seconds:g} s", headers=CLOSE) from None
     if is_too_large:
         raise too_large
     return bytes(body)
@@ -176,7 +176,7 @@ async def _answers(request: "Request", batcher: Batcher, asked: Asked) -> list[P
     try:
         waiting = [asyncio.wrap_future(one) for one in batcher.ask(asked.inputs, asked.lengths)]
     except Full:
-        raise Refused(503, "too many texts wait for the model", OVERLOADED, LATER) from None
+        raise Refused(503, "too many texts are waiting for the model", OVERLOADED, LATER) from None
     answers = asyncio.gather(*waiting, return_exceptions=True)
     leaving = asyncio.ensure_future(_until_the_client_leaves(request))
     try:
@@ -194,7 +194,7 @@ async def _answers(request: "Request", batcher: Batcher, asked: Asked) -> list[P
         if CUT in one and not asked.truncate:
             limit = batcher.predictor.text_limit
             longer = f"{where}: {limit + one[CUT]:,} tokens; the model reads {limit:,}"
-            raise Refused(413, longer + ': shorten it, or write "truncate": true')
+            raise Refused(413, longer + ': shorten it, or send "truncate": true')
     return [one for one in found if not isinstance(one, BaseException)]
 
 

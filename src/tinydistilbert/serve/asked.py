@@ -67,14 +67,14 @@ def read_request(body: bytes, model: Served, limits: Limits) -> Asked:
         raise Refused(422, "expected the key inputs; " + FORMS)
     truncate = _flag(content, "truncate")
     if _flag(content, "raw_scores"):
-        raise Refused(422, "raw_scores: this server gives probabilities alone; leave it out")
+        raise Refused(422, "raw_scores: this server returns only probabilities; leave it out")
     side = model.predictor.truncation_side
     direction = content.get("truncation_direction", side)
     if not isinstance(direction, str) or direction.lower() != side:
-        raise Refused(422, f'truncation_direction: this model reads texts that are cut at the {side}; write "{side}"')
+        raise Refused(422, f'truncation_direction: this model needs texts that are cut at the {side}; write "{side}"')
     inputs, is_batch = _inputs(content["inputs"], model.texts_per_input)
     if len(inputs) > limits.texts:
-        raise Refused(413, f"{len(inputs):,} texts in one request; at most {limits.texts:,} are taken")
+        raise Refused(413, f"{len(inputs):,} texts in one request; at most {limits.texts:,} are allowed")
     lengths = [_check(one, model, limits, number if is_batch else None) for number, one in enumerate(inputs)]
     return Asked(inputs, is_batch, truncate, lengths)
 
@@ -87,9 +87,11 @@ def _json(body: bytes) -> Any:
     except RecursionError:
         raise Refused(400, "the body is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise Refused(400, f"the body is no JSON: {error.msg} at character {error.pos}") from None
+        raise Refused(400, f"the body is not JSON: {error.msg} at character {error.pos}") from None
     except ValueError:  # a constant, or a number of more digits than Python reads
-        raise Refused(400, "the body is no JSON: a number that it does not have, or one that is too long") from None
+        raise Refused(
+            400, "the body is not JSON: it has a number that JSON does not allow or that is too long"
+        ) from None
 
 
 def _no_constant(_word: str) -> NoReturn:
@@ -121,7 +123,7 @@ def _inputs(given: Any, texts: int | None) -> tuple[list[Input], bool]:
     if not any(isinstance(one, str) for one in given):
         return [_one(one) for one in given], True
     if not all(isinstance(one, str) for one in given):
-        raise Refused(422, "inputs has texts and lists beside each other; " + FORMS)
+        raise Refused(422, "inputs mixes texts and lists; " + FORMS)
     if texts == 1:
         return [(one, None) for one in given], True
     return [_one(given)], False
@@ -152,8 +154,8 @@ def _check(one: Input, model: Served, limits: Limits, number: int | None) -> int
         try:
             size = len((text or "").encode("utf-8"))
         except UnicodeEncodeError:
-            raise Refused(422, f"{where}: not a text: half of a surrogate pair stands alone") from None
+            raise Refused(422, f"{where}: not a text: it has half of a surrogate pair") from None
         if size > limits.text_bytes:
-            raise Refused(413, f"{where}: {size:,} bytes; at most {limits.text_bytes:,} of one text are taken")
+            raise Refused(413, f"{where}: {size:,} bytes; a text may have at most {limits.text_bytes:,}")
         total += size
     return total

@@ -94,11 +94,11 @@ def _no_exported_model(folder: Path) -> UserError:
         best = (CompressedFolder(path).best for path in sorted(folder.glob("tasks/*/compressed")))
         if ready := [path for path in best if atomic.is_finished(path)]:
             return UserError(where, expected=expected, found="a run", fix=f"give {ready[0]}")
-        found = "a run without a finished one"
-        fix = "run the command that began it again, and then serve the folder that it names"
+        found = "a run that has no finished one"
+        fix = "run the command that began it again, then serve the folder that it names"
         return UserError(where, expected=expected, found=found, fix=fix)
     if atomic.partial(folder).exists():
         fix = "run the command that makes it again"
-        return UserError(where, expected=expected, found="one that is half finished", fix=fix)
+        return UserError(where, expected=expected, found="an unfinished one", fix=fix)
     found = "no config.json" if folder.is_dir() else "a file"
     return UserError(where, expected=expected, found=found, fix="make one: tinydistilbert export MODEL --output FOLDER")

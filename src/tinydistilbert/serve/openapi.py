@@ -8,10 +8,10 @@ from tinydistilbert.serve.model import Served
 
 TEXT = {"type": "string"}
 ERRORS = {
-    400: "No JSON", 408: "The request did not come in time",
+    400: "Not JSON", 408: "The request did not arrive in time",
     413: "A text, the request or the number of texts is too large, or a text has more tokens than the model reads",
     422: "JSON of another form", 424: "The model gave no answer",
-    503: "Too many requests: come again after Retry-After",
+    503: "Too many requests: try again after Retry-After",
 }  # fmt: skip
 SPAN_ANSWER = {
     "answer": TEXT, "start": {"type": "integer"}, "end": {"type": "integer"}, "score": {"type": "number"},
@@ -70,7 +70,7 @@ def openapi(model: Served, limits: Limits) -> dict[str, Any]:
         "requestBody": {"required": True, "content": _content("PredictRequest")},
         "responses": {"200": _response("One answer, or one for each input of a list", "PredictResponse"), **refusals},
     }  # fmt: skip
-    down = {"503": _response("The model does not answer any more", "ErrorResponse")}
+    down = {"503": _response("The model no longer answers", "ErrorResponse")}
     return {
         "openapi": "3.1.0", "info": {"title": f"tinydistilbert: {model.name}", "version": __version__},
         "paths": {
@@ -113,7 +113,7 @@ def _response(text: str, name: str) -> dict[str, Any]:
 
 
 def _fine() -> dict[str, Any]:
-    return {"description": "As it should be", "content": {"application/json": {"schema": {"type": "object"}}}}
+    return {"description": "The model answers", "content": {"application/json": {"schema": {"type": "object"}}}}
 
 
 def _get(name: str, summary: str) -> dict[str, Any]:

@@ -50,13 +50,13 @@ def serve(
         try:
             address = _url(host, listener.getsockname()[1])
             if not _is_own(host):
-                progress.say(f"warning: {address} can be reached from other machines, without password or encryption")
-            progress.say(f"{folder} is served on {address} (POST /predict); Ctrl-C ends it")
+                progress.say(f"warning: other machines can reach {address}, without password or encryption")
+            progress.say(f"{folder} is served at {address} (POST /predict); press Ctrl-C to stop")
             with signals.deferred() as requests:
                 server_for(application(model, batcher, limits), limits, requests).run(sockets=[listener])
         finally:
             batcher.close()
-    progress.say("ended")
+    progress.say("stopped")
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -70,15 +70,15 @@ def listening(host: str, port: int) -> socket.socket:
         family, _, _, _, address = found[0]
         return socket.create_server(address, family=family, backlog=WAITING_CONNECTIONS)
     except socket.gaierror:
-        raise UserError("--host", expected="an address of this machine", found=repr(host), fix=f"take {HOST}") from None
+        raise UserError("--host", expected="an address of this machine", found=repr(host), fix=f"use {HOST}") from None
     except OSError as error:
         fix = "give another one, or --port 0 for any that is free"
         if error.errno == errno.EADDRINUSE:
             problem = f"port {port} of {host} is in use by another program"
         elif error.errno == errno.EACCES:
-            problem = f"this user may not open port {port}"
+            problem = f"this user is not allowed to open port {port}"
         else:
-            problem, fix = f"{host} is no address of this machine", f"take --host {HOST}"
+            problem, fix = f"{host} is not an address of this machine", f"use --host {HOST}"
             raise UserError("--host", problem=problem, fix=fix) from None
         raise UserError("--port", problem=problem, fix=fix) from None
 

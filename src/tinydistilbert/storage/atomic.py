@@ -197,8 +197,8 @@ def refuse_released(folder: Path, manifest: Mapping[str, Any]) -> None:
         UserError: it is.
     """
     if manifest.get(RELEASED):
-        problem = "its weights were deleted when the run had no use for them any more (finetune.keep)"
-        fix = f"delete {folder} and give the run's command again with --finetune.keep all: it is trained again"
+        problem = "its weights were deleted when the run no longer needed them (finetune.keep)"
+        fix = f"delete {folder} and run the command of the run again with --finetune.keep all, which trains it again"
         raise UserError(str(folder), problem=problem, fix=fix)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tinydistilbert.errors import as_user_error
 from tinydistilbert.storage import atomic
 
-REMAKE = "delete it, or the folder that it lies in, and run the command again; it is written anew"
+REMAKE = "delete it, or the folder that it is in, and run the command again, which writes it again"
 """The fix of a damaged file."""
 
 

@@ -94,9 +94,11 @@ def _acquired(lock: Path, where: str, wait: bool) -> "BaseFileLock | None":
     except OSError as error:
         if error.errno in NOT_SUPPORTED:
             lock.unlink(missing_ok=True)
-            sys.stderr.write(f"{where}: this file system has no locks; do not run a second command there meanwhile\n")
+            sys.stderr.write(
+                f"{where}: this file system has no locks; do not run a second command there at the same time\n"
+            )
             return None
-        found, fix = error.strerror or str(error), "give another place"
+        found, fix = error.strerror or str(error), "give another folder"
         raise UserError(where, expected="a folder that can be made", found=found, fix=fix) from None
     return file_lock
 

@@ -77,7 +77,7 @@ def _compare(folder: Path, stored: Mapping[str, Any], made_from: MadeFrom) -> No
     also = [_name_of(path, made_from.run) for path in _made_with(folder, made_from.run)]
     named = [*also[:MOST_NAMED], *([f"{len(also) - MOST_NAMED} more"] if len(also) > MOST_NAMED else [])]
     what = f"this folder and what was made with it ({', '.join(named)})" if named else "this folder"
-    fix = f"delete {what} and run the command again, give another --output, or bring back what it was made from"
+    fix = f"delete {what} and run the command again, give another --output, or restore what it was made from"
     raise UserError(str(folder), problem=f"it was made from something else: {difference}", fix=fix)
 
 
@@ -86,8 +86,8 @@ def _differences(stored: Mapping[str, Any], made_from: MadeFrom) -> Iterator[str
     before, now = stored["inputs"], made_from.inputs
     for name in before:
         if before[name] != now.get(name):
-            is_now = f"sha256 {now[name][:12]}… now" if name in now else "which is not there now"
-            yield f"{name} has changed (sha256 {before[name][:12]}… then, {is_now})"
+            is_now = f"now sha256 {now[name][:12]}…" if name in now else "now missing"
+            yield f"{name} has changed (then sha256 {before[name][:12]}…, {is_now})"
     settings = stored["settings"]
     for key in [*made_from.settings, *(key for key in settings if key not in made_from.settings)]:
         value = settings.get(key, made_from.defaults.get(key))

@@ -174,8 +174,8 @@ def _synthetic_columns(
         made = synthetic.make(task, source.validation(), seed=seed, cap=synthetic.EVALUATION_CAP, exclude=used)
     if not made:
         raise UserError(
-            f"{task.name} ({split}) from {source.name}", expected="documents of several sentences",
-            found="none to make it from", fix="give corpus.source a text with paragraphs of prose",
+            f"{task.name} ({split}) from {source.name}", problem="no document has enough sentences to make examples of",
+            fix="give corpus.source a text with paragraphs of prose",
         )  # fmt: skip
     return synthetic.columns(made, list(range(len(made)))), [row.key for row in made]
 
@@ -203,20 +203,21 @@ def _held_out(examples: Examples, count: int) -> hold_out.HoldOut:
     task, keys = examples.task, examples.text_numbers
     different = int(keys.max(initial=-1)) + 1
     if different < 2:
-        fix, found = "correct the file", "one text in all of them"
-        raise UserError(task.name, expected="train examples of several texts", found=found, fix=fix)
+        problem = "all train examples have the same text"
+        raise UserError(task.name, problem=problem, fix="correct the file")
     _check_count(task.name, count, different, "train examples" if different == len(keys) else "different train texts")
     parts = hold_out.draw(keys, hold_out.classes_to_draw_by(examples), count)
     where = f"{task.name} {task.train}"
     if parts.left_out:
-        rows = f"{counted(parts.left_out, 'row')} of {len(keys):,} left out of both sides"
-        notice(where, f"{counted(len(parts.scored), 'text')} of {different:,} held out; {rows}, for they repeat one")
+        rows = f"{counted(parts.left_out, 'row')} of {len(keys):,} that repeat one of them left out"
+        notice(where, f"{counted(len(parts.scored), 'text')} of {different:,} held out; {rows}")
     missing, names = parts.missing, hold_out.names_to_draw_by(task)
     if (given := hold_out.labels_given(examples)) is not None:
         missing = tuple(np.flatnonzero(~(given[parts.scored].any(0) & given[parts.trained].any(0))).tolist())
     if missing:
         named = shortened(", ".join(names[label] for label in missing))
-        notice(where, f"{counted(len(missing), 'class', 'classes')} not on both sides of the hold-out: {named}")
+        classes = counted(len(missing), "class has", "classes have")
+        notice(where, f"{classes} no examples on one side of the hold-out: {named}")
     return parts
 
 
@@ -234,5 +235,5 @@ def _check_count(name: str, count: int, total: int, what: str) -> None:
     if count >= total:
         raise UserError(
             f"finetune.validation_examples of {name}", expected=f"fewer than the {total:,} {what}",
-            found=f"{count:,}", fix="lower it: with finetune.score_on they are held out of the train split",
+            found=f"{count:,}", fix="lower it: finetune.score_on holds them out of the train split",
         )  # fmt: skip

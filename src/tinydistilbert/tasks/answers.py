@@ -51,7 +51,7 @@ def checked_answers(task: Task, rows: Rows, contexts: Sequence[str], *, must_mat
         notice(rows.where, f"{none:,} of {counted(len(answers), 'question')} have no answer in their context")
     pairs = zip(given, answers, strict=True)
     if empty := sum(isinstance(one, dict) and bool(one.get("text")) and not read["text"] for one, read in pairs):
-        notice(rows.where, f"{counted(empty, 'question')} with an empty text for an answer are read as without one")
+        notice(rows.where, f"{counted(empty, 'question')} with an empty answer text are read as without an answer")
     return answers
 
 
@@ -134,12 +134,12 @@ def _problem(
         return "answers", '{"text": [...], "answer_start": [...]}', shown(answer), fix
     count = len(answer["text"])
     if not task.may_lack_answer and (impossible or not count):
-        fix = f"take the task squad_v2, whose questions may have none, {DROP}"
+        fix = f"use the task squad_v2, whose questions may have none, {DROP}"
         expected = "at least one answer, as in SQuAD v1.1"
-        return "answers", expected, "none" if not count else "one that is marked impossible", fix
+        return "answers", expected, "none" if not count else "a question that is marked impossible", fix
     if impossible and count:
         fix = f"correct is_impossible or answers {DROP}"
-        return "answers", "no answer, for the question is marked impossible", f"{count}", fix
+        return "answers", "no answer, as the question is marked impossible", f"{count}", fix
     if impossible is False and not count:
         fix = f"set is_impossible to true if the context does not answer it, add the answer, {DROP}"
         return "answers", "an answer, as is_impossible = false says", "none", fix

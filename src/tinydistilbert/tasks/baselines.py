@@ -199,7 +199,7 @@ def tf_idf(train: Examples) -> Vectors:
     except ValueError:  # no word in any of them
         return lambda texts: sp.csr_matrix((len(texts), 1))
     if len(vectorizer.vocabulary_) == MOST_TERMS:
-        notice(train.task.title, f"{TF_IDF} reads the {MOST_TERMS:,} most frequent words and pairs of words alone")
+        notice(train.task.title, f"{TF_IDF} reads only the {MOST_TERMS:,} most frequent words and word pairs")
     return lambda texts: vectorizer.transform(texts).tocsr()
 
 

@@ -118,7 +118,7 @@ def with_class_numbers(task: Task, rows: Rows) -> Rows:
             raise unknown_class(task, rows, row, name)
     other = Counter(name for name in names if name != task.labels[numbers[name]])
     for name, count in sorted(other.items()):
-        text = f"{counted(count, 'label')} {name!r} taken for the class {task.labels[numbers[name]]!r}"
+        text = f"{counted(count, 'label')} {name!r} read as the class {task.labels[numbers[name]]!r}"
         notice(f"{rows.where}, column {task.label}", text)
     column = rows.table.column_names.index(task.label)
     labels = pa.array([numbers[name] for name in names], pa.int64())
@@ -129,7 +129,7 @@ def unknown_class(task: Task, rows: Rows, row: int, name: str) -> UserError:
     """The error of a label that is not among the task's."""
     near = nearest(name, task.labels)
     what = {"multi-label": "label", "token-classification": "tag"}.get(task.kind, "class")
-    expected = f"a {what} that training knows: {shortened(', '.join(task.labels))}"
+    expected = f"a {what} of the train split: {shortened(', '.join(task.labels))}"
     fix = (f"did you mean {near!r}? " if near else "") + f"correct it, add it to the train split, {DROP}"
     return UserError(rows.at(row, task.label), expected=expected, found=shown(name), fix=fix)
 
@@ -156,24 +156,26 @@ def _names(task: Task, rows: Rows) -> list[str]:
     if spaced := sum(many for label, name, many in different if isinstance(label, str) and label != name):
         notice(where, f"white space around {counted(spaced, 'label')} is not part of the class's name")
     if floats := sum(many for label, _, many in different if isinstance(label, float)):
-        notice(where, f"{counted(floats, 'label')} stored as fractions without a part behind the point: 1.0 is named 1")
+        notice(where, f"{counted(floats, 'label')} stored as floats: 1.0 is named 1")
     if lists := sum(count[key] for key, (label, _) in known.items() if isinstance(label, list)):
-        notice(where, f"{counted(lists, 'label')} in a list of one, read as that one")
+        notice(where, f"{counted(lists, 'label')} in a list of one, read as that label")
     return names
 
 
 def _no_class(task: Task, where: str, label: Any) -> UserError:
     expected = "a word or a whole number that names a class"
     if isinstance(label, list):
-        problem = f"{counted(len(label), 'label')} in a list, {shown(label)}: an example has one class here"
-        several = f'set finetune.custom.{task.name}.kind = "multi-label" (--kind multi-label) where it has several'
-        return UserError(where, problem=problem, fix=f"{several}, else write the one class as such {DROP}")
+        problem = f"an example has one class here, but this row lists {counted(len(label), 'label')}: {shown(label)}"
+        several = (
+            f'set finetune.custom.{task.name}.kind = "multi-label" (--kind multi-label) if rows have several labels'
+        )
+        return UserError(where, problem=problem, fix=f"{several}, or write the one class without a list {DROP}")
     is_number = isinstance(label, (float, Decimal)) or (isinstance(label, str) and bool(label.strip()))
     if is_number and _NOT_A_LABEL.fullmatch(str(label).strip()):
-        problem = f"the label is missing: {str(label).strip()!r} is what programs write for one that is not there"
+        problem = f"the label is missing: programs write {str(label).strip()!r} for a missing value"
         return UserError(where, problem=problem, fix=f"fill it in {DROP}")
     if isinstance(label, float) and label.is_integer():
-        problem = f"{label!r} is a float, in which whole numbers as long as this one are rounded to a neighbour's"
+        problem = f"{label!r} is a float, and floats round whole numbers as long as this one"
         return UserError(where, problem=problem, fix="write the codes as texts or as integers")
     fix = f"{_regression(task)} if the labels are measurements" if is_number else f"fill it in {DROP}"
     return UserError(where, expected=expected, found=shown(label), fix=fix)
@@ -185,7 +187,7 @@ def _refuse_measurements(task: Task, rows: Rows, names: Sequence[str]) -> None:
     if all(map(_PLAIN.fullmatch, different)):
         for name in different:
             if Decimal(name) != Decimal(name).to_integral_value():
-                fix = f"{_regression(task)} if they are measurements; names of classes have a letter in them: v{name}"
+                fix = f"{_regression(task)} if they are measurements; else put a letter into the class names: v{name}"
                 where, expected = rows.at(names.index(name), task.label), "words or whole numbers that name classes"
                 raise UserError(where, expected=expected, found=shown(name), fix=fix)
 
@@ -200,4 +202,4 @@ def tell_of_twins(where: str, classes: Sequence[str]) -> None:
     if twins:
         count = counted(len(twins), "group")
         first = ", ".join(map(repr, twins[0]))
-        notice(where, f"{count} of classes that are nearly the same, as {shortened(first)}, are kept apart")
+        notice(where, f"{count} of classes with nearly the same name ({shortened(first)}) kept apart")

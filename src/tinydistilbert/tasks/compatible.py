@@ -24,7 +24,7 @@ def check_same_tokenizer(
     """
     if tokenizer_hash(teacher_tokenizer) != tokenizer_hash(student_tokenizer):
         fix = "fine-tune a teacher that shares the student's tokenizer"
-        raise UserError(str(teacher), problem="its tokenizer is not the student's", fix=fix)
+        raise UserError(str(teacher), problem="its tokenizer differs from the student's", fix=fix)
 
 
 def check_classes(teacher: Path, config: Any, task: Task, labels: Sequence[str] = ()) -> list[int] | None:
@@ -66,10 +66,10 @@ def check_classes(teacher: Path, config: Any, task: Task, labels: Sequence[str] 
         )
         raise UserError(where, expected=expected, found=listed(labels), fix=fix)
     if match is None:
-        fix += ", or say what each of its outputs stands for: --teacher-labels, with these classes in their order"
+        fix += ", or name what its outputs stand for: --teacher-labels, with these classes in the order of the outputs"
         raise UserError(str(teacher), expected=expected, found=listed(names), fix=fix)
     of_outputs = [task.labels[match.order.index(output)] for output in range(outputs)]
     if of_outputs != names:
-        how = "; --teacher-labels gives another order" if match.by == "number" else ""
-        notice(str(teacher), f"its outputs {listed(names)} are taken as {listed(of_outputs)} of {task.title}{how}")
+        how = "; --teacher-labels sets another order" if match.by == "number" else ""
+        notice(str(teacher), f"its outputs {listed(names)} are read as {listed(of_outputs)} of {task.title}{how}")
     return None if match.is_in_order else [*match.order]

@@ -39,8 +39,8 @@ def sentences_of(lines: Sequence[str], where: str) -> Sentences:
     separator = "\t" if "\t" in line else None
     width = len(_cells(line, separator))
     if width == 1:
-        fix = "write a word and its tag on each line, with a blank or a tab between"
-        raise UserError(f"{where}:{first}", problem=f"there is one column alone: {line.strip()[:60]!r}", fix=fix)
+        fix = "write a word and its tag on each line, separated by a blank or a tab"
+        raise UserError(f"{where}:{first}", problem=f"there is only one column: {line.strip()[:60]!r}", fix=fix)
     sentences, begins = list[list[list[str]]](), list[int]()
     before, comments = -1, 0
     for number, line in words:
@@ -49,8 +49,8 @@ def sentences_of(lines: Sequence[str], where: str) -> Sentences:
             comments += 1
             continue
         if len(cells) != width:
-            expected = f"{width} columns parted by {'tabs' if separator else 'blanks'}, as on line {first}"
-            found, fix = f"{len(cells)}: {line.strip()[:60]!r}", "correct the line; an empty line parts sentences"
+            expected = f"{width} columns separated by {'tabs' if separator else 'blanks'}, as on line {first}"
+            found, fix = f"{len(cells)}: {line.strip()[:60]!r}", "correct the line; an empty line ends a sentence"
             raise UserError(f"{where}:{number}", expected=expected, found=found, fix=fix)
         if not is_open:
             sentences.append([])
@@ -58,9 +58,9 @@ def sentences_of(lines: Sequence[str], where: str) -> Sentences:
         sentences[-1].append(cells)
         before = number
     if documents := len(numbered) - len(words):
-        notice(where, f"{counted(documents, 'line')} {DOCUMENT} left out")
+        notice(where, f"{counted(documents, 'line')} with {DOCUMENT} left out")
     if comments:
-        notice(where, f"{counted(comments, 'line')} of comments ({COMMENT}) left out")
+        notice(where, f"{counted(comments, 'comment line')} ({COMMENT}) left out")
     places = {TOKENS: 0, TAGS: width - 1} | {str(place + 1): place for place in range(width)}
     columns = {name: [[cells[place] for cells in one] for one in sentences] for name, place in places.items()}
     return Sentences(columns, begins)

@@ -39,7 +39,7 @@ def custom_task(name: str, settings: CustomTask) -> Task:
     label_columns = () if isinstance(settings.label, str) else settings.label
     if label_columns and settings.kind != "multi-label":
         expected, found = "one column of labels", f"{len(label_columns)}: {', '.join(label_columns)}"
-        fix = 'set kind = "multi-label" (--kind multi-label) where each is a label that a text has or has not'
+        fix = 'set kind = "multi-label" (--kind multi-label) if each column is a label that a text has or does not have'
         raise UserError(f"{where}.label", expected=expected, found=found, fix=fix)
     if not label_columns and not isinstance(settings.label, str):
         raise UserError(f"{where}.label", expected="a column", found="none", fix="name it (--label)")
@@ -47,8 +47,8 @@ def custom_task(name: str, settings: CustomTask) -> Task:
     columns = [text, *([text_pair] if text_pair else []), *([] if is_span else label_columns or [label])]
     if len(set(columns)) < len(columns):
         found = ", ".join(columns)
-        fix = "name the column of each of text, text_pair and label"
-        raise UserError(where, problem=f"one column stands for two things: {found}", fix=fix)
+        fix = "name a different column for each of text, text_pair and label"
+        raise UserError(where, problem=f"one column is named twice: {found}", fix=fix)
     share = scored_share(settings.validation, f"{where}.validation")
     return Task(
         name=name, title=name, table=TABLE, kind=settings.kind, text=text, text_pair=text_pair,

@@ -98,10 +98,10 @@ def cut_texts(task: Task, count: str, max_length: int, reach: int) -> str:
         reach: tokens that its position embeddings reach.
     """
     if task.kind == "span":
-        return f"{count} questions are cut to {MAX_QUESTION_TOKENS} tokens or half of a window"
+        return f"{count} questions are cut to {MAX_QUESTION_TOKENS} tokens or half a window"
     section = "custom" if task.labels_from_data else "override"
     key = f"finetune.{section}.{task.name}.max_length" + " (--max-length)" * task.labels_from_data
-    more = f"; {key} up to {reach} reads more" if max_length < reach else ""
+    more = f"; to read more, raise {key} (up to {reach})" if max_length < reach else ""
     return f"{count} texts are longer than {max_length} tokens and are cut{more}"
 
 

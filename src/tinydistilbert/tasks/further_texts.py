@@ -103,8 +103,8 @@ def refuse_scored(examples: Examples, where: str, scored: SeenTexts) -> None:
         first += len(keys)
     if rows:
         named = ", ".join(f"{row:,}" for row in rows[:3]) + (" …" if len(rows) > 3 else "")
-        problem = f"{len(rows):,} of its {len(examples):,} texts are scored examples of {examples.task.title}"
-        raise UserError(where, problem=f"{problem} (text {named})", fix="take them out")
+        problem = f"{len(rows):,} of its {len(examples):,} texts are also scored examples of {examples.task.title}"
+        raise UserError(where, problem=f"{problem} (text {named})", fix="remove them")
 
 
 def _in_parts(texts: Iterable[Texts]) -> Iterator[list[Texts]]:
@@ -128,8 +128,8 @@ def _new(found: Iterable[Texts], seen: SeenTexts, scored: SeenTexts, name: str) 
         if is_new.any():
             yield [part[row] for row in np.flatnonzero(is_new).tolist()]
     counts = [f"{left_out:,} that are scored"] if left_out else []
-    counts += [f"{repeated:,} that are empty, come twice or are in the train split"] if repeated else []
-    text = f"{kept:,} of {kept + left_out + repeated:,} texts are taken"
+    counts += [f"{repeated:,} that are empty, repeated or in the train split"] if repeated else []
+    text = f"{kept:,} of {kept + left_out + repeated:,} texts are used"
     notice(name, text + (f"; left out: {' and '.join(counts)}" if counts else ""))
 
 
@@ -171,5 +171,5 @@ def _built_in(name: str, recipe: Recipe, task: Task) -> _Found:
 
 
 def _wrong_kind(name: str, task: Task, found: str) -> UserError:
-    fix = "name a task of pairs, or leave it out for this task: finetune.override.TASK.distillation.unlabelled"
+    fix = "name a task of pairs, or drop it for this task: finetune.override.TASK.distillation.unlabelled"
     return UserError(f"unlabelled {name}", expected=f"pairs of texts, as {task.title} has", found=found, fix=fix)

@@ -51,7 +51,7 @@ def part_of(task: Task, split: str, rows: Rows) -> Rows:
         problem = f"too few rows ({len(is_scored):,}) to split off {100 * task.scored_share:g} % of them"
         raise UserError(rows.where, problem=problem, fix="add rows, or give the scored examples as --validation FILE")
     if split == task.train:
-        text = f"{count:,} of {len(is_scored):,} rows are scored and not trained on, picked by a hash of their text"
+        text = f"{count:,} of {len(is_scored):,} rows, chosen by a hash of their text, are scored and not trained on"
         notice(rows.where, text)
     chosen = np.flatnonzero(np.array(is_scored) == (split != task.train))
     return replace(
@@ -77,4 +77,4 @@ def _keep_classes(task: Task, rows: Rows, is_scored: list[bool]) -> None:
         if of_row & lost:
             is_scored[row] = False
     named = shortened(", ".join(map(shown, sorted(lost))))
-    notice(rows.where, f"all rows of {counted(len(lost), 'class', 'classes')} are trained on, none is scored: {named}")
+    notice(rows.where, f"no row of {counted(len(lost), 'class', 'classes')} is scored, all are trained on: {named}")

@@ -65,7 +65,7 @@ def _columns(records: Sequence[dict[str, Any]], first: int, *, path: Path, lines
 
 def _parsed(text: str, where: str, fix: str) -> Any:
     def no_number(word: str) -> Any:
-        raise UserError(where, expected="numbers as JSON has them", found=word, fix="correct it or drop the row")
+        raise UserError(where, expected="a number that JSON allows", found=word, fix="correct it or drop the row")
 
     def different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         record = dict(pairs)
@@ -80,12 +80,12 @@ def _parsed(text: str, where: str, fix: str) -> Any:
         found = f"{error.msg} at {line}column {error.colno}"
         raise UserError(where, expected="JSON", found=found, fix=fix) from None
     except RecursionError:
-        raise UserError(where, expected="JSON", found="too many brackets in one another", fix=fix) from None
+        raise UserError(where, expected="JSON", found="too many nested brackets", fix=fix) from None
     except UserError:
         raise
     except ValueError:  # Python's limit
         found = "a number of thousands of digits"
-        raise UserError(where, expected="numbers as JSON has them", found=found, fix="correct it") from None
+        raise UserError(where, expected="a number of usual length", found=found, fix="correct it") from None
 
 
 def _json_column(values: list[Any], name: str, path: Path, lines: Sequence[int]) -> pa.Array:
@@ -110,7 +110,7 @@ def _json_column(values: list[Any], name: str, path: Path, lines: Sequence[int])
                 fits = middle
             except (pa.ArrowException, OverflowError, ValueError):
                 fails = middle
-        expected = "values of one kind that UTF-8 and 64 bits can hold"
+        expected = "values of one kind, that fit UTF-8 and 64 bits"
         fix = "write the column the same way in every row"
         where = f"{path}:{lines[fits]}, column {name}"
         raise UserError(where, expected=expected, found=shown(values[fits]), fix=fix) from None

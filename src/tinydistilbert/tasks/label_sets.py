@@ -37,7 +37,7 @@ def with_label_lists(task: Task, split: str, rows: Rows) -> Rows:
     lists = _of_columns(task, rows) if task.label_columns else _of_lists(task, split, rows)
     where = f"{rows.where}, column {task.label}"
     if repeats := sum(len(labels) - len(set(labels)) for labels in lists):
-        notice(where, f"{counted(repeats, 'label')} that a row names twice, counted once")
+        notice(where, f"{counted(repeats, 'label')} named twice in a row, counted once")
     if empty := sum(not labels for labels in lists):
         notice(where, f"{empty:,} of {len(lists):,} rows have no label")
     column = pa.array([[*dict.fromkeys(labels)] for labels in lists], pa.list_(pa.string()))
@@ -59,16 +59,16 @@ def labels_of(task: Task, rows: Rows) -> tuple[str, ...]:
     where, total = f"{rows.where}, column {task.label}", rows.table.num_rows
     for name in task.label_columns:
         if not count[name]:
-            problem = f"no train example has the label {name!r}: nothing could be learned of it"
+            problem = f"no train example has the label {name!r}, so it cannot be learned"
             raise UserError(f"{rows.where}, column {name}", problem=problem, fix=f"leave it out of the labels {DROP}")
     labels = task.label_columns or in_order(set(count))
     if not 2 <= len(labels) <= MOST_CLASSES:
-        expected, found = f"two labels or more, at most {MOST_CLASSES:,}", f"{len(labels):,}"
-        fix = 'set kind = "classification" for one question with two answers' if len(labels) == 1 else "correct them"
+        expected, found = f"2 to {MOST_CLASSES:,} labels", f"{len(labels):,}"
+        fix = 'set kind = "classification" for a single yes-or-no label' if len(labels) == 1 else "correct them"
         raise UserError(where, expected=expected, found=found, fix=fix)
     tell_of_twins(where, labels)
     if everywhere := [name for name in labels if count[name] == total]:
-        notice(where, f"every row has {shortened(', '.join(map(repr, everywhere)))}: nothing is to be learned of that")
+        notice(where, f"every row has {shortened(', '.join(map(repr, everywhere)))}, so nothing can be learned from it")
     return tuple(labels)
 
 
@@ -90,7 +90,7 @@ def with_label_numbers(task: Task, rows: Rows) -> Rows:
         vectors.append([int(position in given) for position in range(len(task.labels))])
     other = sorted(name for name in names if name != task.labels[positions[name]])
     for name in other:
-        taken = f"the label {name!r} taken for {task.labels[positions[name]]!r}"
+        taken = f"the label {name!r} read as {task.labels[positions[name]]!r}"
         notice(f"{rows.where}, column {task.label}", taken)
     column = rows.table.column_names.index(task.label)
     numbers = pa.array(vectors, pa.list_(pa.int8()))
@@ -132,7 +132,7 @@ def _of_lists(task: Task, split: str, rows: Rows) -> list[list[str]]:
     texts = [value for value in values if isinstance(value, str)]
     if parted:
         count = sum(map(len, lists))
-        notice(where, f"{parted:,} of {len(texts):,} cells parted at {task.label_separator!r}; {count:,} labels in all")
+        notice(where, f"{parted:,} of {len(texts):,} cells split at {task.label_separator!r}; {count:,} labels in all")
     if written:
         notice(where, f"{counted(written, 'cell')} read as a list in brackets")
     if texts and not parted and not written and split == task.train:
@@ -175,6 +175,6 @@ def _refuse_other_separator(task: Task, where: str, texts: list[str]) -> None:
     for separator in _OTHER_SEPARATORS:
         if having := [text for text in texts if separator in text]:
             problem = (
-                f"no cell has {task.label_separator!r}, and {len(having):,} have {separator!r}, as {shown(having[0])}"
+                f"no cell has {task.label_separator!r}, but {len(having):,} have {separator!r}: {shown(having[0])}"
             )
             raise UserError(where, problem=problem, fix=f'set label_separator (--label-separator "{separator}")')

@@ -29,7 +29,7 @@ def stored_label_thresholds(config: Any, where: str, labels: int) -> NDArray[np.
         return np.full(labels, PLAIN)
     is_right = isinstance(found, list) and len(found) == labels
     if not is_right or not all(type(value) in (int, float) and 0 <= value <= 1 for value in found):
-        place, fix = f"{where}, config.json, key {LABEL_THRESHOLDS}", "correct it, or take it out"
+        place, fix = f"{where}, config.json, key {LABEL_THRESHOLDS}", "correct it, or remove it"
         raise UserError(place, expected=f"{labels} numbers from 0 to 1", found=repr(found)[:80], fix=fix)
     return np.array(found, dtype=np.float64)
 

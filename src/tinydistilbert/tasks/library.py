@@ -17,8 +17,8 @@ from tinydistilbert.tasks.base import ScoreTable, Task
 
 TABLE = ScoreTable(
     "library", "Tasks from Python's library",
-    "Made of the docstrings and comments in Python's library, scored on modules that were not trained on, in "
-    "points. They depend on the version of Python and are no published data sets.",
+    "Made from the docstrings and comments in Python's library, scored on modules that were not trained on, in "
+    "points. They depend on the version of Python and are not published data sets.",
     unit="library task",
 )  # fmt: skip
 

@@ -128,7 +128,9 @@ def _kept(task: Task, split: str, made_from: str) -> _Split | None:
             examples = Examples(named, split, _columns_of(named, folder), manifest["total"])
             return _Split(examples, tuple(manifest["notices"]), made_from)
         except (UserError, LookupError, TypeError, pa.ArrowException) as error:
-            notice(str(folder), f"damaged ({type(error).__name__}): the rows are read from their file again")
+            notice(
+                str(folder), f"this copy is damaged ({type(error).__name__}); the rows are read from their file again"
+            )
     return None
 
 

@@ -69,9 +69,9 @@ def read_rows(path: Path, quoting: Quoting = "auto") -> Rows:
             rows = replace(rows, sampled_from=0)
     except OSError as error:
         fix = "check its permissions and the disk"
-        raise UserError(str(path), expected="a file that can be read", found=str(error), fix=fix) from None
+        raise UserError(str(path), problem=f"the file cannot be read: {error}", fix=fix) from None
     if rows.table.num_rows == 0:
-        fix = "put the split's examples into the file"
+        fix = "write the examples of the split into the file"
         raise UserError(str(path), expected="at least one row", found="none", fix=fix)
     return rows
 
@@ -86,9 +86,9 @@ def read_conll(path: Path) -> Rows:
         found = conll.sentences_of([*split_lines(read_text(path))], str(path))
     except OSError as error:
         fix = "check its permissions and the disk"
-        raise UserError(str(path), expected="a file that can be read", found=str(error), fix=fix) from None
+        raise UserError(str(path), problem=f"the file cannot be read: {error}", fix=fix) from None
     if not found.lines:
-        raise UserError(str(path), expected="at least one sentence", found="none", fix="put sentences into the file")
+        raise UserError(str(path), expected="at least one sentence", found="none", fix="write sentences into the file")
     return with_lines(pa.table({name: pa.array(values) for name, values in found.columns.items()}), path, found.lines)
 
 
@@ -154,7 +154,7 @@ def _delimited(path: Path, quoting: Quoting, *, is_tsv: bool) -> Rows:
         header, width = header[:-1], width - 1
     if width < len(found.header):
         count = counted(len(found.header) - width, "column")
-        notice(str(path), f"{count} without a name at the end, all empty, passed over")
+        notice(str(path), f"{count} at the end, empty and without a name, left out")
     refuse_twins(header, f"{path}:{found.header_line}")
     rows = with_lines(table.select(range(width)).rename_columns(header), path, numbers)
     return replace(rows, sampled_from=sample.rows(len(numbers))) if sample else rows

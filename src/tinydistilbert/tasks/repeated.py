@@ -33,7 +33,7 @@ def refuse_one_file_for_two(task: Task, data: str | None) -> None:
     train, *others = ((split, file_of(task, split, data)) for split in (task.train, *task.evaluation))
     for split, file in others:
         if file and train[1] and file.samefile(train[1]):
-            where, problem = f"finetune.custom.{task.name}.{split}", f"{file} is the train file too"
+            where, problem = f"finetune.custom.{task.name}.{split}", f"{file} is also the train file"
             fix = 'name a file with other examples, or leave it out and set finetune.score_on = "train"'
             raise UserError(where, problem=problem, fix=fix)
 
@@ -94,7 +94,7 @@ def _check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples])
         if shared == len(examples):
             file = file_of(task, examples.split, recipe.data)
             where = f"finetune.custom.{task.name}.{examples.split}" if task.files else str(file or task.name)
-            problem = f"all of its {shared:,} texts are in the train split too"
+            problem = f"all of its {shared:,} texts are also in the train split"
             fix = 'name examples that are not trained on, or set finetune.score_on = "train"'
             raise UserError(where, problem=problem, fix=fix)
         if words := shared_in_words(task, examples.split, shared, len(examples)):
@@ -102,9 +102,9 @@ def _check_repeated(recipe: Recipe, train: Examples, scored: Iterable[Examples])
                 task.name,
                 f"{words}; "
                 + (
-                    "⚠ marks the scores"
+                    "⚠ marks these scores"
                     if is_alarming(task, shared, len(examples))
-                    else f"below {MOST_PUBLISHED:.0%} of a published split, which is not marked"
+                    else f"the scores are not marked, as these are below {MOST_PUBLISHED:.0%} of a published split"
                 ),
             )
 

@@ -122,7 +122,9 @@ def _names(rows: Rows, column: str, *, may_lack: bool) -> Sequence[Any]:
         return ()
     names = [None if name == "" or name != name else name for name in rows.values(column)]  # "": of CSV; NaN: of pandas
     if not may_lack and all(name is None for name in names):
-        notice(f"{rows.where}, column {column}", f"no row has one: they are numbered from 0 to {len(names) - 1:,}")
+        notice(
+            f"{rows.where}, column {column}", f"it is empty in all rows; they are numbered from 0 to {len(names) - 1:,}"
+        )
         return list(range(len(names)))
     first_rows: dict[Any, int] = {}
     for row, name in enumerate(names):
@@ -133,9 +135,9 @@ def _names(rows: Rows, column: str, *, may_lack: bool) -> Sequence[Any]:
             raise UserError(rows.at(row, column), expected="a number or a text", found=shown(name), fix="write one")
         first = first_rows.setdefault(name, row)
         if is_lacking or first != row:
-            found = "nothing" if is_lacking else f"{shown(name)} once more, after {rows.location(first)}"
+            found = "nothing" if is_lacking else f"{shown(name)} again, as in {rows.location(first)}"
             fix = f"give it one{', rename the column if it does not name the examples,' * may_lack} {DROP}"
-            raise UserError(rows.at(row, column), expected="a name of its own", found=found, fix=fix)
+            raise UserError(rows.at(row, column), expected="a name that no other row has", found=found, fix=fix)
     return names
 
 

@@ -51,7 +51,8 @@ def tell(path: Path, rows: int, total: int) -> None:
     """Say that a sample was read."""
     _wanted[-1].is_used = True
     notice(
-        str(path), f"estimated from {rows:,} of about {total:,} rows, evenly over the file; a run checks all of them"
+        str(path),
+        f"estimated from {rows:,} of about {total:,} rows, spread evenly over the file; a run checks all rows",
     )
 
 

@@ -35,9 +35,9 @@ def _train_losses(examples: Examples, features: Features) -> Iterator[tuple[int,
     answered = sum(map(is_answerable, answers))
     nowhere, long = _whole(examples, features)
     several = sum(len({*zip(a["text"], a["answer_start"], strict=True)}) > 1 for a in answers)
-    yield nowhere, answered, "answers are wholly in no window, and are learned as no answer: read more with max_length"
-    yield long, answered, f"answers are longer than the {MAX_ANSWER_TOKENS} tokens that are given at most"
-    yield several, answered, "questions have several answers, of which the first is learned"
+    yield nowhere, answered, "answers fit into no window and are learned as no answer; a larger max_length reads more"
+    yield long, answered, f"answers are longer than the {MAX_ANSWER_TOKENS} tokens that an answer may have"
+    yield several, answered, "questions have several answers; the first is learned"
 
 
 def _scoring_losses(examples: Examples, features: Features) -> Iterator[tuple[int, int, str]]:
@@ -48,8 +48,8 @@ def _scoring_losses(examples: Examples, features: Features) -> Iterator[tuple[in
         is_answerable(answer) and not any(text in context for text in answer["text"])
         for answer, context in zip(answers, examples.columns["context"], strict=True)
     )
-    yield elsewhere, answered, "questions have no answer that stands in their context"
-    yield nowhere + long, answered, f"first answers are longer than {MAX_ANSWER_TOKENS} tokens or wholly in no window"
+    yield elsewhere, answered, "questions have no answer that occurs in their context"
+    yield nowhere + long, answered, f"first answers are longer than {MAX_ANSWER_TOKENS} tokens or fit into no window"
 
 
 def _whole(examples: Examples, features: Features) -> tuple[int, int]:

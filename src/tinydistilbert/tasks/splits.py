@@ -119,7 +119,7 @@ def _nothing_there(task: Task, split: str, data: str | None, sources: _Sources) 
     return UserError(
         str(Path(data or "") / task.folder / f"{split}.parquet"),
         expected=f"the {split} split of {task.title}", found="no file",
-        fix=f"put the split there ({endings}), or take {task.name!r} out of finetune.tasks",
+        fix=f"put the split there ({endings}), or remove {task.name!r} from finetune.tasks",
     )  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def stored_null_threshold(config: Any, where: str) -> float | None:
     if threshold is None:
         return None
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not np.isfinite(threshold):
-        place, fix = f"{where}, config.json, key {NULL_THRESHOLD}", "correct it, or take it out"
+        place, fix = f"{where}, config.json, key {NULL_THRESHOLD}", "correct it, or remove it"
         raise UserError(place, expected="a finite number", found=repr(threshold), fix=fix)
     return float(threshold)
 

@@ -42,8 +42,8 @@ def _unknown(examples: Examples, features: Features, tokenizer: PreTrainedTokeni
     texts = len({*features.example[counts > 0].tolist()})
     which = f"{texts:,} of {len(examples):,} {examples.split}"
     return (
-        f"{share:.0%} of the tokens are {tokenizer.unk_token}, in {which} examples: the vocabulary does not have what "
-        "is written there; a model of that language or script reads more"
+        f"{share:.0%} of the tokens are {tokenizer.unk_token}, in {which} examples: the vocabulary lacks these "
+        "words or characters; use a model of this language or script"
     )
 
 
@@ -74,6 +74,6 @@ def _alike(examples: Examples, features: Features) -> str:
     if not count:
         return ""
     return (
-        f"{counted(count, examples.split + ' example')} with different texts and labels are the same to the tokenizer, "
-        f"which drops capitals or accents, or cuts: {first}"
+        f"{counted(count, examples.split + ' example')} with different labels become the same tokens, as the tokenizer "
+        f"drops capitals or accents, or cuts the texts: {first}"
     )

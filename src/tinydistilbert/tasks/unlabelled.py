@@ -44,10 +44,8 @@ def read_unlabelled(path: Path, task: Task, *, may_be_empty: bool = False) -> Ex
             empty, or anything is not as the format has it.
     """
     if task.kind == "span":
-        expected, found = "a task of classification or regression", f"{task.title}, whose answers are pieces of texts"
-        raise UserError(
-            f"unlabelled texts {path}", expected=expected, found=found, fix="leave unlabelled texts out of its recipe"
-        )
+        problem = f"{task.title} cannot use them: its answers are pieces of texts"
+        raise UserError(f"unlabelled texts {path}", problem=problem, fix="leave unlabelled texts out of its recipe")
     names = _names(task)
     if ending(path) == TEXT:
         lines, sampled_from = _lines(path, list(names.values()))
@@ -92,7 +90,7 @@ def _lines(path: Path, wanted: list[str]) -> tuple[Sequence[str], int]:
     """The lines of a file of texts, and about how many there are if these are a sample, else 0."""
     if len(wanted) > 1:
         expected, fix = f"the columns {', '.join(wanted)}", "save the texts as .csv, .tsv, .jsonl or .parquet"
-        raise UserError(str(path), expected=expected, found="a file with one text a line", fix=fix)
+        raise UserError(str(path), expected=expected, found="a file with one text per line", fix=fix)
     if not path.is_file():
         raise UserError(str(path), problem="there is no such file", fix="correct the path")
     schema, sample = pa.schema([("text", pa.string())]), None
@@ -108,7 +106,7 @@ def _lines(path: Path, wanted: list[str]) -> tuple[Sequence[str], int]:
 
     texts = collected(schema, parts(), on_disk=is_large(path))["text"]
     if not len(texts):
-        raise UserError(str(path), expected="at least one text", found="an empty file", fix="write one text a line")
+        raise UserError(str(path), expected="at least one text", found="an empty file", fix="write one text per line")
     sampled_from = sample.rows(len(texts)) if sample else 0
     if sampled_from > len(texts):
         samples.tell(path, len(texts), sampled_from)
@@ -120,7 +118,7 @@ def _checked(path: Path, numbered: Iterable[tuple[int, str]]) -> Iterator[str]:
     for number, line in numbered:
         text = line.rstrip("\r\n")
         if not text.strip():
-            raise UserError(f"{path}:{number}", expected="a text", found="an empty line", fix="take the line out")
+            raise UserError(f"{path}:{number}", expected="a text", found="an empty line", fix="delete the line")
         yield text
 
 

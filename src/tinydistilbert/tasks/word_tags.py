@@ -69,7 +69,7 @@ def labels_of(task: Task, rows: Rows) -> tuple[str, ...]:
     types = in_order({type_of(tag) for tags in rows.values(task.label) for tag in tags if tag != OUTSIDE})
     where = f"{rows.where}, column {task.label}"
     if not types:
-        problem = "every word of every text is outside of all entities: nothing could be learned"
+        problem = "no text has an entity, so nothing could be learned"
         raise UserError(where, problem=problem, fix="name the column of the tags (--label), or add texts with entities")
     if 2 * len(types) >= MOST_CLASSES:
         expected, fix = f"fewer than {MOST_CLASSES // 2} types of entities", "correct the tags"
@@ -149,7 +149,7 @@ def _of_lists(rows: Rows, text: str, label: str) -> list[_Tagged]:
     if read.changed:
         notice(
             f"{rows.where}, column {label}",
-            f"{read.changed:,} of {total:,} tags are written as in {read.scheme}, and are read as IOB2's",
+            f"{read.changed:,} of {total:,} tags are written in the scheme {read.scheme} and converted to IOB2",
         )
     if blank := sum(not word.strip() for words in tokens for word in words):
         notice(f"{rows.where}, column {text}", f"{counted(blank, 'word')} of white space alone, which no model reads")
@@ -173,7 +173,7 @@ def _tags(rows: Rows, row: int, column: str, value: Any, names: Sequence[str] | 
         where, tag = f"{rows.at(row, column)}, word {word}", given
         if type(given) is int:
             if names is None:
-                problem = f"the tag is a number, {given}, and the file does not say what its numbers stand for"
+                problem = f"the tag is a number, {given}, and the file does not say which tags its numbers mean"
                 raise UserError(where, problem=problem, fix="write the names: O, B-PER, I-PER …")
             tag = names[given] if 0 <= given < len(names) else given
         if not isinstance(tag, str) or not is_tag(tag.strip()):
@@ -215,9 +215,9 @@ def _of_spans(rows: Rows, column: str, label: str) -> list[_Tagged]:
         tagged.append(_Tagged(text, words, tags_of(entities, len(words))))
     where = f"{rows.where}, column {label}"
     if widened:
-        notice(where, f"{widened:,} of {total:,} entities begin or end inside a word, and are read as whole words")
+        notice(where, f"{widened:,} of {total:,} entities begin or end inside a word and are extended to whole words")
     if lost:
-        notice(where, f"{lost:,} of {total:,} entities share a word with the one before, and are left out")
+        notice(where, f"{lost:,} of {total:,} entities share a word with the one before and are left out")
     return tagged
 
 
@@ -227,7 +227,7 @@ def _spans(rows: Rows, row: int, column: str, text: str, value: Any) -> list[tup
     if isinstance(value, dict) and all(isinstance(value.get(key), list) for key in _SPAN):
         value = [dict(zip(_SPAN, one, strict=False)) for one in zip(*(value[key] for key in _SPAN), strict=False)]
     if not isinstance(value, list):
-        expected, fix = "a list of pieces with start, end and label", f"write an empty list where there is none {DROP}"
+        expected, fix = "a list of pieces with start, end and label", f"write an empty list where there are none {DROP}"
         raise UserError(where, expected=expected, found=shown(value), fix=fix)
     spans = sorted((_span(where, text, one) for one in value), key=lambda span: span[:2])
     for (start, end, kind), (begin, stop, other) in itertools.pairwise(spans):
@@ -241,10 +241,10 @@ def _spans(rows: Rows, row: int, column: str, text: str, value: Any) -> list[tup
 def _span(where: str, text: str, value: Any) -> tuple[int, int, str]:
     start, end, label = (value.get(key) for key in _SPAN) if isinstance(value, dict) else (None, None, None)
     if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label.strip():
-        expected = "numbers start and end, and a label"
+        expected = "start and end as numbers, and a label"
         raise UserError(where, expected=expected, found=shown(value), fix=f"write them as such {DROP}")
     if not 0 <= start < end <= len(text):
-        expected = f"a piece of the text's {len(text):,} characters, the end behind the last of them"
+        expected = f"start and end within the text's {len(text):,} characters, the end after the last character"
         found = f"{label} {start}–{end} of {text[:_SHOWN]!r}"
         raise UserError(where, expected=expected, found=found, fix=f"correct start and end {DROP}")
     if not text[start:end].strip():

@@ -169,7 +169,7 @@ def _read(path: Path, training: str, log: Path) -> tuple[State, dict[str, Tensor
         state = State(**content)
         weights, moments = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
     if not atomic.begins_with(log, state.log_bytes, state.log_sha256):
-        problem = f"{log.name} does not begin as it did at step {state.step}"
+        problem = f"the beginning of {log.name} changed since step {state.step}"
         raise UserError(str(path), problem=problem, fix="restore it from a copy")
     return state, weights, moments
 
@@ -186,7 +186,7 @@ def _put(
     differing = sorted(set(_shapes(weights.items())) ^ set(_shapes(model.named_parameters())))
     if differing:
         name, shape = differing[0]
-        problem = f"its parameters are not those of this model: {name} {shape} is in one of them only"
+        problem = f"its parameters differ from this model's: {name} {shape} is in only one of the two"
         raise UserError(str(path), problem=problem, fix="delete the folder to train from the start")
     with torch.no_grad():
         for name, parameter in model.named_parameters():

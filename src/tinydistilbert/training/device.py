@@ -98,7 +98,7 @@ def device_errors(device: torch.device) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            fix = "close what else uses it, lower max_length, or give --device cpu"
+            fix = "close other programs that use it, lower max_length, or give --device cpu"
             raise OutOfMemory(f"out of memory on the {device.type} device; {fix}; the same command goes on") from error
         text = str(error).split("\n", 1)[0]
         if device.type == "cpu" or not _FAILURES.search(text) or _OUR_OWN.search(text):
@@ -118,6 +118,6 @@ def say_if_busy() -> None:
         return
     fix = f"--threads {max(1, round(free))}, or wait for them" if threads > max(1, round(free)) else "wait for them"
     say(
-        f"other processes keep {others:.1f} of {cores} cores busy, and this training takes {threads} "
-        f"thread{'s' if threads > 1 else ''}: each may slow the other several times; {fix}"
+        f"other processes keep {others:.1f} of {cores} cores busy, and this training uses {threads} "
+        f"thread{'s' if threads > 1 else ''}: each may slow the others several times; {fix}"
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tinydistilbert.errors import UserError
+from tinydistilbert.notices import counted
 
 Batch = dict[str, Tensor]
 
@@ -81,9 +82,10 @@ class TrainingJob:
         """
         while world > 1 and (count := len(self.micro_batches(0, oom_splits))) < world:
             if oom_splits == self.oom_splits:
-                expected, found = f"at most {count}, the smallest micro-batches of a step", f"{world} processes"
+                smallest = counted(count, "micro-batch", "micro-batches")
+                problem = f"there are {world} processes, but a step has only {smallest}, even of the smallest size"
                 fix = "start fewer, or raise batch_size or gradient_accumulation_steps"
-                raise UserError("launcher", expected=expected, found=found, fix=fix)
+                raise UserError("launcher", problem=problem, fix=fix)
             oom_splits += 1
         return oom_splits
 

@@ -287,13 +287,13 @@ class _Loop:
             torch.cuda.empty_cache()
         self.flush_metrics()
         if self.oom_splits == self.job.oom_splits:
-            fix = "lower max_length or corpus.block_size, or take a smaller model"
+            fix = "lower max_length or corpus.block_size, or use a smaller model"
             size = max(len(next(iter(batch.values()))) for batch in self.job.micro_batches(step, self.oom_splits))
             raise OutOfMemory(f"{self.label}: out of memory at step {step + 1} with micro-batches of {size}; {fix}")
         self.oom_splits += 1
         self.log.write({"step": step + 1, "micro_batches_halved": self.oom_splits})
         sys.stderr.write(
-            f"{self.label}: out of memory in step {step + 1}; from here on in micro-batches of "
+            f"{self.label}: out of memory in step {step + 1}; from now on in micro-batches of "
             f"1/{2**self.oom_splits} of their size, with as many examples in a step as before\n"
         )
 
@@ -331,7 +331,7 @@ class _Loop:
             },
         )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
-        fix = f"lower the learning rate, or look at the data of this step, which are in {diagnosis}"
+        fix = f"lower the learning rate, or check the data of this step, which are in {diagnosis}"
         raise NonFiniteLoss(f"step {item.step + 1}: {what} became infinite or not a number; {fix}")
 
     def validate(self, done: int) -> None:

@@ -74,7 +74,7 @@ def why_smaller(splits: int, whole: float, free: float) -> str:
         free: bytes that are free.
     """
     return (
-        f"in micro-batches of 1/{2**splits} of their size, with as many examples in a step: whole ones are estimated "
-        f"to take {size_in_words(whole)}, and of the {size_in_words(free)} that are free a training plans with "
-        f"{SHARE:.0%}"
+        f"in micro-batches of 1/{2**splits} of their size, with as many examples in a step: whole ones need "
+        f"about {size_in_words(whole)}, and a training may use {SHARE:.0%} of the {size_in_words(free)} that are "
+        "free"
     )

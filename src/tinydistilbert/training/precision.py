@@ -88,7 +88,7 @@ def is_possible(device: torch.device, precision: Precision) -> bool:
 def missing(device: torch.device, precision: Precision) -> tuple[str, str]:
     """What would be needed for a precision that is not possible, and what there is: for an error."""
     if precision == "bf16":
-        return "a device that multiplies in bf16", f"{device.type} without units for it"
+        return "a device that multiplies in bf16", f"{device.type} without bf16 units"
     if device.type != "cpu":
         return "a CPU, for oneDNN's products in single precision", device.type
     return (
@@ -123,7 +123,7 @@ def choose(device: torch.device, weights: Sequence[Shape]) -> Choice:
         precision = chosen_precision(device)
         return Choice(precision, f"{precision} on {device.type}")
     if not weights or max(inner for inner, _ in weights) < LEAST_WIDTH:
-        return Choice("fp32", "fp32; products this small are not what a training waits for")
+        return Choice("fp32", "fp32; matrix products this small do not limit the speed of a training")
     candidates: tuple[Precision, ...] = ("fp32", "bf16") if has_bf16_units() else ("fp32",)
     error = onednn_error(weights)
     if error < LARGEST_ERROR:

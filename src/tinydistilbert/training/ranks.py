@@ -151,7 +151,7 @@ class Ranks:
                 if self.store.check([_LEFT]):
                     raise ReportedElsewhere
                 if time.monotonic() > end:
-                    raise RankLost(lost_message(f"rank 0 did not come to {what!r} within {WAIT_HOURS:g} hours"))
+                    raise RankLost(lost_message(f"rank 0 did not reach {what!r} within {WAIT_HOURS:g} hours"))
                 time.sleep(pause)
                 pause = min(0.5, pause * 1.5)
             return json.loads(self.store.get(key))
@@ -203,7 +203,7 @@ class Ranks:
             torch.cuda.synchronize()
         except RuntimeError as error:
             problem = f"the GPUs cannot reach one another ({str(error).split(chr(10), 1)[0][:200]})"
-            fix = "look at what NCCL_DEBUG=INFO shows; NCCL_SOCKET_IFNAME names the network"
+            fix = "check what NCCL_DEBUG=INFO shows; NCCL_SOCKET_IFNAME selects the network"
             raise UserError("launcher", problem=problem, fix=fix) from error
 
     @contextlib.contextmanager
@@ -322,8 +322,8 @@ def _connected(device: "torch.device") -> Ranks:
 
     adopt()
     if dist.is_initialized():
-        problem = "this program has started a process group of its own"
-        raise UserError("launcher", problem=problem, fix="leave that to tinydistilbert")
+        problem = "this program has already started a process group"
+        raise UserError("launcher", problem=problem, fix="let tinydistilbert start it")
     if device.type == "cuda":
         take_gpu(device)
     elif device.type != "cpu":
@@ -341,8 +341,8 @@ def _connected(device: "torch.device") -> Ranks:
         dist.all_reduce(torch.zeros(1))  # whether they can talk at all
     except RuntimeError as error:
         why = str(error).split("\n", 1)[0][:200]
-        problem = f"not all {world_size()} processes are there ({why})"
-        raise UserError("launcher", problem=problem, fix="look at the messages of the other processes") from error
+        problem = f"not all {world_size()} processes have started ({why})"
+        raise UserError("launcher", problem=problem, fix="see the messages of the other processes") from error
     return Ranks(rank, world, PrefixStore("tinydistilbert", store))
 
 

@@ -129,7 +129,7 @@ def run_trial(
     swept = sweep_of(recipe, space, output, storage=storage, log=log)
     study = swept.study()
     if not number.isdecimal() or int(number) >= len(study.trials):
-        fix = "leave --part out: --jobs gives it to the processes that it starts"
+        fix = "leave --part out: --jobs passes it to the processes that it starts"
         raise UserError("--part", expected="the number of a trial", found=repr(number), fix=fix)
     lock = locks.alone(swept.folder.lock(int(number)), where=f"trial {number}", wait=True)
     with storage_errors(swept.where), lock:

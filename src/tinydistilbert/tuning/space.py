@@ -97,9 +97,8 @@ class Space:
         for dimension in self.dimensions:
             where = f"--space {path}, {dimension.key}"
             if not any(dimension.key == name or dimension.key.startswith(f"{name}.") for name in CHANGEABLE):
-                expected = f"a setting of {', '.join(CHANGEABLE)}"
-                fix = "all else is what the trials are compared by: change it in the recipe"
-                raise UserError(where, expected=expected, found="another", fix=fix)
+                problem = f"trials may differ in settings of {', '.join(CHANGEABLE)} alone, to be comparable"
+                raise UserError(where, problem=problem, fix="change this one in the recipe")
             for value in dimension.examples:
                 try:
                     self.recipe(recipe, {dimension.key: value})
@@ -149,9 +148,8 @@ def _dimension(key: str, table: Mapping[str, Any], path: Path) -> Dimension:
     if "choices" in table:
         choices = table["choices"]
         if len(table) > 1 or not isinstance(choices, list) or len(choices) < 2:
-            raise UserError(
-                where, expected="choices of two values at least, and nothing else", found="another", fix=fix
-            )
+            problem = "choices must be a list of at least two values, with nothing beside it"
+            raise UserError(where, problem=problem, fix=fix)
         return Dimension(key, choices=tuple(choices))
     low, high, log, step = (table.get(name) for name in ("low", "high", "log", "step"))
     for value in (low, high, *([] if step is None else [step])):
@@ -161,5 +159,6 @@ def _dimension(key: str, table: Mapping[str, Any], path: Path) -> Dimension:
     if low >= high:
         raise UserError(where, expected="low below high", found=f"{low:g} and {high:g}", fix=fix)
     if log and (low <= 0 or step is not None):
-        raise UserError(where, expected="low above 0 and no step where log = true", found=f"{low:g}", fix=fix)
+        problem = f"log = true needs low above 0 (it is {low:g}) and no step"
+        raise UserError(where, problem=problem, fix=fix)
     return Dimension(key, low=low, high=high, log=bool(log), step=step)

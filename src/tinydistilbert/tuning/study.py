@@ -119,7 +119,7 @@ class SweepSetup:
             if stored is None:
                 study.set_user_attr(MADE_FOR, made_for)
             elif stored != made_for:
-                problem = f"it has a sweep named {self.recipe.name!r} of another recipe or space"
+                problem = f"it holds a sweep named {self.recipe.name!r} with another recipe or space"
                 fix = "give the recipe another name, or give another --storage"
                 raise UserError(f"storage {self.where}", problem=problem, fix=fix)
             return study
@@ -167,7 +167,7 @@ def storage_errors(where: str, *libraries: str) -> Iterator[None]:
             raise
         why = str(error.__cause__ or error).splitlines()[0]  # Optuna's own words tell of a commit, not of a lock
         problem = f"Optuna cannot use it ({why})"
-        fix = "see that no other program holds it and that it is a storage of Optuna's, or give another --storage"
+        fix = "check that no other program locks it and that it is a storage of Optuna, or give another --storage"
         raise UserError(f"storage {where}", problem=problem, fix=fix) from None
 
 

@@ -59,5 +59,5 @@ def shares(jobs: Jobs, parts: int, log: Callable[[str], None]) -> tuple[int, int
     threads = jobs.threads or max(1, cores // at_once)
     asked = f"{jobs.at_once} asked for, {parts} left to do: " if at_once < jobs.at_once else ""
     line = f"jobs: {asked}{at_once} at a time, each with {threads} thread{'s' if threads > 1 else ''}; {cores} cores"
-    log(line + (": too many, each slows the others" if at_once * threads > cores else ""))
+    log(line + (": too many, so each slows the others" if at_once * threads > cores else ""))
     return at_once, threads

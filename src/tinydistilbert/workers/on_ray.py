@@ -149,7 +149,9 @@ def cluster(jobs: Jobs, parts: int, folder: Path, log: Callable[[str], None]) ->
                 ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
             except Exception as error:
                 problem = f"Ray cannot be reached ({str(error).strip().splitlines()[-1]})"
-                raise UserError(WHERE, problem=problem, fix="see RAY_ADDRESS, and that `ray status` answers") from None
+                raise UserError(
+                    WHERE, problem=problem, fix="check RAY_ADDRESS, and that `ray status` answers"
+                ) from None
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     marker = folder.resolve() / "jobs" / f"{uuid.uuid4().hex}.seen"
     disk.make_folder(marker.parent)
@@ -180,9 +182,9 @@ def _checked(ray: Any, jobs: Jobs, parts: int, folder: Path, marker: Path, log: 
         found = f"none within {SECONDS_TO_ANSWER:.0f} s"
         raise UserError(WHERE, expected="an answer of every node", found=found, fix="see `ray status`") from None
     if blind := [name for name, _, sees in answers if not sees]:
-        expected = f"{folder.resolve()} and {Path.cwd()} on storage that every node sees"
-        fix = "give an --output on shared storage, and call it from a folder there"
-        raise UserError(WHERE, expected=expected, found=f"none on {', '.join(blind)}", fix=fix)
+        problem = f"{', '.join(blind)} cannot see {folder.resolve()} or {Path.cwd()}"
+        fix = "give an --output on storage that all nodes share, and run the command from a folder there"
+        raise UserError(WHERE, problem=problem, fix=fix)
     if others := [f"{version or 'none'} on {name}" for name, version, _ in answers if version != __version__]:
         expected, fix = f"tinydistilbert {__version__} on every node", "install the same version there"
         raise UserError(WHERE, expected=expected, found=", ".join(others), fix=fix)

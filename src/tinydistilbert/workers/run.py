@@ -131,7 +131,7 @@ def _run_at(
                 if code is None:
                     continue
                 if (code < 0 or code == STOPPED) and worker.attempts == 1:
-                    log(f"{worker.part.name}: {_killed(code)}; once more")
+                    log(f"{worker.part.name}: {_killed(code)}; trying once more")
                     worker.attempts, worker.running = 2, place.begin(worker.part, worker.log)
                     continue
                 workers.remove(worker)
@@ -204,7 +204,7 @@ def _stop(workers: Sequence[_Worker], log: Callable[[str], None]) -> None:
     try:
         for worker in workers:
             if not worker.running.wait(until - time.monotonic()):
-                log(f"{worker.part.name}: ended, for it did not stop within {process.SECONDS_TO_STOP:.0f} s")
+                log(f"{worker.part.name}: killed, as it did not stop within {process.SECONDS_TO_STOP:.0f} s")
             _show(worker, log)
     except BaseException:
         for worker in workers:

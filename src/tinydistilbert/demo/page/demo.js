@@ -83,7 +83,7 @@ function showClasses(box, facts, outputs) {
   const chosen = several ? scores.filter(([label, score]) => score >= limits.get(label)) : scores.slice(0, 1);
   box.append(element("p", chosen.map(([label]) => label).join(", ") || "(no label)", "answer"));
   if (facts.defer_below !== null && !several && scores[0][1] < facts.defer_below) {
-    box.append(element("p", "Less sure than where it answers as its teacher.", "facts"));
+    box.append(element("p", "Below the confidence at which it answers as its teacher.", "facts"));
   }
   const names = new Set(chosen.map(([label]) => label));
   box.append(bars(scores, (label) => names.has(label)));
@@ -144,7 +144,7 @@ function showEntities(box, one, { inputs, outputs }, text) {
   const ids = Array.from(inputs.input_ids.data, Number);
   const offsets = places(one.tokenizer, text, one.tokenizer.tokenize(text).length);
   if (!offsets) {
-    box.append(element("p", "The words of this text cannot be told from its tokens.", "facts"));
+    box.append(element("p", "The words of this text cannot be found from its tokens.", "facts"));
     return;
   }
   const pieces = [];
@@ -186,7 +186,7 @@ async function ask(event) {
   if (isBusy) return;
   isBusy = true;
   byId("ask").disabled = true;
-  byId("status").textContent = "The models answer …";
+  byId("status").textContent = "The models are answering …";
   const pair = byId("second").hidden ? null : byId("pair").value;
   for (const one of models) {
     try {
