@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from tinydistilbert.report.compression import CompressedModel
 from tinydistilbert.report.differences import RowDifference, row_differences
 from tinydistilbert.report.kept import Kept, TeacherAboveMajority, kept_on, kept_over, teacher_above_majority
 from tinydistilbert.report.paper_tables import score_cell
-from tinydistilbert.report.scores import HIGHER, LOWER, TEACHER, Scores, collect, of_task
+from tinydistilbert.report.scores import HIGHER, LOWER, TEACHER, WARNING, Score, Scores, collect, of_task
 from tinydistilbert.report.table import NOTHING, Cell, Table, TableRow, format_p, points, signed, to_markdown
 from tinydistilbert.results import Measurement
 from tinydistilbert.tasks import TASKS
@@ -206,7 +207,7 @@ def score_table(found: Replication) -> Table:
         rows.append(
             TableRow("measured", (Cell(row["letter"] and f"({row['letter']})"), Cell(row["title"]), share, *cells))
         )
-        used += [(f"{row['title']}, {task.title}", task.title, score) for task, score in of_row if score]
+        used += [(row, task, score) for task, score in of_row if score]
     notes = [
         "Medians over the seeds of the small sets, with the lowest and the highest; one seed of the large ones. "
         "SQuAD: F1.",
@@ -214,7 +215,7 @@ def score_table(found: Replication) -> Table:
         "majority class beyond chance; raw: share of its mean. Teacher of (a) to (d): the adapted one; of the others "
         "the encoder as it comes.",
         f"{NOTHING}: {NOT_MEASURED}, or nothing to keep.",
-        *scores.notes_on_marks(used),
+        *notes_on(used),
     ]
     majority = [
         next(
@@ -237,6 +238,29 @@ def score_table(found: Replication) -> Table:
         tuple(rows),
         tuple(notes),
     )
+
+
+def notes_on(used: Sequence[tuple[Mapping[str, Any], Task, Score]]) -> list[str]:
+    """The notes of the table on (row, task, score): what many rows share is one sentence, not one for each."""
+    majority, baselines, others = dict[str, list[str]](), dict[str, dict[str, list[str]]](), []
+    for row, task, score in used:
+        low = [run for run in score.runs if (least := run.details.get("majority")) is not None and run.value <= least]
+        if score.sanity_warnings and low:
+            majority.setdefault(task.title, []).append(f"{row['short']} {len(low)}/{len(score.runs)}")
+        elif score.sanity_warnings:
+            others.append((f"{row['title']}, {task.title}", task.title, score))
+        for unbeaten in score.unbeaten:
+            match = re.fullmatch(r"it does not beat (.+) beyond chance \((.+)\)", unbeaten)
+            assert match, unbeaten
+            baselines.setdefault(match[1], {}).setdefault(task.title, []).append(f"{row['short']} ({match[2]})")
+    marks = scores.notes_on_marks((row["title"], task.title, score) for row, task, score in used)
+    notes = [note for note in marks if not note.startswith(WARNING)]
+    shared = {"Not above the majority baseline, in how many seeds": majority} if majority else {}
+    shared |= {f"Not above {name} beyond chance": by_task for name, by_task in baselines.items()}
+    for what, by_task in shared.items():
+        rows = "; ".join(f"{task}: {', '.join(names)}" for task, names in by_task.items())
+        notes.append(f"{WARNING} {what}: {rows}.")
+    return notes + [note for note in scores.notes_on_marks(others) if note.startswith(WARNING)]
 
 
 def kept_section() -> str:

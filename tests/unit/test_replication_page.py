@@ -1,5 +1,6 @@
 """The page of the replication: its headline is what its lines give by hand, and what is not measured says so."""
 
+import dataclasses
 import json
 import re
 import statistics
@@ -184,3 +185,20 @@ def test_the_published_headline_is_what_the_committed_lines_give() -> None:
         assert f"| {100 * statistics.fmean(shares):.1f} %" in goals
     if any(line["model"] == "task-student" and line["task"] == "sst2" for line in lines):
         assert f"| ≥ 88 | {points(median('task-student', 'sst2'))} |" in goals
+
+
+def test_warnings_that_rows_share_are_one_sentence(replication: Replication) -> None:
+    below = "0.450 is not above the 0.500 of the majority baseline"
+    lines = [
+        dataclasses.replace(m, details=m.details | {"warnings": [below] * (m.value < 0.5)})
+        for row, values in (("random", [0.45, 0.6, 0.4]), ("wikitext2", [0.7]), ("minilm-l3", [0.3]))
+        for m in measured(row, "rte", values, 0.5)
+    ] + [
+        compared(row, baseline, "rte", 0.01, 0.2, p=0.5)
+        for row in ("wikitext2", "minilm-l3")
+        for baseline in ("tf-idf",)
+    ]
+    notes = [note for note in replication_page.score_table(Replication(replication.plan, lines)).notes if "⚠" in note]
+    assert len(notes) == 2
+    assert "majority" in notes[0] and "RTE: (a) random 2/3, (i) MiniLM-L3 1/1." in notes[0]
+    assert "TF-IDF" in notes[1] and "RTE: (d) ours (+1.0 points, p 0.500), (i) MiniLM-L3 (+1.0" in notes[1]
