@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -176,6 +177,15 @@ def test_predict_takes_any_text(
     assert code == 0 and json.loads(out) | {"cut_tokens": 0} == {"text": text, "pair": pair, "cut_tokens": 0}, err
     code, out, _ = call("predict", "folder", "--help")
     assert code == 0 and "predict FOLDER -- --help" in out
+
+
+def test_the_list_of_presets_keeps_to_the_width_of_a_terminal(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    piped = call("recipes")[1].splitlines()
+    monkeypatch.setattr("tinydistilbert.cli.output.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setenv("COLUMNS", "50")
+    shown = call("recipes")[1].splitlines()
+    assert len(shown) > len(piped) and max(map(len, shown)) <= 50
+    assert " ".join(" ".join(shown).split()) == " ".join(" ".join(piped).split())
 
 
 def test_tasks_and_recipes_as_json(call: Call) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinydistilbert import notices, progress
-from tinydistilbert.cli.output import log_to, print_json, print_model, print_tables, table_as_json
+from tinydistilbert.cli.output import log_to, print_entries, print_json, print_model, print_tables, table_as_json
 from tinydistilbert.errors import NonFiniteLoss, UserError
 from tinydistilbert.training import launcher, ranks
 
@@ -329,7 +329,7 @@ def _recipes(parsed: argparse.Namespace, _command_line: str) -> None:
         if parsed.json:
             print_json([{"name": name, "description": line} for name, line in lines.items()])
         else:
-            print("\n".join(f"{name:12} {line}" for name, line in lines.items()))
+            print_entries(lines)
         return
     if parsed.name not in presets:
         toml.load(parsed.name)  # says which preset was meant; a path to a file is no preset, and is refused below

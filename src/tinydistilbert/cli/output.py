@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterable
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +36,17 @@ def print_model(facts: "BestFacts", page: "Path | None") -> None:
     print(f"The model: {facts.model}")
     print(f"The page:  {page}")
     print(f"Ask it:    {facts.command}")
+
+
+def print_entries(entries: Mapping[str, str]) -> None:
+    """Print names and what they stand for: wrapped to the width of a terminal, one line per entry in a pipe."""
+    width = max(map(len, entries), default=0) + 1
+    for name, text in entries.items():
+        line = f"{name:{width}}{text}"
+        if sys.stdout.isatty():
+            columns = shutil.get_terminal_size().columns
+            line = textwrap.fill(line, columns, subsequent_indent=" " * width, break_on_hyphens=False)
+        print(line)
 
 
 def print_json(content: Any) -> None:
