@@ -362,6 +362,13 @@ def test_a_folder_is_new_with_nothing_in_it_but_a_lock_and_unfinished_files(
     assert atomic.is_new(output) == new
 
 
+def test_a_folder_is_new_beside_what_its_caller_has_put_there(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    assert atomic.is_new(tmp_path, beside="data") and not atomic.is_new(tmp_path)
+    (tmp_path / "recipe.toml").touch()
+    assert not atomic.is_new(tmp_path, beside="data")
+
+
 def test_an_output_that_is_not_new_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").touch()
     for output in (tmp_path, tmp_path / "recipe.toml"):
@@ -427,29 +434,37 @@ def test_a_log_that_is_not_there_begins_with_nothing(tmp_path: Path) -> None:
     assert not atomic.begins_with(tmp_path / "log.jsonl", 1, nothing)
 
 
-def test_what_is_released_is_gone_and_the_manifest_says_what_it_was(tmp_path: Path, monkeypatch) -> None:
+def test_what_is_released_is_gone_and_the_manifest_says_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operations: list[tuple[str, str]]
+) -> None:
     folder = tmp_path / "model"
     with atomic.unfinished(folder, row="control") as output:
         for name in ("model.safetensors", "tokenizer.json", "log.jsonl"):
             (output / name).write_text("0123456789")
     before = atomic.read_manifest(folder)["files"]
+    assert not atomic.is_released(folder)
     removed = []
 
     def stopped(path: Path) -> None:
         removed.append(path.name)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(disk, "remove", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(disk, "remove", stopped)
         atomic.release(folder, ["log.jsonl"])
-    monkeypatch.undo()
     assert removed == ["model.safetensors"] and atomic.is_released(folder), "said before it is done"
     assert atomic.release(folder, ["log.jsonl"]) == 20, "the next call deletes what is left"
-    assert atomic.release(folder, ["log.jsonl"]) == 0
+    operations.clear()
+    assert atomic.release(folder, ["log.jsonl"]) == 0 and not operations, "there is nothing left to do"
+    assert atomic.is_released(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "manifest.json"]
     assert atomic.intact(folder, "log.jsonl").read_text() == "0123456789"
     manifest = atomic.read_manifest(folder, verify=False)
     assert manifest["files"] == before and manifest["row"] == "control"
     for read in (lambda: atomic.read_manifest(folder), lambda: atomic.intact(folder, "tokenizer.json")):
-        with pytest.raises(UserError, match="weights were deleted"):
+        with pytest.raises(UserError) as error:
             read()
+        assert str(error.value) == (
+            f"{folder}: its weights were deleted when the run had no use for them any more (finetune.keep); "
+            f"delete {folder} and give the run's command again with --finetune.keep all: it is trained again"
+        )

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from tinydistilbert.recipe import schema
 from tinydistilbert.storage import atomic, disk
 from tinydistilbert.training import checkpoint
 from tinydistilbert.training.optimizer import make_optimizer
+from tinydistilbert.training.ranks import ALONE, Ranks
 
 
 def new(seed: int = 0) -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -333,3 +336,76 @@ def test_forgetting_that_is_cut_short_leaves_no_damaged_checkpoint(
     assert state is None or state.step in (1, 2)
     checkpoint.forget(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@dataclass(frozen=True)
+class OneOfThree(Ranks):
+    """Rank 0 leaves in `sent` what it says, for the other two, which come later."""
+
+    world: int = 3
+    sent: list[Any] = field(default_factory=list)
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        if self.is_main:
+            self.sent.append(json.dumps(value))
+        return json.loads(self.sent[0])
+
+    def broadcast_(self, tensors: Iterable[torch.Tensor]) -> None:
+        if self.is_main:
+            self.sent.extend(tensor.detach().clone() for tensor in tensors)
+            return
+        for tensor, theirs in zip(tensors, self.sent[1:], strict=True):
+            assert tensor.shape == theirs.shape
+            tensor.detach().copy_(theirs)
+
+
+def beginner(model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A model that took no step yet, and its optimizer."""
+    return model, make_optimizer(model, schema.Optimization())
+
+
+def test_every_process_goes_on_with_what_rank_0_has_loaded() -> None:
+    state = checkpoint.State(7, 320, 3, hashlib.sha256(b"abc").hexdigest(), 1.5, 2)
+    alone, sent = new(), []
+    processes = [new(), beginner(nn.Linear(3, 2)), beginner(nn.Linear(3, 2))]
+    for rank, process in enumerate(processes):
+        assert checkpoint.share(None if rank else state, *process, OneOfThree(rank, sent=sent)) == state
+    for _ in range(3):
+        for model, optimizer in processes:
+            for name, parameter in alone[0].named_parameters():
+                assert torch.equal(model.get_parameter(name), parameter)
+            step(model, optimizer)
+        step(*alone)
+
+
+def test_without_a_checkpoint_every_process_begins_with_the_weights_of_rank_0() -> None:
+    sent: list[Any] = []
+    processes = [beginner(nn.Linear(3, 2)) for _ in range(3)]
+    for rank, process in enumerate(processes):
+        assert checkpoint.share(None, *process, OneOfThree(rank, sent=sent)) is None
+    for model, optimizer in processes:
+        assert torch.equal(model.get_parameter("weight"), processes[0][0].get_parameter("weight"))
+        assert not optimizer.state
+
+
+def test_moments_that_were_shared_lie_where_the_parameters_are_and_only_of_those_that_moved() -> None:
+    """As after `load`; a parameter's name may have a slash in it."""
+    sent: list[Any] = []
+    for rank, device in enumerate(("cpu", "meta")):
+        linear = nn.Linear(3, 2, device=device)
+        linear.bias.requires_grad_(False)
+        model, optimizer = beginner(nn.ModuleDict({"a/b": linear}))
+        if not rank:
+            linear(torch.ones(1, 3)).sum().backward()
+            optimizer.step()
+        checkpoint.share(None, model, optimizer, OneOfThree(rank, sent=sent))
+    assert {*optimizer.state} == {linear.weight}
+    moments = optimizer.state[linear.weight]
+    assert {name: (tensor.device.type, tuple(tensor.shape)) for name, tensor in moments.items()} == {
+        "step": ("meta", ()), "exp_avg": ("meta", (2, 3)), "exp_avg_sq": ("meta", (2, 3)),
+    }  # fmt: skip
+
+
+def test_a_process_alone_keeps_what_it_has() -> None:
+    state, pair = checkpoint.State(7), beginner(nn.Linear(3, 2))
+    assert checkpoint.share(state, *pair, ALONE) is state and checkpoint.share(None, *pair, ALONE) is None

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,37 @@ def test_what_a_hook_raises_stops_the_operation(name: str, there: Path, monkeypa
     with pytest.raises(DiskError, match="no space left"):
         OPERATIONS[name][0](there)
     assert there.read_bytes() == b"0123456789"
+
+
+def test_what_is_flushed_is_that_file_or_folder_itself(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[os.stat_result] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor)))
+    disk.sync(there)
+    disk.sync_folder(there.parent)
+    assert [*map(os.path.samestat, flushed, (there.stat(), there.parent.stat()))] == [True, True]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664), (0o077, 0o600)], ids=oct)
+def test_a_file_is_opened_to_whom_the_mask_lets_and_others_stay_private_meanwhile(
+    mask: int, mode: int, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_mask, meanwhile = os.umask, there.with_name("of another thread")
+
+    def watched(wanted: int) -> int:
+        before = set_mask(wanted)
+        if not meanwhile.exists():
+            meanwhile.touch()
+        return before
+
+    there.chmod(0o600)
+    before = set_mask(mask)
+    try:
+        monkeypatch.setattr(os, "umask", watched)
+        disk.open_to_umask(there)
+    finally:
+        after = set_mask(before)
+    assert after == mask, "as it was"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (there, meanwhile)] == [mode, 0o600]
 
 
 def test_folders_that_are_missing_are_made_and_each_name_is_flushed(announced: list[Operation], tmp_path: Path) -> None:
@@ -209,3 +241,15 @@ def test_an_error_of_the_disk_is_told_once(there: Path, tmp_path: Path) -> None:
 def test_room_is_looked_for_where_the_file_would_be(tmp_path: Path) -> None:
     assert disk.existing(tmp_path / "not" / "there") == tmp_path
     assert disk.free_bytes(tmp_path / "not" / "there") > 0
+
+
+def test_the_bytes_of_a_folder_are_those_of_all_files_but_linked_ones(there: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "a" / "b").mkdir(parents=True)
+    assert disk.bytes_in(folder) == 0
+    (folder / "one").write_bytes(b"abc")
+    (folder / "a" / "b" / ".two").write_bytes(b"de")
+    (folder / "link").symlink_to(there)
+    (folder / "a" / "linked folder").symlink_to(tmp_path)
+    (folder / "link to nothing").symlink_to(tmp_path / "nothing")
+    assert disk.bytes_in(folder) == 5

@@ -217,7 +217,7 @@ def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def is_new(folder: Path, *, beside: str = "") -> bool:
+def is_new(folder: Path, *, beside: str | None = None) -> bool:
     """Whether `folder` does not exist, or holds only a lock, temporary files of interrupted writes, and `beside`."""
     return not folder.exists() or (
         folder.is_dir() and all(path.name in (LOCK, beside) or _is_temporary(path) for path in folder.iterdir())
