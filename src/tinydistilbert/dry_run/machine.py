@@ -88,7 +88,7 @@ class Machine:
         return operations / self.scoring
 
     def training_seconds(self, operations: float, *, traffic: float = 0.0) -> float:
-        """Return the time of that many operations and bytes of memory traffic, in training or in what it learns from."""
+        """Return the time of that many operations and bytes of memory traffic in training or what it learns from."""
         return operations / self.training + traffic / self.traffic
 
     def pruned(self, share: float) -> float:

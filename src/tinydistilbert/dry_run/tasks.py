@@ -34,7 +34,7 @@ MOST_FINETUNE_ROWS = 12
 
 
 def finetune_lines(basis: Basis) -> Iterator[Line]:
-    """Yield lines for stored rows of large files, then one for each row of each task, or if those are many, each task."""
+    """Yield lines for stored rows of large files, then one for each row of each task, or if many, one per task."""
     run = basis.run
     for name in run.task_names():
         yield from _rows_line(basis, name)

@@ -1,4 +1,4 @@
-"""Settings of a recipe that are each allowed and do not go together, or name what does not exist."""
+"""Settings of a recipe that are valid alone but do not fit together, or that name what does not exist."""
 
 import dataclasses
 import difflib
@@ -23,7 +23,7 @@ from tinydistilbert.recipe.types import seconds_of
 
 @dataclasses.dataclass(frozen=True)
 class Conflict:
-    """Settings that do not go together, in the words of an error."""
+    """Settings that do not fit together, in the words of an error."""
 
     key: str
     expected: str
@@ -32,7 +32,7 @@ class Conflict:
 
 
 def conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    """The settings of a recipe that do not go together, the ablation's rows apart."""
+    """Yield the settings of a recipe that do not fit together, without the ablation's rows."""
     yield from _conflicts_of_tasks(recipe)
     yield from _conflicts_of_compression(recipe)
     yield from _conflicts_of_model(recipe)
@@ -50,7 +50,7 @@ def _conflicts_of_model(recipe: Recipe) -> Iterator[Conflict]:
         yield Conflict("objective.matched_layers", expected, str(list(matched)), "change the list")
     if recipe.student.num_hidden_layers and not isinstance(recipe.student.layers, str):
         yield Conflict("student", "layers as a list or num_hidden_layers", "both", "delete one")
-    if recipe.corpus.deduplicate and recipe.corpus.packing == "lines":  # blank lines, and those of other articles
+    if recipe.corpus.deduplicate and recipe.corpus.packing == "lines":  # it would drop blank and common lines
         expected, fix = 'packing = "documents" with deduplicate', "leave one of them at its default"
         yield Conflict("corpus.deduplicate", expected, 'packing = "lines"', fix)
     if recipe.masking.mask_share + recipe.masking.random_share > 1:
@@ -125,7 +125,7 @@ def _sources(unlabelled: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _conflicts_of_sources(finetune: Finetune, task: str, known: Iterable[str]) -> Iterator[Conflict]:
-    """Sources of texts without labels that are none."""
+    """Yield invalid sources of texts without labels."""
     key = "finetune.distillation.unlabelled"
     for source in _sources(finetune.settings(task).distillation.unlabelled):
         name = task_of_source(source)
@@ -136,7 +136,7 @@ def _conflicts_of_sources(finetune: Finetune, task: str, known: Iterable[str]) -
 
 
 def _conflicts_of_stages(settings: Finetune, task: str) -> Iterator[Conflict]:
-    """Wishes about the two stages of a second distillation; `settings` are those of the task."""
+    """Yield conflicts between the two stages of a second distillation; `settings` are the task's."""
     distillation, key = settings.distillation, "finetune.distillation.intermediate_epochs"
     if distillation.intermediate_epochs and not distillation.inner_terms:
         expected = "a weight of hidden, attention or relation for the epochs in which they alone count"
@@ -164,7 +164,7 @@ def _conflicts_of_compression(recipe: Recipe) -> Iterator[Conflict]:
 
 
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[Conflict]:
-    """Wishes about a second distillation where there is none."""
+    """Yield settings of a second distillation that have no effect without another one."""
     if finetune.distillation.cut == "importance" and finetune.distillation.start != "teacher":
         expected, fix = "start = 'teacher', whose layers are chosen", "set it, or leave cut out"
         yield Conflict("finetune.distillation.cut", expected, repr(finetune.distillation.start), fix)
