@@ -31,7 +31,7 @@ def planned_rows(recipe: Recipe, output: Path) -> list[PlannedRow]:
     """Return what `ablate` with the same arguments would do, and about how long it would take; nothing is written.
 
     Fine-tuning and scoring are assumed to take as long in every row as in the baseline. The first row is that of the
-    references, which have no seeds.
+    references, for which seeds are not counted.
 
     Raises:
         UserError: an input is wrong, as in the run itself.

@@ -162,7 +162,7 @@ def task_size(
         return None
     if task.official and recipe.data is None:
         count = limited(task.official[task.train], settings.train_examples)
-        if task.may_lack_answer and settings.select != "heldout":  # they choose the null threshold
+        if task.may_lack_answer and settings.select != "heldout":  # this share chooses the null threshold
             count -= round(hold_out.SHARE * count)
         official = dict(task.official) | {HELD_OUT: round(hold_out.SHARE * task.official[task.train])}
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)

@@ -290,7 +290,7 @@ class RunContext:
         return found | {f"finetune of {n}": recipe.finetune.settings(n).optimization for n in self.task_names()}
 
     def check_alike(self) -> None:
-        """Refuse processes of a launcher that were not started with the same arguments.
+        """Refuse processes of a launcher that differ in recipe, folder, last stage, versions or precision.
 
         Raises:
             UserError: they differ, or do not see the same folder.

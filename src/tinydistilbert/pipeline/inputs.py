@@ -37,7 +37,7 @@ CORPUS, UNLABELLED, VOCABULARY, PAIRS = "corpus", "unlabelled texts", "compress.
 SOFT_LABELS = "soft labels"
 """Names in `inputs.json`; examples are named `TASK SPLIT`."""
 WHOLE = "train, whole"
-"""Stands for the train split without the recipe's limit and hold-out, where those are applied in another way."""
+"""Stands for the train split without the recipe's limit and hold-out, for a stage with its own hold-out."""
 _PRETRAINING = ("seed", "precision", "teacher", "corpus", "masking", "validation")
 _TASK = ("seed", "precision", "finetune")
 SETTINGS = {
