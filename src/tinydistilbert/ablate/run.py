@@ -126,11 +126,11 @@ def _run_side_by_side(
 
 
 def run_row(recipe: Recipe, output: Path, name: str, *, log: Callable[[str], None]) -> None:
-    """Run one row with one seed, in a process that `jobs` of another one started.
+    """Run one row with one seed, in a process that another one started for `jobs`.
 
     Raises:
         UserError: there is no such row, or an input of it is wrong.
-        NonFiniteLoss: its distillation diverged.
+        NonFiniteLoss: the loss of its distillation became infinite.
     """
     stop_with_parent()
     trial = next((trial for trial in study_of(recipe, output, log=log).trials if trial.part == name), None)
@@ -211,7 +211,7 @@ def ablate(
     Raises:
         UserError: an input is wrong; when it was found before the first run, nothing was written.
         Interrupted: the user asked to stop; the same call continues.
-        NonFiniteLoss: adapting the teacher diverged.
+        NonFiniteLoss: the loss became infinite while the teacher was adapted.
     """
     study = study_of(recipe, output, log=log)
     if not all(trial.is_finished() for trial in study.runs):

@@ -76,7 +76,7 @@ def run(
 def run_part(
     recipe: Recipe, output: Path, part: str, *, until: str, log: Callable[[str], None], threads: int | None
 ) -> None:
-    """Make one part of a run, in a process that `jobs` of another one started.
+    """Make one part of a run, in a process that another one started for `jobs`.
 
     Raises:
         UserError: there is no such part.

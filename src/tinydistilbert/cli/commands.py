@@ -107,10 +107,10 @@ def _print_run(
 
 
 def _check_command(command: str, recipe: Any) -> None:
-    """Refuse a recipe that gives the command nothing to do.
+    """Refuse a recipe that does not fit the command.
 
     Raises:
-        UserError: it gives nothing to do.
+        UserError: it does not fit.
     """
     from tinydistilbert.cli.flags import GIVEN_MODEL
 

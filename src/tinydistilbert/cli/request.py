@@ -34,7 +34,7 @@ class Request:
 
 
 def request(arguments: Sequence[str] | argparse.Namespace) -> Request:
-    """Return what a command line asks for whose command takes a recipe.
+    """Return the request of a command line whose command takes a recipe.
 
     The recipe is a preset, a TOML file, or the defaults if `--model` is given. `compress` also accepts the folder of a
     fine-tuned model: the recipe is then that of the run that contains the folder, or the defaults.

@@ -126,7 +126,7 @@ def _pretraining(
         is_live = recipe.distill.cache.kind == "none"
         operations += is_live * teacher.forward(tokens, size) + teacher.vocabulary_head(tokens * teacher_positions)
         memory += 4 * teacher.parameters
-    times = recipe.validation.times + (1 if teacher else 2)  # at the end, and for a distillation also before
+    times = recipe.validation.times + (1 if teacher else 2)  # at the end, and of a teacher that is adapted also before
     seconds = basis.training_seconds(model, operations * (steps - done), steps - done) + basis.machine.seconds(
         times * once
     )

@@ -1,4 +1,4 @@
-"""Make a page again from stored data: of a whole run folder, or of one of which only the measurements were kept."""
+"""Make a page again from stored data: from a whole run folder, or from one with only its measurements."""
 
 from pathlib import Path
 

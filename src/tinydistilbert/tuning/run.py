@@ -120,7 +120,7 @@ def _run_side_by_side(
 def run_trial(
     recipe: Recipe, space: Path, output: Path, number: str, *, storage: str, log: Callable[[str], None]
 ) -> None:
-    """Run one trial that was asked for, in a process that `jobs` of another one started.
+    """Run one trial, in a process that another one started for `jobs`.
 
     Raises:
         UserError: there is no such trial, or its settings are wrong.

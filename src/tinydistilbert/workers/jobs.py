@@ -1,4 +1,4 @@
-"""What `--jobs` asks for: how many parts of a study run side by side, where, and with how many threads each."""
+"""What `--jobs` asks for: how many parts of a study run in parallel, where, and with how many threads each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
