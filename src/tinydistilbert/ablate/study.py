@@ -37,7 +37,7 @@ TABLE_4 = (
     Variation("random initialisation", {"student": {"initialization": "random"}}, published.TABLE_4["random"]),
 )
 CHANGEABLE = ("student", "objective", "masking", "distill", "precision")
-"""What a row may change: how the student is made. Rows are compared by text, teacher, tasks and measurements."""
+"""What a row may change: how the student is made. Text, teacher, tasks and measuring are what rows are compared by."""
 SCORED_ON = "tasks are scored on examples held out of their train splits: settings must not be chosen on reported ones"
 
 

@@ -50,7 +50,7 @@ def _conflicts_of_model(recipe: Recipe) -> Iterator[Conflict]:
         yield Conflict("objective.matched_layers", expected, str(list(matched)), "change the list")
     if recipe.student.num_hidden_layers and not isinstance(recipe.student.layers, str):
         yield Conflict("student", "layers as a list or num_hidden_layers", "both", "delete one")
-    if recipe.corpus.deduplicate and recipe.corpus.packing == "lines":  # it would drop blank and common lines
+    if recipe.corpus.deduplicate and recipe.corpus.packing == "lines":  # blank lines, and those of other articles
         expected, fix = 'packing = "documents" with deduplicate', "leave one of them at its default"
         yield Conflict("corpus.deduplicate", expected, 'packing = "lines"', fix)
     if recipe.masking.mask_share + recipe.masking.random_share > 1:

@@ -97,7 +97,7 @@ def from_toml(text: str, where: str) -> Recipe:
     except RecursionError:
         found = "too many brackets in one another"
         raise UserError(where, expected="TOML", found=found, fix="mend the file") from None
-    except ValueError as error:  # also raised for a number with thousands of digits
+    except ValueError as error:  # also of a number with thousands of digits
         raise UserError(where, expected="TOML", found=_shortened(str(error)), fix="mend the file") from None
     return from_dict(content, where)
 

@@ -62,7 +62,7 @@ def write_export_card(source: Path, output: Path) -> Path:
     if made is not None:
         try:
             run = RunFacts.read(made[0].path)
-        except UserError as error:  # of another version, or damaged: the export itself is complete
+        except UserError as error:  # of another version, or damaged: the export is there, and true
             notice(str(output), f"its card says nothing of the run: {error}")
     if run is not None:
         found = [subject for subject in fine_tuned(run) if subject.folder.resolve() == source.resolve()]
