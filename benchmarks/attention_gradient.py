@@ -1,6 +1,6 @@
 """Self-attention with its gradient on a CPU: torch's own kernel against plain products, in fp32 and in bf16.
 
-The reason why `models/dropout.py` makes attention of plain products where a gradient is needed in bf16.
+This is why `models/dropout.py` computes attention with plain products where a gradient is needed in bf16.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Words that a masked LM proposes replacements for, a second: one at a time, as TinyBERT does, and ours.
+"""Words per second for which a masked LM proposes replacements: one at a time, as in TinyBERT, and our way.
 
-One at a time: each word is hidden in an input of its own, which goes through the model alone, with logits over the
-whole vocabulary at every position, and all logits of the hidden word are sorted. Both are asked about words of the same
-examples, in turns; one at a time about some of the examples only. Seconds are those of the processor, in one thread, so
-that other work on the machine changes them little; tokenising and reading the vocabulary are in ours.
+One at a time, each word is masked in a separate input, which goes through the model alone, with logits over the whole
+vocabulary at every position, and all logits of the masked word are sorted. Both ways take turns on words of the same
+examples; one at a time on only some of the examples. Seconds are processor time of one thread, so that other work on
+the machine changes them little; ours include tokenising and reading the vocabulary.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""When the teacher's cache pays, and what it does to the student: the same steps with a live teacher and with caches.
+"""When the teacher's cache pays off, and its effect on the student: the same steps with a live teacher and with caches.
 
-The seconds of an epoch are those of its steps; making the cache is counted apart. A cache has paid after so many epochs
-that what they saved is what it cost. The KL is measured on validation blocks, always with the live teacher.
+The seconds of an epoch are those of its steps; making the cache is counted separately. A cache has paid off after the
+number of epochs whose savings equal its cost. The KL is measured on validation blocks, always with the live teacher.
 """
 
 import argparse

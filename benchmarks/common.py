@@ -1,4 +1,4 @@
-"""What the benchmarks share: the text, the teacher, the memory of a process, medians, tables and where results go."""
+"""What the benchmarks share: the text, the teacher, the memory of a process, medians, tables and the results folder."""
 
 import datetime
 import json

@@ -1,8 +1,8 @@
-"""What a larger corpus costs: speed and memory of preparing it, and of distilling on it for the same number of steps.
+"""The cost of a larger corpus: speed and memory of preparing it, and of distilling on it for the same number of steps.
 
-Both are measured in a fresh process for each size. If cost grows linearly and memory not at all, every column of the
-table is a constant. The text is WikiText-2, cut or repeated; each repetition is marked in every paragraph, so that no
-two are the same.
+Both are measured in a fresh process for each size. If cost grows linearly and memory does not grow, every column of the
+table is constant. The text is WikiText-2, cut or repeated; every paragraph of a repetition is marked, so that no two
+are the same.
 """
 
 import argparse

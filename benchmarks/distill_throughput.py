@@ -1,9 +1,9 @@
-"""Useful tokens a second of one distillation step: the notebook's way, the authors' way and ours, side by side.
+"""Useful tokens per second of a distillation step: the notebook's way, the authors' way and ours, side by side.
 
-Each way has a process of its own, with the system's memory allocator for the others and for ours the setting that its
-training makes; they take turns, so that whatever else the machine does meets all alike. Ours is `pretraining.pretrain`
-itself, which is stopped between two steps; clipping, AdamW and the log are in its time, and so is drawing the masks.
-README.md here tells how to run it and how to read what it prints.
+Each way runs in a separate process, the others with the system's memory allocator and ours with the setting that its
+training makes. They take turns, so that other work on the machine affects all alike. Ours is `pretraining.pretrain`
+itself, stopped between two steps; its time includes clipping, AdamW, the log and drawing the masks. README.md here
+explains how to run it and how to read its output.
 """
 
 import argparse

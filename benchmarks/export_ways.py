@@ -1,8 +1,8 @@
-"""Ways to export an encoder for ONNX Runtime, by the time of one sentence pair on one core.
+"""Ways to export an encoder for ONNX Runtime, compared by the time of one sentence pair on one core.
 
-The figures of docs/decisions/0016. Models have random weights, which their speed does not depend on, and lengths are
-those of STS-B's pairs. Rows take turns after every two pairs. What is timed is the time for which a row had the core
-(`time.thread_time`), so that other work of the machine disturbs less; a machine that does nothing else is better.
+The figures of docs/decisions/0016. Models have random weights, which do not affect their speed, and lengths are those
+of STS-B's pairs. Rows take turns after every two pairs. The time is how long a row had the core (`time.thread_time`),
+so that other work on the machine disturbs less; an idle machine is better.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What fine-tuning by the Trainer and by our code ends at: dev scores of the same encoder, recipe, examples and seeds.
+"""Final scores of fine-tuning by the Trainer and by our code: dev scores for equal encoder, recipe, examples and seeds.
 
-`finetune_throughput.py --scores` runs it. The two draw other orders and other dropout, so single seeds differ; what is
-to be seen is whether the scores lie in one range.
+`finetune_throughput.py --scores` runs it. The two draw different orders and dropout, so single seeds differ; the
+question is whether the scores lie in the same range.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Examples a second of fine-tuning: padded to the limit, to the longest, grouped by length, and ours, side by side.
+"""Examples per second of fine-tuning: padded to the limit, to the longest, grouped by length, and ours, side by side.
 
-Each way has a process of its own, with the system's memory allocator for the others and for ours the setting that its
-training makes; they take turns, and in each turn all go through the same examples. Ours is
-`finetuning.trainer.run_training`, which is stopped between two steps. README.md here says how to run it and how to
-read what it prints.
+Each way runs in a separate process, the others with the system's memory allocator and ours with the setting that its
+training makes. They take turns, and in each turn all process the same examples. Ours is
+`finetuning.trainer.run_training`, stopped between two steps. README.md here explains how to run it and how to read its
+output.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The ways of fine-tuning that finetune_throughput.py measures, each in a process of its own that takes turns."""
+"""The ways of fine-tuning that finetune_throughput.py measures, in turns, each in a separate process."""
 
 import os
 import tempfile

@@ -1,8 +1,8 @@
-"""Everything that wants a GPU, in one call of some minutes: tests, measurements, as much of a replication as fits.
+"""Everything that needs a GPU, in one call of some minutes: tests, measurements, as much of a replication as fits.
 
-Parts run one after another, each in processes of its own with a limit of its own; what one leaves of its time the next
-ones have. A part that fails or runs out of time is recorded, and the next one runs. The same call again skips what is
-done and goes on with the rest. No network is needed. README.md here tells how to run it, on a rented GPU too.
+Parts run one after another, each in separate processes with its own time limit; unused time goes to the next parts. A
+part that fails or runs out of time is recorded, and the next one runs. The same call again skips what is done and
+continues with the rest. No network is needed. README.md here explains how to run it, on a rented GPU too.
 """
 
 import argparse

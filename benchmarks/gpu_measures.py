@@ -1,7 +1,7 @@
-"""What gpu_day.py measures: the rate of matrix products, steps of distilling, and latency and throughput of answering.
+"""The measurements of gpu_day.py: rate of matrix products, steps of distilling, latency and throughput of predictions.
 
-Every number is written as soon as it is there. One that cannot be had is a line in the log with the reason, and the
-next one follows; what was measured by an earlier call is not measured again.
+Every number is written as soon as it is available. If one cannot be measured, the log gives the reason, and the next
+one follows; what an earlier call has measured is not measured again.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Write what gpu_day.py or replication.py needs on a machine without a network into folders to carry there one by one.
+"""Pack what gpu_day.py or replication.py needs on a machine without a network into folders that are carried separately.
 
-One archive holds the code, the data, the teacher and the wheels that the machine lacks; it is cut into pieces, one in
-each folder, beside their checksums and a script that puts them together again (gpu_unpack.py). What replication.py
-needs are four archives that can be unpacked by themselves.
+One archive holds the code, the data, the teacher and the wheels that the machine lacks. It is cut into pieces, one per
+folder, each with checksums and a script that puts them together again (gpu_unpack.py). For replication.py, there are
+four archives that can be unpacked separately.
 """
 
 import argparse

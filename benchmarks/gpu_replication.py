@@ -1,8 +1,8 @@
 """The replication of gpu_day.py: the offline pair on WikiText-2, and teacher, student and control on tasks of GLUE.
 
-Distilling has a run folder of its own; each task has another, which begins with the models of that one. So a task that
-does not fit into the time takes nothing from the others, and tasks can be worked on side by side. All of it is done by
-the command line of the package, and goes on where it was when it is called again.
+Distilling has its own run folder, and so has each task, which begins with the distilled models. A task that does not
+fit into the time therefore takes nothing from the others, and tasks can run in parallel. Everything runs through the
+package's command line, and a repeated call continues where it stopped.
 """
 
 import argparse

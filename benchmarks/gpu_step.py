@@ -1,9 +1,9 @@
-"""Ways of one distillation step on a GPU beside one another, in turns, and the kernels that the time goes to.
+"""Variants of a distillation step on a GPU, compared in turns, and the kernels that take the time.
 
-What is changed in turn: the vocabulary losses by chunks of 512 positions with an operation for each step, as up to 0.1;
-by whole chunks; those compiled; the encoders compiled too; the teacher in bf16 throughout, residuals and normalisation
-included. `utilisation` is the share of the best rate of bf16 products measured in the same call. With `--profile`, a
-table of the kernels of some steps follows. Every row is printed and appended as soon as it is there.
+The variants: the vocabulary losses by chunks of 512 positions with an operation for each step, as up to 0.1; by whole
+chunks; those compiled; the encoders compiled too; the teacher in bf16 throughout, including residuals and
+normalisation. `utilisation` is the share of the best rate of bf16 products measured in the same call. With `--profile`,
+a table of the kernels of some steps follows. Every row is printed and appended as soon as it is measured.
 """
 
 import argparse

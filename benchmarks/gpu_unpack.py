@@ -1,8 +1,8 @@
-"""Put the folders of gpu_pack.py together: python gpu_unpack.py TARGET, once in each folder, in any order.
+"""Put the folders of gpu_pack.py together: run `python gpu_unpack.py TARGET` once in each folder, in any order.
 
-A folder's piece is copied to the target; with the last of them the archive is unpacked there, and the wheels in it are
-installed into TARGET/site, for PYTHONPATH. Packs of other names come into the same target beside it. Needs nothing but
-Python and pip.
+A folder's piece is copied to the target. With the last piece, the archive is unpacked there, and its wheels are
+installed into TARGET/site, for PYTHONPATH. Packs of other names can be unpacked into the same target. Needs only Python
+and pip.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""Milliseconds of a sentence pair at batch 1 on one pinned core: shapes with random weights by every back end.
+"""Milliseconds per sentence pair at batch 1 on one pinned core: shapes with random weights with every back end.
 
-The harness of `tinydistilbert benchmark` on ELMo, BERT-base, DistilBERT, the shapes of the offline teacher and its
-student, and a pruned DistilBERT. Ends with one line of JSON: milliseconds by protocol and row.
+Runs the harness of `tinydistilbert benchmark` on ELMo, BERT-base, DistilBERT, the shapes of the offline teacher and its
+student, and a pruned DistilBERT. The last line is JSON: milliseconds by protocol and row.
 """
 
 import argparse

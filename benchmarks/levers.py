@@ -1,7 +1,7 @@
-"""What each lever of a stronger student gives on one task: the rows of results/levers/rows.toml, trained and compared.
+"""What each lever for a stronger student gains on one task: trains and compares the rows of results/levers/rows.toml.
 
-Each row is a run folder of its own and learns from the task teachers of replication.py. What is done is skipped, what
-was stopped goes on. results/levers/results.jsonl gets the scores of the rows that are done, and the paired tests.
+Each row has its own run folder and learns from the task teachers of replication.py. Finished rows are skipped, stopped
+ones continue. results/levers/results.jsonl gets the scores of the finished rows, and the paired tests.
 """
 
 import argparse

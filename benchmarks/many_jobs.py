@@ -3,7 +3,7 @@
     python benchmarks/many_jobs.py --study ray      # twelve trainings on two nodes of one core, one of which is killed
     python benchmarks/many_jobs.py --study sweep    # twelve trials, two at a time; killed, and the same command again
 
-Each says what became of the jobs, and fails where one is missing. The model is the wheel's; nothing is downloaded.
+Each reports what became of the jobs, and fails if one is missing. The model is the wheel's; nothing is downloaded.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""What a narrower student starts from and where it is after some steps, by what is kept of the teacher.
+"""Losses of a narrower student at its start and after some steps, by what is kept of the teacher.
 
 The figures of docs/decisions/0010. Students of the teacher's layers 0, 2 and 5 are cut in each way and trained for the
-same steps. Masked-LM loss and KL to the teacher in nats, at masked positions of blocks from all of the validation text.
+same number of steps. Masked-LM loss and KL to the teacher are in nats, at masked positions of blocks from all of the
+validation text.
 """
 
 import argparse

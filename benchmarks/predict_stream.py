@@ -1,9 +1,9 @@
-"""`tinydistilbert predict` of a CSV file beside a plain loop over ONNX Runtime that sorts the texts by length.
+"""`tinydistilbert predict` on a CSV file, compared with a plain loop over ONNX Runtime that sorts the texts by length.
 
-The loop reads the file as a whole, tokenises it in one call, sorts by length, pads each batch to its longest text, and
-writes label and score behind each row. Both are processes of their own, started in turns, with the same model, the same
-threads and all that a start costs. Processor seconds hardly depend on what else runs on the machine; seconds on the
-clock stand beside them, and the most memory.
+The loop reads the whole file, tokenises it in one call, sorts by length, pads each batch to its longest text, and
+writes label and score after each row. Both are separate processes, started in turns, with the same model and threads,
+and measured with their start. Processor seconds hardly depend on other work on the machine; wall-clock seconds and peak
+memory are shown beside them.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Trainings in bf16 on batches of many lengths: with few products kept prepared, with more, and with few lengths.
+"""Trainings in bf16 on batches of many lengths: with few prepared products kept, with more, and with few lengths.
 
-The reason for `training.precision.keep_prepared_products` and `finetuning.batches.padded_length`.
+This is why `training.precision.keep_prepared_products` and `finetuning.batches.padded_length` exist.
 """
 
 import argparse

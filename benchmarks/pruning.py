@@ -1,9 +1,9 @@
-"""What is left of fine-tuned models when heads and neurons go, by what chooses them, before anything is learned again.
+"""What remains of fine-tuned models without some heads and neurons, by how these are chosen, before any recovery.
 
 The figures of docs/decisions/0018. Models of a finished run (`make real RECIPE=small-glue`) are pruned to shares of the
-weights of their layers. Train examples tell what matters; others, held out of the train split, compare the ways, and
-some are scored on the validation split as well. At the end, what cutting the vocabulary to the train split
-leaves. Nothing is timed, so the machine may do other work.
+weights of their layers. Train examples determine what matters; others, held out of the train split, compare the ways,
+and some ways are also scored on the validation split. The last part shows what remains after cutting the vocabulary to
+the train split. Nothing is timed, so the machine may do other work.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""What int8 costs in score and gives in size and latency, by how it is done.
+"""The cost of int8 in score and its gain in size and latency, by how it is done.
 
 The figures of docs/decisions/0017. Fine-tuned models of a finished run (`make real RECIPE=small-glue`) are exported and
-quantized in each way. Scores are of the whole validation split (SQuAD: of some questions), one input at a time, as a
-dynamic range depends on what else is in a batch. With `--avx2` the program runs once more, with the processor's VNNI
-and AVX-512 hidden from it, so that ONNX Runtime takes the kernels whose sums can be clipped.
+quantized in each way. Scores are on the whole validation split (SQuAD: some questions), one input at a time, because a
+dynamic range depends on the rest of the batch. With `--avx2`, the program runs again with the processor's VNNI and
+AVX-512 hidden, so that ONNX Runtime uses the kernels whose sums can be clipped.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""What it costs that several processes share a step: the sum of their gradients, as a share of it.
+"""The cost of sharing a step between several processes: the sum of their gradients, as a share of the step.
 
 `scaling.py --ranks` measures it, on gloo over the loopback interface: each process has one thread and distils the
-offline pair. Processor seconds hardly depend on what else the machine does; seconds on the clock do, and a share of
-them is of the sum and the step alike.
+offline pair. Processor seconds hardly depend on other work on the machine. Wall-clock seconds do, but the sum and the
+step alike, so that their ratio is comparable.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""How others distil, written anew from their published recipes, to be measured beside the library: see README.md here.
+"""How others distil, reimplemented from their published recipes, to be compared with the library: see README.md here.
 
-The notebook's way (TinyDistilBERT) and the authors' way (the DistilBERT scripts) are kept as they are, slow or not, and
-every doubt is settled in their favour: batches are made before the clock starts, the optimiser's step is left out (they
+The notebook's way (TinyDistilBERT) and the authors' way (the DistilBERT scripts) are kept as they are, slow or not.
+Every doubt is settled in their favour: batches are made before the clock starts, the optimiser's step is left out (they
 take one in 256 and in 50 micro-batches), and every position that is not padding counts as a token of text.
 """
 

@@ -1,7 +1,7 @@
-"""The replication of results/replication, on a GPU within minutes or on a CPU: jobs dealt to processes that share it.
+"""The replication of results/replication, on a GPU within minutes or on a CPU: jobs for processes that share it.
 
-Each job is a recipe on a task, in a run folder of its own. What is done is skipped, what was stopped goes on. README.md
-here tells how to run it; `--collect` makes results/replication/results.jsonl of the run folders.
+Each job is a recipe on a task, in its own run folder. Finished jobs are skipped, stopped ones continue. README.md here
+explains how to run it; `--collect` makes results/replication/results.jsonl from the run folders.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""The jobs of replication.py: which there are, what each needs, how long it may take, and the recipe that it runs.
+"""The jobs of replication.py: what each needs, how long it may take, and the recipe that it runs.
 
-A job is a recipe of results/replication on one task, with every seed, in a run folder of its own; or the pretraining
-distillation that the tasks of a recipe begin with.
+A job is a recipe of results/replication on one task, with every seed, in its own run folder; or the pretraining
+distillation with which the tasks of a recipe begin.
 """
 
 import math

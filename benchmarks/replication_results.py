@@ -1,4 +1,4 @@
-"""What the run folders of replication.py hold, as results/replication: scores, paired tests, predictions."""
+"""Turn the run folders of replication.py into results/replication: scores, paired tests, predictions."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A process of replication.py: it does one job after another, and keeps between them what was read and tokenised."""
+"""A process of replication.py: it runs one job after another, and keeps loaded and tokenised data between them."""
 
 import contextlib
 import hashlib

@@ -1,8 +1,8 @@
-"""What size costs: tables of corpus, rows, texts, studies and ranks, in processor seconds and private memory.
+"""The cost of size: tables for corpus, rows, texts, studies and ranks, in processor seconds and private memory.
 
-Processor seconds are those of a process and all that it started, which hardly depend on what else runs on the machine;
-seconds on the clock stand beside them. Memory is what belongs to these processes alone, all together, at its highest.
-Beside `prepare` stands `map` of the library `datasets`, with the same tokenizer and as many processes.
+Processor seconds are those of a process and its child processes, which hardly depend on other work on the machine;
+wall-clock seconds are shown beside them. Memory is the peak of what belongs only to these processes, summed. `prepare`
+is compared with `map` of the library `datasets`, with the same tokenizer and number of processes.
 """
 
 import argparse

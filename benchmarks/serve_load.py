@@ -1,4 +1,4 @@
-"""Requests a second, latency and memory of `tinydistilbert serve` by how many clients ask at the same time."""
+"""Requests per second, latency and memory of `tinydistilbert serve` by the number of simultaneous clients."""
 
 import argparse
 import http.client

@@ -1,14 +1,14 @@
-"""`tinydistilbert shrink` from a file to a small model, for three kinds of task, with the time that it said and took.
+"""`tinydistilbert shrink` from a file to a small model, for three kinds of task, with its estimated and actual time.
 
-The sets are made of real data below `--data`, in files as a user has them. Two come from paragraphs of SQuAD, with
-labels that people gave without knowing: what was asked about a text, and which words were the answer.
+The sets are made from real data below `--data`, as files like a user's. Two come from paragraphs of SQuAD, whose
+questions and answers serve as labels: what was asked about a text, and which words were the answer.
 
 - `sst2`: part of GLUE's SST-2 as CSV, scored on its validation split.
 - `answers`, entities: the answers in a sentence, typed by their question (WHO, WHEN, WHERE, NUMBER). Other names in it
-  are not marked, so nothing could find just these.
+are not marked, so no model could find exactly these.
 - `asked`, several labels: which kinds of question people asked about a paragraph (who, when, where, how many …).
 
-A command has a process of its own, so that its processor time is known, which other programs disturb less than the
+Each command runs in a separate process, so that its processor time is known, which other programs disturb less than the
 clock.
 """
 

@@ -1,9 +1,9 @@
-"""What the first steps of a fine-tuning take on the CPU, beside what is estimated before them.
+"""What the first steps of a fine-tuning take on the CPU, compared with the estimate made before them.
 
-Each row is a process of its own: a model with random weights, inputs of one length, three steps. Shown are the tensors
-that the forward pass keeps for the backward pass, what the process grew by at its peak, less gradients and moments, and
-the estimate by which micro-batches are chosen (`training/memory.py`): its two factors are columns, `grown / kept` and
-the kept tensors in bf16 by those in fp32. No clock is read, so other programs do not matter.
+Each row is a separate process: a model with random weights, inputs of one length, three steps. The columns are the
+tensors that the forward pass keeps for the backward pass; the growth of the process at its peak, less gradients and
+moments; the estimate by which micro-batches are chosen (`training/memory.py`); and its two factors, `grown / kept` and
+the ratio of the kept tensors in bf16 to those in fp32. No clock is read, so other programs do not matter.
 """
 
 import argparse

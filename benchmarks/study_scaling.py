@@ -1,4 +1,4 @@
-"""A study of several trainings by `--jobs`, and by hand: commands begun at once that each take all cores."""
+"""A study of several trainings with `--jobs`, and by hand: commands started at once that each use all cores."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""The memory that texts without labels take, by how many there are: those of several sources, and copies."""
+"""The memory of unlabelled texts by their number: those of several sources, and copies."""
 
 import csv
 import tempfile

@@ -1,6 +1,6 @@
-"""KL and masked-LM loss over the vocabulary, with gradients: full logits against chunks, fresh memory against kept.
+"""KL and masked-LM loss over the vocabulary, with gradients: full logits and chunks, with fresh and reused memory.
 
-The reasons of docs/decisions/0011. Random numbers of the sizes of real steps; both ways are compared first.
+The reasons for docs/decisions/0011. Random numbers in the sizes of real steps; both results are compared first.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""Run the tests as other CPUs would compute: `make test-cpus`. A line for each kind goes into `results/cpus.jsonl`.
+"""Run the tests as other CPUs would compute: `make test-cpus`. Each kind adds a line to `results/cpus.jsonl`.
 
-Libraries choose their kernels by what the processor says of itself. Two ways make them choose others: variables of
-theirs that forbid instructions, and `benchmarks/other_cpu.c`, which changes the answers of the processor, also for what
-has no such variable (ONNX Runtime, and MKL by the maker). Kinds that this machine cannot be are named and left out.
+Libraries choose their kernels by what the processor reports. Two ways make them choose others: their own environment
+variables that forbid instructions, and `benchmarks/other_cpu.c`, which changes what the processor reports, also where
+there is no such variable (ONNX Runtime, and MKL's check of the maker). Kinds that this machine cannot be are named and
+left out.
 """
 
 import argparse

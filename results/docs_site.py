@@ -1,7 +1,7 @@
-"""What the site of the documentation needs beside its pages: mkdocs calls these hooks, `make docs` builds it.
+"""What the documentation site needs besides its pages: the hooks that mkdocs calls; `make docs` builds it.
 
-The pages are written to be read in the repository: they link to files outside docs/. On the site such a link leads to
-the repository, or, to a report of `results/`, to a copy of it in the site.
+The pages are written to be read in the repository, and link to files outside docs/. On the site, such a link leads to
+the repository, or, for a report of `results/`, to a copy of it in the site.
 """
 
 import posixpath

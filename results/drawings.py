@@ -1,4 +1,4 @@
-"""Figures of the documentation as SVG files that stand for themselves, with the colours of the report pages."""
+"""Figures of the documentation as standalone SVG files, with the colours of the report pages."""
 
 import re
 from collections.abc import Mapping, Sequence

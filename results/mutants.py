@@ -1,7 +1,7 @@
 """Count which changes of the code the tests notice: `make mutants`, whose run mutmut leaves in `mutants/`.
 
-What it counted goes into `results/mutants.json`. A change that no test notices must be explained in
-`results/survivors.toml`: each reason with the changes it stands for, as `FUNCTION: the changed lines`.
+The counts go into `results/mutants.json`. A change that no test notices must be explained in `results/survivors.toml`:
+each reason with its changes, as `FUNCTION: the changed lines`.
 """
 
 import datetime

@@ -1,8 +1,8 @@
 """Run the tests with the oldest version of every dependency that pyproject.toml allows: `make test-oldest`.
 
-They go into an environment of their own, in which the packages of `.venv` are seen too: the tools of the tests, and
-torch, of which most package indexes have no older wheel for CPUs alone. `--torch` installs the floor of torch as well,
-where the index has it. Which tests run is said behind the options; by default all of `make test` but the faults.
+They are installed into a separate environment, which also sees the packages of `.venv`: the tools of the tests, and
+torch, of which most package indexes have no older wheel for CPUs alone. `--torch` also installs torch's oldest version,
+if the index has it. The tests to run are named after the options; by default all of `make test` except the faults.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The picture and the numbers of the README, of what is committed."""
+"""The picture and the numbers of the README, made from committed results."""
 
 from pathlib import Path
 

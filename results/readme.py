@@ -1,4 +1,4 @@
-"""Write the tables of what is committed into the pages that show them: `python results/readme.py`; a test compares."""
+"""Write tables of committed results into the pages that show them: `python results/readme.py`; a test compares them."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""The students (e) of the replication made smaller and faster: what `compress` measured, beside the task's teacher."""
+"""The students (e) of the replication made smaller and faster: results of `compress`, beside the task's teacher."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sections of docs/explanation/scale.md: what a corpus of any size would take, by rates that were measured."""
+"""Sections of docs/explanation/scale.md: what a corpus of any size would take, by measured rates."""
 
 import json
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Tables of the speed of training, from what benchmarks/distill_throughput.py and finetune_throughput.py measured."""
+"""Tables of training speed, from the measurements of benchmarks/distill_throughput.py and finetune_throughput.py."""
 
 import json
 from collections.abc import Mapping, Sequence

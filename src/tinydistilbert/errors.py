@@ -1,4 +1,4 @@
-"""The errors that a command may end with; the command line prints each in one line, and each has its exit code."""
+"""The errors that a command may end with; the command line prints each on one line, and each has its exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from pathlib import Path
 class UserError(ValueError):
     """A mistake in a recipe, a file or a flag, in one line: where, what is wrong, and the fix.
 
-    What is wrong is either a value, for which `expected` and `found` are nouns, or a `problem` in a sentence.
+    Give either `expected` and `found`, as nouns, or `problem`, as a sentence.
 
     Args:
         where: the flag, key, file or file:line that is wrong.
@@ -29,7 +29,7 @@ class UserError(ValueError):
 
 
 def _in_one_line(text: str) -> str:
-    """The text without control characters: parts of it that come from files may break lines or move the cursor."""
+    """Return the text without control characters: parts that come from files could break lines or move the cursor."""
     plain = text.replace("\n", " ")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain)
 
@@ -43,31 +43,31 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class MissedTarget(Exception):
-    """Everything was made, and nothing of it reaches what was asked for; the message says how near it came."""
+    """Everything was made, but nothing reaches the target; the message says how close it came."""
 
 
 class UploadFailed(Exception):
-    """The hub failed or could not be reached; what was to be uploaded is still here, and the same call tries again."""
+    """The hub failed or could not be reached; the files are still here, and the same call tries again."""
 
 
 class SourceLost(Exception):
-    """A data set could not be read to its end for now. What was prepared of it stays, and the same command goes on."""
+    """A data set could not be read to its end. What was prepared of it stays, and the same command continues."""
 
 
 class OutOfMemory(Exception):
-    """Not even a micro-batch of one example fits into the memory, or what is no training does not."""
+    """Not even a micro-batch of one example fits into memory, or something other than a training does not fit."""
 
 
 class DeviceLost(Exception):
-    """The GPU failed on the way. What is finished and the last checkpoint stay, and the same command goes on there."""
+    """The GPU failed. Finished work and the last checkpoint stay, and the same command continues there."""
 
 
 class RankLost(Exception):
-    """Of several processes that train together one has ended. The same command goes on from the last checkpoint."""
+    """One of several processes that train together has ended. The same command continues from the last checkpoint."""
 
 
 class ReportedElsewhere(Exception):
-    """Another of the processes that train together has said why they end."""
+    """Another of the processes that train together has already reported why they end."""
 
 
 class DiskError(Exception):
@@ -91,7 +91,7 @@ class DiskError(Exception):
 def as_user_error(where: str, *, expected: str, fix: str) -> Iterator[None]:
     """Report any exception that a library raises in the body as a mistake in the file that it reads.
 
-    Libraries raise exceptions of any class at a malformed file; those in Rust even some that are no `Exception`.
+    On a malformed file, libraries raise exceptions of any class, and Rust libraries some that are not an `Exception`.
 
     Raises:
         UserError: in place of the library's exception.
@@ -103,7 +103,7 @@ def as_user_error(where: str, *, expected: str, fix: str) -> Iterator[None]:
     except Exception as error:
         raise UserError(where, expected=expected, found=_last_line(error), fix=fix) from None
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of Rust; its class cannot be imported
+        if type(error).__name__ != "PanicException":  # raised by Rust libraries; its class cannot be imported
             raise
         raise UserError(where, expected=expected, found=_last_line(error), fix=fix) from None
 

@@ -1,4 +1,4 @@
-"""What was dropped, renamed or read otherwise than a user may expect, with counts: said once a command."""
+"""Notices: what was dropped, renamed or read in an unexpected way, with counts; each is given once per command."""
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
@@ -11,20 +11,20 @@ _marks: list[str] = []
 
 
 def notice(where: str, text: str) -> None:
-    """Warn that something was left out, renamed or read in a way that could be doubted, with how many there are.
+    """Warn that something was left out, renamed or read in a debatable way, with the count.
 
-    The line goes through `logging`, so that `--quiet` keeps it and a program can collect it. One that was given since
-    `begin` is not repeated: a file is read before a run, in it, and after it.
+    The line goes through `logging`, so that `--quiet` keeps it and a program can collect it. A line that was given
+    since `begin` is not repeated, because a file is read before, during and after a run.
 
     Args:
         where: the file, line or column.
-        text: what was done, with counts, and how to have it otherwise.
+        text: what was done, with counts, and how to change that.
     """
     repeat([" ".join(f"{where}: {' '.join(_marks)} {text}".split())])
 
 
 def repeat(lines: Iterable[str]) -> None:
-    """Give lines once more that `recorded` collected, for what was read then is used again."""
+    """Give the lines that `recorded` collected again, because what was read then is used again."""
     for line in lines:
         _say(line)
 
@@ -38,13 +38,13 @@ def _say(line: str) -> None:
 
 
 def all_notices() -> tuple[str, ...]:
-    """The lines since `begin`, in their order."""
+    """Return the lines since `begin`, in their order."""
     return tuple(_given)
 
 
 @contextmanager
 def marked(words: str) -> Iterator[None]:
-    """Puts words before every text of the body."""
+    """Put words before the text of every notice in the body."""
     _marks.append(words)
     try:
         yield
@@ -54,7 +54,7 @@ def marked(words: str) -> Iterator[None]:
 
 @contextmanager
 def recorded() -> Iterator[Collection[str]]:
-    """Collects the lines of the body, also those that were given before."""
+    """Collect the notices of the body, including those that were already given."""
     lines: dict[str, None] = {}
     _recorded.append(lines)
     try:

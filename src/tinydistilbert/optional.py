@@ -13,15 +13,15 @@ TRAINING = frozenset(
      "pydantic", "rich", "safetensors", "scipy",
      "sklearn", "shtab", "tomli_w", "torch", "transformers")
 )  # fmt: skip
-"""What the extra `train` installs: all that runs of exported models do without."""
+"""Libraries of the extra `train`; running exported models needs none of them."""
 
 
 TELEMETRY = {"openvino": ("openvino_telemetry",), "nncf": ("openvino_telemetry",)}
-"""Libraries that report over the network what they are used for, and what they need for it; they do without."""
+"""Libraries that report their use over the network, and the modules that they need for that but work without."""
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """The imported `module`, which comes with the extra `extra` of this package.
+    """Return the imported `module`, which belongs to the extra `extra` of this package.
 
     Raises:
         UserError: it is not installed; the message names the command that installs it.
@@ -38,7 +38,7 @@ def require(module: str, *, extra: str) -> ModuleType:
 
 @contextmanager
 def training_libraries(where: str) -> Iterator[None]:
-    """In the body the libraries of the extra `train` are imported.
+    """Let the body import libraries of the extra `train`; report a missing one.
 
     Args:
         where: what needs them.

@@ -29,7 +29,7 @@ from tinydistilbert.tasks.whole_inputs import Encoder, FastTokenizer, Inputs, en
 from tinydistilbert.tasks.words import WORDS, Word, WordPredictions, joined, word_predictions, words_in
 
 SQUAD = TASKS[0]
-"""Its stride is used for every span model."""
+"""SQuAD's stride is used for every span model."""
 
 OF_CLASSES = ("classification", "multi-label", "token-classification")
 """Kinds whose outputs have names."""
@@ -38,7 +38,7 @@ NER = dataclasses.replace(SQUAD, name="entities", kind="token-classification", t
 Prediction = dict[str, Any]
 """What a model predicts for one text; its keys are listed at `Predictor.predict`."""
 CUT = "cut_tokens"
-"""Its key for texts that were cut."""
+"""Key of a prediction whose text was cut: the number of tokens that were not read."""
 
 
 class Predictor:
@@ -234,7 +234,7 @@ def _entities(text: str, words: Sequence[Word], found: WordPredictions) -> list[
 
 
 def _probabilities(logits: NDArray[np.float32]) -> list[list[float]]:
-    """Of each row the softmax; of a single one without numpy, whose calls would take longer than the arithmetic."""
+    """Return the softmax of each row; of a single one without numpy, whose calls take longer than the arithmetic."""
     if len(logits) == 1:
         values = logits[0].tolist()
         largest = max(values)
@@ -265,7 +265,7 @@ def _listed(texts: str | Sequence[str], pairs: str | Sequence[str] | None) -> tu
 
 
 def _check_finite(logits: Logits) -> None:
-    """Check that the logits of all texts are finite numbers, or there is no answer to read from them."""
+    """Check that the logits of all texts are finite numbers; otherwise they hold no answer."""
     if isinstance(logits, np.ndarray):
         bad = int((~np.isfinite(logits).all(axis=-1)).sum())
     else:
@@ -306,7 +306,7 @@ def load(
         progress.say(f"{folder}: {why}")
     kind = _task_kind(folder, facts["head"])
     tokenizer = load_plain_tokenizer(folder, vocabulary_size=config["vocab_size"])
-    names = config.get("id2label") or dict.fromkeys(range(2))  # transformers leaves out what it calls its classes
+    names = config.get("id2label") or dict.fromkeys(range(2))  # transformers leaves out its default names
     labels = tuple(names.get(str(i)) or f"LABEL_{i}" for i in range(len(names)))
     _check_tags(folder, kind, labels)
     return Predictor(
@@ -377,7 +377,7 @@ def _null_threshold(folder: Path, config: Any, kind: Kind, given: float | None) 
     """The null threshold that is given, or else the one in the config of a span model.
 
     Raises:
-        UserError: one is given for another kind of model, or that in the config is no number.
+        UserError: one is given for another kind of model, or the one in the config is not a number.
     """
     if kind == "span":
         return stored_null_threshold(config, str(folder)) if given is None else given

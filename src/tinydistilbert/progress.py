@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, a line that changes in a notebook, now and then a line elsewhere."""
+"""Progress of a long job: a bar on a terminal, a changing line in a notebook, an occasional line elsewhere."""
 
 import atexit
 import os
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 20.0
-"""Where the output is no terminal, a line as often as this."""
+"""Seconds between lines if the output is not a terminal."""
 SECONDS_BETWEEN_UPDATES = 0.5
-"""Of a bar."""
+"""Seconds between updates of the bar."""
 SECONDS_BETWEEN_CHANGES = 2.0
-"""Of the line in a notebook."""
+"""Seconds between changes of the line in a notebook."""
 WIDE = 100
-"""Columns of a terminal from which on the bar has room for loss terms."""
+"""Columns that a terminal needs for the bar to show loss terms."""
 
 _listeners: list[Callable[[dict[str, Any]], object]] = []
 _is_silent = False
 _bar: "Bar | None" = None
-"""The bar on the terminal; there is one at most."""
+"""The bar on the terminal; at most one exists."""
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 07 min."""
+    """Return seconds as people say them: 42 s, 3 min 05 s, 2 h 07 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -46,7 +46,7 @@ def size_in_words(count: float) -> str:
 
 @contextmanager
 def listening(callback: Callable[[dict[str, Any]], object] | None) -> Iterator[None]:
-    """In the body, `callback` gets every event of `emit`; None = nobody does."""
+    """Pass every event of `emit` in the body to `callback`; None = to nobody."""
     if callback is None:
         yield
         return
@@ -58,14 +58,14 @@ def listening(callback: Callable[[dict[str, Any]], object] | None) -> Iterator[N
 
 
 def emit(**event: Any) -> None:
-    """Give an event to whoever listens: a step of a training, what was measured after it, a stage that is done."""
+    """Send an event to the listener: a training step, a measurement after it, a finished stage."""
     for listener in _listeners:
         listener(dict(event))
 
 
 @contextmanager
 def reporting(*, quiet: bool) -> Iterator[None]:
-    """In the body progress is shown or not; after it the terminal is as it was, however the body ended."""
+    """Show progress in the body unless `quiet`, and restore the terminal afterwards, however the body ended."""
     global _is_silent
     before, _is_silent = _is_silent, quiet
     try:
@@ -77,7 +77,7 @@ def reporting(*, quiet: bool) -> Iterator[None]:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """In the body nothing is shown, and nobody gets an event."""
+    """Show nothing and send no events in the body."""
     listeners = _listeners[:]
     _listeners.clear()
     try:
@@ -100,7 +100,7 @@ def _is_notebook() -> bool:
 
 
 def _is_for_bars() -> bool:
-    """Whether standard error is a terminal whose lines can be rewritten; that of a kernel may only claim to be one."""
+    """Whether standard error is a terminal whose lines can be rewritten; a notebook kernel's may only claim that."""
     if _is_notebook():
         return False
     is_plain = os.environ.get("TERM") == "dumb" or os.environ.get("CI", "").lower() not in ("", "0", "false")
@@ -121,10 +121,10 @@ def _new_bar(label: str, steps: int, done: int) -> "Bar":
     from rich.table import Column
 
     global _bar
-    _remove_bar()  # of a job that an exception ended
+    _remove_bar()  # left by a job that an exception ended
     atexit.register(_remove_bar)
     label_column = Column(no_wrap=True, overflow="ellipsis", ratio=2)
-    # Lines of others go above the bar; standard output only where it is that terminal, and no file.
+    # Other output goes above the bar; standard output only if it is the same terminal and not a file.
     _bar = Progress(
         TextColumn("{task.description}", markup=False, table_column=label_column),
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
@@ -139,12 +139,12 @@ def _new_bar(label: str, steps: int, done: int) -> "Bar":
 
 
 class Progress:
-    """Shows on standard error: what, how far, useful tokens per second, time left, and loss terms where they fit.
+    """Shows the job, its step, useful tokens per second, time left and, where they fit, loss terms on standard error.
 
     Args:
         label: what is done, such as "distill".
-        steps: how many there are.
-        done: how many of them were done in an earlier process.
+        steps: total number of steps.
+        done: number of steps done in an earlier process.
     """
 
     def __init__(self, label: str, steps: int, *, done: int = 0) -> None:
@@ -162,7 +162,7 @@ class Progress:
         return not _is_silent and (step == self.steps or time.monotonic() - self.last >= wait)
 
     def line(self, step: int, tokens: int, terms: Mapping[str, float]) -> str:
-        """The line after `step` steps, of which this process did those since its start, with `tokens` useful tokens."""
+        """Return the line after `step` steps; this process has read `tokens` useful tokens since its start."""
         rate, left = self._rate_and_time(step, tokens)
         return "  ".join([f"{self.label}: step {step}/{self.steps}", rate, *_terms(terms), left])
 
@@ -173,7 +173,7 @@ class Progress:
         return f"{tokens / seconds:,.0f} tokens/s", when
 
     def show(self, step: int, tokens: int, terms: Mapping[str, float]) -> None:
-        """Show how far it is; the line after the last step stays."""
+        """Show the progress; the line after the last step stays."""
         self.last = time.monotonic()
         if self._is_for_display:
             self._show_in_notebook(self.line(step, tokens, terms))
@@ -189,8 +189,8 @@ class Progress:
         self._bar.update(self._bar.task_ids[0], completed=step, facts="  ".join([rate, *shown, left]), refresh=True)
 
     def _show_in_notebook(self, line: str) -> None:
-        """One output of the cell for the whole job, whose text changes: rich would add one each time."""
-        from IPython.display import display  # type: ignore[import-not-found]  # a kernel has it; it is no dependency
+        """Change the text of one cell output for the whole job: rich would add an output each time."""
+        from IPython.display import display  # type: ignore[import-not-found]  # a kernel has it; it is not a dependency
 
         content = {"text/plain": line}
         if self._display is None:

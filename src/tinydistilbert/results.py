@@ -1,4 +1,4 @@
-"""A measurement: one number with everything that is needed to believe it, and where it is kept."""
+"""Measurements, each one number with everything needed to verify it, and their file."""
 
 import dataclasses
 import datetime
@@ -19,12 +19,12 @@ from tinydistilbert.storage import json_lines
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scikit-learn")
 COMPARE = "compare"
-"""`task` of measurements of the difference between two rows; the name of the task is in their details."""
+"""`task` of measurements that compare two rows; the name of the actual task is in their details."""
 OPTIONAL_LIBRARIES = ("onnxruntime", "openvino")
 
 
 def _git_commit() -> str:
-    """Commit of the checkout this code runs from, with `+` when there are uncommitted changes; empty outside one."""
+    """Return the commit of the checkout this code runs from, with `+` for uncommitted changes; empty outside one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
@@ -38,7 +38,7 @@ def _git_commit() -> str:
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """The machine and the software that numbers of this process are made on."""
+    """Return the machine and the software that this process measures on."""
     libraries = {name: metadata.version(name) for name in LIBRARIES}
     libraries |= {name: metadata.version(name) for name in OPTIONAL_LIBRARIES if util.find_spec(name)}
     return {
@@ -61,13 +61,13 @@ class Origin:
 
     @classmethod
     def of(cls, recipe: schema.Recipe) -> Self:
-        """That recipe, by name and content."""
+        """Return the origin for a recipe: its name and hash."""
         return cls(recipe.name, schema.recipe_hash(recipe))
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number. What every number needs is a field; what only some need (p50, threads, warnings) is in `details`."""
+    """One number. Fields hold what every number needs; `details` what only some need (p50, threads, warnings)."""
 
     model: str
     """Row of the tables: `teacher`, `student`, `student (D)` after a second distillation, `control`, `bert-base` …"""
@@ -96,25 +96,25 @@ class Measurement:
 
     @property
     def is_subset(self) -> bool:
-        """Whether the value rests on a part of the split only."""
+        """Whether the value was computed from only a part of the split."""
         return 0 < self.examples < self.examples_total
 
     @property
     def is_trained_on_subset(self) -> bool:
-        """Whether the model was trained on a part of the task's train split only."""
+        """Whether the model was trained on only a part of the task's train split."""
         return 0 < self.train_examples < self.train_examples_total
 
 
 def write(path: Path, measurements: Iterable[Measurement]) -> None:
-    """Replace the file at `path` by one line a measurement."""
+    """Write the measurements to `path`, one per line, replacing the file."""
     json_lines.write(path, map(dataclasses.asdict, measurements))
 
 
 def read(path: Path) -> list[Measurement]:
-    """The measurements in a JSON-lines file, in its order; in a finished folder it is compared with the manifest first.
+    """Return the measurements of a JSON-lines file, in order; in a finished folder, check its manifest first.
 
     Raises:
-        UserError: the file is not as it was when its folder was finished, or a line is no measurement.
+        UserError: the file differs from when its folder was finished, or a line is not a measurement.
     """
     lines = json_lines.read(path)
     with as_user_error(str(path), expected="measurements", fix=json_lines.REMAKE):

@@ -13,15 +13,15 @@ MEASUREMENTS = "measurements.jsonl"
 LOG = "log.jsonl"
 """In the folder of a training: a line for each step and each validation."""
 TRAINING_FACTS = "training.json"
-"""In a fine-tuned model: on how many examples of how many it was trained, in how many steps and seconds."""
+"""In a fine-tuned model: the train examples used, of how many, and the steps and seconds of its training."""
 SAMPLES = "samples.jsonl"
 """In a folder of scores: a few examples with the labels and the predictions."""
 CARD = "README.md"
-"""In a model's folder that may be shared: its card. No manifest lists it, for people write into it."""
+"""In a model's folder that may be shared: its card. No manifest lists it, because people write into it."""
 AUGMENTED_EXAMPLES = "examples.parquet"
 SOFT_TARGETS = "logits.npy"
 BENCHMARK_TIMES, VARIANT_TIMES = "latencies.jsonl", "latencies.json"
-"""Every single time: of the stage benchmark, and of compressed variants."""
+"""Every single timing: of the stage benchmark, and of compressed variants."""
 EXAMPLE_HASH = "example"
 """Column in files of predictions: the hash of the example's texts and label; version 0.1 did not write it."""
 _SECOND_DISTILLATION, _SECOND_DISTILLATION_FOLDER = " (D)", "-d"
@@ -39,7 +39,7 @@ def row_folder(row: str) -> str:
 
 
 def training_facts(model: Path) -> dict[str, Any]:
-    """What `finetune` wrote about the training of a model that it made; nothing of a model from elsewhere.
+    """Return what `finetune` wrote about a model's training; empty for a model from elsewhere.
 
     Raises:
         UserError: the file is not as it was written.
@@ -112,7 +112,7 @@ class CompressedFolder:
 
     @property
     def soft_targets(self) -> Path:
-        """What the teachers of recovery fine-tuning answered."""
+        """The predictions of the teachers of recovery fine-tuning."""
         return self.path / "targets"
 
     def just_pruned(self) -> list[Path]:
@@ -147,17 +147,17 @@ class RunFolder:
 
     @property
     def given_data(self) -> Path:
-        """Data that a program gave as such, and not as files of its own."""
+        """Data that a program passed in memory, not as files."""
         return self.path / "data"
 
     @property
     def notices(self) -> Path:
-        """What was renamed, left out or read in a way that could be doubted, one a line; there where anything was."""
+        """The notices of the run, one per line; missing if there were none."""
         return self.path / "notices.txt"
 
     @property
     def lost(self) -> Path:
-        """Task models whose processes failed (`--jobs`), by title, with why; there where any did."""
+        """Task models whose processes failed (`--jobs`), by title, with the reason; missing if none failed."""
         return self.path / "failed.json"
 
     @property
@@ -187,7 +187,7 @@ class RunFolder:
 
     @property
     def model_card(self) -> Path:
-        """The student's."""
+        """The student's card."""
         return self.student / CARD
 
     @property
@@ -236,11 +236,11 @@ class RunFolder:
         return self.task(task) / "augmented"
 
     def rows(self, task: str, split: str) -> Path:
-        """The rows of a large split, as they were read and checked; made anew where they are not there."""
+        """The rows of a large split, as they were read and checked; made again if missing."""
         return self.task(task) / "rows" / split
 
     def soft_targets(self, task: str) -> Path:
-        """What the task's teachers answered to the train examples."""
+        """The predictions of the task's teachers on the train examples."""
         return self.task(task) / "targets"
 
     def cut_teacher(self, task: str) -> Path:
@@ -284,7 +284,7 @@ class AblationFolder:
         return RunFolder(self.path / "base")
 
     def row(self, name: str, seed: int) -> RunFolder:
-        """The run of a row with a seed; `name` is that of its folder."""
+        """The run of a row with a seed; `name` is the name of its folder."""
         return RunFolder(self.path / "rows" / name / f"seed-{seed}")
 
 
@@ -348,13 +348,13 @@ def run_of_task_model(model: Path) -> tuple[RunFolder, str, str] | None:
 
 
 def states(run: RunFolder, section: str, key: str) -> bool:
-    """Whether the recipe of the run names a key, which versions before the key did not."""
+    """Whether the run's recipe contains a key; recipes of versions older than the key do not."""
     stored: dict[str, Any] = tomllib.loads(run.recipe.read_text(encoding="utf-8"))
     return key in stored.get(section, {})
 
 
 def released_models(run: RunFolder) -> list[Path]:
-    """The models of the run whose weights were deleted when nothing was left to read them."""
+    """The models of the run whose weights were deleted because nothing needed them any more."""
     made = [run.control, *run.path.glob("tasks/*/cut-teacher"), *run.all_task_models()]
     made += [
         path

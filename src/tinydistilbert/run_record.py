@@ -1,6 +1,6 @@
-"""What a run was begun with, in its folder: one recipe, one set of data, one version of each model, one precision.
+"""The record of what a run started with: one recipe, one set of data, one version of each model, one precision.
 
-With anything else the folder is refused. What its commands had to say is kept there too.
+The folder is refused with anything else. The notices of its commands are kept there too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _FILE = "file "
 """Begins the paths of files of local models in `inputs.json`."""
 _PRECISION = "precision"
 MAY_DIFFER = ("device", "data", "finetune.keep", "teacher.sharding")
-"""Keys of the recipe that do not change what a run computes: from one command to the next they may differ."""
+"""Keys of the recipe that do not change what a run computes, so they may differ from one command to the next."""
 
 
 def is_begun(run: RunFolder, recipe: Recipe) -> bool:
@@ -29,7 +29,7 @@ def is_begun(run: RunFolder, recipe: Recipe) -> bool:
     """
     try:
         has_recipe = run.recipe.is_file()
-    except OSError as error:  # a name too long, say
+    except OSError as error:  # for example, a name that is too long
         found, fix = error.strerror or str(error), "give another --output"
         raise UserError("--output", expected="a folder that can be made", found=found, fix=fix) from None
     if has_recipe:
@@ -63,7 +63,7 @@ def keep_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
 
 
 def check_fingerprint(run: RunFolder, name: str, fingerprint: str) -> None:
-    """Compare the fingerprint of data with the one that is kept, if one is.
+    """Compare the fingerprint of data with the one that is kept, if there is one.
 
     Raises:
         UserError: the run was begun with other data.
@@ -113,7 +113,7 @@ def kept_lost(run: RunFolder) -> dict[str, str]:
 
 
 def kept_revisions(run: RunFolder) -> dict[str, str]:
-    """The commits at which hub models were read that the recipe names without one, by their names.
+    """The commits of the hub models for which the recipe names none, by model name.
 
     Raises:
         UserError: the file that keeps them is damaged.
@@ -132,7 +132,7 @@ def keep_revisions(run: RunFolder, commits: Mapping[str, str]) -> None:
 def begun_in(run: RunFolder) -> str | None:
     """The precision of matrix products that the run was begun in; None if it is new.
 
-    `auto` of a run that was begun by a version that kept none.
+    `auto` for a run that was begun by a version that kept none.
 
     Raises:
         UserError: the file that keeps it is damaged.
@@ -142,10 +142,10 @@ def begun_in(run: RunFolder) -> str | None:
 
 
 def keep_precision(run: RunFolder, precision: str) -> None:
-    """Keep the precision that the run is begun with.
+    """Keep the precision that the run begins with.
 
     Raises:
-        UserError: another process has begun it in another one.
+        UserError: another process has begun it in another precision.
     """
     stored = _inputs(run)
     before = stored.setdefault(_PRECISION, precision)
@@ -161,7 +161,7 @@ def keep_precision(run: RunFolder, precision: str) -> None:
 
 
 def kept_model_files(run: RunFolder) -> dict[str, dict[str, str]]:
-    """The hashes of the files of local models that the run was begun with: by folder, as the recipe names it, and name.
+    """The hashes of the files of local models that the run was begun with, by folder (as in the recipe) and file name.
 
     Raises:
         UserError: the file that keeps them is damaged.
@@ -194,6 +194,6 @@ def _inputs(run: RunFolder) -> dict[str, str]:
         fix = "restore it from a copy, or give another --output"
         expected, found = "fingerprints as JSON", str(error) or type(error).__name__
         raise UserError(str(run.inputs), expected=expected, found=found, fix=fix) from None
-    except OSError as error:  # a name too long, say
+    except OSError as error:  # for example, a name that is too long
         found, fix = error.strerror or str(error), "give another --output"
         raise UserError("--output", expected="a folder that can be made", found=found, fix=fix) from None

@@ -1,7 +1,7 @@
 """Requests to stop: SIGINT and SIGTERM. The first stops the program in good order, the second at once.
 
-Under a launcher of several processes the second changes nothing: with Ctrl-C each process gets one from the terminal
-and one from the launcher, which itself ends whoever takes too long.
+Under a launcher of several processes, the second has no effect: with Ctrl-C each process gets one from the terminal and
+one from the launcher, and the launcher itself ends processes that take too long.
 
 Outside of a training nothing is lost by stopping at any moment, since only finished folders count: the request is
 raised as KeyboardInterrupt (`handled`). A training finishes its step and saves a checkpoint first (`deferred`).
@@ -25,10 +25,10 @@ from tinydistilbert.errors import (
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 OWN_ERRORS = (DiskError, NonFiniteLoss, OutOfMemory, Interrupted, RankLost, ReportedElsewhere)
-"""Errors that stay what they are although a request was received. A mistake of the user's is not among them: it may be
-what our own code made of the error that a library put in the place of the request, and if it is real, it comes back."""
+"""Errors that a received request does not replace. `UserError` is not among them: our code may have made it from an
+error that a library raised in place of the request, and a real mistake will come back."""
 LATER = 0.01
-"""Seconds after which a request that could not be raised comes again."""
+"""Seconds after which a request that could not be raised is raised again."""
 
 
 class Requests:
@@ -43,7 +43,7 @@ class Requests:
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if self._is_raised and _is_finalizing(frame):  # where Python would print what is raised, and go on
+        if self._is_raised and _is_finalizing(frame):  # there Python would print the exception and continue
             threading.Timer(LATER, os.kill, (os.getpid(), number)).start()
             return
         if (os.environ.get("WORLD_SIZE") or "1") != "1":
@@ -71,8 +71,8 @@ class Requests:
         except OWN_ERRORS:
             raise
         except Exception as error:
-            # A library may have put an error of its own in its place, as numpy does that asks a file for its number, or
-            # torch that asks a storage for its length: then a model in good order would be called a damaged one.
+            # A library may have replaced the request by an error of its own, as numpy does when it asks a file for its
+            # number, or torch when it asks a storage for its length: an intact model would then be reported as damaged.
             if self:
                 raise KeyboardInterrupt from error
             raise
@@ -91,10 +91,10 @@ def _is_finalizing(frame: FrameType | None) -> bool:
 
 @contextmanager
 def deferred() -> Iterator[Requests]:
-    """Record requests, for the body to look at, instead of ending the process.
+    """Record requests for the body to check, instead of ending the process.
 
-    Outside the main thread, which alone can handle signals, none is received. A signal that the process ignores, as
-    background jobs of scripts ignore SIGINT, stays ignored.
+    Outside the main thread, which alone can handle signals, no request is received. A signal that the process ignores,
+    as background jobs of scripts ignore SIGINT, stays ignored.
     """
     requests = Requests()
     not_ignored = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]

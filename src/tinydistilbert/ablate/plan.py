@@ -16,25 +16,25 @@ from tinydistilbert.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """What is left to do for one row of an ablation, its seeds together."""
+    """What is left to do for one row of an ablation, all its seeds together."""
 
     row: str
     changes: str
     steps: str
-    """Of each distillation; of a time budget its words."""
+    """Steps of each distillation; for a time budget, its text."""
     seeds: int
     seeds_left: int
     seconds: float
 
 
 def planned_rows(recipe: Recipe, output: Path) -> list[PlannedRow]:
-    """What `ablate` with the same arguments would do, and about how long it would take; nothing is written.
+    """Return what `ablate` with the same arguments would do, and about how long it would take; nothing is written.
 
-    Fine-tuning and scoring are taken to last as long in every row as in the baseline. The first row is that of the
-    references, which no seed is counted for.
+    Fine-tuning and scoring are assumed to take as long in every row as in the baseline. The first row is that of the
+    references, for which seeds are not counted.
 
     Raises:
-        UserError: an input is wrong: the same as of the run.
+        UserError: an input is wrong, as in the run itself.
     """
     study = study_of(recipe, output, log=lambda _: None)
     check_folder(study)
@@ -43,9 +43,9 @@ def planned_rows(recipe: Recipe, output: Path) -> list[PlannedRow]:
     check_dry_run_inputs(references)
 
     def basis(trial: Trial, until: str) -> Basis:
-        """Of a trial from its beginning, with what the rows have in common estimated once."""
+        """Return the basis of a trial from its beginning, with what the rows share estimated once."""
         sources = references.run.sources
-        unmade = dataclasses.replace(trial, folder=study.folder.row("", trial.seed))  # which no row is called
+        unmade = dataclasses.replace(trial, folder=study.folder.row("", trial.seed))  # a name that no row has
         return Basis(before_adapting(study, unmade, until=until, sources=sources), references.shared)
 
     scoring = _seconds(basis(study.trials[0], "evaluate"), "finetune", "evaluate")
@@ -67,10 +67,10 @@ def planned_rows(recipe: Recipe, output: Path) -> list[PlannedRow]:
 
 
 def plan_ablation(recipe: Recipe, output: Path) -> str:
-    """The rows of `planned_rows` as a table in plain text.
+    """Return the rows of `planned_rows` as a table in plain text.
 
     Raises:
-        UserError: an input is wrong: the same as of the run.
+        UserError: an input is wrong, as in the run itself.
     """
     rows = planned_rows(recipe, output)
     cells = [("row", "what it changes", "steps", "seeds left", "time")]

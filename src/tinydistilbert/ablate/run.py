@@ -1,4 +1,4 @@
-"""Check and run what is not done of an ablation, and write its table and page."""
+"""Check and run the unfinished part of an ablation, and write its table and page."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,11 +30,11 @@ from tinydistilbert.workers.run import run_parts
 
 
 def check_study(study: Study) -> None:
-    """Look for whatever can be wrong in any run, before the first one.
+    """Check everything that can be wrong in any run, before the first one.
 
     Raises:
-        UserError: the folder belongs to something else, a run in it to another recipe, or an input is wrong; of a row
-            it begins with its name.
+        UserError: the folder belongs to something else, a run in it to another recipe, or an input is wrong; an error
+            in a row begins with its name.
     """
     check_folder(study)
     references = study.references.run(study.log)
@@ -66,18 +66,18 @@ def check_folder(study: Study) -> None:
 
 
 def before_adapting(study: Study, trial: Trial, *, until: str, sources: Sources) -> RunContext:
-    """The run of a trial with the teacher as it comes, for the adapted one may not be made yet."""
+    """Return the run of a trial with the original teacher, because the adapted one may not exist yet."""
     recipe = dataclasses.replace(trial.recipe, teacher=study.recipe.teacher, adapt=study.recipe.adapt)
     return run_context(recipe, trial.folder.path, until=until, log=study.log, sources=sources)
 
 
 def run_study(study: Study, command: str, workers: Jobs | None) -> tuple[Table, dict[str, str]]:
-    """Do what is not done yet; table and page are written anew after every row.
+    """Run what is unfinished; table and page are written again after every row.
 
-    With `workers` the rows are run side by side, once there are the references, whose teacher they have.
+    With `workers` the rows run in parallel, after the references, whose teacher they use.
 
     Returns:
-        The table, and of the rows that failed, why.
+        The table, and why rows failed, by row.
     """
     output, failures = study.folder.path, dict[str, str]()
     with locks.alone(output / atomic.LOCK, where=f"--output {output}"):
@@ -86,7 +86,7 @@ def run_study(study: Study, command: str, workers: Jobs | None) -> tuple[Table, 
 
         def done(trial: Trial, failed: Iterable[str]) -> None:
             for failure in failed:
-                # What a row breaks is a finding about that row, and no reason to keep the others waiting.
+                # a failure in a row is a finding about that row, and no reason to stop the others
                 name = trial.variation.name if trial.variation else "references"
                 failures[name] = "; ".join([*([failures[name]] if name in failures else []), failure])
             if trial.is_finished():
@@ -110,7 +110,7 @@ def run_study(study: Study, command: str, workers: Jobs | None) -> tuple[Table, 
 def _run_side_by_side(
     study: Study, trials: Sequence[Trial], workers: Jobs, done: Callable[[Trial, Iterable[str]], None]
 ) -> None:
-    """Run trials by processes of their own; `done` is called with each and with what failed in it."""
+    """Run trials in separate processes; `done` is called with each and with what failed in it."""
     recipe, output = str(study.folder.recipe), str(study.folder.path)
     parts = {Part(trial.title, ("ablate", recipe, "--output", output, "--part", trial.part)): trial for trial in trials}
     waiting = iter(parts)
@@ -126,11 +126,11 @@ def _run_side_by_side(
 
 
 def run_row(recipe: Recipe, output: Path, name: str, *, log: Callable[[str], None]) -> None:
-    """Run one row with one seed, in a process that `jobs` of another one started.
+    """Run one row with one seed, in a process that another one started for `jobs`.
 
     Raises:
         UserError: there is no such row, or an input of it is wrong.
-        NonFiniteLoss: distilling it.
+        NonFiniteLoss: the loss of its distillation became infinite.
     """
     stop_with_parent()
     trial = next((trial for trial in study_of(recipe, output, log=log).trials if trial.part == name), None)
@@ -142,7 +142,7 @@ def run_row(recipe: Recipe, output: Path, name: str, *, log: Callable[[str], Non
 
 
 def _run_trial(study: Study, trial: Trial) -> list[str]:
-    """Run a trial; gives what failed in it."""
+    """Run a trial, and return what failed in it."""
 
     def log(line: str) -> None:
         study.log(f"{trial.title}: {line}")
@@ -168,7 +168,7 @@ def publish(study: Study, failures: Mapping[str, str], command: str) -> Table:
 
 
 def remake(folder: AblationFolder) -> Table:
-    """Write table and page of an ablation anew from its recipe and its measurements, which are not changed.
+    """Write table and page of an ablation again from its recipe and its measurements, which are not changed.
 
     Raises:
         UserError: the folder has no recipe or no measurements, or one of them is damaged.
@@ -183,7 +183,7 @@ def remake(folder: AblationFolder) -> Table:
 
 @contextmanager
 def naming(trial: Trial) -> Iterator[None]:
-    """Put the name of the row before the user's mistakes."""
+    """Put the name of the row before user errors of the body."""
     try:
         yield
     except UserError as error:
@@ -202,16 +202,16 @@ def ablate(
         recipe: the baseline, and in its section ablate the rows and seeds.
         output: folder of the ablation; made if missing, continued if it is one of this recipe.
         log: called with a line for each stage of each row.
-        command: the command line that the report shows as the way to get the same again.
-        workers: how rows are run side by side; None = one after the other, in this process.
+        command: the command that the report shows for reproducing it.
+        workers: how rows run in parallel; None = one after the other, in this process.
 
     Returns:
-        The table, and of the rows that failed, with a loss that is not finite or as processes, why.
+        The table, and why rows failed, by row: a loss that is not finite, or a failed process.
 
     Raises:
         UserError: an input is wrong; when it was found before the first run, nothing was written.
-        Interrupted: the user asked to stop; the same call goes on.
-        NonFiniteLoss: adapting the teacher.
+        Interrupted: the user asked to stop; the same call continues.
+        NonFiniteLoss: the loss became infinite while the teacher was adapted.
     """
     study = study_of(recipe, output, log=log)
     if not all(trial.is_finished() for trial in study.runs):

@@ -52,7 +52,7 @@ class Trial:
     recipe: Recipe
     folder: RunFolder
     references: RunFolder
-    """The run of the references, in whose precision all rows are trained that do not name their own."""
+    """The run of the references, whose precision all rows use that do not name their own."""
 
     @property
     def title(self) -> str:
@@ -81,11 +81,11 @@ class Trial:
         return all(map(atomic.is_finished, self.parts.values()))
 
     def run(self, log: Callable[[str], None]) -> RunContext:
-        """The run in its folder."""
+        """Return the run in its folder."""
         return run_context(self.recipe, self.folder.path, until=self.until, log=log, compared_with=self.references)
 
     def measured(self) -> list[Measurement]:
-        """What it measured, under the name of its row; `seed` is that of the distillation."""
+        """Return what it measured, under the name of its row; `seed` is the distillation's."""
         measurements = []
         log = read_log(self.folder.student / LOG)
         tokens = max((line["tokens"] for line in log if "tokens" in line), default=0)
@@ -105,19 +105,18 @@ class Trial:
 
 
 def slug(name: str) -> str:
-    """The name of a row as that of a folder: small letters and digits, all else as hyphens."""
+    """Return the name of a row as a folder name: lower-case letters and digits, hyphens for everything else."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def variations(recipe: Recipe) -> tuple[Variation, ...]:
-    """The rows of the recipe's ablation: the baseline, the paper's Table 4, its own.
+    """Return the rows of the recipe's ablation: the baseline, the paper's Table 4, its own.
 
-    A row of Table 4 that would change nothing (a term that has no weight anyhow) is left out, and so is one that would
-    leave no term.
+    A row of Table 4 that would change nothing (a term without weight), or that would leave no term, is left out.
 
     Raises:
-        UserError: a row of the recipe has no usable name, the name of another one, changes nothing, or changes
-            something by which rows are compared.
+        UserError: a row of the recipe has no usable name, another row's name, changes nothing, or changes something by
+            which rows are compared.
     """
     weighted = recipe.objective.terms
     alone = {"objective": {weighted[0]: 0.0}} if len(weighted) == 1 else None
@@ -146,7 +145,7 @@ def _changed(recipe: Recipe, row: Variation) -> Recipe:
 
 
 def _plain(recipe: Recipe, row: str, models: tuple[Any, ...]) -> Recipe:
-    """The recipe of one run: scored on held-out examples of train, one fine-tuning a model and seed."""
+    """Return the recipe of one run: scored on held-out train examples, one fine-tuning per model and seed."""
     alone = dataclasses.replace(recipe.finetune.distillation, tasks="none")
     finetune = dataclasses.replace(
         recipe.finetune,
@@ -157,7 +156,7 @@ def _plain(recipe: Recipe, row: str, models: tuple[Any, ...]) -> Recipe:
         select="fixed",
         learning_rates=(),
     )
-    # The rows of the ablation are left out, so that adding one does not make another recipe of the finished ones.
+    # The rows of the ablation are left out, so that adding one does not change the recipe of the finished ones.
     return dataclasses.replace(recipe, name=f"{recipe.name}/{row}", finetune=finetune, ablate=Ablate())
 
 
@@ -170,7 +169,7 @@ class Study:
     variations: tuple[Variation, ...]
     references: Trial
     trials: tuple[Trial, ...]
-    """Every row with the first seed, then with the next, so that what there is can be compared early."""
+    """Every row with the first seed, then with the next, so that rows can be compared early."""
     log: Callable[[str], None]
 
     @property
@@ -180,12 +179,12 @@ class Study:
 
     @property
     def first_of_each(self) -> tuple[Trial, ...]:
-        """One trial of each row: its seeds differ in nothing that can be wrong."""
+        """One trial of each row: its seeds do not differ in anything that can be wrong."""
         return self.trials[: len(self.variations)]
 
 
 def study_of(recipe: Recipe, output: Path, *, log: Callable[[str], None]) -> Study:
-    """The runs that the recipe's section `ablate` asks for.
+    """Return the runs that the recipe's section `ablate` asks for.
 
     Raises:
         UserError: a row is wrong, as in `variations`.

@@ -1,1 +1,1 @@
-"""Python's side: finetune, distill, compress, shrink and the others as functions, which the command line calls too."""
+"""The Python interface: finetune, distill, compress, shrink and others as functions, which the command line uses."""

@@ -1,4 +1,4 @@
-"""Two rows, two runs, or the rows of one run, compared example by example; without torch."""
+"""Comparison of two rows, two runs, or the rows of one run, example by example; without torch."""
 
 from pathlib import Path
 

@@ -25,32 +25,32 @@ LIBRARIES = (
     "onnxruntime", "openvino",
 )  # fmt: skip
 OF_DEVELOPERS = ("dev", "mutation")
-"""Extras of version 0.1, which are no more."""
+"""Extras of version 0.1 that no longer exist."""
 BERT_BASE = ((768, 768), (768, 3072), (3072, 768))
-"""Inner size and columns of its matrices."""
+"""Inner size and columns of BERT-base's matrices."""
 HUB = "https://huggingface.co"
 HUB_SECONDS = 3.0
-"""The hub has so long to answer."""
+"""Seconds that the hub has to answer."""
 LEAST_DISK, LEAST_MEMORY = 5e9, 4e9
-"""Bytes below which a finding says so: BERT-base with its optimizer and a corpus need about as much."""
+"""Bytes below which a finding warns: BERT-base with its optimizer and a corpus need about as much."""
 OFFLINE_WORDS = ("1", "ON", "YES", "TRUE")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;]*);\s*extra\s*==\s*['\"]([\w-]+)['\"]")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line."""
+    """One result of the check."""
 
     section: str
     name: str
     value: str
     fix: str = ""
-    """What to do; empty where nothing has to be done."""
+    """What to do; empty if nothing has to be done."""
 
 
 @dataclass(frozen=True, repr=False)
 class Checkup:
-    """Everything that was looked at."""
+    """All findings."""
 
     findings: tuple[Finding, ...]
 
@@ -113,7 +113,7 @@ def _processor() -> Iterator[Finding]:
 
 
 def _torch() -> Iterator[Finding]:
-    """What only torch knows: the matrix library, the precision of `auto`, GPUs."""
+    """Yield what only torch knows: the matrix library, the precision of `auto`, GPUs."""
     section = "Training"
     if _version("torch") is None:
         yield _without_torch("not installed")
@@ -137,7 +137,7 @@ def _torch() -> Iterator[Finding]:
             yield Finding(section, "GPU", "Apple's, by MPS" if device.type == "mps" else "none that torch can use")
     except ModuleNotFoundError as error:
         yield _without_torch(_in_short(error))
-    except Exception as error:  # of any class: a library that is installed and does not load
+    except Exception as error:  # of any class: the library is installed and does not load
         yield Finding(section, "torch", f"does not work: {_in_short(error)}", "install torch again")
 
 
@@ -166,11 +166,11 @@ def _memory() -> Iterator[Finding]:
 
 
 def _memory_limits() -> Iterator[int]:
-    """Bytes that the control groups of this process allow, of version 2 or 1."""
+    """Yield the byte limits of this process's control groups, of version 2 or 1."""
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             yield int(Path(file).read_text())
-        except (OSError, ValueError):  # not there, or `max`
+        except (OSError, ValueError):  # missing, or `max`
             continue
 
 
@@ -201,13 +201,13 @@ def _hub() -> Iterator[Finding]:
         from huggingface_hub import get_token
 
         has_token = bool(get_token())
-    except Exception:  # not installed, or it does not load: then the versions above say so
+    except Exception:  # not installed, or it does not load: the versions above say so
         has_token = bool(os.environ.get("HF_TOKEN"))
     yield Finding(section, "token", "there is one" if has_token else "none; only `push` and private models need one")
 
 
 def _asked(endpoint: str) -> str:
-    """What is wrong with the hub; empty where it answers."""
+    """Return what is wrong with the hub; empty if it answers."""
     try:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_SECONDS):
             return ""
@@ -218,7 +218,7 @@ def _asked(endpoint: str) -> str:
 
 
 def _within(seconds: float, ask: Callable[[], str]) -> str:
-    """What `ask` gives, if it does in time: finding the address of a name knows no time limit of its own."""
+    """Return the answer of `ask`, if it comes in time: name resolution has no time limit of its own."""
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
     thread.start()
@@ -237,7 +237,7 @@ def _offline_teacher() -> Finding:
 
 
 def _extras() -> Iterator[Finding]:
-    """What each extra lacks."""
+    """Yield what each extra lacks."""
     section = "Extras"
     try:
         requirements = metadata.requires("tinydistilbert") or []
@@ -262,13 +262,13 @@ def _extras() -> Iterator[Finding]:
 
 
 def _is_older(installed: str, wanted: str) -> bool:
-    """Whether a version is below the floor of a requirement."""
+    """Whether a version is below a requirement's minimum."""
     floor = re.search(r">=\s*([\d.]+)", wanted)
     return floor is not None and _numbers(installed) < _numbers(floor[1])
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """`1.21.0` as (1, 21): zeros at the end are no part of a version."""
+    """Return `1.21.0` as (1, 21): trailing zeros do not count."""
     found = re.match(r"\d+(\.\d+)*", version)
     numbers = [int(part) for part in found[0].split(".")] if found else []
     while numbers and not numbers[-1]:

@@ -1,4 +1,4 @@
-"""shrink as an estimator of scikit-learn."""
+"""shrink as a scikit-learn estimator."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -58,7 +58,7 @@ class ShrunkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         self.threads, self.quiet = threads, quiet
 
     def fit(self, X: Iterable[str], y: Iterable[Any]) -> Self:  # noqa: N803 # scikit-learn's names
-        """Make the model of texts and their labels.
+        """Make the model from texts and their labels.
 
         Raises:
             UserError: something is wrong with the texts, the labels or the teacher.
@@ -140,7 +140,7 @@ class ShrunkClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
 
 
 def _texts(given: Iterable[Any]) -> list[str]:
-    """One-dimensional texts as a list.
+    """Return one-dimensional texts as a list.
 
     Raises:
         UserError: they are numbers, rows of several columns, or one text alone.

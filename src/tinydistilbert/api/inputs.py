@@ -1,4 +1,4 @@
-"""Data as Python programs have it (data frames, lists of dictionaries, data sets) as files that a recipe can name."""
+"""Data in a program's memory (data frames, lists of dictionaries, data sets) as files that a recipe can name."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,15 @@ FIX_MIXED = "write the column the same way in every row, such as df[column] = df
 
 
 def as_given(data: Data, name: str, *, label: str | Sequence[str] = "") -> str | pa.Table:
-    """A path or hub name as a text, anything else as a table.
+    """Return a path or hub name as a text, anything else as a table.
 
     Args:
         data: see `Data`.
-        name: of the argument, for errors.
-        label: the column of the label: of a `datasets.Dataset` its classes are named. Not of several columns.
+        name: name of the argument, for errors.
+        label: the column of the label; the classes of a `datasets.Dataset` get their names. Not for several columns.
 
     Raises:
-        UserError: it is none of these, has no rows, or a column with values of several kinds.
+        UserError: it is none of these, has no rows, or a column has values of several types.
     """
     if isinstance(data, str | Path):
         return str(data)
@@ -62,10 +62,10 @@ def _table(data: Data, name: str, label: str | Sequence[str]) -> pa.Table:
 
 
 def _column(values: Any, where: str) -> pa.Array:
-    """A column of one type, missing values as null.
+    """Return a column of one type, with missing values as null.
 
     Raises:
-        UserError: values of several kinds.
+        UserError: values of several types.
     """
     kinds: dict[type, Any] = {}
     listed = values.tolist() if hasattr(values, "tolist") else values
@@ -82,7 +82,7 @@ def _column(values: Any, where: str) -> pa.Array:
 
 
 def fingerprint(given: str | pa.Table) -> str:
-    """A hash of a table's content, by which a call with other data gets another folder; of a path the path itself."""
+    """Return a hash of a table's content, so that other data gets another folder; for a path, the path itself."""
     if isinstance(given, str):
         return given
     digest = hashlib.sha256(str(given.schema).encode())
@@ -92,10 +92,10 @@ def fingerprint(given: str | pa.Table) -> str:
 
 
 def written(given: str | pa.Table, path: Path) -> str:
-    """The name that a recipe has for the data: its own, or that of the file that it is written to.
+    """Return the recipe's name for the data: the given one, or the file to which it is written.
 
     Raises:
-        UserError: the file is there with other data.
+        UserError: the file exists with other data.
     """
     if isinstance(given, str):
         return given

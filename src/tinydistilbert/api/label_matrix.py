@@ -1,4 +1,4 @@
-"""Targets of scikit-learn where a text may have several labels: a matrix of 0 and 1, or lists of labels."""
+"""scikit-learn targets with several labels per text: a matrix of 0 and 1, or lists of labels."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,13 +15,13 @@ FIX = "give a matrix of 0 and 1 with a column for each label, or a list of label
 
 
 def label_matrix(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
-    """The labels, and (n, labels) of 0 and 1; None where each text has one label.
+    """Return the labels, and (n, labels) of 0 and 1; None if each text has one label.
 
-    Lists of 0 and 1 that are all as long as each other are a matrix, as scikit-learn reads them. The labels of a
-    matrix are the names of a data frame's columns, or their numbers; those of lists are in their own order.
+    Lists of 0 and 1 of equal length are a matrix, as in scikit-learn. The labels of a matrix are the names of a data
+    frame's columns, or their numbers; those of lists are sorted.
 
     Raises:
-        UserError: a matrix of other numbers, or labels of several kinds.
+        UserError: a matrix of other numbers, or labels of several types.
     """
     if (matrix := _as_array(y)) is not None:
         names = getattr(y, "columns", None)
@@ -43,10 +43,10 @@ def label_matrix(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
 
 
 def indicators(y: Any, labels: NDArray[Any]) -> NDArray[np.int64]:
-    """(n, labels) of 0 and 1: the targets that a model with these labels is scored by.
+    """Return (n, labels) of 0 and 1: the targets by which a model with these labels is scored.
 
     Raises:
-        UserError: they are none, or have another label.
+        UserError: they are not such targets, or contain another label.
     """
     matrix = _as_array(y)
     rows = None if matrix is not None else _as_lists(y)
@@ -59,10 +59,10 @@ def indicators(y: Any, labels: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def matrix_of(rows: Sequence[Iterable[Any]], labels: NDArray[Any]) -> NDArray[np.int64]:
-    """(n, labels) of 0 and 1.
+    """Return (n, labels) of 0 and 1.
 
     Raises:
-        UserError: a row has another label.
+        UserError: a row contains another label.
     """
     places = {label: place for place, label in enumerate(labels.tolist())}
     matrix = np.zeros((len(rows), len(labels)), dtype=np.int64)
@@ -76,17 +76,17 @@ def matrix_of(rows: Sequence[Iterable[Any]], labels: NDArray[Any]) -> NDArray[np
 
 
 def _as_array(y: Any) -> NDArray[np.int64] | None:
-    """A matrix of 0 and 1 with two columns or more."""
+    """Return a matrix of 0 and 1 with at least two columns; None if it is not one."""
     try:
         array = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
-    except ValueError:  # lists of several lengths
+    except ValueError:  # lists of different lengths
         return None
     is_matrix = array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "biuf"
     return array.astype(np.int64) if is_matrix and np.isin(array, (0, 1)).all() else None
 
 
 def _as_lists(y: Any) -> list[list[Any]] | None:
-    """A list of labels for each text."""
+    """Return a list of labels for each text; None if it is not such lists."""
     rows = [*y]
     if not rows or not all(isinstance(row, LISTS) for row in rows):
         return None
@@ -94,10 +94,10 @@ def _as_lists(y: Any) -> list[list[Any]] | None:
 
 
 def _check_names(labels: NDArray[Any]) -> None:
-    """Refuse labels that cannot be told apart, or that name nothing.
+    """Refuse labels that cannot be distinguished or are empty.
 
     Raises:
-        UserError: it is so.
+        UserError: some are.
     """
     names = [class_name(label) for label in labels.tolist()]
     if wrong := [label for label, name in zip(labels.tolist(), names, strict=True) if name is None]:

@@ -1,4 +1,4 @@
-"""What the functions give back: runs, task models and scores, with their numbers, folders and pages."""
+"""The results of the functions: runs, task models and scores, with their numbers, folders and pages."""
 
 import html
 from collections.abc import Iterator, Mapping, Sequence

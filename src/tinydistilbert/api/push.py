@@ -1,4 +1,4 @@
-"""push: a model's folder to the Hugging Face hub, after a look at everything that would go there."""
+"""push: upload a model's folder to the Hugging Face hub, after checking everything that would be uploaded."""
 
 import logging
 import os
@@ -49,7 +49,7 @@ def push(folder: str | Path, name: str, *, private: bool = False, dry_run: bool 
 
 @contextmanager
 def _staged(planned: Push) -> Iterator[Path]:
-    """A folder with what goes up and nothing else, and with a manifest of just that."""
+    """Yield a folder with only the files to upload, and a manifest of only those."""
     with tempfile.TemporaryDirectory(prefix="tinydistilbert-push-") as work:
         staged = Path(work) / "model"
         for name in planned.files:
@@ -62,13 +62,13 @@ def _staged(planned: Push) -> Iterator[Path]:
         if atomic.is_finished(planned.folder):
             facts = atomic.read_manifest(planned.folder, verify=False)
             listed = {name: of for name, of in facts["files"].items() if name in planned.files}
-            (staged / atomic.MANIFEST).unlink()  # a link to that of the folder
+            (staged / atomic.MANIFEST).unlink()  # a link to the folder's own
             atomic.write_manifest_of(staged, {**facts, "files": listed})
         yield staged
 
 
 def _uploaded(planned: Push) -> Push:
-    """Make the model on the hub, and upload its files in one commit: all of them appear, or none."""
+    """Create the model on the hub, and upload its files in one commit: all of them appear, or none."""
     from huggingface_hub import HfApi, constants, get_token
 
     where = f"push {planned.name}"
@@ -91,7 +91,7 @@ def _uploaded(planned: Push) -> Push:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Keep huggingface_hub from a line for each of its tries again, some of which are seconds apart."""
+    """Suppress huggingface_hub's line for each of its retries, some of which are seconds apart."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -103,11 +103,11 @@ def _quiet_hub() -> Iterator[None]:
 
 @contextmanager
 def _hub_errors(where: str) -> Iterator[None]:
-    """Raise what goes wrong with the hub in one line.
+    """Raise problems with the hub as errors of one line.
 
     Raises:
-        UserError: the hub does not let this user do this.
-        UploadFailed: anything else of the hub or the network.
+        UserError: the hub does not allow this user to do this.
+        UploadFailed: any other problem of the hub or the network.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -132,7 +132,7 @@ def _hub_errors(where: str) -> Iterator[None]:
             problem = f"somebody else changed the model in the meantime ({status})"
             raise UploadFailed(f"{where}: {problem}; {AGAIN}") from error
         raise UploadFailed(f"{where}: the hub failed ({status}): {message}; {AGAIN}") from error
-    except Exception as error:  # of the network: each library has its own, without a common class
+    except Exception as error:  # a network error: each library has its own, without a common class
         message = " ".join(str(error).split())[:160]
         problem = f"the connection to the hub failed ({type(error).__name__}: {message})"
         raise UploadFailed(f"{where}: {problem}; {CUT}") from error

@@ -1,4 +1,4 @@
-"""A recipe run in a folder: what every function and every command with a recipe comes down to."""
+"""Running a recipe in a folder, which every function and every command with a recipe does in the end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ from tinydistilbert.workers.process import stop_with_parent
 OnLog = Callable[[dict[str, Any]], object]
 """Called with a dictionary for each step of a training, each validation and each line about the work."""
 MEASURED = ("evaluate", "compress", "benchmark", "report")
-"""Stages after which there is something in the tables."""
+"""Stages after which the tables contain something."""
 
 
 @contextmanager
 def session(*, quiet: bool, on_log: OnLog | None) -> Iterator[Callable[[str], None]]:
-    """What surrounds one call from Python; gives what prints a line about the work."""
+    """Surround one call from Python; yield the function that prints messages about the work."""
 
     def log(line: str) -> None:
         progress.emit(message=line)
@@ -41,23 +41,23 @@ def run(
     recipe: Recipe, output: Path, *, until: str, log: Callable[[str], None], command: str = "",
     threads: int | None = None, tell_time: bool = False, jobs: int | str | None = None,
 ) -> Run:  # fmt: skip
-    """Run the stages of a recipe up to `until`, those that are not finished.
+    """Run the unfinished stages of a recipe up to `until`.
 
     Args:
         recipe: what to do.
         output: the run folder; made if missing, continued if it belongs to this recipe.
         until: name of the last stage.
         log: called with a line for each stage that was done or skipped.
-        command: what the report shows as the way to get the same again.
+        command: what the report shows for reproducing it.
         threads: threads for matrix products; None = the cores that this process may use.
-        tell_time: begin with a line about how long it will take.
-        jobs: task models that are made at a time, each by a process of its own, and processes that tokenise the corpus;
-            `ray`: task models on Ray's cluster.
+        tell_time: begin with a line that estimates the time.
+        jobs: number of task models to make at a time, each in a separate process, and of processes that tokenise the
+            corpus; `ray`: task models on Ray's cluster.
 
     Raises:
         UserError: an input is wrong; when it was found before the first stage, nothing was written.
         MissedTarget: a compression did not reach its target; everything was written.
-        Interrupted: the user asked to stop; the same call goes on.
+        Interrupted: the user asked to stop; the same call continues.
     """
     workers = jobs_of(jobs, threads, recipe.device)
     processes = jobs if isinstance(jobs, int) else 1
@@ -76,7 +76,7 @@ def run(
 def run_part(
     recipe: Recipe, output: Path, part: str, *, until: str, log: Callable[[str], None], threads: int | None
 ) -> None:
-    """Make one part of a run, in a process that `jobs` of another one started.
+    """Make one part of a run, in a process that another one started for `jobs`.
 
     Raises:
         UserError: there is no such part.
@@ -90,7 +90,7 @@ def plan(
     recipe: Recipe, output: Path, *, until: str, threads: int | None = None, as_data: bool = False,
     jobs: int | str | None = None,
 ) -> Any:  # fmt: skip
-    """What `run` would do and cost, as plain text or as data; nothing is written.
+    """Return what `run` would do and cost, as plain text or as data; nothing is written.
 
     Raises:
         UserError: as `run`.
@@ -135,10 +135,10 @@ def replicate(
 
 
 def with_settings(recipe: Recipe, settings: dict[str, Any] | None) -> Recipe:
-    """The recipe with some keys changed, given by their full names.
+    """Return the recipe with some keys changed, given by their full names.
 
     Raises:
-        UserError: an unknown key, or a value that it does not take.
+        UserError: an unknown key, or a value that it does not accept.
     """
     if not settings:
         return recipe

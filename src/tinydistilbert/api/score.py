@@ -1,4 +1,4 @@
-"""Scores of a model on data that a program has at hand, by the code that scores the rows of the tables."""
+"""Scores of a model on a program's own data, by the same code as the rows of the tables."""
 
 import tempfile
 from pathlib import Path
@@ -15,7 +15,7 @@ from tinydistilbert.tasks.base import Examples
 from tinydistilbert.tasks.custom import custom_task
 
 SEED = 0
-"""Of the bootstrap's resamples."""
+"""Seed of the bootstrap's resamples."""
 
 
 def evaluate(
@@ -44,10 +44,10 @@ def evaluate(
 
 
 def score_of(predictor: Predictor, data: Data, columns: Columns) -> Scores:
-    """The scores of a loaded model; see `evaluate`.
+    """Return the scores of a loaded model; see `evaluate`.
 
     Raises:
-        UserError: a column is missing, or a label is none that the model knows.
+        UserError: a column is missing, or the model does not know a label.
     """
     given = as_given(data, "data", label=columns.label)
     with tempfile.TemporaryDirectory(prefix="tinydistilbert-") as folder:

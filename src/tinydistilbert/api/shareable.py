@@ -1,4 +1,4 @@
-"""What of a model's folder may be shared, and what stays here: everything that a push looks at before it uploads."""
+"""What of a model's folder may be shared: all that a push checks before it uploads."""
 
 import re
 import zipfile
@@ -16,39 +16,39 @@ from tinydistilbert.run_folder import CARD, RunFolder
 from tinydistilbert.storage import atomic, made_from
 
 LARGEST = 50_000_000_000
-"""Bytes of a file that the hub takes."""
+"""The largest file, in bytes, that the hub accepts."""
 PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill")
 TEXTS_OF_PEOPLE = ("README*", "LICENSE*", "LICENCE*", "NOTICE*", "CITATION*", "*.md")
-"""What may lie beside a model that no manifest lists."""
+"""Files without an entry in a manifest that may lie beside a model."""
 OF_MODELS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.onnx", "*.onnx_data", "*.onnx.data", "*.xml", "*.bin")
-"""What a model's folder from elsewhere, without a manifest, consists of."""
+"""The files of a model's folder from elsewhere, which has no manifest."""
 LONGEST_NAME = 96
 _NAME = re.compile(r"[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?", re.ASCII)
-"""A name of the hub, by the rules of huggingface_hub."""
+"""A name on the hub, by the rules of huggingface_hub."""
 PRIVATE = (made_from.FILE,)
-"""Files of our own that hold paths of this machine."""
+"""Our own files that contain paths of this machine."""
 
 
 @dataclass(frozen=True)
 class Push:
-    """What goes up, or went up."""
+    """What is to be uploaded, or was uploaded."""
 
     folder: Path
     name: str
-    """On the hub: `user/name`."""
+    """Name on the hub: `user/name`."""
     private: bool
     files: Mapping[str, int]
-    """Their bytes, by the path in the folder."""
+    """The bytes of each file, by its path in the folder."""
     left_out: Mapping[str, str]
-    """Files of the folder that stay here, and why."""
+    """Files of the folder that are not uploaded, and why."""
     notes: tuple[str, ...]
-    """What could be missed: an unknown licence, no results."""
+    """What a user could miss: an unknown licence, no results."""
     url: str = ""
-    """Of the model on the hub; empty where nothing was uploaded."""
+    """Address of the model on the hub; empty if nothing was uploaded."""
 
 
 def checked(folder: Path, name: str, *, private: bool) -> Push:
-    """What would go up.
+    """Return what would be uploaded.
 
     Raises:
         UserError: something is wrong with the folder or the name.
@@ -77,10 +77,10 @@ def _check_name(name: str) -> None:
 
 
 def _check_is_model(folder: Path) -> None:
-    """Refuse what is no model's folder, with the folder that was meant where that can be seen.
+    """Refuse a folder that is not a model's, and name the intended folder if it can be recognised.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not a model's.
     """
     if not folder.is_dir():
         raise UserError(str(folder), expected="a model's folder", found="none", fix="give the folder of a model")
@@ -104,7 +104,7 @@ def _check_is_model(folder: Path) -> None:
 
 
 def _sorted_out(folder: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[str, int], dict[str, str]]:
-    """The files that go up with their bytes, and those that do not with the reason.
+    """Return the files to upload with their bytes, and the others with the reason.
 
     Raises:
         UserError: one is a pickle, or a link out of the folder.
@@ -134,7 +134,7 @@ def _sorted_out(folder: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle by its name or its content: as such, or inside the archive that torch writes."""
+    """Whether a file is a pickle by its name or content, alone or inside the archive that torch writes."""
     if path.suffix.lower() in PICKLED or path.name == PICKLE:
         return True
     with path.open("rb") as stream:
@@ -148,7 +148,7 @@ def is_pickle(path: Path) -> bool:
 
 
 def _notes_on_card(folder: Path) -> list[str]:
-    """What the card leaves open.
+    """Return what the card leaves open.
 
     Raises:
         UserError: there is no card, or one that the hub cannot use.

@@ -1,7 +1,7 @@
 """shrink: from labelled examples to the smallest model that keeps the score, as one ordinary recipe in one run folder.
 
-The teacher is fine-tuned, a student is cut from it and learns its layers and then its soft targets, and the student is
-exported, quantized and pruned until it is as fast and small as asked for.
+The teacher is fine-tuned, and a student is cut from it, which learns first the teacher's layers and then its soft
+targets. The student is exported, quantized and pruned until it reaches the target for time and size.
 """
 
 import math
@@ -44,22 +44,22 @@ from tinydistilbert.tasks.recipe_splits import recipe_examples
 from tinydistilbert.workers.jobs import Jobs, jobs_of
 
 TEACHER = Teacher().model
-"""Fine-tuned first, where no other is given."""
+"""The teacher that is fine-tuned first, if none is given."""
 KEPT, KEPT_WITH_TARGET = 0.97, 0.9
-"""Of the teacher's score above the majority, where it is not said how much: without a time or size, and with one."""
+"""Default shares of the teacher's score above the majority to keep: without and with a target for time or size."""
 FEWEST_ROWS = 50
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS, BATCH = 300, 3, 40, 32
-"""Each training sees its examples so often that it has some so many steps, within limits."""
+"""Each training reads its examples often enough for about this many steps, within limits on the epochs."""
 NARROW, RATE, RATE_OF_NARROW = 768, 5e-5, 1e-4
 """Encoders narrower than BERT-base take the higher learning rate."""
 DISTILLATION = {"start": "teacher", "soft": 0.9, "hidden": 1.0, "attention": 1.0}
-"""Start at the fine-tuned teacher, first its layers, then its soft targets: TinyBERT's two stages."""
+"""Starts from the fine-tuned teacher; learns first its layers, then its soft targets: TinyBERT's two stages."""
 TASK_HEADS = ("ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification")
 BEYOND = 4
-"""A latency so many times below what the smallest form is estimated to need is out of reach."""
+"""A latency this many times below the smallest variant's estimate is out of reach."""
 INT8_SPEED_UP = 3
 TRIMMED = 0.1
-"""Share of the word embeddings that a trimmed vocabulary may come to."""
+"""Assumed share of the word embeddings that remains with a trimmed vocabulary."""
 
 
 def shrink(
@@ -125,7 +125,7 @@ def data_of(
     teacher: "str | Path | TaskModel", train: Data | None, validation: Data | None, *, text: str, label: Label,
     text_pair: str, kind: str, label_separator: str = "",
 ) -> TaskData:  # fmt: skip
-    """The data of a call of `shrink`."""
+    """Return the data of a call of `shrink`."""
     like = teacher if isinstance(teacher, TaskModel) else None
     return task_data(
         train, validation, text=text, label=label, text_pair=text_pair, kind=kind, label_separator=label_separator,
@@ -137,10 +137,10 @@ def changes_of(
     teacher: "str | Path | TaskModel", *, to: str | Iterable[str], keep: float | str | None, soft_labels: str,
     unlabelled: str, seeds: int | Sequence[int], settings: Mapping[str, Any] | None = None, time_budget: str = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """The settings of the recipe that do not depend on the data, with the given ones laid over them.
+    """Return the settings of the recipe that do not depend on the data, with the given ones applied.
 
     Raises:
-        UserError: a target or a share that is none, no such model, or a setting that is not the caller's.
+        UserError: an invalid target or share, no such model, or a setting that the caller may not set.
     """
     given = checked_settings(settings or {}, time_budget)
     wanted, name = targets(to, "--to"), name_of(teacher)
@@ -166,10 +166,10 @@ def _width(config: Any) -> int:
 
 
 def share(keep: float | str) -> float:
-    """`0.97`, `97%` or `97 %` as a share.
+    """Return `0.97`, `97%` or `97 %` as a share.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not a share.
     """
     text = str(keep).strip()
     try:
@@ -182,7 +182,7 @@ def share(keep: float | str) -> float:
 
 
 def is_fine_tuned(teacher: "str | Path | TaskModel") -> bool:
-    """Whether a teacher is one already: the result of `finetune`, or a local folder with the head of a task."""
+    """Whether a teacher is already fine-tuned: the result of `finetune`, or a local folder with a task head."""
     if isinstance(teacher, TaskModel):
         return True
     config = Path(teacher) / CONFIG
@@ -194,7 +194,7 @@ def shrunk(
     data: TaskData, changes: Mapping[str, Any], call: Call, *, time_budget: str = "",
     log: Callable[[str], None] | None = None,
 ) -> TaskModel:  # fmt: skip
-    """What `shrink` does, of data and settings that were read.
+    """Do what `shrink` does, with data and settings that were read.
 
     Raises:
         UserError: as `shrink`.
@@ -211,9 +211,9 @@ def shrunk(
 
 
 def _checkable(changes: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """The settings with what a recipe needs to be checked, before the examples are counted by which epochs are chosen.
+    """Return the settings with what the check of a recipe needs, before the examples that determine epochs are counted.
 
-    By default both stages of a distillation share the epochs of a fine-tuning; here each has a number of its own.
+    By default both stages of a distillation share the epochs of a fine-tuning; here each has its own number.
     """
     standing_in = {"finetune": {"distillation": {"epochs": FEWEST_EPOCHS}}, "compress": {"tasks": [task]}}
     return toml.merge(standing_in, changes)
@@ -223,7 +223,7 @@ def recipe_for(
     data: TaskData, changes: Mapping[str, Any], output: Path, time_budget: str, *, threads: int | None = None,
     jobs: int | str | None = None,
 ) -> Recipe:  # fmt: skip
-    """The recipe alone, where all data are files; nothing is written.
+    """Return only the recipe, for data that are all files; nothing is written.
 
     Raises:
         UserError: as `shrink`.
@@ -237,20 +237,20 @@ def recipe_for(
 def fitted_recipe(
     recipe: Recipe, task: str, output: Path, time_budget: str, given: Collection[str] = (), workers: Jobs | None = None
 ) -> Recipe:
-    """The recipe with epochs for as many examples as there are, and with less of them for a time budget.
+    """Return the recipe with epochs that fit the number of examples, reduced for a time budget.
 
-    A run that was begun keeps what it was begun with: the speed of the machine is another one each time.
+    A run that was begun keeps its values, because the measured speed of the machine differs each time.
 
     Args:
-        recipe: as it is without them.
-        task: its name.
+        recipe: the recipe without these values.
+        task: name of the task.
         output: the run folder.
-        time_budget: as `15m`; empty = none.
-        given: keys with a value that stays.
-        workers: what makes trainings side by side, which the estimated time counts.
+        time_budget: such as `15m`; empty = none.
+        given: keys whose values stay.
+        workers: how trainings run in parallel, for the estimated time.
 
     Raises:
-        UserError: too few examples, or a target that no form can reach.
+        UserError: too few examples, or a target that no variant can reach.
     """
     if RunFolder(output).recipe.is_file():
         begun = dict(flat(to_dict(toml.read(RunFolder(output).recipe))))
@@ -276,10 +276,10 @@ def _with(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 
 def _reachable(recipe: Recipe, task: str, output: Path) -> Recipe:
-    """The recipe, with a smaller vocabulary where the size that is asked for needs it.
+    """Return the recipe, with a smaller vocabulary if the requested size needs it.
 
     Raises:
-        UserError: the smallest form is estimated to be far larger or slower than what is asked for.
+        UserError: the smallest variant is estimated to be far larger or slower than requested.
     """
     settings = recipe.compress
     basis = basis_of(run_context(recipe, output, until="report", log=lambda _: None))
@@ -308,10 +308,10 @@ def _reachable(recipe: Recipe, task: str, output: Path) -> Recipe:
 
 
 def _in_time(recipe: Recipe, examples: int, output: Path, time_budget: str, workers: Jobs | None) -> Recipe:
-    """The recipe with fewer epochs, and then fewer examples, until its estimated time is the budget.
+    """Return the recipe with fewer epochs, then fewer examples, until its estimated time is within the budget.
 
     Raises:
-        UserError: the budget is no duration, or too short for anything.
+        UserError: the budget is not a duration, or too short for anything.
     """
     budget = seconds_of(time_budget)
     if not budget:

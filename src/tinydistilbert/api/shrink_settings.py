@@ -1,4 +1,4 @@
-"""Settings of the recipe in a call of `shrink`: which of them its arguments say, and which it does not read."""
+"""Settings of the recipe in a call of `shrink`: those that its arguments set, and those that it does not use."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,21 +16,21 @@ _SAID_BY = {
     "compress.target_operations": "--to",
 }  # fmt: skip
 _ITS_OWN = ("compress.model", "compress.row", "compress.tasks", "finetune.distillation.tasks")
-"""It compresses the student that it distils, and nothing else."""
+"""Keys that `shrink` fixes: it compresses the student that it distils, and nothing else."""
 _PRETRAINING = ("adapt", "distill", "masking", "objective", "validation", "ablate", "teacher.model")
-"""Sections and a key of stages that it does not have."""
+"""Sections, and a key, of stages that `shrink` does not have."""
 SCALED = (
     "finetune.epochs", "finetune.distillation.epochs", "finetune.distillation.intermediate_epochs",
     "finetune.train_examples", "compress.recovery_epochs",
 )  # fmt: skip
-"""What a time budget changes."""
+"""Settings that a time budget changes."""
 
 
 def checked_settings(settings: Mapping[str, Any], time_budget: str = "") -> dict[str, Any]:
-    """The settings as a TOML file would have them.
+    """Return the settings as in a TOML file.
 
     Raises:
-        UserError: one that an argument of `shrink` says, that nothing reads, or that a time budget chooses.
+        UserError: an argument of `shrink` sets it, nothing reads it, or the time budget chooses it.
     """
     content = with_current_keys(toml.nested(settings), "shrink")
     for key in dict(flat(content)):

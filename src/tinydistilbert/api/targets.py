@@ -1,4 +1,4 @@
-"""Targets of a compression as people write them: 5ms, 20MB, 100M operations."""
+"""Targets of a compression as users write them: 5ms, 20MB, 100M operations."""
 
 from collections.abc import Iterable
 
@@ -6,10 +6,10 @@ from tinydistilbert.errors import UserError
 
 
 def targets(to: str | Iterable[str], where: str = "to") -> dict[str, str]:
-    """The keys of `compress` that `5ms`, `20MB` and `100M` stand for.
+    """Return the keys of `compress` for `5ms`, `20MB` and `100M`.
 
     Raises:
-        UserError: one is none of these, or two are of one kind.
+        UserError: one is none of these, or two are of the same kind.
     """
     endings = {"ms": "target_latency", "kB": "target_size", "MB": "target_size", "GB": "target_size"}
     endings |= {"M": "target_operations", "G": "target_operations", "T": "target_operations"}

@@ -1,4 +1,4 @@
-"""One task from Python: fine-tune, distil, compress, export. Each is an ordinary recipe in a run folder."""
+"""Functions for one task: fine-tune, distil, compress, export. Each runs an ordinary recipe in a run folder."""
 
 import hashlib
 import shutil
@@ -24,15 +24,15 @@ from tinydistilbert.training.launcher import refuse_several
 
 Kind = Literal["classification", "regression", "span", "multi-label", "token-classification"]
 SCORED_SHARE = "10%"
-"""Of the train examples, where no others are given to score on."""
+"""Share of the train examples to score on, if no others are given."""
 NAMELESS = "examples"
-"""The name of a task whose data has none."""
+"""The name of a task whose data has no name."""
 GIVEN_TEACHER, TEACHER, MODEL, DISTILLED = "teacher", "teacher", "model", "model (D)"
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task of one's own before it is in a run folder: its data, as texts where they are names, and its columns."""
+    """A custom task before it is in a run folder: its data, as texts if they are names, and its columns."""
 
     train: Any
     validation: Any
@@ -40,10 +40,10 @@ class TaskData:
     more: Mapping[str, Any]
     """Further keys of its section."""
     name: str
-    """Of the task."""
+    """Name of the task."""
 
     def section(self, folder: Path) -> dict[str, Any]:
-        """The section of the recipe, after the data are written into the folder where they have no file."""
+        """Write data without a file into the folder; return the section of the recipe."""
         return {
             "train": written(self.train, folder / "train.parquet"),
             "validation": written(self.validation, folder / "validation.parquet"),
@@ -55,10 +55,10 @@ def task_data(
     train: Data, validation: Data | None, *, text: str, label: Label, text_pair: str = "", kind: str = "classification",
     label_separator: str = "", like: TaskModel | None = None, **more: Any,
 ) -> TaskData:  # fmt: skip
-    """The data of a task; of a model that is given in place of a name, columns and validation are the same again.
+    """Return the data of a task; for a model given instead of a name, with its columns and validation.
 
     Raises:
-        UserError: the data is of no kind that is read.
+        UserError: the data is of an unsupported type.
     """
     defaults = Columns(CustomTask().text, CustomTask().label)
     base = like.columns if like else defaults
@@ -80,13 +80,13 @@ def task_data(
 
 
 def _scored(validation: Data, label: Label) -> Any:
-    """The scored examples: a share such as `10%`, or data."""
+    """Return the scored examples: a share such as `10%`, or data."""
     is_share = isinstance(validation, str) and scored_share(validation, "validation")
     return validation if is_share else as_given(validation, "validation", label=label)
 
 
 def _section_of(model: TaskModel) -> CustomTask:
-    """The section of the task that a model was trained on.
+    """Return the section of the task that a model was trained on.
 
     Raises:
         UserError: it is a built-in task.
@@ -100,7 +100,7 @@ def _section_of(model: TaskModel) -> CustomTask:
 
 @dataclass(frozen=True)
 class Call:
-    """One call: how it is run, whatever it does."""
+    """How a call is run, whatever it does."""
 
     output: str | Path | None = None
     settings: dict[str, Any] | None = None
@@ -109,7 +109,7 @@ class Call:
     on_log: OnLog | None = None
     command: str = ""
     jobs: int | str | None = None
-    """Task models that are made at a time, each by a process of its own."""
+    """Task models to make at a time, each in a separate process."""
 
 
 def run_task(
@@ -117,19 +117,19 @@ def run_task(
     log: Callable[[str], None] | None = None, fit: Callable[[Recipe, Path], Recipe] | None = None,
     tell_time: bool = False,
 ) -> tuple[Run, Recipe, str]:  # fmt: skip
-    """Run a recipe for one task of one's own; gives the run, its recipe, and what was missed.
+    """Run a recipe for one custom task; return the run, its recipe, and what was missed.
 
-    Where no folder is named, it is `runs/WHAT-TASK-HASH`: the same call finds it again, and another one does not.
+    If no folder is named, it is `runs/WHAT-TASK-HASH`, which only the same call finds again.
 
     Args:
-        what: begins the name of the recipe.
-        data: of the task.
+        what: first part of the recipe's name.
+        data: data of the task.
         changes: settings of the recipe, as nested tables.
-        call: how it is run.
+        call: how the recipe is run.
         until: the last stage.
-        log: called with a line about the work, by default the call's own.
-        fit: gives the recipe that runs, of that recipe and the folder.
-        tell_time: begin with a line about how long it will take.
+        log: called with a line about the work; by default the call's own function.
+        fit: changes the recipe for its folder before the run.
+        tell_time: begin with a line that estimates the time.
 
     Raises:
         UserError: an input is wrong; then nothing was written.
@@ -155,7 +155,7 @@ def run_task(
             except MissedTarget as error:
                 made, missed = Run(output, until), str(error)
     except UserError:
-        if not RunFolder(output).recipe.exists():  # what was refused leaves nothing behind
+        if not RunFolder(output).recipe.exists():  # a refused call leaves nothing behind
             for path in (folder, output):
                 if not before[path] and path.is_dir() and (path == folder or atomic.is_new(path)):
                     shutil.rmtree(path)
@@ -166,7 +166,7 @@ def run_task(
 
 
 def recipe_of(name: str, data: TaskData, changes: Mapping[str, Any], folder: Path) -> Recipe:
-    """The recipe of a task of one's own; data without a file is written into the folder."""
+    """Return the recipe of a custom task; data without a file is written into the folder."""
     return _recipe(name, data, changes, data.section(folder))
 
 
@@ -185,7 +185,7 @@ def _folder(name: str, data: TaskData, changes: Mapping[str, Any]) -> Path:
 
 
 def name_of(model: "str | Path | TaskModel") -> str:
-    """The folder or hub name of a model."""
+    """Return the folder or hub name of a model."""
     return str(model.model) if isinstance(model, TaskModel) else str(model)
 
 
@@ -327,10 +327,10 @@ def compress(
 
 
 def listed_seeds(seeds: int | Sequence[int]) -> list[int]:
-    """So many seeds from 0 on, or those.
+    """Return that many seeds from 0 on, or the given ones.
 
     Raises:
-        UserError: none at all.
+        UserError: there are none.
     """
     listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not listed:
@@ -339,13 +339,13 @@ def listed_seeds(seeds: int | Sequence[int]) -> list[int]:
 
 
 def task_model(made: Run, recipe: Recipe, data: TaskData, row: str, *, model: Path | None = None) -> TaskModel:
-    """The task model of the first seed of a row, or the one in `model`."""
+    """Return the task model of the first seed of a row, or the one in `model`."""
     folder = model or RunFolder(made.folder).task_model(data.name, row, recipe.finetune.seeds[0])
     return TaskModel(made.folder, made.until, made.failures, folder, data.name, row, data.columns)
 
 
 def best_model(made: Run, recipe: Recipe, data: TaskData, missed: str) -> TaskModel:
-    """The variant that a compression chose."""
+    """Return the variant that a compression chose."""
     best = RunFolder(made.folder).compressed(data.name).best
     return replace(task_model(made, recipe, data, recipe.compress.row, model=best), missed=missed)
 

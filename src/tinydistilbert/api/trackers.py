@@ -57,7 +57,7 @@ def to_mlflow(mlflow: Any) -> Callable[[Event], None]:
 
     def log(event: Event) -> None:
         if numbers := measured(event):
-            named = {name.replace(",", ""): value for name, value in numbers.items()}  # which MLflow refuses
+            named = {name.replace(",", ""): value for name, value in numbers.items()}  # MLflow refuses commas
             mlflow.log_metrics(named, step=event["step"])
 
     return log

@@ -1,1 +1,1 @@
-"""The command line: the only room that prints results and exits."""
+"""The command line: the only package that prints results and exits."""

@@ -1,4 +1,4 @@
-"""argparse as this command line wants it: help in one spelling, errors of ours, values that are given once."""
+"""argparse as this command line needs it: one spelling of flags in help, our own errors, values given only once."""
 
 import argparse
 import shutil
@@ -17,7 +17,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         width = min(max(shutil.get_terminal_size().columns, 40), 100) - 2
         super().__init__(prog, max_help_position=30, width=width)
 
-        self._action_max_length = 16  # argparse forgets the indent of sub-commands where it counts
+        self._action_max_length = 16  # argparse does not count the indent of sub-commands
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines = [
@@ -34,7 +34,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser with errors of ours; a flag is never guessed from its beginning."""
+    """argparse's parser with our own errors; flags cannot be abbreviated."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse finds wrong beside single flags as what it raises about those.
+        """Raise errors that are not about a single flag like those that are.
 
         Raises:
             ArgumentError: always.
@@ -57,10 +57,10 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """Takes one value that is not empty, and that only once.
+    """Accepts one value that is not empty, only once.
 
     Args:
-        convert: makes the value of the text; a ValueError of it says what was expected.
+        convert: makes the value from the text; its ValueError says what was expected.
     """
 
     def __init__(self, *names: Any, convert: Callable[[str], Any] = Path, **options: Any) -> None:

@@ -50,13 +50,13 @@ def _threads_flag(group: Any) -> None:
 
 @dataclass(frozen=True)
 class Command:
-    """One command.
+    """A command of the command line.
 
     Args:
         help: its line in the overview.
         usage: what follows its name.
-        fill: adds its arguments to a parser: called with the parser, the arguments that follow the command, and whether
-            every setting is to be in the help.
+        fill: adds its arguments to a parser; called with the parser, the arguments that follow the command, and whether
+            the help shows every setting.
     """
 
     help: str
@@ -76,14 +76,14 @@ _TASK_MODELS = "task models to fine-tune and score"
 JOBS = dict.fromkeys(("finetune", "evaluate", "compress", "benchmark", "report", "replicate"), _TASK_MODELS) | {
     "distill": "views of the teacher's cache to make", "ablate": "rows to run", "sweep": "trials to run",
 }  # fmt: skip
-"""Commands that are many jobs, and what is one."""
+"""Commands that consist of many jobs, and what one job is."""
 
 
 def _recipe_arguments(command: str) -> Callable[[Parser, Sequence[str], bool], None]:
-    """What adds the arguments of a command that takes a recipe."""
+    """Return the function that adds the arguments of a command with a recipe."""
 
     def fill(parser: Parser, given: Sequence[str], everything: bool) -> None:
-        from tinydistilbert.cli import flags  # it needs the recipe, whose types cost most of the time of --help
+        from tinydistilbert.cli import flags  # it imports the recipe, whose types take most of the time of --help
 
         text = "a preset (see `tinydistilbert recipes`) or a TOML file"
         text += "; or MODEL, the folder of a fine-tuned model" if command == "compress" else ""

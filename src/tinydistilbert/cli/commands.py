@@ -1,4 +1,4 @@
-"""What each command does. torch and transformers are imported inside the chosen one, to keep `--help` quick."""
+"""What each command does. torch and transformers are imported only inside a command, to keep `--help` quick."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _report(parsed: argparse.Namespace, command_line: str) -> None:
-    """The stages of a recipe up to the report; of a folder, its page alone."""
+    """Run the stages of a recipe up to the report; for a folder, only make its page."""
     if parsed.recipe is None or not Path(parsed.recipe).is_dir():
         _stages(parsed, command_line)
         return
@@ -48,7 +48,7 @@ def _stages(parsed: argparse.Namespace, command_line: str) -> None:
 
     asked = request(parsed)
     recipe, command = asked.recipe, asked.command
-    # A given model has no further stage that its user would call: its scores are wanted at once.
+    # A given model has no later stage that its user would call: its scores are wanted at once.
     given = recipe.compress.model if command == "compress" else recipe.finetune.model
     is_whole = command == "replicate" or (command in ("finetune", "compress") and given)
     until = "report" if is_whole else command
@@ -84,7 +84,7 @@ def _print_run(
     output: Path, tables: Sequence["Table"], results_file: Path, page: Path | None, failures: Sequence[str], *,
     as_json: bool, compressed: str = "",
 ) -> None:  # fmt: skip
-    """Print what a run or an ablation measured, and where its page is; with a compressed task, its model too."""
+    """Print what a run or an ablation measured, and its page; with a compressed task, also the model."""
     if not as_json:
         print_tables(tables)
         if compressed:
@@ -109,10 +109,10 @@ def _print_run(
 
 
 def _check_command(command: str, recipe: Any) -> None:
-    """Refuse a recipe that the command has nothing to do with.
+    """Refuse a recipe that does not fit the command.
 
     Raises:
-        UserError: it is so.
+        UserError: it does not fit.
     """
     from tinydistilbert.cli.flags import GIVEN_MODEL
 
@@ -372,18 +372,18 @@ OTHER: dict[str, Callable[[argparse.Namespace, str], None]] = {
     "recipes": _recipes, "tasks": _tasks, "doctor": _doctor, "completion": _completion,
     "serve": _serve, "demo": _demo,
 }  # fmt: skip
-"""What the commands do that are no stages of a recipe, or not always."""
+"""The commands that are not stages of a recipe, or not always."""
 
 
 def call(parsed: argparse.Namespace, command_line: str) -> None:
-    """Do what was parsed.
+    """Run the parsed command.
 
     Args:
-        parsed: what `cli.parser.parse` gave.
+        parsed: the result of `cli.parser.parse`.
         command_line: the command line, for pages that show how they were made.
     """
     notices.begin()
-    if parsed.command in OTHER and parsed.command != "report":  # of a recipe it is the last stage
+    if parsed.command in OTHER and parsed.command != "report":  # with a recipe, it is the last stage
         launcher.refuse_several(parsed.command)
     with progress.reporting(quiet=getattr(parsed, "quiet", False)), ranks.only_main_prints():
         OTHER.get(parsed.command, _stages)(parsed, command_line)

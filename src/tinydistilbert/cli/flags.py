@@ -1,6 +1,6 @@
-"""The recipe's keys as arguments of a command: `--section.key VALUE`, made from the schema, and short names of some.
+"""The recipe's keys as arguments of a command: `--section.key VALUE`, made from the schema, and short names for some.
 
-Values are only taken apart here (what is a list?); whether they are right is checked where a TOML file is checked too.
+Values are only split here (into the items of a list); they are checked where TOML files are checked too.
 """
 
 import argparse
@@ -50,20 +50,20 @@ SHORT: Mapping[str, Mapping[str, str]] = {
     "ablate": {"task": "finetune.tasks"} | _TIME,
     "sweep": {"task": "finetune.tasks"} | _TIME,
 }
-"""By command: its short flags and the keys that they mean. What could mean keys of two stages that a command runs has
-no short flag there."""
+"""Short flags by command, and the keys that they set. A name that could mean keys of two stages of a command is not a
+short flag there."""
 GIVEN_MODEL = tuple(command for command, flags in SHORT.items() if "model" in flags)
-"""Commands that have something to do with a model given by `--model`; it has no stage but fine-tuning and what follows
-that, so their short flags are then those of `finetune`."""
+"""Commands that accept a model by `--model`. Its only stages are fine-tuning and those after it, so the short flags are
+then those of `finetune`."""
 CUSTOM_TASK = tuple(command for command, flags in SHORT.items() if "task" in flags)
-"""Commands in which a file may be given as a task: `--data FILE` with columns."""
+"""Commands that accept a file as a task: `--data FILE` with columns."""
 RUN = ("data", "seed", "device")
 """Keys whose flags every command has."""
 ANY_NAME = ("finetune.override", "finetune.custom", "ablate.rows")
-"""Sections in which users choose the names, so that their keys are not known beforehand."""
+"""Sections with user-chosen names, whose keys are not known beforehand."""
 
 PLACEHOLDERS = ("--finetune.override.TASK.epochs", "--finetune.custom.NAME.train")
-"""Flags with names that stand for any, for the help."""
+"""Flags that stand for any name in the help."""
 
 METAVARS = {
     "data": "FOLDER", "device": "NAME", "teacher.model": "NAME", "finetune.model": "NAME", "finetune.tasks": "NAME",
@@ -71,32 +71,32 @@ METAVARS = {
     _TEACHER_LABELS: "CLASS",
     "validation": "FILE", "text": "COLUMN", "text_pair": "COLUMN", "label": "COLUMN",
 }  # fmt: skip
-"""What stands for the value in the help, where the type says too little."""
+"""Placeholders of values in the help, for types that say too little."""
 
 
 def short_flags(command: str, *, given_model: bool) -> Mapping[str, str]:
-    """The short flags of a command, with or without a model of the user's own."""
+    """Return the short flags of a command, with or without a model of the user's own."""
     return {**SHORT[command], **_FINETUNE} if given_model and command in GIVEN_MODEL else SHORT[command]
 
 
 def meanings(flag: str) -> list[str]:
-    """Every key that a short flag (without dashes) means in some command."""
+    """Return every key that a short flag (without dashes) means in some command."""
     return list(dict.fromkeys(flags[flag] for flags in SHORT.values() if flag in flags))
 
 
 def custom_task_flags() -> dict[str, Key]:
-    """The flags that describe a task of one's own beside `--data FILE`: the keys of `finetune.custom`."""
+    """Return the flags that describe a custom task given by `--data FILE`: the keys of `finetune.custom`."""
     (section,) = sections(CustomTask())
     return {key.name.replace("_", "-"): key for key in section.keys if key.name != "train"}
 
 
 def named_sections(given: Sequence[str]) -> Iterator[Section]:
-    """The sections under names of the user's choice for which a command line has flags."""
+    """Yield the sections with user-chosen names for which a command line has flags."""
     matches = [
         re.match(rf"--({'|'.join(map(re.escape, ANY_NAME))})\.([^.=]+)\.([^=]+)", argument) for argument in given
     ]
     for section, name in dict.fromkeys((match[1], match[2]) for match in matches if match):
-        if section == "ablate.rows":  # a row may change nearly every key: those that it does
+        if section == "ablate.rows":  # a row may change nearly every key: only those that it does
             used = {match[3] for match in matches if match and (match[1], match[2]) == (section, name)}
             keys = [key for part in sections() for key in part.keys if key.name in used]
             renamed = [Key(f"{section}.{name}.{key.name}", key.kind, key.default, key.help) for key in keys]
@@ -107,7 +107,7 @@ def named_sections(given: Sequence[str]) -> Iterator[Section]:
 
 
 def nearest_flags(name: str) -> list[str]:
-    """The keys that an unknown flag (without dashes) may mean."""
+    """Return the keys that an unknown flag (without dashes) may mean."""
     for section in ANY_NAME:
         if match := re.fullmatch(rf"({re.escape(section)}\.[^.]+)\.(.+)", name):
             prefix, key = match[1], match[2]
@@ -118,7 +118,7 @@ def nearest_flags(name: str) -> list[str]:
 
 
 class SettingAction(argparse.Action):
-    """Puts the value of a key into `settings` (or whatever `dest` says) of the namespace, by the key's name."""
+    """Stores the value of a key by its name in `settings` (or another `dest`) of the namespace."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, *, key: Key, **options: Any) -> None:
         super().__init__(option_strings, dest, default=argparse.SUPPRESS, **options)
@@ -131,13 +131,13 @@ class SettingAction(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Take the value or values behind one use of the flag."""
+        """Store the value or values of one use of the flag."""
         flag = option_string or self.option_strings[0]
         if not hasattr(namespace, self.dest):
             setattr(namespace, self.dest, {})
         settings: dict[str, Any] = getattr(namespace, self.dest)
         value = value_of(self.key, flag, [values] if isinstance(values, str) else values)
-        if self.key.name.startswith("ablate.rows."):  # where no type of the recipe makes numbers of texts
+        if self.key.name.startswith("ablate.rows."):  # no type of the recipe converts these texts to numbers
             value = [_as_number(item) for item in value] if isinstance(value, list) else _as_number(value)
         if self.key.name in settings:
             before = settings[self.key.name]
@@ -155,12 +155,12 @@ def add_setting(
 
     Args:
         group: a parser or a group of one.
-        key: what is set.
+        key: the key to set.
         names: its flags without dashes.
-        shown: those of them that the help shows.
-        help_text: what it says, or `argparse.SUPPRESS`.
-        dest: the dictionary in the namespace that takes the value.
-        choices: add the words that the key takes, for completion; whether a value is one is checked elsewhere.
+        shown: the flags that the help shows.
+        help_text: the help, or `argparse.SUPPRESS`.
+        dest: the dictionary in the namespace that receives the value.
+        choices: add the words that the key accepts, for completion; values are checked elsewhere.
     """
     action = group.add_argument(
         *dict.fromkeys(f"--{name}" for name in names), action=SettingAction, key=key, dest=dest,
@@ -177,11 +177,11 @@ def add_settings(
     """Add all settings of the recipe to the parser of a command.
 
     Args:
-        parser: of the command.
+        parser: the command's parser.
         run: its group of flags that every command has.
-        command: its name; short flags are those of it.
-        given: the arguments that follow it, for sections under names of the user's choice.
-        everything: all settings are in the help, by sections; else only those with a short flag.
+        command: its name, which selects the short flags.
+        given: the arguments after the command, for sections with user-chosen names.
+        everything: show all settings in the help, by section, instead of only those with a short flag.
     """
     given_model = any(each.partition("=")[0] in ("--model", "--finetune.model") for each in given)
     names = {key: flag for flag, key in short_flags(command, given_model=given_model).items()}
@@ -231,12 +231,12 @@ def add_hidden_settings(parser: argparse.ArgumentParser, given: Sequence[str]) -
 
 
 def section_names() -> str:
-    """The sections of the recipe, for a sentence."""
+    """Return the sections of the recipe, for a sentence."""
     return ", ".join(section.name for section in sections() if section.name and "." not in section.name)
 
 
 def metavar(key: Key) -> str:
-    """What stands for a value of the key in the help."""
+    """Return the placeholder of a key's value in the help."""
     by_kind = ((types.Duration, "20m"), (types.Milliseconds, "5ms"), (types.Bytes, "20MB"), (types.Operations, "100M"))
     if key.name in METAVARS:
         return METAVARS[key.name]
@@ -249,7 +249,7 @@ def metavar(key: Key) -> str:
 
 
 def help_of(key: Key, *, with_name: bool = False) -> str:
-    """Its text, its default, and where only its short flag is shown also its full name."""
+    """Return the help of a key with its default, and its full name if only its short flag is shown."""
     default = key.default
     text = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
     text = text.lower() if isinstance(default, bool) else text
@@ -259,15 +259,15 @@ def help_of(key: Key, *, with_name: bool = False) -> str:
 
 
 def _base(kind: Any) -> Any:
-    """The plain type of an annotated one."""
+    """Return the plain type of an annotated one."""
     return get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
 
 
 def value_of(key: Key, flag: str, texts: Sequence[str]) -> Any:
-    """The value that the texts behind a flag stand for, as a TOML file would have it, numbers still being texts.
+    """Return the value of a flag's texts, as in a TOML file, except that numbers are still texts.
 
     Raises:
-        UserError: an empty text where that means nothing.
+        UserError: an empty text where that has no meaning.
     """
     if not key.item and not key.is_ramp:
         (text,) = texts
@@ -279,12 +279,12 @@ def value_of(key: Key, flag: str, texts: Sequence[str]) -> Any:
     is_text = _base(key.item) is str
     are_paths = is_text and not key.name.endswith(("tasks", "teacher_labels"))
     items = [item for text in texts for item in _items(text, flag, are_paths=are_paths)]
-    # Beside a list of numbers, words have a meaning of their own: one item may be such a word, misspelt.
+    # If a key also accepts words besides a list of numbers, a single item may be such a word, misspelt.
     return items[0] if len(items) == 1 and len(members(key.kind)) > 1 and not is_text else items
 
 
 def _as_number(word: Any) -> Any:
-    """The number or the truth value that a word is in TOML, or the word."""
+    """Return the number or truth value that a word is in TOML, or the word."""
     try:
         value = tomllib.loads(f"x = {word}")["x"]
     except tomllib.TOMLDecodeError:
@@ -293,7 +293,7 @@ def _as_number(word: Any) -> Any:
 
 
 def _items(word: str, flag: str, *, are_paths: bool) -> list[Any]:
-    """The items of a list that one word stands for: itself, a list in TOML, or, not of paths, words with commas."""
+    """Return the list items in one word: the word, a TOML list, or, except for paths, its parts between commas."""
     if not word:
         raise UserError(flag, expected="a value", found="an empty one", fix="write one, or [] for an empty list")
     if word.startswith("[") and word.endswith("]"):

@@ -1,4 +1,4 @@
-"""The entry: parse, call, exit. Every error leaves as one line on standard error, with an exit code of its kind."""
+"""The entry point: parse, call, exit. Every error is printed as one line on standard error, with its exit code."""
 
 import os
 import shlex
@@ -30,7 +30,7 @@ EXIT_USER_ERROR, EXIT_FAILED, EXIT_DISK, EXIT_INTERRUPTED = 2, 1, 3, 130
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed or short of its target, 2 a mistake, 3 the disk, 130 stopped.
 
-    After 3 and 130 the same command goes on.
+    After 3 and 130 the same command continues.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
             try:
                 with training_libraries(" ".join(["tinydistilbert", *arguments[:1]])):
                     call(parse(arguments), shlex.join(["tinydistilbert", *arguments]))
-            finally:  # also where help was printed, and left by SystemExit
+            finally:  # also after help was printed, which raises SystemExit
                 sys.stdout.flush()
     except UserError as error:
         sys.exit(_fail(f"error: {error}", EXIT_USER_ERROR))
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(_fail(str(stop), EXIT_INTERRUPTED))
     except DiskError as error:
         sys.exit(_fail(f"error: {error}", EXIT_DISK))
-    except BrokenPipeError:  # whoever read the output has seen enough: `--help | head`
+    except BrokenPipeError:  # the reader has seen enough: `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:

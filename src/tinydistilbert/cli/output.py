@@ -1,4 +1,4 @@
-"""What commands print: tables or JSON on standard output, lines about the work beside them."""
+"""Output of commands: tables or JSON on standard output, messages about the work separately."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tinydistilbert.report.use import BestFacts
 
 PIPE_WIDTH = 150
-"""Where the output is a file or a pipe there is no width to keep to; the widest tables need about so many columns."""
+"""Width for files and pipes, which have no limit; the widest tables need about this many columns."""
 
 
 def print_tables(tables: "Iterable[Table]") -> None:
@@ -31,7 +31,7 @@ def print_tables(tables: "Iterable[Table]") -> None:
 
 
 def print_model(facts: "BestFacts", page: "Path | None") -> None:
-    """Print what a run was made for: how good its model is, where it and the page are, and how to ask it."""
+    """Print what a run was made for: how good its model is, where it and the page are, and how to use it."""
     print(facts.sentence)
     print(f"The model: {facts.model}")
     print(f"The page:  {page}")
@@ -55,13 +55,13 @@ def print_json(content: Any) -> None:
 
 
 def table_as_json(table: "Table") -> dict[str, Any]:
-    """A table as its texts, cell by cell."""
+    """Return the texts of a table, cell by cell."""
     rows = [{"kind": row.kind, "cells": [cell.text + cell.marks for cell in row.cells]} for row in table.rows]
     return {**dataclasses.asdict(table), "rows": rows}
 
 
 def log_to(*, as_json: bool, quiet: bool) -> Callable[[str], None]:
-    """What prints a line about the work: to standard output, beside JSON to standard error, or nowhere."""
+    """Return the function that prints a message: to standard output, with JSON to standard error, or nowhere."""
     if quiet:
         return lambda line: None
     return functools.partial(print, flush=True, file=sys.stderr if as_json else None)

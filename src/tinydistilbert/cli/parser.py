@@ -1,6 +1,6 @@
-"""The parser: argparse with a sub-parser for each command. What it says of a mistake is said here.
+"""The parser: argparse with a sub-parser for each command, and its messages about mistakes.
 
-Only the parser of the command that is called is filled with arguments, so that the overview needs no recipe.
+Only the parser of the called command is filled with arguments, so that the overview needs no recipe.
 """
 
 import argparse
@@ -20,12 +20,12 @@ EXAMPLES = """\
 
 
 def build(command: str | None = None, given: Sequence[str] = (), *, everything: bool = False) -> Parser:
-    """The whole parser.
+    """Return the whole parser.
 
     Args:
-        command: the one whose arguments are added; None = all.
-        given: the arguments that follow the command, for settings of tasks and rows with names of the user's choice.
-        everything: show every setting in the help, and know the words that it takes.
+        command: the command whose arguments are added; None = all.
+        given: the arguments after the command, for settings of tasks and rows with user-chosen names.
+        everything: show every setting in the help, and know the words that each accepts.
     """
     root = Parser(prog="tinydistilbert", description=DESCRIPTION, epilog=EXAMPLES, usage="tinydistilbert COMMAND ...")
     root.add_argument("-h", "--help", action="help", help="this help")
@@ -51,7 +51,7 @@ def build(command: str | None = None, given: Sequence[str] = (), *, everything: 
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """What a command line says; prints help and raises SystemExit where that is asked for.
+    """Parse a command line; if it asks for help, print it and raise SystemExit.
 
     Raises:
         UserError: an unknown command or flag, with the nearest known one; a missing value, or one too many.
@@ -74,7 +74,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _about_a_value(error: argparse.ArgumentError, command: str, given: Sequence[str]) -> UserError:
-    """A required argument that is missing, a flag without its value, or with one that it does not take."""
+    """Return the error for a missing argument, a flag without a value, or a value that it does not accept."""
     usage = f"usage: tinydistilbert {command} {COMMANDS[command].usage}"
     _, _, missing = error.message.partition("required: ")
     if missing:
@@ -96,7 +96,7 @@ def _about_a_value(error: argparse.ArgumentError, command: str, given: Sequence[
 
 
 def _about_others(namespace: argparse.Namespace, others: Sequence[str]) -> UserError:
-    """Words that no argument takes: an unknown flag, or one word too many."""
+    """Return the error for words that no argument accepts: an unknown flag, or one word too many."""
     command = namespace.command
     unknown = [word.partition("=")[0] for word in others if word.startswith("-") and word != "-"]
     usage = f"tinydistilbert {command} {COMMANDS[command].usage}"

@@ -1,4 +1,4 @@
-"""predict: answers to a text, to the lines of a pipe as they come, or to the rows of a file, however large."""
+"""predict: answers to a text, to the lines of a pipe as they arrive, or to the rows of a file of any size."""
 
 import argparse
 import codecs
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
     from tinydistilbert.predictor import Predictor
 
 LINES_NAMED = 10
-"""Texts that are too long and are named one by one; of more, there is their number."""
+"""Number of too long texts that are named one by one; beyond that, only their number is given."""
 
 
 @dataclass
 class _Answering:
-    """What was answered so far."""
+    """The state of answering: what was answered so far."""
 
     predictor: "Predictor"
     truncate: bool
     texts: int = 0
     long: list[int] = field(default_factory=list)
-    """Numbers of the texts that are too long, from 1; the first ones."""
+    """Numbers of the first texts that are too long, counted from 1."""
     long_count: int = 0
 
     def answers(self, texts: list[str], pairs: list[str] | None) -> list[Row]:
-        """Of some further texts; one that is too long and is not to be truncated gets an error in its place."""
+        """Return answers to further texts; a too long one that must not be truncated gets an error instead."""
         from tinydistilbert.predictor import CUT
 
         if self.truncate:
@@ -71,10 +71,10 @@ class _Answering:
                 print(cut, file=sys.stderr)
 
     def end(self) -> None:
-        """Say what was too long.
+        """Report which texts were too long.
 
         Raises:
-            UserError: some were, and were not to be truncated; the others were answered.
+            UserError: some were and must not be truncated; the others were answered.
         """
         limit = self.predictor.text_limit
         if self.truncate and self.long_count > LINES_NAMED:
@@ -87,10 +87,10 @@ class _Answering:
 
 
 def predict(parsed: argparse.Namespace, _command_line: str) -> None:
-    """Do what was parsed.
+    """Run the parsed command.
 
     Raises:
-        UserError: there is no such model or file, or a text is too long and is not to be truncated.
+        UserError: the model or file is missing, or a text is too long and must not be truncated.
     """
     from tinydistilbert.predictor import load
 
@@ -122,10 +122,10 @@ def predict(parsed: argparse.Namespace, _command_line: str) -> None:
 
 
 def _of_pipe() -> Iterator[tuple[list[str], list[str] | None]]:
-    """Texts and pairs of the standard input, as many at a time as have come.
+    """Yield texts and pairs of the standard input, as many at a time as have arrived.
 
     Raises:
-        UserError: a pair on some lines and not on all.
+        UserError: only some lines have a pair.
     """
     width, number = 0, 0
     for lines in _arriving(sys.stdin):
@@ -141,10 +141,10 @@ def _of_pipe() -> Iterator[tuple[list[str], list[str] | None]]:
 
 
 def _arriving(stream: IO[str]) -> Iterator[list[str]]:
-    """The lines of a stream in the groups in which they arrive, at most `ROWS` of them."""
+    """Yield the lines of a stream in the groups in which they arrive, at most `ROWS` at a time."""
     try:
         descriptor = stream.fileno()
-    except (OSError, ValueError):  # no real file, as in a notebook
+    except (OSError, ValueError):  # not a real file, as in a notebook
         yield from _groups(stream)
         return
     decode, rest = codecs.getincrementaldecoder("utf-8")(), ""
@@ -167,7 +167,7 @@ def _groups(items: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def _windows(rows: Iterable[Row], columns: Iterable[str | None]) -> Iterator[list[Row]]:
-    """The rows of a file that are answered together: many, so that those of like length meet, or fewer long ones."""
+    """Yield the rows of a file to answer together: many, so that similar lengths meet, or fewer long ones."""
     names, window, characters = [name for name in columns if name], list[Row](), 0
     for row in rows:
         window.append(row)
@@ -181,7 +181,7 @@ def _windows(rows: Iterable[Row], columns: Iterable[str | None]) -> Iterator[lis
 
 
 def _of_file(answering: _Answering, file: Path, text: str | None, text_pair: str | None, output: Path | None) -> None:
-    """Answer the rows of a file, into another one or as lines of JSON; neither is ever in memory as a whole."""
+    """Answer the rows of a file, into another file or as lines of JSON; neither is ever completely in memory."""
     with opened(file) as source:
         first = next(source.rows, None)
         if first is None:
@@ -203,7 +203,7 @@ def _of_file(answering: _Answering, file: Path, text: str | None, text_pair: str
 
 
 def _text_column(file: Path, given: str | None, row: Mapping[str, Any]) -> str:
-    """The column of the texts: the one that is named, else `text`, else the only one."""
+    """Return the column of the texts: the named one, else `text`, else the only one."""
     name = given or ("text" if "text" in row or len(row) > 1 else next(iter(row)))
     if name not in row:
         fix = "name it: --text COLUMN"
@@ -212,7 +212,7 @@ def _text_column(file: Path, given: str | None, row: Mapping[str, Any]) -> str:
 
 
 def _texts_of(rows: Iterable[Row], column: str, file: Path, done: int) -> list[str]:
-    """The texts of one column of rows, of which `done` are in the file before the first."""
+    """Return the texts of one column; `done` rows of the file precede these."""
     texts = list[str]()
     for row, value in enumerate((row.get(column) for row in rows), done + 1):
         if not isinstance(value, str):

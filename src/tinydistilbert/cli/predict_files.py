@@ -1,4 +1,4 @@
-"""The files of `predict`: rows of CSV, TSV, JSONL and Parquet one after the other, and the same with their answers."""
+"""The files of `predict`: streams rows of CSV, TSV, JSONL and Parquet, and writes them with their answers."""
 
 import csv
 import datetime
@@ -19,21 +19,21 @@ from tinydistilbert.optional import require
 from tinydistilbert.storage import atomic
 
 ROWS = 256
-"""Of a pipe, that are answered together; of a Parquet file, that are read at a time."""
+"""Rows of a pipe that are answered together, and of a Parquet file that are read at a time."""
 WINDOW = 16 * ROWS
-"""Rows of a file that are answered together: those of like length make a batch, which pads less than 256 of all."""
+"""Rows of a file that are answered together; batches of similar lengths need less padding than in 256 rows."""
 WINDOW_CHARACTERS = 4_000_000
-"""A window of long texts ends after so many."""
+"""Characters after which a window of long texts ends."""
 ROW_GROUP = 64 * ROWS
-"""Rows of a Parquet file that are in memory at a time, when it is written."""
+"""Rows in memory at a time while a Parquet file is written."""
 LONGEST_FIELD = 10_000_000
 """Characters of a field of a CSV file."""
 TABLES, LINES, PARQUET = (".csv", ".tsv"), (".jsonl", ".ndjson"), ".parquet"
 ENDINGS = (*TABLES, *LINES, PARQUET)
 TEXT = ".txt"
-"""Of a file with a text on each line, which is read and not written."""
+"""Ending of a file with a text on each line, which is only read."""
 ANSWER = "prediction"
-"""The column, or the key, of what a model answers."""
+"""The column, or the key, of a model's answer."""
 AS_LINES = "write the answers as .jsonl"
 Row = dict[str, Any]
 Write = Callable[[list[Row], list[Row]], None]
@@ -41,7 +41,7 @@ Write = Callable[[list[Row], list[Row]], None]
 
 @dataclass
 class Source:
-    """The rows of a file, and of Parquet also what they were read from, whose types its answers keep."""
+    """The rows of a file, and for Parquet the batches they were read from, whose types the answers keep."""
 
     rows: Iterator[Row]
     batches: "Batches | None" = None
@@ -56,7 +56,7 @@ class Batches:
     read: list[Any] = field(default_factory=list)
 
     def take(self, count: int) -> Any:
-        """The oldest rows, as a table."""
+        """Remove and return the oldest rows, as a table."""
         arrow = require("pyarrow", extra="train")
         table = arrow.Table.from_batches(self.read, self.schema)
         self.read = table.slice(count).to_batches()
@@ -65,10 +65,10 @@ class Batches:
 
 @contextmanager
 def opened(file: Path) -> Iterator[Source]:
-    """The rows of a file, read one after the other while it is open.
+    """Yield the rows of a file, which are read one by one while it is open.
 
     Raises:
-        UserError: the file is not as its format has it.
+        UserError: the file does not conform to its format.
     """
     with ExitStack() as streams:
         if ending(file) == PARQUET:
@@ -142,14 +142,14 @@ def _object(line: str, where: str) -> Row:
 
 
 def print_lines(answers: Iterable[Row]) -> None:
-    """Print lines of JSON at once."""
+    """Print lines of JSON immediately."""
     for answer in answers:
         print(as_json(answer))
     sys.stdout.flush()
 
 
 def as_json(row: Row) -> str:
-    """A row as a line of JSON; dates and decimals of Parquet as text."""
+    """Return a row as a line of JSON; dates and decimals of Parquet become text."""
     return json.dumps(row, ensure_ascii=False, default=_as_text)
 
 
@@ -164,7 +164,7 @@ def _as_text(value: Any) -> str:
 
 @contextmanager
 def written(output: Path | None, names: Sequence[str], source: Source) -> Iterator[Write]:
-    """What writes rows with their answers: to standard output as JSON, or to a file that appears when it is whole."""
+    """Yield what writes rows with answers: to standard output as JSON, or to a file that appears when complete."""
     if output is None:
         yield lambda rows, answers: print_lines(
             {**row, ANSWER: answer} for row, answer in zip(rows, answers, strict=True)
@@ -196,7 +196,7 @@ def _to_lines(stream: IO[str]) -> Write:
 
 @contextmanager
 def _to_table(stream: IO[str], output: Path, names: Sequence[str]) -> Iterator[Write]:
-    """Answers as columns behind those of the rows: `prediction` and the numbers beside it."""
+    """Write answers as columns after those of the rows: `prediction` and the numbers that belong to it."""
     writer = csv.writer(stream, delimiter="\t" if ending(output) == ".tsv" else ",", lineterminator="\n")
     began = False
 
@@ -216,7 +216,7 @@ def _to_table(stream: IO[str], output: Path, names: Sequence[str]) -> Iterator[W
 
 @contextmanager
 def _to_parquet(temporary: Path, output: Path, names: Sequence[str], batches: Batches | None) -> Iterator[Write]:
-    """The same as Parquet; rows that came from Parquet keep their types. A part is in memory, `ROW_GROUP` rows."""
+    """Write the same as Parquet, `ROW_GROUP` rows in memory at a time; rows from Parquet keep their types."""
     arrow, parquet = require("pyarrow", extra="train"), require("pyarrow.parquet", extra="train")
     if batches is not None:
         batches.are_kept = True
@@ -268,7 +268,7 @@ def _to_parquet(temporary: Path, output: Path, names: Sequence[str], batches: Ba
 def _with_header(
     output: Path, names: Sequence[str], emit: Callable[[list[Row], list[Row], list[str]], None]
 ) -> Iterator[Write]:
-    """What gives `emit` rows and answers as soon as the columns of the answers are known: errors alone have none."""
+    """Pass rows and answers to `emit` once the columns of the answers are known: errors alone have none."""
     header, waiting, columns, known = list[str](), list[Row](), list[Row](), frozenset(names)
 
     def write(rows: list[Row], answers: list[Row]) -> None:
@@ -294,7 +294,7 @@ def _with_header(
 
 
 def _as_columns(answer: Row) -> Row:
-    """An answer as the columns of a table; none of an error."""
+    """Return an answer as the columns of a table; empty for an error."""
     if "error" in answer:
         return {}
     if "labels" in answer:

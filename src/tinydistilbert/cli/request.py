@@ -1,4 +1,4 @@
-"""From what was parsed to what is to be done: the recipe with the flags laid over it, and the run folder."""
+"""From the parsed arguments to the request: the recipe with the flags applied, and the run folder."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tinydistilbert.recipe.names import task_name
 from tinydistilbert.recipe.types import with_current_keys
 
 CONFIG_FILE = "config.json"
-"""A folder that has it is a model, and no recipe."""
+"""A folder that contains it is a model, not a recipe."""
 _GIVE_A_TASK = "give --task NAME, or --data FILE with --validation FILE, --text and --label"
 
 
@@ -34,10 +34,10 @@ class Request:
 
 
 def request(arguments: Sequence[str] | argparse.Namespace) -> Request:
-    """What a command line that begins with a command that takes a recipe asks for.
+    """Return the request of a command line whose command takes a recipe.
 
-    The recipe is a preset, a TOML file, or the defaults where `--model` is given. `compress` takes the folder of a
-    fine-tuned model in its place: then the recipe is that of the run in which the folder lies, or the defaults.
+    The recipe is a preset, a TOML file, or the defaults if `--model` is given. `compress` also accepts the folder of a
+    fine-tuned model: the recipe is then that of the run that contains the folder, or the defaults.
 
     Raises:
         UserError: no recipe, an unknown flag (with the nearest known one), a missing or wrong value.
@@ -71,10 +71,10 @@ def _recipe(command: str, name: str | None, changes: dict[str, Any]) -> schema.R
 
 
 def _compression(model: str, changes: dict[str, Any]) -> schema.Recipe:
-    """What `compress MODEL` does: the recipe of the run that made the model, with the model named in it.
+    """Return the recipe of `compress MODEL`: that of the run that made the model, with the model named in it.
 
     Raises:
-        UserError: it is unknown which task the model was fine-tuned on.
+        UserError: the task of the model's fine-tuning is unknown.
     """
     base, made_for, row = schema.Recipe(), "", ""
     if made_in := run_folder.run_of_task_model(Path(model)):
@@ -97,7 +97,7 @@ def _compression(model: str, changes: dict[str, Any]) -> schema.Recipe:
 
 
 def _put_custom_task(changes: dict[str, Any], columns: dict[str, Any], command: str) -> None:
-    """A task of one's own, called after its train file."""
+    """Add a custom task, named after its train file."""
     if "data" not in changes:
         problem = f"--{next(iter(columns)).replace('_', '-')} has a meaning with --data alone"
         raise UserError("command line", problem=problem, fix="name the train examples: --data train.csv")

@@ -1,4 +1,4 @@
-"""shrink from the command line: its flags as a call of `api.shrink`, and what it prints."""
+"""shrink from the command line: its flags as a call of `api.shrink`, and its output."""
 
 import argparse
 import dataclasses
@@ -17,10 +17,10 @@ from tinydistilbert.report.use import facts_of_best
 
 
 def shrink(parsed: argparse.Namespace, command_line: str) -> None:
-    """Do what was parsed.
+    """Run the parsed command.
 
     Raises:
-        MissedTarget: no form reaches what was asked for; everything was printed and written.
+        MissedTarget: no variant reaches the target; everything was printed and written.
     """
     teacher = parsed.teacher or api.TEACHER
     data = api.data_of(
@@ -72,7 +72,7 @@ def _print(made: TaskModel, *, as_json: bool) -> None:
 
 
 def _differences(content: Any, standard: Any) -> Any:
-    """The settings that are not the defaults, in their sections; a section that the defaults lack as a whole."""
+    """Return the settings that are not the defaults, in their sections; a section without defaults is whole."""
     if not isinstance(content, dict) or not isinstance(standard, dict):
         return content
     changed = {key: value for key, value in content.items() if key not in standard or value != standard[key]}

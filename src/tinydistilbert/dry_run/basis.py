@@ -30,7 +30,7 @@ from tinydistilbert.training import checkpoint
 from tinydistilbert.training.precision import Precision, choose
 
 SECONDS_A_FOLDER = 1.0
-"""Loading, tokenising, saving, hashing around a training or an evaluation; 0.7 to 1.4 s in a quickstart on 2 cores."""
+"""Loading, tokenising, saving and hashing for each training or evaluation; 0.7 to 1.4 s in a quickstart on 2 cores."""
 TOKENIZER_BYTES = 750_000
 """`tokenizer.json` of 30,000 pieces."""
 
@@ -43,20 +43,20 @@ class Line:
     state: str
     what: str
     seconds: float | None = 0.0
-    """Left to compute; None = unknown."""
+    """Time left to compute; None = unknown."""
     disk: float = 0.0
-    """Bytes still to be written, to stay."""
+    """Bytes that will still be written and stay."""
     temporary_disk: float = 0.0
     """Bytes of checkpoints, which are deleted when the stage is finished."""
     memory: float = 0.0
-    """Bytes at its peak, beside those of the bare process."""
+    """Bytes at its peak, in addition to the bare process."""
     notes: tuple[str, ...] = ()
-    """What is better known beforehand, a sentence each."""
+    """What a user should know beforehand, one sentence each."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What estimates of recipes with the same teacher and text have in common, each found when it is first needed."""
+    """What estimates of recipes with the same teacher and text share, each determined on first use."""
 
     run: RunContext
 
@@ -65,11 +65,11 @@ class Shared:
         return {}
 
     def machine(self, precision: Precision, layer: LayerShape) -> Machine:
-        """How fast this machine is, measured once for each precision of a training and each shape of layers.
+        """Return the speed of this machine, measured once for each training precision and each shape of layers.
 
         Args:
-            precision: of the training.
-            layer: of the model that most of the time goes to.
+            precision: precision of the training.
+            layer: layer shape of the model that takes most of the time.
         """
         if (precision, layer) not in self._machines:
             self._machines[precision, layer] = costs.measure(self.run.device, precision, layer)
@@ -83,7 +83,7 @@ class Shared:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The teacher's, or that of the given model."""
+        """The tokenizer of the teacher, or of the given model."""
         if name := self.run.recipe.finetune.model:
             return load_tokenizer(name)
         if self.teacher_is_local:
@@ -92,7 +92,7 @@ class Shared:
 
     @cached_property
     def text(self) -> TextSize | None:
-        """The corpus; None when it is on the hub and its size is unknown."""
+        """The corpus; None if it is on the hub and its size is unknown."""
         return text_size(self.run.recipe, self.tokenizer)
 
 
@@ -110,7 +110,7 @@ class Basis:
 
     @cached_property
     def machine(self) -> Machine:
-        """How fast this machine is, in the precision that the run has or would be begun in."""
+        """The speed of this machine in the precision that the run has or would begin with."""
         given = self.recipe.finetune.model or self.recipe.compress.model
         config = load_config(given) if given else self.models[0].config
         known = self.run.known_precision
@@ -119,12 +119,12 @@ class Basis:
 
     @property
     def text(self) -> TextSize | None:
-        """The corpus; None when it is on the hub and its size is unknown."""
+        """The corpus; None if it is on the hub and its size is unknown."""
         return self.shared.text
 
     @cached_property
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
-        """Teacher and student on the meta device, without weights: of a teacher on the hub only the config is read."""
+        """Teacher and student on the meta device, without weights; of a teacher on the hub, only the config is read."""
         named = self.recipe.teacher
         if self.shared.teacher_is_local:
             config = self.run.sources.original_teacher.model.config
@@ -146,7 +146,7 @@ class Basis:
 
     @cached_property
     def task_sizes(self) -> dict[str, TaskSize | None]:
-        """The examples of every task with something left to do; None where they are made from a text on the hub."""
+        """The examples of every task with something left to do; None for those made from a text on the hub."""
         folder = self.run.folder
         unfinished = [job.task for job in self.run.jobs if not atomic.is_finished(job.scores(folder))]
         unfinished += [job.task for job in self.run.baselines if not atomic.is_finished(job.scores(folder))]
@@ -196,32 +196,33 @@ class Basis:
         return self.given_model if self.recipe.finetune.model else self.student
 
     def training_seconds(self, model: Size, operations: float, steps: int, *, words: int = 0) -> float:
-        """Time of so many updates and so many operations of forward and backward passes.
+        """Return the time of a training with that many updates and operations of forward and backward passes.
 
         Args:
             model: what is trained.
-            operations: of all steps.
-            steps: of the optimiser.
-            words: of the vocabulary that the texts use, where the others are left out of updates; 0 = all are updated.
+            operations: operations of all steps.
+            steps: steps of the optimiser.
+            words: size of the vocabulary that the texts use, if other words are left out of updates; 0 = all are
+                updated.
         """
         unused = (model.vocabulary - words) * model.width if words else 0
         traffic = steps * (model.parameters - unused) * costs.BYTES_PER_UPDATE
         return self.machine.training_seconds(operations, traffic=traffic) + SECONDS_A_FOLDER
 
     def checkpoints(self, model: Size, seconds: float) -> float:
-        """Bytes of those that are kept, and of one being written."""
+        """Return the bytes of the checkpoints that are kept, and of one being written."""
         if seconds < self.recipe.checkpoint_minutes * 60:
             return 0.0
         return (checkpoint.KEPT + 1) * costs.CHECKPOINT_BYTES * model.parameters
 
 
 def basis_of(run: RunContext) -> Basis:
-    """The basis of a recipe that shares nothing with another."""
+    """Return the basis of a recipe that shares nothing with another."""
     return Basis(run, Shared(run))
 
 
 def encoder_size(name: str) -> Size:
-    """The size of a model's encoder, of which only the config is read."""
+    """Return the size of a model's encoder; only its config is read."""
     return _size_of(load_config(name))
 
 
@@ -234,7 +235,7 @@ def _size_of(config: PretrainedConfig) -> Size:
 
 
 def state_of(folder: Path) -> tuple[str, int]:
-    """The state of a stage's folder, in words, and the step that the run would go on from."""
+    """Return the state of a stage's folder, in words, and the step from which the run would continue."""
     if atomic.is_finished(folder):
         return "finished", 0
     step = checkpoint.newest_step(atomic.partial(folder) / atomic.CHECKPOINTS)
@@ -242,7 +243,7 @@ def state_of(folder: Path) -> tuple[str, int]:
 
 
 def joint_state(states: Sequence[str]) -> str:
-    """The state of several folders as one."""
+    """Return the state of several folders as one."""
     finished = states.count("finished")
     begun = next((state for state in states if state.startswith("resumes")), None)
     if len(set(states)) == 1:

@@ -13,9 +13,9 @@ from tinydistilbert.tasks import hold_out
 
 
 def compress_line(basis: Basis) -> Line:
-    """The line of the stage: all variants of every task's model, though a target may be reached before the last.
+    """Return the line of the stage: all variants of every task's model, though fewer may reach the target.
 
-    How often int8 is tried with another layer left in float is not known beforehand, and not counted.
+    How often int8 is repeated with another layer left in float is not known beforehand, and not counted.
     """
     settings = basis.recipe.compress
     what = f"{len(settings.tasks)} model{'s' * (len(settings.tasks) != 1)}, up to {_variants(settings)} variants each"
@@ -38,37 +38,38 @@ def compress_line(basis: Basis) -> Line:
 
 
 SECONDS_A_LAYER = 1.0
-"""Of a model that is exported; 2.4 to 3.3 s for 3 layers of 384 (`benchmarks/shrink_kinds.py`, times of its files)."""
+"""Seconds per layer of an exported model; 2.4 to 3.3 s for 3 layers of 384 (`benchmarks/shrink_kinds.py`, times of its
+files)."""
 SECONDS_A_PRUNING = 1.5
-"""Beside importance: what it takes before the first step of recovery fine-tuning; from the same files."""
+"""Seconds per pruning before the first step of recovery fine-tuning, without importance; from the same files."""
 
 
 @dataclass(frozen=True)
 class _Cost:
-    """Of all variants of one model."""
+    """The cost of all variants of one model."""
 
     disk: float
     seconds: float | None = None
     """None = unknown."""
     steps: int = 0
-    """Of each recovery fine-tuning."""
+    """Steps of each recovery fine-tuning."""
     notes: tuple[str, ...] = ()
-    """As those of a line."""
+    """Notes, as in `Line`."""
 
 
 def _variants(settings: Compress) -> int:
-    """The model as it is, exported, in int8, and each pruned one; all but the first also for OpenVINO, if asked for."""
+    """Count the model, exported, in int8, and each pruned one; all but the first also for OpenVINO, if asked for."""
     pruned = len(settings.keep) + len(settings.layers)
     return 2 + (settings.quantization != "none") + pruned + _of_openvino(settings) * (1 + pruned)
 
 
 def _of_openvino(settings: Compress) -> int:
-    """Of each model: bf16 and int8."""
+    """Count the OpenVINO variants of each model: bf16 and int8."""
     return 1 + (settings.quantization != "none") if "openvino" in settings.engines else 0
 
 
 def _shares(settings: Compress, layers: int) -> list[float]:
-    """Of the weights in the model's encoder layers, what each pruned variant keeps."""
+    """Return what each pruned variant keeps of the weights in the model's encoder layers."""
     shares = sorted(settings.keep, reverse=True)
     last = shares[-1] if shares else 1.0
     return shares + [last * count / layers for count in sorted(settings.layers, reverse=True)]
@@ -107,7 +108,7 @@ def _seconds(
     basis: Basis, model: Size, size: TaskSize, shares: Sequence[float], *, steps: int, examples: int, held_out: int,
     with_teacher: bool,
 ) -> float:  # fmt: skip
-    """Time to estimate importance, to recover in so many steps, to make soft targets, to score, to export, to time."""
+    """Return the time for importance, recovery in that many steps, soft targets, scoring, exports and timing."""
     settings, machine = basis.recipe.compress, basis.machine
     forward = model.forward(size.length, size.length)
     learned = examples + min(settings.importance_examples, size.features)
@@ -134,7 +135,7 @@ def _seconds(
 
 
 def _teacher(basis: Basis, model: Size) -> Size:
-    """The size of the teacher of recovery fine-tuning, as `pipeline.stages.recovery_teachers` chooses it."""
+    """Return the size of the teacher of recovery fine-tuning, as `pipeline.stages.recovery_teachers` chooses it."""
     settings = basis.recipe.compress
     if settings.teachers:
         return encoder_size(settings.teachers[0])

@@ -1,6 +1,6 @@
-"""How fast this machine is, and what a parameter costs in memory traffic, checkpoints and time.
+"""The speed of this machine, and what a parameter costs in memory traffic, checkpoints and time.
 
-Good enough to know minutes from hours before a run, not to compare machines.
+Good enough to tell minutes from hours before a run, not to compare machines.
 """
 
 import time
@@ -18,20 +18,20 @@ from tinydistilbert.training.precision import Precision, multiplying
 
 EFFICIENCY_GPU, EFFICIENCY_GPU_SCORING = 0.33, 0.58
 """Shares of the matrix-multiply rate that a training on a GPU reaches (`results/gpu`, BERT-base to 6 layers on an H100)
-and, not measured, predictions. On a CPU a layer is measured itself."""
+and that predictions reach, which was not measured. On a CPU, a layer itself is measured."""
 BYTES_PER_UPDATE = 48
-"""Memory traffic of one parameter in one step: a new gradient touched and written, its norm taken, gradient scaled
+"""Bytes of memory traffic per parameter and step: a new gradient touched and written, its norm taken, gradient scaled
 (5 x 4 bytes), AdamW (7 x 4)."""
 CHECKPOINT_BYTES = 12
-"""Of a parameter: weight and AdamW's two moments."""
+"""Bytes per parameter: weight and AdamW's two moments."""
 PROCESS_BYTES = 900_000_000
-"""Python, torch and transformers once they have computed something, with data and the allocator's reserve."""
+"""Bytes of Python, torch and transformers after a first computation, with data and the allocator's reserve."""
 PROBE_SIZE_GPU, PROBE_SECONDS = 4096, 0.15
-"""Width of the square matrices that a GPU multiplies to measure a rate, and for how long anything is measured."""
+"""Width of the square matrices that a GPU multiplies to measure a rate, and how long anything is measured."""
 PROBE_INPUTS, PROBE_LENGTH = 16, 32
-"""Of a batch that the layer is measured with: half as many tokens as a batch of pairs has."""
+"""The batch that a layer is measured with: half as many tokens as a batch of pairs has."""
 PRUNED = 0.25
-"""Share of its heads and neurons that the layer has left when it is measured again."""
+"""Share of its heads and neurons that a layer keeps for its second measurement."""
 DTYPES: Mapping[Precision, torch.dtype] = {
     "fp32": torch.float32, "fp32-onednn": torch.float32, "bf16": torch.bfloat16,
 }  # fmt: skip
@@ -42,7 +42,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What of a model its speed depends on most: a layer."""
+    """The shape of a model's layers, on which its speed depends most."""
 
     width: int = 768
     heads: int = 12
@@ -51,7 +51,7 @@ class LayerShape:
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> Self:
-        """Of a model's layers before any pruning; of a recurrent model that of BERT-base, which says less about it."""
+        """Return the shape of a model's unpruned layers; BERT-base's for a recurrent model, a rougher estimate."""
         shapes = layer_shapes(config)
         return cls(shapes[1][0], config.num_attention_heads, shapes[1][1]) if shapes else cls()
 
@@ -66,49 +66,49 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Machine:
-    """Measured rates, in floating-point operations a second of the matrices' products; all else takes its time too."""
+    """Measured rates, in floating-point operations of matrix products per second, everything else included."""
 
     device: str
     threads: int
     scoring: float
-    """That predictions of batches in fp32 reach."""
+    """Rate of predictions of batches in fp32."""
     one_core: float
-    """That predictions of single inputs in fp32 reach on one core of the CPU."""
+    """Rate of predictions of single inputs in fp32 on one core of the CPU."""
     traffic: float
-    """Bytes a second that are read and written in the device's memory."""
+    """Bytes read and written per second in the device's memory."""
     precision: Precision
-    """Of matrix products in training; predictions that are scored are made in fp32."""
+    """Precision of matrix products in training; scored predictions are made in fp32."""
     training: float
-    """That a training in it reaches."""
+    """Rate of training in that precision."""
     unpruned: float = 0.0
-    """Share of a layer's time in training that stays when all heads and neurons are gone."""
+    """Share of a layer's training time that remains when all heads and neurons are gone."""
 
     def seconds(self, operations: float) -> float:
-        """Time of predictions of so many operations in fp32."""
+        """Return the time of that many operations of predictions in fp32."""
         return operations / self.scoring
 
     def training_seconds(self, operations: float, *, traffic: float = 0.0) -> float:
-        """Time of so many operations and so many bytes of memory traffic in training, and of what it learns from."""
+        """Return the time of that many operations and bytes of memory traffic in training or what it learns from."""
         return operations / self.training + traffic / self.traffic
 
     def pruned(self, share: float) -> float:
-        """Of the time that a layer takes in training, what it takes with that share of its heads and neurons."""
+        """Return a layer's training time with that share of its heads and neurons, as a share of the whole layer's."""
         return self.unpruned + (1 - self.unpruned) * share
 
     def seconds_on_one_core(self, operations: float) -> float:
-        """Time of a prediction of so many operations on one core."""
+        """Return the time of a prediction of that many operations on one core."""
         return operations / self.one_core
 
 
 def measure(device: torch.device, precision: Precision, layer: LayerShape) -> Machine:
-    """The rates of this machine, in one or two seconds.
+    """Measure the rates of this machine, in one or two seconds.
 
     Args:
         device: where models are trained and scored.
-        precision: of the training.
-        layer: of the model that most of the time goes to.
+        precision: precision of the training.
+        layer: layer shape of the model that takes most of the time.
     """
-    with torch.random.fork_rng(devices=[]):  # of the weights and of dropout: a run's own numbers stay what they are
+    with torch.random.fork_rng(devices=[]):  # for weights and dropout: a run's own random numbers stay the same
         return _measured(device, precision, layer)
 
 
@@ -127,14 +127,14 @@ def _measured(device: torch.device, precision: Precision, layer: LayerShape) -> 
         copying = _copy(CPU)
     finally:
         torch.set_num_threads(threads)
-    if threads > 1:  # at least as fast as one, however busy other programs are just now
+    if threads > 1:  # at least as fast as one, however busy other programs are
         scoring, training = max(scoring, _predictions(layer)), max(training, _training(layer, precision))
     # Two cores are enough to keep the memory of most machines busy.
     return Machine("cpu", threads, scoring, one_core, copying * min(threads, 2), precision, training, unpruned)
 
 
 def _predictions(layer: LayerShape, inputs: int = PROBE_INPUTS) -> float:
-    """Operations a second of the layer's predictions in fp32, with torch's threads."""
+    """Return the rate of the layer's predictions in fp32, with torch's threads."""
     model = layer.model().eval()
     ids = _ids(inputs)
     with torch.inference_mode():
@@ -143,14 +143,14 @@ def _predictions(layer: LayerShape, inputs: int = PROBE_INPUTS) -> float:
 
 
 def _training(layer: LayerShape, precision: Precision) -> float:
-    """Operations a second of the layer's forward and backward passes, with torch's threads."""
+    """Return the rate of the layer's forward and backward passes, with torch's threads."""
     model = layer.model()
     operations = FORWARD_AND_BACKWARD * Size.of(model).forward(PROBE_INPUTS * PROBE_LENGTH, PROBE_LENGTH)
     return operations / _passes_seconds(model, precision)
 
 
 def _unpruned(layer: LayerShape, precision: Precision) -> float:
-    """Share of a layer's time in training that stays when all heads and neurons are gone."""
+    """Return the share of a layer's training time that remains when all heads and neurons are gone."""
     whole, small = layer.model(), layer.model()
     keep(small, [range(max(1, round(PRUNED * layer.heads)))], [range(max(1, round(PRUNED * layer.inner)))])
     left = Size.of(small).matrices / Size.of(whole).matrices
@@ -159,7 +159,7 @@ def _unpruned(layer: LayerShape, precision: Precision) -> float:
 
 
 def _passes_seconds(model: BertModel, precision: Precision) -> float:
-    """Seconds of a forward and a backward pass of a batch, as trainings compute them."""
+    """Return the seconds of a forward and a backward pass of a batch, computed as in training."""
     ids = _ids(PROBE_INPUTS)
 
     def passes() -> None:
@@ -187,9 +187,9 @@ def _copy(device: torch.device) -> float:
 
 
 def _least_seconds(operation: Callable[[], object], device: torch.device) -> float:
-    """The shortest of several times: whatever made the others longer was not the operation.
+    """Return the shortest of several times: longer ones contain something other than the operation.
 
-    On one core it is processor time, which other programs change little.
+    On one core, processor time is measured, which other programs change little.
     """
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     operation()

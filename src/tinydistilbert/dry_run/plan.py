@@ -1,4 +1,4 @@
-"""What a run would do, and about what it would cost: `--dry-run`, as plain text."""
+"""What a run would do, and about what it would cost, as plain text: `--dry-run`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from tinydistilbert.tasks.samples import sampling
 
 
 def plan(run: RunContext) -> str:
-    """What the run would do, as a table in plain text; nothing is written, and what is finished counts as done.
+    """Return what the run would do as a table in plain text; nothing is written, and finished work counts as done.
 
     Raises:
-        UserError: an input is wrong or the folder belongs to something else: the same as of the run.
+        UserError: an input is wrong or the folder belongs to something else, as in the run itself.
     """
     basis, lines = _planned(run)
     notes = dict.fromkeys(f"warning: {note}" for line in lines for note in line.notes)
@@ -32,7 +32,7 @@ def plan(run: RunContext) -> str:
 
 
 def plan_as_json(run: RunContext) -> dict[str, Any]:
-    """What the run would do, as data: a line of the plan each, and the totals; sizes in bytes.
+    """Return what the run would do as data: each line of the plan, and the totals; sizes in bytes.
 
     Raises:
         UserError: as `plan`.
@@ -58,13 +58,13 @@ def plan_as_json(run: RunContext) -> dict[str, Any]:
 
 
 def _planned(run: RunContext) -> tuple[Basis, list[Line]]:
-    """The lines of the plan, from samples of large files; where something in a sample is wrong, from all of their rows.
+    """Return the lines of the plan, from samples of large files; if a sample has an error, from all of their rows.
 
     Raises:
         UserError: as `plan`.
     """
     basis = basis_of(run)
-    if run.is_begun():  # whose data are compared with what it was begun with
+    if run.is_begun():  # its data are compared with what it was begun with
         return basis, _lines(basis)
     with sampling() as looked_at:
         try:
@@ -78,13 +78,13 @@ def _planned(run: RunContext) -> tuple[Basis, list[Line]]:
 
 
 def refuse_full_disk(run: RunContext) -> float:
-    """Compare what the run will write with what is free, before it begins; teacher and text stay loaded for the run.
+    """Compare what the run will write with the free disk space before it begins; teacher and text stay loaded.
 
     Returns:
         The seconds that it will take, as far as they are known.
 
     Raises:
-        UserError: it does not fit, or an input is wrong: the same as of the run.
+        UserError: it does not fit, or an input is wrong, as in the run itself.
     """
     basis = basis_of(run)
     lines = _lines(basis)
@@ -97,7 +97,7 @@ def refuse_full_disk(run: RunContext) -> float:
 
 
 def _lines(basis: Basis) -> list[Line]:
-    """The lines of the plan, after what the run checks was checked."""
+    """Return the lines of the plan, after the checks of the run."""
     basis.run.check_machine()
     with basis.run.rows_at_hand():
         if basis.run.is_begun():
@@ -109,19 +109,19 @@ def _lines(basis: Basis) -> list[Line]:
 
 
 def _seconds(lines: Sequence[Line], jobs: SideBySide | None) -> float:
-    """Time left as far as it is known; with jobs, the task models take as long as the last of them."""
+    """Return the time left, as far as it is known; with jobs, the task models take until the last of them is done."""
     if jobs is None or jobs.seconds is None:
         return sum(line.seconds or 0.0 for line in lines)
     return jobs.seconds + sum(line.seconds or 0.0 for line in lines if not _is_made_by_jobs(line))
 
 
 def _is_made_by_jobs(line: Line) -> bool:
-    """Whether the line is one of the task models; cheap baselines are scored after the jobs."""
+    """Whether the line belongs to the task models; cheap baselines are scored after the jobs."""
     return line.stage.startswith(SIDE_BY_SIDE) and line.stage != BASELINES
 
 
 def _memory(lines: Sequence[Line], jobs: SideBySide | None) -> float:
-    """Bytes at the peak; with jobs, of all processes together."""
+    """Return the bytes at the peak; with jobs, of all processes together."""
     alone = costs.PROCESS_BYTES + max((line.memory for line in lines), default=0.0)
     if jobs is None:
         return alone
@@ -130,7 +130,7 @@ def _memory(lines: Sequence[Line], jobs: SideBySide | None) -> float:
 
 
 def _needed(lines: Sequence[Line]) -> float:
-    """Bytes that will be written, temporary ones included."""
+    """Return the bytes that will be written, temporary ones included."""
     return sum(line.disk for line in lines) + max((line.temporary_disk for line in lines), default=0.0)
 
 
@@ -150,11 +150,11 @@ def _table(lines: Sequence[Line]) -> list[str]:
 
 
 def _unkept_bytes(basis: Basis) -> float:
-    """Bytes of models that the run deletes when nothing is left to read them."""
+    """Return the bytes of models that the run deletes when nothing needs them any more."""
     run, total = basis.run, 0.0
     if run.recipe.finetune.keep == "all" or "evaluate" not in run.stages:
         return total
-    # Looked up only where one is deleted: a run of a given model knows no pretrained ones.
+    # Looked up only if one is deleted: a run of a given model knows no pretrained ones.
     pretrained = {run.folder.control: lambda: basis.student, run.folder.teacher: lambda: basis.teacher}
     for model in unkept(run):
         if model.job or model.folder in pretrained:

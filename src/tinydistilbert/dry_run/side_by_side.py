@@ -1,4 +1,4 @@
-"""The estimate of task models that are made side by side (`--jobs`): when each begins, and when the last one ends."""
+"""The estimate of task models that are made in parallel (`--jobs`): when each begins, and when the last one ends."""
 
 import heapq
 from collections.abc import Mapping, Sequence
@@ -12,25 +12,25 @@ from tinydistilbert.workers.jobs import shares
 from tinydistilbert.workers.run import visible_gpus
 
 SECONDS_A_PROCESS = 5.0
-"""Of a processor: each job imports torch and transformers, and opens the run."""
+"""Processor seconds of each job's start: it imports torch and transformers, and opens the run."""
 SIDE_BY_SIDE = ("finetune", "evaluate")
 """The stages whose work the jobs do."""
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What `--jobs` makes of the stages of task models."""
+    """How `--jobs` runs the stages of task models."""
 
     parts: int
     at_once: int
     threads: int
-    """Of each."""
+    """Threads of each job."""
     seconds: float | None
-    """Until the last one is done; None = unknown."""
+    """Time until the last one is done; None = unknown."""
 
 
 def side_by_side(basis: Basis) -> SideBySide | None:
-    """The jobs that are left of a run on this machine; None = one after the other, or on Ray's unknown cluster."""
+    """Return the jobs left of a run on this machine; None = one after the other, or on Ray's unknown cluster."""
     run = basis.run
     if run.workers is None or run.workers.by_ray or "finetune" not in run.stages:
         return None
@@ -51,7 +51,7 @@ def side_by_side(basis: Basis) -> SideBySide | None:
 
 
 def _seconds(basis: Basis, part: TaskPart) -> float | None:
-    """Of one part by itself with all threads; None = unknown."""
+    """Return the time of one part by itself with all threads; None = unknown."""
     if part.job is None:
         task = part.name.removesuffix("/targets")
         size = basis.task_sizes.get(task)
@@ -68,12 +68,12 @@ def _of_job(basis: Basis, job: Job) -> float | None:
 
 
 def end_of_last(seconds: Mapping[str, float], needs: Mapping[str, Sequence[str]], at_once: int) -> float:
-    """When the last part ends, if each begins as soon as a place is free and what it needs is done, in their order.
+    """Return when the last part ends, if each begins, in order, once a place is free and what it needs is done.
 
     Args:
-        seconds: of each part; what another one needs and is not here is done.
+        seconds: seconds of each part; parts that others need and that are missing here are done.
         needs: the parts that come before each.
-        at_once: places.
+        at_once: number of parts that run at a time.
     """
     waiting, at_work, now = list(seconds), list[tuple[float, str]](), 0.0
     while waiting or at_work:

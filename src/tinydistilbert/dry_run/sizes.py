@@ -1,6 +1,6 @@
-"""How much text and how many examples a recipe has: counted where they are on disk, estimated where they are not.
+"""How much text and how many examples a recipe has: counted if they are on disk, else estimated.
 
-Nothing is written, and nothing is fetched from the hub: published sizes stand in for data that is there.
+Nothing is written or fetched from the hub: published sizes stand in for data on the hub.
 """
 
 import math
@@ -28,15 +28,15 @@ from tinydistilbert.tasks.splits import has_split
 from tinydistilbert.tasks.token_losses import token_losses
 
 WIKITEXT2_COUNTS = {"train": (2_137_010, 36_718), "validation": (215_376, 3_760)}
-"""Tokens in BERT's uncased vocabulary, and lines, of the splits of WikiText-2, for when it is on the hub."""
+"""Tokens in BERT's uncased vocabulary, and lines, of the splits of WikiText-2, used while it is on the hub."""
 SAMPLE = 1000
-"""Task examples that are tokenised to estimate the mean length, and how many are cut."""
+"""Task examples that are tokenised to estimate the mean length and how many are cut."""
 FEW, STEP = 0.01, 32
-"""Share of the texts that are still cut with the length that is suggested, and what that length is a multiple of."""
+"""Share of the texts that the suggested length still cuts, and the number of which that length is a multiple."""
 GROWTH = 0.6
-"""Of the words that are used with the number of texts, an exponent: Heaps' law, whose exponent is 0.4 to 0.6."""
+"""Exponent with which the number of used words grows with the number of texts (Heaps' law: 0.4 to 0.6)."""
 SAMPLE_WORDS = 20_000
-"""Words of the corpus that are tokenised to estimate the tokens of all of it."""
+"""Words of the corpus that are tokenised to estimate its tokens."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class TextSize:
     useful: float
     """Share of the positions in train blocks that are not padding."""
     is_prepared: bool
-    """Whether they were counted in the cache, not estimated."""
+    """Whether the blocks were counted in the cache, not estimated."""
     tokens: int
     disk: int
     """Bytes that are still to be written."""
     seconds: float
-    """Left to tokenise."""
+    """Seconds left to tokenise."""
 
 
 @dataclass(frozen=True)
 class TaskSize:
-    """The examples of a task, as many as the recipe's limits leave."""
+    """The examples of a task within the recipe's limits."""
 
     examples: int
     features: int
@@ -68,26 +68,26 @@ class TaskSize:
     longest: int
     """Tokens of the longest sampled input."""
     evaluation_examples: int
-    """In all evaluation splits together."""
+    """Examples in all evaluation splits together."""
     evaluation_tokens: float
     unlabelled: int
     """Further texts that a second distillation is trained on."""
     notes: tuple[str, ...] = ()
-    """What the model does not read of the texts, a sentence each."""
+    """Sentences about the parts of the texts that the model does not read."""
     words: int = 0
-    """Of the vocabulary, about how many the train texts use; 0 = unknown."""
+    """About how many words of the vocabulary the train texts use; 0 = unknown."""
 
 
 def limited(count: int, limit: int) -> int:
-    """`count`, or `limit` if that is less; a limit of 0 is none."""
+    """Return `count`, or `limit` if that is less; a limit of 0 is none."""
     return min(count, limit) if limit else count
 
 
 def text_size(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> TextSize | None:
-    """The corpus as token blocks; None when it is on the hub and nothing is known of it.
+    """Return the corpus as token blocks; None if it is on the hub and its size is unknown.
 
     Raises:
-        UserError: the source is wrong, as `prepare` would say.
+        UserError: the source is wrong, as in `prepare`.
     """
     corpus = recipe.corpus
     if is_on_hub(corpus, recipe.data):
@@ -108,7 +108,7 @@ def text_size(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> TextSize | 
 
 
 def _tokens_per_word(documents: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> tuple[float, float]:
-    """Tokens a word of the first documents, and seconds a token."""
+    """Return the tokens per word of the first documents, and the seconds per token."""
     sample: list[str] = []
     words = 0
     for document in documents:
@@ -125,7 +125,7 @@ def _tokens_per_word(documents: Iterable[str], tokenizer: PreTrainedTokenizerFas
 def _blocks(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, counts: dict[str, tuple[int, int]], seconds_per_token: float
 ) -> TextSize:
-    """Blocks of so many tokens in so many documents (or lines) a split, cut as `prepare` cuts them."""
+    """Return blocks for those counts of tokens and documents (or lines) per split, cut as `prepare` cuts them."""
     size, packed = recipe.corpus.block_size, recipe.corpus.packing == "documents"
     train, validation = (
         (tokens + documents) // (size - 2) if packed else documents for tokens, documents in counts.values()
@@ -141,19 +141,19 @@ def _blocks(
 def task_size(
     recipe: Recipe, name: str, tokenizer: PreTrainedTokenizerFast, *, reach: int, max_length: int
 ) -> TaskSize | None:
-    """How much there is of a task; None when it is made from a corpus on the hub.
+    """Return how many examples a task has; None if it is made from a corpus on the hub.
 
-    All examples are loaded, not the recipe's sample of them, so that every label is checked as a run would.
+    All examples are loaded, not only the recipe's sample of them, so that every label is checked as in a run.
 
     Args:
-        recipe: which says how much is taken.
-        name: of the task.
-        tokenizer: of the model.
-        reach: tokens that the model's position embeddings reach.
-        max_length: tokens that it reads of an input.
+        recipe: says how many examples are used.
+        name: name of the task.
+        tokenizer: the model's tokenizer.
+        reach: number of the model's position embeddings.
+        max_length: tokens that the model reads of an input.
 
     Raises:
-        UserError: a split is missing or wrong, as a run would say.
+        UserError: a split is missing or wrong, as in a run.
     """
     task, settings = tasks_of(recipe.finetune)[name], recipe.finetune.settings(name)
     also = [split for split in task.evaluation[1:] if has_split(task, split, recipe.data)]
@@ -162,7 +162,7 @@ def task_size(
         return None
     if task.official and recipe.data is None:
         count = limited(task.official[task.train], settings.train_examples)
-        if task.may_lack_answer and settings.select != "heldout":  # so many choose the null threshold
+        if task.may_lack_answer and settings.select != "heldout":  # this share chooses the null threshold
             count -= round(hold_out.SHARE * count)
         official = dict(task.official) | {HELD_OUT: round(hold_out.SHARE * task.official[task.train])}
         scored = sum(limited(official[split], settings.validation_examples) for split in splits)
@@ -201,7 +201,7 @@ def task_size(
 def _cut(
     sample: Examples, features: Features, tokenizer: PreTrainedTokenizerFast, *, total: int, max_length: int, reach: int
 ) -> list[str]:
-    """That texts of a split are cut, by a sample of it, with a length at which few would be; nothing if none is."""
+    """Return a note if a sample shows that texts of a split are cut, with a length that cuts few; else nothing."""
     if not features.cut:
         return []
     about = "" if len(sample) == total else "about "
@@ -217,10 +217,10 @@ def _cut(
 
 
 def _unlabelled(recipe: Recipe, task: Task) -> int:
-    """How many texts without labels the recipe names, where there is a second distillation to read them.
+    """Return the number of texts without labels that the recipe names, if a second distillation reads them.
 
     Raises:
-        UserError: the file is wrong, as a run would say.
+        UserError: the file is wrong, as in a run.
     """
     is_taught = any(job.is_second_distillation and job.task == task.name for job in jobs(recipe))
     found = further_texts(recipe, task) if is_taught else None
@@ -228,6 +228,6 @@ def _unlabelled(recipe: Recipe, task: Task) -> int:
 
 
 def _sample(examples: Examples) -> Examples:
-    """At most `SAMPLE` of the examples, spread evenly."""
+    """Return at most `SAMPLE` of the examples, evenly spread."""
     step = -(-len(examples) // SAMPLE)
     return replace(examples, columns={name: values[::step] for name, values in examples.columns.items()})

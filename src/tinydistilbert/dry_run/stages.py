@@ -25,12 +25,12 @@ from tinydistilbert.recipe.types import highest, seconds_of
 from tinydistilbert.storage import atomic
 
 PAIR_LENGTH = 31
-"""Mean tokens of an STS-B pair, on which latency is timed."""
+"""Mean tokens of an STS-B pair, the input of latency measurements."""
 SECONDS_OF_REPORT = 5.0
 
 
 def check_inputs(basis: Basis) -> None:
-    """Look for what a run refuses before its first stage, without fetching a teacher or a text from the hub.
+    """Check what a run refuses before its first stage, without fetching a teacher or a text from the hub.
 
     Raises:
         UserError: something is wrong.
@@ -60,7 +60,7 @@ def prepare_line(basis: Basis) -> Line:
 
 
 def adapt_line(basis: Basis) -> Line:
-    """The line of the teacher in the run folder."""
+    """Return the line of the teacher in the run folder."""
     is_needed = basis.run.reads_masked_lm() and not atomic.is_finished(basis.run.folder.teacher)
     if basis.shared.teacher_is_local and is_needed:
         check_head(basis.recipe.adapt, basis.run.sources.original_teacher)
@@ -69,7 +69,7 @@ def adapt_line(basis: Basis) -> Line:
 
 
 def distill_lines(basis: Basis) -> Iterator[Line]:
-    """A line for the control and one for the student, if they are made."""
+    """Yield a line for the control and one for the student, if they are made."""
     if "control" in basis.recipe.finetune.models:
         yield _pretraining(basis, "control", "distill (control)", basis.student, None, 0)
     if basis.run.makes_student():
@@ -98,7 +98,7 @@ def _student_line(basis: Basis) -> Line:
 def _pretraining(
     basis: Basis, folder: str, title: str, model: Size, optimization: Optimization | None, steps: int | None
 ) -> Line:
-    """A training on token blocks of so many steps (None = unknown), and what is measured on validation blocks."""
+    """Return the line of a training on token blocks with its validation; steps of None = unknown."""
     state, done = state_of(basis.run.folder.encoder(folder))
     size, recipe = basis.recipe.corpus.block_size, basis.recipe
     teacher = None if folder == "teacher" else basis.teacher
@@ -126,7 +126,7 @@ def _pretraining(
         is_live = recipe.distill.cache.kind == "none"
         operations += is_live * teacher.forward(tokens, size) + teacher.vocabulary_head(tokens * teacher_positions)
         memory += 4 * teacher.parameters
-    times = recipe.validation.times + (1 if teacher else 2)  # at the end, and of a teacher also before
+    times = recipe.validation.times + (1 if teacher else 2)  # at the end, and of a teacher that is adapted also before
     seconds = basis.training_seconds(model, operations * (steps - done), steps - done) + basis.machine.seconds(
         times * once
     )
@@ -134,7 +134,7 @@ def _pretraining(
 
 
 def _positions(recipe: Recipe, useful: float, *, with_teacher: bool) -> tuple[float, float]:
-    """Shares of the positions at which the student's and the teacher's logits are computed."""
+    """Return the shares of the positions at which the student's and the teacher's logits are computed."""
     objective, masked = recipe.objective, useful * highest(recipe.masking.rate)
     if not with_teacher:
         return masked, 0.0
@@ -194,4 +194,4 @@ ESTIMATES: Mapping[str, Callable[[Basis], Iterable[Line]]] = {
     "benchmark": lambda basis: [benchmark_line(basis)],
     "report": lambda basis: [report_line(basis)],
 }
-"""For each of `pipeline.run.STAGES` the lines of the plan."""
+"""The function that gives the lines of the plan, for each of `pipeline.run.STAGES`."""

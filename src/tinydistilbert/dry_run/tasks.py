@@ -24,17 +24,17 @@ from tinydistilbert.training.memory import SHARE, free_bytes, splits_that_fit, t
 
 SCORES_BYTES_PER_EXAMPLE = 100
 SECONDS_A_BASELINE_TOKEN = 2e-5
-"""Of a cheap baseline, fitting and scoring on one core: 0.8e-5 (SST-2, TF-IDF) to 3e-5 (MRPC)."""
+"""Seconds per token for fitting and scoring a cheap baseline on one core: 0.8e-5 (SST-2, TF-IDF) to 3e-5 (MRPC)."""
 RATIO_OF_TEXT = 10
-"""Of the size of a text to that of its compressed file, about."""
+"""About the size of a text, divided by that of its compressed file."""
 BASELINES = "evaluate baselines"
 """The line of the cheap baselines."""
 MOST_FINETUNE_ROWS = 12
-"""With more, the rows of a task are one line."""
+"""If there are more, all rows of a task are one line."""
 
 
 def finetune_lines(basis: Basis) -> Iterator[Line]:
-    """A line for each row of each task, or where those are many, for each task; before them, for rows that are kept."""
+    """Yield lines for stored rows of large files, then one for each row of each task, or if many, one per task."""
     run = basis.run
     for name in run.task_names():
         yield from _rows_line(basis, name)
@@ -51,7 +51,7 @@ def finetune_lines(basis: Basis) -> Iterator[Line]:
 
 
 def _rows_line(basis: Basis, name: str) -> Iterator[Line]:
-    """The line of the rows of large files, of a task of one's own that has any."""
+    """Yield the line of the stored rows of large files, if a custom task has any."""
     run, task = basis.run, basis.run.tasks[name]
     if not task.files:
         return
@@ -65,7 +65,7 @@ def _rows_line(basis: Basis, name: str) -> Iterator[Line]:
 
 
 def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
-    """Fine-tunings on one task as one line."""
+    """Return one line for several fine-tunings on one task."""
     states = {job: state_of(job.model(basis.run.folder)) for job in members}
     left = [job for job in members if states[job][0] != "finished"]
     state = joint_state([words for words, _ in states.values()])
@@ -93,12 +93,12 @@ def _finetune_line(basis: Basis, title: str, members: Sequence[Job]) -> Line:
 
 
 def _times(settings: Finetune) -> int:
-    """How often a model is trained, to choose the best learning rate."""
+    """Return how often a model is trained to choose the best learning rate."""
     return max(1, len(settings.learning_rates))
 
 
 def training_seconds(basis: Basis, job: Job) -> float | None:
-    """What is left of the fine-tuning of one task model; None = unknown."""
+    """Return the time left for the fine-tuning of one task model; None = unknown."""
     state, done = state_of(job.model(basis.run.folder))
     if state == "finished" or job.is_given:
         return 0.0
@@ -107,7 +107,7 @@ def training_seconds(basis: Basis, job: Job) -> float | None:
 
 
 def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskSize) -> "_Training":
-    """What is left of one fine-tuning after `done` steps."""
+    """Return what is left of one fine-tuning after `done` steps."""
     model, features = basis.task_model(job), _features(job, settings, size)
     steps = _steps(job, settings, size, basis.run.tasks[job.task].kind)
     tokens = _examples_a_step(settings) * size.length
@@ -123,7 +123,7 @@ def _training(basis: Basis, job: Job, done: int, settings: Finetune, size: TaskS
 
 
 def _memory(basis: Basis, model: Size, settings: Finetune, size: TaskSize) -> tuple[float, str]:
-    """Bytes of a fine-tuning, whose micro-batches are halved before the first step until they fit, and if so why."""
+    """Return the bytes of a fine-tuning, and why, if so, its micro-batches are halved before the first step to fit."""
     device, optimization = basis.run.device, settings.optimization
     precision = basis.machine.precision
     is_kept = keeps_attention_weights(device, precision, optimization.attention_dropout)
@@ -139,11 +139,11 @@ def _memory(basis: Basis, model: Size, settings: Finetune, size: TaskSize) -> tu
 
 
 def soft_target_seconds(basis: Basis, task: str, size: TaskSize) -> float:
-    """Time of what is made once for all second distillations of a task: augmented copies and the soft targets."""
+    """Return the time of what all second distillations of a task share: augmented copies and the soft targets."""
     folder, operations, settings = basis.run.folder, 0.0, basis.recipe.finetune.settings(task)
     if settings.distillation.augment and not atomic.is_finished(folder.augmented(task)):
         proposer = basis.given_model if basis.recipe.finetune.model else basis.teacher
-        words = size.length  # nearly
+        words = size.length  # approximately
         passes = int(passes_of(np.array([round(words)]))[0])
         operations += proposer.forward(size.examples * passes * size.length, size.length)
         operations += proposer.vocabulary_head(size.examples * words)
@@ -156,7 +156,7 @@ def soft_target_seconds(basis: Basis, task: str, size: TaskSize) -> float:
 
 
 def _teachers(finetune: Finetune) -> int:
-    """How many teachers a second distillation has."""
+    """Return how many teachers a second distillation has."""
     chosen = finetune.distillation.teachers
     if isinstance(chosen, tuple):
         return len(chosen)
@@ -180,7 +180,7 @@ def evaluate_line(basis: Basis) -> Line:
 
 
 def scoring_seconds(basis: Basis, job: Job) -> float | None:
-    """Time to score one task model, if it is not scored yet; None = unknown."""
+    """Return the time to score one task model, if it is not scored yet; None = unknown."""
     if state_of(job.scores(basis.run.folder))[0] == "finished":
         return 0.0
     size = basis.task_sizes.get(job.task)
@@ -218,16 +218,16 @@ class _Training:
     memory: float
     """Bytes at its peak."""
     smaller: str
-    """Why its micro-batches are smaller than `batch_size`; empty = they are not."""
+    """Why its micro-batches are smaller than `batch_size`; empty if they are not."""
 
 
 def _features(job: Job, settings: Finetune, size: TaskSize) -> int:
-    """Inputs that a fine-tuning goes through in an epoch."""
+    """Return the number of inputs that a fine-tuning reads in an epoch."""
     return _distilled_features(settings, size) if job.is_second_distillation else size.features
 
 
 def _steps(job: Job, settings: Finetune, size: TaskSize, kind: str) -> int:
-    """Optimiser steps of a fine-tuning."""
+    """Return the optimiser steps of a fine-tuning."""
     features = _features(job, settings, size)
     if not job.is_second_distillation:
         return finetune_steps(settings, features)
@@ -236,7 +236,7 @@ def _steps(job: Job, settings: Finetune, size: TaskSize, kind: str) -> int:
 
 
 def _distilled_features(settings: Finetune, size: TaskSize) -> int:
-    """Those of a second distillation; an example may have fewer copies than the recipe asks for."""
+    """Return the inputs of a second distillation; an example may have fewer copies than the recipe asks for."""
     return size.features * (1 + settings.distillation.augment) + size.unlabelled
 
 

@@ -1,4 +1,4 @@
-"""What the stages of one run work with: the recipe, the folder, and what several of them read and load once."""
+"""What the stages of one run work with: the recipe, the folder, and what several of them share, loaded once."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,12 +39,12 @@ from tinydistilbert.training.ranks import ALONE, Ranks, join
 from tinydistilbert.workers.jobs import Jobs
 
 TOGETHER = ("adapt", "distill", "finetune", "evaluate")
-"""The stages that all processes of a launcher run; the others rank 0 does by itself."""
+"""The stages that all processes of a launcher run; rank 0 runs the others alone."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Teacher and text as they come, each loaded when it is first read."""
+    """The original teacher and text, each loaded on first use."""
 
     teacher: Teacher
     corpus: Corpus
@@ -78,13 +78,13 @@ class RunContext:
     log: Callable[[str], None]
     """Called with a line for each stage that was done or skipped."""
     command: str = ""
-    """The command line that the report shows as the way to get the same again."""
+    """The command that the report shows for reproducing it."""
     compared_with: RunFolder | None = None
-    """A run whose precision is taken where the recipe leaves it open, because the two are going to be compared."""
+    """A run whose precision is used if the recipe leaves it open, because the two will be compared."""
     workers: Jobs | None = None
-    """How task models are made side by side; None = one after the other, in this process."""
+    """How task models are made in parallel; None = one after the other, in this process."""
     is_part: bool = False
-    """Whether this process makes one part of a run that another one holds."""
+    """Whether this process makes one part of a run that another process owns."""
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -93,15 +93,15 @@ class RunContext:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where everything is computed but latencies."""
+        """The device for everything except latencies."""
         return choose_device(self.recipe.device)
 
     @cached_property
     def compute(self) -> Compute:
-        """How everything is trained here: in the precision that the run was begun with.
+        """How models are trained here: in the precision that the run was begun with.
 
         Raises:
-            UserError: this machine does not compute so.
+            UserError: this machine does not support that.
         """
         precision = self.precision.precision
         if not is_possible(self.device, precision):
@@ -113,12 +113,12 @@ class RunContext:
 
     @property
     def compute_alone(self) -> Compute:
-        """The same for what rank 0 trains by itself."""
+        """As `compute`, for what rank 0 trains alone."""
         return replace(self.compute, ranks=ALONE)
 
     @cached_property
     def ranks(self) -> Ranks:
-        """This process among those of a launcher, connected with the others when it is first asked for.
+        """This process among those of a launcher; connects to the others on first use.
 
         Raises:
             UserError: they cannot be connected.
@@ -127,19 +127,19 @@ class RunContext:
 
     @cached_property
     def precision(self) -> Choice:
-        """The precision that the run was begun with; of a new run what the recipe names, or a probe finds.
+        """The precision that the run was begun with; of a new run, the one that the recipe names or a probe finds.
 
-        A run of a version that kept none goes on as that version chose.
+        A run of a version that kept none continues with that version's choice.
 
         Raises:
-            UserError: the recipe names one in which this device does not compute, or what is kept is damaged.
+            UserError: this device does not support the recipe's precision, or the record is damaged.
         """
         known = self.known_precision
         return Choice(known, known) if known else choose(self.device, self._layer_shapes())
 
     @property
     def known_precision(self) -> Precision | None:
-        """The precision that the run has or the recipe names; None where a probe is to find it.
+        """The precision that the run has or the recipe names; None if a probe has to find it.
 
         Raises:
             UserError: as `precision`.
@@ -154,7 +154,7 @@ class RunContext:
         return known or chosen_precision(self.device, self.recipe.precision)
 
     def _layer_shapes(self) -> tuple[tuple[int, int], ...]:
-        """Of the model that most of the time goes to."""
+        """The layer shapes of the model that takes most of the time."""
         given = self.recipe.finetune.model or self.recipe.compress.model
         return layer_shapes(load_config(given) if given else self.sources.original_teacher.model.config)
 
@@ -175,7 +175,7 @@ class RunContext:
 
     @property
     def compressed_tasks(self) -> tuple[str, ...]:
-        """The tasks whose model can be compressed: all of the recipe, but where a model failed."""
+        """The tasks whose model can be compressed: all of the recipe's, except those whose model failed."""
         lost = {job.task for job in self.lost}
         return tuple(name for name in self.recipe.compress.tasks if name not in lost)
 
@@ -188,7 +188,7 @@ class RunContext:
 
     @cached_property
     def teacher(self) -> LoadedTeacher:
-        """The teacher in the run folder, adapted if the recipe says so; there is one after the stage adapt."""
+        """The teacher in the run folder, adapted if the recipe says so; exists after the stage adapt."""
         folder = self.folder.teacher
         model, tokenizer = load_model(folder, "masked-lm"), load_tokenizer(folder)
         loaded = LoadedTeacher(model, tokenizer, has_trained_head=True, pooling=read_pooling(folder))
@@ -197,7 +197,7 @@ class RunContext:
 
     @contextmanager
     def rows_at_hand(self) -> Iterator[None]:
-        """Inside the `with`, the rows of large files are looked for in the run folder, and lie on its disk."""
+        """In the body, large files' rows are looked up in the run folder, and temporary files lie on its disk."""
         with scratch.beside(self.folder.path), read_once.kept_in(self.folder.rows):
             yield
 
@@ -252,7 +252,7 @@ class RunContext:
         return chosen
 
     def is_begun(self) -> bool:
-        """Whether the folder holds a run of this recipe, whose revisions of hub models are read from now on.
+        """Whether the folder holds a run of this recipe; if so, its revisions of hub models are used from now on.
 
         Raises:
             UserError: it belongs to another recipe or to something else.
@@ -263,9 +263,9 @@ class RunContext:
         return is_begun
 
     def check_machine(self) -> None:
-        """Refuse a device or a precision that this machine does not have, and more processes than can be at work.
+        """Refuse a device or a precision that this machine lacks, and more processes than can have work.
 
-        A run that was begun may have nothing left to train: `compute` refuses what this machine cannot go on with.
+        A run that was begun may have nothing left to train, so `compute` refuses what this machine cannot continue.
 
         Raises:
             UserError: one of them was asked for.
@@ -293,7 +293,7 @@ class RunContext:
         return found | {f"finetune of {n}": recipe.finetune.settings(n).optimization for n in self.task_names()}
 
     def check_alike(self) -> None:
-        """Refuse processes of a launcher that were not started for the same.
+        """Refuse processes of a launcher that differ in recipe, folder, last stage, versions or precision.
 
         Raises:
             UserError: they differ, or do not see the same folder.

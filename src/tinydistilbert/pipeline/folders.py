@@ -1,4 +1,4 @@
-"""A folder of a run is made once, and what every finished one measured is in `results.jsonl`."""
+"""Make each folder of a run once, and collect what every finished one measured in `results.jsonl`."""
 
 import hashlib
 import json
@@ -23,13 +23,13 @@ def make_folder(
     Args:
         run: whose folder it is.
         path: the folder.
-        title: what lines about the work call it.
-        make: makes it.
+        title: its name in log lines.
+        make: function that makes it.
         sources: what it is made from.
-        together: whether all processes of a launcher call `make`; otherwise rank 0 does, and those that are here wait.
+        together: whether all processes of a launcher call `make`; otherwise rank 0 does, and the others wait.
 
     Raises:
-        UserError: it was made from, or begun with, something else than `sources`.
+        UserError: it was made from, or begun with, something other than `sources`.
     """
     to_be_made, made = f"{path} is to be made", f"{path} is made"
     if not run.ranks.is_main:
@@ -67,7 +67,7 @@ def write_results(run: RunContext) -> None:
 
 
 def are_compared(run: RunContext) -> bool:
-    """Whether the comparisons of the rows are those of the scores that there are now."""
+    """Whether the stored comparisons of the rows belong to the current scores."""
     comparisons = run.folder.comparisons
     if not atomic.is_finished(comparisons):
         return False
@@ -75,7 +75,7 @@ def are_compared(run: RunContext) -> bool:
 
 
 def scores_hash(run: RunContext) -> str:
-    """One hash of everything that was scored."""
+    """Return one hash of everything that was scored."""
     manifests = [path / atomic.MANIFEST for path in run.folder.all_scores() if atomic.is_finished(path)]
     hashes = [[path.parent.relative_to(run.folder.path).as_posix(), atomic.sha256(path)] for path in manifests]
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""What a run is made from: data from elsewhere, by which its `inputs.json` is held, and what each folder depends on.
+"""The inputs of a run: data from elsewhere, whose fingerprints `inputs.json` keeps, and what each folder depends on.
 
-Both are compared whenever a command comes back to a run, so that nothing finished is reused for other inputs.
+Both are compared whenever a command continues a run, so that nothing finished is reused for other inputs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 CORPUS, UNLABELLED, VOCABULARY, PAIRS = "corpus", "unlabelled texts", "compress.vocabulary", "benchmark pairs"
 SOFT_LABELS = "soft labels"
-"""Names in `inputs.json`; examples are called `TASK SPLIT`."""
+"""Names in `inputs.json`; examples are named `TASK SPLIT`."""
 WHOLE = "train, whole"
-"""In place of the split: without the recipe's limit and hold-out, for what is held out otherwise."""
+"""Stands for the train split without the recipe's limit and hold-out, for a stage with its own hold-out."""
 _PRETRAINING = ("seed", "precision", "teacher", "corpus", "masking", "validation")
 _TASK = ("seed", "precision", "finetune")
 SETTINGS = {
@@ -53,13 +53,13 @@ SETTINGS = {
 }
 """The sections of the recipe that the folders of a stage depend on."""
 FORMATS = dict.fromkeys(SETTINGS, 1)
-"""By stage, a number to be raised where the same inputs give other results than in the version before."""
+"""A number for each stage, to be raised when the same inputs give other results than in the previous version."""
 _NOT_READ = (
     "finetune.tasks", "finetune.models", "finetune.seeds", "finetune.baselines", "finetune.keep", "teacher.sharding",
 )  # fmt: skip
-"""Which trainings there are, what is kept of them and who holds the teacher is no matter of each of them."""
+"""Which trainings exist, what is kept of them and who holds the teacher do not change any single training."""
 _CHANGING = (LOG, MEASUREMENTS, TRAINING_FACTS, "schedule.json", made_from.FILE)
-"""Files of a model's folder with times in them, by which no model differs from another."""
+"""Files of a model's folder that contain times, which do not make a model different."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class Source:
     """Data from elsewhere."""
 
     name: str
-    """In `inputs.json`."""
+    """Its name in `inputs.json`."""
     read: Callable[[], str]
-    """Gives its fingerprint."""
+    """Returns its fingerprint."""
     is_there: bool
     """Whether it is on this machine; what is not may still be on the hub."""
     readers: tuple[Path, ...]
-    """The folders that are made from it; without an unfinished one it need not be there any more."""
+    """The folders that are made from it; once all are finished, the data may be gone."""
     is_published: bool = False
-    """A data set that we name ourselves, which is not fetched again where nothing reads it any more."""
+    """Whether it is a built-in data set, which is not fetched again if nothing needs it any more."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Inputs:
     def fingerprint(self, name: str) -> str:
         """The fingerprint of data from elsewhere.
 
-        Where the data is gone and all that was made from it is finished, it is the one that the run was begun with.
+        If the data is gone and everything made from it is finished, it is the one that the run was begun with.
 
         Raises:
             UserError: it cannot be read.
@@ -185,7 +185,7 @@ class Inputs:
         yield Source(source, read, all(path.exists() for path in named), distilled)
 
     def _examples(self, task: Task) -> Iterator[Source]:
-        """The splits of a task that its models are trained on, chosen and scored by."""
+        """The splits that a task's models are trained on, chosen by and scored on."""
         run, folder = self.run, self.run.folder
         of_task = [job for job in run.jobs if job.task == task.name]
         models = [job.model(folder) for job in of_task if not job.is_given]
@@ -196,7 +196,7 @@ class Inputs:
             yield self._split(task, split, readers)
 
     def read_splits(self, task: Task) -> tuple[str, ...]:
-        """The splits, beside the train split, that choose an epoch or are scored."""
+        """The splits, besides the train split, that choose an epoch or are scored."""
         finetune = self.run.recipe.finetune
         if finetune.score_on == "train":
             return (HELD_OUT,)
@@ -205,7 +205,7 @@ class Inputs:
         return (*([HELD_OUT] if finetune.select == "heldout" else []), first, *more)
 
     def shared_texts(self, task: Task) -> dict[str, int]:
-        """By split, how many of the scored texts are in the train split; counted once a task.
+        """Return for each split how many of the scored texts are in the train split; counted once per task.
 
         Raises:
             UserError: a split is missing or wrong.
@@ -237,7 +237,7 @@ class Inputs:
         self, stage: str, *, data: tuple[str, ...] = (), models: tuple[str | Path, ...] = (),
         more: Mapping[str, str] | None = None, task: str = "",
     ) -> MadeFrom:  # fmt: skip
-        """What a folder of a stage is made from.
+        """Return what a folder of a stage is made from.
 
         Args:
             stage: key of `SETTINGS`.
@@ -265,7 +265,7 @@ class Inputs:
 def unlabelled_source(recipe: Recipe, task: str) -> str:
     """The name of a task's texts without labels among the data from elsewhere; empty where it has none.
 
-    The recipe's one file is called what it was when there could be no other source.
+    A single file in the recipe keeps the name from when there could be no other source.
     """
     settings, of_all = recipe.finetune.settings(task).distillation, recipe.finetune.distillation.unlabelled
     texts = settings.unlabelled
@@ -276,20 +276,20 @@ def unlabelled_source(recipe: Recipe, task: str) -> str:
 
 
 def _is_of_task(key: str, task: str) -> bool:
-    """Whether a key is of no single task, or of this one."""
+    """Whether a key belongs to no single task, or to this one."""
     per_task = ("finetune.override.", "finetune.custom.")
     of_task = tuple(f"{prefix}{name}." for prefix in per_task for name in (task, base_task(task)))
     return not key.startswith(per_task) or key.startswith(of_task)
 
 
 def fingerprint_of_folder(folder: Path) -> str:
-    """Of what a stage made: the hashes in its manifest, but for files with times in them."""
+    """Return the hashes in the manifest of what a stage made, without files that contain times."""
     listed = atomic.read_manifest(folder, verify=False)["files"]
     return folder_pins.fingerprint({n: facts["sha256"] for n, facts in listed.items() if n not in _CHANGING})
 
 
 def fingerprint_of_model(recipe: Recipe, folder: RunFolder, name: str) -> str:
-    """Of a model from elsewhere: the hashes of its files, those that a run is held by; or of a hub model the commit."""
+    """Return the hashes of the files of a model from elsewhere, as the run recorded them; of a hub model the commit."""
     if kept := run_record.kept_model_files(folder).get(name):
         return folder_pins.fingerprint(kept)
     if name == OFFLINE_TEACHER:

@@ -27,7 +27,7 @@ class Job:
 
     @property
     def is_second_distillation(self) -> bool:
-        """Whether fine-tuned teachers are learned from beside the labels."""
+        """Whether it learns from fine-tuned teachers in addition to the labels."""
         return self.row.endswith("(D)")
 
     def model(self, run: RunFolder) -> Path:
@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True)
 class BaselineJob:
-    """A cheap baseline on one task, which is fitted where it is scored."""
+    """A cheap baseline on one task, which is fitted when it is scored."""
 
     task: str
     row: str

@@ -1,7 +1,7 @@
 """Which models a run keeps: weights that none of its stages reads any more are deleted, unless the recipe keeps all.
 
-Of a model that is not kept the log, the facts of its training and the manifest stay, so that its folder counts as
-finished, what was made from it can be compared with it, and whoever opens it is told.
+The log, the facts of the training and the manifest of a deleted model stay, so that its folder counts as finished, what
+was made from it can be compared with it, and opening it reports the deletion.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,11 +27,11 @@ REFERENCES = ("teacher", "control")
 
 @dataclass(frozen=True)
 class Unkept:
-    """A model that nobody reads once its readers are finished."""
+    """A model that is not needed once its readers are finished."""
 
     folder: Path
     readers: tuple[tuple[str, Path], ...]
-    """Each a stage, and a finished folder of it that is made from the model."""
+    """Each a stage, and a folder that it makes from the model."""
     job: Job | None = None
     """The fine-tuning that makes it, if one does."""
 
@@ -41,9 +41,9 @@ class Unkept:
 
 
 def is_kept(run: RunContext, job: Job) -> bool:
-    """Whether a task model stays under `best`: that of the first seed, of a row that the run is about.
+    """Whether `best` keeps a task model: that of the first seed, of a row that the run is about.
 
-    These are all rows but teacher and control; where there is none, the teacher; and whatever row is compressed.
+    These are all rows except teacher and control, or the teacher if there is no other, and the row that is compressed.
     """
     of_task = [other.row for other in run.jobs if other.task == job.task and not other.is_given]
     rows = [row for row in of_task if row not in REFERENCES] or ["teacher" if "teacher" in of_task else of_task[0]]
@@ -99,10 +99,10 @@ def _distilled(run: RunContext, task: str) -> list[tuple[str, Path]]:
 
 
 def check_kept(run: RunContext) -> None:
-    """Refuse to go on where a stage would read a model whose weights were deleted before.
+    """Refuse to continue if a stage would read a model whose weights were deleted before.
 
     Raises:
-        UserError: one would, because what was made from the model is not there any more.
+        UserError: one would, because what was made from the model is gone.
     """
     for model in unkept(run):
         if atomic.is_finished(model.folder) and atomic.is_released(model.folder) and model.is_read(run.stages):
@@ -113,9 +113,9 @@ def check_kept(run: RunContext) -> None:
 
 
 def release_models(run: RunContext) -> None:
-    """Delete the weights that nothing of the recipe reads any more, and say which; with `all`, say which are gone.
+    """Delete the weights that no stage needs any more, and report which; with `all`, report which are gone.
 
-    A run of a version that kept every model goes on to do so.
+    A run that a version without this setting began keeps every model.
     """
     if run.recipe.finetune.keep == "all":
         if gone := run_folder.released_models(run.folder):

@@ -1,6 +1,6 @@
-"""The task models of a run side by side (`--jobs`): each is fine-tuned and scored by a process of its own.
+"""The task models of a run in parallel (`--jobs`): each is fine-tuned and scored by a separate process.
 
-The process that has the run folder makes what they share before, and goes through the stages afterwards as ever: it
+The process that owns the run folder first makes what they share. Afterwards it goes through the stages as usual and
 finds everything finished.
 """
 
@@ -27,14 +27,14 @@ from tinydistilbert.workers.run import run_parts
 
 @dataclass(frozen=True)
 class TaskPart:
-    """What one process does of a run."""
+    """The part of a run that one process does."""
 
     name: str
-    """As `--part` has it: TASK/ROW/seed-N, or TASK/targets."""
+    """Its name in `--part`: TASK/ROW/seed-N, or TASK/targets."""
     title: str
     make: Callable[[], object]
     makes: tuple[Path, ...]
-    """The folders that are finished by it."""
+    """The folders that it makes."""
     needs: tuple[str, ...]
     """The parts that come before it."""
     job: Job | None = None
@@ -45,7 +45,7 @@ class TaskPart:
 
 
 def task_parts(run: RunContext) -> dict[str, TaskPart]:
-    """Every task model of a run, by name, and before second distillations what their teachers answer."""
+    """Return every task model of a run by name, and before second distillations their soft targets."""
     found: dict[str, TaskPart] = {}
     for job in run.jobs:
         before = job_before(run, job)
@@ -81,7 +81,7 @@ def _finetune_and_score(run: RunContext, job: Job) -> None:
 
 
 def make_parts(run: RunContext) -> None:
-    """Make every task model that is not finished, side by side; what fails is in `run.lost` afterwards."""
+    """Make all unfinished task models in parallel; `run.lost` then has those that failed."""
     parts, begun = task_parts(run), set[str]()
     waiting = left_parts(run, parts)
     lost: dict[str, str] = {}
@@ -114,7 +114,7 @@ def make_parts(run: RunContext) -> None:
 
 
 def left_parts(run: RunContext, parts: dict[str, TaskPart]) -> dict[str, TaskPart]:
-    """The parts that are not finished; what teachers answered, only where a training is still to read it."""
+    """Return the unfinished parts; soft targets only if a training still has to read them."""
     left = {name: part for name, part in parts.items() if not part.is_finished()}
     trainings = [part for part in left.values() if part.job and not atomic.is_finished(part.job.model(run.folder))]
     needed = {name for part in trainings for name in part.needs}
@@ -128,7 +128,7 @@ def _arguments(run: RunContext, part: TaskPart) -> tuple[str, ...]:
 
 
 def make_part(run: RunContext, name: str) -> None:
-    """Make one part of a run that another process has begun and holds.
+    """Make one part of a run that another process has begun and owns.
 
     Raises:
         UserError: there is no such part or no such run.
@@ -144,7 +144,7 @@ def make_part(run: RunContext, name: str) -> None:
             make_named_view(run, name)
         else:
             lock = run.folder.path / "tasks" / f"{name}.lock"
-            with locks.alone(lock, where=part.title, wait=True):  # one of an earlier command may be about to stop
+            with locks.alone(lock, where=part.title, wait=True):  # a process of an earlier command may be about to stop
                 part.make()
     with locks.alone(run.folder.notices.with_suffix(".lock"), where="the run's notices", wait=True):
         run_record.keep_notices(run.folder, notices.all_notices())

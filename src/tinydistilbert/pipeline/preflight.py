@@ -1,6 +1,6 @@
-"""What can be wrong with the inputs of a run, stage by stage, found before the first one.
+"""Checks of the inputs of a run, stage by stage, before the first stage.
 
-What passes these checks is not refused an hour later.
+Inputs that pass these checks are not refused an hour later.
 """
 
 from pathlib import Path
@@ -34,10 +34,10 @@ from tinydistilbert.tasks.splits import has_split
 
 
 def check_data_folder(data: str | None) -> None:
-    """Refuse a data folder that is not there.
+    """Refuse a data folder that does not exist.
 
     Raises:
-        UserError: it is not.
+        UserError: it does not exist.
     """
     if data is not None and not Path(data).is_dir():
         raise UserError(f"--data {data}", problem="there is no such folder", fix="name an existing folder")
@@ -69,7 +69,7 @@ def check_text(run: RunContext) -> None:
         return
     setup = PretrainingSetup.of(recipe, run.sources.blocks, run.compute)
     batches = setup.batches(recipe.objective, recipe.distill.optimization, steps=1)
-    if recipe.adapt.tokens:  # another teacher, of which nothing is cached
+    if recipe.adapt.tokens:  # an adapted teacher differs, and nothing of it is cached
         views = settings.views
     else:
         views = len(views_to_make(settings, batches, teacher, cache.folder(), setup.compute))
@@ -147,7 +147,7 @@ def _check_room_for_copies(run: RunContext, train: Examples, further: int) -> No
     texts = train.columns["question"] if task.kind == "span" else map(" ".join, train.each_text())
     mean = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / max(len(train), 1)
     answers = 0 if settings.distillation.ends_with_originals(task.kind) else 4 * max(len(task.labels), 1)
-    # Texts of copies lie there packed, and as they are while they are read.
+    # Texts of copies are stored compressed, and uncompressed while they are read.
     needed, free = round(copies * (2 * (mean + 8) + answers) + further * answers), disk.free_bytes(run.folder.path)
     if needed > free:
         where = f"finetune.distillation.augment of {task.name}"
@@ -244,7 +244,7 @@ def _check_given_model(run: RunContext, model: Path) -> None:
 
 
 def check_compressible(settings: Compress, config: PretrainedConfig) -> None:
-    """Refuse a model that has not all variants of the recipe.
+    """Refuse a model of which not all variants of the recipe can be made.
 
     Raises:
         UserError: its family cannot be exported or pruned, or it has fewer layers than are to be kept.
@@ -272,4 +272,4 @@ def check_benchmark(run: RunContext) -> None:
 
 
 def no_inputs(_run: RunContext) -> None:
-    """Of a stage that reads only what earlier ones made."""
+    """Check nothing: the stage reads only what earlier ones made."""

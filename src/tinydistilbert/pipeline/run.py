@@ -1,6 +1,6 @@
-"""The stages of one recipe in order, in one run folder: finished ones are skipped, half-finished ones go on.
+"""The stages of one recipe in order, in one run folder: finished ones are skipped, half-finished ones continue.
 
-Every command is this: `distill` runs the stages up to distill, `replicate` runs them all.
+Every command does this: `distill` runs the stages up to distill, `replicate` runs them all.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +47,7 @@ STAGES = (
 PRUNE_FURTHER = "--compress.keep 0.25 0.15"
 STAGES_OF_GIVEN_MODEL = ("finetune", "evaluate", "compress", "report")
 CLAIMED, OVER = "the folder is claimed", "all stages are done"
-"""What rank 0 lets the other processes know."""
+"""What rank 0 tells the other processes."""
 STAGES_OF_GIVEN_TASK_MODEL = ("compress", "report")
 
 
@@ -65,17 +65,17 @@ def run_context(
     sources: Sources | None = None, compared_with: RunFolder | None = None, workers: Jobs | None = None,
     is_part: bool = False, jobs: int = 1,
 ) -> RunContext:  # fmt: skip
-    """What `run` runs.
+    """Return what `run_stages` runs.
 
     Args:
         recipe: what to do.
         output: the run folder; made if missing, continued if it belongs to this recipe.
         until: name of the last stage.
         log: called with a line for each stage that was done or skipped.
-        command: the command line that the report shows as the way to get the same again.
-        sources: teacher and text of the recipe, where another run has loaded them already.
-        compared_with: a run whose precision is taken where the recipe leaves it open.
-        workers: how task models are made side by side.
+        command: the command that the report shows for reproducing it.
+        sources: teacher and text of the recipe, if another run has already loaded them.
+        compared_with: a run whose precision is used if the recipe leaves it open.
+        workers: how task models are made in parallel.
         is_part: this process makes one part of the run, for `parts.make_part`.
         jobs: processes that tokenise the corpus.
     """
@@ -85,7 +85,7 @@ def run_context(
 
 
 def check_inputs(run: RunContext) -> None:
-    """Look for whatever can be wrong in the stages of the run, what is quick first.
+    """Check everything that can be wrong in the stages of the run, the quick checks first.
 
     Raises:
         UserError: something is.
@@ -100,11 +100,11 @@ def check_inputs(run: RunContext) -> None:
 
 @contextmanager
 def claimed(run: RunContext) -> Iterator[None]:
-    """Have the run folder for this recipe and this process alone, after all that can be checked was checked.
+    """Claim the run folder for this recipe and this process, after everything that can be checked was checked.
 
     Raises:
         UserError: the folder belongs to another recipe or to something else, another process works in it, or an input
-            is wrong or another than the run was begun with; then nothing was written.
+            is wrong or differs from what the run was begun with; then nothing was written.
     """
     run.check_machine()
     if is_begun := run.is_begun():
@@ -134,7 +134,7 @@ def claimed(run: RunContext) -> Iterator[None]:
 
 @contextmanager
 def _claimed_by_main(run: RunContext) -> Iterator[None]:
-    """In another process than rank 0: what rank 0 has begun.
+    """In a process other than rank 0, join the run that rank 0 has begun.
 
     Raises:
         UserError: this process does not see it.
@@ -149,7 +149,7 @@ def _claimed_by_main(run: RunContext) -> Iterator[None]:
 
 
 def _follow(run: RunContext) -> None:
-    """The stages that all processes share, in another one than rank 0."""
+    """Run the stages that all processes share, in a process other than rank 0."""
     with _claimed_by_main(run), device_errors(run.device):
         for stage in STAGES:
             if stage.name in run.stages_together:
@@ -159,7 +159,7 @@ def _follow(run: RunContext) -> None:
 
 
 def _lead(run: RunContext) -> None:
-    """The stages that are not finished."""
+    """Run the unfinished stages."""
     with claimed(run), device_errors(run.device):
         for stage in STAGES:
             if stage.name in run.stages:
@@ -175,7 +175,7 @@ def _lead(run: RunContext) -> None:
                         parts.make_parts(run)
                 stage.run(run)
         run_record.keep_notices(run.folder, notices.all_notices())
-        if run.stages[-1] != "prepare":  # whatever happened to the file meanwhile
+        if run.stages[-1] != "prepare":  # even if something happened to the file meanwhile
             folders.write_results(run)
             if run.stages[-1] != "report":
                 keep.release_models(run)
@@ -191,18 +191,18 @@ def _model_files(run: RunContext) -> Mapping[str, Mapping[str, str]]:
 
 
 def run_stages(run: RunContext) -> tuple[str, ...]:
-    """Run the stages of a recipe, those that are not finished.
+    """Run the unfinished stages of a recipe.
 
-    Processes of a launcher share the trainings; everything else rank 0 does, while the others wait.
+    Processes of a launcher share the trainings; rank 0 does everything else while the others wait.
 
     Returns:
-        What went wrong on the way without stopping it: fine-tunings whose loss became infinite.
+        Failures that did not stop the run: fine-tunings whose loss became infinite.
 
     Raises:
         UserError: an input is wrong; when it was found before the first stage, nothing was written.
         MissedTarget: a compression did not reach its target; everything was written.
-        Interrupted: the user asked to stop; the same call goes on.
-        DeviceLost: the GPU failed; the same call goes on.
+        Interrupted: the user asked to stop; the same call continues.
+        DeviceLost: the GPU failed; the same call continues.
     """
     run.check_alike()
     with run.rows_at_hand():

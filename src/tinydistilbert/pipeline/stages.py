@@ -1,4 +1,4 @@
-"""The stages of a run: each makes what is not finished of its part of the run folder."""
+"""The stages of a run: each makes what is unfinished in its part of the run folder."""
 
 import shutil
 import time
@@ -44,7 +44,7 @@ def _pretraining_setup(run: RunContext) -> PretrainingSetup:
 
 
 def adapt_teacher(run: RunContext) -> None:
-    """The teacher into the run folder, adapted to the text if the recipe says so."""
+    """Put the teacher into the run folder, adapted to the text if the recipe says so."""
 
     def make(output: Path) -> None:
         setup, origin = _pretraining_setup(run), results.Origin.of(run.recipe)
@@ -60,7 +60,7 @@ def _token_blocks(run: RunContext) -> dict[str, str]:
 
 
 def distill_student(run: RunContext) -> None:
-    """The student, and the control if a table needs it."""
+    """Make the student, and the control if a table needs it."""
 
     def make(output: Path, *, control: bool) -> None:
         recipe = run.recipe
@@ -77,7 +77,7 @@ def distill_student(run: RunContext) -> None:
 
 
 def evaluate_tasks(run: RunContext) -> None:
-    """The scores of every task model and of the cheap baselines, and the differences between the rows."""
+    """Score every task model and the cheap baselines, and compare the rows."""
     was_finished = all(atomic.is_finished(job.scores(run.folder)) for job in run.jobs)
     for job in run.jobs:
         if job not in run.lost:
@@ -97,7 +97,7 @@ def evaluate_tasks(run: RunContext) -> None:
 
 
 def evaluate_model(run: RunContext, job: Job) -> None:
-    """The scores of one task model."""
+    """Score one task model."""
     task = run.tasks[job.task]
     title = f"evaluate {job.row} on {task.title}, seed {job.seed}"
     data = tuple(f"{task.name} {split}" for split in run.inputs.read_splits(task))
@@ -141,7 +141,7 @@ def _max_length(run: RunContext, job: Job) -> int:
 
 
 def _compare_rows(run: RunContext) -> None:
-    """The differences between the rows, made anew whenever other scores are there."""
+    """Compare the rows, again whenever their scores have changed."""
     if are_compared(run):
         return
     started = time.monotonic()
@@ -154,7 +154,7 @@ def _compare_rows(run: RunContext) -> None:
 
 
 def compress_models(run: RunContext) -> None:
-    """Smaller and faster variants of task models, and what each gives."""
+    """Make smaller and faster variants of task models, and measure each."""
     for name in run.recipe.compress.tasks:
         if name not in run.compressed_tasks:
             run.log(f"{_compress_title(run, name)}: left out, as a model of the task failed")
@@ -187,7 +187,7 @@ def _compress_title(run: RunContext, task: str) -> str:
 
 
 def missed_targets(run: RunContext) -> tuple[str, ...]:
-    """The compressions that did not reach a target, each with how far it came."""
+    """Return the compressions that did not reach a target, each with how close it came."""
     folders = {name: run.folder.compressed(name) for name in run.compressed_tasks}
     missed = {name: compression.missed_targets(folder) for name, folder in folders.items()}
     return tuple(
@@ -204,7 +204,7 @@ def compressed_model(run: RunContext, task: str) -> Path:
 
 
 def recovery_teachers(run: RunContext, task: str) -> tuple[Path, ...]:
-    """The teachers of recovery fine-tuning; nothing = the model itself."""
+    """Return the teachers of recovery fine-tuning; empty = the model itself."""
     settings = run.recipe.compress
     if settings.teachers or settings.model:
         return tuple(map(Path, settings.teachers))
@@ -212,7 +212,7 @@ def recovery_teachers(run: RunContext, task: str) -> tuple[Path, ...]:
 
 
 def measure_speed(run: RunContext) -> None:
-    """Size and latency."""
+    """Measure size and latency."""
     in_folder = {"teacher": run.folder.teacher, "student": run.folder.student}
     models: dict[str, Path | None] = {name: in_folder.get(name) for name in run.recipe.benchmark.models}
     models |= {f"compressed ({name})": run.folder.compressed(name).best for name in run.compressed_tasks}
@@ -229,7 +229,7 @@ def measure_speed(run: RunContext) -> None:
 
 
 def report(run: RunContext) -> None:
-    """Tables, page and model cards; always made anew, for it costs seconds."""
+    """Write tables, page and model cards, always anew because that takes only seconds."""
     write_results(run)
     if not run.recipe.finetune.model and run.makes_student():
         write_card(run.folder.path)

@@ -34,14 +34,14 @@ from tinydistilbert.training.precision import multiplying
 
 
 def finetune_tasks(run: RunContext) -> None:
-    """Every row of the tables on every task."""
+    """Fine-tune every row of the tables on every task."""
     for job in run.jobs:
         if not job.is_given and job not in run.lost:
             finetune_model(run, job)
 
 
 def finetune_model(run: RunContext, job: Job) -> None:
-    """One row on one task with one seed."""
+    """Fine-tune one row on one task with one seed."""
     make_folder(
         run, job.model(run.folder), _finetune_title(run, job), partial(_finetune, run, job),
         _training_sources(run, job), together=True,
@@ -74,7 +74,7 @@ def failed_trainings(run: RunContext) -> tuple[str, ...]:
 
 
 def _encoder(run: RunContext, job: Job) -> Path:
-    """What a fine-tuning starts from: its folder, or its name; that of a cut teacher is made where it is missing."""
+    """Return the folder or name of what a fine-tuning starts from; a cut teacher is made if it is missing."""
     if (before := job_before(run, job)) is not None:
         return before.model(run.folder)
     if job.row == "teacher" and run.recipe.task_encoder:
@@ -85,7 +85,7 @@ def _encoder(run: RunContext, job: Job) -> Path:
     by_importance = run.recipe.finetune.distillation.cut == "importance"
     data = (f"{job.task} {run.tasks[job.task].train}",) if by_importance else ()
     sources = run.inputs.of_stage("cut", data=data, models=(teacher,), task=job.task)
-    if atomic.is_finished(cut):  # mostly by this command, a moment ago: no line that it was skipped
+    if atomic.is_finished(cut):  # usually made by this command a moment ago: no line that it was skipped
         made_from.check(cut, sources)
     else:
         title = f"cut the teacher of {run.tasks[job.task].title}"
@@ -94,14 +94,14 @@ def _encoder(run: RunContext, job: Job) -> Path:
 
 
 def job_before(run: RunContext, job: Job) -> Job | None:
-    """Of a task such as `rte@mnli`, the model of the same row and seed on the task before it."""
+    """Return for a task such as `rte@mnli` the job of the same row and seed on the task before it."""
     first = intermediate_task(job.task)
     return next((j for j in run.jobs if (j.task, j.row, j.seed) == (first, job.row, job.seed) and not j.is_given), None)
 
 
 def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
     model, distillation = load_model(teacher, run.tasks[task].kind), run.recipe.finetune.distillation
-    if distillation.teacher_labels and isinstance(distillation.teachers, tuple):  # by which its head is put into order
+    if distillation.teacher_labels and isinstance(distillation.teachers, tuple):  # the order of its head's outputs
         model.config.id2label = dict(enumerate(distillation.teacher_labels))
         model.config.label2id = {label: index for index, label in enumerate(distillation.teacher_labels)}
     student = run.recipe.student
@@ -114,7 +114,7 @@ def _cut(run: RunContext, task: str, teacher: Path, output: Path) -> None:
 
 
 def _important_layers(run: RunContext, task: Task, model: PreTrainedModel, teacher: Path) -> tuple[int, ...]:
-    """As many layers of a fine-tuned teacher as the student has, those that matter most to its task."""
+    """Return the layers of a fine-tuned teacher that matter most to its task, as many as the student has."""
     recipe, tokenizer = run.recipe, load_tokenizer(teacher)
     examples, _ = training_examples(recipe, task, augmented=None, soft=False)
     features = encode(examples, tokenizer, recipe.finetune.max_length(task.name, task.max_length))
@@ -132,7 +132,7 @@ def _finetune(run: RunContext, job: Job, output: Path) -> None:
 
 
 def soft_targets_of(run: RunContext, job: Job) -> SoftTargetSource:
-    """What the second distillations of a task learn from: made once for all seeds."""
+    """Return what the second distillations of a task learn from, made once for all seeds."""
     task, settings = run.tasks[job.task], run.recipe.finetune.settings(job.task)
     encoder, teachers, augmented = _encoder(run, job), task_teachers(run, job.task), None
     train = f"{task.name} {task.train}"
@@ -174,7 +174,7 @@ def _soft_labels(run: RunContext, examples: Examples) -> NDArray[np.float64] | N
 
 
 def _copied_layers(run: RunContext, task: str, teacher: Path) -> tuple[int, ...]:
-    """The layers of a task's teacher that the student's were copied from; those of a given student are not known."""
+    """Return the layers of a task's teacher that the student's were copied from; unknown for a given student."""
     finetune = run.recipe.finetune
     is_cut_teacher = finetune.distillation.start == "teacher"
     if is_cut_teacher and finetune.distillation.cut == "importance":
@@ -188,7 +188,7 @@ def _copied_layers(run: RunContext, task: str, teacher: Path) -> tuple[int, ...]
 
 
 def _in_precision(run: RunContext, make: Callable[[Path], None]) -> Callable[[Path], None]:
-    """What a training learns from is computed in the precision of the training."""
+    """Make what a training learns from in the precision of the training."""
 
     def made(output: Path) -> None:
         compute = run.compute
@@ -199,7 +199,7 @@ def _in_precision(run: RunContext, make: Callable[[Path], None]) -> Callable[[Pa
 
 
 def task_teachers(run: RunContext, task: str) -> tuple[Path, ...]:
-    """Fine-tuned teachers of a task: the given ones, or the run's own, less those whose training failed."""
+    """Return the fine-tuned teachers of a task: the given ones, or the run's own except those whose training failed."""
     chosen = run.recipe.finetune.distillation.teachers
     if isinstance(chosen, tuple):
         return tuple(map(Path, chosen))

@@ -1,7 +1,7 @@
-"""The views of the teacher's cache side by side (`--jobs`): each is made by a process of its own, as task models are.
+"""The views of the teacher's cache in parallel (`--jobs`): each is made by a separate process, like task models.
 
-A view is a finished folder in the cache, which the distillation finds there afterwards. What a process did not make,
-the distillation makes itself.
+A view is a finished folder in the cache, where the distillation then finds it. The distillation makes views that no
+process has made.
 """
 
 from tinydistilbert.data.masked_batches import MaskedBatches
@@ -15,11 +15,11 @@ from tinydistilbert.workers.jobs import Part
 from tinydistilbert.workers.run import run_parts
 
 VIEW = "teacher-cache/view-"
-"""What `--part` names one by, before its number."""
+"""Prefix of a view's name in `--part`, before its number."""
 
 
 def make_views(run: RunContext) -> None:
-    """Make the views that a distillation with a cache is to read and does not find, side by side where two are missing.
+    """Make the views that a distillation needs and does not find in its cache, in parallel; a single one is left to it.
 
     Raises:
         UserError: the disk has no room for them.
@@ -59,7 +59,7 @@ def part_arguments(run: RunContext, command: str, name: str) -> tuple[str, ...]:
 
 
 def is_view(name: str) -> bool:
-    """Whether a part is one of the cache."""
+    """Whether a part is a view of the cache."""
     return name.startswith(VIEW)
 
 
@@ -67,7 +67,7 @@ def make_named_view(run: RunContext, name: str) -> None:
     """Make the view that `--part` names.
 
     Raises:
-        UserError: there is no such view, or the run has not come to the distillation.
+        UserError: there is no such view, or the run has not reached the distillation.
     """
     settings, number = run.recipe.distill.cache, name.removeprefix(VIEW)
     is_there = number.isdecimal() and int(number) < settings.views and settings.kind != "none"

@@ -1,4 +1,4 @@
-"""Settings of a recipe that are each allowed and do not go together, or name what does not exist."""
+"""Settings of a recipe that are valid alone but do not fit together, or that name what does not exist."""
 
 import dataclasses
 import difflib
@@ -23,7 +23,7 @@ from tinydistilbert.recipe.types import seconds_of
 
 @dataclasses.dataclass(frozen=True)
 class Conflict:
-    """Settings that do not go together, in the words of an error."""
+    """Settings that do not fit together, in the words of an error."""
 
     key: str
     expected: str | None = None
@@ -34,7 +34,7 @@ class Conflict:
 
 
 def conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    """The settings of a recipe that do not go together, the ablation's rows apart."""
+    """Yield the settings of a recipe that do not fit together, without the ablation's rows."""
     yield from _conflicts_of_tasks(recipe)
     yield from _conflicts_of_compression(recipe)
     yield from _conflicts_of_model(recipe)
@@ -134,7 +134,7 @@ def _sources(unlabelled: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _conflicts_of_sources(finetune: Finetune, task: str, known: Iterable[str]) -> Iterator[Conflict]:
-    """Sources of texts without labels that are none."""
+    """Yield invalid sources of texts without labels."""
     key = "finetune.distillation.unlabelled"
     for source in _sources(finetune.settings(task).distillation.unlabelled):
         name = task_of_source(source)
@@ -146,7 +146,7 @@ def _conflicts_of_sources(finetune: Finetune, task: str, known: Iterable[str]) -
 
 
 def _conflicts_of_stages(settings: Finetune, task: str) -> Iterator[Conflict]:
-    """Wishes about the two stages of a second distillation; `settings` are those of the task."""
+    """Yield conflicts between the two stages of a second distillation; `settings` are the task's."""
     distillation, key = settings.distillation, "finetune.distillation.intermediate_epochs"
     if distillation.intermediate_epochs and not distillation.inner_terms:
         problem = "in these epochs only hidden, attention and relation count, and none of them has a weight"
@@ -174,7 +174,7 @@ def _conflicts_of_compression(recipe: Recipe) -> Iterator[Conflict]:
 
 
 def _conflicts_of_teaching(finetune: Finetune) -> Iterator[Conflict]:
-    """Wishes about a second distillation where there is none."""
+    """Yield settings of a second distillation that have no effect without another one."""
     if finetune.distillation.cut == "importance" and finetune.distillation.start != "teacher":
         problem = f"'importance' needs start = 'teacher', not {finetune.distillation.start!r}"
         yield Conflict("finetune.distillation.cut", problem=problem, fix="set start, or leave cut out")

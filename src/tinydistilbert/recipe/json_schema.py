@@ -1,4 +1,4 @@
-"""The recipe as a JSON Schema, by which editors complete and check recipes: `tinydistilbert recipes --schema`."""
+"""The recipe as a JSON Schema, with which editors complete and check recipes: `tinydistilbert recipes --schema`."""
 
 import dataclasses
 import functools
@@ -11,11 +11,11 @@ from tinydistilbert.recipe.schema import Recipe
 from tinydistilbert.recipe.types import RENAMED_VALUES
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
-"""What the common editors read for TOML."""
+"""The draft that common editors support for TOML."""
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of a recipe's TOML file: every key with its type, limits, choices, default and help."""
+    """Return the schema of a recipe's TOML file: every key with its type, limits, choices, default and help."""
     root: dict[str, Any] = {"$schema": DRAFT, "title": "TinyDistilBERT recipe"}
     definitions: dict[str, Any] = {}
     for section in sections():
@@ -54,7 +54,7 @@ def _of_type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(schema: Any) -> Any:
-    """A schema without titles, which an editor would show beside the help, and without null, which TOML lacks."""
+    """Return a schema without titles, which editors would show beside the help, and without null, which TOML lacks."""
     if isinstance(schema, list):
         return [_plain(item) for item in schema if item != {"type": "null"}]
     if not isinstance(schema, dict):
@@ -68,7 +68,7 @@ def _plain(schema: Any) -> Any:
 
 
 def _tables_by_name(section: Any = None, prefix: str = "") -> list[tuple[str, Any, str]]:
-    """The tables whose keys are names (`finetune.override`): full key, type and help of each."""
+    """Return the tables whose keys are names (`finetune.override`): full key, type and help of each."""
     section = Recipe() if section is None else section
     found = []
     for field in dataclasses.fields(section):

@@ -13,12 +13,12 @@ MOST_SUGGESTIONS = 3
 
 
 def members(kind: Any) -> tuple[Any, ...]:
-    """The members of a union; of any other type itself."""
+    """Return the members of a union; for any other type, the type itself."""
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
 def is_list(kind: Any) -> bool:
-    """Whether it is a tuple of any length."""
+    """Whether a type is a tuple of any length."""
     return get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
 
 
@@ -27,23 +27,23 @@ class Key:
     """One setting."""
 
     name: str
-    """With its sections: `finetune.optimization.learning_rate`."""
+    """Name with its sections: `finetune.optimization.learning_rate`."""
     kind: Any
     """Its type, with pydantic's limits."""
     default: Any
     help: str
-    """The text under the field, in one line."""
+    """The text under the field, on one line."""
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """Words that it takes, alone or in a list; empty = not only words of a fixed list."""
+        """Words that it accepts, alone or in a list; empty = not only words of a fixed list."""
         several = [get_args(kind)[0] for kind in members(self.kind) if is_list(kind)]
         literals = [kind for kind in (*members(self.kind), *several) if get_origin(kind) is Literal]
         return get_args(literals[0]) if literals else ("true", "false") if self.kind is bool else ()
 
     @property
     def item(self) -> Any:
-        """Type of an item where the value may be a list of any length, else None."""
+        """Type of an item if the value may be a list of any length, else None."""
         return next((get_args(kind)[0] for kind in members(self.kind) if is_list(kind)), None)
 
     @property
@@ -63,7 +63,7 @@ class Section:
 
 
 def sections(section: Any = None, name: str = "") -> Iterator[Section]:
-    """A section and all sections in it; those without fixed keys, such as `finetune.override`, are left out.
+    """Yield a section and all sections in it, except those without fixed keys, such as `finetune.override`.
 
     Args:
         section: an instance that holds the defaults; by default the whole recipe.
@@ -85,7 +85,7 @@ def sections(section: Any = None, name: str = "") -> Iterator[Section]:
 
 
 def flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """The settings of nested sections by their full keys."""
+    """Yield the settings of nested sections by their full keys."""
     if isinstance(content, dict):
         for key, value in content.items():
             yield from flat(value, f"{path}.{key}" if path else str(key))
@@ -94,11 +94,11 @@ def flat(content: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:
-    """What a misspelt key may mean: one key, or a few of the same name in several sections; nothing where none is near.
+    """Return what a misspelt key may mean: one key, or a few of one name in several sections; nothing if none is near.
 
-    A key of that very name deeper in the same section comes first (`finetune.learning_rate` means
-    `finetune.optimization.learning_rate`, not `finetune.learning_rates`), then a like name in the section, then the
-    same name in other sections, then whatever looks alike.
+    A key with exactly that name deeper in the same section comes first (`finetune.learning_rate` means
+    `finetune.optimization.learning_rate`, not `finetune.learning_rates`), then a similar name in the section, then the
+    same name in other sections, then anything similar.
 
     Args:
         name: what was written, with its sections.
@@ -107,7 +107,7 @@ def nearest(name: str, known: Sequence[str]) -> list[str]:
     section, _, leaf = name.rpartition(".")
     inside = [key for key in known if key.startswith(f"{section}.")] if section else list(known)
     deeper = [key for key in inside if key.endswith(f".{leaf}")]
-    deeper = [key for key in deeper if ".optimization." in key] or deeper  # of a whole training
+    deeper = [key for key in deeper if ".optimization." in key] or deeper  # settings of a whole training
     siblings = [key for key in inside if key.rpartition(".")[0] == section]
     candidates = (
         deeper if section else [],
@@ -120,6 +120,6 @@ def nearest(name: str, known: Sequence[str]) -> list[str]:
 
 
 def did_you_mean(candidates: Sequence[str]) -> str:
-    """A question with the candidates, the last one behind "or"."""
+    """Return a question with the candidates, the last one after "or"."""
     *others, last = candidates
     return f"did you mean {', '.join(others)}{' or ' if others else ''}{last}?"

@@ -1,4 +1,4 @@
-"""Names of tasks that the recipe needs too, in a module that imports nothing of this package."""
+"""Names of tasks that the recipe also needs, in a module that imports nothing of this package."""
 
 import re
 from pathlib import PurePath
@@ -12,12 +12,12 @@ TASK_NAMES = (*GLUE_NAMES, "imdb", "squad", "squad_v2", *LIBRARY_NAMES, *SYNTHET
 TEXT_BASELINES = TF_IDF, STATIC_EMBEDDINGS = "tf-idf", "static embeddings"
 MOST_FREQUENT_TAG = "most frequent tag"
 BASELINE_NAMES = (*TEXT_BASELINES, MOST_FREQUENT_TAG)
-"""Rows of cheap models that a student has to beat: two of whole texts, and one of tagged words."""
+"""Rows of cheap models that a student has to beat: two for whole texts, and one for tagged words."""
 MEASURED = ("pretraining", "size", "latency")
-"""Values of the field `task` in measurements that belong to no task."""
+"""Values of a measurement's field `task` that are not a task."""
 
 CORPUS_TEXTS, TASK_TEXTS = "corpus", "task:"
-"""Sources of texts without labels that are no files: the corpus' sentences, and, by its name, a task's train texts."""
+"""Sources of unlabelled texts that are not files: the corpus' sentences, and, with its name, a task's train texts."""
 
 
 Quoting = Literal["auto", "none", "csv"]
@@ -25,26 +25,26 @@ Quoting = Literal["auto", "none", "csv"]
 
 
 def is_built_in(source: str) -> bool:
-    """Whether a source of texts without labels is no file."""
+    """Whether a source of texts without labels is not a file."""
     return source == CORPUS_TEXTS or source.startswith(TASK_TEXTS)
 
 
 def task_of_source(source: str) -> str:
-    """The task whose train texts a source is; empty of others."""
+    """Return the task whose train texts a source is; empty for others."""
     return source.removeprefix(TASK_TEXTS) if source.startswith(TASK_TEXTS) else ""
 
 
 def base_task(name: str) -> str:
-    """The task whose examples and settings `rte@mnli` has: `rte`; of a plain name itself."""
+    """Return the task whose examples and settings `rte@mnli` has: `rte`; for a plain name, the name."""
     return name.partition("@")[0]
 
 
 def intermediate_task(name: str) -> str:
-    """The task whose models `rte@mnli` starts from: `mnli`; empty of a plain name."""
+    """Return the task whose models `rte@mnli` starts from: `mnli`; empty for a plain name."""
     return name.partition("@")[2]
 
 
 def task_name(train: str) -> str:
-    """The name of a task of one's own, after its train file."""
+    """Return the name of a custom task, made from its train file."""
     name = re.sub(r"[^a-z0-9]+", "-", PurePath(train.removesuffix(".gz")).stem.lower()).strip("-") or "own"
     return f"own-{name}" if name in (*TASK_NAMES, *MEASURED) else name

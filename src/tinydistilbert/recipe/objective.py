@@ -1,9 +1,9 @@
-"""The recipe's section `objective`, and with its weights the table of loss terms.
+"""The recipe's section `objective`, whose weights form the table of loss terms.
 
-Everything about a term is in its row here but the function that computes it, which is in `losses/terms.py` under the
-same name. The table lies in the recipe because recipes are checked, and help is shown, before torch is loaded. A new
-term that needs no new input is a row here and a function there: the objective, checks of the recipe, curves, estimates
-and the reference page take it from these two.
+A term's row here holds everything about it except the function that computes it, which is in `losses/terms.py` under
+the same name. The table lies in the recipe because recipes are checked, and help is shown, before torch is loaded. A
+new term that needs no new input is a row here and a function there: the objective, checks of the recipe, curves,
+estimates and the reference page use these two.
 """
 
 from dataclasses import dataclass, field, fields
@@ -16,7 +16,7 @@ from tinydistilbert.recipe.types import PositiveRamp, Ramp, Rate, highest, secti
 
 
 class Needs(Enum):
-    """What a term compares, and with it how its function is called."""
+    """What a term compares, which determines how its function is called."""
 
     TOKENS = "the student's logits, the original tokens"
     """function(student_logits, labels) at the masked positions; no teacher is needed."""
@@ -34,7 +34,7 @@ class Needs(Enum):
 
 
 class MeanOver(Enum):
-    """What a term is a mean over: with it the micro-batches of a step are weighted so that they give one mean."""
+    """What a term is averaged over, by which micro-batches of a step are weighted to give one mean."""
 
     KL_POSITIONS = "the positions of `objective.kl_positions`"
     MASKED = "masked positions"
@@ -44,19 +44,19 @@ class MeanOver(Enum):
 
 @dataclass(frozen=True)
 class Term:
-    """A row of the table of loss terms."""
+    """A row in the table of loss terms."""
 
     label: str
-    """In a sentence: "without masked LM"."""
+    """Name in a sentence: "without masked LM"."""
     title: str
-    """Of its curve, with the unit."""
+    """Title of its curve, with the unit."""
     colour: int
-    """Of its curve: the number of one of the page's four colours for series."""
+    """Colour of its curve: the number of one of the page's four colours for series."""
     needs: Needs
     mean_over: MeanOver
     by_chunks: bool = False
-    """Computed in `losses/vocabulary.py`, for which the logits of all positions never exist together; and with a cache
-    of kind "top-k", from the teacher's likeliest tokens alone."""
+    """Whether it is computed in `losses/vocabulary.py`, so that the logits of all positions never exist together; and
+    with a cache of kind "top-k", from only the teacher's likeliest tokens."""
 
     @property
     def needs_teacher(self) -> bool:
@@ -65,17 +65,17 @@ class Term:
 
     @property
     def is_on_logits(self) -> bool:
-        """Whether it reads what the masked-LM head gives."""
+        """Whether it reads the output of the masked-LM head."""
         return self.needs in (Needs.TOKENS, Needs.LOGITS)
 
     @property
     def is_inner(self) -> bool:
-        """Whether it looks into the layers of both models."""
+        """Whether it compares the layers of both models."""
         return self.needs in (Needs.HIDDEN_STATES, Needs.ATTENTION, Needs.RELATION)
 
 
 def _weight(default: float, term: Term) -> Any:
-    """A field of `Objective`: the weight of a term, with the term's row."""
+    """Return a field of `Objective`: the weight of a term, with the term's row."""
     return field(default=default, metadata={"term": term})
 
 
@@ -133,6 +133,6 @@ class Objective:
 
 
 TERMS: dict[str, Term] = {item.name: item.metadata["term"] for item in fields(Objective) if "term" in item.metadata}
-"""The table: every loss term by name, in the order of tables and logs."""
+"""Every loss term by name, in the order of tables and logs."""
 NOTEBOOK_TERMS = ("kl", "mlm", "cosine")
-"""Those that TinyDistilBERT had, which alone `reduction = "notebook"` computes."""
+"""TinyDistilBERT's terms, the only ones that `reduction = "notebook"` computes."""

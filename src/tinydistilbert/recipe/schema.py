@@ -255,7 +255,7 @@ class Recipe:
 
     @property
     def task_encoder(self) -> str:
-        """What `finetune.teacher` names; empty where it is the teacher in the run folder."""
+        """The value of `finetune.teacher`; empty if it means the teacher in the run folder."""
         if self.finetune.teacher != "original":
             return self.finetune.teacher
         return self.teacher.model + (f"@{self.teacher.revision}" if self.teacher.revision else "")
@@ -265,7 +265,7 @@ ADAPTER = TypeAdapter(Recipe)
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain nested dictionaries, every setting included."""
+    """Return the recipe as plain nested dictionaries, with every setting."""
     plain: dict[str, Any] = json.loads(ADAPTER.dump_json(recipe))
     return plain
 
@@ -279,11 +279,11 @@ _LATER_KEYS: dict[str, tuple[str, ...]] = {
     "finetune": ("baselines", "teacher", "layer_decay"), "override": ("layer_decay",),
     "corpus": ("quoting", "deduplicate", "streaming"),
 }  # fmt: skip
-"""By section, keys that came after the first measurements: they enter a hash only where they are not the default."""
+"""Keys by section that are newer than the first measurements: they enter a hash only if they are not the default."""
 
 
 def _without_later_defaults(content: dict[str, Any]) -> None:
-    """Take the keys that came later out of a recipe as a dictionary, where they are as they were without the key."""
+    """Remove the later keys from a recipe's dictionary if their values mean the same as without them."""
     finetune = content["finetune"]
     sections: list[tuple[str, dict[str, Any], object]] = [
         ("finetune", finetune, Finetune()),
@@ -305,12 +305,12 @@ def _without_later_defaults(content: dict[str, Any]) -> None:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Twelve hexadecimal digits that identify what the recipe computes.
+    """Return twelve hexadecimal digits that identify what the recipe computes.
 
-    Device, data folder, what is kept and how the teacher is held do not enter.
+    Device, data folder, what is kept and how the teacher is held do not count.
 
-    A value that has been renamed enters by its first spelling, so that a recipe has the hash that measurements of
-    earlier versions give it.
+    A renamed value counts by its first spelling, so that a recipe has the hash that measurements of earlier versions
+    give it.
     """
     content = {k: v for k, v in to_dict(recipe).items() if k not in ("device", "data")}
     del content["finetune"]["keep"], content["teacher"]["sharding"]

@@ -155,17 +155,17 @@ class TaskDistillation:
     _one_source = field_validator("unlabelled", mode="before")(alone)
 
     def ends_with_originals(self, kind: str) -> bool:
-        """Whether the epochs after the intermediate ones read train examples alone, in a task of that kind."""
+        """Whether the epochs after the intermediate ones read only train examples, in a task of that kind."""
         return self.final_examples == "original" or (kind == "span" and self.augment > 0)
 
     @property
     def has_stages(self) -> bool:
-        """Whether intermediate epochs and those after them are two trainings, each with its own schedule."""
+        """Whether the intermediate epochs and those after them are two trainings, each with its own schedule."""
         return not (self.epochs is self.learning_rate is self.intermediate_learning_rate is None)
 
     @property
     def inner_terms(self) -> dict[str, float]:
-        """The weights above 0 of the terms that look into the layers, by name."""
+        """The weights above 0 of the terms that compare layers, by name."""
         weights = {name: getattr(self, name, 0.0) for name in sorted(TERMS) if TERMS[name].is_inner}
         return {name: weight for name, weight in weights.items() if weight > 0}
 
@@ -231,7 +231,7 @@ class Finetune:
         return has_teacher and ("student" in self.models or self.distillation.start == "teacher")
 
     def settings(self, task: str) -> "Finetune":
-        """These settings with the override of `task` applied; `override` of the result is empty."""
+        """Return these settings with the override of `task` applied; `override` of the result is empty."""
         override = self._override(task)
         changes = {key: value for key, value in dataclasses.asdict(override).items() if value is not None}
         optimization = {key: changes.pop(key) for key in ("learning_rate", "batch_size") if key in changes}
@@ -245,15 +245,15 @@ class Finetune:
         )  # fmt: skip
 
     def _override(self, task: str) -> TaskSettings:
-        """What differs for a task; of `rte@mnli`, without an override of its own, what differs for `rte`."""
+        """Return what differs for a task; for `rte@mnli` without an override of its own, what differs for `rte`."""
         return self.override.get(task) or self.override.get(base_task(task), TaskSettings())
 
     def max_length(self, task: str, default: int) -> int:
-        """Longest input of `task` in tokens: its override, or else the task's `default`."""
+        """Return the longest input of `task` in tokens: its override, or else the task's `default`."""
         return self.stated_max_length(task) or default
 
     def stated_max_length(self, task: str) -> int | None:
-        """Longest input of `task` in tokens where this recipe states one; None where it is the task's default."""
+        """Return the longest input of `task` in tokens if this recipe states one; None = the task's default."""
         custom = self.custom.get(base_task(task))
         return self._override(task).max_length or (custom.max_length if custom else None)
 

@@ -22,23 +22,23 @@ LONGEST_SHOWN = 200
 
 
 def _without_unset(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content without what is None, for which TOML has no word."""
+    """Return the content without None, which TOML cannot express."""
     inner = {k: _without_unset(v) if isinstance(v, Mapping) else v for k, v in content.items()}
     return {k: v for k, v in inner.items() if v is not None}
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML with every setting, readable by `from_toml`; what is unset (None) is left out."""
+    """Return the recipe as TOML with every setting, readable by `from_toml`; unset values (None) are left out."""
     return dumps(to_dict(recipe))
 
 
 def dumps(content: Mapping[str, Any]) -> str:
-    """Settings as TOML; what is unset (None) is left out."""
+    """Return settings as TOML; unset values (None) are left out."""
     return tomli_w.dumps(_without_unset(content))
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, section by section; any other value, a list too, is replaced as a whole."""
+    """Apply `changes` to `base`, section by section; any other value, including a list, is replaced as a whole."""
     merged = dict(base)
     for key, value in changes.items():
         before = merged.get(key)
@@ -47,7 +47,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their full keys as a TOML file would have them: sections in one another."""
+    """Return settings given by full keys as nested sections, as in a TOML file."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         *parents, key = name.split(".")
@@ -59,7 +59,7 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_lists(kind: Any, content: Any) -> Any:
-    """`content` of a section, where one value stands for a list of it: `tasks = "cola"`, `layers = 3`."""
+    """Return the `content` of a section with single values as lists where needed: `tasks = "cola"`, `layers = 3`."""
     if not isinstance(content, Mapping):
         return content
     filled = dict(content)
@@ -68,16 +68,16 @@ def _with_lists(kind: Any, content: Any) -> Any:
         if dataclasses.is_dataclass(item.type):
             filled |= {item.name: _with_lists(item.type, value)} if item.name in filled else {}
         elif isinstance(value, str | int) and any(map(is_list, wanted)):
-            # Beside a list of numbers, words have a meaning of their own.
+            # If a key also accepts words besides a list of numbers, a word is not an item.
             filled[item.name] = [value] if len(wanted) == 1 or str(value).isdecimal() else value
     return filled
 
 
 def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe that `content` describes, checked; what it leaves out has the default of its own section.
+    """Return the checked recipe that `content` describes; what it leaves out has the default of its own section.
 
-    (Laid over the defaults, because `[finetune] optimization.learning_rate` must not reset the rest of that section to
-    the defaults of pretraining.)
+    (It is merged into the defaults, because `[finetune] optimization.learning_rate` must not reset the rest of that
+    section to the defaults of pretraining.)
 
     Raises:
         UserError: an unknown key (with the nearest known one), a value of another type or out of its range.
@@ -91,7 +91,7 @@ def from_dict(content: Mapping[str, Any], where: str) -> Recipe:
 
 
 def from_toml(text: str, where: str) -> Recipe:
-    """The recipe that a TOML text describes; `where` is the name used in errors."""
+    """Return the recipe that a TOML text describes; `where` is the name used in errors."""
     try:
         content = tomllib.loads(text)
     except RecursionError:
@@ -103,7 +103,7 @@ def from_toml(text: str, where: str) -> Recipe:
 
 
 def _key_of(location: Iterable[Any]) -> tuple[list[str], Any]:
-    """The recipe's keys in one of pydantic's locations, which names members of unions too, and the type found there."""
+    """Return the recipe's keys in a location of pydantic, which names union members too, and the type found there."""
     keys: list[str] = []
     kind: Any = Recipe
     for part in location:
@@ -113,14 +113,14 @@ def _key_of(location: Iterable[Any]) -> tuple[list[str], Any]:
         elif get_origin(kind) is dict:
             keys.append(str(part))
             kind = get_args(kind)[1]
-        elif isinstance(part, int) and len(members(kind)) == 1:  # a place in a list
+        elif isinstance(part, int) and len(members(kind)) == 1:  # a position in a list
             keys.append(str(part))
     return keys, kind
 
 
 def _bounds(number: Any) -> str:
-    """The limits of an annotated number, in signs."""
-    annotations = getattr(number, "__metadata__", ())  # limits, or pydantic's `Field` with limits in it
+    """Return the limits of an annotated number, as signs."""
+    annotations = getattr(number, "__metadata__", ())  # limits, or pydantic's `Field` with limits
     limits = [limit for annotation in annotations for limit in getattr(annotation, "metadata", (annotation,))]
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     return " and ".join(
@@ -129,7 +129,7 @@ def _bounds(number: Any) -> str:
 
 
 def _expected(kind: Any, message: str) -> str:
-    """What a key of type `kind` takes, for an error; pydantic's own `message` where that says it well."""
+    """Return what a key of type `kind` accepts, for an error; pydantic's own `message` if that is clear."""
     if kind == Duration:
         return "a duration such as 20m, 1h30m or 90s"
     if get_origin(kind) is dict or dataclasses.is_dataclass(kind):
@@ -147,13 +147,13 @@ def _expected(kind: Any, message: str) -> str:
 
 
 def _nearest_key(keys: list[str], section: Any) -> str:
-    """Which key of the recipe is meant by an unknown one in a section of that type."""
+    """Return the key that an unknown one, in a section of that type, probably means."""
     *parents, leaf = keys
     prefix = "".join(f"{parent}." for parent in parents)
     siblings = [item.name for item in dataclasses.fields(section)]
     deeper = [key.name for part in sections(section()) for key in part.keys]
     near = nearest(prefix + leaf, [prefix + name for name in (*siblings, *deeper)])
-    # Of the same section the name is enough.
+    # In the same section, the name is enough.
     near = [name if "." in name.removeprefix(prefix) else name.removeprefix(prefix) for name in near]
     return did_you_mean([repr(name) for name in near]) if near else f"use one of {', '.join(siblings)}"
 
@@ -178,7 +178,7 @@ def check(recipe: Recipe, where: str) -> Recipe:
     """Return `recipe` if its settings go together.
 
     Raises:
-        UserError: an unknown task, settings that exclude each other, or a row of an ablation that is no such recipe.
+        UserError: an unknown task, settings that exclude each other, or an invalid row of an ablation.
     """
     for conflict in conflicts(recipe):
         raise UserError(
@@ -188,21 +188,21 @@ def check(recipe: Recipe, where: str) -> Recipe:
     plain = to_dict(dataclasses.replace(recipe, ablate=dataclasses.replace(recipe.ablate, rows={})))
     for name, changes in recipe.ablate.rows.items():
         row = f"{where}, row {name!r} of ablate.rows"
-        if not changes:  # nor could it be shown: TOML made from it has no line for it
+        if not changes:  # it could not be shown either: TOML made from it has no line for it
             raise UserError(row, expected="a change", found="none", fix="write one, such as { masking.rate = 0.3 }")
         from_dict(merge(plain, changes), row)
     return recipe
 
 
 def presets() -> dict[str, str]:
-    """Name and text of every preset that comes with the package."""
+    """Return name and text of every preset in the package."""
     folder = resources.files("tinydistilbert.recipe") / "presets"
     files = sorted((item for item in folder.iterdir() if item.name.endswith(".toml")), key=lambda item: item.name)
     return {item.name.removesuffix(".toml"): item.read_text(encoding="utf-8") for item in files}
 
 
 def read(path: Path) -> Recipe:
-    """The recipe in a TOML file.
+    """Return the recipe in a TOML file.
 
     Raises:
         UserError: it cannot be read, or the recipe is wrong.
@@ -216,7 +216,7 @@ def read(path: Path) -> Recipe:
 
 
 def load(name_or_path: str) -> Recipe:
-    """The preset of that name, or the recipe in that TOML file.
+    """Return the preset of that name, or the recipe in that TOML file.
 
     Raises:
         UserError: neither exists, or the recipe is wrong.

@@ -18,7 +18,7 @@ _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_na
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 def section(kind: type[T]) -> type[T]:
-    """A frozen, checked dataclass that refuses unknown keys; the text under each field is its help."""
+    """Make a frozen, checked dataclass that refuses unknown keys; the text under each field is its help."""
     made: Any = dataclass(frozen=True, kw_only=True, config=_CONFIG)(kind)
     return cast("type[T]", made)
 
@@ -27,7 +27,7 @@ RENAMED_VALUES = {
     "student.layers": {"authors": "distilbert"},
     "finetune.select": {"published": "reported"},
 }
-"""By key, the deprecated spellings of its values, and the spelling that is used now."""
+"""Deprecated spellings of values, by key, with the current spelling."""
 
 
 RENAMED_KEYS: dict[str, tuple[str, Mapping[str, str]]] = {
@@ -35,21 +35,21 @@ RENAMED_KEYS: dict[str, tuple[str, Mapping[str, str]]] = {
     "finetune.distillation_temperature": ("finetune.distillation.temperature", {}),
     "finetune.distillation_weight": ("finetune.distillation.soft", {}),
 }
-"""Deprecated keys, the key that is used now, and what their values are called there, where that differs."""
+"""Deprecated keys, with the current key and its values' names where those differ."""
 
 
 def with_current_keys(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`content` of a recipe with the names that its keys have now; a line warns of each deprecated one.
+    """Return a recipe's `content` with the current names of its keys; each deprecated key gets a warning.
 
     Args:
-        content: as a TOML file has it: sections in one another, and what is not set left out.
+        content: nested sections as in a TOML file, without unset values.
         where: the name used in errors.
 
     Raises:
-        UserError: a key stands there by both of its names.
+        UserError: a key is given under both of its names.
     """
     current = dict(content)
-    for deprecated, (key, spellings) in RENAMED_KEYS.items():  # all of them moved into a section of their own section
+    for deprecated, (key, spellings) in RENAMED_KEYS.items():  # all of them moved within their own section
         section_name, _, name = deprecated.rpartition(".")
         in_section = current.get(section_name)
         if not isinstance(in_section, Mapping) or name not in in_section:
@@ -57,7 +57,7 @@ def with_current_keys(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         inner, leaf = key.removeprefix(f"{section_name}.").split(".")
         beside = in_section.get(inner, {})
         if not isinstance(beside, Mapping):
-            continue  # an error, of which the check of the types says more
+            continue  # an error that the check of the types explains better
         if leaf in beside:
             problem = f"the same setting is given as {key} too"
             raise UserError(f"{where}, key {deprecated}", problem=problem, fix=f"delete {deprecated}")
@@ -78,10 +78,10 @@ def with_current_keys(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def renamed_values(key: str) -> Any:
-    """A validator for a field of a section: deprecated spellings of its value (`RENAMED_VALUES`) still work.
+    """Return a validator for a field with deprecated spellings of its value (`RENAMED_VALUES`), which still work.
 
     Args:
-        key: of the recipe, as `student.layers`.
+        key: the recipe's key, such as `student.layers`.
     """
 
     def current(value: Any) -> Any:
@@ -96,19 +96,19 @@ def renamed_values(key: str) -> Any:
 
 @functools.cache
 def _warn_of_renamed(key: str, value: str | None, current: str) -> None:
-    """Once in a process: a recipe is checked several times on its way. Without a value the key itself is renamed."""
+    """Warn once per process, because a recipe is checked several times. Without a value, the key itself is renamed."""
     deprecated = key if value is None else f"{key} = {value!r}"
     logging.getLogger(__name__).warning("%s is a deprecated spelling; write %s", deprecated, current)
 
 
 def alone(value: Any) -> Any:
-    """The item of a list of one, of a key that takes one value or several."""
+    """Return the only item of a list, for keys that accept one value or several."""
     return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Epochs = Annotated[float, Field(gt=0, le=10_000)]
-"""More than ten thousand are a typing error."""
+"""More than ten thousand epochs are a typing error."""
 
 Duration = Annotated[str, Field(pattern=r"^((\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?)$")]
 """`20m`, `1h30m`, `90s`; empty = none."""
@@ -158,7 +158,7 @@ class Optimization:
 
 
 def ramp_at(value: float | tuple[float, float], step: int, steps: int) -> float:
-    """Value of a `Ramp` at `step` (from 0) of `steps`."""
+    """Return the value of a `Ramp` at `step` (from 0) of `steps`."""
     if not isinstance(value, tuple):
         return value
     start, end = value
@@ -166,18 +166,18 @@ def ramp_at(value: float | tuple[float, float], step: int, steps: int) -> float:
 
 
 def highest(value: float | tuple[float, float]) -> float:
-    """The largest value that a `Ramp` takes."""
+    """Return the largest value of a `Ramp`."""
     return max(value) if isinstance(value, tuple) else value
 
 
 def seconds_of(duration: str) -> float:
-    """Seconds of a `Duration`; 0 where it is empty."""
+    """Return the seconds of a `Duration`; 0 if it is empty."""
     units = {"h": 3600.0, "m": 60.0, "s": 1.0}
     return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([hms])", duration))
 
 
 def quantity(text: str) -> float:
-    """The number of a `Milliseconds`, `Bytes` or `Operations`; infinity where it is empty."""
+    """Return the number of a `Milliseconds`, `Bytes` or `Operations`; infinity if it is empty."""
     units = {"ms": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "M": 1e6, "G": 1e9, "T": 1e12}
     number = re.fullmatch(r"([\d.]+)(\w+)", text)
     return float(number[1]) * units[number[2]] if number else float("inf")

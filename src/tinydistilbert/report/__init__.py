@@ -1,1 +1,1 @@
-"""Tables, figures, the page and the model card: all of them pure functions of measurements."""
+"""Tables, figures, the page and the model card, all of them pure functions of measurements."""

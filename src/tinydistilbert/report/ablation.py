@@ -27,7 +27,7 @@ BASELINE = "baseline"
 REFERENCES = {"teacher": "the teacher itself", "control": "the baseline's cut, not distilled"}
 """Rows that the others are compared with; they are fine-tuned once."""
 FINETUNE_SEED = "finetune_seed"
-"""Key in a measurement's details: `seed` is that of the distillation here."""
+"""Key in a measurement's details, because `seed` is the distillation's here."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,21 @@ class Variation:
 
     @property
     def description(self) -> str:
-        """The changes as one would write them: `objective.kl = 0`."""
+        """The changes as a user would write them: `objective.kl = 0`."""
         return ", ".join(f"{key} = {_formatted(value)}" for key, value in flat(self.changes)) or "the recipe as it is"
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """Everything in table, figure and page."""
+    """The content of table, figure and page."""
 
     recipe: Recipe
     variations: Sequence[Variation]
     """The baseline first."""
     measurements: Sequence[Measurement]
-    """`model` is the row, `seed` the distillation's; that of the fine-tuning is in `details`."""
+    """`model` is the row and `seed` the distillation's seed; the fine-tuning's seed is in `details`."""
     failures: Mapping[str, str] = field(default_factory=dict)
-    """Of rows that could not be finished, why."""
+    """Why a row could not be finished, by row."""
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -65,13 +65,13 @@ class Ablation:
         return tuple(known[name] for name in self.recipe.finetune.tasks)
 
     def numbers(self, row: str) -> "Numbers":
-        """What was measured of a row."""
+        """Return what was measured of a row."""
         return Numbers(tuple(m for m in self.measurements if m.model == row), self.tasks)
 
     def change(self, row: str) -> list[float]:
-        """Task mean minus that of the baseline, one value for each pair of seeds that both have, in order of size.
+        """Return the task mean minus the baseline's, for each pair of seeds that both have, sorted.
 
-        References were fine-tuned once, not once for each distillation: they are compared by the seed of the
+        References were fine-tuned once, not once for each distillation, so they are compared by the seed of the
         fine-tuning alone.
         """
         baseline, means = self.numbers(BASELINE).means, self.numbers(row).means
@@ -89,13 +89,13 @@ class Numbers:
     tasks: tuple[Task, ...]
 
     def score(self, task: Task) -> Score | None:
-        """The headline score of a task over all seeds."""
+        """Return the headline score of a task over all seeds."""
         runs = self._of(task.name, task.headline)
         return Score(tuple(sorted(runs, key=lambda m: m.value))) if runs else None
 
     @property
     def means(self) -> dict[tuple[int, int], float]:
-        """Mean of the headline scores by the seeds of distillation and fine-tuning, where no task is missing."""
+        """Return the mean headline scores by the seeds of distillation and fine-tuning, where no task is missing."""
         by_seeds: dict[tuple[int, int], list[float]] = {}
         for task in self.tasks:
             if score := self.score(task):
@@ -105,16 +105,16 @@ class Numbers:
 
     @property
     def kl(self) -> list[float]:
-        """KL to the teacher on held-out text, in nats, one value a seed, in order of size."""
+        """Return the KL to the teacher on held-out text, in nats, one value per seed, sorted."""
         return sorted(m.value for m in self._of("pretraining", "kl"))
 
     @property
     def mlm(self) -> list[float]:
-        """Masked-LM loss on held-out text, as `kl`."""
+        """Return the masked-LM loss on held-out text, as `kl`."""
         return sorted(m.value for m in self._of("pretraining", "mlm"))
 
     def median_of(self, fact: str) -> float | None:
-        """Median over seeds of `steps`, `tokens` or `seconds` of the distillation."""
+        """Return the median over seeds of `steps`, `tokens` or `seconds` of the distillation."""
         runs = self._of("pretraining", "mlm")
         found = [m.seconds if fact == "seconds" else m.details.get(fact) for m in runs]
         known = [float(value) for value in found if value is not None]
@@ -152,7 +152,7 @@ def _amount(value: float | None) -> str:
 
 
 def ablation_table(ablation: Ablation) -> Table:
-    """A line for each row, with a dash for what is not finished yet."""
+    """Return a table with a line for each row, with a dash for what is not finished yet."""
     tasks = ablation.tasks
     titles = [task.title for task in tasks]
     headings = ["Row", "Published Δ", *([f"Mean of {len(tasks)}", "Δ", *titles] if tasks else [])]
@@ -219,7 +219,7 @@ def _notes(ablation: Ablation) -> tuple[str, ...]:
 
 
 def findings(ablation: Ablation) -> list[str]:
-    """Which row has the lowest KL and which the highest task mean, a sentence each, as far as they were measured."""
+    """Say which row has the lowest KL and which the highest task mean, one sentence each, as far as measured."""
     sentences = []
     kls = {v.name: statistics.median(kl) for v in ablation.variations if (kl := ablation.numbers(v.name).kl)}
     if BASELINE in kls:
@@ -244,7 +244,7 @@ def write_ablation(output: Path, ablation: Ablation, *, command: str) -> Table:
     Args:
         output: folder of the ablation.
         ablation: what was done and measured so far.
-        command: the command line that gives the same again.
+        command: the command that reproduces it.
     """
     table = ablation_table(ablation)
     rows = [

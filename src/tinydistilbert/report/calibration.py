@@ -10,12 +10,12 @@ from tinydistilbert.report.chosen import Answers, ChosenAnswers
 from tinydistilbert.report.table import Cell, Table, TableRow
 
 BINS = 15
-"""Of equal width (Guo et al. 2017, arXiv 1706.04599)."""
+"""Number of bins of equal width (Guo et al. 2017, arXiv 1706.04599)."""
 AGREEMENT = 0.98
 
 
 def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Mean distance between confidence and accuracy over `BINS` bins of confidence, weighted by their examples."""
+    """Return the mean distance between confidence and accuracy over `BINS` bins, weighted by their examples."""
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
     gaps = np.abs(np.bincount(bins, confidence, BINS) - np.bincount(bins, right.astype(np.float64), BINS))
@@ -24,27 +24,27 @@ def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[n
 
 @dataclass(frozen=True)
 class Agreement:
-    """From which confidence on a student answers as its teacher does."""
+    """The confidence from which on a student answers as its teacher does."""
 
     threshold: float
     examples: int
-    """At or above it."""
+    """Examples at or above the threshold."""
     agreeing: int
     total: int
 
     @property
     def share(self) -> float:
-        """Of the inputs at or above the threshold."""
+        """The share of the inputs at or above the threshold."""
         return self.examples / self.total
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of that share (Wilson)."""
+        """95 % interval of the agreement (Wilson)."""
         return wilson(self.examples, self.total)
 
 
 def wilson(successes: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share, by Wilson's score (1927)."""
+    """Return the 95 % interval of a share, by Wilson's score (1927)."""
     z, share = float(ndtri(0.975)), successes / total
     middle, spread = share + z * z / (2 * total), z * np.sqrt(share * (1 - share) / total + z * z / (4 * total**2))
     return float((middle - spread) / (1 + z * z / total)), float((middle + spread) / (1 + z * z / total))
@@ -53,11 +53,11 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
 def agreement(
     confidence: NDArray[np.float64], agrees: NDArray[np.bool_], wanted: float = AGREEMENT
 ) -> Agreement | None:
-    """The lowest confidence from which on so large a share of the answers agree; None where there is none."""
+    """Return the lowest confidence from which on at least this share of the answers agree; None if there is none."""
     order = np.argsort(-confidence, kind="stable")
     sorted_confidence, agreeing = confidence[order], np.cumsum(agrees[order])
     counts = np.arange(1, len(order) + 1)
-    # A threshold takes all answers of one confidence or none.
+    # A threshold includes all answers of one confidence or none.
     is_end = np.append(sorted_confidence[1:] < sorted_confidence[:-1], True)
     fitting = np.flatnonzero(is_end & (agreeing >= wanted * counts))
     if not fitting.size:
@@ -67,7 +67,7 @@ def agreement(
 
 
 def calibration_error(side: Answers, labels: NDArray[np.int64]) -> float:
-    """The expected calibration error of the answered classes; of several labels, of every probability of a label."""
+    """Return the expected calibration error of the answered classes; of several labels, of each label's probability."""
     if side.thresholds is None:
         return expected_calibration_error(side.confidence, side.equals(labels))
     return expected_calibration_error(side.probabilities.ravel(), labels.ravel() == 1)
@@ -79,11 +79,11 @@ SEVERAL_LABELS = (
     "sure of every label (0 % is a probability at the label’s threshold, 100 % one of 0 or 1)",
     "the inputs in every label",
 )
-"""What the lines say of the error, of being sure, and of what agrees."""
+"""Words for what the error compares, for being sure, and for what agrees."""
 
 
 def calibration_lines(answers: ChosenAnswers) -> list[str]:
-    """What the page says about it, a sentence each."""
+    """Return the page's sentences about calibration."""
     meaning, sure, unit = SEVERAL_LABELS if answers.are_several else ONE_CLASS
     error = calibration_error(answers.student, answers.labels)
     line = f"Expected calibration error: {100 * error:.1f} points ({BINS} bins"
@@ -122,7 +122,7 @@ def _in_words(found: Agreement, sure: str, unit: str) -> str:
 
 
 def _at_stored_threshold(answers: ChosenAnswers, agrees: NDArray[np.bool_]) -> list[str]:
-    """What the threshold in the model's folder does on the scored examples, which did not choose it."""
+    """Say how the threshold in the model's folder works on the scored examples, which did not choose it."""
     stored = answers.stored_agreement
     assert stored is not None, "asked before"
     chosen_on = f"{stored['held_out']:,} held-out examples"
@@ -144,7 +144,7 @@ MOST_CLASSES = 12
 
 
 def confusion_table(answers: ChosenAnswers) -> Table:
-    """How often each class was taken for each other; of many classes, the most frequent confusions."""
+    """Return how often each class was taken for each other; for many classes, the most frequent confusions."""
     count = max(len(answers.names), int(answers.labels.max()) + 1, int(answers.student.classes.max()) + 1)
     matrix = np.zeros((count, count), dtype=np.int64)
     known = answers.student.classes >= 0

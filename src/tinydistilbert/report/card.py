@@ -22,24 +22,24 @@ from tinydistilbert.tasks import tasks_of
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 MODELS = {OFFLINE_TEACHER: OFFLINE_ON_HUB}
 CORPORA = {"wikitext2": "Salesforce/wikitext", PYTHON_DOCS: None}
-"""What our own names for models and texts are called on the hub."""
+"""Names on the hub of our own names for models and texts."""
 
 
 def hub_name(name: str, known: Mapping[str, str | None]) -> str | None:
-    """The name on the hub of a model or data set; None for a path on this machine, which means nothing elsewhere."""
+    """Return the hub's name of a model or data set; None for a path on this machine, which means nothing elsewhere."""
     if name in known:
         return known[name]
     return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 
 
 def shown_name(name: str) -> str:
-    """A model or text as a card names it: our own and the hub's names as they are, of a path its last part."""
+    """Return how a card names a model or text: our own and the hub's names unchanged, the last part of a path."""
     is_known = name in MODELS or name.partition(":")[0] in CORPORA or hub_name(name, {}) is not None
     return name if is_known else Path(name).name
 
 
 def _number(value: float | tuple[float, float], scale: float = 1) -> str:
-    """A setting that may change from the first step to the last."""
+    """Return the text of a setting that may change from the first step to the last."""
     ends = value if isinstance(value, tuple) else (value,)
     return " → ".join(f"{scale * end:g}" for end in ends)
 
@@ -58,10 +58,10 @@ def _header(recipe: Recipe, name: str, licence: str) -> ModelCardData:
 
 
 def model_card(measurements: Sequence[Measurement], recipe: Recipe, *, name: str) -> str:
-    """The text of README.md for a student folder.
+    """Return the text of README.md for a student folder.
 
     Args:
-        measurements: of the run that made the student; with none, the card says that nothing was measured.
+        measurements: measurements of the run that made the student; if empty, the card says that nothing was measured.
         recipe: what the student was made with.
         name: the heading, usually the name of the folder.
     """

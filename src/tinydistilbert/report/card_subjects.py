@@ -1,4 +1,4 @@
-"""The models of a run that a card is written for: fine-tuned ones and the chosen variants of compressed ones."""
+"""The models of a run that get a card: fine-tuned ones and the chosen variants of compressed ones."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ from tinydistilbert.tasks.base import Task
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run says of its models."""
+    """What a run knows about its models."""
 
     folder: RunFolder
     recipe: Recipe
@@ -32,29 +32,29 @@ class RunFacts:
 
     @classmethod
     def read(cls, run: Path) -> "RunFacts":
-        """Of a run folder, however far the run came."""
+        """Read the facts of a run folder, finished or not."""
         folder = RunFolder(run)
         measured = results.read(folder.results) if folder.results.is_file() else []
         return cls(folder, toml.load(str(folder.recipe)), tuple(measured))
 
     @cached_property
     def tasks(self) -> Mapping[str, Task]:
-        """By name."""
+        """The tasks by name."""
         return tasks_of(self.recipe.finetune)
 
     @cached_property
     def scores(self) -> scores.Scores:
-        """All of them."""
+        """All scores."""
         return scores.collect(self.measurements)
 
     @cached_property
     def above(self) -> TeacherAboveMajority:
-        """Where the teacher is worth keeping."""
+        """The tasks on which the teacher is above the majority baseline."""
         return teacher_above_majority(self.measurements, self.tasks)
 
     @cached_property
     def compressed(self) -> Mapping[str, CompressedModel]:
-        """By task."""
+        """The compressed models by task."""
         return {one.task.name: one for one in compressed_models(self.measurements, self.tasks)}
 
 
@@ -70,13 +70,13 @@ class Subject:
     """Its scores, the headline first."""
     speed: tuple[str, ...] = ()
     form: str = ""
-    """How it was exported or compressed, as an item of a list."""
+    """How it was exported or compressed, as a list item."""
     scored_before: str = ""
-    """Of an export: why the scores are not those of this very folder; empty = they are."""
+    """For an export, why the scores are not of this very folder; empty if they are."""
 
 
 def fine_tuned(facts: RunFacts) -> list[Subject]:
-    """The task models of a run whose weights are there."""
+    """Return the task models of a run whose weights are there."""
     subjects = []
     for folder in facts.folder.all_task_models():
         made = run_of_task_model(folder)
@@ -95,7 +95,7 @@ def fine_tuned(facts: RunFacts) -> list[Subject]:
 
 
 def chosen(facts: RunFacts) -> list[Subject]:
-    """The variants that its compressions chose."""
+    """Return the variants that the run's compressions chose."""
     subjects = []
     for name, compressed in facts.compressed.items():
         folder, place = facts.folder.compressed(name).best, compressed.chosen
@@ -111,7 +111,7 @@ def chosen(facts: RunFacts) -> list[Subject]:
 
 
 def _ordered(task: Task, measured: Iterable[Measurement]) -> tuple[Measurement, ...]:
-    """Finite scores of the task, its headline first."""
+    """Return the finite scores of the task, its headline first."""
     finite = [m for m in measured if math.isfinite(m.value) and m.metric in task.metrics]
     return tuple(sorted(finite, key=lambda m: (m.split != finite[0].split, task.metrics.index(m.metric))))
 

@@ -1,4 +1,4 @@
-"""What every model card is made of: text that cannot become markup, a header that the hub reads, a file to write into.
+"""Parts of every model card: text that cannot become markup, a header that the hub reads, a file to write into.
 
 Names of labels, files and folders can be anyone's, and a card is shown as Markdown with HTML in it.
 """
@@ -19,28 +19,28 @@ LONGEST = 200
 """Characters of a name that are shown."""
 _MARKUP = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])|#(?!\d+;)|(?<=www)\.", re.IGNORECASE)
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", "$": "&#36;", "://": "&#58;//"}
-"""HTML begins with these, and links, mentions and formulas do."""
+"""Characters that begin HTML, links, mentions and formulas, and their replacements."""
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 EARLIER = "A masked language model, distilled with TinyDistilBERT. Load it from the folder"
 _MARK = re.compile(r"\n<!-- tinydistilbert ([0-9a-f]{16}) -->\n\Z")
-"""The last line of a card as it was written: the beginning of the SHA-256 of what stands above it."""
+"""The last line of a card as it was written: the beginning of the SHA-256 of the text above it."""
 
 
 def _plain(text: object) -> str:
-    """On one line, without what cannot be seen, and not too long."""
+    """Return the text on one line, without invisible characters, and not too long."""
     line = " ".join(str(text).split())
     seen = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     return seen if len(seen) <= LONGEST else seen[: LONGEST - 1] + "…"
 
 
 def escaped(text: object) -> str:
-    """The text as Markdown that shows exactly it: no tags, links, headings, columns or formulas come of it."""
+    """Return the text as Markdown that shows exactly it, without tags, links, headings, columns or formulas."""
     entities = re.sub("|".join(map(re.escape, _ENTITIES)), lambda found: _ENTITIES[found[0]], _plain(text))
     return _MARKUP.sub(r"\\\g<0>", entities)
 
 
 def code(text: object) -> str:
-    """The text as code in a line, whatever it holds."""
+    """Return the text as inline code, whatever it contains."""
     plain = _plain(text)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
     space = " " if plain.startswith("`") or plain.endswith("`") or not plain else ""
@@ -48,13 +48,13 @@ def code(text: object) -> str:
 
 
 def table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A table of cells that are Markdown already; numbers stand on the right."""
+    """Return a table of cells that are Markdown already; numbers are right-aligned."""
     rule = "|" + "|".join([" :-- "] + [" --: "] * (len(columns) - 1)) + "|"
     return "\n".join(["| " + " | ".join(columns) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
 def card(data: ModelCardData, body: str) -> str:
-    """The whole file. It is read back, so that what the hub would refuse is found here.
+    """Return the whole file, after reading it back to find what the hub would refuse.
 
     Raises:
         AssertionError: the header does not come back as it was given.
@@ -65,12 +65,12 @@ def card(data: ModelCardData, body: str) -> str:
 
 
 def without_tags(body: str) -> str:
-    """Markdown of ours in which names of others may stand: no tag begins in it."""
+    """Return our Markdown with others' names in it so that no tag begins in it."""
     return _TAG.sub("&lt;", body)
 
 
 def write(folder: Path, text: str) -> Path:
-    """Write a card into a model's folder, and give its path; one that somebody wrote into is kept as it is."""
+    """Write a card into a model's folder and return its path; a card that somebody has edited is kept."""
     path = folder / CARD
     if path.is_file() and not is_as_written(path):
         notice(str(path), "the card was changed by hand and is kept; delete it to have it written again")
@@ -81,7 +81,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def is_as_written(path: Path) -> bool:
-    """Whether a card is as this program wrote it. Cards of version 0.1 have no mark, and one sentence in common."""
+    """Whether a card is unedited. Cards of version 0.1 have no mark, but one sentence in common."""
     content = path.read_bytes().decode("utf-8", "replace")
     if found := _MARK.search(content):
         return hashlib.sha256(content[: found.start()].encode()).hexdigest()[:16] == found[1]
@@ -89,7 +89,7 @@ def is_as_written(path: Path) -> bool:
 
 
 def read_card(path: Path) -> ModelCard:
-    """A card of a folder.
+    """Return the card of a folder.
 
     Raises:
         UserError: it has no header, or one that the hub would refuse.

@@ -1,6 +1,6 @@
 """The predictions of a compression's chosen variant and of its teacher on the same examples, read from a run folder.
 
-Arrays have a number for each example, or where a text may have several labels a row with one for each label.
+Arrays have one number per example, or for several labels per text a row with one number per label.
 """
 
 from collections.abc import Mapping
@@ -29,20 +29,20 @@ KINDS = ("classification", "multi-label")
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered to examples."""
+    """A model's answers to examples."""
 
     classes: NDArray[np.int64]
     """(n,), or (n, labels) of 0 and 1."""
     probabilities: NDArray[np.float64]
     """(n, classes), or (n, labels)."""
     thresholds: NDArray[np.float64] | None = None
-    """Of several labels: from which probability on each is given."""
+    """For several labels: the probability from which on each is given."""
 
     @property
     def certainty(self) -> NDArray[np.float64]:
-        """Of several labels, (n, labels): how far each is from its threshold, from 0 to 1 at a probability of 0 or 1.
+        """For several labels, (n, labels): distance of each from its threshold, as a share of the largest possible one.
 
-        A threshold of 0.1 is near to a probability of 0.15, though a label that is given with that is not probable.
+        A threshold of 0.1 is near a probability of 0.15, although a label that is given with 0.15 is not probable.
         """
         assert self.thresholds is not None, "asked of several labels alone"
         thresholds, given = self.thresholds, self.classes == 1
@@ -51,28 +51,29 @@ class Answers:
 
     @property
     def confidence(self) -> NDArray[np.float64]:
-        """(n,): the probability of the class that was answered; of several labels, the smallest certainty."""
+        """(n,): the probability of the answered class; for several labels, the smallest certainty."""
         return np.asarray(self.probabilities.max(-1) if self.thresholds is None else self.certainty.min(-1))
 
     def equals(self, classes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(n,): whether it answered these, of several labels all of them."""
+        """Return (n,): whether each answer equals these classes; for several labels, whether all of its labels do."""
         equal = self.classes == classes
         return np.asarray(equal if self.thresholds is None else equal.all(-1))
 
 
 @dataclass(frozen=True)
 class ChosenAnswers:
-    """Answers of the chosen variant and, where it was scored on the same examples, of the teacher."""
+    """The answers of the chosen variant and, if it was scored on the same examples, of the teacher."""
 
     labels: NDArray[np.int64]
     student: Answers
     teacher: Answers | None
     names: tuple[str, ...]
-    """Of the classes; their numbers where the data is not at hand."""
+    """Names of the classes; their numbers if the data is not available."""
     texts: list[tuple[str, ...]] | None
-    """None where the data is not at hand."""
+    """None if the data is not available."""
     stored_agreement: Mapping[str, Any] | None = None
-    """What the variant's folder says of its agreement with the teacher: the threshold below which `serve` defers."""
+    """The entry in the variant's folder about its agreement with the teacher: the threshold below which `serve`
+    defers."""
 
     @property
     def are_several(self) -> bool:
@@ -81,7 +82,7 @@ class ChosenAnswers:
 
 
 def chosen_answers(run: Path, recipe: Recipe, compressed: CompressedModel) -> ChosenAnswers | None:
-    """The answers to a task of `KINDS`; None of others, and where a file is not there or has no probabilities."""
+    """Return the answers to a task of `KINDS`; None for others, and if a file is missing or has no probabilities."""
     if compressed.task.kind not in KINDS:
         return None
     folder, score = RunFolder(run), compressed.scores[compressed.chosen]
@@ -114,13 +115,13 @@ def chosen_answers(run: Path, recipe: Recipe, compressed: CompressedModel) -> Ch
 
 
 def _of_variant(folder: Path, labels: int) -> NDArray[np.float64]:
-    """The thresholds of a model, in its config."""
+    """Return the thresholds in a model's config."""
     config = atomic.read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     return stored_label_thresholds(config, str(folder), labels)
 
 
 def _of_scored(scores: Path, split: str, labels: int) -> NDArray[np.float64]:
-    """The thresholds that a model was scored with."""
+    """Return the thresholds that a model was scored with."""
     details = next((m.details for m in results.read(scores / MEASUREMENTS) if m.split == split), {})
     return stored_label_thresholds(details, str(scores), labels)
 
@@ -139,7 +140,7 @@ def _read(file: Path) -> tuple[list[int], NDArray[np.int64], Answers] | None:
 
 
 def _examples(recipe: Recipe, compressed: CompressedModel, fingerprint: str, split: str) -> Examples | None:
-    """The scored examples, if their data is on this machine and still the same."""
+    """Return the scored examples, if their data is on this machine and unchanged."""
     if not is_local(recipe, compressed.task):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Two runs, or the rows of one, compared example by example: differences with their intervals and tests."""
+"""Comparison of two runs, or the rows of one, example by example: differences with their intervals and tests."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,23 +50,23 @@ class Difference:
     metric: str
     paired: Paired
     adjusted: float
-    """`paired.p` adjusted by Holm over everything that was compared at once."""
+    """`paired.p` adjusted by Holm over everything that was compared at the same time."""
     disagreement: Disagreement | None = None
-    """Kept once for a task and split: with exact match for spans, else with the headline."""
+    """Kept once for a task and split: with exact match for spans, else with the headline metric."""
 
     @property
     def task(self) -> Task:
-        """What both were scored on."""
+        """The task on which both were scored."""
         return self.pairing.task
 
     @property
     def row(self) -> str:
-        """Row of the first side."""
+        """The row of the first side."""
         return self.pairing.first.side.row
 
     @property
     def seeds(self) -> tuple[int, int]:
-        """How many trainings are behind each side."""
+        """Number of trainings behind each side."""
         return len(self.pairing.first.answers), len(self.pairing.second.answers)
 
     @property
@@ -77,16 +77,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that was compared at once."""
+    """Everything that was compared at the same time."""
 
     first: ComparedRun
     second: ComparedRun | None
-    """None: the rows of the first with one another."""
+    """None: the rows of the first are compared with one another."""
     differences: tuple[Difference, ...]
 
 
 def parse_run(text: str) -> ComparedRun:
-    """The run that `RUN` or `RUN:ROW` on the command line names, such as `runs/a` or `runs/a:student (D)`.
+    """Return the run that `RUN` or `RUN:ROW` on the command line names, such as `runs/a` or `runs/a:student (D)`.
 
     Raises:
         UserError: there is no such run folder.
@@ -102,17 +102,17 @@ def parse_run(text: str) -> ComparedRun:
 def compare(first: ComparedRun, second: ComparedRun | None = None, *, seed: int = 0) -> Comparison:
     """Compare two runs row by row, or the rows of one run with one another.
 
-    Where no row is named, every row that both runs have is compared with the same row of the other; where one is, with
-    the row that is named there, or with the same. Of one run alone, `PAIRS` are compared, and the teacher with the
-    majority baseline.
+    If no row is named, every row that both runs have is compared with the same row of the other run. A named row is
+    compared with the row named there, or with the same one. In one run alone, `PAIRS` are compared, and the teacher
+    with the majority baseline.
 
     Args:
         first: the differences are its scores minus those of the second.
-        second: the other; None for the rows of `first` alone.
-        seed: of the resamples, and of which examples are shown first.
+        second: the other side; None to compare the rows of `first` with one another.
+        seed: seed of the resamples, and of which examples are shown first.
 
     Raises:
-        UserError: nothing to compare, or other examples or labels on the two sides.
+        UserError: there is nothing to compare, or the two sides have different examples or labels.
     """
     one = scored_run(first.run)
     other = scored_run(second.run) if second else one
@@ -144,10 +144,10 @@ def compare(first: ComparedRun, second: ComparedRun | None = None, *, seed: int 
 
 
 def compare_rows(run: Path) -> Comparison:
-    """As `compare` of one run, with the same numbers, but without examples; empty where there is nothing to compare.
+    """As `compare` of one run, with the same numbers, but without examples; empty if there is nothing to compare.
 
     Raises:
-        UserError: a file of scores that is not as it was written.
+        UserError: a file of scores differs from how it was written.
     """
     first = ComparedRun(run)
     if not any(map(atomic.is_finished, RunFolder(run).all_scores())):
@@ -158,10 +158,10 @@ def compare_rows(run: Path) -> Comparison:
 
 
 def measured_differences(run: Path, origin: Origin) -> list[Measurement]:
-    """What `compare_rows` finds, as measurements: tables, page and card are made from those.
+    """Return what `compare_rows` finds as measurements, from which tables, page and card are made.
 
     Raises:
-        UserError: a file of scores that is not as it was written.
+        UserError: a file of scores differs from how it was written.
     """
     return [
         Measurement(
@@ -211,7 +211,7 @@ def _pairings(one: ScoredRun, other: ScoredRun, rows: Iterable[tuple[str, str]])
 
 
 def _majority_pairings(run: ScoredRun) -> Iterator[Pairing]:
-    """The teacher beside the majority baseline on the same examples."""
+    """Yield the teacher paired with the majority baseline on the same examples."""
     for name, task in run.tasks.items():
         for split in splits_of(run, name, TEACHER) if TEACHER in run.scores[name] else []:
             teacher = read_predicted(run, task, TEACHER, split)
@@ -219,15 +219,15 @@ def _majority_pairings(run: ScoredRun) -> Iterator[Pairing]:
 
 
 def _all_differences(pairings: Sequence[Pairing], majority: Sequence[Pairing], seed: int) -> list[Difference]:
-    """Those between rows, and those with the majority baseline: two families, each with an adjustment of its own.
+    """Return the differences between rows and with the majority baseline: two families, each adjusted separately.
 
-    Whether a teacher has learned anything must not depend on how many students it is compared with.
+    Whether a teacher has learned anything must not depend on the number of students it is compared with.
     """
     return [*_differences(pairings, seed), *_differences(majority, seed)]
 
 
 def _differences(pairings: Sequence[Pairing], seed: int) -> list[Difference]:
-    """The differences in the metrics of the tables, with Holm's adjustment over all of them."""
+    """Return the differences in the metrics of the tables, with Holm's adjustment over all of them."""
     unadjusted = [
         (pairing, metric, _paired(pairing, metric, seed))
         for pairing in pairings

@@ -1,4 +1,4 @@
-"""A comparison as a table, and as a page with the examples that one side alone gets right."""
+"""A comparison as a table, and as a page with the examples that only one side gets right."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,19 +20,19 @@ HEADINGS = {"question": "Question", "context": "Passage", "text": "Text", "text_
 
 
 def title_of(pairing: Pairing) -> str:
-    """Both rows: `Student − Teacher`; one name where both runs have the same."""
+    """Return both rows, `Student − Teacher`, or one name if both runs have the same."""
     first, second = row_title(pairing.first.side.row), row_title(pairing.second.side.row)
     same = pairing.first.side.row == pairing.second.side.row
     return first if same else f"{first} − {second}"
 
 
 def side_title(side: Side, comparison: Comparison) -> str:
-    """A row, with its run where two are compared."""
+    """Return a row's title, with its run if two are compared."""
     return f"{row_title(side.row)}, {side.run}" if comparison.second else row_title(side.row)
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """A line for each task, split, pair of rows and metric."""
+    """Return a table with a line for each task, split, pair of rows and metric."""
     headings = ("Task", "Rows", "First", "Second", "Difference", "p", "p, Holm", "Right alone", "Seeds", "Examples")
     caption = (
         f"{CAPTION} Right alone: examples that most seeds of the first (or second) get right and most of the "
@@ -88,7 +88,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
 
 
 def _sections(comparison: Comparison, shown: int) -> Iterator[dict[str, Any]]:
-    """For the page: a heading, and for each side a sentence with a few examples."""
+    """Yield for the page a heading, and for each side a sentence with a few examples."""
     for difference in comparison.differences:
         if difference.disagreement is None:
             continue
@@ -129,8 +129,8 @@ def write_comparison(output: Path, comparison: Comparison, *, shown: int = 5, co
     Args:
         output: made if missing; files of these names are replaced.
         comparison: what `compare` found.
-        shown: examples on the page for each side of each line; the other file has them all.
-        command: the command line that gives the same again.
+        shown: examples on the page for each side of each line; the other file has all of them.
+        command: the command that reproduces it.
     """
     table = comparison_table(comparison)
     significant = sum(bool(difference.mark) for difference in comparison.differences)

@@ -10,17 +10,17 @@ from tinydistilbert.results import Measurement
 from tinydistilbert.tasks.base import Task
 
 COMPRESS = "compress"
-"""`task` of these measurements; the name of the task is in their details."""
+"""`task` of these measurements; the name of the actual task is in their details."""
 CHOSEN = "★"
 TIMED, SIZE = "milliseconds", "bytes"
 TEACHER_TIME, TEACHER_SIZE = "teacher_milliseconds", "teacher_bytes"
-"""Metrics of the teacher that was timed beside the variants."""
+"""Metrics of the teacher that was timed together with the variants."""
 COLUMNS = ("Variant", "Score", "Against the first", "p", "Held out", "p50/p90, ms", "Speed-up", "MB", "Parameters")
 
 
 @dataclass(frozen=True)
 class CompressedModel:
-    """The variants of one model, in the order in which they were made; the first is the model as it was."""
+    """The variants of one model, in the order in which they were made; the first is the original model."""
 
     task: Task
     row: str
@@ -28,16 +28,16 @@ class CompressedModel:
     times: tuple[Measurement, ...]
     sizes: tuple[Measurement, ...]
     teacher: Mapping[str, Measurement] = field(default_factory=dict)
-    """Time and size of the teacher that was timed beside them, by metric; empty where there was none."""
+    """Time and size of the teacher that was timed together with them, by metric; empty if there was none."""
 
     @property
     def chosen(self) -> int:
-        """Which of the variants is in the folder `best`."""
+        """The number of the variant in the folder `best`."""
         return next(index for index, m in enumerate(self.scores) if m.details["best"])
 
 
 def compressed_models(measurements: Sequence[Measurement], tasks: Mapping[str, Task]) -> list[CompressedModel]:
-    """The compressed models among the measurements of a run, by task and row."""
+    """Return the compressed models among the measurements of a run, by task and row."""
     relevant = [m for m in measurements if m.task == COMPRESS]
     models = []
     for name, row in dict.fromkeys(map(_key, relevant)):
@@ -55,12 +55,12 @@ def compressed_models(measurements: Sequence[Measurement], tasks: Mapping[str, T
 
 
 def _key(measurement: Measurement) -> tuple[str, str]:
-    """The task and the row of the model that was compressed."""
+    """Return the task and the row of the compressed model."""
     return measurement.details["of"], measurement.details["row"]
 
 
 def compression_table(compressed: CompressedModel) -> Table:
-    """Score, time and size of every variant of one model."""
+    """Return a table with score, time and size of every variant of one model."""
     first, rows = compressed.times[0], []
     for score, timed, size in zip(compressed.scores, compressed.times, compressed.sizes, strict=True):
         details, difference = score.details, score.details["difference"]
@@ -111,7 +111,7 @@ def _notes(compressed: CompressedModel) -> list[str]:
 
 
 def tradeoffs(compressed: CompressedModel) -> list[Tradeoff]:
-    """The variants as points of a figure."""
+    """Return the variants as points of a figure."""
     return [
         Tradeoff(score.model, timed.value, 100 * score.value, tuple(100 * end for end in score.details["interval"]),
                  score.details["best"])
@@ -120,7 +120,7 @@ def tradeoffs(compressed: CompressedModel) -> list[Tradeoff]:
 
 
 def verdict(compressed: CompressedModel) -> str:
-    """The chosen variant beside the model as it was, in a sentence."""
+    """Compare the chosen variant with the original model, in a sentence."""
     chosen = compressed.chosen
     score, first = compressed.scores[chosen], compressed.scores[0]
     speed_up = compressed.times[0].value / compressed.times[chosen].value

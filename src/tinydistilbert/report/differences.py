@@ -1,4 +1,4 @@
-"""Differences between the rows of a run: read from its measurements, where each stands with its interval and p."""
+"""Differences between the rows of a run, read from its measurements with their intervals and p-values."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class RowDifference:
     adjusted: float
     """`paired.p` adjusted by Holm."""
     seeds: tuple[int, int]
-    """How many trainings are behind each side; 1 where nothing is random."""
+    """Number of trainings behind each side; 1 if nothing is random."""
     examples: int
 
     @property
@@ -41,12 +41,12 @@ class RowDifference:
 
     @property
     def is_headline(self) -> bool:
-        """Whether it is of the score that stands for the task."""
+        """Whether it is about the task's headline metric."""
         return self.metric == self.task.headline and self.split in (self.task.evaluation[0], HELD_OUT)
 
 
 def row_differences(measurements: Sequence[Measurement], tasks: Mapping[str, Task]) -> list[RowDifference]:
-    """The differences among the measurements of a run, in their order; of one that was measured again, the last."""
+    """Return the differences among a run's measurements, in order; of repeated ones, the last."""
     latest: dict[tuple[str, ...], RowDifference] = {}
     for m in measurements:
         if m.task == COMPARE and m.details["of"] in tasks:
@@ -63,12 +63,12 @@ def row_differences(measurements: Sequence[Measurement], tasks: Mapping[str, Tas
 
 
 def split_title(task: Task, split: str) -> str:
-    """Task, and its split where it is not the one of the tables."""
+    """Return the task, and its split if it is not the one of the tables."""
     return task.title if split == task.evaluation[0] else f"{task.title}, {split.replace('_', ' ')}"
 
 
 def score_cells(title: str, where: str, rows: str, paired: Paired, mark: str, adjusted: float) -> tuple[Cell, ...]:
-    """The first cells of a line: task and metric, rows, both scores, their difference with its interval, and p."""
+    """Return the first cells of a line: task and metric, rows, scores, their difference with its interval, and p."""
     low, high = paired.interval
     return (
         Cell(where, detail=title), Cell(rows), Cell(points(paired.first)),
@@ -78,7 +78,7 @@ def score_cells(title: str, where: str, rows: str, paired: Paired, mark: str, ad
 
 
 def legend(count: int, *, majority: bool) -> str:
-    """What the p-values are adjusted for, and what the marks say."""
+    """Say what the p-values are adjusted for, and what the marks mean."""
     apart = f"; those with the {row_title(MAJORITY).lower()} are adjusted by themselves" if majority else ""
     return (
         f"{count} comparison{'s' * (count != 1)}: “p, Holm” is adjusted for them all{apart}. {HIGHER} significantly "
@@ -87,12 +87,12 @@ def legend(count: int, *, majority: bool) -> str:
 
 
 def seeds_text(seeds: tuple[int, int]) -> str:
-    """How many trainings are on both sides, or on each."""
+    """Say how many trainings are on both sides, or on each."""
     return " / ".join(dict.fromkeys(map(str, seeds)))
 
 
 def differences_table(differences: Sequence[RowDifference]) -> Table | None:
-    """The rows of one run compared with one another; None where nothing was compared."""
+    """Return a table that compares the rows of one run; None if nothing was compared."""
     if not differences:
         return None
     rows = []

@@ -1,4 +1,4 @@
-"""The examples that one side gets right and the other wrong, with their texts where the data is available."""
+"""The examples that one side gets right and the other wrong, with their texts if the data is available."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,26 +31,26 @@ class Case:
     first: Mapping[int, Any]
     second: Mapping[int, Any]
     texts: Mapping[str, str]
-    """By column; empty where the data is not on this machine."""
+    """Texts by column; empty if the data is not on this machine."""
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Where two rows differ on one split of a task."""
+    """The differences of two rows on one split of a task."""
 
     cases: tuple[tuple[Case, ...], tuple[Case, ...]]
-    """What the first side alone has right, or is closer on, and what the second; the clearest first."""
+    """Examples that only the first side has right, or is closer on, and those of the second; the clearest first."""
     mcnemar: float | None = None
-    """p of McNemar's test, where each side is one training and can be right or wrong."""
+    """p of McNemar's test, if each side is one training and can be right or wrong."""
 
 
 def disagreement(pairing: Pairing, examples: Examples | None, seed: int) -> Disagreement:
-    """The examples on which the two sides differ.
+    """Return the examples on which the two sides differ.
 
     Args:
         pairing: predictions of both sides.
         examples: with the texts, if they are available.
-        seed: of the order among equally clear cases.
+        seed: seed of the order among equally clear cases.
     """
     first, second = _by_margin(pairing, seed)
     reader = _CaseReader(pairing, examples)
@@ -62,7 +62,7 @@ def disagreement(pairing: Pairing, examples: Examples | None, seed: int) -> Disa
 
 
 def _by_margin(pairing: Pairing, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the examples that each side alone has right in most seeds, or is closer on; the clearest first."""
+    """Return indices of examples that only one side has right in most seeds, or is closer on; the clearest first."""
     if pairing.task.kind == "regression":
         margin = np.subtract(*(_error(pairing.labels, guesses) for guesses in reversed(pairing.predictions(""))))
         first, second = margin > 0, margin < 0
@@ -76,16 +76,16 @@ def _by_margin(pairing: Pairing, seed: int) -> tuple[list[int], list[int]]:
 
 
 def _error(labels: NDArray[Any], predictions: NDArray[Any]) -> NDArray[np.float64]:
-    """Distance of the median over seeds from the label; huge but finite where the prediction is not a number."""
+    """Return the distance of the median over seeds from the label; huge but finite if a prediction is not a number."""
     return np.asarray(np.nan_to_num(np.abs(np.median(predictions, axis=0) - labels), nan=1e9))
 
 
 class _CaseReader:
-    """Makes cases of a pairing: classes by their names, texts where there are any."""
+    """Makes cases of a pairing, with class names and, if available, texts."""
 
     def __init__(self, pairing: Pairing, examples: Examples | None) -> None:
         self.pairing = pairing
-        task = examples.task if examples else pairing.task  # the classes of one's own task are known from its data
+        task = examples.task if examples else pairing.task  # the classes of a custom task are known from its data
         self.task, self.labels = task, task.labels
         self.columns = {name: examples.columns[name] for name in TEXTS if name in examples.columns} if examples else {}
         self.words = examples.columns.get(WORDS, []) if examples else []
@@ -93,7 +93,7 @@ class _CaseReader:
         self.rows = {name: row for row, name in enumerate(names)}
 
     def readable(self, value: Any, name: Any) -> Any:
-        """A label or a prediction of the example of that name."""
+        """Return a label or a prediction of the named example in readable form."""
         if self.pairing.task.kind == "token-classification":
             row = self.rows.get(name)
             found = (
@@ -113,7 +113,7 @@ class _CaseReader:
         return None if isinstance(value, float) and not np.isfinite(value) else value
 
     def case(self, index: int) -> Case:
-        """The shared example of an index."""
+        """Return the shared example with that index."""
         name, gold = self.pairing.first.ids[index], self.pairing.first.gold[index]
 
         def by_seed(side: Predicted) -> dict[int, Any]:
@@ -124,7 +124,7 @@ class _CaseReader:
 
 
 def most_frequent_answer(answers: Mapping[int, Any]) -> tuple[Any, int]:
-    """The most frequent prediction, or the median of numbers, and how many seeds predicted just that."""
+    """Return the most frequent prediction, or the median of numbers, and how many seeds predicted exactly that."""
     values = list(answers.values())
     if all(isinstance(value, float) for value in values):
         middle = float(np.median(values))
@@ -133,7 +133,7 @@ def most_frequent_answer(answers: Mapping[int, Any]) -> tuple[Any, int]:
 
 
 def examples_at_hand(pairing: Pairing, recipes: Sequence[Recipe]) -> Examples | None:
-    """The examples that one of the sides was scored on, if their data is on this machine and still the same."""
+    """Return the examples that one of the sides was scored on, if their data is on this machine and unchanged."""
     task = pairing.task
     for recipe in recipes:
         if not is_local(recipe, task):
@@ -156,7 +156,7 @@ def is_local(recipe: Recipe, task: Task) -> bool:
 
 
 def as_lines(pairing: Pairing, disagreement: Disagreement) -> Iterator[dict[str, Any]]:
-    """A line of `differences.jsonl` for each example on which the two sides differ."""
+    """Yield a line of `differences.jsonl` for each example on which the two sides differ."""
     for better, cases in zip(("first", "second"), disagreement.cases, strict=True):
         for case in cases:
             yield {

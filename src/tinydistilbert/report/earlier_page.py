@@ -1,4 +1,4 @@
-"""The page that a run has already: what was drawn from logs and samples that may be gone by now."""
+"""The run's existing page, with parts that were drawn from logs and samples that may be gone by now."""
 
 import html
 import re
@@ -10,7 +10,7 @@ from markupsafe import Markup
 _ACTIVE = re.compile(
     r"<\s*(script|iframe|object|embed|link|meta|base|form|img|foreignobject)|\son\w+\s*=|javascript:", re.IGNORECASE
 )
-"""What no page of ours has in its body; from one with it nothing is taken."""
+"""Markup that our pages never contain; nothing is taken from a page that does."""
 _COMMAND = re.compile(r"<dt>Command</dt><dd>(.*?)</dd>", re.DOTALL)
 _CURVES = re.compile(r"<h2>Pretraining</h2>.*?(<div class=\"figures\">.*?)</section>", re.DOTALL)
 _EXAMPLES = re.compile(r"<h2>(?:Predictions|What they answer)</h2>(.*?)</section>", re.DOTALL)
@@ -18,7 +18,7 @@ _EXAMPLES = re.compile(r"<h2>(?:Predictions|What they answer)</h2>(.*?)</section
 
 @dataclass(frozen=True)
 class EarlierPage:
-    """Its parts, as they stand there; empty where there is no such part."""
+    """Parts of the page, unchanged; empty if a part is missing."""
 
     command: str
     curves: Markup
@@ -26,7 +26,7 @@ class EarlierPage:
 
     @classmethod
     def read(cls, page: Path) -> "EarlierPage":
-        """The parts of a page of this program, of any version."""
+        """Return the parts of a page made by any version of this program."""
         text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
         if _ACTIVE.search(text.partition("<body>")[2]):
             return NO_PAGE

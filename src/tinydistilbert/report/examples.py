@@ -13,7 +13,7 @@ from tinydistilbert.tasks import TASKS
 from tinydistilbert.tasks.base import Task
 
 HEADINGS = SENTENCE, PAIR, QUESTION = "A single text", "A pair of texts", "A question"
-"""Headings of the page; under each, examples of the first such task that was run."""
+"""Headings of the page; each has examples of the first such task that was run."""
 NO_ANSWER = "(no answer)"
 LONGEST = 480
 """Characters of a text that are shown."""
@@ -21,7 +21,7 @@ LONGEST = 480
 
 @dataclass(frozen=True)
 class RowPrediction:
-    """The prediction of one row; `right` is None for numbers, which are near or far and not right or wrong."""
+    """The prediction of one row; `right` is None for numbers, which are near or far, not right or wrong."""
 
     model: str
     text: str
@@ -30,7 +30,7 @@ class RowPrediction:
 
 @dataclass(frozen=True)
 class Example:
-    """One example. `texts` are (heading, before, gold answer or empty, after): the answer is marked where it stands."""
+    """One example. `texts` are (heading, before, gold answer or empty, after), so that the answer can be marked."""
 
     task: str
     texts: tuple[tuple[str, str, str, str], ...]
@@ -51,7 +51,7 @@ def _name(sample: dict[str, Any]) -> str:
 
 
 def _samples(run: Path, task: str, row: str) -> dict[str, dict[str, Any]]:
-    """Samples of the first seed and split by the example's name; empty when the row was not scored."""
+    """Return the samples of the first seed and split by example name; empty if the row was not scored."""
     for path in (scores / SAMPLES for scores in RunFolder(run).scores_of_seeds(task, row)):
         if not path.is_file():
             continue
@@ -63,7 +63,7 @@ def _samples(run: Path, task: str, row: str) -> dict[str, dict[str, Any]]:
 
 
 def words(value: Any) -> str:
-    """A label or a prediction as text; several as alternatives."""
+    """Return a label or a prediction as text, several as alternatives."""
     if isinstance(value, (list, tuple)):
         return " / ".join(dict.fromkeys(map(words, value)))
     if isinstance(value, float):
@@ -72,7 +72,7 @@ def words(value: Any) -> str:
 
 
 def around(text: str, answer: str) -> tuple[str, str, str]:
-    """`text` cut to `LONGEST` characters around `answer`, in three parts; without an answer in it, its beginning."""
+    """Return `text` cut to `LONGEST` characters around `answer`, in three parts; its beginning if it has no answer."""
     at = text.find(answer) if answer else -1
     if at < 0:
         return (text if len(text) <= LONGEST else text[:LONGEST].rstrip() + " …"), "", ""
@@ -118,7 +118,7 @@ def _example(task: Task, rows: dict[str, dict[str, Any]]) -> Example:
 
 
 def _examples_to_show(task: Task, samples: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of the examples to show: one of each of two labels, or two where all labels are alike; of questions one."""
+    """Return the names of the examples to show: one of each of two labels, or two of one label; for questions one."""
     if task.kind == "span":
         return [_name(sample) for sample in samples[:1]]
     first_of_gold: dict[str, str] = {}
@@ -132,13 +132,13 @@ def _group_of(task: Task) -> str:
 
 
 def read_examples(run: Path, tasks: Mapping[str, Task] = TASKS) -> list[ExampleGroup]:
-    """Examples from the scores folders of `run`; a heading without a scored task is left out.
+    """Return examples from the scores folders of `run`; headings without a scored task are left out.
 
     Args:
         run: its folder.
         tasks: by name, as `tasks_of` gives them for the run's recipe.
     """
-    # One's own tasks first, and what is made from text last.
+    # The user's own tasks come first, tasks made from text last.
     ordered = sorted(tasks.values(), key=lambda task: (task.is_made, bool(task.official)))
     groups = []
     for title in HEADINGS:

@@ -1,4 +1,4 @@
-"""Figures as SVG text, the same bytes for the same numbers; their colours are the page's own, in light and in dark."""
+"""Figures as SVG text, byte-identical for the same numbers, in the page's own colours for light and dark mode."""
 
 import io
 import re
@@ -15,20 +15,20 @@ from tinydistilbert.report.scores import TITLES, Scores
 from tinydistilbert.tasks.base import Task
 from tinydistilbert.tasks.glue import TABLE as GLUE
 
-if TYPE_CHECKING:  # here and below: half a second of every command that draws nothing
+if TYPE_CHECKING:  # saves half a second in every command that draws nothing
     from contextlib import AbstractContextManager
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours stand for variables of the page's style sheet, which has a value for light and one for dark.
+# Colours stand for variables of the page's style sheet, which defines a value for light and one for dark.
 INK, GRID = "#000001", "#000002"
 SERIES = {
     "teacher": "#000011", "student": "#000012", "student (D)": "#000012", "control": "#000013", "model": "#000012",
     "model (D)": "#000012",
 }  # fmt: skip
 CURVES = {name: (term.title, f"#00002{term.colour}") for name, term in TERMS.items()} | {"loss": ("Loss", "#000024")}
-"""Title and colour of the curve of each loss term, and of their weighted sum where a log has no terms."""
+"""Title and colour of the curve of each loss term, and of their weighted sum if a log has no terms."""
 _VARIABLES = {
     INK: "var(--ink-2)", GRID: "var(--line)", "#000011": "var(--teacher)", "#000012": "var(--student)",
     "#000013": "var(--control)", "#000021": "var(--series-1)", "#000022": "var(--series-2)",
@@ -42,18 +42,18 @@ _STYLE: Any = {
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
 }  # fmt: skip
 WIDTH = 5.2
-"""Inches of 72 points: about the width of a phone, so that the words stay readable there."""
+"""Inches of 72 points: about the width of a phone, so that text stays readable there."""
 
 
 def style(**settings: Any) -> "AbstractContextManager[None]":
-    """Drawing in the body has the style of all figures, and these settings of matplotlib beside it."""
+    """Draw in the body with the style of all figures and these further settings of matplotlib."""
     import matplotlib as mpl
 
     return mpl.rc_context(_STYLE | settings)
 
 
 def to_svg(figure: "Figure", label: str) -> str:
-    """The figure as an inline SVG element named `label` for screen readers, without date, prolog or global styles."""
+    """Return the figure as inline SVG named `label` for screen readers, without date, prolog or global styles."""
     stream = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with style(**{"svg.hashsalt": label}):
@@ -62,10 +62,10 @@ def to_svg(figure: "Figure", label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"font: ([0-9.]+px) [^;\"]+", r"font: \1 var(--sans)", text)
-    text = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", text)  # matplotlib 3.11 writes it apart
+    text = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", text)  # matplotlib 3.11 writes it separately
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
-    # Names that nothing points to are the same in every figure, and a page has several.
+    # Unreferenced names are the same in every figure, and a page has several figures.
     referenced = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", text))
     text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in referenced else "", text)
     view_box = re.search(r'viewBox="[^"]+"', text)
@@ -76,7 +76,7 @@ def to_svg(figure: "Figure", label: str) -> str:
 
 
 def new_figure(height: float, panels: int = 1) -> tuple["Figure", list["Axes"]]:
-    """A figure of so many panels, three in a row; `height` is that of one row."""
+    """Return a figure of that many panels, three in a row; `height` is the height of one row."""
     from matplotlib.figure import Figure
 
     columns = min(panels, 3)
@@ -90,7 +90,7 @@ def new_figure(height: float, panels: int = 1) -> tuple["Figure", list["Axes"]]:
 
 
 def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
-    """Terms of the loss over the steps, thin while training, thick with points on held-out text; None for an empty log.
+    """Draw the loss terms over the steps, thin in training, thick on held-out text; None for an empty log.
 
     `log` holds the lines of a log.jsonl. Each term has its own scale: they have different units.
     """
@@ -118,7 +118,7 @@ def loss_curves(log: Sequence[Mapping[str, Any]], title: str) -> str | None:
 
 
 def task_scores(found: Scores, tasks: Sequence[Task]) -> str | None:
-    """One line a task with a mark for every measured row and the majority baseline; None if there are no scores."""
+    """Draw a line per task with a mark for every measured row and the majority baseline; None without scores."""
     tasks = scores.tasks_scored(found, tasks)
     if not tasks:
         return None
@@ -153,21 +153,21 @@ def task_scores(found: Scores, tasks: Sequence[Task]) -> str | None:
 
 @dataclass(frozen=True)
 class Effect:
-    """The result of one row of an ablation: of every number a value for each seed, none where it was not measured."""
+    """The result of one row of an ablation: each number has a value per seed, none if it was not measured."""
 
     name: str
     change: Sequence[float]
-    """Of the task mean against the baseline, in points."""
+    """Change of the task mean against the baseline, in points."""
     published: float | None
-    """The same in the paper."""
+    """The same change in the paper."""
     kl: Sequence[float]
-    """To the teacher on held-out text, in nats."""
+    """KL to the teacher on held-out text, in nats."""
 
 
 def effects(rows: Sequence[Effect]) -> str | None:
-    """A line for each row of an ablation: change of the task mean on the left, KL on the right; None without numbers.
+    """Draw a line per row of an ablation: change of the task mean on the left, KL on the right; None without numbers.
 
-    A point is the median over seeds, the line through it their range; a square is the published change.
+    A point is the median over seeds, its line the range; a square is the published change.
     """
     rows = [row for row in rows if row.change or row.kl]
     if not rows:
@@ -199,7 +199,7 @@ def effects(rows: Sequence[Effect]) -> str | None:
 
 
 def _spreads(axis: "Axes", values: Sequence[Sequence[float]]) -> None:
-    """A point at the median of each row's values, and a line over their range."""
+    """Draw a point at the median of each row's values, and a line over their range."""
     measured = [(y, sorted(by_seed)) for y, by_seed in enumerate(values) if by_seed]
     for y, by_seed in measured:
         axis.plot([by_seed[0], by_seed[-1]], [y, y], color=SERIES["student"], linewidth=1.2, alpha=0.6)
@@ -209,7 +209,7 @@ def _spreads(axis: "Axes", values: Sequence[Sequence[float]]) -> None:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """A variant of a model: what it scores and how long it takes."""
+    """A variant of a model: its score and its time."""
 
     name: str
     milliseconds: float
@@ -219,9 +219,9 @@ class Tradeoff:
 
 
 def pareto(variants: Sequence[Tradeoff], title: str) -> str:
-    """Score against milliseconds of the variants of one model; the line joins those that no other beats in both.
+    """Draw score against milliseconds of one model's variants; the line joins those that no other beats in both.
 
-    Strokes are 95 % intervals of the scores. The chosen variant is filled.
+    Bars are 95 % intervals of the scores. The chosen variant is filled.
     """
     best, frontier = float("-inf"), []
     for variant in sorted(variants, key=lambda variant: (variant.milliseconds, -variant.score)):
@@ -248,7 +248,7 @@ def pareto(variants: Sequence[Tradeoff], title: str) -> str:
 
 
 def logarithmic(axis: "Axes", lowest: float, highest: float) -> None:
-    """The horizontal axis by factors, with plain numbers."""
+    """Set a logarithmic horizontal axis with plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     axis.set_xscale("log")
@@ -259,11 +259,11 @@ def logarithmic(axis: "Axes", lowest: float, highest: float) -> None:
 
 
 def best_so_far(trials: Sequence[tuple[int, float]], unit: str, *, highest: bool) -> str:
-    """What each trial of a sweep is worth, and the best up to each.
+    """Draw the value of each trial of a sweep, and the best value up to each.
 
     Args:
-        trials: number and value of the finished ones, in order.
-        unit: beside the vertical axis.
+        trials: number and value of the finished trials, in order.
+        unit: label of the vertical axis.
         highest: whether more is better.
     """
     from matplotlib.ticker import MaxNLocator
@@ -286,10 +286,10 @@ def _majority(found: Scores, task: Task) -> float | None:
 
 
 def trade(raw_share: float, speed_up: float) -> str:
-    """Share of the teacher's score against speed-up: this run's student beside the published students.
+    """Draw the share of the teacher's score against speed-up: this run's student beside the published students.
 
     Args:
-        raw_share: student's score as a share of the teacher's, 1 = all of it.
+        raw_share: student's score as a share of the teacher's; 1 = all of it.
         speed_up: teacher's seconds over the student's.
     """
     printed_scores, seconds = GLUE.published_scores, published.BERT_BASE.seconds

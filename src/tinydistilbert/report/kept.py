@@ -12,11 +12,10 @@ from tinydistilbert.tasks.base import Task
 
 
 def kept_share(student: float | None, teacher: float | None, majority: float | None) -> float | None:
-    """(student - majority) / (teacher - majority): 1 = all of it, 0 = no more than a constant answer has.
+    """Return (student - majority) / (teacher - majority): 1 = all of it, 0 = no more than a constant answer.
 
-    Below 0 for a student that is worse than the constant answer, above 1 for one that is better than its teacher; None
-    where one of the scores is missing or the teacher is not above the majority baseline, so that there is nothing to
-    keep.
+    Below 0 for a student that is worse than the constant answer, above 1 for one that is better than its teacher. None
+    if a score is missing, or if the teacher is not above the majority baseline, so that there is nothing to keep.
     """
     if student is None or teacher is None or majority is None or teacher <= majority:
         return None
@@ -24,19 +23,19 @@ def kept_share(student: float | None, teacher: float | None, majority: float | N
 
 
 def raw_share(student: float | None, teacher: float | None) -> float | None:
-    """The student's score as a share of the teacher's; None where there is nothing to keep (a teacher at most zero)."""
+    """Return the student's score as a share of the teacher's; None if the teacher's is at most zero."""
     return student / teacher if student is not None and teacher is not None and teacher > 0 else None
 
 
 @dataclass(frozen=True)
 class TeacherAboveMajority:
-    """On which tasks the teacher beats the majority baseline beyond chance."""
+    """The tasks on which the teacher beats the majority baseline beyond chance."""
 
     beyond: frozenset[str]
-    """Names of the tasks on which it does."""
+    """Names of these tasks."""
     untested: frozenset[str]
-    """Names of those of which there is no paired test, as in results of earlier versions: there its own 95 % interval
-    decides, widened where the score of the baseline varies with the examples too."""
+    """Names of the tasks without a paired test, as in results of earlier versions. There the teacher's own 95 %
+    interval decides, widened if the score of the baseline varies with the examples too."""
 
 
 def teacher_above_majority(measurements: Sequence[Measurement], tasks: Mapping[str, Task]) -> TeacherAboveMajority:
@@ -63,34 +62,34 @@ def _is_above(value: float, low: float, majority: float) -> bool:
     """Whether a score is above the majority baseline by more than its interval, where there is no paired test.
 
     A correlation of 0 is 0 on any examples. Shares of right answers vary in the baseline as in the teacher, and the
-    difference of two such, if they are independent, by the square root of 2 times as much.
+    difference of two independent ones varies by the square root of 2 times as much.
     """
     return value - majority > (value - low) * (2**0.5 if majority else 1.0) and low > majority
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a row keeps over some tasks."""
+    """What a row keeps over several tasks."""
 
     share: float | None
-    """Mean over `counted` of the share kept above the majority baseline; None where no task is counted."""
+    """Mean over `counted` of the share kept above the majority baseline; None if no task is counted."""
     raw: float | None
-    """Mean score as a share of the teacher's, over all of the tasks."""
+    """Mean over all tasks of the score as a share of the teacher's."""
     counted: tuple[Task, ...]
     """The tasks on which the teacher beats the majority baseline beyond chance."""
     left_out: tuple[Task, ...]
-    """The others."""
+    """The other tasks."""
 
     @property
     def reason(self) -> str:
-        """Why there is no share, as the end of a sentence."""
+        """The reason why there is no share, as the end of a sentence."""
         where = ", ".join(task.title for task in self.left_out)
         several = "any of " if len(self.left_out) > 1 else ""
         return f"the teacher does not beat the majority baseline beyond chance on {several}{where}"
 
 
 def kept_on(found: Scores, row: str, task: Task, above: TeacherAboveMajority, metric: str = "") -> float | None:
-    """What a row keeps on one task, by its headline metric or another one; None where the teacher may be chance."""
+    """Return what a row keeps on one task, by the headline or another metric; None where the teacher may be chance."""
     if task.name not in above.beyond:
         return None
     teacher, student = (scores.of_task(found, model, task, metric) for model in (TEACHER, row))
@@ -100,7 +99,7 @@ def kept_on(found: Scores, row: str, task: Task, above: TeacherAboveMajority, me
 
 
 def kept_over(found: Scores, row: str, tasks: Sequence[Task], above: TeacherAboveMajority) -> Kept:
-    """What a row keeps over tasks that teacher and row were both scored on: computed for each task, then averaged."""
+    """Return what a row keeps over the tasks that teacher and row were scored on: per task, then averaged."""
     by_task = {task: kept_on(found, row, task, above) for task in tasks}
     known = {task: share for task, share in by_task.items() if share is not None}
     raw = raw_share(scores.mean(found, row, tasks), scores.mean(found, TEACHER, tasks))

@@ -1,4 +1,4 @@
-"""How well a model gives each label where a text may have several, beside its teacher: a table."""
+"""A table of how well a model predicts each label if a text may have several, beside its teacher."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ COLUMNS = ("Label", "Texts with it", "Model", "Precision", "Recall", "F1", "Thre
 
 
 def label_table(answers: ChosenAnswers) -> Table:
-    """Precision, recall, F1, threshold and calibration error of each label; of many labels, the most frequent ones."""
+    """Return precision, recall, F1, threshold and calibration error of each label; of many, the most frequent ones."""
     support = answers.labels.sum(0)
     shown = np.sort(np.argsort(-support, kind="stable")[:MOST_LABELS])
     sides = [("small model", answers.student), *([("teacher", answers.teacher)] if answers.teacher else [])]
@@ -30,7 +30,7 @@ def label_table(answers: ChosenAnswers) -> Table:
 
 
 def _cells(side: Answers, labels: NDArray[np.int64]) -> list[tuple[Cell, ...]]:
-    """For each label the cells of one model."""
+    """Return one model's cells for each label."""
     assert side.thresholds is not None, "a text may have several labels"
     scores = zip(*scores_by_label(labels, side.classes), strict=True)
     errors = [

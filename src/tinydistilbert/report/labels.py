@@ -1,38 +1,38 @@
-"""Names beside the points of a chart, placed so that none lies on another name, on a point, or over the edge."""
+"""Names beside the points of a chart, placed so that none covers another name or a point or crosses the edge."""
 
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # here and below: half a second of every command that draws nothing
+if TYPE_CHECKING:  # saves half a second in every command that draws nothing
     from matplotlib.axes import Axes
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top."""
 GAP = 2.0
-"""Points between a name and what it must not touch."""
+"""Points between a name and anything that it must not touch."""
 DISTANCES = (7, 13, 20, 28, 37, 47, 58, 70, 85, 100, 120, 140)
-"""Of a name from its point, those near it first."""
+"""Distances of a name from its point, nearest first."""
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 RADIUS = 4.0
-"""Of a point."""
+"""Radius of a point."""
 LED_FROM = 13
-"""A name as far away as this or farther has a line to its point."""
+"""From this distance on, a line connects a name with its point."""
 
 
 def place(
     points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], bounds: Box, radius: float,
     line: Sequence[tuple[float, float]] = (),
 ) -> list[tuple[float, float] | None]:  # fmt: skip
-    """The left lower corner of each name, as near to its point as there is room; None where there is no room at all.
+    """Return the lower left corner of each name, as near to its point as there is room; None if there is no room.
 
     Args:
-        points: middles of the points, in the units of the rest.
+        points: centres of the points, in the units of the rest.
         sizes: width and height of each name.
         bounds: no name goes beyond it.
-        radius: of the points.
-        line: corners of a line; a name lies on it only where there is no other room.
+        radius: radius of the points.
+        line: corners of a line; a name covers it only if there is no other room.
     """
     marks = [(x - radius, y - radius, x + radius, y + radius) for x, y in points]
     corners = list[tuple[float, float] | None]()
@@ -59,7 +59,7 @@ def _around(point: tuple[float, float], size: tuple[float, float]) -> Iterator[B
     (x, y), (width, height) = point, size
     for distance, (right, up) in product(DISTANCES, DIRECTIONS):
         left = x + distance if right > 0 else x - distance - width if right < 0 else x - width / 2
-        # Beside a point and far away, names go up and down with the distance; at once beside it, half a line.
+        # Beside a far point, names move up and down with the distance; close beside it, by half a line.
         bottom = y - height / 2 + up * (distance if distance >= LED_FROM or not right else height / 2)
         left = left if distance < LED_FROM or not up else left - right * distance / 2
         yield left, bottom, left + width, bottom + height
@@ -71,7 +71,7 @@ def _is_free(box: Box, taken: Sequence[Box], bounds: Box) -> bool:
 
 
 def overlap(first: Box, second: Box, gap: float = 0.0) -> bool:
-    """Whether two boxes have a point in common, or come nearer to each other than `gap`."""
+    """Whether two boxes share a point, or are closer to each other than `gap`."""
     return (
         first[0] < second[2] + gap and second[0] < first[2] + gap
         and first[1] < second[3] + gap and second[1] < first[3] + gap
@@ -84,13 +84,13 @@ def name_points(
 ) -> None:  # fmt: skip
     """Write a name beside each point (x, y, name) of a chart whose limits and other content are final.
 
-    One that has no room is left out: a table with all of them stands beside every chart.
+    A name without room is left out: a table with all of them stands beside every chart.
     """
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextToPath
 
-    figure = axis.get_figure()  # get_figure(root=True) is matplotlib 3.10's
+    figure = axis.get_figure()  # get_figure(root=True) needs matplotlib 3.10
     assert isinstance(figure, Figure), "the axis is of a figure, and no figure in another one"
     figure.draw_without_rendering()  # the layout moves the axis
     scale = 72 / figure.dpi

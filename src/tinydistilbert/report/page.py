@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else, no network and no script."""
+"""The report of a run: one HTML file that needs no other file, no network and no script."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ from tinydistilbert.tasks.base import Task
 
 
 def _faults(settings: Recipe) -> tuple[str, ...]:
-    """The faults of TinyDistilBERT's notebook that a recipe with its losses repeats, a sentence each."""
+    """Return the faults of TinyDistilBERT's notebook that a recipe with its losses repeats, a sentence each."""
     if settings.objective.reduction != "notebook":
         return ()
     optimization, size = settings.distill.optimization, settings.corpus.block_size
@@ -81,7 +81,7 @@ def _compression(
             {
                 "table": table, "figures": figure(svg, caption), "title": compressed.task.title,
                 "anchor": compressed.task.name if len(compressed_models) > 1 else "",
-                # A page may be made anew where only the numbers were published.
+                # a page may be made again after only the numbers were published
                 "use": best_facts(run, compressed, measurements)
                 if atomic.is_finished(RunFolder(run).compressed(compressed.task.name).best) else None,
                 "by_class": (label_table if answers.are_several else confusion_table)(answers) if answers else None,
@@ -95,7 +95,7 @@ def _compression(
 def _teacher_point(
     compressed: compression.CompressedModel, measurements: Sequence[Measurement]
 ) -> list[figures.Tradeoff]:  # fmt: skip
-    """The teacher, where it was timed beside the variants and scored."""
+    """Return the teacher's point, if it was scored and timed together with the variants."""
     timed = compressed.teacher.get(compression.TEACHER_TIME)
     found = scores.of_task(scores.collect(measurements), scores.TEACHER, compressed.task)
     if timed is None or found is None:
@@ -118,9 +118,9 @@ def facts(
     command: str, settings: Recipe, measurements: Sequence[Measurement], notices: Sequence[str] = (),
     released: Sequence[str] = (),
 ) -> list[tuple[str, str]]:  # fmt: skip
-    """Recipe, machine, software and data behind the numbers, and notices of how data were read, as (name, value).
+    """Return recipe, machine, software and data behind the numbers, and notices about the data, as (name, value).
 
-    Models whose weights were deleted are named too.
+    Models whose weights were deleted are listed too.
     """
     last = measurements[-1].environment if measurements else {}
     dates = sorted(m.date for m in measurements)
@@ -140,7 +140,7 @@ def facts(
     )
     fingerprints = sorted({m.data_fingerprint[:12] for m in measurements if m.data_fingerprint})
     hashes = {m.recipe_hash for m in measurements if m.recipe == settings.name}
-    # What an earlier version called something else has the hash that its measurements say.
+    # A recipe that an earlier version hashed otherwise has the hash in its measurements.
     hashed = hashes.pop() if len(hashes) == 1 else schema.recipe_hash(settings)
     found = [
         ("Recipe", f"{settings.name} ({hashed})"),
@@ -164,9 +164,9 @@ def write_report(
 
     Args:
         run: the folder that `replicate` filled.
-        command: the command line that gives the same again; by default made from the recipe's name.
-        earlier: a page whose curves and examples are shown where those of the run are gone.
-        compared: differences between the rows, where they are not among the measurements.
+        command: the command that reproduces it; by default made from the recipe's name.
+        earlier: a page whose curves and examples are shown if those of the run are gone.
+        compared: differences between the rows, if they are not among the measurements.
 
     Raises:
         UserError: `run` is not a run folder.

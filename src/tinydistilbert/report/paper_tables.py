@@ -1,4 +1,4 @@
-"""The tables of the paper, this run's numbers beside the published ones: pure functions of measurements."""
+"""The tables of the paper, with this run's numbers beside the published ones: pure functions of measurements."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from tinydistilbert.tasks.base import ScoreTable, Task
 
 MARK_REPLACED = "‡"
 MOST_TYPES = 12
-"""Of entities, that a note names."""
+"""Number of entity types that a note names."""
 PRETRAINING = {
     "kl": "KL to teacher, nats", "mlm": "Masked-LM loss, nats", "perplexity": "Perplexity", "cosine": "1 − cosine",
 }  # fmt: skip
@@ -41,7 +41,7 @@ class Column:
     metric: str
 
     def published(self, model: str) -> float | None:
-        """The figure that is printed for a model, in points."""
+        """Return the printed figure for a model, in points."""
         return self.task.published.get(self.metric, {}).get(model)
 
 
@@ -52,10 +52,10 @@ class Mean:
     title: str
     tasks: tuple[Task, ...]
     printed: Mapping[str, float] | None = None
-    """The mean as printed, by model; None where it is taken of the printed scores."""
+    """The mean as printed, by model; None if it is computed from the printed scores."""
 
     def published(self, model: str) -> float | None:
-        """The mean of a published model, in points."""
+        """Return the mean of a published model, in points."""
         return published.mean_over(model, self.tasks) if self.printed is None else self.printed.get(model)
 
 
@@ -64,7 +64,7 @@ def _one_decimal(value: float | None) -> str:
 
 
 def score_cell(score: Score | None) -> Cell:
-    """Median, marks and, of several seeds, the range."""
+    """Return median, marks and, for several seeds, the range."""
     if score is None:
         return Cell(NOTHING)
     detail = f"{points(score.range[0])}–{points(score.range[1])}" if score.range else ""
@@ -72,7 +72,7 @@ def score_cell(score: Score | None) -> Cell:
 
 
 def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
-    """One sentence a mark, with the counts and the warnings behind it."""
+    """Return one sentence per mark, with the counts and the warnings behind it."""
     found = [(f"{TITLES[model]}, {column.task.title}", column.task.title, score) for model, column, score in used]
     notes = scores.notes_on_marks(found) + scores.note_on_lengths((title, score.middle) for _, title, score in found)
     repeats = {len(score.runs) for model, _, score in used if model not in BASELINE_NAMES}
@@ -90,7 +90,7 @@ def _footnotes(used: Sequence[tuple[str, Column, Score]]) -> list[str]:
 def _kept_row(
     found: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column], above: TeacherAboveMajority
 ) -> TableRow:
-    """What a row keeps of the teacher above the majority baseline, with the raw share in small."""
+    """Return what a row keeps of the teacher above the majority baseline, with the raw share in small."""
     cells = []
     for mean in means:
         kept = kept_over(found, model, mean.tasks, above)
@@ -114,7 +114,7 @@ def _share_cell(kept: float | None, raw: float | None, some: str = "") -> Cell:
 
 
 def _kept_notes(found: Scores, tasks: Sequence[Task], above: TeacherAboveMajority, models: Sequence[str]) -> list[str]:
-    """What "kept" means, and the tasks on which there is nothing to keep."""
+    """Explain "kept", and list the tasks on which there is nothing to keep."""
     if TEACHER not in models or len(models) < 2:
         return []
     scored = [task for task in tasks if scores.of_task(found, TEACHER, task) is not None]
@@ -144,7 +144,7 @@ def _published_row(model: str, means: Sequence[Mean], columns: Sequence[Column])
 
 
 def _measured_row(found: Scores, model: str, means: Sequence[Mean], columns: Sequence[Column]) -> TableRow:
-    """A mean carries the marks of every score in it."""
+    """Return a measured row; a mean has the marks of every score in it."""
     averages = []
     for mean in means:
         value = scores.mean(found, model, mean.tasks)
@@ -174,7 +174,7 @@ def _score_rows(
     published_models: Sequence[str],
     above: TeacherAboveMajority,
 ) -> tuple[tuple[TableRow, ...], list[str]]:
-    """Published rows, the baselines, measured rows and what they keep of the teacher; and the footnotes."""
+    """Return published rows, baselines, measured rows and what they keep of the teacher; and the footnotes."""
     used = [
         (model, column, score)
         for model in ROWS
@@ -194,14 +194,14 @@ def _score_rows(
 
 
 def _shared_tasks(found: Scores, tasks: Sequence[Task]) -> tuple[Task, ...]:
-    """Tasks over which rows can be compared: those that teacher and student (or whoever was scored) both have."""
+    """Return the tasks over which rows can be compared: those of both teacher and student (or whoever was scored)."""
     present = [model for model in ROWS if scores.tasks_scored(found, tasks, [model])] or [""]
     pair = [model for model in present if model in (TEACHER, "student")] or present[:1]
     return scores.tasks_scored(found, tasks, pair)
 
 
 def _missing_splits(measurements: Sequence[Measurement], tasks: Sequence[Task]) -> list[str]:
-    """A note for each task that has a split which the data folder lacks, such as MNLI's mismatched one."""
+    """Return a note for each task with a split that the data folder lacks, such as MNLI's mismatched one."""
     lacking = {m.task: m.details["missing"] for m in measurements if m.details.get("missing")}
     return [
         f"{task.title}: no {', '.join(lacking[task.name])} in the data, so not scored."
@@ -211,7 +211,7 @@ def _missing_splits(measurements: Sequence[Measurement], tasks: Sequence[Task]) 
 
 
 def _means(table: ScoreTable, tasks: tuple[Task, ...], shared: tuple[Task, ...]) -> list[Mean]:
-    """The table's score, and the mean over the tasks that were scored unless it is the same."""
+    """Return the table's score, and the mean over the tasks that were scored unless it is the same."""
     means = [Mean(table.score, tasks, table.published_scores)] if table.score else []
     if (0 < len(shared) < len(tasks)) if table.score else (table.has_mean and len(shared) > 1):
         means.append(Mean(f"Mean of {len(shared)}", shared))
@@ -219,7 +219,7 @@ def _means(table: ScoreTable, tasks: tuple[Task, ...], shared: tuple[Task, ...])
 
 
 def _notes_on_answers(found: Scores, members: Sequence[Task]) -> list[str]:
-    """What is to be known of answers: of several labels, of span tasks, and of questions with and without an answer."""
+    """Return notes on answers: of several labels, of span tasks, and of questions with and without an answer."""
     notes: dict[str, None] = {}
     for task in (task for task in members if task.kind == "multi-label"):
         if any(scores.of_task(found, model, task) for model in ROWS):
@@ -256,11 +256,11 @@ def _notes_on_answers(found: Scores, members: Sequence[Task]) -> list[str]:
 
 
 def score_table(table: ScoreTable, measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
-    """A table of scores: those of `tasks` that belong to it, if they were scored or have published scores.
+    """Return a table of scores: those of `tasks` that belong to it, if they were scored or have published scores.
 
     Args:
-        table: which one.
-        measurements: of one run.
+        table: the table to make.
+        measurements: measurements of one run.
         tasks: by name, as `tasks_of` gives them for the run's recipe.
     """
     members = tuple(task for task in tasks.values() if task.table == table)
@@ -292,7 +292,7 @@ def score_table(table: ScoreTable, measurements: Sequence[Measurement], tasks: M
 
 
 def score_tables(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> list[Table]:
-    """The tables of scores: first those without published rows, if something was measured in them."""
+    """Return the tables of scores: first those without published rows, if something was measured in them."""
     without, beside = [], []
     for table, members in tables_of(tasks).items():
         made = score_table(table, measurements, tasks)
@@ -304,7 +304,7 @@ def score_tables(measurements: Sequence[Measurement], tasks: Mapping[str, Task] 
 
 
 def _plain(score: Score | None) -> Cell:
-    """A number with a unit of its own, not in points."""
+    """Return a number with its own unit, not in points."""
     if score is None:
         return Cell(NOTHING)
     digits = 0 if score.value >= 100 else 3
@@ -312,7 +312,7 @@ def _plain(score: Score | None) -> Cell:
 
 
 def pretraining_table(measurements: Sequence[Measurement]) -> Table:
-    """The masked-LM measurements of teacher, student and control on held-out text."""
+    """Return the masked-LM measurements of teacher, student and control on held-out text."""
     pretraining = [m for m in measurements if m.task == "pretraining"]
     found = {(model, metric): score for (model, _, _, metric), score in scores.collect(pretraining).items()}
     present = {metric for _, metric in found}
@@ -333,17 +333,17 @@ def pretraining_table(measurements: Sequence[Measurement]) -> Table:
 
 
 def all_tables(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> list[Table]:
-    """The tables of the report in its order.
+    """Return the tables of the report in its order.
 
     Args:
-        measurements: of one run.
+        measurements: measurements of one run.
         tasks: by name, as `tasks_of` gives them for the run's recipe.
     """
     return [*score_tables(measurements, tasks), speed_table(measurements), pretraining_table(measurements)]
 
 
 def console_tables(run: Path) -> list[Table]:
-    """The tables in which the run measured something, for the terminal.
+    """Return the tables in which the run measured something, for the terminal.
 
     Raises:
         UserError: `run` is not a run folder.

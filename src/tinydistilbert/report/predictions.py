@@ -1,4 +1,4 @@
-"""Predictions kept in run folders: those of two rows side by side, on the same examples in the same order."""
+"""Predictions kept in run folders, those of two rows side by side, on the same examples in the same order."""
 
 import operator
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ CHOSEN_NOTE = "its epoch was chosen on the scored examples themselves, so the sc
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run folder with what was scored in it."""
+    """A run folder and what was scored in it."""
 
     folder: Path
     recipe: Recipe
@@ -44,7 +44,7 @@ class ScoredRun:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The rows that were scored on some task, in the order of the tables."""
+        """The rows that were scored on any task, in the order of the tables."""
         found = {row for name in self.tasks for row in self.scores[name]}
         return tuple(row for row in ROWS if row in found)
 
@@ -59,42 +59,42 @@ class Side:
 
 @dataclass(frozen=True)
 class Predicted:
-    """The predictions of one row on one split, every seed on the same examples."""
+    """The predictions of one row on one split, with every seed on the same examples."""
 
     side: Side
     ids: list[Any]
     gold: list[Any]
     """Class numbers, scores, 0 or 1 for each of several labels, the tags of the words, or a question's answers."""
     answers: dict[int, list[Any]]
-    """By seed: the same, or texts."""
+    """Predictions by seed, in the forms of `gold`, or texts."""
     fingerprint: str
-    """Of the examples, texts included."""
+    """Fingerprint of the examples, texts included."""
     warnings: tuple[str, ...] = ()
-    """The sanity warnings of any seed."""
+    """The sanity warnings of all seeds."""
     hashes: tuple[str, ...] = ()
-    """Of each example's texts and label; none in scores of version 0.1."""
+    """Hash of each example's texts and label; empty in scores of version 0.1."""
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """Two rows on the examples of a split that both were scored on."""
+    """Two rows on the examples of a split on which both were scored."""
 
     task: Task
     split: str
     first: Predicted
     second: Predicted
     whole: tuple[int, int]
-    """Examples that each was scored on, shared or not."""
+    """Number of examples on which each was scored, shared or not."""
 
     @property
     def same_data(self) -> bool:
-        """Whether the shared examples have the same texts on both sides, by their hashes or by that of all of them."""
-        are_known = bool(self.first.hashes and self.second.hashes)  # else `pair` has refused them
+        """Whether the shared examples have the same texts on both sides, by their hashes or the hash of all of them."""
+        are_known = bool(self.first.hashes and self.second.hashes)  # otherwise `pair` has refused them
         return are_known or self.first.fingerprint == self.second.fingerprint
 
     @property
     def labels(self) -> NDArray[Any]:
-        """(n,) classes or scores, (n, labels) of several; zeros where answers or entities are scored text by text."""
+        """(n,) classes or scores, (n, labels) of several labels; zeros if answers or entities are scored one by one."""
         if self.task.kind == "token-classification":
             return np.zeros((len(self.first.ids), 3))
         return np.zeros(len(self.first.ids)) if self.task.kind == "span" else np.array(self.first.gold)
@@ -122,9 +122,9 @@ class Pairing:
         ]
 
     def predictions(self, metric: str) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(seeds, n) of each side: classes, scores, or for spans the metric of each answer; (seeds, n, labels).
+        """Return each side's (seeds, n): classes, scores, or for spans the metric of each answer; (seeds, n, labels).
 
-        In token classification (seeds, n, 3) counts of entities.
+        For token classification, (seeds, n, 3) counts of entities.
         """
         if self.task.kind == "token-classification":
             return self._entities[0], self._entities[1]
@@ -133,9 +133,9 @@ class Pairing:
         return np.array(list(self.first.answers.values())), np.array(list(self.second.answers.values()))
 
     def right(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(seeds, n) of each side: whether it has the example right, with all of its labels; not for regression.
+        """Return each side's (seeds, n): whether an example is right, with all of its labels; not for regression.
 
-        A text with entities is right where just these are predicted.
+        A text with entities is right if exactly these are predicted.
         """
         assert self.task.kind != "regression", "scores are near or far, not right or wrong"
         wanted = np.ones(len(self.first.ids)) if self.task.kind == "span" else self.labels
@@ -148,10 +148,10 @@ class Pairing:
 
 
 def scored_run(folder: Path, recipe: Recipe | None = None) -> ScoredRun:
-    """The finished scores of a run folder, checked against their manifests; `recipe` saves reading it again.
+    """Return a run's finished scores, checked against their manifests; `recipe` saves reading it again.
 
     Raises:
-        UserError: no run folder, or one without scores, or a file in it that is not as it was written.
+        UserError: no run folder, or one without scores, or a file in it that differs from how it was written.
     """
     where, fix = str(folder), "give the folder that `tinydistilbert replicate` or `finetune` wrote"
     if recipe is None:
@@ -169,14 +169,14 @@ def scored_run(folder: Path, recipe: Recipe | None = None) -> ScoredRun:
 
 
 def splits_of(run: ScoredRun, task: str, row: str) -> list[str]:
-    """The splits that every seed of a row has predictions on."""
+    """Return the splits on which every seed of a row has predictions."""
     scores = run.scores[task][row].values()
     splits = sorted((*run.tasks[task].evaluation, HELD_OUT))
     return [split for split in splits if all((folder / predictions_file(split)).is_file() for folder in scores)]
 
 
 def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicted:
-    """The predictions of a row on a split.
+    """Return the predictions of a row on a split.
 
     Raises:
         UserError: a file that cannot be read, an example with two predictions, or seeds with different examples.
@@ -214,9 +214,9 @@ def read_predicted(run: ScoredRun, task: Task, row: str, split: str) -> Predicte
 
 
 def majority_of(task: Task, predicted: Predicted) -> Predicted:
-    """The majority baseline on the same examples: always the most frequent label or answer, or the mean of numbers.
+    """Return the majority baseline on the same examples: always the most frequent label or answer, or the mean.
 
-    Of words it is that they are in no entity.
+    For words, the baseline predicts that they are in no entity.
     """
     constant: list[Any]
     if task.kind == "span":
@@ -231,10 +231,10 @@ def majority_of(task: Task, predicted: Predicted) -> Predicted:
 
 
 def pair(task: Task, split: str, first: Predicted, second: Predicted) -> Pairing:
-    """Both sides on the examples that they share, in the order of the first.
+    """Return both sides on the examples that they share, in the order of the first.
 
     Raises:
-        UserError: no example is shared, or a shared one has another label or text on the other side.
+        UserError: no example is shared, or a shared one has a different label or text on the other side.
     """
     where = f"{task.title} ({split}) of {first.side.run} and {second.side.run}"
     fix = "compare runs that were scored on the same data"

@@ -19,15 +19,15 @@ SPEED_NOTE = (
 
 @dataclass(frozen=True)
 class Published:
-    """One published model; its scores stand with the tasks (`Task.published`), under its name."""
+    """One published model; its scores are stored with the tasks (`Task.published`), under its name."""
 
     name: str
     source: str
     parameters_millions: float | None = None
     seconds: float | None = None
-    """A full pass over STS-B validation at batch 1 on a CPU, in the paper."""
+    """Seconds of a full pass over STS-B validation at batch 1 on a CPU, in the paper."""
     seconds_replication: float | None = None
-    """The same as TinyDistilBERT measured it."""
+    """The same, as measured by TinyDistilBERT."""
 
 
 ELMO = Published("ELMo", PAPER, parameters_millions=180, seconds=895)
@@ -44,20 +44,20 @@ MODELS = {
         ELMO, BERT_BASE, DISTILBERT, DISTILBERT_D, TINYDISTILBERT, TINYDISTILBERT_MEDIANS, TINYDISTILBERT_D,
     )
 }  # fmt: skip
-"""By name, in the order of the tables."""
+"""Published models by name, in the order of the tables."""
 
 TABLE_4 = {"kl": -2.96, "cosine": -1.46, "mlm": -0.31, "random": -3.69}
-"""Points of the GLUE macro score lost when a term is dropped, or when the student starts from random weights."""
+"""Points of the GLUE macro score that are lost without a term, or if the student starts from random weights."""
 
 
 def models_of(tasks: Iterable[Task]) -> tuple[str, ...]:
-    """The models of which scores on any of `tasks` are published: those of `MODELS` first, in their order."""
+    """Return the models with published scores on any of `tasks`: those of `MODELS` first, in their order."""
     with_scores = dict.fromkeys(model for task in tasks for scores in task.published.values() for model in scores)
     return (*(model for model in MODELS if model in with_scores), *(m for m in with_scores if m not in MODELS))
 
 
 def mean_over(model: str, tasks: Sequence[Task]) -> float | None:
-    """Mean of a model's published headline scores in points, `Task.corrected` applied; None if a score is missing."""
+    """Return the mean of a model's published headline scores in points, as corrected; None if a score is missing."""
     scores = [task.corrected.get(model, task.published.get(task.headline, {}).get(model)) for task in tasks]
     known = [score for score in scores if score is not None]
     return sum(known) / len(known) if known and len(known) == len(scores) else None

@@ -13,10 +13,10 @@ from tinydistilbert.storage import json_lines
 
 
 def read_run(run: Path) -> tuple[Recipe, list[Measurement]]:
-    """The recipe and the measurements of a run folder.
+    """Return the recipe and the measurements of a run folder.
 
     Raises:
-        UserError: one of the two files is not there, or is damaged.
+        UserError: one of the two files is missing or damaged.
     """
     folder = RunFolder(run)
     for path in (folder.recipe, folder.results):
@@ -27,9 +27,9 @@ def read_run(run: Path) -> tuple[Recipe, list[Measurement]]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a training's log; none when it is not there.
+    """Return the lines of a training's log; none if it is missing.
 
     Raises:
-        UserError: the log is not as it was when its folder was finished, or a line is no JSON object.
+        UserError: the log differs from when its folder was finished, or a line is not a JSON object.
     """
     return json_lines.read(path) if path.is_file() else []

@@ -1,4 +1,4 @@
-"""A page made anew from what is stored: of a whole run folder, or of one of which the measurements were kept."""
+"""Make a page again from stored data: from a whole run folder, or from one with only its measurements."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from tinydistilbert.tasks import tasks_of
 
 
 def remake(folder: Path) -> Path:
-    """Write the page of a run and the cards of its models anew, from what was kept; gives the path of the page.
+    """Write the page of a run and the cards of its models again from what was kept; return the path of the page.
 
-    Measurements are not changed. Where a run of an earlier version did not compare its rows and its predictions are
-    there, they are compared for the page. What can no longer be drawn (curves, examples) is taken from the page before,
-    and so is the command line.
+    Measurements are not changed. If a run of an earlier version did not compare its rows and its predictions are there,
+    they are compared for the page. The command line, and what can no longer be drawn (curves, examples), are taken from
+    the previous page.
 
     Raises:
         UserError: the folder has no recipe or no measurements, or one of its files is damaged.

@@ -1,4 +1,4 @@
-"""From single measurements to a table cell: the median over seeds, its range, and the marks that go with it."""
+"""From single measurements to a table cell: the median over seeds, its range, and its marks."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +13,10 @@ from tinydistilbert.tasks.base import Task
 
 SUBSET, TRAINED_ON_SUBSET, FROM_TRAIN, CHOSEN, WARNING = MARKS = ("*", "†", "§", "¶", "⚠")
 CHOSEN_ON_REPORTED = ("reported", "published")
-"""Values of `finetune.select` with which the reported examples chose the epoch; earlier versions wrote the second."""
+"""Values of `finetune.select` by which the reported examples chose the epoch; earlier versions wrote the second."""
 TEACHER, MAJORITY = "teacher", "majority"
 ROWS = (TEACHER, "student", "student (D)", "control", "model", "model (D)", *BASELINE_NAMES)
-"""Measured rows in the order of the tables; a given model (`finetune.model`) takes the place of student and control."""
+"""Measured rows in the order of the tables; a given model (`finetune.model`) replaces student and control."""
 LEVEL = 0.05
 HIGHER, LOWER = "▲", "▼"
 TITLES = {
@@ -33,18 +33,18 @@ TITLES = {
 
 
 def row_title(row: str) -> str:
-    """A row as tables print it."""
+    """Return a row's name as tables print it."""
     return "Majority baseline" if row == MAJORITY else TITLES.get(row, row)
 
 
 def metric_title(task: Task, metric: str) -> str:
-    """The name of a metric of a task; of F1 with what it counts where that is not words."""
+    """Return the name of a task's metric; F1 also says what it counts unless that is words."""
     title = METRICS.get(metric, metric.replace("_", " "))
     return title.replace("F1", "F1 of characters") if task.answer_units == "characters" else title
 
 
 def mark_of(interval: tuple[float, float], adjusted: float) -> str:
-    """`▲` or `▼` where a difference is surely above or below 0: Holm's p below 0.05 and an interval without 0."""
+    """Return `▲` or `▼` if a difference is surely above or below 0: Holm's p below 0.05 and an interval without 0."""
     low, high = interval
     if adjusted >= LEVEL or low <= 0 <= high:
         return ""
@@ -53,11 +53,11 @@ def mark_of(interval: tuple[float, float], adjusted: float) -> str:
 
 @dataclass(frozen=True)
 class Score:
-    """One quantity, measured once a seed; `runs` is ordered by value and never empty."""
+    """One quantity, measured once per seed; `runs` is ordered by value and never empty."""
 
     runs: tuple[Measurement, ...]
     unbeaten: tuple[str, ...] = ()
-    """The cheap baselines that it does not beat beyond chance, each in words."""
+    """The cheap baselines that it does not beat beyond chance, in words."""
 
     @property
     def value(self) -> float:
@@ -71,12 +71,12 @@ class Score:
 
     @property
     def middle(self) -> Measurement:
-        """The run at the median (the lower one of two): where interval and counts are taken from."""
+        """The run at the median (the lower one of two), from which interval and counts are taken."""
         return self.runs[(len(self.runs) - 1) // 2]
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Bootstrap 95 % interval over examples, of the middle run."""
+        """Bootstrap 95 % interval over the examples, of the middle run."""
         interval = self.middle.details.get("interval")
         return (float(interval[0]), float(interval[1])) if interval else None
 
@@ -88,25 +88,25 @@ class Score:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The sanity warnings of any of the runs, and the cheap baselines that are not beaten."""
+        """The sanity warnings of all runs, and the cheap baselines that are not beaten."""
         return (*self.sanity_warnings, *self.unbeaten)
 
     @property
     def sanity_warnings(self) -> tuple[str, ...]:
-        """The sanity warnings of any of the runs."""
+        """The sanity warnings of all runs."""
         return tuple(dict.fromkeys(warning for run in self.runs for warning in run.details.get("warnings", ())))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the runs say of their examples."""
+        """Notes of the runs about their examples."""
         return tuple(dict.fromkeys(note for run in self.runs for note in run.details.get("notes", ())))
 
     @property
     def marks(self) -> str:
-        """What must be known of it.
+        """The marks of the score.
 
-        `*` scored on a subset, `†` trained on one, `§` scored on a part of the train split, `¶` its epoch was chosen by
-        the very examples that are scored, `⚠` a sanity check warned.
+        `*` scored on a subset, `†` trained on a subset, `§` scored on a part of the train split, `¶` the scored
+        examples chose its epoch, `⚠` a sanity check warned.
         """
         scored = any(run.is_subset for run in self.runs)
         trained = any(run.is_trained_on_subset for run in self.runs)
@@ -117,13 +117,13 @@ class Score:
 
 
 Scores = Mapping[tuple[str, str, str, str], Score]
-"""By model, task, split and metric."""
+"""Scores by model, task, split and metric."""
 
 
 def collect(measurements: Iterable[Measurement]) -> Scores:
     """Group task and pretraining measurements over seeds; of a number measured again, the last one counts.
 
-    Comparisons of rows are no scores of their own: those with a cheap baseline go to the scores that do not beat it.
+    Comparisons of rows are not scores: those with a cheap baseline are added to the scores that do not beat it.
     """
     latest: dict[tuple[str, str, str, str], dict[int, Measurement]] = {}
     unbeaten: dict[tuple[str, str, str, str], dict[str, str]] = {}
@@ -142,7 +142,7 @@ def collect(measurements: Iterable[Measurement]) -> Scores:
 
 
 def _unbeaten(difference: Measurement) -> str:
-    """That the baseline is not beaten beyond chance, in words; empty where it is."""
+    """Say that the baseline is not beaten beyond chance; empty if it is."""
     details = difference.details
     low, high = details["interval"]
     if mark_of((low, high), details["p_adjusted"]) == HIGHER:
@@ -154,35 +154,35 @@ def _unbeaten(difference: Measurement) -> str:
 
 
 def of_task(scores: Scores, model: str, task: Task, metric: str = "") -> Score | None:
-    """The score of a model on the first evaluation split of a task, by the task's headline metric or another one.
+    """Return a model's score on the first evaluation split of a task, by the headline metric or another one.
 
-    Where the recipe scores on what it held out of the train split, that, and it is marked.
+    If the recipe scores on what it held out of the train split, return that score, with a mark.
     """
     splits = (task.evaluation[0], HELD_OUT)
     return next((s for split in splits if (s := scores.get((model, task.name, split, metric or task.headline)))), None)
 
 
 def tasks_scored(scores: Scores, tasks: Sequence[Task], models: Sequence[str] = ()) -> tuple[Task, ...]:
-    """Those of `tasks` on which each of `models` has a headline score; with no models, on which any row has one."""
+    """Return the tasks on which each of `models` has a headline score; without models, on which any row has one."""
     if models:
         return tuple(task for task in tasks if all(of_task(scores, model, task) for model in models))
     return tuple(task for task in tasks if any(of_task(scores, model, task) for model in ROWS))
 
 
 def mean(scores: Scores, model: str, tasks: Sequence[Task]) -> float | None:
-    """Plain mean of the headline scores over `tasks`; None where one of them is missing."""
+    """Return the plain mean of the headline scores over `tasks`; None if one of them is missing."""
     values = [score.value for task in tasks if (score := of_task(scores, model, task))]
     return statistics.fmean(values) if values and len(values) == len(tasks) else None
 
 
 def merged_marks(marks: Iterable[str]) -> str:
-    """The marks of several scores as those of one."""
+    """Return the marks of several scores as those of one."""
     every = "".join(marks)
     return "".join(mark for mark in MARKS if mark in every)
 
 
 def note_on_lengths(found: Iterable[tuple[str, Measurement]]) -> list[str]:
-    """A sentence about the texts that were longer than what a model reads, of (title of the task, score); or none."""
+    """Return a sentence on texts longer than what a model reads, for (title of the task, score); or none."""
     cut: dict[str, None] = {}
     for title, m in found:
         scored, trained = m.details.get("cut_texts", 0), m.details.get("cut_train_texts", 0)
@@ -194,7 +194,7 @@ def note_on_lengths(found: Iterable[tuple[str, Measurement]]) -> list[str]:
 
 
 def notes_on_marks(found: Iterable[tuple[str, str, Score]]) -> list[str]:
-    """One sentence a mark, with the counts and the warnings behind it, of (whose score, title of the task, score)."""
+    """Return a sentence per mark, with counts and warnings, for (whose score, title of the task, score)."""
     scored: dict[str, None] = {}
     trained: dict[str, None] = {}
     held_out: dict[str, None] = {}

@@ -13,15 +13,15 @@ BACKENDS = {
     TORCH: "torch eager", "torch-compile": "torch.compile", "torch-graph": "CUDA graph", "onnx": "ONNX Runtime",
     "onnx-int8": "ONNX Runtime int8", "openvino": "OpenVINO",
 }  # fmt: skip
-"""Back ends as the table names them; rows of the first, which published seconds are of, do not name it."""
+"""Back ends as the table names them; rows of the first, which published seconds belong to, do not name it."""
 PROTOCOLS = {"padded-128": "padded, s", "true-length": "true length, s", "with-tokenizer": "with tokenizer, s"}
 PUBLISHED = {
     "elmo": published.ELMO, "bert-base": published.BERT_BASE, "distilbert": published.DISTILBERT,
     "tinydistilbert": published.TINYDISTILBERT,
 }  # fmt: skip
-"""Printed rows by the name under which a model of that shape is measured; nothing is measured as the last."""
+"""Printed rows by the name under which a model of that shape is measured; nothing is measured under the last."""
 REFERENCES = {"bert-base": "BERT-base", "teacher": "the teacher"}
-"""What the others are compared with, by torch eager: the first that was timed so."""
+"""What the others are compared with, in torch eager: the first of these that was timed so."""
 
 Condition = tuple[str, str]
 """Device and protocol under which a row was timed."""
@@ -31,11 +31,11 @@ RowKey = tuple[str, str]
 
 def _backend(m: Measurement) -> str:
     name = str(m.details["backend"])
-    return TORCH if name == BACKENDS[TORCH] else name  # what version 0.1 called its only back end
+    return TORCH if name == BACKENDS[TORCH] else name  # version 0.1 used this name for its only back end
 
 
 def _latencies(measurements: Sequence[Measurement]) -> dict[RowKey, dict[Condition, Measurement]]:
-    """By row and place; of a number measured again, the last one counts."""
+    """Return latencies by row and condition; of a number measured again, the last one counts."""
     found: dict[RowKey, dict[Condition, Measurement]] = {}
     for m in measurements:
         if m.task == "latency":
@@ -45,7 +45,7 @@ def _latencies(measurements: Sequence[Measurement]) -> dict[RowKey, dict[Conditi
 
 
 def measured_seconds(measurements: Sequence[Measurement]) -> dict[tuple[str, str, str], Measurement]:
-    """Latency by model, device and protocol, all by one back end: torch eager, or where that was not timed another."""
+    """Return latency by model, device and protocol, all with one back end: torch eager, or if not timed, another."""
     found = _latencies(measurements)
     backends = [backend for _, backend in found]
     chosen = TORCH if TORCH in backends else next(iter(backends), "")
@@ -88,7 +88,7 @@ def _seconds_cell(m: Measurement | None, reference: Measurement | None) -> Cell:
 
 
 class _Speed:
-    """The measurements behind the table, where its cells find them."""
+    """The measurements behind the table, indexed for its cells."""
 
     def __init__(self, measurements: Sequence[Measurement]) -> None:
         self.latencies = _latencies(measurements)
@@ -102,7 +102,7 @@ class _Speed:
         self.reference = next((name for name in REFERENCES if (name, TORCH) in self.latencies), "")
 
     def rows(self) -> list[tuple[RowKey, Published | None]]:
-        """Models in the order of the paper, then those of the run; each by its back ends."""
+        """Models in the order of the paper, then those of the run, each with its back ends."""
         measured = dict.fromkeys([*self.sizes, *(model for model, _ in self.latencies)])
         keys = []
         for model in dict.fromkeys([*PUBLISHED, *measured]):
@@ -111,7 +111,7 @@ class _Speed:
         return keys
 
     def cells(self, key: RowKey, printed: Published | None) -> tuple[Cell, ...]:
-        """One line."""
+        """Return one line of the table."""
         model, backend = key
         size, file, row = self.sizes.get(model), self.files.get(key), self.latencies.get(key, {})
         parameters = f"{size.value / 1e6:.1f} M" if size else NOTHING
@@ -149,7 +149,7 @@ def _throughput_cell(m: Measurement | None) -> Cell:
 
 
 def speed_table(measurements: Sequence[Measurement]) -> Table:
-    """Table 3: parameters, size, seconds of a full pass over STS-B validation and memory, published and measured."""
+    """Return Table 3: parameters, size, seconds of a pass over STS-B validation, memory; published and measured."""
     speed = _Speed(measurements)
     body = [
         TableRow(

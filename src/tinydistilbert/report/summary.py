@@ -1,4 +1,4 @@
-"""The result of a run in a sentence and a few figures: score kept, speed-up, size, and how sure they are."""
+"""The result of a run in a sentence and a few figures: score kept, speed-up, size, and how certain they are."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tinydistilbert.tasks.base import Task
 SUBJECTS = {
     "student": "The student", "student (D)": "The student", "model (D)": "The distilled model", "model": "The model",
 }  # fmt: skip
-"""What a sentence calls the row that a run is about: the first of these that was scored."""
+"""Names in a sentence for the row that a run is about: the first of these that was scored."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Summary:
     figures: tuple[BigFigure, ...]
     sure: tuple[str, ...]
     kept: Kept | None
-    """What the row that it is about keeps of the teacher; None where not both were scored."""
+    """What the main row keeps of the teacher; None if not both were scored."""
     speed_up: float | None
     """Teacher's seconds over the student's."""
     basis: str
@@ -43,7 +43,7 @@ class Summary:
 
 
 def _basis(found: Scores, tasks: Mapping[str, Task], models: Sequence[str]) -> tuple[tuple[Task, ...], str]:
-    """Where models are compared: the scored tasks of the first table in which there are any."""
+    """Return where models are compared: the scored tasks of the first table that has any."""
     for table, members in tables_of(tasks).items():
         shared = scores.tasks_scored(found, members, models)
         if shared:
@@ -58,10 +58,10 @@ def _subject(found: Scores, tasks: Mapping[str, Task]) -> str:
 
 
 def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Summary:
-    """The summary of a run; what was not measured is left out of it.
+    """Return the summary of a run, without what was not measured.
 
     Args:
-        measurements: of one run.
+        measurements: measurements of one run.
         tasks: by name, as `tasks_of` gives them for the run's recipe.
     """
     found = scores.collect(measurements)
@@ -129,7 +129,7 @@ def summarize(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = T
 
 
 def _counted(kept: Kept, basis: str) -> str:
-    """The tasks that what is kept is the mean of, for a sentence."""
+    """Return the tasks over which the kept score is averaged, for a sentence."""
     every = len(kept.counted) + len(kept.left_out)
     if not kept.left_out:
         return basis
@@ -174,7 +174,7 @@ def _sure_of_scores(
 
 
 def _sure_of_differences(tests: Mapping[str, RowDifference], tasks: Sequence[Task], subject: str) -> list[str]:
-    """What the paired test says of teacher and subject, as the table of differences marks it."""
+    """Return what the paired test says of teacher and subject, as the table of differences marks it."""
     if not tasks:
         return []
     if not tests:

@@ -1,4 +1,4 @@
-"""The errors that a model was surest of, with what its teacher answered to the same text, and the teacher's."""
+"""The errors a model was most certain of, with its teacher's answers to the same texts, and the teacher's errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,16 +27,16 @@ class SurestError:
 
 @dataclass(frozen=True)
 class SurestErrors:
-    """The surest errors of one of the two."""
+    """The most certain errors of student or teacher."""
 
     title: str
     errors: tuple[SurestError, ...]
     count: int
-    """Of all its errors."""
+    """Number of all its errors."""
 
 
 def surest_errors(answers: ChosenAnswers) -> list[SurestErrors]:
-    """Those of the student and those of the teacher; nothing where the texts or the teacher's answers are not known."""
+    """Return those of the student and of the teacher; nothing if texts or teacher's answers are unknown."""
     if answers.texts is None or answers.teacher is None:
         return []
     groups = []
@@ -48,7 +48,7 @@ def surest_errors(answers: ChosenAnswers) -> list[SurestErrors]:
 
 
 def _sureness(answers: ChosenAnswers, side: Answers) -> NDArray[np.float64]:
-    """How sure an answer is; of several labels the surest of those that are wrong."""
+    """Return how certain an answer is; for several labels, the most certain of the wrong ones."""
     if not answers.are_several:
         return side.confidence
     return np.asarray(np.where(side.classes != answers.labels, side.certainty, 0.0).max(-1))
@@ -74,7 +74,7 @@ def _answer(answers: ChosenAnswers, side: Answers, index: int) -> str:
 
 
 def _given(answers: ChosenAnswers, side: Answers, index: int) -> str:
-    """The labels that were given, and those that should have been, with their probabilities."""
+    """Return the labels that were given, and those that should have been, with their probabilities."""
     given, gold = side.classes[index] == 1, answers.labels[index] == 1
     percent = [f"{100 * probability:.0f} %" for probability in side.probabilities[index]]
     missing = [f"not {answers.names[label]} ({percent[label]})" for label in np.flatnonzero(gold & ~given).tolist()]

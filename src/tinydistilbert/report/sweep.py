@@ -23,25 +23,25 @@ class TrialRow:
 
     number: int
     state: str
-    """As Optuna names it."""
+    """Its state as Optuna names it."""
     value: float | None
     values: Mapping[str, Any]
     """Its settings."""
     seconds: float | None
     why: str
-    """It failed."""
+    """Why it failed."""
 
 
 @dataclass(frozen=True)
 class Swept:
-    """Everything in table, figure and page."""
+    """The content of table, figure and page."""
 
     recipe: Recipe
     trials: Sequence[TrialRow]
     best: TrialRow | None
     is_scored: bool
     basis: str
-    """By what trials are compared."""
+    """What trials are compared by."""
     importance: Mapping[str, float]
 
     @property
@@ -54,7 +54,7 @@ class Swept:
 
     @property
     def done(self) -> int:
-        """Trials that are finished."""
+        """Number of finished trials."""
         return sum(trial.state == "COMPLETE" for trial in self.trials)
 
 
@@ -69,7 +69,7 @@ def _value(trial: TrialRow, is_scored: bool) -> str:
 
 
 def sweep_table(swept: Swept) -> Table:
-    """A line for each trial, the best first; then those that are not finished."""
+    """Return a table with a line for each trial, the best first, then those that are not finished."""
     keys = list(dict.fromkeys(key for trial in swept.trials for key in trial.values))
     sign = -1 if swept.is_scored else 1
 

@@ -1,4 +1,4 @@
-"""Tables: their cells and rows, and how they are written for a terminal and as Markdown (a template does the page)."""
+"""Tables: their cells and rows, and their output for a terminal and as Markdown (a template makes the page)."""
 
 import io
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ METRICS = {
     "entity_f1": "entity F1", "entity_precision": "entity precision", "entity_recall": "entity recall",
     "no_ans_exact_match": "exact match, without an answer", "no_ans_f1": "F1, without an answer",
 }  # fmt: skip
-"""Metrics as tables print them."""
+"""Names of metrics in tables."""
 RowKind = Literal["published", "baseline", "measured", "derived"]
 
 
@@ -31,9 +31,9 @@ class Cell:
     marks: str = ""
     detail: str = ""
     share: float | None = None
-    """Share of 1, to draw as a bar."""
+    """Share of 1 to draw as a bar."""
     printed: bool = False
-    """A published figure in the row of a model that was measured too."""
+    """Whether it is a published figure in the row of a model that was measured too."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,17 @@ class Table:
 
 
 def as_printed(value: float | None) -> str:
-    """A published figure with the one or two decimals that its source prints."""
+    """Return a published figure with the one or two decimals that its source prints."""
     return NOTHING if value is None else f"{value:.2f}".removesuffix("0")
 
 
 def points(value: float | None) -> str:
-    """A share or a correlation in points, with one decimal."""
+    """Return a share or a correlation in points, with one decimal."""
     return NOTHING if value is None else f"{100 * value:.1f}"
 
 
 def to_rich(table: Table) -> RichTable:
-    """The table for a terminal, the notes as its caption."""
+    """Return the table for a terminal, with the notes as its caption."""
     rich = RichTable(
         title=table.title, caption="\n".join((table.caption, *table.notes)), box=box.SIMPLE_HEAD, pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -90,7 +90,7 @@ def to_rich(table: Table) -> RichTable:
 
 
 def to_text(table: Table, width: int = 100) -> str:
-    """The table as plain text of so many columns, as a terminal would show it."""
+    """Return the table as plain text of that many columns, as in a terminal."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as captured:
         console.print(to_rich(table))
@@ -98,7 +98,7 @@ def to_text(table: Table, width: int = 100) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """The table as GitHub Markdown, with title, caption and notes around it."""
+    """Return the table as GitHub Markdown, with title, caption and notes around it."""
 
     def line(texts: Sequence[str]) -> str:
         return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"
@@ -112,11 +112,11 @@ def to_markdown(table: Table) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference of shares or correlations in points, with its sign."""
+    """Return a difference of shares or correlations in points, with its sign."""
     shown = f"{100 * value:+.1f}".replace("-", "−")
     return "0.0" if shown in ("+0.0", "−0.0") else shown
 
 
 def format_p(p: float) -> str:
-    """A p-value with three decimals, very small ones as such."""
+    """Return a p-value with three decimals, or as very small."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,4 +1,4 @@
-"""The cards of task models: fine-tuned, exported, or chosen by a compression; each says what was measured of it."""
+"""The cards of fine-tuned, exported or compressed task models; each says what was measured of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +30,7 @@ PIPELINES = {
     "classification": "text-classification", "multi-label": "text-classification", "regression": "text-classification",
     "span": "question-answering", "masked-lm": "fill-mask", "token-classification": "token-classification",
 }  # fmt: skip
-"""What the hub calls the heads of models."""
+"""The hub's names for the heads of models."""
 TAG = "tinydistilbert"
 BIASES = (
     "- It has the biases of the model that it was made from and of the data; check for them before it decides anything "
@@ -41,7 +41,7 @@ _INT8 = "8-bit integers"
 
 
 def write_task_cards(run: Path) -> list[Path]:
-    """Write the cards of all task models and chosen variants in a run folder; gives their paths."""
+    """Write the cards of all task models and chosen variants in a run folder; return their paths."""
     facts = RunFacts.read(run)
     subjects = [*fine_tuned(facts), *chosen(facts)]
     return [card_text.write(subject.folder, task_card(facts, subject)) for subject in subjects]
@@ -50,8 +50,8 @@ def write_task_cards(run: Path) -> list[Path]:
 def write_export_card(source: Path, output: Path) -> Path:
     """Write the card of a folder that was exported from a task model.
 
-    What the run says that the model lies in, if it lies in one, is true of the export as far as its logits are the
-    same; of a model from elsewhere only the export itself is known.
+    If the model lies in a run, what the run says about it holds for the export if its logits are the same; of a model
+    from elsewhere only the export itself is known.
     """
     made, facts = run_of_task_model(source), exported_facts(output)
     int8 = facts.get("precision") == "int8"
@@ -76,7 +76,7 @@ def write_export_card(source: Path, output: Path) -> Path:
 
 
 def task_card(facts: RunFacts, subject: Subject) -> str:
-    """The text of `README.md`."""
+    """Return the text of `README.md`."""
     recipe, task = facts.recipe, subject.task
     sources = _sources(facts, subject)
     base = hub_name(recipe.finetune.model or recipe.teacher.model, MODELS)
@@ -110,7 +110,7 @@ def task_card(facts: RunFacts, subject: Subject) -> str:
 
 
 def verdict(facts: RunFacts, subject: Subject) -> str:
-    """In a sentence, what it keeps of its teacher above the majority (docs/decisions/0027-kept.md)."""
+    """Say in a sentence what it keeps of its teacher above the majority (docs/decisions/0027-kept.md)."""
     task = subject.task
     if not subject.measured or subject.measured[0].metric != task.headline:
         return "Nothing was measured on this model yet."
@@ -155,7 +155,7 @@ def _results(facts: RunFacts, subject: Subject) -> list[str]:
 
 
 def _eval_results(subject: Subject) -> list[EvalResult]:
-    """For `model-index`; scores of another form of the model are not its own."""
+    """Return the results for `model-index`; scores of another form of the model are not its own."""
     task = subject.task
     return [
         EvalResult(
@@ -272,7 +272,7 @@ def _use(folder: Path, kind: str) -> list[str]:
 
 
 def _bare_card(source: Path, output: Path, form: str) -> str:
-    """The card of an export of a model of which no run says anything."""
+    """Return the card of an export of a model without a run."""
     config: Mapping[str, Any] = atomic.read_json(output / CONFIG)
     head = str(exported_facts(output).get("head") or _head(config.get("architectures") or ()))
     sources = [model_source("Weights", str(source), None)]

@@ -1,4 +1,4 @@
-"""The model that a run is made for, in a few figures: what it keeps, how fast and large it is, what a text costs."""
+"""The model that a run is made for, in a few figures: what it keeps, its speed and size, and the cost of a text."""
 
 import math
 import shlex
@@ -17,7 +17,7 @@ from tinydistilbert.run_folder import RunFolder
 from tinydistilbert.tasks import tasks_of
 
 PRICE = 0.05
-"""Dollars of a core and hour, as an example: about what clouds ask for one on demand."""
+"""Dollars per core-hour as an example, about what clouds charge on demand."""
 TEXTS = 1000
 
 
@@ -31,25 +31,25 @@ class BestFacts:
     lines: tuple[str, ...]
     as_data: Mapping[str, Any]
     code: str
-    """What asks it in Python, to show that it answers."""
+    """Python code that asks the model, to show that it answers."""
     command: str
-    """The same in a shell."""
+    """The same as a shell command."""
 
 
 def facts_of_best(run: Path, task: str) -> BestFacts:
-    """The facts of a finished compression in a run folder."""
+    """Return the facts of a finished compression in a run folder."""
     recipe, measurements = read_run(run)
     compressed = {one.task.name: one for one in compressed_models(measurements, tasks_of(recipe.finetune))}
     return best_facts(run, compressed[task], measurements)
 
 
 def best_facts(run: Path, compressed: CompressedModel, measurements: Sequence[Measurement]) -> BestFacts:
-    """The facts of the chosen variant.
+    """Return the facts of the chosen variant.
 
     Args:
-        run: the folder.
+        run: the run folder.
         compressed: the model with its variants.
-        measurements: of the run; the teacher's score is among them, where there was a teacher.
+        measurements: measurements of the run; the teacher's score is among them, if there was a teacher.
     """
     place, task = compressed.chosen, compressed.task
     score, timed, size = compressed.scores[place], compressed.times[place], compressed.sizes[place]
@@ -98,5 +98,5 @@ def best_facts(run: Path, compressed: CompressedModel, measurements: Sequence[Me
 
 
 def _dollars(value: float) -> str:
-    """Two digits that count, without an exponent."""
+    """Return the amount with two significant digits, without an exponent."""
     return f"{value:.{max(2, 1 - math.floor(math.log10(value)))}f}" if value > 0 else "0"

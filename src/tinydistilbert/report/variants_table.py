@@ -1,4 +1,4 @@
-"""Every metric of every task, split and model, with its interval: the long table below those of the paper."""
+"""Every metric of every task, split and model, with its interval: the long table below the paper's."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from tinydistilbert.tasks.base import Task
 
 
 def variants_table(measurements: Sequence[Measurement], tasks: Mapping[str, Task] = TASKS) -> Table:
-    """Every metric variant of every task and split, with 95 % intervals and the number of examples behind it."""
+    """Return every metric of every task and split, with 95 % intervals and the number of examples."""
     found, above, rows = scores.collect(measurements), teacher_above_majority(measurements, tasks), []
     for task in tasks.values():
         of_this_task = {key: score for key, score in found.items() if key[1] == task.name}

@@ -1,1 +1,1 @@
-"""Settings found by trying: a recipe run over and over by Optuna, each time with others of its settings."""
+"""A search for settings: Optuna runs a recipe repeatedly, each time with other settings."""

@@ -25,38 +25,38 @@ from tinydistilbert.workers.process import stop_with_parent
 from tinydistilbert.workers.run import run_parts
 
 TRIALS = 20
-"""Done where nobody says how many."""
+"""The default number of trials."""
 WHY, SECONDS = "why", "seconds"
 """Attributes of a trial in Optuna's record: why it failed, and the seconds of all processes that worked on it."""
 FAILED_AT_ONCE = 3
-"""Trials that fail before one succeeds, after which it is the recipe that is wrong."""
+"""If this many trials fail before one succeeds, the recipe is wrong."""
 
 
 def sweep(
     recipe: Recipe, space: Path, output: Path, *, trials: int, storage: str = "", log: Callable[[str], None],
     command: str = "", workers: Jobs | None = None,
 ) -> tuple[Table, str]:  # fmt: skip
-    """Try settings of a recipe until so many trials are done, and write table and page.
+    """Try settings of a recipe until that many trials are done, and write table and page.
 
-    The same call in another process takes part; after a kill it goes on, and the trial that was stopped goes on where
-    it was. Each trial is an ordinary run in `output/trials`.
+    The same call in another process joins the sweep. After a kill, the same call continues, and so does the trial that
+    was stopped. Each trial is an ordinary run in `output/trials`.
 
     Args:
-        recipe: what is tried over and over.
-        space: file of the settings and their ends (`Space.read`).
+        recipe: the recipe to run repeatedly.
+        space: file of the settings and their limits (`Space.read`).
         output: folder of the sweep; made if missing, continued if it is one of this recipe and space.
-        trials: done in all, by all processes; those stopped early count.
-        storage: URL of a data base for Optuna; empty = a journal in the folder.
+        trials: total number of trials, of all processes; those stopped early count.
+        storage: URL of a database for Optuna; empty = a journal in the folder.
         log: called with a line for each stage of each trial.
         command: the command line that the page shows.
-        workers: how trials are run side by side; None = one after the other, in this process.
+        workers: how trials run in parallel; None = one after the other, in this process.
 
     Returns:
         The table, and the best trial in a sentence.
 
     Raises:
         UserError: an input is wrong, or the first trials all failed.
-        Interrupted: the user asked to stop; the same call goes on.
+        Interrupted: the user asked to stop; the same call continues.
     """
     swept = sweep_of(recipe, space, output, storage=storage, log=log)
     check_data_folder(recipe.data)
@@ -87,7 +87,7 @@ def sweep(
 def _run_side_by_side(
     study: Any, swept: SweepSetup, trials: int, workers: Jobs, space: Path, command: str
 ) -> None:  # fmt: skip
-    """Run trials by processes of their own until so many are done."""
+    """Run trials in separate processes until that many are done."""
     begun: dict[str, int] = {}
     storage = ("--storage", swept.storage) if swept.storage else ()
     recipe, output = str(swept.folder.recipe), str(swept.folder.path)
@@ -98,7 +98,7 @@ def _run_side_by_side(
             trial = study.ask()
         if trial is None:
             return None
-        swept.space.suggest(trial)  # by the sampler of this process, whose draws depend on the seed
+        swept.space.suggest(trial)  # by this process's sampler, whose draws depend on the seed
         name, part = f"trial {trial.number}", ("--output", output, *storage, "--part", str(trial.number))
         begun[name] = trial.number
         return Part(name, ("sweep", recipe, "--space", str(space), *part))
@@ -120,7 +120,7 @@ def _run_side_by_side(
 def run_trial(
     recipe: Recipe, space: Path, output: Path, number: str, *, storage: str, log: Callable[[str], None]
 ) -> None:
-    """Run one trial that was asked for, in a process that `jobs` of another one started.
+    """Run one trial, in a process that another one started for `jobs`.
 
     Raises:
         UserError: there is no such trial, or its settings are wrong.
@@ -138,7 +138,7 @@ def run_trial(
 
 
 def _trial(study: Any, number: int) -> Any:
-    """A trial that goes on."""
+    """Return a trial that continues."""
     import optuna
 
     return optuna.trial.Trial(study, study.trials[number]._trial_id)
@@ -154,7 +154,7 @@ def _refuse_hopeless(study: Any, why: str) -> None:
     """End a sweep whose first trials all failed.
 
     Raises:
-        UserError: they did.
+        UserError: all of them failed.
     """
     states = [other.state.name for other in study.trials]
     if states.count("FAIL") >= FAILED_AT_ONCE and "COMPLETE" not in states:
@@ -162,7 +162,7 @@ def _refuse_hopeless(study: Any, why: str) -> None:
 
 
 def basis(swept: SweepSetup) -> str:
-    """By what the trials are compared, in words."""
+    """Say what the trials are compared by."""
     if swept.is_scored:
         return f"trials are compared by the row {swept.row!r} on examples held out of the train splits"
     return "trials are compared by the KL to the teacher on held-out text"
@@ -171,7 +171,7 @@ def basis(swept: SweepSetup) -> str:
 def _sampler(seed: int) -> Any:
     import optuna
 
-    # With constant_liar a process does not try what another one is just trying; older versions call it experimental.
+    # With constant_liar a process avoids what another one is trying; older versions call it experimental.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=True)
@@ -195,7 +195,7 @@ def _state(study: Any, number: int) -> str:
 
 
 def _stopped(study: Any, swept: SweepSetup, besides: Collection[int] = ()) -> Any:
-    """A trial that a process left unfinished and that no other works on; None if there is none."""
+    """Return a trial that a process left unfinished and no other process works on; None if there is none."""
     import optuna
 
     for frozen in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
@@ -225,7 +225,7 @@ def _run(study: Any, trial: Any, swept: SweepSetup, log: Callable[[str], None]) 
         study.tell(trial, **result)
 
     try:
-        values = swept.space.suggest(trial)  # of a trial that goes on, those that it has
+        values = swept.space.suggest(trial)  # a trial that continues keeps its values
         log(
             ", ".join(
                 f"{key} = {value:g}" if isinstance(value, float) else f"{key} = {value}"
@@ -249,14 +249,14 @@ def _run(study: Any, trial: Any, swept: SweepSetup, log: Callable[[str], None]) 
 
 @contextmanager
 def _judged(trial: Any) -> Iterator[None]:
-    """Tell Optuna what is measured on held-out text or examples on the way; it may stop the trial.
+    """Report each measurement on held-out text or examples to Optuna, which may stop the trial.
 
-    Each measurement has the number of those before it, so that a trial is compared with others at the same point.
+    Each measurement is numbered by those before it, so that trials are compared at the same point.
     """
     import optuna
 
     maximizes = trial.study.direction == optuna.study.StudyDirection.MAXIMIZE
-    reported = len(trial.study.trials[trial.number].intermediate_values)  # of a trial that goes on, not 0
+    reported = len(trial.study.trials[trial.number].intermediate_values)  # not 0 if the trial continues
 
     def listen(event: dict[str, Any]) -> None:
         nonlocal reported
@@ -295,7 +295,7 @@ def publish(study: Any, swept: SweepSetup, command: str) -> tuple[Table, str]:
 
 
 def importance(study: Any) -> dict[str, float]:
-    """Which share of the differences between trials each setting explains (fANOVA); empty where that is unknown."""
+    """Return the share of the differences between trials that each setting explains (fANOVA); empty if unknown."""
     import optuna
 
     done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
@@ -308,7 +308,7 @@ def importance(study: Any) -> dict[str, float]:
 
 
 def plan(recipe: Recipe, space: Path, output: Path, *, trials: int) -> dict[str, Any]:
-    """What `sweep` would do, and about how long it would take one process; nothing is written.
+    """Return what `sweep` would do, and about how long it would take one process; nothing is written.
 
     Raises:
         UserError: an input is wrong.
@@ -324,7 +324,7 @@ def plan(recipe: Recipe, space: Path, output: Path, *, trials: int) -> dict[str,
 
 
 def plan_in_words(planned: dict[str, Any]) -> str:
-    """A plan as plain text."""
+    """Return a plan as plain text."""
     settings = [f"{key}: {values}" for key, values in planned["settings"].items()]
     each = duration(planned["seconds"] / planned["trials"])
     lines = [

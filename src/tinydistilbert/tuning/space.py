@@ -1,4 +1,4 @@
-"""Which settings a sweep tries, and between which ends: a TOML file, a table for each key of the recipe."""
+"""Which settings a sweep tries, and their limits: a TOML file with a table for each key of the recipe."""
 
 import math
 import tomllib
@@ -15,30 +15,30 @@ CHANGEABLE = (
     "student", "objective", "masking", "distill", "finetune.epochs", "finetune.min_steps", "finetune.optimization",
     "finetune.layer_decay", "finetune.distillation", "finetune.override",
 )  # fmt: skip
-"""What a trial may change: how the student is made. Trials are compared by text, teacher, tasks and measuring."""
+"""What a trial may change: how the student is made. Trials are compared by text, teacher, tasks and measurements."""
 Value = str | int | float | bool
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One setting: between two ends, or one of several values."""
+    """One setting: a range between two limits, or several values."""
 
     key: str
     choices: tuple[Value, ...] = ()
     low: float = 0.0
     high: float = 0.0
     log: bool = False
-    """Whether ratios count and not differences, as for learning rates."""
+    """Whether values are spaced by ratio instead of difference, as for learning rates."""
     step: float | None = None
 
     @property
     def is_whole(self) -> bool:
-        """Whether its values are whole numbers: where both ends are written as such."""
+        """Whether its values are whole numbers, because both limits are written as such."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
     def examples(self) -> tuple[Value, ...]:
-        """Values of which each has to be one that the recipe takes."""
+        """The values that the recipe has to accept."""
         return self.choices or (self.low, self.high)
 
     @property
@@ -50,7 +50,7 @@ class Dimension:
         return f"{self.low:g} to {self.high:g}{scale}" + (f" in steps of {self.step:g}" if self.step else "")
 
     def suggest(self, trial: Any) -> Value:
-        """The value that an Optuna trial tries."""
+        """Return the value that an Optuna trial tries."""
         if self.choices:
             chosen: Value = trial.suggest_categorical(self.key, list(self.choices))
             return chosen
@@ -63,17 +63,17 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """The settings that are tried."""
+    """The settings to try."""
 
     dimensions: tuple[Dimension, ...]
 
     @classmethod
     def read(cls, path: Path, recipe: Recipe) -> "Space":
-        """The space in a file, for a recipe.
+        """Read the space in a file, for a recipe.
 
         Raises:
-            UserError: the file is missing or no TOML, a key is unknown or may not change, or a value is not one that
-                the recipe takes.
+            UserError: the file is missing or not TOML, a key is unknown or may not change, or the recipe does not
+                accept a value.
         """
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -89,7 +89,7 @@ class Space:
         return space
 
     def check(self, recipe: Recipe, path: Path) -> None:
-        """Refuse keys and values that the recipe does not take, each end and each choice.
+        """Refuse keys and values that the recipe does not accept; each limit and each choice is tried.
 
         Raises:
             UserError: there is one.
@@ -106,19 +106,19 @@ class Space:
                     raise UserError(where, problem=f"{value}: {error.problem}", fix=error.fix) from None
 
     def recipe(self, recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
-        """The recipe with these values.
+        """Return the recipe with these values.
 
         Raises:
-            UserError: it does not take them.
+            UserError: the recipe does not accept them.
         """
         return from_dict(merge(to_dict(recipe), nested(dict(values))), "the trial")
 
     def suggest(self, trial: Any) -> dict[str, Value]:
-        """The values that an Optuna trial tries."""
+        """Return the values that an Optuna trial tries."""
         return {dimension.key: dimension.suggest(trial) for dimension in self.dimensions}
 
     def as_text(self) -> str:
-        """For the folder of the sweep: two sweeps are the same where this is."""
+        """Return the space as text for the folder of the sweep; sweeps with equal text are the same."""
         return "".join(f"{dimension.key}: {dimension.description}\n" for dimension in self.dimensions)
 
 
@@ -126,12 +126,12 @@ _FIELDS = {"low", "high", "log", "step", "choices"}
 
 
 def _tables(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Mapping[str, Any]]]:
-    """Every table that holds what a dimension has, with its whole name; `"a.b"` and `a.b` are the same."""
+    """Return every table with fields of a dimension, by its full name; `"a.b"` and `a.b` are the same."""
     found: list[tuple[str, Mapping[str, Any]]] = []
     for name, value in content.items():
         key = f"{prefix}{name}"
         if not isinstance(value, Mapping):
-            found.append((key, {"": value}))  # refused below, by name
+            found.append((key, {"": value}))  # refused later, by name
         elif value and not any(isinstance(inner, Mapping) for inner in value.values()):
             found.append((key, value))
         else:

@@ -22,32 +22,32 @@ EXTRA = "sweep"
 MADE_FOR = "sweep"
 """Attribute of a study in Optuna's record: a hash of recipe and space."""
 STARTUP_TRIALS = 5
-"""Trials that are drawn at random and never stopped early: the rest is judged by them (Optuna's own default)."""
+"""Trials that are drawn at random and never stopped early; later ones are judged by them (Optuna's own default)."""
 
 
 @dataclass(frozen=True)
 class SweepSetup:
-    """The recipe, what is tried of it, and where."""
+    """The recipe, the settings to try, and the folder."""
 
     recipe: Recipe
     space: Space
     folder: SweepFolder
     storage: str
-    """A URL of a data base that Optuna knows; empty = a journal in the folder."""
+    """URL of a database that Optuna supports; empty = a journal in the folder."""
     log: Callable[[str], None]
 
     def log_of(self, number: int) -> Callable[[str], None]:
-        """What prints a line of a trial."""
+        """Return the function that prints a line of a trial."""
         return lambda line: self.log(f"trial {number}: {line}")
 
     @property
     def where(self) -> str:
-        """Where Optuna's record is, for messages."""
+        """The place of Optuna's record, for messages."""
         return self.storage or str(self.folder.journal)
 
     @property
     def is_scored(self) -> bool:
-        """Whether trials are compared by tasks; else by the KL to the teacher on held-out text."""
+        """Whether trials are compared by tasks, or else by the KL to the teacher on held-out text."""
         return bool(self.recipe.finetune.tasks)
 
     @property
@@ -66,10 +66,10 @@ class SweepSetup:
         return self.recipe.adapt.tokens > 0 and not self.recipe.finetune.model
 
     def recipe_of(self, number: int, values: Mapping[str, Value]) -> Recipe:
-        """What a trial runs: scored on examples held out of train, for settings are chosen by it.
+        """Return the recipe of a trial, scored on examples held out of train because these choose settings.
 
         Raises:
-            UserError: the values do not go together.
+            UserError: the values do not fit together.
         """
         recipe = self.space.recipe(self.recipe, values)
         finetune = dataclasses.replace(recipe.finetune, score_on="train", baselines=False)
@@ -82,7 +82,7 @@ class SweepSetup:
         return recipe
 
     def value(self, run: RunFolder, recipe: Recipe) -> float:
-        """What a finished trial is worth: mean headline score in points over tasks and seeds, or the KL in nats."""
+        """Return a finished trial's value: mean headline score in points over tasks and seeds, or the KL in nats."""
         if not self.is_scored:
             measured = results.read(run.student / MEASUREMENTS)
             return next(m.value for m in measured if m.task == "pretraining" and m.metric == "kl")
@@ -91,10 +91,10 @@ class SweepSetup:
         return 100 * sum(scores) / len(scores)
 
     def study(self) -> Any:
-        """Optuna's study, made or opened.
+        """Create or open Optuna's study.
 
         Raises:
-            UserError: Optuna is not installed, or the storage cannot be used, or it has a study of that name of another
+            UserError: Optuna is not installed, the storage cannot be used, or it has a study of that name for another
                 recipe or space.
         """
         optuna = optional.require("optuna", extra=EXTRA)
@@ -125,10 +125,10 @@ class SweepSetup:
             return study
 
     def claim(self) -> None:
-        """Write down what is swept; refuse the folder of another sweep.
+        """Record what the sweep is; refuse the folder of another sweep.
 
         Raises:
-            UserError: there are other files, or another recipe or space.
+            UserError: the folder has other files, or another recipe or space.
         """
         folder = self.folder
         if not folder.recipe.is_file() and not atomic.is_new(folder.path):
@@ -150,11 +150,11 @@ def _headline(run: RunFolder, job: Job, metric: str) -> float:
 
 @contextmanager
 def storage_errors(where: str, *libraries: str) -> Iterator[None]:
-    """Errors of the storage as mistakes that one can mend.
+    """Report errors of the storage as user errors.
 
     Args:
         where: the storage.
-        libraries: whose errors are taken for such ones, beside Optuna's and those of data bases.
+        libraries: libraries whose errors count too, besides those of Optuna and of databases.
 
     Raises:
         UserError: the body met one.
@@ -165,14 +165,14 @@ def storage_errors(where: str, *libraries: str) -> Iterator[None]:
         module = type(error).__module__.split(".")[0]
         if module not in ("optuna", "sqlalchemy", "sqlite3", *libraries):
             raise
-        why = str(error.__cause__ or error).splitlines()[0]  # Optuna's own words tell of a commit, not of a lock
+        why = str(error.__cause__ or error).splitlines()[0]  # Optuna's own words are about a commit, not a lock
         problem = f"Optuna cannot use it ({why})"
         fix = "check that no other program locks it and that it is a storage of Optuna, or give another --storage"
         raise UserError(f"storage {where}", problem=problem, fix=fix) from None
 
 
 def sweep_of(recipe: Recipe, space: Path, output: Path, *, storage: str, log: Callable[[str], None]) -> SweepSetup:
-    """The sweep of a recipe.
+    """Return the sweep of a recipe.
 
     Raises:
         UserError: the space is wrong.

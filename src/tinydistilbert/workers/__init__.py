@@ -1,1 +1,1 @@
-"""Parts of a study in processes of their own, side by side: of this machine, or of many by Ray."""
+"""Parts of a study in parallel processes: on this machine, or on many through Ray."""

@@ -1,4 +1,4 @@
-"""What `--jobs` asks for: how many parts of a study run side by side, where, and with how many threads each."""
+"""What `--jobs` asks for: how many parts of a study run in parallel, where, and with how many threads each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class Jobs:
     """How the parts of a study are run; made by `jobs_of`."""
 
     at_once: int
-    """Of this machine; of Ray it decides, and this is 0."""
+    """Parts at a time on this machine; 0 if Ray decides."""
     threads: int | None = None
-    """Of each; None = its share of the cores."""
+    """Threads of each part; None = its share of the cores."""
     device: str = "auto"
-    """As the recipe names it: which of them need a GPU."""
+    """The recipe's device, which decides whether parts need a GPU."""
 
     @property
     def by_ray(self) -> bool:
@@ -31,19 +31,19 @@ class Jobs:
 
 @dataclass(frozen=True)
 class Part:
-    """What one process does of a study."""
+    """The part of a study that one process does."""
 
     name: str
-    """Before each of its lines."""
+    """Printed before each of its lines."""
     arguments: tuple[str, ...]
-    """Of the command line that does it and no more."""
+    """Arguments of the command line that does only this part."""
 
 
 def jobs_of(jobs: int | str | None, threads: int | None, device: str = "auto") -> Jobs | None:
-    """What `--jobs` asks for; None = one after the other, in this process.
+    """Return what `--jobs` asks for; None = one after the other, in this process.
 
     Raises:
-        UserError: it is neither a number from 1 on nor `ray`, or a launcher has started this process.
+        UserError: it is neither a number of at least 1 nor `ray`, or a launcher has started this process.
     """
     if jobs is None:
         return None
@@ -54,7 +54,7 @@ def jobs_of(jobs: int | str | None, threads: int | None, device: str = "auto") -
 
 
 def shares(jobs: Jobs, parts: int, log: Callable[[str], None]) -> tuple[int, int]:
-    """How many of the parts run at a time on this machine, and with how many threads each; told in one line."""
+    """Return how many parts run at a time on this machine, and the threads of each; log both in one line."""
     cores, at_once = usable_cores(), max(1, min(jobs.at_once, parts))
     threads = jobs.threads or max(1, cores // at_once)
     asked = f"{jobs.at_once} asked for, {parts} left to do: " if at_once < jobs.at_once else ""

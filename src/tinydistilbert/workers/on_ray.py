@@ -1,6 +1,6 @@
-"""Parts as tasks of a Ray cluster: Ray places them, and repeats those whose node goes. It needs the extra `cluster`.
+"""Parts as tasks of a Ray cluster: Ray places them and repeats those whose node is lost. Needs the extra `cluster`.
 
-What a node is asked to do travels to it as code, so that one without this package or with another version says so.
+The code that a node runs is sent to it, so that a node without this package, or with another version, can report that.
 """
 
 import os
@@ -22,16 +22,16 @@ from tinydistilbert.workers.jobs import Jobs, Part
 
 EXTRA = "cluster"
 RETRIES = 10
-"""Of a part whose node or worker goes; it continues from its checkpoint."""
+"""Retries of a part whose node or worker is lost; it continues from its checkpoint."""
 SECONDS_TO_ANSWER = 120.0
-"""That a node has to say what it sees."""
+"""Seconds that a node has to answer what it sees."""
 SECONDS_BETWEEN_COUNTS = 10.0
-"""Of the cluster's CPUs, which may become more."""
+"""Seconds between counts of the cluster's CPUs, whose number may grow."""
 WHERE = "--jobs ray"
 
 
 def _seen_by_node(marker: str, folder: str) -> tuple[str, str, bool]:
-    """On a node: its name, its version of tinydistilbert, and whether it sees the study and the working folder."""
+    """Return a node's name, its version of tinydistilbert, and whether it sees the study and the working folder."""
     import os
     import socket
 
@@ -45,11 +45,11 @@ def _seen_by_node(marker: str, folder: str) -> tuple[str, str, bool]:
 
 
 def _done_by_node(arguments: Sequence[str], log: str, threads: int, folder: str, marker: str, version: str) -> int:
-    """On a node: run a part to its end; gives the exit code."""
+    """Run a part to its end on a node, and return the exit code."""
     import time
     from pathlib import Path
 
-    node, found, sees = _seen_by_node(marker, folder)  # it may have joined the cluster later than the others
+    node, found, sees = _seen_by_node(marker, folder)  # the node may have joined the cluster later than the others
     if found != version or not sees:
         raise RuntimeError(f"{node} has tinydistilbert {found or 'not'}" if sees else f"{node} does not see {marker}")
     from tinydistilbert.workers import process
@@ -61,7 +61,7 @@ def _done_by_node(arguments: Sequence[str], log: str, threads: int, folder: str,
         while (code := running.exit_code()) is None:
             time.sleep(0.2)
         return code
-    finally:  # Ray cancels it
+    finally:  # Ray may have cancelled the part
         running.ask_to_stop()
         running.wait(process.SECONDS_TO_STOP)
 
@@ -75,7 +75,7 @@ class RayTask:
     log: Path
 
     def exit_code(self) -> int | None:
-        """None while it waits or works; 1 where Ray could not run it, with its error at the end of the log."""
+        """Return None while it waits or works; 1 if Ray could not run it, with Ray's error at the end of the log."""
         done, _ = self.ray.wait([self.reference], timeout=0)
         if not done:
             return None
@@ -90,11 +90,11 @@ class RayTask:
             return 1
 
     def ask_to_stop(self) -> None:
-        """It saves a checkpoint and ends."""
+        """Ask the part to save a checkpoint and end."""
         self.ray.cancel(self.reference, force=False)
 
     def wait(self, seconds: float) -> bool:
-        """Whether it ended within that time; otherwise it is killed."""
+        """Return whether it ended within that time; otherwise kill it."""
         done, _ = self.ray.wait([self.reference], timeout=max(0.0, seconds))
         if not done:
             self.ray.cancel(self.reference, force=True)
@@ -116,14 +116,14 @@ class Cluster:
 
     @property
     def at_once(self) -> int:
-        """As many as there is room for, and one that waits, by which a cluster that can grow does so."""
+        """As many parts as there is room for, and one that waits, so that a cluster that can grow does."""
         if time.monotonic() - self._counted > SECONDS_BETWEEN_COUNTS:
             room = int(self.ray.cluster_resources().get("CPU", 0)) // self.threads
             self._at_once, self._counted = max(1, min(self.parts, room + 1)), time.monotonic()
         return self._at_once
 
     def begin(self, part: Part, log: Path) -> RayTask:
-        """Give a part to Ray."""
+        """Submit a part to Ray."""
         task = self.ray.remote(_done_by_node).options(
             num_cpus=self.threads, num_gpus=int(self.with_gpu), max_retries=RETRIES, name=part.name
         )
@@ -135,10 +135,10 @@ class Cluster:
 
 @contextmanager
 def cluster(jobs: Jobs, parts: int, folder: Path, log: Callable[[str], None]) -> Iterator[Cluster]:
-    """Ray's cluster: the one of this process, that of `RAY_ADDRESS`, one of this machine, or a new one of its cores.
+    """Connect to this process's Ray cluster, that of `RAY_ADDRESS`, one on this machine, or a new one of its cores.
 
     Raises:
-        UserError: Ray is not installed or not reached, or a node has another version or does not see the folder.
+        UserError: Ray is not installed or cannot be reached, or a node has another version or does not see the folder.
     """
     with _own_signal_handlers():
         ray = optional.require("ray", extra=EXTRA)
@@ -165,7 +165,7 @@ def cluster(jobs: Jobs, parts: int, folder: Path, log: Callable[[str], None]) ->
 
 
 def _checked(ray: Any, jobs: Jobs, parts: int, folder: Path, marker: Path, log: Callable[[str], None]) -> Cluster:
-    """The cluster, after each of its nodes was asked what it sees.
+    """Return the cluster after asking each of its nodes what it sees.
 
     Raises:
         UserError: one has another version or does not see the folder.
@@ -206,7 +206,7 @@ def _checked(ray: Any, jobs: Jobs, parts: int, folder: Path, marker: Path, log: 
 
 @contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Keep what this process does when it is asked to stop, in whose place Ray puts something else."""
+    """Keep this process's signal handlers, which Ray would replace."""
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:

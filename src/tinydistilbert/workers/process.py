@@ -12,7 +12,7 @@ from pathlib import Path
 from tinydistilbert.storage import disk
 
 SECONDS_TO_STOP = 120.0
-"""Between asking a process to stop, when a training saves a checkpoint, and ending it."""
+"""Seconds between asking a process to stop, when a training saves a checkpoint, and killing it."""
 
 
 @dataclass
@@ -22,19 +22,19 @@ class Process:
     process: "subprocess.Popen[bytes]"
 
     def exit_code(self) -> int | None:
-        """None while it works; below 0 the signal that killed it."""
+        """Return None while it works; negative = the signal that killed it."""
         code = self.process.poll()
         if code is not None and self.process.stdin:
             self.process.stdin.close()
         return code
 
     def ask_to_stop(self) -> None:
-        """It saves a checkpoint and ends."""
+        """Ask it to save a checkpoint and end."""
         if self.process.poll() is None:
             self.process.terminate()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it ended within that time; otherwise it is killed."""
+        """Return whether it ended within that time; otherwise kill it."""
         try:
             self.process.wait(max(0.0, seconds))
             return True
@@ -49,23 +49,23 @@ class Process:
 def begin(
     arguments: Sequence[str], log: Path, *, threads: int, gpu: str | None = None, folder: Path | None = None
 ) -> Process:
-    """Start a command line in a process of its own.
+    """Start a command line in a separate process.
 
     Args:
         arguments: what follows `tinydistilbert`.
-        log: takes all that it prints, behind what is there.
-        threads: of every library in it.
-        gpu: the one that it sees; None = all.
-        folder: where it runs; None = here.
+        log: file to which all its output is appended.
+        threads: threads of every library in the process.
+        gpu: the GPU that the process sees; None = all.
+        folder: its working folder; None = the current one.
     """
     count = str(threads)
     environment = {**os.environ, "OMP_NUM_THREADS": count, "RAYON_NUM_THREADS": count, "PYTHONUNBUFFERED": "1"}
-    environment["WORLD_SIZE"] = "1"  # though Ray itself may run as several tasks of a Slurm step
+    environment["WORLD_SIZE"] = "1"  # Ray itself may run as several tasks of a Slurm step
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     disk.make_folder(log.parent)
     with log.open("ab") as stream:
-        # In a session of its own: Ctrl-C then reaches it once, by its parent. A second request would end it at once.
+        # A separate session: Ctrl-C then reaches it once, through its parent. A second request would end it at once.
         process = subprocess.Popen(
             [sys.executable, "-m", "tinydistilbert", *arguments, "--threads", count],
             stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT, env=environment, cwd=folder,
@@ -75,11 +75,11 @@ def begin(
 
 
 def stop_with_parent() -> None:
-    """In a process that `begin` started: stop in good order as soon as whoever started it is gone, killed or not."""
+    """In a process that `begin` started, stop in good order as soon as its parent is gone, even if it was killed."""
 
     def watch() -> None:
-        # Nothing is written there: it returns when the other end is closed. Not by `sys.stdin`, whose lock a waiting
-        # thread would keep from the end of the interpreter.
+        # Nothing is ever written there: the read returns when the other end closes. `sys.stdin` would not do: a waiting
+        # thread would hold its lock when the interpreter ends.
         os.read(0, 1)
         main = threading.main_thread().ident
         if hasattr(signal, "pthread_kill") and main is not None:

@@ -1,4 +1,4 @@
-"""Run the parts of a study side by side: their lines in one place, the killed ones once more, the failed ones told."""
+"""Run the parts of a study in parallel: output in one place, killed parts once more, failed parts reported."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tinydistilbert.workers import process
 from tinydistilbert.workers.jobs import Jobs, Part, shares
 
 FOLDER = "jobs"
-"""In the folder of a study, while parts of it run: what each has printed. That of a failed one stays."""
+"""In the folder of a study, the output of each part while parts run; that of a failed part stays."""
 SECONDS_BETWEEN_LOOKS = 0.1
 STOPPED = 130
 """The exit code of a command that was asked to stop."""
@@ -25,24 +25,24 @@ class Running(Protocol):
     """A part at work."""
 
     def exit_code(self) -> int | None:
-        """None while it works; below 0 the signal that killed it."""
+        """Return None while it works; negative = the signal that killed it."""
 
     def ask_to_stop(self) -> None:
-        """It saves a checkpoint and ends."""
+        """Ask it to save a checkpoint and end."""
 
     def wait(self, seconds: float) -> bool:
-        """Whether it ended within that time; otherwise it is killed."""
+        """Return whether it ended within that time; otherwise kill it."""
 
 
 class Place(Protocol):
-    """Where parts are run."""
+    """The place where parts run."""
 
     @property
     def at_once(self) -> int:
-        """How many at a time."""
+        """The number of parts that run at a time."""
 
     def begin(self, part: Part, log: Path) -> Running:
-        """Start a part, all of whose output goes behind what is in the file `log`."""
+        """Start a part, and append all its output to the file `log`."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class ThisMachine:
     at_once: int
     threads: int
     gpus: Sequence[str] = ()
-    """That are dealt out, where there are several."""
+    """GPUs to distribute among the parts, if there are several."""
     _begun: int = 0
 
     def begin(self, part: Part, log: Path) -> Running:
@@ -64,7 +64,7 @@ class ThisMachine:
 
 @dataclass
 class _Worker:
-    """A part at work, and its output as far as it was shown."""
+    """A running part, and how much of its output was shown."""
 
     part: Part
     running: Running
@@ -75,12 +75,12 @@ class _Worker:
     _rest: bytes = field(default=b"", repr=False)
 
     def new_lines(self) -> list[str]:
-        """What it has printed since the last call."""
+        """Return what it has printed since the last call."""
         try:
             with self.log.open("rb") as stream:
                 stream.seek(self.read)
                 content = stream.read()
-        except OSError:  # of another machine: not there yet
+        except OSError:  # on another machine: not there yet
             return []
         self.read += len(content)
         *lines, self._rest = (self._rest + content).split(b"\n")
@@ -93,17 +93,17 @@ def run_parts(
     jobs: Jobs, parts: int, next_part: Callable[[], Part | None], ended: Callable[[Part, str], None], *,
     folder: Path, log: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Run parts until there is none left to begin and none at work.
+    """Run parts until none is left to start and none is running.
 
-    A part that a signal killed is run once more, and goes on from its checkpoint. When this process is asked to stop,
-    or an exception ends it, all parts save their checkpoints first; when it is killed they do so by themselves.
+    A part that a signal killed is run once more, and continues from its checkpoint. When this process is asked to stop,
+    or an exception ends it, all parts save their checkpoints first; when it is killed, they do so by themselves.
 
     Args:
-        jobs: how many at a time, and where.
-        parts: that are left to do.
-        next_part: gives one that can be begun; None where there is none for now: it is asked again after each end.
-        ended: called when a part has ended, with why it failed, or an empty text.
-        folder: of the study; on storage that all machines see.
+        jobs: how many parts run at a time, and where.
+        parts: number of parts left to do.
+        next_part: returns a part to start, or None if there is none for now; called again after each part that ends.
+        ended: called when a part has ended, with the reason of its failure, or an empty text.
+        folder: the study's folder, on storage that all machines see.
         log: called with each line, the part's name before it.
     """
     if not parts:
@@ -121,7 +121,7 @@ def _run_at(
         while True:
             while len(workers) < place.at_once and (part := next_part()) is not None:
                 path = folder / FOLDER / f"{_file_name(part.name)}.log"
-                path.unlink(missing_ok=True)  # of an earlier command
+                path.unlink(missing_ok=True)  # left by an earlier command
                 workers.append(_Worker(part, place.begin(part, path), path))
             if not workers:
                 break
@@ -172,7 +172,7 @@ def _file_name(name: str) -> str:
 
 
 def _show(worker: _Worker, log: Callable[[str], None]) -> None:
-    known = set(notices.all_notices())  # a file's peculiarities, which this process has met and said too
+    known = set(notices.all_notices())  # notices about files, which this process has given too
     for line in worker.new_lines():
         if line not in known:
             log(f"{worker.part.name}: {line}")
@@ -197,7 +197,7 @@ def _why(worker: _Worker, code: int) -> str:
 
 
 def _stop(workers: Sequence[_Worker], log: Callable[[str], None]) -> None:
-    """End what is still at work; trainings save their checkpoints."""
+    """Stop the running parts; trainings save their checkpoints."""
     for worker in workers:
         worker.running.ask_to_stop()
     until = time.monotonic() + process.SECONDS_TO_STOP
