@@ -22,8 +22,8 @@ _HOMES = {
     "finetune": "api.task", "load": "predictor", "push": "api.push", "replicate": "api.run",
     "serve": "serve.run", "shrink": "api.shrink", "sweep": "api.sweep", "demo": "demo.build",
 }  # fmt: skip
-"""Where each public name lives; its module is imported when it is first asked for: torch takes seconds. `__init__.pyi`
-tells type checkers the same, and a test compares the two."""
+"""The module of each public name. It is imported on first use, because torch takes seconds to import. `__init__.pyi`
+lists the same names for type checkers; a test compares the two."""
 __all__ = [
     "Recipe", "ShrunkClassifier", "compare", "compress", "demo", "distill", "doctor", "evaluate", "export", "finetune",
     "load", "push", "replicate", "serve", "shrink", "sweep",
@@ -45,7 +45,7 @@ def _public(name: str) -> Any:
 
 
 class _Room(ModuleType):
-    """`compress` and `export` are functions and rooms: a room that is called is the function of its name."""
+    """A subpackage that shares its name with a public function, such as `compress`: calling it calls the function."""
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
         return _public(self.__name__.rpartition(".")[2])(*arguments, **settings)
@@ -53,7 +53,7 @@ class _Room(ModuleType):
 
 class _Package(ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOMES and isinstance(value, ModuleType):  # Python sets it when the room is imported
+        if name in _HOMES and isinstance(value, ModuleType):  # Python sets it when the subpackage is imported
             value.__class__ = _Room
         super().__setattr__(name, value)
 

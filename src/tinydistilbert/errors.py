@@ -1,4 +1,4 @@
-"""The errors that a command may end with; the command line prints each in one line, and each has its exit code."""
+"""The errors that end a command. The command line prints each on one line, and each has its exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake in a recipe, a file or a flag, in one line: where, what is wrong, and the fix.
+    """A mistake in a recipe, a file or a flag; one line says where it is, what is wrong and how to fix it.
 
-    What is wrong is either a value, for which `expected` and `found` are nouns, or a `problem` in a sentence.
+    Describe what is wrong either by `expected` and `found`, both nouns, or by a `problem`, a sentence.
 
     Args:
         where: the flag, key, file or file:line that is wrong.
-        expected: what would have been right.
-        found: what it was instead.
+        expected: the value that would be right.
+        found: the actual value.
         problem: what is wrong, where "expected X, found Y" would be hard to read.
         fix: what to change, in the imperative.
     """
@@ -29,55 +29,55 @@ class UserError(ValueError):
 
 
 def _in_one_line(text: str) -> str:
-    """The text without control characters: parts of it that come from files may break lines or move the cursor."""
+    """Return the text without control characters: text from files might break lines or move the cursor."""
     plain = text.replace("\n", " ")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain)
 
 
 class Interrupted(Exception):
-    """The user or the system asked to stop; a checkpoint was saved, and the same command resumes from it."""
+    """The user or the system requested a stop. A checkpoint was saved; the same command resumes from it."""
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A loss or a gradient became infinite or not a number; no weight was updated with it."""
+    """A loss or a gradient became infinite or NaN; no weight was updated with it."""
 
 
 class MissedTarget(Exception):
-    """Everything was made, and nothing of it reaches what was asked for; the message says how near it came."""
+    """All results were made, but none reaches the requested target; the message says how close the best one came."""
 
 
 class UploadFailed(Exception):
-    """The hub failed or could not be reached; what was to be uploaded is still here, and the same call tries again."""
+    """The hub failed or could not be reached. The files to upload are still here; the same call tries again."""
 
 
 class SourceLost(Exception):
-    """A data set could not be read to its end for now. What was prepared of it stays, and the same command goes on."""
+    """Reading a data set failed part of the way. The prepared part stays, and the same command continues from it."""
 
 
 class OutOfMemory(Exception):
-    """Not even a micro-batch of one example fits into the memory, or what is no training does not."""
+    """Not even a micro-batch of one example fits into memory, or work other than training does not fit."""
 
 
 class DeviceLost(Exception):
-    """The GPU failed on the way. What is finished and the last checkpoint stay, and the same command goes on there."""
+    """The GPU failed. Finished work and the last checkpoint stay; the same command continues from them."""
 
 
 class RankLost(Exception):
-    """Of several processes that train together one has ended. The same command goes on from the last checkpoint."""
+    """One of several processes that train together has ended. The same command resumes from the last checkpoint."""
 
 
 class ReportedElsewhere(Exception):
-    """Another of the processes that train together has said why they end."""
+    """Another of the processes that train together has already reported why they end."""
 
 
 class DiskError(Exception):
-    """The disk is full or failing. What was durable before is unchanged, and the same command resumes from it.
+    """The disk is full or failing. Data that was already durable is unchanged, and the same command resumes from it.
 
     Args:
-        path: what was being written.
+        path: the file or folder that was being written.
         failure: what is wrong with the disk, as a noun.
-        needed: bytes that were to be written; 0 = unknown.
-        free: bytes that are free on that disk.
+        needed: bytes to write; 0 = unknown.
+        free: free bytes on that disk.
     """
 
     def __init__(self, path: Path, failure: str, *, needed: int, free: int) -> None:
@@ -89,12 +89,12 @@ class DiskError(Exception):
 
 @contextmanager
 def as_user_error(where: str, *, expected: str, fix: str) -> Iterator[None]:
-    """Report any exception that a library raises in the body as a mistake in the file that it reads.
+    """Turn any exception that a library raises in the body into a `UserError` about the file that it reads.
 
-    Libraries raise exceptions of any class at a malformed file; those in Rust even some that are no `Exception`.
+    Libraries raise exceptions of any class for a malformed file; Rust libraries even some that are not an `Exception`.
 
     Raises:
-        UserError: in place of the library's exception.
+        UserError: instead of the library's exception.
     """
     try:
         yield
@@ -103,7 +103,7 @@ def as_user_error(where: str, *, expected: str, fix: str) -> Iterator[None]:
     except Exception as error:
         raise UserError(where, expected=expected, found=_last_line(error), fix=fix) from None
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of Rust; its class cannot be imported
+        if type(error).__name__ != "PanicException":  # from Rust; its class cannot be imported
             raise
         raise UserError(where, expected=expected, found=_last_line(error), fix=fix) from None
 

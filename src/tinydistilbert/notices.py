@@ -1,4 +1,4 @@
-"""What was dropped, renamed or read otherwise than a user may expect, with counts: said once a command."""
+"""Notices: what was dropped, renamed or read in an unexpected way, with counts; each is printed once per command."""
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
@@ -11,20 +11,20 @@ _marks: list[str] = []
 
 
 def notice(where: str, text: str) -> None:
-    """Warn that something was left out, renamed or read in a way that could be doubted, with how many there are.
+    """Warn that something was left out, renamed or read in a way that the user may not expect, with a count.
 
-    The line goes through `logging`, so that `--quiet` keeps it and a program can collect it. One that was given since
-    `begin` is not repeated: a file is read before a run, in it, and after it.
+    The line goes through `logging`, so that `--quiet` keeps it and a program can collect it. A line is printed only
+    once after `begin`, because a file may be read before, during and after a run.
 
     Args:
         where: the file, line or column.
-        text: what was done, with counts, and how to have it otherwise.
+        text: what was done, with counts, and how to change it.
     """
     repeat([" ".join(f"{where}: {' '.join(_marks)} {text}".split())])
 
 
 def repeat(lines: Iterable[str]) -> None:
-    """Give lines once more that `recorded` collected, for what was read then is used again."""
+    """Issue lines again that `recorded` collected, because what was read then is used again."""
     for line in lines:
         _say(line)
 
@@ -38,13 +38,13 @@ def _say(line: str) -> None:
 
 
 def all_notices() -> tuple[str, ...]:
-    """The lines since `begin`, in their order."""
+    """Return the lines since `begin`, in order."""
     return tuple(_given)
 
 
 @contextmanager
 def marked(words: str) -> Iterator[None]:
-    """Puts words before every text of the body."""
+    """Put words before the text of every notice of the body."""
     _marks.append(words)
     try:
         yield
@@ -54,7 +54,7 @@ def marked(words: str) -> Iterator[None]:
 
 @contextmanager
 def recorded() -> Iterator[Collection[str]]:
-    """Collects the lines of the body, also those that were given before."""
+    """Collect the lines of the body, including those that were already printed."""
     lines: dict[str, None] = {}
     _recorded.append(lines)
     try:
@@ -64,10 +64,10 @@ def recorded() -> Iterator[Collection[str]]:
 
 
 def begin() -> None:
-    """Forget the lines so far: a command begins."""
+    """Forget all lines so far, at the start of a command."""
     _given.clear()
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """`1 row`, `2 rows`, with thousands separators; `many` where it is not `one` with an s."""
+    """Return a count with its noun: `1 row`, `2 rows`, with thousands separators; `many` is an irregular plural."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -1,4 +1,4 @@
-"""Libraries that only some commands need: imported where they are used, with the command that installs them."""
+"""Optional libraries: they are imported where they are used, and errors name the command that installs them."""
 
 import importlib
 import sys
@@ -13,32 +13,32 @@ TRAINING = frozenset(
      "pydantic", "rich", "safetensors", "scipy",
      "sklearn", "shtab", "tomli_w", "torch", "transformers")
 )  # fmt: skip
-"""What the extra `train` installs: all that runs of exported models do without."""
+"""The libraries of the extra `train`; running an exported model needs none of them."""
 
 
 TELEMETRY = {"openvino": ("openvino_telemetry",), "nncf": ("openvino_telemetry",)}
-"""Libraries that report over the network what they are used for, and what they need for it; they do without."""
+"""Libraries that report their usage over the network, and the modules they need for that; they also work without."""
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """The imported `module`, which comes with the extra `extra` of this package.
+    """Import and return `module`, which the extra `extra` of this package installs.
 
     Raises:
         UserError: it is not installed; the message names the command that installs it.
     """
     for telemetry in TELEMETRY.get(module, ()):
-        sys.modules.setdefault(telemetry, None)  # type: ignore[arg-type] # reads as not installed
+        sys.modules.setdefault(telemetry, None)  # type: ignore[arg-type] # now imports as not installed
     try:
         return importlib.import_module(module)
     except ImportError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
-            raise  # it is installed, but something that it imports is not
+            raise  # it is installed, but one of its own imports is not
         raise UserError(module, problem="this library is not installed", fix=_install(extra)) from None
 
 
 @contextmanager
 def training_libraries(where: str) -> Iterator[None]:
-    """In the body the libraries of the extra `train` are imported.
+    """Report a missing library of the extra `train` that the body imports.
 
     Args:
         where: what needs them.

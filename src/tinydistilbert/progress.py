@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, a line that changes in a notebook, now and then a line elsewhere."""
+"""Progress of a long job: a bar on a terminal, an updated line in a notebook, an occasional line elsewhere."""
 
 import atexit
 import os
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 20.0
-"""Where the output is no terminal, a line as often as this."""
+"""Seconds between lines where the output is not a terminal."""
 SECONDS_BETWEEN_UPDATES = 0.5
-"""Of a bar."""
+"""Seconds between updates of a bar."""
 SECONDS_BETWEEN_CHANGES = 2.0
-"""Of the line in a notebook."""
+"""Seconds between updates of the line in a notebook."""
 WIDE = 100
-"""Columns of a terminal from which on the bar has room for loss terms."""
+"""Terminal width, in columns, from which the bar has room for loss terms."""
 
 _listeners: list[Callable[[dict[str, Any]], object]] = []
 _is_silent = False
 _bar: "Bar | None" = None
-"""The bar on the terminal; there is one at most."""
+"""The bar on the terminal; there is at most one."""
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 07 min."""
+    """Return a duration in readable form: 42 s, 3 min 05 s, 2 h 07 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
 
 
 def size_in_words(count: float) -> str:
-    """Bytes in words, in powers of 1,000."""
+    """Return a number of bytes in readable form, in powers of 1,000."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
@@ -46,7 +46,7 @@ def size_in_words(count: float) -> str:
 
 @contextmanager
 def listening(callback: Callable[[dict[str, Any]], object] | None) -> Iterator[None]:
-    """In the body, `callback` gets every event of `emit`; None = nobody does."""
+    """Pass every event that the body emits to `callback`; None = to nobody."""
     if callback is None:
         yield
         return
@@ -58,14 +58,14 @@ def listening(callback: Callable[[dict[str, Any]], object] | None) -> Iterator[N
 
 
 def emit(**event: Any) -> None:
-    """Give an event to whoever listens: a step of a training, what was measured after it, a stage that is done."""
+    """Pass an event to the listeners: a training step, a measurement after one, a finished stage."""
     for listener in _listeners:
         listener(dict(event))
 
 
 @contextmanager
 def reporting(*, quiet: bool) -> Iterator[None]:
-    """In the body progress is shown or not; after it the terminal is as it was, however the body ended."""
+    """Show progress in the body, or not; afterwards restore the terminal, however the body ended."""
     global _is_silent
     before, _is_silent = _is_silent, quiet
     try:
@@ -77,7 +77,7 @@ def reporting(*, quiet: bool) -> Iterator[None]:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """In the body nothing is shown, and nobody gets an event."""
+    """Show nothing in the body, and pass no events on."""
     listeners = _listeners[:]
     _listeners.clear()
     try:
@@ -88,19 +88,19 @@ def silence() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Print a line about progress that stays."""
+    """Print a permanent line about progress."""
     if not _is_silent:
         print(line, file=sys.stderr, flush=True)
 
 
 def _is_notebook() -> bool:
-    """Whether this process is the kernel of a notebook; a console of IPython is a terminal like others."""
+    """Whether this process is a notebook kernel; an IPython console counts as an ordinary terminal."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
 
 def _is_for_bars() -> bool:
-    """Whether standard error is a terminal whose lines can be rewritten; that of a kernel may only claim to be one."""
+    """Whether standard error is a terminal with rewritable lines; a notebook kernel may falsely claim to be one."""
     if _is_notebook():
         return False
     is_plain = os.environ.get("TERM") == "dumb" or os.environ.get("CI", "").lower() not in ("", "0", "false")
@@ -108,7 +108,7 @@ def _is_for_bars() -> bool:
 
 
 def _remove_bar() -> None:
-    """Take the bar off the terminal, and show the cursor again."""
+    """Remove the bar from the terminal, and show the cursor again."""
     global _bar
     if _bar is not None:
         _bar.stop()
@@ -121,10 +121,10 @@ def _new_bar(label: str, steps: int, done: int) -> "Bar":
     from rich.table import Column
 
     global _bar
-    _remove_bar()  # of a job that an exception ended
+    _remove_bar()  # left by a job that ended with an exception
     atexit.register(_remove_bar)
     label_column = Column(no_wrap=True, overflow="ellipsis", ratio=2)
-    # Lines of others go above the bar; standard output only where it is that terminal, and no file.
+    # Other output is printed above the bar; standard output only if it is a terminal, not a file.
     _bar = Progress(
         TextColumn("{task.description}", markup=False, table_column=label_column),
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
@@ -139,12 +139,12 @@ def _new_bar(label: str, steps: int, done: int) -> "Bar":
 
 
 class Progress:
-    """Shows on standard error: what, how far, useful tokens per second, time left, and loss terms where they fit.
+    """Shows on standard error the job, its progress, useful tokens per second, time left, and loss terms if they fit.
 
     Args:
-        label: what is done, such as "distill".
-        steps: how many there are.
-        done: how many of them were done in an earlier process.
+        label: name of the job, such as "distill".
+        steps: number of steps.
+        done: steps that an earlier process did.
     """
 
     def __init__(self, label: str, steps: int, *, done: int = 0) -> None:
@@ -156,13 +156,13 @@ class Progress:
         self._display: Any = None
 
     def wants(self, step: int) -> bool:
-        """Whether it is time to show something after `step` steps; ask before fetching numbers from a device."""
+        """Whether it is time to update after `step` steps; check it before fetching numbers from a device."""
         wait = SECONDS_BETWEEN_CHANGES if self._is_for_display else SECONDS_BETWEEN_LINES
         wait = SECONDS_BETWEEN_UPDATES if self._is_for_bars else wait
         return not _is_silent and (step == self.steps or time.monotonic() - self.last >= wait)
 
     def line(self, step: int, tokens: int, terms: Mapping[str, float]) -> str:
-        """The line after `step` steps, of which this process did those since its start, with `tokens` useful tokens."""
+        """Return the line after `step` steps; this process did those since its start, with `tokens` useful tokens."""
         rate, left = self._rate_and_time(step, tokens)
         return "  ".join([f"{self.label}: step {step}/{self.steps}", rate, *_terms(terms), left])
 
@@ -173,7 +173,7 @@ class Progress:
         return f"{tokens / seconds:,.0f} tokens/s", when
 
     def show(self, step: int, tokens: int, terms: Mapping[str, float]) -> None:
-        """Show how far it is; the line after the last step stays."""
+        """Show the progress; the line after the last step stays."""
         self.last = time.monotonic()
         if self._is_for_display:
             self._show_in_notebook(self.line(step, tokens, terms))
@@ -189,8 +189,8 @@ class Progress:
         self._bar.update(self._bar.task_ids[0], completed=step, facts="  ".join([rate, *shown, left]), refresh=True)
 
     def _show_in_notebook(self, line: str) -> None:
-        """One output of the cell for the whole job, whose text changes: rich would add one each time."""
-        from IPython.display import display  # type: ignore[import-not-found]  # a kernel has it; it is no dependency
+        """Update the one output of the cell that the job has: rich would add a new output each time."""
+        from IPython.display import display  # type: ignore[import-not-found]  # kernels have it; it is not a dependency
 
         content = {"text/plain": line}
         if self._display is None:
@@ -199,7 +199,7 @@ class Progress:
             self._display.update(content, raw=True)
 
     def note(self, step: int, what: str, numbers: Mapping[str, float]) -> None:
-        """Print a line that stays, such as the losses on validation text after `step` steps."""
+        """Print a permanent line, such as the losses on validation text after `step` steps."""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         say(f"{self.label}: step {step}/{self.steps}  {what}: {shown}")
 

@@ -1,4 +1,4 @@
-"""A measurement: one number with everything that is needed to believe it, and where it is kept."""
+"""Measurements: each is one number with the facts needed to verify it; and the files that store them."""
 
 import dataclasses
 import datetime
@@ -19,12 +19,12 @@ from tinydistilbert.storage import json_lines
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scikit-learn")
 COMPARE = "compare"
-"""`task` of measurements of the difference between two rows; the name of the task is in their details."""
+"""`task` of measurements of the difference between two rows; their details name the actual task."""
 OPTIONAL_LIBRARIES = ("onnxruntime", "openvino")
 
 
 def _git_commit() -> str:
-    """Commit of the checkout this code runs from, with `+` when there are uncommitted changes; empty outside one."""
+    """Return the commit of the checkout this code runs from, with `+` if there are uncommitted changes; else empty."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
@@ -38,7 +38,7 @@ def _git_commit() -> str:
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """The machine and the software that numbers of this process are made on."""
+    """Return the machine and the software that this process measures with."""
     libraries = {name: metadata.version(name) for name in LIBRARIES}
     libraries |= {name: metadata.version(name) for name in OPTIONAL_LIBRARIES if util.find_spec(name)}
     return {
@@ -53,7 +53,7 @@ def environment() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Origin:
-    """The recipe that a measurement comes from."""
+    """The recipe behind a measurement."""
 
     recipe: str
     """Its name."""
@@ -61,16 +61,16 @@ class Origin:
 
     @classmethod
     def of(cls, recipe: schema.Recipe) -> Self:
-        """That recipe, by name and content."""
+        """Return the origin with the name and content of a recipe."""
         return cls(recipe.name, schema.recipe_hash(recipe))
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number. What every number needs is a field; what only some need (p50, threads, warnings) is in `details`."""
+    """One number. Facts of all numbers are fields; those of some only (p50, threads, warnings) are in `details`."""
 
     model: str
-    """Row of the tables: `teacher`, `student`, `student (D)` after a second distillation, `control`, `bert-base` …"""
+    """Row of the tables: `teacher`, `student`, `student (D)` (after a second distillation), `control`, `bert-base` …"""
     task: str
     """Name in `TASKS`, or `pretraining`, `size`, `latency`, `compare`, `compress`."""
     metric: str
@@ -96,7 +96,7 @@ class Measurement:
 
     @property
     def is_subset(self) -> bool:
-        """Whether the value rests on a part of the split only."""
+        """Whether the value was computed from a part of the split only."""
         return 0 < self.examples < self.examples_total
 
     @property
@@ -106,15 +106,15 @@ class Measurement:
 
 
 def write(path: Path, measurements: Iterable[Measurement]) -> None:
-    """Replace the file at `path` by one line a measurement."""
+    """Replace the file at `path` by one line per measurement."""
     json_lines.write(path, map(dataclasses.asdict, measurements))
 
 
 def read(path: Path) -> list[Measurement]:
-    """The measurements in a JSON-lines file, in its order; in a finished folder it is compared with the manifest first.
+    """Return the measurements of a JSON-lines file, in order; in a finished folder, first check it by the manifest.
 
     Raises:
-        UserError: the file is not as it was when its folder was finished, or a line is no measurement.
+        UserError: the file has changed since its folder was finished, or a line is not a measurement.
     """
     lines = json_lines.read(path)
     with as_user_error(str(path), expected="measurements", fix=json_lines.REMAKE):

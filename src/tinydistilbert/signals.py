@@ -1,10 +1,10 @@
-"""Requests to stop: SIGINT and SIGTERM. The first stops the program in good order, the second at once.
+"""Stop requests: SIGINT and SIGTERM. The first stops the program cleanly, the second at once.
 
-Under a launcher of several processes the second changes nothing: with Ctrl-C each process gets one from the terminal
-and one from the launcher, which itself ends whoever takes too long.
+Under a launcher of several processes the second has no effect: on Ctrl-C each process gets one signal from the terminal
+and one from the launcher, which itself kills processes that take too long.
 
-Outside of a training nothing is lost by stopping at any moment, since only finished folders count: the request is
-raised as KeyboardInterrupt (`handled`). A training finishes its step and saves a checkpoint first (`deferred`).
+Outside of training, stopping at any moment loses nothing, since only finished folders count: the request is raised as
+KeyboardInterrupt (`handled`). Training first finishes its step and saves a checkpoint (`deferred`).
 """
 
 import os
@@ -25,14 +25,14 @@ from tinydistilbert.errors import (
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 OWN_ERRORS = (DiskError, NonFiniteLoss, OutOfMemory, Interrupted, RankLost, ReportedElsewhere)
-"""Errors that stay what they are although a request was received. A mistake of the user's is not among them: it may be
-what our own code made of the error that a library put in the place of the request, and if it is real, it comes back."""
+"""Errors that are raised as they are even after a stop request. `UserError` is not among them: our code may have made
+it from an error that a library raised instead of the request. If it is real, the next run raises it again."""
 LATER = 0.01
-"""Seconds after which a request that could not be raised comes again."""
+"""Seconds after which a request that could not be raised is sent again."""
 
 
 class Requests:
-    """The requests that have been received; true when there is one."""
+    """The received stop requests; true if there is one."""
 
     def __init__(self) -> None:
         self._numbers: list[int] = []
@@ -42,8 +42,8 @@ class Requests:
         return bool(self._numbers)
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        if self._is_raised and _is_finalizing(frame):  # where Python would print what is raised, and go on
+        """Handle a signal."""
+        if self._is_raised and _is_finalizing(frame):  # Python would print the exception, and continue
             threading.Timer(LATER, os.kill, (os.getpid(), number)).start()
             return
         if (os.environ.get("WORLD_SIZE") or "1") != "1":
@@ -62,7 +62,7 @@ class Requests:
 
     @contextmanager
     def raised(self) -> Iterator[None]:
-        """Raise a request as KeyboardInterrupt in the body; one that was received before is raised at its beginning."""
+        """Raise a request as KeyboardInterrupt in the body; an earlier request is raised at the start of the body."""
         self._is_raised = True
         try:
             if self:
@@ -71,8 +71,8 @@ class Requests:
         except OWN_ERRORS:
             raise
         except Exception as error:
-            # A library may have put an error of its own in its place, as numpy does that asks a file for its number, or
-            # torch that asks a storage for its length: then a model in good order would be called a damaged one.
+            # A library may have raised its own error instead, as numpy does while it gets a file's descriptor, or torch
+            # while it gets a storage's length: then an intact model would be reported as damaged.
             if self:
                 raise KeyboardInterrupt from error
             raise
@@ -81,7 +81,7 @@ class Requests:
 
 
 def _is_finalizing(frame: FrameType | None) -> bool:
-    """Whether what was interrupted is the `__del__` of an object, or was called by one."""
+    """Whether the signal interrupted the `__del__` of an object, or code called by it."""
     while frame is not None:
         if frame.f_code.co_name == "__del__":
             return True
@@ -91,10 +91,10 @@ def _is_finalizing(frame: FrameType | None) -> bool:
 
 @contextmanager
 def deferred() -> Iterator[Requests]:
-    """Record requests, for the body to look at, instead of ending the process.
+    """Record requests for the body to check, instead of ending the process.
 
-    Outside the main thread, which alone can handle signals, none is received. A signal that the process ignores, as
-    background jobs of scripts ignore SIGINT, stays ignored.
+    Only the main thread can handle signals; other threads receive no requests. A signal that the process ignores stays
+    ignored, such as SIGINT in background jobs of scripts.
     """
     requests = Requests()
     not_ignored = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
