@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake in a recipe, a file or a flag; one line says where it is, what is wrong and how to fix it.
+    """A mistake in a recipe, a file or a flag; its one line says where it is, what is wrong and how to fix it.
 
     Describe what is wrong either by `expected` and `found`, both nouns, or by a `problem`, a sentence.
 
